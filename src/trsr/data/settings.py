@@ -1,0 +1,104 @@
+"""The settings of data preparation, and the table of readers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from trsr.plugins import PluginTable
+from trsr.settings import Settings
+
+READERS = PluginTable(
+    "reader",
+    {
+        "table": "trsr.data.tables:TableReader",
+        "recbole": "trsr.data.recbole:RecBoleReader",
+        "movielens": "trsr.data.movielens:MovieLensReader",
+        "mind": "trsr.data.mind:MindReader",
+        "amazon_m2": "trsr.data.amazon:AmazonM2Reader",
+        "amazon_reviews": "trsr.data.amazon:AmazonReviewsReader",
+    },
+)
+
+
+class Columns(Settings):
+    """Which column of the files holds what; empty: found by name, or absent."""
+
+    user: str = Field("", description="interactions: the user's id")
+    item: str = Field("", description="interactions: the item's id")
+    time: str = Field("", description="interactions: when; absent: the file's order")
+    rating: str = Field("", description="interactions: a rating, for min_rating")
+    sequence: str = Field(
+        "",
+        description="interactions: a user's items oldest first, as a list or separated by spaces "
+        "or commas, when a row is a user and not an interaction",
+    )
+    split: str = Field("", description="interactions: train, valid or test, for split = given")
+    item_id: str = Field("", description="items: the item's id")
+
+
+class DataSettings(Settings):
+    """Where the data is, what is kept of it, and how it becomes cases."""
+
+    reader: str = Field("table", description="the files' format: see `trsr ls readers`")
+    interactions: Path | None = Field(
+        None, description="the interactions' file; for formats of many files, their folder"
+    )
+    items: Path | None = Field(None, description="the items' file")
+    dataset: str = Field(
+        "", description="a data set that `trsr get` knows, instead of paths, such as ml-100k"
+    )
+    columns: Columns = Field(Columns(), description="table: which column holds what")
+    separator: str = Field("", description="table: the field separator; empty: found")
+    header: bool = Field(True, description="table: the first line of CSV and TSV names the columns")
+    encoding: str = Field("utf-8", description="the text files' encoding")
+    locale: str = Field("", description="amazon_m2: keep sessions and products of this locale")
+    max_unknown: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="refuse the data when a larger share of interactions has an unknown item",
+    )
+    min_rating: float | None = Field(None, description="keep interactions rated at least this")
+    k_core: int = Field(
+        0, ge=0, description="keep users and items with at least this many interactions, together"
+    )
+    min_history: int = Field(
+        3, ge=1, description="interactions a case's history must hold; shorter ones are counted"
+    )
+    max_history: int = Field(
+        25, ge=0, description="keep the latest interactions of a history; 0 keeps all"
+    )
+    max_items_per_user: int = Field(
+        0, ge=0, description="leave out users with more interactions; 0 keeps all (paper: 26)"
+    )
+    drop_repeats: bool = Field(
+        False, description="leave out interactions with an item that the user already had"
+    )
+    split: Literal["leave_last_out", "global_time", "rows", "given"] = Field(
+        "leave_last_out",
+        description="leave_last_out: a user's last item is for test, the one before for "
+        "validation; global_time: by date; rows: each user in one part, its last item the target "
+        "(paper); given: a column says",
+    )
+    valid_share: float = Field(0.1, ge=0, lt=1, description="global_time: share of interactions")
+    test_share: float = Field(0.1, gt=0, lt=1, description="global_time: share of interactions")
+    train_cases: int = Field(0, ge=0, description="most training users; 0: all")
+    valid_cases: int = Field(0, ge=0, description="most validation cases; 0: all")
+    test_cases: int = Field(0, ge=0, description="most test cases; 0: all")
+    targets_per_user: int = Field(
+        1,
+        ge=1,
+        description="training cases a user: its last training item and earlier ones, each with the "
+        "history before it",
+    )
+    candidates: Literal["uniform", "given"] = Field(
+        "uniform",
+        description="uniform: negatives drawn from the catalogue; given: the data's own lists",
+    )
+    negatives: int = Field(
+        20, ge=1, description="negatives of a validation or test case (paper: 20)"
+    )
+    train_negatives: int = Field(1, ge=1, description="negatives of a training case (paper: 1)")

@@ -1,0 +1,72 @@
+"""The settings of a language model, and the table of backends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from trsr.plugins import PluginTable
+from trsr.settings import Settings
+
+BACKENDS = PluginTable(
+    "model backend",
+    {
+        "transformers": "trsr.llm.hf:open_model",
+        "openvino": "trsr.llm.openvino:open_model",
+        "openai": "trsr.llm.openai:open_model",
+        "scripted": "trsr.llm.scripted:open_model",
+    },
+)
+
+
+class ModelSettings(Settings):
+    """One language model."""
+
+    backend: str = Field("transformers", description="what runs the model: see `trsr ls models`")
+    name: str = Field(
+        "smollm2-135m",
+        description="an embedded model's name (see `trsr get`), a folder, a hub id, or the name "
+        "that an endpoint knows",
+    )
+    revision: str | None = Field(None, description="the hub revision to pin")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="number format of the weights; auto is bfloat16 where it is fast"
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where it runs")
+    quantize: Literal["none", "8bit", "4bit"] = Field(
+        "none", description="load the weights in fewer bits (needs bitsandbytes and a GPU)"
+    )
+    context_tokens: int = Field(
+        2048, ge=64, description="most tokens of prompt and answer; bounded by the model's own"
+    )
+    batch_size: int = Field(16, ge=1, description="prompts generated side by side")
+    batch_tokens: int = Field(
+        8192, ge=64, description="most tokens in one forward pass when scoring"
+    )
+    prefill: bool = Field(
+        True, description="the model can continue an answer begun for it (openai: the server can)"
+    )
+    base_url: str = Field("", description="openai: the endpoint, such as http://localhost:8000/v1")
+    key_env: str = Field(
+        "OPENAI_API_KEY", description="openai: the environment variable that holds the key"
+    )
+    concurrency: int = Field(8, ge=1, description="openai: requests under way at once")
+    timeout: float = Field(120.0, gt=0, description="openai: seconds to wait for one answer")
+    retries: int = Field(8, ge=0, description="openai: tries after a failed one")
+    price_in: float = Field(0.0, ge=0, description="openai: cost of a million prompt tokens")
+    price_out: float = Field(0.0, ge=0, description="openai: cost of a million answer tokens")
+
+
+def open_model(settings: ModelSettings, adapter: Path | None = None) -> Any:
+    """Opens a model, with a LoRA adapter in PEFT's format where one is given.
+
+    Returns:
+        A `LanguageModel`; a `ScoringModel` where the backend gives log-probabilities.
+
+    Raises:
+        ConfigError: If there is no such backend, or it cannot take an adapter.
+        ModelError: If the model cannot be loaded or reached.
+    """
+    return BACKENDS.load(settings.backend)(settings, adapter)

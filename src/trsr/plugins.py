@@ -1,0 +1,54 @@
+"""Finds a named part: name → `module:attribute` tables, entry points, near-name hints."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from trsr.errors import ConfigError
+
+
+class PluginTable:
+    """Parts of one kind, by name; only the part asked for is imported.
+
+    Other packages add parts by an entry point in the group `trsr.<kind in the plural>`.
+
+    Args:
+        kind: What the parts are, in the singular, as a message says it: `reader`.
+        parts: name → `module:attribute`.
+    """
+
+    def __init__(self, kind: str, parts: Mapping[str, str]) -> None:
+        self.kind = kind
+        self._own = dict(parts)
+
+    def _all(self) -> dict[str, str]:
+        group = f"trsr.{self.kind.replace(' ', '_')}s"
+        return {point.name: point.value for point in entry_points(group=group)} | self._own
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._all())
+
+    def load(self, name: str) -> Any:
+        """Imports and returns one part.
+
+        Raises:
+            ConfigError: If there is no such part; the message suggests near names.
+        """
+        parts = self._all()
+        if name not in parts:
+            raise ConfigError(f"there is no {self.kind} {name!r}{near(name, list(parts))}")
+        module, _, attribute = parts[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+def near(name: str, names: list[str]) -> str:
+    """A hint for a mistyped name: `: did you mean …?`, or the list of what there is."""
+    close = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
+    if close:
+        return f": did you mean {' or '.join(close)}?"
+    return f": there are {', '.join(sorted(names))}"

@@ -1,0 +1,44 @@
+"""The settings of summarizing, and the table of strategies."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from trsr.llm.base import Sampling
+from trsr.llm.settings import ModelSettings
+from trsr.plugins import PluginTable
+from trsr.settings import Settings
+
+STRATEGIES = PluginTable(
+    "strategy",
+    {
+        "hierarchical": "trsr.summarize.strategies:Hierarchical",
+        "recurrent": "trsr.summarize.strategies:Recurrent",
+        "none": "trsr.summarize.strategies:NoSummary",
+    },
+)
+
+
+class SummarizeSettings(Settings):
+    """How a history becomes a summary."""
+
+    strategy: str = Field("hierarchical", description="see `trsr ls strategies`")
+    block_items: int = Field(5, ge=1, description="interactions a block (paper: 5)")
+    block_tokens: int = Field(
+        0, ge=0, description="cut blocks at this many tokens of item text instead; 0: by items"
+    )
+    last_block: bool = Field(
+        True,
+        description="summarize a last block that is not full (paper); false: full blocks only, "
+        "so that one user's successive summaries share their work",
+    )
+    fan_in: int = Field(
+        5,
+        ge=2,
+        description="hierarchical: summaries merged at once; at least the number of "
+        "blocks is the public code's single merge",
+    )
+    sampling: Sampling = Field(Sampling(), description="how the summaries are generated")
+    model: ModelSettings | None = Field(
+        None, description="the summarizing model; left out: the one of [model]"
+    )

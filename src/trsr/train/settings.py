@@ -1,0 +1,50 @@
+"""The settings of training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from trsr.settings import Settings
+
+
+class TrainSettings(Settings):
+    """LoRA fine-tuning of the yes/no ranker."""
+
+    loss: Literal["answer", "listwise", "text"] = Field(
+        "answer",
+        description="answer: cross-entropy of the answer's tokens; listwise: softmax over the "
+        "user's candidates of the yes-minus-no scores; text: every token (paper)",
+    )
+    epochs: int = Field(1, ge=0, description="passes over the training cases; 0 trains nothing")
+    learning_rate: float = Field(1e-4, gt=0, description="AdamW's peak rate (paper: 1e-4)")
+    warmup_steps: int = Field(10, ge=0, description="steps of rising rate before the linear decay")
+    decay: bool = Field(True, description="let the rate fall linearly to zero")
+    cases_per_step: int = Field(
+        4, ge=1, description="cases (a positive and its negatives) an optimizer step"
+    )
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's moments (paper)")
+    weight_decay: float = Field(5e-4, ge=0, description="AdamW's weight decay (paper: 5e-4)")
+    max_grad_norm: float = Field(1.0, ge=0, description="clip the gradient's norm; 0: never")
+    rank: int = Field(8, ge=1, description="LoRA rank (paper: 8)")
+    alpha: int = Field(16, ge=1, description="LoRA alpha (paper: 16)")
+    dropout: float = Field(0.05, ge=0, lt=1, description="LoRA dropout (paper: 0.05)")
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj"), description="the layers that LoRA adapts"
+    )
+    checkpoint_steps: int = Field(25, ge=1, description="steps between resumable states")
+    validate_steps: int = Field(
+        0, ge=0, description="steps between validations by ranking; 0: none, the last is kept"
+    )
+    patience: int = Field(
+        0, ge=0, description="stop after this many validations without a better one; 0: never"
+    )
+    select_on: tuple[str, ...] = Field(
+        ("recall@3", "recall@5", "recall@10"),
+        description="the best adapter has the highest sum of these on the validation cases (paper)",
+    )
+    gradient_checkpointing: bool = Field(False, description="spend time to save memory on a GPU")
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        (), description="also send the curves there (curves.jsonl is always kept)"
+    )

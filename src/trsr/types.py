@@ -1,0 +1,245 @@
+"""The nouns of trsr: small, frozen, without I/O.
+
+An `Item` is an id and its text fields. A `UserHistory` is what one user did, oldest first. A
+`Query` is all that is known when a ranking is asked for; only a `Case` also holds the answer, and
+no ranker is ever given a `Case`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item of the catalogue.
+
+    Attributes:
+        id: The item's id as text.
+        fields: (column, value) pairs in catalogue order, missing and empty values left out.
+    """
+
+    id: str
+    fields: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """A user met an item at a time (seconds, or any other clock that only grows)."""
+
+    item: Item
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A run of neighbouring interactions of one user, oldest first.
+
+    Attributes:
+        interactions: The interactions, at least one.
+        start: Position of the first one in the user's history, from 0.
+    """
+
+    interactions: tuple[Interaction, ...]
+    start: int
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The block's items, oldest first."""
+        return tuple(interaction.item for interaction in self.interactions)
+
+    @property
+    def end(self) -> int:
+        """How many interactions of the history end with this block."""
+        return self.start + len(self.interactions)
+
+
+@dataclass(frozen=True, slots=True)
+class UserHistory:
+    """What one user did, oldest first.
+
+    Raises:
+        ValueError: If times decrease.
+    """
+
+    user: str
+    interactions: tuple[Interaction, ...]
+
+    def __post_init__(self) -> None:
+        for earlier, later in itertools.pairwise(self.interactions):
+            if later.time < earlier.time:
+                raise ValueError(
+                    f"user {self.user}: the history is not oldest first "
+                    f"({later.item.id} at {later.time} follows {earlier.item.id} at {earlier.time})"
+                )
+
+    def __len__(self) -> int:
+        return len(self.interactions)
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The items, oldest first."""
+        return tuple(interaction.item for interaction in self.interactions)
+
+    def recent(self, n: int) -> tuple[Item, ...]:
+        """The latest `n` items, oldest first; fewer where the history is shorter."""
+        return self.items[-n:] if n > 0 else ()
+
+    def blocks(self, size: int) -> tuple[Block, ...]:
+        """Consecutive blocks of `size` interactions; the last one may be shorter.
+
+        Raises:
+            ValueError: If `size` is below 1.
+        """
+        if size < 1:
+            raise ValueError(f"a block holds at least one interaction, not {size}")
+        return tuple(
+            Block(self.interactions[start : start + size], start)
+            for start in range(0, len(self.interactions), size)
+        )
+
+    def before(self, time: float) -> UserHistory:
+        """The part of the history strictly before `time`."""
+        return UserHistory(self.user, tuple(i for i in self.interactions if i.time < time))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a language model wrote about a user.
+
+    Attributes:
+        user: The user's id.
+        text: The summary; empty when the strategy writes none.
+        covers: How many interactions, from the oldest, it has read.
+        sources: Keys of the output-store entries that made it, in the order they were asked.
+    """
+
+    user: str
+    text: str
+    covers: int
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation with a language model."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is said to a language model.
+
+    A last message with the role `assistant` is an answer begun for the model, which it continues.
+    """
+
+    messages: tuple[Message, ...]
+
+    @property
+    def begun(self) -> str:
+        """The answer begun for the model, empty when there is none."""
+        last = self.messages[-1]
+        return last.content if last.role == "assistant" else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A prompt and the answer that training teaches."""
+
+    prompt: Prompt
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """All that is known when a ranking is asked for: never the answer.
+
+    Raises:
+        ValueError: If the summary is of another user or has read past the history, if there are
+            no candidates, or if a candidate stands twice.
+    """
+
+    id: str
+    history: UserHistory
+    candidates: tuple[Item, ...]
+    summary: Summary | None = None
+
+    def __post_init__(self) -> None:
+        ids = {item.id for item in self.candidates}
+        if not ids:
+            raise ValueError(f"query {self.id}: there are no candidates")
+        if len(ids) < len(self.candidates):
+            raise ValueError(f"query {self.id}: a candidate stands twice")
+        if self.summary is None:
+            return
+        if self.summary.user != self.history.user:
+            raise ValueError(f"query {self.id}: the summary is of user {self.summary.user}")
+        if self.summary.covers > len(self.history):
+            raise ValueError(
+                f"query {self.id}: the summary has read {self.summary.covers} interactions, "
+                f"the history holds {len(self.history)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A query and its answer: the only type that holds the answer.
+
+    Raises:
+        ValueError: If no candidate is relevant, or a relevant item is not a candidate.
+    """
+
+    query: Query
+    relevant: frozenset[str]
+
+    def __post_init__(self) -> None:
+        missing = self.relevant - {item.id for item in self.query.candidates}
+        if not self.relevant or missing:
+            what = (
+                f"relevant items {sorted(missing)} are not candidates" if missing else "no answer"
+            )
+            raise ValueError(f"case {self.query.id}: {what}")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One place in a ranked list."""
+
+    item: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankedList:
+    """A query's candidates with their scores, best first; ties keep the candidates' order.
+
+    Raises:
+        ValueError: If the entries are not sorted by falling score, or an item stands twice.
+    """
+
+    query: str
+    entries: tuple[Entry, ...]
+
+    def __post_init__(self) -> None:
+        for better, worse in itertools.pairwise(self.entries):
+            if not better.score >= worse.score:
+                raise ValueError(f"query {self.query}: the entries are not sorted by score")
+        if len({entry.item for entry in self.entries}) < len(self.entries):
+            raise ValueError(f"query {self.query}: an item is ranked twice")
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    @classmethod
+    def of(cls, query: Query, scores: list[float]) -> RankedList:
+        """Sorts a query's candidates by falling score, one score a candidate in their order."""
+        pairs = zip(query.candidates, scores, strict=True)
+        ranked = sorted(pairs, key=lambda pair: -pair[1])
+        return cls(query.id, tuple(Entry(item.id, float(score)) for item, score in ranked))
