@@ -29,5 +29,5 @@ class RankSettings(Settings):
     proposals: int = Field(
         50,
         ge=1,
-        description="recommend: without given candidates, this many popular unseen items are ranked",
+        description="recommend without candidates: how many popular unseen items are ranked",
     )
