@@ -9,13 +9,15 @@ from trsr.settings import Settings
 
 RANKERS = PluginTable(
     "ranker",
+    "trsr.rankers",
     {
-        "random": "trsr.rank.simple:RandomRanker",
-        "popular": "trsr.rank.simple:PopularRanker",
-        "llm": "trsr.rank.yesno:YesNoRanker",
-        "untuned": "trsr.rank.yesno:YesNoRanker",
+        "random": "trsr.rank.simple:make_random",
+        "popular": "trsr.rank.simple:make_popular",
+        "llm": "trsr.rank.yesno:make_tuned",
+        "untuned": "trsr.rank.yesno:make_untuned",
     },
 )
+"""Each part is a callable that takes a `RankContext` and gives a `Ranker`."""
 
 
 class RankSettings(Settings):
@@ -25,6 +27,9 @@ class RankSettings(Settings):
         ("random", "popular", "untuned", "llm"),
         min_length=1,
         description="one table row each; llm is the trained model, untuned the one it started from",
+    )
+    queries_per_batch: int = Field(
+        8, ge=1, description="queries whose prompts go to the model together"
     )
     proposals: int = Field(
         50,

@@ -1,0 +1,188 @@
+"""The geometry of the report's drawings; a template turns it into SVG."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trsr.evaluate.report import Report
+
+_POINTS = 400  # most points of a drawn line
+_PADDING = 0.04  # air at both ends of an axis, as a share of it
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A mark of an axis: where, and its text."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """A ranker's mean and interval.
+
+    Attributes:
+        ranker: Its name.
+        main: Whether the report is about it.
+        y: Its line.
+        x: The mean.
+        low: Where the 95 % interval begins; `x` where there is none.
+        high: Where it ends.
+    """
+
+    ranker: str
+    main: bool
+    y: float
+    x: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class DotChart:
+    """Rankers below each other, one metric along.
+
+    All numbers are SVG units; `chance` is where random orders stand.
+    """
+
+    metric: str
+    width: float
+    height: float
+    left: float
+    right: float
+    base: float
+    dots: tuple[Dot, ...]
+    ticks: tuple[Tick, ...]
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class LineChart:
+    """A number at growing steps.
+
+    All numbers are SVG units; `raw` and `smooth` are points as `polyline` takes them, `smooth`
+    empty where the raw line is short. `first` and `last` are the ends in words.
+    """
+
+    title: str
+    width: float
+    height: float
+    left: float
+    right: float
+    base: float
+    raw: str
+    smooth: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    summary: str
+
+
+def dot_chart(report: Report, metric: str) -> DotChart | None:
+    """Draws one metric of all rankers; None where there is nothing to draw."""
+    chance = report.chance[metric]
+    found = [(one, one.metrics[metric]) for one in report.rankers]
+    means = [estimate.mean for _, estimate in found if estimate.mean is not None]
+    if chance is None or not means:
+        return None
+    longest = max(len(one.ranker) for one in report.rankers)
+    left, width, row = 24.0 + 7.2 * min(longest, 18), 460.0, 30.0
+    base = 12 + row * len(found)
+    ends = [end for _, estimate in found for end in (estimate.interval or ())]
+    axis = _Axis([*means, *ends, chance], left, width - 16)
+    dots = []
+    for place, (scores, estimate) in enumerate(found):
+        mean = estimate.mean or 0.0
+        low, high = estimate.interval or (mean, mean)
+        y = 12 + row * (place + 0.5)
+        main = scores.ranker == report.main
+        dots.append(Dot(scores.ranker, main, y, axis(mean), axis(low), axis(high)))
+    return DotChart(
+        metric, width, base + 30, left, width - 16, base, tuple(dots), axis.ticks, axis(chance)
+    )
+
+
+def line_chart(title: str, points: Sequence[tuple[int, float]]) -> LineChart | None:
+    """Draws a curve; None where no point is a finite number.
+
+    Long curves are drawn by the means of equal runs of steps, and with a running mean over them.
+    """
+    finite = [(float(step), value) for step, value in points if math.isfinite(value)]
+    if not finite:
+        return None
+    run = math.ceil(len(finite) / _POINTS)
+    drawn = [_mean_point(finite[at : at + run]) for at in range(0, len(finite), run)]
+    width, left, base = 460.0, 44.0, 180.0
+    along = _Axis([step for step, _ in drawn], left, width - 16, whole=True)
+    up = _Axis([value for _, value in drawn], base, 14)
+    smooth = _running_mean(drawn) if len(drawn) >= 20 else []
+    (first_step, first), (last_step, last) = finite[0], finite[-1]
+    return LineChart(
+        title,
+        width,
+        base + 38,
+        left,
+        width - 16,
+        base,
+        _line(drawn, along, up),
+        _line(smooth, along, up),
+        along.ticks,
+        up.ticks,
+        f"{title}: {first:.3f} at step {first_step:.0f}, {last:.3f} at step {last_step:.0f}",
+    )
+
+
+class _Axis:
+    """Maps values to SVG units, and marks round values."""
+
+    def __init__(
+        self, values: Sequence[float], start: float, end: float, *, whole: bool = False
+    ) -> None:
+        low, high = min(values), max(values)
+        if high - low < 1e-9 * max(1.0, abs(high)):
+            low, high = low - 0.5, high + 0.5
+        air = _PADDING * (high - low)
+        self._low, self._high = low - air, high + air
+        self._start, self._end = start, end
+        step = _round_step((high - low) / 5)
+        step = max(step, 1.0) if whole else step
+        places = max(0, -math.floor(math.log10(step) + 1e-9))
+        first = math.ceil(self._low / step - 1e-9)
+        self.ticks = tuple(
+            Tick(self(k * step), f"{k * step:,.{places}f}")
+            for k in itertools.takewhile(
+                lambda k: k * step <= self._high + 1e-12, itertools.count(first)
+            )
+        )
+
+    def __call__(self, value: float) -> float:
+        share = (value - self._low) / (self._high - self._low)
+        return round(self._start + share * (self._end - self._start), 2)
+
+
+def _round_step(step: float) -> float:
+    """The next of 1, 2, 5 × a power of ten."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(k * power for k in (1, 2, 5, 10) if k * power >= step * (1 - 1e-9))
+
+
+def _mean_point(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    steps, values = zip(*points, strict=True)
+    return sum(steps) / len(steps), sum(values) / len(values)
+
+
+def _running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Each value averaged with its neighbours, a tenth of the curve wide."""
+    half = max(1, len(points) // 20)
+    smoothed = []
+    for place, (step, _) in enumerate(points):
+        near = points[max(0, place - half) : place + half + 1]
+        smoothed.append((step, sum(value for _, value in near) / len(near)))
+    return smoothed
+
+
+def _line(points: Sequence[tuple[float, float]], along: _Axis, up: _Axis) -> str:
+    return " ".join(f"{along(step)},{up(value)}" for step, value in points)

@@ -1,0 +1,107 @@
+"""Computes metrics for ranked lists, query by query, and sums them up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from trsr.errors import DataError
+from trsr.evaluate.answers import AnswerKey
+from trsr.evaluate.metrics import Metric, parse_metric
+from trsr.evaluate.notes import notes
+from trsr.evaluate.ranks import Ranks
+from trsr.evaluate.report import Estimate, Report, Scores
+from trsr.types import Case, RankedList
+
+MAIN = "llm"
+"""The ranker that a report is about, where it is among the rankers; else the last one is."""
+
+
+def evaluate(
+    cases: Iterable[Case],
+    rankings: Mapping[str, Iterable[RankedList]],
+    metrics: Sequence[str],
+    *,
+    sampled: bool = True,
+) -> Report:
+    """Computes the metrics of every ranker on the same cases.
+
+    A query that a ranker gave no list for has 0 in every metric and stays in the mean. Standard
+    errors take queries as independent: sample standard deviation / √queries.
+
+    Args:
+        cases: Read once.
+        rankings: ranker → its lists, each read once and in any order.
+        metrics: As `parse_metric` reads them; repeated ones count once.
+        sampled: Whether the candidates were drawn, which the report then warns about.
+
+    Raises:
+        ConfigError: If a metric is unknown.
+        DataError: If there are no rankings, if a query stands twice among the cases, or if a
+            ranker's lists do not answer the cases (see `AnswerKey.check`).
+    """
+    wanted = [parse_metric(text) for text in dict.fromkeys(metrics)]
+    if not rankings:
+        raise DataError("there are no rankings to evaluate; rank first")
+    key = AnswerKey(cases)
+    tables = [_per_query(key, name, lists, wanted) for name, lists in rankings.items()]
+    scores = tuple(
+        _sum_up(table, name, wanted) for table, name in zip(tables, rankings, strict=True)
+    )
+    chance = Ranks.at_random(key.relevant, key.candidates)
+    sizes = (int(key.candidates.min()), int(key.candidates.max())) if len(key) else (0, 0)
+    return Report(
+        main=MAIN if MAIN in rankings else scores[-1].ranker,
+        rankers=scores,
+        chance={str(metric): _estimate(metric.values(chance)).mean for metric in wanted},
+        candidates=sizes,
+        per_query=pl.concat(tables),
+        notes=tuple(notes(key, scores, sampled=sampled)),
+    )
+
+
+def _per_query(
+    key: AnswerKey, ranker: str, lists: Iterable[RankedList], metrics: Sequence[Metric]
+) -> pl.DataFrame:
+    values = np.zeros((len(metrics), len(key)))
+    ambiguous = np.zeros(len(key), np.bool_)
+    missing = np.ones(len(key), np.bool_)
+    for batch in key.check(ranker, lists):
+        missing[batch.rows] = False
+        ambiguous[batch.rows] = batch.ranks.ambiguous
+        for place, metric in enumerate(metrics):
+            values[place, batch.rows] = metric.values(batch.ranks)
+    return pl.DataFrame(
+        {
+            "ranker": pl.repeat(ranker, len(key), dtype=pl.String, eager=True),
+            "query": pl.Series(key.queries, dtype=pl.String),
+            "user": pl.Series(key.users, dtype=pl.String),
+            "history": key.history,
+            "candidates": key.candidates,
+            **{str(metric): values[place] for place, metric in enumerate(metrics)},
+            "tied": ambiguous,
+            "missing": missing,
+        }
+    )
+
+
+def _sum_up(table: pl.DataFrame, ranker: str, metrics: Sequence[Metric]) -> Scores:
+    missing = int(table["missing"].sum())
+    answered = table.height - missing
+    return Scores(
+        ranker=ranker,
+        metrics={str(metric): _estimate(table[str(metric)].to_numpy()) for metric in metrics},
+        queries=table.height,
+        tied=int(table["tied"].sum()) / answered if answered else None,
+        missing=missing,
+    )
+
+
+def _estimate(values: npt.NDArray[np.float64]) -> Estimate:
+    n = len(values)
+    mean = float(values.mean()) if n else None
+    return Estimate(mean, float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None)

@@ -1,0 +1,87 @@
+"""What a reader of the numbers must know, in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from trsr.evaluate.answers import AnswerKey
+from trsr.evaluate.report import Scores
+from trsr.evaluate.table import share
+
+FEW = 30
+"""Below this many queries a normal interval is rough."""
+
+TIED_OFTEN = 0.05
+"""From this share of queries on, ties are worth a sentence."""
+
+
+def notes(key: AnswerKey, rankers: Sequence[Scores], *, sampled: bool) -> Iterator[str]:
+    """Yields the sentences that these results call for."""
+    yield from _about_size(key)
+    if len(key):
+        yield from _about_candidates(key, sampled)
+    for scores in rankers:
+        yield from _about_ranker(scores)
+
+
+def _about_size(key: AnswerKey) -> Iterator[str]:
+    users = len(set(key.users))
+    if not len(key):
+        yield "There are no queries: nothing can be said about any ranker."
+    elif len(key) == 1:
+        yield (
+            "There is one query: its values are shown, but one query has no standard error, and "
+            "nothing can be said about others."
+        )
+    elif len(key) < FEW:
+        yield f"{len(key)} queries are few: the standard errors are rough."
+    if users < len(key):
+        yield (
+            f"The {len(key):,} queries are of {users:,} {'user' if users == 1 else 'users'}; "
+            "the standard errors take them as independent, so they are too small where a user's "
+            "queries are alike."
+        )
+
+
+def _about_candidates(key: AnswerKey, sampled: bool) -> Iterator[str]:
+    fewest, most = int(key.candidates.min()), int(key.candidates.max())
+    if sampled:
+        yield (
+            f"Candidates are sampled ({_range(fewest, most)} a query): these values are far above "
+            "those of ranking the whole catalogue, may order rankers differently, and compare "
+            "only with values of the same protocol (Krichene and Rendle, KDD 2020)."
+        )
+    if fewest < most:
+        yield (
+            f"Queries have {_range(fewest, most)} candidates: fewer candidates make higher values, "
+            "so compare rankers within this table only."
+        )
+    alike = int(np.count_nonzero(key.relevant == key.candidates))
+    if alike:
+        yield (
+            f"In {alike:,} {_queries(alike)} all candidates are relevant: every order is right, so "
+            "they tell rankers apart in nothing (auc is .5 there)."
+        )
+
+
+def _about_ranker(scores: Scores) -> Iterator[str]:
+    if scores.missing:
+        yield (
+            f"{scores.ranker}: {scores.missing:,} of {scores.queries:,} {_queries(scores.queries)} "
+            "without a result; each counts as 0 and stays in the mean."
+        )
+    if scores.tied is not None and scores.tied >= TIED_OFTEN:
+        yield (
+            f"{scores.ranker}: in {share(scores.tied)} of the queries a relevant item ties with "
+            "another candidate; each tie counts as its expected value over random orders."
+        )
+
+
+def _range(fewest: int, most: int) -> str:
+    return f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+
+
+def _queries(count: int) -> str:
+    return "query" if count == 1 else "queries"

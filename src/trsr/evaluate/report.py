@@ -1,0 +1,126 @@
+"""What an evaluation found, as values; printing and drawing are others' work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trsr.evaluate.table import Table, make_table
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Z95 = 1.96
+"""Standard errors on each side of a normal 95 % interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over queries.
+
+    Attributes:
+        mean: None where there is no query.
+        se: Its standard error; None where there are fewer than two queries.
+    """
+
+    mean: float | None
+    se: float | None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The normal 95 % interval, within 0 and 1, where there is a standard error."""
+        if self.mean is None or self.se is None:
+            return None
+        return max(0.0, self.mean - Z95 * self.se), min(1.0, self.mean + Z95 * self.se)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One ranker's metrics.
+
+    Attributes:
+        ranker: Its name.
+        metrics: metric → its mean over all queries.
+        queries: How many there are, those without a result included.
+        tied: Share of the queries with a result in which a relevant candidate ties with another
+            one; None where no query has a result.
+        missing: How many queries have no result; they have 0 in every metric.
+    """
+
+    ranker: str
+    metrics: Mapping[str, Estimate]
+    queries: int
+    tied: float | None
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an evaluation found.
+
+    Attributes:
+        main: The ranker that the report is about.
+        rankers: All rankers, in the order given; at least one.
+        chance: metric → its expectation under random orders; None where there is no query.
+        candidates: The fewest and the most candidates of a query.
+        per_query: A row for each ranker and query: `ranker`, `query`, `user`, `history` (its
+            length), `candidates` (how many), a column for each metric, `tied`, `missing`. The
+            queries stand in the same order for each ranker, so that differences can be paired.
+        notes: What a reader must know, in plain sentences.
+    """
+
+    main: str
+    rankers: tuple[Scores, ...]
+    chance: Mapping[str, float | None]
+    candidates: tuple[int, int]
+    per_query: pl.DataFrame
+    notes: tuple[str, ...]
+
+    @property
+    def queries(self) -> int:
+        """How many queries were evaluated, those without a result included."""
+        return self.rankers[0].queries
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics' names, in the order asked for."""
+        return tuple(self.chance)
+
+    def __getitem__(self, ranker: str) -> Scores:
+        for scores in self.rankers:
+            if scores.ranker == ranker:
+                return scores
+        raise KeyError(ranker)
+
+    def means(self, ranker: str) -> dict[str, float]:
+        """One ranker's means by metric; empty where there is no query."""
+        found = self[ranker].metrics.items()
+        return {name: one.mean for name, one in found if one.mean is not None}
+
+    def rows(self) -> Table:
+        """The table for a terminal: a header, a row for each ranker and one for chance."""
+        return make_table(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the main ranker's at the top, every ranker's under `rankers`.
+
+        A number that cannot be said, such as the standard error of one query, is null.
+        """
+        return {
+            "main": self.main,
+            **_plain(self[self.main]),
+            "candidates": {"fewest": self.candidates[0], "most": self.candidates[1]},
+            "chance": dict(self.chance),
+            "notes": list(self.notes),
+            "rankers": {scores.ranker: _plain(scores) for scores in self.rankers},
+        }
+
+
+def _plain(scores: Scores) -> dict[str, Any]:
+    return {
+        "metrics": {name: {"mean": one.mean, "se": one.se} for name, one in scores.metrics.items()},
+        "queries": scores.queries,
+        "tied": scores.tied,
+        "missing": scores.missing,
+    }

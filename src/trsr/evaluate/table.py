@@ -1,0 +1,88 @@
+"""The report's numbers as text, for whoever draws a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from trsr.evaluate.report import Estimate, Report
+
+NOTHING = "–"
+"""What stands where a number cannot be said."""
+
+BEST = "*"
+"""Ends the cells that hold the highest mean of their column."""
+
+
+class Table(NamedTuple):
+    """A table of text.
+
+    Attributes:
+        header: The columns' heads; the first column names the rows.
+        rows: As long as the header each.
+        notes: What to print below it.
+    """
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+    def turned(self) -> Table:
+        """Rankers side by side and a row for each metric: for narrow terminals."""
+        columns = tuple(zip(self.header, *self.rows, strict=True))
+        return Table(columns[0], columns[1:], self.notes)
+
+
+def make_table(report: Report) -> Table:
+    """A row for each ranker and one for chance; the best mean of each metric ends in `BEST`."""
+    best = {name: best_mean(report, name) for name in report.metrics}
+    rows = [
+        (
+            scores.ranker,
+            *(number(one) + mark(one, best[name]) for name, one in scores.metrics.items()),
+            share(scores.tied),
+            str(scores.missing),
+        )
+        for scores in report.rankers
+    ]
+    chance = ("chance", *(decimals(mean) for mean in report.chance.values()), "", "")
+    header = ("ranker", *report.metrics, "tied", "missing")
+    queries = "1 query" if report.queries == 1 else f"{report.queries:,} queries"
+    legend = f"{queries}; mean ± standard error; {BEST} highest mean; chance: random order"
+    return Table(header, (*rows, chance), (legend, *report.notes))
+
+
+def number(estimate: Estimate) -> str:
+    """`.460 ±.029`, or `.460` where there is no standard error."""
+    if estimate.mean is None:
+        return NOTHING
+    error = "" if estimate.se is None else f" ±{decimals(estimate.se)}"
+    return decimals(estimate.mean) + error
+
+
+def decimals(value: float | None, places: int = 3) -> str:
+    """`.460`: no digit before the point below 1, as the field's tables have it."""
+    if value is None:
+        return NOTHING
+    text = f"{value:.{places}f}"
+    return text[1:] if text.startswith("0.") else text
+
+
+def share(value: float | None) -> str:
+    """`4 %`; what rounds to 0 but is not says so."""
+    if value is None:
+        return NOTHING
+    if 0 < value < 0.005:
+        return "< 1 %"
+    return f"{100 * value:.0f} %"
+
+
+def mark(estimate: Estimate, best: float | None) -> str:
+    """`BEST` where the estimate is the highest."""
+    return f" {BEST}" if best is not None and estimate.mean == best else ""
+
+
+def best_mean(report: Report, metric: str) -> float | None:
+    """The highest mean of a metric; None where there is nothing to compare."""
+    means = [scores.metrics[metric].mean for scores in report.rankers]
+    return max((mean for mean in means if mean is not None), default=None) if means[1:] else None

@@ -1,0 +1,139 @@
+"""Ranked lists at rest: one Parquet file for all rankers of a run, read lazily."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+import polars as pl
+
+from trsr.errors import DataError
+from trsr.types import Entry, RankedList
+
+SCHEMA = pl.Schema(
+    {
+        "ranker": pl.String(),
+        "query": pl.String(),
+        "items": pl.List(pl.String()),
+        "scores": pl.List(pl.Float64()),
+    }
+)
+"""Items best first, and the score of each."""
+
+_NAMES = "trsr.rankers"  # file metadata: the rankers, also those without a single list
+_CHUNK = 8192  # lists that are Python objects at one time
+
+
+class Rankings:
+    """One ranker's lists in a file: sized, and iterated as often as wanted.
+
+    Args:
+        ranker: The ranker's name.
+        frame: Columns `query`, `items`, `scores`.
+        source: Where the lists come from, as a message names it.
+    """
+
+    def __init__(self, ranker: str, frame: pl.DataFrame, source: str) -> None:
+        self.ranker = ranker
+        self._frame = frame
+        self._source = source
+
+    def __len__(self) -> int:
+        return self._frame.height
+
+    def __iter__(self) -> Iterator[RankedList]:
+        for chunk in self._frame.iter_slices(_CHUNK):
+            for query, items, scores in chunk.iter_rows():
+                yield self._list(query, items, scores)
+
+    def _list(self, query: str, items: list[str], scores: list[float]) -> RankedList:
+        try:
+            return RankedList(query, tuple(map(Entry, items, scores)))
+        except ValueError as error:
+            raise DataError(f"{self._source}, ranker {self.ranker}: {error}") from error
+
+
+def write_rankings(path: Path, rankings: Mapping[str, Iterable[RankedList]]) -> dict[str, int]:
+    """Writes ranked lists as Parquet, rankers in the mapping's order, lists in theirs.
+
+    The iterables are read once, one after the other, and kept as columns.
+
+    Returns:
+        ranker → number of lists.
+    """
+    frames = [SCHEMA.to_frame()]
+    counts = {}
+    for name, lists in rankings.items():
+        source = iter(lists)
+        counts[name] = 0
+        while chunk := list(islice(source, _CHUNK)):
+            counts[name] += len(chunk)
+            frames.append(_columns(name, chunk))
+    names = json.dumps(list(rankings))
+    pl.concat(frames, rechunk=False).write_parquet(path, metadata={_NAMES: names})
+    return counts
+
+
+def read_rankings(path: Path) -> dict[str, Rankings]:
+    """Opens ranked lists, also those made elsewhere; ranker → its lists, in the file's order.
+
+    Raises:
+        DataError: If the file cannot be read, or does not hold ranked lists. A list that is not
+            sorted or names an item twice is told when it is reached.
+    """
+    try:
+        frame = pl.read_parquet(path)
+        named = pl.read_parquet_metadata(path).get(_NAMES, "[]")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path}: not a Parquet file ({error})") from error
+    frame = _checked(frame, path)
+    names = dict.fromkeys((*json.loads(named), *frame["ranker"].unique(maintain_order=True)))
+    lists = frame.partition_by("ranker", as_dict=True, include_key=False)
+    return {name: Rankings(name, lists.get((name,), frame.clear()), str(path)) for name in names}
+
+
+def _columns(ranker: str, lists: list[RankedList]) -> pl.DataFrame:
+    columns = {
+        "ranker": [ranker] * len(lists),
+        "query": [one.query for one in lists],
+        "items": [[entry.item for entry in one] for one in lists],
+        "scores": [[entry.score for entry in one] for one in lists],
+    }
+    return pl.DataFrame(columns, schema=SCHEMA)
+
+
+def _checked(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """The four columns with their types, without holes."""
+    missing = [name for name in SCHEMA if name not in frame.columns]
+    if missing:
+        raise DataError(
+            f"{path}: no column {', '.join(missing)}; it has {', '.join(frame.columns)}"
+        )
+    try:
+        frame = frame.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path}: a column is of the wrong type ({error})") from error
+    hole = pl.any_horizontal(pl.all().is_null()) | _has_null("items") | _has_null("scores")
+    uneven = pl.col("items").list.len() != pl.col("scores").list.len()
+    not_numbers = pl.col("scores").list.eval(pl.element().is_nan()).list.any()
+    for bad, what in (
+        (hole, "has an empty value"),
+        (uneven, "has not one score an item"),
+        (not_numbers, "has a score that is not a number"),
+    ):
+        found = frame.filter(bad)
+        if found.height:
+            ranker, query = found.row(0)[:2]
+            raise DataError(
+                f"{path}: {found.height} of {frame.height} lists {what} "
+                f"(first: ranker {ranker}, query {query})"
+            )
+    return frame
+
+
+def _has_null(column: str) -> pl.Expr:
+    return pl.col(column).list.eval(pl.element().is_null()).list.any()

@@ -1,0 +1,208 @@
+"""The run directory: a stage's files appear whole or not at all, and the manifest says how.
+
+Layout: the stages' files, `config.toml` as resolved, `manifest.json`, and `.work/STAGE/` for what
+an unfinished stage needs to go on. The store knows no stage: it is told their names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from trsr.errors import StoreError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What the manifest says of a finished stage.
+
+    Attributes:
+        settings: The settings that the stage's output depends on.
+        parents: file name → SHA-256 of each file of earlier stages that it read.
+        files: file name → SHA-256 of each file that it wrote.
+        info: Counts, seconds, versions and seed, as the stage reported them.
+    """
+
+    settings: Mapping[str, Any]
+    parents: Mapping[str, str]
+    files: Mapping[str, str]
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RunDirectory:
+    """One run's files.
+
+    Args:
+        folder: The run directory; made when first written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other writers out.
+
+        Raises:
+            StoreError: If another process is writing this run directory.
+        """
+        with explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.folder / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except filelock.Timeout as error:
+                raise StoreError(
+                    f"{self.folder}: another trsr is writing this run directory; wait for it, or "
+                    "choose another one with run.folder=…"
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def records(self) -> dict[str, StageRecord]:
+        """The finished stages, by name, in the order they were finished.
+
+        Raises:
+            StoreError: If the manifest cannot be read.
+        """
+        path = self.folder / MANIFEST
+        try:
+            stages = json.loads(path.read_text("utf-8"))["stages"]
+            return {name: StageRecord(**record) for name, record in stages.items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"{path}: not a manifest that trsr wrote ({error}); delete it to make every stage "
+                "again (the language model's outputs are kept elsewhere)"
+            ) from error
+
+    def intact(self, record: StageRecord) -> bool:
+        """Whether all files of a finished stage are still there."""
+        return all((self.folder / name).exists() for name in record.files)
+
+    def hashes(self, names: list[str]) -> dict[str, str]:
+        """The recorded hashes of finished files, by name; files without a record are hashed."""
+        known = {
+            name: value for record in self.records().values() for name, value in record.files.items()
+        }
+        return {
+            name: known.get(name) or hash_file(self.folder / name)
+            for name in names
+            if (self.folder / name).exists()
+        }
+
+    def workspace(self, stage: str) -> Path:
+        """A folder for what an unfinished stage needs to go on; kept until it is finished."""
+        path = self.folder / ".work" / stage
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextlib.contextmanager
+    def writing(self, stage: str) -> Iterator[Path]:
+        """An empty folder for a stage's output; emptied again when the stage was stopped."""
+        path = self.folder / ".work" / f"{stage}.out"
+        shutil.rmtree(path, ignore_errors=True)
+        with explained(self.folder):
+            path.mkdir(parents=True)
+            yield path
+
+    def publish(self, stage: str, output: Path, record: StageRecord) -> StageRecord:
+        """Moves a stage's output into place and writes it down.
+
+        The record is taken out of the manifest first and put back last: a kill in between leaves
+        a stage that is not done, never one that is half old and half new.
+
+        Returns:
+            The record, with the hashes of the files.
+        """
+        with explained(self.folder):
+            records = self.records()
+            records.pop(stage, None)
+            self._write_manifest(records)
+            files = {}
+            for path in sorted(output.iterdir()):
+                files[path.name] = hash_file(path)
+                target = self.folder / path.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                os.replace(path, target)
+            done = StageRecord(record.settings, record.parents, files, record.info)
+            self._write_manifest({**records, stage: done})
+            shutil.rmtree(self.folder / ".work" / stage, ignore_errors=True)
+            shutil.rmtree(output, ignore_errors=True)
+            return done
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a small file whole or not at all."""
+        with explained(self.folder):
+            write_atomic(self.folder / name, text)
+
+    def _write_manifest(self, records: Mapping[str, StageRecord]) -> None:
+        value = {
+            "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "stages": {name: vars(record) for name, record in records.items()},
+        }
+        text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
+        write_atomic(self.folder / MANIFEST, text)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a text file so that a kill leaves the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files and their names."""
+    if path.is_dir():
+        parts = [f"{p.name}:{hash_file(p)}" for p in sorted(path.iterdir())]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turns the operating system's write errors into words.
+
+    Raises:
+        StoreError: For a full disk, a read-only place, or a missing permission.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(
+                f"{folder}: the disk is full; free some space and give the same command again: "
+                "what is done is kept"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+            raise StoreError(
+                f"{folder}: cannot be written ({error.strerror}); choose another place with "
+                "run.folder=…"
+            ) from error
+        raise

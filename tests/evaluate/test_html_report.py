@@ -1,0 +1,205 @@
+"""The page: whole, closed to the network, and safe with any text in it."""
+
+from __future__ import annotations
+
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from trsr.evaluate import (
+    Page,
+    Report,
+    ShownBlock,
+    ShownCandidate,
+    ShownUser,
+    StageTime,
+    evaluate,
+    write_html,
+)
+from trsr.evaluate.charts import dot_chart, line_chart
+from trsr.types import Case, Item, Query, RankedList, UserHistory
+
+EVIL = "<script>alert(1)</script>\x00 \ud800 <|im_end|> \"'&amp; \u202eمرحبا 猫"
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Reader(HTMLParser):
+    """Collects a page's elements and text, and checks that every element is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def report(queries: int = 40, rankers: tuple[str, ...] = ("random", "llm")) -> Report:
+    items = tuple(Item(f"i{n}") for n in range(5))
+    cases = [
+        Case(Query(f"q{n}", UserHistory(f"u{n}", ()), items), frozenset({f"i{n % 5}"}))
+        for n in range(queries)
+    ]
+    lists = [RankedList.of(case.query, [float(n % 3), 1, 2, 0, 0]) for n, case in enumerate(cases)]
+    return evaluate(cases, dict.fromkeys(rankers, lists), ["recall@1", "recall@3", "mrr@3", "auc"])
+
+
+def read(tmp_path: Path, page: Page | None = None, shown: Report | None = None) -> Reader:
+    path = tmp_path / "report.html"
+    write_html(shown or report(), path, page)
+    reader = Reader()
+    reader.feed(path.read_text("utf-8"))
+    assert not reader.open
+    return reader
+
+
+def full(text: str) -> Page:
+    """A page with every part, and the text in each place that takes one."""
+    candidates = [ShownCandidate(text, 0.75, True), ShownCandidate(text, None, False)]
+    return Page(
+        title=text,
+        subtitle=text,
+        settings={
+            "seed": 1,
+            "train": {text: text, "targets": ("q", "v"), "on": True, "deep": {"x": None}},
+        },
+        stages=[StageTime(text, 75.0, {text: text, "tokens": 123456}), StageTime("rank", None)],
+        curve=[(step, 1 / step) for step in range(1, 60)],
+        validation=[(10, 0.5)],
+        examples=[ShownUser(text, [ShownBlock([text, text], text)], text, candidates, text)],
+        warnings=[text],
+    )
+
+
+def test_the_page_shows_every_part(tmp_path: Path) -> None:
+    reader = read(tmp_path, full("Plain words"))
+    for words in (
+        "1 min 15 s",
+        "123,456",
+        "tokens",
+        "q, v",
+        "deep.x",
+        "taken",
+        ".750",
+        "Plain words",
+    ):
+        assert words in reader.text
+    assert len(reader.named("svg")) == 3 + 2 + 1  # three metrics, two curves, one p(yes) bar
+    assert len(reader.named("polyline")) == 2  # the long curve and its running mean
+
+
+def test_text_never_becomes_markup(tmp_path: Path) -> None:
+    plain, evil = read(tmp_path, full("Plain words")), read(tmp_path, full(EVIL))
+    assert [tag for tag, _ in evil.tags] == [tag for tag, _ in plain.tags]
+    assert not evil.named("script")
+    assert "<script>alert(1)</script>" in evil.text
+    raw = (tmp_path / "report.html").read_text("utf-8")
+    assert "<script" not in raw
+    assert "\x00" not in raw
+
+
+def test_a_rankers_name_never_becomes_markup(tmp_path: Path) -> None:
+    reader = read(tmp_path, shown=report(rankers=("<script>x</script>", "<b>")))
+    assert not reader.named("script")
+    assert not reader.named("b") or "<b>" in reader.text
+
+
+def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
+    reader = read(tmp_path, full("x"))
+    banned = {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    assert not banned & {tag for tag, _ in reader.tags}
+    for _, attributes in reader.tags:
+        assert not [name for name in attributes if name.startswith("on") or name == "src"]
+        assert (attributes.get("href") or "#").startswith("#")
+    css = (tmp_path / "report.html").read_text("utf-8")
+    assert not re.search(r"@import|url\(|https?://", css)
+
+
+def test_a_screen_reader_finds_its_way(tmp_path: Path) -> None:
+    reader = read(tmp_path, full("x"))
+    assert reader.named("html")[0]["lang"] == "en"
+    assert len(reader.named("h1")) == 1
+    assert all(cell.get("scope") in ("col", "row") for cell in reader.named("th"))
+    drawings = [svg for svg in reader.named("svg") if svg.get("aria-hidden") != "true"]
+    names = {attributes.get("id") for _, attributes in reader.tags} - {None}
+    for svg in drawings:
+        assert svg["role"] == "img"
+        assert set((svg["aria-labelledby"] or "").split()) <= names
+    ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {(a["href"] or "")[1:] for a in reader.named("a")}
+    assert targets <= names
+    levels = [int(tag[1]) for tag, _ in reader.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+
+
+@pytest.mark.parametrize("queries", [0, 1])
+def test_a_report_that_can_say_little_is_still_a_page(tmp_path: Path, queries: int) -> None:
+    reader = read(tmp_path, shown=report(queries))
+    assert "can be said" in reader.text
+    assert "nan" not in reader.text.lower()
+
+
+def test_the_warning_about_sampling_is_on_the_page(tmp_path: Path) -> None:
+    assert "Krichene" in read(tmp_path).text
+
+
+def test_a_megabyte_of_text_is_cut(tmp_path: Path) -> None:
+    text = "long " * 200_000
+    candidates = [ShownCandidate(text, 0.5, True)]
+    example = ShownUser(text, [ShownBlock([text], text)], text, candidates)
+    read(tmp_path, Page(examples=[example], settings={"a": text}))
+    assert (tmp_path / "report.html").stat().st_size < 60_000
+
+
+def test_dots_lie_where_the_means_are() -> None:
+    shown = report()
+    chart = dot_chart(shown, "recall@3")
+    assert chart is not None
+    assert [dot.ranker for dot in chart.dots] == ["random", "llm"]
+    assert [dot.main for dot in chart.dots] == [False, True]
+    for dot in chart.dots:
+        assert chart.left <= dot.low < dot.x < dot.high <= chart.right
+    assert chart.left <= chart.chance <= chart.right
+    first, last = chart.ticks[0], chart.ticks[-1]
+    mean = shown.means("llm")["recall@3"]
+    share = (mean - float(first.text)) / (float(last.text) - float(first.text))
+    assert chart.dots[1].x == pytest.approx(first.at + share * (last.at - first.at), abs=0.05)
+
+
+def test_curves_of_any_kind_are_drawn() -> None:
+    assert line_chart("loss", []) is None
+    assert line_chart("loss", [(1, math.nan)]) is None
+    alone = line_chart("loss", [(5, 0.25)])
+    assert alone is not None
+    assert " " not in alone.raw
+    flat = line_chart("loss", [(step, 0.0) for step in range(10)])
+    assert flat is not None
+    assert not flat.smooth
+    holed = line_chart("loss", [(1, 2.0), (2, math.inf), (3, 1.0)])
+    assert holed is not None
+    assert holed.summary == "loss: 2.000 at step 1, 1.000 at step 3"
+    long = line_chart("loss", [(step, 1 / (step + 1)) for step in range(10_000)])
+    assert long is not None
+    assert len(long.raw.split()) <= 400
+    assert long.smooth
+    assert 2 <= len(long.x_ticks) <= 8
