@@ -14,20 +14,19 @@ from trsr.errors import ConfigError
 class PluginTable:
     """Parts of one kind, by name; only the part asked for is imported.
 
-    Other packages add parts by an entry point in the group `trsr.<kind in the plural>`.
-
     Args:
         kind: What the parts are, in the singular, as a message says it: `reader`.
+        group: The entry-point group by which other packages add parts: `trsr.readers`.
         parts: name → `module:attribute`.
     """
 
-    def __init__(self, kind: str, parts: Mapping[str, str]) -> None:
+    def __init__(self, kind: str, group: str, parts: Mapping[str, str]) -> None:
         self.kind = kind
+        self.group = group
         self._own = dict(parts)
 
     def _all(self) -> dict[str, str]:
-        group = f"trsr.{self.kind.replace(' ', '_')}s"
-        return {point.name: point.value for point in entry_points(group=group)} | self._own
+        return {point.name: point.value for point in entry_points(group=self.group)} | self._own
 
     def names(self) -> list[str]:
         """All names, sorted."""

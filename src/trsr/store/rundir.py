@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,20 @@ class RunDirectory:
         Raises:
             StoreError: If the manifest cannot be read.
         """
+        return self._manifest()[0]
+
+    def unfinished(self) -> list[str]:
+        """The stages whose files a kill may have left half old and half new."""
+        return self._manifest()[1]
+
+    def _manifest(self) -> tuple[dict[str, StageRecord], list[str]]:
         path = self.folder / MANIFEST
         try:
-            stages = json.loads(path.read_text("utf-8"))["stages"]
-            return {name: StageRecord(**record) for name, record in stages.items()}
+            value = json.loads(path.read_text("utf-8"))
+            records = {name: StageRecord(**record) for name, record in value["stages"].items()}
+            return records, list(value["unfinished"])
         except FileNotFoundError:
-            return {}
+            return {}, []
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"{path}: not a manifest that trsr wrote ({error}); delete it to make every stage "
@@ -102,7 +110,9 @@ class RunDirectory:
     def hashes(self, names: list[str]) -> dict[str, str]:
         """The recorded hashes of finished files, by name; files without a record are hashed."""
         known = {
-            name: value for record in self.records().values() for name, value in record.files.items()
+            name: value
+            for record in self.records().values()
+            for name, value in record.files.items()
         }
         return {
             name: known.get(name) or hash_file(self.folder / name)
@@ -135,9 +145,9 @@ class RunDirectory:
             The record, with the hashes of the files.
         """
         with explained(self.folder):
-            records = self.records()
+            records, unfinished = self._manifest()
             records.pop(stage, None)
-            self._write_manifest(records)
+            self._write_manifest(records, sorted({*unfinished, stage}))
             files = {}
             for path in sorted(output.iterdir()):
                 files[path.name] = hash_file(path)
@@ -146,7 +156,9 @@ class RunDirectory:
                     shutil.rmtree(target)
                 os.replace(path, target)
             done = StageRecord(record.settings, record.parents, files, record.info)
-            self._write_manifest({**records, stage: done})
+            self._write_manifest(
+                {**records, stage: done}, [name for name in unfinished if name != stage]
+            )
             shutil.rmtree(self.folder / ".work" / stage, ignore_errors=True)
             shutil.rmtree(output, ignore_errors=True)
             return done
@@ -156,10 +168,13 @@ class RunDirectory:
         with explained(self.folder):
             write_atomic(self.folder / name, text)
 
-    def _write_manifest(self, records: Mapping[str, StageRecord]) -> None:
+    def _write_manifest(
+        self, records: Mapping[str, StageRecord], unfinished: Sequence[str]
+    ) -> None:
         value = {
             "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "stages": {name: vars(record) for name, record in records.items()},
+            "unfinished": list(unfinished),
         }
         text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
         write_atomic(self.folder / MANIFEST, text)

@@ -1,0 +1,205 @@
+"""Every answer of a language model, kept under a key of its content: one SQLite file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from trsr.errors import StoreError
+from trsr.types import Prompt
+
+SCHEMA = 1
+_APPLICATION = 0x74727372  # "trsr": SQLite's own field for whose file this is
+_BUSY_SECONDS = 60.0
+_ADVICE = (
+    ("full", "free some space and run the same command again: nothing stored is lost"),
+    ("locked", "another program holds it: wait for it to end, then run the same command again"),
+    ("readonly", "make the file and its folder writable, or choose another folder"),
+    ("unable to open", "make the folder writable, or choose another one"),
+    ("not a database", "move it away and run again: it is made anew, and the model asked again"),
+    ("malformed", "move it away and run again: it is made anew, and the model asked again"),
+    ("disk i/o", "check the disk; run the same command again when it works"),
+)
+
+
+def output_key(identity: str, prompt: Prompt, kind: Mapping[str, object]) -> str:
+    """The key of one answer: SHA-256 over all that decides it.
+
+    Args:
+        identity: The model's `identity`: weights and settings.
+        prompt: What is said to the model.
+        kind: What is asked for, JSON-able: `{"generate": sampling.model_dump()}` or
+            `{"score": [answer, …]}`.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    content = {
+        "model": identity,
+        "prompt": [[message.role, message.content] for message in prompt.messages],
+        "kind": dict(kind),
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class OutputStore:
+    """Answers by key, safe for several threads, and for several processes that each open it.
+
+    Each `put` is a transaction of its own, so a killed process loses nothing that was put (WAL
+    with `synchronous=NORMAL`: only a power cut can lose the last few). The first value put under
+    a key stays.
+
+    Args:
+        path: The file; made, with its folder, where it is missing.
+
+    Raises:
+        StoreError: If the file cannot be opened, is not an output store or is of another version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        with self._in_words("opened"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._in_words("opened"):
+                self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        """Brings a new file to the schema, and refuses a file of something else."""
+        connection = self._connection
+        # In this order: another process may make the file between these lines.
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        owner = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if owner != _APPLICATION and tables:
+            raise StoreError(
+                f"{self.path} is a database of another program: choose another place for the store"
+            )
+        if owner == _APPLICATION and version != SCHEMA:
+            raise StoreError(
+                f"{self.path} is an output store of version {version}, this trsr reads version "
+                f"{SCHEMA}: use the trsr that wrote it, or move the file away and run again"
+            )
+        self._write_ahead()
+        connection.execute("PRAGMA synchronous=NORMAL")
+        if owner != _APPLICATION:
+            self._create()
+
+    def _write_ahead(self) -> None:
+        """Turns the write-ahead log on; SQLite does not wait for other openers here, so we do."""
+        deadline = time.monotonic() + _BUSY_SECONDS
+        waiting = True
+        while waiting:
+            try:
+                # A file system without shared memory keeps its own mode: slower, and as safe.
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                waiting = False
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+    def _create(self) -> None:
+        """Makes the table, in one transaction so that another process sees all of it or nothing."""
+        with self._transaction() as connection:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS outputs"
+                " (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+            )
+            connection.execute(f"PRAGMA application_id={_APPLICATION}")
+            connection.execute(f"PRAGMA user_version={SCHEMA}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._connection
+            self._connection.execute("COMMIT")
+        except BaseException:
+            # A full disk has rolled back already; then this fails and the first error matters.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _in_words(self, done: str) -> Iterator[None]:
+        """Turns SQLite's and the system's errors into ours, with what to do."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            reason = str(error)
+            advice = next((words for sign, words in _ADVICE if sign in reason.lower()), "")
+            advice = advice or "make sure that its folder exists and can be written"
+            raise StoreError(
+                f"the output store {self.path} cannot be {done} ({reason}): {advice}"
+            ) from error
+
+    def get(self, keys: Sequence[str]) -> dict[str, object]:
+        """The stored values of these keys; a key without one is left out.
+
+        Raises:
+            StoreError: If the store cannot be read or an entry is damaged.
+        """
+        with self._lock, self._in_words("read"):
+            rows = self._connection.execute(
+                "SELECT key, value FROM outputs WHERE key IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(keys)),),
+            ).fetchall()
+        try:
+            return {key: json.loads(value) for key, value in rows}
+        except ValueError as error:
+            raise StoreError(
+                f"the output store {self.path} holds a damaged entry ({error}): move it away and "
+                "run again: it is made anew, and the model asked again"
+            ) from error
+
+    def put(self, key: str, value: object) -> None:
+        """Keeps one JSON-able value, at once and for good; a key's first value stays.
+
+        Raises:
+            StoreError: If the store cannot be written: a full disk, a damaged file, no right to.
+        """
+        self.put_all({key: value})
+
+    def put_all(self, values: Mapping[str, object]) -> None:
+        """Keeps several values in one transaction: all of them or, on an error, none.
+
+        Raises:
+            StoreError: As `put` does.
+        """
+        rows = [(key, json.dumps(value)) for key, value in values.items()]
+        with self._lock, self._in_words("written"), self._transaction() as connection:
+            connection.executemany(
+                "INSERT INTO outputs VALUES (?, ?) ON CONFLICT (key) DO NOTHING", rows
+            )
+
+    def __len__(self) -> int:
+        with self._lock, self._in_words("read"):
+            count: int = self._connection.execute("SELECT count(*) FROM outputs").fetchone()[0]
+        return count
+
+    def close(self) -> None:
+        """Lets go of the file; what was put is kept."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
