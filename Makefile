@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup weights demo test check format docs clean
+
+help:
+	@echo "make demo    set up, then summarize, train, rank and evaluate on MovieLens-100K"
+	@echo "make test    set up, then run the tests"
+	@echo "make check   format, lint, types, architecture, generated docs"
+	@echo "make docs    write the generated pages of docs/"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("trsr needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt "setuptools>=77" torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[local,openvino,openai,tensorboard,dev]"
+	touch $@
+
+weights: setup
+	$(BIN)/trsr get smollm2-135m
+
+demo: weights
+	$(BIN)/trsr get ml-100k
+	$(BIN)/trsr run recipes/demo.toml
+
+test: weights
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/docs.py --check
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: setup
+	$(BIN)/python tools/docs.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

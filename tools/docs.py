@@ -1,0 +1,115 @@
+"""Writes docs/configuration.md and docs/cli.md from the code; `--check` says whether they are so."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import typer
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from trsr.cli.app import app
+from trsr.config import Config
+
+DOCS = Path(__file__).parent.parent / "docs"
+NOTE = "<!-- Written by `make docs` from the code; changes here are lost. -->"
+
+
+def configuration() -> str:
+    """The configuration reference."""
+    lines = [
+        "# Configuration",
+        "",
+        NOTE,
+        "",
+        "A configuration is a TOML file with the tables below; every setting has a default except "
+        "the data's place. On the command line, `section.key=value` replaces a setting: "
+        "`trsr run mine.toml summarize.strategy=recurrent train.epochs=2`. A relative path in a "
+        "file is relative to that file, on the command line to the current folder. "
+        "`trsr check mine.toml` tells every mistake at once.",
+    ]
+    for name, field in Config.model_fields.items():
+        model = field.annotation
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            lines += ["", f"## `[{name}]`", "", f"{(field.description or '').capitalize()}.", ""]
+            lines += table(name, model)
+    return "\n".join(lines) + "\n"
+
+
+def table(name: str, model: type[BaseModel]) -> Iterator[str]:
+    """The settings of one table; tables within it follow."""
+    inner: list[tuple[str, type[BaseModel]]] = []
+    yield "| key | default | meaning |"
+    yield "|---|---|---|"
+    for key, field in model.model_fields.items():
+        nested = [
+            one
+            for one in (field.annotation, *get_args(field.annotation))
+            if isinstance(one, type) and issubclass(one, BaseModel)
+        ]
+        if nested:
+            inner.append((f"{name}.{key}", nested[0]))
+        text = (field.description or "").replace("|", "\\|")
+        default = f"table `[{name}.{key}]`" if nested else shown(field.get_default())
+        yield f"| `{key}` | {default} | {text}{choices(field.annotation)} |"
+    for title, one in inner:
+        yield ""
+        yield f"### `[{title}]`"
+        yield ""
+        if title == "summarize.model":
+            yield "The same settings as `[model]`, for a summarizing model of its own."
+        else:
+            yield from table(title, one)
+
+
+def choices(annotation: Any) -> str:
+    """The values that a setting can take, where they are few."""
+    words = [one for one in get_args(annotation) if isinstance(one, str)]
+    return f" (one of {', '.join(f'`{one}`' for one in words)})" if words else ""
+
+
+def shown(value: Any) -> str:
+    """A default as TOML writes it."""
+    if value is None or value is PydanticUndefined or value == Path():
+        return "–"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple | list):
+        inside = ", ".join(f'"{one}"' if isinstance(one, str) else str(one) for one in value)
+        return f"`[{inside}]`"
+    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+
+
+def cli() -> str:
+    """The command-line reference: each command's own help."""
+    lines = ["# Command line", "", NOTE]
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group) or hasattr(group, "commands")  # noqa: S101
+    context = group.make_context("trsr", ["ls"], resilient_parsing=True)
+    lines += ["", "```", group.get_help(context), "```"]
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        inner = type(context)(command, info_name=name, parent=context)
+        lines += ["", f"## `trsr {name}`", "", "```", command.get_help(inner), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Writes the pages, or checks them."""
+    wrong = []
+    for name, text in (("configuration.md", configuration()), ("cli.md", cli())):
+        path = DOCS / name
+        if "--check" not in sys.argv:
+            path.write_text(text, "utf-8")
+        elif not path.exists() or path.read_text("utf-8") != text:
+            wrong.append(name)
+    if wrong:
+        sys.stderr.write(f"docs/{', docs/'.join(wrong)}: not as the code says; run `make docs`\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
