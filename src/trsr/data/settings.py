@@ -12,6 +12,7 @@ from trsr.settings import Settings
 
 READERS = PluginTable(
     "reader",
+    "trsr.readers",
     {
         "table": "trsr.data.tables:TableReader",
         "recbole": "trsr.data.recbole:RecBoleReader",
@@ -52,7 +53,12 @@ class DataSettings(Settings):
     )
     columns: Columns = Field(Columns(), description="table: which column holds what")
     separator: str = Field("", description="table: the field separator; empty: found")
-    header: bool = Field(True, description="table: the first line of CSV and TSV names the columns")
+    header: bool = Field(
+        True,
+        description="table: the first line of the interactions (CSV, TSV) names the columns; "
+        'false: the columns are called "1", "2", …',
+    )
+    items_header: bool = Field(True, description="table: the same for the items' file")
     encoding: str = Field("utf-8", description="the text files' encoding")
     locale: str = Field("", description="amazon_m2: keep sessions and products of this locale")
     max_unknown: float = Field(

@@ -1,0 +1,177 @@
+"""Reads prepared data back: the catalogue, the interactions for fitting, and the cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import polars as pl
+
+from trsr.data.cases import SCHEMA
+from trsr.errors import DataError
+from trsr.types import Case, Interaction, Item, Query, UserHistory
+
+_ITEMS_KEPT = 100_000
+"""Item objects kept for the next time they are asked for."""
+_ROWS = 1024
+"""Cases turned into Python values at a time."""
+
+
+class Catalog:
+    """The items, made one at a time as they are asked for.
+
+    Args:
+        frame: Column `id`, then the text columns.
+    """
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self.frame = frame
+        self._columns = tuple(frame.columns[1:])
+        self._made = lru_cache(maxsize=_ITEMS_KEPT)(self._make)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._rows
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[item] for item in self.ids)
+
+    def __getitem__(self, item: str) -> Item:
+        """The item of this id.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        return self._made(item)
+
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        """All ids, in catalogue order."""
+        return self.frame["id"].to_list()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The text columns, in catalogue order."""
+        return self._columns
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {item: row for row, item in enumerate(self.ids)}
+
+    def _make(self, item: str) -> Item:
+        _, *texts = self.frame.row(self._rows[item])
+        fields = zip(self._columns, texts, strict=True)
+        return Item(item, tuple((column, text) for column, text in fields if text))
+
+
+class Cases:
+    """One part's cases; iterating makes them one at a time.
+
+    Args:
+        frame: The columns of `cases.SCHEMA`.
+        catalog: Where the items' texts are.
+    """
+
+    def __init__(self, frame: pl.DataFrame, catalog: Catalog) -> None:
+        self.frame = frame
+        self._catalog = catalog
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def __iter__(self) -> Iterator[Case]:
+        for query, relevant in self._rows():
+            yield Case(query, frozenset(relevant))
+
+    def queries(self) -> Iterator[Query]:
+        """The cases without their answers."""
+        return (query for query, _ in self._rows())
+
+    def of_user(self, user: str) -> Cases:
+        """One user's cases."""
+        return Cases(self.frame.filter(pl.col("user") == user), self._catalog)
+
+    def _rows(self) -> Iterator[tuple[Query, list[str]]]:
+        item = self._catalog.__getitem__
+        for part in self.frame.iter_slices(_ROWS):
+            for name, user, items, times, candidates, relevant in part.rows():
+                pairs = zip(items, times, strict=True)
+                history = UserHistory(user, tuple(Interaction(item(i), time) for i, time in pairs))
+                yield Query(name, history, tuple(map(item, candidates))), relevant
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Prepared data.
+
+    Attributes:
+        folder: Where it lies.
+        catalog: The items.
+    """
+
+    folder: Path
+    catalog: Catalog
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Dataset:
+        """Opens a folder that `prepare` has filled.
+
+        Raises:
+            DataError: If a file is missing or damaged.
+        """
+        folder = Path(folder)
+        return cls(folder, Catalog(_read(folder / "items.parquet", ("id",))))
+
+    @cached_property
+    def interactions(self) -> pl.DataFrame:
+        """All that a ranker may be fitted on: `user`, `item`, `time`; oldest first within a user.
+
+        Raises:
+            DataError: If the file is missing or damaged.
+        """
+        return _read(self.folder / "interactions.parquet", ("user", "item", "time"))
+
+    def cases(self, split: str) -> Cases:
+        """The cases of `train`, `valid` or `test`.
+
+        Raises:
+            DataError: If the file is missing or damaged.
+        """
+        frame = _read(self.folder / f"cases.{split}.parquet", tuple(SCHEMA))
+        return Cases(frame.select(*SCHEMA), self.catalog)
+
+    def history(self, user: str) -> UserHistory | None:
+        """All that is known of a user, to recommend what comes next; None for an unknown user.
+
+        It is the history of the user's last test case and what was then taken (at the time of the
+        history's last interaction: a case does not keep its target's own), else that of the last
+        validation or training case, else the interactions for fitting.
+        """
+        for split in ("test", "valid", "train"):
+            cases = list(self.cases(split).of_user(user))
+            if cases:
+                history = cases[-1].query.history
+                taken = sorted(cases[-1].relevant)
+                last = history.interactions[-1].time
+                more = tuple(Interaction(self.catalog[item], last) for item in taken)
+                return UserHistory(user, history.interactions + more)
+        rows = self.interactions.filter(pl.col("user") == user).select("item", "time").rows()
+        pairs = tuple(Interaction(self.catalog[item], time) for item, time in rows)
+        return UserHistory(user, pairs) if pairs else None
+
+
+def _read(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file; run `trsr prepare` first")
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise DataError(f"{path}: is damaged ({error}); run `trsr prepare` again") from error
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise DataError(f"{path}: there is no column {missing[0]}: it is not of `trsr prepare`")
+    return frame

@@ -1,0 +1,105 @@
+"""Counts what preparation read, kept and left out, and says it to people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+LABELS: dict[str, str] = {
+    "interactions_read": "interactions read",
+    "rows_without_ids": "left out: rows without a user or an item",
+    "rows_without_time": "left out: rows without a time",
+    "duplicates": "left out: the same user, item and time again",
+    "unknown_items": "left out: interactions with an item that the items' file does not have",
+    "below_min_rating": "left out: rated below min_rating, or not rated",
+    "repeats": "left out: items that the user already had (drop_repeats)",
+    "long_users": "left out: users with more than max_items_per_user interactions",
+    "long_users_interactions": "left out: interactions of such users",
+    "k_core_users": "left out: users outside the k-core",
+    "k_core_items": "left out: items outside the k-core",
+    "k_core_interactions": "left out: interactions outside the k-core",
+    "sessions_without_user": "lines without a user column: each is a user of its own",
+    "other_rows_of_user": "left out: further lines of a user (the longest history is used)",
+    "other_locale": "left out: lines of another locale",
+    "interactions": "interactions kept",
+    "users": "users",
+    "mean_interactions": "mean interactions a user",
+    "unsorted": "interactions that were not in time order in the file (sorted)",
+    "equal_times": "neighbouring interactions of a user at the same time (file order kept)",
+    "items_read": "items read",
+    "items_without_id": "left out: items without an id",
+    "items_twice": "left out: items whose id was there before",
+    "items": "items",
+    "items_without_text": "items without any text",
+    "texts_cleaned": "texts with control characters (replaced by spaces)",
+    "texts_shortened": "texts cut to the longest length kept",
+    "impressions": "lists of given candidates",
+    "unknown_candidates": "left out: given candidates that the items' file does not have",
+    "impressions_without_answer": "left out: lists in which nothing known was clicked",
+    "impressions_without_choice": "left out: lists in which all that is known was clicked",
+    "impressions_short": "left out: lists of users with too short a history",
+    "short_train": "training targets left out: history too short",
+    "short_valid": "validation targets left out: history too short",
+    "short_test": "test targets left out: history too short",
+    "late_train": "left out of training: labelled train, but after a held-out target",
+    "short_users": "users left out: history too short",
+    "not_drawn": "users drawn for no part",
+    "train_interactions": "interactions for fitting",
+    "cases_train": "training cases",
+    "cases_valid": "validation cases",
+    "cases_test": "test cases",
+    "history_train": "mean history of a training case",
+    "history_valid": "mean history of a validation case",
+    "history_test": "mean history of a test case",
+}
+"""What each count means, in the order in which a report shows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """What was read, kept and left out.
+
+    Attributes:
+        counts: name → number; the names are those of `LABELS`.
+        warnings: Sentences for people about what looks wrong but was not refused.
+    """
+
+    counts: Mapping[str, int | float]
+    warnings: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The report for people: a line a count that is not zero, then the warnings."""
+        always = ("interactions_read", "items_read", "cases_train", "cases_valid", "cases_test")
+        shown = [
+            f"{_number(self.counts[name]):>12}  {label}"
+            for name, label in LABELS.items()
+            if name in self.counts and (self.counts[name] or name in always)
+        ]
+        return shown + [f"warning: {text}" for text in self.warnings]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts and warnings while they are being gathered."""
+
+    counts: dict[str, int | float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def add(self, name: str, number: int | float) -> None:
+        """Adds to a count; its name must have a label."""
+        if name not in LABELS:
+            raise KeyError(f"the count {name!r} has no label")
+        self.counts[name] = self.counts.get(name, 0) + number
+
+    def warn(self, text: str) -> None:
+        """Keeps a sentence for people."""
+        self.warnings.append(text)
+
+    def report(self) -> DataReport:
+        """What has been gathered, in the order of the labels."""
+        ordered = {name: self.counts[name] for name in LABELS if name in self.counts}
+        return DataReport(ordered, tuple(self.warnings))
+
+
+def _number(value: float) -> str:
+    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"

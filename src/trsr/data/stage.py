@@ -1,0 +1,137 @@
+"""Prepares data: reads, filters, splits, draws candidates and writes the five files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from trsr.data.cases import SCHEMA, uniform_cases
+from trsr.data.filters import filtered
+from trsr.data.impressions import impression_cases
+from trsr.data.records import PARTS, Mask, Records, records
+from trsr.data.report import DataReport, Tally
+from trsr.data.settings import READERS, DataSettings
+from trsr.data.source import Reader, Source
+from trsr.data.splits import split
+from trsr.data.text import catalogue
+from trsr.errors import DataError
+from trsr.progress import Progress, Silent
+
+_STEPS = 7
+
+
+def prepare(settings: DataSettings, out: Path, *, seed: int, progress: Progress) -> DataReport:
+    """Reads the data and writes items, interactions for fitting, and cases into `out`.
+
+    The order of work: read; leave out what has no ids or time, and unknown items; filter (see
+    `filtered`); split (see `split`); leave out short histories; draw as many cases as asked for;
+    draw candidates. The same input and seed give the same files, in whatever order the input's
+    rows stand, as long as no user has two interactions at the same time.
+
+    Args:
+        settings: Where the data is and what is kept of it; paths are absolute.
+        out: An empty folder.
+        seed: The run's.
+        progress: Told of each step.
+
+    Returns:
+        What was read, kept and left out.
+
+    Raises:
+        DataError: If the data cannot be used.
+    """
+    return _prepare(settings, out, seed, progress)
+
+
+def inspect(settings: DataSettings, *, seed: int) -> DataReport:
+    """The same as `prepare`, but writes nothing.
+
+    Raises:
+        DataError: If the data cannot be used.
+    """
+    return _prepare(settings, None, seed, Silent())
+
+
+def _prepare(settings: DataSettings, out: Path | None, seed: int, progress: Progress) -> DataReport:
+    tally = Tally()
+    progress.begin(_STEPS, "steps")
+    reader: Reader = READERS.load(settings.reader)()
+    source = reader.read(settings)
+    for name, number in source.counts.items():
+        tally.add(name, number)
+    for warning in source.warnings:
+        tally.warn(warning)
+    items = catalogue(source, tally)
+    progress.advance(1, f"{len(items)} items")
+    found = filtered(records(source, items["id"], settings, tally), settings, tally)
+    progress.advance(1, f"{len(found)} interactions")
+    fit, cases = _made(found, source, settings, seed, tally)
+    progress.advance(1, "split")
+    items = items.filter(pl.col("id").is_in(found.items.implode()))
+    _write(items, out, "items.parquet")
+    del items
+    _write(_fitting(found, fit, tally), out, "interactions.parquet")
+    progress.advance(1, "items and interactions")
+    for part in PARTS:
+        frame = pl.concat([SCHEMA.to_frame(), *cases[part]])
+        _count(frame, part, tally)
+        _write(frame, out, f"cases.{part}.parquet")
+        progress.advance(1, f"{len(frame)} {part} cases")
+    return _judged(tally)
+
+
+def _made(
+    found: Records, source: Source, settings: DataSettings, seed: int, tally: Tally
+) -> tuple[Mask, dict[str, Iterator[pl.DataFrame]]]:
+    """What may be fitted on, and each part's cases, made when they are asked for."""
+    if settings.candidates == "given":
+        return impression_cases(found, source, settings, seed, tally)
+    targets = split(found, settings, seed, tally)
+    cases = {
+        part: uniform_cases(
+            found,
+            targets.of[part],
+            part,
+            most=settings.max_history,
+            n=settings.train_negatives if part == "train" else settings.negatives,
+            seed=seed,
+        )
+        for part in PARTS
+    }
+    return targets.fit, cases
+
+
+def _fitting(found: Records, fit: Mask, tally: Tally) -> pl.DataFrame:
+    tally.add("train_interactions", int(fit.sum()))
+    return pl.DataFrame(
+        {
+            "user": found.users.gather(found.user[fit]),
+            "item": found.items.gather(found.item[fit]),
+            "time": found.time[fit],
+        }
+    )
+
+
+def _write(frame: pl.DataFrame, out: Path | None, name: str) -> None:
+    if out is not None:
+        frame.write_parquet(out / name)
+
+
+def _count(frame: pl.DataFrame, part: str, tally: Tally) -> None:
+    tally.add(f"cases_{part}", len(frame))
+    if len(frame):
+        mean = frame["items"].list.len().mean()
+        tally.add(f"history_{part}", float(str(mean)))
+
+
+def _judged(tally: Tally) -> DataReport:
+    """The report, with a warning for each part that is empty."""
+    counts = tally.counts
+    if not any(counts[f"cases_{part}"] for part in PARTS):
+        raise DataError("no case is left:\n" + "\n".join(tally.report().lines()))
+    for part, name in (("train", "training"), ("valid", "validation"), ("test", "test")):
+        if not counts[f"cases_{part}"]:
+            tally.warn(f"there is no {name} case")
+    return tally.report()
