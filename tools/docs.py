@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md and docs/cli.md from the code; `--check` says whether they are so."""
+"""Writes docs/configuration.md and docs/cli.md from the code; `--check` compares them."""
 
 from __future__ import annotations
 

@@ -116,7 +116,9 @@ def find_config(path: Path) -> Path:
     known = recipes()
     if path.stem in known and path.parent.name in ("", "recipes"):
         return known[path.stem]
-    raise ConfigError(f"there is no configuration file {path}, and no such recipe{near(path.stem, list(known))}")
+    raise ConfigError(
+        f"there is no configuration file {path}, and no such recipe{near(path.stem, list(known))}"
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from trsr.settings import Settings
 
 BACKENDS = PluginTable(
     "model backend",
+    "trsr.models",
     {
         "transformers": "trsr.llm.hf:open_model",
         "openvino": "trsr.llm.openvino:open_model",
@@ -19,6 +20,13 @@ BACKENDS = PluginTable(
         "scripted": "trsr.llm.scripted:open_model",
     },
 )
+
+
+SPEED_ONLY = frozenset(
+    {"batch_size", "batch_tokens", "key_env", "concurrency", "timeout", "retries"}
+    | {"price_in", "price_out"}
+)
+"""Settings that change how fast or dear a model's answers come, not which answers."""
 
 
 class ModelSettings(Settings):
@@ -55,8 +63,17 @@ class ModelSettings(Settings):
     concurrency: int = Field(8, ge=1, description="openai: requests under way at once")
     timeout: float = Field(120.0, gt=0, description="openai: seconds to wait for one answer")
     retries: int = Field(8, ge=0, description="openai: tries after a failed one")
+    extra: dict[str, Any] = Field(
+        default_factory=dict,
+        description="openai: further fields of every request, as the endpoint names them, such "
+        "as repetition_penalty",
+    )
     price_in: float = Field(0.0, ge=0, description="openai: cost of a million prompt tokens")
     price_out: float = Field(0.0, ge=0, description="openai: cost of a million answer tokens")
+
+    def meaning(self) -> dict[str, Any]:
+        """The settings that an output depends on, as plain values."""
+        return self.model_dump(mode="json", exclude=set(SPEED_ONLY))
 
 
 def open_model(settings: ModelSettings, adapter: Path | None = None) -> Any:

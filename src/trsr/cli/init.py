@@ -1,0 +1,66 @@
+"""`trsr init`: a configuration guessed from two files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from trsr.data import guess
+from trsr.errors import ConfigError
+
+REST = """
+# The language model. smollm2-135m is small and runs on a laptop; name a folder or a hub id for a
+# larger one, and set style = "instruct" in [prompts] for it.
+[model]
+name = "smollm2-135m"
+
+[summarize]
+strategy = "hierarchical" # or recurrent, or none
+block_items = 5
+last_block = false # true: also summarize a last block that is not full
+
+[summarize.sampling]
+max_tokens = 60
+repetition_penalty = 1.05
+no_repeat_ngram = 4
+
+[train]
+loss = "listwise"
+learning_rate = 1e-3 # what works for a small model; 1e-4 is the paper's, for 7 billion parameters
+epochs = 1
+
+[rank]
+rankers = ["random", "popular", "untuned", "llm"]
+"""
+
+
+def write_config(
+    interactions: Path, items: Path, output: Path | None, force: bool
+) -> tuple[Path, list[str]]:
+    """Writes a configuration for two files.
+
+    Returns:
+        The file written, and what was guessed and why, a line each.
+
+    Raises:
+        ConfigError: If the file exists and `force` is not set.
+        DataError: If the files cannot be read, or a column cannot be guessed.
+    """
+    found = guess(interactions, items)
+    path = output or Path(f"{interactions.name.split('.')[0]}.toml")
+    if path.exists() and not force:
+        raise ConfigError(f"{path} exists; give another name with --output, or --force")
+    data = found.settings.model_dump(mode="json", exclude_defaults=True)
+    for key, file in (("interactions", interactions), ("items", items)):
+        data[key] = os.path.relpath(file, path.parent)
+    data |= {"train_cases": 400, "test_cases": 200, "train_negatives": 4, "targets_per_user": 2}
+    values: dict[str, Any] = {
+        "data": data,
+        "prompts": {"domain": found.domain, "style": "worked", "fields": list(found.fields)},
+    }
+    head = f"# trsr run {path}\n# Written by trsr init; every setting: docs/configuration.md\n\n"
+    path.write_text(head + tomli_w.dumps(values) + REST, "utf-8")
+    return path, found.reasons

@@ -1,0 +1,111 @@
+"""Commands that look: check, ls, get, and the table at the end of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from trsr.config import Config, load_config, recipes
+from trsr.errors import ConfigError, TrsrError
+from trsr.progress import Progress
+
+
+def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
+    """Checks the settings, the prompts' domain and the data.
+
+    Yields:
+        What was found, for people.
+
+    Raises:
+        ConfigError: With every mistake of the settings.
+        DataError: With what is wrong in the data.
+    """
+    from trsr.data import inspect
+    from trsr.pipeline.stages import located
+
+    config = load_config(path, settings)
+    yield f"{path}: the settings are right"
+    report = inspect(located(config.data), seed=config.run.seed)
+    yield from report.lines()
+    yield from _installed(config)
+
+
+def _installed(config: Config) -> Iterator[str]:
+    """Whether the packages that the backends need are there."""
+    from importlib.util import find_spec
+
+    needs = {"transformers": "local", "openvino": "openvino", "openai": "openai"}
+    modules = {"transformers": "torch", "openvino": "openvino_genai", "openai": "openai"}
+    for backend in sorted({config.model.backend, config.summarizer.backend} & set(needs)):
+        if find_spec(modules[backend]) is None:
+            raise ConfigError(
+                f"the backend {backend} is not installed: pip install 'trsr[{needs[backend]}]'"
+            )
+    yield f"model: {config.model.name} through {config.model.backend}"
+
+
+def parts(kind: str) -> Iterator[str]:
+    """The parts of a kind, or of all kinds, a line each.
+
+    Raises:
+        ConfigError: If there is no such kind.
+    """
+    from trsr.data.settings import READERS
+    from trsr.evaluate import METRICS
+    from trsr.fetch import names
+    from trsr.llm.settings import BACKENDS
+    from trsr.plugins import near
+    from trsr.rank.settings import RANKERS
+    from trsr.summarize.settings import STRATEGIES
+
+    known = {
+        "readers": READERS.names(),
+        "strategies": STRATEGIES.names(),
+        "models": BACKENDS.names(),
+        "rankers": RANKERS.names(),
+        "metrics": [f"{name}@k" if family.cut_off else name for name, family in METRICS.items()],
+        "recipes": [f"{name}: {_opening(path)}" for name, path in recipes().items()],
+        "downloads": list(names()),
+    }
+    if kind and kind not in known:
+        raise ConfigError(f"trsr ls knows no {kind!r}{near(kind, list(known))}")
+    for name in [kind] if kind else known:
+        if not kind:
+            yield f"{name}:"
+        yield from (("" if kind else "  ") + one for one in known[name])
+
+
+def _opening(recipe: Path) -> str:
+    first = recipe.read_text("utf-8").splitlines()[0]
+    return first.lstrip("# ").strip()
+
+
+def fetch(name: str, progress: Progress) -> Path:
+    """Fetches weights or data by name, and makes weights ready for use."""
+    from trsr.fetch import get, names
+    from trsr.plugins import near
+
+    if name not in names():
+        raise ConfigError(f"there is nothing called {name!r} to get{near(name, list(names()))}")
+    path = get(name, progress=progress)
+    from trsr.llm.weights import GGUF, local_weights
+
+    return local_weights(name, progress=progress) if name in GGUF else path
+
+
+def report_table(folder: Path) -> tuple[list[str], list[list[str]], list[str]]:
+    """The table of a finished run, rankers side by side: header, rows, notes.
+
+    Raises:
+        TrsrError: If the run has no report.
+    """
+    path = folder / "report.json"
+    try:
+        report = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrsrError(f"{path}: no report; give `trsr evaluate` first") from error
+    table = report["table"]
+    header, *rows = zip(table["header"], *table["rows"], strict=True)
+    notes = [*table["notes"], f"report: {folder / 'report.html'}"]
+    return list(header), [list(row) for row in rows], notes

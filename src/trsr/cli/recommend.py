@@ -1,0 +1,70 @@
+"""`trsr recommend`: candidates ranked for a known user, or for histories given by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from trsr.data.given import read_histories, read_items
+from trsr.errors import DataError
+from trsr.progress import Progress
+from trsr.recommender import Recommender
+from trsr.types import Item, Query, RankedList, UserHistory
+
+
+def lines(
+    run: Path,
+    who: str,
+    candidates: Path | None,
+    top: int,
+    ranker: str,
+    as_json: bool,
+    progress: Progress,
+) -> Iterator[str]:
+    """Ranks, and yields what to print."""
+    recommender = Recommender.load(run, ranker)
+    histories = _histories(recommender, who)
+    given = read_items(candidates, recommender.catalog) if candidates else None
+    queries = [
+        Query(
+            f"recommend/{history.user}/{place}",
+            history,
+            tuple(given) if given else recommender.propose(history),
+        )
+        for place, history in enumerate(histories)
+    ]
+    progress.begin(len(queries), "users")
+    for query, ranked in zip(queries, recommender.recommend(queries), strict=True):
+        progress.advance()
+        yield from (_as_json if as_json else _as_text)(query, ranked, top)
+
+
+def _histories(recommender: Recommender, who: str) -> list[UserHistory]:
+    if Path(who).suffix in (".jsonl", ".json"):
+        return read_histories(Path(who), recommender.catalog)
+    history = recommender.dataset.history(who)
+    if history is None:
+        raise DataError(
+            f"there is no user {who!r} in this run; give a user of the data, or a file "
+            "HISTORY.jsonl"
+        )
+    return [history]
+
+
+def _as_text(query: Query, ranked: RankedList, top: int) -> Iterator[str]:
+    items = {item.id: item for item in query.candidates}
+    yield f"user {query.history.user}, {len(query.history)} interactions:"
+    for place, entry in enumerate(ranked.entries[:top], 1):
+        yield f"{place:4d}. {entry.score:+9.4f}  {entry.item}  {title(items[entry.item])}"
+
+
+def _as_json(query: Query, ranked: RankedList, top: int) -> Iterator[str]:
+    entries = [{"item": e.item, "score": e.score} for e in ranked.entries[:top]]
+    yield json.dumps({"user": query.history.user, "ranked": entries}, ensure_ascii=False)
+
+
+def title(item: Item, characters: int = 80) -> str:
+    """The first text field of an item, short enough for a line."""
+    text = " ".join(item.fields[0][1].split()) if item.fields else "(no text)"
+    return text if len(text) <= characters else text[: characters - 1] + "…"

@@ -1,0 +1,109 @@
+"""What people see on a terminal: bars, tables, complaints."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+EVERY = 20.0
+"""Seconds between lines of progress where there is no terminal to draw on."""
+
+
+def complain(message: str) -> None:
+    """Says what was wrong, on standard error."""
+    err.print(f"[bold red]error:[/] {escape(message)}")
+
+
+class Bar:
+    """A job's progress: a bar on a terminal, else a line now and then; always with an estimate."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._total: int | None = None
+        self._done = 0
+        self._unit = "steps"
+        self._started = self._said = time.monotonic()
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TextColumn("elapsed,"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("left  {task.fields[note]}"),
+            console=err,
+            transient=True,
+        )
+        self._task = self._bar.add_task(name, total=None, unit="", note="", visible=False)
+
+    def __enter__(self) -> Bar:
+        if err.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if err.is_terminal:
+            self._bar.stop()
+
+    def begin(self, total: int | None, unit: str) -> None:
+        """The job has `total` steps of this unit."""
+        self._total, self._unit, self._done = total, unit, 0
+        self._started = self._said = time.monotonic()
+        self._bar.reset(self._task, total=total, unit=unit, note="", visible=True)
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Some steps are done."""
+        self._done += steps
+        self._bar.update(self._task, advance=steps, note=note)
+        now = time.monotonic()
+        if not err.is_terminal and now - self._said >= EVERY:
+            self._said = now
+            err.print(f"{self.name}: {self._done}{self._rest(now)} {self._unit} {escape(note)}")
+
+    def _rest(self, now: float) -> str:
+        if not self._total:
+            return ""
+        left = (now - self._started) / max(self._done, 1) * (self._total - self._done)
+        return f" of {self._total}, about {duration(left)} left,"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table: the first column to the left, the others to the right."""
+    drawn = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for position, name in enumerate(header):
+        drawn.add_column(name, justify="left" if position == 0 else "right")
+    for row in rows:
+        drawn.add_row(*(escape(cell) for cell in row))
+    out.print(drawn)

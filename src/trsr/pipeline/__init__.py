@@ -1,0 +1,79 @@
+"""The five stages over a run directory, one function each, and all in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from trsr.config import Config
+from trsr.pipeline.stages import STAGES
+from trsr.pipeline.stair import Outcome, advance, refuse_stale
+from trsr.progress import Progress, Silent
+from trsr.store.rundir import RunDirectory
+
+__all__ = [
+    "STAGE_NAMES",
+    "Outcome",
+    "evaluate",
+    "prepare",
+    "rank",
+    "refuse_stale",
+    "run",
+    "run_stage",
+    "summarize",
+    "train",
+]
+
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+Bars = Callable[[str], Progress]
+
+
+def run_stage(config: Config, name: str, progress: Progress | None = None) -> Outcome:
+    """Does one stage in the run directory, unless what it made before still holds.
+
+    Raises:
+        StaleRunError: If an earlier stage is missing or was made with other settings.
+        StoreError: If the run directory cannot be written or another process writes it.
+    """
+    directory = RunDirectory(config.run.folder)
+    with directory.locked():
+        directory.write_text("config.toml", config.to_toml())
+        return advance(STAGES, name, config, directory, progress or Silent())
+
+
+def run(config: Config, bars: Bars = lambda stage: Silent()) -> Iterator[Outcome]:
+    """Does all stages in order; those whose output still holds are skipped.
+
+    Args:
+        config: All settings.
+        bars: Gives each stage, by name, its progress.
+
+    Yields:
+        What became of each stage, as it ends.
+    """
+    for name in STAGE_NAMES:
+        yield run_stage(config, name, bars(name))
+
+
+def prepare(config: Config, progress: Progress | None = None) -> Outcome:
+    """Reads, filters and splits the data, and draws the candidates."""
+    return run_stage(config, "prepare", progress)
+
+
+def summarize(config: Config, progress: Progress | None = None) -> Outcome:
+    """Summarizes the histories of all cases that a later stage reads."""
+    return run_stage(config, "summarize", progress)
+
+
+def train(config: Config, progress: Progress | None = None) -> Outcome:
+    """Fine-tunes the model on the training cases."""
+    return run_stage(config, "train", progress)
+
+
+def rank(config: Config, progress: Progress | None = None) -> Outcome:
+    """Orders the candidates of the test queries with every ranker."""
+    return run_stage(config, "rank", progress)
+
+
+def evaluate(config: Config, progress: Progress | None = None) -> Outcome:
+    """Computes the metrics and writes the reports."""
+    return run_stage(config, "evaluate", progress)

@@ -1,0 +1,185 @@
+"""The staircase: which stage reads what, what is fresh, what is stale and why."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from trsr.config import Config
+from trsr.errors import StaleRunError
+from trsr.progress import Progress
+from trsr.store.rundir import RunDirectory, StageRecord
+
+PACKAGES = ("trsr", "torch", "transformers", "peft", "polars", "numpy", "openvino-genai", "openai")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage's work is given.
+
+    Attributes:
+        config: All settings.
+        run: The run directory, for reading earlier stages' files.
+        out: The empty folder that the stage writes its files into.
+        work: A folder that survives a kill, for going on.
+        progress: Told how far the work is.
+    """
+
+    config: Config
+    run: RunDirectory
+    out: Path
+    work: Path
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the staircase.
+
+    Attributes:
+        name: The command line's verb.
+        reads: The files of earlier stages that it reads; those that do not exist are left out.
+        writes: The files that it writes.
+        settings: The settings that its output depends on, as plain values.
+        work: Does it; returns counts for the manifest.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    settings: Callable[[Config], dict[str, Any]]
+    work: Callable[[Job], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a stage: `made` says whether work was done, `why` says why."""
+
+    stage: str
+    made: bool
+    why: str
+    info: Mapping[str, Any]
+
+
+def advance(
+    stages: Sequence[Stage], name: str, config: Config, run: RunDirectory, progress: Progress
+) -> Outcome:
+    """Does one stage, unless what it made before still holds.
+
+    Raises:
+        StaleRunError: If an earlier stage is missing or was made with other settings.
+    """
+    stage = next(one for one in stages if one.name == name)
+    earlier = list(itertools.takewhile(lambda one: one.name != name, stages))
+    refuse_stale(earlier, config, run, name)
+    why = reason(stage, config, run)
+    if not why:
+        return Outcome(name, False, "up to date", run.records()[name].info)
+    started = time.perf_counter()
+    parents = run.hashes(list(stage.reads))
+    with run.writing(name) as out:
+        info = stage.work(Job(config, run, out, run.workspace(name), progress))
+        info |= {"seconds": round(time.perf_counter() - started, 2)}
+        info |= {"seed": config.run.seed, "versions": versions()}
+        run.publish(name, out, StageRecord(stage.settings(config), parents, {}, info))
+    return Outcome(name, True, why, info)
+
+
+def refuse_stale(stages: Sequence[Stage], config: Config, run: RunDirectory, name: str) -> None:
+    """Refuses to build on stages that are missing or made with other settings.
+
+    A stage without a record whose files are there was made elsewhere, and is taken as it is.
+
+    Raises:
+        StaleRunError: Naming each such stage and why.
+    """
+    stale = []
+    for stage in stages:
+        why = reason(stage, config, run)
+        if why and not _made_elsewhere(stage, run):
+            stale.append(f"{stage.name} ({why})")
+    if stale:
+        raise StaleRunError(
+            f"{name} needs {', '.join(stale)}; give `trsr run` with the same settings, or that "
+            "stage's own command first"
+        )
+
+
+def reason(stage: Stage, config: Config, run: RunDirectory) -> str:
+    """Why a stage must be made (again); empty when what it made still holds."""
+    record = run.records().get(stage.name)
+    if record is None:
+        return "not made yet"
+    changed = differences(record.settings, _as_stored(stage.settings(config)))
+    if changed:
+        return f"settings changed: {'; '.join(changed)}"
+    now = run.hashes(list(stage.reads))
+    other = sorted({*now, *record.parents} - {n for n in now if record.parents.get(n) == now[n]})
+    if other:
+        return f"made from another {', '.join(other)}"
+    if not run.intact(record):
+        return "its files are gone"
+    return ""
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The settings that differ, as `key: old → new`."""
+    found = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {_short(before)} → {_short(after)}")
+    return found
+
+
+def fingerprint(paths: Sequence[Path | None]) -> dict[str, list[int]]:
+    """Size and time of change of source files, to notice that the data is another."""
+    found: dict[str, list[int]] = {}
+    for path in paths:
+        if path is None or not path.exists():
+            continue
+        files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+        for file in files:
+            status = os.stat(file)
+            found[file.name] = [status.st_size, status.st_mtime_ns]
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a result; nothing is imported for it."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _made_elsewhere(stage: Stage, run: RunDirectory) -> bool:
+    known = stage.name in run.records() or stage.name in run.unfinished()
+    return not known and bool(stage.writes) and all((run / name).exists() for name in stage.writes)
+
+
+def _as_stored(value: Any) -> Any:
+    """Plain values as JSON gives them back."""
+    if isinstance(value, Mapping):
+        return {str(key): _as_stored(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_stored(one) for one in value]
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    return str(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,181 @@
+"""The method at run time: a query in, a ranked list out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from trsr.config import Config, load_config
+from trsr.data import Catalog, Dataset
+from trsr.errors import ModelError, StoreError
+from trsr.llm import LanguageModel, ModelSettings, ScoringModel, open_model
+from trsr.llm.stored import stored
+from trsr.progress import Progress, Silent
+from trsr.prompts import PromptWriter
+from trsr.rank import RankContext, Ranker, make_ranker
+from trsr.store.outputs import OutputStore
+from trsr.summarize import summarize
+from trsr.types import Item, Query, RankedList, Summary, UserHistory
+
+ANSWER_TOKENS = 8
+"""Room left in the judge prompt for the answer."""
+
+
+def open_stored(config: Config, settings: ModelSettings, adapter: Path | None = None) -> Any:
+    """Opens a model with the run's output store around it."""
+    return stored(open_model(settings, adapter), OutputStore(config.run.outputs))
+
+
+def summary_writer(config: Config, model: LanguageModel) -> PromptWriter:
+    """What is said to the summarizing model."""
+    reserve = config.summarize.sampling.max_tokens
+    return PromptWriter(config.prompts, model.count_tokens, model.context_tokens, reserve)
+
+
+def judge_writer(config: Config, model: LanguageModel) -> PromptWriter:
+    """What is said to the ranking model."""
+    return PromptWriter(config.prompts, model.count_tokens, model.context_tokens, ANSWER_TOKENS)
+
+
+def judge(config: Config, adapter: Path | None) -> tuple[ScoringModel, PromptWriter]:
+    """The ranking model and its words, tuned where an adapter is given.
+
+    Raises:
+        ModelError: If the backend gives no log-probabilities.
+    """
+    model = open_stored(config, config.model, adapter)
+    if not isinstance(model, ScoringModel):
+        raise ModelError(
+            f"the backend {config.model.backend!r} gives no log-probabilities of answers, so it "
+            "cannot rank; choose another one in [model]"
+        )
+    return model, judge_writer(config, model)
+
+
+class Recommender:
+    """Ranks candidates for users and items, seen before or not.
+
+    Args:
+        config: The run's settings.
+        dataset: The run's catalogue and the interactions that popularity is counted on.
+        adapter: The trained LoRA adapter; None ranks with the model as it came.
+        ranker: A ranker's name; left out: `llm` where there is an adapter, else `untuned`.
+    """
+
+    def __init__(
+        self, config: Config, dataset: Dataset, adapter: Path | None = None, ranker: str = ""
+    ) -> None:
+        self.config = config
+        self.dataset = dataset
+        self._adapter = adapter
+        self._name = ranker or ("llm" if adapter else "untuned")
+
+    @classmethod
+    def load(cls, folder: Path | str, ranker: str = "") -> Recommender:
+        """Opens a run directory whose stages are done.
+
+        Raises:
+            StoreError: If the folder is not a run directory, or holds no prepared data.
+        """
+        folder = Path(folder)
+        if not (folder / "config.toml").is_file() or not (folder / "items.parquet").is_file():
+            raise StoreError(
+                f"{folder}: not a run directory with prepared data; make one with `trsr run CONFIG`"
+            )
+        config = load_config(folder / "config.toml")
+        adapter = folder / "adapter"
+        return cls(config, Dataset.load(folder), adapter if adapter.is_dir() else None, ranker)
+
+    @property
+    def catalog(self) -> Catalog:
+        """The run's items."""
+        return self.dataset.catalog
+
+    def recommend(
+        self, queries: Iterable[Query], progress: Progress | None = None
+    ) -> Iterator[RankedList]:
+        """Ranks each query's candidates, one list a query, in the queries' order.
+
+        A query without a summary is given one first, when the run's strategy writes summaries; with
+        the output store only the steps never asked before are asked.
+        """
+        return self._ranker.rank(self.summarized(list(queries), progress or Silent()))
+
+    def summarized(self, queries: Sequence[Query], progress: Progress) -> list[Query]:
+        """The queries, each with a summary where the run's strategy writes one."""
+        wanted = [query for query in queries if query.summary is None]
+        told = self._name in ("llm", "untuned") and self.config.prompts.use_summary
+        if not wanted or not told or self.config.summarize.strategy == "none":
+            return list(queries)
+        found = self.summaries([(query.id, query.history) for query in wanted], progress)
+        return [
+            dataclasses.replace(query, summary=found[query.id]) if query.id in found else query
+            for query in queries
+        ]
+
+    def summaries(
+        self, histories: Sequence[tuple[str, UserHistory]], progress: Progress
+    ) -> dict[str, Summary]:
+        """The histories' summaries, by the key given with each."""
+        model, writer = self._summarizer
+        progress.begin(len(histories), "histories")
+        return dict(
+            summarize(
+                histories,
+                model=model,
+                writer=writer,
+                settings=self.config.summarize,
+                progress=progress,
+            )
+        )
+
+    def propose(self, history: UserHistory, n: int = 0) -> tuple[Item, ...]:
+        """Candidates for a user nobody gave candidates for: the most popular unseen items.
+
+        Args:
+            history: The user's history.
+            n: How many; 0: as `rank.proposals` says.
+        """
+        seen = {item.id for item in history.items}
+        wanted = n or self.config.rank.proposals
+        unseen = (item for item in self._by_popularity if item not in seen)
+        return tuple(self.catalog[item] for item, _ in zip(unseen, range(wanted), strict=False))
+
+    def prompts(self, query: Query) -> list[Any]:
+        """The judge prompts of a query, one a candidate."""
+        return self._judge(self._adapter is not None)[1].judge(query)
+
+    @functools.cached_property
+    def _by_popularity(self) -> list[str]:
+        counts = self.dataset.interactions["item"].value_counts(sort=True)
+        ranked = counts.sort(["count", "item"], descending=[True, False])["item"].to_list()
+        known = set(ranked)
+        return ranked + [item for item in self.catalog.ids if item not in known]
+
+    @functools.cached_property
+    def _summarizer(self) -> tuple[Any, PromptWriter]:
+        model = open_stored(self.config, self.config.summarizer)
+        return model, summary_writer(self.config, model)
+
+    @functools.cached_property
+    def _ranker(self) -> Ranker:
+        context = RankContext(
+            self.catalog.ids,
+            self.dataset.interactions,
+            self.config.run.seed,
+            self._judge,
+            self.config.rank.queries_per_batch,
+        )
+        return make_ranker(self._name, context)
+
+    def _judge(self, tuned: bool) -> tuple[ScoringModel, PromptWriter]:
+        if tuned and self._adapter is None:
+            raise StoreError("there is no trained adapter in this run; use the ranker `untuned`")
+        return self._judges(self._adapter if tuned else None)
+
+    @functools.cache  # noqa: B019 - a recommender lives as long as its models
+    def _judges(self, adapter: Path | None) -> tuple[ScoringModel, PromptWriter]:
+        return judge(self.config, adapter)

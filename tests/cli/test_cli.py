@@ -1,0 +1,182 @@
+"""The command line: what it prints, its exit codes, and no traceback for what people can mend."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SCRIPTED = """
+[data]
+interactions = "clicks.csv"
+items = "products.jsonl"
+min_history = 4
+negatives = 6
+train_negatives = 2
+
+[model]
+backend = "scripted"
+name = "scripted"
+
+[summarize]
+block_items = 3
+
+[train]
+epochs = 0
+
+[rank]
+rankers = ["random", "popular", "untuned"]
+"""
+
+
+def trsr(*words, cwd, code=0):
+    done = subprocess.run(
+        [sys.executable, "-c", "from trsr.cli import main; main()", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", "HOME": str(cwd)},
+    )
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def folder(tmp_path):
+    from pipeline_data import write_data
+
+    write_data(tmp_path, items=60)
+    (tmp_path / "mine.toml").write_text(SCRIPTED)
+    return tmp_path
+
+
+def test_a_run_prints_its_stages_and_the_table_and_a_second_one_skips_all(folder):
+    first = trsr("run", "mine.toml", cwd=folder)
+    for stage in ("prepare", "summarize", "train", "rank", "evaluate"):
+        assert f"{stage}: done in" in first.stderr
+    assert "untuned" in first.stdout
+    assert "recall@5" in first.stdout
+    second = trsr("run", "mine.toml", cwd=folder)
+    assert second.stderr.count("up to date") == 5
+    assert second.stdout == first.stdout
+
+
+def test_a_changed_setting_makes_the_stages_below_again_and_says_so(folder):
+    trsr("run", "mine.toml", cwd=folder)
+    again = trsr("run", "mine.toml", "summarize.strategy=recurrent", cwd=folder)
+    assert "prepare: up to date" in again.stderr
+    assert "summarize.strategy: 'hierarchical' → 'recurrent'" in again.stderr
+    assert "rank: made again, made from another summaries.parquet" in again.stderr
+
+
+def test_a_stage_refuses_stale_parents_by_name(folder):
+    trsr("run", "mine.toml", cwd=folder)
+    refused = trsr("rank", "mine.toml", "data.negatives=5", cwd=folder, code=2)
+    assert "rank needs prepare (settings changed: data.negatives: 6 → 5)" in refused.stderr
+    missing = trsr("evaluate", "mine.toml", "run.folder=other", cwd=folder, code=2)
+    assert "not made yet" in missing.stderr
+
+
+def test_a_file_made_elsewhere_is_taken(folder):
+    import polars as pl
+
+    trsr("prepare", "mine.toml", cwd=folder)
+    run = folder / "runs" / "mine"
+    cases = pl.read_parquet(run / "cases.test.parquet")
+    columns = {
+        "query": cases["query"],
+        "user": cases["user"],
+        "text": ["The user likes hinges."] * len(cases),
+        "covers": [3] * len(cases),
+        "sources": [[]] * len(cases),
+    }
+    schema = {"sources": pl.List(pl.String)}
+    pl.DataFrame(columns, schema_overrides=schema).write_parquet(run / "summaries.parquet")
+    trsr("train", "mine.toml", cwd=folder)
+    trsr("rank", "mine.toml", cwd=folder)
+    shown = trsr("show", "runs/mine", cases["user"][0], cwd=folder)
+    assert "The user likes hinges." in shown.stdout
+
+
+def test_check_tells_counts_and_runs_nothing(folder):
+    checked = trsr("check", "mine.toml", cwd=folder)
+    assert "14" in checked.stdout
+    assert not (folder / "runs").exists()
+
+
+def test_mistakes_of_the_settings_end_with_two_and_are_told_together(folder):
+    wrong = trsr("run", "mine.toml", "train.epoch=2", "data.spilt=rows", cwd=folder, code=2)
+    assert "did you mean epochs" in wrong.stderr
+    assert "did you mean split" in wrong.stderr
+
+
+def test_missing_files_are_named(folder):
+    (folder / "clicks.csv").unlink()
+    for command in ("check", "run"):
+        wrong = trsr(command, "mine.toml", cwd=folder, code=2)
+        assert "clicks.csv" in wrong.stderr
+
+
+def test_recommend_ranks_for_known_users_and_for_histories_never_seen(folder):
+    trsr("run", "mine.toml", cwd=folder)
+    known = trsr("recommend", "runs/mine", "u3", "--top", "4", cwd=folder)
+    assert len(known.stdout.strip().splitlines()) == 5
+    history = {"user": "new", "items": ["p1", {"id": "x1", "title": "A brass hinge"}]}
+    (folder / "h.jsonl").write_text(json.dumps(history) + "\n")
+    (folder / "c.jsonl").write_text('p2\n{"id": "x2", "title": "A steel hinge"}\n')
+    new = trsr("recommend", "runs/mine", "h.jsonl", "--candidates", "c.jsonl", "--json", cwd=folder)
+    ranked = json.loads(new.stdout)
+    assert ranked["user"] == "new"
+    assert {entry["item"] for entry in ranked["ranked"]} == {"p2", "x2"}
+    for who in ("nobody", "nowhere.jsonl"):
+        assert who in trsr("recommend", "runs/mine", who, cwd=folder, code=2).stderr
+
+
+def test_show_tells_the_whole_story_of_a_user(folder):
+    trsr("run", "mine.toml", cwd=folder)
+    shown = trsr("show", "runs/mine", "u2", cwd=folder).stdout
+    for part in (
+        "history of",
+        "block 1",
+        "summaries (hierarchical)",
+        "prompt of",
+        "ranked by untuned",
+    ):
+        assert part in shown
+    assert "nobody" in trsr("show", "runs/mine", "nobody", cwd=folder, code=2).stderr
+
+
+def test_init_writes_a_configuration_that_runs_unchanged(folder):
+    written = trsr("init", "clicks.csv", "products.jsonl", cwd=folder)
+    assert "customer" in written.stdout
+    trsr("check", "clicks.toml", cwd=folder)
+    again = trsr("init", "clicks.csv", "products.jsonl", cwd=folder, code=2)
+    assert "exists" in again.stderr
+    scripted = ["model.backend=scripted", "train.epochs=0", "rank.rankers=['popular', 'untuned']"]
+    run = trsr(
+        "run", "clicks.toml", *scripted, "data.min_history=4", "data.negatives=6", cwd=folder
+    )
+    assert "untuned" in run.stdout
+
+
+def test_ls_lists_every_kind_and_hints_at_near_names(folder):
+    everything = trsr("ls", cwd=folder).stdout
+    for name in ("recbole", "recurrent", "transformers", "popular", "recall@k", "industrial"):
+        assert name in everything
+    assert "did you mean rankers" in trsr("ls", "ranker", cwd=folder, code=2).stderr
+
+
+def test_get_hints_at_near_names(folder):
+    assert "did you mean ml-100k" in trsr("get", "ml100k", cwd=folder, code=2).stderr
+
+
+def test_two_runs_in_one_directory(folder):
+    from trsr.store.rundir import RunDirectory
+
+    with RunDirectory(folder / "runs" / "mine").locked():
+        refused = trsr("run", "mine.toml", cwd=folder, code=2)
+    assert "another trsr is writing" in refused.stderr

@@ -1,0 +1,23 @@
+"""Made-up data for whole runs: users who take things, in a CSV and a JSON-lines file."""
+
+from __future__ import annotations
+
+import json
+import random
+
+WORDS = "steel copper bolt drill glove tape lamp valve brush cable mask hinge".split()
+
+
+def write_data(folder, users=14, items=30, seed=3):
+    """Writes clicks.csv (customer, sku, when) and products.jsonl (sku, title, brand)."""
+    draw = random.Random(seed)
+    with (folder / "products.jsonl").open("w") as file:
+        for item in range(items):
+            title = f"{WORDS[item % len(WORDS)]} {draw.choice(WORDS)} no. {item}"
+            row = {"sku": f"p{item}", "title": title, "brand": draw.choice(["Ajax", "Bolt & Co"])}
+            file.write(json.dumps(row) + "\n")
+    with (folder / "clicks.csv").open("w") as file:
+        file.write("customer,sku,when\n")
+        for user in range(users):
+            for when, item in enumerate(draw.sample(range(items), draw.randint(8, 14))):
+                file.write(f"u{user},p{item},{1000 * user + when}\n")

@@ -1,0 +1,113 @@
+"""Settings: read whole, checked whole, every mistake told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from trsr.config import load_config, recipes
+from trsr.errors import ConfigError
+
+
+def write(tmp_path, text, name="mine.toml"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+GOOD = '[data]\ninteractions = "clicks.csv"\nitems = "/abs/items.csv"\n'
+
+
+def test_paths_of_a_file_are_relative_to_it_and_of_the_command_line_to_the_folder(tmp_path):
+    config = load_config(write(tmp_path, GOOD), ["data.items=here.csv"])
+    assert config.data.interactions == tmp_path / "clicks.csv"
+    assert config.data.items == Path.cwd() / "here.csv"
+    assert config.run.folder == Path.cwd() / "runs" / "mine"
+    assert config.run.outputs == Path.cwd() / "runs" / "outputs.sqlite"
+
+
+def test_overrides_are_toml_values_or_plain_text(tmp_path):
+    settings = [
+        "summarize.strategy=recurrent",
+        "train.epochs=2",
+        "rank.rankers=['random']",
+        "summarize.sampling.max_tokens=12",
+        "data.min_rating=3.5",
+    ]
+    config = load_config(write(tmp_path, GOOD), settings)
+    assert config.summarize.strategy == "recurrent"
+    assert config.train.epochs == 2
+    assert config.rank.rankers == ("random",)
+    assert config.summarize.sampling.max_tokens == 12
+    assert config.data.min_rating == 3.5
+
+
+def test_all_mistakes_are_told_at_once_with_near_names(tmp_path):
+    text = GOOD + "splitt = 'rows'\n[summarise]\nx = 1\n[train]\nepochs = 'two'\nlearnig_rate = 1\n"
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text))
+    message = str(caught.value)
+    assert "4 mistakes" in message
+    assert "data.splitt: unknown setting: did you mean split?" in message
+    assert "summarise: unknown setting: did you mean summarize?" in message
+    assert "train.learnig_rate: unknown setting: did you mean learning_rate?" in message
+    assert "train.epochs:" in message
+    assert "'two'" in message
+
+
+def test_parts_that_do_not_exist_and_contradictions_are_told_at_once(tmp_path):
+    settings = [
+        "summarize.strategy=recurent",
+        "rank.rankers=['lm']",
+        "evaluate.metrics=['recal@5']",
+        "prompts.domain=book",
+        "data.reader=csv",
+    ]
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, GOOD), settings)
+    message = str(caught.value)
+    for part in ("recurrent", "llm", "recal@5", "book", "table"):
+        assert part in message
+    with pytest.raises(ConfigError, match=r"train\.epochs is 0"):
+        load_config(write(tmp_path, GOOD), ["train.epochs=0"])
+
+
+@pytest.mark.parametrize("bad", ["epochs=2", "train.epochs", "=3", "train.=1", ".x=1"])
+def test_a_malformed_override_is_named(tmp_path, bad):
+    with pytest.raises(ConfigError, match="section.key=value"):
+        load_config(write(tmp_path, GOOD), [bad])
+
+
+def test_a_table_is_not_overridden_by_a_value(tmp_path):
+    with pytest.raises(ConfigError, match="sampling is a table"):
+        load_config(
+            write(tmp_path, GOOD + "[summarize.sampling]\nseed = 1\n"), ["summarize.sampling=3"]
+        )
+
+
+def test_a_file_that_is_not_toml_or_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="not TOML.*line 1"):
+        load_config(write(tmp_path, "[data\n"))
+    with pytest.raises(ConfigError, match="did you mean demo"):
+        load_config("demoo")
+    bad = tmp_path / "latin.toml"
+    bad.write_bytes(b"# \xe9\n")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(bad)
+
+
+def test_the_resolved_settings_give_the_same_run(tmp_path):
+    config = load_config(write(tmp_path, GOOD), ["data.min_rating=4", "train.epochs=3"])
+    again = write(tmp_path, config.to_toml(), "again.toml")
+    assert load_config(again) == config
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_every_recipe_is_right_and_opens_with_its_command(name, monkeypatch):
+    monkeypatch.chdir(os.sep)
+    load_config(name)
+    opening = recipes()[name].read_text("utf-8").splitlines()[0]
+    assert opening.startswith("# ")
+    assert f"trsr run recipes/{name}.toml" in opening

@@ -1,0 +1,67 @@
+"""What must hold of the house itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parent.parent / "src" / "trsr"
+HEAVY = ("torch", "transformers", "peft", "openvino_genai", "openai", "sqlite3")
+
+
+def test_no_source_file_is_over_400_lines():
+    long = {
+        path.name: lines
+        for path in SOURCES.rglob("*.py")
+        if (lines := len(path.read_text("utf-8").splitlines())) > 400
+    }
+    assert long == {}
+
+
+@pytest.mark.parametrize("code", ["import trsr", "import trsr.config", "import trsr.cli.app"])
+def test_imports_load_no_heavy_library(code):
+    check = f"import sys; {code}; print(sorted(set(sys.modules) & set({HEAVY[:5]!r})))"
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_loads_no_heavy_library():
+    check = (
+        "import sys\nfrom trsr.cli import main\nsys.argv = ['trsr', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n"
+        f"    print(sorted(set(sys.modules) & set({HEAVY!r})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "summarize" in done.stdout
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_public_names_are_few_and_known():
+    import trsr
+
+    assert sorted(trsr.__all__) == [
+        "Case",
+        "Config",
+        "Item",
+        "Query",
+        "RankedList",
+        "Recommender",
+        "Summary",
+        "TrsrError",
+        "UserHistory",
+        "evaluate",
+        "load_config",
+        "prepare",
+        "rank",
+        "summarize",
+        "train",
+    ]
+    for name in trsr.__all__:
+        assert getattr(trsr, name) is not None
