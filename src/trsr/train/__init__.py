@@ -1,1 +1,6 @@
-"""Room: train."""
+"""LoRA fine-tuning of the yes/no ranker: cases in, an adapter in PEFT's own format out."""
+
+from trsr.train.fit import train
+from trsr.train.result import TrainResult
+
+__all__ = ["TrainResult", "train"]

@@ -1,0 +1,326 @@
+"""Texts from any OpenAI-compatible chat endpoint: many requests at once, none lost, none twice."""
+
+from __future__ import annotations
+
+import json
+import math
+import queue
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trsr.errors import ConfigError, ModelError
+from trsr.llm.base import Feed, Sampling
+from trsr.llm.markup import inert
+from trsr.llm.settings import ModelSettings
+from trsr.llm.wire import (
+    WELL_KNOWN_MARKUP,
+    address_of,
+    after,
+    asked_wait,
+    here,
+    key_of,
+    wait_before,
+    whole,
+    words_of,
+)
+from trsr.settings import derive_seed
+from trsr.types import Prompt
+
+if TYPE_CHECKING:
+    import openai
+
+LONGEST_ASKED_WAIT = 600.0  # an endpoint that asks for more (a day's quota) is given up at once
+_RETRIED = frozenset({408, 409, 425, 429})  # beside all of 500 and above
+_BYTES_A_TOKEN = 3
+_TOKENS_A_MESSAGE = 8
+_TOKENS_A_PROMPT = 32  # a layout may put a system message of its own before ours
+_ADVICE = {
+    400: "Look at model.context_tokens, model.prefill, model.extra and the sampling",
+    401: "Look at the key in the environment variable {key_env} (model.key_env)",
+    403: "Look at the key in the environment variable {key_env} (model.key_env)",
+    404: "Look at model.base_url (most end in /v1) and model.name",
+    413: "Look at model.context_tokens",
+    422: "Look at model.prefill, model.extra and the sampling",
+}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a model's requests came to, as far as the endpoint said.
+
+    Attributes:
+        prompt_tokens: Tokens of all answered prompts.
+        answer_tokens: Tokens of all answers.
+        requests: Requests sent, failed ones included.
+        retries: Requests sent again after a failed one.
+        cost: By the settings' prices, in their currency.
+    """
+
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    requests: int = 0
+    retries: int = 0
+    cost: float = 0.0
+
+
+class _AgainError(Exception):
+    """A try failed in a way that another one may not."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait  # seconds that the endpoint asked for
+
+
+def open_model(settings: ModelSettings, adapter: Path | None = None) -> OpenAIModel:
+    """Opens an endpoint; nothing is sent yet.
+
+    Raises:
+        ConfigError: If the address or the key is missing or wrong, or an adapter is given.
+        ModelError: If the `openai` package is not installed.
+    """
+    if adapter is not None:
+        raise ConfigError(
+            "model.backend: an endpoint cannot take the adapter that was trained here: serve it "
+            "there, or use the transformers backend"
+        )
+    return OpenAIModel(settings)
+
+
+class OpenAIModel:
+    """A `LanguageModel` behind an OpenAI-compatible chat endpoint; it gives no scores.
+
+    `max_tokens`, `temperature`, `top_p` and `seed` are sent. The repetition settings have no
+    field that endpoints agree on and are left out; `model.extra` holds whatever an endpoint knows
+    by another name, such as `repetition_penalty`.
+
+    Raises:
+        ConfigError: If the address or the key is missing or wrong.
+        ModelError: If the `openai` package is not installed.
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self.settings = settings
+        self.address = address_of(settings.base_url)
+        self._key = key_of(settings, self.address)
+        self._client = _client(settings, self.address, self._key)
+        weakref.finalize(self, self._client.close)
+        self._limit = "max_tokens"
+        self._lock = threading.Lock()
+        self._usage = Usage()
+
+    @property
+    def identity(self) -> str:
+        """Endpoint, model and the settings that its texts depend on."""
+        extra = json.dumps(self.settings.extra, sort_keys=True)
+        begun = "continues" if self.settings.prefill else "starts anew"
+        return f"openai {self.settings.name} at {self.address}, {begun}, {extra}"
+
+    @property
+    def context_tokens(self) -> int:
+        """The bound set in the settings: an endpoint does not tell its own."""
+        return self.settings.context_tokens
+
+    @property
+    def usage(self) -> Usage:
+        """What all requests until now came to."""
+        return self._usage
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """A careful estimate: a token for three bytes of UTF-8, eight a message, 32 a prompt.
+
+        English text has a token for four to five bytes; the tokenizer itself is not known here.
+        """
+        sizes = (len(m.content.encode("utf-8", "replace")) for m in prompt.messages)
+        return _TOKENS_A_PROMPT + sum(
+            math.ceil(size / _BYTES_A_TOKEN) + _TOKENS_A_MESSAGE for size in sizes
+        )
+
+    def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
+        """Yields (position, text) as each is answered, `concurrency` requests at once.
+
+        When a request fails for good no new ones are sent, answers still on their way are yielded
+        and then the failure is raised: nothing that was answered, and paid for, is lost.
+
+        Raises:
+            ModelError: If the endpoint refuses a request, or fails at each of the tries; the
+                message names the endpoint, the tries and the last reason, and never the key.
+        """
+        source = iter(prompts)
+        finished: queue.SimpleQueue[tuple[int, str | BaseException]] = queue.SimpleQueue()
+        stop = threading.Event()
+        sent = under_way = 0
+        ended = False
+        failure: BaseException | None = None
+        try:
+            while True:
+                while not (ended or failure) and under_way < self.settings.concurrency:
+                    try:
+                        prompt = next(source)
+                    except StopIteration:
+                        ended = True
+                        break
+                    if prompt is None:
+                        break
+                    _start(lambda p=prompt: self._ask(p, sampling, stop), sent, finished)
+                    sent, under_way = sent + 1, under_way + 1
+                if not under_way:
+                    break
+                index, outcome = finished.get()
+                under_way -= 1
+                if isinstance(outcome, str):
+                    yield index, outcome
+                else:
+                    failure = failure or outcome
+                    stop.set()
+        finally:
+            stop.set()  # also when the caller stops reading: no try after those under way
+        if failure is not None:
+            raise failure
+        if not ended:
+            raise RuntimeError("the feed waits for an answer, but none is being made")
+
+    def _ask(self, prompt: Prompt, sampling: Sampling, stop: threading.Event) -> str:
+        """One prompt's text, with as many tries as the settings allow."""
+        body = self._body(prompt, sampling)
+        tries = self.settings.retries + 1
+        reason = ""
+        for attempt in range(tries):
+            try:
+                self._count(requests=1, retries=int(attempt > 0))
+                return after(prompt.begun, self._try(body))
+            except _AgainError as error:
+                reason = str(error)
+                if error.wait > LONGEST_ASKED_WAIT:
+                    reason += f"; it asks to wait {error.wait:.0f} s"
+                    tries = attempt + 1
+                    break
+                if attempt + 1 < tries and stop.wait(wait_before(error.wait, attempt, body)):
+                    raise ModelError(f"{self.address}: stopped; {reason}") from None
+        raise ModelError(
+            f"{self.address} gave no answer in {tries} tries (model.retries), the last time: "
+            f"{reason}. What was answered is kept: run the same command again to go on"
+        )
+
+    def _body(self, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
+        messages = prompt.messages
+        if prompt.begun and not self.settings.prefill:
+            messages = messages[:-1]
+        said = [
+            {"role": message.role, "content": inert(message.content, WELL_KNOWN_MARKUP)}
+            for message in messages
+        ]
+        body: dict[str, Any] = {"model": self.settings.name, "messages": said}
+        body["temperature"] = sampling.temperature
+        if sampling.temperature > 0:
+            body["top_p"] = sampling.top_p
+            body["seed"] = derive_seed(sampling.seed, json.dumps(said)) % 2**31
+        body["max_tokens"] = sampling.max_tokens
+        return body
+
+    def _try(self, body: dict[str, Any]) -> str:
+        """Sends one request.
+
+        Raises:
+            _AgainError: If another try may do better.
+            ModelError: If it cannot.
+        """
+        import openai
+
+        limit = self._limit
+        fields = {limit if name == "max_tokens" else name: value for name, value in body.items()}
+        create = self._client.chat.completions.with_raw_response.create
+        try:
+            answer = create(**fields, extra_body=self.settings.extra)
+        except openai.APITimeoutError:
+            raise _AgainError(
+                f"no answer within {self.settings.timeout:g} s (model.timeout)"
+            ) from None
+        except openai.APIConnectionError as error:
+            raise _AgainError(f"{self._without_key(str(error.__cause__ or error))}") from None
+        except openai.APIStatusError as error:
+            newer = "max_completion_tokens"  # the only name that the newest models take
+            if error.status_code == 400 and limit != newer and newer in error.response.text:
+                self._limit = newer
+                return self._try(body)
+            raise self._refusal(error) from None
+        return self._text(answer.text)
+
+    def _refusal(self, error: openai.APIStatusError) -> Exception:
+        """What an HTTP status other than success means for us."""
+        status = error.status_code
+        said = self._without_key(words_of(error.response.text))
+        if status in _RETRIED or status >= 500:
+            return _AgainError(f"HTTP {status}: {said}", asked_wait(error.response.headers))
+        advice = _ADVICE.get(status, "Look at model.base_url").format(key_env=self.settings.key_env)
+        return ModelError(f"{self.address} refused (HTTP {status}): {said}. {advice}")
+
+    def _text(self, answer: str) -> str:
+        """The text of a successful answer, its tokens counted."""
+        try:
+            content = json.loads(answer)
+        except ValueError as error:
+            raise _AgainError(f"malformed JSON ({error})") from None
+        try:
+            text = content["choices"][0]["message"]["content"]
+        except (LookupError, TypeError):
+            text = None
+        if not isinstance(text, str):
+            raise _AgainError(f"an answer without a text: {self._without_key(words_of(answer))}")
+        used = content.get("usage") or {}
+        self._count(
+            prompt_tokens=whole(used, "prompt_tokens"),
+            answer_tokens=whole(used, "completion_tokens"),
+        )
+        return text
+
+    def _count(
+        self, prompt_tokens: int = 0, answer_tokens: int = 0, requests: int = 0, retries: int = 0
+    ) -> None:
+        price = prompt_tokens * self.settings.price_in + answer_tokens * self.settings.price_out
+        with self._lock:
+            old = self._usage
+            self._usage = Usage(
+                old.prompt_tokens + prompt_tokens,
+                old.answer_tokens + answer_tokens,
+                old.requests + requests,
+                old.retries + retries,
+                old.cost + price / 1e6,
+            )
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+def _client(settings: ModelSettings, address: str, key: str) -> openai.OpenAI:
+    try:
+        import openai
+    except ImportError as error:
+        raise ModelError(
+            "the openai backend needs the openai package: pip install 'trsr[openai]'"
+        ) from error
+    return openai.OpenAI(
+        api_key=key or "none",  # the package insists on one; a server on this machine ignores it
+        base_url=address,
+        timeout=settings.timeout,
+        max_retries=0,  # ours are counted, and cover malformed answers too
+        # A proxy for the world outside must not get what is said on this machine.
+        http_client=openai.DefaultHttpxClient(trust_env=not here(address)),
+    )
+
+
+def _start(
+    work: Any, index: int, finished: queue.SimpleQueue[tuple[int, str | BaseException]]
+) -> None:
+    """Runs one request in a thread that does not keep a stopped program alive."""
+
+    def run() -> None:
+        try:
+            finished.put((index, work()))
+        except BaseException as error:  # it is raised again where the answers are read
+            finished.put((index, error))
+
+    threading.Thread(target=run, daemon=True, name=f"trsr-openai-{index}").start()

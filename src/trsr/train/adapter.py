@@ -1,0 +1,117 @@
+"""The LoRA adapter: put on a network, read out, put back, written in PEFT's own format."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import (
+    LoraConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from trsr.errors import ConfigError
+from trsr.settings import derive_seed
+from trsr.train.settings import TrainSettings
+
+
+class Adapter:
+    """LoRA weights on a network, which is changed in place: its own forward pass has them.
+
+    The weights are kept in fp32 whatever the network's dtype. The rows of A are drawn from the
+    run's seed and B is zero (Hu et al. 2021, section 4.1), so the network first answers as before.
+
+    Args:
+        network: A `transformers` causal language model.
+        settings: Rank, alpha, dropout and targets.
+        base: The base model's name, written into the adapter's configuration.
+        seed: The run's seed.
+
+    Raises:
+        ConfigError: If a target is no linear layer of the network, or is its head.
+    """
+
+    def __init__(self, network: Any, settings: TrainSettings, base: str, seed: int) -> None:
+        check_targets(network, settings.targets)
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=list(settings.targets),
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        # PEFT draws on the CPU, so the device does not change the draw.
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # peft 0.21 asks transformers 5.23 for something by its older name
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+            torch.manual_seed(derive_seed(seed, "adapter"))
+            self._model = get_peft_model(network, config)
+        self._base = base
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trained parameters by name, in a fixed order."""
+        named = self._model.named_parameters()
+        return {name: parameter for name, parameter in named if parameter.requires_grad}
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the weights, on the CPU, under PEFT's names."""
+        found = get_peft_model_state_dict(self._model)
+        return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Puts back weights that `weights()` gave."""
+        set_peft_model_state_dict(self._model, dict(weights))
+
+    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Writes `adapter_model.safetensors` and `adapter_config.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(dict(weights), folder / "adapter_model.safetensors", {"format": "pt"})
+        config = self._model.peft_config["default"]
+        config.base_model_name_or_path = self._base
+        training, config.inference_mode = config.inference_mode, True
+        config.save_pretrained(str(folder))
+        config.inference_mode = training
+
+
+def check_targets(network: Any, targets: tuple[str, ...]) -> None:
+    """Checks that each target names linear layers of a network, the head not among them.
+
+    Raises:
+        ConfigError: With the near names of the network's linear layers.
+    """
+    head = network.get_output_embeddings()
+    layers = {
+        name
+        for name, module in network.named_modules()
+        if module is not head and (isinstance(module, nn.Linear) or _is_conv1d(module))
+    }
+    # `model.layers.0.self_attn.q_proj` may be named by any of its endings at a dot.
+    last = {name.rpartition(".")[2] for name in layers}
+    wrong = [
+        target
+        for target in targets
+        if not any(name == target or name.endswith(f".{target}") for name in layers)
+    ]
+    if wrong or not targets:
+        named = ", ".join(repr(target) for target in wrong) or "nothing"
+        near = sorted({close for w in wrong for close in difflib.get_close_matches(w, last)})
+        hint = f"; near names: {', '.join(near)}" if near else ""
+        raise ConfigError(
+            f"train.targets: {named} is no linear layer that LoRA can adapt in this "
+            f"{type(network).__name__}{hint}; there are: {', '.join(sorted(last))}"
+        )
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    """GPT-2 keeps its linear layers as transposed `Conv1D`s, which PEFT adapts too."""
+    return type(module).__name__ == "Conv1D"

@@ -1,0 +1,162 @@
+"""One optimizer step: the cases' losses in micro-batches, the gradient, the move."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trsr.errors import ConfigError, ModelError
+from trsr.settings import derive_seed
+from trsr.train.adapter import Adapter
+from trsr.train.encode import EncodedCase
+from trsr.train.losses import LOSSES
+from trsr.train.optimizer import Optimizer
+from trsr.train.schedule import Schedule
+from trsr.train.settings import TrainSettings
+from trsr.train.state import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step did: its mean loss over cases, and what it read."""
+
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    cases: int
+    tokens: int
+    distinct_tokens: int
+
+
+class Learner:
+    """Makes the steps of a schedule; each depends on the weights, the moments and its number only.
+
+    The gradient is the mean over the step's cases, however they are cut into micro-batches.
+
+    Args:
+        network: A causal language model of transformers; LoRA layers are put into it.
+        cases: What there is to learn.
+        schedule: Which cases each step takes.
+        settings: The loss, LoRA and AdamW.
+        base: The base model's name, for the adapter's configuration.
+        batch_tokens: About how many tokens one forward and backward pass may hold.
+        seed: The run's seed.
+
+    Attributes:
+        adapter: The LoRA weights on the network.
+
+    Raises:
+        ConfigError: If a target is no layer of the network, or it cannot checkpoint gradients.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        cases: Sequence[EncodedCase],
+        schedule: Schedule,
+        settings: TrainSettings,
+        *,
+        base: str,
+        batch_tokens: int,
+        seed: int,
+    ) -> None:
+        self.adapter = Adapter(network, settings, base, seed)
+        self._network = network
+        self._cases = cases
+        self._schedule = schedule
+        self._batch_tokens = batch_tokens
+        self._seed = seed
+        self._loss = LOSSES[settings.loss]
+        # The text loss and gradient checkpointing cannot share what candidates begin alike:
+        # the first learns from every pair's every token, the second keeps no keys and values.
+        self._alone = settings.loss == "text" or settings.gradient_checkpointing
+        self._optimizer = Optimizer(self.adapter.parameters, settings)
+        if settings.gradient_checkpointing:
+            _checkpoint_activations(network)
+        network.train()
+
+    @property
+    def moments(self) -> Weights:
+        """A copy of the optimizer's moments."""
+        return self._optimizer.moments()
+
+    def restore(self, adapter: Weights, moments: Weights) -> None:
+        """Goes back to the weights and moments after some step."""
+        self.adapter.restore(adapter)
+        self._optimizer.restore(moments)
+
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Dropout off, for a validation between two steps."""
+        self._network.eval()
+        try:
+            yield
+        finally:
+            self._network.train()
+
+    def step(self, number: int) -> Step:
+        """Makes a step.
+
+        Raises:
+            ModelError: If a loss or the gradient is not finite; the weights stay as they were.
+        """
+        # Dropout's draws follow the step's number, not what was drawn before: a run that goes on
+        # after a stop draws the same.
+        torch.manual_seed(derive_seed(self._seed, "step", str(number)))
+        cases = [self._cases[position] for position in self._schedule.cases(number)]
+        loss = 0.0
+        for batch in self._batches(cases):
+            losses = self._loss(self._network, batch, self._batch_tokens)
+            loss += self._sum(number, batch, losses.detach().tolist())
+            (losses.sum() / len(cases)).backward()  # type: ignore[no-untyped-call]
+        norm = self._optimizer.gradient_norm()
+        if not math.isfinite(norm):
+            named = ", ".join(case.id for case in cases)
+            raise _not_finite(f"step {number}: the gradient of cases {named} is not finite")
+        rate = self._schedule.rate(number)
+        self._optimizer.step(rate)
+        tokens = sum(case.tokens for case in cases)
+        computed = tokens if self._alone else sum(case.distinct_tokens for case in cases)
+        return Step(loss / len(cases), rate, norm, len(cases), tokens, computed)
+
+    def _sum(self, number: int, batch: Sequence[EncodedCase], losses: Sequence[float]) -> float:
+        for case, loss in zip(batch, losses, strict=True):
+            if not math.isfinite(loss):
+                raise _not_finite(f"step {number}: the loss of case {case.id} is {loss}")
+        return math.fsum(losses)
+
+    def _batches(self, cases: Sequence[EncodedCase]) -> Iterator[list[EncodedCase]]:
+        """Neighbouring cases that fit one pass together; a larger case is a pass of its own."""
+        batch: list[EncodedCase] = []
+        total = 0
+        for case in cases:
+            cost = case.tokens if self._alone else case.distinct_tokens
+            if batch and total + cost > self._batch_tokens:
+                yield batch
+                batch, total = [], 0
+            batch.append(case)
+            total += cost
+        yield batch
+
+
+def _checkpoint_activations(network: Any) -> None:
+    # transformers 5.2x renamed it; the older name warns from there on
+    enable = getattr(network, "activation_checkpointing_enable", None)
+    try:
+        (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
+    except ValueError as error:
+        raise ConfigError(
+            f"train.gradient_checkpointing: {type(network).__name__} cannot do it; set it to false"
+        ) from error
+
+
+def _not_finite(what: str) -> ModelError:
+    return ModelError(
+        f"{what}: lower train.learning_rate, or set model.dtype to float32; the last state that "
+        "was kept is still there"
+    )

@@ -1,0 +1,168 @@
+"""The three losses, one number a case: over the answer, over the candidates, over the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from trsr.llm.kept import decoder_of, run
+from trsr.llm.tokens import Tokens, common
+from trsr.llm.tree import answer_logits, answer_states, log_normalizer
+from trsr.train.encode import EncodedCase
+
+Loss = Callable[[Any, Sequence[EncodedCase], int], Tensor]
+"""(network, cases, tokens of one forward pass) → the loss of each case, fp32, [cases]."""
+
+HEAD_ROWS = 256
+"""Positions whose logits over the whole vocabulary are held at once."""
+
+
+def answer_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
+    """Minus the log-probability of the right answer, mean over the case's candidates.
+
+    Only the answer's positions meet the head.
+    """
+    pairs = [pair for case in cases for pair in zip(case.prompts, case.right, strict=True)]
+    losses = -log_probs(network, pairs, batch_tokens)
+    return torch.stack([part.mean() for part in torch.split(losses, _sizes(cases))])
+
+
+def listwise_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
+    """Cross-entropy between a case's relevant candidates and the softmax of all its scores.
+
+    A candidate's score is the log-probability of yes minus that of no, as in ranking. Several
+    relevant candidates share the target evenly (ListNet's top-one probabilities, Cao et al. 2007,
+    with equal relevance).
+    """
+    losses = []
+    parts = torch.split(scores(network, cases, batch_tokens), _sizes(cases))
+    for case, part in zip(cases, parts, strict=True):
+        positive = torch.tensor(case.positive, device=part.device)
+        losses.append(-part.log_softmax(-1)[positive].mean())
+    return torch.stack(losses)
+
+
+def text_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
+    """Next-token cross-entropy over whole prompts and right answers, mean over a case's tokens.
+
+    The paper's loss. Every token of every pair counts, so each pair is computed alone.
+    """
+    texts = [
+        prompt + answer
+        for case in cases
+        for prompt, answer in zip(case.prompts, case.right, strict=True)
+    ]
+    losses = torch.cat([_text_losses(network, batch) for batch in _padded(texts, batch_tokens)])
+    parts = iter(torch.split(losses, [len(text) - 1 for text in texts]))
+    return torch.stack([torch.cat([next(parts) for _ in case.rests]).mean() for case in cases])
+
+
+LOSSES: Mapping[str, Loss] = {
+    "answer": answer_loss,
+    "listwise": listwise_loss,
+    "text": text_loss,
+}
+
+
+def scores(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
+    """The log-probability of yes minus that of no of every candidate, [candidates of all cases]."""
+    yes: list[tuple[Tokens, Tokens]] = []
+    no: list[tuple[Tokens, Tokens]] = []
+    for case in cases:
+        for prompt, (one, other) in zip(case.prompts, case.answers, strict=True):
+            # What both answers begin with cancels in the difference.
+            same = common(one, other)
+            yes.append((prompt + one[:same], one[same:]))
+            no.append((prompt + other[:same], other[same:]))
+    # One token against one token at the same place: the softmax's denominator cancels too.
+    cancels = all(len(answer) == 1 for _, answer in (*yes, *no))
+    found = log_probs(network, [*yes, *no], batch_tokens, normalized=not cancels)
+    return found[: len(yes)] - found[len(yes) :]
+
+
+def log_probs(
+    network: Any,
+    pairs: Sequence[tuple[Tokens, Tokens]],
+    batch_tokens: int,
+    *,
+    normalized: bool = True,
+) -> Tensor:
+    """The log-probability of each answer after its prompt, summed over the answer's tokens.
+
+    Args:
+        network: A causal language model.
+        pairs: (prompt, answer) in tokens.
+        batch_tokens: About how many tokens one forward pass may hold.
+        normalized: False leaves the softmax's denominator out: plain logits.
+
+    Returns:
+        Shape (pairs), fp32, differentiable.
+    """
+    places: dict[Tokens, int] = {}
+    owners, rows, tokens = [], [], []
+    for owner, (prompt, answer) in enumerate(pairs):
+        for at, token in enumerate(answer):
+            owners.append(owner)
+            rows.append(places.setdefault(prompt + answer[:at], len(places)))
+            tokens.append(token)
+    states = answer_states(network, list(places), batch_tokens=batch_tokens)
+    device = states.device
+    at_rows = torch.tensor(rows, device=device)
+    values = _token_logits(network, states.index_select(0, at_rows), tokens)
+    if normalized:
+        values = values - log_normalizer(network, states).index_select(0, at_rows)
+    total = torch.zeros(len(pairs), device=device)
+    return total.index_add(0, torch.tensor(owners, device=device), values)
+
+
+def _token_logits(network: Any, states: Tensor, tokens: Sequence[int]) -> Tensor:
+    """The logit of one token at each state, fp32, [n]."""
+    vocabulary = sorted(set(tokens))
+    column = {token: at for at, token in enumerate(vocabulary)}
+    columns = torch.tensor([[column[token]] for token in tokens], device=states.device)
+    return answer_logits(network, states, vocabulary).gather(1, columns)[:, 0]
+
+
+def _sizes(cases: Sequence[EncodedCase]) -> list[int]:
+    return [len(case.rests) for case in cases]
+
+
+def _padded(texts: Sequence[Tokens], batch_tokens: int) -> list[Sequence[Tokens]]:
+    """Neighbouring texts in batches that hold at most so many tokens when padded."""
+    batches: list[list[Tokens]] = [[]]
+    for text in texts:
+        longest = max(len(one) for one in (*batches[-1], text))
+        if batches[-1] and longest * (len(batches[-1]) + 1) > batch_tokens:
+            batches.append([])
+        batches[-1].append(text)
+    return list(batches)
+
+
+def _text_losses(network: Any, texts: Sequence[Tokens]) -> Tensor:
+    """The next-token loss at each token of each text but its first, one after another."""
+    hidden, _ = run(decoder_of(network), texts)
+    states = torch.cat([hidden[row, : len(text) - 1] for row, text in enumerate(texts)])
+    targets = [token for text in texts for token in text[1:]]
+
+    def losses(part: Tensor, wanted: Sequence[int]) -> Tensor:
+        return log_normalizer(network, part) - _token_logits(network, part, wanted)
+
+    # Logits over the vocabulary are made again on the way back: kept, they would be the largest
+    # tensors of the run by far.
+    parts = [
+        checkpoint(
+            losses,
+            part,
+            targets[start : start + len(part)],
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        for start, part in zip(
+            range(0, len(targets), HEAD_ROWS), torch.split(states, HEAD_ROWS), strict=True
+        )
+    ]
+    return torch.cat(parts)
