@@ -88,7 +88,10 @@ def test_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     process = context.Process(target=hold, args=(tmp_path, held, free))
     process.start()
     assert held.wait(30)
-    with pytest.raises(StoreError, match="another trsr is writing"), RunDirectory(tmp_path).locked():
+    with (
+        pytest.raises(StoreError, match="another trsr is writing"),
+        RunDirectory(tmp_path).locked(),
+    ):
         pass
     process.kill()
     process.join()
@@ -109,5 +112,8 @@ def test_a_full_disk_is_explained(tmp_path):
 
 def test_a_run_directory_in_the_place_of_a_file_is_explained(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be written"), RunDirectory(tmp_path / "file").locked():
+    with (
+        pytest.raises(StoreError, match="cannot be written"),
+        RunDirectory(tmp_path / "file").locked(),
+    ):
         pass

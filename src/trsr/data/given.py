@@ -21,7 +21,7 @@ def read_histories(path: Path, catalog: Catalog) -> list[UserHistory]:
     Raises:
         DataError: Naming the file and line of what cannot be read.
     """
-    histories = []
+    histories: list[UserHistory] = []
     for where, value in _lines(path):
         if not isinstance(value, Mapping) or not isinstance(value.get("items"), list):
             raise DataError(f'{where}: not a history; write {{"user": "u1", "items": ["id", …]}}')

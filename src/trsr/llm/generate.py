@@ -1,0 +1,326 @@
+"""Generates texts for a feed of prompts: batches of like prompts, their common stem read once."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from trsr.errors import ModelError, PromptError
+from trsr.llm.base import Feed, Sampling
+from trsr.llm.kept import Bank, LayerKV, can_keep, cut, decoder_of, run
+from trsr.llm.layout import Layout
+from trsr.llm.tokens import Tokens, common
+from trsr.llm.tree import all_logits
+from trsr.settings import derive_seed
+from trsr.types import Prompt
+
+LOOK_AHEAD = 4
+"""Prompts pulled from the feed, in batches: enough to find ones of like length."""
+STEM = 32
+"""The fewest tokens that are worth reading once for a whole batch."""
+KIND = 48
+"""Prompts whose first so many tokens are the same are of one kind, and run together."""
+
+
+@dataclass
+class Row:
+    """One prompt being answered.
+
+    Attributes:
+        position: The prompt's position in the feed.
+        prompt: Its tokens.
+        turns: Tokens of what the assistant has said in it: worked examples, the begun answer last.
+        draws: The prompt's own random numbers, so that its neighbours change nothing.
+        tokens: What has been generated.
+        done: Whether the text is finished.
+    """
+
+    position: int
+    prompt: Tokens
+    turns: tuple[Tokens, ...]
+    draws: random.Random
+    tokens: list[int]
+    done: bool = False
+
+    @property
+    def answer(self) -> Tokens:
+        """The answer so far, as begun and as generated."""
+        return (*self.turns[-1], *self.tokens)
+
+
+class Generator:
+    """One model's way to answer a feed.
+
+    Batches are made of prompts of one kind and like length; what they begin with in common (an
+    instruction, worked examples) is read once and kept for the batches after. A text is yielded
+    when it is finished, and a batch shrinks as its texts finish.
+
+    In bf16 a greedy text may depend on the batch that it was made in: sums are taken in another
+    order there. A drawn text has its own seed and depends on its neighbours no more than that.
+
+    Args:
+        network: A causal language model in evaluation mode.
+        layout: Its tokens.
+        batch_size: Prompts side by side.
+        context_tokens: Most tokens of a prompt and its answer.
+
+    Raises:
+        ModelError: If the model's layers hold what cannot be kept as keys and values.
+    """
+
+    def __init__(self, network: Any, layout: Layout, batch_size: int, context_tokens: int) -> None:
+        if not can_keep(network):
+            raise ModelError(
+                f"{layout.name} does not keep plain keys and values, and cannot generate here: "
+                "serve it with vLLM or llama.cpp and use the openai backend"
+            )
+        self.network, self.layout = network, layout
+        self.batch_size, self.context_tokens = batch_size, context_tokens
+        self._stops = _stop_tokens(network, layout)
+        self._stems: dict[Tokens, tuple[Tokens, Bank]] = {}
+
+    def answer(self, feed: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
+        """Yields (position, text) as `LanguageModel.generate` says.
+
+        Raises:
+            PromptError: If a prompt leaves no room for its answer.
+        """
+        source, pool, ended = iter(enumerate_prompts(feed)), list[Row](), False
+        while not ended or pool:
+            while not ended and len(pool) < LOOK_AHEAD * self.batch_size:
+                entry = next(source, ())
+                if entry is None:
+                    break
+                ended = not entry
+                if entry:
+                    pool.append(self._row(*entry, sampling))
+            if pool:
+                yield from self._run(_take(pool, self.batch_size), sampling)
+            elif not ended:
+                raise RuntimeError("the feed waits for an answer, but none is being made")
+
+    def _row(self, position: int, prompt: Prompt, sampling: Sampling) -> Row:
+        tokens = self.layout.encode(prompt)
+        if len(tokens) + sampling.max_tokens > self.context_tokens:
+            raise PromptError(
+                f"prompt {position} has {len(tokens)} tokens and its answer may have "
+                f"{sampling.max_tokens}, but {self.layout.name} is read with at most "
+                f"{self.context_tokens}: shorten the prompt or raise model.context_tokens"
+            )
+        said = itertools.chain.from_iterable((m.role, m.content) for m in prompt.messages)
+        draws = random.Random(derive_seed(sampling.seed, *said))  # noqa: S311
+        return Row(position, tokens, self.layout.turns(prompt), draws, [])
+
+    def _run(self, rows: list[Row], sampling: Sampling) -> Iterator[tuple[int, str]]:
+        batch, logits = self._read(rows, sampling.max_tokens)
+        while True:
+            tokens = _choose(logits, batch.rows, sampling)
+            going = []
+            for place, row in enumerate(batch.rows):
+                if not row.done:
+                    self._write(row, tokens[place], sampling.max_tokens)
+                    if row.done:
+                        yield row.position, self._text(row)
+                    else:
+                        going.append(place)
+            if not going:
+                return
+            # finished rows stay, unheeded, until dropping them is worth copying the others
+            if len(going) <= 0.75 * len(batch.rows):
+                batch.keep(going)
+                tokens = [tokens[place] for place in going]
+            logits = batch.step(self.network, tokens)
+
+    def _write(self, row: Row, token: int, most: int) -> None:
+        if token in self._stops:
+            row.done = True
+            return
+        row.tokens.append(token)
+        row.done = len(row.tokens) == most or self._stop_said(row)
+
+    def _stop_said(self, row: Row) -> bool:
+        stop = self.layout.stop
+        return bool(stop) and stop in self.layout.decode(row.prompt, row.tokens)
+
+    def _text(self, row: Row) -> str:
+        text = self.layout.decode(row.prompt, row.tokens)
+        return text.partition(self.layout.stop)[0] if self.layout.stop else text
+
+    @torch.no_grad()
+    def _read(self, rows: list[Row], room: int) -> tuple[Batch, Tensor]:
+        """Reads the prompts: a batch that can go on, and each row's next logits."""
+        decoder = decoder_of(self.network)
+        stem, bank = self._stem(decoder, [row.prompt for row in rows])
+        segments = [row.prompt[stem:] for row in rows]
+        hidden, kept = run(decoder, segments, bank, [0] * len(rows) if bank else (), keep=True)
+        last = [len(segment) - 1 for segment in segments]
+        states = hidden[list(range(len(rows))), last]
+        return Batch(rows, kept, room), all_logits(self.network, states)
+
+    def _stem(self, decoder: Any, prompts: Sequence[Tokens]) -> tuple[int, Bank | None]:
+        """The length of the prompts' common beginning, and its keys and values where kept."""
+        low, high = min(prompts), max(prompts)
+        shared = low[: min(common(low, high), min(map(len, prompts)) - 1)]
+        kept, bank = self._stems.get(shared[:KIND], ((), Bank((), ())))
+        known = common(kept, shared)
+        if known > max(STEM, len(shared) - STEM):
+            return known, cut(bank, known)
+        if len(shared) < STEM or len(prompts) == 1:
+            return 0, None
+        _, bank = run(decoder, [shared], keep=True)
+        self._stems.pop(shared[:KIND], None)
+        self._stems[shared[:KIND]] = (shared, bank)
+        if len(self._stems) > 4:
+            del self._stems[next(iter(self._stems))]
+        return len(shared), bank
+
+
+class Batch:
+    """Rows being answered side by side.
+
+    Args:
+        rows: The rows, their prompts read.
+        bank: Their prompts' keys and values.
+        room: Most tokens still to come.
+    """
+
+    def __init__(self, rows: list[Row], bank: Bank, room: int) -> None:
+        self.rows = rows
+        self._read = torch.tensor(bank.lengths)
+        self._width = max(bank.lengths)
+        self._steps = 0
+        self._layers = [_GrowingLayer(past, room) for past in bank.layers]
+        self._cache = Cache(layers=self._layers)
+
+    @torch.no_grad()
+    def step(self, network: Any, tokens: Sequence[int]) -> Tensor:
+        """Reads one more token a row: the logits of the next, [rows, vocabulary], fp32."""
+        decoder = decoder_of(network)
+        device = next(decoder.parameters()).device
+        self._steps += 1
+        mask = None
+        if int(self._read.min()) < self._width:
+            behind = torch.arange(self._width)[None, :] >= self._width - self._read[:, None]
+            mask = F.pad(behind, (0, self._steps), value=True).long().to(device)
+        positions = (self._read + self._steps - 1)[:, None]
+        output = decoder(
+            input_ids=torch.tensor(tokens, device=device)[:, None],
+            attention_mask=mask,
+            position_ids=positions.to(device),
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        return all_logits(network, output.last_hidden_state[:, -1])
+
+    def keep(self, places: list[int]) -> None:
+        """Drops all rows but these."""
+        self.rows = [self.rows[place] for place in places]
+        self._read = self._read[places]
+        for layer in self._layers:
+            layer.select(places)
+
+
+class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys and values in a buffer with room: a step writes its own and copies none."""
+
+    def __init__(self, past: LayerKV, room: int) -> None:
+        super().__init__()
+        self.length = past[0].shape[2]
+        self.keys, self.values = (F.pad(part, (0, 0, 0, room)) for part in past)
+        self.is_initialized = True
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> LayerKV:
+        start, self.length = self.length, self.length + key_states.shape[2]
+        self.keys[:, :, start : self.length] = key_states
+        self.values[:, :, start : self.length] = value_states
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def select(self, places: list[int]) -> None:
+        self.keys, self.values = self.keys[places], self.values[places]
+
+
+def enumerate_prompts(feed: Feed) -> Iterator[tuple[int, Prompt] | None]:
+    """Numbers the feed's prompts; its `None`s are passed on and not counted."""
+    counter = itertools.count()
+    return (None if prompt is None else (next(counter), prompt) for prompt in feed)
+
+
+def _take(pool: list[Row], size: int) -> list[Row]:
+    """Takes a batch out of the pool: of the commonest kind, the longest."""
+    kinds = Counter(row.prompt[:KIND] for row in pool)
+    kind = max(kinds, key=lambda tokens: kinds[tokens])
+    alike = sorted(
+        (row for row in pool if row.prompt[:KIND] == kind), key=lambda row: -len(row.prompt)
+    )
+    taken = alike[:size]
+    positions = {row.position for row in taken}
+    pool[:] = [row for row in pool if row.position not in positions]
+    return taken
+
+
+def _choose(logits: Tensor, rows: Sequence[Row], sampling: Sampling) -> list[int]:
+    """The next token of each row; any for a finished one."""
+    for place, row in enumerate(rows):
+        if not row.done:
+            _penalize(logits[place], row, sampling)
+    if sampling.temperature == 0:
+        greedy: list[int] = logits.argmax(-1).tolist()
+        return greedy
+    return [
+        0 if row.done else _draw(logits[place], row.draws.random(), sampling)
+        for place, row in enumerate(rows)
+    ]
+
+
+def _penalize(logits: Tensor, row: Row, sampling: Sampling) -> None:
+    """Makes repetitions less likely or impossible, in place; logits: [vocabulary].
+
+    The penalty (CTRL, arXiv 1909.05858, section 4.1) is on the tokens of this answer. Forbidden
+    are the runs of this answer and of the assistant's earlier ones, so that a worked example is
+    not answered a second time. What the user says is free to be taken up in both: a summary
+    lives on the words of what it sums up.
+    """
+    answer = row.answer
+    if sampling.repetition_penalty > 1 and answer:
+        seen = torch.tensor(sorted(set(answer)), device=logits.device)
+        values, penalty = logits[seen], sampling.repetition_penalty
+        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
+    size = sampling.no_repeat_ngram
+    if size and len(answer) >= size - 1:
+        last = answer[len(answer) - size + 1 :]
+        for said in (*row.turns[:-1], answer):
+            for start in range(len(said) - size + 1):
+                if said[start : start + size - 1] == last:
+                    logits[said[start + size - 1]] = -torch.inf
+
+
+def _draw(logits: Tensor, share: float, sampling: Sampling) -> int:
+    """The token at a share of the (nucleus') probability, likeliest first; logits: [vocabulary]."""
+    scaled = logits.double().cpu() / sampling.temperature
+    probabilities, order = scaled.softmax(-1).sort(descending=True, stable=True)
+    reached = probabilities.cumsum(-1)
+    # the smallest set that holds top_p: all that begin before it is full
+    inside = int((reached - probabilities < sampling.top_p).sum())
+    place = int(torch.searchsorted(reached[:inside], share * float(reached[inside - 1])))
+    return int(order[min(place, inside - 1)])
+
+
+def _stop_tokens(network: Any, layout: Layout) -> frozenset[int]:
+    """The tokens that end a text: the tokenizer's, and all that the model's own settings name."""
+    named = getattr(network.generation_config, "eos_token_id", None)
+    every = [*(named if isinstance(named, list) else [named]), layout.tokenizer.eos_token_id]
+    return frozenset(token for token in every if token is not None)

@@ -1,0 +1,170 @@
+"""A local model through transformers: scores answers and generates texts."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trsr.errors import PromptError
+from trsr.llm import load
+from trsr.llm.base import Feed, Sampling
+from trsr.llm.generate import Generator
+from trsr.llm.layout import Layout, Question
+from trsr.llm.settings import ModelSettings
+from trsr.llm.tokens import Tokens
+from trsr.llm.tree import answer_logits, answer_states, log_normalizer
+from trsr.llm.weights import local_weights
+from trsr.types import Prompt
+
+
+def open_model(settings: ModelSettings, adapter: Path | None = None) -> TransformersModel:
+    """Opens a local model: an embedded name, a folder or a hub id, with a LoRA adapter or none."""
+    return TransformersModel(settings, adapter)
+
+
+class TransformersModel:
+    """A `ScoringModel` that runs in this process, on the CPU, CUDA or MPS.
+
+    Args:
+        settings: Which model, and how it runs.
+        adapter: A folder with a LoRA adapter in PEFT's format.
+
+    Attributes:
+        network: The torch module; a PEFT wrapper where the adapter stays beside the weights.
+        device: Where it runs.
+        layout: How prompts become tokens.
+
+    Raises:
+        ConfigError: If the machine lacks the device or the library that is asked for.
+        ModelError: If model or adapter cannot be found or loaded.
+    """
+
+    def __init__(self, settings: ModelSettings, adapter: Path | None = None) -> None:
+        self.settings = settings
+        folder = local_weights(settings.name, revision=settings.revision)
+        self.device = load.pick_device(settings)
+        self.network = load.load_network(settings, folder, adapter, self.device)
+        self.layout = Layout(load.load_tokenizer(folder), settings.name)
+        own = getattr(self.network.config, "max_position_embeddings", None)
+        self._context_tokens = min(settings.context_tokens, own or settings.context_tokens)
+        dtype = load.pick_dtype(settings, self.device)
+        self._identity = load.identity(settings, folder, adapter, dtype)
+
+    @property
+    def identity(self) -> str:
+        """Name, digest of weights and tokenizer, number format, and the adapter's digest."""
+        return self._identity
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens of a prompt and its answer: the setting, or the model's own if less."""
+        return self._context_tokens
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """The prompt's tokens as the model reads it, layout included."""
+        return len(self.layout.encode(prompt))
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The prompt's tokens as the model reads it."""
+        return list(self.layout.encode(prompt))
+
+    def encode_answers(self, prompt: Prompt, answers: Sequence[str]) -> Question:
+        """The tokens before all answers, and each answer's own, found by encoding in place.
+
+        Raises:
+            ModelError: If two answers have the same tokens.
+            PromptError: If prompt and longest answer exceed the context.
+        """
+        question = self.layout.question(prompt, answers)
+        longest = len(question.stem) + max(map(len, question.answers), default=0)
+        if longest > self.context_tokens:
+            raise PromptError(
+                f"a prompt has {longest} tokens with its answer, but {self.settings.name} is read "
+                f"with at most {self.context_tokens}: shorten the prompt or raise "
+                f"model.context_tokens (it ends {prompt.messages[-1].content[-60:]!r})"
+            )
+        return question
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> npt.NDArray[np.float64]:
+        """The log-probability of each answer after each prompt.
+
+        What the prompts begin with in common is computed once (see `answer_states`): give all
+        candidates of a query, and many queries, in one call.
+
+        Returns:
+            Shape (prompts, answers), natural logarithms. The answers' rows of the head are
+            computed in fp32; the normalizer, the same for all answers at a place, in the
+            model's own dtype with an fp32 sum.
+
+        Raises:
+            ModelError: If two answers have the same tokens after a prompt.
+            PromptError: If a prompt with an answer exceeds the context.
+        """
+        questions = [self.encode_answers(prompt, answers) for prompt in prompts]
+        # (sequence, next token) → its place: an answer's tokens, one after the other
+        sequences: dict[Tokens, int] = {}
+        columns: dict[int, int] = {}
+        for question in questions:
+            for sequence, token in _steps(question):
+                sequences.setdefault(sequence, len(sequences))
+                columns.setdefault(token, len(columns))
+        scores = np.zeros((len(prompts), len(answers)))
+        if not sequences:
+            return scores
+        log_probabilities = self._log_probabilities(list(sequences), list(columns))
+        for row, question in enumerate(questions):
+            for column, answer in enumerate(question.answers):
+                one = Question(question.stem, (answer,))
+                places = [(sequences[known], columns[token]) for known, token in _steps(one)]
+                scores[row, column] = sum(log_probabilities[place] for place in places)
+        return scores
+
+    def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
+        """Yields (position, text), each as soon as it is finished.
+
+        Greedy in bfloat16, a text may depend on the prompts that it was made beside: sums are
+        then taken in another order. Stored outputs do not change.
+
+        Raises:
+            ModelError: If the model cannot generate here.
+            PromptError: If a prompt leaves no room for its answer.
+        """
+        yield from self._generator.answer(prompts, sampling)
+
+    @functools.cached_property
+    def _generator(self) -> Generator:
+        return Generator(self.network, self.layout, self.settings.batch_size, self.context_tokens)
+
+    def _log_probabilities(
+        self, sequences: Sequence[Tokens], tokens: Sequence[int]
+    ) -> npt.NDArray[np.float64]:
+        """Of each of the tokens after each of the sequences: [sequences, tokens]."""
+        with torch.no_grad(), self._evaluating():
+            states = answer_states(self.network, sequences, batch_tokens=self.settings.batch_tokens)
+            logits = answer_logits(self.network, states, tokens).double()
+            normalizer = log_normalizer(self.network, states).double()
+            found: npt.NDArray[np.float64] = (logits - normalizer[:, None]).cpu().numpy()
+        return found
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Without dropout, also when scoring in the middle of training."""
+        training = self.network.training
+        self.network.eval()
+        try:
+            yield
+        finally:
+            self.network.train(training)
+
+
+def _steps(question: Question) -> Iterator[tuple[Tokens, int]]:
+    """Each answer token with the sequence that it follows."""
+    for answer in question.answers:
+        for place, token in enumerate(answer):
+            yield question.stem + answer[:place], token

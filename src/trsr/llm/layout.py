@@ -1,0 +1,214 @@
+"""How a prompt becomes the tokens that one model reads, and tokens become text again."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+
+from trsr.errors import ModelError
+from trsr.llm.markup import inert
+from trsr.llm.tokens import Tokens, common
+from trsr.types import Message, Prompt
+
+_log = logging.getLogger(__name__)
+
+LABELS = {"system": "### System:", "user": "### User:", "assistant": "### Assistant:"}
+"""The plain layout: each message under its label, for tokenizers without a chat template."""
+
+_MARKUP = re.compile(r"^\s*[<\[].*[>\]]\s*$")
+_REMEMBERED = 4096  # prompts; the writer counts a prompt just before the model reads it
+
+
+class Question(NamedTuple):
+    """A prompt with its answers, as tokens.
+
+    Attributes:
+        stem: The tokens before every answer.
+        answers: Each answer's own tokens.
+    """
+
+    stem: Tokens
+    answers: tuple[Tokens, ...]
+
+
+class Layout:
+    """One tokenizer's way to lay a prompt out.
+
+    With a chat template that is the template, the begun answer as the last assistant message left
+    open. Where the template takes no system message, it is put before the first user message.
+    Without a template, messages stand under the labels of `LABELS`. Message contents are
+    made inert first: no special token can come out of them.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+        name: The model's name, for messages.
+    """
+
+    def __init__(self, tokenizer: Any, name: str) -> None:
+        self.tokenizer = tokenizer
+        self.name = name
+        self.templated = bool(tokenizer.chat_template)
+        self.markers = _markers(tokenizer)
+        # a long prompt is our error to raise, with the prompt's name: not the tokenizer's to log
+        tokenizer.model_max_length = 10**9
+        self._bos: Tokens = ()
+        self._takes_system = True
+        if self.templated:
+            self._takes_system = self._try_system()
+        else:
+            self.markers |= frozenset(LABELS.values())
+            self._bos = _bos(tokenizer)
+            _log.warning(
+                "%s has no chat template: messages are laid out plainly (%s)",
+                name,
+                " / ".join(LABELS.values()),
+            )
+        self.encode = functools.lru_cache(_REMEMBERED)(self._encode)
+
+    @property
+    def stop(self) -> str:
+        """Generated text ends before this, where no token says that it ends."""
+        return "" if self.templated else "\n\n### "
+
+    def text(self, prompt: Prompt) -> str:
+        """The prompt as the model's text, ready for the answer to follow.
+
+        Raises:
+            ModelError: If the chat template refuses the messages.
+        """
+        messages = [
+            Message(message.role, inert(message.content, self.markers))
+            for message in prompt.messages
+        ]
+        if messages[-1].role == "assistant" and not messages[-1].content:
+            messages.pop()
+        if not self.templated:
+            return _plain(messages)
+        if not self._takes_system:
+            messages = _fold_system(messages)
+        try:
+            return self._render(messages)
+        except (TemplateError, ValueError) as error:
+            raise ModelError(
+                f"the chat template of {self.name} refuses the messages "
+                f"({', '.join(message.role for message in messages)}): {error}"
+            ) from error
+
+    def question(self, prompt: Prompt, answers: Sequence[str]) -> Question:
+        """The prompt's and answers' tokens, the answers encoded where they stand.
+
+        Where an answer changes how the prompt's end is cut into tokens, that end counts to the
+        answers: the stem is what stays the same before all of them.
+
+        Raises:
+            ModelError: If an answer adds no token, or two have the same tokens.
+        """
+        text, own = self.text(prompt), self.encode(prompt)
+        wholes = [self._tokens(text + inert(answer, self.markers)) for answer in answers]
+        stem = min((common(own, whole) for whole in wholes), default=len(own))
+        tails = tuple(whole[stem:] for whole in wholes)
+        for place, (answer, tail) in enumerate(zip(answers, tails, strict=True)):
+            if not tail or wholes[place] == own:
+                raise ModelError(f"the answer {answer!r} has no token of its own for {self.name}")
+            if tail in tails[:place]:
+                other = answers[tails.index(tail)]
+                raise ModelError(
+                    f"the answers {other!r} and {answer!r} have the same tokens for {self.name}: "
+                    "choose answers that differ"
+                )
+        return Question(own[:stem], tails)
+
+    def turns(self, prompt: Prompt) -> tuple[Tokens, ...]:
+        """The tokens of each of the prompt's assistant messages, the begun answer last.
+
+        Without a begun answer the last one is empty.
+        """
+        said = [message.content for message in prompt.messages if message.role == "assistant"]
+        if not prompt.begun:
+            said.append("")
+        return tuple(
+            tuple(self.tokenizer.encode(inert(text, self.markers), add_special_tokens=False))
+            for text in said
+        )
+
+    def decode(self, before: Sequence[int], tokens: Sequence[int]) -> str:
+        """The text of tokens that follow others, without special tokens.
+
+        Decoded together with a few of those before it: alone, some tokenizers drop the space
+        at the front.
+        """
+        head = list(before[-4:])
+        said = self._said(head)
+        whole = self._said(head + list(tokens))
+        return whole[len(said) :] if whole.startswith(said) else self._said(tokens)
+
+    def _said(self, tokens: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(
+            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _encode(self, prompt: Prompt) -> Tokens:
+        """The prompt's tokens, begin-of-sequence included where the model wants it."""
+        return self._tokens(self.text(prompt))
+
+    def _tokens(self, text: str) -> Tokens:
+        # a template writes its own begin-of-sequence: the tokenizer must not add a second
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return (*self._bos, *ids)
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        begun = messages[-1].role == "assistant"
+        text: str = self.tokenizer.apply_chat_template(
+            [{"role": message.role, "content": message.content} for message in messages],
+            tokenize=False,
+            add_generation_prompt=not begun,
+            continue_final_message=begun,
+            enable_thinking=False,  # templates that know it: the answer comes at once
+        )
+        return text
+
+    def _try_system(self) -> bool:
+        """Whether the template takes a system message: some raise, some drop it."""
+        probe = [Message("system", "probe-system"), Message("user", "probe-user")]
+        try:
+            return "probe-system" in self._render(probe)
+        except (TemplateError, ValueError):
+            return False
+
+
+def _plain(messages: Sequence[Message]) -> str:
+    parts = [f"{LABELS[message.role]}\n{message.content}" for message in messages]
+    if messages[-1].role != "assistant":
+        parts.append(f"{LABELS['assistant']}\n")
+    return "\n\n".join(parts)
+
+
+def _fold_system(messages: Sequence[Message]) -> list[Message]:
+    said = [message.content for message in messages if message.role == "system"]
+    others = [message for message in messages if message.role != "system"]
+    if not said:
+        return others
+    for place, message in enumerate(others):
+        if message.role == "user":
+            others[place] = Message("user", "\n\n".join([*said, message.content]))
+            return others
+    return [Message("user", "\n\n".join(said)), *others]
+
+
+def _markers(tokenizer: Any) -> frozenset[str]:
+    """Special tokens, and added ones that look like markup (`<think>`, `[TOOL_CALLS]`)."""
+    added = tokenizer.added_tokens_decoder.values()
+    marked = {token.content for token in added if token.special or _MARKUP.match(token.content)}
+    return frozenset(marked | set(tokenizer.all_special_tokens))
+
+
+def _bos(tokenizer: Any) -> Tokens:
+    """The begin-of-sequence token, where the tokenizer puts one before plain text."""
+    ids = tokenizer.encode("a")
+    return (ids[0],) if ids and ids[0] == tokenizer.bos_token_id else ()

@@ -1,0 +1,189 @@
+"""Loads a model for transformers: number format, device, adapter, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import platform
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from trsr.errors import ConfigError, ModelError
+from trsr.llm.kept import decoder_of
+from trsr.llm.settings import ModelSettings
+from trsr.llm.weights import file_digest, quiet
+
+_UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError)
+_TOKENIZER = ("tokenizer", "chat_template", "special_tokens", "vocab", "merges", "added_tokens")
+
+
+def pick_device(settings: ModelSettings) -> torch.device:
+    """The device that is asked for; auto: CUDA, else MPS, else the CPU.
+
+    Raises:
+        ConfigError: If the machine has no such device.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if settings.device == "auto":
+        return torch.device(next(name for name, here in there.items() if here))
+    if not there[settings.device]:
+        raise ConfigError(
+            f"model.device: torch sees no {settings.device} device on this machine: "
+            "use auto or cpu, or install the torch build for the device"
+        )
+    return torch.device(settings.device)
+
+
+def pick_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
+    """The number format; auto: bfloat16 where the machine multiplies it natively, else float32.
+
+    Natively: GPUs that say so, and CPUs with avx512_bf16 or AMX (a CPU without them is slower
+    in bfloat16 than in float32).
+    """
+    if settings.dtype != "auto":
+        dtype: torch.dtype = getattr(torch, settings.dtype)
+        return dtype
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and _cpu_has_bf16()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def load_network(
+    settings: ModelSettings, folder: Path, adapter: Path | None, device: torch.device
+) -> Any:
+    """Loads a causal language model in evaluation mode, with its adapter.
+
+    In float32 the adapter is merged into the weights, which changes scores by rounding only
+    (1e-6). In fewer bits it stays beside them: a merged weight would be rounded again, and with
+    it away goes part of what training taught.
+
+    Raises:
+        ConfigError: If bitsandbytes is asked for and missing.
+        ModelError: If the folder's model or adapter cannot be loaded.
+    """
+    dtype = pick_dtype(settings, device)
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    if settings.quantize != "none":
+        options |= _quantized(settings, dtype, device)
+    try:
+        with quiet():
+            network = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
+    except _UNREADABLE as error:
+        raise ModelError(f"the model in {folder} cannot be loaded: {error}") from error
+    if settings.quantize == "none":
+        network = network.to(device)
+    if adapter is not None:
+        network = _adapted(network, adapter, dtype)
+    _check_parts(network, folder)
+    return network.requires_grad_(False).eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Loads the model's tokenizer.
+
+    Raises:
+        ModelError: If there is none that can be loaded.
+    """
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except _UNREADABLE as error:
+        raise ModelError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+
+
+def identity(settings: ModelSettings, folder: Path, adapter: Path | None, dtype: Any) -> str:
+    """The model in a line: name, digest of weights and tokenizer, format, adapter's digest.
+
+    Names no path of the machine, so that a store can move.
+    """
+    files = [path for path in sorted(folder.iterdir()) if _counts(path)]
+    parts = [
+        Path(settings.name).name if Path(settings.name).is_dir() else settings.name,
+        _together(files),
+        str(dtype).removeprefix("torch."),
+    ]
+    if settings.quantize != "none":
+        parts.append(settings.quantize)
+    if adapter is not None:
+        adapted = [adapter / "adapter_config.json", *sorted(adapter.glob("*.safetensors"))]
+        parts.append(f"adapter {_together(adapted)}")
+    return " ".join(parts)
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file of the folder has a say in what the model answers."""
+    return (
+        path.suffix == ".safetensors"
+        or path.name in ("config.json", "generation_config.json")
+        or path.name.startswith(_TOKENIZER)
+    )
+
+
+def _together(files: list[Path]) -> str:
+    lines = [f"{path.name} {file_digest(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _adapted(network: Any, adapter: Path, dtype: torch.dtype) -> Any:
+    import peft
+
+    if not (adapter / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{adapter} holds no adapter (no adapter_config.json): has `trsr train` finished?"
+        )
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers by names that are on their way out
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = peft.PeftModel.from_pretrained(network, adapter)
+    except _UNREADABLE as error:
+        raise ModelError(f"the adapter in {adapter} does not fit the model: {error}") from error
+    if adapted.active_peft_config.is_prompt_learning:
+        raise ModelError(f"the adapter in {adapter} is a learned prompt: trsr takes LoRA adapters")
+    return adapted.merge_and_unload() if dtype == torch.float32 else adapted
+
+
+def _quantized(settings: ModelSettings, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"model.quantize = {settings.quantize!r} needs bitsandbytes: "
+            '`pip install bitsandbytes accelerate`, or set quantize = "none"'
+        )
+    config = transformers.BitsAndBytesConfig(
+        load_in_8bit=settings.quantize == "8bit",
+        load_in_4bit=settings.quantize == "4bit",
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_type="nf4",
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def _check_parts(network: Any, folder: Path) -> None:
+    """Says early that a model is of a kind that trsr cannot place tokens in."""
+    taken = inspect.signature(decoder_of(network).forward).parameters
+    if network.get_output_embeddings() is None or "position_ids" not in taken:
+        raise ModelError(
+            f"the model in {folder} ({type(network).__name__}) is not a decoder that takes "
+            "positions: choose a Llama, Qwen, Mistral, Gemma, Phi or GPT-NeoX model"
+        )
+
+
+def _cpu_has_bf16() -> bool:
+    if platform.system() != "Linux":
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

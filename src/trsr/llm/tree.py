@@ -1,0 +1,240 @@
+"""The token tree: from plain token sequences, each distinct token computed once.
+
+Sequences that begin alike (instruction, then user, then candidate) share the work of what they
+have in common: a shared run of tokens is computed once, and its keys and values are lent to the
+runs that follow it. Scoring and training both stand on `answer_states`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trsr.llm.kept import Bank, can_keep, decoder_of, run, select
+from trsr.llm.tokens import Tokens, TreeStats, common, distinct_tokens, tree_stats
+
+__all__ = [
+    "Node",
+    "TreeStats",
+    "all_logits",
+    "answer_logits",
+    "answer_states",
+    "distinct_tokens",
+    "grow",
+    "log_normalizer",
+    "tree_stats",
+]
+
+MIN_SAVED = 32
+"""A split that saves fewer tokens than this costs more (one more pass) than it brings."""
+MIN_RUN = 8
+"""A shared run shorter than this is not split off, whatever it saves: trees stay flat."""
+
+
+@dataclass
+class Node:
+    """A run of tokens below a shared prefix.
+
+    Attributes:
+        tokens: The run.
+        ends: (offset in the run, sequence) of the sequences whose last token stands here.
+        children: The runs that follow this whole one.
+    """
+
+    tokens: Tokens
+    ends: list[tuple[int, int]] = field(default_factory=list)
+    children: list[Node] = field(default_factory=list)
+
+
+def grow(ordered: Sequence[Tokens], min_saved: float = MIN_SAVED) -> list[Node]:
+    """Builds the tree of distinct, sorted, non-empty sequences.
+
+    Args:
+        ordered: The sequences, sorted; positions in it name them in `Node.ends`.
+        min_saved: The fewest tokens that a split must save; infinite: no splits.
+
+    Returns:
+        The tree's topmost runs.
+    """
+    top: list[Node] = []
+    # (where new runs go, first and last sequence, tokens of the runs above, ends met since)
+    todo = [(top, 0, len(ordered), 0, list[tuple[int, int]]())] if ordered else []
+    while todo:
+        into, low, high, start, ends = todo.pop()
+        stop = common(ordered[low], ordered[high - 1])
+        # a sequence that others extend ends inside their run: it costs nothing
+        while low < high and len(ordered[low]) == stop:
+            ends.append((stop - start - 1, low))
+            low += 1
+            if low < high:
+                stop = common(ordered[low], ordered[high - 1])
+        if low == high:
+            into.append(Node(ordered[high - 1][start:], ends))
+            continue
+        groups = _branches(ordered, low, high, stop)
+        if stop - start >= MIN_RUN and (stop - start) * (len(groups) - 1) >= min_saved:
+            node = Node(ordered[low][start:stop], ends)
+            into.append(node)
+            into, start, ends = node.children, stop, []
+        todo += [(into, first, last, start, ends if first == low else []) for first, last in groups]
+    return top
+
+
+def answer_states(network: Any, sequences: Sequence[Sequence[int]], *, batch_tokens: int) -> Tensor:
+    """The final hidden state at each sequence's last token, each distinct token computed once.
+
+    Differentiable where gradients are enabled: those of a shared prefix are the sum over all that
+    follows it, as if each sequence had been computed alone. Any order, repeated sequences,
+    and sequences that begin others are fine.
+
+    Args:
+        network: A causal language model of transformers, plain or wrapped by PEFT.
+        sequences: Token ids, each at least one long.
+        batch_tokens: About how many tokens one forward pass may hold (a kept token counts for a
+            quarter); a single longer sequence is a pass of its own.
+
+    Returns:
+        Shape (sequences, hidden), after the last norm and before the head, in the model's dtype.
+
+    Raises:
+        ValueError: If a sequence is empty.
+    """
+    distinct = sorted({tuple(sequence) for sequence in sequences})
+    decoder = decoder_of(network)
+    if not distinct:
+        parameter: Tensor = next(decoder.parameters())
+        return parameter.new_zeros(0, decoder.config.hidden_size)
+    if not distinct[0]:
+        raise ValueError("a sequence of tokens is empty")
+    places: dict[int, int] = {}
+    states: list[Tensor] = []
+    top = grow(distinct, MIN_SAVED if can_keep(network) else math.inf)
+    for found, state in _visit(decoder, top, None, [0] * len(top), batch_tokens):
+        for sequence in found:
+            places[sequence] = len(places)
+        states.append(state)
+    order = {tokens: places[index] for index, tokens in enumerate(distinct)}
+    rows = [order[tuple(sequence)] for sequence in sequences]
+    every = torch.cat(states)
+    return every.index_select(0, torch.tensor(rows, device=every.device))
+
+
+def answer_logits(network: Any, states: Tensor, token_ids: Sequence[int]) -> Tensor:
+    """Some rows of the head, computed in fp32.
+
+    In bf16 many candidates' scores would tie.
+
+    Args:
+        network: The model that the states came from.
+        states: Final hidden states, [n, hidden].
+        token_ids: The rows wanted.
+
+    Returns:
+        Logits, [n, len(token_ids)], fp32, scaled and capped as the model does.
+    """
+    head = network.get_output_embeddings()
+    rows = torch.tensor(token_ids, device=states.device)
+    if type(head) is torch.nn.Linear:
+        bias = None if head.bias is None else head.bias[rows].float()
+        logits = torch.nn.functional.linear(states.float(), head.weight[rows].float(), bias)
+    else:  # an adapted or quantized head: its rows cannot be taken alone
+        logits = head(states).index_select(-1, rows).float()
+    return _scaled(network, logits)
+
+
+def log_normalizer(network: Any, states: Tensor) -> Tensor:
+    """The logarithm of the softmax's denominator over the whole vocabulary.
+
+    The head runs in the model's dtype and the sum in fp32: all answers at one position share
+    the result, so its rounding moves none past another.
+
+    Args:
+        network: The model that the states came from.
+        states: Final hidden states, [n, hidden].
+
+    Returns:
+        Shape (n), fp32.
+    """
+    return torch.cat([all_logits(network, part).logsumexp(-1) for part in torch.split(states, 64)])
+
+
+def all_logits(network: Any, states: Tensor) -> Tensor:
+    """Every row of the head, computed in the model's dtype: [n, vocabulary], fp32."""
+    return _scaled(network, network.get_output_embeddings()(states).float())
+
+
+def _scaled(network: Any, logits: Tensor) -> Tensor:
+    """What some models do between head and softmax (Cohere, Granite, Gemma)."""
+    config = decoder_of(network).config
+    if scale := getattr(config, "logit_scale", None):
+        logits = logits * scale
+    if divisor := getattr(config, "logits_scaling", None):
+        logits = logits / divisor
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = cap * torch.tanh(logits / cap)
+    return logits
+
+
+def _visit(
+    decoder: Any, nodes: list[Node], bank: Bank | None, rows: list[int], batch_tokens: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Computes runs whose prefixes stand in the bank, then, batch by batch, what follows them.
+
+    Depth first: only the prefixes between the root and the present batch are held.
+
+    Yields:
+        Sequences, and their final states in the same order.
+    """
+    for batch in _batches(nodes, bank, rows, batch_tokens):
+        members = [nodes[i] for i in batch]
+        parents = [index for index, node in enumerate(members) if node.children]
+        hidden, kept = run(
+            decoder,
+            [node.tokens for node in members],
+            bank,
+            [rows[i] for i in batch] if bank else (),
+            keep=bool(parents),
+        )
+        ends = [(row, *end) for row, node in enumerate(members) for end in node.ends]
+        if ends:
+            at, offsets, found = zip(*ends, strict=True)
+            yield list(found), hidden[list(at), list(offsets)]
+        if not parents:
+            continue
+        del hidden
+        following = [child for index in parents for child in members[index].children]
+        places = [row for row, index in enumerate(parents) for _ in members[index].children]
+        kept = select(kept, parents)
+        yield from _visit(decoder, following, kept, places, batch_tokens)
+
+
+def _batches(
+    nodes: list[Node], bank: Bank | None, rows: list[int], batch_tokens: int
+) -> Iterator[list[int]]:
+    """Positions of the nodes that run together: of like length, within the budget."""
+
+    def kept(index: int) -> int:
+        return bank.lengths[rows[index]] if bank else 0
+
+    batch: list[int] = []
+    longest = width = 0
+    for index in sorted(range(len(nodes)), key=lambda i: (len(nodes[i].tokens), kept(i), i)):
+        new, old = max(longest, len(nodes[index].tokens)), max(width, kept(index))
+        # a kept token costs a pass its keys and values, not its way through the layers
+        if batch and (len(batch) + 1) * (new + old / 4) > batch_tokens:
+            yield batch
+            batch, new, old = [], len(nodes[index].tokens), kept(index)
+        batch.append(index)
+        longest, width = new, old
+    yield batch
+
+
+def _branches(ordered: Sequence[Tokens], low: int, high: int, at: int) -> list[tuple[int, int]]:
+    """The ranges of sorted sequences that go on with the same token."""
+    cuts = [i for i in range(low + 1, high) if ordered[i][at] != ordered[i - 1][at]]
+    return list(zip([low, *cuts], [*cuts, high], strict=True))
