@@ -28,6 +28,11 @@ class PromptSettings(Settings):
     summary_item_words: int = Field(
         40, ge=1, description="most words of one field in the summary prompts"
     )
+    summary_numbers: bool = Field(
+        True,
+        description="tell words that hold digits (sizes, years, part numbers) in the summary "
+        "prompts; small models copy them where they should sum up",
+    )
     field_words: dict[str, int] = Field(
         default_factory=dict, description="a column's own word limit, for all prompts"
     )

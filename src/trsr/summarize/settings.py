@@ -11,6 +11,7 @@ from trsr.settings import Settings
 
 STRATEGIES = PluginTable(
     "strategy",
+    "trsr.strategies",
     {
         "hierarchical": "trsr.summarize.strategies:Hierarchical",
         "recurrent": "trsr.summarize.strategies:Recurrent",

@@ -1,0 +1,256 @@
+"""Writes every prompt: the domain's words and the items' text, fitted to the model's context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from trsr.errors import ConfigError, PromptError
+from trsr.prompts.domain import Form, Kind, Style, load_domain
+from trsr.prompts.finish import finished
+from trsr.prompts.fit import Budget, first_fit
+from trsr.prompts.settings import PromptSettings
+from trsr.prompts.text import Line, cut, fold, length, tell
+from trsr.settings import digest
+from trsr.types import Item, Prompt, Query
+
+LAYOUT = 1
+"""Raised when the same words and settings come to give other prompts."""
+
+
+class _Told(NamedTuple):
+    """How much of a judge prompt's shared part is told: recent items, their words, the summary's.
+
+    `words` None: as the settings say.
+    """
+
+    recent: int
+    words: int | None
+    summary: int
+
+
+class PromptWriter:
+    """Every word said to a model, fitted to its context.
+
+    Args:
+        settings: Domain, style, and how much of each item is told.
+        count_tokens: The tokens of a prompt as the model reads it.
+        context_tokens: The most tokens of a prompt and its answer together.
+        reserve_tokens: How many of them are kept for the answer.
+
+    Attributes:
+        settings: As given.
+        answers: The judge's two answers, yes first, as they are to be scored.
+        digest: A hash of the words and of the settings that choose among them.
+        written: How many prompts were written.
+        shortened: How many of them were cut to fit, beyond the settings' own word limits.
+
+    Raises:
+        ConfigError: If there is no such domain or style, or no room for any prompt.
+    """
+
+    def __init__(
+        self,
+        settings: PromptSettings,
+        count_tokens: Callable[[Prompt], int],
+        context_tokens: int,
+        reserve_tokens: int = 0,
+    ) -> None:
+        if reserve_tokens >= context_tokens:
+            raise ConfigError(
+                f"a context of {context_tokens} tokens has no room for a prompt beside the "
+                f"{reserve_tokens} kept for the answer: raise model.context_tokens, or lower "
+                "summarize.sampling.max_tokens"
+            )
+        self._domain = load_domain(settings.domain)
+        style = self._domain.worked if settings.style == "worked" else self._domain.instruct
+        if style is None:
+            raise ConfigError(f"the domain {settings.domain} has no style {settings.style!r}")
+        chosen = settings.model_dump(mode="json", exclude={"domain"})
+        self.settings = settings
+        self.answers = (self._domain.yes, self._domain.no)
+        self.digest = digest({"domain": self._domain.digest, "settings": chosen, "layout": LAYOUT})
+        self.written = 0
+        self.shortened = 0
+        self._sentences = style.sentences
+        self._forms = self._make_forms(style)
+        self._budget = Budget(count_tokens, context_tokens - reserve_tokens)
+        self._room = f"{context_tokens - reserve_tokens} ({context_tokens} less the answer's)"
+
+    def _make_forms(self, style: Style) -> dict[Kind, Form]:
+        words = {"words": str(self.settings.summary_words)}
+        return {
+            "write": Form(style.write, words),
+            "revise": Form(style.revise, words),
+            "merge": Form(style.merge, words),
+            "judge": Form(self._domain.judge, {}),
+        }
+
+    def _tell(self, item: Item, words: int, *, numbers: bool = True) -> Line:
+        own, empty = self.settings.field_words, self._domain.no_text
+        return tell(item, self.settings.fields, words, own, empty, numbers=numbers)
+
+    def item_text(self, item: Item, words: int) -> str:
+        """An item as one line, `column: value; column: value`, without its id.
+
+        Args:
+            item: The item.
+            words: Most words of a value whose column has no limit of its own in the settings.
+        """
+        return self._tell(item, words).text()
+
+    def write(self, items: Sequence[Item]) -> Prompt:
+        """Asks for the summary of one block of items, oldest first.
+
+        Raises:
+            PromptError: If it does not fit even with one word of each value.
+        """
+        block = self._block(items)
+        fields = max(line.longest for line in block)
+
+        def values(step: int) -> dict[str, str]:
+            return {"items": _listed(block, fields - step)}
+
+        return self._fit("write", values, max(fields, 1), f"the summary of {len(items)} items")
+
+    def revise(self, summary: str, items: Sequence[Item]) -> Prompt:
+        """Asks for a summary brought up to date with a later block of items, oldest first.
+
+        Raises:
+            PromptError: If it does not fit even with one word of each value and of the summary.
+        """
+        block, summary = self._block(items), self._gist("revise", summary)
+        fields, words = max(line.longest for line in block), length(summary)
+
+        def values(step: int) -> dict[str, str]:
+            cut_fields = min(step, max(fields - 1, 0))  # the items first, the summary last
+            kept = cut(summary, words - (step - cut_fields)) or self._domain.no_summary
+            return {"summary": kept, "items": _listed(block, fields - cut_fields)}
+
+        steps = max(fields, 1) + max(words - 1, 0)
+        return self._fit("revise", values, steps, f"a summary revised by {len(items)} items")
+
+    def merge(self, summaries: Sequence[str]) -> Prompt:
+        """Asks for one summary of several, given in time order.
+
+        Raises:
+            PromptError: If it does not fit even with one word of each.
+        """
+        parts = [self._gist("merge", summary) for summary in summaries]
+        words = max(length(part) for part in parts)
+
+        def values(step: int) -> dict[str, str]:
+            kept = [cut(part, words - step) or self._domain.no_summary for part in parts]
+            return {"summaries": "\n".join(f"- {part}" for part in kept)}
+
+        return self._fit("merge", values, max(words, 1), f"a merge of {len(parts)} summaries")
+
+    def _gist(self, kind: Kind, summary: str) -> str:
+        """A summary as it is told again: without the words that the answer is begun with.
+
+        A small model that has "The user likes" to continue, and sees in its prompt how that went
+        on before, copies it.
+        """
+        summary, begun = fold(summary), self._forms[kind].begun
+        return summary[len(begun) :].lstrip() if begun and summary.startswith(begun) else summary
+
+    def _block(self, items: Sequence[Item]) -> list[Line]:
+        words, numbers = self.settings.summary_item_words, self.settings.summary_numbers
+        return [self._tell(item, words, numbers=numbers) for item in items]
+
+    def _fit(
+        self, kind: Kind, values: Callable[[int], Mapping[str, str]], steps: int, what: str
+    ) -> Prompt:
+        """The least shortened of `steps` ever shorter ways to fill a form that fits."""
+        form = self._forms[kind]
+        step = first_fit(steps, lambda step: self._budget.fits(form, values(step)))
+        if step is None:
+            needed = self._budget.count(form.fill(values(steps - 1)))
+            raise PromptError(
+                f"the prompt for {what} needs {needed} tokens at its shortest, there is room for "
+                f"{self._room}: raise model.context_tokens, or lower summarize.block_items or "
+                "summarize.fan_in"
+            )
+        self._count(1, step > 0)
+        return form.fill(values(step))
+
+    def _count(self, prompts: int, cut_to_fit: bool) -> None:
+        self.written += prompts
+        self.shortened += prompts if cut_to_fit else 0
+
+    def judge(self, query: Query) -> list[Prompt]:
+        """Asks, of each candidate in the query's order, whether the user takes it next.
+
+        The prompts are the same up to the candidate, which comes last and is never cut to fit.
+        To fit the longest of them, older recent items are left out first, then words of the
+        latest one's longest values, then that item, then words of the summary's end.
+
+        Raises:
+            PromptError: If the instruction and a candidate do not fit; names the query.
+        """
+        words = self.settings.words
+        recent = [self._tell(item, words) for item in query.history.recent(self.settings.recent)]
+        summary = fold(query.summary.text) if query.summary and self.settings.use_summary else ""
+        candidates = [self._tell(item, words).text() for item in query.candidates]
+        ladder, form = _ladder(recent, length(summary)), self._forms["judge"]
+
+        def values(step: int) -> dict[str, str]:
+            told = ladder[step]
+            lines = recent[len(recent) - told.recent :]
+            none = self._domain.no_recent if len(query.history) else self._domain.first_visit
+            return {
+                "summary": cut(summary, told.summary) or self._domain.no_summary,
+                "recent": _listed(lines, told.words) or none,
+            }
+
+        step = self._fit_judge(values, len(ladder), candidates, query)
+        self._count(len(candidates), step > 0)
+        shared = values(step)
+        return [form.fill({**shared, "candidate": text}) for text in candidates]
+
+    def _fit_judge(
+        self,
+        values: Callable[[int], dict[str, str]],
+        steps: int,
+        candidates: Sequence[str],
+        query: Query,
+    ) -> int:
+        """The first step with which every candidate fits, searched with the longest one."""
+        form, budget = self._forms["judge"], self._budget
+        longest, fits = budget.longest(form, values(0), "candidate", candidates)
+        if fits:
+            return 0
+        found = first_fit(
+            steps, lambda step: budget.fits(form, {**values(step), "candidate": longest})
+        )
+        for step in range(steps if found is None else found, steps):
+            longest, fits = budget.longest(form, values(step), "candidate", candidates)
+            if fits:
+                return step
+        needed = budget.count(form.fill({**values(steps - 1), "candidate": longest}))
+        raise PromptError(
+            f"query {query.id}: the prompt needs {needed} tokens for the instruction and a "
+            f"candidate alone, there is room for {self._room}: raise model.context_tokens, or "
+            "lower prompts.words"
+        )
+
+    def finish(self, prompt: Prompt, text: str) -> str:
+        """Makes a summary of what a model wrote after a prompt; empty if it wrote nothing.
+
+        The begun answer and the text are joined and folded to one line, which ends after its last
+        whole sentence (where there is one), after as many as the style keeps, or where the model
+        began to repeat itself.
+        """
+        return finished(prompt.begun, text, self._sentences)
+
+
+def _listed(lines: Sequence[Line], most: int | None) -> str:
+    return "\n".join(f"- {line.text(most)}" for line in lines)
+
+
+def _ladder(recent: Sequence[Line], summary: int) -> list[_Told]:
+    """What a judge prompt tells of the user, from all of it to nothing."""
+    ladder = [_Told(count, None, summary) for count in range(len(recent), 0, -1)]
+    if recent:
+        ladder += [_Told(1, most, summary) for most in range(recent[-1].longest - 1, 0, -1)]
+    return ladder + [_Told(0, None, words) for words in range(summary, -1, -1)]

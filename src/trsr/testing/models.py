@@ -1,0 +1,159 @@
+"""What every language model must do, whatever stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from trsr.errors import ModelError
+from trsr.llm.base import LanguageModel, Sampling, ScoringModel
+from trsr.types import Message, Prompt
+
+_MOST_WAITS = 1000  # a backend with threads may look a few times before an answer comes
+_WORDS = ("red", "green", "blue", "white", "black", "grey", "brown", "pink")
+
+
+def some_prompts(count: int, topic: str = "colours") -> list[Prompt]:
+    """Small prompts, all different."""
+    return [
+        Prompt((Message("user", f"{topic} {index}: {_WORDS[index % len(_WORDS)]}. Go on."),))
+        for index in range(count)
+    ]
+
+
+class _Chains:
+    """A feed of chains: a chain's next prompt is ready only when its last one is answered."""
+
+    def __init__(self, chains: int, steps: int) -> None:
+        self.left = dict.fromkeys(range(chains), steps)
+        self.ready: list[int] = list(range(chains))
+        self.chain_of: list[int] = []
+        self.answered: set[int] = set()
+        self.waits = 0
+
+    def __iter__(self) -> Iterator[Prompt | None]:
+        while self.left:
+            if self.ready:
+                chain = self.ready.pop()
+                position = len(self.chain_of)
+                self.chain_of.append(chain)
+                yield some_prompts(position + 1, f"chain {chain}")[-1]
+                continue
+            self.waits += 1
+            require(self.waits < _MOST_WAITS, "it asks on without finishing what it has taken")
+            yield None
+
+    def answer(self, position: int) -> None:
+        require(position < len(self.chain_of), f"it answered prompt {position} before taking it")
+        require(position not in self.answered, f"it answered prompt {position} twice")
+        self.answered.add(position)
+        self.waits = 0
+        chain = self.chain_of[position]
+        self.left[chain] -= 1
+        if self.left[chain]:
+            self.ready.append(chain)
+        else:
+            del self.left[chain]
+
+
+def require(holds: bool, otherwise: str) -> None:
+    """Raises AssertionError unless something holds."""
+    if not holds:
+        raise AssertionError(otherwise)
+
+
+def check_language_model(
+    model: LanguageModel, sampling: Sampling | None = None, *, repeats: bool = True
+) -> None:
+    """Checks that a model keeps the contract of `LanguageModel`.
+
+    It is asked about thirty short prompts.
+
+    Args:
+        model: The model.
+        sampling: How it generates; left out: greedily, four tokens.
+        repeats: Whether the same prompt must give the same text when asked again.
+
+    Raises:
+        AssertionError: With what it did wrong.
+    """
+    sampling = sampling or Sampling(max_tokens=4)
+    require(isinstance(model, LanguageModel), f"{model!r} lacks a part of LanguageModel")
+    require(bool(model.identity) and model.identity == model.identity, "its identity is unsteady")
+    require(model.context_tokens > 0, "its context holds nothing")
+    short, long = some_prompts(1)[0], Prompt((Message("user", "word " * 50),))
+    require(0 < model.count_tokens(short) < model.count_tokens(long), "it cannot count tokens")
+    require(list(model.generate([], sampling)) == [], "it answered an empty feed")
+    _check_plain_feed(model, sampling, repeats)
+    _check_waiting_feed(model, sampling)
+    _check_laziness(model, sampling)
+
+
+def _check_plain_feed(model: LanguageModel, sampling: Sampling, repeats: bool) -> None:
+    prompts = some_prompts(5)
+    answers = list(model.generate(prompts, sampling))
+    require(sorted(index for index, _ in answers) == list(range(5)), "not each answered once")
+    require(all(isinstance(text, str) for _, text in answers), "an answer is not text")
+    if repeats:
+        alone = [text for one in prompts for _, text in model.generate([one], sampling)]
+        require([dict(answers)[i] for i in range(5)] == alone, "answers depend on their company")
+    begun = Prompt((Message("user", "Say a colour."), Message("assistant", "A fine colour is")))
+    for _, text in model.generate([begun], sampling):
+        require(not text.startswith("A fine colour is"), "it repeats the answer begun for it")
+
+
+def _check_waiting_feed(model: LanguageModel, sampling: Sampling) -> None:
+    feed = _Chains(chains=3, steps=4)
+    for position, _ in model.generate(iter(feed), sampling):
+        feed.answer(position)
+    require(not feed.left, f"it ended with {len(feed.left)} chains unfinished")
+
+
+def _check_laziness(model: LanguageModel, sampling: Sampling) -> None:
+    """A feed may be without end: the first answers must come before its last prompt is asked."""
+
+    def endless() -> Iterator[Prompt]:
+        for position in range(100_000):
+            yield some_prompts(position % 8 + 1)[-1]
+        raise AssertionError("it takes the whole feed before it answers")
+
+    answers = iter(model.generate(endless(), sampling))
+    next(answers)
+    close = getattr(answers, "close", None)
+    if close is not None:
+        close()
+
+
+def check_scoring_model(
+    model: ScoringModel, answers: Sequence[str] = ("Yes", "No"), *, tolerance: float = 1e-4
+) -> None:
+    """Checks that a model keeps what `ScoringModel` adds to `LanguageModel`.
+
+    Args:
+        model: The model.
+        answers: Two different answers, neither of which begins with the other.
+        tolerance: How far a log-probability may depend on what is scored beside it.
+
+    Raises:
+        AssertionError: With what it did wrong.
+    """
+    require(isinstance(model, ScoringModel), f"{model!r} lacks a part of ScoringModel")
+    prompts = some_prompts(5)
+    scores = model.score(prompts, answers)
+    require(scores.shape == (5, len(answers)), f"the scores have shape {scores.shape}")
+    require(scores.dtype == np.float64, f"the scores are {scores.dtype}")
+    require(bool(np.isfinite(scores).all()), "a score is not finite")
+    require(bool((scores <= tolerance).all()), "a log-probability is above zero")
+    total = np.exp(scores).sum(axis=1)
+    require(bool((total <= 1 + tolerance).all()), "different answers together exceed certainty")
+    alone = np.concatenate([model.score([prompt], answers) for prompt in prompts])
+    require(bool(np.allclose(scores, alone, rtol=0, atol=tolerance)), "scores depend on company")
+    turned = model.score(prompts[::-1], answers[::-1])[::-1, ::-1]
+    require(bool(np.allclose(scores, turned, rtol=0, atol=tolerance)), "scores depend on order")
+    require(model.score([], answers).shape == (0, len(answers)), "no prompts give no empty table")
+    try:
+        model.score(prompts[:1], (answers[0], answers[0]))
+    except ModelError:
+        return
+    raise AssertionError("it scores two answers that cannot be told apart")

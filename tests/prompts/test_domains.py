@@ -1,0 +1,96 @@
+"""Domain files: those of the package, and a user's own with its mistakes."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from trsr.errors import ConfigError
+from trsr.prompts import PromptSettings, PromptWriter, check_domain, load_domain
+from trsr.types import Item
+
+
+def own(tmp_path: Path, change: tuple[str, str] = ("", "")) -> str:
+    text = resources.files("trsr.prompts").joinpath("domains", "films.toml").read_text("utf-8")
+    assert change[0] in text
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(*change, 1) if change[0] else text, "utf-8")
+    return str(path)
+
+
+def test_a_file_of_ones_own_has_the_form_of_those_of_the_package(tmp_path: Path) -> None:
+    assert load_domain(own(tmp_path)) == load_domain("films")
+    assert load_domain(own(tmp_path)).digest == load_domain("films").digest
+
+
+def test_the_digest_follows_the_words_and_the_settings_but_not_the_path(tmp_path: Path) -> None:
+    def digest(**settings: object) -> str:
+        return PromptWriter(PromptSettings(**settings), lambda prompt: 1, 100).digest
+
+    assert digest(domain=own(tmp_path)) == digest(domain="films")
+    assert digest(domain=own(tmp_path, ("none yet", "nothing"))) != digest(domain="films")
+    assert digest(domain="films", recent=5) != digest(domain="films")
+    assert digest(domain="films", style="worked") != digest(domain="films")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("$candidate", "$candidat"), ["judge", "$candidat", "did you mean candidate?"]),
+        (("$candidate", "it"), ["judge", "$candidate must stand exactly once, not 0 times"]),
+        (("$candidate", "$candidate $candidate"), ["judge", "once, not 2 times"]),
+        (("$summary\n", "$candidate\n"), ["judge"]),
+        (("$candidate", "for $5: $candidate"), ["write $$ for a dollar sign"]),
+        (('no = "No"', 'no = "Yes"'), ["must be different"]),
+        (('no = "No"', 'noo = "No"'), ["no: ", "noo: "]),
+        (
+            ('role = "system"', 'role = "sytem"'),
+            ["judge.0.role", "'system', 'user' or 'assistant'"],
+        ),
+        (('yes = "Yes"', "yes = "), ["not TOML", "line"]),
+    ],
+)
+def test_mistakes_are_told_with_the_file_and_the_place(
+    tmp_path: Path, change: tuple[str, str], words: list[str]
+) -> None:
+    path = own(tmp_path, change)
+    with pytest.raises(ConfigError) as caught:
+        check_domain(path)
+    assert path in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_the_candidate_must_come_after_what_all_candidates_share(tmp_path: Path) -> None:
+    path = own(tmp_path, ("$candidate", "$swap"))
+    text = Path(path).read_text("utf-8").replace("$recent", "$candidate", 1)
+    Path(path).write_text(text.replace("$swap", "$recent", 1), "utf-8")
+    with pytest.raises(ConfigError, match="after"):
+        check_domain(path)
+
+
+def test_a_missing_file_and_an_unknown_name_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml"):
+        check_domain(str(tmp_path / "absent.toml"))
+    with pytest.raises(ConfigError, match="did you mean films"):
+        check_domain("film")
+
+
+def test_a_style_that_a_file_lacks_is_told_when_it_is_asked_for(tmp_path: Path) -> None:
+    text = Path(own(tmp_path)).read_text("utf-8").split("[worked]")[0]
+    (tmp_path / "mine.toml").write_text(text, "utf-8")
+    settings = PromptSettings(domain=str(tmp_path / "mine.toml"), style="worked")
+    with pytest.raises(ConfigError, match="worked"):
+        PromptWriter(settings, lambda prompt: 1, 100)
+
+
+def test_a_dollar_sign_in_a_file_and_in_an_item_is_a_dollar_sign(tmp_path: Path) -> None:
+    path = own(tmp_path, ("Next film:", "Next film (under $$9):"))
+    item = Item("1", (("title", "$9 $$ $candidate"),))
+    from trsr.types import Query, UserHistory
+
+    writer = PromptWriter(PromptSettings(domain=path), lambda prompt: 1, 100)
+    (prompt,) = writer.judge(Query("q", UserHistory("u", ()), (item,)))
+    assert "Next film (under $9): title: $9 $$ $candidate" in prompt.messages[-1].content
