@@ -56,12 +56,12 @@ def test_public_names_are_few_and_known():
         "Summary",
         "TrsrError",
         "UserHistory",
-        "evaluate",
         "load_config",
-        "prepare",
-        "rank",
-        "summarize",
-        "train",
+        "run_evaluate",
+        "run_prepare",
+        "run_rank",
+        "run_summarize",
+        "run_train",
     ]
     for name in trsr.__all__:
         assert getattr(trsr, name) is not None

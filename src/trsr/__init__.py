@@ -1,8 +1,9 @@
 """trsr: text-rich sequential recommendation with large language models.
 
-The stages are `prepare`, `summarize`, `train`, `rank` and `evaluate`, each a function of a
-`Config`; `Recommender.load(run)` ranks for anybody with what a run learnt. Names are loaded when
-they are first used, so that `import trsr` costs nothing.
+The stages are `run_prepare`, `run_summarize`, `run_train`, `run_rank` and `run_evaluate`, each a
+function of a `Config` (the plain words are the rooms that they call). `Recommender.load(run)` ranks
+for anybody with what a run learnt. Names are loaded when they are first used, so that `import trsr`
+costs nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trsr.config import Config, load_config
     from trsr.errors import TrsrError
-    from trsr.pipeline import evaluate, prepare, rank, summarize, train
+    from trsr.pipeline import run_evaluate, run_prepare, run_rank, run_summarize, run_train
     from trsr.recommender import Recommender
     from trsr.types import Case, Item, Query, RankedList, Summary, UserHistory
 
@@ -29,12 +30,12 @@ __all__ = [
     "Summary",
     "TrsrError",
     "UserHistory",
-    "evaluate",
     "load_config",
-    "prepare",
-    "rank",
-    "summarize",
-    "train",
+    "run_evaluate",
+    "run_prepare",
+    "run_rank",
+    "run_summarize",
+    "run_train",
 ]
 
 _HOMES = {
@@ -42,11 +43,11 @@ _HOMES = {
     "load_config": "config",
     "TrsrError": "errors",
     "Recommender": "recommender",
-    "evaluate": "pipeline",
-    "prepare": "pipeline",
-    "rank": "pipeline",
-    "summarize": "pipeline",
-    "train": "pipeline",
+    "run_evaluate": "pipeline",
+    "run_prepare": "pipeline",
+    "run_rank": "pipeline",
+    "run_summarize": "pipeline",
+    "run_train": "pipeline",
 }
 
 

@@ -23,6 +23,9 @@ from rich.table import Table
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+SURE = 0.05
+"""The share that must be done before an estimate means anything."""
+
 EVERY = 20.0
 """Seconds between lines of progress where there is no terminal to draw on."""
 
@@ -87,6 +90,8 @@ class Bar:
     def _rest(self, now: float) -> str:
         if not self._total:
             return ""
+        if self._done < self._total * SURE:
+            return f" of {self._total}, too early to estimate,"
         left = (now - self._started) / max(self._done, 1) * (self._total - self._done)
         return f" of {self._total}, about {duration(left)} left,"
 

@@ -13,14 +13,14 @@ from trsr.store.rundir import RunDirectory
 __all__ = [
     "STAGE_NAMES",
     "Outcome",
-    "evaluate",
-    "prepare",
-    "rank",
     "refuse_stale",
     "run",
+    "run_evaluate",
+    "run_prepare",
+    "run_rank",
     "run_stage",
-    "summarize",
-    "train",
+    "run_summarize",
+    "run_train",
 ]
 
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
@@ -54,26 +54,26 @@ def run(config: Config, bars: Bars = lambda stage: Silent()) -> Iterator[Outcome
         yield run_stage(config, name, bars(name))
 
 
-def prepare(config: Config, progress: Progress | None = None) -> Outcome:
+def run_prepare(config: Config, progress: Progress | None = None) -> Outcome:
     """Reads, filters and splits the data, and draws the candidates."""
     return run_stage(config, "prepare", progress)
 
 
-def summarize(config: Config, progress: Progress | None = None) -> Outcome:
+def run_summarize(config: Config, progress: Progress | None = None) -> Outcome:
     """Summarizes the histories of all cases that a later stage reads."""
     return run_stage(config, "summarize", progress)
 
 
-def train(config: Config, progress: Progress | None = None) -> Outcome:
+def run_train(config: Config, progress: Progress | None = None) -> Outcome:
     """Fine-tunes the model on the training cases."""
     return run_stage(config, "train", progress)
 
 
-def rank(config: Config, progress: Progress | None = None) -> Outcome:
+def run_rank(config: Config, progress: Progress | None = None) -> Outcome:
     """Orders the candidates of the test queries with every ranker."""
     return run_stage(config, "rank", progress)
 
 
-def evaluate(config: Config, progress: Progress | None = None) -> Outcome:
+def run_evaluate(config: Config, progress: Progress | None = None) -> Outcome:
     """Computes the metrics and writes the reports."""
     return run_stage(config, "evaluate", progress)

@@ -20,7 +20,7 @@ from trsr.fetch import get
 from trsr.llm import LanguageModel, ScoringModel
 from trsr.pipeline.pages import write_pages
 from trsr.pipeline.stair import Job, Stage, fingerprint
-from trsr.prompts import PromptWriter
+from trsr.prompts import PromptWriter, load_domain
 from trsr.rank import (
     RankContext,
     YesNoRanker,
@@ -86,7 +86,8 @@ def _prepare(job: Job) -> dict[str, Any]:
     (job.out / "prepare.json").write_text(
         json.dumps({"counts": report.counts, "lines": report.lines()}, indent=1), "utf-8"
     )
-    return {"counts": report.counts}
+    shown = ("users", "items", "interactions", "cases_train", "cases_valid", "cases_test")
+    return {key: report.counts.get(key, 0) for key in shown} | {"counts": report.counts}
 
 
 def _splits(config: Config) -> list[str]:
@@ -249,8 +250,10 @@ def _summarize_settings(config: Config) -> dict[str, Any]:
     own = config.summarize.model_dump(mode="json", exclude={"model"})
     if config.summarize.strategy == "none":
         return {"summarize": {"strategy": "none"}, "splits": _splits(config)}
-    told = {"domain", "style", "fields", "summary_item_words", "field_words", "summary_words"}
+    told = {"domain", "style", "fields", "summary_item_words", "summary_numbers", "summary_words"}
+    told |= {"field_words"}
     return {
+        "words": load_domain(config.prompts.domain).digest,
         "summarize": own,
         "prompts": config.prompts.model_dump(mode="json", include=told),
         "model": config.summarizer.meaning(),
@@ -259,8 +262,9 @@ def _summarize_settings(config: Config) -> dict[str, Any]:
 
 
 def _judge_settings(config: Config) -> dict[str, Any]:
-    excluded = {"summary_item_words", "summary_words"}
+    excluded = {"summary_item_words", "summary_numbers", "summary_words"}
     return {
+        "words": load_domain(config.prompts.domain).digest,
         "prompts": config.prompts.model_dump(mode="json", exclude=excluded),
         "model": config.model.meaning(),
         "run": {"seed": config.run.seed},
