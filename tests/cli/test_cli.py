@@ -100,6 +100,13 @@ def test_a_file_made_elsewhere_is_taken(folder):
     trsr("rank", "mine.toml", cwd=folder)
     shown = trsr("show", "runs/mine", cases["user"][0], cwd=folder)
     assert "The user likes hinges." in shown.stdout
+    frame = pl.read_parquet(run / "summaries.parquet")
+    frame = frame.with_columns(text=pl.lit("The user likes lamps."))
+    frame.write_parquet(run / "summaries.parquet")
+    again = trsr("train", "mine.toml", cwd=folder)
+    assert "made from another summaries.parquet" in again.stderr
+    trsr("rank", "mine.toml", cwd=folder)
+    assert "lamps." in trsr("show", "runs/mine", cases["user"][0], cwd=folder).stdout
 
 
 def test_check_tells_counts_and_runs_nothing(folder):

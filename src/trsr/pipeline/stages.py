@@ -221,7 +221,7 @@ def _rank(job: Job) -> dict[str, Any]:
         name: {"prompts": writer.digest, "shortened": writer.shortened, "written": writer.written}
         for name, writer in writers.items()
     }
-    if len(unfit) == len(cases):
+    if unfit and len(unfit) == len(cases):
         raise PromptError(f"no query fits the context; the first: {next(iter(unfit.values()))}")
     info = {"queries": len(cases), "unfit": len(unfit), "rankers": list(names), "models": models}
     return info | ({"unfit_queries": dict(islice(unfit.items(), 20))} if unfit else {})

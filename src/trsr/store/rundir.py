@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -108,16 +109,12 @@ class RunDirectory:
         return all((self.folder / name).exists() for name in record.files)
 
     def hashes(self, names: list[str]) -> dict[str, str]:
-        """The recorded hashes of finished files, by name; files without a record are hashed."""
-        known = {
-            name: value
-            for record in self.records().values()
-            for name, value in record.files.items()
-        }
+        """The files' SHA-256 as they are now, by name; files that do not exist are left out.
+
+        A file that somebody put in the place of a stage's own is thus seen by the stages below.
+        """
         return {
-            name: known.get(name) or hash_file(self.folder / name)
-            for name in names
-            if (self.folder / name).exists()
+            name: hash_file(self.folder / name) for name in names if (self.folder / name).exists()
         }
 
     def workspace(self, stage: str) -> Path:
@@ -196,6 +193,13 @@ def hash_file(path: Path) -> str:
     if path.is_dir():
         parts = [f"{p.name}:{hash_file(p)}" for p in sorted(path.iterdir())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    status = path.stat()
+    return _hash(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _hash(path: Path, size: int, changed: int) -> str:
+    """Size and time of change are part of what is remembered, so a changed file is read again."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
