@@ -49,7 +49,7 @@ def write_pages(
 
 
 def _stage(name: str, record: StageRecord) -> StageTime:
-    hidden = ("seconds", "seed", "losses", "validations")
+    hidden = ("seconds", "seed")
     counts = {
         k: v for k, v in record.info.items() if k not in hidden and isinstance(v, int | float)
     }
@@ -57,14 +57,17 @@ def _stage(name: str, record: StageRecord) -> StageTime:
 
 
 def _curves(job: Job) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-    """The training loss, and the sum that the best adapter is chosen by."""
-    record = job.run.records().get("train")
-    info = record.info if record else {}
-    losses = [(step, loss) for step, loss in enumerate(info.get("losses", ()), 1)]
+    """The training loss, and the sum that the best adapter is chosen by, at each step."""
+    path = job.run / "adapter" / "curves.jsonl"
+    if not path.is_file():
+        return [], []
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     chosen = job.config.train.select_on
+    losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     found = [
-        (step, sum(metrics.get(name, 0.0) for name in chosen))
-        for step, metrics in info.get("validations", ())
+        (row["step"], sum(row["validation"].get(name, 0.0) for name in chosen))
+        for row in rows
+        if "validation" in row
     ]
     return losses, found
 

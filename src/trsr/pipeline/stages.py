@@ -46,6 +46,9 @@ SUMMARIES = pl.Schema(
 )
 """The columns of `summaries.parquet`; a file made elsewhere has the same."""
 
+CURVES = frozenset({"losses", "validations", "adapter"})
+"""What the manifest leaves to `adapter/curves.jsonl`: it is to be read by people."""
+
 CASES = tuple(f"cases.{split}.parquet" for split in ("train", "valid", "test"))
 
 
@@ -172,8 +175,8 @@ def _train(job: Job) -> dict[str, Any]:
         validate=validate if valid else None,
         progress=job.progress,
     )
-    shortened = {"shortened": writers[0].shortened, "prompts": writers[0].digest}
-    return dataclasses.asdict(result) | shortened
+    info = dataclasses.asdict(result) | {"prompts": writers[0].digest}
+    return {key: one for key, one in info.items() if key not in CURVES}
 
 
 def _used_valid(config: Config, dataset: Dataset) -> Cases | list[Case]:
