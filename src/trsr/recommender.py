@@ -18,7 +18,7 @@ from trsr.prompts import PromptWriter
 from trsr.rank import RankContext, Ranker, make_ranker
 from trsr.store.outputs import OutputStore
 from trsr.summarize import summarize
-from trsr.types import Item, Query, RankedList, Summary, UserHistory
+from trsr.types import Item, Prompt, Query, RankedList, Summary, UserHistory
 
 ANSWER_TOKENS = 8
 """Room left in the judge prompt for the answer."""
@@ -144,7 +144,7 @@ class Recommender:
         unseen = (item for item in self._by_popularity if item not in seen)
         return tuple(self.catalog[item] for item, _ in zip(unseen, range(wanted), strict=False))
 
-    def prompts(self, query: Query) -> list[Any]:
+    def prompts(self, query: Query) -> list[Prompt]:
         """The judge prompts of a query, one a candidate."""
         return self._judge(self._adapter is not None)[1].judge(query)
 

@@ -42,6 +42,17 @@ def test_publishing_again_replaces_files_and_folders(tmp_path):
     assert [path.name for path in (run / "adapter").iterdir()] == ["new"]
 
 
+def test_what_a_stage_makes_no_more_is_removed(tmp_path):
+    run = RunDirectory(tmp_path)
+    with run.writing("train") as out:
+        (out / "adapter").mkdir()
+        (out / "adapter" / "weights").write_text("1")
+        run.publish("train", out, StageRecord({}, {}, {}))
+    with run.writing("train") as out:
+        run.publish("train", out, StageRecord({"epochs": 0}, {}, {}))
+    assert not (run / "adapter").exists()
+
+
 def test_a_stop_while_publishing_leaves_a_stage_that_is_not_done(tmp_path, monkeypatch):
     run = RunDirectory(tmp_path)
     publish(run, "prepare", items="old", cases="old")

@@ -14,7 +14,7 @@ import polars as pl
 from trsr.config import Config
 from trsr.data import Cases, Dataset, prepare
 from trsr.data.settings import DataSettings
-from trsr.errors import PromptError
+from trsr.errors import PromptError, StoreError
 from trsr.evaluate import evaluate as compute
 from trsr.fetch import get
 from trsr.llm import LanguageModel, ScoringModel
@@ -191,7 +191,10 @@ def _rank(job: Job) -> dict[str, Any]:
     writers: dict[str, PromptWriter] = {}
 
     def open_judge(tuned: bool) -> tuple[ScoringModel, PromptWriter]:
-        model, writer = judge(config, adapter_of(job.run) if tuned else None)
+        adapter = adapter_of(job.run) if tuned else None
+        if tuned and adapter is None:
+            raise StoreError(f"{job.run.folder}: there is no adapter; give `trsr train` first")
+        model, writer = judge(config, adapter)
         writers[model.identity] = writer
         return model, writer
 

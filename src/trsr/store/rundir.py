@@ -143,7 +143,7 @@ class RunDirectory:
         """
         with explained(self.folder):
             records, unfinished = self._manifest()
-            records.pop(stage, None)
+            self._drop_leftovers(records.pop(stage, None), output)
             self._write_manifest(records, sorted({*unfinished, stage}))
             files = {}
             for path in sorted(output.iterdir()):
@@ -159,6 +159,13 @@ class RunDirectory:
             shutil.rmtree(self.folder / ".work" / stage, ignore_errors=True)
             shutil.rmtree(output, ignore_errors=True)
             return done
+
+    def _drop_leftovers(self, before: StageRecord | None, output: Path) -> None:
+        """Removes what the stage made before and makes no more, such as another run's adapter."""
+        for name in before.files if before else ():
+            path = self.folder / name
+            if not (output / name).exists() and path.exists():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a small file whole or not at all."""
