@@ -163,7 +163,7 @@ class Recommender:
     @functools.cached_property
     def _ranker(self) -> Ranker:
         context = RankContext(
-            self.catalog.ids,
+            self.catalog,
             self.dataset.interactions,
             self.config.run.seed,
             self._judge,

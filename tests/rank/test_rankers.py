@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trsr.data import Catalog
 from trsr.errors import ConfigError, DataError, ModelError, PromptError
 from trsr.rank import (
     RANKERS,
@@ -70,7 +71,8 @@ def context(seed: int = 0) -> RankContext:
     def judge(tuned: bool):
         return Judge(lambda text: (1 if tuned else -1) * float(text.split(" i")[1])), Words()
 
-    return RankContext([item.id for item in ITEMS], INTERACTIONS, seed, judge)
+    catalog = Catalog(pl.DataFrame({"id": [item.id for item in ITEMS]}))
+    return RankContext(catalog, INTERACTIONS, seed, judge)
 
 
 @pytest.mark.parametrize("name", RANKERS.names())

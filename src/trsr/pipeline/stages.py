@@ -199,11 +199,13 @@ def _rank(job: Job) -> dict[str, Any]:
         return model, writer
 
     context = RankContext(
-        dataset.catalog.ids,
+        dataset.catalog,
         dataset.interactions,
         config.run.seed,
         open_judge,
         config.rank.queries_per_batch,
+        training=lambda: dataset.cases("train"),
+        validation=lambda: dataset.cases("valid"),
     )
     names = config.rank.rankers
     job.progress.begin(len(names) * len(cases), "queries")
@@ -319,7 +321,7 @@ STAGES = (
     ),
     Stage(
         "rank",
-        ("items.parquet", "interactions.parquet", CASES[2], "summaries.parquet", "adapter"),
+        ("items.parquet", "interactions.parquet", *CASES, "summaries.parquet", "adapter"),
         ("rankings.parquet",),
         _rank_settings,
         _rank,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from trsr.errors import DataError, PromptError
 from trsr.rank.settings import RANKERS
-from trsr.types import Query, RankedList
+from trsr.types import Case, Query, RankedList
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from trsr.data import Catalog
     from trsr.llm import ScoringModel
     from trsr.prompts import PromptWriter
 
@@ -38,20 +39,25 @@ class RankContext:
     """What a ranker may be made of: no test case is in it.
 
     Attributes:
-        catalog_ids: The ids of all items, in catalogue order.
+        catalog: The items with their texts, in catalogue order.
         interactions: Columns `user`, `item` (str) and `time` (f64): only what happened before
             every validation and test target.
         seed: The run's seed.
         judge: Opens the language model and its words; the argument says whether the tuned one is
             asked for. Called only by rankers that need a model.
         queries_per_batch: How many queries' prompts go to the model in one call.
+        training: The training cases; each targets an earlier interaction of its user.
+        validation: The validation cases, whose answers may decide between settings: a ranker
+            that is tuned is tuned on these.
     """
 
-    catalog_ids: Sequence[str]
+    catalog: Catalog
     interactions: pl.DataFrame
     seed: int
     judge: Callable[[bool], tuple[ScoringModel, PromptWriter]]
     queries_per_batch: int = 8
+    training: Callable[[], Iterable[Case]] = tuple
+    validation: Callable[[], Iterable[Case]] = tuple
 
 
 def make_ranker(name: str, context: RankContext) -> Ranker:
