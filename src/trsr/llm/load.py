@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from trsr.errors import ConfigError, ModelError
 from trsr.llm.kept import decoder_of
+from trsr.llm.lora import lean
 from trsr.llm.settings import ModelSettings
 from trsr.llm.weights import file_digest, quiet
 
@@ -151,7 +152,10 @@ def _adapted(network: Any, adapter: Path, dtype: torch.dtype) -> Any:
         raise ModelError(f"the adapter in {adapter} does not fit the model: {error}") from error
     if adapted.active_peft_config.is_prompt_learning:
         raise ModelError(f"the adapter in {adapter} is a learned prompt: trsr takes LoRA adapters")
-    return adapted.merge_and_unload() if dtype == torch.float32 else adapted
+    if dtype == torch.float32:
+        return adapted.merge_and_unload()
+    lean(adapted)
+    return adapted
 
 
 def _quantized(settings: ModelSettings, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trsr.errors import ConfigError
+from trsr.llm.lora import lean
 from trsr.settings import derive_seed
 from trsr.train.settings import TrainSettings
 
@@ -55,6 +56,7 @@ class Adapter:
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
             torch.manual_seed(derive_seed(seed, "adapter"))
             self._model = get_peft_model(network, config)
+        lean(self._model)
         self._base = base
 
     @property
