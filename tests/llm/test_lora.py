@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import peft
 import pytest
-
+import torch
 from tiny import tiny_network
 
-torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
-
-from trsr.llm.lora import lean  # noqa: E402
+from trsr.llm.lora import lean
 
 
 def adapted(shape: str, dtype: Any, dropout: float = 0.0) -> Any:

@@ -17,7 +17,7 @@ class _LoraProduct(torch.autograd.Function):
     """x Wᵀ + b + s (x Aᵀ) Bᵀ (Hu et al. 2021, equation 3); W and b are frozen."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
@@ -29,7 +29,7 @@ class _LoraProduct(torch.autograd.Function):
         return out.view(*x.shape[:-1], out.shape[-1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, low, weight, down, up = ctx.saved_tensors
         grown = grad.reshape(-1, grad.shape[-1])
         back = grown @ up
