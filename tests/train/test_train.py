@@ -27,8 +27,8 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 # Recorded on a CPU in fp32 with one thread: a change says that training has changed.
 GOLDEN = {
-    "answer": [8.317362, 6.099961, 4.936056],
-    "listwise": [3.241746, 0.821257, 0.546016],
+    "answer": [8.317362, 6.073336, 4.907853],
+    "listwise": [3.241746, 0.792203, 0.575913],
     "text": [6.576259, 6.287713, 6.098377],
 }
 

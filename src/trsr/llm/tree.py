@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from trsr.llm.kept import Bank, can_keep, decoder_of, run, select
+from trsr.llm.packed import Prefix, can_pack, run_packed
 from trsr.llm.tokens import Tokens, TreeStats, common, distinct_tokens, tree_stats
 
 __all__ = [
@@ -114,7 +115,11 @@ def answer_states(network: Any, sequences: Sequence[Sequence[int]], *, batch_tok
     places: dict[int, int] = {}
     states: list[Tensor] = []
     top = grow(distinct, MIN_SAVED if can_keep(network) else math.inf)
-    for found, state in _visit(decoder, top, None, [0] * len(top), batch_tokens):
+    if can_pack(decoder) and can_keep(network):
+        visit = _visit_packed(decoder, [(node, None) for node in top], batch_tokens)
+    else:
+        visit = _visit(decoder, top, None, [0] * len(top), batch_tokens)
+    for found, state in visit:
         for sequence in found:
             places[sequence] = len(places)
         states.append(state)
@@ -211,6 +216,31 @@ def _visit(
         places = [row for row, index in enumerate(parents) for _ in members[index].children]
         kept = select(kept, parents)
         yield from _visit(decoder, following, kept, places, batch_tokens)
+
+
+def _visit_packed(
+    decoder: Any, nodes: list[tuple[Node, Prefix | None]], batch_tokens: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """The same as `_visit`, without padding; siblings stand together in `nodes`."""
+    batch: list[tuple[Node, Prefix | None]] = []
+    for place, (node, prefix) in enumerate(nodes):
+        batch.append((node, prefix))
+        following = len(nodes[place + 1][0].tokens) if place + 1 < len(nodes) else batch_tokens
+        if sum(len(one.tokens) for one, _ in batch) + following <= batch_tokens:
+            continue
+        segments = [(one.tokens, before) for one, before in batch]
+        hidden, starts, kept = run_packed(
+            decoder, segments, [bool(one.children) for one, _ in batch]
+        )
+        ends = [(starts[row] + at, of) for row, (one, _) in enumerate(batch) for at, of in one.ends]
+        if ends:
+            places, found = zip(*ends, strict=True)
+            yield list(found), hidden[list(places)]
+        below = [(child, kept[row]) for row, (one, _) in enumerate(batch) for child in one.children]
+        del hidden, kept
+        batch = []
+        if below:
+            yield from _visit_packed(decoder, below, batch_tokens)
 
 
 def _batches(
