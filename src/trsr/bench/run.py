@@ -67,13 +67,25 @@ def model_settings(
     dtype: str = "",
     device: str = "",
     batch_tokens: int = 0,
+    *,
+    summarizer: bool = False,
 ) -> ModelSettings:
     """The measured model's settings: the source's, changed by what is given.
+
+    Args:
+        source: The configuration; None: defaults.
+        name: Another model.
+        dtype: Another number format.
+        device: Another device.
+        batch_tokens: Another bound of a forward pass.
+        summarizer: Of the configuration's two models, the one that summarizes.
 
     Raises:
         ConfigError: If a value is none that the setting takes.
     """
-    base = source.config.model if source else ModelSettings()
+    base = ModelSettings()
+    if source:
+        base = source.config.summarizer if summarizer else source.config.model
     given = {"name": name, "dtype": dtype, "device": device, "batch_tokens": batch_tokens}
     values: dict[str, Any] = base.model_dump() | {key: one for key, one in given.items() if one}
     try:
@@ -157,5 +169,43 @@ def train(
         rest=rest,
         repeats=repeats,
         seed=seed,
+        progress=progress,
+    )
+
+
+def summarize(
+    source: Source,
+    model: ModelSettings,
+    *,
+    users: int = 400,
+    alone_users: int = 4,
+    batches: Sequence[int] = (8, 16, 32),
+    repeats: int = 5,
+    progress: Progress,
+) -> Result:
+    """Times summaries; see `trsr.bench.summarize.bench_summarize`.
+
+    Args:
+        source: The data and the words.
+        model: The model; its sampling is the source's.
+        users: Users that trsr's engines summarize.
+        alone_users: Users summarized one prompt at a time.
+        batches: Batch sizes of transformers' own `generate`.
+        repeats: Timed runs of each.
+        progress: Told of each run.
+
+    Raises:
+        TrsrError: If the model or the data cannot be used.
+    """
+    from trsr.bench.summarize import bench_summarize
+
+    summarizing = source.config.summarize.model_copy(update={"model": model})
+    return bench_summarize(
+        source.name,
+        source.config.model_copy(update={"summarize": summarizing}),
+        users=users,
+        alone_users=alone_users,
+        batches=batches,
+        repeats=repeats,
         progress=progress,
     )

@@ -12,6 +12,7 @@ from trsr.cli.terminal import Bar, err, out, table
 
 if TYPE_CHECKING:
     from trsr.bench import Result
+    from trsr.config import Config
 
 app = typer.Typer(
     help="Measure this machine: each part beside the plain way to do it, in turn in one run.",
@@ -121,6 +122,131 @@ def train(
             progress=bar,
         )
     _print([result], json)
+
+
+@app.command()
+def summarize(
+    config: NeededConfig,
+    settings: Overrides = None,
+    data: DataFolder = None,
+    users: Annotated[int, typer.Option(min=1, help="summarized by trsr's engines")] = 400,
+    alone_users: Annotated[int, typer.Option(min=1, help="summarized one prompt at a time")] = 4,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="of transformers' own generate (may be given again); 8, 16, 32"),
+    ] = None,
+    model: Model = "",
+    dtype: Dtype = "",
+    device: Device = "",
+    repeats: Repeats = 5,
+    json: Json = False,
+) -> None:
+    """Write users' summaries, recurrent: one prompt at a time, in batches, by trsr's engines."""
+    from trsr.bench import run
+
+    named = run.Source(*_config(config, settings, data))
+    with Bar("summarize") as bar:
+        result = run.summarize(
+            named,
+            run.model_settings(named, model, dtype, device, summarizer=True),
+            users=users,
+            alone_users=alone_users,
+            batches=batch or (8, 16, 32),
+            repeats=repeats,
+            progress=bar,
+        )
+    _print([result], json)
+
+
+@app.command()
+def prepare(
+    interactions: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1000, help="of a data set (may be given again); left out: 1 and 10 million"
+        ),
+    ] = None,
+    cases: Annotated[int, typer.Option(min=0, help="most cases of a kind; 0: all")] = 0,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV files instead of Parquet")] = False,
+    repeats: Repeats = 3,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Prepare made-up data of growing size; tells how time and memory grow."""
+    from trsr.bench.prepare import bench_prepare
+
+    with Bar("prepare") as bar:
+        result = bench_prepare(
+            interactions or (1_000_000, 10_000_000),
+            cases=cases,
+            repeats=repeats,
+            seed=seed,
+            format="csv" if csv else "parquet",
+            progress=bar,
+        )
+    _print([result], json)
+
+
+@app.command()
+def overhead(
+    config: NeededConfig,
+    settings: Overrides = None,
+    data: DataFolder = None,
+    queries: Annotated[int, typer.Option(min=1, help="test queries")] = 50,
+    repeats: Repeats = 5,
+    json: Json = False,
+) -> None:
+    """Tell how much of the time of summarize and rank is not the model's."""
+    from trsr.bench.overhead import bench_overhead
+
+    name, loaded = _config(config, settings, data)
+    with Bar("overhead") as bar:
+        result = bench_overhead(name, loaded, queries=queries, repeats=repeats, progress=bar)
+    _print([result], json)
+
+
+@app.command("all")
+def all_(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="a folder with the data of the recipes, in folders of their names"),
+    ] = None,
+    model: Model = "",
+    dtype: Dtype = "",
+    device: Device = "",
+    repeats: Repeats = 3,
+    queries: Annotated[int, typer.Option(min=1, help="real queries that are scored")] = 4,
+    users: Annotated[int, typer.Option(min=1, help="users that are summarized")] = 48,
+    interactions: Annotated[
+        int, typer.Option(min=10_000, help="of the largest made-up data set")
+    ] = 10_000_000,
+    only: Annotated[
+        list[str] | None, typer.Option(help="a bench (may be given again); left out: all")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the page to write")] = Path(
+        "docs/performance.md"
+    ),
+    json: Json = False,
+) -> None:
+    """Run every bench (a quarter of an hour on two cores), and write docs/performance.md."""
+    from trsr.bench.page import write_page
+    from trsr.bench.suite import Sizes, run_all
+
+    sizes = Sizes(
+        model, dtype, device, data, repeats, queries, users, interactions, tuple(only or ())
+    )
+    results = []
+    for result in run_all(sizes, Bar, lambda why: err.print(why, markup=False)):
+        _print([result], json)
+        results.append(result)
+    write_page(output, results, sizes.command())
+    err.print(f"wrote {output}", markup=False)
+
+
+def _config(path: Path, settings: list[str] | None, data: Path | None) -> tuple[str, Config]:
+    from trsr.bench.queries import config_for
+
+    return config_for(path, settings or [], data)
 
 
 def _print(results: Sequence[Result], json: bool) -> None:
