@@ -13,7 +13,7 @@ from trsr.bench import run
 from trsr.bench.overhead import bench_overhead
 from trsr.bench.prepare import bench_prepare
 from trsr.bench.records import Result
-from trsr.errors import ConfigError, DataError, ModelError
+from trsr.errors import ConfigError, TrsrError
 from trsr.plugins import near
 from trsr.progress import Progress
 
@@ -107,7 +107,7 @@ def run_all(
             with progress(part.title) as bar:
                 found = part.results(bar)
             yield from found
-        except (ConfigError, DataError, ModelError) as error:
+        except TrsrError as error:
             failed(f"{part.title}: not run: {error}")
             yield Result(part.title, (), ("not run: its data or model is not here",))
 
