@@ -91,10 +91,17 @@ def cli() -> str:
     assert isinstance(group, click.Group) or hasattr(group, "commands")  # noqa: S101
     context = group.make_context("trsr", ["ls"], resilient_parsing=True)
     lines += ["", "```", group.get_help(context), "```"]
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
-        inner = type(context)(command, info_name=name, parent=context)
-        lines += ["", f"## `trsr {name}`", "", "```", command.get_help(inner), "```"]
+    lines += commands("trsr", group, context)
     return "\n".join(lines) + "\n"
+
+
+def commands(path: str, group: Any, context: Any) -> Iterator[str]:
+    """The help of a group's commands, and of the commands within them."""
+    for name, command in group.commands.items():
+        inner = type(context)(command, info_name=name, parent=context)
+        yield from ("", f"## `{path} {name}`", "", "```", command.get_help(inner), "```")
+        if hasattr(command, "commands"):
+            yield from commands(f"{path} {name}", command, inner)
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trsr.cli import bench
 from trsr.cli.terminal import Bar, duration, err, out, table
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+app.add_typer(bench.app, name="bench")
 
 ConfigPath = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="a TOML file, or a recipe's name")

@@ -1,0 +1,69 @@
+"""What can score prompts given as tokens; a further engine is one more line in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trsr.bench.tokens import padded_states
+from trsr.llm.hf import TransformersModel
+from trsr.llm.tokens import Tokens
+from trsr.llm.tree import answer_logits, answer_states
+from trsr.plugins import PluginTable
+
+Calls = Sequence[Sequence[Tokens]]
+"""Prompts in tokens, in the groups that go to the model in one call."""
+
+Scores = npt.NDArray[np.float64]
+"""[prompts, answers], in the calls' order; only differences along a row mean anything."""
+
+Engine = Callable[[Calls, Sequence[int]], Scores]
+"""(calls, the answers' tokens) → how likely each answer's token comes next."""
+
+REFERENCE = "pairwise"
+ROWS = 20
+"""Prompts that the pairwise way computes side by side."""
+
+ENGINES = PluginTable(
+    "scoring engine",
+    "trsr.scoring_engines",
+    {
+        REFERENCE: "trsr.bench.engines:open_pairwise",
+        "tree": "trsr.bench.engines:open_tree",
+    },
+)
+"""Each part is called with a `TransformersModel` (for an engine of its own: with its settings to
+read) and gives an `Engine`; it raises `ModelError` or `ConfigError` where it cannot run."""
+
+
+def open_pairwise(model: TransformersModel) -> Engine:
+    """Each prompt computed whole, sorted by length over all calls, `ROWS` side by side."""
+
+    def score(calls: Calls, answers: Sequence[int]) -> Scores:
+        with torch.no_grad():
+            every = [tokens for call in calls for tokens in call]
+            states = padded_states(model.network, every, ROWS)
+            return answer_logits(model.network, states, answers).double().cpu().numpy()
+
+    return score
+
+
+def open_tree(model: TransformersModel) -> Engine:
+    """What a call's prompts begin alike computed once, as trsr ranks."""
+
+    def score(calls: Calls, answers: Sequence[int]) -> Scores:
+        with torch.no_grad():
+            found = [
+                answer_logits(
+                    model.network,
+                    answer_states(model.network, call, batch_tokens=model.settings.batch_tokens),
+                    answers,
+                )
+                for call in calls
+            ]
+            return torch.cat(found).double().cpu().numpy()
+
+    return score

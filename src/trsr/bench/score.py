@@ -1,0 +1,199 @@
+"""`trsr bench score`: yes or no for many candidates, each alone or what they share once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from trsr.bench.engines import ENGINES, REFERENCE, Calls, Engine, Scores
+from trsr.bench.peak import Cost, matmul_peak
+from trsr.bench.records import Place, Result, Work, record, speed_ratio
+from trsr.bench.timing import Variant, interleave
+from trsr.bench.tokens import shared_prefixes
+from trsr.errors import ConfigError, ModelError
+from trsr.llm.hf import TransformersModel
+from trsr.llm.settings import ModelSettings, open_model
+from trsr.llm.tokens import Tokens, tree_stats
+from trsr.progress import Progress
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Prompts to be scored.
+
+    Attributes:
+        name: In the records: the data and the candidates.
+        calls: The prompts' tokens, in the groups that go to the model in one call.
+        sizes: How many prompts each query has, in order.
+        answers: The tokens of yes and of no.
+    """
+
+    name: str
+    calls: Calls
+    sizes: tuple[int, ...]
+    answers: tuple[int, int]
+
+    @property
+    def prompts(self) -> list[Tokens]:
+        """All prompts."""
+        return [tokens for call in self.calls for tokens in call]
+
+
+def synthetic(
+    model: TransformersModel, *, queries: int, prefix: int, candidates: int, rest: int, seed: int
+) -> Workload:
+    """Random tokens: a shared prefix of `prefix`, then `candidates` of `rest` tokens each."""
+    vocabulary = int(model.network.config.vocab_size)
+    calls = shared_prefixes(queries, prefix, candidates, rest, vocabulary=vocabulary, seed=seed)
+    name = f"{prefix}+{candidates}x{rest}"
+    return Workload(name, calls, (candidates,) * queries, (vocabulary // 3, vocabulary // 2))
+
+
+def open_local(settings: ModelSettings) -> TransformersModel:
+    """Opens the model that is measured.
+
+    Raises:
+        ConfigError: If its backend is not `transformers`, which the reference way needs.
+    """
+    model = open_model(settings)
+    if not isinstance(model, TransformersModel):
+        raise ConfigError(
+            f"model.backend: {settings.backend} cannot be compared with the plain way, which needs "
+            "the transformers backend"
+        )
+    return model
+
+
+def place_of(model: TransformersModel, *, peak: bool = True) -> Place:
+    """Where the model runs, with the machine's peak at its dtype."""
+    dtype = next(model.network.parameters()).dtype
+    device = model.device.type
+    shapes = Cost.of(model.network).shapes
+    return Place(
+        device,
+        str(dtype).removeprefix("torch."),
+        matmul_peak(dtype, device, shapes) if peak else None,
+    )
+
+
+def bench_score(
+    model: TransformersModel,
+    workloads: Sequence[Workload],
+    *,
+    variants: Sequence[str] = (),
+    repeats: int = 5,
+    progress: Progress,
+    place: Place | None = None,
+) -> list[Result]:
+    """Times every engine on every workload.
+
+    Args:
+        model: The model; all engines score with its weights.
+        workloads: What is scored.
+        variants: Names in `ENGINES`; empty: all that run here. The reference always runs.
+        repeats: Timed runs of each.
+        progress: Told of each run.
+        place: Where the model runs; None: found out, with the peak.
+
+    Raises:
+        ConfigError: If a variant that was asked for is not known or cannot run here.
+        ModelError: The same.
+    """
+    engines, notes = _engines(model, variants)
+    where = place or place_of(model)
+    return [_one(model, load, engines, repeats, progress, where, notes) for load in workloads]
+
+
+def _engines(
+    model: TransformersModel, variants: Sequence[str]
+) -> tuple[dict[str, Engine], list[str]]:
+    """The engines that run here, the reference first; and why others do not."""
+    names = [REFERENCE, *(name for name in variants or ENGINES.names() if name != REFERENCE)]
+    engines: dict[str, Engine] = {}
+    notes = []
+    for name in names:
+        try:
+            engines[name] = ENGINES.load(name)(model)
+        except (ConfigError, ModelError) as error:
+            if variants:
+                raise
+            notes.append(f"{name}: not run: {error}")
+    return engines, notes
+
+
+def _one(
+    model: TransformersModel,
+    load: Workload,
+    engines: dict[str, Engine],
+    repeats: int,
+    progress: Progress,
+    place: Place,
+    notes: Sequence[str],
+) -> Result:
+    def variant(name: str, engine: Engine) -> Variant:
+        return Variant(name, lambda: engine(load.calls, load.answers))
+
+    timings = interleave(
+        [variant(name, engine) for name, engine in engines.items()],
+        repeats,
+        place.device,
+        progress,
+    )
+    prompts = load.prompts
+    stats = tree_stats(prompts)
+    flops = Cost.of(model.network).forward(prompts, len(load.answers) * len(prompts))
+    work = Work(len(prompts), len(prompts), stats.tokens, stats.distinct_tokens, flops)
+    reference = timings[REFERENCE]
+    records = tuple(
+        record(
+            "score",
+            f"{load.name}/{name}",
+            Place(place.device, str(getattr(engines[name], "dtype", place.dtype)), place.peak),
+            timing,
+            work,
+            speed_ratio(timing, work, reference, work),
+        )
+        for name, timing in timings.items()
+    )
+    agreed = [
+        agreement(name, timing.result, reference.result, load.sizes)
+        for name, timing in timings.items()
+        if name != REFERENCE
+    ]
+    title = f"score, {load.name}: {len(load.sizes)} queries, {len(prompts)} prompts"
+    return Result(title, records, (*agreed, *notes))
+
+
+def agreement(name: str, found: Scores, reference: Scores, sizes: Sequence[int]) -> str:
+    """How far an engine's yes-minus-no scores are from the reference's, in a line.
+
+    Args:
+        name: The engine's.
+        found: Its scores, [prompts, 2].
+        reference: The reference's.
+        sizes: Prompts of each query, in order.
+    """
+    own, other = found[:, 0] - found[:, 1], reference[:, 0] - reference[:, 1]
+    ends = np.cumsum(sizes)[:-1]
+    correlations = [
+        rank_correlation(one, two)
+        for one, two in zip(np.split(own, ends), np.split(other, ends), strict=True)
+        if len(one) > 1
+    ]
+    text = f"{name}: largest difference of a score {np.abs(own - other).max():.2g}"
+    if not correlations:
+        return text
+    mean = float(np.mean(correlations))
+    return f"{text}, rank correlation within a query {mean:.5f} (Spearman, mean)"
+
+
+def rank_correlation(one: Scores, other: Scores) -> float:
+    """Spearman's, ties ranked by their mean; 1 where neither tells anything apart."""
+    if len(np.unique(one)) == 1 and len(np.unique(other)) == 1:
+        return 1.0
+    frame = pl.DataFrame({"one": one, "other": other})
+    found = frame.select(pl.corr("one", "other", method="spearman")).item()
+    return 0.0 if found is None or not np.isfinite(found) else float(found)

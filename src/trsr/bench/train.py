@@ -1,0 +1,206 @@
+"""`trsr bench train`: a step's forward and backward pass, pairwise and through the token tree."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trsr.bench.peak import Cost
+from trsr.bench.records import Place, Result, Work, record, speed_ratio
+from trsr.bench.score import place_of
+from trsr.bench.timing import Variant, interleave
+from trsr.bench.tokens import padded_states, shared_prefixes
+from trsr.llm.hf import TransformersModel
+from trsr.llm.tokens import tree_stats
+from trsr.llm.tree import answer_logits
+from trsr.progress import Progress
+from trsr.settings import derive_seed
+from trsr.train.adapter import Adapter
+from trsr.train.encode import EncodedCase
+from trsr.train.losses import listwise_loss
+from trsr.train.settings import TrainSettings
+
+Loss = Callable[[Any, Sequence[EncodedCase], int], Tensor]
+Gradients = dict[str, Tensor]
+
+REFERENCE = "pairwise"
+
+
+def synthetic_cases(
+    vocabulary: int, *, cases: int, prefix: int, candidates: int, rest: int, seed: int = 0
+) -> list[EncodedCase]:
+    """Random cases: a prefix that the candidates share, one of them relevant."""
+    queries = shared_prefixes(cases, prefix, candidates, rest, vocabulary=vocabulary, seed=seed)
+    yes_no = ((vocabulary // 3,), (vocabulary // 2,))
+    return [
+        EncodedCase.of(
+            f"bench/{number}",
+            prompts,
+            [yes_no] * candidates,
+            [place == number % candidates for place in range(candidates)],
+        )
+        for number, prompts in enumerate(queries)
+    ]
+
+
+def pairwise_listwise_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
+    """The listwise loss of each case, [cases], every prompt computed whole.
+
+    As `trsr.train.losses.listwise_loss`, without sharing; for answers of one token.
+    """
+    losses = []
+    for case in cases:
+        prompts = case.prompts
+        rows = max(1, batch_tokens // max(map(len, prompts)))
+        states = padded_states(network, prompts, rows)
+        (yes,), (no,) = case.answers[0]
+        logits = answer_logits(network, states, (yes, no))
+        margins = logits[:, 0] - logits[:, 1]
+        positive = torch.tensor(case.positive, device=margins.device)
+        losses.append(-margins.log_softmax(-1)[positive].mean())
+    return torch.stack(losses)
+
+
+def bench_train(
+    model: TransformersModel,
+    *,
+    settings: TrainSettings,
+    cases: int = 4,
+    prefix: int = 350,
+    negatives: int = 4,
+    rest: int = 60,
+    repeats: int = 5,
+    seed: int = 0,
+    progress: Progress,
+    place: Place | None = None,
+) -> Result:
+    """Times one step's gradient over a few cases, both ways, and compares the gradients.
+
+    Neither way makes logits over the whole vocabulary, and both cut the step into micro-batches as
+    training does; the optimizer's own move is left out. LoRA layers are put into the network.
+
+    Args:
+        model: The model.
+        settings: LoRA and its targets; the loss is `listwise`.
+        cases: Cases a step, one positive and `negatives` each.
+        prefix: Tokens that a case's prompts share.
+        negatives: Negatives a case.
+        rest: Tokens of a candidate.
+        repeats: Timed steps of each way.
+        seed: Of the tokens and of LoRA's weights.
+        progress: Told of each step.
+        place: Where the model runs; None: found out, with the peak.
+    """
+    where = place or place_of(model)
+    network = model.network
+    made = synthetic_cases(
+        int(network.config.vocab_size),
+        cases=cases,
+        prefix=prefix,
+        candidates=1 + negatives,
+        rest=rest,
+        seed=seed,
+    )
+    adapter = Adapter(network, settings, "bench", seed)
+    _stir(adapter, seed)
+    network.train()
+    budget = model.settings.batch_tokens
+
+    def step(loss: Loss, size: Callable[[EncodedCase], int]) -> Callable[[], Gradients]:
+        def run() -> Gradients:
+            torch.manual_seed(derive_seed(seed, "step"))
+            for batch in micro_batches(made, size, budget):
+                total: Any = loss(network, batch, budget).sum() / len(made)
+                total.backward()
+            return _taken(adapter)
+
+        return run
+
+    variants = [
+        Variant(REFERENCE, step(pairwise_listwise_loss, lambda case: case.tokens)),
+        Variant("tree", step(listwise_loss, lambda case: case.distinct_tokens)),
+    ]
+    with _as_training(where.device):
+        timings = interleave(variants, repeats, where.device, progress)
+    prompts = [prompt for case in made for prompt in case.prompts]
+    stats = tree_stats(prompts)
+    flops = Cost.of(network).training(prompts)
+    work = Work(cases, len(prompts), stats.tokens, stats.distinct_tokens, flops)
+    reference = timings[REFERENCE]
+    name = f"{prefix}+{1 + negatives}x{rest}"
+    records = tuple(
+        record(
+            "train",
+            f"{name}/{way}",
+            where,
+            timing,
+            work,
+            speed_ratio(timing, work, reference, work),
+        )
+        for way, timing in timings.items()
+    )
+    difference = gradient_difference(timings["tree"].result, reference.result)
+    note = f"tree: largest relative difference of a gradient from pairwise's {difference:.2g}"
+    title = f"train, {name}: {cases} cases a step, LoRA of rank {settings.rank} on "
+    return Result(title + ", ".join(settings.targets), records, (note,))
+
+
+def micro_batches(
+    cases: Sequence[EncodedCase], size: Callable[[EncodedCase], int], budget: int
+) -> Iterator[list[EncodedCase]]:
+    """Neighbouring cases that fit one pass together, as training cuts a step."""
+    batch: list[EncodedCase] = []
+    for case in cases:
+        if batch and sum(map(size, batch)) + size(case) > budget:
+            yield batch
+            batch = []
+        batch.append(case)
+    yield batch
+
+
+def gradient_difference(own: Gradients, other: Gradients) -> float:
+    """The largest norm of a parameter's difference, over the norm of `other`'s gradient."""
+    return max(
+        float((own[name] - other[name]).norm() / other[name].norm().clamp_min(1e-30))
+        for name in other
+    )
+
+
+def _stir(adapter: Adapter, seed: int) -> None:
+    """Moves LoRA's zero half off zero: beside it the other half's gradients would all be zero."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "stir"))
+    with torch.no_grad():
+        for name, parameter in adapter.parameters.items():
+            if "lora_B" in name:
+                drawn = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(0.02 * drawn)
+
+
+def _taken(adapter: Adapter) -> Gradients:
+    """The gradients, taken off the parameters."""
+    found: Gradients = {}
+    for name, parameter in adapter.parameters.items():
+        if parameter.grad is not None:
+            found[name] = parameter.grad.float()
+        parameter.grad = None
+    return found
+
+
+@contextlib.contextmanager
+def _as_training(device: str) -> Iterator[None]:
+    """On a CPU training adds in a fixed order, which may cost time: so do both ways here."""
+    switched = torch.are_deterministic_algorithms_enabled()
+    filler: Any = torch.utils.deterministic
+    filling = filler.fill_uninitialized_memory
+    try:
+        if device == "cpu":
+            torch.use_deterministic_algorithms(True)
+            filler.fill_uninitialized_memory = False
+        yield
+    finally:
+        torch.use_deterministic_algorithms(switched)
+        filler.fill_uninitialized_memory = filling

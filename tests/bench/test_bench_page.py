@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from trsr.bench import Record, Result
+from trsr.bench.page import MARK, notes_of, page, write_page
+from trsr.bench.show import HEADER, rows
+from trsr.bench.suite import Sizes, run_all
+from trsr.errors import ConfigError
+from trsr.progress import Silent
+
+PAIRWISE = Record(
+    "score", "8+2x3/pairwise", "cpu", "float32", 2, 22, 14, 22 / 14, 4.0, 5.5, 1.0, 0.05, 0.5, 2**30
+)
+PREPARED = Record(
+    "prepare", "100-interactions", "cpu", "", *(None,) * 4, 120.0, None, 1.0, 0, None, None
+)
+
+
+def table_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def test_a_row_says_what_a_record_holds():
+    (row,) = rows([PAIRWISE])
+    assert dict(zip(HEADER, row, strict=True)) == {
+        "variant": "8+2x3/pairwise",
+        "dtype": "float32",
+        "prompts": "2",
+        "tokens": "22",
+        "distinct": "14",
+        "token ratio": "1.57",
+        "seconds": "4",
+        "tokens/s": "6",
+        "prompts/s": "0.5",
+        "ratio": "1.00",
+        "spread": "5.0%",
+        "peak share": "50.0%",
+        "peak memory": "1.00 GiB",
+    }
+    (other,) = rows([PREPARED])
+    assert other.count("–") == 9
+
+
+def test_the_page_keeps_its_notes_and_nothing_else(tmp_path):
+    path = tmp_path / "docs" / "performance.md"
+    write_page(path, [Result("score, 8+2x3", (PAIRWISE,), ("tree: equal",))], "trsr bench all")
+    first = path.read_text("utf-8")
+    assert first.count(MARK) == 2
+    lines = table_lines(first)
+    assert len(lines) == 3
+    assert all(line.count("|") == len(HEADER) + 1 for line in lines)
+    assert "\n\n- tree: equal\n" in first
+    mine = "\n\n## Tried\n\nA dense mask: `3.2×` <!-- only -->\n\n"
+    path.write_text(first.replace(notes_of(first), mine), "utf-8")
+    write_page(path, [Result("prepare", (PREPARED,))], "trsr bench all --only prepare")
+    second = path.read_text("utf-8")
+    assert notes_of(second) == mine
+    assert "score, 8+2x3" not in second
+    assert "trsr bench all --only prepare" in second
+
+
+def test_the_page_names_no_path_of_the_machine():
+    home = str(Path.home())
+    notes = (f"x: not run: the model in {home}/models/tiny cannot be loaded", "a ratio of 3/4")
+    text = page([Result("score", (PAIRWISE,), notes)], "trsr bench all", "\n")
+    assert home not in text
+    assert "the model in … cannot be loaded" in text
+    assert "a ratio of 3/4" in text
+    assert "8+2x3/pairwise" in text
+    sizes = Sizes(model=f"{home}/models/tiny", data=Path(home), repeats=5, only=("score", "train"))
+    assert sizes.command() == (
+        "trsr bench all --model tiny --data FOLDER --repeats 5 --only score --only train"
+    )
+    assert Sizes().command() == "trsr bench all"
+
+
+def test_what_cannot_run_is_said_and_the_rest_goes_on(tmp_path, tiny_folder):
+    said = []
+    sizes = Sizes(
+        model=str(tiny_folder),
+        dtype="float32",
+        device="cpu",
+        data=tmp_path,
+        repeats=1,
+        interactions=20_000,
+        only=("score", "prepare"),
+    )
+    results = list(run_all(sizes, lambda name: contextlib.nullcontext(Silent()), said.append))
+    by_title = {result.title.split(":")[0]: result for result in results}
+    assert len(said) == 2  # industrial and movies
+    assert "industrial" in said[0]
+    assert by_title["score, industrial"].records == ()
+    assert [one.variant for one in by_title["score, 350+20x60"].records][:1] == [
+        "350+20x60/pairwise"
+    ]
+    benches = [one.bench for result in results for one in result.records]
+    assert benches[-2:] == ["prepare", "prepare"]
+    text = page(results, sizes.command(), "\n")
+    assert str(tmp_path) not in text
+
+
+def test_an_unknown_bench_is_refused():
+    with pytest.raises(ConfigError, match="did you mean score"):
+        list(run_all(Sizes(only=("scor",)), lambda name: contextlib.nullcontext(Silent()), print))

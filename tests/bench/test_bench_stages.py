@@ -1,0 +1,268 @@
+"""The benches over real data files, with a tiny model: what they count, and what they compare."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+from pipeline_data import write_data
+
+from trsr.bench.clock import Clock, clocked, watching
+from trsr.bench.events import write_events
+from trsr.bench.overhead import bench_overhead
+from trsr.bench.plain import PlainGenerate
+from trsr.bench.prepare import bench_prepare
+from trsr.bench.queries import config_for, config_of_files, judged, prepared
+from trsr.bench.records import Place
+from trsr.bench.score import bench_score
+from trsr.bench.summarize import bench_summarize
+from trsr.config import load_config
+from trsr.errors import DataError
+from trsr.llm.base import Sampling
+from trsr.llm.scripted import ScriptedModel
+from trsr.progress import Silent
+from trsr.testing.models import some_prompts
+
+HERE = Place("cpu", "float32", 1e10)
+
+SETTINGS = """
+[data]
+interactions = "clicks.csv"
+items = "products.jsonl"
+min_history = 4
+negatives = 6
+train_negatives = 2
+
+[model]
+name = "{model}"
+dtype = "float32"
+device = "cpu"
+
+[prompts]
+words = 6
+summary_item_words = 6
+
+[summarize]
+block_items = 3
+
+[summarize.sampling]
+max_tokens = 5
+
+[train]
+epochs = 0
+
+[rank]
+rankers = ["untuned"]
+queries_per_batch = 2
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setenv("TRSR_CACHE", str(tmp_path / "cache"))  # for what openvino is handed
+    monkeypatch.chdir(tmp_path)  # where a run directory would be
+    write_data(tmp_path, items=60)
+    path = tmp_path / "mine.toml"
+    path.write_text(SETTINGS.format(model=tiny_folder))
+    return path
+
+
+@pytest.fixture
+def config(config_file):
+    return load_config(config_file)
+
+
+def test_real_queries_are_scored_through_the_tree_as_pairwise(config, tiny_settings, tiny):
+    load = judged("mine", config, tiny, queries=3, candidates=10)
+    assert load.name == "mine-10"
+    assert load.sizes == (10, 10, 10)
+    assert [len(call) for call in load.calls] == [20, 10]  # two queries a call
+    assert len(set(load.prompts)) == 30
+    result = bench_score(tiny, [load], repeats=1, progress=Silent(), place=HERE)[0]
+    note = next(note for note in result.notes if note.startswith("tree: largest"))
+    assert float(note.split("score ")[1].split(",")[0]) < 1e-4
+    assert {record.variant for record in result.records} >= {"mine-10/pairwise", "mine-10/tree"}
+    # the instruction and the user are shared, so much is saved
+    assert result.records[0].token_ratio > 3
+
+
+def test_summaries_of_a_finished_run_are_told(config, tiny):
+    import polars as pl
+
+    with prepared(config, queries=2) as dataset:
+        queries = [case.query for case in dataset.cases("test")]
+    before = judged("mine", config, tiny, queries=2, candidates=5)
+    config.run.folder.mkdir(parents=True)
+    columns = {
+        "query": [query.id for query in queries],
+        "user": [query.history.user for query in queries],
+        "text": ["The user likes hinges."] * 2,
+        "covers": [3] * 2,
+        "sources": [[]] * 2,
+    }
+    pl.DataFrame(columns, schema_overrides={"sources": pl.List(pl.String)}).write_parquet(
+        config.run.folder / "summaries.parquet"
+    )
+    after = judged("mine", config, tiny, queries=2, candidates=5)
+    texts = [tiny.layout.tokenizer.decode(load.prompts[0]) for load in (before, after)]
+    assert "The user likes hinges." not in texts[0]
+    assert "The user likes hinges." in texts[1]
+
+
+def test_data_is_found_in_a_folder_of_the_configurations_name(config_file, tmp_path):
+    name, moved = config_for(config_file, ["data.negatives=3"], tmp_path / "elsewhere")
+    assert name == "mine"
+    assert moved.data.interactions == tmp_path / "elsewhere" / "mine" / "clicks.csv"
+    assert moved.data.items == tmp_path / "elsewhere" / "mine" / "products.jsonl"
+    assert moved.data.negatives == 3
+
+
+def test_two_files_make_a_configuration(tmp_path):
+    write_data(tmp_path)
+    name, guessed = config_of_files(tmp_path / "clicks.csv", tmp_path / "products.jsonl")
+    assert name == "clicks"
+    with prepared(guessed, queries=4, candidates=5) as dataset:
+        assert [len(case.query.candidates) for case in dataset.cases("test")] == [5] * 4
+
+
+def test_plain_generate_gives_greedy_texts_whatever_the_batch(tiny):
+    prompts = some_prompts(5)
+    sampling = Sampling(max_tokens=6)
+    alone = dict(PlainGenerate(tiny, 1).generate(prompts, sampling))
+    together = dict(PlainGenerate(tiny, 3).generate(prompts, sampling))
+    assert alone == together == dict(tiny.generate(prompts, sampling))
+    with pytest.raises(ValueError, match="greedily"):
+        list(PlainGenerate(tiny, 1).generate(prompts, Sampling(temperature=1.0)))
+
+
+def test_summaries_are_made_anew_in_every_repeat_and_counted(config):
+    result = bench_summarize(
+        "mine",
+        config,
+        users=3,
+        alone_users=2,
+        batches=(3,),
+        repeats=2,
+        progress=Silent(),
+        place=HERE,
+    )
+    by_name = {record.variant.rpartition("/")[2]: record for record in result.records}
+    assert {"generate-1", "generate-3", "transformers"} <= set(by_name)
+    alone, batch = by_name["generate-1"], by_name["generate-3"]
+    assert alone.ratio == 1.0
+    speeds = [one.prompts / one.seconds for one in (alone, batch)]
+    assert batch.ratio == pytest.approx(speeds[1] / speeds[0])
+    # each user has at least 7 interactions before the last, so at least 2 steps of 3
+    assert alone.prompts >= 4
+    assert batch.prompts >= 6
+    assert by_name["transformers"].prompts == batch.prompts
+    for record in result.records:
+        assert record.token_ratio > 1
+        assert record.peak_share > 0
+    notes = "\n".join(result.notes)
+    assert f"generate-1: 2 users, {alone.prompts} prompts" in notes
+    assert "times generate at its best batch size (" in notes
+
+
+def test_made_up_data_has_the_size_that_was_asked_for_and_a_long_tail(tmp_path):
+    import polars as pl
+
+    settings = write_events(tmp_path, 20_000, seed=1)
+    frame = pl.read_parquet(settings.interactions)
+    assert len(frame) == 20_000
+    assert frame["user"].n_unique() == pytest.approx(2000, rel=0.01)
+    items = pl.read_parquet(settings.items)
+    assert items["item"].n_unique() == len(items) == 2000
+    assert items["title"].str.split(" ").list.len().unique().to_list() == [4]
+    counts = frame["item"].value_counts(sort=True)["count"]
+    # under 1/rank, the share of the first of N is about 1/ln(N) = 13 % of a log-uniform draw's
+    assert counts[0] / 20_000 == pytest.approx(math.log(2) / math.log(2000), rel=0.1)
+    assert counts[:200].sum() / 20_000 == pytest.approx(math.log(201) / math.log(2000), rel=0.05)
+    again = write_events(tmp_path, 20_000, seed=1, format="csv")
+    assert pl.read_csv(again.interactions).equals(frame)
+
+
+def test_preparing_is_measured_in_its_own_process_and_compared_by_rate():
+    result = bench_prepare((2_000, 6_000), repeats=1, cases=50, progress=Silent())
+    small, large = result.records
+    assert (small.variant, large.variant) == ("2000-interactions", "6000-interactions")
+    assert small.ratio == 1.0
+    assert large.ratio == pytest.approx(3 * small.seconds / large.seconds)
+    assert small.peak_memory_bytes > 30_000_000
+    assert small.prompts is None
+    assert small.tokens is None
+    bound = 3 * math.log(6000) / math.log(2000)
+    assert f"n log n allows {bound:.2f} times" in result.notes[0]
+
+
+def test_a_process_that_fails_says_why(tmp_path):
+    from trsr.bench.prepare import measured
+
+    settings = write_events(tmp_path, 1000)
+    settings.items.unlink()
+    with pytest.raises(DataError, match=r"items\.parquet"):
+        measured(settings, tmp_path, 0)
+
+
+def test_the_clock_counts_the_model_and_neither_the_feed_nor_the_caller():
+    class Slow(ScriptedModel):
+        def generate(self, prompts, sampling):
+            for one in super().generate(prompts, sampling):
+                time.sleep(0.02)
+                yield one
+
+        def score(self, prompts, answers):
+            time.sleep(0.05)
+            return super().score(prompts, answers)
+
+    def feed():
+        for prompt in some_prompts(3):
+            time.sleep(0.05)
+            yield prompt
+
+    clock = Clock()
+    model = clocked(Slow(), clock)
+    for _ in model.generate(feed(), Sampling()):
+        time.sleep(0.05)
+    assert 0.06 <= clock.seconds < 0.12
+    model.score(some_prompts(2), ("Yes", "No"))
+    assert 0.11 <= clock.seconds < 0.19
+
+
+def test_the_clock_counts_a_networks_passes_and_nothing_twice(tiny):
+    clock = Clock()
+    model = clocked(tiny, clock)
+    assert model is tiny
+    started = time.perf_counter()
+    model.score(some_prompts(4), ("Yes", "No"))
+    took = time.perf_counter() - started
+    assert 0 < clock.seconds < took
+
+
+def test_what_is_opened_afterwards_has_no_clock(tiny_settings):
+    from trsr import recommender
+
+    plain = recommender.open_model
+    with pytest.raises(RuntimeError), watching(Clock()):
+        raise RuntimeError
+    assert recommender.open_model is plain
+
+
+def test_overhead_is_what_is_missing_to_the_stages_time(config):
+    result = bench_overhead("mine", config, queries=3, repeats=2, progress=Silent())
+    by_name = {record.variant: record for record in result.records}
+    assert list(by_name) == [
+        f"mine/{stage}/{kind}" for stage in ("summarize", "rank") for kind in ("model", "stage")
+    ]
+    for stage in ("summarize", "rank"):
+        model, whole = by_name[f"mine/{stage}/model"], by_name[f"mine/{stage}/stage"]
+        assert model.ratio == 1.0
+        assert 0 < whole.ratio < 1
+        assert whole.ratio == pytest.approx(model.seconds / whole.seconds)
+        note = next(note for note in result.notes if note.startswith(stage))
+        assert f"{1 - whole.ratio:.1%} of the time is not the model's" in note
+    assert by_name["mine/rank/stage"].prompts == 3 * 7
+    assert by_name["mine/rank/stage"].dtype == "float32"
+    # two runs of the same data answer nothing from a store
+    assert by_name["mine/summarize/stage"].prompts >= 6

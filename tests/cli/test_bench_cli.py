@@ -1,0 +1,81 @@
+"""`trsr bench`: JSON a program reads, and mistakes told in a line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny import tiny_model_folder
+
+from trsr.bench import KEYS
+from trsr.errors import ConfigError
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch, capsys):
+    """Gives a command in an empty folder; what it prints. In this process: torch loads slowly."""
+    from trsr.cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words):
+        app(["bench", *map(str, words)], standalone_mode=False)
+        return capsys.readouterr()
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model_folder(tmp_path_factory.mktemp("tiny") / "llama")
+
+
+def test_json_is_one_object_a_variant_with_all_keys(model, bench):
+    sizes = ["--prefix", 40, "--rest", 8, "--candidates", 4, "--repeats", 1, "--seed", 5]
+    done = bench("score", "--model", model, "--dtype", "float32", *sizes, "--json")
+    records = [json.loads(line) for line in done.out.splitlines()]
+    assert [list(record) for record in records] == [list(KEYS)] * len(records)
+    assert [record["variant"] for record in records][:1] == ["40+4x8/pairwise"]
+    assert "40+4x8/tree" in [record["variant"] for record in records]
+    assert {record["distinct_tokens"] for record in records} == {40 + 4 * 8}
+    assert "rank correlation" in done.err
+
+
+def test_without_json_a_table_and_what_no_key_holds(model, bench):
+    sizes = ["--prefix", 40, "--rest", 8, "--cases", 1, "--negatives", 2, "--repeats", 1]
+    done = bench("train", "--model", model, "--dtype", "float32", *sizes)
+    assert "40+3x8/pairwise" in done.out
+    assert "relative difference of a gradient" in done.out
+
+
+def test_real_queries_come_from_a_configuration_or_two_files(model, bench, tmp_path):
+    from pipeline_data import write_data
+
+    write_data(tmp_path, items=60)
+    files = ["--interactions", "clicks.csv", "--items", "products.jsonl"]
+    sizes = ["--queries", 2, "--candidates", 5, "--candidates", 8, "--repeats", 1]
+    own = ["--model", model, "--dtype", "float32"]
+    done = bench("score", *files, *own, *sizes, "--json")
+    records = [json.loads(line) for line in done.out.splitlines()]
+    assert {record["variant"].split("/")[0] for record in records} == {"clicks-5", "clicks-8"}
+    assert {record["prompts"] for record in records} == {10, 16}
+    with pytest.raises(ConfigError, match="both --interactions and --items"):
+        bench("score", *files[:2])
+
+
+def test_mistakes_are_told_in_a_line(model, bench):
+    with pytest.raises(ConfigError, match="--dtype"):
+        bench("train", "--dtype", "float12")
+    with pytest.raises(ConfigError, match="did you mean tree"):
+        bench("score", "--model", model, "--variant", "tre")
+    with pytest.raises(ConfigError, match="industral.*did you mean industrial"):
+        bench("summarize", "industral")
+
+
+def test_all_writes_the_page(model, bench, tmp_path):
+    words = ["--model", model, "--dtype", "float32", "--repeats", 1, "--interactions", 20_000]
+    done = bench("all", *words, "--only", "prepare", "-o", "page.md", "--json")
+    assert len(done.out.splitlines()) == 2
+    text = (tmp_path / "page.md").read_text()
+    assert "20000-interactions" in text
+    assert str(tmp_path) not in text
