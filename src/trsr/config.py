@@ -61,6 +61,14 @@ class Config(Settings):
         """The summarizing model's settings."""
         return self.summarize.model or self.model
 
+    @property
+    def training(self) -> TrainSettings:
+        """The settings of training, with what the layout of the prompts decides."""
+        if self.train.group != "auto":
+            return self.train
+        group = "user" if self.prompts.layout == "chain" else "case"
+        return self.train.model_copy(update={"group": group})
+
     def to_toml(self) -> str:
         """The settings as resolved, as a file that gives the same run."""
         return tomli_w.dumps(_plain(self.model_dump(mode="json", exclude_none=True)))

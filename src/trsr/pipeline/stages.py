@@ -168,7 +168,7 @@ def _train(job: Job) -> dict[str, Any]:
         [with_summary(case, summaries) for case in dataset.cases("train")],
         model=config.model,
         words=words,
-        settings=config.train,
+        settings=config.training,
         seed=config.run.seed,
         out=job.out / "adapter",
         state=job.work,

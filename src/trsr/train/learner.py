@@ -13,6 +13,7 @@ import torch
 from trsr.errors import ConfigError, ModelError
 from trsr.settings import derive_seed
 from trsr.train.adapter import Adapter
+from trsr.train.batches import batches
 from trsr.train.encode import EncodedCase
 from trsr.train.losses import LOSSES
 from trsr.train.optimizer import Optimizer
@@ -23,7 +24,10 @@ from trsr.train.state import Weights
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step did: its mean loss over cases, and what it read."""
+    """What one step did: its mean loss over cases, and what it read.
+
+    `distinct_tokens` were computed: what a micro-batch's prompts begin alike is counted once.
+    """
 
     loss: float
     learning_rate: float
@@ -109,10 +113,11 @@ class Learner:
         # after a stop draws the same.
         torch.manual_seed(derive_seed(self._seed, "step", str(number)))
         cases = [self._cases[position] for position in self._schedule.cases(number)]
-        loss = 0.0
-        for batch in self._batches(cases):
-            losses = self._loss(self._network, batch, self._batch_tokens)
-            loss += self._sum(number, batch, losses.detach().tolist())
+        loss, computed = 0.0, 0
+        for batch in batches(cases, self._batch_tokens, alone=self._alone):
+            losses = self._loss(self._network, batch.cases, self._batch_tokens)
+            loss += self._sum(number, batch.cases, losses.detach().tolist())
+            computed += batch.tokens
             (losses.sum() / len(cases)).backward()  # type: ignore[no-untyped-call]
         norm = self._optimizer.gradient_norm()
         if not math.isfinite(norm):
@@ -121,7 +126,6 @@ class Learner:
         rate = self._schedule.rate(number)
         self._optimizer.step(rate)
         tokens = sum(case.tokens for case in cases)
-        computed = tokens if self._alone else sum(case.distinct_tokens for case in cases)
         return Step(loss / len(cases), rate, norm, len(cases), tokens, computed)
 
     def _sum(self, number: int, batch: Sequence[EncodedCase], losses: Sequence[float]) -> float:
@@ -129,19 +133,6 @@ class Learner:
             if not math.isfinite(loss):
                 raise _not_finite(f"step {number}: the loss of case {case.id} is {loss}")
         return math.fsum(losses)
-
-    def _batches(self, cases: Sequence[EncodedCase]) -> Iterator[list[EncodedCase]]:
-        """Neighbouring cases that fit one pass together; a larger case is a pass of its own."""
-        batch: list[EncodedCase] = []
-        total = 0
-        for case in cases:
-            cost = case.tokens if self._alone else case.distinct_tokens
-            if batch and total + cost > self._batch_tokens:
-                yield batch
-                batch, total = [], 0
-            batch.append(case)
-            total += cost
-        yield batch
 
 
 def _checkpoint_activations(network: Any) -> None:

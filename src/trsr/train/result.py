@@ -17,7 +17,8 @@ class TrainResult:
         steps: Optimizer steps made.
         cases: Cases learned from, counted once an epoch.
         tokens: Tokens of all sequences learned from, as if each pair were computed alone.
-        distinct_tokens: Tokens that were computed: what candidates share is counted once.
+        distinct_tokens: Tokens that were computed: what the prompts of a micro-batch begin alike
+            is counted once.
         parameters: Numbers that were trained.
         seconds: Time spent in steps and validations.
         losses: The loss of each step, the first step first.
