@@ -38,7 +38,8 @@ class Step:
 
 
 class Learner:
-    """Makes the steps of a schedule; each depends on the weights, the moments and its number only.
+    """Makes the steps of a schedule; each depends on the weights, the moments and its number only,
+    and on the time spent where that is limited, which lowers its rate.
 
     The gradient is the mean over the step's cases, however they are cut into micro-batches.
 
@@ -103,8 +104,12 @@ class Learner:
         finally:
             self._network.train()
 
-    def step(self, number: int) -> Step:
+    def step(self, number: int, spent: float = 0.0) -> Step:
         """Makes a step.
+
+        Args:
+            number: Which one, from 1.
+            spent: The share of the run's time that earlier steps have taken; 0 without a limit.
 
         Raises:
             ModelError: If a loss or the gradient is not finite; the weights stay as they were.
@@ -123,7 +128,7 @@ class Learner:
         if not math.isfinite(norm):
             named = ", ".join(case.id for case in cases)
             raise _not_finite(f"step {number}: the gradient of cases {named} is not finite")
-        rate = self._schedule.rate(number)
+        rate = self._schedule.rate(number, spent)
         self._optimizer.step(rate)
         tokens = sum(case.tokens for case in cases)
         return Step(loss / len(cases), rate, norm, len(cases), tokens, computed)

@@ -65,15 +65,21 @@ class Schedule:
             self._planned = (epoch, steps)
         return self._planned[1]
 
-    def rate(self, step: int) -> float:
+    def rate(self, step: int, spent: float = 0.0) -> float:
         """The learning rate: rising over the warm-up, then falling linearly to zero.
 
         It is never zero at a step that is made: the first step has 1/warm-up of the peak, and
-        zero would be reached one step after the last.
+        zero would be reached one step after the last. In a run with limited time it falls with
+        the time as well, linearly from the start, and the lower of the two counts.
+
+        Args:
+            step: The step.
+            spent: The share of the run's time that earlier steps have taken, below 1.
         """
         peak, warmup = self._settings.learning_rate, self._settings.warmup_steps
+        share = 1.0
         if step <= warmup:
-            return peak * step / warmup
-        if not self._settings.decay:
-            return peak
-        return peak * (self.steps - step + 1) / (self.steps - warmup + 1)
+            share = step / warmup
+        elif self._settings.decay:
+            share = (self.steps - step + 1) / (self.steps - warmup + 1)
+        return peak * (min(share, 1 - spent) if self._settings.decay else share)

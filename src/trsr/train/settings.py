@@ -18,6 +18,13 @@ class TrainSettings(Settings):
         "user's candidates of the yes-minus-no scores; text: every token (paper)",
     )
     epochs: int = Field(1, ge=0, description="passes over the training cases; 0 trains nothing")
+    max_minutes: float = Field(
+        0.0,
+        ge=0,
+        description="stop after the step with which the steps have taken this long, validations "
+        "and loading not counted, earlier sittings of a resumed run counted; the rate's decay "
+        "then ends there at the latest; such a run does not repeat bit for bit; 0: no limit",
+    )
     learning_rate: float = Field(1e-4, gt=0, description="AdamW's peak rate (paper: 1e-4)")
     warmup_steps: int = Field(10, ge=0, description="steps of rising rate before the linear decay")
     decay: bool = Field(True, description="let the rate fall linearly to zero")
