@@ -38,10 +38,9 @@ class Step:
 
 
 class Learner:
-    """Makes the steps of a schedule; each depends on the weights, the moments and its number only,
-    and on the time spent where that is limited, which lowers its rate.
+    """Makes the steps of a schedule; each depends on the weights, the moments and its number only.
 
-    The gradient is the mean over the step's cases, however they are cut into micro-batches.
+    Where the run's time is limited, its rate depends on the time spent as well. The gradient is the mean over the step's cases, however they are cut into micro-batches.
 
     Args:
         network: A causal language model of transformers; LoRA layers are put into it.
