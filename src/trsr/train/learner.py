@@ -40,7 +40,8 @@ class Step:
 class Learner:
     """Makes the steps of a schedule; each depends on the weights, the moments and its number only.
 
-    Where the run's time is limited, its rate depends on the time spent as well. The gradient is the mean over the step's cases, however they are cut into micro-batches.
+    Where the run's time is limited, its rate depends on the time spent as well. The gradient is
+    the mean over the step's cases, however they are cut into micro-batches.
 
     Args:
         network: A causal language model of transformers; LoRA layers are put into it.
