@@ -61,6 +61,14 @@ class Config(Settings):
         """The summarizing model's settings."""
         return self.summarize.model or self.model
 
+    @property
+    def training(self) -> TrainSettings:
+        """The settings of training, with what the layout of the prompts decides."""
+        if self.train.group != "auto":
+            return self.train
+        group = "user" if self.prompts.layout == "chain" else "case"
+        return self.train.model_copy(update={"group": group})
+
     def to_toml(self) -> str:
         """The settings as resolved, as a file that gives the same run."""
         return tomli_w.dumps(_plain(self.model_dump(mode="json", exclude_none=True)))
@@ -244,6 +252,26 @@ def _conflicts(config: Config) -> Iterator[str]:
         yield (
             "model.backend: openai gives no log-probabilities of answers, so it cannot rank; set "
             "it in [summarize.model] and a local backend in [model]"
+        )
+    if config.prompts.layout == "chain":
+        yield from _broken_chain(config)
+
+
+def _broken_chain(config: Config) -> Iterator[str]:
+    """What would keep a user's successive prompts from beginning alike."""
+    told = config.prompts.use_summary and config.summarize.strategy != "none"
+    if told and config.summarize.last_block:
+        yield (
+            "prompts.layout: chain tells each item since the summary, which must then be of full "
+            "blocks only; set summarize.last_block to false"
+        )
+    block = 1 if not told or config.summarize.block_tokens else config.summarize.block_items
+    step = config.data.history_step
+    if config.data.max_history and (step == 1 or step % block):
+        yield (
+            "prompts.layout: chain needs histories that begin alike; set data.history_step to "
+            f"{config.summarize.block_items} (summarize.block_items) or a multiple of it, or "
+            "data.max_history to 0"
         )
 
 

@@ -134,6 +134,20 @@ def test_full_blocks_only_leave_the_rest_unread() -> None:
     assert "u2 4" not in found["q2"].text
 
 
+@pytest.mark.parametrize("strategy", ["hierarchical", "recurrent"])
+def test_targets_of_one_open_block_have_the_same_summary_without_more_work(strategy: str) -> None:
+    lengths = range(4, 10)
+    grown = [(f"q{count}", history("u0", count)) for count in lengths]
+    model, once = Noted(echo), Noted(echo)
+    chosen = {"strategy": strategy, "last_block": False, "block_items": 3, "fan_in": 5}
+    found = run(grown, model, **chosen)
+    assert [found[f"q{count}"].covers for count in lengths] == [3, 3, 6, 6, 6, 9]
+    assert len(set(found.values())) == 3
+    for count in (3, 6, 9):
+        run([(f"q{count}", history("u0", count))], once, **chosen)
+    assert set(model.prompts) == set(once.prompts)
+
+
 def test_a_history_without_interactions_and_the_strategy_none_ask_nothing() -> None:
     model = Noted(echo)
     assert run(keyed([0]), model) == {"q0": Summary("u0", "", 0)}

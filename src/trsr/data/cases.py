@@ -54,8 +54,26 @@ def histories(records: Records, begins: Ints, ends: Ints) -> pl.DataFrame:
     return grouped.agg("items", "times").drop("row")
 
 
+def history_begins(starts: Ints, ends: Ints, most: int, step: int) -> Ints:
+    """Where the kept part of each history begins.
+
+    Args:
+        starts: [cases] positions of the users' first interactions.
+        ends: [cases] positions after the histories' last ones.
+        most: The latest interactions kept; 0: all.
+        step: Of longer histories so many are left out at a time, counted from the user's first:
+            targets between two multiples of `step` have histories that begin alike, with at most
+            `most` interactions and at least as many whole steps as leave room for an open one.
+    """
+    if not most:
+        return starts
+    whole = (most - step + 1) // step * step
+    begins: Ints = starts + np.maximum((ends - starts) // step * step - whole, 0)
+    return begins
+
+
 def uniform_cases(
-    records: Records, positions: Ints, part: str, *, most: int, n: int, seed: int
+    records: Records, positions: Ints, part: str, *, most: int, step: int = 1, n: int, seed: int
 ) -> Iterator[pl.DataFrame]:
     """Cases whose negatives are drawn from the catalogue, in frames of at most `CHUNK`.
 
@@ -64,6 +82,7 @@ def uniform_cases(
         positions: The targets' positions.
         part: train, valid or test.
         most: The latest interactions kept of a history; 0: all.
+        step: How many a longer history loses at a time (see `history_begins`).
         n: Negatives a case.
         seed: The run's.
     """
@@ -72,9 +91,7 @@ def uniform_cases(
         chunk = positions[start : start + CHUNK]
         users = records.user[chunk].astype(np.int64)
         targets = records.item[chunk].astype(np.int64)
-        begins = records.starts[users]
-        if most:
-            begins = np.maximum(begins, chunk - most)
+        begins = history_begins(records.starts[users], chunk, most, step)
         names = records.users.gather(users).alias("user")
         queries = query_ids(part, names, records.place[chunk])
         keys = query_keys(queries, seed)

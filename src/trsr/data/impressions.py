@@ -9,7 +9,7 @@ import polars as pl
 
 from trsr.data import files
 from trsr.data.candidates import ORDER, numbers
-from trsr.data.cases import SCHEMA, histories, query_keys
+from trsr.data.cases import SCHEMA, histories, history_begins, query_keys
 from trsr.data.ids import seconds
 from trsr.data.records import PARTS, Mask, Records
 from trsr.data.report import Tally
@@ -127,9 +127,8 @@ def _cases(
         return SCHEMA.to_frame()
     lists = _bounded(_identified(lists, part, found), part, settings, seed)
     users = lists["user"].to_numpy().astype(np.int64)
-    begins, ends = found.starts[users], found.starts[users + 1]
-    if settings.max_history:
-        begins = np.maximum(begins, ends - settings.max_history)
+    ends = found.starts[users + 1]
+    begins = history_begins(found.starts[users], ends, settings.max_history, settings.history_step)
     shown = _shown(lists.with_columns(key=query_keys(lists["query"], seed)))
     if part == "train":
         shown = _sampled(shown, settings.train_negatives)

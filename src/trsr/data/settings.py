@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trsr.plugins import PluginTable
 from trsr.settings import Settings
@@ -77,6 +77,13 @@ class DataSettings(Settings):
     max_history: int = Field(
         25, ge=0, description="keep the latest interactions of a history; 0 keeps all"
     )
+    history_step: int = Field(
+        1,
+        ge=1,
+        description="to stay within max_history, a history loses its oldest interactions so many "
+        "at a time, counted from the user's first: successive targets' histories then begin "
+        "alike; 1: exactly the latest are kept",
+    )
     max_items_per_user: int = Field(
         0, ge=0, description="leave out users with more interactions; 0 keeps all (paper: 26)"
     )
@@ -108,3 +115,13 @@ class DataSettings(Settings):
         20, ge=1, description="negatives of a validation or test case (paper: 20)"
     )
     train_negatives: int = Field(1, ge=1, description="negatives of a training case (paper: 1)")
+
+    @model_validator(mode="after")
+    def _room_for_a_step(self) -> Self:
+        least = 2 * self.history_step - 1
+        if 0 < self.max_history < least:
+            raise ValueError(
+                f"max_history = {self.max_history} leaves too little beside history_step = "
+                f"{self.history_step}: set max_history to at least {least}, or to 0"
+            )
+        return self

@@ -95,6 +95,7 @@ def _made(
             targets.of[part],
             part,
             most=settings.max_history,
+            step=settings.history_step,
             n=settings.train_negatives if part == "train" else settings.negatives,
             seed=seed,
         )

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
+from trsr.config import Config
 from trsr.data import Dataset
 from trsr.errors import StoreError
 from trsr.evaluate import Page, Report, ShownBlock, ShownCandidate, ShownUser, StageTime, write_html
@@ -37,8 +38,7 @@ def write_pages(
     losses, validations = _curves(job)
     page = Page(
         title=job.run.folder.name,
-        subtitle=f"{config.model.name}, {config.summarize.strategy} summaries, "
-        f"{config.prompts.recent} recent items",
+        subtitle=f"{config.model.name}, {config.summarize.strategy} summaries, {_told(config)}",
         settings=config.model_dump(mode="json", exclude_defaults=True),
         stages=[_stage(name, record) for name, record in records.items()],
         curve=losses,
@@ -46,6 +46,12 @@ def write_pages(
         examples=list(_examples(job, dataset, summaries, rankings)),
     )
     write_html(report, job.out / "report.html", page)
+
+
+def _told(config: Config) -> str:
+    if config.prompts.layout == "chain":
+        return "all items since"
+    return f"{config.prompts.recent} recent items"
 
 
 def _stage(name: str, record: StageRecord) -> StageTime:

@@ -149,7 +149,8 @@ def _train(job: Job) -> dict[str, Any]:
     if not config.train.epochs or "llm" not in config.rank.rankers:
         return {"steps": 0, "why": "nothing to train: train.epochs is 0, or no ranker is llm"}
     dataset = Dataset.load(job.run.folder)
-    summaries = read_summaries(job.run / "summaries.parquet")
+    told = config.prompts.use_summary  # untold, a summary must not part a user's cases either
+    summaries = read_summaries(job.run / "summaries.parquet") if told else {}
     valid = [with_summary(case, summaries) for case in _used_valid(config, dataset)]
     writers: list[PromptWriter] = []
 
@@ -168,7 +169,7 @@ def _train(job: Job) -> dict[str, Any]:
         [with_summary(case, summaries) for case in dataset.cases("train")],
         model=config.model,
         words=words,
-        settings=config.train,
+        settings=config.training,
         seed=config.run.seed,
         out=job.out / "adapter",
         state=job.work,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from trsr.errors import ConfigError, PromptError
-from trsr.prompts.domain import Form, Kind, Style, load_domain
+from trsr.prompts.domain import Form, Kind, Style, chainable, load_domain
 from trsr.prompts.finish import finished
 from trsr.prompts.fit import Budget, first_fit
+from trsr.prompts.ladder import chain_ladder, recent_ladder
 from trsr.prompts.settings import PromptSettings
 from trsr.prompts.text import Line, cut, fold, length, tell
 from trsr.settings import digest
@@ -16,17 +16,6 @@ from trsr.types import Item, Prompt, Query
 
 LAYOUT = 1
 """Raised when the same words and settings come to give other prompts."""
-
-
-class _Told(NamedTuple):
-    """How much of a judge prompt's shared part is told: recent items, their words, the summary's.
-
-    `words` None: as the settings say.
-    """
-
-    recent: int
-    words: int | None
-    summary: int
 
 
 class PromptWriter:
@@ -46,7 +35,8 @@ class PromptWriter:
         shortened: How many of them were cut to fit, beyond the settings' own word limits.
 
     Raises:
-        ConfigError: If there is no such domain or style, or no room for any prompt.
+        ConfigError: If there is no such domain or style, its words cannot be laid out as asked,
+            or there is no room for any prompt.
     """
 
     def __init__(
@@ -66,7 +56,12 @@ class PromptWriter:
         style = self._domain.worked if settings.style == "worked" else self._domain.instruct
         if style is None:
             raise ConfigError(f"the domain {settings.domain} has no style {settings.style!r}")
-        chosen = settings.model_dump(mode="json", exclude={"domain"})
+        if settings.layout == "chain" and not chainable(self._domain.judge):
+            raise ConfigError(
+                f"prompts.layout: chain needs a judge prompt with $summary before $recent, and "
+                f"$recent on lines of its own; that of the domain {settings.domain} is another one"
+            )
+        chosen = settings.model_dump(mode="json", exclude={"domain", *_unused(settings)})
         self.settings = settings
         self.answers = (self._domain.yes, self._domain.no)
         self.digest = digest({"domain": self._domain.digest, "settings": chosen, "layout": LAYOUT})
@@ -185,14 +180,20 @@ class PromptWriter:
         To fit the longest of them, older recent items are left out first, then words of the
         latest one's longest values, then that item, then words of the summary's end.
 
+        With the layout `chain`, all items since those that the summary has read are told. What
+        stands before the candidate is then a prefix of what stands there once the user has taken
+        the next item, as long as the summary is the same. To fit, more is left out at a time, so
+        that this mostly stays so (see `chain_ladder`).
+
         Raises:
             PromptError: If the instruction and a candidate do not fit; names the query.
         """
         words = self.settings.words
-        recent = [self._tell(item, words) for item in query.history.recent(self.settings.recent)]
         summary = fold(query.summary.text) if query.summary and self.settings.use_summary else ""
+        recent = [self._tell(item, words) for item in self._recent(query, bool(summary))]
         candidates = [self._tell(item, words).text() for item in query.candidates]
-        ladder, form = _ladder(recent, length(summary)), self._forms["judge"]
+        rungs = chain_ladder if self.settings.layout == "chain" else recent_ladder
+        ladder, form = rungs(recent, length(summary)), self._forms["judge"]
 
         def values(step: int) -> dict[str, str]:
             told = ladder[step]
@@ -207,6 +208,13 @@ class PromptWriter:
         self._count(len(candidates), step > 0)
         shared = values(step)
         return [form.fill({**shared, "candidate": text}) for text in candidates]
+
+    def _recent(self, query: Query, summarized: bool) -> Sequence[Item]:
+        """The items that are told one by one, oldest first."""
+        if self.settings.layout == "recent":
+            return query.history.recent(self.settings.recent)
+        read = query.summary.covers if query.summary and summarized else 0
+        return query.history.items[max(read - self.settings.overlap, 0) :]
 
     def _fit_judge(
         self,
@@ -248,9 +256,6 @@ def _listed(lines: Sequence[Line], most: int | None) -> str:
     return "\n".join(f"- {line.text(most)}" for line in lines)
 
 
-def _ladder(recent: Sequence[Line], summary: int) -> list[_Told]:
-    """What a judge prompt tells of the user, from all of it to nothing."""
-    ladder = [_Told(count, None, summary) for count in range(len(recent), 0, -1)]
-    if recent:
-        ladder += [_Told(1, most, summary) for most in range(recent[-1].longest - 1, 0, -1)]
-    return ladder + [_Told(0, None, words) for words in range(summary, -1, -1)]
+def _unused(settings: PromptSettings) -> set[str]:
+    """Settings that say nothing with this layout: prompts do not differ by them."""
+    return {"recent"} if settings.layout == "chain" else {"layout", "overlap"}

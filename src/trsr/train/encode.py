@@ -35,6 +35,7 @@ class EncodedCase:
         positive: Whether each candidate is relevant.
         tokens: Tokens of all prompts with their right answers.
         distinct_tokens: Those left when what sequences begin alike is counted once.
+        group: Cases with the same number are learned from in one step.
     """
 
     id: str
@@ -44,6 +45,7 @@ class EncodedCase:
     positive: tuple[bool, ...]
     tokens: int
     distinct_tokens: int
+    group: int = 0
 
     @property
     def prompts(self) -> list[Tokens]:
@@ -57,6 +59,11 @@ class EncodedCase:
         pairs = zip(self.answers, self.positive, strict=True)
         return [yes if positive else no for (yes, no), positive in pairs]
 
+    @property
+    def texts(self) -> list[Tokens]:
+        """Each candidate's prompt with the right answer."""
+        return [prompt + answer for prompt, answer in zip(self.prompts, self.right, strict=True)]
+
     @classmethod
     def of(
         cls,
@@ -64,6 +71,7 @@ class EncodedCase:
         prompts: Sequence[Tokens],
         answers: Sequence[tuple[Tokens, Tokens]],
         positive: Sequence[bool],
+        group: int = 0,
     ) -> EncodedCase:
         """A case from its candidates' tokens."""
         first, last = min(prompts), max(prompts)
@@ -81,11 +89,17 @@ class EncodedCase:
             tuple(positive),
             stats.tokens,
             stats.distinct_tokens,
+            group,
         )
 
 
 def encode_cases(
-    cases: SizedCases, writer: JudgeWriter, encoder: Encoder, *, compared: bool
+    cases: SizedCases,
+    writer: JudgeWriter,
+    encoder: Encoder,
+    *,
+    compared: bool,
+    grouped: bool = False,
 ) -> list[EncodedCase]:
     """Writes and encodes all cases.
 
@@ -94,12 +108,14 @@ def encode_cases(
         writer: Writes their prompts.
         encoder: Turns them into tokens.
         compared: Whether the loss compares the candidates of a case, which then needs both kinds.
+        grouped: Whether the cases of one user with one summary are a group; else each case is.
 
     Raises:
         DataError: If there are no cases, or a case has nothing to compare.
         PromptError: If a prompt does not fit; names the query.
     """
-    encoded = []
+    encoded: list[EncodedCase] = []
+    groups: dict[tuple[str, str], int] = {}
     for case in cases:
         words = examples_of(case, writer)
         if compared and all(words.positive):
@@ -113,12 +129,29 @@ def encode_cases(
             prompt, (yes, no) = encoder.encode_answers(example.prompt, writer.answers)
             prompts.append(tuple(prompt))
             answers.append((tuple(yes), tuple(no)))
-        encoded.append(EncodedCase.of(words.id, prompts, answers, words.positive))
+        group = groups.setdefault(words.told, len(groups)) if grouped else len(encoded)
+        encoded.append(EncodedCase.of(words.id, prompts, answers, words.positive, group))
     if not encoded:
         raise DataError(
             "there are no training cases: lower data.min_history, or set train.epochs to 0"
         )
     return encoded
+
+
+def groups_of(cases: Sequence[EncodedCase], most: int) -> list[list[int]]:
+    """The positions of the cases of each group, parted evenly where there are more than `most`."""
+    found: dict[int, list[int]] = {}
+    for position, case in enumerate(cases):
+        found.setdefault(case.group, []).append(position)
+    parts = []
+    for positions in found.values():
+        size, longer = divmod(len(positions), -(-len(positions) // most))
+        start = 0
+        while start < len(positions):
+            end = start + size + (longer > 0)
+            parts.append(positions[start:end])
+            start, longer = end, longer - 1
+    return parts
 
 
 def fingerprint(cases: Sequence[EncodedCase]) -> str:
@@ -131,6 +164,7 @@ def fingerprint(cases: Sequence[EncodedCase]) -> str:
             [list(rest) for rest in case.rests],
             case.answers,
             case.positive,
+            case.group,
         )
         hashed.update(repr(parts).encode())
     return hashed.hexdigest()[:16]

@@ -40,11 +40,14 @@ class CaseExamples:
         id: The query's id.
         examples: For each candidate, in the query's order, the judge's prompt and the right answer.
         positive: Whether each candidate is relevant.
+        told: The user and the summary that the prompts tell: cases with the same ones have long
+            beginnings in common where the layout makes successive targets a chain.
     """
 
     id: str
     examples: tuple[Example, ...]
     positive: tuple[bool, ...]
+    told: tuple[str, str]
 
 
 def examples_of(case: Case, writer: JudgeWriter) -> CaseExamples:
@@ -60,4 +63,6 @@ def examples_of(case: Case, writer: JudgeWriter) -> CaseExamples:
         Example(prompt, yes if taken else no)
         for prompt, taken in zip(prompts, positive, strict=True)
     )
-    return CaseExamples(case.query.id, examples, positive)
+    query = case.query
+    told = (query.history.user, query.summary.text if query.summary else "")
+    return CaseExamples(query.id, examples, positive, told)

@@ -13,6 +13,7 @@ import torch
 from trsr.errors import ConfigError, ModelError
 from trsr.settings import derive_seed
 from trsr.train.adapter import Adapter
+from trsr.train.batches import batches
 from trsr.train.encode import EncodedCase
 from trsr.train.losses import LOSSES
 from trsr.train.optimizer import Optimizer
@@ -23,7 +24,10 @@ from trsr.train.state import Weights
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step did: its mean loss over cases, and what it read."""
+    """What one step did: its mean loss over cases, and what it read.
+
+    `distinct_tokens` were computed: what a micro-batch's prompts begin alike is counted once.
+    """
 
     loss: float
     learning_rate: float
@@ -36,7 +40,8 @@ class Step:
 class Learner:
     """Makes the steps of a schedule; each depends on the weights, the moments and its number only.
 
-    The gradient is the mean over the step's cases, however they are cut into micro-batches.
+    Where the run's time is limited, its rate depends on the time spent as well. The gradient is
+    the mean over the step's cases, however they are cut into micro-batches.
 
     Args:
         network: A causal language model of transformers; LoRA layers are put into it.
@@ -99,8 +104,12 @@ class Learner:
         finally:
             self._network.train()
 
-    def step(self, number: int) -> Step:
+    def step(self, number: int, spent: float = 0.0) -> Step:
         """Makes a step.
+
+        Args:
+            number: Which one, from 1.
+            spent: The share of the run's time that earlier steps have taken; 0 without a limit.
 
         Raises:
             ModelError: If a loss or the gradient is not finite; the weights stay as they were.
@@ -109,19 +118,19 @@ class Learner:
         # after a stop draws the same.
         torch.manual_seed(derive_seed(self._seed, "step", str(number)))
         cases = [self._cases[position] for position in self._schedule.cases(number)]
-        loss = 0.0
-        for batch in self._batches(cases):
-            losses = self._loss(self._network, batch, self._batch_tokens)
-            loss += self._sum(number, batch, losses.detach().tolist())
+        loss, computed = 0.0, 0
+        for batch in batches(cases, self._batch_tokens, alone=self._alone):
+            losses = self._loss(self._network, batch.cases, self._batch_tokens)
+            loss += self._sum(number, batch.cases, losses.detach().tolist())
+            computed += batch.tokens
             (losses.sum() / len(cases)).backward()  # type: ignore[no-untyped-call]
         norm = self._optimizer.gradient_norm()
         if not math.isfinite(norm):
             named = ", ".join(case.id for case in cases)
             raise _not_finite(f"step {number}: the gradient of cases {named} is not finite")
-        rate = self._schedule.rate(number)
+        rate = self._schedule.rate(number, spent)
         self._optimizer.step(rate)
         tokens = sum(case.tokens for case in cases)
-        computed = tokens if self._alone else sum(case.distinct_tokens for case in cases)
         return Step(loss / len(cases), rate, norm, len(cases), tokens, computed)
 
     def _sum(self, number: int, batch: Sequence[EncodedCase], losses: Sequence[float]) -> float:
@@ -129,19 +138,6 @@ class Learner:
             if not math.isfinite(loss):
                 raise _not_finite(f"step {number}: the loss of case {case.id} is {loss}")
         return math.fsum(losses)
-
-    def _batches(self, cases: Sequence[EncodedCase]) -> Iterator[list[EncodedCase]]:
-        """Neighbouring cases that fit one pass together; a larger case is a pass of its own."""
-        batch: list[EncodedCase] = []
-        total = 0
-        for case in cases:
-            cost = case.tokens if self._alone else case.distinct_tokens
-            if batch and total + cost > self._batch_tokens:
-                yield batch
-                batch, total = [], 0
-            batch.append(case)
-            total += cost
-        yield batch
 
 
 def _checkpoint_activations(network: Any) -> None:

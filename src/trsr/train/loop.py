@@ -101,17 +101,27 @@ class Loop:
         return State(self._step, adapter, moments, self._best, self._counts)
 
     def _due(self, every: int) -> bool:
-        return self._step == self._schedule.steps or self._step % every == 0
+        return self._ended() or self._step % every == 0
+
+    def _ended(self) -> bool:
+        return self._step == self._schedule.steps or self._spent() >= 1
 
     def _done(self) -> bool:
-        return self._step == self._schedule.steps or self._stopped_early()
+        return self._ended() or self._stopped_early()
+
+    def _spent(self) -> float:
+        """The share of the run's time that steps have taken; 0 without a limit."""
+        limit = 60 * self._settings.max_minutes
+        return self._counts.step_seconds / limit if limit else 0.0
 
     def _stopped_early(self) -> bool:
         return 0 < self._settings.patience <= self._counts.worse
 
     def _advance(self, record: Callable[[Row], None]) -> str:
         """Makes a step and the validation that is due after it; gives the words for the bar."""
-        made = self._learner.step(self._step + 1)
+        began = time.perf_counter()
+        made = self._learner.step(self._step + 1, self._spent())
+        self._counts.step_seconds += time.perf_counter() - began
         self._step += 1
         self._counts.cases += made.cases
         self._counts.tokens += made.tokens
@@ -172,5 +182,7 @@ class Loop:
             validations=tuple((r["step"], r["validation"]) for r in rows if "validation" in r),
             best_step=counts.best_step or self._step,
             best_score=counts.best_score,
-            stopped_early=self._step < self._schedule.steps,
+            stopped_early=self._step < self._schedule.steps and self._spent() < 1,
+            out_of_time=self._step < self._schedule.steps and self._spent() >= 1,
+            step_seconds=round(counts.step_seconds, 3),
         )

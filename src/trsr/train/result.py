@@ -17,7 +17,8 @@ class TrainResult:
         steps: Optimizer steps made.
         cases: Cases learned from, counted once an epoch.
         tokens: Tokens of all sequences learned from, as if each pair were computed alone.
-        distinct_tokens: Tokens that were computed: what candidates share is counted once.
+        distinct_tokens: Tokens that were computed: what the prompts of a micro-batch begin alike
+            is counted once.
         parameters: Numbers that were trained.
         seconds: Time spent in steps and validations.
         losses: The loss of each step, the first step first.
@@ -25,6 +26,8 @@ class TrainResult:
         best_step: The step whose adapter was kept.
         best_score: The sum of `select_on` at that step; None without validation.
         stopped_early: Whether `patience` ran out before the last step.
+        out_of_time: Whether `max_minutes` ran out before the last step.
+        step_seconds: Time spent in steps.
         shortened: Training prompts that were shortened to fit the context.
     """
 
@@ -40,4 +43,6 @@ class TrainResult:
     best_step: int = 0
     best_score: float | None = None
     stopped_early: bool = False
+    out_of_time: bool = False
+    step_seconds: float = 0.0
     shortened: int = 0

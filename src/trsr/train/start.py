@@ -18,7 +18,7 @@ from trsr.llm.base import Feed, LanguageModel, Sampling, ScoringModel
 from trsr.llm.hf import TransformersModel
 from trsr.llm.settings import ModelSettings, open_model
 from trsr.progress import Progress
-from trsr.train.encode import EncodedCase, encode_cases, fingerprint
+from trsr.train.encode import EncodedCase, encode_cases, fingerprint, groups_of
 from trsr.train.examples import JudgeWriter, SizedCases
 from trsr.train.learner import Learner
 from trsr.train.loop import Loop
@@ -55,9 +55,11 @@ def start(
         )
     writer = words(opened)
     shortened = writer.shortened
-    encoded = encode_cases(cases, writer, opened, compared=settings.loss == "listwise")
+    compared, grouped = settings.loss == "listwise", settings.group == "user"
+    encoded = encode_cases(cases, writer, opened, compared=compared, grouped=grouped)
     shortened = writer.shortened - shortened
-    schedule = Schedule(len(encoded), settings, seed)
+    groups = groups_of(encoded, settings.cases_per_step)
+    schedule = Schedule(len(encoded), settings, seed, groups)
     with _own_world(opened.device):
         learner = Learner(
             opened.network,

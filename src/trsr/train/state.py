@@ -28,6 +28,7 @@ class Counts:
         tokens: Tokens of all sequences.
         distinct_tokens: Tokens computed.
         seconds: Time spent in steps and validations.
+        step_seconds: Time spent in steps.
         best_step: The step with the best validation; 0 before the first.
         best_score: Its score.
         worse: Validations since then.
@@ -37,6 +38,7 @@ class Counts:
     tokens: int = 0
     distinct_tokens: int = 0
     seconds: float = 0.0
+    step_seconds: float = 0.0
     best_step: int = 0
     best_score: float | None = None
     worse: int = 0
