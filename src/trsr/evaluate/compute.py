@@ -11,6 +11,7 @@ import polars as pl
 
 from trsr.errors import DataError
 from trsr.evaluate.answers import AnswerKey
+from trsr.evaluate.comparison import compare_rankers
 from trsr.evaluate.metrics import Metric, parse_metric
 from trsr.evaluate.notes import notes
 from trsr.evaluate.ranks import Ranks
@@ -54,13 +55,18 @@ def evaluate(
     )
     chance = Ranks.at_random(key.relevant, key.candidates)
     sizes = (int(key.candidates.min()), int(key.candidates.max())) if len(key) else (0, 0)
+    main = MAIN if MAIN in rankings else scores[-1].ranker
+    per_query = pl.concat(tables)
     return Report(
-        main=MAIN if MAIN in rankings else scores[-1].ranker,
+        main=main,
         rankers=scores,
         chance={str(metric): _estimate(metric.values(chance)).mean for metric in wanted},
         candidates=sizes,
-        per_query=pl.concat(tables),
+        per_query=per_query,
         notes=tuple(notes(key, scores, sampled=sampled)),
+        comparisons=compare_rankers(
+            per_query, list(rankings), main, [str(metric) for metric in wanted]
+        ),
     )
 
 
