@@ -60,7 +60,7 @@ def evaluate(
     return Report(
         main=main,
         rankers=scores,
-        chance={str(metric): _estimate(metric.values(chance)).mean for metric in wanted},
+        chance={str(metric): estimate(metric.values(chance)).mean for metric in wanted},
         candidates=sizes,
         per_query=per_query,
         notes=tuple(notes(key, scores, sampled=sampled)),
@@ -100,14 +100,15 @@ def _sum_up(table: pl.DataFrame, ranker: str, metrics: Sequence[Metric]) -> Scor
     answered = table.height - missing
     return Scores(
         ranker=ranker,
-        metrics={str(metric): _estimate(table[str(metric)].to_numpy()) for metric in metrics},
+        metrics={str(metric): estimate(table[str(metric)].to_numpy()) for metric in metrics},
         queries=table.height,
         tied=int(table["tied"].sum()) / answered if answered else None,
         missing=missing,
     )
 
 
-def _estimate(values: npt.NDArray[np.float64]) -> Estimate:
+def estimate(values: npt.NDArray[np.float64]) -> Estimate:
+    """The mean of queries' values, and its standard error."""
     n = len(values)
     mean = float(values.mean()) if n else None
     return Estimate(mean, float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None)
