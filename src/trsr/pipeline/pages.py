@@ -15,7 +15,7 @@ from trsr.data import Dataset
 from trsr.errors import StoreError
 from trsr.evaluate import Page, Report, ShownBlock, ShownCandidate, ShownUser, StageTime, write_html
 from trsr.evaluate.calibration import Calibration, calibrate
-from trsr.evaluate.correction import correct
+from trsr.evaluate.correction import Corrected, correct
 from trsr.evaluate.groups import history_groups
 from trsr.evaluate.texts import latex, markdown
 from trsr.evaluate.trec import file_name, write_qrels, write_trec_run
@@ -47,15 +47,7 @@ def write_pages(
         for name in JUDGES
         if name in rankings
     ]
-    corrected = None
-    if config.evaluate.corrected and config.data.candidates == "uniform":
-        corrected, report = correct(
-            report,
-            dataset.cases("test"),
-            rankings,
-            whole(dataset),
-            config.evaluate.corrected_gamma,
-        )
+    corrected, report = _corrected(job, report, dataset, rankings)
     values |= {
         "history_groups": [group.to_json() for group in groups],
         "calibration": {one.ranker: one.to_json() for one in calibrations},
@@ -89,9 +81,24 @@ def write_pages(
         stages=[_stage(name, record) for name, record in records.items()],
         curve=losses,
         validation=validations,
+        calibrations=calibrations,
         examples=list(_examples(job, dataset, summaries, rankings)),
     )
     write_html(report, job.out / "report.html", page)
+
+
+def _corrected(
+    job: Job, report: Report, dataset: Dataset, rankings: Mapping[str, Rankings]
+) -> tuple[Corrected | None, Report]:
+    """Estimates over the whole catalogue, where they are asked for."""
+    config = job.config
+    gamma = config.evaluate.corrected_gamma
+    if not config.evaluate.corrected:
+        return None, report
+    if config.data.candidates != "uniform":
+        note = "No estimate for the whole catalogue: the candidates are not drawn uniformly."
+        return Corrected(whole(dataset), 0, gamma, {}, note), report
+    return correct(report, dataset.cases("test"), rankings, whole(dataset), gamma)
 
 
 def calibrated(name: str, cases: Iterable[Case], lists: Iterable[RankedList]) -> Calibration:
