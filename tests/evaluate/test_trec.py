@@ -101,7 +101,7 @@ def test_plain_ids_stay_as_they_are() -> None:
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=30))
 def test_scores_fall_also_as_32_bit_numbers(scores: list[float]) -> None:
     written = np.array([float(s) for s in falling(sorted(scores, reverse=True))], np.float32)
-    assert (np.diff(written) < 0).all()
+    assert (np.diff(written.astype(np.float64)) < 0).all()
     assert np.isfinite(written).all()
 
 
