@@ -187,3 +187,35 @@ def test_two_runs_in_one_directory(folder):
     with RunDirectory(folder / "runs" / "mine").locked():
         refused = trsr("run", "mine.toml", cwd=folder, code=2)
     assert "another trsr is writing" in refused.stderr
+
+
+def test_evaluate_writes_the_report_in_every_form(folder):
+    trsr("run", "mine.toml", "evaluate.corrected=true", cwd=folder)
+    run = folder / "runs" / "mine"
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"report.html", "report.md", "table.tex", "qrels.trec", "run.untuned.trec"}
+    report = json.loads((run / "report.json").read_text("utf-8"))
+    assert {one["ranker"] for one in report["comparisons"]} == {"random", "popular"}
+    assert report["calibration"]["untuned"]["candidates"] == 14 * 7
+    assert sum(group["queries"] for group in report["history_groups"]) == 14
+    assert report["corrected"]["samples"] == 6
+    assert (
+        "ndcg@10~full"
+        in trsr("compare", "runs/mine", "--metric", "ndcg@10~full", cwd=folder).stdout
+    )
+    trsr("evaluate", "mine.toml", "evaluate.trec=false", cwd=folder)
+    assert not (run / "qrels.trec").exists()
+
+
+def test_runs_of_several_seeds_are_compared_where_the_data_has_its_own(folder):
+    for seed in (0, 1):
+        for name, more in (("a", ()), ("b", ("prompts.recent=1",))):
+            words = ("data.seed=5", f"run.seed={seed}", f"run.folder={name}{seed}", *more)
+            trsr("run", "mine.toml", *words, cwd=folder)
+    runs = ("a0", "a1", "b0", "b1")
+    pooled = json.loads(trsr("compare", *runs, "--seeds", "--json", cwd=folder).stdout)
+    assert [(one["name"], one["seeds"]) for one in pooled["comparisons"]] == [("a0", 2), ("b0", 2)]
+    trsr("run", "mine.toml", "run.seed=9", "run.folder=other", cwd=folder)
+    refused = trsr("compare", "a0", "other", cwd=folder, code=2)
+    assert "other candidates" in refused.stderr
+    assert "data.seed" in refused.stderr

@@ -217,3 +217,30 @@ def test_sampled_candidates_are_warned_about() -> None:
     assert any("Krichene" in note for note in warned)
     whole = evaluate(CASES, {"llm": PERFECT}, ["auc"], sampled=False).notes
     assert not any("Krichene" in note for note in whole)
+
+
+def test_each_ranker_is_set_against_the_main_one_and_marked() -> None:
+    cases = [case(f"q{n}", {"i0"}) for n in range(30)]
+    best = [ranked(one.query.id, "i0", "i1", "i2", "i3") for one in cases]
+    worst = [ranked(one.query.id, "i3", "i2", "i1", "i0") for one in cases]
+    report = evaluate(cases, {"bad": worst, "same": best, "llm": best}, ["mrr@4", "auc"])
+    found = report.to_json()["comparisons"]
+    assert [(one["ranker"], one["metric"]) for one in found] == [
+        *(("bad", "mrr@4"), ("bad", "auc"), ("same", "mrr@4"), ("same", "auc"))
+    ]
+    assert {one["baseline"] for one in found} == {"llm"}
+    assert found[0]["difference"] == pytest.approx(-0.75)
+    assert found[0]["p_holm"] == pytest.approx(4 * found[0]["p"])
+    assert (found[2]["difference"], found[2]["p"], found[2]["d_z"]) == (0, 1, None)
+    rows = report.rows()
+    assert rows.rows[0][1] == ".250 ±.000 ↓"
+    assert "↓" not in rows.rows[1][1] + rows.rows[2][1]
+    assert any("worse than llm" in note for note in rows.notes)
+    assert evaluate(cases, {"llm": best}, ["auc"]).to_json()["comparisons"] == []
+
+
+def test_comparisons_of_none_and_one_query_say_nothing() -> None:
+    for cases, lists in (([], []), (CASES[:1], PERFECT[:1])):
+        report = evaluate(cases, {"random": lists, "llm": lists}, ["auc"])
+        (found,) = json.loads(json.dumps(report.to_json(), allow_nan=False))["comparisons"]
+        assert (found["p"], found["low"], found["p_holm"]) == (None, None, None)

@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from trsr.evaluate import (
@@ -19,7 +20,8 @@ from trsr.evaluate import (
     evaluate,
     write_html,
 )
-from trsr.evaluate.charts import dot_chart, line_chart
+from trsr.evaluate.calibration import calibrate
+from trsr.evaluate.charts import calibration_chart, dot_chart, line_chart
 from trsr.types import Case, Item, Query, RankedList, UserHistory
 
 EVIL = "<script>alert(1)</script>\x00 \ud800 <|im_end|> \"'&amp; \u202eمرحبا 猫"
@@ -86,6 +88,7 @@ def full(text: str) -> Page:
         curve=[(step, 1 / step) for step in range(1, 60)],
         validation=[(10, 0.5)],
         examples=[ShownUser(text, [ShownBlock([text, text], text)], text, candidates, text)],
+        calibrations=[calibrate(text, np.array([0.2, 0.7, 0.7]), np.array([0.0, 1, 0]))],
         warnings=[text],
     )
 
@@ -103,7 +106,7 @@ def test_the_page_shows_every_part(tmp_path: Path) -> None:
         "Plain words",
     ):
         assert words in reader.text
-    assert len(reader.named("svg")) == 3 + 2 + 1  # three metrics, two curves, one p(yes) bar
+    assert len(reader.named("svg")) == 3 + 2 + 1 + 1  # metrics, curves, calibration, one p(yes) bar
     assert len(reader.named("polyline")) == 2  # the long curve and its running mean
 
 
@@ -203,3 +206,27 @@ def test_curves_of_any_kind_are_drawn() -> None:
     assert len(long.raw.split()) <= 400
     assert long.smooth
     assert 2 <= len(long.x_ticks) <= 8
+
+
+def test_calibration_dots_lie_on_the_diagonal_where_p_is_right() -> None:
+    right = np.array([0.0, 0, 0, 1, 1, 1, 1, 0])
+    chart = calibration_chart(calibrate("llm", np.array([0.25] * 4 + [0.75] * 4), right))
+    assert chart is not None
+    for x, y, _ in chart.dots:
+        along = (x - chart.left) / (chart.right - chart.left)
+        assert along == pytest.approx((chart.base - y) / (chart.base - chart.top), abs=1e-3)
+    assert [dot[2] for dot in chart.dots] == [9.0, 9.0]
+    assert calibration_chart(calibrate("llm", np.array([]), np.array([]))) is None
+
+
+def test_significance_is_on_the_page_in_words_too(tmp_path: Path) -> None:
+    items = tuple(Item(f"i{n}") for n in range(4))
+    cases = [
+        Case(Query(f"q{n}", UserHistory(f"u{n}", ()), items), frozenset({"i0"})) for n in range(30)
+    ]
+    lists = {
+        name: [RankedList.of(case.query, scores) for case in cases]
+        for name, scores in (("bad", [0.0, 1, 2, 3]), ("llm", [3.0, 2, 1, 0]))
+    }
+    reader = read(tmp_path, shown=evaluate(cases, lists, ["recall@1"]))
+    assert "significantly worse than llm" in reader.text

@@ -100,6 +100,41 @@ def recommend(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN[:RANKER]…", help="finished runs; one run: all its rankers"),
+    ],
+    ranker: Annotated[
+        list[str] | None, typer.Option(help="rankers of runs that name none; may be repeated")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="ndcg@10 if nothing is said; may be repeated")
+    ] = None,
+    baseline: Annotated[
+        str, typer.Option(metavar="RUN[:RANKER]", help="what all are compared with; else the first")
+    ] = "",
+    seeds: Annotated[bool, typer.Option("--seeds", help="pool runs that differ by seed")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Compare rankers on the same queries: differences, intervals, tests, effect sizes."""
+    from json import dumps
+
+    from trsr.pipeline.compare import compare as compare_runs
+
+    found = compare_runs(
+        runs, rankers=ranker or (), metrics=metric or (), baseline=baseline, seeds=seeds
+    )
+    if json:
+        out.print(dumps(found.to_json(), indent=1, ensure_ascii=False), markup=False)
+        return
+    header, rows, notes = found.table()
+    table(header, rows)
+    for note in notes:
+        out.print(note, markup=False)
+
+
+@app.command()
 def show(run: RunPath, user: Annotated[str, typer.Argument(help="a user of the run")]) -> None:
     """Show one user: history, blocks, growing summaries, prompt, ranked candidates."""
     from trsr.cli.show import lines

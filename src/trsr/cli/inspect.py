@@ -22,11 +22,11 @@ def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
         DataError: With what is wrong in the data.
     """
     from trsr.data import inspect
-    from trsr.pipeline.stages import located
+    from trsr.pipeline.stages import data_seed, located
 
     config = load_config(path, settings)
     yield f"{path}: the settings are right"
-    report = inspect(located(config.data), seed=config.run.seed)
+    report = inspect(located(config.data), seed=data_seed(config))
     yield from report.lines()
     yield from _installed(config)
 

@@ -111,6 +111,11 @@ class DataSettings(Settings):
         "uniform",
         description="uniform: negatives drawn from the catalogue; given: the data's own lists",
     )
+    seed: int | None = Field(
+        None,
+        description="draws the users that are kept and the candidates; empty: run.seed. Set it to "
+        "train with several run.seed and test on the same queries and candidates",
+    )
     negatives: int = Field(
         20, ge=1, description="negatives of a validation or test case (paper: 20)"
     )

@@ -11,6 +11,7 @@ import polars as pl
 
 from trsr.errors import DataError
 from trsr.evaluate.answers import AnswerKey
+from trsr.evaluate.comparison import compare_rankers
 from trsr.evaluate.metrics import Metric, parse_metric
 from trsr.evaluate.notes import notes
 from trsr.evaluate.ranks import Ranks
@@ -54,13 +55,18 @@ def evaluate(
     )
     chance = Ranks.at_random(key.relevant, key.candidates)
     sizes = (int(key.candidates.min()), int(key.candidates.max())) if len(key) else (0, 0)
+    main = MAIN if MAIN in rankings else scores[-1].ranker
+    per_query = pl.concat(tables)
     return Report(
-        main=MAIN if MAIN in rankings else scores[-1].ranker,
+        main=main,
         rankers=scores,
-        chance={str(metric): _estimate(metric.values(chance)).mean for metric in wanted},
+        chance={str(metric): estimate(metric.values(chance)).mean for metric in wanted},
         candidates=sizes,
-        per_query=pl.concat(tables),
+        per_query=per_query,
         notes=tuple(notes(key, scores, sampled=sampled)),
+        comparisons=compare_rankers(
+            per_query, list(rankings), main, [str(metric) for metric in wanted]
+        ),
     )
 
 
@@ -94,14 +100,15 @@ def _sum_up(table: pl.DataFrame, ranker: str, metrics: Sequence[Metric]) -> Scor
     answered = table.height - missing
     return Scores(
         ranker=ranker,
-        metrics={str(metric): _estimate(table[str(metric)].to_numpy()) for metric in metrics},
+        metrics={str(metric): estimate(table[str(metric)].to_numpy()) for metric in metrics},
         queries=table.height,
         tied=int(table["tied"].sum()) / answered if answered else None,
         missing=missing,
     )
 
 
-def _estimate(values: npt.NDArray[np.float64]) -> Estimate:
+def estimate(values: npt.NDArray[np.float64]) -> Estimate:
+    """The mean of queries' values, and its standard error."""
     n = len(values)
     mean = float(values.mean()) if n else None
     return Estimate(mean, float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from trsr.evaluate.charts import dot_chart, line_chart
+from trsr.evaluate.charts import calibration_chart, dot_chart, line_chart
 from trsr.evaluate.metrics import parse_metric
 from trsr.evaluate.page import Page
 from trsr.evaluate.report import Estimate, Report
@@ -64,12 +64,14 @@ def render(report: Report, page: Page) -> str:
     }
     shown = headline_metrics(report)
     charts = [dot_chart(report, name) for name in shown]
+    calibrations = [calibration_chart(one) for one in page.calibrations]
     curves = [line_chart("Training loss", page.curve), line_chart("Validation", page.validation)]
     return environment.get_template("report.html").render(
         report=report,
         page=page,
         cards=[_card(report, name) for name in shown],
         charts=[chart for chart in charts if chart],
+        calibrations=[chart for chart in calibrations if chart],
         curves=[chart for chart in curves if chart],
         best={name: best_mean(report, name) for name in report.metrics},
         settings=sections(page.settings),

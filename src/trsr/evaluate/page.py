@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from trsr.evaluate.calibration import Calibration
+
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
@@ -80,6 +82,7 @@ class Page:
         curve: (step, training loss).
         validation: (step, what the best adapter is chosen by).
         examples: Some users.
+        calibrations: Of the rankers that give probabilities.
         warnings: Sentences shown first, beside the report's own notes.
     """
 
@@ -90,4 +93,5 @@ class Page:
     curve: Sequence[tuple[int, float]] = ()
     validation: Sequence[tuple[int, float]] = ()
     examples: Sequence[ShownUser] = ()
+    calibrations: Sequence[Calibration] = ()
     warnings: Sequence[str] = ()

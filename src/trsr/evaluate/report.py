@@ -11,6 +11,8 @@ from trsr.evaluate.table import Table, make_table
 if TYPE_CHECKING:
     import polars as pl
 
+    from trsr.evaluate.comparison import Comparison
+
 Z95 = 1.96
 """Standard errors on each side of a normal 95 % interval."""
 
@@ -68,6 +70,7 @@ class Report:
             length), `candidates` (how many), a column for each metric, `tied`, `missing`. The
             queries stand in the same order for each ranker, so that differences can be paired.
         notes: What a reader must know, in plain sentences.
+        comparisons: Every other ranker against the main one, in every metric.
     """
 
     main: str
@@ -76,6 +79,7 @@ class Report:
     candidates: tuple[int, int]
     per_query: pl.DataFrame
     notes: tuple[str, ...]
+    comparisons: tuple[Comparison, ...] = ()
 
     @property
     def queries(self) -> int:
@@ -98,6 +102,13 @@ class Report:
         found = self[ranker].metrics.items()
         return {name: one.mean for name, one in found if one.mean is not None}
 
+    def comparison(self, ranker: str, metric: str) -> Comparison | None:
+        """A ranker against the main one; None for the main one itself."""
+        for one in self.comparisons:
+            if (one.ranker, one.metric) == (ranker, metric):
+                return one
+        return None
+
     def rows(self) -> Table:
         """The table for a terminal: a header, a row for each ranker and one for chance."""
         return make_table(self)
@@ -114,6 +125,7 @@ class Report:
             "chance": dict(self.chance),
             "notes": list(self.notes),
             "rankers": {scores.ranker: _plain(scores) for scores in self.rankers},
+            "comparisons": [one.to_json() for one in self.comparisons],
         }
 
 

@@ -8,7 +8,7 @@ from trsr.settings import Settings
 
 
 class EvaluateSettings(Settings):
-    """Which metrics are computed on the test queries."""
+    """Which metrics are computed on the test queries, and what is written of them."""
 
     metrics: tuple[str, ...] = Field(
         (
@@ -24,3 +24,20 @@ class EvaluateSettings(Settings):
         min_length=1,
         description="see `trsr ls metrics`; any cut-off may follow the @",
     )
+    history_bins: tuple[int, ...] = Field(
+        (),
+        description="quality by length of history: the lengths at which a new group begins; empty: "
+        "quartiles",
+    )
+    corrected: bool = Field(
+        False,
+        description="estimate the metrics over the whole catalogue from sampled candidates "
+        "(Krichene and Rendle, KDD 2020)",
+    )
+    corrected_gamma: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="the weight of variance against bias in those estimates; 0: the least bias",
+    )
+    trec: bool = Field(True, description="write run.RANKER.trec and qrels.trec for other tools")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
+
+from trsr.evaluate.comparison import BETTER, WORSE
+from trsr.evaluate.statistics import LEVEL
 
 if TYPE_CHECKING:
     from trsr.evaluate.report import Estimate, Report
@@ -34,12 +38,19 @@ class Table(NamedTuple):
 
 
 def make_table(report: Report) -> Table:
-    """A row for each ranker and one for chance; the best mean of each metric ends in `BEST`."""
+    """A row for each ranker and one for chance.
+
+    The best mean of each metric ends in `BEST`; what is significantly better or worse than the
+    main ranker ends in an arrow.
+    """
     best = {name: best_mean(report, name) for name in report.metrics}
     rows = [
         (
             scores.ranker,
-            *(number(one) + mark(one, best[name]) for name, one in scores.metrics.items()),
+            *(
+                number(one) + mark(one, best[name]) + arrow(report, scores.ranker, name)
+                for name, one in scores.metrics.items()
+            ),
             share(scores.tied),
             str(scores.missing),
         )
@@ -49,7 +60,18 @@ def make_table(report: Report) -> Table:
     header = ("ranker", *report.metrics, "tied", "missing")
     queries = "1 query" if report.queries == 1 else f"{report.queries:,} queries"
     legend = f"{queries}; mean ± standard error; {BEST} highest mean; chance: random order"
-    return Table(header, (*rows, chance), (legend, *report.notes))
+    return Table(header, (*rows, chance), (legend, *_arrows(report), *report.notes))
+
+
+def _arrows(report: Report) -> Iterator[str]:
+    """What the arrows mean, where there are any."""
+    if any(one.mark for one in report.comparisons):
+        yield (
+            f"{BETTER} {WORSE} significantly better or worse than {report.main}: paired "
+            f"randomization test, p < {decimals(LEVEL, 2)} after Holm's correction for the "
+            f"{len(report.comparisons)} comparisons of the table; no arrow says only that no "
+            "difference was shown"
+        )
 
 
 def number(estimate: Estimate) -> str:
@@ -80,6 +102,31 @@ def share(value: float | None) -> str:
 def mark(estimate: Estimate, best: float | None) -> str:
     """`BEST` where the estimate is the highest."""
     return f" {BEST}" if best is not None and estimate.mean == best else ""
+
+
+def arrow(report: Report, ranker: str, metric: str) -> str:
+    """` ↑` or ` ↓` where a ranker is significantly better or worse than the main one."""
+    found = report.comparison(ranker, metric)
+    return f" {found.mark}" if found and found.mark else ""
+
+
+def p_value(p: float | None) -> str:
+    """`.012`, or `< .001`."""
+    if p is None:
+        return NOTHING
+    return "< .001" if p < 0.001 else decimals(p)
+
+
+def signed(value: float | None) -> str:
+    """`+.014`, `−.020`: a difference always shows its sign."""
+    if value is None:
+        return NOTHING
+    return ("−" if value < 0 else "+") + decimals(abs(value))
+
+
+def span(low: float | None, high: float | None) -> str:
+    """`−.010 to +.050`: the interval of a difference."""
+    return NOTHING if low is None or high is None else f"{signed(low)} to {signed(high)}"
 
 
 def best_mean(report: Report, metric: str) -> float | None:

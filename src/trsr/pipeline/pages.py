@@ -1,20 +1,30 @@
-"""What `evaluate` writes: `report.json`, `report.html` and `per_query.parquet`."""
+"""What `evaluate` writes: the report in JSON, HTML, Markdown and LaTeX, and TREC files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
+from typing import cast
+
+import numpy as np
 
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.errors import StoreError
 from trsr.evaluate import Page, Report, ShownBlock, ShownCandidate, ShownUser, StageTime, write_html
+from trsr.evaluate.calibration import Calibration, calibrate
+from trsr.evaluate.correction import Corrected, correct
+from trsr.evaluate.groups import history_groups
+from trsr.evaluate.texts import latex, markdown
+from trsr.evaluate.trec import file_name, write_qrels, write_trec_run
 from trsr.pipeline.stair import Job
 from trsr.rank import Rankings, p_yes
 from trsr.store.outputs import OutputStore
 from trsr.store.rundir import StageRecord
-from trsr.types import Item, Query, RankedList, Summary
+from trsr.types import Case, Item, Query, RankedList, Summary
 
 EXAMPLES = 10
 JUDGES = ("llm", "untuned")
@@ -28,21 +38,48 @@ def write_pages(
     summaries: Mapping[str, Summary],
     rankings: Mapping[str, Rankings],
 ) -> None:
-    """Writes the report in its three forms."""
+    """Writes the report in all its forms, and the files for other tools."""
+    config = job.config
     header, rows, notes = report.rows()
     values = report.to_json() | {"table": {"header": header, "rows": rows, "notes": notes}}
+    groups = history_groups(report, config.evaluate.history_bins)
+    calibrations = [
+        calibrated(name, dataset.cases("test"), rankings[name])
+        for name in JUDGES
+        if name in rankings
+    ]
+    corrected, report = _corrected(job, report, dataset, rankings)
+    values |= {
+        "history_groups": [group.to_json() for group in groups],
+        "calibration": {one.ranker: one.to_json() for one in calibrations},
+        "corrected": corrected.to_json() if corrected else None,
+    }
     (job.out / "report.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), "utf-8")
     report.per_query.write_parquet(job.out / "per_query.parquet")
-    config = job.config
+    title = job.run.folder.name
+    subtitle = f"{config.model.name}, {config.summarize.strategy} summaries, {_told(config)}"
+    text = markdown(
+        report,
+        title=title,
+        subtitle=subtitle,
+        groups=groups,
+        calibrations=calibrations,
+        corrected=corrected,
+    )
+    (job.out / "report.md").write_text(text, "utf-8")
+    (job.out / "table.tex").write_text(latex(report), "utf-8")
+    if config.evaluate.trec:
+        _write_trec(job.out, dataset, rankings)
     records = job.run.records()
     losses, validations = _curves(job)
     page = Page(
-        title=job.run.folder.name,
-        subtitle=f"{config.model.name}, {config.summarize.strategy} summaries, {_told(config)}",
+        title=title,
+        subtitle=subtitle,
         settings=config.model_dump(mode="json", exclude_defaults=True),
         stages=[_stage(name, record) for name, record in records.items()],
         curve=losses,
         validation=validations,
+        calibrations=calibrations,
         examples=list(_examples(job, dataset, summaries, rankings)),
     )
     write_html(report, job.out / "report.html", page)
@@ -52,6 +89,46 @@ def _told(config: Config) -> str:
     if config.prompts.layout == "chain":
         return "all items since"
     return f"{config.prompts.recent} recent items"
+
+
+def _corrected(
+    job: Job, report: Report, dataset: Dataset, rankings: Mapping[str, Rankings]
+) -> tuple[Corrected | None, Report]:
+    """Estimates over the whole catalogue, where they are asked for."""
+    config = job.config
+    gamma = config.evaluate.corrected_gamma
+    if not config.evaluate.corrected:
+        return None, report
+    if config.data.candidates != "uniform":
+        note = "No estimate for the whole catalogue: the candidates are not drawn uniformly."
+        return Corrected(whole(dataset), 0, gamma, {}, note), report
+    return correct(report, dataset.cases("test"), rankings, whole(dataset), gamma)
+
+
+def calibrated(name: str, cases: Iterable[Case], lists: Iterable[RankedList]) -> Calibration:
+    """The calibration of a ranker whose scores are log p(yes) − log p(no)."""
+    right = {case.query.id: case.relevant for case in cases}
+    likely, marks = array("d"), array("d")
+    for ranked in lists:
+        for entry in ranked:
+            likely.append(p_yes(entry.score))
+            marks.append(entry.item in right[ranked.query])
+    return calibrate(name, np.array(likely), np.array(marks))
+
+
+def whole(dataset: Dataset) -> int:
+    """How many items a ranking of the whole catalogue holds.
+
+    The catalogue less the median number of items that a user has met: negatives are never such.
+    """
+    met = dataset.cases("test").frame["items"].list.n_unique().median()
+    return len(dataset.catalog) - int(cast("float | None", met) or 0)
+
+
+def _write_trec(out: Path, dataset: Dataset, rankings: Mapping[str, Rankings]) -> None:
+    write_qrels(out / "qrels.trec", dataset.cases("test"))
+    for name, lists in rankings.items():
+        write_trec_run(out / file_name(name), name, lists)
 
 
 def _stage(name: str, record: StageRecord) -> StageTime:

@@ -59,6 +59,11 @@ def located(settings: DataSettings) -> DataSettings:
     return settings.model_copy(update={"interactions": get(settings.dataset)})
 
 
+def data_seed(config: Config) -> int:
+    """What the users that are kept and the candidates are drawn with."""
+    return config.run.seed if config.data.seed is None else config.data.seed
+
+
 def read_summaries(path: Path) -> dict[str, Summary]:
     """The summaries of a run by query id; empty where there are none."""
     if not path.exists():
@@ -85,7 +90,7 @@ def adapter_of(run: RunDirectory) -> Path | None:
 
 def _prepare(job: Job) -> dict[str, Any]:
     settings = located(job.config.data)
-    report = prepare(settings, job.out, seed=job.config.run.seed, progress=job.progress)
+    report = prepare(settings, job.out, seed=data_seed(job.config), progress=job.progress)
     (job.out / "prepare.json").write_text(
         json.dumps({"counts": report.counts, "lines": report.lines()}, indent=1), "utf-8"
     )
@@ -250,9 +255,9 @@ def _evaluate(job: Job) -> dict[str, Any]:
 
 
 def _data_settings(config: Config) -> dict[str, Any]:
-    data = config.data.model_dump(mode="json", exclude={"interactions", "items"})
+    data = config.data.model_dump(mode="json", exclude={"interactions", "items", "seed"})
     files = fingerprint([config.data.interactions, config.data.items])
-    return {"data": data, "source files": files, "run": {"seed": config.run.seed}}
+    return {"data": data, "source files": files, "run": {"seed": data_seed(config)}}
 
 
 def _summarize_settings(config: Config) -> dict[str, Any]:

@@ -1,0 +1,195 @@
+"""Any rankers, of one run or several, set against one of them: `trsr compare`'s table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trsr.evaluate.comparison import BETTER, WORSE, difference_json, significance
+from trsr.evaluate.notes import FEW
+from trsr.evaluate.resampling import Floats
+from trsr.evaluate.statistics import LEVEL, Difference, compare_seeds, holm
+from trsr.evaluate.table import BEST, NOTHING, Table, decimals, p_value, signed, span
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One row of the table.
+
+    Attributes:
+        name: As it is printed.
+        values: metric → [seeds, queries]; the queries stand in one order on all sides.
+    """
+
+    name: str
+    values: Mapping[str, Floats]
+
+    @property
+    def seeds(self) -> int:
+        """How many training runs are pooled."""
+        return len(next(iter(self.values.values())))
+
+
+@dataclass(frozen=True, slots=True)
+class SideResult:
+    """One side in one metric.
+
+    Attributes:
+        side: Its name.
+        metric: What is compared.
+        seeds: How many training runs are pooled.
+        mean: Over queries and seeds; None where there is no query.
+        seed_sd: Standard deviation of the seeds' means; None for one seed.
+        difference: To the baseline; None for the baseline itself.
+        p_holm: Its p-value corrected for all comparisons of the table.
+    """
+
+    side: str
+    metric: str
+    seeds: int
+    mean: float | None
+    seed_sd: float | None
+    difference: Difference | None
+    p_holm: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SidesReport:
+    """All sides against the baseline.
+
+    Attributes:
+        baseline: Its name.
+        queries: How many were paired.
+        users: Whose they are.
+        results: By metric, then by side.
+        notes: What a reader must know.
+    """
+
+    baseline: str
+    queries: int
+    users: int
+    results: tuple[SideResult, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what cannot be said is null."""
+        return {
+            "baseline": self.baseline,
+            "queries": self.queries,
+            "users": self.users,
+            "comparisons": [_plain(one) for one in self.results],
+            "notes": list(self.notes),
+        }
+
+    def table(self) -> Table:
+        """A row for each metric and side, the baseline first of its metric."""
+        pooled = any(one.seeds > 1 for one in self.results)
+        metrics = list(dict.fromkeys(one.metric for one in self.results))
+        rows = [
+            tuple(_cells(one, best, pooled))
+            for metric in metrics
+            for best in [self._best(metric)]
+            for one in self.results
+            if one.metric == metric
+        ]
+        seeds = ("seeds",) if pooled else ()
+        head = ("", "metric", *seeds, "mean", "difference", "95 % interval", "p", "p Holm", "d_z")
+        return Table((*head, ""), tuple(rows), self.notes)
+
+    def _best(self, metric: str) -> float | None:
+        means = [one.mean for one in self.results if one.metric == metric]
+        return max((mean for mean in means if mean is not None), default=None)
+
+
+def compare_sides(
+    sides: Sequence[Side], baseline: str, users: Sequence[str], metrics: Sequence[str]
+) -> SidesReport:
+    """Compares every side with the baseline, Holm's correction over all.
+
+    Args:
+        sides: At least one; their names differ.
+        baseline: The name of one of them.
+        users: [queries] the user of each query.
+        metrics: Which of the sides' metrics, in the table's order.
+    """
+    base = next(side for side in sides if side.name == baseline)
+    ordered = [base, *(side for side in sides if side is not base)]
+    pairs = [(metric, side) for metric in metrics for side in ordered]
+    differences = [
+        None if side is base else compare_seeds(side.values[metric], base.values[metric], users)
+        for metric, side in pairs
+    ]
+    corrected = holm([one.p if one else None for one in differences])
+    results = tuple(
+        SideResult(side.name, metric, side.seeds, *_mean(side.values[metric]), difference, p)
+        for (metric, side), difference, p in zip(pairs, differences, corrected, strict=True)
+    )
+    known = len(set(users))
+    notes = tuple(_notes(results, baseline, len(users), known))
+    return SidesReport(baseline, len(users), known, results, notes)
+
+
+def _mean(values: Floats) -> tuple[float | None, float | None]:
+    if not values.shape[1]:
+        return None, None
+    means = values.mean(axis=1)
+    return float(np.mean(means)), float(means.std(ddof=1)) if len(means) > 1 else None
+
+
+def _cells(one: SideResult, best: float | None, pooled: bool) -> Iterator[str]:
+    yield one.side
+    yield one.metric
+    spread = "" if one.seed_sd is None else f" ±{decimals(one.seed_sd)}"
+    if pooled:
+        yield str(one.seeds)
+    top = f" {BEST}" if best is not None and one.mean == best else ""
+    yield decimals(one.mean) + spread + top
+    if one.difference is None:
+        yield from ("baseline", "", "", "", "", "")
+        return
+    found = one.difference
+    yield signed(found.mean)
+    yield span(found.low, found.high)
+    yield p_value(found.p)
+    yield p_value(one.p_holm)
+    yield NOTHING if found.d_z is None else signed(found.d_z)
+    yield significance(found.mean, one.p_holm)
+
+
+def _notes(results: Sequence[SideResult], baseline: str, queries: int, users: int) -> Iterator[str]:
+    tests = [one for one in results if one.difference is not None]
+    if not queries:
+        yield "There are no queries: nothing can be said about any ranker."
+        return
+    words = "1 query" if queries == 1 else f"{queries:,} queries"
+    yield f"{words} of {users:,} {'user' if users == 1 else 'users'}; {BEST} highest mean"
+    if users == 1:
+        yield (
+            "There is one user: the values are shown, but one user has no interval and no test, "
+            "and nothing can be said about others."
+        )
+    elif tests:
+        yield (
+            f"differences to {baseline}: paired, BCa bootstrap intervals and randomization tests "
+            f"over users; {BETTER} {WORSE} p < {decimals(LEVEL, 2)} after Holm's correction for "
+            f"the {len(tests)} {'comparison' if len(tests) == 1 else 'comparisons'} of the table; "
+            "no arrow says only that no difference was shown"
+        )
+        if users < FEW:
+            yield f"{users} users are few: the intervals are rough."
+    if any(one.seeds > 1 for one in results):
+        yield (
+            "±: standard deviation over seeds; where seeds are pooled, interval and p are of "
+            "Student's t with the variance over users and over seeds, and a side with one seed "
+            "counts as if its seed did not matter"
+        )
+
+
+def _plain(one: SideResult) -> dict[str, Any]:
+    empty = difference_json(Difference(0, 0)) | {"queries": None, "users": None}
+    found = empty if one.difference is None else difference_json(one.difference)
+    named = {"name": one.side, "metric": one.metric, "seeds": one.seeds, "mean": one.mean}
+    return named | {"seed_sd": one.seed_sd} | found | {"p_holm": one.p_holm}

@@ -1,0 +1,239 @@
+"""The report as text for other documents: `report.md`, and a LaTeX table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from trsr.evaluate.calibration import Calibration
+from trsr.evaluate.comparison import BETTER, WORSE
+from trsr.evaluate.correction import Corrected
+from trsr.evaluate.groups import HistoryGroup
+from trsr.evaluate.report import Estimate, Report
+from trsr.evaluate.statistics import LEVEL, Difference
+from trsr.evaluate.table import NOTHING, best_mean, decimals, p_value, share, signed, span
+
+FILES = (
+    "Beside this file: `report.json` (all numbers), `report.html`, `per_query.parquet`, "
+    "`table.tex`, and for other tools `run.RANKER.trec` and `qrels.trec`. In the TREC files blanks "
+    "and % in ids are written as in URLs, and ties are broken by a made-up order, as the format "
+    "asks: trsr counts a tie as its expected value, so other tools' values differ where there are "
+    "ties. They also leave out queries without a result, which count as 0 here (`trec_eval -c`)."
+)
+
+
+def markdown(
+    report: Report,
+    *,
+    title: str = "Recommendation report",
+    subtitle: str = "",
+    groups: Sequence[HistoryGroup] = (),
+    calibrations: Sequence[Calibration] = (),
+    corrected: Corrected | None = None,
+) -> str:
+    """The report as Markdown."""
+    parts = [
+        [f"# {_inline(title)}"],
+        [_inline(subtitle)] if subtitle else [],
+        ["## Results", "", *_results(report)],
+        [f"- {_inline(note)}" for note in report.rows().notes],
+        _differences(report),
+        _groups(report, groups),
+        _corrected(corrected),
+        _calibration(calibrations),
+        ["## Files", "", FILES],
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(header)} |"
+    yield f"| --- |{' ---: |' * (len(header) - 1)}"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+
+
+def _results(report: Report) -> Iterator[str]:
+    rows = [
+        [
+            _inline(scores.ranker),
+            *(_cell(report, scores.ranker, name, one) for name, one in scores.metrics.items()),
+            share(scores.tied),
+            str(scores.missing),
+        ]
+        for scores in report.rankers
+    ]
+    rows.append(["chance", *(decimals(mean) for mean in report.chance.values()), "", ""])
+    yield from _rows(["ranker", *report.metrics, "tied", "missing"], rows)
+
+
+def _cell(report: Report, ranker: str, metric: str, one: Estimate) -> str:
+    text = decimals(one.mean)
+    if one.mean is not None and one.mean == best_mean(report, metric):
+        text = f"**{text}**"
+    error = "" if one.se is None else f" ±{decimals(one.se)}"
+    return text + error + _mark(report, ranker, metric)
+
+
+def _mark(report: Report, ranker: str, metric: str) -> str:
+    found = report.comparison(ranker, metric)
+    return f" {found.mark}" if found and found.mark else ""
+
+
+def _differences(report: Report) -> list[str]:
+    if not report.comparisons:
+        return []
+    rows = [
+        [
+            _inline(one.ranker),
+            one.metric,
+            signed(one.difference.mean),
+            span(one.difference.low, one.difference.high),
+            p_value(one.difference.p),
+            p_value(one.p_holm),
+            signed(one.difference.d_z),
+            one.mark,
+        ]
+        for one in report.comparisons
+    ]
+    head = ["ranker", "metric", "difference", "95 % interval", "p", "p Holm", "d_z", ""]
+    text = (
+        "Paired over queries: BCa bootstrap intervals and randomization tests over users, Holm's "
+        f"correction over the {len(report.comparisons)} rows; d_z is mean / standard deviation of "
+        "the differences."
+    )
+    return [f"## Differences to {_inline(report.main)}", "", text, "", *_rows(head, rows)]
+
+
+def _groups(report: Report, groups: Sequence[HistoryGroup]) -> list[str]:
+    if not groups:
+        return []
+    lines = ["## By length of history", "", "Means with 95 % bootstrap intervals.", ""]
+    rows = [
+        [
+            group.name,
+            str(group.queries),
+            _inline(scores.ranker),
+            *(_interval(group.means[scores.ranker, metric]) for metric in report.metrics),
+        ]
+        for group in groups
+        for scores in report.rankers
+    ]
+    return [*lines, *_rows(["history", "queries", "ranker", *report.metrics], rows)]
+
+
+def _interval(one: Difference) -> str:
+    if one.low is None or one.high is None:
+        return decimals(one.mean)
+    return f"{decimals(one.mean)} ({decimals(one.low)} to {decimals(one.high)})"
+
+
+def _corrected(corrected: Corrected | None) -> list[str]:
+    if corrected is None:
+        return []
+    lines = ["## Estimates for the whole catalogue", "", _inline(corrected.note)]
+    if not corrected.means:
+        return lines
+    metrics = list(next(iter(corrected.means.values())))
+    rows = [
+        [_inline(ranker), *(_estimate(one) for one in means.values())]
+        for ranker, means in corrected.means.items()
+    ]
+    return [*lines, "", *_rows(["ranker", *metrics], rows)]
+
+
+def _estimate(one: Estimate) -> str:
+    return decimals(one.mean) + ("" if one.se is None else f" ±{decimals(one.se)}")
+
+
+def _calibration(calibrations: Sequence[Calibration]) -> list[str]:
+    if not calibrations:
+        return []
+    text = (
+        "Whether candidates given p(yes) = p are right p of the time. Candidates are mostly "
+        "sampled negatives, so the share of right ones is of this protocol, not of the world."
+    )
+    rows = [
+        [
+            _inline(one.ranker),
+            f"{one.candidates:,}",
+            decimals(one.base_rate),
+            decimals(one.mean),
+            decimals(one.ece),
+            decimals(one.brier),
+        ]
+        for one in calibrations
+    ]
+    head = ["ranker", "candidates", "right", "mean p(yes)", "expected calibration error", "Brier"]
+    return ["## Calibration of p(yes)", "", text, "", *_rows(head, rows)]
+
+
+def _inline(text: str) -> str:
+    """Text that is no markup in Markdown."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+}
+
+
+def latex(report: Report) -> str:
+    """The table of results for a paper; needs the package booktabs."""
+    columns = "l" + "r" * len(report.metrics)
+    head = " & ".join(["", *map(_tex, report.metrics)])
+    rows = [
+        " & ".join(
+            [
+                _tex(scores.ranker),
+                *(_tex_cell(report, scores.ranker, n, one) for n, one in scores.metrics.items()),
+            ]
+        )
+        for scores in report.rankers
+    ]
+    chance = " & ".join(["chance", *(_tex(decimals(mean)) for mean in report.chance.values())])
+    queries = (
+        "1 query" if report.queries == 1 else f"{report.queries:,} queries".replace(",", "{,}")
+    )
+    marks = (
+        f" $\\uparrow$ $\\downarrow$: significantly better or worse than {_tex(report.main)} "
+        f"(paired randomization test, $p < {decimals(LEVEL, 2)}$ after Holm's correction for "
+        f"{len(report.comparisons)} comparisons)."
+        if report.comparisons
+        else ""
+    )
+    lines = [
+        "% Written by trsr evaluate; needs \\usepackage{booktabs}.",
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{Mean $\\pm$ standard error over {queries}; bold: highest mean.{marks}}}",
+        f"\\begin{{tabular}}{{{columns}}}",
+        "\\toprule",
+        f"{head} \\\\",
+        "\\midrule",
+        *(f"{row} \\\\" for row in rows),
+        "\\midrule",
+        f"{chance} \\\\",
+        "\\bottomrule",
+        "\\end{tabular}",
+        "\\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _tex_cell(report: Report, ranker: str, metric: str, one: Estimate) -> str:
+    if one.mean is None:
+        return "--"
+    text = decimals(one.mean)
+    if one.mean == best_mean(report, metric):
+        text = f"\\textbf{{{text}}}"
+    error = "" if one.se is None else f" {{\\scriptsize $\\pm${decimals(one.se)}}}"
+    arrows = {BETTER: " $\\uparrow$", WORSE: " $\\downarrow$"}
+    return text + error + arrows.get(_mark(report, ranker, metric).strip(), "")
+
+
+def _tex(text: str) -> str:
+    escaped = "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+    return escaped.replace(NOTHING, "--")

@@ -1,0 +1,327 @@
+"""`trsr compare`: reads finished runs, refuses what cannot be compared, and compares the rest."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from trsr.errors import ConfigError, DataError, StaleRunError, StoreError
+from trsr.evaluate.sides import Side, SidesReport, compare_sides
+from trsr.plugins import near
+from trsr.settings import digest
+from trsr.store.rundir import RunDirectory
+
+CASES = "cases.test.parquet"
+VALUES = "per_query.parquet"
+FIXED = ("ranker", "query", "user", "history", "candidates", "tied", "missing")
+"""The columns of `per_query.parquet` that are no metric."""
+USUAL = "ndcg@10"
+"""The metric that is compared where none is asked for."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that was evaluated.
+
+    Attributes:
+        folder: Its directory.
+    """
+
+    folder: Path
+
+    @cached_property
+    def values(self) -> pl.DataFrame:
+        """The metrics of each ranker and query, queries in the order of their ids."""
+        return _read(self.folder / VALUES, ("ranker", "query", "user")).sort("query")
+
+    @cached_property
+    def rankers(self) -> list[str]:
+        """In the report's order; of a run without queries those that its report names."""
+        table = _read(self.folder / VALUES, ("ranker",))
+        if table.height:
+            return table["ranker"].unique(maintain_order=True).to_list()
+        path = self.folder / "report.json"
+        try:
+            return list(json.loads(path.read_text("utf-8"))["rankers"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path}: no report; give `trsr evaluate` first") from error
+
+    @property
+    def main(self) -> str:
+        """The ranker that the run's report is about."""
+        return "llm" if "llm" in self.rankers else self.rankers[-1]
+
+    @cached_property
+    def asked(self) -> pl.DataFrame:
+        """`query`, and as sorted lists its `candidates` and `relevant`; ordered by query.
+
+        Raises:
+            StaleRunError: If the evaluated queries are not those of the cases any more.
+        """
+        columns = ("query", "candidates", "relevant")
+        cases = _read(self.folder / CASES, columns).select(columns)
+        if set(cases["query"]) != set(self.values["query"]):
+            raise StaleRunError(
+                f"{self.folder}: {VALUES} is not of the queries of {CASES}; give `trsr run` with "
+                "the run's own settings"
+            )
+        return cases.with_columns(pl.col("candidates", "relevant").list.sort()).sort("query")
+
+    @cached_property
+    def kind(self) -> str:
+        """The same for runs whose settings differ by nothing that a result depends on but seeds."""
+        path = self.folder / "config.toml"
+        try:
+            settings: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise StoreError(f"{path}: the run's settings cannot be read ({error})") from error
+        return digest({name: table for name, table in settings.items() if name not in _FREE})
+
+    def check_fresh(self) -> None:
+        """Refuses values that were computed from other files than are there now.
+
+        Raises:
+            StaleRunError: Naming the files.
+        """
+        run = RunDirectory(self.folder)
+        record = run.records().get("evaluate")
+        if record is None:
+            return
+        names = [name for name in (CASES, "rankings.parquet") if name in record.parents]
+        now = run.hashes(names)
+        changed = [name for name in names if now.get(name) != record.parents[name]]
+        if changed:
+            raise StaleRunError(
+                f"{self.folder}: {', '.join(changed)} changed since it was evaluated; give "
+                "`trsr evaluate` with the run's settings first"
+            )
+
+
+_FREE = ("run", "evaluate")
+"""Tables of the settings in which runs that differ only by their seed may differ."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One ranker of one run."""
+
+    run: FinishedRun
+    ranker: str
+
+    def column(self, metric: str) -> Any:
+        """[queries] the metric, queries in the order of their ids."""
+        return self.rows[metric].to_numpy()
+
+    @cached_property
+    def rows(self) -> pl.DataFrame:
+        """The ranker's rows."""
+        return self.run.values.filter(pl.col("ranker") == self.ranker)
+
+
+def compare(
+    runs: Sequence[str],
+    *,
+    rankers: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    baseline: str = "",
+    seeds: bool = False,
+) -> SidesReport:
+    """Compares rankers of finished runs on the same queries and candidates.
+
+    Args:
+        runs: Run directories, or `RUN:RANKER`. A run without a ranker stands for `rankers`, else
+            for the ranker that its report is about; a single run stands for all its rankers.
+        rankers: Which rankers of each run that names none.
+        metrics: Which metrics; else ndcg@10, or the first that all runs have.
+        baseline: What the others are compared with, as in `runs`; else the first, or a single
+            run's main ranker.
+        seeds: Whether runs that differ only by their seed are pooled.
+
+    Raises:
+        ConfigError: If a ranker or a metric is not in a run, or nothing is named.
+        StoreError: If a run was not evaluated; StaleRunError, if not since its files changed.
+        DataError: If the runs have other queries, candidates or answers; says which.
+    """
+    if not runs:
+        raise ConfigError("there is nothing to compare: name at least one run")
+    opened: dict[Path, FinishedRun] = {}
+    named = [_split(text) for text in runs]
+    lone = len(named) == 1 and not baseline
+    chosen = [one for name in named for one in _chosen(name, rankers, lone, opened)]
+    base = _base(baseline, chosen, rankers, lone, opened)
+    every = list({(one.run.folder, one.ranker): one for one in (*chosen, base)}.values())
+    for run in opened.values():
+        run.check_fresh()
+    _check_comparable([one.run for one in every])
+    wanted = _metrics(metrics, every)
+    groups = _groups(every, seeds)
+    names = _names(groups, [one.run.folder for one in every])
+    sides = [
+        Side(name, {m: np.stack([one.column(m) for one in group]) for m in wanted})
+        for name, group in zip(names, groups, strict=True)
+    ]
+    first = next(
+        name
+        for name, group in zip(names, groups, strict=True)
+        if (base.run.folder, base.ranker) in [(one.run.folder, one.ranker) for one in group]
+    )
+    return compare_sides(sides, first, base.rows["user"].to_list(), wanted)
+
+
+def _split(text: str) -> tuple[Path, str]:
+    """`RUN` or `RUN:RANKER`; a directory whose name holds a colon is a run."""
+    head, colon, tail = text.rpartition(":")
+    if colon and not Path(text).is_dir():
+        return Path(head), tail
+    return Path(text), ""
+
+
+def _chosen(
+    name: tuple[Path, str],
+    rankers: Sequence[str],
+    lone: bool,
+    opened: dict[Path, FinishedRun],
+) -> Iterator[Chosen]:
+    folder, ranker = name
+    run = opened.setdefault(folder, FinishedRun(folder))
+    asked = [ranker] if ranker else list(rankers) or (run.rankers if lone else [run.main])
+    for one in asked:
+        if one not in run.rankers:
+            raise ConfigError(
+                f"{folder}: there is no ranker {one!r}{near(one, run.rankers)}; there are "
+                f"{', '.join(run.rankers)}"
+            )
+        yield Chosen(run, one)
+
+
+def _base(
+    text: str,
+    chosen: Sequence[Chosen],
+    rankers: Sequence[str],
+    lone: bool,
+    opened: dict[Path, FinishedRun],
+) -> Chosen:
+    if text:
+        return next(_chosen(_split(text), rankers[:1], False, opened))
+    first = chosen[0]
+    main = [one for one in chosen if one.ranker == first.run.main]
+    return main[0] if lone and main else first
+
+
+def _metrics(wanted: Sequence[str], chosen: Sequence[Chosen]) -> list[str]:
+    shared = [
+        name
+        for name in chosen[0].run.values.columns
+        if name not in FIXED and all(name in one.run.values.columns for one in chosen)
+    ]
+    for name in wanted:
+        lacking = [str(one.run.folder) for one in chosen if name not in one.run.values.columns]
+        if name not in shared:
+            where = f"{lacking[0]} has no metric" if lacking else "there is no metric"
+            raise ConfigError(
+                f"{where} {name!r}; all runs have {', '.join(shared)}; add it to "
+                f"evaluate.metrics and give `trsr evaluate`{near(name, shared)}"
+            )
+    if not shared:
+        raise ConfigError("the runs have no metric in common; set the same evaluate.metrics")
+    return list(dict.fromkeys(wanted)) or [USUAL if USUAL in shared else shared[0]]
+
+
+def _groups(every: Sequence[Chosen], seeds: bool) -> list[list[Chosen]]:
+    """Rankers of runs that differ only by seed together, where that is asked for."""
+    groups: dict[object, list[Chosen]] = {}
+    for one in every:
+        key = (one.run.kind if seeds else one.run.folder, one.ranker)
+        groups.setdefault(key, []).append(one)
+    return list(groups.values())
+
+
+def _names(groups: Sequence[Sequence[Chosen]], folders: Iterable[Path]) -> list[str]:
+    """As short as tells them apart."""
+    known = set(folders)
+    short = {path.resolve().name for path in known}
+    apart = len(short) == len(known)
+
+    def run_name(one: Chosen) -> str:
+        return one.run.folder.resolve().name if apart else str(one.run.folder)
+
+    if len(known) == 1:
+        return [group[0].ranker for group in groups]
+    if len({group[0].ranker for group in groups}) == 1:
+        return [run_name(group[0]) for group in groups]
+    return [f"{run_name(group[0])}:{group[0].ranker}" for group in groups]
+
+
+def _check_comparable(runs: Sequence[FinishedRun]) -> None:
+    """Refuses runs that did not rank the same candidates of the same queries."""
+    first = runs[0]
+    for other in {run.folder: run for run in runs[1:]}.values():
+        _check_queries(first, other)
+        both = first.asked.join(other.asked, on="query", suffix="_other")
+        for column, what in (("candidates", "candidates"), ("relevant", "right answers")):
+            differ = both.filter(pl.col(column) != pl.col(f"{column}_other"))
+            if differ.height:
+                raise DataError(
+                    _unlike(first, other, differ.row(0, named=True), column, what)
+                    + f"; {differ.height:,} of {both.height:,} queries differ so. {_HINT}"
+                )
+
+
+_HINT = (
+    "Runs are comparable on the same data with the same [data] settings; for several training "
+    "seeds set data.seed, so that run.seed changes the training only"
+)
+
+
+def _check_queries(first: FinishedRun, other: FinishedRun) -> None:
+    ours, theirs = set(first.asked["query"]), set(other.asked["query"])
+    if ours == theirs:
+        return
+    lacking, more = sorted(ours - theirs), sorted(theirs - ours)
+    said = [
+        f"{what} {len(some):,} (first: {some[0]})"
+        for what, some in (("lacks", lacking), ("has besides", more))
+        if some
+    ]
+    raise DataError(
+        f"{other.folder} has other queries than {first.folder}: of its {len(ours):,} it "
+        f"{' and '.join(said)}. {_HINT}"
+    )
+
+
+def _unlike(
+    first: FinishedRun, other: FinishedRun, row: Mapping[str, Any], column: str, what: str
+) -> str:
+    ours, theirs = set(row[column]), set(row[f"{column}_other"])
+    only = [
+        f"only {folder} has {', '.join(sorted(some)[:3])}{', …' if len(some) > 3 else ''}"
+        for folder, some in ((first.folder, ours - theirs), (other.folder, theirs - ours))
+        if some
+    ]
+    return (
+        f"{other.folder} has other {what} than {first.folder}: of query {row['query']} "
+        f"{' and '.join(only) or 'the numbers differ'}"
+    )
+
+
+def _read(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+    if not path.parent.is_dir():
+        raise StoreError(f"{path.parent}: there is no such run directory")
+    if not path.is_file():
+        raise StoreError(f"{path}: there is no such file; give `trsr run` for this run first")
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise StoreError(f"{path}: is damaged ({error}); give `trsr run` again") from error
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        raise StoreError(f"{path}: there is no column {missing[0]}; give `trsr evaluate` again")
+    return frame

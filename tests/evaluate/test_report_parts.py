@@ -1,0 +1,138 @@
+"""Groups by history, calibration, and the report as Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trsr.evaluate import Report, evaluate
+from trsr.evaluate.calibration import calibrate
+from trsr.evaluate.correction import correct
+from trsr.evaluate.groups import history_groups
+from trsr.evaluate.texts import latex, markdown
+from trsr.types import Case, Interaction, Item, Query, RankedList, UserHistory
+
+ITEMS = tuple(Item(f"i{n}") for n in range(4))
+
+
+def report(lengths: list[int], rankers: tuple[str, ...] = ("random", "llm")) -> Report:
+    cases = []
+    for n, length in enumerate(lengths):
+        past = tuple(Interaction(ITEMS[0], float(t)) for t in range(length))
+        cases.append(Case(Query(f"q{n}", UserHistory(f"u{n}", past), ITEMS), frozenset({"i0"})))
+    # The last ranker is always right, the others always wrong.
+    lists = {
+        name: [
+            RankedList.of(one.query, [1.0 if name == rankers[-1] else -1.0, 0.3, 0.2, 0.1])
+            for one in cases
+        ]
+        for name in rankers
+    }
+    return evaluate(cases, lists, ["recall@1", "mrr@4"])
+
+
+def test_groups_are_quartiles_of_the_queries() -> None:
+    groups = history_groups(report(list(range(1, 41))))
+    assert [group.queries for group in groups] == [10, 10, 10, 10]
+    assert [group.name for group in groups] == ["1 to 10", "11 to 20", "21 to 30", "31 to 40"]
+    one = groups[0].means["llm", "mrr@4"]
+    assert (one.mean, one.low, one.high) == (1, 1, 1)
+    assert groups[0].against["random", "mrr@4"].mean == pytest.approx(-0.75)
+    plain = json.loads(json.dumps([group.to_json() for group in groups], allow_nan=False))
+    assert plain[3]["rankers"]["random"]["recall@1"]["against_main"]["difference"] == -1
+    assert "against_main" not in plain[3]["rankers"]["llm"]["recall@1"]
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.sets(st.integers(0, 12)))
+def test_groups_hold_every_query_once_and_never_part_a_length(lengths, bins) -> None:
+    groups = history_groups(report(lengths, ("llm",)), sorted(bins))
+    assert sum(group.queries for group in groups) == len(lengths)
+    for before, after in itertools.pairwise(groups):
+        assert before.longest < after.shortest
+    if bins:
+        assert len(groups) <= len(bins) + 1
+    else:
+        assert len(groups) <= 4
+
+
+def test_set_bins_begin_where_they_say() -> None:
+    groups = history_groups(report([3, 4, 5, 9, 10, 50]), [5, 10])
+    assert [group.name for group in groups] == ["3 to 4", "5 to 9", "10 to 50"]
+    assert history_groups(report([])) == []
+
+
+def test_calibration_by_hand() -> None:
+    found = calibrate("llm", np.array([0.05, 0.05, 0.95, 1.0]), np.array([0.0, 1, 1, 1]))
+    low, high = found.bins
+    assert (low.low, low.high, low.candidates, low.right) == (0.0, 0.1, 2, 0.5)
+    assert low.predicted == pytest.approx(0.05)
+    assert (high.candidates, high.right) == (2, 1.0)
+    assert found.ece == pytest.approx((2 * 0.45 + 2 * 0.025) / 4)
+    assert found.brier == pytest.approx((0.05**2 + 0.95**2 + 0.05**2 + 0) / 4)
+    assert (found.base_rate, found.candidates) == (0.75, 4)
+
+
+def test_true_probabilities_are_calibrated_and_shifted_ones_are_not() -> None:
+    draw = np.random.default_rng(1)
+    likely = draw.random(40_000)
+    right = (draw.random(40_000) < likely).astype(float)
+    true, shifted = calibrate("a", likely, right), calibrate("b", likely**2, right)
+    assert true.ece is not None
+    assert shifted.ece is not None
+    assert true.ece < 0.02 < shifted.ece
+    assert calibrate("c", np.array([]), np.array([])).ece is None
+
+
+EVIL = "a|b_<script>*x*\n# &%$#{}~^\\"
+
+
+def test_markdown_holds_every_part_and_its_tables_are_whole() -> None:
+    shown = report([1] * 20 + [5] * 20, ("evil|_", "llm"))
+    cases = [
+        Case(Query(f"q{n}", UserHistory(f"u{n}", ()), ITEMS), frozenset({"i0"})) for n in range(40)
+    ]
+    lists = {"evil|_": [], "llm": []}
+    corrected, _ = correct(shown, cases, lists, 100)
+    text = markdown(
+        shown,
+        title=EVIL,
+        groups=history_groups(shown),
+        calibrations=[calibrate("llm", np.array([0.5]), np.array([1.0]))],
+        corrected=corrected,
+    )
+    for head in ("Results", "Differences to llm", "By length", "Estimates", "Calibration", "Files"):
+        assert f"## {head}" in text
+    assert "**1.000** ±.000" in text
+    assert ".000 ±.000 ↓" in text
+    assert "<script>" not in text.replace(r"\<script\>", "")
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1
+
+
+def test_latex_is_whole_and_escaped() -> None:
+    text = latex(report([1] * 30, (EVIL, "llm")))
+    assert r"\textbf{1.000}" in text
+    assert r"$\downarrow$" in text
+    body = text.split("\\midrule")[1]
+    assert r"\&\%\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in body
+    for line in body.strip().splitlines():
+        assert len(re.findall(r"(?<!\\)&", line)) == 2
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    for name in ("table", "tabular"):
+        assert text.count(f"\\begin{{{name}}}") == text.count(f"\\end{{{name}}}") == 1
+
+
+@pytest.mark.parametrize("queries", [0, 1])
+def test_reports_that_can_say_little_are_still_texts(queries: int) -> None:
+    shown = report([2] * queries)
+    text = markdown(shown, groups=history_groups(shown))
+    assert "can be said" in text
+    assert "nan" not in text.lower()
+    assert "nan" not in latex(shown).lower()
