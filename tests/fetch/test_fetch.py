@@ -284,7 +284,7 @@ def test_a_cache_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None
 
 
 def test_an_unknown_name_suggests_near_ones() -> None:
-    assert fetch.names() == ["ml-100k", "smollm2-135m"]
+    assert fetch.names() == ["minilm", "ml-100k", "smollm2-135m"]
     with pytest.raises(ConfigError, match="did you mean smollm2-135m"):
         fetch.get("smollm-135m")
 
