@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ import polars as pl
 
 from trsr import fetch
 from trsr.errors import ModelError
-from trsr.llm.weights import file_digest, local_weights
+from trsr.llm.weights import file_digest, local_weights, quiet
 from trsr.plugins import optional
 from trsr.progress import Progress, Silent
 
@@ -95,12 +95,13 @@ class SentenceEncoder:
     def _load(self) -> Any:
         library = optional("sentence_transformers", "embeddings", "the ranker text_knn")
         try:
-            return library.SentenceTransformer(
-                str(self.folder),
-                trust_remote_code=False,
-                local_files_only=True,
-                model_kwargs={"use_safetensors": True},
-            )
+            with quiet():
+                return library.SentenceTransformer(
+                    str(self.folder),
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    model_kwargs={"use_safetensors": True},
+                )
         except (OSError, ValueError, RuntimeError, LookupError) as error:
             raise ModelError(
                 f"{self.folder} cannot be read as a sentence-transformers model ({error})"
@@ -175,12 +176,14 @@ def _read(folder: Path, wanted: Iterable[str]) -> dict[str, Vectors]:
 
 def _write(folder: Path, keys: Sequence[str], vectors: Vectors) -> None:
     name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
-    beside = folder / f".{name}.{os.getpid()}"
+    columns = {"key": keys, "vector": pl.Series(vectors, dtype=_vector(vectors))}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        columns = {"key": keys, "vector": pl.Series(vectors, dtype=_vector(vectors))}
-        pl.DataFrame(columns).write_parquet(beside)
-        beside.replace(folder / f"{name}.parquet")
+        # a name of its own: threads and processes may write the same texts at once
+        with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as making:
+            beside = Path(making) / "part"
+            pl.DataFrame(columns).write_parquet(beside)
+            beside.replace(folder / f"{name}.parquet")
     except OSError as error:
         raise ModelError(
             f"embeddings cannot be kept in {folder} ({error}): free some space or make the folder "

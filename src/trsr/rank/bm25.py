@@ -69,7 +69,7 @@ class Bm25Index:
     def _tokens(self, texts: list[str]) -> Any:
         words: str | list[str] = self._settings.bm25.stopwords or []
         return self._library.tokenize(
-            texts, stopwords=words, return_ids=False, show_progress=False, allow_empty=False
+            texts, stopwords=words, return_ids=False, show_progress=False, allow_empty=True
         )
 
 

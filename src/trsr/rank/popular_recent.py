@@ -31,18 +31,17 @@ class ItemTimes:
     def __init__(self, interactions: pl.DataFrame) -> None:
         placed = interactions.select("item", "time").sort("item", "time")
         self._times = placed["time"].to_numpy()
-        runs = placed["item"].rle().struct.unnest() if len(placed) else None
-        ends = np.cumsum(runs["len"].to_numpy()) if runs is not None else np.empty(0, np.int64)
-        self._ends = dict(zip(runs["value"], ends, strict=True)) if runs is not None else {}
-        self._starts = dict(zip(self._ends, (0, *ends[:-1]), strict=True))
+        runs = placed["item"].rle().struct.unnest()
+        ends = np.cumsum(runs["len"].to_numpy())
+        starts = ends - runs["len"].to_numpy()
+        self._span = dict(zip(runs["value"], zip(starts, ends, strict=True), strict=True))
         self.first = float(self._times.min()) if len(placed) else 0.0
         self.last = float(self._times.max()) if len(placed) else 0.0
 
     def count(self, item: str, begin: float, end: float, *, closed: bool) -> int:
         """How often an item was met from `begin` on and before `end` (`closed`: or at it)."""
-        if item not in self._ends:
-            return 0
-        times = self._times[self._starts[item] : self._ends[item]]
+        start, stop = self._span.get(item, (0, 0))
+        times = self._times[start:stop]
         to = int(np.searchsorted(times, end, side="right" if closed else "left"))
         return max(to - int(np.searchsorted(times, begin, side="left")), 0)
 
