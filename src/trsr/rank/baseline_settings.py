@@ -37,7 +37,7 @@ class Bm25Settings(Settings):
     """BM25 of a candidate's text for the text of the history's items."""
 
     last: tuple[Last, ...] = Field(
-        (5, 1, 0),
+        (0, 5, 1),
         min_length=1,
         description="candidates for how many of the latest items are asked for; 0: all",
     )
@@ -97,7 +97,9 @@ class EaseSettings(Settings):
     """The closed-form linear item model."""
 
     penalty: tuple[Positive, ...] = Field(
-        (200.0, 20.0, 1000.0), min_length=1, description="candidates for lambda, the L2 penalty"
+        (200.0, 20.0, 1000.0, 5000.0),
+        min_length=1,
+        description="candidates for lambda, the L2 penalty",
     )
     max_items: int = Field(
         20_000,

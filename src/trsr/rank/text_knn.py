@@ -42,15 +42,15 @@ class ItemVectors:
         self._encoder = encoder
         self._settings = settings
         self._texts = {item.id: (item, item_text(item, settings)) for item in items}
-        self._vectors = {"": np.zeros(0, np.float32)}
+        self._vectors: dict[str, npt.NDArray[np.float32]] = {}
+        self._width = 0
         self._embed((text for _, text in self._texts.values()), progress)
 
     def of(self, items: Sequence[Item]) -> Array:
         """Shape (items, width); zeros for an item without text."""
         texts = [self._text(item) for item in items]
         self._embed(texts, None)
-        width = max((len(vector) for vector in self._vectors.values()), default=0)
-        found = np.zeros((len(items), width))
+        found = np.zeros((len(items), self._width))
         for row, text in enumerate(texts):
             if text:
                 found[row] = self._vectors[text]
@@ -58,15 +58,17 @@ class ItemVectors:
 
     def _text(self, item: Item) -> str:
         known = self._texts.get(item.id)
-        same = known is not None and known[0] == item
-        return known[1] if known is not None and same else item_text(item, self._settings)
+        if known is not None and (known[0] is item or known[0] == item):
+            return known[1]
+        return item_text(item, self._settings)
 
     def _embed(self, texts: Iterable[str], progress: Progress | None) -> None:
-        missing = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+        missing = [text for text in dict.fromkeys(texts) if text and text not in self._vectors]
         if not missing:
             return
         for text, vector in embed(missing, self._encoder, progress=progress).items():
             self._vectors[text] = unit(np.asarray(vector, np.float64)).astype(np.float32)
+            self._width = len(vector)
 
 
 def unit(vector: Array) -> Array:
