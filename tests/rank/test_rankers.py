@@ -24,7 +24,7 @@ from trsr.rank import (
     popularity,
     rank_what_fits,
 )
-from trsr.types import Item, Message, Prompt, Query, RankedList, UserHistory
+from trsr.types import Case, Item, Message, Prompt, Query, RankedList, UserHistory
 
 ITEMS = [Item(f"i{n}") for n in range(12)]
 INTERACTIONS = pl.DataFrame(
@@ -72,7 +72,8 @@ def context(seed: int = 0) -> RankContext:
         return Judge(lambda text: (1 if tuned else -1) * float(text.split(" i")[1])), Words()
 
     catalog = Catalog(pl.DataFrame({"id": [item.id for item in ITEMS]}))
-    return RankContext(catalog, INTERACTIONS, seed, judge)
+    valid = [Case(query(f"v{n}", n, n + 1, n + 2), frozenset({f"i{n}"})) for n in range(6)]
+    return RankContext(catalog, INTERACTIONS, seed, judge, validation=lambda: valid)
 
 
 @pytest.mark.parametrize("name", RANKERS.names())

@@ -42,6 +42,13 @@ def _installed(config: Config) -> Iterator[str]:
             raise ConfigError(
                 f"the backend {backend} is not installed: pip install 'trsr[{needs[backend]}]'"
             )
+    baselines = ("item_knn", "item_knn_recent", "ease", "blend")
+    libraries = {"bm25": "bm25s", "text_knn": "sentence_transformers"}
+    libraries |= dict.fromkeys(baselines, "scipy")
+    for ranker in sorted(set(config.rank.used) & set(libraries)):
+        if find_spec(libraries[ranker]) is None:
+            extra = "embeddings" if ranker == "text_knn" else "baselines"
+            raise ConfigError(f"the ranker {ranker} is not installed: pip install 'trsr[{extra}]'")
     yield f"model: {config.model.name} through {config.model.backend}"
 
 
