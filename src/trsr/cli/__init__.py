@@ -8,9 +8,11 @@ import sys
 def main() -> None:
     """Runs the command line; exits with 0, with 2 for what people can mend, 130 when stopped."""
     from trsr.cli.app import app
+    from trsr.cli.memory import keep_freed_memory
     from trsr.cli.terminal import complain
     from trsr.errors import TrsrError
 
+    keep_freed_memory()
     try:
         app()
     except TrsrError as error:
