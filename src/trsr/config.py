@@ -211,6 +211,7 @@ def _mistakes(config: Config) -> Iterator[str]:
         ("model.backend", BACKENDS, [config.model.backend]),
         ("summarize.model.backend", BACKENDS, [config.summarizer.backend]),
         ("rank.rankers", RANKERS, list(config.rank.rankers)),
+        ("rank.first_stage", RANKERS, [config.rank.first_stage]),
     ]
     for key, table, names in named:
         for name in names:
@@ -238,6 +239,13 @@ def _conflicts(config: Config) -> Iterator[str]:
         yield "data.interactions: name the interactions' file or folder (or data.dataset)"
     if config.train.epochs == 0 and "llm" in config.rank.rankers:
         yield "rank.rankers: llm is the trained model, but train.epochs is 0; use untuned"
+    if config.rank.first_stage in ("llm", "untuned"):
+        yield "rank.first_stage: name a ranker without a language model, such as popular"
+    if config.data.candidates == "full":
+        cuts = (text.partition("@")[2] for text in config.evaluate.metrics)
+        deepest = max((int(cut) for cut in cuts if cut.isdigit()), default=0)
+        if deepest > config.rank.depth:
+            yield f"rank.depth: lists of {config.rank.depth} places cannot tell a metric @{deepest}"
     if len(set(config.rank.rankers)) < len(config.rank.rankers):
         yield "rank.rankers: a ranker stands twice"
     if config.model.backend == "openai" and {"llm", "untuned"} & set(config.rank.rankers):

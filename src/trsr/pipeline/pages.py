@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from typing import Any
 
 from trsr.data import Dataset
 from trsr.errors import StoreError
@@ -16,6 +17,8 @@ from trsr.store.rundir import StageRecord
 from trsr.types import Item, Query, RankedList, Summary
 
 EXAMPLES = 10
+SHOWN = 50
+"""Candidates shown of each example: full-catalogue lists are long."""
 JUDGES = ("llm", "untuned")
 """Rankers whose scores are log p(yes) − log p(no)."""
 
@@ -26,10 +29,13 @@ def write_pages(
     dataset: Dataset,
     summaries: Mapping[str, Summary],
     rankings: Mapping[str, Rankings],
+    first_stage: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the report in its three forms."""
     header, rows, notes = report.rows()
     values = report.to_json() | {"table": {"header": header, "rows": rows, "notes": notes}}
+    if first_stage is not None:
+        values["first_stage"] = dict(first_stage)
     (job.out / "report.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), "utf-8")
     report.per_query.write_parquet(job.out / "per_query.parquet")
     config = job.config
@@ -120,7 +126,7 @@ def _candidates(
     query: Query, ranked: RankedList, relevant: frozenset[str], judged: bool
 ) -> Iterator[ShownCandidate]:
     items = {item.id: item for item in query.candidates}
-    for entry in ranked:
+    for entry in ranked.entries[:SHOWN]:
         likely = p_yes(entry.score) if judged else None
         yield ShownCandidate(_line(items[entry.item]), likely, entry.item in relevant)
 

@@ -34,5 +34,17 @@ class RankSettings(Settings):
     proposals: int = Field(
         50,
         ge=1,
-        description="recommend without candidates: how many popular unseen items are ranked",
+        description="how many items the first stage proposes",
+    )
+    first_stage: str = Field(
+        "popular",
+        description="the ranker that proposes unseen items where there are no candidates: to "
+        "`recommend`, and with data.candidates = full to rankers with a language model (the others "
+        "rank the whole catalogue)",
+    )
+    depth: int = Field(
+        1000,
+        ge=1,
+        description="data.candidates = full: places kept of each list; metrics may cut off at most "
+        "there",
     )
