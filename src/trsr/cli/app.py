@@ -124,6 +124,24 @@ def audit(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a TOML file, or a recipe's name")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list the runs")] = False,
+) -> None:
+    """Make many runs that differ in some settings; what they share is made once."""
+    from trsr.cli.sweep import list_runs, run_sweep
+
+    if dry_run:
+        for line in list_runs(file):
+            out.print(line, markup=False)
+        return
+    with Bar("sweep") as bar:
+        whole = run_sweep(file, bar)
+    if not whole:
+        raise typer.Exit(1)
+
+
+@app.command()
 def ls(
     kind: Annotated[
         str, typer.Argument(help="readers, strategies, models, rankers, metrics or recipes")

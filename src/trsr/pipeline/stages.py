@@ -178,7 +178,7 @@ def _train(job: Job) -> dict[str, Any]:
         model=config.model,
         words=words,
         settings=config.train,
-        seed=config.run.seed,
+        seed=config.run.seed if config.train.seed is None else config.train.seed,
         out=job.out / "adapter",
         state=job.work,
         validate=validate if valid else None,
