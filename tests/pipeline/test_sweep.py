@@ -199,6 +199,25 @@ def test_a_killed_sweep_goes_on_and_ends_as_an_unbroken_one(folder):
         )
 
 
+def test_seeds_draw_the_training_alone(tmp_path, small_run):
+    pytest.importorskip("torch", reason="the extra `local` is not installed")
+    small_run(tmp_path)
+    text = 'base = "small.toml"\nseeds = [1, 2]\n[sweep]\nfolder = "out"\n'
+    text += "[set]\ntrain.epochs = 1\ntrain.validate_steps = 0\n"
+    swept = sweep(plan_of(tmp_path, text))
+    assert not swept.failed
+    assert [one.taken for one in swept.outcomes] == [(), ("prepare", "summarize")]
+    weights = "adapter/adapter_model.safetensors"
+    first, second = (tmp_path / "out" / f"seed={seed}" / weights for seed in (1, 2))
+    assert first.read_bytes() != second.read_bytes()
+    header, rows = swept.table()
+    assert header[:2] == ["ranker", "seeds"]
+    assert [row[:2] for row in rows] == [[n, "2"] for n in ("random", "popular", "untuned", "llm")]
+    # What does not depend on the training has no spread over its seeds.
+    assert all("(±.000)" in cell for cell in rows[0][2:])
+    assert any("(±.000)" not in cell for cell in rows[3][2:])
+
+
 SEARCH = """
 base = "base.toml"
 

@@ -57,9 +57,9 @@ def search(plan: Plan, progress: Progress) -> Swept:
         else:
             study.tell(trial, value)
             tried.append((value, settings))
-        best, settings = max(tried, key=lambda one: one[0]) if tried else (0.0, None)
-        Swept(plan, tuple(outcomes.values()), settings).write()
-        progress.advance(1, f"best {best:.4f}")
+        best = max(tried, key=lambda one: one[0], default=None)
+        Swept(plan, tuple(outcomes.values()), best and best[1]).write()
+        progress.advance(1, f"best {best[0]:.4f}" if best else "")
     swept = _tested(plan, outcomes, tried, progress)
     swept.write()
     progress.advance(1)
