@@ -7,6 +7,7 @@ current folder.
 
 from __future__ import annotations
 
+import copy
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,15 +75,34 @@ class Config(Settings):
         return tomli_w.dumps(_plain(self.model_dump(mode="json", exclude_none=True)))
 
 
-def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    changes: Mapping[str, Any] | None = None,
+    changes_from: Path | None = None,
+) -> Config:
     """Reads a configuration file and applies `section.key=value` overrides.
+
+    Args:
+        path: The file, or a recipe's name.
+        overrides: As on the command line.
+        changes: Tables of settings that replace the file's, before the overrides do.
+        changes_from: The folder that relative paths in `changes` start from; left out: the current
+            one.
 
     Raises:
         ConfigError: Listing every mistake, one a line.
     """
     path = find_config(Path(path))
-    values = _read(path)
+    values = read_toml(path)
+    if "base" in values and not isinstance(values["base"], dict):
+        raise ConfigError(f"{path}: this is a sweep, not one run; give `trsr sweep {path}`")
     _resolve(values, path.parent)
+    if changes:
+        own = copy.deepcopy(dict(changes))
+        _resolve(own, changes_from or Path.cwd())
+        _merge(values, own, "the sweep's settings")
     for override in overrides:
         _apply(values, override)
     run = values.setdefault("run", {})
@@ -110,9 +130,22 @@ def check_config(values: Mapping[str, Any], source: str = "settings") -> Config:
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes that come with trsr, by name."""
+    """The configurations that come with trsr, by name."""
+    return {name: path for name, path in _shipped().items() if not _is_sweep(path)}
+
+
+def sweep_recipes() -> dict[str, Path]:
+    """The sweeps that come with trsr, by name."""
+    return {name: path for name, path in _shipped().items() if _is_sweep(path)}
+
+
+def _shipped() -> dict[str, Path]:
     folder = Path(__file__).parent / "recipes"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def _is_sweep(path: Path) -> bool:
+    return "base" in read_toml(path)
 
 
 def find_config(path: Path) -> Path:
@@ -129,7 +162,12 @@ def find_config(path: Path) -> Path:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -221,6 +259,7 @@ def _mistakes(config: Config) -> Iterator[str]:
         ("summarize.model.backend", BACKENDS, [config.summarizer.backend]),
         ("rank.rankers", RANKERS, list(config.rank.rankers)),
         ("rank.blend", RANKERS, list(config.rank.blend)),
+        ("rank.first_stage", RANKERS, [config.rank.first_stage]),
     ]
     for key, table, names in named:
         for name in names:
@@ -249,6 +288,13 @@ def _conflicts(config: Config) -> Iterator[str]:
         yield "data.interactions: name the interactions' file or folder (or data.dataset)"
     if config.train.epochs == 0 and "llm" in config.rank.used:
         yield "rank.rankers: llm is the trained model, but train.epochs is 0; use untuned"
+    if config.rank.first_stage in ("llm", "untuned"):
+        yield "rank.first_stage: name a ranker without a language model, such as popular"
+    if config.data.candidates == "full":
+        cuts = (text.partition("@")[2] for text in config.evaluate.metrics)
+        deepest = max((int(cut) for cut in cuts if cut.isdigit()), default=0)
+        if deepest > config.rank.depth:
+            yield f"rank.depth: lists of {config.rank.depth} places cannot tell a metric @{deepest}"
     if len(set(config.rank.rankers)) < len(config.rank.rankers):
         yield "rank.rankers: a ranker stands twice"
     if "blend" in config.rank.blend or len(set(config.rank.blend)) < len(config.rank.blend):

@@ -16,7 +16,7 @@ from trsr.llm import LanguageModel, ModelSettings, ScoringModel, open_model
 from trsr.llm.stored import stored
 from trsr.progress import Progress, Silent
 from trsr.prompts import PromptWriter
-from trsr.rank import RankContext, Ranker, make_ranker
+from trsr.rank import RankContext, Ranker, make_ranker, top
 from trsr.store.outputs import OutputStore
 from trsr.summarize import summarize
 from trsr.types import Case, Item, Prompt, Query, RankedList, Summary, UserHistory
@@ -163,16 +163,21 @@ class Recommender:
         )
 
     def propose(self, history: UserHistory, n: int = 0) -> tuple[Item, ...]:
-        """Candidates for a user nobody gave candidates for: the most popular unseen items.
+        """Candidates for a user nobody gave candidates for: what `rank.first_stage` puts first.
 
         Args:
             history: The user's history.
-            n: How many; 0: as `rank.proposals` says.
+            n: How many of the unseen items; 0: as `rank.proposals` says.
         """
         seen = {item.id for item in history.items}
         wanted = n or self.config.rank.proposals
-        unseen = (item for item in self._by_popularity if item not in seen)
-        return tuple(self.catalog[item] for item, _ in zip(unseen, range(wanted), strict=False))
+        if self.config.rank.first_stage == "popular":
+            unseen = (item for item in self._by_popularity if item not in seen)
+            return tuple(self.catalog[item] for item, _ in zip(unseen, range(wanted), strict=False))
+        candidates = tuple(item for item in self.catalog.all if item.id not in seen)
+        (ranked,) = self._first_stage.rank([Query(f"propose/{history.user}", history, candidates)])
+        chosen = top(ranked, wanted, self.config.run.seed)
+        return tuple(self.catalog[entry.item] for entry in chosen)
 
     def prompts(self, query: Query) -> list[Prompt]:
         """The judge prompts of a query, one a candidate."""
@@ -192,8 +197,15 @@ class Recommender:
 
     @functools.cached_property
     def _ranker(self) -> Ranker:
-        context = rank_context(self.config, self.dataset, self._judge, validation=self._validation)
-        return make_ranker(self._name, context)
+        return make_ranker(self._name, self._context)
+
+    @functools.cached_property
+    def _first_stage(self) -> Ranker:
+        return make_ranker(self.config.rank.first_stage, self._context)
+
+    @functools.cached_property
+    def _context(self) -> RankContext:
+        return rank_context(self.config, self.dataset, self._judge, validation=self._validation)
 
     def _validation(self) -> Iterator[Case]:
         """The validation cases, with summaries where the ranker is told them."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trsr.data.candidates import Keys, Met, negatives, shuffled
+from trsr.data.candidates import Keys, Met, Weights, negatives, shuffled
 from trsr.data.records import Ints
 from trsr.errors import DataError
 
@@ -74,3 +74,41 @@ def test_the_positive_stands_anywhere() -> None:
     assert (np.sort(mixed, axis=1) == rows).all()
     places = np.bincount(np.argmax(mixed == 0, axis=1), minlength=width)
     assert np.abs(places - queries / width).max() < 5 * np.sqrt(queries * 0.16)
+
+
+@pytest.mark.parametrize("size", [9, 60], ids=["crowded", "sparse"])
+def test_weighted_draws_are_successive_samples_in_proportion_to_the_weights(size: int) -> None:
+    queries, n = 40_000, 2
+    weights = Weights.by_popularity(np.repeat(np.arange(size), np.arange(size)), size, 1.0)
+    known = met(1, size, {(0, size - 1), (0, 0)})
+    zeros = np.zeros(queries, dtype=np.int64)
+    drawn = negatives(keys(queries), zeros, zeros + 5, known, n, weights)
+    allowed = np.setdiff1d(np.arange(size), [0, 5, size - 1])
+    share = (allowed + 1.0) / (allowed + 1.0).sum()
+    # Chance to be drawn second: over each first draw, in proportion to what is left.
+    odds = share / (1 - share)
+    twice = share * (1 + odds.sum() - odds)
+    counts = np.bincount(drawn.ravel(), minlength=size)
+    assert counts.sum() == counts[allowed].sum()
+    spread = np.sqrt(queries * twice * (1 - twice))
+    assert (np.abs(counts[allowed] - queries * twice) < 5 * spread).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 99), heavy=st.sampled_from([1, 10_000_000]))
+def test_weighted_draws_do_not_depend_on_their_company(seed: int, heavy: int) -> None:
+    size, n, users = 120, 4, 6
+    # A met item that has nearly all the weight: its users' draws are made by ordering.
+    counts = np.concatenate([np.zeros(heavy, dtype=np.int64), np.arange(size)])
+    weights = Weights.by_popularity(counts, size, 0.5)
+    known = met(users, size, {(0, 0), (1, 3), (2, 0), (2, 7), (3, 9), (4, 1), (5, 0)})
+    who = np.random.default_rng(seed).integers(0, users, 12)
+    target = np.full(12, 11)
+    stream = keys(12, seed)
+    drawn = negatives(stream, who, target, known, n, weights)
+    for row in range(12):
+        one = slice(row, row + 1)
+        alone = negatives(stream[one], who[one], target[one], known, n, weights)
+        assert np.array_equal(alone[0], drawn[row])
+        assert len(set(drawn[row].tolist()) - {11}) == n
+        assert not known.has(who[one], drawn[row]).any()

@@ -144,6 +144,41 @@ def show(run: RunPath, user: Annotated[str, typer.Argument(help="a user of the r
 
 
 @app.command()
+def audit(
+    run: RunPath,
+    json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    llm_queries: Annotated[
+        int, typer.Option(min=0, help="test queries that the language model is asked about")
+    ] = 0,
+) -> None:
+    """Look for leaks, shortcuts, biases and idle inputs; findings end with exit code 1."""
+    from trsr.cli.audit import show_audit
+
+    with Bar("audit") as bar:
+        clean = show_audit(run, json, llm_queries, bar)
+    if not clean:
+        raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a TOML file, or a recipe's name")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list the runs")] = False,
+) -> None:
+    """Make many runs that differ in some settings; what they share is made once."""
+    from trsr.cli.sweep import list_runs, run_sweep
+
+    if dry_run:
+        for line in list_runs(file):
+            out.print(line, markup=False)
+        return
+    with Bar("sweep") as bar:
+        whole = run_sweep(file, bar)
+    if not whole:
+        raise typer.Exit(1)
+
+
+@app.command()
 def ls(
     kind: Annotated[
         str, typer.Argument(help="readers, strategies, models, rankers, metrics or recipes")

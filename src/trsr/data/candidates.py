@@ -1,13 +1,16 @@
-"""Draws each query's negatives: uniform, without replacement, never an item the user has met.
+"""Draws each query's negatives: without replacement, never an item the user has met.
 
-Every query has its own stream of numbers: number `i` of the stream with key `k` is the splitmix64
-mix of `k + i · golden` (Steele, Lea and Flood 2014), so that all queries are drawn at once and
-none depends on another. The negatives are the first `n` distinct allowed items of the stream.
+They are drawn uniformly, or with probabilities proportional to items' weights. Every query has its
+own stream of numbers: number `i` of the stream with key `k` is the splitmix64 mix of
+`k + i · golden` (Steele, Lea and Flood 2014), so that all queries are drawn at once and none
+depends on another. The negatives are the first `n` distinct allowed items of the stream. With
+weights, that is successive sampling: each draw is proportional to the weights of what is left.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +27,37 @@ ORDER = 1 << 40
 
 _CELLS = 4_000_000
 """Numbers drawn at a time: bounds the memory."""
+
+
+_WIDEST = 64
+"""Numbers of a stream that are looked at for each negative before all items are put in order: a
+few very popular items that the user has met can refuse nearly every number."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How likely each item is drawn.
+
+    Attributes:
+        of: [items] weights, all above 0.
+        upto: [items] the share of all weights that items up to each one have; the last is 1.
+    """
+
+    of: npt.NDArray[np.float64]
+    upto: npt.NDArray[np.float64]
+
+    @classmethod
+    def by_popularity(cls, items: Ints, size: int, smoothing: float) -> Weights:
+        """Weights proportional to `count + smoothing`.
+
+        Args:
+            items: [n] the item code of each interaction that may be fitted on.
+            size: Items of the catalogue.
+            smoothing: Added to each count, above 0: every item can be drawn.
+        """
+        weights = np.bincount(items, minlength=size).astype(np.float64) + smoothing
+        upto = np.cumsum(weights)
+        return cls(weights, upto / upto[-1])
 
 
 @dataclass(frozen=True)
@@ -73,7 +107,16 @@ def _stream(keys: Keys, length: int, first: int = 0) -> Keys:
     return numbers(keys[:, None], np.arange(first, first + length, dtype=np.uint64)[None, :])
 
 
-def negatives(keys: Keys, users: Ints, targets: Ints, met: Met, n: int) -> Ints:
+def _fractions(drawn: Keys) -> npt.NDArray[np.float64]:
+    """The numbers as fractions from 0 up to, but not, 1."""
+    fractions = (drawn >> np.uint64(11)).astype(np.float64)
+    fractions *= 2.0**-53
+    return fractions
+
+
+def negatives(
+    keys: Keys, users: Ints, targets: Ints, met: Met, n: int, weights: Weights | None = None
+) -> Ints:
     """[queries, n] items that the query's user has never met and that are not its target.
 
     Args:
@@ -82,6 +125,7 @@ def negatives(keys: Keys, users: Ints, targets: Ints, met: Met, n: int) -> Ints:
         targets: [queries] codes.
         met: What every user has met, in history or later.
         n: Negatives a query.
+        weights: How likely each item is drawn; left out: all alike.
 
     Raises:
         DataError: If the catalogue has too few such items for a user.
@@ -99,23 +143,36 @@ def negatives(keys: Keys, users: Ints, targets: Ints, met: Met, n: int) -> Ints:
     drawn = np.empty((len(users), n), dtype=np.int64)
     # Where a stream's number is more often refused than not, all items are put in its order.
     crowded = 2 * (taken + n) >= met.size
-    for rows, draw in ((np.flatnonzero(~crowded), _refusing), (np.flatnonzero(crowded), _ordering)):
-        width = met.size if draw is _ordering else 4 * n + 16
-        step = max(1, _CELLS // width)
-        for begin in range(0, len(rows), step):
-            part = rows[begin : begin + step]
-            drawn[part] = draw(keys[part], users[part], targets[part], met, n)
+    width = 4 * n + 16
+    for part in _parts(np.flatnonzero(~crowded), width):
+        found, rows = _refusing(keys[part], users[part], targets[part], met, n, weights)
+        drawn[part] = found
+        crowded[part[rows]] = True
+    for part in _parts(np.flatnonzero(crowded), met.size):
+        drawn[part] = _ordering(keys[part], users[part], targets[part], met, n, weights)
     return drawn
 
 
-def _refusing(keys: Keys, users: Ints, targets: Ints, met: Met, n: int) -> Ints:
-    """Takes the stream's numbers as items, refusing those not allowed or taken before."""
-    drawn = np.empty((len(users), n), dtype=np.int64)
+def _parts(rows: Ints, width: int) -> list[Ints]:
+    """The rows in parts whose draws, `width` a row, fit the memory."""
+    step = max(1, _CELLS // width)
+    return [rows[begin : begin + step] for begin in range(0, len(rows), step)]
+
+
+def _refusing(
+    keys: Keys, users: Ints, targets: Ints, met: Met, n: int, weights: Weights | None
+) -> tuple[Ints, Ints]:
+    """Takes the stream's numbers as items, refusing those not allowed or taken before.
+
+    Returns:
+        The items, and the rows that it gave up: whose numbers were refused too often. Whether a
+        row is given up depends on its own stream alone.
+    """
+    drawn = np.zeros((len(users), n), dtype=np.int64)
     left = np.arange(len(users))
     width = n + 2
-    while len(left):
-        fractions = (_stream(keys[left], width) >> np.uint64(11)) * 2.0**-53
-        items = (fractions * met.size).astype(np.int64)
+    while len(left) and width <= max(_WIDEST * n, n + 2):
+        items = _as_items(_fractions(_stream(keys[left], width)), met.size, weights)
         user, target = users[left, None], targets[left, None]
         good = ~met.has(user, items) & (items != target) & ~_seen_before(items)
         rank = np.cumsum(good, axis=1)
@@ -124,7 +181,15 @@ def _refusing(keys: Keys, users: Ints, targets: Ints, met: Met, n: int) -> Ints:
         drawn[left[done]] = items[done][chosen].reshape(-1, n)
         left = left[~done]
         width *= 2
-    return drawn
+    return drawn, left
+
+
+def _as_items(fractions: npt.NDArray[np.float64], size: int, weights: Weights | None) -> Ints:
+    """The items that fractions stand for, each item as much of them as its weight."""
+    if weights is None:
+        return (fractions * size).astype(np.int64)
+    found = np.searchsorted(weights.upto, fractions, side="right")
+    return np.minimum(found, size - 1)
 
 
 def _seen_before(items: Ints) -> Mask:
@@ -138,9 +203,18 @@ def _seen_before(items: Ints) -> Mask:
     return seen
 
 
-def _ordering(keys: Keys, users: Ints, targets: Ints, met: Met, n: int) -> Ints:
-    """Puts all items in the stream's order and takes the first that are allowed."""
-    order = np.argsort(_stream(keys, met.size), axis=1, kind="stable")
+def _ordering(
+    keys: Keys, users: Ints, targets: Ints, met: Met, n: int, weights: Weights | None
+) -> Ints:
+    """Puts all items in the stream's order and takes the first that are allowed.
+
+    With weights, item i has the place of an exponential variable with the rate w_i: the first of
+    such places are successive draws proportional to the weights (Efraimidis and Spirakis 2006).
+    """
+    places: npt.NDArray[Any] = _stream(keys, met.size)
+    if weights is not None:
+        places = -np.log1p(-_fractions(places)) / weights.of
+    order = np.argsort(places, axis=1, kind="stable")
     allowed = ~met.has(users[:, None], order) & (order != targets[:, None])
     chosen = allowed & (np.cumsum(allowed, axis=1) <= n)
     taken: Ints = order[chosen].reshape(-1, n)

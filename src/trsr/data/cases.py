@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from trsr.data.candidates import Keys, Met, negatives, shuffled
+from trsr.data.candidates import Keys, Met, Weights, negatives, shuffled
 from trsr.data.records import Ints, Records
 from trsr.settings import derive_seed
 
@@ -21,7 +21,8 @@ SCHEMA = pl.Schema(
         ("relevant", pl.List(pl.String())),
     ]
 )
-"""The columns of `cases.*.parquet`; histories are oldest first."""
+"""The columns of `cases.*.parquet`; histories are oldest first. An empty list of candidates stands
+for the whole catalogue except what the user has met."""
 
 CHUNK = 100_000
 """Cases made at a time: bounds the memory."""
@@ -72,8 +73,16 @@ def history_begins(starts: Ints, ends: Ints, most: int, step: int) -> Ints:
     return begins
 
 
-def uniform_cases(
-    records: Records, positions: Ints, part: str, *, most: int, step: int = 1, n: int, seed: int
+def sampled_cases(
+    records: Records,
+    positions: Ints,
+    part: str,
+    *,
+    most: int,
+    step: int = 1,
+    n: int,
+    seed: int,
+    weights: Weights | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Cases whose negatives are drawn from the catalogue, in frames of at most `CHUNK`.
 
@@ -85,29 +94,71 @@ def uniform_cases(
         step: How many a longer history loses at a time (see `history_begins`).
         n: Negatives a case.
         seed: The run's.
+        weights: How likely each item is drawn; left out: all alike.
     """
     met = Met.of(records)
-    for start in range(0, len(positions), CHUNK):
-        chunk = positions[start : start + CHUNK]
-        users = records.user[chunk].astype(np.int64)
-        targets = records.item[chunk].astype(np.int64)
-        begins = history_begins(records.starts[users], chunk, most, step)
-        names = records.users.gather(users).alias("user")
-        queries = query_ids(part, names, records.place[chunk])
-        keys = query_keys(queries, seed)
-        drawn = negatives(keys, users, targets, met, n)
+    for chunk in _chunks(positions):
+        users, targets = _asked(records, chunk)
+        told = _told(records, chunk, part, most, step)
+        keys = query_keys(told["query"], seed)
+        drawn = negatives(keys, users, targets, met, n, weights)
         rows = shuffled(keys, np.hstack([targets[:, None], drawn]))
         texts = records.items.gather(rows.ravel())
-        yield pl.DataFrame(
-            [
-                queries.alias("query"),
-                names,
-                *histories(records, begins, chunk).get_columns(),
-                texts.reshape(rows.shape).cast(pl.List(pl.String)).alias("candidates"),
-                records.items.gather(targets)
-                .reshape((-1, 1))
-                .cast(pl.List(pl.String))
-                .alias("relevant"),
-            ],
-            schema=SCHEMA,
+        lists = texts.reshape(rows.shape).cast(pl.List(pl.String)).alias("candidates")
+        yield _frame(told, lists, records.items.gather(targets))
+
+
+def open_cases(
+    records: Records, positions: Ints, part: str, *, most: int, step: int = 1
+) -> Iterator[pl.DataFrame]:
+    """Cases whose candidates are the whole catalogue except the history, in frames of `CHUNK`.
+
+    Their lists of candidates are empty at rest: what they stand for would be users × catalogue.
+    The targets must be new to their users (`new_targets`).
+
+    Args:
+        records: All interactions.
+        positions: The targets' positions.
+        part: train, valid or test.
+        most: The latest interactions kept of a history; 0: all.
+        step: How many a longer history loses at a time (see `history_begins`).
+    """
+    for chunk in _chunks(positions):
+        _, targets = _asked(records, chunk)
+        told = _told(records, chunk, part, most, step)
+        lists = pl.Series("candidates", [[]], dtype=pl.List(pl.String)).new_from_index(
+            0, len(chunk)
         )
+        yield _frame(told, lists, records.items.gather(targets))
+
+
+def new_targets(records: Records, positions: Ints) -> Ints:
+    """The positions whose item the user has not met before."""
+    pairs = records.user.astype(np.int64) * len(records.items) + records.item
+    first = np.zeros(len(records), dtype=np.bool_)
+    first[np.unique(pairs, return_index=True)[1]] = True
+    return positions[first[positions]]
+
+
+def _chunks(positions: Ints) -> Iterator[Ints]:
+    for start in range(0, len(positions), CHUNK):
+        yield positions[start : start + CHUNK]
+
+
+def _asked(records: Records, chunk: Ints) -> tuple[Ints, Ints]:
+    """The users and the targets at these positions, as codes."""
+    return records.user[chunk].astype(np.int64), records.item[chunk].astype(np.int64)
+
+
+def _told(records: Records, chunk: Ints, part: str, most: int, step: int) -> pl.DataFrame:
+    """The first four columns of `SCHEMA`: what is known when the query is asked."""
+    users = records.user[chunk].astype(np.int64)
+    begins = history_begins(records.starts[users], chunk, most, step)
+    names = records.users.gather(users).alias("user")
+    queries = query_ids(part, names, records.place[chunk]).alias("query")
+    return pl.DataFrame([queries, names, *histories(records, begins, chunk).get_columns()])
+
+
+def _frame(told: pl.DataFrame, candidates: pl.Series, targets: pl.Series) -> pl.DataFrame:
+    relevant = targets.reshape((-1, 1)).cast(pl.List(pl.String)).alias("relevant")
+    return pl.DataFrame([*told.get_columns(), candidates, relevant], schema=SCHEMA)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -53,6 +53,11 @@ class Catalog:
         """All ids, in catalogue order."""
         return self.frame["id"].to_list()
 
+    @cached_property
+    def all(self) -> tuple[Item, ...]:
+        """All items, in catalogue order; they are made once and kept."""
+        return tuple(self._make(item) for item in self.ids)
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The text columns, in catalogue order."""
@@ -74,11 +79,19 @@ class Cases:
     Args:
         frame: The columns of `cases.SCHEMA`.
         catalog: Where the items' texts are.
+        fitted: Gives a user's items among the interactions for fitting: a history kept in part is
+            not proposed again where the candidates are the whole catalogue.
     """
 
-    def __init__(self, frame: pl.DataFrame, catalog: Catalog) -> None:
+    def __init__(
+        self,
+        frame: pl.DataFrame,
+        catalog: Catalog,
+        fitted: Callable[[str], Sequence[str]] = lambda user: (),
+    ) -> None:
         self.frame = frame
         self._catalog = catalog
+        self._fitted = fitted
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -87,21 +100,72 @@ class Cases:
         for query, relevant in self._rows():
             yield Case(query, frozenset(relevant))
 
+    @cached_property
+    def full(self) -> bool:
+        """Whether a query's candidates are the whole catalogue except what the user has met."""
+        return bool((self.frame["candidates"].list.len() == 0).any())
+
     def queries(self) -> Iterator[Query]:
         """The cases without their answers."""
         return (query for query, _ in self._rows())
 
+    def histories(self) -> Iterator[tuple[str, UserHistory]]:
+        """Each query's id and history, without its candidates."""
+        for part in self.frame.select("query", "user", "items", "times").iter_slices(_ROWS):
+            for name, *told in part.iter_rows():
+                yield name, self._history(*told)
+
+    def answers(self) -> Iterator[FullAnswer]:
+        """What evaluation needs of each case whose candidates are the whole catalogue."""
+        for name, user, items, relevant in self.frame.select(
+            "query", "user", "items", "relevant"
+        ).iter_rows():
+            met = frozenset((*items, *self._fitted(user)))
+            yield FullAnswer(name, user, len(items), frozenset(relevant), met)
+
     def of_user(self, user: str) -> Cases:
         """One user's cases."""
-        return Cases(self.frame.filter(pl.col("user") == user), self._catalog)
+        return self.only(pl.col("user") == user)
+
+    def only(self, chosen: pl.Expr) -> Cases:
+        """Some of the cases."""
+        return Cases(self.frame.filter(chosen), self._catalog, self._fitted)
 
     def _rows(self) -> Iterator[tuple[Query, list[str]]]:
         item = self._catalog.__getitem__
         for part in self.frame.iter_slices(_ROWS):
             for name, user, items, times, candidates, relevant in part.rows():
-                pairs = zip(items, times, strict=True)
-                history = UserHistory(user, tuple(Interaction(item(i), time) for i, time in pairs))
-                yield Query(name, history, tuple(map(item, candidates))), relevant
+                history = self._history(user, items, times)
+                shown = tuple(map(item, candidates)) if candidates else self._unmet(user, items)
+                yield Query(name, history, shown), relevant
+
+    def _history(self, user: str, items: list[str], times: list[float]) -> UserHistory:
+        pairs = zip(items, times, strict=True)
+        item = self._catalog.__getitem__
+        return UserHistory(user, tuple(Interaction(item(i), time) for i, time in pairs))
+
+    def _unmet(self, user: str, items: list[str]) -> tuple[Item, ...]:
+        met = {*items, *self._fitted(user)}
+        return tuple(item for item in self._catalog.all if item.id not in met)
+
+
+@dataclass(frozen=True, slots=True)
+class FullAnswer:
+    """A case whose candidates are the whole catalogue except what its user has met.
+
+    Attributes:
+        query: The query's id.
+        user: The user's id.
+        history: The length of the history.
+        relevant: The right items.
+        met: Items that are no candidates.
+    """
+
+    query: str
+    user: str
+    history: int
+    relevant: frozenset[str]
+    met: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -142,7 +206,23 @@ class Dataset:
             DataError: If the file is missing or damaged.
         """
         frame = _read(self.folder / f"cases.{split}.parquet", tuple(SCHEMA))
-        return Cases(frame.select(*SCHEMA), self.catalog)
+        return Cases(frame.select(*SCHEMA), self.catalog, self._fitted)
+
+    def _fitted(self, user: str) -> Sequence[str]:
+        row = self._rows_of_users.get(user)
+        return () if row is None else self._items_of_users[row].to_list()
+
+    @cached_property
+    def _by_user(self) -> pl.DataFrame:
+        return self.interactions.group_by("user", maintain_order=True).agg("item")
+
+    @cached_property
+    def _rows_of_users(self) -> dict[str, int]:
+        return {user: row for row, user in enumerate(self._by_user["user"])}
+
+    @property
+    def _items_of_users(self) -> pl.Series:
+        return self._by_user["item"]
 
     def history(self, user: str) -> UserHistory | None:
         """All that is known of a user, to recommend what comes next; None for an unknown user.
@@ -152,10 +232,10 @@ class Dataset:
         validation or training case, else the interactions for fitting.
         """
         for split in ("test", "valid", "train"):
-            cases = list(self.cases(split).of_user(user))
-            if cases:
-                history = cases[-1].query.history
-                taken = sorted(cases[-1].relevant)
+            cases = self.cases(split).of_user(user)
+            if len(cases):
+                *_, (_, history) = cases.histories()
+                taken = sorted(cases.frame["relevant"][-1])
                 last = history.interactions[-1].time
                 more = tuple(Interaction(self.catalog[item], last) for item in taken)
                 return UserHistory(user, history.interactions + more)

@@ -41,6 +41,7 @@ LABELS: dict[str, str] = {
     "short_train": "training targets left out: history too short",
     "short_valid": "validation targets left out: history too short",
     "short_test": "test targets left out: history too short",
+    "repeats_test": "test targets left out: the user has met the item before (candidates = full)",
     "late_train": "left out of training: labelled train, but after a held-out target",
     "short_users": "users left out: history too short",
     "not_drawn": "users drawn for no part",

@@ -107,9 +107,18 @@ class DataSettings(Settings):
         description="training cases a user: its last training item and earlier ones, each with the "
         "history before it",
     )
-    candidates: Literal["uniform", "given"] = Field(
+    candidates: Literal["uniform", "popular", "full", "given"] = Field(
         "uniform",
-        description="uniform: negatives drawn from the catalogue; given: the data's own lists",
+        description="uniform: negatives drawn from the catalogue, all items alike; popular: drawn "
+        "in proportion to training interactions; full: at test the whole catalogue except the "
+        "history (training and validation cases keep uniform negatives; see `rank.first_stage`); "
+        "given: the data's own lists",
+    )
+    popularity_smoothing: float = Field(
+        1.0,
+        gt=0,
+        description="popular: added to each item's number of training interactions, so that every "
+        "item can be drawn",
     )
     seed: int | None = Field(
         None,

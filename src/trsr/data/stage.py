@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
-from trsr.data.cases import SCHEMA, uniform_cases
+from trsr.data.candidates import Weights
+from trsr.data.cases import SCHEMA, new_targets, open_cases, sampled_cases
 from trsr.data.filters import filtered
 from trsr.data.impressions import impression_cases
 from trsr.data.records import PARTS, Mask, Records, records
 from trsr.data.report import DataReport, Tally
 from trsr.data.settings import READERS, DataSettings
 from trsr.data.source import Reader, Source
-from trsr.data.splits import split
+from trsr.data.splits import Targets, split
 from trsr.data.text import catalogue
 from trsr.errors import DataError
 from trsr.progress import Progress, Silent
@@ -89,19 +91,34 @@ def _made(
     if settings.candidates == "given":
         return impression_cases(found, source, settings, seed, tally)
     targets = split(found, settings, seed, tally)
-    cases = {
-        part: uniform_cases(
-            found,
-            targets.of[part],
-            part,
-            most=settings.max_history,
-            step=settings.history_step,
-            n=settings.train_negatives if part == "train" else settings.negatives,
-            seed=seed,
-        )
-        for part in PARTS
-    }
+    cases = {part: _cases(found, targets, part, settings, seed) for part in PARTS}
+    if settings.candidates == "full":
+        asked = targets.of["test"]
+        new = new_targets(found, asked)
+        tally.add("repeats_test", len(asked) - len(new))
+        most, step = settings.max_history, settings.history_step
+        cases["test"] = open_cases(found, new, "test", most=most, step=step)
     return targets.fit, cases
+
+
+def _cases(
+    found: Records, targets: Targets, part: str, settings: DataSettings, seed: int
+) -> Iterator[pl.DataFrame]:
+    """One part's cases with drawn candidates."""
+    weights = None
+    if settings.candidates == "popular":
+        fitted = found.item[targets.fit].astype(np.int64)
+        weights = Weights.by_popularity(fitted, len(found.items), settings.popularity_smoothing)
+    return sampled_cases(
+        found,
+        targets.of[part],
+        part,
+        most=settings.max_history,
+        step=settings.history_step,
+        n=settings.train_negatives if part == "train" else settings.negatives,
+        seed=seed,
+        weights=weights,
+    )
 
 
 def _fitting(found: Records, fit: Mask, tally: Tally) -> pl.DataFrame:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trsr.evaluate.compute import evaluate
+    from trsr.evaluate.full import FullAnswerKey
     from trsr.evaluate.html import write_html
     from trsr.evaluate.metrics import METRICS, Metric, parse_metric
     from trsr.evaluate.page import Page, ShownBlock, ShownCandidate, ShownUser, StageTime
@@ -21,6 +22,7 @@ __all__ = [
     "METRICS",
     "Estimate",
     "EvaluateSettings",
+    "FullAnswerKey",
     "Metric",
     "Page",
     "Report",
@@ -37,6 +39,7 @@ __all__ = [
 
 _HOMES = {
     "compute": ("evaluate",),
+    "full": ("FullAnswerKey",),
     "html": ("write_html",),
     "metrics": ("METRICS", "Metric", "parse_metric"),
     "page": ("Page", "ShownBlock", "ShownCandidate", "ShownUser", "StageTime"),

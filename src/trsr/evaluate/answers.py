@@ -103,9 +103,12 @@ class AnswerKey:
         if seen[row]:
             raise DataError(f"ranker {ranker}: query {ranked.query} is ranked twice")
         seen[row] = True
+        self._check_size(ranker, ranked, row)
+        return row
+
+    def _check_size(self, ranker: str, ranked: RankedList, row: int) -> None:
         if len(ranked.entries) != self.candidates[row]:
             raise self._other_candidates(ranker, ranked, row)
-        return row
 
     def _batch(self, ranker: str, lists: Sequence[RankedList], rows: Counts) -> Batch:
         sizes = self.candidates[rows]

@@ -23,7 +23,7 @@ MAIN = "llm"
 
 
 def evaluate(
-    cases: Iterable[Case],
+    cases: Iterable[Case] | AnswerKey,
     rankings: Mapping[str, Iterable[RankedList]],
     metrics: Sequence[str],
     *,
@@ -35,7 +35,7 @@ def evaluate(
     errors take queries as independent: sample standard deviation / √queries.
 
     Args:
-        cases: Read once.
+        cases: Read once; a `FullAnswerKey` where the candidates are the whole catalogue.
         rankings: ranker → its lists, each read once and in any order.
         metrics: As `parse_metric` reads them; repeated ones count once.
         sampled: Whether the candidates were drawn, which the report then warns about.
@@ -48,7 +48,7 @@ def evaluate(
     wanted = [parse_metric(text) for text in dict.fromkeys(metrics)]
     if not rankings:
         raise DataError("there are no rankings to evaluate; rank first")
-    key = AnswerKey(cases)
+    key = cases if isinstance(cases, AnswerKey) else AnswerKey(cases)
     tables = [_per_query(key, name, lists, wanted) for name, lists in rankings.items()]
     scores = tuple(
         _sum_up(table, name, wanted) for table, name in zip(tables, rankings, strict=True)

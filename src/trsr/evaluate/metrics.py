@@ -162,9 +162,10 @@ def auc(ranks: Ranks, _: int) -> Values:
 
     The Mann–Whitney statistic (Hanley and McNeil, *Radiology* 143, 1982):
     1 − (Σ (a + (n+1)/2) − R(R+1)/2) / (R (N−R)). A query whose candidates are all relevant tells
-    nothing apart and has 0.5.
+    nothing apart and has 0.5. A relevant candidate that was not found stands last.
     """
-    lost = ranks.sum(ranks.above + (ranks.tied + 1) / 2) - ranks.relevant * (ranks.relevant + 1) / 2
+    above = np.minimum(ranks.above, ranks.candidates[ranks.row] - ranks.tied)
+    lost = ranks.sum(above + (ranks.tied + 1) / 2) - ranks.relevant * (ranks.relevant + 1) / 2
     pairs = ranks.relevant * (ranks.candidates - ranks.relevant)
     return np.where(pairs > 0, 1 - lost / np.maximum(pairs, 1), 0.5)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from trsr.config import Config
 from trsr.pipeline.stages import STAGES
@@ -27,8 +27,20 @@ STAGE_NAMES = tuple(stage.name for stage in STAGES)
 Bars = Callable[[str], Progress]
 
 
-def run_stage(config: Config, name: str, progress: Progress | None = None) -> Outcome:
+def run_stage(
+    config: Config,
+    name: str,
+    progress: Progress | None = None,
+    donors: Sequence[RunDirectory] = (),
+) -> Outcome:
     """Does one stage in the run directory, unless what it made before still holds.
+
+    Args:
+        config: All settings.
+        name: The stage.
+        progress: Told how far the work is.
+        donors: Other runs: a stage that one of them has made with the same settings and inputs is
+            copied.
 
     Raises:
         StaleRunError: If an earlier stage is missing or was made with other settings.
@@ -37,7 +49,7 @@ def run_stage(config: Config, name: str, progress: Progress | None = None) -> Ou
     directory = RunDirectory(config.run.folder)
     with directory.locked():
         directory.write_text("config.toml", config.to_toml())
-        return advance(STAGES, name, config, directory, progress or Silent())
+        return advance(STAGES, name, config, directory, progress or Silent(), donors)
 
 
 def run(config: Config, bars: Bars = lambda stage: Silent()) -> Iterator[Outcome]:

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from trsr.store.rundir import StageRecord
 from trsr.types import Case, Item, Query, RankedList, Summary
 
 EXAMPLES = 10
+SHOWN = 50
+"""Candidates shown of each example: full-catalogue lists are long."""
 JUDGES = ("llm", "untuned")
 """Rankers whose scores are log p(yes) − log p(no)."""
 
@@ -37,6 +39,7 @@ def write_pages(
     dataset: Dataset,
     summaries: Mapping[str, Summary],
     rankings: Mapping[str, Rankings],
+    first_stage: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the report in all its forms, and the files for other tools."""
     config = job.config
@@ -54,6 +57,8 @@ def write_pages(
         "calibration": {one.ranker: one.to_json() for one in calibrations},
         "corrected": corrected.to_json() if corrected else None,
     }
+    if first_stage is not None:
+        values["first_stage"] = dict(first_stage)
     (job.out / "report.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), "utf-8")
     report.per_query.write_parquet(job.out / "per_query.parquet")
     title = job.run.folder.name
@@ -203,7 +208,7 @@ def _candidates(
     query: Query, ranked: RankedList, relevant: frozenset[str], judged: bool
 ) -> Iterator[ShownCandidate]:
     items = {item.id: item for item in query.candidates}
-    for entry in ranked:
+    for entry in ranked.entries[:SHOWN]:
         likely = p_yes(entry.score) if judged else None
         yield ShownCandidate(_line(items[entry.item]), likely, entry.item in relevant)
 

@@ -15,17 +15,26 @@ from trsr.config import Config
 from trsr.data import Cases, Dataset, prepare
 from trsr.data.settings import DataSettings
 from trsr.errors import PromptError, StoreError
+from trsr.evaluate import FullAnswerKey
 from trsr.evaluate import evaluate as compute
 from trsr.fetch import get
 from trsr.llm import LanguageModel, ScoringModel
+from trsr.pipeline.full import (
+    PROPOSALS,
+    FirstStage,
+    first_stage_report,
+    full_notes,
+)
 from trsr.pipeline.pages import write_pages
 from trsr.pipeline.stair import Job, Stage, fingerprint
 from trsr.prompts import PromptWriter, load_domain
 from trsr.rank import (
+    Ranker,
     YesNoRanker,
     make_ranker,
     rank_what_fits,
     read_rankings,
+    top,
     write_rankings,
 )
 from trsr.recommender import (
@@ -121,7 +130,7 @@ def _summarize(job: Job) -> dict[str, Any]:
     if config.summarize.strategy != "none":
         model = open_stored(config, config.summarizer)
         writer = summary_writer(config, model)
-        histories = ((q.id, q.history) for table in tables for q in table.queries())
+        histories = (told for table in tables for told in table.histories())
         found = dict(
             summarize(
                 histories,
@@ -181,7 +190,7 @@ def _train(job: Job) -> dict[str, Any]:
         model=config.model,
         words=words,
         settings=config.training,
-        seed=config.run.seed,
+        seed=config.run.seed if config.train.seed is None else config.train.seed,
         out=job.out / "adapter",
         state=job.work,
         validate=validate if valid else None,
@@ -201,13 +210,12 @@ def _rank(job: Job) -> dict[str, Any]:
     summaries = read_summaries(job.run / "summaries.parquet")
     cases = dataset.cases("test")
     writers: dict[str, PromptWriter] = {}
+    opened: set[str] = set()
 
     def open_judge(tuned: bool) -> tuple[ScoringModel, PromptWriter]:
-        adapter = adapter_of(job.run) if tuned else None
-        if tuned and adapter is None:
-            raise StoreError(f"{job.run.folder}: there is no adapter; give `trsr train` first")
-        model, writer = judge(config, adapter)
+        model, writer = judge(config, _adapter(job.run) if tuned else None)
         writers[model.identity] = writer
+        opened.add("model")
         return model, writer
 
     context = rank_context(
@@ -224,19 +232,27 @@ def _rank(job: Job) -> dict[str, Any]:
     def skipped(query: Query, error: PromptError) -> None:
         unfit[query.id] = str(error)
 
+    def made(name: str) -> tuple[Ranker, bool]:
+        """The ranker, and whether it opened the language model."""
+        opened.clear()
+        return make_ranker(name, context), bool(opened)
+
+    progress = job.progress
+    first = FirstStage(config, cases, dataset.catalog, made, lambda note: progress.advance(0, note))
+
     def lists(name: str) -> Iterator[Any]:
-        queries = (
-            summarized(query, summaries[query.id]) if query.id in summaries else query
-            for query in cases.queries()
-        )
-        ranker = make_ranker(name, context)
+        ranker, dear = made(name)
         chosen.update({name: dict(ranker.chosen)} if hasattr(ranker, "chosen") else {})
         job.progress.begin(len(cases), "queries")
+        proposed = cases.full and dear
+        queries = first.queries(summaries) if proposed else _told(cases, summaries)
         for ranked in rank_what_fits(ranker, queries, skipped):
-            yield ranked
+            yield top(ranked, config.rank.depth, config.run.seed) if cases.full else ranked
             job.progress.advance(1, name)
 
     write_rankings(job.out / "rankings.parquet", {name: lists(name) for name in names})
+    if first.used:
+        first.write(job.out / PROPOSALS)
     models = {
         name: {"prompts": writer.digest, "shortened": writer.shortened, "written": writer.written}
         for name, writer in writers.items()
@@ -248,15 +264,34 @@ def _rank(job: Job) -> dict[str, Any]:
     return info | ({"unfit_queries": dict(islice(unfit.items(), 20))} if unfit else {})
 
 
+def _adapter(run: RunDirectory) -> Path:
+    found = adapter_of(run)
+    if found is None:
+        raise StoreError(f"{run.folder}: there is no adapter; give `trsr train` first")
+    return found
+
+
+def _told(cases: Cases, summaries: Mapping[str, Summary]) -> Iterator[Query]:
+    """The queries with their summaries, where they have one."""
+    for query in cases.queries():
+        yield summarized(query, summaries[query.id]) if query.id in summaries else query
+
+
 def _evaluate(job: Job) -> dict[str, Any]:
     config = job.config
     dataset = Dataset.load(job.run.folder)
     rankings = read_rankings(job.run / "rankings.parquet")
     job.progress.begin(len(rankings), "rankers")
-    sampled = config.data.candidates != "given"
-    report = compute(dataset.cases("test"), rankings, config.evaluate.metrics, sampled=sampled)
+    cases = dataset.cases("test")
+    sampled = config.data.candidates != "given" and not cases.full
+    key = FullAnswerKey(cases.answers(), dataset.catalog.ids) if cases.full else cases
+    report = compute(key, rankings, config.evaluate.metrics, sampled=sampled)
+    first = first_stage_report(job.run / PROPOSALS, cases, config)
+    if cases.full:
+        notes = full_notes(config, first)
+        report = dataclasses.replace(report, notes=(*report.notes, *notes))
     summaries = read_summaries(job.run / "summaries.parquet")
-    write_pages(job, report, dataset, summaries, rankings)
+    write_pages(job, report, dataset, summaries, rankings, first)
     job.progress.advance(len(rankings))
     return {"queries": report.queries}
 
@@ -301,13 +336,20 @@ def _train_settings(config: Config) -> dict[str, Any]:
 
 def _rank_settings(config: Config) -> dict[str, Any]:
     own = config.rank.meaning()
+    own |= _full_settings(config) if config.data.candidates == "full" else {}
     if not {"llm", "untuned"} & set(config.rank.used):
         return {"rank": own, "run": {"seed": config.run.seed}}
     return {"rank": own} | _judge_settings(config)
 
 
 def _evaluate_settings(config: Config) -> dict[str, Any]:
-    return {"evaluate": config.evaluate.model_dump(mode="json")}
+    own = {"evaluate": config.evaluate.model_dump(mode="json")}
+    return own | ({"rank": _full_settings(config)} if config.data.candidates == "full" else {})
+
+
+def _full_settings(config: Config) -> dict[str, Any]:
+    told = {"first_stage", "proposals", "depth", config.rank.first_stage}
+    return config.rank.model_dump(mode="json", include=told)
 
 
 STAGES = (
@@ -341,7 +383,7 @@ STAGES = (
     ),
     Stage(
         "evaluate",
-        ("items.parquet", CASES[2], "summaries.parquet", "rankings.parquet"),
+        ("items.parquet", CASES[2], "summaries.parquet", "rankings.parquet", PROPOSALS),
         ("report.json",),
         _evaluate_settings,
         _evaluate,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,9 +72,22 @@ class Outcome:
 
 
 def advance(
-    stages: Sequence[Stage], name: str, config: Config, run: RunDirectory, progress: Progress
+    stages: Sequence[Stage],
+    name: str,
+    config: Config,
+    run: RunDirectory,
+    progress: Progress,
+    donors: Sequence[RunDirectory] = (),
 ) -> Outcome:
-    """Does one stage, unless what it made before still holds.
+    """Does one stage, unless what it made before still holds, or another run has made the same.
+
+    Args:
+        stages: The staircase.
+        name: The stage.
+        config: All settings.
+        run: Where it is made.
+        progress: Told how far the work is.
+        donors: Runs whose stages are copied where settings and inputs are the same.
 
     Raises:
         StaleRunError: If an earlier stage is missing or was made with other settings.
@@ -84,14 +98,43 @@ def advance(
     why = reason(stage, config, run)
     if not why:
         return Outcome(name, False, "up to date", run.records()[name].info)
-    started = time.perf_counter()
     parents = run.hashes(list(stage.reads))
+    donor = _donor(stage, config, parents, donors)
+    if donor is not None:
+        return _taken(stage, run, donor, why)
+    started = time.perf_counter()
     with run.writing(name) as out:
         info = stage.work(Job(config, run, out, run.workspace(name), progress))
         info |= {"seconds": round(time.perf_counter() - started, 2)}
         info |= {"seed": config.run.seed, "versions": versions()}
         run.publish(name, out, StageRecord(stage.settings(config), parents, {}, info))
     return Outcome(name, True, why, info)
+
+
+def _donor(
+    stage: Stage, config: Config, parents: Mapping[str, str], donors: Sequence[RunDirectory]
+) -> RunDirectory | None:
+    """A run that has made this very stage, and whose files are as it made them."""
+    wanted = _as_stored(stage.settings(config))
+    for donor in donors:
+        record = donor.records().get(stage.name)
+        if record is None or record.settings != wanted or record.parents != parents:
+            continue
+        if donor.hashes(list(record.files)) == record.files:
+            return donor
+    return None
+
+
+def _taken(stage: Stage, run: RunDirectory, donor: RunDirectory, why: str) -> Outcome:
+    """Copies a stage from another run; not by links: a file changed in place is one run's own."""
+    record = donor.records()[stage.name]
+    info = {**record.info, "taken_from": donor.folder.name}
+    with run.writing(stage.name) as out:
+        for name in record.files:
+            source = donor / name
+            (shutil.copytree if source.is_dir() else shutil.copy2)(source, out / name)
+        run.publish(stage.name, out, StageRecord(record.settings, record.parents, {}, info))
+    return Outcome(stage.name, True, why, info)
 
 
 def refuse_stale(stages: Sequence[Stage], config: Config, run: RunDirectory, name: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trsr.rank.base import RankContext, Ranker, make_ranker, rank_what_fits
+    from trsr.rank.cut import top
     from trsr.rank.rankings import Rankings, read_rankings, write_rankings
     from trsr.rank.settings import RANKERS, RankSettings
     from trsr.rank.simple import PopularRanker, RandomRanker, popularity
@@ -29,11 +30,13 @@ __all__ = [
     "popularity",
     "rank_what_fits",
     "read_rankings",
+    "top",
     "write_rankings",
 ]
 
 _HOMES = {
     "base": ("RankContext", "Ranker", "make_ranker", "rank_what_fits"),
+    "cut": ("top",),
     "rankings": ("Rankings", "read_rankings", "write_rankings"),
     "settings": ("RANKERS", "RankSettings"),
     "simple": ("PopularRanker", "RandomRanker", "popularity"),

@@ -66,7 +66,19 @@ class RankSettings(Settings):
     proposals: int = Field(
         50,
         ge=1,
-        description="recommend without candidates: how many popular unseen items are ranked",
+        description="how many items the first stage proposes",
+    )
+    first_stage: str = Field(
+        "popular",
+        description="the ranker that proposes unseen items where there are no candidates: to "
+        "`recommend`, and with data.candidates = full to rankers with a language model (the others "
+        "rank the whole catalogue)",
+    )
+    depth: int = Field(
+        1000,
+        ge=1,
+        description="data.candidates = full: places kept of each list; metrics may cut off at most "
+        "there",
     )
     tune_on: tuple[str, ...] = Field(
         ("ndcg@10", "auc"),
@@ -125,4 +137,5 @@ class RankSettings(Settings):
         """What the rankings depend on, as plain values: the used rankers' settings only."""
         tables = {name: frozenset({name}) for name in RANKERS.names()}
         unread = {name for name, by in (tables | _READ_BY).items() if not by & set(self.used)}
-        return self.model_dump(mode="json", exclude={"queries_per_batch", "proposals", *unread})
+        unread |= {"queries_per_batch", "proposals", "first_stage", "depth"}
+        return self.model_dump(mode="json", exclude=unread)

@@ -17,6 +17,12 @@ class TrainSettings(Settings):
         description="answer: cross-entropy of the answer's tokens; listwise: softmax over the "
         "user's candidates of the yes-minus-no scores; text: every token (paper)",
     )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        description="the draws of training alone, so that several trainings share all else; left "
+        "out: run.seed",
+    )
     epochs: int = Field(1, ge=0, description="passes over the training cases; 0 trains nothing")
     max_minutes: float = Field(
         0.0,

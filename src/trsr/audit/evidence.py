@@ -1,0 +1,103 @@
+"""What a check is told, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from trsr.config import Config, load_config
+from trsr.data import Cases, Dataset
+from trsr.errors import StoreError
+from trsr.pipeline.stages import read_summaries
+from trsr.rank import Rankings, read_rankings
+from trsr.types import Summary
+
+State = Literal["ok", "finding", "warning", "skipped"]
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one check found.
+
+    Attributes:
+        name: The check, in a few words.
+        state: ok; finding: figures of this run cannot be trusted; warning: a reader must know;
+            skipped: could not be looked at.
+        seen: What was seen, or why it was skipped, for people.
+        numbers: The numbers behind it.
+    """
+
+    name: str
+    state: State
+    seen: str
+    numbers: Mapping[str, float | int | str | None] = field(default_factory=dict)
+
+
+class Evidence:
+    """A run's files, read when they are first looked at.
+
+    Args:
+        folder: The run directory.
+
+    Raises:
+        StoreError: If the folder holds no prepared data.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        if (
+            not (self.folder / "config.toml").is_file()
+            or not (self.folder / "items.parquet").is_file()
+        ):
+            raise StoreError(
+                f"{folder}: not a run directory with prepared data; make one with `trsr run CONFIG`"
+            )
+        self.config: Config = load_config(self.folder / "config.toml")
+        self.dataset = Dataset.load(self.folder)
+
+    @cached_property
+    def cases(self) -> dict[str, Cases]:
+        """The cases of each split; a split without a file is left out."""
+        there = [split for split in SPLITS if (self.folder / f"cases.{split}.parquet").is_file()]
+        return {split: self.dataset.cases(split) for split in there}
+
+    def frame(self, split: str) -> pl.DataFrame:
+        """One split's cases as columns, with the `target`: the first relevant item."""
+        frame = self.cases[split].frame
+        return frame.with_columns(target=pl.col("relevant").list.first(), split=pl.lit(split))
+
+    @cached_property
+    def all_cases(self) -> pl.DataFrame:
+        """The cases of all splits, with `target` and `split`."""
+        return pl.concat([self.frame(split) for split in self.cases])
+
+    @cached_property
+    def summaries(self) -> dict[str, Summary]:
+        """The summaries by query; empty where there are none."""
+        return read_summaries(self.folder / "summaries.parquet")
+
+    @cached_property
+    def rankings(self) -> dict[str, Rankings]:
+        """The ranked lists by ranker; empty where nothing is ranked yet."""
+        path = self.folder / "rankings.parquet"
+        return read_rankings(path) if path.is_file() else {}
+
+    @cached_property
+    def timed(self) -> bool:
+        """Whether times are more than places in users' histories."""
+        rows = self.dataset.interactions.with_columns(
+            place=pl.int_range(pl.len()).over("user").cast(pl.Float64)
+        )
+        return bool((rows["time"] != rows["place"]).any())
+
+
+def counted(number: int, whole: int, what: str) -> str:
+    """`3 of 200 test cases (1.5 %)`."""
+    share = f" ({100 * number / whole:.1f} %)" if whole else ""
+    return f"{number:,} of {whole:,} {what}{share}"

@@ -1,0 +1,170 @@
+"""Checks that ask the ranking model: does the order of the history matter, does the summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from trsr.audit.evidence import Check, Evidence, State
+from trsr.errors import PromptError
+from trsr.evaluate import FullAnswerKey, evaluate
+from trsr.evaluate.answers import AnswerKey
+from trsr.pipeline.full import PROPOSALS
+from trsr.pipeline.stages import adapter_of, with_summary
+from trsr.progress import Progress
+from trsr.rank import YesNoRanker, rank_what_fits
+from trsr.recommender import judge
+from trsr.settings import derive_seed
+from trsr.store.rundir import RunDirectory
+from trsr.types import Interaction, Query, RankedList, Summary, UserHistory
+
+METRICS = ("auc", "ndcg@10")
+Change = Callable[[Query], Query]
+NAMES = {
+    "shuffled": "does the order of the history matter",
+    "swapped": "does the user's own summary matter",
+    "none": "does a summary matter",
+}
+
+
+def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Check]:
+    """Ranks some test queries as they are, and again with a part of the input spoilt.
+
+    Args:
+        run: The run.
+        queries: How many test queries, drawn by lot; 0: the checks are skipped.
+        progress: Advanced by a query.
+
+    Yields:
+        A warning where spoiling the input makes no difference that the queries can tell.
+    """
+    if not queries:
+        for name in NAMES.values():
+            yield Check(name, "skipped", "needs the language model: give --llm-queries N")
+        return
+    chosen = _chosen(run, queries)
+    if len(chosen) < 2:
+        for name in NAMES.values():
+            yield Check(name, "skipped", "there are too few test queries")
+        return
+    adapter = adapter_of(RunDirectory(run.folder))
+    ranker = YesNoRanker(*judge(run.config, adapter), run.config.rank.queries_per_batch)
+    changes = _changes(chosen)
+    progress.begin(len(chosen) * (1 + len(changes)), "queries")
+    ranker_name = "llm" if adapter else "untuned"
+    key = _key(run, chosen)
+    own = _values(key(), _ranked(ranker, chosen, progress))
+    for kind, name in NAMES.items():
+        if kind not in changes:
+            yield Check(name, "skipped", "the run tells the model no summaries")
+            continue
+        spoilt = [changes[kind](query) for query in chosen]
+        other = _values(key(), _ranked(ranker, spoilt, progress))
+        yield _compared(name, kind, ranker_name, own, other)
+
+
+def _chosen(run: Evidence, most: int) -> list[Query]:
+    """Some test queries with their summaries; full-catalogue ones with what was proposed."""
+    import polars as pl
+
+    cases = run.cases["test"]
+    names = sorted(cases.frame["query"], key=lambda name: derive_seed(0, "audit model", name))
+    cases = cases.only(pl.col("query").is_in(names[:most]))
+    if not cases.full:
+        return [with_summary(case, run.summaries).query for case in cases]
+    path = run.folder / PROPOSALS
+    if not path.is_file():
+        return []
+    proposed = dict(pl.read_parquet(path).select("query", "items").iter_rows())
+    item = run.dataset.catalog.__getitem__
+    return [
+        Query(name, history, tuple(map(item, proposed[name])), run.summaries.get(name))
+        for name, history in cases.histories()
+    ]
+
+
+def _key(run: Evidence, chosen: Sequence[Query]) -> Callable[[], AnswerKey]:
+    import polars as pl
+
+    cases = run.cases["test"].only(pl.col("query").is_in([query.id for query in chosen]))
+    if cases.full:
+        return lambda: FullAnswerKey(cases.answers(), run.dataset.catalog.ids)
+    return lambda: AnswerKey(cases)
+
+
+def _changes(chosen: Sequence[Query]) -> dict[str, Change]:
+    """What is spoilt, each in its own way; summaries only where there are any."""
+    found: dict[str, Change] = {"shuffled": _shuffled}
+    texts = [query.summary.text for query in chosen if query.summary and query.summary.text]
+    if not texts:
+        return found
+    place = {query.id: at for at, query in enumerate(chosen)}
+
+    def swapped(query: Query) -> Query:
+        at = place[query.id]
+        donors = (chosen[(at + step) % len(chosen)] for step in range(1, len(chosen)))
+        for other in donors:
+            text = other.summary.text if other.summary else ""
+            if text and other.history.user != query.history.user:
+                summary = Summary(query.history.user, text, 0)
+                return dataclasses.replace(query, summary=summary)
+        return dataclasses.replace(query, summary=None)
+
+    return found | {
+        "swapped": swapped,
+        "none": lambda query: dataclasses.replace(query, summary=None),
+    }
+
+
+def _shuffled(query: Query) -> Query:
+    """The history's items in another order, at the same times; the summary stays as it is."""
+    history = query.history
+    draw = np.random.default_rng(derive_seed(0, "audit shuffle", query.id))
+    order = draw.permutation(len(history)).tolist()
+    items = [history.items[at] for at in order]
+    times = (interaction.time for interaction in history.interactions)
+    told = tuple(map(Interaction, items, times))
+    return dataclasses.replace(query, history=UserHistory(history.user, told))
+
+
+def _ranked(
+    ranker: YesNoRanker, queries: Sequence[Query], progress: Progress
+) -> Iterator[RankedList]:
+    def skipped(query: Query, error: PromptError) -> None:
+        progress.advance(1, "a prompt does not fit")
+
+    for ranked in rank_what_fits(ranker, queries, skipped):
+        progress.advance()
+        yield ranked
+
+
+def _values(key: AnswerKey, lists: Iterator[RankedList]) -> dict[str, np.ndarray]:
+    table = evaluate(key, {"x": lists}, METRICS).per_query.sort("query")
+    return {metric: table[metric].to_numpy() for metric in METRICS}
+
+
+def _compared(
+    name: str,
+    kind: str,
+    ranker: str,
+    own: dict[str, np.ndarray],
+    other: dict[str, np.ndarray],
+) -> Check:
+    """The mean paired difference of each metric with its normal 95 % interval."""
+    numbers: dict[str, float | int | str | None] = {"ranker": ranker}
+    told, better = [], False
+    for metric in METRICS:
+        differences = own[metric] - other[metric]
+        mean = float(differences.mean())
+        half = 1.96 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
+        numbers |= {metric: mean, f"{metric} low": mean - half, f"{metric} high": mean + half}
+        told.append(f"{metric} {mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]")
+        better |= mean - half > 0
+    numbers["queries"] = len(own["auc"])
+    against = {"shuffled": "a shuffled history", "swapped": "another user's", "none": "none"}[kind]
+    seen = f"own against {against}, {ranker}, {len(own['auc'])} queries: {', '.join(told)}"
+    state: State = "ok" if better else "warning"
+    return Check(name, state, seen if better else f"{seen}; no gain can be seen", numbers)

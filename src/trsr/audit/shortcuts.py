@@ -1,0 +1,259 @@
+"""Checks for what gives targets away without any taste: ids, catalogue order, time, place, ties."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trsr.audit.evidence import Check, Evidence, State, counted
+from trsr.audit.texts import ids_in_prompt
+from trsr.errors import DataError
+from trsr.evaluate import FullAnswerKey
+from trsr.evaluate.answers import AnswerKey
+from trsr.settings import derive_seed
+
+LOOKED_AT = 5000
+"""Test queries whose shortcuts are measured, drawn by lot."""
+DRAWN = 100
+"""Unmet items that stand for the negatives where the candidates are the whole catalogue."""
+STRONG = 0.6
+"""The AUC above which a shortcut is told, if it is also over 3 standard errors above chance."""
+BIASED = 0.001
+"""A bias of places that chance makes less often than this is a finding."""
+TIED = 0.05
+TIED_MOSTLY = 0.5
+JUDGES = ("llm", "untuned")
+
+Values = npt.NDArray[np.float64]
+Score = Callable[[Values, Values], Values]
+"""(values of the candidates, values of the history, oldest first) → a score for each candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One query as catalogue rows: the target stands first among the candidates."""
+
+    candidates: npt.NDArray[np.int64]
+    history: npt.NDArray[np.int64]
+    last: float
+
+
+def nearest(candidates: Values, history: Values) -> Values:
+    """Higher, the nearer the candidate is to any of the history."""
+    apart: Values = np.abs(candidates[:, None] - history[None, :]).min(axis=1)
+    return -apart
+
+
+def centred(candidates: Values, history: Values) -> Values:
+    """Higher, the nearer the candidate is to the history's mean."""
+    apart: Values = np.abs(candidates - history.mean())
+    return -apart
+
+
+def itself(candidates: Values, history: Values) -> Values:
+    """The value as it is; low may give the target away as well as high."""
+    return candidates
+
+
+def to_latest(candidates: Values, history: Values) -> Values:
+    """Higher, the nearer the candidate is to the history's latest."""
+    apart: Values = np.abs(candidates - history[-1])
+    return -apart
+
+
+def numbers_of(ids: Sequence[str]) -> Values | None:
+    """Item ids as numbers: digits after a common beginning, or capitals and digits of one length.
+
+    The second are Amazon's: in base 36 they rise with the time of their making. None: no numbers.
+    """
+    found = [re.fullmatch(r"(\D*)(\d{1,15})", one) for one in ids]
+    if all(found) and len({match[1] for match in found if match}) == 1:
+        return np.array([float(match[2]) for match in found if match])
+    if len({len(one) for one in ids}) == 1 and all(
+        re.fullmatch(r"[0-9A-Z]{2,12}", one) for one in ids
+    ):
+        return np.array([float(int(one, 36)) for one in ids])
+    return None
+
+
+def shortcuts(run: Evidence) -> Iterator[Check]:
+    """Whether ids, the catalogue's order or items' first times tell the target from negatives."""
+    asked = list(_asked(run))
+    ids = run.dataset.catalog.ids
+    shown = ids_in_prompt(run)
+    numbers = numbers_of(ids)
+    name = "item ids give the target away"
+    if numbers is None:
+        yield Check(name, "skipped", "item ids are not numbers")
+    else:
+        scores = {"distance to the nearest id": nearest, "distance to the mean id": centred}
+        yield _judged(name, _strongest(asked, numbers, scores), shown)
+    rows = np.arange(len(ids), dtype=np.float64)
+    scores = {"distance to the nearest row": nearest, "the row itself": itself}
+    name = "the catalogue's order gives the target away"
+    yield _judged(name, _strongest(asked, rows, scores), False)
+    name = "items' first times give the target away"
+    if not run.timed:
+        yield Check(name, "skipped", "the data has no times")
+        return
+    scores = {"distance to the latest": to_latest, "the time itself": itself}
+    yield _judged(name, _strongest(asked, _first_times(run), scores), False)
+
+
+def _asked(run: Evidence) -> Iterator[_Asked]:
+    frame = run.frame("test")
+    row_of = {item: row for row, item in enumerate(run.dataset.catalog.ids)}
+    if len(frame) > LOOKED_AT:
+        lots = sorted(range(len(frame)), key=lambda at: derive_seed(0, "audit", frame["query"][at]))
+        frame = frame[sorted(lots[:LOOKED_AT])]
+    columns = frame.select("query", "items", "times", "candidates", "relevant")
+    for query, items, times, candidates, relevant in columns.iter_rows():
+        right = [row_of[item] for item in relevant if item in row_of]
+        others = [row_of[item] for item in candidates if item not in relevant and item in row_of]
+        if not candidates:
+            others = _drawn(query, len(row_of), {row_of[item] for item in (*items, *relevant)})
+        if right and others and items:
+            history = np.array([row_of[item] for item in items])
+            yield _Asked(np.array([right[0], *others]), history, times[-1])
+
+
+def _drawn(query: str, size: int, met: set[int]) -> list[int]:
+    draw = np.random.default_rng(derive_seed(0, "audit negatives", query))
+    rows = draw.choice(size, size=min(size, DRAWN + len(met)), replace=False)
+    return [int(row) for row in rows if int(row) not in met][:DRAWN]
+
+
+def _first_times(run: Evidence) -> Values:
+    """When each item was first taken, among the interactions for fitting; never: after all."""
+    grouped = run.dataset.interactions.group_by("item").min()
+    first = dict(grouped.select("item", "time").iter_rows())
+    latest = max(first.values(), default=0.0) + 1.0
+    return np.array([first.get(item, latest) for item in run.dataset.catalog.ids])
+
+
+def _strongest(
+    asked: Sequence[_Asked], values: Values, scores: Mapping[str, Score]
+) -> tuple[str, float, float | None]:
+    """Which score tells targets best: its name, AUC and standard error."""
+    found = []
+    for name, score in scores.items():
+        each = np.array([_auc(score(values[one.candidates], values[one.history])) for one in asked])
+        mean = float(each.mean()) if len(each) else 0.5
+        if score is itself:
+            mean = max(mean, 1 - mean)
+        error = float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else None
+        found.append((name, mean, error))
+    return max(found, key=lambda one: one[1])
+
+
+def _auc(scores: Values) -> float:
+    """The chance that the first stands above another one; a tie counts half."""
+    target, others = scores[0], scores[1:]
+    return float((target > others).mean() + (target == others).mean() / 2)
+
+
+def _judged(name: str, strongest: tuple[str, float, float | None], shown: bool) -> Check:
+    feature, auc, error = strongest
+    numbers: dict[str, float | str | None] = {"feature": feature, "auc": auc, "se": error}
+    if error is None:
+        return Check(name, "skipped", "there are too few test queries", numbers)
+    seen = f"AUC {auc:.3f} ±{error:.3f} ({feature})"
+    if auc <= STRONG or auc - 0.5 <= 3 * error:
+        return Check(name, "ok", seen, numbers)
+    state: State = "finding" if shown else "warning"
+    advice = "the prompts show ids" if shown else "any model given it could use it"
+    return Check(name, state, f"{seen}: a known shortcut in this data set; {advice}", numbers)
+
+
+def places(run: Evidence) -> Check:
+    """Whether the target stands anywhere among its candidates, each place alike (chi-square)."""
+    name = "place of the target among the candidates"
+    total, freedom, cases = 0.0, 0, 0
+    for split in run.cases:
+        for row in run.frame(split).select("candidates", "target").iter_rows():
+            cases += bool(row[0])
+        more, degrees = _split_places(run, split)
+        total, freedom = total + more, freedom + degrees
+    if not cases:
+        return Check(name, "skipped", "the candidates are the whole catalogue")
+    if not freedom:
+        return Check(name, "skipped", f"{cases:,} cases are too few to tell")
+    chance = chi_square_tail(total, freedom)
+    numbers = {"chi_square": total, "freedom": freedom, "p": chance}
+    seen = f"chi-square {total:.1f} with {freedom} degrees of freedom, p = {chance:.2g}"
+    if chance < BIASED:
+        return Check(name, "finding", f"{seen}: the place gives the target away", numbers)
+    return Check(name, "ok", seen, numbers)
+
+
+def _split_places(run: Evidence, split: str) -> tuple[float, int]:
+    """Sum of chi-squares over the lengths of lists; places are joined until 5 are expected."""
+    by_length: dict[int, list[int]] = {}
+    for candidates, target in run.frame(split).select("candidates", "target").iter_rows():
+        if target in candidates:
+            by_length.setdefault(len(candidates), []).append(candidates.index(target))
+    total, freedom = 0.0, 0
+    for length, found in by_length.items():
+        bins = min(length, len(found) // 5)
+        if bins < 2:
+            continue
+        cells = np.arange(length) * bins // length
+        expected = np.bincount(cells) * len(found) / length
+        observed = np.bincount(cells[np.array(found)], minlength=bins)
+        total += float(((observed - expected) ** 2 / expected).sum())
+        freedom += bins - 1
+    return total, freedom
+
+
+def chi_square_tail(value: float, freedom: int) -> float:
+    """The chance of a chi-square at least this large, within a few per cent of it.
+
+    The cube root of chi-square over its degrees of freedom is nearly normal with mean 1 − 2/(9f)
+    and variance 2/(9f) (Wilson and Hilferty, PNAS 17, 1931).
+    """
+    spread = 2 / (9 * freedom)
+    z = (math.cbrt(value / freedom) - (1 - spread)) / math.sqrt(spread)
+    return math.erfc(z / math.sqrt(2)) / 2
+
+
+def ranked_lists(run: Evidence) -> Iterator[Check]:
+    """Whether the ranked lists answer the cases, and how often scores leave the order open."""
+    name = "ranked lists answer the test cases"
+    if not run.rankings:
+        yield Check(name, "skipped", "nothing is ranked yet")
+        return
+    cases = run.cases["test"]
+    key: AnswerKey = AnswerKey(())
+    ties: list[Check] = []
+    try:
+        ids = run.dataset.catalog.ids
+        key = FullAnswerKey(cases.answers(), ids) if cases.full else AnswerKey(cases)
+        ties = [_ties(key, ranker, run) for ranker in run.rankings]
+    except (DataError, ValueError) as error:
+        yield Check(name, "finding", str(error))
+        return
+    yield Check(name, "ok", f"{len(run.rankings)} rankers, {len(key):,} queries")
+    yield from ties
+
+
+def _ties(key: AnswerKey, ranker: str, run: Evidence) -> Check:
+    name = f"ties of {ranker}"
+    tied = answered = 0
+    for batch in key.check(ranker, run.rankings[ranker]):
+        tied += int(batch.ranks.ambiguous.sum())
+        answered += len(batch.rows)
+    if not answered:
+        return Check(name, "finding", "it has no result for any query")
+    share = tied / answered
+    seen = f"the target ties in {counted(tied, answered, 'queries')}"
+    state: State = "ok"
+    if share >= TIED_MOSTLY and ranker in JUDGES:
+        state, seen = "finding", f"{seen}: the scores say little (see model.dtype)"
+    elif share >= TIED:
+        state, seen = "warning", f"{seen}; each counts as its expected value"
+    return Check(name, state, seen, {"share": share})

@@ -1,0 +1,31 @@
+"""`trsr sweep`: runs or lists a sweep, and prints its table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trsr.cli.terminal import complain, out, table
+from trsr.progress import Progress
+from trsr.sweep import read_plan, sweep
+
+
+def list_runs(path: Path) -> list[str]:
+    """The names of a sweep's runs, or what a search chooses from."""
+    plan = read_plan(path)
+    if plan.file.search is None:
+        return [str(plan.folder / run.name) for run in plan.grid()]
+    return [f"{key}: {space}" for key, space in plan.space().items()]
+
+
+def run_sweep(path: Path, progress: Progress) -> bool:
+    """Runs a sweep and prints its table; whether every run succeeded."""
+    swept = sweep(read_plan(path), progress)
+    header, rows = swept.table()
+    if rows:
+        table(header, rows)
+    for note in swept.notes():
+        out.print(note, markup=False)
+    out.print(f"table: {swept.plan.folder / 'sweep.md'}", markup=False)
+    if swept.failed:
+        complain(f"{len(swept.failed)} of {len(swept.outcomes)} runs failed; see their error.txt")
+    return not swept.failed

@@ -1,0 +1,125 @@
+"""Full-catalogue ranking: who ranks all candidates, who orders the first stage's proposals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from trsr.config import Config
+from trsr.data import Cases, Catalog
+from trsr.errors import ConfigError, DataError
+from trsr.rank import Ranker, top
+from trsr.types import Query, Summary
+
+PROPOSALS = "proposals.parquet"
+"""Columns `query` and `items`, best first: what the first stage proposed."""
+
+
+@dataclass
+class FirstStage:
+    """Proposes candidates to the rankers that are too dear to rank the whole catalogue.
+
+    The proposals are what the first stage's ranker puts first; the answer is never among them
+    unless it is found. They are made once, when they are first needed.
+
+    Attributes:
+        config: All settings.
+        cases: The test cases.
+        catalog: The items.
+        make: Makes a ranker by its name, and says whether it opened the language model.
+        told: Is told of each query that is done.
+    """
+
+    config: Config
+    cases: Cases
+    catalog: Catalog
+    make: Callable[[str], tuple[Ranker, bool]]
+    told: Callable[[str], None]
+    _made: dict[str, list[str]] | None = None
+
+    @property
+    def used(self) -> bool:
+        """Whether any ranker has asked for proposals."""
+        return self._made is not None
+
+    def queries(self, summaries: Mapping[str, Summary]) -> Iterator[Query]:
+        """The queries, with the proposals for candidates."""
+        found = self._proposals()
+        for name, history in self.cases.histories():
+            items = tuple(self.catalog[item] for item in found[name])
+            yield Query(name, history, items, summaries.get(name))
+
+    def write(self, path: Path) -> None:
+        """Writes what was proposed."""
+        found = self._proposals()
+        schema = {"query": pl.String(), "items": pl.List(pl.String())}
+        pl.DataFrame([list(found), list(found.values())], schema=schema).write_parquet(path)
+
+    def _proposals(self) -> dict[str, list[str]]:
+        if self._made is None:
+            size, seed = self.config.rank.proposals, self.config.run.seed
+            found: dict[str, list[str]] = {}
+            for ranked in self._ranker().rank(self.cases.queries()):
+                found[ranked.query] = [entry.item for entry in top(ranked, size, seed)]
+                self.told(f"first stage {len(found)}/{len(self.cases)}")
+            self._made = found
+        return self._made
+
+    def _ranker(self) -> Ranker:
+        name = self.config.rank.first_stage
+        ranker, dear = self.make(name)
+        if dear:
+            raise ConfigError(
+                f"rank.first_stage: {name} needs a language model, and would rank the whole "
+                "catalogue for every query; name a cheap ranker, such as popular"
+            )
+        return ranker
+
+
+def first_stage_report(path: Path, cases: Cases, config: Config) -> dict[str, Any] | None:
+    """The first stage's recall, None where no ranker asked for proposals.
+
+    Raises:
+        DataError: If the file's queries are not the cases.
+    """
+    if not path.exists() or not cases.full:
+        return None
+    proposed = dict(pl.read_parquet(path).select("query", "items").iter_rows())
+    found = []
+    for query, relevant in cases.frame.select("query", "relevant").iter_rows():
+        if query not in proposed:
+            raise DataError(f"{path}: there are no proposals for query {query}; rank again")
+        found.append(len(set(relevant) & set(proposed[query])) / len(relevant))
+    values = pl.Series(found, dtype=pl.Float64)
+    spread = values.std() if len(values) > 1 else None
+    return {
+        "ranker": config.rank.first_stage,
+        "proposals": config.rank.proposals,
+        "recall": values.mean(),
+        "se": float(str(spread)) / math.sqrt(len(values)) if spread is not None else None,
+        "queries": len(values),
+    }
+
+
+def full_notes(config: Config, first: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """What a reader of full-catalogue figures must know."""
+    notes = [
+        "Candidates are the whole catalogue except the history. A target that a ranker's list "
+        f"leaves out counts as not found, and as last in auc; lists keep {config.rank.depth:,} "
+        "places, so auc is a lower bound in larger catalogues. Training and validation cases have "
+        "sampled negatives."
+    ]
+    if first is not None:
+        recall = "–" if first["recall"] is None else f"{first['recall']:.3f}"
+        error = "" if first["se"] is None else f" ±{first['se']:.3f}"
+        notes.append(
+            f"Rankers with a language model order {first['proposals']:,} proposals of "
+            f"{first['ranker']}, whose recall@{first['proposals']} is {recall}{error}: no such "
+            "ranker can find more."
+        )
+    return tuple(notes)

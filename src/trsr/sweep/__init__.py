@@ -1,0 +1,30 @@
+"""Many runs of one configuration: a grid of settings, or a search, with what they share made once.
+
+Names are imported when asked for, so that the command line starts quickly.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trsr.sweep.plan import Plan, read_plan
+    from trsr.sweep.running import sweep
+    from trsr.sweep.table import Outcome, Swept
+
+__all__ = ["Outcome", "Plan", "Swept", "read_plan", "sweep"]
+
+_HOMES = {
+    "Outcome": "table",
+    "Plan": "plan",
+    "Swept": "table",
+    "read_plan": "plan",
+    "sweep": "running",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trsr.sweep' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"trsr.sweep.{_HOMES[name]}"), name)

@@ -1,0 +1,284 @@
+"""What a sweep's file says: the base configuration, and which settings its runs differ in."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from trsr.config import Config, find_config, load_config, read_toml, sweep_recipes
+from trsr.errors import ConfigError
+from trsr.evaluate import parse_metric
+from trsr.plugins import near
+from trsr.rank.settings import RANKERS
+from trsr.settings import Settings, digest
+
+LONGEST_NAME = 120
+"""Characters of a run's name; a longer one ends with a hash."""
+
+
+class SweepOptions(Settings):
+    """Where the runs lie, and what a seed is the seed of."""
+
+    folder: str = Field("", description="the folder of the runs; left out: runs/NAME, from here")
+    seed: Literal["train.seed", "run.seed"] = Field(
+        "train.seed",
+        description="train.seed: seeds draw the training alone, so that runs share data and "
+        "summaries and are compared query by query; run.seed: they draw everything",
+    )
+
+
+class SearchOptions(Settings):
+    """A search by Optuna; it sees validation cases only."""
+
+    space: dict[str, Any] = Field(
+        description="section.key = [values], or {low, high, step, log} for a range"
+    )
+    trials: int = Field(20, ge=1, description="settings that are tried")
+    metric: str = Field("ndcg@10", description="what is made high on the validation cases")
+    ranker: str = Field("llm", description="the ranker whose metric it is")
+    seed: int = Field(0, ge=0, description="of the search's own draws")
+
+
+class SweepFile(Settings):
+    """A sweep's file."""
+
+    base: str = Field(description="the configuration that all runs start from")
+    seeds: tuple[int, ...] = Field((), description="each run is made once with each")
+    sweep: SweepOptions = Field(SweepOptions(), description="where the runs lie")
+    set: dict[str, Any] = Field(default_factory=dict, description="settings of all runs")
+    grid: dict[str, Any] = Field(default_factory=dict, description="section.key = [values]")
+    search: SearchOptions | None = Field(None, description="instead of a grid")
+
+
+@dataclass(frozen=True)
+class Range:
+    """A range of numbers to search: whole ones where both ends are whole and it is not `log`."""
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a sweep.
+
+    Attributes:
+        name: Its folder's name, made of the settings that differ.
+        settings: `section.key` → value, what differs, without the seed.
+        seed: Its seed; None where the sweep names none.
+        config: All settings.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    seed: int | None
+    config: Config
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep, read and checked.
+
+    Attributes:
+        path: Its file.
+        base: The base configuration's file.
+        folder: Where the runs lie.
+        file: What the file says.
+        keys: The settings that runs differ in.
+    """
+
+    path: Path
+    base: Path
+    folder: Path
+    file: SweepFile
+    keys: tuple[str, ...]
+
+    def grid(self) -> list[Planned]:
+        """The runs of the full product of the grid, seeds last.
+
+        Raises:
+            ConfigError: If the settings of a run are wrong.
+        """
+        values = flat(self.file.grid)
+        found = [
+            run
+            for chosen in itertools.product(*values.values())
+            for run in self.runs(dict(zip(values, chosen, strict=True)))
+        ]
+        names = [run.name for run in found]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ConfigError(
+                f"{self.path}: the run {twice.pop()} stands twice; a value is repeated"
+            )
+        return found
+
+    def space(self) -> dict[str, Sequence[Any] | Range]:
+        """What a search chooses from.
+
+        Raises:
+            ConfigError: If a range is none.
+        """
+        found: dict[str, Sequence[Any] | Range] = {}
+        for key, value in flat(self.file.search.space if self.file.search else {}).items():
+            found[key] = value if isinstance(value, list) else _range(self.path, key, value)
+        return found
+
+    def runs(self, settings: Mapping[str, Any]) -> list[Planned]:
+        """The runs with these settings, one a seed.
+
+        Raises:
+            ConfigError: If the settings are wrong.
+        """
+        return [self._run(settings, seed) for seed in self.file.seeds or (None,)]
+
+    def _run(self, settings: Mapping[str, Any], seed: int | None) -> Planned:
+        changes = nested(flat(self.file.set, leaves=False) | dict(settings))
+        told = dict(settings)
+        if seed is not None:
+            told[self.file.sweep.seed] = seed
+            section, key = self.file.sweep.seed.split(".")
+            changes.setdefault(section, {})[key] = seed
+        name = run_name(told)
+        changes.setdefault("run", {})["folder"] = str(self.folder / name)
+        changes["run"].setdefault("outputs", str(self.folder / "outputs.sqlite"))
+        try:
+            config = load_config(self.base, changes=changes, changes_from=self.path.parent)
+        except ConfigError as error:
+            raise ConfigError(f"{self.path}, run {name}: {error}") from error
+        return Planned(name, dict(settings), seed, config)
+
+
+def read_plan(path: Path | str) -> Plan:
+    """Reads a sweep's file, or a sweep that comes with trsr by its name.
+
+    Raises:
+        ConfigError: If the file or the settings of a run are wrong.
+    """
+    path = _found(Path(path))
+    try:
+        file = SweepFile.model_validate(read_toml(path))
+    except ValidationError as error:
+        said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        raise ConfigError("\n  ".join((f"{path}: the sweep cannot be used", *said))) from error
+    if file.search and file.grid:
+        raise ConfigError(f"{path}: a sweep has a [grid] or a [search], not both")
+    folder = path.parent / Path(file.sweep.folder).expanduser()
+    if not file.sweep.folder:
+        folder = Path("runs", path.stem)
+    plan = Plan(
+        path,
+        find_config(_beside(path, file.base)),
+        Path(os.path.abspath(folder)),
+        file,
+        tuple(flat(file.search.space if file.search else file.grid)),
+    )
+    _check(plan)
+    return plan
+
+
+def _check(plan: Plan) -> None:
+    search = plan.file.search
+    for key, value in flat(plan.file.grid).items():
+        if not isinstance(value, list) or not value:
+            raise ConfigError(f"{plan.path}: grid.{key}: write a list of values, [a, b]")
+    for key in plan.keys:
+        if "." not in key or key in ("run.folder", "run.outputs", plan.file.sweep.seed):
+            raise ConfigError(f"{plan.path}: {key} cannot differ in a sweep; write section.key")
+    if search is None:
+        return
+    parse_metric(search.metric)
+    if search.ranker not in RANKERS.names():
+        hint = near(search.ranker, RANKERS.names())
+        raise ConfigError(f"{plan.path}: search.ranker: there is no {search.ranker!r}{hint}")
+    if not plan.space():
+        raise ConfigError(f"{plan.path}: search.space names no setting")
+
+
+def _range(path: Path, key: str, value: Any) -> Range:
+    if not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {
+        *("low", "high", "step", "log")
+    }:
+        raise ConfigError(f"{path}: search.space.{key}: write [values] or {{low = …, high = …}}")
+    found = Range(**value)
+    if not found.low < found.high or (found.log and (found.low <= 0 or found.step is not None)):
+        raise ConfigError(f"{path}: search.space.{key}: {value} is no range")
+    return found
+
+
+def _found(path: Path) -> Path:
+    if path.is_file():
+        return Path(os.path.abspath(path))
+    known = sweep_recipes()
+    if path.stem in known and path.parent.name in ("", "recipes"):
+        return known[path.stem]
+    raise ConfigError(f"there is no sweep file {path}{near(path.stem, list(known))}")
+
+
+def _beside(path: Path, base: str) -> Path:
+    """The base beside the sweep's file, else as it is named: a recipe, or from here."""
+    beside = path.parent / Path(base).expanduser()
+    return beside if beside.is_file() else Path(base)
+
+
+def flat(table: Mapping[str, Any], prefix: str = "", leaves: bool = True) -> dict[str, Any]:
+    """Nested tables as `section.key` → value.
+
+    Args:
+        table: The tables; keys may be written with dots in quotes too.
+        prefix: What the keys begin with.
+        leaves: Whether a table with `low` is a value (a range) and not a section.
+    """
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and not (leaves and "low" in value):
+            found |= flat(value, f"{prefix}{key}.", leaves)
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`section.key` → value as tables."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        table = found
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[last] = value
+    return found
+
+
+def run_name(settings: Mapping[str, Any]) -> str:
+    """A folder's name of the settings that differ: `strategy=none,seed=1`."""
+    short = dict(zip(settings, short_keys(list(settings)), strict=True))
+    parts = [f"{short[key]}={_text(value)}" for key, value in settings.items()]
+    name = re.sub(r"[^\w.+=,-]+", "-", ",".join(parts)) or "run"
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 17]}-{digest(dict(settings))}"
+
+
+def short_keys(keys: Sequence[str]) -> Iterator[str]:
+    """The last word of each key where no other key has it, else the whole key."""
+    last = [key.rpartition(".")[2] for key in keys]
+    for key, word in zip(keys, last, strict=True):
+        yield word if last.count(word) == 1 else key
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(map(_text, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,177 @@
+"""Searches settings with Optuna: by a metric on validation cases, test cases for the best alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trsr.errors import ConfigError
+from trsr.evaluate import evaluate
+from trsr.evaluate.report import Estimate
+from trsr.pipeline import STAGE_NAMES
+from trsr.pipeline.stages import read_summaries, with_summary
+from trsr.progress import Progress, Silent
+from trsr.rank import rank_what_fits
+from trsr.recommender import Recommender
+from trsr.settings import digest
+from trsr.store.rundir import RunDirectory, write_atomic
+from trsr.sweep.plan import Plan, Planned, Range
+from trsr.sweep.running import TRAINED, make_run
+from trsr.sweep.table import Outcome, Swept, read_report
+from trsr.types import Query, RankedList
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+VALUE = "validation.json"
+"""In a run's folder: its metric on the validation cases, and of what it was measured."""
+
+
+def search(plan: Plan, progress: Progress) -> Swept:
+    """Tries settings, the next chosen by what was found, then tests the best ones.
+
+    Trials follow from the search's seed and the values before them, so that a search that was
+    killed asks for the same trials again and finds them done.
+
+    Raises:
+        ConfigError: If Optuna is not installed, or the settings of a trial are wrong.
+    """
+    options = plan.file.search
+    if options is None:
+        raise ConfigError(f"{plan.path}: there is no [search]")
+    study = _study(options.seed)
+    progress.begin(options.trials + 1, "trials")
+    outcomes: dict[str, Outcome] = {}
+    tried: list[tuple[float, dict[str, Any]]] = []
+    for _ in range(options.trials):
+        trial = study.ask()
+        settings = {key: _suggested(trial, key, one) for key, one in plan.space().items()}
+        found = [_validated(run, plan, progress) for run in plan.runs(settings)]
+        outcomes |= {one.name: one for one in found}
+        value = _objective(found)
+        if value is None:
+            _fail(study, trial)
+        else:
+            study.tell(trial, value)
+            tried.append((value, settings))
+        best = max(tried, key=lambda one: one[0], default=None)
+        Swept(plan, tuple(outcomes.values()), best and best[1]).write()
+        progress.advance(1, f"best {best[0]:.4f}" if best else "")
+    swept = _tested(plan, outcomes, tried, progress)
+    swept.write()
+    progress.advance(1)
+    return swept
+
+
+def _study(seed: int) -> Study:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError("a [search] needs Optuna: pip install 'trsr[sweep]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+
+
+def _fail(study: Study, trial: Trial) -> None:
+    from optuna.trial import TrialState
+
+    study.tell(trial, state=TrialState.FAIL)
+
+
+def _suggested(trial: Trial, key: str, space: Sequence[Any] | Range) -> Any:
+    if not isinstance(space, Range):
+        # Optuna takes plain values; a list among them is chosen by its place.
+        return space[trial.suggest_categorical(key, list(range(len(space))))]
+    whole = isinstance(space.low, int) and isinstance(space.high, int)
+    if whole:
+        step = 1 if space.step is None else int(space.step)
+        return trial.suggest_int(key, int(space.low), int(space.high), step=step, log=space.log)
+    return trial.suggest_float(key, space.low, space.high, step=space.step, log=space.log)
+
+
+def _validated(run: Planned, plan: Plan, progress: Progress) -> Outcome:
+    def finish(run: Planned, outcome: Outcome) -> Outcome:
+        return dataclasses.replace(outcome, validation=validation(run, plan))
+
+    return make_run(run, plan.folder, TRAINED, progress, finish)
+
+
+def _objective(found: Sequence[Outcome]) -> float | None:
+    """The mean over seeds; None where a run failed or there is nothing to measure."""
+    means = [one.validation.mean for one in found if one.validation is not None]
+    known = [mean for mean in means if mean is not None]
+    return statistics.fmean(known) if known and len(known) == len(found) else None
+
+
+def validation(run: Planned, plan: Plan) -> Estimate:
+    """The search's metric on a run's validation cases; kept in the run's folder.
+
+    Raises:
+        ConfigError: If there are no validation cases.
+    """
+    options = plan.file.search
+    if options is None:
+        raise ConfigError(f"{plan.path}: there is no [search]")
+    folder = run.config.run.folder
+    records = RunDirectory(folder).records()
+    made = {name: dict(records[name].files) for name in TRAINED}
+    settings = run.config.model_dump(mode="json", include={"rank", "prompts", "model"})
+    asked = digest([made, settings, options.metric, options.ranker])
+    path = folder / VALUE
+    if path.is_file():
+        known = json.loads(path.read_text("utf-8"))
+        if known["asked"] == asked:
+            return Estimate(known["mean"], known["se"])
+    found = _measured(Recommender.load(folder, options.ranker), options.metric)
+    value = {"asked": asked, "metric": options.metric, "ranker": options.ranker}
+    write_atomic(path, json.dumps(value | {"mean": found.mean, "se": found.se}))
+    return found
+
+
+def _measured(recommender: Recommender, metric: str) -> Estimate:
+    folder = recommender.dataset.folder
+    summaries = read_summaries(folder / "summaries.parquet")
+    cases = [with_summary(case, summaries) for case in recommender.dataset.cases("valid")]
+    if not cases:
+        raise ConfigError(f"{folder}: a search needs validation cases, and there are none")
+    # What the strategy has not summarized yet is summarized here: only test cases always are.
+    queries = recommender.summarized([case.query for case in cases], Silent())
+    lists = rank_what_fits(_Asked(recommender), queries, lambda query, error: None)
+    return evaluate(cases, {"x": lists}, [metric])["x"].metrics[metric]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """A recommender as a ranker."""
+
+    recommender: Recommender
+
+    def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
+        return self.recommender.recommend(queries)
+
+
+def _tested(
+    plan: Plan,
+    outcomes: Mapping[str, Outcome],
+    tried: Sequence[tuple[float, dict[str, Any]]],
+    progress: Progress,
+) -> Swept:
+    """The best settings' runs ranked and evaluated on test cases."""
+    if not tried:
+        return Swept(plan, tuple(outcomes.values()))
+    best = max(tried, key=lambda one: one[0])[1]
+    found = dict(outcomes)
+
+    def finish(run: Planned, outcome: Outcome) -> Outcome:
+        return dataclasses.replace(
+            outcome,
+            rankers=read_report(run.config.run.folder),
+            validation=outcomes[run.name].validation,
+        )
+
+    for run in plan.runs(best):
+        found[run.name] = make_run(run, plan.folder, STAGE_NAMES, progress, finish)
+    return Swept(plan, tuple(found.values()), best)

@@ -1,0 +1,166 @@
+"""What a sweep came to: its runs, and the table of runs × metrics."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trsr.evaluate.report import Estimate
+from trsr.evaluate.table import decimals, number
+from trsr.store.rundir import write_atomic
+from trsr.sweep.plan import Plan, short_keys
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run.
+
+    Attributes:
+        name: Its folder's name.
+        settings: What it differs in, without the seed.
+        seed: Its seed; None where there is none.
+        error: Why it failed; empty where it did not.
+        rankers: ranker → metric → estimate on the test queries; empty where they were not asked.
+        validation: A search's metric on the validation cases.
+        taken: The stages that were copied from other runs.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    seed: int | None
+    error: str = ""
+    rankers: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    validation: Estimate | None = None
+    taken: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "settings": dict(self.settings),
+            "seed": self.seed,
+            "state": "failed" if self.error else "done",
+            "error": self.error,
+            "rankers": {
+                ranker: {name: {"mean": one.mean, "se": one.se} for name, one in metrics.items()}
+                for ranker, metrics in self.rankers.items()
+            },
+            "validation": None
+            if self.validation is None
+            else {"mean": self.validation.mean, "se": self.validation.se},
+            "taken": list(self.taken),
+        }
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A sweep's runs, as far as they are done.
+
+    Attributes:
+        plan: The sweep.
+        outcomes: Its runs, in order.
+        best: A search's best settings; None for a grid.
+    """
+
+    plan: Plan
+    outcomes: tuple[Outcome, ...]
+    best: Mapping[str, Any] | None = None
+
+    @property
+    def failed(self) -> tuple[Outcome, ...]:
+        """The runs that failed."""
+        return tuple(one for one in self.outcomes if one.error)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """A header, and a row for each setting and ranker, over its seeds."""
+        keys = list(self.plan.keys)
+        metrics = list(
+            dict.fromkeys(m for o in self.outcomes for one in o.rankers.values() for m in one)
+        )
+        searched = [self.plan.file.search.metric] if self.plan.file.search else []
+        header = [*short_keys(keys), "ranker", "seeds", *(f"valid {m}" for m in searched), *metrics]
+        rows = []
+        for group in self._groups():
+            told = [_plain(group[0].settings.get(key, "")) for key in keys]
+            valid = [_over_seeds([one.validation for one in group])] if searched else []
+            rankers = list(dict.fromkeys(name for one in group for name in one.rankers))
+            for ranker in rankers or [
+                self.plan.file.search.ranker if self.plan.file.search else ""
+            ]:
+                shown = [one for one in group if ranker in one.rankers]
+                cells = [_over_seeds([o.rankers[ranker].get(m) for o in shown]) for m in metrics]
+                rows.append([*told, ranker, str(len(shown) or len(group)), *valid, *cells])
+        return header, rows
+
+    def notes(self) -> list[str]:
+        """What to print below the table."""
+        found = ["mean ± standard error over queries; with several seeds also (± their spread)"]
+        if self.best is not None:
+            chosen = ", ".join(f"{key} = {_plain(value)}" for key, value in self.best.items())
+            found.append(
+                f"best on the validation cases: {chosen}; only that run was asked about test cases"
+            )
+        found += [f"failed: {one.name}: {one.error}" for one in self.failed]
+        return found
+
+    def write(self) -> None:
+        """Writes `sweep.json` and `sweep.md` into the sweep's folder."""
+        header, rows = self.table()
+        value = {
+            "sweep": self.plan.path.name,
+            "base": self.plan.base.name,
+            "runs": [one.to_json() for one in self.outcomes],
+            "best": None if self.best is None else dict(self.best),
+            "table": {"header": header, "rows": rows, "notes": self.notes()},
+        }
+        folder = self.plan.folder
+        write_atomic(folder / "sweep.json", json.dumps(value, indent=1, ensure_ascii=False))
+        lines = [_line(header), _line(["---"] * len(header)), *map(_line, rows), ""]
+        lines += [f"- {note}" for note in self.notes()]
+        text = "\n".join((f"# {self.plan.path.stem}", "", *lines))
+        write_atomic(folder / "sweep.md", text + "\n")
+
+    def _groups(self) -> list[list[Outcome]]:
+        """The runs that did not fail, those that differ in the seed alone together."""
+        found: dict[str, list[Outcome]] = {}
+        for one in self.outcomes:
+            if not one.error:
+                found.setdefault(json.dumps(dict(one.settings), default=str), []).append(one)
+        return list(found.values())
+
+
+def read_report(folder: Path) -> dict[str, dict[str, Estimate]]:
+    """Each ranker → metric → estimate of a run's report."""
+    value = json.loads((folder / "report.json").read_text("utf-8"))
+    return {
+        ranker: {m: Estimate(one["mean"], one["se"]) for m, one in scores["metrics"].items()}
+        for ranker, scores in value["rankers"].items()
+    }
+
+
+def _over_seeds(found: Sequence[Estimate | None]) -> str:
+    """The mean over seeds, its error over queries (the mean one: the queries are the same)."""
+    there = [one for one in found if one is not None and one.mean is not None]
+    means = [one.mean for one in there if one.mean is not None]
+    if not means:
+        return ""
+    errors = [one.se for one in there if one.se is not None]
+    told = Estimate(statistics.fmean(means), statistics.fmean(errors) if errors else None)
+    spread = f" (±{decimals(statistics.stdev(means))})" if len(means) > 1 else ""
+    return number(told) + spread
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

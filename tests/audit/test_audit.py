@@ -1,0 +1,324 @@
+"""Each check of the audit finds the fault planted for it, and a clean run passes."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from trsr.audit import audit
+from trsr.audit.shortcuts import chi_square_tail, numbers_of
+from trsr.audit.texts import at_least
+from trsr.config import load_config
+from trsr.errors import StoreError
+from trsr.pipeline import run
+
+CONFIG = """
+[data]
+interactions = "clicks.csv"
+items = "products.jsonl"
+min_history = 4
+negatives = 9
+train_negatives = 2
+
+[prompts]
+domain = "products"
+fields = ["title"]
+recent = 2
+
+[model]
+backend = "scripted"
+name = "scripted"
+
+[summarize]
+block_items = 3
+
+[train]
+epochs = 0
+
+[rank]
+rankers = ["random", "popular", "untuned"]
+"""
+WORDS = [a + b for a in ("steel", "bolt", "drill", "tape", "lamp", "mask") for b in "abcdefg"]
+
+
+def _name(n: int) -> str:
+    """A word for a number: prompts must not show ids."""
+    return "no" + "".join("abcdefghij"[int(digit)] for digit in str(n))
+
+
+def write(folder: Path, *, users: int = 120, items: int = 90, near: bool = False) -> None:
+    """Users whose taste is a word of the title; with `near`, neighbouring ids instead."""
+    draw = random.Random(8)
+    order = draw.sample(range(1000, 9999), items)
+    # Long titles of few words: the scripted model counts common words, and few of them tie.
+    titles = {n: " ".join([*draw.sample(WORDS, draw.randint(9, 34)), _name(n)]) for n in order}
+    with (folder / "products.jsonl").open("w") as file:
+        for n in order:
+            file.write(json.dumps({"sku": str(n), "title": titles[n]}) + "\n")
+    ranked = sorted(order)
+    with (folder / "clicks.csv").open("w") as file:
+        file.write("customer,sku,when\n")
+        for user in range(users):
+            at = draw.randrange(items - 12)
+            taken = draw.sample(ranked[at : at + 12] if near else ranked, 8)
+            for step, n in enumerate(taken):
+                file.write(f"u{user},{n},{draw.randint(0, 99) + 100 * step}\n")
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audit")
+    write(folder)
+    (folder / "mine.toml").write_text(CONFIG)
+    list(run(load_config(folder / "mine.toml", [f"run.folder={folder / 'run'}"])))
+    return folder / "run"
+
+
+@pytest.fixture
+def faulty(clean: Path, tmp_path: Path) -> Path:
+    """A copy of the clean run, to plant a fault in."""
+    shutil.copytree(clean, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def states(folder: Path, llm_queries: int = 0) -> dict[str, str]:
+    return {check.name: check.state for check in audit(folder, llm_queries).checks}
+
+
+def change(folder: Path, name: str, *columns: pl.Expr) -> None:
+    path = folder / name
+    pl.read_parquet(path).with_columns(*columns).write_parquet(path)
+
+
+def test_a_clean_run_has_no_findings(clean: Path) -> None:
+    found = audit(clean)
+    assert [check for check in found.checks if check.state == "finding"] == []
+    skipped = {check.name for check in found.checks if check.state == "skipped"}
+    assert skipped == {
+        "does the order of the history matter",
+        "does the user's own summary matter",
+        "does a summary matter",
+    }
+    assert states(clean)["item ids give the target away"] == "ok"
+
+
+def test_targets_in_the_history_are_found(faulty: Path) -> None:
+    first = pl.concat_list(pl.col("relevant"), pl.col("items").list.slice(1))
+    change(faulty, "cases.valid.parquet", first.alias("items"))
+    found = audit(faulty)
+    (check,) = [one for one in found.findings if one.name == "target in the history"]
+    assert check.numbers["test"] == check.numbers["train"] == 0
+    assert check.numbers["valid"] == 120
+
+
+def test_targets_told_by_the_prompt_are_found(faulty: Path) -> None:
+    last = pl.concat_list(pl.col("items").list.slice(1), pl.col("relevant"))
+    change(faulty, "cases.test.parquet", last.alias("items"))
+    assert states(faulty)["target in the prompt"] == "finding"
+
+
+def test_candidates_that_stand_twice_and_missing_answers_are_found(faulty: Path) -> None:
+    doubled = pl.concat_list(pl.col("candidates"), pl.col("relevant"))
+    change(faulty, "cases.test.parquet", doubled.alias("candidates"))
+    found = states(faulty)
+    assert found["candidates, each once"] == "finding"
+    lacking = pl.col("candidates").list.set_difference("relevant")
+    change(faulty, "cases.test.parquet", lacking.alias("candidates"))
+    assert states(faulty)["candidates, each once"] == "finding"
+
+
+def test_negatives_from_the_history_are_found(faulty: Path) -> None:
+    more = pl.concat_list(pl.col("candidates"), pl.col("items").list.first())
+    change(faulty, "cases.test.parquet", more.alias("candidates"))
+    assert states(faulty)["negatives in the history"] == "finding"
+
+
+def test_summaries_that_cover_the_target_or_belong_elsewhere_are_found(faulty: Path) -> None:
+    change(faulty, "summaries.parquet", (pl.col("covers") + 5).alias("covers"))
+    assert states(faulty)["summaries that saw later events"] == "finding"
+    change(faulty, "summaries.parquet", pl.lit(0, pl.Int64).alias("covers"))
+    assert states(faulty)["summaries that saw later events"] == "ok"
+    change(faulty, "summaries.parquet", pl.lit("u1").alias("user"))
+    assert states(faulty)["summaries that saw later events"] == "finding"
+
+
+def test_summaries_that_name_the_target_are_found(faulty: Path) -> None:
+    titles = dict(pl.read_parquet(faulty / "items.parquet").select("id", "title").iter_rows())
+    cases = pl.read_parquet(faulty / "cases.test.parquet")
+    told = {
+        query: f"The user likes {titles[target]}, and lamps."
+        for query, target in zip(cases["query"], cases["relevant"].list.first(), strict=True)
+    }
+    text = pl.col("query").replace_strict(told, default=pl.col("text"))
+    change(faulty, "summaries.parquet", text.alias("text"))
+    found = states(faulty)
+    assert found["target in the summary"] == "finding"
+    assert found["target in the prompt"] == "finding"
+
+
+@pytest.mark.parametrize("fault", ["target", "later"])
+def test_fitting_on_held_out_events_is_found(faulty: Path, fault: str) -> None:
+    path = faulty / "interactions.parquet"
+    rows = pl.read_parquet(path)
+    case = pl.read_parquet(faulty / "cases.valid.parquet").row(0, named=True)
+    item = case["relevant"][0] if fault == "target" else case["items"][0]
+    time = case["times"][0] if fault == "target" else case["times"][-1] + 1.0
+    leak = pl.DataFrame({"user": [case["user"]], "item": [item], "time": [time]})
+    pl.concat([rows, leak]).write_parquet(path)
+    assert states(faulty)["fitted on held-out events"] == "finding"
+
+
+def test_popularity_counted_on_other_events_is_found(faulty: Path) -> None:
+    path = faulty / "interactions.parquet"
+    pl.read_parquet(path).head(-200).write_parquet(path)
+    assert states(faulty)["popularity that saw later events"] == "finding"
+
+
+def test_other_users_later_events_are_told(clean: Path, faulty: Path) -> None:
+    assert states(clean)["other users' later events"] == "ok"
+    late = pl.col("time") + pl.col("user").str.len_chars() * 10_000
+    change(faulty, "interactions.parquet", late.alias("time"))
+    assert states(faulty)["other users' later events"] == "warning"
+
+
+def test_items_that_read_alike_are_found(faulty: Path) -> None:
+    change(faulty, "items.parquet", pl.lit("a bolt").alias("title"))
+    assert states(faulty)["candidates that read alike"] == "finding"
+
+
+def test_a_target_that_stands_first_too_often_is_found(faulty: Path) -> None:
+    others = pl.col("candidates").list.set_difference("relevant")
+    change(faulty, "cases.test.parquet", pl.concat_list("relevant", others).alias("candidates"))
+    assert states(faulty)["place of the target among the candidates"] == "finding"
+
+
+def test_ids_near_each_other_are_a_warning_and_a_finding_where_prompts_show_them(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, near=True)
+    (tmp_path / "mine.toml").write_text(CONFIG)
+    folder = tmp_path / "run"
+    settings = [f"run.folder={folder}", "summarize.strategy=none"]
+    list(run(load_config(tmp_path / "mine.toml", settings)))
+    found = audit(folder)
+    (check,) = [one for one in found.checks if one.name == "item ids give the target away"]
+    assert check.state == "warning"
+    assert float(str(check.numbers["auc"])) > 0.8
+    assert "known shortcut in this data set" in check.seen
+    assert not found.findings
+    titled = pl.format("{} (no. {})", "title", "id").alias("title")
+    change(folder, "items.parquet", titled)
+    assert states(folder)["item ids give the target away"] == "finding"
+
+
+def test_times_that_tell_the_target_are_a_warning(faulty: Path) -> None:
+    cases = pl.read_parquet(faulty / "cases.test.parquet")
+    targets = cases["relevant"].list.first().unique()
+    old = pl.when(pl.col("item").is_in(targets.implode())).then(-1e6).otherwise(pl.col("time"))
+    change(faulty, "interactions.parquet", old.alias("time"))
+    name = "items' first times give the target away"
+    # Every item that is no target is now the newer one.
+    assert states(faulty)[name] == "warning"
+
+
+def test_ties_and_lists_that_do_not_answer_are_found(faulty: Path) -> None:
+    flat = pl.col("scores").list.eval(pl.element() * 0)
+    change(faulty, "rankings.parquet", flat.alias("scores"))
+    found = states(faulty)
+    assert found["ties of untuned"] == "finding"
+    assert found["ties of random"] == "warning"
+    change(faulty, "rankings.parquet", pl.col("items").list.head(3), pl.col("scores").list.head(3))
+    assert states(faulty)["ranked lists answer the test cases"] == "finding"
+
+
+def test_the_model_is_asked_whether_its_inputs_matter(clean: Path, faulty: Path) -> None:
+    """The scripted model scores common words: a summary that names the target's words helps."""
+    titles = dict(pl.read_parquet(faulty / "items.parquet").select("id", "title").iter_rows())
+    cases = pl.read_parquet(faulty / "cases.test.parquet")
+    own = {
+        query: titles[target]
+        for query, target in zip(cases["query"], cases["relevant"].list.first(), strict=True)
+    }
+    text = pl.col("query").replace_strict(own, default=pl.col("text"))
+    change(faulty, "summaries.parquet", text.alias("text"))
+    checks = {check.name: check for check in audit(faulty, 60).checks}
+    for name in ("does the user's own summary matter", "does a summary matter"):
+        assert checks[name].state == "ok", checks[name]
+        assert float(str(checks[name].numbers["auc low"])) > 0.1
+        assert checks[name].numbers["queries"] == 60
+    # The same summary for everybody makes no difference that could be seen.
+    change(faulty, "summaries.parquet", pl.lit("The user likes things.").alias("text"))
+    checks = {check.name: check for check in audit(faulty, 60).checks}
+    assert checks["does the user's own summary matter"].state == "warning"
+    assert checks["does the user's own summary matter"].numbers["auc"] == 0.0
+
+
+def test_a_run_over_the_whole_catalogue_is_audited(tmp_path: Path) -> None:
+    write(tmp_path, near=True)
+    (tmp_path / "mine.toml").write_text(CONFIG)
+    folder = tmp_path / "run"
+    settings = [f"run.folder={folder}", "data.candidates=full", "rank.proposals=20"]
+    list(run(load_config(tmp_path / "mine.toml", settings)))
+    found = states(folder, 30)
+    assert "finding" not in found.values()
+    assert found["item ids give the target away"] == "warning"
+    assert found["ranked lists answer the test cases"] == "ok"
+    assert found["does the order of the history matter"] in ("ok", "warning")
+
+
+def command(*words: object) -> subprocess.CompletedProcess[str]:
+    code = "from trsr.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, "audit", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_findings_fail_the_command(clean: Path, faulty: Path) -> None:
+    passed = command(clean)
+    assert passed.returncode == 0, passed.stderr
+    assert "target in the history" in passed.stdout
+    change(faulty, "summaries.parquet", (pl.col("covers") + 5).alias("covers"))
+    failed = command(faulty, "--json")
+    assert failed.returncode == 1
+    value = json.loads(failed.stdout)
+    assert value["findings"] == 1
+    assert {check["state"] for check in value["checks"]} >= {"ok", "finding", "skipped"}
+    assert command(faulty.parent / "nowhere").returncode == 2
+    with pytest.raises(StoreError, match="not a run directory"):
+        audit(faulty.parent)
+
+
+def test_numbers_of_ids() -> None:
+    def values(*ids: str) -> list[float] | None:
+        found = numbers_of(ids)
+        return None if found is None else found.tolist()
+
+    assert values("12", "7") == [12, 7]
+    assert values("p12", "p7") == [12, 7]
+    assert values("B00A", "B00B") == [int("B00A", 36), int("B00B", 36)]
+    assert values("p12", "q7") is None
+    assert values("anna", "bert") is None
+
+
+@pytest.mark.parametrize(("value", "freedom"), [(3.0, 2), (40.0, 20), (21.0, 20), (80.0, 43)])
+def test_the_chi_square_tail_is_that_of_scipy(value: float, freedom: int) -> None:
+    stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
+    assert chi_square_tail(value, freedom) == pytest.approx(
+        stats.chi2.sf(value, freedom), rel=0.1, abs=1e-5
+    )
+
+
+def test_the_sign_test() -> None:
+    assert at_least(0, 0) == 1
+    assert at_least(3, 3) == 1 / 8
+    assert at_least(8, 10) == pytest.approx(56 / 1024)

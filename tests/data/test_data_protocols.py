@@ -1,0 +1,93 @@
+"""Candidates by popularity and the whole catalogue: what stands at rest, and what is asked."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+CATALOGUE = 50
+
+
+def clicks(users: int = 60, repeats: bool = False) -> list[tuple[str, str, int]]:
+    """Users who take mostly the first items."""
+    draw = random.Random(4)
+    rows = []
+    for user in range(users):
+        taken: list[int] = []
+        while len(taken) < 8:
+            item = min(int(draw.expovariate(0.1)), CATALOGUE - 1)
+            if repeats or item not in taken:
+                taken.append(item)
+        rows += [(f"u{user}", f"i{item}", when) for when, item in enumerate(taken)]
+    return rows
+
+
+def settings(bench: Any, rows: list[tuple[str, str, int]], **more: Any) -> dict[str, Any]:
+    paths = {"interactions": bench.clicks(rows), "items": bench.goods(CATALOGUE)}
+    return paths | {"min_history": 3, "negatives": 5} | more
+
+
+def test_popular_candidates_follow_the_training_interactions(bench: Any) -> None:
+    _, uniform = bench.prepare(**settings(bench, clicks()))
+    _, popular = bench.prepare(**settings(bench, clicks(), candidates="popular"))
+    counts = Counter(popular.interactions["item"])
+
+    def mean(dataset: Any) -> float:
+        drawn = [
+            counts[item.id]
+            for case in dataset.cases("test")
+            for item in case.query.candidates
+            if item.id not in case.relevant
+        ]
+        assert len(drawn) == 5 * len(dataset.cases("test"))
+        return sum(drawn) / len(drawn)
+
+    # Each draw has the weight count + 1 instead of 1; met items are left out of both.
+    assert mean(popular) > 1.5 * mean(uniform)
+    histories = {row[0]: {r[1] for r in clicks() if r[0] == row[0]} for row in clicks()}
+    for part in ("train", "valid", "test"):
+        for case in popular.cases(part):
+            shown = {item.id for item in case.query.candidates}
+            assert shown & histories[case.query.history.user] == case.relevant
+    _, again = bench.prepare(**settings(bench, clicks()[::-1], candidates="popular"))
+    assert again.cases("test").frame.equals(popular.cases("test").frame)
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_full_candidates_are_all_that_the_user_has_not_met(bench: Any, kept: int) -> None:
+    more = {"candidates": "full", "max_history": kept, "k_core": 0}
+    _, dataset = bench.prepare(**settings(bench, clicks(), **more))
+    cases = dataset.cases("test")
+    assert cases.full
+    assert not dataset.cases("valid").full
+    assert not dataset.cases("train").full
+    assert cases.frame["candidates"].list.len().to_list() == [0] * len(cases)
+    taken = {user: [r[1] for r in clicks() if r[0] == user] for user, _, _ in clicks()}
+    for case, answer in zip(cases, cases.answers(), strict=True):
+        history, target = taken[case.query.history.user][:-1], taken[case.query.history.user][-1]
+        shown = [item.id for item in case.query.candidates]
+        # The second last interaction is the validation target: with a history kept in part it is
+        # still the latest of it.
+        assert set(shown) == {f"i{n}" for n in range(CATALOGUE)} - set(history)
+        assert case.relevant == {target}
+        assert answer.met >= set(history)
+        assert target not in answer.met
+    assert {case.query.candidates[0].id for case in dataset.cases("valid")}
+    queries = dict(cases.histories())
+    assert [q.history for q in cases.queries()] == list(queries.values())
+
+
+def test_full_leaves_out_targets_that_the_user_had_met_and_counts_them(bench: Any) -> None:
+    rows = clicks(repeats=True)
+    report, dataset = bench.prepare(**settings(bench, rows, candidates="full"))
+    again = 0
+    for user in {row[0] for row in rows}:
+        items = [row[1] for row in rows if row[0] == user]
+        again += items[-1] in items[:-1]
+    assert again
+    assert report.counts["repeats_test"] == again
+    assert len(dataset.cases("test")) == 60 - again
+    assert any("met the item before" in line for line in report.lines())

@@ -1,0 +1,90 @@
+"""Full-catalogue evaluation: lists in part, targets not found, cuts among ties."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from trsr.errors import DataError
+from trsr.evaluate import FullAnswerKey, evaluate
+from trsr.rank import top
+from trsr.types import Case, Entry, Item, Query, RankedList, UserHistory
+
+CATALOGUE = [f"i{n}" for n in range(12)]
+METRICS = ["recall@1", "recall@5", "mrr@5", "ndcg@5", "hit@5", "auc", "recall@500"]
+
+
+@dataclass
+class Answer:
+    query: str
+    relevant: frozenset[str]
+    met: frozenset[str] = frozenset()
+    user: str = "u"
+    history: int = field(default=2)
+
+
+def ranked(query: str, *items: str) -> RankedList:
+    return RankedList(query, tuple(Entry(item, -float(at)) for at, item in enumerate(items)))
+
+
+def test_a_target_that_is_not_listed_is_beyond_every_cut_off_and_stays_in_the_mean() -> None:
+    answers = [
+        Answer("a", frozenset({"i5"}), frozenset({"i0", "i1"})),
+        Answer("b", frozenset({"i6"})),
+    ]
+    lists = [ranked("a", "i3", "i5", "i4"), ranked("b", "i3", "i5", "i4")]
+    report = evaluate(FullAnswerKey(answers, CATALOGUE), {"llm": lists}, METRICS, sampled=False)
+    assert report.candidates == (10, 12)
+    means = report.means("llm")
+    # a: rank 2 of 10; b: not found.
+    assert means["recall@1"] == 0
+    assert means["recall@5"] == means["hit@5"] == means["recall@500"] == 0.5
+    assert means["mrr@5"] == 0.25
+    assert means["ndcg@5"] == pytest.approx(1 / np.log2(3) / 2)
+    assert means["auc"] == pytest.approx((8 / 9 + 0) / 2)
+    assert report["llm"].missing == 0
+    assert report.chance["recall@1"] == pytest.approx((1 / 10 + 1 / 12) / 2)
+
+
+def test_whole_lists_score_as_with_given_candidates() -> None:
+    draw = np.random.default_rng(3)
+    answers, cases, lists = [], [], []
+    for name in "abcdefgh":
+        order = draw.permutation(CATALOGUE).tolist()
+        scores = np.sort(draw.integers(0, 6, 12))[::-1].tolist()
+        answers.append(Answer(name, frozenset({"i7"})))
+        query = Query(name, UserHistory("u", ()), tuple(Item(i) for i in CATALOGUE))
+        cases.append(Case(query, frozenset({"i7"})))
+        lists.append(RankedList(name, tuple(map(Entry, order, map(float, scores)))))
+    full = evaluate(FullAnswerKey(answers, CATALOGUE), {"x": lists}, METRICS[:-1], sampled=False)
+    given = evaluate(cases, {"x": lists}, METRICS[:-1], sampled=False)
+    assert full.means("x") == pytest.approx(given.means("x"))
+    assert full.chance == pytest.approx(given.chance)
+
+
+def test_a_cut_among_ties_keeps_the_expected_value() -> None:
+    """One of 11 tied items is right, one stands above: recall@3 is (3 - 1) / 11 by any cut."""
+    answers = [Answer(f"q{n}", frozenset({"i5"})) for n in range(3000)]
+    flat = (Entry("i0", 1.0), *(Entry(f"i{n}", 0.0) for n in range(1, 12)))
+    cut = [top(RankedList(answer.query, flat), 4, seed=1) for answer in answers]
+    assert {len(one.entries) for one in cut} == {4}
+    assert all(one.entries[0].item == "i0" for one in cut)
+    report = evaluate(FullAnswerKey(answers, CATALOGUE), {"x": cut}, ["recall@3"], sampled=False)
+    assert report.means("x")["recall@3"] == pytest.approx(2 / 11, abs=0.02)
+    plain = ranked("q", "i3", "i5", "i4")
+    assert top(plain, 2, seed=0).entries == plain.entries[:2]
+    assert top(plain, 9, seed=0) is plain
+
+
+@pytest.mark.parametrize("item", ["i0", "x9"], ids=["met", "unknown"])
+def test_lists_may_not_invent_candidates(item: str) -> None:
+    key = FullAnswerKey([Answer("a", frozenset({"i5"}), frozenset({"i0"}))], CATALOGUE)
+    with pytest.raises(DataError, match=f"ranker llm: the list of query a invents 1 .{item}"):
+        evaluate(key, {"llm": [ranked("a", "i5", item)]}, ["recall@1"])
+
+
+def test_an_answer_that_is_no_candidate_is_refused() -> None:
+    with pytest.raises(DataError, match="query a: the relevant"):
+        FullAnswerKey([Answer("a", frozenset({"i5"}), frozenset({"i5"}))], CATALOGUE)

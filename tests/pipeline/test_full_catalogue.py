@@ -1,0 +1,86 @@
+"""A whole run over the full catalogue: proposals, their recall, and no answer among them."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+from pipeline_data import write_data
+
+from trsr.config import load_config
+from trsr.data import Dataset
+from trsr.pipeline import run
+
+CONFIG = """
+[data]
+interactions = "clicks.csv"
+items = "products.jsonl"
+min_history = 4
+negatives = 6
+candidates = "full"
+
+[model]
+backend = "scripted"
+name = "scripted"
+
+[summarize]
+block_items = 3
+
+[train]
+epochs = 0
+
+[rank]
+rankers = ["random", "popular", "untuned"]
+proposals = 7
+depth = 20
+"""
+
+
+def test_cheap_rankers_rank_all_and_a_model_orders_what_the_first_stage_proposes(tmp_path):
+    write_data(tmp_path, users=30, items=60)
+    (tmp_path / "full.toml").write_text(CONFIG)
+    folder = tmp_path / "run"
+    config = load_config(tmp_path / "full.toml", [f"run.folder={folder}"])
+    list(run(config))
+    dataset = Dataset.load(folder)
+    cases = {case.query.id: case for case in dataset.cases("test")}
+    rankings = pl.read_parquet(folder / "rankings.parquet")
+    proposals = dict(pl.read_parquet(folder / "proposals.parquet").iter_rows())
+    counts = dict(dataset.interactions["item"].value_counts().iter_rows())
+    assert set(rankings["ranker"].unique()) == {"random", "popular", "untuned"}
+    found = 0
+    for ranker, query, items in rankings.select("ranker", "query", "items").iter_rows():
+        met = {item.id for item in cases[query].query.history.items}
+        assert not met & set(items)
+        assert len(items) == (7 if ranker == "untuned" else 20)
+        if ranker == "untuned":
+            assert set(items) == set(proposals[query])
+            found += bool(cases[query].relevant & set(items))
+            worst = min(counts.get(item, 0) for item in items)
+            others = {item.id for item in cases[query].query.candidates} - set(items)
+            assert max(counts.get(item, 0) for item in others) <= worst
+    report = json.loads((folder / "report.json").read_text())
+    first = report["first_stage"]
+    assert (first["ranker"], first["proposals"]) == ("popular", 7)
+    assert first["recall"] == found / len(cases)
+    # Not all are found; what is not found has 0 and stays in the mean.
+    assert 0 < found < len(cases)
+    per_query = pl.read_parquet(folder / "per_query.parquet").filter(ranker="untuned")
+    assert len(per_query) == len(cases)
+    assert (per_query["recall@10"] > 0).sum() == found
+    assert any("recall@7" in note for note in report["notes"])
+    assert not [one for one in run(config) if one.made]
+
+
+def test_what_cannot_work_is_told_beforehand(tmp_path):
+    import pytest
+
+    from trsr.errors import ConfigError
+
+    (tmp_path / "full.toml").write_text(CONFIG)
+    with pytest.raises(ConfigError) as caught:
+        load_config(
+            tmp_path / "full.toml", ["rank.first_stage=untuned", "evaluate.metrics=['ndcg@50']"]
+        )
+    assert "without a language model" in str(caught.value)
+    assert "20 places cannot tell a metric @50" in str(caught.value)

@@ -1,0 +1,294 @@
+"""Sweeps: what runs differ in, what they share, failures, kills, and searches on validation."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import polars as pl
+import pytest
+from pipeline_data import write_data
+
+from trsr.errors import ConfigError
+from trsr.store.rundir import RunDirectory
+from trsr.sweep import read_plan, sweep
+
+BASE = """
+[data]
+interactions = "clicks.csv"
+items = "products.jsonl"
+min_history = 4
+negatives = 6
+
+[model]
+backend = "scripted"
+name = "scripted"
+
+[summarize]
+block_items = 3
+
+[train]
+epochs = 0
+
+[rank]
+rankers = ["random", "popular", "untuned"]
+"""
+
+GRID = """
+base = "base.toml"
+
+[sweep]
+folder = "out"
+
+[set]
+evaluate.metrics = ["recall@3", "auc"]
+
+[grid]
+summarize.strategy = ["none", "recurrent"]
+prompts.recent = [1, 2]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_data(tmp_path, users=20, items=40)
+    (tmp_path / "base.toml").write_text(BASE)
+    return tmp_path
+
+
+def plan_of(folder, text=GRID, name="grid.toml"):
+    (folder / name).write_text(text)
+    return read_plan(folder / name)
+
+
+def records(folder, run):
+    return RunDirectory(folder / "out" / run).records()
+
+
+def test_the_runs_are_the_full_product_with_seeds_and_are_named_by_what_differs(folder):
+    text = 'base = "base.toml"\nseeds = [3, 4]\n' + GRID.partition("\n\n")[2]
+    text += '"rank.rankers" = [["random"], ["random", "popular"]]\n'
+    runs = plan_of(folder, text).grid()
+    assert len(runs) == 2 * 2 * 2 * 2
+    assert runs[1].name == "strategy=none,recent=1,rankers=random,seed=4"
+    assert runs[1].config.train.seed == 4
+    assert runs[1].config.run.seed == 0
+    assert runs[-1].config.rank.rankers == ("random", "popular")
+    assert runs[-1].config.evaluate.metrics == ("recall@3", "auc")
+    assert runs[0].config.data.interactions == folder / "clicks.csv"
+    assert {run.config.run.outputs for run in runs} == {folder / "out" / "outputs.sqlite"}
+    redrawn = plan_of(folder, text.replace('folder = "out"', 'seed = "run.seed"')).grid()
+    assert redrawn[1].config.run.seed == 4
+
+
+def test_equal_stages_are_made_once_and_done_runs_are_left_as_they_are(folder):
+    plan = plan_of(folder)
+    swept = sweep(plan)
+    assert not swept.failed
+    assert [one.taken for one in swept.outcomes] == [
+        (),
+        ("prepare", "summarize", "train"),
+        ("prepare",),
+        ("prepare", "summarize", "train"),
+    ]
+    first, last = (
+        records(folder, f"strategy={s},recent={n}") for s, n in (("none", 1), ("recurrent", 2))
+    )
+    assert first["prepare"].files == last["prepare"].files
+    assert first["summarize"].files != last["summarize"].files
+    # Copies, not links: a file changed in place is one run's own.
+    runs = [path for path in (folder / "out").iterdir() if path.is_dir()]
+    assert {(path / "items.parquet").stat().st_nlink for path in runs} == {1}
+    manifests = {path: (path / "manifest.json").stat().st_mtime_ns for path in runs}
+    again = sweep(plan)
+    assert manifests == {path: (path / "manifest.json").stat().st_mtime_ns for path in runs}
+    assert again.table() == swept.table()
+    header, rows = swept.table()
+    assert header == ["strategy", "recent", "ranker", "seeds", "recall@3", "auc"]
+    assert len(rows) == 4 * 3
+    report = json.loads((runs[0] / "report.json").read_text())
+    value = json.loads((folder / "out" / "sweep.json").read_text())
+    (shown,) = [one for one in value["runs"] if one["name"] == runs[0].name]
+    assert shown["rankers"]["popular"]["auc"] == report["rankers"]["popular"]["metrics"]["auc"]
+    assert "| strategy | recent |" in (folder / "out" / "sweep.md").read_text()
+
+
+def test_a_copied_stage_equals_one_made_alone(folder):
+    from trsr.config import load_config
+    from trsr.pipeline import run
+
+    sweep(plan_of(folder))
+    settings = ["summarize.strategy=recurrent", "prompts.recent=2"]
+    settings += ["evaluate.metrics=['recall@3', 'auc']", f"run.folder={folder / 'alone'}"]
+    list(run(load_config(folder / "base.toml", settings)))
+    shared = folder / "out" / "strategy=recurrent,recent=2"
+    for name in ("summaries.parquet", "rankings.parquet", "per_query.parquet"):
+        assert pl.read_parquet(shared / name).equals(pl.read_parquet(folder / "alone" / name))
+
+
+def test_a_changed_file_is_not_taken_from_another_run(folder):
+    plan = plan_of(folder)
+    sweep(plan)
+    path = folder / "out" / "strategy=none,recent=1" / "interactions.parquet"
+    pl.read_parquet(path).head(5).write_parquet(path)
+    (folder / "grid.toml").write_text(GRID.replace("[1, 2]", "[1, 2, 3]"))
+    swept = sweep(read_plan(folder / "grid.toml"))
+    (new,) = [one for one in swept.outcomes if one.name == "strategy=none,recent=3"]
+    taken = pl.read_parquet(folder / "out" / new.name / "interactions.parquet")
+    assert len(taken) > 5
+
+
+def test_one_failing_run_is_reported_and_the_others_go_on(folder):
+    text = GRID.replace("prompts.recent = [1, 2]", "model.context_tokens = [64, 2048]\n")
+    code = "from trsr.cli import main; main()"
+    (folder / "grid.toml").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "sweep", "grid.toml"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    value = json.loads((folder / "out" / "sweep.json").read_text())
+    states = {run["name"]: run["state"] for run in value["runs"]}
+    failed = [name for name, state in states.items() if state == "failed"]
+    assert failed
+    assert all("context_tokens=64" in name for name in failed)
+    assert states["strategy=recurrent,context_tokens=2048"] == "done"
+    assert done.returncode == 1, done.stderr
+    assert f"{len(failed)} of 4 runs failed" in done.stderr
+    assert (folder / "out" / failed[0] / "error.txt").read_text().startswith("Traceback")
+    assert "Traceback" not in done.stderr
+    listed = subprocess.run(
+        [sys.executable, "-c", code, "sweep", "grid.toml", "--dry-run"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert len(listed.stdout.splitlines()) == 4
+
+
+def test_a_killed_sweep_goes_on_and_ends_as_an_unbroken_one(folder):
+    (folder / "whole.toml").write_text(GRID.replace('"out"', '"whole"'))
+    whole = sweep(read_plan(folder / "whole.toml"))
+    (folder / "grid.toml").write_text(GRID)
+    code = "from trsr.sweep import read_plan, sweep; sweep(read_plan('grid.toml'))"
+    for done_runs in range(3):
+        child = subprocess.Popen([sys.executable, "-c", code], cwd=folder)
+        deadline = time.monotonic() + 60
+        # Killed in the middle of the next run: as soon as its folder is there.
+        while child.poll() is None and time.monotonic() < deadline:
+            found = list((folder / "out").glob("strategy=*"))
+            if len(found) > done_runs:
+                child.send_signal(signal.SIGKILL)
+            time.sleep(0.005)
+        assert child.wait(timeout=10) == -signal.SIGKILL
+    swept = sweep(read_plan(folder / "grid.toml"))
+    assert not swept.failed
+    assert swept.table() == whole.table()
+    for run in whole.outcomes:
+        ours, theirs = (folder / kind / run.name for kind in ("out", "whole"))
+        assert pl.read_parquet(ours / "rankings.parquet").equals(
+            pl.read_parquet(theirs / "rankings.parquet")
+        )
+
+
+def test_seeds_draw_the_training_alone(tmp_path, small_run):
+    pytest.importorskip("torch", reason="the extra `local` is not installed")
+    small_run(tmp_path)
+    text = 'base = "small.toml"\nseeds = [1, 2]\n[sweep]\nfolder = "out"\n'
+    text += "[set]\ntrain.epochs = 1\ntrain.validate_steps = 0\n"
+    swept = sweep(plan_of(tmp_path, text))
+    assert not swept.failed
+    assert [one.taken for one in swept.outcomes] == [(), ("prepare", "summarize")]
+    weights = "adapter/adapter_model.safetensors"
+    first, second = (tmp_path / "out" / f"seed={seed}" / weights for seed in (1, 2))
+    assert first.read_bytes() != second.read_bytes()
+    header, rows = swept.table()
+    assert header[:2] == ["ranker", "seeds"]
+    assert [row[:2] for row in rows] == [[n, "2"] for n in ("random", "popular", "untuned", "llm")]
+    # What does not depend on the training has no spread over its seeds.
+    assert all("(±.000)" in cell for cell in rows[0][2:])
+    assert any("(±.000)" not in cell for cell in rows[3][2:])
+
+
+SEARCH = """
+base = "base.toml"
+
+[sweep]
+folder = "out"
+
+[search]
+trials = 6
+metric = "auc"
+ranker = "untuned"
+seed = 5
+
+[search.space]
+prompts.recent = [0, 1, 3]
+summarize.block_items = { low = 2, high = 5 }
+"""
+
+
+def test_a_search_goes_by_validation_cases_and_tests_the_best_alone(folder):
+    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+    plan = plan_of(folder, SEARCH, "search.toml")
+    swept = sweep(plan)
+    assert not swept.failed
+    assert 1 < len(swept.outcomes) <= 6
+    best = max(one.validation.mean for one in swept.outcomes)
+    for one in swept.outcomes:
+        run = folder / "out" / one.name
+        tested = dict(one.settings) == dict(swept.best)
+        assert tested == bool(one.rankers) == (run / "report.json").exists()
+        assert tested == (run / "rankings.parquet").exists()
+        if tested:
+            assert one.validation.mean == best
+    again = sweep(plan)
+    assert [one.name for one in again.outcomes] == [one.name for one in swept.outcomes]
+    assert again.best == swept.best
+    assert any("best on the validation cases" in note for note in swept.notes())
+
+
+def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
+    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+    from trsr.evaluate import evaluate
+    from trsr.rank import PopularRanker, popularity
+    from trsr.recommender import Recommender
+
+    text = SEARCH.replace('"untuned"', '"popular"').replace("trials = 6", "trials = 1")
+    swept = sweep(plan_of(folder, text, "search.toml"))
+    (one,) = swept.outcomes
+    dataset = Recommender.load(folder / "out" / one.name).dataset
+    ranker = PopularRanker(popularity(dataset.interactions))
+    cases = list(dataset.cases("valid"))
+    lists = list(ranker.rank(case.query for case in cases))
+    assert one.validation.mean == evaluate(cases, {"x": lists}, ["auc"]).means("x")["auc"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('base = "nowhere.toml"\n', "no configuration file"),
+        ('base = "base.toml"\n[grid]\nprompts.recent = 3\n', "write a list of values"),
+        ('base = "base.toml"\n[grid]\nrun.folder = ["a"]\n', "cannot differ in a sweep"),
+        ('base = "base.toml"\n[grid]\nprompts.recnt = [1]\n', "recnt: unknown setting"),
+        ('base = "base.toml"\n[grid]\nprompts.recent = [1, 1]\n', "stands twice"),
+        ('base = "base.toml"\ngrids = 1\n', "grids"),
+        (SEARCH + "[grid]\nprompts.recent = [1]\n", "not both"),
+        (SEARCH.replace("high = 5", "high = 1"), "is no range"),
+        (SEARCH.replace('"auc"', '"auk"'), "there is no metric"),
+        (SEARCH.replace('"untuned"', '"untunned"'), "there is no 'untunned'"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(folder, text, said):
+    (folder / "wrong.toml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        sweep(read_plan(folder / "wrong.toml"))
+    assert not (folder / "out").exists()
