@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tiny import tiny_network
 
 from trsr.llm import tree
+from trsr.llm.packed import Memory, run_packed
 from trsr.llm.tree import (
     answer_logits,
     answer_states,
@@ -288,3 +289,54 @@ def test_the_tree_holds_every_sequence_once(sequences: list[Any], min_saved: flo
 
     walk(tree.grow(ordered, min_saved), ())
     assert [found[index] for index in range(len(ordered))] == ordered
+
+
+def test_kept_beginnings_change_no_state(networks: dict[tuple[str, bool], Any]) -> None:
+    network = networks["llama", True]
+    rng = random.Random(5)
+    start = tuple(rng.randrange(3, 300) for _ in range(40))
+    users = [start + tuple(rng.randrange(3, 300) for _ in range(30)) for _ in range(6)]
+    memory = Memory(200)
+    asked = [
+        [user + tuple(rng.randrange(3, 300) for _ in range(7)) for user in users[:3] * 2],
+        [user + tuple(rng.randrange(3, 300) for _ in range(9)) for user in users * 2],
+        [start[:20], start, users[0], users[0][:50]],
+        [users[1] + (7,), users[1] + (8,), users[5]],
+    ]
+    with torch.no_grad():
+        for sequences in asked:
+            plain = answer_states(network, sequences, batch_tokens=256)
+            kept = answer_states(network, sequences, batch_tokens=256, memory=memory)
+            assert torch.allclose(plain, kept, atol=1e-4)
+
+
+def test_what_is_kept_is_not_computed_again(
+    networks: dict[tuple[str, bool], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = networks["llama", True]
+    rng = random.Random(6)
+    user = tuple(rng.randrange(3, 300) for _ in range(100))
+    computed = []
+
+    def counted(decoder: Any, segments: Any, keep: Any) -> Any:
+        computed.append(sum(len(tokens) for tokens, _ in segments))
+        return run_packed(decoder, segments, keep)
+
+    monkeypatch.setattr(tree, "run_packed", counted)
+    memory = Memory(150)
+
+    def ask(sequences: list[tuple[int, ...]]) -> int:
+        computed.clear()
+        with torch.no_grad():
+            answer_states(network, sequences, batch_tokens=512, memory=memory)
+        return sum(computed)
+
+    candidates = [tuple(rng.randrange(3, 300) for _ in range(20)) for _ in range(4)]
+    assert ask([user + one for one in candidates[:2]]) == 140
+    # of a kept run the last token is computed again
+    assert ask([user + one for one in candidates[2:]]) == 41
+    other = [user[:50] + one for one in candidates[:2]]
+    assert ask(other) == 41
+    stranger = tuple(rng.randrange(3, 300) for _ in range(120))
+    ask([stranger + one for one in candidates[:2]])
+    assert ask([user + one for one in candidates[:2]]) == 140

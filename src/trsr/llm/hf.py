@@ -16,6 +16,7 @@ from trsr.llm import load
 from trsr.llm.base import Feed, Sampling
 from trsr.llm.generate import Generator
 from trsr.llm.layout import Layout, Question
+from trsr.llm.packed import Memory
 from trsr.llm.settings import ModelSettings
 from trsr.llm.tokens import Tokens
 from trsr.llm.tree import answer_logits, answer_states, log_normalizer
@@ -55,6 +56,7 @@ class TransformersModel:
         self._context_tokens = min(settings.context_tokens, own or settings.context_tokens)
         dtype = load.pick_dtype(settings, self.device)
         self._identity = load.identity(settings, folder, adapter, dtype)
+        self._memory = Memory(settings.kept_tokens)
 
     @property
     def identity(self) -> str:
@@ -95,7 +97,9 @@ class TransformersModel:
         """The log-probability of each answer after each prompt.
 
         What the prompts begin with in common is computed once (see `answer_states`): give all
-        candidates of a query, and many queries, in one call.
+        candidates of a query, and many queries, in one call. On a CPU what they begin alike with
+        earlier calls' prompts is kept, up to the setting `kept_tokens`: the instruction across
+        users, a user's own part when they come back.
 
         Returns:
             Shape (prompts, answers), natural logarithms. The answers' rows of the head are
@@ -146,7 +150,12 @@ class TransformersModel:
     ) -> npt.NDArray[np.float64]:
         """Of each of the tokens after each of the sequences: [sequences, tokens]."""
         with torch.no_grad(), self._evaluating():
-            states = answer_states(self.network, sequences, batch_tokens=self.settings.batch_tokens)
+            states = answer_states(
+                self.network,
+                sequences,
+                batch_tokens=self.settings.batch_tokens,
+                memory=self._memory,
+            )
             logits = answer_logits(self.network, states, tokens).double()
             normalizer = log_normalizer(self.network, states).double()
             found: npt.NDArray[np.float64] = (logits - normalizer[:, None]).cpu().numpy()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from trsr.llm.tokens import Tokens
+from trsr.llm.tokens import Tokens, common
 
 NAME = "trsr_packed"
 KINDS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt_neox"})
@@ -36,11 +37,58 @@ class Prefix:
 
     Attributes:
         layers: Each layer's keys and values, [heads, tokens, head size].
-        length: Its tokens.
+        tokens: Its tokens, from the sequence's first.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
-    length: int
+    tokens: Tokens
+
+    def first(self, length: int) -> Prefix:
+        """The first tokens of it; the same memory."""
+        if length == len(self.tokens):
+            return self
+        layers = tuple((keys[:, :length], values[:, :length]) for keys, values in self.layers)
+        return Prefix(layers, self.tokens[:length])
+
+
+class Memory:
+    """Prefixes kept between calls, the latest used ones within a budget of tokens.
+
+    Users share the instruction, and a user who comes back with other candidates shares the whole
+    of what stands before them: what a new sequence begins alike with a kept one is not computed
+    again. Holds for one set of weights.
+
+    Args:
+        budget: How many tokens' keys and values may be kept; 0: none.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._kept: OrderedDict[Tokens, Prefix] = OrderedDict()
+
+    def find(self, run: Tokens, most: int) -> Prefix | None:
+        """The longest beginning of a run, of at most so many tokens, that is kept."""
+        length, best = 0, None
+        for tokens in self._kept:
+            shared = min(common(tokens, run), most)
+            if shared > length:
+                length, best = shared, tokens
+        if best is None:
+            return None
+        self._kept.move_to_end(best)
+        return self._kept[best].first(length)
+
+    def keep(self, prefixes: Iterable[Prefix | None]) -> None:
+        """Keeps prefixes in place of those that they begin with, and of the longest unused."""
+        for prefix in filter(None, prefixes):
+            shared = {one: common(one, prefix.tokens) for one in self._kept}
+            if len(prefix.tokens) > self.budget or len(prefix.tokens) in shared.values():
+                continue
+            for known in [one for one, length in shared.items() if length == len(one)]:
+                del self._kept[known]
+            self._kept[prefix.tokens] = prefix
+            while sum(map(len, self._kept)) > self.budget:
+                self._kept.popitem(last=False)
 
 
 @dataclass(eq=False)
@@ -95,7 +143,7 @@ def run_packed(
     positions = [
         place
         for tokens, prefix in segments
-        for place in range(prefix.length if prefix else 0, _end(tokens, prefix))
+        for place in range(_start(prefix), _start(prefix) + len(tokens))
     ]
     with _attending(decoder.config):
         output = decoder(
@@ -111,8 +159,8 @@ def run_packed(
     return output.last_hidden_state[0], plan.starts, kept
 
 
-def _end(tokens: Tokens, prefix: Prefix | None) -> int:
-    return len(tokens) + (prefix.length if prefix else 0)
+def _start(prefix: Prefix | None) -> int:
+    return len(prefix.tokens) if prefix else 0
 
 
 def _longer(plan: Plan, row: int, tokens: Tokens, prefix: Prefix | None) -> Prefix:
@@ -125,7 +173,7 @@ def _longer(plan: Plan, row: int, tokens: Tokens, prefix: Prefix | None) -> Pref
         else:
             old = prefix.layers[layer]
             layers.append((torch.cat([old[0], new[0]], 1), torch.cat([old[1], new[1]], 1)))
-    return Prefix(tuple(layers), _end(tokens, prefix))
+    return Prefix(tuple(layers), (prefix.tokens if prefix else ()) + tokens)
 
 
 def _plan(segments: Sequence[tuple[Tokens, Prefix | None]], keep: bool) -> Plan:

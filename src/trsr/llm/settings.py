@@ -23,7 +23,7 @@ BACKENDS = PluginTable(
 
 
 SPEED_ONLY = frozenset(
-    {"batch_size", "batch_tokens", "key_env", "concurrency", "timeout", "retries"}
+    {"batch_size", "batch_tokens", "kept_tokens", "key_env", "concurrency", "timeout", "retries"}
     | {"price_in", "price_out"}
 )
 """Settings that change how fast or dear a model's answers come, not which answers."""
@@ -52,6 +52,12 @@ class ModelSettings(Settings):
     batch_size: int = Field(16, ge=1, description="prompts generated side by side")
     batch_tokens: int = Field(
         8192, ge=64, description="most tokens in one forward pass when scoring"
+    )
+    kept_tokens: int = Field(
+        4096,
+        ge=0,
+        description="tokens of prompts' beginnings kept between calls when scoring on a CPU, so "
+        "that the instruction and users who come back are not computed again; 0: none",
     )
     prefill: bool = Field(
         True, description="the model can continue an answer begun for it (openai: the server can)"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trsr.llm.kept import Bank, can_keep, decoder_of, run, select
-from trsr.llm.packed import Prefix, can_pack, run_packed
+from trsr.llm.packed import Memory, Prefix, can_pack, run_packed
 from trsr.llm.tokens import Tokens, TreeStats, common, distinct_tokens, tree_stats
 
 __all__ = [
@@ -86,7 +86,13 @@ def grow(ordered: Sequence[Tokens], min_saved: float = MIN_SAVED) -> list[Node]:
     return top
 
 
-def answer_states(network: Any, sequences: Sequence[Sequence[int]], *, batch_tokens: int) -> Tensor:
+def answer_states(
+    network: Any,
+    sequences: Sequence[Sequence[int]],
+    *,
+    batch_tokens: int,
+    memory: Memory | None = None,
+) -> Tensor:
     """The final hidden state at each sequence's last token, each distinct token computed once.
 
     Differentiable where gradients are enabled: those of a shared prefix are the sum over all that
@@ -98,6 +104,8 @@ def answer_states(network: Any, sequences: Sequence[Sequence[int]], *, batch_tok
         sequences: Token ids, each at least one long.
         batch_tokens: About how many tokens one forward pass may hold (a kept token counts for a
             quarter); a single longer sequence is a pass of its own.
+        memory: What earlier calls with the same weights kept, where gradients are not wanted;
+            used where passes are packed (see `can_pack`).
 
     Returns:
         Shape (sequences, hidden), after the last norm and before the head, in the model's dtype.
@@ -116,7 +124,8 @@ def answer_states(network: Any, sequences: Sequence[Sequence[int]], *, batch_tok
     states: list[Tensor] = []
     top = grow(distinct, MIN_SAVED if can_keep(network) else math.inf)
     if can_pack(decoder) and can_keep(network):
-        visit = _visit_packed(decoder, [(node, None) for node in top], batch_tokens)
+        rooted = [_remembered(node, memory) for node in top]
+        visit = _visit_packed(decoder, rooted, batch_tokens, memory)
     else:
         visit = _visit(decoder, top, None, [0] * len(top), batch_tokens)
     for found, state in visit:
@@ -218,29 +227,54 @@ def _visit(
         yield from _visit(decoder, following, kept, places, batch_tokens)
 
 
+def _remembered(node: Node, memory: Memory | None) -> tuple[Node, Prefix | None]:
+    """What is left of a topmost run behind what is kept of it."""
+    last = min((offset for offset, _ in node.ends), default=len(node.tokens) - 1)
+    found = memory.find(node.tokens, last) if memory else None
+    if found is None:
+        return node, None
+    start = len(found.tokens)
+    ends = [(offset - start, sequence) for offset, sequence in node.ends]
+    return Node(node.tokens[start:], ends, node.children), found
+
+
 def _visit_packed(
-    decoder: Any, nodes: list[tuple[Node, Prefix | None]], batch_tokens: int
+    decoder: Any,
+    nodes: list[tuple[Node, Prefix | None]],
+    batch_tokens: int,
+    memory: Memory | None = None,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """The same as `_visit`, without padding; siblings stand together in `nodes`."""
-    batch: list[tuple[Node, Prefix | None]] = []
-    for place, (node, prefix) in enumerate(nodes):
-        batch.append((node, prefix))
-        following = len(nodes[place + 1][0].tokens) if place + 1 < len(nodes) else batch_tokens
-        if sum(len(one.tokens) for one, _ in batch) + following <= batch_tokens:
-            continue
-        segments = [(one.tokens, before) for one, before in batch]
-        hidden, starts, kept = run_packed(
-            decoder, segments, [bool(one.children) for one, _ in batch]
-        )
-        ends = [(starts[row] + at, of) for row, (one, _) in enumerate(batch) for at, of in one.ends]
+    for batch in _filled(nodes, batch_tokens):
+        members = [node for node, _ in batch]
+        segments = [(node.tokens, prefix) for node, prefix in batch]
+        hidden, starts, kept = run_packed(decoder, segments, [bool(m.children) for m in members])
+        ends = [(starts[row] + at, of) for row, node in enumerate(members) for at, of in node.ends]
         if ends:
             places, found = zip(*ends, strict=True)
             yield list(found), hidden[list(places)]
-        below = [(child, kept[row]) for row, (one, _) in enumerate(batch) for child in one.children]
+        if memory is not None:
+            memory.keep(kept)
+        below = [(child, kept[row]) for row, node in enumerate(members) for child in node.children]
         del hidden, kept
-        batch = []
         if below:
-            yield from _visit_packed(decoder, below, batch_tokens)
+            yield from _visit_packed(decoder, below, batch_tokens, memory)
+
+
+def _filled(
+    nodes: list[tuple[Node, Prefix | None]], batch_tokens: int
+) -> Iterator[list[tuple[Node, Prefix | None]]]:
+    """The nodes in their order, as many together as the budget holds."""
+    batch: list[tuple[Node, Prefix | None]] = []
+    tokens = 0
+    for node, prefix in nodes:
+        if batch and tokens + len(node.tokens) > batch_tokens:
+            yield batch
+            batch, tokens = [], 0
+        batch.append((node, prefix))
+        tokens += len(node.tokens)
+    if batch:
+        yield batch
 
 
 def _batches(
