@@ -168,6 +168,9 @@ class Recommender:
             self.config.run.seed,
             self._judge,
             self.config.rank.queries_per_batch,
+            training=lambda: self.dataset.cases("train"),
+            validation=lambda: self.dataset.cases("valid"),
+            settings=self.config.rank,
         )
         return make_ranker(self._name, context)
 

@@ -206,6 +206,7 @@ def _rank(job: Job) -> dict[str, Any]:
         config.rank.queries_per_batch,
         training=lambda: dataset.cases("train"),
         validation=lambda: dataset.cases("valid"),
+        settings=config.rank,
     )
     names = config.rank.rankers
     job.progress.begin(len(names) * len(cases), "queries")
@@ -287,7 +288,7 @@ def _train_settings(config: Config) -> dict[str, Any]:
 
 
 def _rank_settings(config: Config) -> dict[str, Any]:
-    own = config.rank.model_dump(mode="json", include={"rankers"})
+    own = config.rank.of(config.rank.rankers)
     if not {"llm", "untuned"} & set(config.rank.rankers):
         return {"rank": own, "run": {"seed": config.run.seed}}
     return {"rank": own} | _judge_settings(config)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
 
 from trsr.errors import DataError, PromptError
-from trsr.rank.settings import RANKERS
+from trsr.rank.settings import RANKERS, RankSettings
 from trsr.types import Case, Query, RankedList
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class RankContext:
         training: The training cases; each targets an earlier interaction of its user.
         validation: The validation cases, whose answers may decide between settings: a ranker
             that is tuned is tuned on these.
+        settings: The settings of the rankers, a table each.
     """
 
     catalog: Catalog
@@ -58,6 +59,7 @@ class RankContext:
     queries_per_batch: int = 8
     training: Callable[[], Iterable[Case]] = tuple
     validation: Callable[[], Iterable[Case]] = tuple
+    settings: RankSettings = field(default_factory=RankSettings)
 
 
 def make_ranker(name: str, context: RankContext) -> Ranker:

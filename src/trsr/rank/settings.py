@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from pydantic import Field
 
+from trsr.neural.settings import (
+    AttentionSettings,
+    Bert4recSettings,
+    Gru4recSettings,
+)
 from trsr.plugins import PluginTable
 from trsr.settings import Settings
 
@@ -13,6 +21,10 @@ RANKERS = PluginTable(
     {
         "random": "trsr.rank.simple:make_random",
         "popular": "trsr.rank.simple:make_popular",
+        "sasrec": "trsr.rank.neural:make_sasrec",
+        "gru4rec": "trsr.rank.neural:make_gru4rec",
+        "bert4rec": "trsr.rank.neural:make_bert4rec",
+        "sasrec_text": "trsr.rank.neural:make_sasrec_text",
         "llm": "trsr.rank.yesno:make_tuned",
         "untuned": "trsr.rank.yesno:make_untuned",
     },
@@ -36,3 +48,18 @@ class RankSettings(Settings):
         ge=1,
         description="recommend without candidates: how many popular unseen items are ranked",
     )
+    sasrec: AttentionSettings = Field(
+        AttentionSettings(), description="SASRec: attention to the items before"
+    )
+    gru4rec: Gru4recSettings = Field(Gru4recSettings(), description="GRU4Rec: a recurrent network")
+    bert4rec: Bert4recSettings = Field(
+        Bert4recSettings(), description="BERT4Rec: attention in both directions"
+    )
+    sasrec_text: AttentionSettings = Field(
+        AttentionSettings(), description="SASRec with the items' texts; start is not read"
+    )
+
+    def of(self, names: Iterable[str]) -> dict[str, Any]:
+        """What decides the lists of these rankers: their names, and the tables named like them."""
+        names = list(names)
+        return self.model_dump(mode="json", include={"rankers", *names})
