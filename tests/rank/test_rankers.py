@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -18,6 +20,7 @@ from trsr.rank import (
     PopularRanker,
     RandomRanker,
     RankContext,
+    RankSettings,
     YesNoRanker,
     make_ranker,
     p_yes,
@@ -30,6 +33,9 @@ ITEMS = [Item(f"i{n}") for n in range(12)]
 INTERACTIONS = pl.DataFrame(
     {"user": ["u", "u", "v", "w"], "item": ["i1", "i2", "i1", "i3"], "time": [1.0, 2.0, 3.0, 4.0]}
 )
+
+NETWORKS = ("sasrec", "gru4rec", "bert4rec", "sasrec_text")
+QUICK = RankSettings(**{name: {"hidden": 8, "layers": 1, "max_epochs": 1} for name in NETWORKS})
 
 
 def query(name: str, *items: int) -> Query:
@@ -72,7 +78,15 @@ def context(seed: int = 0) -> RankContext:
         return Judge(lambda text: (1 if tuned else -1) * float(text.split(" i")[1])), Words()
 
     catalog = Catalog(pl.DataFrame({"id": [item.id for item in ITEMS]}))
-    return RankContext(catalog, INTERACTIONS, seed, judge)
+    return RankContext(catalog, INTERACTIONS, seed, judge, settings=QUICK)
+
+
+@pytest.fixture(autouse=True)
+def no_embedding_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts are embedded by their letters."""
+    found = ModuleType("trsr.rank.embeddings")
+    found.embed_items = lambda texts: np.array([[t.count(c) for c in "ab1"] for t in texts], float)
+    monkeypatch.setitem(sys.modules, "trsr.rank.embeddings", found)
 
 
 @pytest.mark.parametrize("name", RANKERS.names())

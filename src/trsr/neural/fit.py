@@ -92,13 +92,19 @@ def fit(
 
 
 def ndcg(network: Network, held: Sequence[Held], at: int = 10) -> float:
-    """The mean NDCG over all of the network's items; a tie counts as the worse rank."""
+    """The mean NDCG over the items that are not of the history; a tie counts as the worse rank.
+
+    That is what candidates are: items that the user has not met. An answer stays one in any case.
+    """
     total = 0.0
     for start in range(0, len(held), _VALIDATED):
         part = held[start : start + _VALIDATED]
         scores = network.log_probabilities([one.history for one in part])
         for one, row in zip(part, scores, strict=True):
-            ranks = (row[None] >= row[one.relevant][:, None]).sum(axis=1)
+            wanted = row[one.relevant].copy()
+            row[one.history] = -np.inf
+            row[one.relevant] = wanted
+            ranks = (row[None] >= wanted[:, None]).sum(axis=1)
             ideal = np.arange(1, min(at, len(one.relevant)) + 1)
             total += _gain(ranks[ranks <= at]) / _gain(ideal)
     return total / len(held)

@@ -23,7 +23,7 @@ class NetworkSettings(Settings):
     )
     learning_rate: float = Field(1e-3, gt=0, description="AdamW's rate")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
-    batch_size: int = Field(128, ge=1, description="sequences an optimizer step")
+    batch_size: int = Field(32, ge=1, description="sequences an optimizer step")
     max_epochs: int = Field(200, ge=1, description="most passes over the training sequences")
     patience: int = Field(
         10, ge=1, description="stop after this many passes without a better validation NDCG@10"

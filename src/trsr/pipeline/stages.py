@@ -288,7 +288,7 @@ def _train_settings(config: Config) -> dict[str, Any]:
 
 
 def _rank_settings(config: Config) -> dict[str, Any]:
-    own = config.rank.of(config.rank.rankers)
+    own = config.rank.meaning()
     if not {"llm", "untuned"} & set(config.rank.rankers):
         return {"rank": own, "run": {"seed": config.run.seed}}
     return {"rank": own} | _judge_settings(config)

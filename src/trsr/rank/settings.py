@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field
@@ -59,7 +58,6 @@ class RankSettings(Settings):
         AttentionSettings(), description="SASRec with the items' texts; start is not read"
     )
 
-    def of(self, names: Iterable[str]) -> dict[str, Any]:
-        """What decides the lists of these rankers: their names, and the tables named like them."""
-        names = list(names)
-        return self.model_dump(mode="json", include={"rankers", *names})
+    def meaning(self) -> dict[str, Any]:
+        """What the rankings depend on, as plain values: the rankers and the tables named so."""
+        return self.model_dump(mode="json", include={"rankers", *self.rankers})
