@@ -150,6 +150,7 @@ def _places(values: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     for table, key in (
         (values.get("prompts"), "domain"),
         (values.get("model"), "name"),
+        (values.get("rank"), "text_model"),
         (summarize.get("model") if isinstance(summarize, dict) else None, "name"),
     ):
         if isinstance(table, dict):
@@ -211,6 +212,7 @@ def _mistakes(config: Config) -> Iterator[str]:
         ("model.backend", BACKENDS, [config.model.backend]),
         ("summarize.model.backend", BACKENDS, [config.summarizer.backend]),
         ("rank.rankers", RANKERS, list(config.rank.rankers)),
+        ("rank.blend", RANKERS, list(config.rank.blend)),
     ]
     for key, table, names in named:
         for name in names:
@@ -222,6 +224,7 @@ def _mistakes(config: Config) -> Iterator[str]:
     for key, check, texts in (
         ("evaluate.metrics", parse_metric, config.evaluate.metrics),
         ("train.select_on", parse_metric, config.train.select_on),
+        ("rank.tune_on", parse_metric, config.rank.tune_on),
         ("prompts.domain", check_domain, (config.prompts.domain,)),
     ):
         for text in texts:
@@ -236,11 +239,13 @@ def _conflicts(config: Config) -> Iterator[str]:
     """Settings that contradict each other."""
     if not config.data.dataset and config.data.interactions is None:
         yield "data.interactions: name the interactions' file or folder (or data.dataset)"
-    if config.train.epochs == 0 and "llm" in config.rank.rankers:
+    if config.train.epochs == 0 and "llm" in config.rank.used:
         yield "rank.rankers: llm is the trained model, but train.epochs is 0; use untuned"
     if len(set(config.rank.rankers)) < len(config.rank.rankers):
         yield "rank.rankers: a ranker stands twice"
-    if config.model.backend == "openai" and {"llm", "untuned"} & set(config.rank.rankers):
+    if "blend" in config.rank.blend or len(set(config.rank.blend)) < len(config.rank.blend):
+        yield "rank.blend: blend cannot be a member, and no member stands twice"
+    if config.model.backend == "openai" and {"llm", "untuned"} & set(config.rank.used):
         yield (
             "model.backend: openai gives no log-probabilities of answers, so it cannot rank; set "
             "it in [summarize.model] and a local backend in [model]"

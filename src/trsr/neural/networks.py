@@ -74,9 +74,11 @@ class Network(nn.Module, ABC):
         asked = [self.asked(history) for history in histories]
         states = self.states(torch.from_numpy(padded(asked)).to(own.device), table)
         ends = torch.tensor([len(one) - 1 for one in asked], device=own.device)
-        logits = states[torch.arange(len(asked), device=own.device), ends] @ table.T
+        found = states[torch.arange(len(asked), device=own.device), ends]
+        # In fp64 (which not every device has), so that large logits cost no digits.
+        logits = found.cpu().double() @ table.cpu().double().T
         whole = logits[:, : len(own)].logsumexp(dim=1, keepdim=True)
-        return (logits - whole).cpu().numpy().astype(np.float64)
+        return cast("Floats", (logits - whole).numpy())
 
 
 class Sasrec(Network):

@@ -22,14 +22,19 @@ from trsr.pipeline.pages import write_pages
 from trsr.pipeline.stair import Job, Stage, fingerprint
 from trsr.prompts import PromptWriter, load_domain
 from trsr.rank import (
-    RankContext,
     YesNoRanker,
     make_ranker,
     rank_what_fits,
     read_rankings,
     write_rankings,
 )
-from trsr.recommender import judge, judge_writer, open_stored, summary_writer
+from trsr.recommender import (
+    judge,
+    judge_writer,
+    open_stored,
+    rank_context,
+    summary_writer,
+)
 from trsr.store.rundir import RunDirectory
 from trsr.summarize import summarize
 from trsr.train import train
@@ -95,8 +100,9 @@ def _prepare(job: Job) -> dict[str, Any]:
 
 def _splits(config: Config) -> list[str]:
     """The splits whose summaries some later stage reads."""
-    train = ["train"] if config.train.epochs and "llm" in config.rank.rankers else []
-    valid = ["valid"] if train and config.train.validate_steps else []
+    train = ["train"] if config.train.epochs and "llm" in config.rank.used else []
+    blended = {"llm", "untuned"} & set(config.rank.blended)
+    valid = ["valid"] if blended or (train and config.train.validate_steps) else []
     return [*train, *valid, "test"]
 
 
@@ -146,7 +152,7 @@ def _usage(model: Any) -> dict[str, Any]:
 
 def _train(job: Job) -> dict[str, Any]:
     config = job.config
-    if not config.train.epochs or "llm" not in config.rank.rankers:
+    if not config.train.epochs or "llm" not in config.rank.used:
         return {"steps": 0, "why": "nothing to train: train.epochs is 0, or no ranker is llm"}
     dataset = Dataset.load(job.run.folder)
     summaries = read_summaries(job.run / "summaries.parquet")
@@ -198,19 +204,15 @@ def _rank(job: Job) -> dict[str, Any]:
         writers[model.identity] = writer
         return model, writer
 
-    context = RankContext(
-        dataset.catalog,
-        dataset.interactions,
-        config.run.seed,
+    context = rank_context(
+        config,
+        dataset,
         open_judge,
-        config.rank.queries_per_batch,
-        training=lambda: dataset.cases("train"),
-        validation=lambda: dataset.cases("valid"),
-        settings=config.rank,
+        validation=lambda: (with_summary(case, summaries) for case in dataset.cases("valid")),
+        progress=job.progress,
     )
     names = config.rank.rankers
-    job.progress.begin(len(names) * len(cases), "queries")
-
+    chosen: dict[str, Any] = {}
     unfit: dict[str, str] = {}
 
     def skipped(query: Query, error: PromptError) -> None:
@@ -221,7 +223,10 @@ def _rank(job: Job) -> dict[str, Any]:
             summarized(query, summaries[query.id]) if query.id in summaries else query
             for query in cases.queries()
         )
-        for ranked in rank_what_fits(make_ranker(name, context), queries, skipped):
+        ranker = make_ranker(name, context)
+        chosen.update({name: dict(ranker.chosen)} if hasattr(ranker, "chosen") else {})
+        job.progress.begin(len(cases), "queries")
+        for ranked in rank_what_fits(ranker, queries, skipped):
             yield ranked
             job.progress.advance(1, name)
 
@@ -233,6 +238,7 @@ def _rank(job: Job) -> dict[str, Any]:
     if unfit and len(unfit) == len(cases):
         raise PromptError(f"no query fits the context; the first: {next(iter(unfit.values()))}")
     info = {"queries": len(cases), "unfit": len(unfit), "rankers": list(names), "models": models}
+    info |= {"chosen": chosen}
     return info | ({"unfit_queries": dict(islice(unfit.items(), 20))} if unfit else {})
 
 
@@ -281,7 +287,7 @@ def _judge_settings(config: Config) -> dict[str, Any]:
 
 
 def _train_settings(config: Config) -> dict[str, Any]:
-    if not config.train.epochs or "llm" not in config.rank.rankers:
+    if not config.train.epochs or "llm" not in config.rank.used:
         return {"train": {"epochs": 0}}
     own = config.train.model_dump(mode="json", exclude={"checkpoint_steps"})
     return {"train": own} | _judge_settings(config)
@@ -289,7 +295,7 @@ def _train_settings(config: Config) -> dict[str, Any]:
 
 def _rank_settings(config: Config) -> dict[str, Any]:
     own = config.rank.meaning()
-    if not {"llm", "untuned"} & set(config.rank.rankers):
+    if not {"llm", "untuned"} & set(config.rank.used):
         return {"rank": own, "run": {"seed": config.run.seed}}
     return {"rank": own} | _judge_settings(config)
 

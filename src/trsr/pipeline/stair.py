@@ -16,7 +16,10 @@ from trsr.errors import StaleRunError
 from trsr.progress import Progress
 from trsr.store.rundir import RunDirectory, StageRecord
 
-PACKAGES = ("trsr", "torch", "transformers", "peft", "polars", "numpy", "openvino-genai", "openai")
+PACKAGES = (
+    *("trsr", "torch", "transformers", "peft", "polars", "numpy", "openvino-genai", "openai"),
+    *("scipy", "bm25s", "sentence-transformers"),
+)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
 
 from trsr.errors import DataError, PromptError
+from trsr.progress import Progress, Silent
 from trsr.rank.settings import RANKERS, RankSettings
 from trsr.types import Case, Query, RankedList
 
@@ -49,7 +50,12 @@ class RankContext:
         training: The training cases; each targets an earlier interaction of its user.
         validation: The validation cases, whose answers may decide between settings: a ranker
             that is tuned is tuned on these.
-        settings: The settings of the rankers, a table each.
+        settings: The settings of ranking.
+        quality: Judges lists of validation cases by `rank.tune_on`: metric → mean, the most
+            important first. None: nothing is tuned.
+        progress: Told about long preparations.
+        kept: The blend's members once they are made: a ranker that is also a row of its own is
+            neither fitted nor loaded twice.
     """
 
     catalog: Catalog
@@ -60,6 +66,9 @@ class RankContext:
     training: Callable[[], Iterable[Case]] = tuple
     validation: Callable[[], Iterable[Case]] = tuple
     settings: RankSettings = field(default_factory=RankSettings)
+    quality: Callable[[Sequence[Case], Sequence[RankedList]], Mapping[str, float]] | None = None
+    progress: Progress = field(default_factory=Silent)
+    kept: dict[str, Ranker] = field(default_factory=dict)
 
 
 def make_ranker(name: str, context: RankContext) -> Ranker:
@@ -68,7 +77,12 @@ def make_ranker(name: str, context: RankContext) -> Ranker:
     Raises:
         ConfigError: If there is no such ranker; near names are suggested.
     """
-    return cast("Ranker", RANKERS.load(name)(context))
+    if name in context.kept:
+        return context.kept[name]
+    ranker = cast("Ranker", RANKERS.load(name)(context))
+    if name in context.settings.blended:
+        context.kept[name] = ranker
+    return ranker
 
 
 def rank_what_fits(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
+import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from trsr.errors import ConfigError, DataError
+from trsr.errors import DataError
+from trsr.llm.embeddings import SentenceEncoder
+from trsr.llm.embeddings import embed as embed_kept
+from trsr.rank.item_text import item_text
 from trsr.settings import derive_seed
 from trsr.types import Item, Query, RankedList
 
@@ -49,22 +52,31 @@ class NeuralRanker:
         network: The trained network.
         counts: item → number of training interactions, in the order of the network's numbers.
         embed: Embeds texts; None where the network reads none.
+        text: An item's text; empty where it has none.
         queries_per_batch: How many queries are scored together.
+
+    Attributes:
+        chosen: When training was stopped and by what, for the manifest.
     """
+
+    chosen: Mapping[str, Any]
 
     def __init__(
         self,
         network: Network,
         counts: dict[str, int],
         embed: Embed | None = None,
+        text: Callable[[Item], str] | None = None,
         queries_per_batch: int = 8,
     ) -> None:
+        self.chosen = {}
         self.network = network
         self.queries_per_batch = queries_per_batch
         self._numbers = {item: number for number, item in enumerate(counts)}
         share = np.array(list(counts.values()), dtype=np.float64)
         self._shares = np.log(share / share.sum())
         self._embed = embed
+        self._text = text
         self._embedded: dict[str, Floats] = {}
 
     def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
@@ -89,7 +101,7 @@ class NeuralRanker:
 
     def _new(self, batch: list[Query]) -> tuple[dict[str, int], Floats | None]:
         """Numbers and embedded texts of the batch's items that training did not meet."""
-        if self._embed is None:
+        if self._embed is None or self._text is None:
             return {}, None
         read = (
             item
@@ -97,7 +109,7 @@ class NeuralRanker:
             for item in (*query.candidates, *query.history.recent(self.network.max_length))
             if item.id not in self._numbers
         )
-        texts = {item.id: text for item in read if (text := item_text(item))}
+        texts = {item.id: text for item in read if (text := self._text(item))}
         if not texts:
             return {}, None
         # Kept by text: the same id may come with another text.
@@ -107,11 +119,6 @@ class NeuralRanker:
         found = np.stack([self._embedded[text] for text in texts.values()])
         start = len(self._numbers)
         return {item: start + n for n, item in enumerate(texts)}, found
-
-
-def item_text(item: Item) -> str:
-    """What is embedded of an item: its fields' values, in catalogue order."""
-    return ". ".join(value for _, value in item.fields)
 
 
 def fit_neural(
@@ -135,12 +142,12 @@ def fit_neural(
         settings: Of the network and its training.
         name: The ranker's name, for its messages and draws; left out: the kind.
         add_text: Add a learned map of the text's embedding to each item's vector.
-        embed: Embeds texts; left out: as `text_knn` does, where texts are needed.
+        embed: Embeds texts; left out: by the run's embedding model, where texts are needed.
 
     Raises:
-        ConfigError: If texts are needed and cannot be embedded here.
+        ConfigError: If texts are needed and sentence-transformers is not installed.
         DataError: If no user has two training interactions.
-        ModelError: If training diverges.
+        ModelError: If training diverges, or the embedding model cannot be had.
     """
     from trsr.neural.fit import fit
 
@@ -161,14 +168,19 @@ def fit_neural(
     use: Literal["none", "start", "add"] = (
         "add" if add_text else "start" if settings.start == "text" else "none"
     )
+    text = functools.partial(item_text, settings=context.settings)
+    written = [text(context.catalog[item]) if item in context.catalog else "" for item in counts]
+    if use != "none" and not any(written):
+        _log.warning("%s: no item of training has text; it is trained without", name)
+        use = "none"
     texts = None
     if use == "none":
         embed = None
     else:
-        embed = embed or text_embedder(name)
-        texts = embed([item_text(context.catalog[item]) for item in counts])
+        embed = embed or text_embedder(context)
+        texts = _embedded(written, embed)
     _log.info("%s: %d users, %d items", name, len(sequences), len(counts))
-    network = fit(
+    fitted = fit(
         kind,
         list(sequences.values()),
         len(counts),
@@ -177,24 +189,32 @@ def fit_neural(
         seed=seed,
         text=use,
         texts=texts,
+        progress=context.progress,
     )
-    return NeuralRanker(network, counts, embed, context.queries_per_batch)
+    ranker = NeuralRanker(fitted.network, counts, embed, text, context.queries_per_batch)
+    ranker.chosen = {
+        "passes": fitted.passes,
+        "on": "ndcg@10 over all items" if held else "minus the training loss",
+        "score": fitted.score,
+        "cases": len(held),
+    }
+    return ranker
 
 
-def text_embedder(name: str) -> Embed:
-    """The embeddings of texts that all rankers share.
+def text_embedder(context: RankContext) -> Embed:
+    """Embeds texts by the run's embedding model; each is computed once and kept.
 
     Raises:
-        ConfigError: If there are none here.
+        ConfigError: If sentence-transformers is not installed.
+        ModelError: If the embedding model cannot be had.
     """
-    try:
-        embeddings = importlib.import_module("trsr.rank.embeddings")
-    except ImportError as error:
-        raise ConfigError(
-            f"ranker {name} needs embeddings of the items' texts, which cannot be made here "
-            f"({error}); take it out of rank.rankers, or leave rank.{name}.start at random"
-        ) from error
-    return cast("Embed", embeddings.embed_items)
+    encoder = SentenceEncoder(context.settings.text_model, context.progress)
+
+    def embed(texts: Sequence[str]) -> Floats:
+        found = embed_kept(texts, encoder, progress=context.progress)
+        return np.stack([found[text] for text in texts]).astype(np.float64)
+
+    return embed
 
 
 def make_sasrec(context: RankContext) -> NeuralRanker:
@@ -220,6 +240,15 @@ def make_sasrec_text(context: RankContext) -> NeuralRanker:
 
 def _numbered(items: Iterable[str], numbers: dict[str, int]) -> Ints:
     return np.array([numbers[item] for item in items if item in numbers], dtype=np.int64)
+
+
+def _embedded(texts: Sequence[str], embed: Embed) -> Floats:
+    """[texts, any] embeddings; the mean of the others where there is no text."""
+    there = np.array([bool(text) for text in texts])
+    found = embed([text for text in texts if text])
+    result = np.broadcast_to(found.mean(axis=0), (len(texts), found.shape[1])).copy()
+    result[there] = found
+    return result
 
 
 def _sequences(interactions: pl.DataFrame, numbers: dict[str, int]) -> dict[str, Ints]:

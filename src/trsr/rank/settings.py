@@ -12,6 +12,15 @@ from trsr.neural.settings import (
     Gru4recSettings,
 )
 from trsr.plugins import PluginTable
+from trsr.rank.baseline_settings import (
+    Bm25Settings,
+    EaseSettings,
+    ItemKnnRecentSettings,
+    ItemKnnSettings,
+    NotNegative,
+    PopularRecentSettings,
+    TextKnnSettings,
+)
 from trsr.settings import Settings
 
 RANKERS = PluginTable(
@@ -20,15 +29,37 @@ RANKERS = PluginTable(
     {
         "random": "trsr.rank.simple:make_random",
         "popular": "trsr.rank.simple:make_popular",
+        "popular_recent": "trsr.rank.popular_recent:make_popular_recent",
+        "bm25": "trsr.rank.bm25:make_bm25",
+        "item_knn": "trsr.rank.item_knn:make_item_knn",
+        "item_knn_recent": "trsr.rank.item_knn:make_item_knn_recent",
+        "text_knn": "trsr.rank.text_knn:make_text_knn",
+        "ease": "trsr.rank.ease:make_ease",
         "sasrec": "trsr.rank.neural:make_sasrec",
         "gru4rec": "trsr.rank.neural:make_gru4rec",
         "bert4rec": "trsr.rank.neural:make_bert4rec",
         "sasrec_text": "trsr.rank.neural:make_sasrec_text",
+        "blend": "trsr.rank.blend:make_blend",
         "llm": "trsr.rank.yesno:make_tuned",
         "untuned": "trsr.rank.yesno:make_untuned",
     },
 )
 """Each part is a callable that takes a `RankContext` and gives a `Ranker`."""
+
+_EMBEDDED = frozenset({"text_knn", "sasrec", "gru4rec", "bert4rec", "sasrec_text"})
+_TEXT = _EMBEDDED | {"bm25"}
+_TUNED = frozenset({"bm25", "text_knn", "popular_recent", "item_knn", "item_knn_recent", "ease"})
+_READ_BY = {
+    "text_fields": _TEXT,
+    "text_words": _TEXT,
+    "text_model": _EMBEDDED,
+    "tune_on": _TUNED,
+    "tune_cases": _TUNED | {"blend"},
+    "blend": frozenset({"blend"}),
+    "blend_l2": frozenset({"blend"}),
+    "blend_folds": frozenset({"blend"}),
+}
+"""Settings that several rankers read, and which; a table named like a ranker is that ranker's."""
 
 
 class RankSettings(Settings):
@@ -47,6 +78,35 @@ class RankSettings(Settings):
         ge=1,
         description="recommend without candidates: how many popular unseen items are ranked",
     )
+    tune_on: tuple[str, ...] = Field(
+        ("ndcg@10", "auc"),
+        min_length=1,
+        description="a cheap ranker's settings are those with the highest first metric on the "
+        "validation cases; the next metrics decide between equals, then the lists' order. Without "
+        "validation cases each list's first value is taken",
+    )
+    tune_cases: int = Field(
+        2000, ge=0, description="most validation cases to choose on, drawn by seed; 0: all"
+    )
+    text_fields: tuple[str, ...] = Field(
+        (), description="the text columns that the cheap rankers read, in this order; empty: all"
+    )
+    text_words: int = Field(64, ge=1, description="most words of each column that they read")
+    text_model: str = Field(
+        "minilm",
+        description="the embedding model: minilm (see `trsr get`), a folder or a hub id, in the "
+        "format of sentence-transformers",
+    )
+    popular_recent: PopularRecentSettings = Field(
+        PopularRecentSettings(), description="popularity in a window of time"
+    )
+    bm25: Bm25Settings = Field(Bm25Settings(), description="BM25 on item texts")
+    item_knn: ItemKnnSettings = Field(ItemKnnSettings(), description="items met by the same users")
+    item_knn_recent: ItemKnnRecentSettings = Field(
+        ItemKnnRecentSettings(), description="the same for the last items only"
+    )
+    text_knn: TextKnnSettings = Field(TextKnnSettings(), description="embeddings of item texts")
+    ease: EaseSettings = Field(EaseSettings(), description="the closed-form linear item model")
     sasrec: AttentionSettings = Field(
         AttentionSettings(), description="SASRec: attention to the items before"
     )
@@ -55,9 +115,43 @@ class RankSettings(Settings):
         Bert4recSettings(), description="BERT4Rec: attention in both directions"
     )
     sasrec_text: AttentionSettings = Field(
-        AttentionSettings(), description="SASRec with the items' texts; start is not read"
+        AttentionSettings(),
+        description="SASRec whose vectors are an item's own plus a learned map of its text's "
+        "embedding; start is not read",
     )
+    blend: tuple[str, ...] = Field(
+        ("popular_recent", "item_knn", "bm25"),
+        min_length=1,
+        description="blend: the rankers whose scores are added, with weights learned on the "
+        "validation cases",
+    )
+    blend_l2: tuple[NotNegative, ...] = Field(
+        (0.01, 0.001, 0.1, 1.0),
+        min_length=1,
+        description="blend: candidates for the L2 penalty on the weights, chosen by "
+        "cross-validation over validation users",
+    )
+    blend_folds: int = Field(5, ge=2, description="blend: folds of that cross-validation")
+
+    @property
+    def blended(self) -> tuple[str, ...]:
+        """The blend's members, where the blend is ranked by."""
+        return self.blend if "blend" in self.rankers else ()
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Every ranker of a run, the blend's members included; each once."""
+        return tuple(dict.fromkeys((*self.rankers, *self.blended)))
+
+    @property
+    def embedding(self) -> tuple[str, ...]:
+        """The used rankers that read embeddings of texts."""
+        networks = {"sasrec": self.sasrec, "gru4rec": self.gru4rec, "bert4rec": self.bert4rec}
+        started = {name for name, one in networks.items() if one.start == "text"}
+        return tuple(n for n in self.used if n in started | {"text_knn", "sasrec_text"})
 
     def meaning(self) -> dict[str, Any]:
-        """What the rankings depend on, as plain values: the rankers and the tables named so."""
-        return self.model_dump(mode="json", include={"rankers", *self.rankers})
+        """What the rankings depend on, as plain values: the used rankers' settings only."""
+        tables = {name: frozenset({name}) for name in RANKERS.names()}
+        unread = {name for name, by in (tables | _READ_BY).items() if not by & set(self.used)}
+        return self.model_dump(mode="json", exclude={"queries_per_batch", "proposals", *unread})

@@ -1,0 +1,93 @@
+"""Ranks by EASE: a linear model between items, solved in closed form."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trsr.errors import ConfigError
+from trsr.plugins import optional
+from trsr.rank.matrix import InteractionMatrix
+from trsr.rank.tune import QueryRanker, tuned
+from trsr.types import Query
+
+if TYPE_CHECKING:
+    from trsr.rank.base import RankContext
+
+
+class EaseRanker(QueryRanker):
+    """Σ B(j, i) over the history's different items j.
+
+    Steck, "Embarrassingly shallow autoencoders for sparse data" (WWW 2019), equation 8: with
+    P = (XᵀX + λI)⁻¹, B(j, i) = −P(j, i) / P(i, i) and B(i, i) = 0. X is the binary matrix of users
+    and items. Candidates that nobody met in training, and all candidates of a history without a
+    known item, score 0.
+
+    Args:
+        matrix: Who met what in training; its n items give an n × n matrix of float64.
+        penalty: λ.
+    """
+
+    def __init__(self, matrix: InteractionMatrix, penalty: float) -> None:
+        self.matrix = matrix
+        self.penalty = penalty
+
+    @functools.cached_property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """B, shape (items, items)."""
+        return _solve(self.matrix, self.penalty)
+
+    def scores(self, query: Query) -> Sequence[float]:
+        """One score a candidate."""
+        met = np.unique(self.matrix.rows(query.history.items))
+        met = met[met >= 0]
+        asked = self.matrix.rows(query.candidates)
+        known = asked >= 0
+        total = np.zeros(len(query.candidates))
+        if len(met) and known.any():
+            total[known] = self.weights[met[:, None], asked[known]].sum(axis=0)
+        return [float(score) for score in total]
+
+
+def _solve(matrix: InteractionMatrix, penalty: float) -> npt.NDArray[np.float64]:
+    lapack: Any = optional("scipy.linalg.lapack", "baselines", "the ranker ease")
+    # symmetric, so its transpose is itself in the order that LAPACK overwrites without a copy
+    gram = (matrix.users_of @ matrix.users_of.T).toarray().T
+    gram[np.diag_indices_from(gram)] += penalty
+    inverse, failed = lapack.dpotrf(gram, lower=1, overwrite_a=1)
+    if not failed:
+        inverse, failed = lapack.dpotri(inverse, lower=1, overwrite_c=1)
+    if failed:
+        raise ConfigError(
+            f"rank.ease.penalty = {penalty:g} is too small: the item matrix has no inverse in "
+            "double precision; set a larger one"
+        )
+    for row in range(len(inverse)):  # LAPACK fills one triangle only
+        inverse[row, row + 1 :] = inverse[row + 1 :, row]
+    inverse /= -inverse.diagonal().copy()
+    np.fill_diagonal(inverse, 0.0)
+    weights: npt.NDArray[np.float64] = inverse
+    return weights
+
+
+def make_ease(context: RankContext) -> EaseRanker:
+    """EASE on the training interactions, its penalty tuned on the validation cases.
+
+    Raises:
+        ConfigError: If there are more items than `rank.ease.max_items`.
+    """
+    own = context.settings.ease
+    matrix = InteractionMatrix(context.interactions, "ease")
+    if len(matrix) > own.max_items:
+        raise ConfigError(
+            f"the ranker ease inverts a dense matrix of all {len(matrix):,} items with "
+            f"interactions, which takes about {24 * len(matrix) ** 2 / 2**30:.1f} GiB; the limit "
+            f"is rank.ease.max_items = {own.max_items:,}. Raise it if there is the memory, keep "
+            "fewer items with data.k_core, or leave ease out"
+        )
+    options = [{"penalty": value} for value in own.penalty]
+    return tuned("ease", context, options, functools.partial(EaseRanker, matrix))

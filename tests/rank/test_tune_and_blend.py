@@ -1,0 +1,331 @@
+"""Choosing on validation cases: the better setting and the better member win."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trsr.config import check_config
+from trsr.data import Catalog
+from trsr.errors import ConfigError, PromptError
+from trsr.evaluate import evaluate
+from trsr.rank import RankContext, RankSettings, make_ranker, rank_what_fits
+from trsr.rank.blend import BlendRanker, Examples, choose_l2, fit_weights, standardized
+from trsr.rank.tune import QueryRanker, tuned, validation_cases
+from trsr.types import Case, Item, Query, RankedList, UserHistory
+
+ITEMS = [Item(f"i{n}") for n in range(30)]
+CATALOG = Catalog(pl.DataFrame({"id": [item.id for item in ITEMS]}))
+LOG = pl.DataFrame({"user": ["u"], "item": ["i0"], "time": [1.0]})
+
+
+def case(name: str, seed: int, count: int = 12) -> Case:
+    candidates = random.Random(f"{name} {seed}").sample(ITEMS, count)
+    answer = min(candidates, key=lambda item: item.id)
+    return Case(
+        Query(name, UserHistory(f"of {name}", ()), tuple(candidates)), frozenset({answer.id})
+    )
+
+
+def cases(count: int, seed: int = 0, prefix: str = "q") -> list[Case]:
+    return [case(f"{prefix}{n}", seed) for n in range(count)]
+
+
+def quality(asked, lists):
+    return evaluate(asked, {"x": lists}, ("ndcg@10", "auc")).means("x")
+
+
+def context(valid: Iterable[Case] = (), **changes) -> RankContext:
+    valid = list(valid)
+
+    def judge(tuned: bool):
+        raise AssertionError("no language model is asked for")
+
+    changes = {"quality": quality} | changes
+    return RankContext(CATALOG, LOG, 0, judge, validation=lambda: valid, **changes)
+
+
+class Noisy(QueryRanker):
+    """The right order (`case`: the lowest id is the answer), and so much noise."""
+
+    def __init__(self, noise: float, salt: str = "") -> None:
+        self.noise = noise
+        self.salt = salt
+        self.asked: list[str] = []
+
+    def scores(self, query: Query) -> list[float]:
+        self.asked.append(query.id)
+        best = min(item.id for item in query.candidates)
+        draw = {
+            item.id: random.Random(f"{self.salt} {query.id} {item.id}").gauss(0, 1)
+            for item in query.candidates
+        }
+        return [(item.id == best) + self.noise * draw[item.id] for item in query.candidates]
+
+
+# --- tune
+
+
+def test_the_setting_that_orders_the_validation_cases_best_is_chosen() -> None:
+    options = [{"noise": noise} for noise in (3.0, 0.1, 1.0)]
+    ranker = tuned("noisy", context(cases(60)), options, Noisy)
+    assert ranker.noise == 0.1
+    assert ranker.chosen["noise"] == 0.1
+    assert ranker.chosen["why"] == "best of 3 on 60 validation cases"
+    lists = list(ranker.rank(one.query for one in cases(60)))
+    assert ranker.chosen["ndcg@10"] == pytest.approx(quality(cases(60), lists)["ndcg@10"], abs=1e-4)
+
+
+def test_between_equal_settings_the_first_is_chosen() -> None:
+    options = [{"noise": 0.0, "salt": "x"}, {"noise": 0.0, "salt": "y"}]
+    assert tuned("noisy", context(cases(5)), options, Noisy).salt == "x"
+
+
+def test_without_validation_cases_the_first_setting_is_taken_and_that_is_said() -> None:
+    options = [{"noise": 3.0}, {"noise": 0.1}]
+    for given_context in (context(), context(cases(5), quality=None)):
+        ranker = tuned("noisy", given_context, options, Noisy)
+        assert ranker.noise == 3.0
+        assert ranker.chosen == {"noise": 3.0, "why": "no validation cases: the first setting"}
+
+
+def test_a_single_setting_asks_no_validation_case() -> None:
+    ranker = tuned("noisy", context(cases(5)), [{"noise": 1.0}], Noisy)
+    assert ranker.asked == []
+    assert ranker.chosen["why"] == "the only setting"
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.permutations(range(20)), st.integers(1, 25))
+def test_cases_to_tune_on_are_drawn_by_their_own_lot(order: list[int], most: int) -> None:
+    every = cases(20)
+    few = RankSettings(tune_cases=most)
+    straight = validation_cases(context(every, settings=few))
+    turned = validation_cases(context([every[n] for n in order], settings=few))
+    assert len(straight) == min(most, 20)
+    assert {one.query.id for one in straight} == {one.query.id for one in turned}
+    assert [one.query.id for one in straight] == [one.query.id for one in every if one in straight]
+    assert len(validation_cases(context(every, settings=RankSettings(tune_cases=0)))) == 20
+
+
+# --- blend: its parts
+
+
+def ranked(scores: dict[str, float], name: str = "q") -> RankedList:
+    items = tuple(Item(one) for one in scores)
+    return RankedList.of(Query(name, UserHistory("u", ()), items), list(scores.values()))
+
+
+def test_scores_are_standardized_within_a_query() -> None:
+    found = standardized(ranked({"a": 1.0, "b": 3.0, "c": 5.0}))
+    # mean 3, variance (4 + 0 + 4)/3
+    root = math.sqrt(8 / 3)
+    assert found == pytest.approx({"a": -2 / root, "b": 0, "c": 2 / root})
+    assert standardized(ranked({"a": 7.7, "b": 7.7, "c": 7.7})) == {"a": 0, "b": 0, "c": 0}
+    assert standardized(ranked({"a": 0.0, "b": 0.0})) == {"a": 0, "b": 0}
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=9), st.floats(0.01, 100), st.floats(-9, 9)
+)
+def test_standardizing_forgets_unit_and_origin(scores, unit, origin) -> None:
+    names = [f"i{n}" for n in range(len(scores))]
+    plain = dict(zip(names, scores, strict=True))
+    spread = np.std(scores)
+    if spread < 1e-6 * max(map(abs, scores)) or spread < 1e-6:
+        return
+    moved = standardized(ranked({name: unit * s + origin for name, s in plain.items()}))
+    assert moved == pytest.approx(standardized(ranked(plain)), rel=1e-4, abs=1e-4)
+
+
+def examples(seed: int = 0, count: int = 40, members: int = 3) -> Examples:
+    draw = np.random.default_rng(seed)
+    real = np.arange(6) < draw.integers(3, 7, count)[:, None]
+    scores = draw.normal(size=(count, 6, members)) * real[:, :, None]
+    relevant = np.zeros((count, 6))
+    relevant[:, 0] = 0.5
+    relevant[:, 1] = 0.5
+    return Examples(scores, relevant, real, [f"u{n // 2}" for n in range(count)])
+
+
+def test_the_loss_is_the_listwise_cross_entropy_by_hand_and_its_gradient_is_right() -> None:
+    one = examples(count=1)
+    weights = np.array([0.3, -0.2, 0.5])
+    sums = [
+        float(row @ weights) for row, real in zip(one.scores[0], one.real[0], strict=True) if real
+    ]
+    total = sum(math.exp(s) for s in sums)
+    by_hand = -0.5 * (math.log(math.exp(sums[0]) / total) + math.log(math.exp(sums[1]) / total))
+    assert one.loss(weights)[0] == pytest.approx(by_hand)
+    many = examples()
+    _, gradient = many.loss(weights)
+    for axis in range(3):
+        step = np.eye(3)[axis] * 1e-6
+        slope = (many.loss(weights + step)[0] - many.loss(weights - step)[0]) / 2e-6
+        assert gradient[axis] == pytest.approx(slope, abs=1e-6)
+
+
+def test_a_larger_penalty_gives_smaller_weights_and_the_fit_is_a_minimum() -> None:
+    many = examples()
+    sizes = [float(np.linalg.norm(fit_weights(many, l2))) for l2 in (0.001, 0.1, 10.0)]
+    assert sizes == sorted(sizes, reverse=True)
+    best = fit_weights(many, 0.1)
+    slope = many.loss(best)[1] + 0.1 * best
+    assert slope == pytest.approx(np.zeros(3), abs=1e-4)
+
+
+def test_pure_noise_is_held_back_and_the_choice_depends_on_the_seed_alone() -> None:
+    noise = examples(count=60)
+    chosen = choose_l2(noise, (0.0001, 0.01, 10.0), 5, 0)
+    assert chosen == 10.0
+    assert choose_l2(noise, (0.0001, 0.01, 10.0), 5, 0) == chosen
+    assert choose_l2(noise[np.arange(60) < 2], (0.5, 1.0), 5, 0) == 0.5  # one user: no folds
+
+
+# --- blend: the whole
+
+
+class Members:
+    """Rankers by name in place of the real ones, each made once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **rankers) -> None:
+        from trsr.rank import base
+
+        real = base.RANKERS.load
+        found = {name: (lambda context, one=one: one) for name, one in rankers.items()}
+        monkeypatch.setattr(base.RANKERS, "load", lambda name: found.get(name) or real(name))
+
+
+def blend(monkeypatch, valid: list[Case], **rankers) -> BlendRanker:
+    Members(monkeypatch, **rankers)
+    rank = RankSettings(rankers=("blend",), blend=tuple(rankers))
+    made = make_ranker("blend", context(valid, settings=rank))
+    assert isinstance(made, BlendRanker)
+    return made
+
+
+def auc(ranker, asked: list[Case]) -> float:
+    return quality(asked, list(ranker.rank(one.query for one in asked)))["auc"]
+
+
+def test_the_blend_finds_the_better_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = Noisy(0.5, "good"), Noisy(50.0, "bad")
+    ranker = blend(monkeypatch, cases(200), popular=bad, bm25=good)
+    assert ranker.weights["bm25"] > 5 * abs(ranker.weights["popular"])
+    test = cases(300, seed=1, prefix="t")
+    assert auc(ranker, test) > auc(good, test) - 0.02
+    assert auc(ranker, test) > auc(bad, test) + 0.2
+
+
+def test_two_members_with_independent_noise_are_better_together(monkeypatch) -> None:
+    one, other = Noisy(0.8, "one"), Noisy(0.8, "other")
+    ranker = blend(monkeypatch, cases(200), popular=one, bm25=other)
+    test = cases(400, seed=1, prefix="t")
+    assert auc(ranker, test) > max(auc(one, test), auc(other, test)) + 0.02
+
+
+def test_a_member_that_is_wrong_gets_a_negative_weight(monkeypatch) -> None:
+    class Wrong(Noisy):
+        def scores(self, query: Query) -> list[float]:
+            return [-score for score in super().scores(query)]
+
+    ranker = blend(monkeypatch, cases(100), popular=Wrong(0.5))
+    assert ranker.weights["popular"] < 0
+
+
+def test_each_member_scores_each_validation_query_once_and_test_queries_only_when_asked(
+    monkeypatch,
+) -> None:
+    one, other = Noisy(1.0, "one"), Noisy(1.0, "other")
+    valid, test = cases(20), cases(5, prefix="t")
+    ranker = blend(monkeypatch, valid, popular=one, bm25=other)
+    assert one.asked == other.asked == [case.query.id for case in valid]
+    list(ranker.rank(case.query for case in test))
+    assert one.asked[20:] == other.asked[20:] == [case.query.id for case in test]
+    assert ranker.chosen["why"] == "least loss on 20 validation cases"
+    assert set(ranker.chosen["weights"]) == {"popular", "bm25"}
+
+
+def test_a_member_that_is_a_row_of_its_own_is_made_once(monkeypatch) -> None:
+    from trsr.rank import base
+
+    made = []
+    monkeypatch.setattr(
+        base.RANKERS, "load", lambda name: lambda context: made.append(name) or Noisy(1.0, name)
+    )
+    rank = RankSettings(rankers=("popular", "random", "blend"), blend=("popular",))
+    one = context(cases(5), settings=rank)
+    assert make_ranker("popular", one) is make_ranker("popular", one)
+    assert make_ranker("random", one) is not make_ranker("random", one)
+    assert made == ["popular", "random", "random"]
+
+
+def test_the_blend_answers_each_query_and_ties_what_all_members_tie(monkeypatch) -> None:
+    class Halves(QueryRanker):
+        def scores(self, query: Query) -> list[float]:
+            return [float(int(item.id[1:]) // 2) for item in query.candidates]
+
+    ranker = blend(monkeypatch, cases(20), popular=Halves(), bm25=Halves())
+    forth = Query("q", UserHistory("u", ()), tuple(ITEMS[:9]))
+    back = Query("q", UserHistory("u", ()), tuple(ITEMS[8::-1]))
+    (one,), (other,) = ranker.rank([forth]), ranker.rank([back])
+    scores = {entry.item: entry.score for entry in one}
+    assert scores == {entry.item: entry.score for entry in other}
+    assert scores["i0"] == scores["i1"] != scores["i2"]
+
+
+def test_what_a_member_cannot_be_asked_is_left_out_of_both(monkeypatch) -> None:
+    class Short(Noisy):
+        def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
+            for query in queries:
+                if query.id.endswith("7"):
+                    raise PromptError("too long")
+                yield RankedList.of(query, self.scores(query))
+
+    ranker = blend(monkeypatch, cases(20), popular=Short(0.5), bm25=Noisy(1.0))
+    assert ranker.chosen["unfit"] == 2
+    test = [case.query for case in cases(10, prefix="t")]
+    skipped: list[str] = []
+    lists = list(rank_what_fits(ranker, test, lambda query, error: skipped.append(query.id)))
+    assert skipped == ["t7"]
+    assert [one.query for one in lists] == [one.id for one in test if one.id != "t7"]
+
+
+def test_a_blend_that_cannot_be_learned_is_refused() -> None:
+    with pytest.raises(ConfigError, match="validation cases, and there are none"):
+        make_ranker("blend", context(settings=RankSettings(rankers=("blend",))))
+    for name, message in (("bm52", "did you mean bm25"), ("blend", "no member 'blend'")):
+        with pytest.raises(ConfigError, match=message):
+            make_ranker("blend", context(cases(3), settings=RankSettings(blend=(name,))))
+
+
+# --- settings
+
+
+def test_members_are_checked_with_the_other_settings() -> None:
+    data = {"data": {"dataset": "ml-100k"}}
+    with pytest.raises(ConfigError) as error:
+        check_config(data | {"rank": {"blend": ["item_kn", "blend"], "tune_on": ["ndgc@10"]}})
+    for words in ("rank.blend: there is no ranker 'item_kn'", "blend cannot be", "rank.tune_on"):
+        assert words in str(error.value)
+    untrained = {"rankers": ["blend"], "blend": ["llm"]}
+    with pytest.raises(ConfigError, match=r"train\.epochs is 0"):
+        check_config(data | {"rank": untrained, "train": {"epochs": 0}})
+
+
+def test_rankings_depend_on_the_settings_of_the_used_rankers_only() -> None:
+    assert set(RankSettings(rankers=("popular", "llm")).meaning()) == {"rankers"}
+    assert set(RankSettings(rankers=("ease",)).meaning()) == {
+        *("rankers", "ease", "tune_on", "tune_cases")
+    }
+    blended = RankSettings(rankers=("blend",), blend=("text_knn",)).meaning()
+    assert {"blend", "text_knn", "text_model", "text_fields", "tune_cases"} <= set(blended)
+    assert not {"ease", "bm25", "item_knn", "queries_per_batch"} & set(blended)
