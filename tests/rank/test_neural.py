@@ -410,6 +410,13 @@ def test_the_settings_that_decide_are_those_of_the_rankers_asked_for() -> None:
     assert one.meaning() != RankSettings(rankers=("popular", "sasrec")).meaning()
 
 
+def test_which_rankers_read_embeddings() -> None:
+    names = ("sasrec", "gru4rec", "sasrec_text", "popular")
+    assert RankSettings(rankers=names).embedding == ("sasrec_text",)
+    started = RankSettings(rankers=names, gru4rec=Gru4recSettings(start="text"))
+    assert started.embedding == ("gru4rec", "sasrec_text")
+
+
 def test_the_rank_settings_load_no_torch() -> None:
     check = "import sys, trsr.rank.settings, trsr.rank.neural; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60)
