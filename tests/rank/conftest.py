@@ -30,3 +30,4 @@ class HashEncoder:
 def no_embedding_model(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("TRSR_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setattr("trsr.rank.text_knn.SentenceEncoder", HashEncoder)
+    monkeypatch.setattr("trsr.rank.neural.SentenceEncoder", HashEncoder)

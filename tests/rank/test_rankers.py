@@ -18,6 +18,7 @@ from trsr.rank import (
     PopularRanker,
     RandomRanker,
     RankContext,
+    RankSettings,
     YesNoRanker,
     make_ranker,
     p_yes,
@@ -30,6 +31,9 @@ ITEMS = [Item(f"i{n}") for n in range(12)]
 INTERACTIONS = pl.DataFrame(
     {"user": ["u", "u", "v", "w"], "item": ["i1", "i2", "i1", "i3"], "time": [1.0, 2.0, 3.0, 4.0]}
 )
+
+NETWORKS = ("sasrec", "gru4rec", "bert4rec", "sasrec_text")
+QUICK = RankSettings(**{name: {"hidden": 8, "layers": 1, "max_epochs": 1} for name in NETWORKS})
 
 
 def query(name: str, *items: int) -> Query:
@@ -73,7 +77,7 @@ def context(seed: int = 0) -> RankContext:
 
     catalog = Catalog(pl.DataFrame({"id": [item.id for item in ITEMS]}))
     valid = [Case(query(f"v{n}", n, n + 1, n + 2), frozenset({f"i{n}"})) for n in range(6)]
-    return RankContext(catalog, INTERACTIONS, seed, judge, validation=lambda: valid)
+    return RankContext(catalog, INTERACTIONS, seed, judge, validation=lambda: valid, settings=QUICK)
 
 
 @pytest.mark.parametrize("name", RANKERS.names())

@@ -43,11 +43,13 @@ def _installed(config: Config) -> Iterator[str]:
                 f"the backend {backend} is not installed: pip install 'trsr[{needs[backend]}]'"
             )
     baselines = ("item_knn", "item_knn_recent", "ease", "blend")
-    libraries = {"bm25": "bm25s", "text_knn": "sentence_transformers"}
-    libraries |= dict.fromkeys(baselines, "scipy")
+    libraries = {"bm25": "bm25s"} | dict.fromkeys(baselines, "scipy")
+    libraries |= dict.fromkeys(("sasrec", "gru4rec", "bert4rec"), "transformers")
+    libraries |= dict.fromkeys(config.rank.embedding, "sentence_transformers")
+    extras = {"transformers": "local", "sentence_transformers": "embeddings"}
     for ranker in sorted(set(config.rank.used) & set(libraries)):
         if find_spec(libraries[ranker]) is None:
-            extra = "embeddings" if ranker == "text_knn" else "baselines"
+            extra = extras.get(libraries[ranker], "baselines")
             raise ConfigError(f"the ranker {ranker} is not installed: pip install 'trsr[{extra}]'")
     yield f"model: {config.model.name} through {config.model.backend}"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trsr.rank.base import RankContext, Ranker, make_ranker, rank_what_fits
     from trsr.rank.cut import top
+    from trsr.rank.neural import NeuralRanker, fit_neural
     from trsr.rank.rankings import Rankings, read_rankings, write_rankings
     from trsr.rank.settings import RANKERS, RankSettings
     from trsr.rank.simple import PopularRanker, RandomRanker, popularity
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RANKERS",
+    "NeuralRanker",
     "PopularRanker",
     "RandomRanker",
     "RankContext",
@@ -25,6 +27,7 @@ __all__ = [
     "Ranker",
     "Rankings",
     "YesNoRanker",
+    "fit_neural",
     "make_ranker",
     "p_yes",
     "popularity",
@@ -37,6 +40,7 @@ __all__ = [
 _HOMES = {
     "base": ("RankContext", "Ranker", "make_ranker", "rank_what_fits"),
     "cut": ("top",),
+    "neural": ("NeuralRanker", "fit_neural"),
     "rankings": ("Rankings", "read_rankings", "write_rankings"),
     "settings": ("RANKERS", "RankSettings"),
     "simple": ("PopularRanker", "RandomRanker", "popularity"),

@@ -6,6 +6,11 @@ from typing import Any
 
 from pydantic import Field
 
+from trsr.neural.settings import (
+    AttentionSettings,
+    Bert4recSettings,
+    Gru4recSettings,
+)
 from trsr.plugins import PluginTable
 from trsr.rank.baseline_settings import (
     Bm25Settings,
@@ -30,6 +35,10 @@ RANKERS = PluginTable(
         "item_knn_recent": "trsr.rank.item_knn:make_item_knn_recent",
         "text_knn": "trsr.rank.text_knn:make_text_knn",
         "ease": "trsr.rank.ease:make_ease",
+        "sasrec": "trsr.rank.neural:make_sasrec",
+        "gru4rec": "trsr.rank.neural:make_gru4rec",
+        "bert4rec": "trsr.rank.neural:make_bert4rec",
+        "sasrec_text": "trsr.rank.neural:make_sasrec_text",
         "blend": "trsr.rank.blend:make_blend",
         "llm": "trsr.rank.yesno:make_tuned",
         "untuned": "trsr.rank.yesno:make_untuned",
@@ -37,12 +46,13 @@ RANKERS = PluginTable(
 )
 """Each part is a callable that takes a `RankContext` and gives a `Ranker`."""
 
-_TEXT = frozenset({"bm25", "text_knn"})
-_TUNED = _TEXT | {"popular_recent", "item_knn", "item_knn_recent", "ease"}
+_EMBEDDED = frozenset({"text_knn", "sasrec", "gru4rec", "bert4rec", "sasrec_text"})
+_TEXT = _EMBEDDED | {"bm25"}
+_TUNED = frozenset({"bm25", "text_knn", "popular_recent", "item_knn", "item_knn_recent", "ease"})
 _READ_BY = {
     "text_fields": _TEXT,
     "text_words": _TEXT,
-    "text_model": frozenset({"text_knn"}),
+    "text_model": _EMBEDDED,
     "tune_on": _TUNED,
     "tune_cases": _TUNED | {"blend"},
     "blend": frozenset({"blend"}),
@@ -91,7 +101,7 @@ class RankSettings(Settings):
         2000, ge=0, description="most validation cases to choose on, drawn by seed; 0: all"
     )
     text_fields: tuple[str, ...] = Field(
-        (), description="the text columns that bm25 and text_knn read, in this order; empty: all"
+        (), description="the text columns that the cheap rankers read, in this order; empty: all"
     )
     text_words: int = Field(64, ge=1, description="most words of each column that they read")
     text_model: str = Field(
@@ -109,6 +119,18 @@ class RankSettings(Settings):
     )
     text_knn: TextKnnSettings = Field(TextKnnSettings(), description="embeddings of item texts")
     ease: EaseSettings = Field(EaseSettings(), description="the closed-form linear item model")
+    sasrec: AttentionSettings = Field(
+        AttentionSettings(), description="SASRec: attention to the items before"
+    )
+    gru4rec: Gru4recSettings = Field(Gru4recSettings(), description="GRU4Rec: a recurrent network")
+    bert4rec: Bert4recSettings = Field(
+        Bert4recSettings(), description="BERT4Rec: attention in both directions"
+    )
+    sasrec_text: AttentionSettings = Field(
+        AttentionSettings(),
+        description="SASRec whose vectors are an item's own plus a learned map of its text's "
+        "embedding; start is not read",
+    )
     blend: tuple[str, ...] = Field(
         ("popular_recent", "item_knn", "bm25"),
         min_length=1,
@@ -132,6 +154,13 @@ class RankSettings(Settings):
     def used(self) -> tuple[str, ...]:
         """Every ranker of a run, the blend's members included; each once."""
         return tuple(dict.fromkeys((*self.rankers, *self.blended)))
+
+    @property
+    def embedding(self) -> tuple[str, ...]:
+        """The used rankers that read embeddings of texts."""
+        networks = {"sasrec": self.sasrec, "gru4rec": self.gru4rec, "bert4rec": self.bert4rec}
+        started = {name for name, one in networks.items() if one.start == "text"}
+        return tuple(n for n in self.used if n in started | {"text_knn", "sasrec_text"})
 
     def meaning(self) -> dict[str, Any]:
         """What the rankings depend on, as plain values: the used rankers' settings only."""

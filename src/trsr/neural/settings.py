@@ -1,0 +1,55 @@
+"""The settings of the networks over item sequences."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from trsr.settings import Settings
+
+
+class NetworkSettings(Settings):
+    """A network that predicts a user's next item, and how it is trained."""
+
+    hidden: int = Field(64, ge=1, description="length of an item's vector and of a state")
+    layers: int = Field(2, ge=1, description="layers of the network")
+    dropout: float = Field(0.2, ge=0, lt=1, description="dropout of vectors and layers")
+    max_length: int = Field(50, ge=1, description="the latest items of a history that it reads")
+    start: Literal["random", "text"] = Field(
+        "random",
+        description="the items' vectors at first: random, or the main components of their texts' "
+        "embeddings (LLM2BERT4Rec)",
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW's rate")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
+    batch_size: int = Field(32, ge=1, description="sequences an optimizer step")
+    max_epochs: int = Field(200, ge=1, description="most passes over the training sequences")
+    patience: int = Field(
+        10, ge=1, description="stop after this many passes without a better validation NDCG@10"
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where it runs")
+
+
+class AttentionSettings(NetworkSettings):
+    """A network of attention layers."""
+
+    heads: int = Field(2, ge=1, description="attention heads; they divide the hidden length")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden = {self.hidden} cannot be cut into {self.heads} heads")
+        return self
+
+
+class Gru4recSettings(NetworkSettings):
+    """GRU4Rec: a recurrent network."""
+
+    layers: int = Field(1, ge=1, description="layers of the network")
+
+
+class Bert4recSettings(AttentionSettings):
+    """BERT4Rec: attention in both directions, trained to fill in masked items."""
+
+    mask_share: float = Field(0.2, gt=0, lt=1, description="share of a sequence's items masked")

@@ -1,0 +1,423 @@
+"""The rankers that train a network on the item sequences."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from trsr.data import Catalog
+from trsr.errors import DataError, ModelError
+from trsr.neural.fit import Held, cross_entropy, fit, ndcg
+from trsr.neural.networks import NETWORKS
+from trsr.neural.settings import AttentionSettings, Bert4recSettings, Gru4recSettings
+from trsr.neural.table import SPREAD, ItemTable
+from trsr.neural.windows import MASK, PAD, batches, padded, windows
+from trsr.rank import RankContext, RankSettings, fit_neural, make_ranker
+from trsr.types import Case, Interaction, Item, Query, UserHistory
+
+ITEMS = 12
+SMALL = {
+    "hidden": 32,
+    "max_length": 6,
+    "batch_size": 16,
+    "learning_rate": 0.01,
+    "max_epochs": 30,
+    "patience": 30,
+    "dropout": 0.1,
+    "device": "cpu",
+}
+SETTINGS = {
+    "sasrec": AttentionSettings(**SMALL),
+    "gru4rec": Gru4recSettings(**SMALL),
+    # It learns from the masked items alone, so it needs more passes.
+    "bert4rec": Bert4recSettings(
+        **SMALL
+        | {"max_epochs": 250, "patience": 250, "learning_rate": 0.005, "dropout": 0, "layers": 1},
+        mask_share=0.4,
+    ),
+}
+KINDS = sorted(NETWORKS)
+WORDS = ("red", "blue", "green", "old")
+
+
+def item(number: int) -> Item:
+    return Item(f"i{number:02}", (("title", f"{WORDS[number % 4]} thing"), ("n", str(number))))
+
+
+def cycle(start: int, length: int) -> list[int]:
+    """Each item is followed by the next one, the last by the first."""
+    return [(start + n) % ITEMS for n in range(length)]
+
+
+def frame(sequences: Sequence[Sequence[int]]) -> pl.DataFrame:
+    rows = [
+        (f"u{user:02}", item(number).id, float(time))
+        for user, sequence in enumerate(sequences)
+        for time, number in enumerate(sequence)
+    ]
+    return pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+
+
+def catalog(items: int = ITEMS + 4) -> Catalog:
+    rows = [(one.id, *(value for _, value in one.fields)) for one in map(item, range(items))]
+    return Catalog(pl.DataFrame(rows, schema=["id", "title", "n"], orient="row"))
+
+
+def context(interactions: pl.DataFrame, **more) -> RankContext:
+    return RankContext(catalog(), interactions, 0, lambda tuned: None, **more)
+
+
+def query(name: str, history: Sequence[int], candidates: Sequence[int] = range(ITEMS)) -> Query:
+    met = tuple(Interaction(item(number), float(time)) for time, number in enumerate(history))
+    return Query(name, UserHistory("u", met), tuple(map(item, candidates)))
+
+
+def scores(ranker, *queries: Query) -> list[dict[str, float]]:
+    return [{entry.item: entry.score for entry in one} for one in ranker.rank(queries)]
+
+
+def embed(texts: Sequence[str]) -> np.ndarray:
+    """A vector a text; texts that begin with the same word are alike."""
+
+    def drawn(text: str) -> np.ndarray:
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        return np.random.default_rng(seed).normal(size=20)
+
+    return np.stack([drawn(text.split()[0]) + 0.1 * drawn(text) for text in texts])
+
+
+CYCLES = frame([cycle(start, 4 + start % 6) for start in range(ITEMS)] * 3)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return {kind: fit_neural(kind, context(CYCLES), SETTINGS[kind]) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def with_text():
+    return fit_neural(
+        "sasrec",
+        context(CYCLES),
+        SETTINGS["sasrec"],
+        name="sasrec_text",
+        add_text=True,
+        embed=embed,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_learns_which_item_follows(kind: str, fitted) -> None:
+    queries = [query(f"q{start}", cycle(start, 4)) for start in range(ITEMS)]
+    for start, found in enumerate(scores(fitted[kind], *queries)):
+        assert max(found, key=found.__getitem__) == item((start + 4) % ITEMS).id
+        assert sum(np.exp(list(found.values()))) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_scores_and_another_seed_others(kind: str) -> None:
+    short = SETTINGS[kind].model_copy(update={"max_epochs": 2})
+    asked = query("q", [3, 4, 5])
+
+    def trained(seed: int) -> list[dict[str, float]]:
+        # What was drawn before must not matter, nor must the order of the rows of other users.
+        torch.manual_seed(np.random.default_rng(seed).integers(99))
+        state = torch.random.get_rng_state()
+        rows = CYCLES.sample(fraction=1, shuffle=True, seed=seed)
+        given = RankContext(catalog(), rows, seed // 10, lambda tuned: None)
+        found = scores(fit_neural(kind, given, short), asked)
+        assert torch.equal(torch.random.get_rng_state(), state)
+        return found
+
+    assert trained(1) == trained(2)
+    assert trained(1) != trained(10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=20)
+@given(
+    histories=st.lists(st.lists(st.integers(0, ITEMS - 1), max_size=12), min_size=1, max_size=12),
+    order=st.randoms(use_true_random=False),
+)
+def test_neither_order_nor_batch_mates_change_a_score(kind, histories, order, fitted) -> None:
+    queries = [query(f"q{n}", history) for n, history in enumerate(histories)]
+    alone = {one.id: scores(fitted[kind], one)[0] for one in queries}
+    order.shuffle(queries)
+    for one, found in zip(queries, scores(fitted[kind], *queries), strict=True):
+        assert found == pytest.approx(alone[one.id], abs=1e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_latest_items_are_read(kind: str, fitted) -> None:
+    long, short = query("q", [9, 9, 9, 2, 3, 4, 5, 6, 7]), query("q", [2, 3, 4, 5, 6, 7])
+    assert scores(fitted[kind], long) == scores(fitted[kind], short)
+    other = query("q", [2, 3, 4, 5, 7, 6])
+    assert scores(fitted[kind], other) != scores(fitted[kind], short)
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+def test_a_state_knows_nothing_of_later_items(kind: str, fitted) -> None:
+    network = fitted[kind].network
+    one = torch.tensor([[0, 1, 2, 3, 4, PAD], [0, 1, 2, 9, 8, 7]])
+    with torch.no_grad():
+        first, second = network.states(one, network.items())
+    assert torch.allclose(first[:3], second[:3], atol=1e-6)
+    assert not torch.allclose(first[3], second[3], atol=1e-3)
+
+
+def test_bert_fills_in_from_both_sides(fitted) -> None:
+    network = fitted["bert4rec"].network
+    with torch.no_grad():
+        sides = network.states(torch.tensor([[2, MASK, 4], [2, MASK, 9]]), network.items())
+    assert not torch.allclose(sides[0, 1], sides[1, 1], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_text_unseen_items_tie_with_the_lowest(kind: str, fitted) -> None:
+    (found,) = scores(fitted[kind], query("q", [1, 2], range(ITEMS + 3)))
+    unseen = {found[item(n).id] for n in range(ITEMS, ITEMS + 3)}
+    assert unseen == {min(found[item(n).id] for n in range(ITEMS))}
+    # also where the lowest of the items of training is no candidate
+    (few,) = scores(fitted[kind], query("q", [1, 2], [3, ITEMS]))
+    assert few[item(ITEMS).id] in unseen
+    # and in a history they are passed over
+    passed = scores(fitted[kind], query("q", [1, ITEMS, 2]))[0]
+    assert passed == pytest.approx(scores(fitted[kind], query("q", [1, 2]))[0])
+
+
+def test_an_empty_history_scores_by_popularity() -> None:
+    few = SETTINGS["gru4rec"].model_copy(update={"max_epochs": 1})
+    ranker = fit_neural("gru4rec", context(frame([[0, 1, 0], [0, 2], [2, 0, 1]])), few)
+    for history in ([], [ITEMS]):
+        (found,) = scores(ranker, query("q", history, [0, 1, 2, 3]))
+        assert np.exp([found[item(n).id] for n in range(4)]) == pytest.approx(
+            [4 / 8, 2 / 8, 2 / 8, 2 / 8]
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_user_is_enough(kind: str) -> None:
+    few = SETTINGS[kind].model_copy(update={"max_epochs": 2})
+    ranker = fit_neural(kind, context(frame([cycle(0, 20)])), few)
+    assert np.isfinite(list(scores(ranker, query("q", [1]))[0].values())).all()
+
+
+def test_users_with_one_interaction_teach_no_order() -> None:
+    with pytest.raises(DataError, match=r"ranker sasrec: no user has two .* rank\.rankers"):
+        fit_neural("sasrec", context(frame([[0], [1]])), SETTINGS["sasrec"])
+
+
+def test_text_scores_unseen_items_and_reads_them(with_text) -> None:
+    (found,) = scores(with_text, query("q", [1, 2, 3], range(ITEMS + 4)))
+    assert len({found[item(n).id] for n in range(ITEMS, ITEMS + 4)}) == 4
+    assert max(found, key=found.__getitem__) == item(4).id
+    # what follows is "green": of the unseen items the green one is liked best
+    (found,) = scores(with_text, query("q", [3, 4, 5], range(ITEMS, ITEMS + 4)))
+    assert WORDS[int(max(found, key=found.__getitem__)[1:]) % 4] == "green"
+    one, other = scores(with_text, query("q", [2, ITEMS]), query("q", [2, ITEMS + 1]))
+    assert one != pytest.approx(other, abs=1e-3)
+
+
+def test_an_unseen_item_without_text_is_the_lowest(with_text) -> None:
+    asked = Query("q", query("q", [1]).history, (item(1), Item("bare")))
+    (found,) = scores(with_text, asked)
+    everything = scores(with_text, query("q", [1]))[0].values()
+    assert found["bare"] == pytest.approx(min(everything), abs=1e-5)
+
+
+def test_batch_mates_change_nothing_with_text_either(with_text) -> None:
+    queries = [query(f"q{n}", [n, ITEMS + n % 4], range(n, ITEMS + 4)) for n in range(9)]
+    together = scores(with_text, *queries)
+    for one, found in zip(queries, together, strict=True):
+        assert scores(with_text, one)[0] == pytest.approx(found, abs=1e-5)
+
+
+def test_vectors_that_start_from_text_are_its_main_components() -> None:
+    texts = np.random.default_rng(0).normal(size=(40, 7)) * [9, 5, 3, 1, 1, 1, 1] + 4
+    table = ItemTable(40, 3, "start", texts)
+    vectors = table().detach().numpy()
+    assert vectors.std() == pytest.approx(SPREAD, rel=1e-3)
+    assert np.abs(vectors.mean(axis=0)).max() < 1e-6
+    # As scaled principal components: the Gram matrix is that of the best rank-3 approximation.
+    centred = texts - texts.mean(axis=0)
+    left, strength, _ = np.linalg.svd(centred, full_matrices=False)
+    expected = (left[:, :3] * strength[:3] ** 2) @ left[:, :3].T
+    gram = vectors @ vectors.T
+    assert gram / gram.trace() == pytest.approx(expected / expected.trace(), abs=1e-6)
+    assert table.of_texts(texts).numpy() == pytest.approx(vectors, abs=1e-6)
+
+
+def test_with_fewer_components_than_entries_the_rest_is_random() -> None:
+    texts = np.random.default_rng(0).normal(size=(40, 3))
+    vectors = ItemTable(40, 5, "start", texts)().detach().numpy()
+    assert (vectors.std(axis=0) > SPREAD / 3).all()
+    added = ItemTable(40, 5, "add", texts)
+    assert added.of_texts(texts)[:, 3:].abs().max() == 0
+    assert np.isfinite(ItemTable(4, 5, "start", np.ones((4, 3)))().detach().numpy()).all()
+
+
+def test_sasrec_starts_from_text_where_asked() -> None:
+    short = SETTINGS["sasrec"].model_copy(update={"max_epochs": 1, "start": "text"})
+    ranker = fit_neural("sasrec", context(CYCLES), short, embed=embed)
+    assert ranker.network.items.text == "start"
+    random = short.model_copy(update={"start": "random"})
+    plain = fit_neural("sasrec", context(CYCLES), random, embed=embed)
+    assert plain.network.items.text == "none"
+
+
+def test_the_runs_embedding_model_is_asked_where_none_is_given() -> None:
+    settings = RankSettings(sasrec_text=SETTINGS["sasrec"].model_copy(update={"max_epochs": 1}))
+    ranker = make_ranker("sasrec_text", context(CYCLES, settings=settings))
+    (found,) = scores(ranker, query("q", [1, 2], range(ITEMS + 3)))
+    assert len(set(found.values())) == ITEMS + 3
+
+
+def test_where_no_item_has_text_it_is_trained_without(caplog) -> None:
+    bare = Catalog(catalog().frame.select("id"))
+    few = SETTINGS["sasrec"].model_copy(update={"max_epochs": 1})
+    given = RankContext(bare, CYCLES, 0, lambda tuned: None)
+    ranker = fit_neural("sasrec", given, few, name="sasrec_text", add_text=True)
+    assert ranker.network.items.text == "none"
+    assert "no item of training has text" in caplog.text
+
+
+def test_an_item_without_text_starts_at_the_mean() -> None:
+    frame_ = catalog().frame.with_columns(
+        pl.when(pl.col("id") != item(3).id).then(pl.col("title", "n"))
+    )
+    few = SETTINGS["sasrec"].model_copy(update={"max_epochs": 1})
+    given = RankContext(Catalog(frame_), CYCLES, 0, lambda tuned: None)
+    ranker = fit_neural("sasrec", given, few, add_text=True, embed=embed)
+    assert ranker.network.items.texts[3].abs().max() < 1e-6
+    assert ranker.network.items.texts[4].abs().max() > 0.1
+
+
+def test_validation_decides_when_to_stop(caplog) -> None:
+    """The validation cases say the opposite of the training data: the first pass stays the best."""
+    caplog.set_level(logging.INFO, "trsr.neural.fit")
+    cases = [
+        Case(query(f"v{start}", cycle(start, 3)), frozenset({item((start + 1) % ITEMS).id}))
+        for start in range(ITEMS)
+    ]
+    quick = SETTINGS["gru4rec"].model_copy(update={"patience": 3, "max_epochs": 30})
+    ranker = fit_neural("gru4rec", context(CYCLES, validation=lambda: cases), quick)
+    found = [record.args[3] for record in caplog.records]
+    assert len(found) < 30
+    assert found.index(max(found)) == len(found) - 4
+    assert ranker.chosen == {
+        "passes": len(found) - 3,
+        "on": "ndcg@10 over all items",
+        "score": max(found),
+        "cases": ITEMS,
+    }
+    held = [
+        Held(np.array(cycle(start, 3)), np.array([(start + 1) % ITEMS])) for start in range(ITEMS)
+    ]
+    assert ndcg(ranker.network, held) == pytest.approx(max(found))
+
+
+def test_without_validation_cases_last_items_are_kept_back(caplog) -> None:
+    caplog.set_level(logging.INFO)
+    few = SETTINGS["gru4rec"].model_copy(update={"max_epochs": 1})
+    fit_neural("gru4rec", context(frame([cycle(n % ITEMS, 5) for n in range(120)])), few)
+    assert "the last items of 12 users instead" in caplog.text
+
+
+def test_ndcg_by_hand() -> None:
+    class Fixed:
+        def log_probabilities(self, histories):
+            return np.array([[5.0, 4.0, 3.0, 3.0, 1.0]] * len(histories))
+
+    def of(*relevant: int, at: int = 10, history: int = 4) -> float:
+        return ndcg(Fixed(), [Held(np.array([history]), np.array(relevant))], at)
+
+    assert of(0) == 1
+    assert of(1) == pytest.approx(1 / np.log2(3))
+    assert of(2) == of(3) == pytest.approx(1 / np.log2(5))  # a tie counts as the worse rank
+    assert of(4, at=4) == 0
+    assert of(2, history=0) == of(3, history=1) == pytest.approx(0.5)  # what was met is no rival
+    assert of(0, history=0) == 1
+    assert of(0, 4) == pytest.approx((1 + 1 / np.log2(6)) / (1 + 1 / np.log2(3)))
+
+
+def test_the_loss_in_parts_is_the_loss_at_once() -> None:
+    states = torch.randn(11, 8, requires_grad=True)
+    table = torch.randn(5, 8, requires_grad=True)
+    targets = torch.arange(11) % 5
+    results = []
+    for most in (10**9, 15, 1):
+        loss = cross_entropy(states, table, targets, most)
+        results.append((loss, *torch.autograd.grad(loss, (states, table))))
+    for part in results[1:]:
+        for one, other in zip(results[0], part, strict=True):
+            assert torch.allclose(one, other, atol=1e-6)
+
+
+@given(st.integers(0, 40), st.integers(1, 9), st.integers(0, 5))
+def test_windows_hold_each_following_once(length: int, size: int, seed: int) -> None:
+    found = list(windows(np.arange(length), size, np.random.default_rng(seed)))
+    assert all(2 <= len(one) <= size + 1 for one in found)
+    pairs = [(a, b) for one in found for a, b in itertools.pairwise(one)]
+    assert pairs == [(n, n + 1) for n in range(length - 1)]
+
+
+@given(st.lists(st.integers(2, 9), max_size=60), st.integers(1, 7), st.integers(0, 3))
+def test_batches_hold_each_window_once(lengths: list[int], size: int, seed: int) -> None:
+    made = [np.full(length, n) for n, length in enumerate(lengths)]
+    found = list(batches(made, size, np.random.default_rng(seed)))
+    assert sorted(int(one[0]) for batch in found for one in batch) == list(range(len(made)))
+    assert all(len(batch) <= size for batch in found)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(2, 7), min_size=1, max_size=20), st.integers(0, 9))
+def test_masks_hide_items_and_nothing_else(lengths: list[int], seed: int) -> None:
+    network = NETWORKS["bert4rec"](ItemTable(9, 32), SETTINGS["bert4rec"])
+    batch = padded([np.arange(length) for length in lengths])
+    inputs, targets = network.examples(batch, np.random.default_rng(seed))
+    assert ((inputs == MASK) == (targets != PAD)).all()
+    assert (np.where(inputs == MASK, targets, inputs) == batch).all()
+    assert (targets != PAD).any(axis=1).all()
+
+
+def test_a_loss_that_is_no_number_is_an_error() -> None:
+    wild = SETTINGS["sasrec"].model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(ModelError, match="lower the network's learning_rate"):
+        fit("sasrec", [np.arange(9)] * 40, 9, [], wild, seed=0)
+
+
+def test_heads_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValidationError, match="hidden = 30 cannot be cut into 4 heads"):
+        RankSettings(sasrec={"hidden": 30, "heads": 4})
+
+
+def test_the_settings_that_decide_are_those_of_the_rankers_asked_for() -> None:
+    one = RankSettings(rankers=("popular", "sasrec"), sasrec=AttentionSettings(layers=1))
+    other = one.model_copy(update={"gru4rec": Gru4recSettings(layers=3)})
+    assert one.meaning() == other.meaning()
+    assert one.meaning() != RankSettings(rankers=("popular", "sasrec")).meaning()
+
+
+def test_which_rankers_read_embeddings() -> None:
+    names = ("sasrec", "gru4rec", "sasrec_text", "popular")
+    assert RankSettings(rankers=names).embedding == ("sasrec_text",)
+    started = RankSettings(rankers=names, gru4rec=Gru4recSettings(start="text"))
+    assert started.embedding == ("gru4rec", "sasrec_text")
+
+
+def test_the_rank_settings_load_no_torch() -> None:
+    check = "import sys, trsr.rank.settings, trsr.rank.neural; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False"
