@@ -12,6 +12,11 @@ import tomli_w
 from trsr.data import guess
 from trsr.errors import ConfigError
 
+HEAD = """# Written by trsr init; every setting: docs/configuration.md
+# A first run of minutes on two cores. For a real one raise or remove max_history, train_cases and
+# test_cases: without a number all are taken.
+"""
+
 REST = """
 # The language model. smollm2-135m is small and runs on a laptop; name a folder or a hub id for a
 # larger one, and set style = "instruct" in [prompts] for it.
@@ -65,7 +70,8 @@ def write_config(
     data = found.settings.model_dump(mode="json", exclude_defaults=True)
     for key, file in (("interactions", interactions), ("items", items)):
         data[key] = os.path.relpath(file, path.parent)
-    data |= {"train_cases": 200, "test_cases": 100, "train_negatives": 4}
+    # a first run of minutes: the head of the file says how to go on
+    data |= {"max_history": 20, "train_cases": 120, "test_cases": 60, "train_negatives": 4}
     prompts: dict[str, Any] = {
         "domain": found.domain,
         "style": "worked",
@@ -73,7 +79,7 @@ def write_config(
     }
     prompts |= {"words": 20, "summary_item_words": 20}
     values: dict[str, Any] = {"data": data, "prompts": prompts}
-    head = f"# trsr run {path}\n# Written by trsr init; every setting: docs/configuration.md\n\n"
+    head = f"# trsr run {path}\n{HEAD}\n"
     fast = FAST if find_spec("openvino_genai") else ""
     path.write_text(head + tomli_w.dumps(values) + REST + fast, "utf-8")
     return path, found.reasons
