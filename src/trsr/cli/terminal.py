@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -26,6 +27,9 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 SURE = 0.05
 """The share that must be done before an estimate means anything."""
 
+RECENT = 120.0
+"""Seconds over which speed is measured: what an earlier run or a store brought came at once."""
+
 EVERY = 20.0
 """Seconds between lines of progress where there is no terminal to draw on."""
 
@@ -43,7 +47,8 @@ class Bar:
         self._total: int | None = None
         self._done = 0
         self._unit = "steps"
-        self._started = self._said = time.monotonic()
+        self._said = time.monotonic()
+        self._seen: deque[tuple[float, int]] = deque([(self._said, 0)])
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=30),
@@ -75,7 +80,8 @@ class Bar:
     def begin(self, total: int | None, unit: str) -> None:
         """The job has `total` steps of this unit."""
         self._total, self._unit, self._done = total, unit, 0
-        self._started = self._said = time.monotonic()
+        self._said = time.monotonic()
+        self._seen = deque([(self._said, 0)])
         self._bar.reset(self._task, total=total, unit=unit, note="", visible=True)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
@@ -83,6 +89,11 @@ class Bar:
         self._done += steps
         self._bar.update(self._task, advance=steps, note=note)
         now = time.monotonic()
+        if self._done == steps and steps > 1:  # done by an earlier run
+            self._seen[0] = (now, steps)
+        self._seen.append((now, self._done))
+        while self._seen[1][0] < now - RECENT:
+            self._seen.popleft()
         if not err.is_terminal and now - self._said >= EVERY:
             self._said = now
             err.print(f"{self.name}: {self._done}{self._rest(now)} {self._unit} {escape(note)}")
@@ -92,7 +103,10 @@ class Bar:
             return ""
         if self._done < self._total * SURE:
             return f" of {self._total}, too early to estimate,"
-        left = (now - self._started) / max(self._done, 1) * (self._total - self._done)
+        began, before = self._seen[0]
+        if self._done == before:
+            return f" of {self._total}, too early to estimate,"
+        left = (now - began) / (self._done - before) * (self._total - self._done)
         return f" of {self._total}, about {duration(left)} left,"
 
 

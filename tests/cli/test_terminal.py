@@ -1,0 +1,56 @@
+"""What a bar says where there is no terminal to draw on."""
+
+from __future__ import annotations
+
+import pytest
+
+from trsr.cli import terminal
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal.err, "_force_terminal", False)
+    return now
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_an_earlier_run_did_does_not_count_as_speed(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bar = terminal.Bar("train")
+    bar.begin(100, "steps")
+    bar.advance(50, "going on")
+    for _ in range(3):
+        clock[0] += 10
+        bar.advance(1)
+    clock[0] += 10
+    bar.advance(1)
+    assert "54 of 100, about 7 min 40 s left" in said(capsys)
+
+
+def test_the_estimate_follows_the_present_speed(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bar = terminal.Bar("summarize")
+    bar.begin(1000, "histories")
+    for _ in range(400):  # from the store
+        bar.advance(1)
+    for _ in range(20):
+        clock[0] += 30
+        bar.advance(1)
+    assert "420 of 1000, about 4.8 h left" in said(capsys)
+
+
+def test_nothing_is_estimated_before_something_is_done(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bar = terminal.Bar("rank")
+    bar.begin(1000, "queries")
+    clock[0] += 60
+    bar.advance(1)
+    assert "too early to estimate" in said(capsys)
