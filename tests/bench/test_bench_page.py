@@ -78,10 +78,10 @@ def test_the_page_names_no_path_of_the_machine():
     assert Sizes().command() == "trsr bench all"
 
 
-def test_what_cannot_run_is_said_and_the_rest_goes_on(tmp_path, tiny_folder):
+def test_what_cannot_run_is_said_and_the_rest_goes_on(tmp_path, tiny_model):
     said = []
     sizes = Sizes(
-        model=str(tiny_folder),
+        model=str(tiny_model),
         dtype="float32",
         device="cpu",
         data=tmp_path,

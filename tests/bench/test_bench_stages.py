@@ -59,12 +59,12 @@ queries_per_batch = 2
 
 
 @pytest.fixture
-def config_file(tmp_path, tiny_folder, monkeypatch):
+def config_file(tmp_path, tiny_model, monkeypatch):
     monkeypatch.setenv("TRSR_CACHE", str(tmp_path / "cache"))  # for what openvino is handed
     monkeypatch.chdir(tmp_path)  # where a run directory would be
     write_data(tmp_path, items=60)
     path = tmp_path / "mine.toml"
-    path.write_text(SETTINGS.format(model=tiny_folder))
+    path.write_text(SETTINGS.format(model=tiny_model))
     return path
 
 

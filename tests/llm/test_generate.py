@@ -15,21 +15,10 @@ from trsr.llm.generate import Generator
 from trsr.llm.hf import TransformersModel
 from trsr.types import Message, Prompt
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHORT = Sampling(max_tokens=12)
 STEM = "Summarize in one sentence what the user watched, oldest first, then stop. " * 3
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model_folder(tmp_path_factory.mktemp("tiny") / "model")
 
 
 def opened(folder: Path, batch_size: int = 4, **changes: Any) -> TransformersModel:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +19,8 @@ from trsr.llm.tree import (
     tree_stats,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPES = [
     ("llama", True),
     ("llama", False),
@@ -31,14 +32,6 @@ SHAPES = [
     ("gemma2", True),
 ]
 ANSWERS = [5, 9, 11]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
