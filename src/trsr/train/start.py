@@ -126,7 +126,7 @@ def _identity(
     validated: bool,
 ) -> dict[str, Any]:
     """What a state must have been made from to be gone on with, by name."""
-    told = settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
+    told = settings.model_dump(mode="json", exclude=WITHOUT_EFFECT | {"seed"})
     return {
         "model": model.identity,
         "batch_tokens": model.settings.batch_tokens,
