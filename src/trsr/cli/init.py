@@ -71,7 +71,7 @@ def write_config(
     for key, file in (("interactions", interactions), ("items", items)):
         data[key] = os.path.relpath(file, path.parent)
     # a first run of minutes: the head of the file says how to go on
-    data |= {"max_history": 20, "train_cases": 120, "test_cases": 60, "train_negatives": 4}
+    data |= {"max_history": 20, "train_cases": 80, "test_cases": 40, "train_negatives": 4}
     prompts: dict[str, Any] = {
         "domain": found.domain,
         "style": "worked",
