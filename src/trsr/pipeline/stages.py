@@ -160,8 +160,9 @@ def _summarize(job: Job) -> dict[str, Any]:
 
 
 def _usage(model: Any) -> dict[str, Any]:
+    """What an endpoint's answers came to, where the model is one."""
     usage = getattr(getattr(model, "inner", model), "usage", None)
-    return {"usage": dict(usage)} if isinstance(usage, Mapping) else {}
+    return {"usage": dataclasses.asdict(usage)} if dataclasses.is_dataclass(usage) else {}  # type: ignore[arg-type]
 
 
 def _train(job: Job) -> dict[str, Any]:
