@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from chat_endpoint import Call, Endpoint
+from chat_endpoint import Endpoint
 
 from trsr import load_config, run_prepare, run_summarize
 from trsr.store.rundir import RunDirectory
