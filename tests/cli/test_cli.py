@@ -163,7 +163,12 @@ def test_init_writes_a_configuration_that_runs_unchanged(folder):
     trsr("check", "clicks.toml", cwd=folder)
     again = trsr("init", "clicks.csv", "products.jsonl", cwd=folder, code=2)
     assert "exists" in again.stderr
-    scripted = ["model.backend=scripted", "train.epochs=0", "rank.rankers=['popular', 'untuned']"]
+    scripted = [
+        "model.backend=scripted",
+        "summarize.model.backend=scripted",
+        "train.epochs=0",
+        "rank.rankers=['popular', 'untuned']",
+    ]
     run = trsr(
         "run", "clicks.toml", *scripted, "data.min_history=4", "data.negatives=6", cwd=folder
     )
