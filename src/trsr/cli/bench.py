@@ -228,7 +228,7 @@ def all_(
     ),
     json: Json = False,
 ) -> None:
-    """Run every bench (a quarter of an hour on two cores), and write docs/performance.md."""
+    """Run every bench, and write docs/performance.md."""
     from trsr.bench.page import write_page
     from trsr.bench.suite import Sizes, run_all
 

@@ -1,8 +1,8 @@
 """LoRA layers in the base model's number format: the same product, without copies in fp32.
 
 PEFT keeps an adapter beside bf16 weights in fp32, and turns each input and output of each adapted
-layer into fp32 and back: a forward pass takes about twice as long. The weights stay in fp32 here
-too; only their product with the input is taken in the input's format, summed in fp32 inside it.
+layer into fp32 and back, and training keeps those copies. The weights stay in fp32 here too; only
+their product with the input is taken in the input's format, summed in fp32 inside it.
 """
 
 from __future__ import annotations
