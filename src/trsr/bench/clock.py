@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from trsr import recommender
 from trsr.bench.timing import wait_for
-from trsr.llm.base import Feed, LanguageModel, Sampling, ScoringModel
+from trsr.llm.base import Around, Feed, Sampling, ScoringModel
 from trsr.llm.settings import ModelSettings
 from trsr.types import Prompt
 
@@ -115,7 +115,7 @@ def _hook(model: Any, clock: Clock) -> None:
         module.register_forward_hook(end)
 
 
-class ClockedModel:
+class ClockedModel(Around):
     """A `LanguageModel` with a clock on it.
 
     Args:
@@ -124,22 +124,8 @@ class ClockedModel:
     """
 
     def __init__(self, inner: Any, clock: Clock) -> None:
-        self.inner: LanguageModel = inner
+        super().__init__(inner)
         self.clock = clock
-
-    @property
-    def identity(self) -> str:
-        """The inner model's."""
-        return self.inner.identity
-
-    @property
-    def context_tokens(self) -> int:
-        """The inner model's."""
-        return self.inner.context_tokens
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        """The inner model's, not counted."""
-        return self.inner.count_tokens(prompt)
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Yields what the inner model yields."""

@@ -1,4 +1,4 @@
-"""`trsr bench all`: every bench, sized for two cores and a quarter of an hour."""
+"""`trsr bench all`: every bench, sized for two cores."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from trsr.bench.records import Place, Record, Result, Work, record, speed_ratio
 from trsr.bench.score import open_local, place_of
 from trsr.bench.timing import Timing, Variant, interleave
 from trsr.config import Config
-from trsr.llm.base import Feed, LanguageModel, Sampling
+from trsr.llm.base import Around, Feed, LanguageModel, Sampling
 from trsr.llm.hf import TransformersModel
 from trsr.llm.settings import open_model
 from trsr.llm.stored import stored
@@ -34,7 +34,7 @@ ALONE = "generate-1"
 WARM_USERS = 2
 
 
-class Recorder:
+class Recorder(Around):
     """A `LanguageModel` that remembers what was said, to be counted when the clock has stopped.
 
     Args:
@@ -45,22 +45,8 @@ class Recorder:
     """
 
     def __init__(self, inner: LanguageModel) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.said: list[tuple[Prompt, str]] = []
-
-    @property
-    def identity(self) -> str:
-        """The inner model's."""
-        return self.inner.identity
-
-    @property
-    def context_tokens(self) -> int:
-        """The inner model's."""
-        return self.inner.context_tokens
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        """The inner model's."""
-        return self.inner.count_tokens(prompt)
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Yields what the inner model yields."""

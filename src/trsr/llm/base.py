@@ -58,6 +58,31 @@ class LanguageModel(Protocol):
         """
 
 
+class Around:
+    """What a model in front of another one has from it, unless it says otherwise.
+
+    Args:
+        inner: The model that stands behind.
+    """
+
+    def __init__(self, inner: LanguageModel) -> None:
+        self.inner = inner
+
+    @property
+    def identity(self) -> str:
+        """The inner model's identity."""
+        return self.inner.identity
+
+    @property
+    def context_tokens(self) -> int:
+        """The inner model's bound on a prompt and its answer together."""
+        return self.inner.context_tokens
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """The prompt's tokens as the inner model would read it."""
+        return self.inner.count_tokens(prompt)
+
+
 @runtime_checkable
 class ScoringModel(LanguageModel, Protocol):
     """A model that also tells how likely an answer is: only these can rank."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trsr.errors import StoreError
-from trsr.llm.base import Feed, LanguageModel, Sampling, ScoringModel
+from trsr.llm.base import Around, Feed, LanguageModel, Sampling, ScoringModel
 from trsr.store.outputs import OutputStore, output_key
 from trsr.types import Prompt
 
@@ -17,7 +17,7 @@ _AHEAD = 64  # prompts that wait for the model: enough for a batch, few enough t
 _STASH = 256  # stored answers found while the model fills its batch
 
 
-class StoredModel:
+class StoredModel(Around):
     """A `LanguageModel` whose answers are kept: each is committed before it is yielded.
 
     Args:
@@ -30,24 +30,10 @@ class StoredModel:
     """
 
     def __init__(self, inner: LanguageModel, store: OutputStore) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.store = store
         self.hits = 0
         self.asked = 0
-
-    @property
-    def identity(self) -> str:
-        """The inner model's identity."""
-        return self.inner.identity
-
-    @property
-    def context_tokens(self) -> int:
-        """The inner model's bound on a prompt and its answer together."""
-        return self.inner.context_tokens
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        """The prompt's tokens as the inner model would read it."""
-        return self.inner.count_tokens(prompt)
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Yields (position, text) as `LanguageModel.generate` does, stored answers first.
