@@ -7,7 +7,7 @@ import pytest
 from trsr.llm import ModelSettings, open_model
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def alone(one_thread: None) -> None:
     """Every bench here runs in one thread."""
 

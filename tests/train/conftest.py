@@ -3,6 +3,6 @@ from __future__ import annotations
 import pytest
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def alone(one_thread: None) -> None:
     """Every test of training runs in one thread."""
