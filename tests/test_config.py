@@ -57,6 +57,18 @@ def test_all_mistakes_are_told_at_once_with_near_names(tmp_path):
     assert "'two'" in message
 
 
+def test_a_wrong_name_is_told_beside_unknown_settings_and_wrong_values(tmp_path):
+    settings = ["train.epoch=2", "rank.rankers=['lm']", "data.max_history=-3", "data.reader=csv"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, GOOD), settings)
+    message = str(caught.value)
+    assert "4 mistakes" in message
+    assert "train.epoch: unknown setting" in message
+    assert "rank.rankers: there is no ranker 'lm'" in message
+    assert "data.max_history:" in message
+    assert "data.reader: there is no reader 'csv'" in message
+
+
 def test_parts_that_do_not_exist_and_contradictions_are_told_at_once(tmp_path):
     settings = [
         "summarize.strategy=recurent",

@@ -122,8 +122,9 @@ def check_config(values: Mapping[str, Any], source: str = "settings") -> Config:
         config = Config.model_validate(values)
     except ValidationError as error:
         mistakes = [_say(one) for one in error.errors()]
+        mistakes += _wrong_names_beside(values, error)
         raise ConfigError(_list(source, mistakes)) from error
-    mistakes = list(_mistakes(config))
+    mistakes = [*_wrong_names(config), *_conflicts(config)]
     if mistakes:
         raise ConfigError(_list(source, mistakes))
     return config
@@ -250,8 +251,24 @@ def _names(where: Sequence[int | str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _mistakes(config: Config) -> Iterator[str]:
-    """Mistakes that no single room can see, and names of parts that do not exist."""
+def _wrong_names_beside(values: Mapping[str, Any], error: ValidationError) -> list[str]:
+    """The wrong names in settings that have other mistakes, which stand at their defaults here."""
+    others = copy.deepcopy(dict(values))
+    for one in error.errors():
+        *where, key = [part for part in one["loc"] if isinstance(part, str)]
+        table: Any = others
+        for part in where:
+            table = table.get(part) if isinstance(table, dict) else None
+        if isinstance(table, dict):
+            table.pop(key, None)
+    try:
+        return list(_wrong_names(Config.model_validate(others)))
+    except ValidationError:
+        return []
+
+
+def _wrong_names(config: Config) -> Iterator[str]:
+    """Names of parts, metrics and domains that do not exist."""
     named = [
         ("data.reader", READERS, [config.data.reader]),
         ("summarize.strategy", STRATEGIES, [config.summarize.strategy]),
@@ -279,11 +296,10 @@ def _mistakes(config: Config) -> Iterator[str]:
                 check(text)
             except TrsrError as error:
                 yield f"{key}: {error}"
-    yield from _conflicts(config)
 
 
 def _conflicts(config: Config) -> Iterator[str]:
-    """Settings that contradict each other."""
+    """Settings that contradict each other, which no single room can see."""
     if not config.data.dataset and config.data.interactions is None:
         yield "data.interactions: name the interactions' file or folder (or data.dataset)"
     if config.train.epochs == 0 and "llm" in config.rank.used:
