@@ -20,7 +20,7 @@ TEXTS = [
 
 
 def tiny_network(
-    shape: str = "llama", *, tied: bool = True, vocab: int = 320, seed: int = 0
+    shape: str = "llama", *, tied: bool = True, vocab: int = 320, seed: int = 0, width: int = 32
 ) -> Any:
     """A random causal language model of about 30,000 parameters, in evaluation mode.
 
@@ -30,14 +30,15 @@ def tiny_network(
         tied: Whether head and embedding are one matrix.
         vocab: Size of the vocabulary.
         seed: Seed of the weights.
+        width: Size of the hidden states.
     """
     import torch
     import transformers as tf
 
     common = {
         "vocab_size": vocab,
-        "hidden_size": 32,
-        "intermediate_size": 64,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "max_position_embeddings": 1024,
@@ -64,6 +65,26 @@ def tiny_network(
     network = tf.AutoModelForCausalLM.from_config(configs[shape](), **kind).eval()
     torch.random.set_rng_state(devices)
     return network
+
+
+def adapted(shape: str, dtype: Any, dropout: float = 0.0) -> Any:
+    """A tiny network with a LoRA adapter beside all its linear layers that changes its answers."""
+    import peft
+    import torch
+
+    config = peft.LoraConfig(
+        r=4,
+        lora_alpha=12,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(1)
+    model = peft.get_peft_model(tiny_network(shape).to(dtype), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
 
 
 def tiny_tokenizer(*, template: str | None = CHATML, texts: list[str] = TEXTS) -> Any:

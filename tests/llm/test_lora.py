@@ -5,28 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import peft
 import pytest
 import torch
-from tiny import tiny_network
+from tiny import adapted
 
 from trsr.llm.lora import lean
-
-
-def adapted(shape: str, dtype: Any, dropout: float = 0.0) -> Any:
-    config = peft.LoraConfig(
-        r=4,
-        lora_alpha=12,
-        lora_dropout=dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    torch.manual_seed(1)
-    model = peft.get_peft_model(tiny_network(shape).to(dtype), config)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model
 
 
 def outcome(model: Any) -> tuple[Any, dict[str, Any]]:

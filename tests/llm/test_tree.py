@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_network
+from trees import forest, pairwise
 
 from trsr.llm import tree
 from trsr.llm.packed import Memory, run_packed
@@ -37,25 +38,6 @@ ANSWERS = [5, 9, 11]
 @pytest.fixture(scope="module")
 def networks() -> dict[tuple[str, bool], Any]:
     return {(shape, tied): tiny_network(shape, tied=tied) for shape, tied in SHAPES}
-
-
-def forest(rng: random.Random, depth: int, stem: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
-    """Random sequences that share beginnings: some end where others go on, some stand twice."""
-    sequences = [stem] if stem and rng.random() < 0.4 else []
-    for _ in range(rng.choice([1, 2, 3, 5])):
-        run = tuple(rng.randrange(3, 300) for _ in range(rng.choice([1, 1, 2, 9, 17, 40])))
-        if depth and rng.random() < 0.8:
-            sequences += forest(rng, depth - 1, stem + run)
-        else:
-            sequences += [stem + run] * rng.choice([1, 1, 1, 2])
-    return sequences
-
-
-def pairwise(network: Any, sequences: list[tuple[int, ...]]) -> torch.Tensor:
-    """Whole-vocabulary logits at the last token, each sequence alone, by the model's own head."""
-    return torch.stack(
-        [network(input_ids=torch.tensor([s]), use_cache=False).logits[0, -1] for s in sequences]
-    )
 
 
 def gradients(network: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -9,9 +9,10 @@ import numpy.typing as npt
 import torch
 
 from trsr.bench.tokens import padded_states
+from trsr.llm.compiled import CompiledPass
 from trsr.llm.hf import TransformersModel
 from trsr.llm.tokens import Tokens
-from trsr.llm.tree import answer_logits, answer_states
+from trsr.llm.tree import PackedPass, answer_logits, answer_states
 from trsr.plugins import PluginTable
 
 Calls = Sequence[Sequence[Tokens]]
@@ -33,6 +34,8 @@ ENGINES = PluginTable(
     {
         REFERENCE: "trsr.bench.engines:open_pairwise",
         "tree": "trsr.bench.engines:open_tree",
+        "openvino": "trsr.bench.engines:open_openvino",
+        "openvino_8bit": "trsr.bench.engines:open_openvino_8bit",
     },
 )
 """Each part is called with a `TransformersModel` (for an engine of its own: with its settings to
@@ -53,13 +56,31 @@ def open_pairwise(model: TransformersModel) -> Engine:
 
 def open_tree(model: TransformersModel) -> Engine:
     """What a call's prompts begin alike computed once, as trsr ranks."""
+    return _tree(model, None)
 
+
+def open_openvino(model: TransformersModel) -> Engine:
+    """The same tree, its passes compiled (`model.scorer = openvino`)."""
+    return _tree(model, CompiledPass(model.network))
+
+
+def open_openvino_8bit(model: TransformersModel) -> Engine:
+    """The same, with products of 8-bit integers (`model.scorer = openvino_8bit`)."""
+    return _tree(model, CompiledPass(model.network, eight_bits=True))
+
+
+def _tree(model: TransformersModel, packed: PackedPass | None) -> Engine:
     def score(calls: Calls, answers: Sequence[int]) -> Scores:
         with torch.no_grad():
             found = [
                 answer_logits(
                     model.network,
-                    answer_states(model.network, call, batch_tokens=model.settings.batch_tokens),
+                    answer_states(
+                        model.network,
+                        call,
+                        batch_tokens=model.settings.batch_tokens,
+                        packed=packed,
+                    ),
                     answers,
                 )
                 for call in calls

@@ -14,6 +14,7 @@ import torch
 from trsr.errors import PromptError
 from trsr.llm import load
 from trsr.llm.base import Feed, Sampling
+from trsr.llm.compiled import CompiledPass
 from trsr.llm.generate import Generator
 from trsr.llm.layout import Layout, Question
 from trsr.llm.packed import Memory
@@ -145,6 +146,12 @@ class TransformersModel:
     def _generator(self) -> Generator:
         return Generator(self.network, self.layout, self.settings.batch_size, self.context_tokens)
 
+    @functools.cached_property
+    def _compiled(self) -> CompiledPass | None:
+        if self.settings.scorer == "torch":
+            return None
+        return CompiledPass(self.network, eight_bits=self.settings.scorer == "openvino_8bit")
+
     def _log_probabilities(
         self, sequences: Sequence[Tokens], tokens: Sequence[int]
     ) -> npt.NDArray[np.float64]:
@@ -155,6 +162,7 @@ class TransformersModel:
                 sequences,
                 batch_tokens=self.settings.batch_tokens,
                 memory=self._memory,
+                packed=self._compiled,
             )
             logits = answer_logits(self.network, states, tokens).double()
             normalizer = log_normalizer(self.network, states).double()

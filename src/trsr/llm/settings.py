@@ -59,6 +59,12 @@ class ModelSettings(Settings):
         description="tokens of prompts' beginnings kept between calls when scoring on a CPU, so "
         "that the instruction and users who come back are not computed again; 0: none",
     )
+    scorer: Literal["torch", "openvino", "openvino_8bit"] = Field(
+        "torch",
+        description="what computes scores when candidates are ranked; openvino: faster, on a CPU "
+        "and for Llama, Mistral and Qwen models; openvino_8bit: faster still, and rounded more "
+        "(see docs/performance.md). Training and its validation keep to torch",
+    )
     prefill: bool = Field(
         True, description="the model can continue an answer begun for it (openai: the server can)"
     )
@@ -78,8 +84,8 @@ class ModelSettings(Settings):
     price_out: float = Field(0.0, ge=0, description="openai: cost of a million answer tokens")
 
     def meaning(self) -> dict[str, Any]:
-        """The settings that an output depends on, as plain values."""
-        return self.model_dump(mode="json", exclude=set(SPEED_ONLY))
+        """The settings that a text or a training depends on, as plain values."""
+        return self.model_dump(mode="json", exclude={*SPEED_ONLY, "scorer"})
 
 
 def open_model(settings: ModelSettings, adapter: Path | None = None) -> Any:

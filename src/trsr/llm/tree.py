@@ -7,8 +7,9 @@ runs that follow it. Scoring and training both stand on `answer_states`.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,12 @@ __all__ = [
     "log_normalizer",
     "tree_stats",
 ]
+
+PackedPass = Callable[
+    [Sequence[tuple[Tokens, Prefix | None]], Sequence[bool]],
+    tuple[Tensor, list[int], list[Prefix | None]],
+]
+"""A forward pass without padding: `run_packed` of a decoder, or a `CompiledPass`."""
 
 MIN_SAVED = 32
 """A split that saves fewer tokens than this costs more (one more pass) than it brings."""
@@ -92,6 +99,7 @@ def answer_states(
     *,
     batch_tokens: int,
     memory: Memory | None = None,
+    packed: PackedPass | None = None,
 ) -> Tensor:
     """The final hidden state at each sequence's last token, each distinct token computed once.
 
@@ -106,9 +114,11 @@ def answer_states(
             quarter); a single longer sequence is a pass of its own.
         memory: What earlier calls with the same weights kept, where gradients are not wanted;
             used where passes are packed (see `can_pack`).
+        packed: The pass to make instead of the network's own; it gives no gradients.
 
     Returns:
-        Shape (sequences, hidden), after the last norm and before the head, in the model's dtype.
+        Shape (sequences, hidden), after the last norm and before the head, in the model's dtype, or
+        in that of the pass that is given.
 
     Raises:
         ValueError: If a sequence is empty.
@@ -123,9 +133,11 @@ def answer_states(
     places: dict[int, int] = {}
     states: list[Tensor] = []
     top = grow(distinct, MIN_SAVED if can_keep(network) else math.inf)
-    if can_pack(decoder) and can_keep(network):
+    if packed is None and can_pack(decoder) and can_keep(network):
+        packed = functools.partial(run_packed, decoder)
+    if packed is not None:
         rooted = [_remembered(node, memory) for node in top]
-        visit = _visit_packed(decoder, rooted, batch_tokens, memory)
+        visit = _visit_packed(packed, rooted, batch_tokens, memory)
     else:
         visit = _visit(decoder, top, None, [0] * len(top), batch_tokens)
     for found, state in visit:
@@ -179,6 +191,7 @@ def log_normalizer(network: Any, states: Tensor) -> Tensor:
 
 def all_logits(network: Any, states: Tensor) -> Tensor:
     """Every row of the head, computed in the model's dtype: [n, vocabulary], fp32."""
+    states = states.to(next(decoder_of(network).parameters()).dtype)
     return _scaled(network, network.get_output_embeddings()(states).float())
 
 
@@ -239,7 +252,7 @@ def _remembered(node: Node, memory: Memory | None) -> tuple[Node, Prefix | None]
 
 
 def _visit_packed(
-    decoder: Any,
+    packed: PackedPass,
     nodes: list[tuple[Node, Prefix | None]],
     batch_tokens: int,
     memory: Memory | None = None,
@@ -248,7 +261,7 @@ def _visit_packed(
     for batch in _filled(nodes, batch_tokens):
         members = [node for node, _ in batch]
         segments = [(node.tokens, prefix) for node, prefix in batch]
-        hidden, starts, kept = run_packed(decoder, segments, [bool(m.children) for m in members])
+        hidden, starts, kept = packed(segments, [bool(m.children) for m in members])
         ends = [(starts[row] + at, of) for row, node in enumerate(members) for at, of in node.ends]
         if ends:
             places, found = zip(*ends, strict=True)
@@ -258,7 +271,7 @@ def _visit_packed(
         below = [(child, kept[row]) for row, node in enumerate(members) for child in node.children]
         del hidden, kept
         if below:
-            yield from _visit_packed(decoder, below, batch_tokens, memory)
+            yield from _visit_packed(packed, below, batch_tokens, memory)
 
 
 def _filled(

@@ -340,7 +340,7 @@ def _rank_settings(config: Config) -> dict[str, Any]:
     own |= _full_settings(config) if config.data.candidates == "full" else {}
     if not {"llm", "untuned"} & set(config.rank.used):
         return {"rank": own, "run": {"seed": config.run.seed}}
-    return {"rank": own} | _judge_settings(config)
+    return {"rank": own, "scorer": config.model.scorer} | _judge_settings(config)
 
 
 def _evaluate_settings(config: Config) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def start(
     progress: Progress,
 ) -> TrainResult:
     """Trains; arguments, result and errors are those of `trsr.train.train`."""
-    # the weights change under what would be kept
-    opened = open_model(model.model_copy(update={"kept_tokens": 0}))
+    # the weights change under what would be kept or compiled
+    opened = open_model(model.model_copy(update={"kept_tokens": 0, "scorer": "torch"}))
     if not isinstance(opened, TransformersModel):
         raise ConfigError(
             f"model.backend: {model.backend} cannot be trained; set it to transformers, or set "
