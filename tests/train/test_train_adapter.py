@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 from tiny import tiny_model_folder, tiny_network
 from train_toy import ToyWriter, toy_cases, toy_train
 
 from trsr.errors import ConfigError
 from trsr.llm import ModelSettings, open_model
+from trsr.llm.tree import answer_states
 from trsr.train.adapter import Adapter, check_targets
 from trsr.train.settings import TrainSettings
 
@@ -91,3 +93,32 @@ def test_fused_and_dotted_targets_are_trained(tmp_path: Path, targets: tuple[str
     # rank 8, two layers; query_key_value 32 → 96, dense 32 → 32
     assert result.parameters == (8 * (32 + 96) * 2 if len(targets) == 2 else 0) + 8 * 64 * 2
     assert result.losses[-1] < result.losses[0]
+
+
+def test_only_the_upper_layers_are_adapted(tiny_model: Path, tmp_path: Path):
+    toy_train(tiny_model, tmp_path, upper_layers=1)
+    with safetensors.safe_open(tmp_path / "out" / "adapter_model.safetensors", "pt") as file:
+        assert all(".layers.1." in name for name in file.keys())  # noqa: SIM118
+    for count in (0, 1, 2):
+        adapter = Adapter(tiny_network(), TrainSettings(upper_layers=count), "tiny", 0)
+        layers = {name.split(".layers.")[1][0] for name in adapter.parameters}
+        assert layers == ({"1"} if count == 1 else {"0", "1"})
+    with pytest.raises(ConfigError, match=r"train\.upper_layers: 3 are asked for.* has 2 layers"):
+        Adapter(tiny_network(), TrainSettings(upper_layers=3), "tiny", 0)
+
+
+def test_an_adapter_of_upper_layers_learns_the_same_gradient(tiny_model: Path):
+    """The upper layers' gradient does not depend on whether the lower ones are adapted too."""
+    sequences = [(3, 5, 7, 9), (3, 5, 7, 11), (3, 5, 8, 2)]
+    found = []
+    for count in (0, 1):
+        network = tiny_network()
+        adapter = Adapter(network, TrainSettings(upper_layers=count, dropout=0), "tiny", 0)
+        for name, parameter in adapter.parameters.items():
+            torch.manual_seed(len(name))
+            torch.nn.init.normal_(parameter, std=0.1 if ".layers.1." in name else 0.0)
+        answer_states(network, sequences, batch_tokens=100).square().sum().backward()
+        found.append({n: p.grad for n, p in adapter.parameters.items() if ".layers.1." in n})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, atol=1e-6, rtol=1e-4)

@@ -331,8 +331,7 @@ def _judge_settings(config: Config) -> dict[str, Any]:
 def _train_settings(config: Config) -> dict[str, Any]:
     if not config.train.epochs or "llm" not in config.rank.used:
         return {"train": {"epochs": 0}}
-    own = config.train.model_dump(mode="json", exclude={"checkpoint_steps"})
-    return {"train": own} | _judge_settings(config)
+    return {"train": config.train.meaning()} | _judge_settings(config)
 
 
 def _rank_settings(config: Config) -> dict[str, Any]:

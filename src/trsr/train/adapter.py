@@ -37,16 +37,19 @@ class Adapter:
         seed: The run's seed.
 
     Raises:
-        ConfigError: If a target is no linear layer of the network, or is its head.
+        ConfigError: If a target is no linear layer of the network, or is its head, or the network
+            has fewer layers than are asked for.
     """
 
     def __init__(self, network: Any, settings: TrainSettings, base: str, seed: int) -> None:
         check_targets(network, settings.targets)
+        upper = upper_layers(network, settings.upper_layers)
         config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
             target_modules=list(settings.targets),
+            layers_to_transform=upper,
             bias="none",
             task_type="CAUSAL_LM",
         )
@@ -83,6 +86,23 @@ class Adapter:
         training, config.inference_mode = config.inference_mode, True
         config.save_pretrained(str(folder))
         config.inference_mode = training
+
+
+def upper_layers(network: Any, count: int) -> list[int] | None:
+    """The numbers of the topmost layers; None for a count of 0: all.
+
+    Raises:
+        ConfigError: If there are not so many.
+    """
+    if not count:
+        return None
+    layers = int(network.config.num_hidden_layers)
+    if count > layers:
+        raise ConfigError(
+            f"train.upper_layers: {count} are asked for, but this {type(network).__name__} has "
+            f"{layers} layers"
+        )
+    return list(range(layers - count, layers))
 
 
 def check_targets(network: Any, targets: tuple[str, ...]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from trsr.settings import Settings
+
+_LATER = ("upper_layers",)
 
 
 class TrainSettings(Settings):
@@ -52,6 +54,12 @@ class TrainSettings(Settings):
     targets: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj"), description="the layers that LoRA adapts"
     )
+    upper_layers: int = Field(
+        0,
+        ge=0,
+        description="adapt this many of the topmost layers; the gradient then goes back through "
+        "those alone, which saves most of the backward pass; 0: all layers",
+    )
     checkpoint_steps: int = Field(25, ge=1, description="steps between resumable states")
     validate_steps: int = Field(
         0, ge=0, description="steps between validations by ranking; 0: none, the last is kept"
@@ -67,3 +75,13 @@ class TrainSettings(Settings):
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (), description="also send the curves there (curves.jsonl is always kept)"
     )
+
+    def meaning(self) -> dict[str, Any]:
+        """What an adapter depends on, as plain values.
+
+        Settings that came later are left out where they are at their defaults, which is what
+        training did before them: runs that were made then stay as they are.
+        """
+        fields = type(self).model_fields
+        plain = {name for name in _LATER if getattr(self, name) == fields[name].default}
+        return self.model_dump(mode="json", exclude={"checkpoint_steps", *plain})
