@@ -83,19 +83,25 @@ class CompiledPass:
         kept: list[Prefix | None] = [None] * len(segments)
         for rows in _together(segments):
             prefix = segments[rows[0]][1]
-            lengths = [len(segments[row][0]) for row in rows]
-            states, layers = self._infer([segments[row][0] for row in rows], prefix)
+            wanted = [keep[row] for row in rows]
+            states, layers = self._infer([segments[row][0] for row in rows], prefix, wanted)
             places = [place for row in rows for place in range(starts[row], starts[row + 1])]
             hidden[places] = torch.from_numpy(states)
-            ends = [0, *itertools.accumulate(lengths)]
-            for number, row in enumerate(rows):
-                if keep[row]:
-                    new = [one[ends[number] : ends[number + 1]] for one in layers]
-                    kept[row] = _longer(prefix, segments[row][0], new)
+            end = 0
+            for row in itertools.compress(rows, wanted):
+                first, end = end, end + len(segments[row][0])
+                kept[row] = _longer(prefix, segments[row][0], [one[first:end] for one in layers])
         return hidden, starts, kept
 
-    def _infer(self, runs: list[Tokens], prefix: Prefix | None) -> tuple[Array, list[Array]]:
-        """States [tokens, width], and keys and values [tokens, key heads, size], layer by layer."""
+    def _infer(
+        self, runs: list[Tokens], prefix: Prefix | None, keep: list[bool]
+    ) -> tuple[Array, list[Array]]:
+        """The pass over runs of one prefix, of which some are to be kept.
+
+        Returns:
+            States, [tokens, width]; and the kept runs' keys and values, layer by layer, [tokens of
+            these runs, key heads, size]. All in the request's memory: read before the next pass.
+        """
         lengths = [len(run) for run in runs]
         start, width = len(prefix.tokens) if prefix else 0, max(lengths)
         within = np.minimum(np.arange(width)[None], np.array(lengths)[:, None] - 1)
@@ -113,6 +119,7 @@ class CompiledPass:
             "sin": sin[0][:, None].float().numpy(),
             "laid": first[:, None] + within,
             "real": np.concatenate(real),
+            "kept": np.flatnonzero(np.repeat(keep, lengths)),
             "mask": np.tile(seen, (self._heads.group, 1))[None, None],
         }
         for layer in range(self._heads.layers):
@@ -124,7 +131,7 @@ class CompiledPass:
                 )
         self._request.infer(feed, share_inputs=True)
         states, *layers = (output.data for output in self._request.output_tensors)
-        return states, layers  # the request's own memory: read before the next pass
+        return states, layers
 
 
 def _together(segments: Sequence[Segment]) -> Iterator[list[int]]:
@@ -209,8 +216,9 @@ class _Graph:
     """Builds the graph of one pass.
 
     Inputs: `ids`, `cos` and `sin` of each token; `laid` [runs, longest], the token at each place of
-    the rows of attention; `real`, the place of each token in them; `mask`, added to scores; and the
-    shared prefix's keys and values. Outputs: states, then keys and values, of each token.
+    the rows of attention; `real`, the place of each token in them; `kept`, the tokens whose keys
+    and values are wanted (to give all costs time); `mask`, added to scores; and the shared prefix's
+    keys and values. Outputs: the states, then keys and values.
     """
 
     def __init__(self, ov: Any, decoder: Any, heads: _Heads, *, eight_bits: bool) -> None:
@@ -223,6 +231,7 @@ class _Graph:
         self.sin = self._input("sin", [-1, 1, size], np.float32)
         self.laid = self._input("laid", [-1, -1], np.int64)
         self.real = self._input("real", [-1], np.int64)
+        kept = self._input("kept", [-1], np.int64)
         self.mask = self._input("mask", [1, 1, -1, -1], np.float32)
         shape = self.op.shape_of(self.laid)
         self.runs = self.op.gather(shape, self._ints(0), self._axis(0))
@@ -233,7 +242,7 @@ class _Graph:
         made = []
         for number, layer in enumerate(decoder.layers):
             x, keys, values = self._layer(x, number, layer)
-            made += [keys, values]
+            made += [self.op.gather(one, kept, self._axis(0)) for one in (keys, values)]
         x = self._norm(x, decoder.norm)
         results = [self.op.result(one) for one in (x, *made)]
         self.model = ov.Model(results, self.inputs, "token tree")
