@@ -106,7 +106,6 @@ def test_an_adapter_stays_beside_the_weights() -> None:
 
 
 def test_eight_bits_are_near() -> None:
-    """Wide enough that products are rounded: near the exact scores, and not equal to them."""
     network = tiny_network("llama", width=128)
     sequences = forest(random.Random(11), depth=3)
     with torch.no_grad():

@@ -1,0 +1,308 @@
+"""A decoder's packed pass as an OpenVINO graph: built from a loaded network, weights copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from trsr.errors import ConfigError
+
+Array = npt.NDArray[Any]
+Pair = tuple[Array, Array]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The sizes of a decoder.
+
+    Attributes:
+        heads: Heads that ask.
+        shared: Heads of keys and values.
+        size: Numbers of one head.
+        width: Numbers of a hidden state.
+        layers: How many layers there are.
+    """
+
+    heads: int
+    shared: int
+    size: int
+    width: int
+    layers: int
+
+    @property
+    def group(self) -> int:
+        """Heads that share a key."""
+        return self.heads // self.shared
+
+    @classmethod
+    def of(cls, decoder: Any) -> Heads:
+        """A decoder's sizes."""
+        config = decoder.config
+        size = getattr(config, "head_dim", None)
+        size = size or config.hidden_size // config.num_attention_heads
+        shared = config.num_key_value_heads
+        return cls(
+            config.num_attention_heads, shared, size, config.hidden_size, len(decoder.layers)
+        )
+
+
+class Graph:
+    """Builds the graph of one pass.
+
+    Inputs: `ids`, `cos` and `sin` of each token; `laid` [runs, longest], the token at each place of
+    the rows of attention; `real`, the place of each token in them; `kept`, the tokens whose keys
+    and values are wanted (to give all costs time); `mask`, added to scores; and the shared prefix's
+    keys and values. Outputs: the states, then keys and values.
+
+    With 8 bits, weights are rounded with one scale a row, and OpenVINO rounds each token's inputs
+    of a product with one scale as they come. A few large channels would spoil that, so the residual
+    stream is rotated first, which changes nothing else: an RMS norm without its gain keeps a
+    rotation, and gains and rotations go into the weights on either side (QuaRot: Ashkboos et al.
+    2024). The last product of a layer, whose inputs no rotation reaches, keeps its format, and so do
+    attention, norms and adapters.
+
+    Args:
+        ov: The openvino module.
+        decoder: A Llama, Mistral or Qwen decoder of transformers.
+        heads: Its sizes.
+        eight_bits: Whether products are rounded.
+
+    Attributes:
+        model: The graph, to be compiled.
+    """
+
+    def __init__(self, ov: Any, decoder: Any, heads: Heads, *, eight_bits: bool) -> None:
+        self.ov, self.op = ov, ov.opset13
+        self.heads, self.eight_bits = heads, eight_bits
+        self.inputs: list[Any] = []
+        size = heads.size
+        ids = self._input("ids", [-1], np.int64)
+        self.cos = self._input("cos", [-1, 1, size], np.float32)
+        self.sin = self._input("sin", [-1, 1, size], np.float32)
+        self.laid = self._input("laid", [-1, -1], np.int64)
+        self.real = self._input("real", [-1], np.int64)
+        kept = self._input("kept", [-1], np.int64)
+        self.mask = self._input("mask", [1, 1, -1, -1], np.float32)
+        shape = self.op.shape_of(self.laid)
+        self.runs = self.op.gather(shape, self._ints(0), self._axis(0))
+        self.longest = self.op.gather(shape, self._ints(1), self._axis(0))
+        self.turn = _rotation(heads.width) if eight_bits else None
+        # a table is read row by row: rounding it saves no time
+        table = self._read(_matrix(decoder.embed_tokens.weight), None)
+        x = self.op.gather(self.op.constant(table), ids, self._axis(0))
+        made = []
+        for number, layer in enumerate(decoder.layers):
+            x, keys, values = self._layer(x, number, layer)
+            made += [self.op.gather(one, kept, self._axis(0)) for one in (keys, values)]
+        x = self._norm(x, None if eight_bits else decoder.norm, decoder.norm.variance_epsilon)
+        if self.turn is not None:
+            back = self.op.matmul(x, self.op.constant(self.turn), False, True)
+            x = self.op.multiply(back, self.op.constant(_matrix(decoder.norm.weight)))
+        results = [self.op.result(one) for one in (x, *made)]
+        self.model = ov.Model(results, self.inputs, "token tree")
+
+    def _layer(self, x: Any, number: int, layer: Any) -> tuple[Any, Any, Any]:
+        op, attention, mlp = self.op, layer.self_attn, layer.mlp
+        norm = layer.input_layernorm
+        h = self._stream_norm(x, norm)
+        query = self._split(self._reading(h, attention.q_proj, norm), self.heads.heads)
+        keys = self._split(self._reading(h, attention.k_proj, norm), self.heads.shared)
+        values = self._split(self._reading(h, attention.v_proj, norm), self.heads.shared)
+        keys = self._placed(keys, getattr(attention, "k_norm", None))
+        query = self._placed(query, getattr(attention, "q_norm", None))
+        attended = self._attend(query, keys, values, number, attention.scaling)
+        x = op.add(x, self._writing(attended, attention.o_proj))
+        norm = layer.post_attention_layernorm
+        h = self._stream_norm(x, norm)
+        gate = op.swish(self._reading(h, mlp.gate_proj, norm))
+        inner = op.multiply(gate, self._reading(h, mlp.up_proj, norm))
+        return op.add(x, self._writing(inner, mlp.down_proj, exact=True)), keys, values
+
+    def _attend(self, query: Any, keys: Any, values: Any, number: int, scale: float) -> Any:
+        """Runs attend to the prefix, whole, and to themselves, causally."""
+        op, heads = self.op, self.heads
+        whole = [
+            op.concat([self._before(kind, number), self._rows(one)], 2)
+            for kind, one in (("keys", keys), ("values", values))
+        ]
+        shape = [self.runs, self.longest, self._ints(heads.shared, heads.group, heads.size)]
+        laid = op.reshape(op.gather(query, self.laid, self._axis(0)), op.concat(shape, 0), False)
+        # heads that share a key stand one after the other as its queries
+        laid = op.transpose(laid, self._ints(0, 2, 3, 1, 4))
+        shape = [self.runs, self._ints(heads.shared, -1, heads.size)]
+        laid = op.reshape(laid, op.concat(shape, 0), False)
+        out = op.scaled_dot_product_attention(
+            laid, *whole, self.mask, op.constant(np.float32(scale)), causal=False
+        )
+        shape = [self.runs, self._ints(heads.shared, heads.group), self.longest]
+        shape += [self._ints(heads.size)]
+        out = op.transpose(op.reshape(out, op.concat(shape, 0), False), self._ints(0, 3, 1, 2, 4))
+        out = op.reshape(out, self._ints(-1, heads.heads * heads.size), False)
+        return op.gather(out, self.real, self._axis(0))
+
+    def _before(self, kind: str, number: int) -> Any:
+        """The shared prefix's keys or values, one copy a run: [runs, key heads, tokens, size]."""
+        shape = [1, self.heads.shared, -1, self.heads.size]
+        one = self._input(f"{kind}.{number}", shape, np.float32)
+        runs = self.op.concat([self.runs, self._ints(1, 1, 1)], 0)
+        return self.op.broadcast(one, runs, broadcast_spec="BIDIRECTIONAL")
+
+    def _rows(self, tokens: Any) -> Any:
+        """[tokens, heads, size] → [runs, heads, longest, size]."""
+        laid = self.op.gather(tokens, self.laid, self._axis(0))
+        return self.op.transpose(laid, self._ints(0, 2, 1, 3))
+
+    def _split(self, x: Any, heads: int) -> Any:
+        return self.op.reshape(x, self._ints(0, heads, self.heads.size), True)
+
+    def _placed(self, x: Any, norm: Any) -> Any:
+        """Queries or keys with their positions (rotary embedding), normed where the model does."""
+        op = self.op
+        x = x if norm is None else self._norm(x, norm, norm.variance_epsilon)
+        low, high = op.split(x, self._axis(-1), 2).outputs()
+        across = op.concat([op.negative(high), low], -1)
+        return op.add(op.multiply(x, self.cos), op.multiply(across, self.sin))
+
+    def _stream_norm(self, x: Any, norm: Any) -> Any:
+        """A norm of the residual stream; rotated, its gain is in the weights that read it."""
+        return self._norm(x, norm if self.turn is None else None, norm.variance_epsilon)
+
+    def _norm(self, x: Any, gain: Any, epsilon: float) -> Any:
+        op = self.op
+        square = op.power(x, op.constant(np.float32(2)))
+        mean = op.reduce_mean(square, self._ints(-1), True)
+        root = op.sqrt(op.add(mean, op.constant(np.float32(epsilon))))
+        normed = op.multiply(x, op.divide(op.constant(np.float32(1)), root))
+        return normed if gain is None else op.multiply(normed, op.constant(_matrix(gain.weight)))
+
+    def _reading(self, x: Any, module: Any, norm: Any) -> Any:
+        """A linear layer on the normed residual stream."""
+        parts = _Linear.of(module)
+        return self._product(
+            x,
+            self._read(parts.weight, norm),
+            parts.bias,
+            [(self._read(down, norm), up) for down, up in parts.adapters],
+        )
+
+    def _writing(self, x: Any, module: Any, *, exact: bool = False) -> Any:
+        """A linear layer that is added to the residual stream."""
+        parts = _Linear.of(module)
+        return self._product(
+            x,
+            self._written(parts.weight),
+            None if parts.bias is None else self._written(parts.bias),
+            [(down, self._written(up)) for down, up in parts.adapters],
+            exact=exact,
+        )
+
+    def _read(self, matrix: Array, norm: Any) -> Array:
+        """A matrix [n, width] that reads the residual stream behind a norm."""
+        if self.turn is None:
+            return matrix
+        gain = 1 if norm is None else _matrix(norm.weight)
+        found: Array = (matrix * gain) @ self.turn
+        return found
+
+    def _written(self, matrix: Array) -> Array:
+        """A matrix [width, n] or a vector that is added to the residual stream."""
+        if self.turn is None:
+            return matrix
+        found: Array = self.turn.T @ matrix
+        return found
+
+    def _product(
+        self,
+        x: Any,
+        weight: Array,
+        bias: Array | None,
+        adapters: list[Pair],
+        *,
+        exact: bool = False,
+    ) -> Any:
+        op = self.op
+        rounded = self.eight_bits and not exact
+        out = op.matmul(x, self._rounded(weight) if rounded else op.constant(weight), False, True)
+        if bias is not None:
+            out = op.add(out, op.constant(bias))
+        for down, up in adapters:
+            low = op.matmul(x, op.constant(down), False, True)
+            out = op.add(out, op.matmul(low, op.constant(up), False, True))
+        return out
+
+    def _rounded(self, weight: Array) -> Any:
+        op = self.op
+        scale = np.maximum(np.abs(weight).max(1, keepdims=True) / 127, np.float32(1e-12))
+        whole = np.round(weight / scale).astype(np.int8)
+        return op.multiply(op.convert(op.constant(whole), "f32"), op.constant(scale))
+
+    def _input(self, name: str, shape: list[int], kind: Any) -> Any:
+        one = self.op.parameter(shape, kind, name=name)
+        one.output(0).set_names({name})
+        self.inputs.append(one)
+        return one
+
+    def _ints(self, *values: int) -> Any:
+        return self.op.constant(np.array(values, np.int64))
+
+    def _axis(self, value: int) -> Any:
+        return self.op.constant(np.array(value, np.int64))
+
+
+def _matrix(tensor: Tensor) -> Array:
+    found: Array = tensor.detach().float().numpy()
+    return found
+
+
+def _rotation(width: int) -> Array:
+    """A random rotation, always the same."""
+    drawn = np.random.default_rng(0).normal(size=(width, width))
+    turned: Array = np.linalg.qr(drawn)[0].astype(np.float32)
+    return turned
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A linear layer's parts: weight [out, in], bias, and LoRA's pairs with their scale."""
+
+    weight: Array
+    bias: Array | None
+    adapters: list[Pair]
+
+    @classmethod
+    def of(cls, module: Any) -> _Linear:
+        base = getattr(module, "base_layer", module)
+        bias = None if base.bias is None else _matrix(base.bias)
+        return cls(_matrix(base.weight), bias, list(_adapters(module)))
+
+
+def _adapters(module: Any) -> Iterator[Pair]:
+    """A LoRA layer's two matrices, the scale in the second, for each active adapter."""
+    if type(module) is nn.Linear:
+        return
+    if not _is_plain(module):
+        raise ConfigError(
+            "model.scorer: openvino cannot score with layers of the kind "
+            f"{type(module).__name__}: set it to torch"
+        )
+    if module.disable_adapters:
+        return
+    for name in module.active_adapters:
+        if name in module.lora_A:
+            up = module.lora_B[name].weight * module.scaling[name]
+            yield _matrix(module.lora_A[name].weight), _matrix(up)
+
+
+def _is_plain(module: Any) -> bool:
+    """Whether a layer is LoRA's two matrices beside a linear layer, and nothing more."""
+    return (
+        hasattr(module, "lora_A")
+        and type(module.base_layer) is nn.Linear
+        and not (module.merged or module.lora_variant)
+        and all(one.bias is None for one in module.lora_B.values())
+    )
