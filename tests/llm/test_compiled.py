@@ -18,7 +18,7 @@ from trees import forest, pairwise
 
 from trsr.errors import ConfigError
 from trsr.llm import ModelSettings, open_model
-from trsr.llm.compiled import CompiledPass
+from trsr.llm.compiled import CompiledPass, compiled_pass
 from trsr.llm.lora import lean
 from trsr.llm.packed import Memory
 from trsr.llm.tree import answer_logits, answer_states, log_normalizer
@@ -129,6 +129,12 @@ def test_a_model_scores_by_the_setting(folder: Path, scorer: str) -> None:
     np.testing.assert_allclose(model.score(QUESTIONS[3:], ("Yes", "No")), found[3:], atol=1e-4)
 
 
+def test_auto_takes_what_it_can() -> None:
+    assert isinstance(compiled_pass(tiny_network(), "auto"), CompiledPass)
+    assert compiled_pass(tiny_network("gpt_neox"), "auto") is None
+    assert compiled_pass(tiny_network(), "torch") is None
+
+
 @pytest.mark.parametrize("shape", ["gpt_neox", "mistral", "gemma2"])
 def test_a_model_that_it_cannot_build_is_refused(shape: str) -> None:
     with pytest.raises(ConfigError, match=r"model\.scorer: .* set it to torch"):
@@ -139,3 +145,4 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ConfigError, match=r"pip install 'trsr\[openvino\]'"):
         CompiledPass(tiny_network())
+    assert compiled_pass(tiny_network(), "auto") is None

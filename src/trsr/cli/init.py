@@ -22,6 +22,7 @@ REST = """
 # larger one, and set style = "instruct" in [prompts] for it.
 [model]
 name = "smollm2-135m"
+scorer = "auto" # ranks through openvino on a CPU, where it is installed
 
 [summarize]
 strategy = "hierarchical" # or recurrent, or none

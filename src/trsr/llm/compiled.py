@@ -30,6 +30,9 @@ MOST_PADDING = 2.0
 SMALL = 256
 """Fewer tokens than this are not worth a pass of their own, however they are padded."""
 
+MOST_PARAMETERS = 2e9
+"""Larger models are not compiled unasked: their weights would be copied in fp32 on the way."""
+
 _MASKED = -1e30
 
 Segment = tuple[Tokens, Prefix | None]
@@ -125,6 +128,24 @@ class CompiledPass:
         self._request.infer(feed, share_inputs=True)
         states, *layers = (output.data for output in self._request.output_tensors)
         return states, layers
+
+
+def compiled_pass(network: Any, scorer: str) -> CompiledPass | None:
+    """The pass that the setting `model.scorer` asks for; None: torch's.
+
+    Raises:
+        ConfigError: If it is asked for by name and cannot be had.
+    """
+    if scorer == "torch":
+        return None
+    if scorer != "auto":
+        return CompiledPass(network, eight_bits=scorer == "openvino_8bit")
+    if sum(parameter.numel() for parameter in network.parameters()) > MOST_PARAMETERS:
+        return None
+    try:
+        return CompiledPass(network)
+    except ConfigError:
+        return None
 
 
 def _together(segments: Sequence[Segment]) -> Iterator[list[int]]:

@@ -63,8 +63,8 @@ class Graph:
     of a product with one scale as they come. A few large channels would spoil that, so the residual
     stream is rotated first, which changes nothing else: an RMS norm without its gain keeps a
     rotation, and gains and rotations go into the weights on either side (QuaRot: Ashkboos et al.
-    2024). The last product of a layer, whose inputs no rotation reaches, keeps its format, and so do
-    attention, norms and adapters.
+    2024). The last product of a layer, whose inputs no rotation reaches, keeps its format, and so
+    do attention, norms and adapters.
 
     Args:
         ov: The openvino module.

@@ -14,7 +14,7 @@ import torch
 from trsr.errors import PromptError
 from trsr.llm import load
 from trsr.llm.base import Feed, Sampling
-from trsr.llm.compiled import CompiledPass
+from trsr.llm.compiled import CompiledPass, compiled_pass
 from trsr.llm.generate import Generator
 from trsr.llm.layout import Layout, Question
 from trsr.llm.packed import Memory
@@ -148,9 +148,7 @@ class TransformersModel:
 
     @functools.cached_property
     def _compiled(self) -> CompiledPass | None:
-        if self.settings.scorer == "torch":
-            return None
-        return CompiledPass(self.network, eight_bits=self.settings.scorer == "openvino_8bit")
+        return compiled_pass(self.network, self.settings.scorer)
 
     def _log_probabilities(
         self, sequences: Sequence[Tokens], tokens: Sequence[int]

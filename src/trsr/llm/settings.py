@@ -59,11 +59,12 @@ class ModelSettings(Settings):
         description="tokens of prompts' beginnings kept between calls when scoring on a CPU, so "
         "that the instruction and users who come back are not computed again; 0: none",
     )
-    scorer: Literal["torch", "openvino", "openvino_8bit"] = Field(
+    scorer: Literal["auto", "torch", "openvino", "openvino_8bit"] = Field(
         "torch",
         description="what computes scores when candidates are ranked; openvino: faster, on a CPU "
         "and for Llama, Mistral and Qwen models; openvino_8bit: faster still, and rounded more "
-        "(see docs/performance.md). Training and its validation keep to torch",
+        "(see docs/performance.md); auto: openvino where it is installed and can take the model, "
+        "else torch. Training and its validation keep to torch",
     )
     prefill: bool = Field(
         True, description="the model can continue an answer begun for it (openai: the server can)"
