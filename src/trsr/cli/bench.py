@@ -239,7 +239,7 @@ def all_(
     for result in run_all(sizes, Bar, lambda why: err.print(why, markup=False)):
         _print([result], json)
         results.append(result)
-    write_page(output, results, sizes.command())
+        write_page(output, results, sizes.command())  # now: a stop keeps what was measured
     err.print(f"wrote {output}", markup=False)
 
 
