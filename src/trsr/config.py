@@ -26,7 +26,7 @@ from trsr.prompts.settings import PromptSettings
 from trsr.rank.settings import RANKERS, RankSettings
 from trsr.settings import Settings
 from trsr.summarize.settings import STRATEGIES, SummarizeSettings
-from trsr.train.settings import TrainSettings
+from trsr.train.settings import PRIOR_LOSSES, TrainSettings
 
 PATHS = (("data", "interactions"), ("data", "items"), ("run", "folder"), ("run", "outputs"))
 
@@ -277,6 +277,7 @@ def _wrong_names(config: Config) -> Iterator[str]:
         ("rank.rankers", RANKERS, list(config.rank.rankers)),
         ("rank.blend", RANKERS, list(config.rank.blend)),
         ("rank.first_stage", RANKERS, [config.rank.first_stage]),
+        ("train.prior", RANKERS, [config.train.prior] if config.train.prior else []),
     ]
     for key, table, names in named:
         for name in names:
@@ -320,8 +321,22 @@ def _conflicts(config: Config) -> Iterator[str]:
             "model.backend: openai gives no log-probabilities of answers, so it cannot rank; set "
             "it in [summarize.model] and a local backend in [model]"
         )
+    yield from _bad_prior(config)
     if config.prompts.layout == "chain":
         yield from _broken_chain(config)
+
+
+def _bad_prior(config: Config) -> Iterator[str]:
+    """A prior that cannot be fitted before training, or that the loss cannot take in."""
+    if not config.train.prior:
+        return
+    if {"llm", "untuned"} & set(config.rank.only(config.train.prior).used):
+        yield "train.prior: name a cheap ranker; this one asks a language model, itself or blended"
+    if config.train.loss not in PRIOR_LOSSES:
+        yield (
+            f"train.prior: the loss {config.train.loss} has no place for a prior; set train.loss "
+            f"to {' or '.join(sorted(PRIOR_LOSSES))}, or leave train.prior empty"
+        )
 
 
 def _broken_chain(config: Config) -> Iterator[str]:

@@ -17,6 +17,7 @@ from trsr.llm.stored import stored
 from trsr.progress import Progress, Silent
 from trsr.prompts import PromptWriter
 from trsr.rank import RankContext, Ranker, make_ranker, top
+from trsr.rank.prior import Prior
 from trsr.store.outputs import OutputStore
 from trsr.summarize import summarize
 from trsr.types import Case, Item, Prompt, Query, RankedList, Summary, UserHistory
@@ -46,7 +47,10 @@ def judge(config: Config, adapter: Path | None) -> tuple[ScoringModel, PromptWri
 
     Raises:
         ModelError: If the backend gives no log-probabilities.
+        StoreError: If the adapter was trained beside another prior than the settings name.
     """
+    if adapter is not None:
+        _check_prior(config, adapter)
     model = open_stored(config, config.model, adapter)
     if not isinstance(model, ScoringModel):
         raise ModelError(
@@ -56,6 +60,17 @@ def judge(config: Config, adapter: Path | None) -> tuple[ScoringModel, PromptWri
     return model, judge_writer(config, model)
 
 
+def _check_prior(config: Config, adapter: Path) -> None:
+    """An adapter made elsewhere may have been trained otherwise than the settings say."""
+    found = Prior.read(adapter)
+    made, asked = found.ranker if found else "", config.train.prior
+    if made != asked:
+        raise StoreError(
+            f"{adapter}: trained with {f'the prior {made}' if made else 'no prior'}, but "
+            f"train.prior is {asked!r}; set it to {made!r}, or train again"
+        )
+
+
 def rank_context(
     config: Config,
     dataset: Dataset,
@@ -63,8 +78,18 @@ def rank_context(
     *,
     validation: Callable[[], Iterable[Case]],
     progress: Progress | None = None,
+    adapter: Path | None = None,
 ) -> RankContext:
-    """What the rankers of a run are made of, in a stage or at run time."""
+    """What the rankers of a run are made of, in a stage or at run time.
+
+    Args:
+        config: The run's settings.
+        dataset: Its data.
+        open_judge: Opens the language model; the argument asks for the tuned one.
+        validation: The validation cases.
+        progress: Told about long preparations.
+        adapter: The trained model's, whose prior is then added to its scores.
+    """
 
     def quality(cases: Sequence[Case], lists: Sequence[RankedList]) -> Mapping[str, float]:
         report = evaluate(cases, {"tuned": lists}, config.rank.tune_on)
@@ -81,6 +106,7 @@ def rank_context(
         settings=config.rank,
         quality=quality,
         progress=progress or Silent(),
+        prior=Prior.read(adapter),
     )
 
 
@@ -205,10 +231,19 @@ class Recommender:
 
     @functools.cached_property
     def _context(self) -> RankContext:
-        return rank_context(self.config, self.dataset, self._judge, validation=self._validation)
+        return rank_context(
+            self.config,
+            self.dataset,
+            self._judge,
+            validation=self._validation,
+            adapter=self._adapter,
+        )
 
     def _validation(self) -> Iterator[Case]:
-        """The validation cases, with summaries where the ranker is told them."""
+        """The validation cases, with summaries where what is tuned on them is told summaries."""
+        if self._name != "blend":  # a cheap ranker: the first stage's, or the prior's
+            yield from self.dataset.cases("valid")
+            return
         for case in self.dataset.cases("valid"):
             (query,) = self.summarized([case.query], Silent())
             yield Case(query, case.relevant)

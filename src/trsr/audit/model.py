@@ -55,6 +55,8 @@ def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Ch
     changes = _changes(chosen)
     progress.begin(len(chosen) * (1 + len(changes)), "queries")
     ranker_name = "llm" if adapter else "untuned"
+    if run.config.train.prior and adapter:  # the prior is not the model's own doing
+        ranker_name = "llm without its prior"
     key = _key(run, chosen)
     own = _values(key(), _ranked(ranker, chosen, progress))
     for kind, name in NAMES.items():

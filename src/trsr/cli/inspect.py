@@ -45,9 +45,12 @@ def _installed(config: Config) -> Iterator[str]:
     baselines = ("item_knn", "item_knn_recent", "ease", "blend")
     libraries = {"bm25": "bm25s"} | dict.fromkeys(baselines, "scipy")
     libraries |= dict.fromkeys(("sasrec", "gru4rec", "bert4rec"), "transformers")
-    libraries |= dict.fromkeys(config.rank.embedding, "sentence_transformers")
+    rank = config.rank
+    if config.train.prior:
+        rank = rank.only(*rank.rankers, config.train.prior)
+    libraries |= dict.fromkeys(rank.embedding, "sentence_transformers")
     extras = {"transformers": "local", "sentence_transformers": "embeddings"}
-    for ranker in sorted(set(config.rank.used) & set(libraries)):
+    for ranker in sorted(set(rank.used) & set(libraries)):
         if find_spec(libraries[ranker]) is None:
             extra = extras.get(libraries[ranker], "baselines")
             raise ConfigError(f"the ranker {ranker} is not installed: pip install 'trsr[{extra}]'")

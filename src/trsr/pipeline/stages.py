@@ -26,6 +26,7 @@ from trsr.pipeline.full import (
     full_notes,
 )
 from trsr.pipeline.pages import write_pages
+from trsr.pipeline.prior import prior_reads, prior_settings, training_prior
 from trsr.pipeline.stair import Job, Stage, fingerprint
 from trsr.prompts import PromptWriter, load_domain
 from trsr.rank import (
@@ -173,6 +174,7 @@ def _train(job: Job) -> dict[str, Any]:
     told = config.prompts.use_summary  # untold, a summary must not part a user's cases either
     summaries = read_summaries(job.run / "summaries.parquet") if told else {}
     valid = [with_summary(case, summaries) for case in _used_valid(config, dataset)]
+    prior = training_prior(config, dataset, job.progress)
     writers: list[PromptWriter] = []
 
     def words(model: LanguageModel) -> PromptWriter:
@@ -180,7 +182,8 @@ def _train(job: Job) -> dict[str, Any]:
         return writers[-1]
 
     def validate(model: ScoringModel) -> dict[str, float]:
-        ranker = YesNoRanker(model, judge_writer(config, model))
+        own = YesNoRanker(model, judge_writer(config, model))
+        ranker = prior.beside(own) if prior else own
         queries = (case.query for case in valid)
         ranked = list(rank_what_fits(ranker, queries, lambda query, error: None))
         report = compute(valid, {"llm": ranked}, config.train.select_on)
@@ -196,8 +199,12 @@ def _train(job: Job) -> dict[str, Any]:
         state=job.work,
         validate=validate if valid else None,
         progress=job.progress,
+        prior=prior.added if prior else None,
     )
     info = dataclasses.asdict(result) | {"prompts": writers[0].digest}
+    if prior:
+        prior.prior.write(job.out / "adapter")
+        info["prior"] = dict(prior.info)
     return {key: one for key, one in info.items() if key not in CURVES}
 
 
@@ -225,6 +232,7 @@ def _rank(job: Job) -> dict[str, Any]:
         open_judge,
         validation=lambda: (with_summary(case, summaries) for case in dataset.cases("valid")),
         progress=job.progress,
+        adapter=adapter_of(job.run),
     )
     names = config.rank.rankers
     chosen: dict[str, Any] = {}
@@ -331,11 +339,11 @@ def _judge_settings(config: Config) -> dict[str, Any]:
 def _train_settings(config: Config) -> dict[str, Any]:
     if not config.train.epochs or "llm" not in config.rank.used:
         return {"train": {"epochs": 0}}
-    return {"train": config.train.meaning()} | _judge_settings(config)
+    return {"train": config.train.meaning()} | prior_settings(config) | _judge_settings(config)
 
 
 def _rank_settings(config: Config) -> dict[str, Any]:
-    own = config.rank.meaning()
+    own = config.rank.meaning() | prior_settings(config)
     own |= _full_settings(config) if config.data.candidates == "full" else {}
     if not {"llm", "untuned"} & set(config.rank.used):
         return {"rank": own, "run": {"seed": config.run.seed}}
@@ -373,6 +381,7 @@ STAGES = (
         ("adapter",),
         _train_settings,
         _train,
+        prior_reads,
     ),
     Stage(
         "rank",

@@ -49,6 +49,7 @@ class Stage:
     Attributes:
         name: The command line's verb.
         reads: The files of earlier stages that it reads; those that do not exist are left out.
+        reads_more: Further ones that it reads with some settings only.
         writes: The files that it writes.
         settings: The settings that its output depends on, as plain values.
         work: Does it; returns counts for the manifest.
@@ -59,6 +60,11 @@ class Stage:
     writes: tuple[str, ...]
     settings: Callable[[Config], dict[str, Any]]
     work: Callable[[Job], dict[str, Any]]
+    reads_more: Callable[[Config], tuple[str, ...]] = lambda config: ()
+
+    def parents(self, config: Config, run: RunDirectory) -> dict[str, str]:
+        """The hashes of the files that it reads, as they are now."""
+        return run.hashes([*self.reads, *self.reads_more(config)])
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def advance(
     why = reason(stage, config, run)
     if not why:
         return Outcome(name, False, "up to date", run.records()[name].info)
-    parents = run.hashes(list(stage.reads))
+    parents = stage.parents(config, run)
     donor = _donor(stage, config, parents, donors)
     if donor is not None:
         return _taken(stage, run, donor, why)
@@ -165,7 +171,7 @@ def reason(stage: Stage, config: Config, run: RunDirectory) -> str:
     changed = differences(record.settings, _as_stored(stage.settings(config)))
     if changed:
         return f"settings changed: {'; '.join(changed)}"
-    now = run.hashes(list(stage.reads))
+    now = stage.parents(config, run)
     other = sorted({*now, *record.parents} - {n for n in now if record.parents.get(n) == now[n]})
     if other:
         return f"made from another {', '.join(other)}"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trsr.data import Catalog
     from trsr.llm import ScoringModel
     from trsr.prompts import PromptWriter
+    from trsr.rank.prior import Prior
 
 
 class Ranker(Protocol):
@@ -54,8 +55,10 @@ class RankContext:
         quality: Judges lists of validation cases by `rank.tune_on`: metric → mean, the most
             important first. None: nothing is tuned.
         progress: Told about long preparations.
-        kept: The blend's members once they are made: a ranker that is also a row of its own is
-            neither fitted nor loaded twice.
+        prior: What the trained model was trained beside; its score is added in ranking. None:
+            nothing.
+        kept: The blend's members and the prior's ranker once they are made: a ranker that is also
+            a row of its own is neither fitted nor loaded twice.
     """
 
     catalog: Catalog
@@ -68,6 +71,7 @@ class RankContext:
     settings: RankSettings = field(default_factory=RankSettings)
     quality: Callable[[Sequence[Case], Sequence[RankedList]], Mapping[str, float]] | None = None
     progress: Progress = field(default_factory=Silent)
+    prior: Prior | None = None
     kept: dict[str, Ranker] = field(default_factory=dict)
 
 
@@ -80,7 +84,7 @@ def make_ranker(name: str, context: RankContext) -> Ranker:
     if name in context.kept:
         return context.kept[name]
     ranker = cast("Ranker", RANKERS.load(name)(context))
-    if name in context.settings.blended:
+    if name in context.settings.blended or (context.prior and name == context.prior.ranker):
         context.kept[name] = ranker
     return ranker
 

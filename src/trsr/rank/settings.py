@@ -162,6 +162,10 @@ class RankSettings(Settings):
         started = {name for name, one in networks.items() if one.start == "text"}
         return tuple(n for n in self.used if n in started | {"text_knn", "sasrec_text"})
 
+    def only(self, *rankers: str) -> RankSettings:
+        """The same settings for these rankers."""
+        return self.model_copy(update={"rankers": rankers})
+
     def meaning(self) -> dict[str, Any]:
         """What the rankings depend on, as plain values: the used rankers' settings only."""
         tables = {name: frozenset({name}) for name in RANKERS.names()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trsr.errors import ModelError
+from trsr.rank.prior import with_prior
 from trsr.types import Query, RankedList
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from trsr.llm import ScoringModel
     from trsr.prompts import PromptWriter
-    from trsr.rank.base import RankContext
+    from trsr.rank.base import RankContext, Ranker
 
 
 class YesNoRanker:
@@ -94,9 +95,10 @@ def p_yes(margin: float) -> float:
     return 1 / (1 + small) if margin >= 0 else small / (1 + small)
 
 
-def make_tuned(context: RankContext) -> YesNoRanker:
-    """The yes/no ranker with the trained model."""
-    return YesNoRanker(*context.judge(True), context.queries_per_batch)
+def make_tuned(context: RankContext) -> Ranker:
+    """The yes/no ranker with the trained model, and with the prior that it was trained beside."""
+    ranker = YesNoRanker(*context.judge(True), context.queries_per_batch)
+    return ranker if context.prior is None else with_prior(ranker, context.prior, context)
 
 
 def make_untuned(context: RankContext) -> YesNoRanker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Protocol
 
 from trsr.errors import DataError
 from trsr.llm.tokens import Tokens, common, tree_stats
-from trsr.train.examples import JudgeWriter, SizedCases, examples_of
+from trsr.train.examples import JudgeWriter, Prior, SizedCases, examples_of
 from trsr.types import Prompt
 
 
@@ -36,6 +37,7 @@ class EncodedCase:
         tokens: Tokens of all prompts with their right answers.
         distinct_tokens: Those left when what sequences begin alike is counted once.
         group: Cases with the same number are learned from in one step.
+        prior: What is added to each candidate's score; empty: nothing.
     """
 
     id: str
@@ -46,6 +48,7 @@ class EncodedCase:
     tokens: int
     distinct_tokens: int
     group: int = 0
+    prior: tuple[float, ...] = ()
 
     @property
     def prompts(self) -> list[Tokens]:
@@ -72,6 +75,7 @@ class EncodedCase:
         answers: Sequence[tuple[Tokens, Tokens]],
         positive: Sequence[bool],
         group: int = 0,
+        prior: Sequence[float] = (),
     ) -> EncodedCase:
         """A case from its candidates' tokens."""
         first, last = min(prompts), max(prompts)
@@ -90,6 +94,7 @@ class EncodedCase:
             stats.tokens,
             stats.distinct_tokens,
             group,
+            tuple(prior),
         )
 
 
@@ -100,6 +105,7 @@ def encode_cases(
     *,
     compared: bool,
     grouped: bool = False,
+    prior: Prior | None = None,
 ) -> list[EncodedCase]:
     """Writes and encodes all cases.
 
@@ -109,9 +115,11 @@ def encode_cases(
         encoder: Turns them into tokens.
         compared: Whether the loss compares the candidates of a case, which then needs both kinds.
         grouped: Whether the cases of one user with one summary are a group; else each case is.
+        prior: What is added to each candidate's score; None: nothing.
 
     Raises:
-        DataError: If there are no cases, or a case has nothing to compare.
+        DataError: If there are no cases, a case has nothing to compare, or the prior does not fit
+            a case.
         PromptError: If a prompt does not fit; names the query.
     """
     encoded: list[EncodedCase] = []
@@ -130,12 +138,23 @@ def encode_cases(
             prompts.append(tuple(prompt))
             answers.append((tuple(yes), tuple(no)))
         group = groups.setdefault(words.told, len(groups)) if grouped else len(encoded)
-        encoded.append(EncodedCase.of(words.id, prompts, answers, words.positive, group))
+        added = () if prior is None else _prior_of(words.id, len(prompts), prior)
+        encoded.append(EncodedCase.of(words.id, prompts, answers, words.positive, group, added))
     if not encoded:
         raise DataError(
             "there are no training cases: lower data.min_history, or set train.epochs to 0"
         )
     return encoded
+
+
+def _prior_of(case: str, candidates: int, prior: Prior) -> tuple[float, ...]:
+    found = tuple(prior.get(case, ()))
+    if len(found) != candidates or not all(map(math.isfinite, found)):
+        raise DataError(
+            f"case {case}: the prior must give a finite number for each of its {candidates} "
+            f"candidates, and gives {list(found)}"
+        )
+    return found
 
 
 def groups_of(cases: Sequence[EncodedCase], most: int) -> list[list[int]]:
@@ -165,6 +184,8 @@ def fingerprint(cases: Sequence[EncodedCase]) -> str:
             case.answers,
             case.positive,
             case.group,
+            # only where there is one: states made before there were priors go on
+            *((case.prior,) if case.prior else ()),
         )
         hashed.update(repr(parts).encode())
     return hashed.hexdigest()[:16]

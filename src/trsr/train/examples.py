@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from trsr.types import Case, Example, Prompt, Query
+
+Prior = Mapping[str, Sequence[float]]
+"""Query id → what is added to each candidate's log-odds of yes, in the query's order."""
 
 
 class SizedCases(Protocol):
