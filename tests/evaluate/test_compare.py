@@ -5,57 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
+from finished_runs import write_run
 
 from trsr.cli import main
-from trsr.data.cases import SCHEMA
 from trsr.errors import ConfigError, DataError, StaleRunError, StoreError
-from trsr.evaluate import evaluate
 from trsr.pipeline.compare import compare
 from trsr.store.rundir import RunDirectory, StageRecord, hash_file
-from trsr.types import Case, Item, Query, RankedList, UserHistory
-
-ITEMS = [f"i{n}" for n in range(12)]
-
-
-def write_run(  # a finished run, made without a model
-    folder: Path,
-    *,
-    queries: int = 40,
-    skills: dict[str, float] | None = None,
-    seed: int = 0,
-    candidates: int = 6,
-    settings: str = "",
-    rename: str = "",
-    metrics: tuple[str, ...] = ("ndcg@10", "recall@1"),
-) -> Path:
-    folder.mkdir(parents=True)
-    rows, cases = [], []
-    skills = skills or {"random": 0.0, "llm": 1.0}
-    for n in range(queries):
-        names = [*ITEMS[n % 6 : n % 6 + candidates]]
-        query = f"{rename}test/u{n}/3"
-        rows.append((query, f"u{n}", ["i0"], [1.0], names, [names[0]]))
-        history = UserHistory(f"u{n}", ())
-        cases.append(Case(Query(query, history, tuple(map(Item, names))), frozenset({names[0]})))
-    pl.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(folder / "cases.test.parquet")
-    lists: dict[str, list[RankedList]] = {}
-    for name, skill in skills.items():
-        draw = np.random.default_rng([seed, len(name)])
-        lists[name] = [
-            RankedList.of(
-                case.query, list(draw.normal(size=candidates) + skill * np.eye(candidates)[0])
-            )
-            for case in cases
-        ]
-    report = evaluate(cases, lists, metrics)
-    report.per_query.write_parquet(folder / "per_query.parquet")
-    (folder / "report.json").write_text(json.dumps(report.to_json()))
-    text = f'[run]\nfolder = "{folder.name}"\nseed = {seed}\n{settings}'
-    (folder / "config.toml").write_text(text)
-    return folder
 
 
 def test_one_run_sets_all_its_rankers_against_the_main_one(tmp_path: Path) -> None:
@@ -123,6 +80,15 @@ def test_seeds_are_pooled_where_nothing_else_differs(tmp_path: Path) -> None:
     assert found.results[1].seed_sd is not None
     assert any("over seeds" in note for note in found.notes)
     assert len(compare([*bad, *good]).results) == 6
+
+
+def test_seeds_of_the_training_alone_are_pooled_too(tmp_path: Path) -> None:
+    runs = [
+        str(write_run(tmp_path / f"one{n}", seed=n, settings=f"[train]\nseed = {n}"))
+        for n in range(2)
+    ]
+    found = compare(runs, seeds=True)
+    assert [(one.side, one.seeds) for one in found.results] == [("one0", 2)]
 
 
 def test_other_queries_are_refused_with_their_number_and_the_first(tmp_path: Path) -> None:

@@ -22,10 +22,18 @@ from trsr.evaluate import (
 )
 from trsr.evaluate.calibration import calibrate
 from trsr.evaluate.charts import calibration_chart, dot_chart, line_chart
+from trsr.evaluate.cost_chart import brief_seconds, seconds_chart, tokens_chart
+from trsr.evaluate.costs import RankerCost
 from trsr.types import Case, Item, Query, RankedList, UserHistory
 
 EVIL = "<script>alert(1)</script>\x00 \ud800 <|im_end|> \"'&amp; \u202eمرحبا 猫"
 VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+COSTS = (
+    RankerCost("random", 40, preparing=0.0, seconds=0.0004),
+    RankerCost("llm", 40, preparing=75.0, seconds=80.0, prompts=840, tokens=420_000),
+)
 
 
 class Reader(HTMLParser):
@@ -89,6 +97,7 @@ def full(text: str) -> Page:
         validation=[(10, 0.5)],
         examples=[ShownUser(text, [ShownBlock([text, text], text)], text, candidates, text)],
         calibrations=[calibrate(text, np.array([0.2, 0.7, 0.7]), np.array([0.0, 1, 0]))],
+        costs=COSTS,
         warnings=[text],
     )
 
@@ -106,7 +115,8 @@ def test_the_page_shows_every_part(tmp_path: Path) -> None:
         "Plain words",
     ):
         assert words in reader.text
-    assert len(reader.named("svg")) == 3 + 2 + 1 + 1  # metrics, curves, calibration, one p(yes) bar
+    # metrics, costs, curves, calibration, one p(yes) bar
+    assert len(reader.named("svg")) == 3 + 2 + 2 + 1 + 1
     assert len(reader.named("polyline")) == 2  # the long curve and its running mean
 
 
@@ -230,3 +240,77 @@ def test_significance_is_on_the_page_in_words_too(tmp_path: Path) -> None:
     }
     reader = read(tmp_path, shown=evaluate(cases, lists, ["recall@1"]))
     assert "significantly worse than llm" in reader.text
+
+
+def test_quality_lies_above_cost_on_an_axis_that_suits_it() -> None:
+    shown = report()
+    chart = seconds_chart(shown, "recall@3", COSTS)
+    assert chart is not None
+    assert chart.log  # 10 µs and 2 s
+    random, llm = chart.points
+    assert [tick.text for tick in chart.x_ticks][:3] == ["10 µs", "1 ms", "100 ms"]
+    assert random.x == pytest.approx(chart.x_ticks[0].at, abs=0.1)
+    assert chart.left <= random.x < llm.x <= chart.right
+    assert (random.main, llm.main) == (False, True)
+    for point in chart.points:
+        assert chart.top <= point.high < point.y < point.low <= chart.base
+    first, last = chart.y_ticks[0], chart.y_ticks[-1]
+    share = (shown.means("llm")["recall@3"] - float(first.text)) / (
+        float(last.text) - float(first.text)
+    )
+    assert llm.y == pytest.approx(first.at + share * (last.at - first.at), abs=0.05)
+
+    near = [RankerCost(name, 40, 0.0, seconds) for name, seconds in (("random", 4), ("llm", 8))]
+    plain = seconds_chart(shown, "recall@3", near)
+    assert plain is not None
+    assert not plain.log
+    assert plain.x_ticks[0].text == "0"
+    zero = plain.x_ticks[0].at
+    assert plain.points[1].x - zero == pytest.approx(2 * (plain.points[0].x - zero), abs=0.05)
+
+    tokens = tokens_chart(shown, "recall@3", COSTS)
+    assert tokens is not None
+    assert [point.ranker for point in tokens.points] == ["llm"]
+    assert "10,500" in tokens.summary
+    assert tokens_chart(shown, "recall@3", near) is None
+    assert seconds_chart(report(0), "recall@3", COSTS) is None
+
+
+def test_names_of_points_that_lie_together_do_not_hide_each_other() -> None:
+    names = tuple(f"ranker{n}" for n in range(5))
+    chart = seconds_chart(
+        report(rankers=names), "auc", [RankerCost(name, 40, 0.0, 4.0) for name in names]
+    )
+    assert chart is not None
+    places = {(point.label_x, point.label_y) for point in chart.points}
+    assert len(places) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(None, "–"), (0.0, "0 µs"), (3.14e-6, "3.14 µs"), (0.02, "20 ms"), (1.85, "1.85 s")],
+)
+def test_short_times_are_told_in_their_unit(seconds: float | None, said: str) -> None:
+    assert brief_seconds(seconds) == said
+
+
+def test_costs_stand_in_a_table_too_and_what_is_not_known_is_said(tmp_path: Path) -> None:
+    stored = RankerCost("llm", 40, 1.0, 2.0, prompts=840, from_store=800, tokens=20_000)
+    reader = read(tmp_path, Page(costs=[COSTS[0], stored]))
+    assert "10 µs" in reader.text
+    assert "Of llm many answers were in the store" in reader.text
+    assert "95 %" in reader.text
+    assert len(reader.named("svg")) == 3 + 1  # no tokens are known
+    reader = read(tmp_path, Page(costs_note="Nothing was recorded."))
+    assert "Nothing was recorded." in reader.text
+    assert "#quality-cost" in [a["href"] for a in reader.named("a")]
+    assert "Quality against cost" not in read(tmp_path, Page()).text
+
+
+def test_a_calibration_is_told_whose_it_is_once(tmp_path: Path) -> None:
+    chart = calibration_chart(calibrate("llm", np.array([0.2, 0.7]), np.array([0.0, 1])))
+    assert chart is not None
+    assert "llm" not in chart.summary
+    found = calibrate("llm", np.array([0.2, 0.7]), np.array([0.0, 1]))
+    reader = read(tmp_path, Page(calibrations=[found]))
+    assert "llm · 2 candidates" in " ".join(reader.text.split())

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from trsr.bench.timing import peak_resident
 from trsr.data.settings import DataSettings
+from trsr.machine import peak_resident
 from trsr.progress import Silent
 
 

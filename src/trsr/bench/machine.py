@@ -6,7 +6,8 @@ import os
 import platform
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
+
+from trsr.machine import cores, cpuinfo, processor
 
 PACKAGES = ("trsr", "torch", "transformers", "peft", "polars", "numpy", "openvino-genai")
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
@@ -14,8 +15,8 @@ _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
 
 def machine() -> str:
     """The kind of machine in a line: processor, cores, what it multiplies fast, memory, GPU."""
-    parts = [_processor(), f"{_cores()} cores"]
-    flags = [flag for flag in _FLAGS if flag in _cpuinfo("flags").split()]
+    parts = [processor(), f"{cores()} cores"]
+    flags = [flag for flag in _FLAGS if flag in cpuinfo("flags").split()]
     parts += [" ".join(flags)] if flags else []
     parts += list(_memory())
     parts += list(_gpu())
@@ -31,26 +32,6 @@ def versions() -> str:
         except metadata.PackageNotFoundError:
             continue
     return ", ".join(found)
-
-
-def _processor() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cpuinfo(key: str) -> str:
-    """The first processor's entry; empty where the system keeps none."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
-    pairs = (line.partition(":") for line in lines)
-    return next((value.strip() for name, _, value in pairs if name.strip() == key), "")
 
 
 def _memory() -> Iterator[str]:

@@ -53,7 +53,7 @@ def page(results: Sequence[Result], command: str, notes: str) -> str:
         {
             "title": result.title,
             "rows": [[_cell(cell) for cell in row] for row in rows(result.records)],
-            "notes": [_PATH.sub("…", note) for note in result.notes],
+            "notes": [without_paths(note) for note in result.notes],
         }
         for result in results
     ]
@@ -69,5 +69,10 @@ def page(results: Sequence[Result], command: str, notes: str) -> str:
     )
 
 
+def without_paths(text: str) -> str:
+    """The text with an ellipsis for each path of this machine."""
+    return _PATH.sub("…", text)
+
+
 def _cell(text: str) -> str:
-    return _PATH.sub("…", text).replace("|", "\\|")
+    return without_paths(text).replace("|", "\\|")

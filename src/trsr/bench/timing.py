@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import gc
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from trsr.machine import forget_peak, peak_resident
 from trsr.progress import Progress
-
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
 
 
 def _nothing() -> None:
@@ -136,10 +132,7 @@ class MemoryWatch:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         else:
-            try:
-                _CLEAR.write_text("5")  # proc(5): resets the peak resident size
-            except OSError:
-                return
+            forget_peak()
 
     def peak(self) -> int | None:
         """Bytes; None where the system does not say."""
@@ -148,19 +141,3 @@ class MemoryWatch:
 
             return int(torch.cuda.max_memory_allocated())
         return peak_resident()
-
-
-def peak_resident() -> int | None:
-    """The process's largest resident size, in bytes; None where the system does not say."""
-    try:
-        lines = _STATUS.read_text("utf-8").splitlines()
-        line = next(line for line in lines if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration):
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024

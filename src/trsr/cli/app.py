@@ -179,6 +179,34 @@ def sweep(
 
 
 @app.command()
+def results(
+    file: Annotated[
+        Path, typer.Argument(metavar="[FILE]", help="a TOML file with the page's sections")
+    ] = Path("docs/results.toml"),
+    page: Annotated[
+        Path | None, typer.Option(help="the page to write; left out: FILE's name with .md")
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="the folder that the runs lie in; left out: runs")
+    ] = None,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="leave out runs that are not finished, and count them")
+    ] = False,
+) -> None:
+    """Write the page of results from finished runs; hand-written notes in it are kept."""
+    from trsr.results import read_plan, write_results
+
+    written = write_results(read_plan(file, runs), page or file.with_suffix(".md"), skip=skip)
+    for why in written.left_out:
+        err.print(f"left out: {why}", markup=False)
+    out.print(
+        f"wrote {written.path}: sections {written.sections}, runs {written.runs}, "
+        f"left out {len(written.left_out)}",
+        markup=False,
+    )
+
+
+@app.command()
 def ls(
     kind: Annotated[
         str, typer.Argument(help="readers, strategies, models, rankers, metrics or recipes")

@@ -129,7 +129,7 @@ def calibration_chart(found: Calibration) -> CalibrationChart | None:
         ),
         tuple(Tick(round(left + mark * (right - left), 2), f"{mark:.1f}") for mark in marks),
         tuple(Tick(round(base - mark * (base - top), 2), f"{mark:.1f}") for mark in marks),
-        f"{found.ranker}: {found.candidates:,} candidates, mean p(yes) {found.mean:.3f}, "
+        f"{found.candidates:,} candidates, mean p(yes) {found.mean:.3f}, "
         f"{found.base_rate:.3f} of them right, expected calibration error {found.ece:.3f}",
     )
 
@@ -145,7 +145,7 @@ def dot_chart(report: Report, metric: str) -> DotChart | None:
     left, width, row = 24.0 + 7.2 * min(longest, 18), 460.0, 30.0
     base = 12 + row * len(found)
     ends = [end for _, estimate in found for end in (estimate.interval or ())]
-    axis = _Axis([*means, *ends, chance], left, width - 16)
+    axis = Axis([*means, *ends, chance], left, width - 16)
     dots = []
     for place, (scores, estimate) in enumerate(found):
         mean = estimate.mean or 0.0
@@ -169,8 +169,8 @@ def line_chart(title: str, points: Sequence[tuple[int, float]]) -> LineChart | N
     run = math.ceil(len(finite) / _POINTS)
     drawn = [_mean_point(finite[at : at + run]) for at in range(0, len(finite), run)]
     width, left, base = 460.0, 44.0, 180.0
-    along = _Axis([step for step, _ in drawn], left, width - 16, whole=True)
-    up = _Axis([value for _, value in drawn], base, 14)
+    along = Axis([step for step, _ in drawn], left, width - 16, whole=True)
+    up = Axis([value for _, value in drawn], base, 14)
     smooth = _running_mean(drawn) if len(drawn) >= 20 else []
     (first_step, first), (last_step, last) = finite[0], finite[-1]
     return LineChart(
@@ -188,7 +188,7 @@ def line_chart(title: str, points: Sequence[tuple[int, float]]) -> LineChart | N
     )
 
 
-class _Axis:
+class Axis:
     """Maps values to SVG units, and marks round values."""
 
     def __init__(
@@ -212,6 +212,7 @@ class _Axis:
         )
 
     def __call__(self, value: float) -> float:
+        """Where a value stands."""
         share = (value - self._low) / (self._high - self._low)
         return round(self._start + share * (self._end - self._start), 2)
 
@@ -237,5 +238,5 @@ def _running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, fl
     return smoothed
 
 
-def _line(points: Sequence[tuple[float, float]], along: _Axis, up: _Axis) -> str:
+def _line(points: Sequence[tuple[float, float]], along: Axis, up: Axis) -> str:
     return " ".join(f"{along(step)},{up(value)}" for step, value in points)

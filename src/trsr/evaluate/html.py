@@ -10,10 +10,12 @@ from pathlib import Path
 import jinja2
 
 from trsr.evaluate.charts import calibration_chart, dot_chart, line_chart
-from trsr.evaluate.metrics import parse_metric
+from trsr.evaluate.cost_chart import brief_count, brief_seconds, seconds_chart, tokens_chart
+from trsr.evaluate.costs import RankerCost
+from trsr.evaluate.metrics import USUAL, parse_metric
 from trsr.evaluate.page import Page
 from trsr.evaluate.report import Estimate, Report
-from trsr.evaluate.table import NOTHING, best_mean, decimals, share
+from trsr.evaluate.table import NOTHING, best_mean, decimals, number, share
 
 LONGEST = 320
 """Characters of one item's or summary's text; the rest is cut, and marked as cut."""
@@ -31,6 +33,18 @@ class _Card:
     mean: str
     interval: str
     chance: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """A row of the table of costs, in words."""
+
+    ranker: str
+    quality: str
+    seconds: str
+    tokens: str
+    preparing: str
+    stored: str
 
 
 def write_html(report: Report, path: Path, page: Page | None = None) -> None:
@@ -63,6 +77,9 @@ def render(report: Report, page: Page) -> str:
         "share": share,
     }
     shown = headline_metrics(report)
+    metric = USUAL if USUAL in report.metrics else next(iter(shown), "")
+    costs = page.costs if metric else ()
+    plots = [draw(report, metric, costs) for draw in (seconds_chart, tokens_chart) if costs]
     charts = [dot_chart(report, name) for name in shown]
     calibrations = [calibration_chart(one) for one in page.calibrations]
     curves = [line_chart("Training loss", page.curve), line_chart("Validation", page.validation)]
@@ -73,6 +90,10 @@ def render(report: Report, page: Page) -> str:
         charts=[chart for chart in charts if chart],
         calibrations=[chart for chart in calibrations if chart],
         curves=[chart for chart in curves if chart],
+        cost_metric=metric,
+        cost_charts=[chart for chart in plots if chart],
+        costs=[_cost(report, metric, one) for one in costs],
+        unknown_costs=[one.ranker for one in costs if one.queries and not one.known],
         best={name: best_mean(report, name) for name in report.metrics},
         settings=sections(page.settings),
     )
@@ -158,4 +179,15 @@ def _card(report: Report, metric: str) -> _Card:
         decimals(estimate.mean),
         interval(estimate),
         decimals(report.chance[metric]),
+    )
+
+
+def _cost(report: Report, metric: str, one: RankerCost) -> _Cost:
+    return _Cost(
+        one.ranker,
+        number(report[one.ranker].metrics[metric]),
+        brief_seconds(one.seconds_a_query),
+        brief_count(one.tokens_a_query),
+        brief_seconds(one.preparing) if one.preparing < 60 else duration(one.preparing),
+        share(one.from_store / one.prompts) if one.prompts else NOTHING,
     )

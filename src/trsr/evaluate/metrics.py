@@ -29,6 +29,9 @@ from trsr.plugins import near
 
 Values = npt.NDArray[np.float64]
 
+USUAL = "ndcg@10"
+"""The metric that is looked at where none is asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:

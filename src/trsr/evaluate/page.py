@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trsr.evaluate.calibration import Calibration
+from trsr.evaluate.costs import RankerCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ class Page:
         validation: (step, what the best adapter is chosen by).
         examples: Some users.
         calibrations: Of the rankers that give probabilities.
+        costs: What rankers took.
+        costs_note: Said where costs are not known; empty: nothing is.
         warnings: Sentences shown first, beside the report's own notes.
     """
 
@@ -94,4 +97,6 @@ class Page:
     validation: Sequence[tuple[int, float]] = ()
     examples: Sequence[ShownUser] = ()
     calibrations: Sequence[Calibration] = ()
+    costs: Sequence[RankerCost] = ()
+    costs_note: str = ""
     warnings: Sequence[str] = ()

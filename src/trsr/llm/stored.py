@@ -27,6 +27,7 @@ class StoredModel(Around):
     Attributes:
         hits: Prompts answered without asking: from the store, or as twins of one under way.
         asked: Prompts that went to the inner model.
+        tokens: Tokens of those, each prompt counted whole, also where it begins like another.
     """
 
     def __init__(self, inner: LanguageModel, store: OutputStore) -> None:
@@ -34,6 +35,7 @@ class StoredModel(Around):
         self.store = store
         self.hits = 0
         self.asked = 0
+        self.tokens = 0
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Yields (position, text) as `LanguageModel.generate` does, stored answers first.
@@ -74,6 +76,8 @@ class StoredScoringModel(StoredModel):
             self.store.put_all(fresh)
             found |= fresh
         self.asked += len(missing)
+        # counted afterwards: a backend remembers how it has just read a prompt
+        self.tokens += sum(map(self.count_tokens, missing.values()))
         self.hits += len(keys) - len(missing)
         rows = [found[key] for key in keys]
         return np.array(rows, dtype=np.float64).reshape(len(prompts), len(answers))
@@ -164,6 +168,7 @@ class _Asking:
             self.stash.append((position, _text(known[key], key)))
             return True
         self.model.asked += 1
+        self.model.tokens += self.model.count_tokens(prompt)
         self.under_way[key] = [position]
         self.queue.append((key, prompt))
         return True

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from trsr.errors import ConfigError, DataError, StaleRunError, StoreError
+from trsr.evaluate.metrics import USUAL
 from trsr.evaluate.sides import Side, SidesReport, compare_sides
 from trsr.plugins import near
 from trsr.settings import digest
@@ -23,8 +24,6 @@ CASES = "cases.test.parquet"
 VALUES = "per_query.parquet"
 FIXED = ("ranker", "query", "user", "history", "candidates", "tied", "missing")
 """The columns of `per_query.parquet` that are no metric."""
-USUAL = "ndcg@10"
-"""The metric that is compared where none is asked for."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,7 @@ class FinishedRun:
             settings: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise StoreError(f"{path}: the run's settings cannot be read ({error})") from error
+        settings.get("train", {}).pop("seed", None)
         return digest({name: table for name, table in settings.items() if name not in _FREE})
 
     def check_fresh(self) -> None:
@@ -160,7 +160,7 @@ def compare(
     every = list({(one.run.folder, one.ranker): one for one in (*chosen, base)}.values())
     for run in opened.values():
         run.check_fresh()
-    _check_comparable([one.run for one in every])
+    check_comparable([one.run for one in every])
     wanted = _metrics(metrics, every)
     groups = _groups(every, seeds)
     names = _names(groups, [one.run.folder for one in every])
@@ -260,8 +260,12 @@ def _names(groups: Sequence[Sequence[Chosen]], folders: Iterable[Path]) -> list[
     return [f"{run_name(group[0])}:{group[0].ranker}" for group in groups]
 
 
-def _check_comparable(runs: Sequence[FinishedRun]) -> None:
-    """Refuses runs that did not rank the same candidates of the same queries."""
+def check_comparable(runs: Sequence[FinishedRun]) -> None:
+    """Refuses runs that did not rank the same candidates of the same queries.
+
+    Raises:
+        DataError: Saying in what they differ, with an example.
+    """
     first = runs[0]
     for other in {run.folder: run for run in runs[1:]}.values():
         _check_queries(first, other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,12 @@ class FirstStage:
         return self._made is not None
 
     def queries(self, summaries: Mapping[str, Summary]) -> Iterator[Query]:
-        """The queries, with the proposals for candidates."""
-        found = self._proposals()
+        """The queries, with the proposals for candidates; these are made before it returns."""
+        return self._with(self._proposals(), summaries)
+
+    def _with(
+        self, found: Mapping[str, Sequence[str]], summaries: Mapping[str, Summary]
+    ) -> Iterator[Query]:
         for name, history in self.cases.histories():
             items = tuple(self.catalog[item] for item in found[name])
             yield Query(name, history, items, summaries.get(name))

@@ -17,6 +17,7 @@ from trsr.errors import StoreError
 from trsr.evaluate import Page, Report, ShownBlock, ShownCandidate, ShownUser, StageTime, write_html
 from trsr.evaluate.calibration import Calibration, calibrate
 from trsr.evaluate.correction import Corrected, correct
+from trsr.evaluate.costs import UNRECORDED, RankerCost, read_costs
 from trsr.evaluate.groups import history_groups
 from trsr.evaluate.texts import latex, markdown
 from trsr.evaluate.trec import file_name, write_qrels, write_trec_run
@@ -51,11 +52,13 @@ def write_pages(
         for name in JUDGES
         if name in rankings
     ]
+    costs = _costs(job, rankings)
     corrected, report = _corrected(job, report, dataset, rankings)
     values |= {
         "history_groups": [group.to_json() for group in groups],
         "calibration": {one.ranker: one.to_json() for one in calibrations},
         "corrected": corrected.to_json() if corrected else None,
+        "costs": {one.ranker: one.to_json() for one in costs},
     }
     if first_stage is not None:
         values["first_stage"] = dict(first_stage)
@@ -85,6 +88,8 @@ def write_pages(
         curve=losses,
         validation=validations,
         calibrations=calibrations,
+        costs=costs,
+        costs_note="" if costs else UNRECORDED,
         examples=list(_examples(job, dataset, summaries, rankings)),
     )
     write_html(report, job.out / "report.html", page)
@@ -134,6 +139,15 @@ def _write_trec(out: Path, dataset: Dataset, rankings: Mapping[str, Rankings]) -
     write_qrels(out / "qrels.trec", dataset.cases("test"))
     for name, lists in rankings.items():
         write_trec_run(out / file_name(name), name, lists)
+
+
+def _costs(job: Job, rankings: Mapping[str, Rankings]) -> list[RankerCost]:
+    """What the rankers took, as the rank stage recorded it; empty for lists made elsewhere."""
+    record = job.run.records().get("rank")
+    name = "rankings.parquet"
+    if record is None or job.run.hashes([name]).get(name) != record.files.get(name):
+        return []
+    return [one for one in read_costs(record.info.get("costs")) if one.ranker in rankings]
 
 
 def _stage(name: str, record: StageRecord) -> StageTime:

@@ -19,12 +19,8 @@ from trsr.evaluate import FullAnswerKey
 from trsr.evaluate import evaluate as compute
 from trsr.fetch import get
 from trsr.llm import LanguageModel, ScoringModel
-from trsr.pipeline.full import (
-    PROPOSALS,
-    FirstStage,
-    first_stage_report,
-    full_notes,
-)
+from trsr.pipeline.costs import CostBook
+from trsr.pipeline.full import PROPOSALS, FirstStage, first_stage_report, full_notes
 from trsr.pipeline.pages import write_pages
 from trsr.pipeline.prior import prior_reads, prior_settings, training_prior
 from trsr.pipeline.stair import Job, Stage, fingerprint
@@ -148,7 +144,7 @@ def _summarize(job: Job) -> dict[str, Any]:
             "shortened": writer.shortened,
             "prompts": writer.digest,
             "empty": sum(not one.text for one in found.values()),
-        } | _usage(model)
+        } | (_usage(model) or {"tokens": model.tokens})
     order = [query for table in tables for query in table.frame["query"] if query in found]
     rows = [
         (query, one.user, one.text, one.covers, list(one.sources))
@@ -219,11 +215,13 @@ def _rank(job: Job) -> dict[str, Any]:
     cases = dataset.cases("test")
     writers: dict[str, PromptWriter] = {}
     opened: set[str] = set()
+    book = CostBook()
 
     def open_judge(tuned: bool) -> tuple[ScoringModel, PromptWriter]:
         model, writer = judge(config, _adapter(job.run) if tuned else None)
         writers[model.identity] = writer
         opened.add("model")
+        book.watch(model)
         return model, writer
 
     context = rank_context(
@@ -250,12 +248,13 @@ def _rank(job: Job) -> dict[str, Any]:
     first = FirstStage(config, cases, dataset.catalog, made, lambda note: progress.advance(0, note))
 
     def lists(name: str) -> Iterator[Any]:
-        ranker, dear = made(name)
-        chosen.update({name: dict(ranker.chosen)} if hasattr(ranker, "chosen") else {})
-        job.progress.begin(len(cases), "queries")
-        proposed = cases.full and dear
-        queries = first.queries(summaries) if proposed else _told(cases, summaries)
-        for ranked in rank_what_fits(ranker, queries, skipped):
+        with book.preparing(name):
+            ranker, dear = made(name)
+            chosen.update({name: dict(ranker.chosen)} if hasattr(ranker, "chosen") else {})
+            job.progress.begin(len(cases), "queries")
+            proposed = cases.full and dear
+            queries = first.queries(summaries) if proposed else _told(cases, summaries)
+        for ranked in book.ranking(name, rank_what_fits(ranker, queries, skipped)):
             yield top(ranked, config.rank.depth, config.run.seed) if cases.full else ranked
             job.progress.advance(1, name)
 
@@ -269,7 +268,7 @@ def _rank(job: Job) -> dict[str, Any]:
     if unfit and len(unfit) == len(cases):
         raise PromptError(f"no query fits the context; the first: {next(iter(unfit.values()))}")
     info = {"queries": len(cases), "unfit": len(unfit), "rankers": list(names), "models": models}
-    info |= {"chosen": chosen}
+    info |= {"chosen": chosen, "costs": book.to_json()}
     return info | ({"unfit_queries": dict(islice(unfit.items(), 20))} if unfit else {})
 
 

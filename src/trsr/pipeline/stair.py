@@ -14,6 +14,7 @@ from typing import Any
 
 from trsr.config import Config
 from trsr.errors import StaleRunError
+from trsr.machine import Witness
 from trsr.progress import Progress
 from trsr.store.rundir import RunDirectory, StageRecord
 
@@ -108,11 +109,11 @@ def advance(
     donor = _donor(stage, config, parents, donors)
     if donor is not None:
         return _taken(stage, run, donor, why)
-    started = time.perf_counter()
+    witness, started = Witness(), time.perf_counter()
     with run.writing(name) as out:
         info = stage.work(Job(config, run, out, run.workspace(name), progress))
         info |= {"seconds": round(time.perf_counter() - started, 2)}
-        info |= {"seed": config.run.seed, "versions": versions()}
+        info |= {"seed": config.run.seed, "versions": versions(), "made": witness.tell()}
         run.publish(name, out, StageRecord(stage.settings(config), parents, {}, info))
     return Outcome(name, True, why, info)
 

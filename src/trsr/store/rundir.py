@@ -86,6 +86,13 @@ class RunDirectory:
         """
         return self._manifest()[0]
 
+    @property
+    def written(self) -> str:
+        """When a stage was last finished (ISO, UTC); empty where none is."""
+        if not self._manifest()[0]:
+            return ""
+        return str(json.loads((self.folder / MANIFEST).read_text("utf-8")).get("written", ""))
+
     def unfinished(self) -> list[str]:
         """The stages whose files a kill may have left half old and half new."""
         return self._manifest()[1]

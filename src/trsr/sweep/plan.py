@@ -262,7 +262,7 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 def run_name(settings: Mapping[str, Any]) -> str:
     """A folder's name of the settings that differ: `strategy=none,seed=1`."""
     short = dict(zip(settings, short_keys(list(settings)), strict=True))
-    parts = [f"{short[key]}={_text(value)}" for key, value in settings.items()]
+    parts = [f"{short[key]}={value_text(value)}" for key, value in settings.items()]
     name = re.sub(r"[^\w.+=,-]+", "-", ",".join(parts)) or "run"
     if len(name) <= LONGEST_NAME:
         return name
@@ -276,9 +276,10 @@ def short_keys(keys: Sequence[str]) -> Iterator[str]:
         yield word if last.count(word) == 1 else key
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A setting's value as a name of a run tells it: `a+b`, `true`, `0.001`."""
     if isinstance(value, list | tuple):
-        return "+".join(map(_text, value))
+        return "+".join(map(value_text, value))
     if isinstance(value, float):
         return f"{value:.6g}"
     return str(value).lower() if isinstance(value, bool) else str(value)

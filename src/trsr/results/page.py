@@ -1,0 +1,275 @@
+"""Writes the page of results; what people wrote into it by hand is kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from trsr.bench.page import without_paths
+from trsr.errors import ConfigError, DataError, StoreError
+from trsr.evaluate.sides import SidesReport
+from trsr.pipeline.compare import check_comparable
+from trsr.results.file import END, TOP, Plan, Section
+from trsr.results.runs import Run, Variant, open_runs, variants
+from trsr.results.tables import (
+    Table,
+    compared,
+    difference_table,
+    main_table,
+    make_rows,
+    metrics_of,
+    stage_table,
+)
+from trsr.store.rundir import write_atomic
+
+SIGN = "<!-- Written by `trsr results"
+"""Begins the line by which a page that may be written over is known."""
+
+EMPTY = "\n\n"
+"""What stands between the marks where nothing is noted yet."""
+
+_MARK = re.compile(r"<!-- notes: ([\w-]+) -->")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a page.
+
+    Attributes:
+        path: The page.
+        sections: How many it has.
+        runs: How many runs it shows.
+        left_out: The runs that it leaves out, and why.
+    """
+
+    path: Path
+    sections: int
+    runs: int
+    left_out: tuple[str, ...]
+
+
+def write_results(plan: Plan, path: Path, *, skip: bool = False) -> Written:
+    """Writes the page, or writes it again with its hand-written notes untouched.
+
+    Nothing is written where anything is wrong.
+
+    Args:
+        plan: What it shows.
+        path: The Markdown file.
+        skip: Whether runs that are not finished are left out and counted, instead of refused.
+
+    Raises:
+        StoreError: Naming every run that is missing, not finished or stale.
+        DataError: If runs of one section ranked other queries or candidates; says which.
+        ConfigError: If a section's baseline or metric is none of its runs', or the page there is
+            was not written by this function, or has notes of a section that is no more.
+    """
+    notes = _kept(plan, path)
+    missed: list[str] = []
+    opened = {
+        section.name: open_runs(section.runs, lambda folder, why: missed.append(why))
+        for section in plan.sections
+    }
+    total = sum(len(section.runs) for section in plan.sections)
+    if missed and not skip:
+        raise StoreError(
+            "\n  ".join((f"{len(missed)} of {total} runs cannot be shown", *missed))
+            + "\nfinish them, or leave them out with --skip"
+        )
+    sections = [_section(section, opened[section.name]) for section in plan.sections]
+    write_atomic(path, _render(plan, sections, notes))
+    return Written(path, len(sections), total - len(missed), tuple(missed))
+
+
+def _kept(plan: Plan, path: Path) -> dict[str, str]:
+    """The hand-written notes of the page that is there."""
+    if not path.exists():
+        return {}
+    text = path.read_text("utf-8")
+    if SIGN not in text:
+        raise ConfigError(
+            f"{path} was not written by `trsr results`, and would be lost: move it away, or name "
+            "another page with --page"
+        )
+    notes = notes_of(text, str(path))
+    known = {TOP, END, *(section.name for section in plan.sections)}
+    lost = [name for name, note in notes.items() if name not in known and note.strip()]
+    if lost:
+        raise ConfigError(
+            f"{path} has notes of {', '.join(lost)}, which {plan.path} does not name: give the "
+            "section its name back, or move the notes elsewhere"
+        )
+    return notes
+
+
+def notes_of(text: str, where: str) -> dict[str, str]:
+    """What stands between each pair of marks of a page, as it stands, by name.
+
+    Raises:
+        ConfigError: If marks do not stand in pairs, or a name stands in two.
+    """
+    marks = list(_MARK.finditer(text))
+    found: dict[str, str] = {}
+    for first, last in zip(marks[::2], [*marks[1::2], None], strict=False):
+        name = first[1]
+        if last is None or last[1] != name or name in found:
+            raise ConfigError(
+                f"{where}: the notes of {name} do not stand between one pair of marks, "
+                f"{first[0]} before and behind them"
+            )
+        found[name] = text[first.end() : last.start()]
+    return found
+
+
+def _render(plan: Plan, sections: Sequence[Mapping[str, Any]], notes: Mapping[str, str]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("trsr.results"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - Markdown
+    )
+
+    def noted(name: str) -> str:
+        mark = f"<!-- notes: {name} -->"
+        return f"{mark}{notes.get(name, EMPTY)}{mark}"
+
+    shown = plan.path.name if plan.path.is_absolute() else plan.path.as_posix()
+    return environment.get_template("results.md.jinja").render(
+        title=plan.title,
+        sign=f"{SIGN} {shown}`: only what stands between two marks of notes is kept. -->",
+        sections=sections,
+        noted=noted,
+        top=TOP,
+        end=END,
+    )
+
+
+def _section(section: Section, runs: Sequence[Run]) -> dict[str, Any]:
+    """What the template is told of a section."""
+    settings = section.settings
+    told: dict[str, Any] = {
+        "name": section.name,
+        "title": settings.title,
+        "command": section.command,
+        "about": settings.about,
+        "left_out": len(section.runs) - len(runs),
+        "of": len(section.runs),
+        "facts": [],
+        "tables": [],
+        "warnings": [],
+    }
+    if not runs:
+        return told
+    try:
+        check_comparable([run.finished for run in runs])
+    except DataError as error:
+        raise DataError(
+            f"sections.{section.name}: runs of one table must have ranked the same; put others in "
+            f"a section of their own: {error}"
+        ) from error
+    try:
+        told |= _tables(section, variants(runs), metrics_of(runs, settings.metrics))
+    except ConfigError as error:
+        raise ConfigError(f"sections.{section.name}: {error}") from error
+    return told
+
+
+def _tables(section: Section, found: Sequence[Variant], metrics: Sequence[str]) -> dict[str, Any]:
+    runs = [run for variant in found for run in variant.runs]
+    compare = metrics_of(runs, section.settings.compare) if section.settings.compare else []
+    rows = make_rows(found, list(dict.fromkeys((*metrics, *compare))))
+    report = compared(rows, compare, section.settings.baseline)
+    chance = runs[0].report["chance"]
+    stages = stage_table(found)
+    return {
+        "facts": [*_facts(section, runs, report)],
+        "tables": [
+            _told("", main_table(rows, metrics, chance), _legend(rows, report)),
+            *([_told(_how(report), difference_table(report), "")] if len(rows) > 1 else []),
+            *([_told("What each stage took:", stages, _stage_notes(stages))] if stages[1] else []),
+        ],
+        "warnings": [*_warnings(runs)],
+    }
+
+
+def _told(lead: str, table: Table, note: str) -> dict[str, Any]:
+    header, rows = table
+    return {
+        "lead": without_paths(lead),
+        "header": [_cell(cell) for cell in header],
+        "rows": [[_cell(cell) for cell in row] for row in rows],
+        "note": note,
+    }
+
+
+def _cell(text: str) -> str:
+    return without_paths(text).replace("|", "\\|")
+
+
+def _facts(section: Section, runs: Sequence[Run], report: SidesReport) -> Iterator[str]:
+    sizes = runs[0].report["candidates"]
+    fewest, most = sizes["fewest"], sizes["most"]
+    each = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    yield (
+        f"{report.queries:,} test {'query' if report.queries == 1 else 'queries'} of "
+        f"{report.users:,} {'user' if report.users == 1 else 'users'}, {each} candidates each "
+        f'(`data.candidates = "{runs[0].config.data.candidates}"`)'
+    )
+    seeds = sorted({run.seed for run in runs})
+    told = ", ".join(map(str, seeds))
+    yield f"one seed ({told})" if len(seeds) == 1 else f"{len(seeds)} seeds ({told})"
+    kinds = dict.fromkeys(_machine(run, section.settings.machine) for run in runs)
+    yield "; ".join(kinds)
+    dates = sorted({run.date for run in runs if run.date})
+    if dates:
+        yield dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+
+
+def _machine(run: Run, said: str) -> str:
+    if not run.made:
+        return said or "machine not recorded"
+    return f"{run.made['on']}, {run.made['gpu'] or 'no GPU'}"
+
+
+def _legend(rows: Sequence[Any], report: SidesReport) -> str:
+    words = [f"±: one standard error over {report.queries:,} queries"]
+    if any(row.estimate(name)[1] is not None for row in rows for name in row.values):
+        words.append("(±): standard deviation over seeds")
+    if len(rows) > 1:
+        words.append("bold: highest mean, no claim of significance")
+    words.append("tied: queries in which a right item has a wrong one's score")
+    return "; ".join(words) + "."
+
+
+def _how(report: SidesReport) -> str:
+    """What the differences are of and how they were found, as `trsr compare` says it."""
+    told = " ".join(note if note.endswith(".") else f"{note}." for note in report.notes[1:])
+    return f"{told[:1].upper()}{told[1:]}"
+
+
+def _stage_notes(table: Table) -> str:
+    cells = [cell for row in table[1] for cell in row]
+    words = []
+    if "copied" in cells:
+        words.append("copied: another run had made the same, and its time counts there")
+    if any("from the store" in cell for cell in cells):
+        words.append("from the store: asked before, so not computed again")
+    if any("tokens" in cell for cell in cells):
+        words.append("tokens: of the prompts that were computed, each counted whole")
+    return f"{'; '.join(words)}." if words else ""
+
+
+def _warnings(runs: Sequence[Run]) -> Iterator[str]:
+    """What the runs' own reports say that a reader must know, each sentence once."""
+    rankers = {name for run in runs for name in run.finished.rankers}
+    said = dict.fromkeys(note for run in runs for note in run.report.get("notes", ()))
+    for note in said:
+        if note.partition(":")[0] not in rankers:
+            yield note

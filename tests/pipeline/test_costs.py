@@ -1,0 +1,129 @@
+"""What each ranker takes is recorded by `rank`, and stands in the report where it is known."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+from pipeline_data import write_data
+
+from trsr.config import load_config
+from trsr.evaluate.costs import UNRECORDED
+from trsr.pipeline import run, run_evaluate, run_rank
+from trsr.store.rundir import RunDirectory, StageRecord
+
+CONFIG = """
+[data]
+interactions = "clicks.csv"
+items = "products.jsonl"
+min_history = 4
+negatives = 6
+
+[model]
+backend = "scripted"
+name = "scripted"
+
+[summarize]
+strategy = "none"
+
+[train]
+epochs = 0
+
+[rank]
+rankers = ["random", "popular", "untuned"]
+"""
+
+
+@pytest.fixture
+def finished(tmp_path):
+    write_data(tmp_path, users=30, items=60)
+    (tmp_path / "mine.toml").write_text(CONFIG)
+    config = load_config(tmp_path / "mine.toml", [f"run.folder={tmp_path / 'run'}"])
+    list(run(config))
+    return config
+
+
+def report_of(config):
+    return json.loads((config.run.folder / "report.json").read_text("utf-8"))
+
+
+def page_of(config):
+    return (config.run.folder / "report.html").read_text("utf-8")
+
+
+def test_seconds_and_tokens_of_each_ranker_are_recorded_and_drawn(finished):
+    info = RunDirectory(finished.run.folder).records()["rank"].info
+    costs = info["costs"]
+    assert list(costs) == ["random", "popular", "untuned"]
+    assert costs == report_of(finished)["costs"]
+    for one in costs.values():
+        assert one["queries"] == info["queries"]
+        assert 0 < one["seconds"] < info["seconds"] + 0.01
+    assert costs["popular"]["prompts"] == costs["popular"]["tokens"] == 0
+    model = costs["untuned"]
+    assert model["prompts"] == info["queries"] * 7
+    # A scripted model's tokens are words: no prompt has fewer than its instruction.
+    assert model["tokens"] > 10 * model["prompts"]
+    assert sum(one["seconds"] + one["preparing"] for one in costs.values()) < info["seconds"] + 0.01
+    page = page_of(finished)
+    assert "against seconds a query" in page
+    assert "against tokens a query" in page
+    assert UNRECORDED not in page
+
+
+def test_answers_from_the_store_are_no_measure(finished):
+    folder = finished.run.folder
+    (folder / "rankings.parquet").unlink()
+    assert run_rank(finished).made
+    assert run_evaluate(finished).why == "up to date"  # the lists are the same
+    (folder / "report.json").unlink()
+    run_evaluate(finished)
+    model = report_of(finished)["costs"]["untuned"]
+    assert model["from_store"] == model["prompts"]
+    assert model["tokens"] == 0
+    page = page_of(finished)
+    assert "Of untuned many answers were in the store" in page
+    assert "against tokens a query" not in page
+    assert "against seconds a query" in page
+
+
+def test_a_run_without_the_record_holds_and_says_so(finished):
+    directory = RunDirectory(finished.run.folder)
+    records = directory.records()
+    old = records["rank"]
+    info = {key: value for key, value in old.info.items() if key not in ("costs", "made")}
+    records["rank"] = StageRecord(old.settings, old.parents, old.files, info)
+    directory._write_manifest(records, [])
+    assert not [one for one in run(finished) if one.made]
+    (finished.run.folder / "report.json").unlink()
+    run_evaluate(finished)
+    assert report_of(finished)["costs"] == {}
+    assert UNRECORDED in page_of(finished).replace("&#39;", "'")
+    assert "seconds a query" not in page_of(finished)
+
+
+def test_lists_made_elsewhere_have_no_cost_of_this_run(finished):
+    path = finished.run.folder / "rankings.parquet"
+    pl.read_parquet(path).filter(pl.col("ranker") != "random").write_parquet(path)
+    run_evaluate(finished)
+    assert report_of(finished)["costs"] == {}
+
+
+def test_proposals_are_no_cost_of_the_first_query(finished):
+    config = load_config(
+        finished.run.folder / "config.toml",
+        ["data.candidates=full", f"run.folder={finished.run.folder.parent / 'full'}"],
+    )
+    list(run(config))
+    costs = RunDirectory(config.run.folder).records()["rank"].info["costs"]
+    assert costs["untuned"]["queries"] == costs["popular"]["queries"]
+    assert costs["untuned"]["prompts"] <= costs["untuned"]["queries"] * config.rank.proposals
+
+
+def test_each_stage_tells_when_on_what_and_in_how_much_memory(finished):
+    for record in RunDirectory(finished.run.folder).records().values():
+        made = record.info["made"]
+        assert made["on"].endswith(("core", "cores"))
+        assert made["at"].startswith("20")
+        assert made["peak_memory_bytes"] is None or made["peak_memory_bytes"] > 2**20

@@ -1,0 +1,351 @@
+"""`trsr results`: what a reader finds on the page, what is kept of it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+from finished_runs import write_run
+from pipeline_data import write_data
+
+from trsr.cli import main
+from trsr.errors import ConfigError, DataError, StoreError
+from trsr.pipeline.compare import compare
+from trsr.results import read_plan, write_results
+from trsr.settings import digest
+from trsr.store.rundir import RunDirectory, StageRecord
+
+BASE = """
+[data]
+interactions = "clicks.csv"
+items = "products.jsonl"
+min_history = 4
+negatives = 6
+
+[model]
+backend = "scripted"
+name = "scripted"
+
+[summarize]
+block_items = 3
+
+[train]
+epochs = 0
+
+[rank]
+rankers = ["random", "popular", "untuned"]
+"""
+
+GRID = """
+base = "base.toml"
+
+[sweep]
+folder = "swept"
+
+[set]
+evaluate.metrics = ["recall@3", "ndcg@10", "auc"]
+
+[grid]
+summarize.strategy = ["none", "recurrent"]
+"""
+
+DATA = '[data]\ninteractions = "clicks.csv"\n'
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A folder with a finished sweep: two strategies, three rankers, a scripted model."""
+    from trsr.sweep import read_plan as read_sweep
+    from trsr.sweep import sweep
+
+    folder = tmp_path_factory.mktemp("results")
+    write_data(folder, users=40, items=40)
+    (folder / "base.toml").write_text(BASE)
+    (folder / "grid.toml").write_text(GRID)
+    with pytest.MonkeyPatch.context() as patch:
+        # A judge whose answer hangs on every word of the prompt, the summary included.
+        patch.setattr("trsr.llm.scripted.common_words", by_lot)
+        assert not sweep(read_sweep(folder / "grid.toml")).failed
+    return folder
+
+
+def by_lot(prompt, answer) -> float:
+    return int(digest([str(prompt), answer])[:8], 16) / 2**30
+
+
+def plan_of(folder, text, runs=None):
+    (folder / "results.toml").write_text(text)
+    return read_plan(folder / "results.toml", runs)
+
+
+def page_of(folder, text, runs=None, **options) -> str:
+    write_results(plan_of(folder, text, runs), folder / "results.md", **options)
+    return (folder / "results.md").read_text("utf-8")
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """The page's tables, cells stripped, the line below the header left out."""
+    found: list[list[list[str]]] = []
+    before = ""
+    for line in text.splitlines():
+        if line.startswith("|") and not line.startswith("|---"):
+            if not before.startswith("|"):
+                found.append([])
+            found[-1].append([cell.strip() for cell in line[1:-1].split(" | ")])
+        before = line
+    return found
+
+
+def section(runs, name="one", **more) -> str:
+    lines = [f"[sections.{name}]", f'title = "Title of {name}"', 'command = "trsr run x.toml"']
+    lines += [f"runs = {json.dumps(runs)}"]
+    return "\n".join([*lines, *(f"{key} = {json.dumps(value)}" for key, value in more.items())])
+
+
+SWEPT = """
+[sections.grid]
+title = "Made-up clicks"
+sweep = "{file}"
+about = "What was bought, by nobody."
+compare = ["auc", "ndcg@10"]
+baseline = "popular"
+"""
+
+
+def test_a_section_tells_the_sweep_whole(swept, tmp_path):
+    text = page_of(tmp_path, SWEPT.format(file=swept / "grid.toml"))
+    assert "## Made-up clicks" in text
+    assert "`trsr sweep grid.toml`" in text
+    assert "What was bought, by nobody." in text
+    main_table, differences, stages = tables(text)
+    run = swept / "swept" / "strategy=recurrent"
+    report = json.loads((run / "report.json").read_text())
+
+    # What the settings change nothing for stands once, the rest once for each of them.
+    assert [row[0] for row in main_table] == [
+        "",
+        "random",
+        "popular",
+        "untuned, strategy=none",
+        "untuned, strategy=recurrent",
+        "chance",
+    ]
+    assert main_table[0][1:5] == ["recall@3", "ndcg@10", "auc", "tied"]
+    for column, metric in enumerate(("recall@3", "ndcg@10", "auc"), start=1):
+        cells = [row[column] for row in main_table[1:-1]]
+        means = [float(re.findall(r"[\d.]+", cell)[0]) for cell in cells]
+        assert [cell.startswith("**") for cell in cells] == [mean == max(means) for mean in means]
+        told = report["rankers"]["untuned"]["metrics"][metric]
+        assert means[-1] == pytest.approx(told["mean"], abs=6e-4)
+        assert f"±{told['se']:.3f}".replace("0.", ".") in cells[-1]
+        assert float(main_table[-1][column]) == pytest.approx(report["chance"][metric], abs=6e-4)
+
+    assert "Differences to popular" in text
+    assert [row[:2] for row in differences[1:4]] == [
+        ["random", "auc"],
+        ["untuned, strategy=none", "auc"],
+        ["untuned, strategy=recurrent", "auc"],
+    ]
+    same = compare([f"{run}:untuned"], baseline=f"{run}:popular", metrics=["auc"]).table().rows[1]
+    assert differences[3][2:5] == list(same[3:6])
+    assert "after Holm's correction for the 6 comparisons" in text
+
+    assert stages[0] == [
+        "",
+        *("prepare", "summarize", "train", "rank", "evaluate"),
+        "all",
+        *stages[0][7:],
+    ]
+    assert [row[0] for row in stages[1:]] == ["strategy=none", "strategy=recurrent"]
+    assert stages[2][1] == "copied"
+    assert "texts" in stages[2][2]
+    assert "tokens" in stages[2][4]
+    assert " s" in stages[1][6]
+
+
+def test_a_section_tells_where_when_and_with_how_many_seeds(swept, tmp_path):
+    text = page_of(tmp_path, SWEPT.format(file=swept / "grid.toml"))
+    made = RunDirectory(swept / "swept" / "strategy=none").records()["rank"].info["made"]
+    (facts,) = [line for line in text.splitlines() if " · " in line]
+    assert made["on"] in facts
+    assert "no GPU" in facts or made["gpu"]
+    assert made["at"][:10] in facts
+    assert "one seed (0)" in facts
+    assert '7 candidates each (`data.candidates = "uniform"`)' in facts
+    assert str(tmp_path) not in text
+    assert str(swept) not in text
+    # What the runs' own reports warn of is said once.
+    assert text.count("Krichene and Rendle") == 1
+
+
+def test_runs_that_differ_by_seed_are_one_row_with_their_spread(tmp_path):
+    for seed in range(3):
+        settings = f"{DATA}[train]\nseed = {seed}"
+        write_run(tmp_path / "runs" / f"s{seed}", seed=0, settings=settings)
+        # The trained ranker's lists differ by seed, the other one's do not.
+        path = tmp_path / "runs" / f"s{seed}" / "per_query.parquet"
+        own = pl.read_parquet(path).with_columns(
+            pl.when(pl.col("ranker") == "llm")
+            .then(pl.col("recall@1") * (1 - 0.1 * seed))
+            .otherwise(pl.col("recall@1"))
+            .alias("recall@1")
+        )
+        own.write_parquet(path)
+    text = page_of(tmp_path, section(["s0", "s1", "s2"]), tmp_path / "runs")
+    header, random, llm, _ = tables(text)[0]
+    at = header.index("recall@1")
+    assert [row[header.index("seeds")] for row in (random, llm)] == ["1", "3"]
+    assert "(±" not in random[at]
+    assert re.fullmatch(r"\**\.\d{3} ±\.\d{3} \(±\.\d{3}\)\**", llm[at])
+    assert "3 seeds (0, 1, 2)" in text
+    assert "standard deviation over seeds" in text
+
+
+def test_notes_are_kept_and_all_else_is_written_again(tmp_path):
+    runs = tmp_path / "runs"
+    write_run(runs / "a", settings=DATA)
+    write_run(runs / "b", settings=f"{DATA}[prompts]\nrecent = 7", seed=5)
+    first = page_of(tmp_path, section(["a"]), runs)
+    mine = "\n\nIt did not help: `|` and <!-- a comment -->, ## and all.\n\n"
+    mark, top, end = (f"<!-- notes: {name} -->" for name in ("one", "top", "end"))
+    text = first.replace(f"{mark}\n\n{mark}", f"{mark}{mine}{mark}")
+    text = text.replace(f"{top}\n\n{top}", f"{top}\nFigures.\n{top}")
+    text = text.replace(f"{end}\n\n{end}", f"{end}\n## Not run\n{end}").replace("chance", "CHANCE")
+    (tmp_path / "results.md").write_text(text)
+    changed = section(["a", "b"]).replace("Title of one", "Another")
+    second = page_of(tmp_path, changed + "\n" + section(["b"], "two"), runs)
+    assert f"{mark}{mine}{mark}" in second
+    assert f"{top}\nFigures.\n{top}" in second
+    assert f"{end}\n## Not run\n{end}" in second
+    assert "CHANCE" not in second
+    assert "## Another" in second
+    assert "llm, recent=7" in second
+    assert page_of(tmp_path, changed + "\n" + section(["b"], "two"), runs) == second
+    # A section that is no more, and whose notes would be lost with it.
+    with pytest.raises(ConfigError, match=r"notes of one, which .*results.toml does not name"):
+        page_of(tmp_path, section(["b"], "two"), runs)
+    assert (tmp_path / "results.md").read_text("utf-8") == second
+
+
+@pytest.mark.parametrize(
+    ("old", "said"),
+    [
+        ("# Results\n\nWritten by hand.\n", "was not written by `trsr results`"),
+        ("{page}\n<!-- notes: one -->\n", "the notes of one do not stand between"),
+        ("{page}\n<!-- notes: one -->\n<!-- notes: two -->\n", "the notes of one do not stand"),
+    ],
+)
+def test_a_page_that_would_lose_words_is_left_as_it_is(tmp_path, old, said):
+    write_run(tmp_path / "runs" / "a", settings=DATA)
+    text = old.format(page=page_of(tmp_path, section(["a"]), tmp_path / "runs"))
+    (tmp_path / "results.md").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        page_of(tmp_path, section(["a"]), tmp_path / "runs")
+    assert (tmp_path / "results.md").read_text() == text
+
+
+def test_runs_that_are_not_finished_are_all_named_or_left_out_with_their_number(tmp_path):
+    runs = tmp_path / "runs"
+    write_run(runs / "a", settings=DATA)
+    (runs / "begun").mkdir()
+    stale = write_run(runs / "stale", settings=DATA)
+    record = StageRecord({}, {"cases.test.parquet": "0"}, {})
+    RunDirectory(stale)._write_manifest({"evaluate": record}, [])
+    half = write_run(runs / "half", settings=DATA)
+    RunDirectory(half)._write_manifest({}, ["rank"])
+    text = section(["a", "begun", "stale", "half"]) + "\n" + section(["nowhere"], "two")
+    with pytest.raises(StoreError) as told:
+        page_of(tmp_path, text, runs)
+    assert "4 of 5 runs cannot be shown" in str(told.value)
+    for words in (
+        "begun/per_query.parquet: there is no such file; give `trsr run`",
+        "stale: cases.test.parquet changed since it was evaluated",
+        "half: rank was stopped",
+        "nowhere: there is no such run directory",
+        "--skip",
+    ):
+        assert words in str(told.value)
+    assert not (tmp_path / "results.md").exists()
+    page = page_of(tmp_path, text, runs, skip=True)
+    assert "3 of 4 runs are left out: not finished." in page
+    assert "1 of 1 run is left out: not finished." in page
+    assert [row[0] for row in tables(page)[0]] == ["", "random", "llm", "chance"]
+    assert "## Title of two" in page
+
+
+def test_runs_that_ranked_something_else_never_stand_in_one_table(tmp_path):
+    runs = tmp_path / "runs"
+    write_run(runs / "a", settings=DATA)
+    write_run(runs / "b", settings=DATA, candidates=5)
+    with pytest.raises(DataError, match=r"sections.one: .*b has other candidates than .*a"):
+        page_of(tmp_path, section(["a", "b"]), runs)
+    page = page_of(tmp_path, section(["a"]) + "\n" + section(["b"], "two"), runs)
+    assert "6 candidates each" in page
+    assert "5 candidates each" in page
+    write_run(runs / "again", settings=DATA)
+    with pytest.raises(ConfigError, match="same settings and seed.* one run made twice"):
+        page_of(tmp_path, section(["a", "again"]), runs)
+
+
+def test_the_machine_is_told_by_the_file_where_a_run_does_not(swept, tmp_path):
+    write_run(tmp_path / "runs" / "a", settings=DATA)
+    text = page_of(tmp_path, section(["a"]), tmp_path / "runs")
+    assert "machine not recorded" in text
+    text = page_of(tmp_path, section(["a"], machine="an abacus, no GPU"), tmp_path / "runs")
+    assert "an abacus, no GPU" in text
+    said = SWEPT.format(file=swept / "grid.toml") + 'machine = "an abacus"\n'
+    (tmp_path / "other").mkdir()
+    assert "abacus" not in page_of(tmp_path / "other", said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (section(["a"], baseline="lm"), r"there is no row 'lm': did you mean llm"),
+        (section(["a"], metrics=["auc"]), "not all runs have the metric 'auc'"),
+        (section(["a"], compare=["auk"]), "there is no metric 'auk'"),
+        (section(["a"], sweep="grid.toml"), "either runs or a sweep"),
+        (section([]), "either runs or a sweep"),
+        (section(["a", "a"]), "a run stands twice"),
+        (section(["a"], "top"), "no name for notes"),
+        (section(["a"]).replace("command", "comand"), "sections.one.comand"),
+        ('[sections.one]\ntitle = "x"\nruns = ["a"]\n', "write the command"),
+        ('title = "Results"\n', "sections"),
+        ("[sections]\n", "sections"),
+    ],
+)
+def test_mistakes_of_the_file_are_told_and_nothing_is_written(tmp_path, text, said):
+    write_run(tmp_path / "runs" / "a", settings=DATA)
+    with pytest.raises(ConfigError, match=said):
+        page_of(tmp_path, text, tmp_path / "runs")
+    assert not (tmp_path / "results.md").exists()
+
+
+def test_the_command_writes_the_page_beside_its_file(tmp_path, capsys, monkeypatch):
+    write_run(tmp_path / "runs" / "a", settings=DATA)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "results.toml").write_text(section(["a", "gone"]))
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words: str):
+        monkeypatch.setattr("sys.argv", ["trsr", "results", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return capsys.readouterr(), ended.value.code
+
+    told, code = command()
+    assert code == 2
+    assert "1 of 2 runs cannot be shown" in told.err
+    assert "gone" in told.err
+    told, code = command("--skip")
+    assert code == 0
+    assert "sections 1, runs 1, left out 1" in told.out
+    assert "gone" in told.err
+    text = Path("docs/results.md").read_text("utf-8")
+    assert "Written by `trsr results docs/results.toml`" in text
+    assert command("nowhere.toml")[1] == 2
+    assert command("docs/results.toml", "--page", "else.md", "--skip")[1] == 0
+    assert Path("else.md").read_text("utf-8") == text
