@@ -22,7 +22,8 @@ def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
         DataError: With what is wrong in the data.
     """
     from trsr.data import inspect
-    from trsr.pipeline.stages import data_seed, located
+    from trsr.pipeline.depends import data_seed
+    from trsr.pipeline.stages import located
 
     config = load_config(path, settings)
     yield f"{path}: the settings are right"

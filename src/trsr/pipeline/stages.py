@@ -20,11 +20,20 @@ from trsr.evaluate import evaluate as compute
 from trsr.fetch import get
 from trsr.llm import LanguageModel, ScoringModel
 from trsr.pipeline.costs import CostBook
+from trsr.pipeline.depends import (
+    data_seed,
+    data_settings,
+    evaluate_settings,
+    rank_settings,
+    summarize_settings,
+    train_settings,
+    used_splits,
+)
 from trsr.pipeline.full import PROPOSALS, FirstStage, first_stage_report, full_notes
 from trsr.pipeline.pages import write_pages
-from trsr.pipeline.prior import prior_reads, prior_settings, training_prior
-from trsr.pipeline.stair import Job, Stage, fingerprint
-from trsr.prompts import PromptWriter, load_domain
+from trsr.pipeline.prior import prior_reads, training_prior
+from trsr.pipeline.stair import Job, Stage
+from trsr.prompts import PromptWriter
 from trsr.rank import (
     Ranker,
     YesNoRanker,
@@ -70,11 +79,6 @@ def located(settings: DataSettings) -> DataSettings:
     return settings.model_copy(update={"interactions": get(settings.dataset)})
 
 
-def data_seed(config: Config) -> int:
-    """What the users that are kept and the candidates are drawn with."""
-    return config.run.seed if config.data.seed is None else config.data.seed
-
-
 def read_summaries(path: Path) -> dict[str, Summary]:
     """The summaries of a run by query id; empty where there are none."""
     if not path.exists():
@@ -109,18 +113,10 @@ def _prepare(job: Job) -> dict[str, Any]:
     return {key: report.counts.get(key, 0) for key in shown} | {"counts": report.counts}
 
 
-def _splits(config: Config) -> list[str]:
-    """The splits whose summaries some later stage reads."""
-    train = ["train"] if config.train.epochs and "llm" in config.rank.used else []
-    blended = {"llm", "untuned"} & set(config.rank.blended)
-    valid = ["valid"] if blended or (train and config.train.validate_steps) else []
-    return [*train, *valid, "test"]
-
-
 def _summarize(job: Job) -> dict[str, Any]:
     config = job.config
     dataset = Dataset.load(job.run.folder)
-    tables = [dataset.cases(split) for split in _splits(config)]
+    tables = [dataset.cases(split) for split in used_splits(config)]
     job.progress.begin(sum(len(table) for table in tables), "histories")
     found: dict[str, Summary] = {}
     info: dict[str, Any] = {}
@@ -304,81 +300,26 @@ def _evaluate(job: Job) -> dict[str, Any]:
     return {"queries": report.queries}
 
 
-def _data_settings(config: Config) -> dict[str, Any]:
-    data = config.data.model_dump(mode="json", exclude={"interactions", "items", "seed"})
-    files = fingerprint([config.data.interactions, config.data.items])
-    return {"data": data, "source files": files, "run": {"seed": data_seed(config)}}
-
-
-def _summarize_settings(config: Config) -> dict[str, Any]:
-    own = config.summarize.model_dump(mode="json", exclude={"model"})
-    if config.summarize.strategy == "none":
-        return {"summarize": {"strategy": "none"}, "splits": _splits(config)}
-    told = {"domain", "style", "fields", "summary_item_words", "summary_numbers", "summary_words"}
-    told |= {"field_words"}
-    return {
-        "words": load_domain(config.prompts.domain).digest,
-        "summarize": own,
-        "prompts": config.prompts.model_dump(mode="json", include=told),
-        "model": config.summarizer.meaning(),
-        "splits": _splits(config),
-    }
-
-
-def _judge_settings(config: Config) -> dict[str, Any]:
-    excluded = {"summary_item_words", "summary_numbers", "summary_words"}
-    return {
-        "words": load_domain(config.prompts.domain).digest,
-        "prompts": config.prompts.model_dump(mode="json", exclude=excluded),
-        "model": config.model.meaning(),
-        "run": {"seed": config.run.seed},
-    }
-
-
-def _train_settings(config: Config) -> dict[str, Any]:
-    if not config.train.epochs or "llm" not in config.rank.used:
-        return {"train": {"epochs": 0}}
-    return {"train": config.train.meaning()} | prior_settings(config) | _judge_settings(config)
-
-
-def _rank_settings(config: Config) -> dict[str, Any]:
-    own = config.rank.meaning() | prior_settings(config)
-    own |= _full_settings(config) if config.data.candidates == "full" else {}
-    if not {"llm", "untuned"} & set(config.rank.used):
-        return {"rank": own, "run": {"seed": config.run.seed}}
-    return {"rank": own, "scorer": config.model.scorer} | _judge_settings(config)
-
-
-def _evaluate_settings(config: Config) -> dict[str, Any]:
-    own = {"evaluate": config.evaluate.model_dump(mode="json")}
-    return own | ({"rank": _full_settings(config)} if config.data.candidates == "full" else {})
-
-
-def _full_settings(config: Config) -> dict[str, Any]:
-    told = {"first_stage", "proposals", "depth", config.rank.first_stage}
-    return config.rank.model_dump(mode="json", include=told)
-
-
 STAGES = (
     Stage(
         "prepare",
         (),
         ("items.parquet", "interactions.parquet", *CASES),
-        _data_settings,
+        data_settings,
         _prepare,
     ),
     Stage(
         "summarize",
         ("items.parquet", *CASES),
         ("summaries.parquet",),
-        _summarize_settings,
+        summarize_settings,
         _summarize,
     ),
     Stage(
         "train",
         ("items.parquet", *CASES[:2], "summaries.parquet"),
         ("adapter",),
-        _train_settings,
+        train_settings,
         _train,
         prior_reads,
     ),
@@ -386,14 +327,14 @@ STAGES = (
         "rank",
         ("items.parquet", "interactions.parquet", *CASES, "summaries.parquet", "adapter"),
         ("rankings.parquet",),
-        _rank_settings,
+        rank_settings,
         _rank,
     ),
     Stage(
         "evaluate",
         ("items.parquet", CASES[2], "summaries.parquet", "rankings.parquet", PROPOSALS),
         ("report.json",),
-        _evaluate_settings,
+        evaluate_settings,
         _evaluate,
     ),
 )

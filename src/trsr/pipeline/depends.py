@@ -1,0 +1,83 @@
+"""What each stage's output depends on: settings as plain values, which the manifest records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trsr.config import Config
+from trsr.pipeline.prior import prior_settings
+from trsr.pipeline.stair import fingerprint
+from trsr.prompts import load_domain
+
+
+def data_seed(config: Config) -> int:
+    """What the users that are kept and the candidates are drawn with."""
+    return config.run.seed if config.data.seed is None else config.data.seed
+
+
+def used_splits(config: Config) -> list[str]:
+    """The splits whose summaries some later stage reads."""
+    train = ["train"] if config.train.epochs and "llm" in config.rank.used else []
+    blended = {"llm", "untuned"} & set(config.rank.blended)
+    valid = ["valid"] if blended or (train and config.train.validate_steps) else []
+    return [*train, *valid, "test"]
+
+
+def data_settings(config: Config) -> dict[str, Any]:
+    """The data's settings, its files as they are now, and the draw."""
+    data = config.data.model_dump(mode="json", exclude={"interactions", "items", "seed"})
+    files = fingerprint([config.data.interactions, config.data.items])
+    return {"data": data, "source files": files, "run": {"seed": data_seed(config)}}
+
+
+def summarize_settings(config: Config) -> dict[str, Any]:
+    """The strategy, the words, the model, and whose histories are summarized."""
+    own = config.summarize.model_dump(mode="json", exclude={"model"})
+    if config.summarize.strategy == "none":
+        return {"summarize": {"strategy": "none"}, "splits": used_splits(config)}
+    told = {"domain", "style", "fields", "summary_item_words", "summary_numbers", "summary_words"}
+    told |= {"field_words"}
+    return {
+        "words": load_domain(config.prompts.domain).digest,
+        "summarize": own,
+        "prompts": config.prompts.model_dump(mode="json", include=told),
+        "model": config.summarizer.meaning(),
+        "splits": used_splits(config),
+    }
+
+
+def _judge_settings(config: Config) -> dict[str, Any]:
+    excluded = {"summary_item_words", "summary_numbers", "summary_words"}
+    return {
+        "words": load_domain(config.prompts.domain).digest,
+        "prompts": config.prompts.model_dump(mode="json", exclude=excluded),
+        "model": config.model.meaning(),
+        "run": {"seed": config.run.seed},
+    }
+
+
+def train_settings(config: Config) -> dict[str, Any]:
+    """LoRA's settings, its prior, the judge's words and the model; whether anything is trained."""
+    if not config.train.epochs or "llm" not in config.rank.used:
+        return {"train": {"epochs": 0}}
+    return {"train": config.train.meaning()} | prior_settings(config) | _judge_settings(config)
+
+
+def rank_settings(config: Config) -> dict[str, Any]:
+    """The used rankers' settings, and of a language model its words and how it scores."""
+    own = config.rank.meaning() | prior_settings(config)
+    own |= _full_settings(config) if config.data.candidates == "full" else {}
+    if not {"llm", "untuned"} & set(config.rank.used):
+        return {"rank": own, "run": {"seed": config.run.seed}}
+    return {"rank": own, "scorer": config.model.scorer} | _judge_settings(config)
+
+
+def evaluate_settings(config: Config) -> dict[str, Any]:
+    """The metrics, and how a whole catalogue was ranked."""
+    own = {"evaluate": config.evaluate.model_dump(mode="json")}
+    return own | ({"rank": _full_settings(config)} if config.data.candidates == "full" else {})
+
+
+def _full_settings(config: Config) -> dict[str, Any]:
+    told = {"first_stage", "proposals", "depth", config.rank.first_stage}
+    return config.rank.model_dump(mode="json", include=told)
