@@ -1,4 +1,4 @@
-"""A run whose tuning can succeed: a judge that a way of writing helps, and that can be learned."""
+"""A run whose tuning can succeed: a model that writes in two ways, and a judge that likes one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import random
 
 import pytest
-from tune_judge import likes_gold
+from tune_judge import likes_gold, teach_both_ways
 
 from trsr.config import load_config
 from trsr.llm.scripted import ScriptedModel
@@ -18,7 +18,7 @@ CONFIG = """
 interactions = "clicks.csv"
 items = "products.jsonl"
 min_history = 4
-max_history = 9
+max_history = 5
 train_negatives = 3
 negatives = 6
 targets_per_user = 2
@@ -37,20 +37,19 @@ context_tokens = 1024
 batch_size = 4
 
 [summarize]
-strategy = "recurrent"
-block_items = 4
+block_items = 5
 
 [summarize.sampling]
-max_tokens = 6
+max_tokens = 16
 
 [tune_summarizer]
 users = 12
-samples = 4
-temperature = 1.5
-top_p = 1.0
-margin = 0.0
-epochs = 4
-learning_rate = 3e-2
+samples = 6
+temperature = 0.6
+top_p = 0.9
+epochs = 6
+learning_rate = 1e-2
+alpha = 32
 warmup_steps = 2
 checkpoint_steps = 1
 shown = 2
@@ -72,20 +71,33 @@ def write_data(folder, users=14, seed=5):
                 file.write(f"u{user},p{item},{1000 * user + when}\n")
 
 
-@pytest.fixture
-def prepared(tmp_path):
-    """A prepared run's configuration, made with settings of one's own; the folder is `tmp_path`."""
+@pytest.fixture(scope="session")
+def taught_model(tmp_path_factory):
+    """The folder of a tiny model that writes in two ways, which no test changes."""
+    import torch
     from tiny import tiny_model_folder
 
+    folder = tmp_path_factory.mktemp("taught")
+    write_data(folder)
+    tiny_model_folder(folder / "tiny")
+    (folder / "small.toml").write_text(CONFIG)
+    config = load_config(folder / "small.toml", [f"run.folder={folder / 'run'}"])
+    run_prepare(config)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield teach_both_ways(config, folder)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def prepared(tmp_path, taught_model):
+    """A prepared run's configuration, made with settings of one's own; the folder is `tmp_path`."""
+    write_data(tmp_path)
+    (tmp_path / "small.toml").write_text(CONFIG.replace("./tiny", str(taught_model)))
+
     def make(*settings):
-        if not (tmp_path / "small.toml").exists():
-            write_data(tmp_path)
-            tiny_model_folder(tmp_path / "tiny")
-            (tmp_path / "small.toml").write_text(CONFIG)
-        config = load_config(
-            tmp_path / "small.toml",
-            [f"run.folder={tmp_path / 'run'}", *settings],
-        )
+        own = [f"run.folder={tmp_path / 'run'}", *settings]
+        config = load_config(tmp_path / "small.toml", own)
         run_prepare(config)
         return config
 

@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from tune_judge import trait
+from tune_judge import LIKED
 
 from trsr.errors import ConfigError, DataError, StaleRunError, StoreError
 from trsr.llm import ModelSettings, open_model
@@ -48,7 +48,7 @@ def outcome(folder):
     return result, [(folder / name).read_bytes() for name in WEIGHTS]
 
 
-def test_what_is_kept_helps_the_judge_and_opens_as_a_model(prepared, tmp_path):
+def test_what_is_kept_helps_the_judge_and_opens_as_a_model(prepared, tmp_path, taught_model):
     config = prepared()
     tuned = tune_summarizer(config, tmp_path / "tuned")
     assert tuned.kept == 1
@@ -64,12 +64,11 @@ def test_what_is_kept_helps_the_judge_and_opens_as_a_model(prepared, tmp_path):
     def texts(name, adapter=None):
         settings = ModelSettings(name=str(name), dtype="float32", device="cpu")
         model = open_model(settings, adapter)
-        return [text for _, text in sorted(model.generate(prompts, Sampling(max_tokens=6)))]
+        return [text for _, text in sorted(model.generate(prompts, Sampling(max_tokens=16)))]
 
     merged = texts(tmp_path / "tuned")
-    assert merged == texts(tmp_path / "tiny", tmp_path / "tuned/adapter")
-    liked = [sum(map(trait, one)) / len(one) for one in (merged, texts(tmp_path / "tiny"))]
-    assert liked[0] > liked[1]
+    assert merged == texts(taught_model, tmp_path / "tuned/adapter")
+    assert merged.count(LIKED) > texts(taught_model).count(LIKED)
     page = (tmp_path / "tuned/summarizer.md").read_text()
     assert tuned.why[1:] in page
     assert page.count("- tuned:") == page.count("- kept:") == 2
@@ -93,8 +92,14 @@ def test_a_kept_sample_is_the_best_that_was_drawn(prepared, tmp_path, monkeypatc
     assert kept
     for query, one in kept.items():
         greedy, *samples = drawn[query]
-        assert trait(one.text) == max(map(trait, samples)) > trait(greedy)
+        assert LIKED in one.text
+        assert LIKED not in greedy
         assert one.greedy == greedy
+        assert one.text in samples
+    # who is not among them has none that is liked, or wrote it before
+    for query, (greedy, *samples) in drawn.items():
+        if query.startswith("train") and query not in kept:
+            assert LIKED in greedy or not any(LIKED in text for text in samples)
 
 
 def test_only_training_and_validation_cases_are_read(prepared, tmp_path):

@@ -107,7 +107,7 @@ class Tuned:
         for one, p in zip(self.rounds, self.p_values, strict=True):
             cells = [_change(one.measured.get(name)) for name in names]
             counts = [str(one.number), f"{one.kept} of {one.users}", str(one.texts), str(one.steps)]
-            rows.append([*counts, *cells, "–" if p is None else f"{p:.3f}"])
+            rows.append([*counts, *cells, "–" if p is None else _p(p).removeprefix("p = ")])
         return header, rows
 
 
@@ -119,6 +119,10 @@ def _change(measured: Mapping[str, Any] | None) -> str:
     if measured["low"] is None:
         return told
     return f"{told} [{measured['low']:+.3f}, {measured['high']:+.3f}]"
+
+
+def _p(value: float) -> str:
+    return "p < .001" if value < 0.001 else f"p = {decimals(value)}"
 
 
 def measure(
@@ -179,7 +183,7 @@ def decide(folder: Path, rounds: Sequence[Round], *, significant: bool) -> Tuned
     gain, p = rounds[best].difference or 0.0, p_values[best]
     told = f"the log-likelihood of the validation cases' next items changed by {gain:+.3f} nats"
     told += f" in round {best + 1}, the best of {len(rounds)}" if len(rounds) > 1 else ""
-    told += "" if p is None else f" (p = {decimals(p)})"
+    told += "" if p is None else f" ({_p(p)})"
     if gain <= 0:
         return Tuned(folder, rounds, 0, f"the tuned summarizer is no better: {told}", p_values)
     if significant and (p is None or p >= LEVEL):

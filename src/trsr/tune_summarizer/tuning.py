@@ -204,8 +204,8 @@ class _Tuner:
         kept = best_of(earlier, now)
         gains = [one.log_likelihood - one.reference for one in kept.values()]
         facts |= {"kept": len(kept), "gain": float(np.mean(gains)) if gains else None}
-        # Without anything new, training would give the last round's model once more.
-        if not now:
+        # without anything new, training would give the last round's model once more
+        if kept == dict(earlier):
             return Round(number, seconds=_since(began), **facts), kept
         facts |= self._train(number, kept)
         facts |= self._measure(number)
