@@ -271,6 +271,7 @@ class _Tuner:
             fresh = place / "merging"
             shutil.rmtree(fresh, ignore_errors=True)
             write_merged(base, place / "adapter", fresh)
+            model.parent.mkdir(exist_ok=True)
             fresh.rename(model)
         losses = [result.losses[0], result.losses[-1]]
         return {"texts": len(texts), "steps": result.steps, "losses": losses}

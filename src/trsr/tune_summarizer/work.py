@@ -25,8 +25,8 @@ class Work:
     """One output folder.
 
     While rounds are made they lie in `.work/round-N/`: `state/` of the training, `adapter/`, the
-    merged model, `kept.jsonl`, and `round.json`, which is written last. The result is copied from
-    there, and `summarizer.json` is written last of all: a kill leaves what was done.
+    merged model in `model/`, `kept.jsonl`, and `round.json`, which is written last. The result is
+    copied from there, and `summarizer.json` is written last of all: a kill leaves what was done.
 
     Args:
         folder: The output folder.
@@ -84,7 +84,7 @@ class Work:
         It is called as the output folder is: the store and the backends' caches know a model by
         its folder's name and its files, and the result then is the model that was measured.
         """
-        return self.place(number) / self.folder.name
+        return self.place(number) / "model" / self.folder.name
 
     def finish_round(self, round_: Round, kept: Mapping[str, Kept]) -> None:
         """Writes a round down."""
