@@ -26,7 +26,7 @@ from trsr.prompts.settings import PromptSettings
 from trsr.rank.settings import RANKERS, RankSettings
 from trsr.settings import Settings
 from trsr.summarize.settings import STRATEGIES, SummarizeSettings
-from trsr.train.settings import PRIOR_LOSSES, TrainSettings
+from trsr.train.settings import PRIOR_LOSSES, TrainSettings, TuneSummarizerSettings
 
 PATHS = (("data", "interactions"), ("data", "items"), ("run", "folder"), ("run", "outputs"))
 
@@ -56,6 +56,9 @@ class Config(Settings):
     train: TrainSettings = Field(TrainSettings(), description="LoRA fine-tuning")
     rank: RankSettings = Field(RankSettings(), description="which rankers order the candidates")
     evaluate: EvaluateSettings = Field(EvaluateSettings(), description="which metrics")
+    tune_summarizer: TuneSummarizerSettings = Field(
+        TuneSummarizerSettings(), description="fine-tuning of the summarizing model"
+    )
 
     @property
     def summarizer(self) -> ModelSettings:

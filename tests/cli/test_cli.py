@@ -224,3 +224,11 @@ def test_runs_of_several_seeds_are_compared_where_the_data_has_its_own(folder):
     refused = trsr("compare", "a0", "other", cwd=folder, code=2)
     assert "other candidates" in refused.stderr
     assert "data.seed" in refused.stderr
+
+
+def test_a_summarizer_without_weights_is_not_tuned(folder):
+    trsr("prepare", "mine.toml", cwd=folder)
+    refused = trsr("tune-summarizer", "mine.toml", "--out", "tuned", cwd=folder, code=2)
+    assert "scripted has no weights here" in refused.stderr
+    assert not (folder / "tuned").exists()
+    assert "--out" in trsr("tune-summarizer", "mine.toml", cwd=folder, code=2).stderr

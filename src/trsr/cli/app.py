@@ -160,6 +160,21 @@ def audit(
         raise typer.Exit(1)
 
 
+@app.command("tune-summarizer")
+def tune_summarizer(
+    config: ConfigPath,
+    out_folder: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="the folder to write the model into")
+    ],
+    settings: Overrides = None,
+) -> None:
+    """Fine-tune the summarizer on those of its summaries that tell what comes next."""
+    from trsr.cli.tune_summarizer import tune
+
+    with Bar("tune-summarizer") as bar:
+        tune(config, settings or [], out_folder, bar)
+
+
 @app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a TOML file, or a recipe's name")],

@@ -85,7 +85,7 @@ class Generator:
             )
         self.network, self.layout = network, layout
         self.batch_size, self.context_tokens = batch_size, context_tokens
-        self._stops = _stop_tokens(network, layout)
+        self._stops = stop_tokens(network, layout)
         self._stems: dict[Tokens, tuple[Tokens, Bank]] = {}
 
     def answer(self, feed: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
@@ -319,7 +319,7 @@ def _draw(logits: Tensor, share: float, sampling: Sampling) -> int:
     return int(order[min(place, inside - 1)])
 
 
-def _stop_tokens(network: Any, layout: Layout) -> frozenset[int]:
+def stop_tokens(network: Any, layout: Layout) -> frozenset[int]:
     """The tokens that end a text: the tokenizer's, and all that the model's own settings name."""
     named = getattr(network.generation_config, "eos_token_id", None)
     every = [*(named if isinstance(named, list) else [named]), layout.tokenizer.eos_token_id]

@@ -15,7 +15,7 @@ from trsr.errors import PromptError
 from trsr.llm import load
 from trsr.llm.base import Feed, Sampling
 from trsr.llm.compiled import CompiledPass, compiled_pass
-from trsr.llm.generate import Generator
+from trsr.llm.generate import Generator, stop_tokens
 from trsr.llm.layout import Layout, Question
 from trsr.llm.packed import Memory
 from trsr.llm.settings import ModelSettings
@@ -93,6 +93,24 @@ class TransformersModel:
                 f"model.context_tokens (it ends {prompt.messages[-1].content[-60:]!r})"
             )
         return question
+
+    def encode_text(
+        self, prompt: Prompt, text: str, *, whole: bool = True
+    ) -> tuple[Tokens, Tokens]:
+        """The tokens before a text, and its own, encoded where it stands.
+
+        Args:
+            prompt: What the text answers, its begun answer included.
+            text: What follows.
+            whole: Whether the answer is at its end: the token that ends a turn then follows.
+
+        Raises:
+            ModelError: If the text has no tokens of its own.
+            PromptError: If prompt and text exceed the context.
+        """
+        question = self.encode_answers(prompt, [text])
+        end = self.layout.closing(stop_tokens(self.network, self.layout)) if whole else ()
+        return question.stem, (*question.answers[0], *end)
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> npt.NDArray[np.float64]:
         """The log-probability of each answer after each prompt.

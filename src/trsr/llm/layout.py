@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -123,6 +123,29 @@ class Layout:
                 )
         return Question(own[:stem], tails)
 
+    def closing(self, stops: Collection[int]) -> Tokens:
+        """What ends the assistant's turn: the stop token that the template writes after an answer.
+
+        Models have several stop tokens, and learn to end from the one of their own turns. Where
+        the template writes none, or there is no template, it is the end-of-sequence token.
+
+        Args:
+            stops: The tokens that end a text.
+
+        Returns:
+            One token; none where the tokenizer has no such token.
+        """
+        if self.templated:
+            said = "an answer"
+            turns = [Message("user", "a question"), Message("assistant", said)]
+            whole = self._render(turns, closed=True)
+            rest = whole[whole.rindex(said) + len(said) :] if said in whole else ""
+            for token in self.tokenizer.encode(rest, add_special_tokens=False):
+                if token in stops:
+                    return (token,)
+        eos = self.tokenizer.eos_token_id
+        return () if eos is None else (eos,)
+
     def turns(self, prompt: Prompt) -> tuple[Tokens, ...]:
         """The tokens of each of the prompt's assistant messages, the begun answer last.
 
@@ -162,13 +185,13 @@ class Layout:
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         return (*self._bos, *ids)
 
-    def _render(self, messages: Sequence[Message]) -> str:
+    def _render(self, messages: Sequence[Message], *, closed: bool = False) -> str:
         begun = messages[-1].role == "assistant"
         text: str = self.tokenizer.apply_chat_template(
             [{"role": message.role, "content": message.content} for message in messages],
             tokenize=False,
-            add_generation_prompt=not begun,
-            continue_final_message=begun,
+            add_generation_prompt=not (begun or closed),
+            continue_final_message=begun and not closed,
             enable_thinking=False,  # templates that know it: the answer comes at once
         )
         return text

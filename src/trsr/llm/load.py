@@ -21,7 +21,7 @@ from trsr.llm.settings import ModelSettings
 from trsr.llm.weights import file_digest, quiet
 
 _UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError)
-_TOKENIZER = ("tokenizer", "chat_template", "special_tokens", "vocab", "merges", "added_tokens")
+TOKENIZER = ("tokenizer", "chat_template", "special_tokens", "vocab", "merges", "added_tokens")
 
 
 def pick_device(settings: ModelSettings) -> torch.device:
@@ -127,7 +127,7 @@ def _counts(path: Path) -> bool:
     return (
         path.suffix == ".safetensors"
         or path.name in ("config.json", "generation_config.json")
-        or path.name.startswith(_TOKENIZER)
+        or path.name.startswith(TOKENIZER)
     )
 
 

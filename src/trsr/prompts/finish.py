@@ -42,6 +42,12 @@ def finished(begun: str, text: str, sentences: int = 0) -> str:
     return whole[: ends[min(sentences or len(ends), len(ends)) - 1]]
 
 
+def ends_whole(text: str) -> bool:
+    """Whether a finished text ends with a whole sentence."""
+    ends = [match.end() for match in _END.finditer(text)]
+    return bool(ends) and ends[-1] == len(text)
+
+
 def _without_loop(text: str) -> str:
     """The text up to where the same words come three times in a row, saying them once."""
     words = text.split(" ")

@@ -105,8 +105,13 @@ def upper_layers(network: Any, count: int) -> list[int] | None:
     return list(range(layers - count, layers))
 
 
-def check_targets(network: Any, targets: tuple[str, ...]) -> None:
+def check_targets(network: Any, targets: tuple[str, ...], setting: str = "train.targets") -> None:
     """Checks that each target names linear layers of a network, the head not among them.
+
+    Args:
+        network: A causal language model of transformers.
+        targets: The names.
+        setting: Where they were given, for the message.
 
     Raises:
         ConfigError: With the near names of the network's linear layers.
@@ -129,7 +134,7 @@ def check_targets(network: Any, targets: tuple[str, ...]) -> None:
         near = sorted({close for w in wrong for close in difflib.get_close_matches(w, last)})
         hint = f"; near names: {', '.join(near)}" if near else ""
         raise ConfigError(
-            f"train.targets: {named} is no linear layer that LoRA can adapt in this "
+            f"{setting}: {named} is no linear layer that LoRA can adapt in this "
             f"{type(network).__name__}{hint}; there are: {', '.join(sorted(last))}"
         )
 

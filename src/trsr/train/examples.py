@@ -53,6 +53,23 @@ class CaseExamples:
     told: tuple[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A text that a model wrote, to be learned from.
+
+    Attributes:
+        query: The id of the query whose summary it is, or became part of.
+        prompt: What it answers, its begun answer included.
+        text: What followed.
+        whole: Whether the model is to end there: a text that was cut off is no example of an end.
+    """
+
+    query: str
+    prompt: Prompt
+    text: str
+    whole: bool = True
+
+
 def examples_of(case: Case, writer: JudgeWriter) -> CaseExamples:
     """Writes a case's examples, with the same prompts as ranking.
 

@@ -15,7 +15,7 @@ from trsr.settings import derive_seed
 from trsr.train.adapter import Adapter
 from trsr.train.batches import batches
 from trsr.train.encode import EncodedCase
-from trsr.train.losses import LOSSES
+from trsr.train.losses import LOSSES, Loss
 from trsr.train.optimizer import Optimizer
 from trsr.train.schedule import Schedule
 from trsr.train.settings import TrainSettings
@@ -51,6 +51,7 @@ class Learner:
         base: The base model's name, for the adapter's configuration.
         batch_tokens: About how many tokens one forward and backward pass may hold.
         seed: The run's seed.
+        loss: What is learned; None: as the settings say.
 
     Attributes:
         adapter: The LoRA weights on the network.
@@ -69,6 +70,7 @@ class Learner:
         base: str,
         batch_tokens: int,
         seed: int,
+        loss: Loss | None = None,
     ) -> None:
         self.adapter = Adapter(network, settings, base, seed)
         self._network = network
@@ -76,7 +78,7 @@ class Learner:
         self._schedule = schedule
         self._batch_tokens = batch_tokens
         self._seed = seed
-        self._loss = LOSSES[settings.loss]
+        self._loss = loss or LOSSES[settings.loss]
         # The text loss and gradient checkpointing cannot share what candidates begin alike:
         # the first learns from every pair's every token, the second keeps no keys and values.
         self._alone = settings.loss == "text" or settings.gradient_checkpointing

@@ -1,4 +1,4 @@
-"""The three losses, one number a case: over the answer, over the candidates, over the text."""
+"""The losses, one number a case: over the answer, the candidates, the text, or what is written."""
 
 from __future__ import annotations
 
@@ -63,6 +63,16 @@ def _tilted(
     chance = of_yes.clamp(max=0).exp()
     losses = torch.log1p(chance * torch.expm1(prior)) - taken * prior - right
     return losses.to(found)
+
+
+def written_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
+    """Minus the log-probability of an answer of many tokens, mean over them.
+
+    Each case is one prompt and the text to be written after it. Only the text's tokens count, and
+    what the prompts of several cases begin alike is computed once.
+    """
+    losses = answer_loss(network, cases, batch_tokens)
+    return losses / torch.tensor([len(case.right[0]) for case in cases], device=losses.device)
 
 
 def listwise_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:

@@ -67,7 +67,7 @@ def start(
     shortened = writer.shortened - shortened
     groups = groups_of(encoded, settings.cases_per_step)
     schedule = Schedule(len(encoded), settings, seed, groups)
-    with _own_world(opened.device):
+    with own_world(opened.device):
         learner = Learner(
             opened.network,
             encoded,
@@ -144,7 +144,7 @@ def _identity(
 
 
 @contextlib.contextmanager
-def _own_world(device: torch.device) -> Iterator[None]:
+def own_world(device: torch.device) -> Iterator[None]:
     """Leaves the process's random state and switches as they were; sums in a fixed order on a CPU.
 
     With several threads some backward passes on a CPU add in the order the threads come;
