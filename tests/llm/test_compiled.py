@@ -18,7 +18,7 @@ from trees import forest, pairwise
 
 from trsr.errors import ConfigError
 from trsr.llm import ModelSettings, open_model
-from trsr.llm.compiled import CompiledPass, compiled_pass
+from trsr.llm.compiled import CompiledPass, resolve
 from trsr.llm.lora import lean
 from trsr.llm.packed import Memory
 from trsr.llm.tree import answer_logits, answer_states, log_normalizer
@@ -130,9 +130,17 @@ def test_a_model_scores_by_the_setting(folder: Path, scorer: str) -> None:
 
 
 def test_auto_takes_what_it_can() -> None:
-    assert isinstance(compiled_pass(tiny_network(), "auto"), CompiledPass)
-    assert compiled_pass(tiny_network("gpt_neox"), "auto") is None
-    assert compiled_pass(tiny_network(), "torch") is None
+    assert resolve(tiny_network(), "auto") == "openvino"
+    assert resolve(tiny_network("gpt_neox"), "auto") == "torch"
+    assert resolve(tiny_network(), "torch") == "torch"
+
+
+def test_what_scores_is_part_of_the_identity(folder: Path) -> None:
+    names = ("torch", "openvino", "openvino_8bit", "auto")
+    models = [open_model(ModelSettings(name=str(folder), scorer=name)) for name in names]
+    plain, compiled, eight, auto = (model.identity for model in models)
+    assert len({plain, compiled, eight}) == 3
+    assert auto == compiled
 
 
 @pytest.mark.parametrize("shape", ["gpt_neox", "mistral", "gemma2"])
@@ -145,4 +153,3 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ConfigError, match=r"pip install 'trsr\[openvino\]'"):
         CompiledPass(tiny_network())
-    assert compiled_pass(tiny_network(), "auto") is None

@@ -51,6 +51,15 @@ class Clock:
         finally:
             self.turn(before)
 
+    def inside(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, counted as the model's time."""
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            with self.during(True):
+                return work(*args, **kwargs)
+
+        return counted
+
     def outside(self, work: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, not counted as the model's time."""
 
@@ -86,8 +95,8 @@ def watching(clock: Clock) -> Iterator[None]:
 def clocked(model: Any, clock: Clock) -> Any:
     """A model with a clock on it.
 
-    Of a torch model, decoder and head count. Of any other, a call counts without what it waits
-    for from its feed and without the cutting of text into tokens.
+    Of a torch model, decoder, its compiled pass and head count. Of any other, a call counts without
+    what it waits for from its feed and without the cutting of text into tokens.
     """
     if hasattr(model, "network"):
         _hook(model, clock)
@@ -110,6 +119,8 @@ def _hook(model: Any, clock: Clock) -> None:
         wait_for(model.device.type)
         clock.turn(False)
 
+    if (compiled := model.compiled) is not None:
+        compiled.infer = clock.inside(compiled.infer)
     for module in (decoder_of(model.network), model.network.get_output_embeddings()):
         module.register_forward_pre_hook(begin)
         module.register_forward_hook(end)

@@ -8,6 +8,7 @@ from the loaded network, adapters stay beside them as in `load.load_network`.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -46,6 +47,9 @@ class CompiledPass:
             weights are copied: later changes are not seen.
         eight_bits: Whether most products are of 8-bit integers (see `Graph`).
 
+    Attributes:
+        infer: Makes the pass: named arrays in.
+
     Raises:
         ConfigError: If openvino is missing, or the graph cannot be built for this model.
     """
@@ -63,9 +67,9 @@ class CompiledPass:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": self._heads.width if eight_bits else 0,
         }
-        self._request = (
-            ov.Core().compile_model(graph.model, "CPU", properties).create_infer_request()
-        )
+        compiled = ov.Core().compile_model(graph.model, "CPU", properties)
+        self._request = compiled.create_infer_request()
+        self.infer = self._request.infer
 
     def __call__(
         self, segments: Sequence[Segment], keep: Sequence[bool]
@@ -125,27 +129,35 @@ class CompiledPass:
                     if prefix
                     else np.zeros((1, self._heads.shared, 0, self._heads.size), np.float32)
                 )
-        self._request.infer(feed, share_inputs=True)
+        self.infer(feed, share_inputs=True)
         states, *layers = (output.data for output in self._request.output_tensors)
         return states, layers
 
 
+def resolve(network: Any, scorer: str) -> str:
+    """What the setting `model.scorer` comes to for this model, here: auto is decided."""
+    if scorer != "auto":
+        return scorer
+    if importlib.util.find_spec("openvino") is None:
+        return "torch"
+    if sum(parameter.numel() for parameter in network.parameters()) > MOST_PARAMETERS:
+        return "torch"
+    try:
+        _check(decoder_of(network))
+    except ConfigError:
+        return "torch"
+    return "openvino"
+
+
 def compiled_pass(network: Any, scorer: str) -> CompiledPass | None:
-    """The pass that the setting `model.scorer` asks for; None: torch's.
+    """The pass that a resolved setting asks for; None: torch's.
 
     Raises:
-        ConfigError: If it is asked for by name and cannot be had.
+        ConfigError: If it cannot be had.
     """
     if scorer == "torch":
         return None
-    if scorer != "auto":
-        return CompiledPass(network, eight_bits=scorer == "openvino_8bit")
-    if sum(parameter.numel() for parameter in network.parameters()) > MOST_PARAMETERS:
-        return None
-    try:
-        return CompiledPass(network)
-    except ConfigError:
-        return None
+    return CompiledPass(network, eight_bits=scorer == "openvino_8bit")
 
 
 def _together(segments: Sequence[Segment]) -> Iterator[list[int]]:

@@ -14,7 +14,7 @@ import torch
 from trsr.errors import PromptError
 from trsr.llm import load
 from trsr.llm.base import Feed, Sampling
-from trsr.llm.compiled import CompiledPass, compiled_pass
+from trsr.llm.compiled import CompiledPass, compiled_pass, resolve
 from trsr.llm.generate import Generator, stop_tokens
 from trsr.llm.layout import Layout, Question
 from trsr.llm.packed import Memory
@@ -56,12 +56,15 @@ class TransformersModel:
         own = getattr(self.network.config, "max_position_embeddings", None)
         self._context_tokens = min(settings.context_tokens, own or settings.context_tokens)
         dtype = load.pick_dtype(settings, self.device)
+        self._scorer = resolve(self.network, settings.scorer)
         self._identity = load.identity(settings, folder, adapter, dtype)
+        if self._scorer != "torch":
+            self._identity += f" {self._scorer}"
         self._memory = Memory(settings.kept_tokens)
 
     @property
     def identity(self) -> str:
-        """Name, digest of weights and tokenizer, number format, and the adapter's digest."""
+        """Name, digest of weights and tokenizer, number format, adapter's digest, scorer."""
         return self._identity
 
     @property
@@ -165,8 +168,9 @@ class TransformersModel:
         return Generator(self.network, self.layout, self.settings.batch_size, self.context_tokens)
 
     @functools.cached_property
-    def _compiled(self) -> CompiledPass | None:
-        return compiled_pass(self.network, self.settings.scorer)
+    def compiled(self) -> CompiledPass | None:
+        """The pass that scores in torch's place, where the setting `scorer` asks for one."""
+        return compiled_pass(self.network, self._scorer)
 
     def _log_probabilities(
         self, sequences: Sequence[Tokens], tokens: Sequence[int]
@@ -178,7 +182,7 @@ class TransformersModel:
                 sequences,
                 batch_tokens=self.settings.batch_tokens,
                 memory=self._memory,
-                packed=self._compiled,
+                packed=self.compiled,
             )
             logits = answer_logits(self.network, states, tokens).double()
             normalizer = log_normalizer(self.network, states).double()

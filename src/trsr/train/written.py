@@ -86,7 +86,7 @@ def train_written(
                 "batch_tokens": model.batch_tokens,
                 "texts": fingerprint(encoded),
                 "seed": seed,
-                **settings.model_dump(mode="json", include=_TOLD),
+                **settings.model_dump(mode="json", include=set(_TOLD)),
             },
             folder=state,
             validate=None,
