@@ -51,7 +51,7 @@ def test_all_mistakes_are_told_at_once_with_near_names(tmp_path):
     message = str(caught.value)
     assert "4 mistakes" in message
     assert "data.splitt: unknown setting: did you mean split?" in message
-    assert "summarise: unknown setting: did you mean summarize?" in message
+    assert "summarise: unknown setting: did you mean summarize or tune_summarizer?" in message
     assert "train.learnig_rate: unknown setting: did you mean learning_rate?" in message
     assert "train.epochs:" in message
     assert "'two'" in message

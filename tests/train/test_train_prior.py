@@ -164,11 +164,12 @@ def test_a_state_made_before_there_were_priors_is_gone_on_with(
 
 
 def test_the_digest_names_a_prior_only_where_there_is_one() -> None:
-    every = set(TrainSettings.model_fields) - {"checkpoint_steps"}
+    every = set(TrainSettings.model_fields) - {"checkpoint_steps", "upper_layers"}
     priors = {"prior", "prior_weight", "prior_folds"}
     assert set(TrainSettings().meaning()) == every - priors
     assert set(TrainSettings(prior_weight=2.0).meaning()) == every - priors
     assert set(TrainSettings(prior="popular").meaning()) == every
+    assert set(TrainSettings(upper_layers=4).meaning()) == every - priors | {"upper_layers"}
 
 
 def test_a_loss_without_a_place_for_a_prior_refuses_it(tiny_model: Path, tmp_path: Path) -> None:
