@@ -85,6 +85,47 @@ def test_the_runs_are_the_full_product_with_seeds_and_are_named_by_what_differs(
     assert redrawn[1].config.run.seed == 4
 
 
+VARIANTS = """
+base = "base.toml"
+seeds = [1, 2]
+
+[sweep]
+folder = "out"
+
+[set]
+prompts.recent = 2
+
+[variants.recent-only]
+summarize.strategy = "none"
+
+[variants.recurrent]
+summarize.strategy = "recurrent"
+prompts.recent = 1
+"""
+
+
+def test_variants_are_sets_of_settings_with_a_name(folder):
+    runs = plan_of(folder, VARIANTS).grid()
+    assert [run.name for run in runs] == [
+        "recent-only,seed=1",
+        "recent-only,seed=2",
+        "recurrent,seed=1",
+        "recurrent,seed=2",
+    ]
+    chosen = [(run.config.summarize.strategy, run.config.prompts.recent) for run in runs[::2]]
+    assert chosen == [("none", 2), ("recurrent", 1)]
+    both = plan_of(folder, VARIANTS + "[grid]\ntrain.epochs = [0, 1]\n").grid()
+    assert len(both) == 8
+    assert both[-1].name == "recurrent,epochs=1,seed=2"
+
+
+def test_the_table_names_variants(folder):
+    swept = sweep(plan_of(folder, VARIANTS))
+    header, rows = swept.table()
+    assert header[:3] == ["variant", "ranker", "seeds"]
+    assert {(row[0], row[2]) for row in rows} == {("recent-only", "2"), ("recurrent", "2")}
+
+
 def test_equal_stages_are_made_once_and_done_runs_are_left_as_they_are(folder):
     plan = plan_of(folder)
     swept = sweep(plan)
@@ -281,6 +322,12 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
         ('base = "base.toml"\n[grid]\nprompts.recnt = [1]\n', "recnt: unknown setting"),
         ('base = "base.toml"\n[grid]\nprompts.recent = [1, 1]\n', "stands twice"),
         ('base = "base.toml"\ngrids = 1\n', "grids"),
+        (
+            VARIANTS + "[grid]\nprompts.recent = [1, 3]\n",
+            "recurrent: prompts.recent is in the grid",
+        ),
+        (VARIANTS.replace("prompts.recent = 1", "train.seed = 1"), "is the sweep's own"),
+        (SEARCH + "[variants.a]\nprompts.recent = 1\n", "not both"),
         (SEARCH + "[grid]\nprompts.recent = [1]\n", "not both"),
         (SEARCH.replace("high = 5", "high = 1"), "is no range"),
         (SEARCH.replace('"auc"', '"auk"'), "there is no metric"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -52,12 +52,14 @@ class Section:
         settings: What the file says of it.
         runs: Its run directories, in order; whether they are there is not checked yet.
         command: What makes them.
+        labels: Run directory → its row's name, where a sweep's variants name it.
     """
 
     name: str
     settings: SectionSettings
     runs: tuple[Path, ...]
     command: str
+    labels: Mapping[Path, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,11 @@ def _section(path: Path, name: str, settings: SectionSettings, runs: Path | None
     beside = path.parent / settings.sweep
     plan = sweep.read_plan(beside if beside.is_file() else Path(settings.sweep))
     folder = runs / plan.folder.name if runs else plan.folder
-    named = _tested(folder) if plan.file.search else [one.name for one in plan.grid()]
+    planned = [] if plan.file.search else plan.grid()
+    named = [one.name for one in planned] or _tested(folder)
+    labels = {folder / one.name: sweep.label(one.settings) for one in planned if plan.file.variants}
     command = settings.command or f"trsr sweep {Path(settings.sweep).name}"
-    return Section(name, settings, tuple(folder / one for one in named), command)
+    return Section(name, settings, tuple(folder / one for one in named), command, labels)
 
 
 def _tested(folder: Path) -> list[str]:

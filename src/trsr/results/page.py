@@ -175,7 +175,7 @@ def _section(section: Section, runs: Sequence[Run]) -> dict[str, Any]:
             f"a section of their own: {error}"
         ) from error
     try:
-        told |= _tables(section, variants(runs), metrics_of(runs, settings.metrics))
+        told |= _tables(section, variants(runs, section.labels), metrics_of(runs, settings.metrics))
     except ConfigError as error:
         raise ConfigError(f"sections.{section.name}: {error}") from error
     return told

@@ -136,15 +136,21 @@ def _report(path: Path) -> Mapping[str, Any]:
     return value
 
 
-def variants(runs: Sequence[Run]) -> list[Variant]:
+def variants(runs: Sequence[Run], labels: Mapping[Path, str] | None = None) -> list[Variant]:
     """Puts runs that differ by seed only together, and names each by what it differs in.
+
+    Args:
+        runs: The runs.
+        labels: Run directory → name, where the sweep that made them names them.
 
     Raises:
         ConfigError: If two runs have the same settings and the same seed.
     """
+    known = labels or {}
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        key = json.dumps(run.settings, sort_keys=True, default=str)
+        told = [known.get(run.folder), run.settings]
+        key = json.dumps(told, sort_keys=True, default=str)
         twin = next((one for one in groups.get(key, ()) if _seeds(one) == _seeds(run)), None)
         if twin is not None:
             raise ConfigError(
@@ -153,12 +159,13 @@ def variants(runs: Sequence[Run]) -> list[Variant]:
             )
         groups.setdefault(key, []).append(run)
     found = list(groups.values())
-    labels = _labels([group[0].settings for group in found])
-    if len(set(labels)) < len(labels):  # such as two folders of one name
-        labels = [
-            f"{one} ({group[0].folder.name})" for one, group in zip(labels, found, strict=True)
-        ]
-    return [Variant(label, tuple(group)) for label, group in zip(labels, found, strict=True)]
+    named = _labels([group[0].settings for group in found])
+    if len(set(named)) < len(named):  # such as two folders of one name
+        named = [f"{one} ({group[0].folder.name})" for one, group in zip(named, found, strict=True)]
+    return [
+        Variant(known.get(group[0].folder, label), tuple(group))
+        for label, group in zip(named, found, strict=True)
+    ]
 
 
 def _seeds(run: Run) -> tuple[int, int]:

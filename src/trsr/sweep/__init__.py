@@ -9,16 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trsr.sweep.plan import Plan, read_plan
+    from trsr.sweep.plan import Plan, label, read_plan
     from trsr.sweep.running import sweep
     from trsr.sweep.table import Outcome, Swept
 
-__all__ = ["Outcome", "Plan", "Swept", "read_plan", "sweep"]
+__all__ = ["Outcome", "Plan", "Swept", "label", "read_plan", "sweep"]
 
 _HOMES = {
     "Outcome": "table",
     "Plan": "plan",
     "Swept": "table",
+    "label": "plan",
     "read_plan": "plan",
     "sweep": "running",
 }

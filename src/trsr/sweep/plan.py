@@ -22,6 +22,12 @@ from trsr.settings import Settings, digest
 LONGEST_NAME = 120
 """Characters of a run's name; a longer one ends with a hash."""
 
+VARIANT = "variant"
+"""Stands for the name of a variant among the settings that runs differ in."""
+
+_APART = frozenset({"run.folder", "run.outputs"})
+"""Settings that the sweep itself gives its runs."""
+
 
 class SweepOptions(Settings):
     """Where the runs lie, and what a seed is the seed of."""
@@ -53,6 +59,10 @@ class SweepFile(Settings):
     seeds: tuple[int, ...] = Field((), description="each run is made once with each")
     sweep: SweepOptions = Field(SweepOptions(), description="where the runs lie")
     set: dict[str, Any] = Field(default_factory=dict, description="settings of all runs")
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="name = settings: each is run, with each of the grid where there is one",
+    )
     grid: dict[str, Any] = Field(default_factory=dict, description="section.key = [values]")
     search: SearchOptions | None = Field(None, description="instead of a grid")
 
@@ -73,7 +83,7 @@ class Planned:
 
     Attributes:
         name: Its folder's name, made of the settings that differ.
-        settings: `section.key` → value, what differs, without the seed.
+        settings: `section.key` → value, what differs, without the seed; `variant` → its name.
         seed: Its seed; None where the sweep names none.
         config: All settings.
     """
@@ -93,7 +103,7 @@ class Plan:
         base: The base configuration's file.
         folder: Where the runs lie.
         file: What the file says.
-        keys: The settings that runs differ in.
+        keys: What runs differ in: `variant` where there are any, and settings.
     """
 
     path: Path
@@ -103,12 +113,14 @@ class Plan:
     keys: tuple[str, ...]
 
     def grid(self) -> list[Planned]:
-        """The runs of the full product of the grid, seeds last.
+        """The runs of the full product of variants and grid, seeds last.
 
         Raises:
             ConfigError: If the settings of a run are wrong.
         """
         values = flat(self.file.grid)
+        if self.file.variants:
+            values = {VARIANT: list(self.file.variants), **values}
         found = [
             run
             for chosen in itertools.product(*values.values())
@@ -142,7 +154,10 @@ class Plan:
         return [self._run(settings, seed) for seed in self.file.seeds or (None,)]
 
     def _run(self, settings: Mapping[str, Any], seed: int | None) -> Planned:
-        changes = nested(flat(self.file.set, leaves=False) | dict(settings))
+        own = self.file.variants.get(settings.get(VARIANT, ""), {})
+        chosen = {key: value for key, value in settings.items() if key != VARIANT}
+        every = flat(self.file.set, leaves=False) | flat(own, leaves=False) | chosen
+        changes = nested(every)
         told = dict(settings)
         if seed is not None:
             told[self.file.sweep.seed] = seed
@@ -170,8 +185,8 @@ def read_plan(path: Path | str) -> Plan:
     except ValidationError as error:
         said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
         raise ConfigError("\n  ".join((f"{path}: the sweep cannot be used", *said))) from error
-    if file.search and file.grid:
-        raise ConfigError(f"{path}: a sweep has a [grid] or a [search], not both")
+    if file.search and (file.grid or file.variants):
+        raise ConfigError(f"{path}: a sweep has a [search], or [variants] and a [grid], not both")
     folder = path.parent / Path(file.sweep.folder).expanduser()
     if not file.sweep.folder:
         folder = Path("runs", path.stem)
@@ -180,7 +195,10 @@ def read_plan(path: Path | str) -> Plan:
         find_config(_beside(path, file.base)),
         Path(os.path.abspath(folder)),
         file,
-        tuple(flat(file.search.space if file.search else file.grid)),
+        (
+            *((VARIANT,) if file.variants else ()),
+            *flat(file.search.space if file.search else file.grid),
+        ),
     )
     _check(plan)
     return plan
@@ -191,8 +209,9 @@ def _check(plan: Plan) -> None:
     for key, value in flat(plan.file.grid).items():
         if not isinstance(value, list) or not value:
             raise ConfigError(f"{plan.path}: grid.{key}: write a list of values, [a, b]")
-    for key in plan.keys:
-        if "." not in key or key in ("run.folder", "run.outputs", plan.file.sweep.seed):
+    _check_variants(plan)
+    for key in plan.keys[bool(plan.file.variants) :]:
+        if "." not in key or key in {*_APART, plan.file.sweep.seed}:
             raise ConfigError(f"{plan.path}: {key} cannot differ in a sweep; write section.key")
     if search is None:
         return
@@ -202,6 +221,15 @@ def _check(plan: Plan) -> None:
         raise ConfigError(f"{plan.path}: search.ranker: there is no {search.ranker!r}{hint}")
     if not plan.space():
         raise ConfigError(f"{plan.path}: search.space names no setting")
+
+
+def _check_variants(plan: Plan) -> None:
+    for name, settings in plan.file.variants.items():
+        own = set(flat(settings, leaves=False))
+        for key in sorted({*_APART, plan.file.sweep.seed} & own):
+            raise ConfigError(f"{plan.path}: variants.{name}: {key} is the sweep's own")
+        for key in sorted(set(flat(plan.file.grid)) & own):
+            raise ConfigError(f"{plan.path}: variants.{name}: {key} is in the grid too")
 
 
 def _range(path: Path, key: str, value: Any) -> Range:
@@ -260,13 +288,24 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_name(settings: Mapping[str, Any]) -> str:
-    """A folder's name of the settings that differ: `strategy=none,seed=1`."""
-    short = dict(zip(settings, short_keys(list(settings)), strict=True))
-    parts = [f"{short[key]}={value_text(value)}" for key, value in settings.items()]
-    name = re.sub(r"[^\w.+=,-]+", "-", ",".join(parts)) or "run"
+    """A folder's name of the settings that differ: `strategy=none,seed=1`; a variant's is bare."""
+    name = re.sub(r"[^\w.+=,-]+", "-", ",".join(_told(settings))) or "run"
     if len(name) <= LONGEST_NAME:
         return name
     return f"{name[: LONGEST_NAME - 17]}-{digest(dict(settings))}"
+
+
+def label(settings: Mapping[str, Any]) -> str:
+    """The settings that differ as a table tells them: `recurrent, recent=3`."""
+    return ", ".join(_told(settings))
+
+
+def _told(settings: Mapping[str, Any]) -> list[str]:
+    keys = zip(settings, short_keys(list(settings)), strict=True)
+    return [
+        value_text(settings[key]) if key == VARIANT else f"{short}={value_text(settings[key])}"
+        for key, short in keys
+    ]
 
 
 def short_keys(keys: Sequence[str]) -> Iterator[str]:
