@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from trsr.bench import Record, Result
-from trsr.bench.page import MARK, notes_of, page, write_page
+from trsr.bench.page import MARK, check_page, made, notes_of, page, tables_of, write_page
 from trsr.bench.show import HEADER, rows
 from trsr.bench.suite import Sizes, run_all
 from trsr.errors import ConfigError
@@ -45,7 +46,7 @@ def test_a_row_says_what_a_record_holds():
     assert other.count("–") == 9
 
 
-def test_the_page_keeps_its_notes_and_nothing_else(tmp_path):
+def test_the_page_keeps_its_notes_and_other_benches_tables(tmp_path):
     path = tmp_path / "docs" / "performance.md"
     write_page(path, [Result("score, 8+2x3", (PAIRWISE,), ("tree: equal",))], "trsr bench all")
     first = path.read_text("utf-8")
@@ -59,14 +60,32 @@ def test_the_page_keeps_its_notes_and_nothing_else(tmp_path):
     write_page(path, [Result("prepare", (PREPARED,))], "trsr bench all --only prepare")
     second = path.read_text("utf-8")
     assert notes_of(second) == mine
-    assert "score, 8+2x3" not in second
-    assert "trsr bench all --only prepare" in second
+    assert tables_of(second)[0] == tables_of(first)[0]
+    assert [one.bench for one in tables_of(second)] == ["score, 8+2x3", "prepare"]
+    assert "trsr bench all --only prepare" in tables_of(second)[1].text
+    faster = Result("score, 8+2x3: again", (dataclasses.replace(PAIRWISE, seconds=3.0),))
+    write_page(path, [faster, Result("prepare", (), ("not run: no data",))], "trsr bench all")
+    third = path.read_text("utf-8")
+    assert [one.title for one in tables_of(third)] == ["score, 8+2x3: again", "prepare"]
+    assert tables_of(third)[1] == tables_of(second)[1]  # what could not run takes nothing away
+
+
+def test_a_page_of_another_machine_is_not_mixed_with_this_one(tmp_path):
+    path = tmp_path / "performance.md"
+    check_page(path)
+    write_page(path, [Result("score", (PAIRWISE,))], "trsr bench all")
+    check_page(path)
+    path.write_text(path.read_text("utf-8").replace("- Versions: ", "- Versions: Python 2.7, "))
+    with pytest.raises(ConfigError, match="another kind of machine"):
+        check_page(path)
+    write_page(path, [Result("prepare", (PREPARED,))], "trsr bench all")
+    assert [one.bench for one in tables_of(path.read_text("utf-8"))] == ["prepare"]
 
 
 def test_the_page_names_no_path_of_the_machine():
     home = str(Path.home())
     notes = (f"x: not run: the model in {home}/models/tiny cannot be loaded", "a ratio of 3/4")
-    text = page([Result("score", (PAIRWISE,), notes)], "trsr bench all", "\n")
+    text = page(made([Result("score", (PAIRWISE,), notes)], "trsr bench all"), "\n")
     assert home not in text
     assert "the model in … cannot be loaded" in text
     assert "a ratio of 3/4" in text
@@ -99,7 +118,7 @@ def test_what_cannot_run_is_said_and_the_rest_goes_on(tmp_path, tiny_model):
     ]
     benches = [one.bench for result in results for one in result.records]
     assert benches[-2:] == ["prepare", "prepare"]
-    text = page(results, sizes.command(), "\n")
+    text = page(made(results, sizes.command()), "\n")
     assert str(tmp_path) not in text
 
 

@@ -1,10 +1,11 @@
-"""The page that `trsr bench all` writes; what people wrote into it by hand is kept."""
+"""The page that `trsr bench all` writes, whole or in parts; what people wrote into it is kept."""
 
 from __future__ import annotations
 
 import datetime
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -12,6 +13,8 @@ import jinja2
 from trsr.bench.machine import machine, versions
 from trsr.bench.records import Result
 from trsr.bench.show import HEADER, rows
+from trsr.errors import ConfigError
+from trsr.store.rundir import write_atomic
 
 MARK = "<!-- notes -->"
 """Stands before and behind what is written by hand."""
@@ -19,8 +22,48 @@ MARK = "<!-- notes -->"
 _PATH = re.compile(r"(?<![\w.])(?:~|[A-Za-z]:\\|/)[^\s,;:'\"()]*[/\\][^\s,;:'\"()]*")
 
 
+@dataclass(frozen=True)
+class Table:
+    """One bench on the page.
+
+    Attributes:
+        title: The bench and its sizes, in words.
+        text: What stands below the title.
+    """
+
+    title: str
+    text: str
+
+    @property
+    def bench(self) -> str:
+        """What a later run of the same bench replaces."""
+        return self.title.partition(":")[0]
+
+    @property
+    def empty(self) -> bool:
+        """Whether it says only that the bench could not run."""
+        return not re.search(r"^\|", self.text, re.MULTILINE)
+
+
+def check_page(path: Path) -> None:
+    """Whether tables measured here can stand beside those of the page.
+
+    Raises:
+        ConfigError: If the page was measured on another kind of machine or with other versions.
+    """
+    old = path.read_text("utf-8") if path.exists() else ""
+    if tables_of(old) and not _measured_here(old):
+        raise ConfigError(
+            f"{path} was measured on another kind of machine or with other versions, and one page "
+            "does not mix them: name another page with --output, or run every bench"
+        )
+
+
 def write_page(path: Path, results: Sequence[Result], command: str) -> None:
-    """Writes the page, or writes it again with its hand-written notes untouched.
+    """Writes the page, or writes new tables into it.
+
+    Tables of other benches stay as they are, if they were measured on such a machine with such
+    versions; the hand-written notes always do.
 
     Args:
         path: The Markdown file.
@@ -28,8 +71,9 @@ def write_page(path: Path, results: Sequence[Result], command: str) -> None:
         command: What was run.
     """
     old = path.read_text("utf-8") if path.exists() else ""
+    kept = tables_of(old) if _measured_here(old) else []
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(results, command, notes_of(old)), "utf-8")
+    write_atomic(path, page(merged(kept, made(results, command)), notes_of(old)))
 
 
 def notes_of(text: str) -> str:
@@ -39,9 +83,57 @@ def notes_of(text: str) -> str:
     return inside if mark and end else "\n\n## Notes\n\nNone yet.\n\n"
 
 
-def page(results: Sequence[Result], command: str, notes: str) -> str:
-    """The page's text: one table a result, the machine's kind, and no path of it."""
-    environment = jinja2.Environment(
+def tables_of(text: str) -> list[Table]:
+    """The tables of a page, as they stand."""
+    _, *parts = text.partition(MARK)[0].split("\n## ")
+    return [Table(*(one.strip() for one in part.partition("\n")[::2])) for part in parts]
+
+
+def made(results: Sequence[Result], command: str) -> list[Table]:
+    """A table for each result, with today's date and no path of this machine."""
+    template = _environment().get_template("table.md.jinja")
+    return [
+        Table(
+            result.title,
+            template.render(
+                header=HEADER,
+                rows=[[_cell(cell) for cell in row] for row in rows(result.records)],
+                notes=[without_paths(note) for note in result.notes],
+                date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+                command=command,
+            ).strip(),
+        )
+        for result in results
+    ]
+
+
+def merged(kept: Sequence[Table], new: Sequence[Table]) -> list[Table]:
+    """New tables in the places of the same benches' older ones, others behind.
+
+    What could not run now replaces no table that there is.
+    """
+    found: dict[str, Table] = {}
+    for one in kept:
+        told = one.empty and any(later.bench.startswith(one.bench) for later in new)
+        if not told:
+            found[one.bench] = one
+    for one in new:
+        if not (one.empty and any(bench.startswith(one.bench) for bench in found)):
+            found[one.bench] = one
+    return list(found.values())
+
+
+def page(tables: Sequence[Table], notes: str) -> str:
+    """The page's text: the machine's kind, the tables, the notes."""
+    return (
+        _environment()
+        .get_template("performance.md.jinja")
+        .render(tables=tables, environment=_measured(), mark=MARK, notes=notes)
+    )
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("trsr.bench"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -49,24 +141,14 @@ def page(results: Sequence[Result], command: str, notes: str) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - Markdown
     )
-    tables = [
-        {
-            "title": result.title,
-            "rows": [[_cell(cell) for cell in row] for row in rows(result.records)],
-            "notes": [without_paths(note) for note in result.notes],
-        }
-        for result in results
-    ]
-    return environment.get_template("performance.md.jinja").render(
-        header=HEADER,
-        tables=tables,
-        machine=machine(),
-        versions=versions(),
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        command=command,
-        mark=MARK,
-        notes=notes,
-    )
+
+
+def _measured() -> str:
+    return f"- Machine: {machine()}\n- Versions: {versions()}"
+
+
+def _measured_here(text: str) -> bool:
+    return _measured() in text
 
 
 def without_paths(text: str) -> str:

@@ -228,13 +228,15 @@ def all_(
     ),
     json: Json = False,
 ) -> None:
-    """Run every bench, and write docs/performance.md."""
-    from trsr.bench.page import write_page
+    """Run every bench, or some, and write their tables into docs/performance.md."""
+    from trsr.bench.page import check_page, write_page
     from trsr.bench.suite import Sizes, run_all
 
     sizes = Sizes(
         model, dtype, device, data, repeats, queries, users, interactions, tuple(only or ())
     )
+    if only:
+        check_page(output)  # before hours of measuring, not after
     results = []
     for result in run_all(sizes, Bar, lambda why: err.print(why, markup=False)):
         _print([result], json)
