@@ -132,7 +132,7 @@ def bench_summarize(
 
         def variant(way: Way) -> Variant:
             def run(of: Sequence[History]) -> list[tuple[Prompt, str]]:
-                local.layout.encode.cache_clear()
+                local.layout.forget()
                 return _summarized(config, way.model, of, stores.fresh())
 
             return Variant(way.name, lambda: run(asked[: way.users]), way.ready, lambda: run(warm))

@@ -87,7 +87,11 @@ class TransformersModel:
             ModelError: If two answers have the same tokens.
             PromptError: If prompt and longest answer exceed the context.
         """
-        question = self.layout.question(prompt, answers)
+        (question,) = self.layout.questions([prompt], answers)
+        self._check_length(prompt, question)
+        return question
+
+    def _check_length(self, prompt: Prompt, question: Question) -> None:
         longest = len(question.stem) + max(map(len, question.answers), default=0)
         if longest > self.context_tokens:
             raise PromptError(
@@ -95,7 +99,6 @@ class TransformersModel:
                 f"with at most {self.context_tokens}: shorten the prompt or raise "
                 f"model.context_tokens (it ends {prompt.messages[-1].content[-60:]!r})"
             )
-        return question
 
     def encode_text(
         self, prompt: Prompt, text: str, *, whole: bool = True
@@ -132,7 +135,9 @@ class TransformersModel:
             ModelError: If two answers have the same tokens after a prompt.
             PromptError: If a prompt with an answer exceeds the context.
         """
-        questions = [self.encode_answers(prompt, answers) for prompt in prompts]
+        questions = self.layout.questions(prompts, answers)
+        for prompt, question in zip(prompts, questions, strict=True):
+            self._check_length(prompt, question)
         # (sequence, next token) → its place: an answer's tokens, one after the other
         sequences: dict[Tokens, int] = {}
         columns: dict[int, int] = {}

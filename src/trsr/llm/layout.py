@@ -68,7 +68,7 @@ class Layout:
                 name,
                 " / ".join(LABELS.values()),
             )
-        self.encode = functools.lru_cache(_REMEMBERED)(self._encode)
+        self._laid = functools.lru_cache(_REMEMBERED)(self._lay)
 
     @property
     def stop(self) -> str:
@@ -99,8 +99,8 @@ class Layout:
                 f"({', '.join(message.role for message in messages)}): {error}"
             ) from error
 
-    def question(self, prompt: Prompt, answers: Sequence[str]) -> Question:
-        """The prompt's and answers' tokens, the answers encoded where they stand.
+    def questions(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Question]:
+        """Each prompt's and its answers' tokens, the answers encoded where they stand.
 
         Where an answer changes how the prompt's end is cut into tokens, that end counts to the
         answers: the stem is what stays the same before all of them.
@@ -108,8 +108,15 @@ class Layout:
         Raises:
             ModelError: If an answer adds no token, or two have the same tokens.
         """
-        text, own = self.text(prompt), self.encode(prompt)
-        wholes = [self._tokens(text + inert(answer, self.markers)) for answer in answers]
+        laid = [self._laid(prompt) for prompt in prompts]
+        said = [inert(answer, self.markers) for answer in answers]
+        wholes = self._tokens([text + answer for text, _ in laid for answer in said])
+        return [
+            self._question(own, wholes[place * len(said) : (place + 1) * len(said)], answers)
+            for place, (_, own) in enumerate(laid)
+        ]
+
+    def _question(self, own: Tokens, wholes: Sequence[Tokens], answers: Sequence[str]) -> Question:
         stem = min((common(own, whole) for whole in wholes), default=len(own))
         tails = tuple(whole[stem:] for whole in wholes)
         for place, (answer, tail) in enumerate(zip(answers, tails, strict=True)):
@@ -176,14 +183,25 @@ class Layout:
         )
         return text
 
-    def _encode(self, prompt: Prompt) -> Tokens:
+    def encode(self, prompt: Prompt) -> Tokens:
         """The prompt's tokens, begin-of-sequence included where the model wants it."""
-        return self._tokens(self.text(prompt))
+        return self._laid(prompt)[1]
 
-    def _tokens(self, text: str) -> Tokens:
+    def forget(self) -> None:
+        """Drops the texts and tokens that are kept of the latest prompts."""
+        self._laid.cache_clear()
+
+    def _lay(self, prompt: Prompt) -> tuple[str, Tokens]:
+        text = self.text(prompt)
+        return text, self._tokens([text])[0]
+
+    def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        """Texts' tokens; many texts are encoded side by side, on all cores."""
+        if not texts:
+            return []
         # a template writes its own begin-of-sequence: the tokenizer must not add a second
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
-        return (*self._bos, *ids)
+        found = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return [(*self._bos, *ids) for ids in found]
 
     def _render(self, messages: Sequence[Message], *, closed: bool = False) -> str:
         begun = messages[-1].role == "assistant"
