@@ -15,6 +15,7 @@ from trsr.evaluate.costs import RankerCost
 from trsr.evaluate.metrics import USUAL, parse_metric
 from trsr.evaluate.page import Page
 from trsr.evaluate.report import Estimate, Report
+from trsr.evaluate.summaries import SUMMARY_TEXTS, summary_rows
 from trsr.evaluate.table import NOTHING, best_mean, decimals, number, share
 
 LONGEST = 320
@@ -95,6 +96,8 @@ def render(report: Report, page: Page) -> str:
         costs=[_cost(report, metric, one) for one in costs],
         unknown_costs=[one.ranker for one in costs if one.queries and not one.known],
         best={name: best_mean(report, name) for name in report.metrics},
+        summary_rows=summary_rows(page.summaries) if page.summaries else [],
+        summary_texts=SUMMARY_TEXTS,
         settings=sections(page.settings),
     )
 

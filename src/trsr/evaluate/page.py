@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from trsr.evaluate.calibration import Calibration
 from trsr.evaluate.costs import RankerCost
+from trsr.evaluate.summaries import SummaryTexts
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class Page:
         stages: In the order they ran.
         curve: (step, training loss).
         validation: (step, what the best adapter is chosen by).
+        summaries: What the test cases' summaries hold.
         examples: Some users.
         calibrations: Of the rankers that give probabilities.
         costs: What rankers took.
@@ -95,6 +97,7 @@ class Page:
     stages: Sequence[StageTime] = ()
     curve: Sequence[tuple[int, float]] = ()
     validation: Sequence[tuple[int, float]] = ()
+    summaries: SummaryTexts | None = None
     examples: Sequence[ShownUser] = ()
     calibrations: Sequence[Calibration] = ()
     costs: Sequence[RankerCost] = ()

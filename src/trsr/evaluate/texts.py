@@ -11,6 +11,7 @@ from trsr.evaluate.correction import Corrected
 from trsr.evaluate.groups import HistoryGroup
 from trsr.evaluate.report import Estimate, Report
 from trsr.evaluate.statistics import LEVEL, Difference
+from trsr.evaluate.summaries import SUMMARY_TEXTS, SummaryTexts, summary_rows
 from trsr.evaluate.table import NOTHING, best_mean, decimals, p_value, share, signed, span
 
 FILES = (
@@ -30,6 +31,7 @@ def markdown(
     groups: Sequence[HistoryGroup] = (),
     calibrations: Sequence[Calibration] = (),
     corrected: Corrected | None = None,
+    summaries: SummaryTexts | None = None,
 ) -> str:
     """The report as Markdown."""
     parts = [
@@ -41,6 +43,7 @@ def markdown(
         _groups(report, groups),
         _corrected(corrected),
         _calibration(calibrations),
+        _summaries(summaries),
         ["## Files", "", FILES],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
@@ -165,6 +168,13 @@ def _calibration(calibrations: Sequence[Calibration]) -> list[str]:
     ]
     head = ["ranker", "candidates", "right", "mean p(yes)", "expected calibration error", "Brier"]
     return ["## Calibration of p(yes)", "", text, "", *_rows(head, rows)]
+
+
+def _summaries(summaries: SummaryTexts | None) -> list[str]:
+    if summaries is None:
+        return []
+    rows = [[what, value] for what, value in summary_rows(summaries)]
+    return ["## Summaries", "", SUMMARY_TEXTS, "", *_rows(["", "mean"], rows)]
 
 
 def _inline(text: str) -> str:

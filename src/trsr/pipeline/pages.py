@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import polars as pl
 
 from trsr.config import Config
 from trsr.data import Dataset
@@ -19,10 +21,12 @@ from trsr.evaluate.calibration import Calibration, calibrate
 from trsr.evaluate.correction import Corrected, correct
 from trsr.evaluate.costs import UNRECORDED, RankerCost, read_costs
 from trsr.evaluate.groups import history_groups
+from trsr.evaluate.summaries import SummaryTexts, ToldOf, summary_texts
 from trsr.evaluate.texts import latex, markdown
 from trsr.evaluate.trec import file_name, write_qrels, write_trec_run
 from trsr.pipeline.stair import Job
 from trsr.rank import Rankings, p_yes
+from trsr.settings import derive_seed
 from trsr.store.outputs import OutputStore
 from trsr.store.rundir import StageRecord
 from trsr.types import Case, Item, Query, RankedList, Summary
@@ -30,6 +34,8 @@ from trsr.types import Case, Item, Query, RankedList, Summary
 EXAMPLES = 10
 SHOWN = 50
 """Candidates shown of each example: full-catalogue lists are long."""
+READ = 5000
+"""Test cases whose summaries are read, drawn by lot."""
 JUDGES = ("llm", "untuned")
 """Rankers whose scores are log p(yes) − log p(no)."""
 
@@ -53,12 +59,14 @@ def write_pages(
         if name in rankings
     ]
     costs = _costs(job, rankings)
+    told = _summary_texts(job, dataset, summaries)
     corrected, report = _corrected(job, report, dataset, rankings)
     values |= {
         "history_groups": [group.to_json() for group in groups],
         "calibration": {one.ranker: one.to_json() for one in calibrations},
         "corrected": corrected.to_json() if corrected else None,
         "costs": {one.ranker: one.to_json() for one in costs},
+        "summaries": told.to_json() if told else None,
     }
     if first_stage is not None:
         values["first_stage"] = dict(first_stage)
@@ -73,6 +81,7 @@ def write_pages(
         groups=groups,
         calibrations=calibrations,
         corrected=corrected,
+        summaries=told,
     )
     (job.out / "report.md").write_text(text, "utf-8")
     (job.out / "table.tex").write_text(latex(report), "utf-8")
@@ -90,6 +99,7 @@ def write_pages(
         calibrations=calibrations,
         costs=costs,
         costs_note="" if costs else UNRECORDED,
+        summaries=told,
         examples=list(_examples(job, dataset, summaries, rankings)),
     )
     write_html(report, job.out / "report.html", page)
@@ -113,6 +123,35 @@ def _corrected(
         note = "No estimate for the whole catalogue: the candidates are not drawn uniformly."
         return Corrected(whole(dataset), 0, gamma, {}, note), report
     return correct(report, dataset.cases("test"), rankings, whole(dataset), gamma)
+
+
+def _summary_texts(
+    job: Job, dataset: Dataset, summaries: Mapping[str, Summary]
+) -> SummaryTexts | None:
+    """What the test cases' summaries hold; None where there are none."""
+    frame = dataset.cases("test").frame.select("query", "user", "items")
+    names = [name for name in frame["query"].to_list() if name in summaries]
+    drawn = sorted(names, key=lambda name: derive_seed(0, "summary texts", name))[:READ]
+    if not drawn:
+        return None
+    fields = set(job.config.prompts.fields)
+
+    @functools.cache
+    def text(item: str) -> str:
+        told = dataset.catalog[item].fields
+        return " ".join(value for name, value in told if not fields or name in fields)
+
+    rows = frame.filter(pl.col("query").is_in(drawn)).rows_by_key("query", named=True, unique=True)
+    return summary_texts(
+        [
+            ToldOf(
+                str(rows[name]["user"]),
+                summaries[name].text,
+                [text(item) for item in rows[name]["items"][: summaries[name].covers]],
+            )
+            for name in drawn
+        ]
+    )
 
 
 def calibrated(name: str, cases: Iterable[Case], lists: Iterable[RankedList]) -> Calibration:
