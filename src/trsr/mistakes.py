@@ -1,0 +1,104 @@
+"""Mistakes that no room's own settings can see: names of parts, and rooms that contradict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trsr.data.settings import READERS
+from trsr.errors import TrsrError
+from trsr.llm.settings import BACKENDS
+from trsr.plugins import near
+from trsr.rank.settings import RANKERS
+from trsr.rooms import Config
+from trsr.summarize.settings import STRATEGIES
+from trsr.train.settings import PRIOR_LOSSES
+
+
+def wrong_names(config: Config) -> Iterator[str]:
+    """Names of parts, metrics and domains that do not exist."""
+    named = [
+        ("data.reader", READERS, [config.data.reader]),
+        ("summarize.strategy", STRATEGIES, [config.summarize.strategy]),
+        ("model.backend", BACKENDS, [config.model.backend]),
+        ("summarize.model.backend", BACKENDS, [config.summarizer.backend]),
+        ("rank.rankers", RANKERS, list(config.rank.rankers)),
+        ("rank.blend", RANKERS, list(config.rank.blend)),
+        ("rank.first_stage", RANKERS, [config.rank.first_stage]),
+        ("train.prior", RANKERS, [config.train.prior] if config.train.prior else []),
+    ]
+    for key, table, names in named:
+        for name in names:
+            if name not in table.names():
+                yield f"{key}: there is no {table.kind} {name!r}{near(name, table.names())}"
+    from trsr.evaluate import parse_metric
+    from trsr.prompts import check_domain
+
+    for key, check, texts in (
+        ("evaluate.metrics", parse_metric, config.evaluate.metrics),
+        ("train.select_on", parse_metric, config.train.select_on),
+        ("rank.tune_on", parse_metric, config.rank.tune_on),
+        ("prompts.domain", check_domain, (config.prompts.domain,)),
+    ):
+        for text in texts:
+            try:
+                check(text)
+            except TrsrError as error:
+                yield f"{key}: {error}"
+
+
+def conflicts(config: Config) -> Iterator[str]:
+    """Settings that contradict each other, which no single room can see."""
+    if not config.data.dataset and config.data.interactions is None:
+        yield "data.interactions: name the interactions' file or folder (or data.dataset)"
+    if config.train.epochs == 0 and "llm" in config.rank.used:
+        yield "rank.rankers: llm is the trained model, but train.epochs is 0; use untuned"
+    if config.rank.first_stage in ("llm", "untuned"):
+        yield "rank.first_stage: name a ranker without a language model, such as popular"
+    if config.data.candidates == "full":
+        cuts = (text.partition("@")[2] for text in config.evaluate.metrics)
+        deepest = max((int(cut) for cut in cuts if cut.isdigit()), default=0)
+        if deepest > config.rank.depth:
+            yield f"rank.depth: lists of {config.rank.depth} places cannot tell a metric @{deepest}"
+    if len(set(config.rank.rankers)) < len(config.rank.rankers):
+        yield "rank.rankers: a ranker stands twice"
+    if "blend" in config.rank.blend or len(set(config.rank.blend)) < len(config.rank.blend):
+        yield "rank.blend: blend cannot be a member, and no member stands twice"
+    if config.model.backend == "openai" and {"llm", "untuned"} & set(config.rank.used):
+        yield (
+            "model.backend: openai gives no log-probabilities of answers, so it cannot rank; set "
+            "it in [summarize.model] and a local backend in [model]"
+        )
+    yield from _bad_prior(config)
+    if config.prompts.layout == "chain":
+        yield from _broken_chain(config)
+
+
+def _bad_prior(config: Config) -> Iterator[str]:
+    """A prior that cannot be fitted before training, or that the loss cannot take in."""
+    if not config.train.prior:
+        return
+    if {"llm", "untuned"} & set(config.rank.only(config.train.prior).used):
+        yield "train.prior: name a cheap ranker; this one asks a language model, itself or blended"
+    if config.train.loss not in PRIOR_LOSSES:
+        yield (
+            f"train.prior: the loss {config.train.loss} has no place for a prior; set train.loss "
+            f"to {' or '.join(sorted(PRIOR_LOSSES))}, or leave train.prior empty"
+        )
+
+
+def _broken_chain(config: Config) -> Iterator[str]:
+    """What would keep a user's successive prompts from beginning alike."""
+    told = config.prompts.use_summary and config.summarize.strategy != "none"
+    if told and config.summarize.last_block:
+        yield (
+            "prompts.layout: chain tells each item since the summary, which must then be of full "
+            "blocks only; set summarize.last_block to false"
+        )
+    block = 1 if not told or config.summarize.block_tokens else config.summarize.block_items
+    step = config.data.history_step
+    if config.data.max_history and (step == 1 or step % block):
+        yield (
+            "prompts.layout: chain needs histories that begin alike; set data.history_step to "
+            f"{config.summarize.block_items} (summarize.block_items) or a multiple of it, or "
+            "data.max_history to 0"
+        )

@@ -1,0 +1,72 @@
+"""The rooms' settings, side by side: all settings of a run. The rooms own classes and defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import Field
+
+from trsr.data.settings import DataSettings
+from trsr.evaluate.settings import EvaluateSettings
+from trsr.llm.settings import ModelSettings
+from trsr.prompts.settings import PromptSettings
+from trsr.rank.settings import RankSettings
+from trsr.settings import Settings
+from trsr.summarize.settings import SummarizeSettings
+from trsr.train.settings import TrainSettings, TuneSummarizerSettings
+
+
+class RunSettings(Settings):
+    """Where a run lives."""
+
+    folder: Path = Field(
+        Path(), description="the run directory; left out: runs/NAME-OF-THE-CONFIG, from here"
+    )
+    outputs: Path = Field(
+        Path(),
+        description="the language models' outputs, shared by runs; left out: outputs.sqlite beside "
+        "the run directory",
+    )
+    seed: int = Field(0, ge=0, description="every draw of the run is derived from it")
+
+
+class Config(Settings):
+    """All settings of a run."""
+
+    run: RunSettings = Field(RunSettings(), description="where the run lives")
+    data: DataSettings = Field(DataSettings(), description="the data, its splits and candidates")
+    prompts: PromptSettings = Field(PromptSettings(), description="what is said to a model")
+    model: ModelSettings = Field(ModelSettings(), description="the language model")
+    summarize: SummarizeSettings = Field(SummarizeSettings(), description="history to summary")
+    train: TrainSettings = Field(TrainSettings(), description="LoRA fine-tuning")
+    rank: RankSettings = Field(RankSettings(), description="which rankers order the candidates")
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), description="which metrics")
+    tune_summarizer: TuneSummarizerSettings = Field(
+        TuneSummarizerSettings(), description="fine-tuning of the summarizing model"
+    )
+
+    @property
+    def summarizer(self) -> ModelSettings:
+        """The summarizing model's settings."""
+        return self.summarize.model or self.model
+
+    @property
+    def training(self) -> TrainSettings:
+        """The settings of training, with what the layout of the prompts decides."""
+        if self.train.group != "auto":
+            return self.train
+        group = "user" if self.prompts.layout == "chain" else "case"
+        return self.train.model_copy(update={"group": group})
+
+    def to_toml(self) -> str:
+        """The settings as resolved, as a file that gives the same run."""
+        return tomli_w.dumps(_plain(self.model_dump(mode="json", exclude_none=True)))
+
+
+def _plain(value: Any) -> Any:
+    """TOML has no null."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items() if one is not None}
+    return value
