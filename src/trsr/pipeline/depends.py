@@ -48,8 +48,11 @@ def summarize_settings(config: Config) -> dict[str, Any]:
 
 def _judge_settings(config: Config) -> dict[str, Any]:
     excluded = {"summary_item_words", "summary_numbers", "summary_words"}
-    return {
-        "words": load_domain(config.prompts.domain).digest,
+    domain = load_domain(config.prompts.domain)
+    nearest = {"nearest": [domain.nearest, domain.no_nearest]} if config.prompts.nearest else {}
+    excluded |= set() if nearest else {"nearest"}
+    return nearest | {
+        "words": domain.digest,
         "prompts": config.prompts.model_dump(mode="json", exclude=excluded),
         "model": config.model.meaning(),
         "run": {"seed": config.run.seed},

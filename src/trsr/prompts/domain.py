@@ -140,6 +140,12 @@ class Domain(Settings):
     no_recent: str = Field(min_length=1, description="said where no recent items are told")
     first_visit: str = Field(min_length=1, description="said instead where the history is empty")
     no_text: str = Field(min_length=1, description="said of an item without any text")
+    nearest: str = Field(
+        "Most like it so far:",
+        min_length=1,
+        description="said before the items nearest to a candidate (prompts.nearest)",
+    )
+    no_nearest: str = Field("none", min_length=1, description="said after it where there are none")
     judge: Turns = Field(description="the recommender's prompt; $summary, $recent, $candidate")
     instruct: Style | None = Field(None, description="summary prompts for able models")
     worked: Style | None = Field(None, description="summary prompts for small models")
@@ -153,8 +159,8 @@ class Domain(Settings):
 
     @property
     def digest(self) -> str:
-        """A hash of every word."""
-        return digest(self.model_dump(mode="json"))
+        """A hash of every word, those of `nearest` apart."""
+        return digest(self.model_dump(mode="json", exclude={"nearest", "no_nearest"}))
 
 
 class Form:

@@ -9,6 +9,7 @@ from trsr.prompts.domain import Form, Kind, Style, chainable, load_domain
 from trsr.prompts.finish import finished
 from trsr.prompts.fit import Budget, first_fit
 from trsr.prompts.ladder import chain_ladder, recent_ladder
+from trsr.prompts.nearest import Nearest
 from trsr.prompts.settings import PromptSettings
 from trsr.prompts.text import Line, cut, fold, length, tell
 from trsr.settings import digest
@@ -64,7 +65,10 @@ class PromptWriter:
         chosen = settings.model_dump(mode="json", exclude={"domain", *_unused(settings)})
         self.settings = settings
         self.answers = (self._domain.yes, self._domain.no)
-        self.digest = digest({"domain": self._domain.digest, "settings": chosen, "layout": LAYOUT})
+        words = {"domain": self._domain.digest, "settings": chosen, "layout": LAYOUT}
+        if settings.nearest:
+            words["nearest"] = [self._domain.nearest, self._domain.no_nearest]
+        self.digest = digest(words)
         self.written = 0
         self.shortened = 0
         self._sentences = style.sentences
@@ -191,7 +195,7 @@ class PromptWriter:
         words = self.settings.words
         summary = fold(query.summary.text) if query.summary and self.settings.use_summary else ""
         recent = [self._tell(item, words) for item in self._recent(query, bool(summary))]
-        candidates = [self._tell(item, words).text() for item in query.candidates]
+        candidates = self._candidates(query)
         rungs = chain_ladder if self.settings.layout == "chain" else recent_ladder
         ladder, form = rungs(recent, length(summary)), self._forms["judge"]
 
@@ -208,6 +212,23 @@ class PromptWriter:
         self._count(len(candidates), step > 0)
         shared = values(step)
         return [form.fill({**shared, "candidate": text}) for text in candidates]
+
+    def _candidates(self, query: Query) -> list[str]:
+        """What is told of each candidate: its text, and the history's items nearest to it."""
+        words, most = self.settings.words, self.settings.nearest
+        candidates = [self._tell(item, words).text() for item in query.candidates]
+        if not most:
+            return candidates
+        history = [self._tell(item, words).text() for item in query.history.items]
+        nearest = Nearest(history, candidates)
+        found = [[history[place] for place in nearest.to(text, most)] for text in candidates]
+        before, none = self._domain.nearest, self._domain.no_nearest
+        return [
+            "\n".join((text, before, *(f"- {one}" for one in near)))
+            if near
+            else f"{text}\n{before} {none}"
+            for text, near in zip(candidates, found, strict=True)
+        ]
 
     def _recent(self, query: Query, summarized: bool) -> Sequence[Item]:
         """The items that are told one by one, oldest first."""
@@ -258,4 +279,5 @@ def _listed(lines: Sequence[Line], most: int | None) -> str:
 
 def _unused(settings: PromptSettings) -> set[str]:
     """Settings that say nothing with this layout: prompts do not differ by them."""
-    return {"recent"} if settings.layout == "chain" else {"layout", "overlap"}
+    unused = {"recent"} if settings.layout == "chain" else {"layout", "overlap"}
+    return unused if settings.nearest else {*unused, "nearest"}
