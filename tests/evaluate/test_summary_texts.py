@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pipeline_data import write_data
 
 from trsr.config import load_config
-from trsr.evaluate.summaries import ToldOf, stems, summary_rows, summary_texts
+from trsr.evaluate.summaries import ToldOf, summary_rows, summary_texts
 from trsr.pipeline import run
+from trsr.prompts.stems import stems
 
 
 def test_words_are_looked_for_in_the_items_they_cover_and_in_another_users():

@@ -56,10 +56,11 @@ def test_they_stand_behind_their_candidate_and_the_shared_part_stays_as_it_was()
     found = [said(prompt) for prompt in writer_of(2).judge(query_of())]
     for before, after in zip(plain, found, strict=True):
         assert after.startswith(before)
-    assert found[0].splitlines()[-3:] == [
+    assert found[0].splitlines()[-4:] == [
         "Next product: title: Rivet nut gun",
         "Bought before, most like it:",
         "- title: Rivet gun, black",
+        "- title: Steel rivets, 500 pieces",
     ]
     assert found[1].splitlines()[-1] == "- title: Safety glasses, clear"
     assert found[2].splitlines()[-1] == "Bought before, most like it: none"

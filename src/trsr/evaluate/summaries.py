@@ -6,7 +6,6 @@ summaries that invent, loop, or say the same of everybody.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,21 +17,12 @@ import numpy as np
 from trsr.evaluate.compute import estimate
 from trsr.evaluate.report import Estimate
 from trsr.evaluate.table import number, share
+from trsr.prompts.stems import stems
 
-STEM = 5
-"""Letters by which words are compared: inflections of a word mostly share them."""
-SHORTEST = 3
-"""Letters of a word that counts: shorter ones are mostly articles and prepositions."""
 FRAME = 0.5
 """A word that more than this share of the summaries have belongs to their form."""
 FEWEST = 8
 """Summaries from which on their form can be told from what they say."""
-
-# a sign of Chinese, Japanese or Korean is a word by itself: those texts set no blanks
-_WORDS = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\d_\u3040-\u9fff\uac00-\ud7af]+"
-)
-
 
 SUMMARY_TEXTS = (
     "Words of three letters and more, compared by their first five, without those that more than "
@@ -107,12 +97,6 @@ def summary_rows(found: SummaryTexts) -> list[tuple[str, str]]:
         *((what, number(one)) for what, one in means),
         ("summaries that another user has word for word", share(found.shared)),
     ]
-
-
-def stems(text: str) -> list[str]:
-    """A text's words, folded and cut to their first letters, in order."""
-    found = _WORDS.findall(text.casefold())
-    return [one[:STEM] for one in found if len(one) >= SHORTEST or one >= "\u3040"]
 
 
 def summary_texts(told: Sequence[ToldOf]) -> SummaryTexts:

@@ -1,18 +1,17 @@
 """Which items of a history are nearest to a candidate in words (after ReLLa: Lin et al., WWW 2024).
 
 ReLLa tells the behaviours most like the candidate in place of the latest ones, by embeddings of a
-language model. Here words decide, so that no other model is needed: the cosine of the texts' words,
-weighted by how rare they are among the query's own texts.
+language model. Here words decide, so that no other model is needed: the cosine of the texts' words
+(see `stems`), weighted by how rare they are among the query's own texts.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u9fff\uac00-\ud7af]+")
+from trsr.prompts.stems import stems
 
 
 class Nearest:
@@ -54,4 +53,4 @@ class Nearest:
 
 
 def _words(text: str) -> frozenset[str]:
-    return frozenset(_WORDS.findall(text.casefold()))
+    return frozenset(stems(text))
