@@ -75,6 +75,11 @@ class Line:
         """The words of the longest value."""
         return max((length(value) for _, value in self.pairs), default=0)
 
+    @property
+    def values(self) -> str:
+        """What is told, without the columns' names."""
+        return " ".join(value for _, value in self.pairs)
+
     def text(self, most: int | None = None) -> str:
         """`column: value; column: value`, with at most `most` words of each value."""
         cut_to = self.pairs if most is None else [(c, cut(value, most)) for c, value in self.pairs]

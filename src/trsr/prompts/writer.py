@@ -216,18 +216,18 @@ class PromptWriter:
     def _candidates(self, query: Query) -> list[str]:
         """What is told of each candidate: its text, and the history's items nearest to it."""
         words, most = self.settings.words, self.settings.nearest
-        candidates = [self._tell(item, words).text() for item in query.candidates]
+        lines = [self._tell(item, words) for item in query.candidates]
         if not most:
-            return candidates
-        history = [self._tell(item, words).text() for item in query.history.items]
-        nearest = Nearest(history, candidates)
-        found = [[history[place] for place in nearest.to(text, most)] for text in candidates]
+            return [line.text() for line in lines]
+        history = [self._tell(item, words) for item in query.history.items]
+        nearest = Nearest([line.values for line in history], [line.values for line in lines])
+        found = [[history[at].text() for at in nearest.to(line.values, most)] for line in lines]
         before, none = self._domain.nearest, self._domain.no_nearest
         return [
             "\n".join((text, before, *(f"- {one}" for one in near)))
             if near
             else f"{text}\n{before} {none}"
-            for text, near in zip(candidates, found, strict=True)
+            for text, near in zip((line.text() for line in lines), found, strict=True)
         ]
 
     def _recent(self, query: Query, summarized: bool) -> Sequence[Item]:
