@@ -63,6 +63,18 @@ def test_rankers_and_the_baseline_can_be_named(tmp_path: Path) -> None:
         compare([str(one)], metrics=["ndcg@5"])
 
 
+def test_of_a_single_run_all_rankers_are_compared_with_the_named_one(tmp_path: Path) -> None:
+    one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", seed=1)
+    for baseline in ("random", f"{one}:random"):
+        found = compare([str(one)], baseline=baseline)
+        assert found.baseline == "random"
+        assert [result.side for result in found.results] == ["random", "llm"]
+    other = compare([str(one)], baseline=str(two))
+    assert [result.side for result in other.results] == ["two", "one"]
+    with pytest.raises(ConfigError, match="no ranker 'randm': did you mean random"):
+        compare([str(one)], baseline="randm")
+
+
 def test_seeds_are_pooled_where_nothing_else_differs(tmp_path: Path) -> None:
     good = [
         str(write_run(tmp_path / f"good{n}", seed=n, skills={"llm": 2.0}, settings="[train]\na=1"))

@@ -141,8 +141,8 @@ def compare(
             for the ranker that its report is about; a single run stands for all its rankers.
         rankers: Which rankers of each run that names none.
         metrics: Which metrics; else ndcg@10, or the first that all runs have.
-        baseline: What the others are compared with, as in `runs`; else the first, or a single
-            run's main ranker.
+        baseline: What the others are compared with, as in `runs`; of a single run a ranker's name
+            is enough; else the first, or a single run's main ranker.
         seeds: Whether runs that differ only by their seed are pooled.
 
     Raises:
@@ -154,9 +154,10 @@ def compare(
         raise ConfigError("there is nothing to compare: name at least one run")
     opened: dict[Path, FinishedRun] = {}
     named = [_split(text) for text in runs]
-    lone = len(named) == 1 and not baseline
+    against = _against(baseline, named)
+    lone = len(named) == 1 and (against or named[0])[0] == named[0][0]
     chosen = [one for name in named for one in _chosen(name, rankers, lone, opened)]
-    base = _base(baseline, chosen, rankers, lone, opened)
+    base = _base(against, chosen, rankers, lone, opened)
     every = list({(one.run.folder, one.ranker): one for one in (*chosen, base)}.values())
     for run in opened.values():
         run.check_fresh()
@@ -202,15 +203,24 @@ def _chosen(
         yield Chosen(run, one)
 
 
+def _against(baseline: str, named: Sequence[tuple[Path, str]]) -> tuple[Path, str] | None:
+    """The baseline's run and ranker; a bare name is a ranker where there is one run."""
+    if not baseline:
+        return None
+    bare = not (Path(baseline).is_dir() or {":", "/"} & set(baseline))
+    alone = len({folder for folder, _ in named}) == 1
+    return (named[0][0], baseline) if bare and alone else _split(baseline)
+
+
 def _base(
-    text: str,
+    against: tuple[Path, str] | None,
     chosen: Sequence[Chosen],
     rankers: Sequence[str],
     lone: bool,
     opened: dict[Path, FinishedRun],
 ) -> Chosen:
-    if text:
-        return next(_chosen(_split(text), rankers[:1], False, opened))
+    if against:
+        return next(_chosen(against, rankers[:1], False, opened))
     first = chosen[0]
     main = [one for one in chosen if one.ranker == first.run.main]
     return main[0] if lone and main else first
