@@ -71,9 +71,9 @@ def test_what_was_kept_is_gone_on_from(compiled: tuple[Any, CompiledPass]) -> No
     calls = [[stem + tuple(rng.choices(range(3, 300), k=n)) for n in (3, 20, 45)] for _ in "ab"]
     lengths: list[int] = []
 
-    def counted(segments: Any, keep: Any) -> Any:
+    def counted(segments: Any, keep: Any, asked: Any) -> Any:
         lengths.append(sum(len(tokens) for tokens, _ in segments))
-        return packed(segments, keep)
+        return packed(segments, keep, asked)
 
     with torch.no_grad():
         for call in calls:

@@ -293,9 +293,9 @@ def test_what_is_kept_is_not_computed_again(
     user = tuple(rng.randrange(3, 300) for _ in range(100))
     computed = []
 
-    def counted(decoder: Any, segments: Any, keep: Any) -> Any:
+    def counted(decoder: Any, segments: Any, keep: Any, asked: Any) -> Any:
         computed.append(sum(len(tokens) for tokens, _ in segments))
-        return run_packed(decoder, segments, keep)
+        return run_packed(decoder, segments, keep, asked)
 
     monkeypatch.setattr(tree, "run_packed", counted)
     memory = Memory(150)

@@ -72,35 +72,46 @@ class CompiledPass:
         self.infer = self._request.infer
 
     def __call__(
-        self, segments: Sequence[Segment], keep: Sequence[bool]
-    ) -> tuple[Tensor, list[int], list[Prefix | None]]:
+        self,
+        segments: Sequence[Segment],
+        keep: Sequence[bool],
+        asked: Sequence[tuple[int, int]],
+    ) -> tuple[Tensor, list[Prefix | None]]:
         """One pass over runs, each behind its prefix; arguments and result as `run_packed`'s.
 
         Hidden states and kept prefixes are fp32, whatever is computed with.
         """
-        starts = [0, *itertools.accumulate(len(tokens) for tokens, _ in segments)]
-        hidden = torch.empty(starts[-1], self._heads.width)
+        found = torch.empty(len(asked), self._heads.width)
         kept: list[Prefix | None] = [None] * len(segments)
         for rows in _together(segments):
             prefix = segments[rows[0]][1]
             wanted = [keep[row] for row in rows]
-            states, layers = self._infer([segments[row][0] for row in rows], prefix, wanted)
-            places = [place for row in rows for place in range(starts[row], starts[row + 1])]
-            hidden[places] = torch.from_numpy(states)
+            starts = dict(
+                zip(
+                    rows,
+                    itertools.accumulate((len(segments[row][0]) for row in rows), initial=0),
+                    strict=False,  # the last sum is the end
+                )
+            )
+            here = [place for place, (row, _) in enumerate(asked) if row in starts]
+            places = [starts[asked[place][0]] + asked[place][1] for place in here]
+            states, layers = self._infer([segments[row][0] for row in rows], prefix, wanted, places)
+            found[here] = torch.from_numpy(states[: len(here)])
             end = 0
             for row in itertools.compress(rows, wanted):
                 first, end = end, end + len(segments[row][0])
                 kept[row] = _longer(prefix, segments[row][0], [one[first:end] for one in layers])
-        return hidden, starts, kept
+        return found, kept
 
     def _infer(
-        self, runs: list[Tokens], prefix: Prefix | None, keep: list[bool]
+        self, runs: list[Tokens], prefix: Prefix | None, keep: list[bool], asked: list[int]
     ) -> tuple[Array, list[Array]]:
         """The pass over runs of one prefix, of which some are to be kept.
 
         Returns:
-            States, [tokens, width]; and the kept runs' keys and values, layer by layer, [tokens of
-            these runs, key heads, size]. All in the request's memory: read before the next pass.
+            States of the asked tokens, [asked, width] (of one token where none is); and the kept
+            runs' keys and values, layer by layer, [tokens of these runs, key heads, size]. All in
+            the request's memory: read before the next pass.
         """
         lengths = [len(run) for run in runs]
         start, width = len(prefix.tokens) if prefix else 0, max(lengths)
@@ -120,6 +131,7 @@ class CompiledPass:
             "laid": first[:, None] + within,
             "real": np.concatenate(real),
             "kept": np.flatnonzero(np.repeat(keep, lengths)),
+            "asked": np.array(asked or [0], np.int64),
             "mask": np.tile(seen, (self._heads.group, 1))[None, None],
         }
         for layer in range(self._heads.layers):

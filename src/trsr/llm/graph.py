@@ -56,8 +56,9 @@ class Graph:
 
     Inputs: `ids`, `cos` and `sin` of each token; `laid` [runs, longest], the token at each place of
     the rows of attention; `real`, the place of each token in them; `kept`, the tokens whose keys
-    and values are wanted (to give all costs time); `mask`, added to scores; and the shared prefix's
-    keys and values. Outputs: the states, then keys and values.
+    and values are wanted (to give all costs time); `asked`, the tokens whose states are; `mask`,
+    added to scores; and the shared prefix's keys and values. Outputs: the states, then keys and
+    values. What of the last layer comes after attention is computed for the asked tokens alone.
 
     With 8 bits, weights are rounded with one scale a row, and OpenVINO rounds each token's inputs
     of a product with one scale as they come. A few large channels would spoil that, so the residual
@@ -87,6 +88,7 @@ class Graph:
         self.laid = self._input("laid", [-1, -1], np.int64)
         self.real = self._input("real", [-1], np.int64)
         kept = self._input("kept", [-1], np.int64)
+        self.asked = self._input("asked", [-1], np.int64)
         self.mask = self._input("mask", [1, 1, -1, -1], np.float32)
         shape = self.op.shape_of(self.laid)
         self.runs = self.op.gather(shape, self._ints(0), self._axis(0))
@@ -116,6 +118,8 @@ class Graph:
         keys = self._placed(keys, getattr(attention, "k_norm", None))
         query = self._placed(query, getattr(attention, "q_norm", None))
         attended = self._attend(query, keys, values, number, attention.scaling)
+        if number == self.heads.layers - 1:
+            attended, x = (op.gather(one, self.asked, self._axis(0)) for one in (attended, x))
         x = op.add(x, self._writing(attended, attention.o_proj))
         norm = layer.post_attention_layernorm
         h = self._stream_norm(x, norm)

@@ -125,18 +125,22 @@ def can_pack(decoder: Any) -> bool:
 
 
 def run_packed(
-    decoder: Any, segments: Sequence[tuple[Tokens, Prefix | None]], keep: Sequence[bool]
-) -> tuple[Tensor, list[int], list[Prefix | None]]:
+    decoder: Any,
+    segments: Sequence[tuple[Tokens, Prefix | None]],
+    keep: Sequence[bool],
+    asked: Sequence[tuple[int, int]],
+) -> tuple[Tensor, list[Prefix | None]]:
     """One forward pass over runs, each behind its prefix; runs with one prefix stand together.
 
     Args:
         decoder: A decoder that `can_pack` accepts.
         segments: (new tokens, at least one; the prefix before them).
         keep: Whether each run, with its prefix, is to be kept as a prefix.
+        asked: The tokens whose states are wanted: (run, place in it).
 
     Returns:
-        The last norm's output, [tokens, hidden]; the place of each run's first token in it; and
-        for each run the prefix that it is now.
+        The last norm's output at the asked tokens, [asked, hidden]; and for each run the prefix
+        that it is now.
     """
     plan = _plan(segments, any(keep))
     ids = [token for tokens, _ in segments for token in tokens]
@@ -156,7 +160,8 @@ def run_packed(
     for row, wanted in enumerate(keep):
         if wanted:
             kept[row] = _longer(plan, row, *segments[row])
-    return output.last_hidden_state[0], plan.starts, kept
+    places = [plan.starts[row] + at for row, at in asked]
+    return output.last_hidden_state[0][places], kept
 
 
 def _start(prefix: Prefix | None) -> int:

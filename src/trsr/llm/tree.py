@@ -33,8 +33,8 @@ __all__ = [
 ]
 
 PackedPass = Callable[
-    [Sequence[tuple[Tokens, Prefix | None]], Sequence[bool]],
-    tuple[Tensor, list[int], list[Prefix | None]],
+    [Sequence[tuple[Tokens, Prefix | None]], Sequence[bool], Sequence[tuple[int, int]]],
+    tuple[Tensor, list[Prefix | None]],
 ]
 """A forward pass without padding: `run_packed` of a decoder, or a `CompiledPass`."""
 
@@ -261,15 +261,15 @@ def _visit_packed(
     for batch in _filled(nodes, batch_tokens):
         members = [node for node, _ in batch]
         segments = [(node.tokens, prefix) for node, prefix in batch]
-        hidden, starts, kept = packed(segments, [bool(m.children) for m in members])
-        ends = [(starts[row] + at, of) for row, node in enumerate(members) for at, of in node.ends]
+        ends = [(row, *end) for row, node in enumerate(members) for end in node.ends]
+        asked = [(row, at) for row, at, _ in ends]
+        states, kept = packed(segments, [bool(m.children) for m in members], asked)
         if ends:
-            places, found = zip(*ends, strict=True)
-            yield list(found), hidden[list(places)]
+            yield [of for _, _, of in ends], states
         if memory is not None:
             memory.keep(kept)
         below = [(child, kept[row]) for row, node in enumerate(members) for child in node.children]
-        del hidden, kept
+        del states, kept
         if below:
             yield from _visit_packed(packed, below, batch_tokens, memory)
 
