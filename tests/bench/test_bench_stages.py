@@ -20,6 +20,7 @@ from trsr.bench.summarize import bench_summarize
 from trsr.config import load_config
 from trsr.errors import DataError
 from trsr.llm.base import Sampling
+from trsr.llm.layout import Layout
 from trsr.llm.scripted import ScriptedModel
 from trsr.progress import Silent
 from trsr.testing.models import some_prompts
@@ -238,6 +239,31 @@ def test_the_clock_counts_a_networks_passes_and_nothing_twice(tiny):
     model.score(some_prompts(4), ("Yes", "No"))
     took = time.perf_counter() - started
     assert 0 < clock.seconds < took
+
+
+def test_cutting_text_into_tokens_is_not_the_models_time(tiny):
+    class Tokenizing(ScriptedModel):
+        def __init__(self):
+            super().__init__()
+            self.layout = Layout(tiny.layout.tokenizer, "tiny")
+
+        def score(self, prompts, answers):
+            assert len(self.layout.questions(prompts, answers)) == 1
+            self.layout.encode(prompts[0]), self.layout.turns(prompts[0])
+            self.layout.decode((), self.layout.encode(prompts[0]))
+            return super().score(prompts, answers)
+
+    spent = []
+
+    class Watched(Clock):
+        def outside(self, work):
+            spent.append(work.__name__)
+            return super().outside(work)
+
+    clock = Watched()
+    clocked(Tokenizing(), clock).score(some_prompts(1), ("Yes", "No"))
+    assert spent == ["encode", "questions", "turns", "decode"]
+    assert clock.seconds > 0
 
 
 def test_what_is_opened_afterwards_has_no_clock(tiny_settings):

@@ -102,7 +102,7 @@ def clocked(model: Any, clock: Clock) -> Any:
         _hook(model, clock)
         return model
     layout = getattr(model, "layout", None)
-    for name in ("encode", "question", "turns", "decode") if layout is not None else ():
+    for name in ("encode", "questions", "turns", "decode") if layout is not None else ():
         setattr(layout, name, clock.outside(getattr(layout, name)))
     kind = ClockedScoringModel if isinstance(model, ScoringModel) else ClockedModel
     return kind(model, clock)
