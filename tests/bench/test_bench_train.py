@@ -28,15 +28,18 @@ def test_both_ways_give_the_same_gradient_and_whole_records(tiny):
         progress=Silent(),
         place=Place("cpu", "float32", 1e10),
     )
-    pairwise, tree = result.records
+    pairwise, tree, upper, kept = result.records
     assert (pairwise.variant, tree.variant) == ("40+4x10/pairwise", "40+4x10/tree")
+    assert (upper.variant, kept.variant) == ("40+4x10/tree/upper-1", "40+4x10/tree/upper-1-kept")
+    assert upper.peak_share is None  # the operations of some layers are not counted
     assert (pairwise.ratio, tree.ratio) == (1.0, pytest.approx(pairwise.seconds / tree.seconds))
     assert pairwise.prompts == 8
     assert pairwise.tokens == 8 * 50
     assert tree.distinct_tokens == 2 * (40 + 4 * 10)
     assert tree.peak_share > 0
-    (note,) = result.notes
-    assert 0 < float(note.rsplit(" ", 1)[1]) < 1e-5
+    assert all(float(note.rsplit(" ", 1)[1]) < 1e-5 for note in result.notes)
+    assert len(result.notes) == 2
+    assert all(one.requires_grad for name, one in tiny.network.named_parameters() if "lora" in name)
     assert not torch.are_deterministic_algorithms_enabled()
 
 

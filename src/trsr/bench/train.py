@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ from trsr.bench.score import place_of
 from trsr.bench.timing import Variant, interleave
 from trsr.bench.tokens import padded_states, shared_prefixes
 from trsr.llm.hf import TransformersModel
+from trsr.llm.kept import decoder_of
 from trsr.llm.tokens import tree_stats
 from trsr.llm.tree import answer_logits
 from trsr.progress import Progress
@@ -22,9 +26,11 @@ from trsr.settings import derive_seed
 from trsr.train.adapter import Adapter
 from trsr.train.encode import EncodedCase
 from trsr.train.losses import listwise_loss
+from trsr.train.lower import LowerLayers, lasting
 from trsr.train.settings import TrainSettings
 
 Loss = Callable[[Any, Sequence[EncodedCase], int], Tensor]
+Given = Callable[[Sequence[EncodedCase]], contextlib.AbstractContextManager[None]]
 Gradients = dict[str, Tensor]
 
 REFERENCE = "pairwise"
@@ -82,6 +88,8 @@ def bench_train(
 
     Neither way makes logits over the whole vocabulary, and both cut the step into micro-batches as
     training does; the optimizer's own move is left out. LoRA layers are put into the network.
+    Where the frozen layers' work can be kept, a step that trains the upper third of the layers is
+    timed as well: as a first epoch does it, and with what the layers below gave kept.
 
     Args:
         model: The model.
@@ -110,26 +118,46 @@ def bench_train(
     network.train()
     budget = model.settings.batch_tokens
 
-    def step(loss: Loss, size: Callable[[EncodedCase], int]) -> Callable[[], Gradients]:
+    def step(
+        loss: Loss, size: Callable[[EncodedCase], int], given: Given = _nothing, first: int = 0
+    ) -> Callable[[], Gradients]:
         def run() -> Gradients:
             torch.manual_seed(derive_seed(seed, "step"))
-            for batch in micro_batches(made, size, budget):
-                total: Any = loss(network, batch, budget).sum() / len(made)
-                total.backward()
+            with _adapted_from(network, first):
+                for batch in micro_batches(made, size, budget):
+                    with given(batch):
+                        total: Any = loss(network, batch, budget).sum() / len(made)
+                    total.backward()
             return _taken(adapter)
 
         return run
 
+    def distinct(case: EncodedCase) -> int:
+        return case.distinct_tokens
+
     variants = [
         Variant(REFERENCE, step(pairwise_listwise_loss, lambda case: case.tokens)),
-        Variant("tree", step(listwise_loss, lambda case: case.distinct_tokens)),
+        Variant("tree", step(listwise_loss, distinct)),
     ]
-    with _as_training(where.device):
+    third = max(1, int(decoder_of(network).config.num_hidden_layers) // 3)
+    upper = settings.model_copy(update={"upper_layers": third, "epochs": 2})
+    first = lasting(network, made, upper)
+    with _as_training(where.device), tempfile.TemporaryDirectory() as folder:
+        if first is not None:
+            alone = [[position] for position in range(len(made))]
+            file = Path(folder) / "kept"
+            lower = LowerLayers(network, first, made, alone, batch_tokens=budget, file=file)
+            name = f"tree/upper-{third}"
+            variants += [
+                Variant(name, step(listwise_loss, distinct, first=first)),
+                Variant(f"{name}-kept", step(listwise_loss, distinct, lower.given, first)),
+            ]
         timings = interleave(variants, repeats, where.device, progress)
     prompts = [prompt for case in made for prompt in case.prompts]
     stats = tree_stats(prompts)
     flops = Cost.of(network).training(prompts)
     work = Work(cases, len(prompts), stats.tokens, stats.distinct_tokens, flops)
+    partly = dataclasses.replace(work, flops=None)  # of some layers
     reference = timings[REFERENCE]
     name = f"{prefix}+{1 + negatives}x{rest}"
     records = tuple(
@@ -138,15 +166,45 @@ def bench_train(
             f"{name}/{way}",
             where,
             timing,
-            work,
+            partly if "upper" in way else work,
             speed_ratio(timing, work, reference, work),
         )
         for way, timing in timings.items()
     )
     difference = gradient_difference(timings["tree"].result, reference.result)
-    note = f"tree: largest relative difference of a gradient from pairwise's {difference:.2g}"
+    notes = [f"tree: largest relative difference of a gradient from pairwise's {difference:.2g}"]
+    if first is not None:
+        repeated, kept = (timings[way] for way in timings if "upper" in way)
+        difference = gradient_difference(kept.result, repeated.result)
+        notes.append(
+            f"upper-{third}: LoRA on the upper {third} layers alone; with the work of those below "
+            f"kept {repeated.median / kept.median:.2f} times as fast, and the largest relative "
+            f"difference of a gradient {difference:.2g}"
+        )
     title = f"train, {name}: {cases} cases a step, LoRA of rank {settings.rank} on "
-    return Result(title + ", ".join(settings.targets), records, (note,))
+    return Result(title + ", ".join(settings.targets), records, tuple(notes))
+
+
+def _nothing(cases: Sequence[EncodedCase]) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _adapted_from(network: Any, first: int) -> Iterator[None]:
+    """While it lasts, LoRA's weights below a layer are as frozen as the model's own."""
+    lower = [
+        parameter
+        for layer in decoder_of(network).layers[:first]
+        for parameter in layer.parameters()
+        if parameter.requires_grad
+    ]
+    for parameter in lower:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in lower:
+            parameter.requires_grad_(True)
 
 
 def micro_batches(

@@ -193,11 +193,11 @@ def _longer(prefix: Prefix | None, tokens: Tokens, new: list[Array]) -> Prefix:
     fresh = [torch.from_numpy(one.swapaxes(0, 1).copy()) for one in new]
     pairs = list(zip(fresh[::2], fresh[1::2], strict=True))
     if prefix is None:
-        return Prefix(tuple(pairs), tokens)
-    layers = tuple(
-        (torch.cat([old[0], pair[0]], 1), torch.cat([old[1], pair[1]], 1))
-        for old, pair in zip(prefix.layers, pairs, strict=True)
-    )
+        return Prefix(dict(enumerate(pairs)), tokens)
+    layers = {
+        number: (torch.cat([old[0], pair[0]], 1), torch.cat([old[1], pair[1]], 1))
+        for (number, old), pair in zip(prefix.layers.items(), pairs, strict=True)
+    }
     return Prefix(layers, prefix.tokens + tokens)
 
 

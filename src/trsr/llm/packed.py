@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,18 +36,21 @@ class Prefix:
     """A prefix's keys and values.
 
     Attributes:
-        layers: Each layer's keys and values, [heads, tokens, head size].
+        layers: Keys and values by the layer's number, [heads, tokens, head size].
         tokens: Its tokens, from the sequence's first.
     """
 
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    layers: Mapping[int, tuple[Tensor, Tensor]]
     tokens: Tokens
 
     def first(self, length: int) -> Prefix:
         """The first tokens of it; the same memory."""
         if length == len(self.tokens):
             return self
-        layers = tuple((keys[:, :length], values[:, :length]) for keys, values in self.layers)
+        layers = {
+            number: (keys[:, :length], values[:, :length])
+            for number, (keys, values) in self.layers.items()
+        }
         return Prefix(layers, self.tokens[:length])
 
 
@@ -96,6 +99,7 @@ class Plan:
     """Who attends to whom in one pass.
 
     Attributes:
+        segments: The runs, each with the prefix before it.
         starts: The first token of each run, and the end of the last.
         prefixes: The prefixes attended to, with the tokens (from, to) that follow each.
         alike: Runs of like length: their tokens' places, [runs, longest], with a run's last token
@@ -103,11 +107,18 @@ class Plan:
         kept: The layers' keys and values, where some run is to be a prefix.
     """
 
+    segments: Sequence[tuple[Tokens, Prefix | None]]
     starts: list[int]
     prefixes: list[tuple[Prefix, int, int]]
     alike: list[tuple[Tensor, Tensor]]
     keep: bool
     kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def paths(self) -> Iterator[tuple[int, Tokens]]:
+        """Of each run, where it begins in its sequence, and the sequence from its first token."""
+        for tokens, prefix in self.segments:
+            before = prefix.tokens if prefix else ()
+            yield len(before), before + tokens
 
 
 def can_pack(decoder: Any) -> bool:
@@ -170,15 +181,15 @@ def _start(prefix: Prefix | None) -> int:
 
 def _longer(plan: Plan, row: int, tokens: Tokens, prefix: Prefix | None) -> Prefix:
     first, last = plan.starts[row], plan.starts[row + 1]
-    layers = []
-    for layer, (keys, values) in sorted(plan.kept.items()):
+    layers = {}
+    for layer, (keys, values) in plan.kept.items():
         new = keys[:, first:last], values[:, first:last]
         if prefix is None:
-            layers.append((new[0].contiguous(), new[1].contiguous()))
+            layers[layer] = new[0].contiguous(), new[1].contiguous()
         else:
             old = prefix.layers[layer]
-            layers.append((torch.cat([old[0], new[0]], 1), torch.cat([old[1], new[1]], 1)))
-    return Prefix(tuple(layers), (prefix.tokens if prefix else ()) + tokens)
+            layers[layer] = torch.cat([old[0], new[0]], 1), torch.cat([old[1], new[1]], 1)
+    return Prefix(layers, (prefix.tokens if prefix else ()) + tokens)
 
 
 def _plan(segments: Sequence[tuple[Tokens, Prefix | None]], keep: bool) -> Plan:
@@ -192,7 +203,7 @@ def _plan(segments: Sequence[tuple[Tokens, Prefix | None]], keep: bool) -> Plan:
             prefixes[-1] = (prefix, prefixes[-1][1], starts[row + 1])
         else:
             prefixes.append((prefix, starts[row], starts[row + 1]))
-    return Plan(starts, prefixes, list(_alike(lengths, starts)), keep)
+    return Plan(segments, starts, prefixes, list(_alike(lengths, starts)), keep)
 
 
 def _alike(lengths: Sequence[int], starts: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from trsr.train.adapter import Adapter
 from trsr.train.batches import batches
 from trsr.train.encode import EncodedCase
 from trsr.train.losses import LOSSES, Loss
+from trsr.train.lower import LowerLayers
 from trsr.train.optimizer import Optimizer
 from trsr.train.schedule import Schedule
 from trsr.train.settings import TrainSettings
@@ -52,6 +53,8 @@ class Learner:
         batch_tokens: About how many tokens one forward and backward pass may hold.
         seed: The run's seed.
         loss: What is learned; None: as the settings say.
+        lower: Keeps the frozen lower layers' work; made of the network with its adapter. It may
+            give None: that work is then done each time.
 
     Attributes:
         adapter: The LoRA weights on the network.
@@ -71,6 +74,7 @@ class Learner:
         batch_tokens: int,
         seed: int,
         loss: Loss | None = None,
+        lower: Callable[[Any], LowerLayers | None] = lambda network: None,
     ) -> None:
         self.adapter = Adapter(network, settings, base, seed)
         self._network = network
@@ -86,6 +90,7 @@ class Learner:
         if settings.gradient_checkpointing:
             _checkpoint_activations(network)
         network.train()
+        self._lower = lower(network)
 
     @property
     def moments(self) -> Weights:
@@ -122,7 +127,8 @@ class Learner:
         cases = [self._cases[position] for position in self._schedule.cases(number)]
         loss, computed = 0.0, 0
         for batch in batches(cases, self._batch_tokens, alone=self._alone):
-            losses = self._loss(self._network, batch.cases, self._batch_tokens)
+            with self._given(batch.cases):
+                losses = self._loss(self._network, batch.cases, self._batch_tokens)
             loss += self._sum(number, batch.cases, losses.detach().tolist())
             computed += batch.tokens
             (losses.sum() / len(cases)).backward()  # type: ignore[no-untyped-call]
@@ -134,6 +140,9 @@ class Learner:
         self._optimizer.step(rate)
         tokens = sum(case.tokens for case in cases)
         return Step(loss / len(cases), rate, norm, len(cases), tokens, computed)
+
+    def _given(self, cases: Sequence[EncodedCase]) -> contextlib.AbstractContextManager[None]:
+        return self._lower.given(cases) if self._lower else contextlib.nullcontext()
 
     def _sum(self, number: int, batch: Sequence[EncodedCase], losses: Sequence[float]) -> float:
         for case, loss in zip(batch, losses, strict=True):

@@ -59,7 +59,8 @@ class TrainSettings(Settings):
         0,
         ge=0,
         description="adapt this many of the topmost layers; the gradient then goes back through "
-        "those alone, which saves most of the backward pass; 0: all layers",
+        "those alone, which saves most of the backward pass, and with several epochs on a CPU what "
+        "the layers below make of a case is kept on disk and not computed again; 0: all",
     )
     checkpoint_steps: int = Field(25, ge=1, description="steps between resumable states")
     validate_steps: int = Field(

@@ -22,6 +22,7 @@ from trsr.train.encode import EncodedCase, encode_cases, fingerprint, groups_of
 from trsr.train.examples import JudgeWriter, Prior, SizedCases
 from trsr.train.learner import Learner
 from trsr.train.loop import Loop
+from trsr.train.lower import FILE, LowerLayers, lasting
 from trsr.train.result import TrainResult
 from trsr.train.schedule import Schedule
 from trsr.train.settings import PRIOR_LOSSES, TrainSettings
@@ -67,6 +68,14 @@ def start(
     shortened = writer.shortened - shortened
     groups = groups_of(encoded, settings.cases_per_step)
     schedule = Schedule(len(encoded), settings, seed, groups)
+
+    def lower(network: Any) -> LowerLayers | None:
+        first = lasting(network, encoded, settings)
+        if first is None:
+            return None
+        most, file = model.batch_tokens, state / FILE
+        return LowerLayers(network, first, encoded, groups, batch_tokens=most, file=file)
+
     with own_world(opened.device):
         learner = Learner(
             opened.network,
@@ -76,6 +85,7 @@ def start(
             base=HUB_IDS.get(model.name, model.name),
             batch_tokens=model.batch_tokens,
             seed=seed,
+            lower=lower,
         )
         rated = InTraining(opened)
         loop = Loop(
