@@ -2,7 +2,8 @@
 
 Sequences that begin alike (instruction, then user, then candidate) share the work of what they
 have in common: a shared run of tokens is computed once, and its keys and values are lent to the
-runs that follow it. Scoring and training both stand on `answer_states`.
+runs that follow it, level by level; or the whole tree is computed in one pass, under a mask
+(`masked.set_masking`). Scoring and training both stand on `answer_states`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trsr.llm.kept import Bank, can_keep, decoder_of, run, select
+from trsr.llm.masked import can_mask, rows_of, run_masked, wants_mask
 from trsr.llm.packed import Memory, Prefix, can_pack, run_packed
 from trsr.llm.tokens import (
     MIN_SAVED,
@@ -61,13 +63,17 @@ def answer_states(
     follows it, as if each sequence had been computed alone. Any order, repeated sequences,
     and sequences that begin others are fine.
 
+    Level by level, or, where `set_masking` was asked for and `can_mask` holds, the whole tree in a
+    pass under a mask. A tree over the budget is then cut into several passes, each behind the runs
+    above its part, or goes level by level where that would repeat too much (`MOST_REPEATED`).
+
     Args:
         network: A causal language model of transformers, plain or wrapped by PEFT.
         sequences: Token ids, each at least one long.
         batch_tokens: About how many tokens one forward pass may hold (a kept token counts for a
             quarter); a single longer sequence is a pass of its own.
         memory: What earlier calls with the same weights kept, where gradients are not wanted;
-            used where passes are packed (see `can_pack`).
+            used where passes are packed (see `can_pack`), not under a mask.
         packed: The pass to make instead of the network's own; it gives no gradients.
 
     Returns:
@@ -86,7 +92,14 @@ def answer_states(
         raise ValueError("a sequence of tokens is empty")
     places: dict[int, int] = {}
     states: list[Tensor] = []
-    for found, state in _visit_levels(network, distinct, batch_tokens, memory, packed):
+    rows = None
+    if packed is None and wants_mask(network) and can_mask(network):
+        rows = rows_of(distinct, batch_tokens)
+    if rows is None:
+        visit = _visit_levels(network, distinct, batch_tokens, memory, packed)
+    else:
+        visit = (run_masked(decoder, row) for row in rows)
+    for found, state in visit:
         for sequence in found:
             places[sequence] = len(places)
         states.append(state)
