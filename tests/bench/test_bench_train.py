@@ -16,7 +16,7 @@ from trsr.progress import Silent
 from trsr.train.losses import listwise_loss
 
 
-def test_both_ways_give_the_same_gradient_and_whole_records(tiny):
+def test_all_ways_give_the_same_gradient_and_whole_records(tiny):
     result = bench_train(
         tiny,
         settings=LORA,
@@ -28,15 +28,17 @@ def test_both_ways_give_the_same_gradient_and_whole_records(tiny):
         progress=Silent(),
         place=Place("cpu", "float32", 1e10),
     )
-    pairwise, tree = result.records
+    pairwise, tree, masked = result.records
     assert (pairwise.variant, tree.variant) == ("40+4x10/pairwise", "40+4x10/tree")
+    assert masked.variant == "40+4x10/tree_mask"
     assert (pairwise.ratio, tree.ratio) == (1.0, pytest.approx(pairwise.seconds / tree.seconds))
     assert pairwise.prompts == 8
     assert pairwise.tokens == 8 * 50
     assert tree.distinct_tokens == 2 * (40 + 4 * 10)
     assert tree.peak_share > 0
-    (note,) = result.notes
-    assert 0 < float(note.rsplit(" ", 1)[1]) < 1e-5
+    assert [note.split(":")[0] for note in result.notes] == ["tree", "tree_mask"]
+    for note in result.notes:
+        assert 0 < float(note.rsplit(" ", 1)[1]) < 1e-5
     assert not torch.are_deterministic_algorithms_enabled()
 
 

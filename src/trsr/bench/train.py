@@ -1,4 +1,4 @@
-"""`trsr bench train`: a step's forward and backward pass, pairwise and through the token tree."""
+"""`trsr bench train`: a step's forward and backward pass, pairwise and by the token tree's ways."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from trsr.bench.score import place_of
 from trsr.bench.timing import Variant, interleave
 from trsr.bench.tokens import padded_states, shared_prefixes
 from trsr.llm.hf import TransformersModel
+from trsr.llm.masked import can_mask, masking
 from trsr.llm.tokens import tree_stats
 from trsr.llm.tree import answer_logits
 from trsr.progress import Progress
@@ -78,9 +79,10 @@ def bench_train(
     progress: Progress,
     place: Place | None = None,
 ) -> Result:
-    """Times one step's gradient over a few cases, both ways, and compares the gradients.
+    """Times one step's gradient over a few cases, in each way, and compares the gradients.
 
-    Neither way makes logits over the whole vocabulary, and both cut the step into micro-batches as
+    Pairwise, by the tree level by level and, where the model allows it, by the tree under a mask.
+    No way makes logits over the whole vocabulary, and all cut the step into micro-batches as
     training does; the optimizer's own move is left out. LoRA layers are put into the network.
 
     Args:
@@ -110,12 +112,15 @@ def bench_train(
     network.train()
     budget = model.settings.batch_tokens
 
-    def step(loss: Loss, size: Callable[[EncodedCase], int]) -> Callable[[], Gradients]:
+    def step(
+        loss: Loss, size: Callable[[EncodedCase], int], *, mask: bool = False
+    ) -> Callable[[], Gradients]:
         def run() -> Gradients:
             torch.manual_seed(derive_seed(seed, "step"))
-            for batch in micro_batches(made, size, budget):
-                total: Any = loss(network, batch, budget).sum() / len(made)
-                total.backward()
+            with masking(network, mask):
+                for batch in micro_batches(made, size, budget):
+                    total: Any = loss(network, batch, budget).sum() / len(made)
+                    total.backward()
             return _taken(adapter)
 
         return run
@@ -124,6 +129,9 @@ def bench_train(
         Variant(REFERENCE, step(pairwise_listwise_loss, lambda case: case.tokens)),
         Variant("tree", step(listwise_loss, lambda case: case.distinct_tokens)),
     ]
+    if can_mask(network):
+        masked = step(listwise_loss, lambda case: case.distinct_tokens, mask=True)
+        variants.append(Variant("tree_mask", masked))
     with _as_training(where.device):
         timings = interleave(variants, repeats, where.device, progress)
     prompts = [prompt for case in made for prompt in case.prompts]
@@ -143,10 +151,14 @@ def bench_train(
         )
         for way, timing in timings.items()
     )
-    difference = gradient_difference(timings["tree"].result, reference.result)
-    note = f"tree: largest relative difference of a gradient from pairwise's {difference:.2g}"
+    notes = tuple(
+        f"{way}: largest relative difference of a gradient from pairwise's "
+        f"{gradient_difference(timing.result, reference.result):.2g}"
+        for way, timing in timings.items()
+        if way != REFERENCE
+    )
     title = f"train, {name}: {cases} cases a step, LoRA of rank {settings.rank} on "
-    return Result(title + ", ".join(settings.targets), records, (note,))
+    return Result(title + ", ".join(settings.targets), records, notes)
 
 
 def micro_batches(
@@ -192,7 +204,7 @@ def _taken(adapter: Adapter) -> Gradients:
 
 @contextlib.contextmanager
 def _as_training(device: str) -> Iterator[None]:
-    """On a CPU training adds in a fixed order, which may cost time: so do both ways here."""
+    """On a CPU training adds in a fixed order, which may cost time: so do all ways here."""
     switched = torch.are_deterministic_algorithms_enabled()
     filler: Any = torch.utils.deterministic
     filling = filler.fill_uninitialized_memory
