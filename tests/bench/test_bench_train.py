@@ -16,7 +16,7 @@ from trsr.progress import Silent
 from trsr.train.losses import listwise_loss
 
 
-def test_both_ways_give_the_same_gradient_and_whole_records(tiny):
+def test_all_ways_give_the_same_gradient_and_whole_records(tiny):
     result = bench_train(
         tiny,
         settings=LORA,
@@ -28,8 +28,9 @@ def test_both_ways_give_the_same_gradient_and_whole_records(tiny):
         progress=Silent(),
         place=Place("cpu", "float32", 1e10),
     )
-    pairwise, tree, upper, kept = result.records
+    pairwise, tree, masked, upper, kept = result.records
     assert (pairwise.variant, tree.variant) == ("40+4x10/pairwise", "40+4x10/tree")
+    assert masked.variant == "40+4x10/tree_mask"
     assert (upper.variant, kept.variant) == ("40+4x10/tree/upper-1", "40+4x10/tree/upper-1-kept")
     assert upper.peak_share is None  # the operations of some layers are not counted
     assert (pairwise.ratio, tree.ratio) == (1.0, pytest.approx(pairwise.seconds / tree.seconds))
@@ -37,8 +38,8 @@ def test_both_ways_give_the_same_gradient_and_whole_records(tiny):
     assert pairwise.tokens == 8 * 50
     assert tree.distinct_tokens == 2 * (40 + 4 * 10)
     assert tree.peak_share > 0
+    assert [note.split(":")[0] for note in result.notes] == ["tree", "tree_mask", "upper-1"]
     assert all(float(note.rsplit(" ", 1)[1]) < 1e-5 for note in result.notes)
-    assert len(result.notes) == 2
     assert all(one.requires_grad for name, one in tiny.network.named_parameters() if "lora" in name)
     assert not torch.are_deterministic_algorithms_enabled()
 

@@ -53,7 +53,7 @@ def test_each_loss_learns_the_toy_task(loss: str, tiny_model: Path, tmp_path: Pa
         assert recall(tuned, unseen) > 0.8
 
 
-def test_micro_batches_and_checkpointing_change_rounding_only(tiny_model: Path, tmp_path: Path):
+def test_how_passes_are_made_changes_rounding_only(tiny_model: Path, tmp_path: Path):
     def weights(name: str, **more: Any) -> dict[str, torch.Tensor]:
         toy_train(tiny_model, tmp_path / name, epochs=1, dropout=0.0, **more)
         return load_file(tmp_path / name / "out" / "adapter_model.safetensors")
@@ -62,6 +62,8 @@ def test_micro_batches_and_checkpointing_change_rounding_only(tiny_model: Path, 
     for name, more in (
         ("small", {"batch_tokens": 64}),
         ("checkpointed", {"gradient_checkpointing": True}),
+        ("mask", {"tree": "mask"}),
+        ("mask, small", {"tree": "mask", "batch_tokens": 64}),
     ):
         found = weights(name, **more)
         assert found.keys() == whole.keys()

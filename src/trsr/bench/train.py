@@ -1,4 +1,4 @@
-"""`trsr bench train`: a step's forward and backward pass, pairwise and through the token tree."""
+"""`trsr bench train`: a step's forward and backward pass, pairwise and by the token tree's ways."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from trsr.bench.timing import Variant, interleave
 from trsr.bench.tokens import padded_states, shared_prefixes
 from trsr.llm.hf import TransformersModel
 from trsr.llm.kept import decoder_of
+from trsr.llm.masked import can_mask, masking
 from trsr.llm.tokens import tree_stats
 from trsr.llm.tree import answer_logits
 from trsr.progress import Progress
@@ -84,9 +85,10 @@ def bench_train(
     progress: Progress,
     place: Place | None = None,
 ) -> Result:
-    """Times one step's gradient over a few cases, both ways, and compares the gradients.
+    """Times one step's gradient over a few cases, in each way, and compares the gradients.
 
-    Neither way makes logits over the whole vocabulary, and both cut the step into micro-batches as
+    Pairwise, by the tree level by level and, where the model allows it, by the tree under a mask.
+    No way makes logits over the whole vocabulary, and all cut the step into micro-batches as
     training does; the optimizer's own move is left out. LoRA layers are put into the network.
     Where the frozen layers' work can be kept, a step that trains the upper third of the layers is
     timed as well: as a first epoch does it, and with what the layers below gave kept.
@@ -135,10 +137,18 @@ def bench_train(
     def distinct(case: EncodedCase) -> int:
         return case.distinct_tokens
 
+    def levels(cases: Sequence[EncodedCase]) -> contextlib.AbstractContextManager[None]:
+        return masking(network, False)
+
+    def masked(cases: Sequence[EncodedCase]) -> contextlib.AbstractContextManager[None]:
+        return masking(network, True)
+
     variants = [
         Variant(REFERENCE, step(pairwise_listwise_loss, lambda case: case.tokens)),
-        Variant("tree", step(listwise_loss, distinct)),
+        Variant("tree", step(listwise_loss, distinct, levels)),
     ]
+    if can_mask(network):
+        variants.append(Variant("tree_mask", step(listwise_loss, distinct, masked)))
     third = max(1, int(decoder_of(network).config.num_hidden_layers) // 3)
     upper = settings.model_copy(update={"upper_layers": third, "epochs": 2})
     first = lasting(network, made, upper)
@@ -149,7 +159,7 @@ def bench_train(
             lower = LowerLayers(network, first, made, alone, batch_tokens=budget, file=file)
             name = f"tree/upper-{third}"
             variants += [
-                Variant(name, step(listwise_loss, distinct, first=first)),
+                Variant(name, step(listwise_loss, distinct, levels, first)),
                 Variant(f"{name}-kept", step(listwise_loss, distinct, lower.given, first)),
             ]
         timings = interleave(variants, repeats, where.device, progress)
@@ -171,8 +181,12 @@ def bench_train(
         )
         for way, timing in timings.items()
     )
-    difference = gradient_difference(timings["tree"].result, reference.result)
-    notes = [f"tree: largest relative difference of a gradient from pairwise's {difference:.2g}"]
+    notes = [
+        f"{way}: largest relative difference of a gradient from pairwise's "
+        f"{gradient_difference(timing.result, reference.result):.2g}"
+        for way, timing in timings.items()
+        if way.startswith("tree") and "upper" not in way
+    ]
     if first is not None:
         repeated, kept = (timings[way] for way in timings if "upper" in way)
         difference = gradient_difference(kept.result, repeated.result)
@@ -250,7 +264,7 @@ def _taken(adapter: Adapter) -> Gradients:
 
 @contextlib.contextmanager
 def _as_training(device: str) -> Iterator[None]:
-    """On a CPU training adds in a fixed order, which may cost time: so do both ways here."""
+    """On a CPU training adds in a fixed order, which may cost time: so do all ways here."""
     switched = torch.are_deterministic_algorithms_enabled()
     filler: Any = torch.utils.deterministic
     filling = filler.fill_uninitialized_memory

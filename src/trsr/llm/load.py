@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from trsr.errors import ConfigError, ModelError
 from trsr.llm.kept import decoder_of
 from trsr.llm.lora import lean
+from trsr.llm.masked import set_masking
 from trsr.llm.settings import ModelSettings
 from trsr.llm.weights import file_digest, quiet
 
@@ -88,6 +89,7 @@ def load_network(
     if adapter is not None:
         network = _adapted(network, adapter, dtype)
     _check_parts(network, folder)
+    set_masking(network, settings.tree == "mask")
     return network.requires_grad_(False).eval()
 
 

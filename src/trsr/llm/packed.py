@@ -122,13 +122,20 @@ class Plan:
 
 
 def can_pack(decoder: Any) -> bool:
-    """Whether a decoder's pass can be packed: on a CPU, plain full attention without dropout."""
-    config = decoder.config
+    """Whether a decoder's pass can be packed: `is_plain`, on a CPU, in fp32 or bf16."""
     parameter = next(decoder.parameters())
     return (
         parameter.device.type == "cpu"
         and parameter.dtype in (torch.float32, torch.bfloat16)
-        and config.model_type in KINDS
+        and is_plain(decoder)
+    )
+
+
+def is_plain(decoder: Any) -> bool:
+    """Whether all that a decoder's attention does is known: full, without dropout, of `KINDS`."""
+    config = decoder.config
+    return (
+        config.model_type in KINDS
         and set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
         and not (getattr(config, "sliding_window", None) and config.model_type == "mistral")
         and not (decoder.training and getattr(config, "attention_dropout", 0))
@@ -160,7 +167,7 @@ def run_packed(
         for tokens, prefix in segments
         for place in range(_start(prefix), _start(prefix) + len(tokens))
     ]
-    with _attending(decoder.config):
+    with attending(decoder.config, NAME):
         output = decoder(
             input_ids=torch.tensor([ids]),
             position_ids=torch.tensor([positions]),
@@ -221,9 +228,10 @@ def _alike(lengths: Sequence[int], starts: Sequence[int]) -> Iterator[tuple[Tens
 
 
 @contextlib.contextmanager
-def _attending(config: Any) -> Iterator[None]:
+def attending(config: Any, name: str) -> Iterator[None]:
+    """A decoder's layers call the registered attention of this name in place of their own."""
     own = config._attn_implementation_internal
-    config._attn_implementation_internal = NAME
+    config._attn_implementation_internal = name
     try:
         yield
     finally:

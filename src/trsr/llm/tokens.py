@@ -1,12 +1,19 @@
-"""Facts about token sequences, without any model: what they begin with in common."""
+"""Token sequences, without any model: what they begin with in common, as numbers and as a tree."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 Tokens = tuple[int, ...]
+T = TypeVar("T")
+
+MIN_SAVED = 32
+"""A split that saves fewer tokens than this costs more (one more pass) than it brings."""
+MIN_RUN = 8
+"""A shared run shorter than this is not split off, whatever it saves: trees stay flat."""
 
 
 @dataclass(frozen=True)
@@ -53,3 +60,82 @@ def common(one: Tokens, other: Tokens) -> int:
         else:
             high = middle - 1
     return low
+
+
+@dataclass
+class Node:
+    """A run of tokens below a shared prefix.
+
+    Attributes:
+        tokens: The run.
+        ends: (offset in the run, sequence) of the sequences whose last token stands here.
+        children: The runs that follow this whole one.
+    """
+
+    tokens: Tokens
+    ends: list[tuple[int, int]] = field(default_factory=list)
+    children: list[Node] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """The tokens of the run and of all below it."""
+        total, todo = 0, [self]
+        while todo:
+            node = todo.pop()
+            total += len(node.tokens)
+            todo += node.children
+        return total
+
+
+def grow(ordered: Sequence[Tokens], min_saved: float = MIN_SAVED) -> list[Node]:
+    """Builds the tree of distinct, sorted, non-empty sequences.
+
+    Args:
+        ordered: The sequences, sorted; positions in it name them in `Node.ends`.
+        min_saved: The fewest tokens that a split must save; infinite: no splits.
+
+    Returns:
+        The tree's topmost runs.
+    """
+    top: list[Node] = []
+    # (where new runs go, first and last sequence, tokens of the runs above, ends met since)
+    todo = [(top, 0, len(ordered), 0, list[tuple[int, int]]())] if ordered else []
+    while todo:
+        into, low, high, start, ends = todo.pop()
+        stop = common(ordered[low], ordered[high - 1])
+        # a sequence that others extend ends inside their run: it costs nothing
+        while low < high and len(ordered[low]) == stop:
+            ends.append((stop - start - 1, low))
+            low += 1
+            if low < high:
+                stop = common(ordered[low], ordered[high - 1])
+        if low == high:
+            into.append(Node(ordered[high - 1][start:], ends))
+            continue
+        groups = _branches(ordered, low, high, stop)
+        if stop - start >= MIN_RUN and (stop - start) * (len(groups) - 1) >= min_saved:
+            node = Node(ordered[low][start:stop], ends)
+            into.append(node)
+            into, start, ends = node.children, stop, []
+        todo += [(into, first, last, start, ends if first == low else []) for first, last in groups]
+    return top
+
+
+def filled(members: Iterable[T], budget: int, size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Members in their order, as many together as a budget of tokens holds, at least one."""
+    batch: list[T] = []
+    tokens = 0
+    for member in members:
+        if batch and tokens + size(member) > budget:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(member)
+        tokens += size(member)
+    if batch:
+        yield batch
+
+
+def _branches(ordered: Sequence[Tokens], low: int, high: int, at: int) -> list[tuple[int, int]]:
+    """The ranges of sorted sequences that go on with the same token."""
+    cuts = [i for i in range(low + 1, high) if ordered[i][at] != ordered[i - 1][at]]
+    return list(zip([low, *cuts], [*cuts, high], strict=True))

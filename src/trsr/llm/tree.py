@@ -2,7 +2,8 @@
 
 Sequences that begin alike (instruction, then user, then candidate) share the work of what they
 have in common: a shared run of tokens is computed once, and its keys and values are lent to the
-runs that follow it. Scoring and training both stand on `answer_states`.
+runs that follow it, level by level; or the whole tree is computed in one pass, under a mask
+(`masked.set_masking`). Scoring and training both stand on `answer_states`.
 """
 
 from __future__ import annotations
@@ -10,15 +11,24 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trsr.llm.kept import Bank, can_keep, decoder_of, run, select
+from trsr.llm.masked import can_mask, rows_of, run_masked, wants_mask
 from trsr.llm.packed import Memory, Prefix, can_pack, run_packed
-from trsr.llm.tokens import Tokens, TreeStats, common, distinct_tokens, tree_stats
+from trsr.llm.tokens import (
+    MIN_SAVED,
+    Node,
+    Tokens,
+    TreeStats,
+    distinct_tokens,
+    filled,
+    grow,
+    tree_stats,
+)
 
 __all__ = [
     "Node",
@@ -38,60 +48,6 @@ PackedPass = Callable[
 ]
 """A forward pass without padding: `run_packed` of a decoder, or a `CompiledPass`."""
 
-MIN_SAVED = 32
-"""A split that saves fewer tokens than this costs more (one more pass) than it brings."""
-MIN_RUN = 8
-"""A shared run shorter than this is not split off, whatever it saves: trees stay flat."""
-
-
-@dataclass
-class Node:
-    """A run of tokens below a shared prefix.
-
-    Attributes:
-        tokens: The run.
-        ends: (offset in the run, sequence) of the sequences whose last token stands here.
-        children: The runs that follow this whole one.
-    """
-
-    tokens: Tokens
-    ends: list[tuple[int, int]] = field(default_factory=list)
-    children: list[Node] = field(default_factory=list)
-
-
-def grow(ordered: Sequence[Tokens], min_saved: float = MIN_SAVED) -> list[Node]:
-    """Builds the tree of distinct, sorted, non-empty sequences.
-
-    Args:
-        ordered: The sequences, sorted; positions in it name them in `Node.ends`.
-        min_saved: The fewest tokens that a split must save; infinite: no splits.
-
-    Returns:
-        The tree's topmost runs.
-    """
-    top: list[Node] = []
-    # (where new runs go, first and last sequence, tokens of the runs above, ends met since)
-    todo = [(top, 0, len(ordered), 0, list[tuple[int, int]]())] if ordered else []
-    while todo:
-        into, low, high, start, ends = todo.pop()
-        stop = common(ordered[low], ordered[high - 1])
-        # a sequence that others extend ends inside their run: it costs nothing
-        while low < high and len(ordered[low]) == stop:
-            ends.append((stop - start - 1, low))
-            low += 1
-            if low < high:
-                stop = common(ordered[low], ordered[high - 1])
-        if low == high:
-            into.append(Node(ordered[high - 1][start:], ends))
-            continue
-        groups = _branches(ordered, low, high, stop)
-        if stop - start >= MIN_RUN and (stop - start) * (len(groups) - 1) >= min_saved:
-            node = Node(ordered[low][start:stop], ends)
-            into.append(node)
-            into, start, ends = node.children, stop, []
-        todo += [(into, first, last, start, ends if first == low else []) for first, last in groups]
-    return top
-
 
 def answer_states(
     network: Any,
@@ -107,13 +63,17 @@ def answer_states(
     follows it, as if each sequence had been computed alone. Any order, repeated sequences,
     and sequences that begin others are fine.
 
+    Level by level, or, where `set_masking` was asked for and `can_mask` holds, the whole tree in a
+    pass under a mask. A tree over the budget is then cut into several passes, each behind the runs
+    above its part, or goes level by level where that would repeat too much (`MOST_REPEATED`).
+
     Args:
         network: A causal language model of transformers, plain or wrapped by PEFT.
         sequences: Token ids, each at least one long.
         batch_tokens: About how many tokens one forward pass may hold (a kept token counts for a
             quarter); a single longer sequence is a pass of its own.
         memory: What earlier calls with the same weights kept, where gradients are not wanted;
-            used where passes are packed (see `can_pack`).
+            used where passes are packed (see `can_pack`), not under a mask.
         packed: The pass to make instead of the network's own; it gives no gradients.
 
     Returns:
@@ -132,22 +92,21 @@ def answer_states(
         raise ValueError("a sequence of tokens is empty")
     places: dict[int, int] = {}
     states: list[Tensor] = []
-    top = grow(distinct, MIN_SAVED if can_keep(network) else math.inf)
-    if packed is None and can_pack(decoder) and can_keep(network):
-        packed = functools.partial(run_packed, decoder)
-    if packed is not None:
-        rooted = [_remembered(node, memory) for node in top]
-        visit = _visit_packed(packed, rooted, batch_tokens, memory)
+    rows = None
+    if packed is None and wants_mask(network) and can_mask(network):
+        rows = rows_of(distinct, batch_tokens)
+    if rows is None:
+        visit = _visit_levels(network, distinct, batch_tokens, memory, packed)
     else:
-        visit = _visit(decoder, top, None, [0] * len(top), batch_tokens)
+        visit = (run_masked(decoder, row) for row in rows)
     for found, state in visit:
         for sequence in found:
             places[sequence] = len(places)
         states.append(state)
     order = {tokens: places[index] for index, tokens in enumerate(distinct)}
-    rows = [order[tuple(sequence)] for sequence in sequences]
+    wanted = [order[tuple(sequence)] for sequence in sequences]
     every = torch.cat(states)
-    return every.index_select(0, torch.tensor(rows, device=every.device))
+    return every.index_select(0, torch.tensor(wanted, device=every.device))
 
 
 def answer_logits(network: Any, states: Tensor, token_ids: Sequence[int]) -> Tensor:
@@ -207,6 +166,24 @@ def _scaled(network: Any, logits: Tensor) -> Tensor:
     return logits
 
 
+def _visit_levels(
+    network: Any,
+    distinct: Sequence[Tokens],
+    batch_tokens: int,
+    memory: Memory | None,
+    packed: PackedPass | None,
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Computes a tree level by level, packed where that can be; yields as `_visit` does."""
+    decoder = decoder_of(network)
+    top = grow(distinct, MIN_SAVED if can_keep(network) else math.inf)
+    if packed is None and can_pack(decoder) and can_keep(network):
+        packed = functools.partial(run_packed, decoder)
+    if packed is None:
+        return _visit(decoder, top, None, [0] * len(top), batch_tokens)
+    rooted = [_remembered(node, memory) for node in top]
+    return _visit_packed(packed, rooted, batch_tokens, memory)
+
+
 def _visit(
     decoder: Any, nodes: list[Node], bank: Bank | None, rows: list[int], batch_tokens: int
 ) -> Iterator[tuple[list[int], Tensor]]:
@@ -258,7 +235,7 @@ def _visit_packed(
     memory: Memory | None = None,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """The same as `_visit`, without padding; siblings stand together in `nodes`."""
-    for batch in _filled(nodes, batch_tokens):
+    for batch in filled(nodes, batch_tokens, lambda node: len(node[0].tokens)):
         members = [node for node, _ in batch]
         segments = [(node.tokens, prefix) for node, prefix in batch]
         ends = [(row, *end) for row, node in enumerate(members) for end in node.ends]
@@ -272,22 +249,6 @@ def _visit_packed(
         del states, kept
         if below:
             yield from _visit_packed(packed, below, batch_tokens, memory)
-
-
-def _filled(
-    nodes: list[tuple[Node, Prefix | None]], batch_tokens: int
-) -> Iterator[list[tuple[Node, Prefix | None]]]:
-    """The nodes in their order, as many together as the budget holds."""
-    batch: list[tuple[Node, Prefix | None]] = []
-    tokens = 0
-    for node, prefix in nodes:
-        if batch and tokens + len(node.tokens) > batch_tokens:
-            yield batch
-            batch, tokens = [], 0
-        batch.append((node, prefix))
-        tokens += len(node.tokens)
-    if batch:
-        yield batch
 
 
 def _batches(
@@ -309,9 +270,3 @@ def _batches(
         batch.append(index)
         longest, width = new, old
     yield batch
-
-
-def _branches(ordered: Sequence[Tokens], low: int, high: int, at: int) -> list[tuple[int, int]]:
-    """The ranges of sorted sequences that go on with the same token."""
-    cuts = [i for i in range(low + 1, high) if ordered[i][at] != ordered[i - 1][at]]
-    return list(zip([low, *cuts], [*cuts, high], strict=True))

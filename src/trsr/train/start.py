@@ -145,7 +145,7 @@ def _identity(
     told = {k: v for k, v in settings.meaning().items() if k not in WITHOUT_EFFECT | {"seed"}}
     return {
         "model": model.identity,
-        "batch_tokens": model.settings.batch_tokens,
+        **model.settings.passes(),
         "cases": fingerprint(cases),
         "seed": seed,
         "validated": validated,

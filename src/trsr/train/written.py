@@ -83,7 +83,7 @@ def train_written(
             settings.training,
             identity={
                 "model": opened.identity,
-                "batch_tokens": model.batch_tokens,
+                **model.passes(),
                 "texts": fingerprint(encoded),
                 "seed": seed,
                 **settings.model_dump(mode="json", include=set(_TOLD)),
