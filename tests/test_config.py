@@ -86,6 +86,13 @@ def test_parts_that_do_not_exist_and_contradictions_are_told_at_once(tmp_path):
         load_config(write(tmp_path, GOOD), ["train.epochs=0"])
 
 
+@pytest.mark.parametrize("lacking", ["summarize.strategy=none", "prompts.use_summary=false"])
+def test_another_users_summary_needs_one_that_is_told(tmp_path, lacking):
+    load_config(write(tmp_path, GOOD), ["prompts.summary_of=another"])
+    with pytest.raises(ConfigError, match="there is no summary to exchange"):
+        load_config(write(tmp_path, GOOD), ["prompts.summary_of=another", lacking])
+
+
 CHAIN = ["prompts.layout=chain", "summarize.last_block=false", "data.history_step=5"]
 
 

@@ -69,6 +69,7 @@ def conflicts(config: Config) -> Iterator[str]:
             "it in [summarize.model] and a local backend in [model]"
         )
     yield from _bad_prior(config)
+    yield from _untold_summary(config)
     if config.prompts.layout == "chain":
         yield from _broken_chain(config)
 
@@ -86,9 +87,23 @@ def _bad_prior(config: Config) -> Iterator[str]:
         )
 
 
+def _told(config: Config) -> bool:
+    """Whether prompts tell summaries."""
+    return config.prompts.use_summary and config.summarize.strategy != "none"
+
+
+def _untold_summary(config: Config) -> Iterator[str]:
+    """A control that would be no other run than the one it is compared with."""
+    if config.prompts.summary_of == "another" and not _told(config):
+        yield (
+            "prompts.summary_of: there is no summary to exchange; set prompts.use_summary to true "
+            "and summarize.strategy to another one than none, or summary_of to own"
+        )
+
+
 def _broken_chain(config: Config) -> Iterator[str]:
     """What would keep a user's successive prompts from beginning alike."""
-    told = config.prompts.use_summary and config.summarize.strategy != "none"
+    told = _told(config)
     if told and config.summarize.last_block:
         yield (
             "prompts.layout: chain tells each item since the summary, which must then be of full "

@@ -10,7 +10,7 @@ from typing import Any
 
 from trsr.config import Config, load_config
 from trsr.data import Catalog, Dataset
-from trsr.errors import ModelError, StoreError
+from trsr.errors import ConfigError, ModelError, StoreError
 from trsr.evaluate import evaluate
 from trsr.llm import LanguageModel, ModelSettings, ScoringModel, open_model
 from trsr.llm.stored import stored
@@ -160,12 +160,21 @@ class Recommender:
         return self._ranker.rank(self.summarized(list(queries), progress or Silent()))
 
     def summarized(self, queries: Sequence[Query], progress: Progress) -> list[Query]:
-        """The queries, each with a summary where the run's strategy writes one."""
+        """The queries, each with a summary where the run's strategy writes one.
+
+        Raises:
+            ConfigError: If the run tells other users' summaries: a query alone has no other user.
+        """
         wanted = [query for query in queries if query.summary is None]
         names = self.config.rank.blend if self._name == "blend" else (self._name,)
         told = {"llm", "untuned"} & set(names) and self.config.prompts.use_summary
         if not wanted or not told or self.config.summarize.strategy == "none":
             return list(queries)
+        if self.config.prompts.summary_of == "another":
+            raise ConfigError(
+                "prompts.summary_of: this run tells other users' summaries, as a control; it "
+                "cannot recommend; use a run with own ones"
+            )
         found = self.summaries([(query.id, query.history) for query in wanted], progress)
         return [
             dataclasses.replace(query, summary=found[query.id]) if query.id in found else query

@@ -260,6 +260,28 @@ def test_the_model_is_asked_whether_its_inputs_matter(clean: Path, faulty: Path)
     assert checks["does the user's own summary matter"].numbers["auc"] == 0.0
 
 
+def test_a_run_that_tells_other_users_summaries_is_audited_by_what_it_tells(faulty: Path) -> None:
+    titles = dict(pl.read_parquet(faulty / "items.parquet").select("id", "title").iter_rows())
+    cases = pl.read_parquet(faulty / "cases.test.parquet")
+    own = {
+        query: f"The user likes {titles[target]}."
+        for query, target in zip(cases["query"], cases["relevant"].list.first(), strict=True)
+    }
+    text = pl.col("query").replace_strict(own, default=pl.col("text"))
+    change(faulty, "summaries.parquet", text.alias("text"), pl.col("covers").clip(0, 0))
+    assert states(faulty)["target in the summary"] == "finding"
+    settings = (faulty / "config.toml").read_text("utf-8")
+    another = settings.replace('summary_of = "own"', 'summary_of = "another"')
+    (faulty / "config.toml").write_text(another, "utf-8")
+    checks = {check.name: check for check in audit(faulty, 60).checks}
+    assert checks["target in the summary"].state == "ok"
+    assert checks["target in the prompt"].state == "ok"
+    for name in ("summaries that saw later events", "does the user's own summary matter"):
+        assert checks[name].state == "skipped"
+        assert "other users' summaries" in checks[name].seen
+    assert checks["does a summary matter"].seen.startswith("another user's against none")
+
+
 def test_a_run_over_the_whole_catalogue_is_audited(tmp_path: Path) -> None:
     write(tmp_path, near=True)
     (tmp_path / "mine.toml").write_text(CONFIG)

@@ -297,6 +297,13 @@ def test_a_search_goes_by_validation_cases_and_tests_the_best_alone(folder):
     assert any("best on the validation cases" in note for note in swept.notes())
 
 
+def test_a_search_refuses_to_tell_other_users_summaries(folder):
+    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+    text = SEARCH + '[set]\nprompts.summary_of = "another"\n'
+    with pytest.raises(ConfigError, match=r"search\.toml: prompts\.summary_of: .* own summaries"):
+        sweep(plan_of(folder, text, "search.toml"))
+
+
 def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
     from trsr.evaluate import evaluate

@@ -180,6 +180,7 @@ def test_the_settings_of_stages_do_not_know_of_tuning(prepared, tmp_path):
         ("prompts.use_summary=false", "the judge must be told the summary"),
         ("summarize.model.backend=scripted", "scripted has no weights here"),
         ("tune_summarizer.judge=llm", "has no trained adapter"),
+        ("prompts.summary_of=another", "judged by its own user"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(prepared, tmp_path, setting, said):

@@ -14,6 +14,7 @@ from trsr.config import Config, load_config
 from trsr.data import Cases, Dataset
 from trsr.errors import StoreError
 from trsr.pipeline.stages import read_summaries
+from trsr.pipeline.told import told_summaries
 from trsr.rank import Rankings, read_rankings
 from trsr.types import Summary
 
@@ -81,6 +82,19 @@ class Evidence:
     def summaries(self) -> dict[str, Summary]:
         """The summaries by query; empty where there are none."""
         return read_summaries(self.folder / "summaries.parquet")
+
+    @cached_property
+    def told(self) -> dict[str, Summary]:
+        """The summaries that the prompts tell, by query: the own ones, or other users'."""
+        found: dict[str, Summary] = {}
+        for split in self.cases:
+            found |= told_summaries(self.config, self.dataset, split, self.summaries)
+        return found
+
+    @property
+    def others_told(self) -> bool:
+        """Whether the prompts tell other users' summaries, as an ablation's control."""
+        return self.config.prompts.summary_of == "another"
 
     @cached_property
     def rankings(self) -> dict[str, Rankings]:

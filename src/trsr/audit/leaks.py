@@ -72,6 +72,9 @@ def summary_covers(run: Evidence) -> Check:
     name = "summaries that saw later events"
     if not run.summaries:
         return Check(name, "skipped", "the run has no summaries")
+    if run.others_told:
+        reason = "the run tells other users' summaries, which have read nothing of the user"
+        return Check(name, "skipped", reason)
     known = {
         query: (user, length)
         for query, user, length in run.all_cases.select(

@@ -53,6 +53,8 @@ def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Ch
     adapter = adapter_of(RunDirectory(run.folder))
     ranker = YesNoRanker(*judge(run.config, adapter), run.config.rank.queries_per_batch)
     changes = _changes(chosen)
+    if run.others_told:
+        changes.pop("swapped", None)
     progress.begin(len(chosen) * (1 + len(changes)), "queries")
     ranker_name = "llm" if adapter else "untuned"
     if run.config.train.prior and adapter:  # the prior is not the model's own doing
@@ -61,29 +63,32 @@ def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Ch
     own = _values(key(), _ranked(ranker, chosen, progress))
     for kind, name in NAMES.items():
         if kind not in changes:
-            yield Check(name, "skipped", "the run tells the model no summaries")
+            others = kind == "swapped" and run.others_told
+            told = "other users' summaries, as a control" if others else "no summaries"
+            yield Check(name, "skipped", f"the run tells the model {told}")
             continue
         spoilt = [changes[kind](query) for query in chosen]
         other = _values(key(), _ranked(ranker, spoilt, progress))
-        yield _compared(name, kind, ranker_name, own, other)
+        whose = "another user's" if kind == "none" and run.others_told else "own"
+        yield _compared(name, kind, ranker_name, own, other, whose)
 
 
 def _chosen(run: Evidence, most: int) -> list[Query]:
-    """Some test queries with their summaries; full-catalogue ones with what was proposed."""
+    """Some test queries with the summaries told; full-catalogue ones with what was proposed."""
     import polars as pl
 
     cases = run.cases["test"]
     names = sorted(cases.frame["query"], key=lambda name: derive_seed(0, "audit model", name))
     cases = cases.only(pl.col("query").is_in(names[:most]))
     if not cases.full:
-        return [with_summary(case, run.summaries).query for case in cases]
+        return [with_summary(case, run.told).query for case in cases]
     path = run.folder / PROPOSALS
     if not path.is_file():
         return []
     proposed = dict(pl.read_parquet(path).select("query", "items").iter_rows())
     item = run.dataset.catalog.__getitem__
     return [
-        Query(name, history, tuple(map(item, proposed[name])), run.summaries.get(name))
+        Query(name, history, tuple(map(item, proposed[name])), run.told.get(name))
         for name, history in cases.histories()
     ]
 
@@ -154,6 +159,7 @@ def _compared(
     ranker: str,
     own: dict[str, np.ndarray],
     other: dict[str, np.ndarray],
+    whose: str,
 ) -> Check:
     """The mean paired difference of each metric with its normal 95 % interval."""
     numbers: dict[str, float | int | str | None] = {"ranker": ranker}
@@ -167,6 +173,6 @@ def _compared(
         better |= mean - half > 0
     numbers["queries"] = len(own["auc"])
     against = {"shuffled": "a shuffled history", "swapped": "another user's", "none": "none"}[kind]
-    seen = f"own against {against}, {ranker}, {len(own['auc'])} queries: {', '.join(told)}"
+    seen = f"{whose} against {against}, {ranker}, {len(own['auc'])} queries: {', '.join(told)}"
     state: State = "ok" if better else "warning"
     return Check(name, state, seen if better else f"{seen}; no gain can be seen", numbers)

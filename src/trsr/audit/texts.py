@@ -68,7 +68,7 @@ class Reader:
         return "\n".join(message.content for message in prompt.messages)
 
     def cases(self, split: str) -> Iterator[Case]:
-        """At most `LOOKED_AT` of a split's cases, drawn by lot, with their summaries."""
+        """At most `LOOKED_AT` of a split's cases, drawn by lot, with the summaries told."""
         cases = self.run.cases.get(split)
         if cases is None:
             return
@@ -78,7 +78,7 @@ class Reader:
             names = sorted(names, key=lambda name: derive_seed(0, "audit", name))[:most]
             cases = cases.only(cases_named(names))
         for case in cases:
-            yield with_summary(case, self.run.summaries)
+            yield with_summary(case, self.run.told)
 
 
 def cases_named(names: Iterable[str]) -> pl.Expr:

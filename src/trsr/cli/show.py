@@ -8,6 +8,7 @@ from pathlib import Path
 from trsr.cli.recommend import title
 from trsr.errors import DataError
 from trsr.pipeline.stages import read_summaries, with_summary
+from trsr.pipeline.told import told_summaries
 from trsr.rank import read_rankings
 from trsr.recommender import Recommender
 from trsr.store.outputs import OutputStore
@@ -21,7 +22,8 @@ def lines(run: Path, user: str) -> Iterator[str]:
         DataError: If the run has no test case of this user.
     """
     recommender = Recommender.load(run)
-    summaries = read_summaries(run / "summaries.parquet")
+    own = read_summaries(run / "summaries.parquet")
+    summaries = told_summaries(recommender.config, recommender.dataset, "test", own)
     test = recommender.dataset.cases("test")
     cases = [with_summary(case, summaries) for case in test.of_user(user)]
     if not cases:
@@ -55,12 +57,14 @@ def _summary(recommender: Recommender, summary: Summary | None) -> Iterator[str]
         yield "no summary"
         yield ""
         return
-    yield f"summaries ({recommender.config.summarize.strategy}), as they were asked:"
+    whose = "another user's " if recommender.config.prompts.summary_of == "another" else ""
+    yield f"{whose}summaries ({recommender.config.summarize.strategy}), as they were asked:"
     known = OutputStore(recommender.config.run.outputs).get(summary.sources)
     for number, key in enumerate(summary.sources, 1):
         text = " ".join(str(known.get(key, "(not kept)")).split())
         yield f"  {number}. {text}"
-    yield f"the summary, of {summary.covers} interactions: {summary.text}"
+    what = f"{whose}summary, in place of the own" if whose else "the summary,"
+    yield f"{what} of {summary.covers} interactions: {summary.text}"
     yield ""
 
 

@@ -63,6 +63,7 @@ class ShownUser:
         summary: What the ranker was told of the user in the end; empty where nothing.
         candidates: Best first.
         ranker: Who ranked them.
+        anothers: Whether the summary is another user's, as an ablation's control.
     """
 
     user: str
@@ -70,6 +71,7 @@ class ShownUser:
     summary: str
     candidates: Sequence[ShownCandidate]
     ranker: str = ""
+    anothers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ def _judge_settings(config: Config) -> dict[str, Any]:
     domain = load_domain(config.prompts.domain)
     nearest = {"nearest": [domain.nearest, domain.no_nearest]} if config.prompts.nearest else {}
     excluded |= set() if nearest else {"nearest"}
+    # told their own, runs from before the setting still hold
+    excluded |= {"summary_of"} if config.prompts.summary_of == "own" else set()
     return nearest | {
         "words": domain.digest,
         "prompts": config.prompts.model_dump(mode="json", exclude=excluded),
@@ -76,8 +78,11 @@ def rank_settings(config: Config) -> dict[str, Any]:
 
 
 def evaluate_settings(config: Config) -> dict[str, Any]:
-    """The metrics, and how a whole catalogue was ranked."""
-    own = {"evaluate": config.evaluate.model_dump(mode="json")}
+    """The metrics, how a whole catalogue was ranked, and whose summaries the pages show."""
+    own: dict[str, Any] = {"evaluate": config.evaluate.model_dump(mode="json")}
+    if config.prompts.summary_of != "own":
+        own["prompts"] = {"summary_of": config.prompts.summary_of}
+        own["run"] = {"seed": config.run.seed}
     return own | ({"rank": _full_settings(config)} if config.data.candidates == "full" else {})
 
 

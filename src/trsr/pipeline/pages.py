@@ -25,6 +25,7 @@ from trsr.evaluate.summaries import SummaryTexts, ToldOf, summary_texts
 from trsr.evaluate.texts import latex, markdown
 from trsr.evaluate.trec import file_name, write_qrels, write_trec_run
 from trsr.pipeline.stair import Job
+from trsr.pipeline.told import told_summaries
 from trsr.rank import Rankings, p_yes
 from trsr.settings import derive_seed
 from trsr.store.outputs import OutputStore
@@ -73,7 +74,9 @@ def write_pages(
     (job.out / "report.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), "utf-8")
     report.per_query.write_parquet(job.out / "per_query.parquet")
     title = job.run.folder.name
-    subtitle = f"{config.model.name}, {config.summarize.strategy} summaries, {_told(config)}"
+    whose = " of other users" if config.prompts.summary_of == "another" else ""
+    strategy = f"{config.summarize.strategy} summaries{whose}"
+    subtitle = f"{config.model.name}, {strategy}, {_told(config)}"
     text = markdown(
         report,
         title=title,
@@ -223,17 +226,19 @@ def _examples(
     judge = next((name for name in JUDGES if name in rankings), None)
     name = judge or next(iter(rankings))
     lists = {ranked.query: ranked for ranked in islice(rankings[name], EXAMPLES)}
+    told = told_summaries(job.config, dataset, "test", summaries)
     for case in islice(dataset.cases("test"), EXAMPLES):
-        summary = summaries.get(case.query.id)
+        own, summary = summaries.get(case.query.id), told.get(case.query.id)
         ranked = lists.get(case.query.id)
         if ranked is None:
             continue
         yield ShownUser(
             case.query.history.user,
-            list(_blocks(job, case.query, summary)),
+            list(_blocks(job, case.query, own)),
             summary.text if summary else "",
             list(_candidates(case.query, ranked, case.relevant, judge is not None)),
             name,
+            anothers=job.config.prompts.summary_of == "another",
         )
 
 

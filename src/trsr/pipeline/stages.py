@@ -33,6 +33,7 @@ from trsr.pipeline.full import PROPOSALS, FirstStage, first_stage_report, full_n
 from trsr.pipeline.pages import write_pages
 from trsr.pipeline.prior import prior_reads, training_prior
 from trsr.pipeline.stair import Job, Stage
+from trsr.pipeline.told import told_summaries
 from trsr.prompts import PromptWriter
 from trsr.rank import (
     Ranker,
@@ -96,6 +97,14 @@ def with_summary(case: Case, summaries: Mapping[str, Summary]) -> Case:
 def summarized(query: Query, summary: Summary) -> Query:
     """The query with this summary."""
     return dataclasses.replace(query, summary=summary)
+
+
+def told_cases(
+    config: Config, dataset: Dataset, split: str, summaries: Mapping[str, Summary]
+) -> Iterator[Case]:
+    """A split's cases with the summaries that they are told, made one at a time."""
+    told = told_summaries(config, dataset, split, summaries)
+    return (with_summary(case, told) for case in dataset.cases(split))
 
 
 def adapter_of(run: RunDirectory) -> Path | None:
@@ -165,7 +174,8 @@ def _train(job: Job) -> dict[str, Any]:
     dataset = Dataset.load(job.run.folder)
     told = config.prompts.use_summary  # untold, a summary must not part a user's cases either
     summaries = read_summaries(job.run / "summaries.parquet") if told else {}
-    valid = [with_summary(case, summaries) for case in _used_valid(config, dataset)]
+    used = config.train.validate_steps
+    valid = list(told_cases(config, dataset, "valid", summaries)) if used else []
     prior = training_prior(config, dataset, job.progress)
     writers: list[PromptWriter] = []
 
@@ -182,7 +192,7 @@ def _train(job: Job) -> dict[str, Any]:
         return report.means("llm")
 
     result = train(
-        [with_summary(case, summaries) for case in dataset.cases("train")],
+        list(told_cases(config, dataset, "train", summaries)),
         model=config.model,
         words=words,
         settings=config.training,
@@ -200,14 +210,11 @@ def _train(job: Job) -> dict[str, Any]:
     return {key: one for key, one in info.items() if key not in CURVES}
 
 
-def _used_valid(config: Config, dataset: Dataset) -> Cases | list[Case]:
-    return dataset.cases("valid") if config.train.validate_steps else []
-
-
 def _rank(job: Job) -> dict[str, Any]:
     config = job.config
     dataset = Dataset.load(job.run.folder)
     summaries = read_summaries(job.run / "summaries.parquet")
+    told = told_summaries(config, dataset, "test", summaries)
     cases = dataset.cases("test")
     writers: dict[str, PromptWriter] = {}
     opened: set[str] = set()
@@ -224,7 +231,7 @@ def _rank(job: Job) -> dict[str, Any]:
         config,
         dataset,
         open_judge,
-        validation=lambda: (with_summary(case, summaries) for case in dataset.cases("valid")),
+        validation=lambda: told_cases(config, dataset, "valid", summaries),
         progress=job.progress,
         adapter=adapter_of(job.run),
     )
@@ -249,7 +256,7 @@ def _rank(job: Job) -> dict[str, Any]:
             chosen.update({name: dict(ranker.chosen)} if hasattr(ranker, "chosen") else {})
             job.progress.begin(len(cases), "queries")
             proposed = cases.full and dear
-            queries = first.queries(summaries) if proposed else _told(cases, summaries)
+            queries = first.queries(told) if proposed else _told(cases, told)
         for ranked in book.ranking(name, rank_what_fits(ranker, queries, skipped)):
             yield top(ranked, config.rank.depth, config.run.seed) if cases.full else ranked
             job.progress.advance(1, name)

@@ -59,3 +59,9 @@ class PromptSettings(Settings):
     )
     summary_words: int = Field(60, ge=5, description="the length asked of a summary, in words")
     use_summary: bool = Field(True, description="tell the summary in the judge prompt")
+    summary_of: Literal["own", "another"] = Field(
+        "own",
+        description="whose summary training, validation and test are told: the user's own, or, as "
+        "an ablation's control, that of another user of the same split, drawn by lot; `trsr "
+        "recommend`, a sweep's search and `trsr tune-summarizer` refuse another's",
+    )

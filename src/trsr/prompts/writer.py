@@ -278,6 +278,7 @@ def _listed(lines: Sequence[Line], most: int | None) -> str:
 
 
 def _unused(settings: PromptSettings) -> set[str]:
-    """Settings that say nothing with this layout: prompts do not differ by them."""
+    """Settings that change no word here: the layout's others, and whose summary comes in."""
     unused = {"recent"} if settings.layout == "chain" else {"layout", "overlap"}
+    unused |= {"summary_of"}
     return unused if settings.nearest else {*unused, "nearest"}

@@ -93,6 +93,12 @@ def _suggested(trial: Trial, key: str, space: Sequence[Any] | Range) -> Any:
 
 
 def _validated(run: Planned, plan: Plan, progress: Progress) -> Outcome:
+    if run.config.prompts.summary_of != "own":
+        raise ConfigError(
+            f"{plan.path}: prompts.summary_of: a search tells own summaries alone; set it to own, "
+            "or name its values in a [grid]"
+        )
+
     def finish(run: Planned, outcome: Outcome) -> Outcome:
         return dataclasses.replace(outcome, validation=validation(run, plan))
 

@@ -107,6 +107,8 @@ def _refuse(config: Config) -> None:
         mistakes.append("summarize.strategy: none writes no summaries; choose another one")
     if not config.prompts.use_summary:
         mistakes.append("prompts.use_summary: the judge must be told the summary; set it to true")
+    if config.prompts.summary_of != "own":
+        mistakes.append("prompts.summary_of: a text is judged by its own user; set it to own")
     if config.summarizer.backend not in TRAINED:
         mistakes.append(
             f"summarize.model.backend: {config.summarizer.backend} has no weights here that could "
@@ -154,7 +156,7 @@ def _meaning(config: Config, run: RunDirectory, adapter: Path | None) -> dict[st
         ),
         "summarize": config.summarize.model_dump(mode="json", exclude={"model"}),
         "summarizer": config.summarizer.meaning(),
-        "prompts": config.prompts.model_dump(mode="json"),
+        "prompts": config.prompts.model_dump(mode="json", exclude={"summary_of"}),
         "words": load_domain(config.prompts.domain).digest,
         "judge": config.model.meaning() | {"scorer": config.model.scorer},
         "read": run.hashes([*READ, *(["adapter"] if adapter else [])]),
