@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from pipeline_data import write_data
 
 from trsr.errors import ConfigError
+from trsr.progress import Silent
 from trsr.store.rundir import RunDirectory
 from trsr.sweep import read_plan, sweep
 
@@ -181,6 +183,28 @@ def test_a_changed_file_is_not_taken_from_another_run(folder):
     (new,) = [one for one in swept.outcomes if one.name == "strategy=none,recent=3"]
     taken = pl.read_parquet(folder / "out" / new.name / "interactions.parquet")
     assert len(taken) > 5
+
+
+def test_runs_that_were_there_already_are_no_part_of_the_estimate(folder):
+    class Told(Silent):
+        def __init__(self):
+            self.lines = []
+
+        def begin(self, total, unit):
+            self.lines.append((total, unit))
+
+        def advance(self, steps=1, note=""):
+            if steps:
+                self.lines.append(note)
+
+    plan = plan_of(folder)
+    names = [run.name for run in plan.grid()]
+    sweep(plan)
+    shutil.rmtree(plan.folder / names[-1])
+    told = Told()
+    sweep(plan, told)
+    left = [(count, "runs") for count in range(len(names), 0, -1)]
+    assert told.lines == [*left, names[-1]]
 
 
 def test_one_failing_run_is_reported_and_the_others_go_on(folder):

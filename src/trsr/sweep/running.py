@@ -48,7 +48,10 @@ def sweep(plan: Plan, progress: Progress | None = None) -> Swept:
         for run in runs:
             outcomes.append(make_run(run, plan.folder, STAGE_NAMES, progress, _tested))
             Swept(plan, tuple(outcomes)).write()
-            progress.advance(1, run.name)
+            if any(outcome.made for outcome in outcomes):
+                progress.advance(1, run.name)
+            else:  # runs that were there already say nothing of how long one takes
+                progress.begin(len(runs) - len(outcomes), "runs")
     return Swept(plan, tuple(outcomes))
 
 
@@ -59,6 +62,7 @@ def _tested(run: Planned, outcome: Outcome) -> Outcome:
         outcome.seed,
         rankers=read_report(run.config.run.folder),
         taken=outcome.taken,
+        made=outcome.made,
     )
 
 
@@ -82,18 +86,20 @@ def make_run(
     note = own / ERROR
     outcome = Outcome(run.name, run.settings, run.seed)
     try:
-        taken = []
+        taken, worked = [], False
         for stage in stages:
             inner = _Inner(progress, f"{run.name}: {stage}")
             made = run_stage(run.config, stage, inner, _donors(folder, own))
+            worked |= made.made
             if "taken_from" in made.info:
                 taken.append(stage)
-        outcome = finish(run, Outcome(run.name, run.settings, run.seed, taken=tuple(taken)))
+        begun = Outcome(run.name, run.settings, run.seed, taken=tuple(taken), made=worked)
+        outcome = finish(run, begun)
     except Exception as error:  # the other runs go on, whatever is wrong with this one
         own.mkdir(parents=True, exist_ok=True)
         note.write_text(traceback.format_exc(), "utf-8")
         said = str(error) if isinstance(error, TrsrError) else f"{type(error).__name__}: {error}"
-        return Outcome(run.name, run.settings, run.seed, error=said)
+        return Outcome(run.name, run.settings, run.seed, error=said, made=True)
     note.unlink(missing_ok=True)
     return outcome
 
