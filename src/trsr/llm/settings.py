@@ -64,7 +64,7 @@ class ModelSettings(Settings):
         description="how torch computes what prompts begin alike once, in ranking and training; "
         "levels: the beginnings first, then what follows them; mask: all in one pass, by "
         "FlexAttention on CUDA (Llama, Qwen, GPT-NeoX, Mistral without a window; others take "
-        "levels), not yet measured on a GPU; auto: levels",
+        "levels), slower on a CPU and not yet measured on a GPU; auto: levels",
     )
     scorer: Literal["auto", "torch", "openvino", "openvino_8bit"] = Field(
         "torch",
