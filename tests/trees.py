@@ -7,6 +7,11 @@ from typing import Any
 
 import torch
 
+from trsr.llm.tree import answer_logits, answer_states
+
+ANSWERS = [5, 9, 11]
+"""The rows of the head that are asked."""
+
 
 def forest(rng: random.Random, depth: int, stem: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
     """Random sequences that share beginnings: some end where others go on, some stand twice."""
@@ -25,3 +30,23 @@ def pairwise(network: Any, sequences: list[tuple[int, ...]]) -> torch.Tensor:
     return torch.stack(
         [network(input_ids=torch.tensor([s]), use_cache=False).logits[0, -1] for s in sequences]
     )
+
+
+def gradients(network: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    network.zero_grad()
+    loss.backward()
+    return {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+
+
+def same_gradients(
+    network: Any, sequences: list[tuple[int, ...]], budget: int, seed: int = 0
+) -> None:
+    """Checks that the tree's gradients are those of each sequence alone, to 1e-5."""
+    weights = torch.randn(len(sequences), len(ANSWERS), generator=torch.manual_seed(seed % 2**31))
+    states = answer_states(network, sequences, batch_tokens=budget)
+    ours = gradients(network, (answer_logits(network, states, ANSWERS) * weights).sum())
+    theirs = gradients(network, (pairwise(network, sequences)[:, ANSWERS] * weights).sum())
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        error = (ours[name] - gradient).norm() / gradient.norm().clamp_min(1e-12)
+        assert error < 1e-5, name

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_network
-from trees import forest, pairwise
+from trees import ANSWERS, forest, gradients, pairwise, same_gradients
 
 from trsr.llm import tree
 from trsr.llm.packed import Memory, run_packed
@@ -32,18 +32,11 @@ SHAPES = [
     ("mistral", True),
     ("gemma2", True),
 ]
-ANSWERS = [5, 9, 11]
 
 
 @pytest.fixture(scope="module")
 def networks() -> dict[tuple[str, bool], Any]:
     return {(shape, tied): tiny_network(shape, tied=tied) for shape, tied in SHAPES}
-
-
-def gradients(network: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    network.zero_grad()
-    loss.backward()
-    return {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("model", SHAPES, ids=str)
@@ -72,16 +65,7 @@ def test_equals_pairwise(
 def test_gradients_equal_pairwise(
     networks: dict[tuple[str, bool], Any], model: tuple[str, bool], seed: int, budget: int
 ) -> None:
-    network, rng = networks[model], random.Random(seed)
-    sequences = forest(rng, depth=2)
-    weights = torch.randn(len(sequences), len(ANSWERS), generator=torch.manual_seed(seed % 2**31))
-    states = answer_states(network, sequences, batch_tokens=budget)
-    ours = gradients(network, (answer_logits(network, states, ANSWERS) * weights).sum())
-    theirs = gradients(network, (pairwise(network, sequences)[:, ANSWERS] * weights).sum())
-    assert ours.keys() == theirs.keys()
-    for name, gradient in theirs.items():
-        error = (ours[name] - gradient).norm() / gradient.norm().clamp_min(1e-12)
-        assert error < 1e-5, name
+    same_gradients(networks[model], forest(random.Random(seed), depth=2), budget, seed)
 
 
 def test_each_distinct_token_is_computed_once(
