@@ -9,7 +9,8 @@ from pipeline_data import write_data
 
 from trsr.config import load_config
 from trsr.data import Dataset
-from trsr.pipeline import run
+from trsr.pipeline import run, run_evaluate, run_stage
+from trsr.progress import Silent
 
 CONFIG = """
 [data]
@@ -84,3 +85,30 @@ def test_what_cannot_work_is_told_beforehand(tmp_path):
         )
     assert "without a language model" in str(caught.value)
     assert "20 places cannot tell a metric @50" in str(caught.value)
+
+
+def test_evaluating_long_lists_tells_how_far_it_is(tmp_path):
+    class Told(Silent):
+        def __init__(self):
+            self.total, self.done, self.notes = 0, 0, []
+
+        def begin(self, total, unit):
+            self.total = total
+
+        def advance(self, steps=1, note=""):
+            self.done += steps
+            self.notes.append(note)
+
+    write_data(tmp_path, users=8, items=30)
+    (tmp_path / "full.toml").write_text(CONFIG)
+    settings = [f"run.folder={tmp_path / 'run'}", 'rank.rankers=["random", "popular"]']
+    config = load_config(tmp_path / "full.toml", settings)
+    for stage in ("prepare", "summarize", "train", "rank"):
+        run_stage(config, stage)
+    told = Told()
+    run_evaluate(config, told)
+    lists = pl.read_parquet(tmp_path / "run" / "rankings.parquet").height
+    assert told.done == told.total == 2 * lists  # their metrics, and their TREC files
+    assert set(told.notes) == {
+        f"{name}{work}" for name in ("random", "popular") for work in ("", ", TREC run")
+    }

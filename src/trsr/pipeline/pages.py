@@ -7,7 +7,6 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -26,6 +25,7 @@ from trsr.evaluate.texts import latex, markdown
 from trsr.evaluate.trec import file_name, write_qrels, write_trec_run
 from trsr.pipeline.stair import Job
 from trsr.pipeline.told import told_summaries
+from trsr.progress import Progress
 from trsr.rank import Rankings, p_yes
 from trsr.settings import derive_seed
 from trsr.store.outputs import OutputStore
@@ -89,7 +89,7 @@ def write_pages(
     (job.out / "report.md").write_text(text, "utf-8")
     (job.out / "table.tex").write_text(latex(report), "utf-8")
     if config.evaluate.trec:
-        _write_trec(job.out, dataset, rankings)
+        _write_trec(job, dataset, rankings)
     records = job.run.records()
     losses, validations = _curves(job)
     page = Page(
@@ -177,10 +177,18 @@ def whole(dataset: Dataset) -> int:
     return len(dataset.catalog) - int(cast("float | None", met) or 0)
 
 
-def _write_trec(out: Path, dataset: Dataset, rankings: Mapping[str, Rankings]) -> None:
-    write_qrels(out / "qrels.trec", dataset.cases("test"))
+def counted(lists: Rankings, progress: Progress, note: str) -> Iterator[RankedList]:
+    """A ranker's lists, each told to `progress` once it has been used."""
+    for ranked in lists:
+        yield ranked
+        progress.advance(1, note)
+
+
+def _write_trec(job: Job, dataset: Dataset, rankings: Mapping[str, Rankings]) -> None:
+    write_qrels(job.out / "qrels.trec", dataset.cases("test"))
     for name, lists in rankings.items():
-        write_trec_run(out / file_name(name), name, lists)
+        found = counted(lists, job.progress, f"{name}, TREC run")
+        write_trec_run(job.out / file_name(name), name, found)
 
 
 def _costs(job: Job, rankings: Mapping[str, Rankings]) -> list[RankerCost]:

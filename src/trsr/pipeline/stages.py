@@ -30,7 +30,7 @@ from trsr.pipeline.depends import (
     used_splits,
 )
 from trsr.pipeline.full import PROPOSALS, FirstStage, first_stage_report, full_notes
-from trsr.pipeline.pages import write_pages
+from trsr.pipeline.pages import counted, write_pages
 from trsr.pipeline.prior import prior_reads, training_prior
 from trsr.pipeline.stair import Job, Stage
 from trsr.pipeline.told import told_summaries
@@ -292,18 +292,19 @@ def _evaluate(job: Job) -> dict[str, Any]:
     config = job.config
     dataset = Dataset.load(job.run.folder)
     rankings = read_rankings(job.run / "rankings.parquet")
-    job.progress.begin(len(rankings), "rankers")
+    passes = 1 + config.evaluate.trec  # metrics, and files for other tools
+    job.progress.begin(passes * sum(map(len, rankings.values())), "lists")
     cases = dataset.cases("test")
     sampled = config.data.candidates != "given" and not cases.full
     key = FullAnswerKey(cases.answers(), dataset.catalog.ids) if cases.full else cases
-    report = compute(key, rankings, config.evaluate.metrics, sampled=sampled)
+    lists = {name: counted(ranked, job.progress, name) for name, ranked in rankings.items()}
+    report = compute(key, lists, config.evaluate.metrics, sampled=sampled)
     first = first_stage_report(job.run / PROPOSALS, cases, config)
     if cases.full:
         notes = full_notes(config, first)
         report = dataclasses.replace(report, notes=(*report.notes, *notes))
     summaries = read_summaries(job.run / "summaries.parquet")
     write_pages(job, report, dataset, summaries, rankings, first)
-    job.progress.advance(len(rankings))
     return {"queries": report.queries}
 
 
