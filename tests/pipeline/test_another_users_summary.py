@@ -16,7 +16,7 @@ from trsr.data import Dataset
 from trsr.errors import ConfigError, DataError
 from trsr.llm.scripted import ScriptedModel, common_words
 from trsr.pipeline import STAGES, run
-from trsr.pipeline.stages import SUMMARIES, read_summaries
+from trsr.pipeline.artifacts import SUMMARIES, read_summaries
 from trsr.pipeline.told import told_summaries
 
 CONFIG = """

@@ -13,7 +13,7 @@ from trsr.data import Dataset, prepare
 from trsr.llm.base import Sampling
 from trsr.llm.scripted import ScriptedModel
 from trsr.pipeline import run
-from trsr.pipeline.stages import read_summaries, with_summary
+from trsr.pipeline.artifacts import read_summaries, with_summary
 from trsr.progress import Silent
 from trsr.prompts import PromptWriter
 from trsr.summarize import summarize

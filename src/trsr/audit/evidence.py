@@ -13,7 +13,7 @@ import polars as pl
 from trsr.config import Config, load_config
 from trsr.data import Cases, Dataset
 from trsr.errors import StoreError
-from trsr.pipeline.stages import read_summaries
+from trsr.pipeline.artifacts import read_summaries
 from trsr.pipeline.told import told_summaries
 from trsr.rank import Rankings, read_rankings
 from trsr.types import Summary

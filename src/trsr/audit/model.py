@@ -12,8 +12,8 @@ from trsr.audit.evidence import Check, Evidence, State
 from trsr.errors import PromptError
 from trsr.evaluate import FullAnswerKey, evaluate
 from trsr.evaluate.answers import AnswerKey
+from trsr.pipeline.artifacts import adapter_of, with_summary
 from trsr.pipeline.full import PROPOSALS
-from trsr.pipeline.stages import adapter_of, with_summary
 from trsr.progress import Progress
 from trsr.rank import YesNoRanker, rank_what_fits
 from trsr.recommender import judge

@@ -13,7 +13,7 @@ import polars as pl
 
 from trsr.audit.evidence import SPLITS, Check, Evidence, State, counted
 from trsr.config import Config
-from trsr.pipeline.stages import with_summary
+from trsr.pipeline.artifacts import with_summary
 from trsr.prompts import PromptWriter
 from trsr.settings import derive_seed
 from trsr.types import Case, Item, Query

@@ -13,7 +13,8 @@ from trsr.config import Config, check_config, find_config, load_config
 from trsr.data import Dataset, guess, prepare
 from trsr.errors import ConfigError, DataError
 from trsr.llm.hf import TransformersModel
-from trsr.pipeline.stages import located, read_summaries, summarized
+from trsr.pipeline.artifacts import read_summaries, summarized
+from trsr.pipeline.stages import located
 from trsr.progress import Progress, Silent
 from trsr.recommender import judge_writer
 from trsr.types import Query

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trsr.cli.recommend import title
 from trsr.errors import DataError
-from trsr.pipeline.stages import read_summaries, with_summary
+from trsr.pipeline.artifacts import read_summaries, with_summary
 from trsr.pipeline.told import told_summaries
 from trsr.rank import read_rankings
 from trsr.recommender import Recommender

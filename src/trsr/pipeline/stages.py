@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from trsr.config import Config
-from trsr.data import Cases, Dataset, prepare
+from trsr.data import Dataset, prepare
 from trsr.data.settings import DataSettings
-from trsr.errors import PromptError, StoreError
 from trsr.evaluate import FullAnswerKey
 from trsr.evaluate import evaluate as compute
 from trsr.fetch import get
 from trsr.llm import LanguageModel, ScoringModel
-from trsr.pipeline.costs import CostBook
+from trsr.pipeline.artifacts import CASES, SUMMARIES, read_summaries
 from trsr.pipeline.depends import (
     data_seed,
     data_settings,
@@ -29,48 +24,21 @@ from trsr.pipeline.depends import (
     train_settings,
     used_splits,
 )
-from trsr.pipeline.full import PROPOSALS, FirstStage, first_stage_report, full_notes
+from trsr.pipeline.full import PROPOSALS, first_stage_report, full_notes
 from trsr.pipeline.pages import counted, write_pages
 from trsr.pipeline.prior import prior_reads, training_prior
+from trsr.pipeline.ranking import rank_candidates
 from trsr.pipeline.stair import Job, Stage
-from trsr.pipeline.told import told_summaries
+from trsr.pipeline.told import told_cases
 from trsr.prompts import PromptWriter
-from trsr.rank import (
-    Ranker,
-    YesNoRanker,
-    make_ranker,
-    rank_what_fits,
-    read_rankings,
-    top,
-    write_rankings,
-)
-from trsr.recommender import (
-    judge,
-    judge_writer,
-    open_stored,
-    rank_context,
-    summary_writer,
-)
-from trsr.store.rundir import RunDirectory
+from trsr.rank import YesNoRanker, rank_what_fits, read_rankings
+from trsr.recommender import judge_writer, open_stored, summary_writer
 from trsr.summarize import summarize
 from trsr.train import train
-from trsr.types import Case, Query, Summary
-
-SUMMARIES = pl.Schema(
-    {
-        "query": pl.String(),
-        "user": pl.String(),
-        "text": pl.String(),
-        "covers": pl.Int64(),
-        "sources": pl.List(pl.String()),
-    }
-)
-"""The columns of `summaries.parquet`; a file made elsewhere has the same."""
+from trsr.types import Summary
 
 CURVES = frozenset({"losses", "validations", "adapter"})
 """What the manifest leaves to `adapter/curves.jsonl`: it is to be read by people."""
-
-CASES = tuple(f"cases.{split}.parquet" for split in ("train", "valid", "test"))
 
 
 def located(settings: DataSettings) -> DataSettings:
@@ -78,38 +46,6 @@ def located(settings: DataSettings) -> DataSettings:
     if not settings.dataset:
         return settings
     return settings.model_copy(update={"interactions": get(settings.dataset)})
-
-
-def read_summaries(path: Path) -> dict[str, Summary]:
-    """The summaries of a run by query id; empty where there are none."""
-    if not path.exists():
-        return {}
-    rows = pl.read_parquet(path).iter_rows()
-    return {q: Summary(user, text, covers, tuple(of)) for q, user, text, covers, of in rows}
-
-
-def with_summary(case: Case, summaries: Mapping[str, Summary]) -> Case:
-    """The case with its query's summary, where there is one."""
-    summary = summaries.get(case.query.id)
-    return case if summary is None else Case(summarized(case.query, summary), case.relevant)
-
-
-def summarized(query: Query, summary: Summary) -> Query:
-    """The query with this summary."""
-    return dataclasses.replace(query, summary=summary)
-
-
-def told_cases(
-    config: Config, dataset: Dataset, split: str, summaries: Mapping[str, Summary]
-) -> Iterator[Case]:
-    """A split's cases with the summaries that they are told, made one at a time."""
-    told = told_summaries(config, dataset, split, summaries)
-    return (with_summary(case, told) for case in dataset.cases(split))
-
-
-def adapter_of(run: RunDirectory) -> Path | None:
-    """The trained adapter, where there is one."""
-    return run / "adapter" if (run / "adapter").is_dir() else None
 
 
 def _prepare(job: Job) -> dict[str, Any]:
@@ -210,84 +146,6 @@ def _train(job: Job) -> dict[str, Any]:
     return {key: one for key, one in info.items() if key not in CURVES}
 
 
-def _rank(job: Job) -> dict[str, Any]:
-    config = job.config
-    dataset = Dataset.load(job.run.folder)
-    summaries = read_summaries(job.run / "summaries.parquet")
-    told = told_summaries(config, dataset, "test", summaries)
-    cases = dataset.cases("test")
-    writers: dict[str, PromptWriter] = {}
-    opened: set[str] = set()
-    book = CostBook()
-
-    def open_judge(tuned: bool) -> tuple[ScoringModel, PromptWriter]:
-        model, writer = judge(config, _adapter(job.run) if tuned else None)
-        writers[model.identity] = writer
-        opened.add("model")
-        book.watch(model)
-        return model, writer
-
-    context = rank_context(
-        config,
-        dataset,
-        open_judge,
-        validation=lambda: told_cases(config, dataset, "valid", summaries),
-        progress=job.progress,
-        adapter=adapter_of(job.run),
-    )
-    names = config.rank.rankers
-    chosen: dict[str, Any] = {}
-    unfit: dict[str, str] = {}
-
-    def skipped(query: Query, error: PromptError) -> None:
-        unfit[query.id] = str(error)
-
-    def made(name: str) -> tuple[Ranker, bool]:
-        """The ranker, and whether it opened the language model."""
-        opened.clear()
-        return make_ranker(name, context), bool(opened)
-
-    progress = job.progress
-    first = FirstStage(config, cases, dataset.catalog, made, lambda note: progress.advance(0, note))
-
-    def lists(name: str) -> Iterator[Any]:
-        with book.preparing(name):
-            ranker, dear = made(name)
-            chosen.update({name: dict(ranker.chosen)} if hasattr(ranker, "chosen") else {})
-            job.progress.begin(len(cases), "queries")
-            proposed = cases.full and dear
-            queries = first.queries(told) if proposed else _told(cases, told)
-        for ranked in book.ranking(name, rank_what_fits(ranker, queries, skipped)):
-            yield top(ranked, config.rank.depth, config.run.seed) if cases.full else ranked
-            job.progress.advance(1, name)
-
-    write_rankings(job.out / "rankings.parquet", {name: lists(name) for name in names})
-    if first.used:
-        first.write(job.out / PROPOSALS)
-    models = {
-        name: {"prompts": writer.digest, "shortened": writer.shortened, "written": writer.written}
-        for name, writer in writers.items()
-    }
-    if unfit and len(unfit) == len(cases):
-        raise PromptError(f"no query fits the context; the first: {next(iter(unfit.values()))}")
-    info = {"queries": len(cases), "unfit": len(unfit), "rankers": list(names), "models": models}
-    info |= {"chosen": chosen, "costs": book.to_json()}
-    return info | ({"unfit_queries": dict(islice(unfit.items(), 20))} if unfit else {})
-
-
-def _adapter(run: RunDirectory) -> Path:
-    found = adapter_of(run)
-    if found is None:
-        raise StoreError(f"{run.folder}: there is no adapter; give `trsr train` first")
-    return found
-
-
-def _told(cases: Cases, summaries: Mapping[str, Summary]) -> Iterator[Query]:
-    """The queries with their summaries, where they have one."""
-    for query in cases.queries():
-        yield summarized(query, summaries[query.id]) if query.id in summaries else query
-
-
 def _evaluate(job: Job) -> dict[str, Any]:
     config = job.config
     dataset = Dataset.load(job.run.folder)
@@ -336,7 +194,7 @@ STAGES = (
         ("items.parquet", "interactions.parquet", *CASES, "summaries.parquet", "adapter"),
         ("rankings.parquet",),
         rank_settings,
-        _rank,
+        rank_candidates,
     ),
     Stage(
         "evaluate",

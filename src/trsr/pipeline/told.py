@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.errors import DataError
+from trsr.pipeline.artifacts import with_summary
 from trsr.settings import derive_seed
-from trsr.types import Summary
+from trsr.types import Case, Summary
 
 
 def told_summaries(
@@ -62,3 +63,11 @@ def told_summaries(
         other = own[donor]
         told[query] = dataclasses.replace(own[query], text=other.text, sources=other.sources)
     return told
+
+
+def told_cases(
+    config: Config, dataset: Dataset, split: str, summaries: Mapping[str, Summary]
+) -> Iterator[Case]:
+    """A split's cases with the summaries that they are told, made one at a time."""
+    told = told_summaries(config, dataset, split, summaries)
+    return (with_summary(case, told) for case in dataset.cases(split))

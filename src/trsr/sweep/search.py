@@ -12,7 +12,7 @@ from trsr.errors import ConfigError
 from trsr.evaluate import evaluate
 from trsr.evaluate.report import Estimate
 from trsr.pipeline import STAGE_NAMES
-from trsr.pipeline.stages import read_summaries, with_summary
+from trsr.pipeline.artifacts import read_summaries, with_summary
 from trsr.progress import Progress, Silent
 from trsr.rank import rank_what_fits
 from trsr.recommender import Recommender

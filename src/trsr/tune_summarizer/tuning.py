@@ -15,7 +15,8 @@ from trsr.data import Dataset
 from trsr.errors import ConfigError, DataError
 from trsr.llm.base import Sampling
 from trsr.llm.settings import ModelSettings
-from trsr.pipeline.stages import STAGES, adapter_of
+from trsr.pipeline.artifacts import adapter_of
+from trsr.pipeline.stages import STAGES
 from trsr.pipeline.stair import refuse_stale, versions
 from trsr.progress import Progress, Silent
 from trsr.prompts import load_domain

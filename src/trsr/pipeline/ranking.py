@@ -1,0 +1,92 @@
+"""The work of the stage `rank`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from trsr.data import Cases, Dataset
+from trsr.errors import PromptError
+from trsr.llm import ScoringModel
+from trsr.pipeline.artifacts import adapter_of, needed_adapter, read_summaries, summarized
+from trsr.pipeline.costs import CostBook
+from trsr.pipeline.full import PROPOSALS, FirstStage
+from trsr.pipeline.stair import Job
+from trsr.pipeline.told import told_cases, told_summaries
+from trsr.prompts import PromptWriter
+from trsr.rank import Ranker, make_ranker, rank_what_fits, top, write_rankings
+from trsr.recommender import judge, rank_context
+from trsr.types import Query, Summary
+
+
+def rank_candidates(job: Job) -> dict[str, Any]:
+    """Ranks the test cases' candidates with every ranker; writes `rankings.parquet`."""
+    config = job.config
+    dataset = Dataset.load(job.run.folder)
+    summaries = read_summaries(job.run / "summaries.parquet")
+    told = told_summaries(config, dataset, "test", summaries)
+    cases = dataset.cases("test")
+    writers: dict[str, PromptWriter] = {}
+    opened: set[str] = set()
+    book = CostBook()
+
+    def open_judge(tuned: bool) -> tuple[ScoringModel, PromptWriter]:
+        model, writer = judge(config, needed_adapter(job.run) if tuned else None)
+        writers[model.identity] = writer
+        opened.add("model")
+        book.watch(model)
+        return model, writer
+
+    context = rank_context(
+        config,
+        dataset,
+        open_judge,
+        validation=lambda: told_cases(config, dataset, "valid", summaries),
+        progress=job.progress,
+        adapter=adapter_of(job.run),
+    )
+    names = config.rank.rankers
+    chosen: dict[str, Any] = {}
+    unfit: dict[str, str] = {}
+
+    def skipped(query: Query, error: PromptError) -> None:
+        unfit[query.id] = str(error)
+
+    def made(name: str) -> tuple[Ranker, bool]:
+        """The ranker, and whether it opened the language model."""
+        opened.clear()
+        return make_ranker(name, context), bool(opened)
+
+    progress = job.progress
+    first = FirstStage(config, cases, dataset.catalog, made, lambda note: progress.advance(0, note))
+
+    def lists(name: str) -> Iterator[Any]:
+        with book.preparing(name):
+            ranker, dear = made(name)
+            chosen.update({name: dict(ranker.chosen)} if hasattr(ranker, "chosen") else {})
+            job.progress.begin(len(cases), "queries")
+            proposed = cases.full and dear
+            queries = first.queries(told) if proposed else _told(cases, told)
+        for ranked in book.ranking(name, rank_what_fits(ranker, queries, skipped)):
+            yield top(ranked, config.rank.depth, config.run.seed) if cases.full else ranked
+            job.progress.advance(1, name)
+
+    write_rankings(job.out / "rankings.parquet", {name: lists(name) for name in names})
+    if first.used:
+        first.write(job.out / PROPOSALS)
+    models = {
+        name: {"prompts": writer.digest, "shortened": writer.shortened, "written": writer.written}
+        for name, writer in writers.items()
+    }
+    if unfit and len(unfit) == len(cases):
+        raise PromptError(f"no query fits the context; the first: {next(iter(unfit.values()))}")
+    info = {"queries": len(cases), "unfit": len(unfit), "rankers": list(names), "models": models}
+    info |= {"chosen": chosen, "costs": book.to_json()}
+    return info | ({"unfit_queries": dict(islice(unfit.items(), 20))} if unfit else {})
+
+
+def _told(cases: Cases, summaries: Mapping[str, Summary]) -> Iterator[Query]:
+    """The queries with their summaries, where they have one."""
+    for query in cases.queries():
+        yield summarized(query, summaries[query.id]) if query.id in summaries else query
