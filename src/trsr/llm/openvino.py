@@ -267,10 +267,13 @@ class OpenVINOModel:
         return text.partition(self.layout.stop)[0] if self.layout.stop else text
 
     def _drop(self, going: list[_Request]) -> None:
-        """Takes unfinished requests out of the pipeline, which others may go on to use."""
+        """Takes unfinished requests out of the pipeline, which others may go on to use.
+
+        Cancelled ones, too, give their cache's blocks back in the next step only.
+        """
         for request in going:
             request.handle.cancel()
-        if going and self._pipeline.has_non_finished_requests():
+        if self._pipeline.has_non_finished_requests():
             self._pipeline.step()
 
 
