@@ -421,3 +421,19 @@ def test_the_rank_settings_load_no_torch() -> None:
     check = "import sys, trsr.rank.settings, trsr.rank.neural; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_kept_may_be_a_moving_average_of_the_weights(kind):
+    def weights(decay: float, passes: int) -> dict[str, torch.Tensor]:
+        used = SETTINGS[kind].model_copy(update={"average_decay": decay, "max_epochs": passes})
+        sequences = [np.array(cycle(user, 4)) for user in range(16)]  # one step a pass
+        return fit(kind, sequences, ITEMS, [], used, seed=3).network.state_dict()
+
+    with_one, first = weights(0.75, 1), weights(0, 1)
+    second, averaged = weights(0, 2), weights(0.75, 2)
+    for name in first:
+        assert torch.equal(with_one[name], first[name])  # nothing to average yet
+        expected = 0.75 * first[name] + 0.25 * second[name]
+        assert torch.allclose(averaged[name], expected, atol=1e-6)
+    assert any(not torch.equal(averaged[name], second[name]) for name in first)

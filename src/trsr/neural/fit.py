@@ -6,11 +6,13 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from trsr.errors import ModelError
@@ -98,13 +100,18 @@ def fit(
         network = NETWORKS[kind](table, settings).to(device)
         best, passes, score = _weights(network), 0, -math.inf
         optimizer = _optimizer(network, settings)
+        average = _average(network, settings.average_decay)
+        kept = cast("Network", average.module) if average else network
         for epoch in range(1, settings.max_epochs + 1):
-            loss = _pass(network, optimizer, sequences, settings, derive_seed(seed, f"{epoch}"))
-            found = ndcg(network, held) if held else -loss
+            draws = derive_seed(seed, f"{epoch}")
+            loss = _pass(network, optimizer, sequences, settings, draws)
+            if average:
+                average.update_parameters(network)
+            found = ndcg(kept, held) if held else -loss
             _log.info("%s: pass %d, loss %.4f, validation %.4f", kind, epoch, loss, found)
             progress.advance(1, f"{kind} {found:.4f}")
             if found > score:
-                best, passes, score = _weights(network), epoch, found
+                best, passes, score = _weights(kept), epoch, found
             if epoch - passes >= settings.patience:
                 break
         network.load_state_dict(best)
@@ -200,6 +207,14 @@ def _step(
 def _optimizer(network: Network, settings: NetworkSettings) -> torch.optim.Optimizer:
     learned = [one for one in network.parameters() if one.requires_grad]
     return torch.optim.AdamW(learned, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def _average(network: Network, decay: float) -> AveragedModel | None:
+    """The moving average of the weights, where there is to be one."""
+    if not decay:
+        return None
+    move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(network, multi_avg_fn=move)
 
 
 def _weights(network: Network) -> dict[str, Tensor]:
