@@ -204,6 +204,19 @@ def test_runs_that_differ_by_seed_are_one_row_with_their_spread(tmp_path):
     assert "standard deviation over seeds" in text
 
 
+def test_a_setting_that_no_ranker_of_a_run_reads_names_no_row(tmp_path):
+    for name, recent, share in (("a", 1, 0.1), ("b", 2, 0.2)):
+        settings = (
+            f"{DATA}[prompts]\nrecent = {recent}\n"
+            f'[rank]\nrankers = ["random", "llm"]\n[rank.bert4rec]\nmask_share = {share}'
+        )
+        skills = {"random": 0.0, "llm": float(recent)}
+        write_run(tmp_path / "runs" / name, skills=skills, settings=settings)
+    text = page_of(tmp_path, section(["a", "b"]), tmp_path / "runs")
+    assert "llm, recent=1 " in text
+    assert "mask_share" not in text
+
+
 def test_notes_are_kept_and_all_else_is_written_again(tmp_path):
     runs = tmp_path / "runs"
     write_run(runs / "a", settings=DATA)

@@ -166,9 +166,13 @@ class RankSettings(Settings):
         """The same settings for these rankers."""
         return self.model_copy(update={"rankers": rankers})
 
+    @property
+    def unread(self) -> set[str]:
+        """The settings that no used ranker reads."""
+        tables = {name: frozenset({name}) for name in RANKERS.names()}
+        return {name for name, by in (tables | _READ_BY).items() if not by & set(self.used)}
+
     def meaning(self) -> dict[str, Any]:
         """What the rankings depend on, as plain values: the used rankers' settings only."""
-        tables = {name: frozenset({name}) for name in RANKERS.names()}
-        unread = {name for name, by in (tables | _READ_BY).items() if not by & set(self.used)}
-        unread |= {"queries_per_batch", "proposals", "first_stage", "depth"}
-        return self.model_dump(mode="json", exclude=unread)
+        apart = {"queries_per_batch", "proposals", "first_stage", "depth"}
+        return self.model_dump(mode="json", exclude=self.unread | apart)

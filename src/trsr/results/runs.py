@@ -75,6 +75,7 @@ class Run:
     def settings(self) -> Mapping[str, Any]:
         """`section.key` → value of all that a ranking depends on, the data's files apart."""
         values = self.config.model_dump(mode="json", exclude=set(_PLACES))
+        values["rank"] = self.config.rank.model_dump(mode="json", exclude=self.config.rank.unread)
         values["model"] = self.config.model.meaning() | {"scorer": self.config.model.scorer}
         values["summarize"]["model"] = self.config.summarizer.meaning()
         found = flat(values, leaves=False)
@@ -173,15 +174,22 @@ def _seeds(run: Run) -> tuple[int, int]:
 
 
 def _labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """`strategy=none, recent=3`: the settings that differ, under names as short as tell them."""
+    """`strategy=none, recent=3`: the settings that differ, under names as short as tell them.
+
+    A setting that a run does not read is none in which it differs.
+    """
     keys = list(dict.fromkeys(key for one in settings for key in one))
-    differing = [
-        key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)
-    ]
+    differing = []
+    for key in keys:
+        values = [one[key] for one in settings if key in one]
+        if any(value != values[0] for value in values):
+            differing.append(key)
     short = list(short_keys(differing))
     return [
         ", ".join(
-            f"{name}={_told(one.get(key, ''))}" for name, key in zip(short, differing, strict=True)
+            f"{name}={_told(one[key])}"
+            for name, key in zip(short, differing, strict=True)
+            if key in one
         )
         for one in settings
     ]
