@@ -274,7 +274,7 @@ class OpenVINOModel:
         for request in going:
             request.handle.cancel()
         if self._pipeline.has_non_finished_requests():
-            self._pipeline.step()
+            self._step()
 
 
 def _write(request: _Request, token: int, size: int) -> bool:

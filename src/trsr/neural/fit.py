@@ -73,6 +73,9 @@ def fit(
 ) -> Fitted:
     """Makes a network and trains it; the weights of the best validation are kept.
 
+    With `settings.average_decay` those are a moving average: after each pass this share of the
+    average and the rest of the new weights.
+
     The loss is the cross-entropy over all items (no sampling). After each pass NDCG@10 over all
     items is taken on `held`; where there is none, the training loss decides. The same arguments
     give the same weights on a CPU. A run that is stopped begins anew.

@@ -8,6 +8,12 @@ from pydantic import Field, model_validator
 
 from trsr.settings import Settings
 
+_AVERAGED = (
+    "what is validated and kept is a moving average of the weights, which keeps this share of "
+    "itself a pass; 0: the weights themselves"
+)
+_PATIENCE = "stop after this many passes without a better validation NDCG@10"
+
 
 class NetworkSettings(Settings):
     """A network that predicts a user's next item, and how it is trained."""
@@ -27,14 +33,11 @@ class NetworkSettings(Settings):
         0.0,
         ge=0,
         lt=1,
-        description="what is validated and kept is a moving average of the weights, which keeps "
-        "this share of itself a pass; 0: the weights themselves",
+        description=_AVERAGED,
     )
     batch_size: int = Field(32, ge=1, description="sequences an optimizer step")
     max_epochs: int = Field(200, ge=1, description="most passes over the training sequences")
-    patience: int = Field(
-        10, ge=1, description="stop after this many passes without a better validation NDCG@10"
-    )
+    patience: int = Field(10, ge=1, description=_PATIENCE)
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where it runs")
 
 
@@ -65,10 +68,7 @@ class Bert4recSettings(AttentionSettings):
         0.85,
         ge=0,
         lt=1,
-        description="what is validated and kept is a moving average of the weights, which keeps "
-        "this share of itself a pass; 0: the weights themselves",
+        description=_AVERAGED,
     )
-    patience: int = Field(
-        20, ge=1, description="stop after this many passes without a better validation NDCG@10"
-    )
+    patience: int = Field(20, ge=1, description=_PATIENCE)
     mask_share: float = Field(0.2, gt=0, lt=1, description="share of a sequence's items masked")

@@ -13,6 +13,7 @@ from trsr.store.rundir import RunDirectory
 from trsr.types import Case, Query, Summary
 
 CASES = tuple(f"cases.{split}.parquet" for split in ("train", "valid", "test"))
+"""The files of the three splits' cases."""
 
 SUMMARIES = pl.Schema(
     {

@@ -177,7 +177,7 @@ def whole(dataset: Dataset) -> int:
     return len(dataset.catalog) - int(cast("float | None", met) or 0)
 
 
-def counted(lists: Rankings, progress: Progress, note: str) -> Iterator[RankedList]:
+def watched(lists: Rankings, progress: Progress, note: str) -> Iterator[RankedList]:
     """A ranker's lists, each told to `progress` once it has been used."""
     for ranked in lists:
         yield ranked
@@ -187,7 +187,7 @@ def counted(lists: Rankings, progress: Progress, note: str) -> Iterator[RankedLi
 def _write_trec(job: Job, dataset: Dataset, rankings: Mapping[str, Rankings]) -> None:
     write_qrels(job.out / "qrels.trec", dataset.cases("test"))
     for name, lists in rankings.items():
-        found = counted(lists, job.progress, f"{name}, TREC run")
+        found = watched(lists, job.progress, f"{name}, TREC run")
         write_trec_run(job.out / file_name(name), name, found)
 
 

@@ -25,7 +25,7 @@ from trsr.pipeline.depends import (
     used_splits,
 )
 from trsr.pipeline.full import PROPOSALS, first_stage_report, full_notes
-from trsr.pipeline.pages import counted, write_pages
+from trsr.pipeline.pages import watched, write_pages
 from trsr.pipeline.prior import prior_reads, training_prior
 from trsr.pipeline.ranking import rank_candidates
 from trsr.pipeline.stair import Job, Stage
@@ -155,7 +155,7 @@ def _evaluate(job: Job) -> dict[str, Any]:
     cases = dataset.cases("test")
     sampled = config.data.candidates != "given" and not cases.full
     key = FullAnswerKey(cases.answers(), dataset.catalog.ids) if cases.full else cases
-    lists = {name: counted(ranked, job.progress, name) for name, ranked in rankings.items()}
+    lists = {name: watched(ranked, job.progress, name) for name, ranked in rankings.items()}
     report = compute(key, lists, config.evaluate.metrics, sampled=sampled)
     first = first_stage_report(job.run / PROPOSALS, cases, config)
     if cases.full:
