@@ -126,8 +126,8 @@ class CompiledPass:
         seen = np.concatenate([np.zeros((width, start), np.float32), later], 1)
         feed: dict[str, Array] = {
             "ids": np.array([token for run in runs for token in run], np.int64),
-            "cos": cos[0][:, None].float().numpy(),
-            "sin": sin[0][:, None].float().numpy(),
+            "cos": cos[:, :, None].float().numpy(),
+            "sin": sin[:, :, None].float().numpy(),
             "laid": first[:, None] + within,
             "real": np.concatenate(real),
             "kept": np.flatnonzero(np.repeat(keep, lengths)),

@@ -83,8 +83,8 @@ class Graph:
         self.inputs: list[Any] = []
         size = heads.size
         ids = self._input("ids", [-1], np.int64)
-        self.cos = self._input("cos", [-1, 1, size], np.float32)
-        self.sin = self._input("sin", [-1, 1, size], np.float32)
+        self.cos = self._input("cos", [1, -1, 1, size], np.float32)
+        self.sin = self._input("sin", [1, -1, 1, size], np.float32)
         self.laid = self._input("laid", [-1, -1], np.int64)
         self.real = self._input("real", [-1], np.int64)
         kept = self._input("kept", [-1], np.int64)
@@ -168,9 +168,12 @@ class Graph:
         """Queries or keys with their positions (rotary embedding), normed where the model does."""
         op = self.op
         x = x if norm is None else self._norm(x, norm, norm.variance_epsilon)
-        low, high = op.split(x, self._axis(-1), 2).outputs()
-        across = op.concat([op.negative(high), low], -1)
-        return op.add(op.multiply(x, self.cos), op.multiply(across, self.sin))
+        # laid out as OpenVINO knows it: four axes, halves split off; it makes one operation of it
+        x, half = op.unsqueeze(x, self._axis(0)), self.heads.size // 2
+        low, high = op.variadic_split(x, self._axis(3), self._ints(half, half)).outputs()
+        across = op.concat([op.multiply(high, op.constant(np.float32(-1))), low], -1)
+        placed = op.add(op.multiply(x, self.cos), op.multiply(across, self.sin))
+        return op.squeeze(placed, self._ints(0))
 
     def _stream_norm(self, x: Any, norm: Any) -> Any:
         """A norm of the residual stream; rotated, its gain is in the weights that read it."""
