@@ -13,6 +13,7 @@ from trsr.errors import ConfigError, ModelError, PromptError
 from trsr.fetch import cache_folder
 from trsr.llm import ModelSettings, ScoringModel, load, open_model
 from trsr.llm.hf import TransformersModel
+from trsr.llm.layout import Layout
 from trsr.types import Message, Prompt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,6 +45,26 @@ def by_hand(model: TransformersModel, prompt: Prompt, answer: str) -> float:
         logits = model.network(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
     places = range(len(before), len(whole))
     return float(sum(logits[place - 1, whole[place]] for place in places))
+
+
+def test_what_is_kept_of_earlier_prompts_changes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any order, repeats within a call, and more prompts than are kept."""
+    monkeypatch.setattr("trsr.llm.layout._REMEMBERED", 3)
+    layout = Layout(load.load_tokenizer(folder), "tiny")
+    prompts = [ask(f"Title: {title}?") for title in ("Heat", "Up", "Heat", "é 猫", "Big", "Up")]
+    for asked in (prompts, prompts[::-1], prompts[1:3], prompts):
+        for prompt, question in zip(asked, layout.questions(asked, ["Yes", "No"]), strict=True):
+            text = layout.text(prompt)
+            wholes = [
+                layout.tokenizer.encode(text + answer, add_special_tokens=False)
+                for answer in ("Yes", "No")
+            ]
+            assert [[*question.stem, *answer] for answer in question.answers] == wholes
+            assert list(layout.encode(prompt)) == layout.tokenizer.encode(
+                text, add_special_tokens=False
+            )
 
 
 def test_is_a_scoring_model(model: TransformersModel) -> None:

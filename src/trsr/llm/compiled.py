@@ -116,30 +116,31 @@ class CompiledPass:
         lengths = [len(run) for run in runs]
         start, width = len(prefix.tokens) if prefix else 0, max(lengths)
         within = np.minimum(np.arange(width)[None], np.array(lengths)[:, None] - 1)
-        first = np.array([0, *itertools.accumulate(lengths)][:-1])
+        laid = np.array([0, *itertools.accumulate(lengths)][:-1])[:, None] + within
         real = [row * width + np.arange(length) for row, length in enumerate(lengths)]
         positions = [place for length in lengths for place in range(start, start + length)]
         cos, sin = self._decoder.rotary_emb(
             torch.empty(0, dtype=torch.float32), torch.tensor([positions])
         )
         later = np.triu(np.full((width, width), _MASKED, np.float32), 1)
-        seen = np.concatenate([np.zeros((width, start), np.float32), later], 1)
+        mask = np.concatenate([np.zeros((width, start), np.float32), later], 1)
         feed: dict[str, Array] = {
             "ids": np.array([token for run in runs for token in run], np.int64),
             "cos": cos[:, :, None].float().numpy(),
             "sin": sin[:, :, None].float().numpy(),
-            "laid": first[:, None] + within,
+            "laid": laid,
+            "seen": np.concatenate([np.tile(np.arange(start), (len(runs), 1)), start + laid], 1),
             "real": np.concatenate(real),
             "kept": np.flatnonzero(np.repeat(keep, lengths)),
             "asked": np.array(asked or [0], np.int64),
-            "mask": np.tile(seen, (self._heads.group, 1))[None, None],
+            "mask": np.repeat(mask, self._heads.group, 0)[None, None],
         }
         for layer in range(self._heads.layers):
             for number, kind in enumerate(("keys", "values")):
                 feed[f"{kind}.{layer}"] = (
-                    prefix.layers[layer][number][None].numpy()
+                    prefix.layers[layer][number].numpy()
                     if prefix
-                    else np.zeros((1, self._heads.shared, 0, self._heads.size), np.float32)
+                    else np.zeros((self._heads.shared, 0, self._heads.size), np.float32)
                 )
         self.infer(feed, share_inputs=True)
         states, *layers = (output.data for output in self._request.output_tensors)
@@ -190,15 +191,17 @@ def _together(segments: Sequence[Segment]) -> Iterator[list[int]]:
 
 def _longer(prefix: Prefix | None, tokens: Tokens, new: list[Array]) -> Prefix:
     """A run with the prefix before it, as a prefix; a copy."""
-    fresh = [torch.from_numpy(one.swapaxes(0, 1).copy()) for one in new]
-    pairs = list(zip(fresh[::2], fresh[1::2], strict=True))
-    if prefix is None:
-        return Prefix(dict(enumerate(pairs)), tokens)
-    layers = {
-        number: (torch.cat([old[0], pair[0]], 1), torch.cat([old[1], pair[1]], 1))
-        for (number, old), pair in zip(prefix.layers.items(), pairs, strict=True)
-    }
-    return Prefix(layers, prefix.tokens + tokens)
+    start, (_, heads, size) = len(prefix.tokens) if prefix else 0, new[0].shape
+    # one piece of memory, of numpy, which asks the system for large pages: small ones cost more
+    # than the copying
+    block = np.empty((len(new), heads, start + len(tokens), size), np.float32)
+    for number, one in enumerate(new):
+        if prefix:
+            block[number, :, :start] = prefix.layers[number // 2][number % 2].numpy()
+        block[number, :, start:] = one.swapaxes(0, 1)
+    kept = torch.from_numpy(block)
+    layers = {number: (kept[2 * number], kept[2 * number + 1]) for number in range(len(kept) // 2)}
+    return Prefix(layers, prefix.tokens + tokens if prefix else tokens)
 
 
 def _check(decoder: Any) -> None:

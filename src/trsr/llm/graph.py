@@ -39,6 +39,12 @@ class Heads:
         """Heads that share a key."""
         return self.heads // self.shared
 
+    @property
+    def order(self) -> Array:
+        """Where the numbers of all asking heads come from: of each group the first, and so on."""
+        every = np.arange(self.heads * self.size).reshape(self.shared, self.group, self.size)
+        return every.swapaxes(0, 1).reshape(-1)
+
     @classmethod
     def of(cls, decoder: Any) -> Heads:
         """A decoder's sizes."""
@@ -55,10 +61,12 @@ class Graph:
     """Builds the graph of one pass.
 
     Inputs: `ids`, `cos` and `sin` of each token; `laid` [runs, longest], the token at each place of
-    the rows of attention; `real`, the place of each token in them; `kept`, the tokens whose keys
-    and values are wanted (to give all costs time); `asked`, the tokens whose states are; `mask`,
-    added to scores; and the shared prefix's keys and values. Outputs: the states, then keys and
-    values. What of the last layer comes after attention is computed for the asked tokens alone.
+    the rows of attention; `seen` [runs, prefix + longest], the keys that each run sees, counted
+    through the prefix and then all tokens; `real`, the place of each token in the rows; `kept`, the
+    tokens whose keys and values are wanted (to give all costs time); `asked`, the tokens whose
+    states are; `mask`, added to scores; and the shared prefix's keys and values. Outputs: the
+    states, then keys and values. What of the last layer comes after attention is computed for the
+    asked tokens alone.
 
     With 8 bits, weights are rounded with one scale a row, and OpenVINO rounds each token's inputs
     of a product with one scale as they come. A few large channels would spoil that, so the residual
@@ -86,13 +94,13 @@ class Graph:
         self.cos = self._input("cos", [1, -1, 1, size], np.float32)
         self.sin = self._input("sin", [1, -1, 1, size], np.float32)
         self.laid = self._input("laid", [-1, -1], np.int64)
+        self.seen = self._input("seen", [-1, -1], np.int64)
         self.real = self._input("real", [-1], np.int64)
         kept = self._input("kept", [-1], np.int64)
         self.asked = self._input("asked", [-1], np.int64)
         self.mask = self._input("mask", [1, 1, -1, -1], np.float32)
         shape = self.op.shape_of(self.laid)
         self.runs = self.op.gather(shape, self._ints(0), self._axis(0))
-        self.longest = self.op.gather(shape, self._ints(1), self._axis(0))
         self.turn = _rotation(heads.width) if eight_bits else None
         # a table is read row by row: rounding it saves no time
         table = self._read(_matrix(decoder.embed_tokens.weight), None)
@@ -112,57 +120,49 @@ class Graph:
         op, attention, mlp = self.op, layer.self_attn, layer.mlp
         norm = layer.input_layernorm
         h = self._stream_norm(x, norm)
-        query = self._split(self._reading(h, attention.q_proj, norm), self.heads.heads)
-        keys = self._split(self._reading(h, attention.k_proj, norm), self.heads.shared)
-        values = self._split(self._reading(h, attention.v_proj, norm), self.heads.shared)
+        own = map(_Linear.of, (attention.k_proj, attention.v_proj))
+        asking = _Linear.of(attention.q_proj).rows(self.heads.order)
+        query, keys, values = (self._split(self._reading(h, one, norm)) for one in (asking, *own))
         keys = self._placed(keys, getattr(attention, "k_norm", None))
         query = self._placed(query, getattr(attention, "q_norm", None))
         attended = self._attend(query, keys, values, number, attention.scaling)
         if number == self.heads.layers - 1:
             attended, x = (op.gather(one, self.asked, self._axis(0)) for one in (attended, x))
-        x = op.add(x, self._writing(attended, attention.o_proj))
+        telling = _Linear.of(attention.o_proj).columns(self.heads.order)
+        x = op.add(x, self._writing(attended, telling))
         norm = layer.post_attention_layernorm
         h = self._stream_norm(x, norm)
-        gate = op.swish(self._reading(h, mlp.gate_proj, norm))
-        inner = op.multiply(gate, self._reading(h, mlp.up_proj, norm))
-        return op.add(x, self._writing(inner, mlp.down_proj, exact=True)), keys, values
+        gate = op.swish(self._reading(h, _Linear.of(mlp.gate_proj), norm))
+        inner = op.multiply(gate, self._reading(h, _Linear.of(mlp.up_proj), norm))
+        return op.add(x, self._writing(inner, _Linear.of(mlp.down_proj), exact=True)), keys, values
 
     def _attend(self, query: Any, keys: Any, values: Any, number: int, scale: float) -> Any:
         """Runs attend to the prefix, whole, and to themselves, causally."""
         op, heads = self.op, self.heads
-        whole = [
-            op.concat([self._before(kind, number), self._rows(one)], 2)
-            for kind, one in (("keys", keys), ("values", values))
-        ]
-        shape = [self.runs, self.longest, self._ints(heads.shared, heads.group, heads.size)]
+        # heads that share a key stand one after the other as its queries, token by token; all is
+        # laid out so that OpenVINO takes these transpositions into the one operation of attention
+        shape = [self.runs, self._ints(-1, heads.shared, heads.size)]
         laid = op.reshape(op.gather(query, self.laid, self._axis(0)), op.concat(shape, 0), False)
-        # heads that share a key stand one after the other as its queries
-        laid = op.transpose(laid, self._ints(0, 2, 3, 1, 4))
-        shape = [self.runs, self._ints(heads.shared, -1, heads.size)]
-        laid = op.reshape(laid, op.concat(shape, 0), False)
+        rows = [laid, self._seen(keys, "keys", number), self._seen(values, "values", number)]
         out = op.scaled_dot_product_attention(
-            laid, *whole, self.mask, op.constant(np.float32(scale)), causal=False
+            *(op.transpose(one, self._ints(0, 2, 1, 3)) for one in rows),
+            self.mask,
+            op.constant(np.float32(scale)),
+            causal=False,
         )
-        shape = [self.runs, self._ints(heads.shared, heads.group), self.longest]
-        shape += [self._ints(heads.size)]
-        out = op.transpose(op.reshape(out, op.concat(shape, 0), False), self._ints(0, 3, 1, 2, 4))
+        out = op.transpose(out, self._ints(0, 2, 1, 3))
         out = op.reshape(out, self._ints(-1, heads.heads * heads.size), False)
         return op.gather(out, self.real, self._axis(0))
 
-    def _before(self, kind: str, number: int) -> Any:
-        """The shared prefix's keys or values, one copy a run: [runs, key heads, tokens, size]."""
-        shape = [1, self.heads.shared, -1, self.heads.size]
-        one = self._input(f"{kind}.{number}", shape, np.float32)
-        runs = self.op.concat([self.runs, self._ints(1, 1, 1)], 0)
-        return self.op.broadcast(one, runs, broadcast_spec="BIDIRECTIONAL")
+    def _seen(self, own: Any, kind: str, number: int) -> Any:
+        """The prefix's keys or values and its own, for each run: [runs, seen, key heads, size]."""
+        shape = [self.heads.shared, -1, self.heads.size]
+        before = self._input(f"{kind}.{number}", shape, np.float32)
+        before = self.op.transpose(before, self._ints(1, 0, 2))
+        return self.op.gather(self.op.concat([before, own], 0), self.seen, self._axis(0))
 
-    def _rows(self, tokens: Any) -> Any:
-        """[tokens, heads, size] → [runs, heads, longest, size]."""
-        laid = self.op.gather(tokens, self.laid, self._axis(0))
-        return self.op.transpose(laid, self._ints(0, 2, 1, 3))
-
-    def _split(self, x: Any, heads: int) -> Any:
-        return self.op.reshape(x, self._ints(0, heads, self.heads.size), True)
+    def _split(self, x: Any) -> Any:
+        return self.op.reshape(x, self._ints(0, -1, self.heads.size), True)
 
     def _placed(self, x: Any, norm: Any) -> Any:
         """Queries or keys with their positions (rotary embedding), normed where the model does."""
@@ -187,9 +187,8 @@ class Graph:
         normed = op.multiply(x, op.divide(op.constant(np.float32(1)), root))
         return normed if gain is None else op.multiply(normed, op.constant(_matrix(gain.weight)))
 
-    def _reading(self, x: Any, module: Any, norm: Any) -> Any:
+    def _reading(self, x: Any, parts: _Linear, norm: Any) -> Any:
         """A linear layer on the normed residual stream."""
-        parts = _Linear.of(module)
         return self._product(
             x,
             self._read(parts.weight, norm),
@@ -197,9 +196,8 @@ class Graph:
             [(self._read(down, norm), up) for down, up in parts.adapters],
         )
 
-    def _writing(self, x: Any, module: Any, *, exact: bool = False) -> Any:
+    def _writing(self, x: Any, parts: _Linear, *, exact: bool = False) -> Any:
         """A linear layer that is added to the residual stream."""
-        parts = _Linear.of(module)
         return self._product(
             x,
             self._written(parts.weight),
@@ -286,6 +284,16 @@ class _Linear:
         base = getattr(module, "base_layer", module)
         bias = None if base.bias is None else _matrix(base.bias)
         return cls(_matrix(base.weight), bias, list(_adapters(module)))
+
+    def rows(self, order: Array) -> _Linear:
+        """The same layer, what it gives in another order."""
+        bias = None if self.bias is None else self.bias[order]
+        return _Linear(self.weight[order], bias, [(down, up[order]) for down, up in self.adapters])
+
+    def columns(self, order: Array) -> _Linear:
+        """The same layer, for what it takes in another order."""
+        pairs = [(down[:, order], up) for down, up in self.adapters]
+        return _Linear(self.weight[:, order], self.bias, pairs)
 
 
 def _adapters(module: Any) -> Iterator[Pair]:

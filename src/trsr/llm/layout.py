@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
 import logging
 import re
 from collections.abc import Collection, Sequence
@@ -68,7 +68,7 @@ class Layout:
                 name,
                 " / ".join(LABELS.values()),
             )
-        self._laid = functools.lru_cache(_REMEMBERED)(self._lay)
+        self._laid: dict[Prompt, tuple[str, Tokens]] = {}  # the latest ones last
 
     @property
     def stop(self) -> str:
@@ -108,7 +108,7 @@ class Layout:
         Raises:
             ModelError: If an answer adds no token, or two have the same tokens.
         """
-        laid = [self._laid(prompt) for prompt in prompts]
+        laid = self._lay(prompts)
         said = [inert(answer, self.markers) for answer in answers]
         wholes = self._tokens([text + answer for text, _ in laid for answer in said])
         return [
@@ -185,15 +185,26 @@ class Layout:
 
     def encode(self, prompt: Prompt) -> Tokens:
         """The prompt's tokens, begin-of-sequence included where the model wants it."""
-        return self._laid(prompt)[1]
+        return self._lay([prompt])[0][1]
 
     def forget(self) -> None:
         """Drops the texts and tokens that are kept of the latest prompts."""
-        self._laid.cache_clear()
+        self._laid.clear()
 
-    def _lay(self, prompt: Prompt) -> tuple[str, Tokens]:
-        text = self.text(prompt)
-        return text, self._tokens([text])[0]
+    def _lay(self, prompts: Sequence[Prompt]) -> list[tuple[str, Tokens]]:
+        """Each prompt's text and tokens; what is not kept of earlier calls is encoded together."""
+        known = self._laid
+        found = {prompt: known.pop(prompt, None) for prompt in prompts}
+        texts = {prompt: self.text(prompt) for prompt, one in found.items() if one is None}
+        for (prompt, text), tokens in zip(
+            texts.items(), self._tokens([*texts.values()]), strict=True
+        ):
+            found[prompt] = text, tokens
+        laid = {prompt: one for prompt, one in found.items() if one is not None}
+        known.update(laid)
+        for prompt in [*itertools.islice(known, max(len(known) - _REMEMBERED, 0))]:
+            del known[prompt]
+        return [laid[prompt] for prompt in prompts]
 
     def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
         """Texts' tokens; many texts are encoded side by side, on all cores."""

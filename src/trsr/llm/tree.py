@@ -145,13 +145,26 @@ def log_normalizer(network: Any, states: Tensor) -> Tensor:
     Returns:
         Shape (n), fp32.
     """
-    return torch.cat([all_logits(network, part).logsumexp(-1) for part in torch.split(states, 64)])
+    return torch.cat(
+        [
+            _scaled(network, rows.float()).logsumexp(-1)
+            for part in torch.split(states, 64)
+            # few rows at a time stay in a CPU's cache while they are summed
+            for rows in torch.split(_head(network, part), 8)
+        ]
+    )
 
 
 def all_logits(network: Any, states: Tensor) -> Tensor:
     """Every row of the head, computed in the model's dtype: [n, vocabulary], fp32."""
-    states = states.to(next(decoder_of(network).parameters()).dtype)
-    return _scaled(network, network.get_output_embeddings()(states).float())
+    return _scaled(network, _head(network, states).float())
+
+
+def _head(network: Any, states: Tensor) -> Tensor:
+    logits: Tensor = network.get_output_embeddings()(
+        states.to(next(decoder_of(network).parameters()).dtype)
+    )
+    return logits
 
 
 def _scaled(network: Any, logits: Tensor) -> Tensor:
