@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import itertools
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,6 +200,42 @@ def test_the_gguf_is_written_once(model: Any, folder: Path, cache: Path) -> None
     assert again.identity == model.identity
     assert files == {path: path.stat().st_mtime_ns for path in (cache / "openvino").glob("*.gguf")}
     assert open_at(folder, dtype="auto").identity != model.identity
+
+
+def test_eight_bits_say_nearly_the_same(model: Any, folder: Path, cache: Path) -> None:
+    """Products are of integers, and their rounding is all that changes a text."""
+    import openvino as ov
+
+    eight = open_at(folder, quantize="8bit")
+    assert eight.identity != model.identity
+    exported = list((cache / "openvino").glob("*/openvino_model.xml"))
+    graphs = [ov.Core().read_model(path) for path in exported]
+    integers = [
+        sum(
+            node.get_type_name() == "Constant" and node.get_element_type() == ov.Type.i8
+            for node in graph.get_ops()
+        )
+        for graph in graphs
+    ]
+    assert integers == [2 * 6] * len(exported)  # all of a layer but what writes last
+    assert exported
+    asked = prompts(40)
+    said = [dict(one.generate(asked, Sampling(max_tokens=1))) for one in (model, eight)]
+    same = sum(said[0][place] == said[1][place] for place in range(len(asked)))
+    assert same > 0.7 * len(asked)
+    assert len(set(said[0].values())) > 3
+    again = open_at(folder, quantize="8bit", batch_size=2)
+    assert again.identity == eight.identity
+    assert list((cache / "openvino").glob("*/openvino_model.xml")) == exported
+    assert not list((cache / "openvino").glob("*part*"))
+
+
+def test_an_exported_folder_keeps_its_format(folder: Path, tmp_path: Path) -> None:
+    exported = tmp_path / "exported"
+    shutil.copytree(folder, exported)
+    (exported / "openvino_model.xml").write_text("<net/>")
+    with pytest.raises(ConfigError, match=r"model\.quantize: .* in a format of its own"):
+        open_at(exported, quantize="8bit")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from trsr.errors import ConfigError
+from trsr.llm.eight_bits import rounded
+from trsr.llm.turned import rotation
 
 Array = npt.NDArray[Any]
 Pair = tuple[Array, Array]
@@ -101,7 +103,7 @@ class Graph:
         self.mask = self._input("mask", [1, 1, -1, -1], np.float32)
         shape = self.op.shape_of(self.laid)
         self.runs = self.op.gather(shape, self._ints(0), self._axis(0))
-        self.turn = _rotation(heads.width) if eight_bits else None
+        self.turn = rotation(heads.width) if eight_bits else None
         # a table is read row by row: rounding it saves no time
         table = self._read(_matrix(decoder.embed_tokens.weight), None)
         x = self.op.gather(self.op.constant(table), ids, self._axis(0))
@@ -231,20 +233,14 @@ class Graph:
         exact: bool = False,
     ) -> Any:
         op = self.op
-        rounded = self.eight_bits and not exact
-        out = op.matmul(x, self._rounded(weight) if rounded else op.constant(weight), False, True)
+        eight = self.eight_bits and not exact
+        out = op.matmul(x, rounded(op, weight) if eight else op.constant(weight), False, True)
         if bias is not None:
             out = op.add(out, op.constant(bias))
         for down, up in adapters:
             low = op.matmul(x, op.constant(down), False, True)
             out = op.add(out, op.matmul(low, op.constant(up), False, True))
         return out
-
-    def _rounded(self, weight: Array) -> Any:
-        op = self.op
-        scale = np.maximum(np.abs(weight).max(1, keepdims=True) / 127, np.float32(1e-12))
-        whole = np.round(weight / scale).astype(np.int8)
-        return op.multiply(op.convert(op.constant(whole), "f32"), op.constant(scale))
 
     def _input(self, name: str, shape: list[int], kind: Any) -> Any:
         one = self.op.parameter(shape, kind, name=name)
@@ -262,13 +258,6 @@ class Graph:
 def _matrix(tensor: Tensor) -> Array:
     found: Array = tensor.detach().float().numpy()
     return found
-
-
-def _rotation(width: int) -> Array:
-    """A random rotation, always the same."""
-    drawn = np.random.default_rng(0).normal(size=(width, width))
-    turned: Array = np.linalg.qr(drawn)[0].astype(np.float32)
-    return turned
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from filelock import FileLock
 from trsr import fetch
 from trsr.errors import ConfigError, ModelError, PromptError
 from trsr.llm.base import Feed, Sampling
+from trsr.llm.eight_bits import EXPORTED, write_eight_bits
 from trsr.llm.gguf_file import write_f16
 from trsr.llm.layout import Layout
 from trsr.llm.settings import ModelSettings
@@ -22,7 +23,6 @@ from trsr.settings import derive_seed, digest
 from trsr.types import Prompt
 
 _PRECISIONS = {"auto": "", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-_EXPORTED = "openvino_model.xml"  # a folder that optimum-intel has made
 
 
 def open_model(settings: ModelSettings, adapter: Path | None = None) -> OpenVINOModel:
@@ -37,8 +37,8 @@ def open_model(settings: ModelSettings, adapter: Path | None = None) -> OpenVINO
             "model.backend: openvino generates only and takes no adapter: use the transformers "
             "backend to rank with what was trained"
         )
-    if settings.quantize != "none":
-        raise ConfigError("model.quantize: openvino loads F16 weights: set it to none")
+    if settings.quantize == "4bit":
+        raise ConfigError("model.quantize: openvino takes F16 weights, or 8bit: set it to none")
     if settings.device not in ("auto", "cpu"):
         raise ConfigError(
             f"model.device: openvino runs on the CPU here, not on {settings.device}: "
@@ -76,6 +76,7 @@ class OpenVINOModel:
     OpenVINO's way: the repetition penalty counts the prompt's words too, and where a run of
     `no_repeat_ngram` tokens would occur a second time the text ends (OpenVINO cannot forbid a
     token). The KV cache is kept in 8 bits where dtype is auto, in the asked-for format elsewhere.
+    With `quantize = "8bit"` products are of 8-bit integers (see `write_eight_bits`).
 
     Args:
         settings: Which model, and how it runs; `batch_size` prompts are under way at once.
@@ -87,6 +88,11 @@ class OpenVINOModel:
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
         folder = local_weights(settings.name, revision=settings.revision)
+        if settings.quantize != "none" and (folder / EXPORTED).is_file():
+            raise ConfigError(
+                f"model.quantize: {settings.name} is exported for OpenVINO in a format of its own: "
+                "set it to none"
+            )
         from trsr.llm import load  # torch, which reading settings must not need
 
         self.layout = Layout(load.load_tokenizer(folder), settings.name)
@@ -158,26 +164,35 @@ class OpenVINOModel:
         scheduler.max_num_batched_tokens = max(1024, self.settings.batch_size)
         scheduler.cache_size = self._cache_gigabytes()
         precision = _PRECISIONS[self.settings.dtype]
-        properties = (
+        properties: dict[str, Any] = (
             {"INFERENCE_PRECISION_HINT": precision, "KV_CACHE_PRECISION": precision}
             if precision
             else {}
         )
-        source = folder if (folder / _EXPORTED).is_file() else self._gguf(folder)
+        if self._eight_bits:
+            properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = int(self._config["hidden_size"])
+        source = folder if (folder / EXPORTED).is_file() else self._made_ready(folder)
         try:
             return genai.ContinuousBatchingPipeline(str(source), scheduler, "CPU", properties, {})
         except RuntimeError as error:
             raise ModelError(f"openvino cannot load {source}: {error}") from error
 
-    def _gguf(self, folder: Path) -> Path:
-        """The checkpoint as F16 GGUF (Q4_1 and Q8_0 degrade in OpenVINO), written once."""
+    @property
+    def _eight_bits(self) -> bool:
+        return self.settings.quantize == "8bit"
+
+    def _made_ready(self, folder: Path) -> Path:
+        """The checkpoint as OpenVINO reads it, written once.
+
+        That is F16 GGUF (Q4_1 and Q8_0 degrade in OpenVINO), or a graph with products in 8 bits.
+        """
         root = fetch.cache_folder() / "openvino"
-        path = root / f"{digest(self._identity)}.gguf"
+        path = root / (digest(self._identity) + ("" if self._eight_bits else ".gguf"))
         try:
             root.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
-                if not path.is_file():
-                    write_f16(folder, path)
+                if not path.exists():
+                    (write_eight_bits if self._eight_bits else write_f16)(folder, path)
         except OSError as error:
             raise ModelError(
                 f"{self.settings.name} cannot be made ready in {root} ({error}): free some space "

@@ -44,7 +44,9 @@ class ModelSettings(Settings):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where it runs")
     quantize: Literal["none", "8bit", "4bit"] = Field(
-        "none", description="load the weights in fewer bits (needs bitsandbytes and a GPU)"
+        "none",
+        description="load the weights in fewer bits (transformers: needs bitsandbytes and a GPU; "
+        "openvino: 8bit, faster and rounded more, see docs/performance.md)",
     )
     context_tokens: int = Field(
         2048, ge=64, description="most tokens of prompt and answer; bounded by the model's own"
