@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
+import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
@@ -26,7 +28,7 @@ class PluginTable:
         self._own = dict(parts)
 
     def _all(self) -> dict[str, str]:
-        return {point.name: point.value for point in entry_points(group=self.group)} | self._own
+        return _added(self.group, tuple(sys.path)) | self._own
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -43,6 +45,12 @@ class PluginTable:
             raise ConfigError(f"there is no {self.kind} {name!r}{near(name, list(parts))}")
         module, _, attribute = parts[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
+
+
+@functools.cache
+def _added(group: str, _: tuple[str, ...]) -> dict[str, str]:
+    """What installed packages add to a group; reading all their metadata takes a while."""
+    return {point.name: point.value for point in entry_points(group=group)}
 
 
 def near(name: str, names: list[str]) -> str:

@@ -68,6 +68,7 @@ class Layout:
                 name,
                 " / ".join(LABELS.values()),
             )
+        self._cut = _cutter(tokenizer)
         self._laid: dict[Prompt, tuple[str, Tokens]] = {}  # the latest ones last
 
     @property
@@ -207,12 +208,18 @@ class Layout:
         return [laid[prompt] for prompt in prompts]
 
     def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
-        """Texts' tokens; many texts are encoded side by side, on all cores."""
-        if not texts:
+        """Texts' tokens: each distinct piece is encoded once, many side by side, on all cores."""
+        cut = [self._cut.split(text) if self._cut else [text] for text in texts]
+        pieces = list(dict.fromkeys(itertools.chain.from_iterable(cut)))
+        if not pieces:
             return []
         # a template writes its own begin-of-sequence: the tokenizer must not add a second
-        found = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        return [(*self._bos, *ids) for ids in found]
+        found = self.tokenizer(pieces, add_special_tokens=False)["input_ids"]
+        tokens = dict(zip(pieces, found, strict=True))
+        return [
+            (*self._bos, *itertools.chain.from_iterable(tokens[piece] for piece in own))
+            for own in cut
+        ]
 
     def _render(self, messages: Sequence[Message], *, closed: bool = False) -> str:
         begun = messages[-1].role == "assistant"
@@ -258,6 +265,23 @@ def _markers(tokenizer: Any) -> frozenset[str]:
     added = tokenizer.added_tokens_decoder.values()
     marked = {token.content for token in added if token.special or _MARKUP.match(token.content)}
     return frozenset(marked | set(tokenizer.all_special_tokens))
+
+
+def _cutter(tokenizer: Any) -> re.Pattern[str] | None:
+    """Where a text can be cut so that its pieces' tokens are the whole's: before special tokens.
+
+    Tokenizers find these first, in the text as it is, and read what stands between two of them by
+    itself. Not so one that takes in the space before it, or that stands in another added token.
+    """
+    added = list(tokenizer.added_tokens_decoder.values())
+    found = [
+        re.escape(one.content)
+        for one in added
+        if one.special
+        and not (one.lstrip or one.single_word or one.normalized)
+        and not any(one.content in other.content for other in added if other is not one)
+    ]
+    return re.compile(f"(?={'|'.join(sorted(found))})") if found else None
 
 
 def _bos(tokenizer: Any) -> Tokens:

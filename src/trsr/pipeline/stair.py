@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import shutil
@@ -208,13 +209,16 @@ def fingerprint(paths: Sequence[Path | None]) -> dict[str, list[int]]:
 
 def versions() -> dict[str, str]:
     """Versions of what can change a result; nothing is imported for it."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {package: _version(package) for package in PACKAGES}
+    return {package: version for package, version in found.items() if version}
+
+
+@functools.cache
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _made_elsewhere(stage: Stage, run: RunDirectory) -> bool:
