@@ -230,6 +230,30 @@ def test_eight_bits_say_nearly_the_same(model: Any, folder: Path, cache: Path) -
     assert not list((cache / "openvino").glob("*part*"))
 
 
+@pytest.mark.parametrize(
+    ("lost", "added", "message"),
+    [
+        ("model.norm.weight", "", r"no tensor model\.norm\.weight"),
+        ("model.layers.1.input_layernorm.weight", "", r"no tensor model\.layers\.1\.input"),
+        ("", "model.layers.0.mlp.extra_proj.weight", "a Llama has no tensor"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_rotated_is_refused_in_words(
+    tmp_path: Path, cache: Path, lost: str, added: str, message: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    made = tiny_model_folder(tmp_path / "tiny")
+    weights = load_file(made / "model.safetensors")
+    if added:
+        weights[added] = weights["model.layers.0.mlp.up_proj.weight"].clone()
+    weights.pop(lost, None)
+    save_file(weights, made / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=message):
+        open_at(made, quantize="8bit")
+    assert not list((cache / "openvino").glob(".*part*"))
+
+
 def test_an_exported_folder_keeps_its_format(folder: Path, tmp_path: Path) -> None:
     exported = tmp_path / "exported"
     shutil.copytree(folder, exported)

@@ -8,11 +8,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trsr.errors import ModelError
+
 Array = npt.NDArray[Any]
 Tensors = Callable[[], Iterator[tuple[str, Array]]]
 """A checkpoint's tensors, from the first, as often as it is called."""
 
-_NORM = {"self_attn": "input_layernorm", "mlp": "post_attention_layernorm"}
+_NORM = {
+    "self_attn.q_proj": "input_layernorm",
+    "self_attn.k_proj": "input_layernorm",
+    "self_attn.v_proj": "input_layernorm",
+    "mlp.gate_proj": "post_attention_layernorm",
+    "mlp.up_proj": "post_attention_layernorm",
+}
+"""What reads the stream in a layer, and the norm that it reads it behind."""
 _WRITERS = ("self_attn.o_proj", "mlp.down_proj")
 
 
@@ -35,9 +44,21 @@ def turned(tensors: Tensors, width: int, *, tied: bool) -> Iterator[tuple[str, A
         width: Numbers of a hidden state.
         tied: Whether the head is the table of embeddings; here it becomes a matrix of its own, as
             it takes the last norm's gain.
+
+    Yields:
+        (name, tensor). One that no Llama has comes as it is.
+
+    Raises:
+        ModelError: If a norm is missing.
     """
     gains = {name: tensor for name, tensor in tensors() if tensor.ndim == 1}
-    turn, last = rotation(width), gains["model.norm.weight"]
+
+    def behind(norm: str) -> Array:
+        if f"{norm}.weight" not in gains:
+            raise ModelError(f"the checkpoint has no tensor {norm}.weight: is it whole?")
+        return gains[f"{norm}.weight"]
+
+    turn = rotation(width)
     for name, tensor in tensors():
         stem = name.removesuffix(".weight")
         if name in gains:
@@ -45,12 +66,13 @@ def turned(tensors: Tensors, width: int, *, tied: bool) -> Iterator[tuple[str, A
         elif stem == "model.embed_tokens":
             yield name, tensor @ turn
             if tied:
-                yield "lm_head.weight", (tensor * last) @ turn
+                yield "lm_head.weight", (tensor * behind("model.norm")) @ turn
         elif stem == "lm_head":
             if not tied:
-                yield name, (tensor * last) @ turn
+                yield name, (tensor * behind("model.norm")) @ turn
         elif stem.endswith(_WRITERS):
             yield name, turn.T @ tensor
         else:
-            layer, block, _ = stem.rsplit(".", 2)
-            yield name, (tensor * gains[f"{layer}.{_NORM[block]}.weight"]) @ turn
+            layer, *part = stem.rsplit(".", 2)
+            norm = _NORM.get(".".join(part))
+            yield name, (tensor * behind(f"{layer}.{norm}")) @ turn if norm else tensor
