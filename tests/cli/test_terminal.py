@@ -54,3 +54,21 @@ def test_nothing_is_estimated_before_something_is_done(
     clock[0] += 60
     bar.advance(1)
     assert "too early to estimate" in said(capsys)
+
+
+def test_long_steps_are_estimated_by_the_last_few(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bar = terminal.Bar("sweep")
+    bar.begin(16, "runs")
+    for _ in range(4):
+        for _ in range(90):
+            clock[0] += 10
+            bar.advance(0, "train")
+        bar.advance(1)
+    clock[0] += 300
+    bar.advance(0, "rank")
+    assert "4 of 16, about 2.9 h left" in said(capsys)
+    clock[0] += 3000
+    bar.advance(0, "rank")
+    assert "4 of 16, about 2.8 h left" in said(capsys)

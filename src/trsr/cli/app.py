@@ -178,6 +178,10 @@ def tune_summarizer(
 @app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a TOML file, or a recipe's name")],
+    jobs: Annotated[
+        int,
+        typer.Option(min=1, help="runs made side by side, each with its share of cores and GPUs"),
+    ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list the runs")] = False,
 ) -> None:
     """Make many runs that differ in some settings; what they share is made once."""
@@ -188,7 +192,7 @@ def sweep(
             out.print(line, markup=False)
         return
     with Bar("sweep") as bar:
-        whole = run_sweep(file, bar)
+        whole = run_sweep(file, jobs, bar)
     if not whole:
         raise typer.Exit(1)
 

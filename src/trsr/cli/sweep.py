@@ -17,9 +17,9 @@ def list_runs(path: Path) -> list[str]:
     return [f"{key}: {space}" for key, space in plan.space().items()]
 
 
-def run_sweep(path: Path, progress: Progress) -> bool:
+def run_sweep(path: Path, jobs: int, progress: Progress) -> bool:
     """Runs a sweep and prints its table; whether every run succeeded."""
-    swept = sweep(read_plan(path), progress)
+    swept = sweep(read_plan(path), progress, jobs)
     header, rows = swept.table()
     if rows:
         table(header, rows)

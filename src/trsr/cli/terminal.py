@@ -17,7 +17,6 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 
@@ -29,6 +28,9 @@ SURE = 0.05
 
 RECENT = 120.0
 """Seconds over which speed is measured: what an earlier run or a store brought came at once."""
+
+FEWEST = 5
+"""Steps, and the beginning before them, over which speed is measured however long they took."""
 
 EVERY = 20.0
 """Seconds between lines of progress where there is no terminal to draw on."""
@@ -55,13 +57,11 @@ class Bar:
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
-            TextColumn("elapsed,"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("left  {task.fields[note]}"),
+            TextColumn("elapsed{task.fields[left]}  {task.fields[note]}"),
             console=err,
             transient=True,
         )
-        self._task = self._bar.add_task(name, total=None, unit="", note="", visible=False)
+        self._task = self._bar.add_task(name, total=None, unit="", note="", left="", visible=False)
 
     def __enter__(self) -> Bar:
         if err.is_terminal:
@@ -82,32 +82,35 @@ class Bar:
         self._total, self._unit, self._done = total, unit, 0
         self._said = time.monotonic()
         self._seen = deque([(self._said, 0)])
-        self._bar.reset(self._task, total=total, unit=unit, note="", visible=True)
+        self._bar.reset(self._task, total=total, unit=unit, note="", left="", visible=True)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Some steps are done."""
         self._done += steps
-        self._bar.update(self._task, advance=steps, note=note)
         now = time.monotonic()
         if self._done == steps and steps > 1:  # done by an earlier run
             self._seen[0] = (now, steps)
-        self._seen.append((now, self._done))
-        while self._seen[1][0] < now - RECENT:
+        if steps:
+            self._seen.append((now, self._done))
+        while len(self._seen) > FEWEST and self._seen[1][0] < now - RECENT:
             self._seen.popleft()
+        left = self._left(now)
+        self._bar.update(self._task, advance=steps, note=note, left=left and f", {left}")
         if not err.is_terminal and now - self._said >= EVERY:
             self._said = now
-            err.print(f"{self.name}: {self._done}{self._rest(now)} {self._unit} {escape(note)}")
+            whole = f" of {self._total}, {left}," if self._total else ""
+            err.print(f"{self.name}: {self._done}{whole} {self._unit} {escape(note)}")
 
-    def _rest(self, now: float) -> str:
+    def _left(self, now: float) -> str:
+        """The estimate in words; empty where the total is not known."""
         if not self._total:
             return ""
-        if self._done < self._total * SURE:
-            return f" of {self._total}, too early to estimate,"
-        began, before = self._seen[0]
-        if self._done == before:
-            return f" of {self._total}, too early to estimate,"
-        left = (now - began) / (self._done - before) * (self._total - self._done)
-        return f" of {self._total}, about {duration(left)} left,"
+        (began, before), (last, _) = self._seen[0], self._seen[-1]
+        if self._done < self._total * SURE or self._done == before:
+            return "too early to estimate"
+        each = (last - began) / (self._done - before)
+        left = each * (self._total - self._done) - min(now - last, each)
+        return f"about {duration(max(left, 0))} left"
 
 
 def duration(seconds: float) -> str:

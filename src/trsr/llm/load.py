@@ -46,6 +46,11 @@ def pick_device(settings: ModelSettings) -> torch.device:
     return torch.device(settings.device)
 
 
+def cuda_devices() -> list[str]:
+    """The GPUs of this machine, by the names that CUDA_VISIBLE_DEVICES takes."""
+    return [str(place) for place in range(torch.cuda.device_count())]
+
+
 def pick_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
     """The number format; auto: bfloat16 where the machine multiplies it natively, else float32.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from trsr.config import Config
+from trsr.pipeline import stair
 from trsr.pipeline.stages import STAGES
 from trsr.pipeline.stair import Outcome, advance, refuse_stale
 from trsr.progress import Progress, Silent
@@ -13,6 +14,7 @@ from trsr.store.rundir import RunDirectory
 __all__ = [
     "STAGE_NAMES",
     "Outcome",
+    "is_finished",
     "refuse_stale",
     "run",
     "run_evaluate",
@@ -21,6 +23,7 @@ __all__ = [
     "run_stage",
     "run_summarize",
     "run_train",
+    "stage_key",
 ]
 
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
@@ -50,6 +53,20 @@ def run_stage(
     with directory.locked():
         directory.write_text("config.toml", config.to_toml())
         return advance(STAGES, name, config, directory, progress or Silent(), donors)
+
+
+def is_finished(config: Config) -> bool:
+    """Whether all stages are made in the run directory, and still hold.
+
+    Raises:
+        StoreError: If the manifest cannot be read.
+    """
+    return stair.is_finished(STAGES, config, RunDirectory(config.run.folder))
+
+
+def stage_key(config: Config, name: str) -> str:
+    """A hash of all that a stage's output depends on, the earlier stages' files among it."""
+    return stair.stage_key(STAGES, name, config, RunDirectory(config.run.folder))
 
 
 def run(config: Config, bars: Bars = lambda stage: Silent()) -> Iterator[Outcome]:

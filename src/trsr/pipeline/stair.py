@@ -17,6 +17,7 @@ from trsr.config import Config
 from trsr.errors import StaleRunError
 from trsr.machine import Witness
 from trsr.progress import Progress
+from trsr.settings import digest
 from trsr.store.rundir import RunDirectory, StageRecord
 
 PACKAGES = (
@@ -180,6 +181,17 @@ def reason(stage: Stage, config: Config, run: RunDirectory) -> str:
     if not run.intact(record):
         return "its files are gone"
     return ""
+
+
+def is_finished(stages: Sequence[Stage], config: Config, run: RunDirectory) -> bool:
+    """Whether all stages are made, and still hold."""
+    return not any(reason(stage, config, run) for stage in stages)
+
+
+def stage_key(stages: Sequence[Stage], name: str, config: Config, run: RunDirectory) -> str:
+    """A hash of all that a stage's output depends on, in any run; its parents must be made."""
+    stage = next(one for one in stages if one.name == name)
+    return digest([name, _as_stored(stage.settings(config)), stage.parents(config, run)])
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import shutil
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from trsr.errors import StoreError, TrsrError
-from trsr.pipeline import STAGE_NAMES, run_stage
+import filelock
+
+from trsr.errors import ConfigError, StoreError, TrsrError
+from trsr.pipeline import STAGE_NAMES, is_finished, run_stage, stage_key
 from trsr.progress import Progress, Silent
 from trsr.store.rundir import RunDirectory
 from trsr.sweep.plan import Plan, Planned
@@ -16,11 +21,14 @@ from trsr.sweep.table import Outcome, Swept, read_report
 ERROR = "error.txt"
 """In a failed run's folder: the whole trace."""
 
+MAKING = ".making"
+"""In the sweep's folder while it goes on: a lock for each stage that a run is making."""
+
 TRAINED = STAGE_NAMES[: STAGE_NAMES.index("train") + 1]
 """The stages that come before any test case is asked."""
 
 
-def sweep(plan: Plan, progress: Progress | None = None) -> Swept:
+def sweep(plan: Plan, progress: Progress | None = None, jobs: int = 1) -> Swept:
     """Makes all runs of a sweep, those that are done already left as they are.
 
     Stages with the same settings and inputs are made once and copied, and language models' outputs
@@ -30,40 +38,78 @@ def sweep(plan: Plan, progress: Progress | None = None) -> Swept:
     Args:
         plan: What to run.
         progress: Told of each run, with what its stages are at.
+        jobs: How many runs are made at a time; more than one, each in a process of its own. What
+            they come to is the same, but for what the number of threads changes in rounding.
 
     Raises:
-        ConfigError: If the settings of any run are wrong: told before the first one begins.
+        ConfigError: If the settings of any run are wrong: told before the first one begins; or if a
+            search is to try several settings at a time.
         StoreError: If another process is at this sweep, or its folder cannot be written.
     """
     progress = progress or Silent()
-    if plan.file.search is not None:
-        from trsr.sweep.search import search
-
-        with RunDirectory(plan.folder).locked():
-            return search(plan, progress)
-    runs = plan.grid()
+    if jobs < 1 or (jobs > 1 and plan.file.search is not None):
+        raise ConfigError(
+            f"{plan.path}: jobs: {jobs} cannot be; a search tries one run at a time, as it goes by "
+            "what it has found, and a grid one or more"
+        )
+    runs = [] if plan.file.search else plan.grid()
     with RunDirectory(plan.folder).locked():
-        progress.begin(len(runs), "runs")
-        outcomes: list[Outcome] = []
-        for run in runs:
-            outcomes.append(make_run(run, plan.folder, STAGE_NAMES, progress, _tested))
-            Swept(plan, tuple(outcomes)).write()
-            if any(outcome.made for outcome in outcomes):
-                progress.advance(1, run.name)
-            else:  # runs that were there already say nothing of how long one takes
-                progress.begin(len(runs) - len(outcomes), "runs")
-    return Swept(plan, tuple(outcomes))
+        try:
+            if plan.file.search is None:
+                return _grid(plan, runs, progress, jobs)
+            from trsr.sweep.search import search
+
+            return search(plan, progress)
+        finally:
+            shutil.rmtree(plan.folder / MAKING, ignore_errors=True)
+
+
+def _grid(plan: Plan, runs: Sequence[Planned], progress: Progress, jobs: int) -> Swept:
+    found: dict[str, Outcome] = {}
+
+    def swept() -> Swept:
+        return Swept(plan, tuple(found[run.name] for run in runs if run.name in found))
+
+    def alone(which: Iterable[Planned]) -> Iterator[Outcome]:
+        return (make_run(run, plan.folder, STAGE_NAMES, progress, _as_it_is) for run in which)
+
+    # runs that were there already say nothing of how long one takes
+    there = [run for run in runs if _is_there(run)]
+    left = [run for run in runs if run not in there]
+    for run, outcome in zip(there, alone(there), strict=True):
+        found[run.name] = _tested(run, outcome)
+    if there:
+        swept().write()
+    progress.begin(len(left), "runs")
+    named = {run.name: run for run in left}
+    if jobs == 1:
+        making = alone(left)
+    else:
+        from trsr.sweep.side_by_side import make_side_by_side
+
+        making = make_side_by_side(plan, left, jobs, progress)
+    for outcome in making:
+        found[outcome.name] = _tested(named[outcome.name], outcome)
+        swept().write()
+        progress.advance(1, outcome.name)
+    return swept()
+
+
+def _is_there(run: Planned) -> bool:
+    try:
+        return is_finished(run.config)
+    except TrsrError:  # told when it is made
+        return False
+
+
+def _as_it_is(run: Planned, outcome: Outcome) -> Outcome:
+    return outcome
 
 
 def _tested(run: Planned, outcome: Outcome) -> Outcome:
-    return Outcome(
-        outcome.name,
-        outcome.settings,
-        outcome.seed,
-        rankers=read_report(run.config.run.folder),
-        taken=outcome.taken,
-        made=outcome.made,
-    )
+    if outcome.error:
+        return outcome
+    return dataclasses.replace(outcome, rankers=read_report(run.config.run.folder))
 
 
 def make_run(
@@ -86,22 +132,39 @@ def make_run(
     note = own / ERROR
     outcome = Outcome(run.name, run.settings, run.seed)
     try:
-        taken, worked = [], False
+        taken = []
         for stage in stages:
             inner = _Inner(progress, f"{run.name}: {stage}")
-            made = run_stage(run.config, stage, inner, _donors(folder, own))
-            worked |= made.made
+            with _alone(run, stage, folder, progress):
+                made = run_stage(run.config, stage, inner, _donors(folder, own))
             if "taken_from" in made.info:
                 taken.append(stage)
-        begun = Outcome(run.name, run.settings, run.seed, taken=tuple(taken), made=worked)
+        begun = Outcome(run.name, run.settings, run.seed, taken=tuple(taken))
         outcome = finish(run, begun)
     except Exception as error:  # the other runs go on, whatever is wrong with this one
         own.mkdir(parents=True, exist_ok=True)
         note.write_text(traceback.format_exc(), "utf-8")
         said = str(error) if isinstance(error, TrsrError) else f"{type(error).__name__}: {error}"
-        return Outcome(run.name, run.settings, run.seed, error=said, made=True)
+        return Outcome(run.name, run.settings, run.seed, error=said)
     note.unlink(missing_ok=True)
     return outcome
+
+
+@contextlib.contextmanager
+def _alone(run: Planned, stage: str, folder: Path, progress: Progress) -> Iterator[None]:
+    """Keeps runs side by side from making the same: the second waits, and then copies."""
+    making = folder / MAKING
+    making.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(making / f"{stage_key(run.config, stage)}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        progress.advance(0, f"{run.name}: waits for a run that makes the same {stage}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _donors(folder: Path, own: Path) -> list[RunDirectory]:

@@ -27,7 +27,6 @@ class Outcome:
         rankers: ranker → metric → estimate on the test queries; empty where they were not asked.
         validation: A search's metric on the validation cases.
         taken: The stages that were copied from other runs.
-        made: Whether any stage was made, copied or tried now.
     """
 
     name: str
@@ -37,7 +36,6 @@ class Outcome:
     rankers: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     validation: Estimate | None = None
     taken: tuple[str, ...] = ()
-    made: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -1,0 +1,163 @@
+"""Runs of a sweep side by side: each in a process of its own, with its share of the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from trsr.machine import cores
+from trsr.progress import Progress
+from trsr.sweep.plan import Plan, Planned
+from trsr.sweep.running import ERROR
+from trsr.sweep.table import Outcome
+
+THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
+"""What tells the libraries that compute how many threads to use."""
+
+DEVICES = "CUDA_VISIBLE_DEVICES"
+
+_COMMAND = (sys.executable, "-P", "-m", "trsr.sweep.worker")
+
+
+def make_side_by_side(
+    plan: Plan, runs: Sequence[Planned], jobs: int, progress: Progress
+) -> Iterator[Outcome]:
+    """Makes runs in processes of their own.
+
+    Args:
+        plan: The sweep; runs are found again by its file and their names.
+        runs: Which to make.
+        jobs: How many at a time, each with its share of the cores and one of the GPUs.
+        progress: Its note says what each is at.
+
+    Yields:
+        What became of each, as it ends; of a process that was killed, that it was.
+    """
+    todo: queue.SimpleQueue[Planned] = queue.SimpleQueue()
+    for run in runs:
+        todo.put(run)
+    workers = [_Worker(plan, todo, own) for own in shares(min(jobs, len(runs)), _devices())]
+    heard: queue.SimpleQueue[tuple[int, str | Outcome]] = queue.SimpleQueue()
+    for place, worker in enumerate(workers):
+        threading.Thread(target=worker.work, args=(heard, place), daemon=True).start()
+    notes = [""] * len(workers)
+    left = len(runs)
+    try:
+        while left:
+            place, said = heard.get()
+            if isinstance(said, str):
+                notes[place] = said
+                progress.advance(0, " · ".join(filter(None, notes)))
+                continue
+            notes[place], left = "", left - 1
+            yield said
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+@dataclass(frozen=True)
+class Share:
+    """A process's part of the machine.
+
+    Attributes:
+        cores: The cores that it may use; empty where the system cannot keep it to some.
+        environment: What tells libraries of it. Threads that the user has set stay as they are.
+    """
+
+    cores: tuple[int, ...]
+    environment: Mapping[str, str]
+
+
+def shares(jobs: int, devices: Sequence[str]) -> list[Share]:
+    """The parts of several processes; where there are more of them than cores or GPUs, some share.
+
+    Args:
+        jobs: How many processes.
+        devices: The GPUs, by the names that CUDA knows them by.
+    """
+    each = max(1, cores() // jobs)
+    threads = {name: str(each) for name in THREADS if name not in os.environ}
+    found = []
+    for place in range(jobs):
+        own: tuple[int, ...] = ()
+        if hasattr(os, "sched_getaffinity"):
+            mine = sorted(os.sched_getaffinity(0))
+            own = tuple(mine[(place * each + one) % len(mine)] for one in range(each))
+        device = {DEVICES: devices[place % len(devices)]} if devices else {}
+        found.append(Share(own, threads | device))
+    return found
+
+
+def _devices() -> list[str]:
+    """The GPUs by the names that CUDA knows them by; none where there are none."""
+    if DEVICES in os.environ:
+        return [one for one in os.environ[DEVICES].split(",") if one]
+    try:
+        from trsr.llm.load import cuda_devices
+    except ImportError:  # without torch, nothing uses them
+        return []
+    return cuda_devices()
+
+
+@dataclass
+class _Worker:
+    """One process at a time, run after run."""
+
+    plan: Plan
+    todo: queue.SimpleQueue[Planned]
+    share: Share
+    process: subprocess.Popen[str] | None = None
+    stopped: bool = False
+
+    def work(self, heard: queue.SimpleQueue[tuple[int, str | Outcome]], place: int) -> None:
+        while not self.stopped:
+            try:
+                run = self.todo.get_nowait()
+            except queue.Empty:
+                return
+            with subprocess.Popen(  # noqa: S603 - our own module
+                [*_COMMAND, str(self.plan.path), run.name, *map(str, self.share.cores)],
+                env={**os.environ, **self.share.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+            ) as self.process:
+                found: dict[str, object] = {}
+                for line in self.process.stdout or ():
+                    found = json.loads(line)
+                    if "note" in found:
+                        heard.put((place, str(found["note"])))
+            heard.put((place, _outcome(run, found, self.process.returncode)))
+
+    def stop(self) -> None:
+        """Ends its process; what the run has made stays."""
+        self.stopped = True
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+
+
+def _outcome(run: Planned, found: Mapping[str, object], code: int) -> Outcome:
+    if "error" in found:
+        taken = found["taken"]
+        return Outcome(
+            run.name,
+            run.settings,
+            run.seed,
+            error=str(found["error"]),
+            taken=tuple(taken) if isinstance(taken, list) else (),
+        )
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    said = f"its process {how}; if memory is short, try fewer --jobs"
+    folder = run.config.run.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ERROR).write_text(said + "\n", "utf-8")
+    return Outcome(run.name, run.settings, run.seed, error=said)
