@@ -20,7 +20,7 @@ from trsr.errors import ConfigError
 from trsr.llm import ModelSettings, open_model
 from trsr.llm.compiled import CompiledPass, resolve
 from trsr.llm.lora import lean
-from trsr.llm.packed import Memory
+from trsr.llm.prefixes import Memory
 from trsr.llm.tree import answer_logits, answer_states, log_normalizer
 from trsr.types import Message, Prompt
 

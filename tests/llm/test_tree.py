@@ -11,7 +11,8 @@ from tiny import tiny_network
 from trees import ANSWERS, forest, gradients, pairwise, same_gradients
 
 from trsr.llm import tree
-from trsr.llm.packed import Memory, run_packed
+from trsr.llm.packed import run_packed
+from trsr.llm.prefixes import Memory
 from trsr.llm.tree import (
     answer_logits,
     answer_states,

@@ -20,7 +20,7 @@ from torch import Tensor
 from trsr.errors import ConfigError
 from trsr.llm.graph import Array, Graph, Heads
 from trsr.llm.kept import decoder_of
-from trsr.llm.packed import Prefix
+from trsr.llm.prefixes import Prefix
 from trsr.llm.tokens import Tokens
 from trsr.plugins import optional
 

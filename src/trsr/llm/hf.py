@@ -17,7 +17,7 @@ from trsr.llm.base import Feed, Sampling
 from trsr.llm.compiled import CompiledPass, compiled_pass, resolve
 from trsr.llm.generate import Generator, stop_tokens
 from trsr.llm.layout import Layout, Question
-from trsr.llm.packed import Memory
+from trsr.llm.prefixes import Memory
 from trsr.llm.settings import ModelSettings
 from trsr.llm.tokens import Tokens
 from trsr.llm.tree import answer_logits, answer_states, log_normalizer

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface
 
+from trsr.llm.attention import attending
 from trsr.llm.kept import can_keep, decoder_of
-from trsr.llm.packed import attending, is_plain
+from trsr.llm.packed import is_plain
 from trsr.llm.tokens import Node, Tokens, filled, grow
 
 NAME = "trsr_masked"

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from trsr.llm.kept import Bank, can_keep, decoder_of, run, select
 from trsr.llm.masked import can_mask, rows_of, run_masked, wants_mask
-from trsr.llm.packed import Memory, Prefix, can_pack, run_packed
+from trsr.llm.packed import can_pack, run_packed
+from trsr.llm.prefixes import Memory, Prefix
 from trsr.llm.tokens import (
     MIN_SAVED,
     Node,

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from trsr.errors import StoreError
+from trsr.llm.attention import Plan
 from trsr.llm.kept import can_keep, decoder_of
 from trsr.llm.masked import wants_mask
-from trsr.llm.packed import Plan, can_pack
+from trsr.llm.packed import can_pack
 from trsr.llm.tokens import Tokens, common
 from trsr.llm.tree import answer_states
 from trsr.train.encode import EncodedCase
