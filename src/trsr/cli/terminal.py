@@ -29,6 +29,9 @@ SURE = 0.05
 RECENT = 120.0
 """Seconds over which speed is measured: what an earlier run or a store brought came at once."""
 
+BESIDE = 85
+"""Characters of a terminal's line that the bar, counts and times take beside a note."""
+
 FEWEST = 5
 """Steps, and the beginning before them, over which speed is measured however long they took."""
 
@@ -95,7 +98,9 @@ class Bar:
         while len(self._seen) > FEWEST and self._seen[1][0] < now - RECENT:
             self._seen.popleft()
         left = self._left(now)
-        self._bar.update(self._task, advance=steps, note=note, left=left and f", {left}")
+        room = max(err.width - BESIDE - len(self.name), 10)
+        shown = note if len(note) <= room else f"{note[: room - 1]}…"
+        self._bar.update(self._task, advance=steps, note=shown, left=left and f", {left}")
         if not err.is_terminal and now - self._said >= EVERY:
             self._said = now
             whole = f" of {self._total}, {left}," if self._total else ""
