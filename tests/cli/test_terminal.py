@@ -69,6 +69,6 @@ def test_long_steps_are_estimated_by_the_last_few(
     clock[0] += 300
     bar.advance(0, "rank")
     assert "4 of 16, about 2.9 h left" in said(capsys)
-    clock[0] += 3000
+    clock[0] += 3300
     bar.advance(0, "rank")
-    assert "4 of 16, about 2.8 h left" in said(capsys)
+    assert "4 of 16, about 3.0 h left" in said(capsys)

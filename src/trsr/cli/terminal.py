@@ -114,8 +114,11 @@ class Bar:
         if self._done < self._total * SURE or self._done == before:
             return "too early to estimate"
         each = (last - began) / (self._done - before)
-        left = each * (self._total - self._done) - min(now - last, each)
-        return f"about {duration(max(left, 0))} left"
+        waited = now - last
+        # a step that takes longer than the others is guessed to have a quarter more before it
+        step = max(each - waited, waited / 4) if self._done < self._total else 0
+        left = each * max(self._total - self._done - 1, 0) + step
+        return f"about {duration(left)} left"
 
 
 def duration(seconds: float) -> str:
