@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from trsr.machine import cores
 from trsr.progress import Progress
@@ -122,20 +124,36 @@ class _Worker:
                 run = self.todo.get_nowait()
             except queue.Empty:
                 return
-            with subprocess.Popen(  # noqa: S603 - our own module
-                [*_COMMAND, str(self.plan.path), run.name, *map(str, self.share.cores)],
-                env={**os.environ, **self.share.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-            ) as self.process:
-                found: dict[str, object] = {}
-                for line in self.process.stdout or ():
-                    found = json.loads(line)
-                    if "note" in found:
-                        heard.put((place, str(found["note"])))
-            heard.put((place, _outcome(run, found, self.process.returncode)))
+            try:
+                heard.put((place, self._make(run, lambda note: heard.put((place, note)))))
+            except (OSError, ValueError) as error:  # of starting it, or of what it said
+                heard.put((place, _failed(run, f"its process failed: {error}")))
+
+    def _make(self, run: Planned, tell: Callable[[str], None]) -> Outcome:
+        with subprocess.Popen(  # noqa: S603 - our own module
+            [*_COMMAND, str(self.plan.path), run.name, *map(str, self.share.cores)],
+            env={**os.environ, **self.share.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        ) as self.process:
+            said: dict[str, Any] = {}
+            for line in self.process.stdout or ():
+                said = json.loads(line)
+                if "note" in said:
+                    tell(said["note"])
+        if "error" in said:
+            return Outcome(
+                run.name,
+                run.settings,
+                run.seed,
+                error=said["error"],
+                taken=tuple(said["taken"]),
+            )
+        code = self.process.returncode
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        return _failed(run, f"its process {how}; if memory is short, try fewer --jobs")
 
     def stop(self) -> None:
         """Ends its process; what the run has made stays."""
@@ -145,19 +163,9 @@ class _Worker:
             self.process.wait()
 
 
-def _outcome(run: Planned, found: Mapping[str, object], code: int) -> Outcome:
-    if "error" in found:
-        taken = found["taken"]
-        return Outcome(
-            run.name,
-            run.settings,
-            run.seed,
-            error=str(found["error"]),
-            taken=tuple(taken) if isinstance(taken, list) else (),
-        )
-    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-    said = f"its process {how}; if memory is short, try fewer --jobs"
+def _failed(run: Planned, why: str) -> Outcome:
     folder = run.config.run.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ERROR).write_text(said + "\n", "utf-8")
-    return Outcome(run.name, run.settings, run.seed, error=said)
+    with contextlib.suppress(OSError):  # it is told in any case
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ERROR).write_text(why + "\n", "utf-8")
+    return Outcome(run.name, run.settings, run.seed, error=why)
