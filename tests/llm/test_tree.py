@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import random
 from typing import Any
 
@@ -300,3 +301,17 @@ def test_what_is_kept_is_not_computed_again(
     stranger = tuple(rng.randrange(3, 300) for _ in range(120))
     ask([stranger + one for one in candidates[:2]])
     assert ask([user + one for one in candidates[:2]]) == 140
+
+
+@pytest.mark.parametrize("model", SHAPES, ids=str)
+def test_a_pass_with_gradients_leaves_nothing_behind(
+    networks: dict[tuple[str, bool], Any], model: tuple[str, bool]
+) -> None:
+    """Keys that know of the pass that keeps them would live for ever: no collector sees it."""
+    network, alive = networks[model], []
+    for seed in range(3):
+        sequences = forest(random.Random(seed), depth=3)
+        gradients(network, answer_states(network, sequences, batch_tokens=10_000).sum())
+        gc.collect()
+        alive.append(sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects()))
+    assert alive[2] == alive[1]

@@ -79,6 +79,9 @@ def run_packed(
     for row, wanted in enumerate(keep):
         if wanted:
             kept[row] = _longer(plan, row, *segments[row])
+    # with gradients, a layer's keys know of the attention below, which knows of the plan: kept
+    # there, they would keep each other, unseen by Python's collector
+    plan.kept.clear()
     places = [plan.starts[row] + at for row, at in asked]
     return output.last_hidden_state[0][places], kept
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from trsr.config import Config
 from trsr.errors import StaleRunError
-from trsr.machine import Witness
+from trsr.machine import Witness, give_back_memory
 from trsr.progress import Progress
 from trsr.settings import digest
 from trsr.store.rundir import RunDirectory, StageRecord
@@ -117,6 +117,7 @@ def advance(
         info |= {"seconds": round(time.perf_counter() - started, 2)}
         info |= {"seed": config.run.seed, "versions": versions(), "made": witness.tell()}
         run.publish(name, out, StageRecord(stage.settings(config), parents, {}, info))
+    give_back_memory()
     return Outcome(name, True, why, info)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trsr.errors import ConfigError
+from trsr.machine import give_back_memory
 from trsr.progress import Progress
 from trsr.train.curves import FILE, Curves, Row
 from trsr.train.learner import Learner
@@ -84,6 +85,7 @@ class Loop:
                     if self._due(self._settings.checkpoint_steps) or self._done():
                         curves.sync()
                         save(self._folder, self._state(), self._identity)
+                        give_back_memory()
                     self._progress.advance(1, note)
             return self._finish(out, curves.rows)
 
