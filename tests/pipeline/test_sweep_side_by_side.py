@@ -86,6 +86,7 @@ def test_runs_side_by_side_come_to_what_they_do_one_by_one(folder: Path) -> None
         made = [run for run in runs if "taken_from" not in run.records()[stage].info]
         assert len(made) == kinds, stage
     assert not (folder / "out" / ".making").exists()
+    assert sweep(read_plan(folder / "grid.toml"), jobs=3).table() == alone.table()
 
 
 def test_a_killed_worker_is_told_and_the_others_go_on(folder: Path) -> None:

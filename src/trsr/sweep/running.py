@@ -82,7 +82,7 @@ def _grid(plan: Plan, runs: Sequence[Planned], progress: Progress, jobs: int) ->
         swept().write()
     progress.begin(len(left), "runs")
     named = {run.name: run for run in left}
-    if jobs == 1:
+    if jobs == 1 or not left:
         making = alone(left)
     else:
         from trsr.sweep.side_by_side import make_side_by_side
