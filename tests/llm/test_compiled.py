@@ -19,6 +19,7 @@ from trees import forest, pairwise
 from trsr.errors import ConfigError
 from trsr.llm import ModelSettings, open_model
 from trsr.llm.compiled import CompiledPass, resolve
+from trsr.llm.eight_bits import WIDEST, normed
 from trsr.llm.lora import lean
 from trsr.llm.prefixes import Memory
 from trsr.llm.tree import answer_logits, answer_states, log_normalizer
@@ -117,6 +118,27 @@ def test_eight_bits_are_near() -> None:
     margins = [(one[:, 0] - one[:, 1]).numpy() for one in scores]
     assert np.corrcoef(*margins)[0, 1] > 0.98
     assert not np.allclose(*margins, atol=1e-4)
+
+
+@given(st.integers(0, 10_000), st.floats(1e-3, 1e3))
+@settings(max_examples=20, deadline=None)
+def test_a_normed_stream_is_rounded_to_its_step(seed: int, scale: float) -> None:
+    """Whatever the stream's size, the norm brings it to one scale; outside of it, it is cut off."""
+    import openvino as ov
+
+    width, epsilon = 64, 1e-5
+    drawn = np.random.default_rng(seed).standard_normal((5, width)).astype(np.float32) * scale
+    drawn[0, 0] = 50 * scale  # hides the others
+    x = ov.opset13.parameter([-1, width], np.float32)
+    results = [ov.opset13.result(one) for one in normed(ov.opset13, x, width, epsilon)]
+    model = ov.Core().compile_model(ov.Model(results, [x]), "CPU")
+    exact, rounded = model([drawn]).values()
+    root = np.sqrt((drawn.astype(np.float64) ** 2).mean(1, keepdims=True) + epsilon)
+    assert np.allclose(exact, drawn / root, rtol=1e-4, atol=1e-4)
+    cut = np.clip(exact, -WIDEST, WIDEST * 127 / 128)
+    assert np.abs(rounded - cut).max() <= WIDEST / 128 / 2 + 1e-4
+    assert len(np.unique(rounded)) <= 256
+    assert exact[0, 0] > WIDEST > rounded[0, 0]
 
 
 @pytest.mark.parametrize("scorer", ["openvino", "openvino_8bit"])

@@ -65,7 +65,7 @@ class CompiledPass:
         properties = {
             "INFERENCE_PRECISION_HINT": "f32" if exact else "bf16",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": self._heads.width if eight_bits else 0,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
         compiled = ov.Core().compile_model(graph.model, "CPU", properties)
         self._request = compiled.create_infer_request()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from trsr.errors import ConfigError
-from trsr.llm.eight_bits import rounded
+from trsr.llm.eight_bits import normed, rounded
 from trsr.llm.turned import rotation
 
 Array = npt.NDArray[Any]
@@ -70,12 +70,12 @@ class Graph:
     states, then keys and values. What of the last layer comes after attention is computed for the
     asked tokens alone.
 
-    With 8 bits, weights are rounded with one scale a row, and OpenVINO rounds each token's inputs
-    of a product with one scale as they come. A few large channels would spoil that, so the residual
-    stream is rotated first, which changes nothing else: an RMS norm without its gain keeps a
-    rotation, and gains and rotations go into the weights on either side (QuaRot: Ashkboos et al.
-    2024). The last product of a layer, whose inputs no rotation reaches, keeps its format, and so
-    do attention, norms and adapters.
+    With 8 bits, products that read the residual stream are of integers: weights have one scale a
+    row, the normed stream one for all. A few large channels would spoil that, so the stream is
+    rotated first, which changes nothing else: an RMS norm without its gain keeps a rotation, and
+    gains and rotations go into the weights on either side (QuaRot: Ashkboos et al. 2024). Products
+    that write to the stream, whose inputs no rotation reaches, keep their format, and so do
+    attention, norms and adapters.
 
     Args:
         ov: The openvino module.
@@ -89,7 +89,7 @@ class Graph:
 
     def __init__(self, ov: Any, decoder: Any, heads: Heads, *, eight_bits: bool) -> None:
         self.ov, self.op = ov, ov.opset13
-        self.heads, self.eight_bits = heads, eight_bits
+        self.heads = heads
         self.inputs: list[Any] = []
         size = heads.size
         ids = self._input("ids", [-1], np.int64)
@@ -121,7 +121,7 @@ class Graph:
     def _layer(self, x: Any, number: int, layer: Any) -> tuple[Any, Any, Any]:
         op, attention, mlp = self.op, layer.self_attn, layer.mlp
         norm = layer.input_layernorm
-        h = self._stream_norm(x, norm)
+        h = self._normed(x, norm)
         own = map(_Linear.of, (attention.k_proj, attention.v_proj))
         asking = _Linear.of(attention.q_proj).rows(self.heads.order)
         query, keys, values = (self._split(self._reading(h, one, norm)) for one in (asking, *own))
@@ -133,10 +133,10 @@ class Graph:
         telling = _Linear.of(attention.o_proj).columns(self.heads.order)
         x = op.add(x, self._writing(attended, telling))
         norm = layer.post_attention_layernorm
-        h = self._stream_norm(x, norm)
+        h = self._normed(x, norm)
         gate = op.swish(self._reading(h, _Linear.of(mlp.gate_proj), norm))
         inner = op.multiply(gate, self._reading(h, _Linear.of(mlp.up_proj), norm))
-        return op.add(x, self._writing(inner, _Linear.of(mlp.down_proj), exact=True)), keys, values
+        return op.add(x, self._writing(inner, _Linear.of(mlp.down_proj))), keys, values
 
     def _attend(self, query: Any, keys: Any, values: Any, number: int, scale: float) -> Any:
         """Runs attend to the prefix, whole, and to themselves, causally."""
@@ -177,9 +177,12 @@ class Graph:
         placed = op.add(op.multiply(x, self.cos), op.multiply(across, self.sin))
         return op.squeeze(placed, self._ints(0))
 
-    def _stream_norm(self, x: Any, norm: Any) -> Any:
-        """A norm of the residual stream; rotated, its gain is in the weights that read it."""
-        return self._norm(x, norm if self.turn is None else None, norm.variance_epsilon)
+    def _normed(self, x: Any, norm: Any) -> tuple[Any, Any]:
+        """The normed residual stream, and as products read it: in 8 bits, or the same."""
+        if self.turn is not None:  # the norm's gain is in the weights that read it
+            return normed(self.op, x, self.heads.width, norm.variance_epsilon)
+        h = self._norm(x, norm, norm.variance_epsilon)
+        return h, h
 
     def _norm(self, x: Any, gain: Any, epsilon: float) -> Any:
         op = self.op
@@ -189,24 +192,19 @@ class Graph:
         normed = op.multiply(x, op.divide(op.constant(np.float32(1)), root))
         return normed if gain is None else op.multiply(normed, op.constant(_matrix(gain.weight)))
 
-    def _reading(self, x: Any, parts: _Linear, norm: Any) -> Any:
+    def _reading(self, h: tuple[Any, Any], parts: _Linear, norm: Any) -> Any:
         """A linear layer on the normed residual stream."""
-        return self._product(
-            x,
-            self._read(parts.weight, norm),
-            parts.bias,
-            [(self._read(down, norm), up) for down, up in parts.adapters],
-        )
+        weight = self._read(parts.weight, norm)
+        kept = self.op.constant(weight) if self.turn is None else rounded(self.op, weight)
+        pairs = [(self._read(down, norm), up) for down, up in parts.adapters]
+        return self._product(h, kept, parts.bias, pairs)
 
-    def _writing(self, x: Any, parts: _Linear, *, exact: bool = False) -> Any:
+    def _writing(self, x: Any, parts: _Linear) -> Any:
         """A linear layer that is added to the residual stream."""
-        return self._product(
-            x,
-            self._written(parts.weight),
-            None if parts.bias is None else self._written(parts.bias),
-            [(down, self._written(up)) for down, up in parts.adapters],
-            exact=exact,
-        )
+        weight = self.op.constant(self._written(parts.weight))
+        bias = None if parts.bias is None else self._written(parts.bias)
+        pairs = [(down, self._written(up)) for down, up in parts.adapters]
+        return self._product((x, x), weight, bias, pairs)
 
     def _read(self, matrix: Array, norm: Any) -> Array:
         """A matrix [n, width] that reads the residual stream behind a norm."""
@@ -224,21 +222,15 @@ class Graph:
         return found
 
     def _product(
-        self,
-        x: Any,
-        weight: Array,
-        bias: Array | None,
-        adapters: list[Pair],
-        *,
-        exact: bool = False,
+        self, x: tuple[Any, Any], weight: Any, bias: Array | None, adapters: list[Pair]
     ) -> Any:
-        op = self.op
-        eight = self.eight_bits and not exact
-        out = op.matmul(x, rounded(op, weight) if eight else op.constant(weight), False, True)
+        """The linear layer of what is read, and the adapters' of what it was before rounding."""
+        op, (exact, read) = self.op, x
+        out = op.matmul(read, weight, False, True)
         if bias is not None:
             out = op.add(out, op.constant(bias))
         for down, up in adapters:
-            low = op.matmul(x, op.constant(down), False, True)
+            low = op.matmul(exact, op.constant(down), False, True)
             out = op.add(out, op.matmul(low, op.constant(up), False, True))
         return out
 

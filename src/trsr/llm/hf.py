@@ -15,6 +15,7 @@ from trsr.errors import PromptError
 from trsr.llm import load
 from trsr.llm.base import Feed, Sampling
 from trsr.llm.compiled import CompiledPass, compiled_pass, resolve
+from trsr.llm.eight_bits import ROUNDING
 from trsr.llm.generate import Generator, stop_tokens
 from trsr.llm.layout import Layout, Question
 from trsr.llm.prefixes import Memory
@@ -60,6 +61,8 @@ class TransformersModel:
         self._identity = load.identity(settings, folder, adapter, dtype)
         if self._scorer != "torch":
             self._identity += f" {self._scorer}"
+        if self._scorer == "openvino_8bit":
+            self._identity += f" {ROUNDING}"
         self._memory = Memory(settings.kept_tokens)
 
     @property

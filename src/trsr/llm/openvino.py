@@ -14,7 +14,7 @@ from filelock import FileLock
 from trsr import fetch
 from trsr.errors import ConfigError, ModelError, PromptError
 from trsr.llm.base import Feed, Sampling
-from trsr.llm.eight_bits import EXPORTED, write_eight_bits
+from trsr.llm.eight_bits import EXPORTED, ROUNDING, write_eight_bits
 from trsr.llm.gguf_file import write_f16
 from trsr.llm.layout import Layout
 from trsr.llm.settings import ModelSettings
@@ -101,6 +101,8 @@ class OpenVINOModel:
         self._context_tokens = min(settings.context_tokens, own)
         self._stops = _stop_tokens(folder, self._config, self.layout)
         self._identity = load.identity(settings, folder, None, f"openvino {settings.dtype}")
+        if self._eight_bits:
+            self._identity += f" {ROUNDING}"
         self._pipeline = self._load(folder)
         self._sent = 0
 
@@ -169,8 +171,6 @@ class OpenVINOModel:
             if precision
             else {}
         )
-        if self._eight_bits:
-            properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = int(self._config["hidden_size"])
         source = folder if (folder / EXPORTED).is_file() else self._made_ready(folder)
         try:
             return genai.ContinuousBatchingPipeline(str(source), scheduler, "CPU", properties, {})
