@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,14 +11,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from trsr.errors import ModelError, PromptError
+from trsr.errors import ModelError
 from trsr.llm.base import Feed, Sampling
+from trsr.llm.choice import Row, choose, enumerate_prompts, row_of, stop_tokens
 from trsr.llm.kept import Bank, LayerKV, can_keep, cut, decoder_of, run
 from trsr.llm.layout import Layout
 from trsr.llm.tokens import Tokens, common
 from trsr.llm.tree import all_logits
-from trsr.settings import derive_seed
-from trsr.types import Prompt
 
 LOOK_AHEAD = 4
 """Prompts pulled from the feed, in batches: enough to find ones of like length."""
@@ -29,32 +25,6 @@ STEM = 32
 """The fewest tokens that are worth reading once for a whole batch."""
 KIND = 48
 """Prompts whose first so many tokens are the same are of one kind, and run together."""
-
-
-@dataclass
-class Row:
-    """One prompt being answered.
-
-    Attributes:
-        position: The prompt's position in the feed.
-        prompt: Its tokens.
-        turns: Tokens of what the assistant has said in it: worked examples, the begun answer last.
-        draws: The prompt's own random numbers, so that its neighbours change nothing.
-        tokens: What has been generated.
-        done: Whether the text is finished.
-    """
-
-    position: int
-    prompt: Tokens
-    turns: tuple[Tokens, ...]
-    draws: random.Random
-    tokens: list[int]
-    done: bool = False
-
-    @property
-    def answer(self) -> Tokens:
-        """The answer so far, as begun and as generated."""
-        return (*self.turns[-1], *self.tokens)
 
 
 class Generator:
@@ -102,34 +72,22 @@ class Generator:
                     break
                 ended = not entry
                 if entry:
-                    pool.append(self._row(*entry, sampling))
+                    pool.append(row_of(*entry, self.layout, sampling, self.context_tokens))
             if pool:
                 yield from self._run(_take(pool, self.batch_size), sampling)
             elif not ended:
                 raise RuntimeError("the feed waits for an answer, but none is being made")
 
-    def _row(self, position: int, prompt: Prompt, sampling: Sampling) -> Row:
-        tokens = self.layout.encode(prompt)
-        if len(tokens) + sampling.max_tokens > self.context_tokens:
-            raise PromptError(
-                f"prompt {position} has {len(tokens)} tokens and its answer may have "
-                f"{sampling.max_tokens}, but {self.layout.name} is read with at most "
-                f"{self.context_tokens}: shorten the prompt or raise model.context_tokens"
-            )
-        said = itertools.chain.from_iterable((m.role, m.content) for m in prompt.messages)
-        draws = random.Random(derive_seed(sampling.seed, *said))  # noqa: S311
-        return Row(position, tokens, self.layout.turns(prompt), draws, [])
-
     def _run(self, rows: list[Row], sampling: Sampling) -> Iterator[tuple[int, str]]:
         batch, logits = self._read(rows, sampling.max_tokens)
         while True:
-            tokens = _choose(logits, batch.rows, sampling)
+            tokens = choose(logits, batch.rows, sampling)
             going = []
             for place, row in enumerate(batch.rows):
                 if not row.done:
-                    self._write(row, tokens[place], sampling.max_tokens)
+                    row.write(tokens[place], self._stops, sampling.max_tokens)
                     if row.done:
-                        yield row.position, self._text(row)
+                        yield row.position, row.text
                     else:
                         going.append(place)
             if not going:
@@ -139,21 +97,6 @@ class Generator:
                 batch.keep(going)
                 tokens = [tokens[place] for place in going]
             logits = batch.step(self.network, tokens)
-
-    def _write(self, row: Row, token: int, most: int) -> None:
-        if token in self._stops:
-            row.done = True
-            return
-        row.tokens.append(token)
-        row.done = len(row.tokens) == most or self._stop_said(row)
-
-    def _stop_said(self, row: Row) -> bool:
-        stop = self.layout.stop
-        return bool(stop) and stop in self.layout.decode(row.prompt, row.tokens)
-
-    def _text(self, row: Row) -> str:
-        text = self.layout.decode(row.prompt, row.tokens)
-        return text.partition(self.layout.stop)[0] if self.layout.stop else text
 
     @torch.no_grad()
     def _read(self, rows: list[Row], room: int) -> tuple[Batch, Tensor]:
@@ -253,12 +196,6 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = self.keys[places], self.values[places]
 
 
-def enumerate_prompts(feed: Feed) -> Iterator[tuple[int, Prompt] | None]:
-    """Numbers the feed's prompts; its `None`s are passed on and not counted."""
-    counter = itertools.count()
-    return (None if prompt is None else (next(counter), prompt) for prompt in feed)
-
-
 def _take(pool: list[Row], size: int) -> list[Row]:
     """Takes a batch out of the pool: of the commonest kind, the longest."""
     kinds = Counter(row.prompt[:KIND] for row in pool)
@@ -270,57 +207,3 @@ def _take(pool: list[Row], size: int) -> list[Row]:
     positions = {row.position for row in taken}
     pool[:] = [row for row in pool if row.position not in positions]
     return taken
-
-
-def _choose(logits: Tensor, rows: Sequence[Row], sampling: Sampling) -> list[int]:
-    """The next token of each row; any for a finished one."""
-    for place, row in enumerate(rows):
-        if not row.done:
-            _penalize(logits[place], row, sampling)
-    if sampling.temperature == 0:
-        greedy: list[int] = logits.argmax(-1).tolist()
-        return greedy
-    return [
-        0 if row.done else _draw(logits[place], row.draws.random(), sampling)
-        for place, row in enumerate(rows)
-    ]
-
-
-def _penalize(logits: Tensor, row: Row, sampling: Sampling) -> None:
-    """Makes repetitions less likely or impossible, in place; logits: [vocabulary].
-
-    The penalty (CTRL, arXiv 1909.05858, section 4.1) is on the tokens of this answer. Forbidden
-    are the runs of this answer and of the assistant's earlier ones, so that a worked example is
-    not answered a second time. What the user says is free to be taken up in both: a summary
-    lives on the words of what it sums up.
-    """
-    answer = row.answer
-    if sampling.repetition_penalty > 1 and answer:
-        seen = torch.tensor(sorted(set(answer)), device=logits.device)
-        values, penalty = logits[seen], sampling.repetition_penalty
-        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
-    size = sampling.no_repeat_ngram
-    if size and len(answer) >= size - 1:
-        last = answer[len(answer) - size + 1 :]
-        for said in (*row.turns[:-1], answer):
-            for start in range(len(said) - size + 1):
-                if said[start : start + size - 1] == last:
-                    logits[said[start + size - 1]] = -torch.inf
-
-
-def _draw(logits: Tensor, share: float, sampling: Sampling) -> int:
-    """The token at a share of the (nucleus') probability, likeliest first; logits: [vocabulary]."""
-    scaled = logits.double().cpu() / sampling.temperature
-    probabilities, order = scaled.softmax(-1).sort(descending=True, stable=True)
-    reached = probabilities.cumsum(-1)
-    # the smallest set that holds top_p: all that begin before it is full
-    inside = int((reached - probabilities < sampling.top_p).sum())
-    place = int(torch.searchsorted(reached[:inside], share * float(reached[inside - 1])))
-    return int(order[min(place, inside - 1)])
-
-
-def stop_tokens(network: Any, layout: Layout) -> frozenset[int]:
-    """The tokens that end a text: the tokenizer's, and all that the model's own settings name."""
-    named = getattr(network.generation_config, "eos_token_id", None)
-    every = [*(named if isinstance(named, list) else [named]), layout.tokenizer.eos_token_id]
-    return frozenset(token for token in every if token is not None)

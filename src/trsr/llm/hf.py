@@ -14,9 +14,10 @@ import torch
 from trsr.errors import PromptError
 from trsr.llm import load
 from trsr.llm.base import Feed, Sampling
+from trsr.llm.choice import stop_tokens
 from trsr.llm.compiled import CompiledPass, compiled_pass, resolve
 from trsr.llm.eight_bits import ROUNDING
-from trsr.llm.generate import Generator, stop_tokens
+from trsr.llm.generate import Generator
 from trsr.llm.layout import Layout, Question
 from trsr.llm.prefixes import Memory
 from trsr.llm.settings import ModelSettings
