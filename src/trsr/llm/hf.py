@@ -16,6 +16,7 @@ from trsr.llm import load
 from trsr.llm.base import Feed, Sampling
 from trsr.llm.choice import stop_tokens
 from trsr.llm.compiled import CompiledPass, compiled_pass, resolve
+from trsr.llm.continuous import ContinuousGenerator
 from trsr.llm.eight_bits import ROUNDING
 from trsr.llm.generate import Generator
 from trsr.llm.layout import Layout, Question
@@ -173,8 +174,13 @@ class TransformersModel:
         yield from self._generator.answer(prompts, sampling)
 
     @functools.cached_property
-    def _generator(self) -> Generator:
-        return Generator(self.network, self.layout, self.settings.batch_size, self.context_tokens)
+    def _generator(self) -> Generator | ContinuousGenerator:
+        size, context = self.settings.batch_size, self.context_tokens
+        if self.settings.batching == "batches":
+            return Generator(self.network, self.layout, size, context)
+        return ContinuousGenerator(
+            self.network, self.layout, size, self.settings.batch_tokens, context
+        )
 
     @functools.cached_property
     def compiled(self) -> CompiledPass | None:
