@@ -292,3 +292,10 @@ def test_overhead_is_what_is_missing_to_the_stages_time(config):
     assert by_name["mine/rank/stage"].dtype == "float32"
     # two runs of the same data answer nothing from a store
     assert by_name["mine/summarize/stage"].prompts >= 6
+
+
+def test_overhead_where_nothing_is_summarized(config):
+    none = config.summarize.model_copy(update={"strategy": "none"})
+    alone = config.model_copy(update={"summarize": none})
+    result = bench_overhead("mine", alone, queries=3, repeats=1, progress=Silent())
+    assert [record.variant for record in result.records] == ["mine/rank/model", "mine/rank/stage"]

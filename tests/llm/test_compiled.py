@@ -18,7 +18,7 @@ from trees import forest, pairwise
 
 from trsr.errors import ConfigError
 from trsr.llm import ModelSettings, open_model
-from trsr.llm.compiled import CompiledPass, resolve
+from trsr.llm.compiled import CompiledPass, Room, resolve
 from trsr.llm.eight_bits import WIDEST, normed
 from trsr.llm.lora import lean
 from trsr.llm.prefixes import Memory
@@ -118,6 +118,22 @@ def test_eight_bits_are_near() -> None:
     margins = [(one[:, 0] - one[:, 1]).numpy() for one in scores]
     assert np.corrcoef(*margins)[0, 1] > 0.98
     assert not np.allclose(*margins, atol=1e-4)
+
+
+def test_memory_is_used_again_when_nobody_holds_it() -> None:
+    """What somebody holds, be it one row of it in torch, is never given to another."""
+    room = Room()
+    held = [torch.from_numpy(room.of(4, 100)) for _ in range(3)]
+    for number, one in enumerate(held):
+        one.fill_(number)
+    row, where = held[0][2], held[1].data_ptr()
+    held[:2] = []
+    again = room.of(3, 110)
+    assert again.ctypes.data == where
+    again.fill(-1)
+    room.of(4, 100).fill(-1)
+    assert row.tolist() == [0] * 100
+    assert held[0].tolist() == [[2] * 100] * 4
 
 
 @given(st.integers(0, 10_000), st.floats(1e-3, 1e3))

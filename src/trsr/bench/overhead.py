@@ -54,6 +54,8 @@ def bench_overhead(
         for number in range(repeats + 1):
             run = _aside(config, Path(folder), number, queries if number else min(queries, 2))
             run_prepare(run)
+            if "summarize" not in wanted:
+                run_summarize(run)
             for stage in wanted:
                 if stage == "rank":
                     run_train(run)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from trsr.errors import ConfigError
-from trsr.llm.graph import Array, Graph, Heads
+from trsr.llm.graph import Array, Graph, Heads, Pair
 from trsr.llm.kept import decoder_of
 from trsr.llm.prefixes import Prefix
 from trsr.llm.tokens import Tokens
@@ -30,6 +32,12 @@ MOST_PADDING = 2.0
 """Runs attend side by side when none is padded to more than this times its length."""
 SMALL = 256
 """Fewer tokens than this are not worth a pass of their own, however they are padded."""
+
+ANEW = frozenset({"dynamic", "longrope"})
+"""Rotary embeddings whose angles depend on how long the longest sequence is."""
+
+MOST_FREE = 16
+"""Pieces of memory that wait to be used again; those that have waited longest are given up."""
 
 MOST_PARAMETERS = 2e9
 """Larger models are not compiled unasked: their weights would be copied in fp32 on the way."""
@@ -70,6 +78,8 @@ class CompiledPass:
         compiled = ov.Core().compile_model(graph.model, "CPU", properties)
         self._request = compiled.create_infer_request()
         self.infer = self._request.infer
+        self._room = Room()
+        self._table: Pair = (np.empty((0, self._heads.size)),) * 2
 
     def __call__(
         self,
@@ -100,7 +110,8 @@ class CompiledPass:
             end = 0
             for row in itertools.compress(rows, wanted):
                 first, end = end, end + len(segments[row][0])
-                kept[row] = _longer(prefix, segments[row][0], [one[first:end] for one in layers])
+                added = [one[first:end] for one in layers]
+                kept[row] = _longer(prefix, segments[row][0], added, self._room)
         return found, kept
 
     def _infer(
@@ -119,15 +130,13 @@ class CompiledPass:
         laid = np.array([0, *itertools.accumulate(lengths)][:-1])[:, None] + within
         real = [row * width + np.arange(length) for row, length in enumerate(lengths)]
         positions = [place for length in lengths for place in range(start, start + length)]
-        cos, sin = self._decoder.rotary_emb(
-            torch.empty(0, dtype=torch.float32), torch.tensor([positions])
-        )
+        cos, sin = self._angles(positions)
         later = np.triu(np.full((width, width), _MASKED, np.float32), 1)
         mask = np.concatenate([np.zeros((width, start), np.float32), later], 1)
         feed: dict[str, Array] = {
             "ids": np.array([token for run in runs for token in run], np.int64),
-            "cos": cos[:, :, None].float().numpy(),
-            "sin": sin[:, :, None].float().numpy(),
+            "cos": cos[None, :, None],
+            "sin": sin[None, :, None],
             "laid": laid,
             "seen": np.concatenate([np.tile(np.arange(start), (len(runs), 1)), start + laid], 1),
             "real": np.concatenate(real),
@@ -145,6 +154,21 @@ class CompiledPass:
         self.infer(feed, share_inputs=True)
         states, *layers = (output.data for output in self._request.output_tensors)
         return states, layers
+
+    def _angles(self, positions: list[int]) -> tuple[Array, Array]:
+        """Cosines and sines of the rotary embedding at these positions, [tokens, head size]."""
+        rotary, ends = self._decoder.rotary_emb, max(positions) + 1
+        if getattr(rotary, "rope_type", "default") in ANEW:
+            return _told(rotary, positions)
+        if ends > len(self._table[0]):
+            self._table = _told(rotary, list(range(2 * ends)))
+        cos, sin = self._table
+        return cos[positions], sin[positions]
+
+
+def _told(rotary: Any, positions: list[int]) -> tuple[Array, Array]:
+    cos, sin = rotary(torch.empty(0, dtype=torch.float32), torch.tensor([positions]))
+    return cos[0].float().numpy(), sin[0].float().numpy()
 
 
 def resolve(network: Any, scorer: str) -> str:
@@ -189,12 +213,38 @@ def _together(segments: Sequence[Segment]) -> Iterator[list[int]]:
             yield rows
 
 
-def _longer(prefix: Prefix | None, tokens: Tokens, new: list[Array]) -> Prefix:
+class Room:
+    """Memory for kept keys and values, used again when nobody holds them any more.
+
+    A prefix takes tens of megabytes, and the system takes longer to give these than it takes to
+    fill them.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[Array] = []
+
+    def of(self, *shape: int) -> Array:
+        """An array of this shape, fp32, its numbers any."""
+        size = math.prod(shape)
+        fitting = [one for one in self._free if size <= one.size <= 2 * size]
+        if fitting:
+            whole = min(fitting, key=len)
+            self._free = [one for one in self._free if one is not whole]
+        else:
+            whole = np.empty(size + size // 8, np.float32)
+        found = whole[:size].reshape(shape)
+        # torch's views of it hold it for as long as there is one
+        weakref.finalize(found, self._give_back, whole).atexit = False
+        return found
+
+    def _give_back(self, whole: Array) -> None:
+        self._free = [*self._free[-MOST_FREE + 1 :], whole]
+
+
+def _longer(prefix: Prefix | None, tokens: Tokens, new: list[Array], room: Room) -> Prefix:
     """A run with the prefix before it, as a prefix; a copy."""
     start, (_, heads, size) = len(prefix.tokens) if prefix else 0, new[0].shape
-    # one piece of memory, of numpy, which asks the system for large pages: small ones cost more
-    # than the copying
-    block = np.empty((len(new), heads, start + len(tokens), size), np.float32)
+    block = room.of(len(new), heads, start + len(tokens), size)
     for number, one in enumerate(new):
         if prefix:
             block[number, :, :start] = prefix.layers[number // 2][number % 2].numpy()
