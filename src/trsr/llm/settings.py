@@ -57,7 +57,7 @@ class ModelSettings(Settings):
         description="transformers: how texts are generated; batches: prompts of one kind and like "
         "length side by side, what they begin alike read once; continuous: transformers' "
         "continuous batching, in which a prompt begins as soon as a text ends, for long texts of "
-        "unlike lengths on a GPU without a server (not yet measured there)",
+        "unlike lengths on a GPU without a server (not yet measured there; slower on a CPU)",
     )
     batch_tokens: int = Field(
         8192,
