@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,29 +61,6 @@ def test_a_plain_layout_ends_before_the_next_label(tmp_path: Path) -> None:
         tiny_model_folder(tmp_path / "m", template=None), prompts(), Sampling(max_tokens=60)
     )
     assert found == plain
-
-
-def test_the_feed_may_wait_for_answers(folder: Path) -> None:
-    model = opened(folder, batch_size=2, batching="continuous")
-    waiting = deque([ask("one"), ask("two"), ask("three")])
-    asked: list[str] = []
-
-    def feed() -> Iterator[Prompt | None]:
-        while len(asked) < 9:
-            if waiting:
-                asked.append(waiting[0].messages[1].content)
-                yield waiting.popleft()
-            else:
-                yield None
-
-    got = []
-    for place, text in model.generate(feed(), SHORT):
-        got.append(place)
-        if len(asked) + len(waiting) < 9:
-            waiting.append(ask(f"{asked[place]} {text[:3]}"))
-    assert sorted(got) == list(range(9))
-    with pytest.raises(RuntimeError, match="none is being made"):
-        list(model.generate(iter([None]), SHORT))
 
 
 def test_its_thread_ends_when_nobody_listens(folder: Path) -> None:

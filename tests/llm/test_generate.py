@@ -91,9 +91,10 @@ def test_a_tiny_nucleus_is_greedy(folder: Path) -> None:
     assert texts(opened(folder), prompts(), narrow) == texts(opened(folder), prompts(), SHORT)
 
 
-def test_the_feed_may_wait_for_answers(folder: Path) -> None:
+@pytest.mark.parametrize("batching", ["batches", "continuous"])
+def test_the_feed_may_wait_for_answers(folder: Path, batching: str) -> None:
     """Each answer brings the next prompt: `None` until then."""
-    model = opened(folder, batch_size=2)
+    model = opened(folder, batch_size=2, batching=batching)
     waiting = deque([ask("one"), ask("two"), ask("three")])
     asked: list[str] = []
 
@@ -113,9 +114,10 @@ def test_the_feed_may_wait_for_answers(folder: Path) -> None:
     assert sorted(got) == list(range(9))
 
 
-def test_a_feed_that_waits_for_nothing(folder: Path) -> None:
+@pytest.mark.parametrize("batching", ["batches", "continuous"])
+def test_a_feed_that_waits_for_nothing(folder: Path, batching: str) -> None:
     with pytest.raises(RuntimeError, match="none is being made"):
-        list(opened(folder).generate(iter([None]), SHORT))
+        list(opened(folder, batching=batching).generate(iter([None]), SHORT))
 
 
 def test_the_feed_is_read_lazily(folder: Path) -> None:
