@@ -289,6 +289,25 @@ def test_runs_that_are_not_finished_are_all_named_or_left_out_with_their_number(
     assert "## Title of two" in page
 
 
+def test_a_section_whose_runs_are_gone_stays_as_it_stood(tmp_path):
+    runs = tmp_path / "runs"
+    write_run(runs / "a", settings=DATA)
+    write_run(runs / "b", settings=DATA, candidates=5)
+    both = section(["a"]) + "\n" + section(["b"], "two")
+    first = page_of(tmp_path, both, runs)
+    changed = both.replace("Title of", "New title of")
+    (runs / "a").rename(runs / "lost")
+    with pytest.raises(StoreError, match="1 of 2 runs cannot be shown"):
+        page_of(tmp_path, changed, runs)
+    found = write_results(plan_of(tmp_path, changed, runs), tmp_path / "results.md", skip=True)
+    assert found.as_it_was == ("one",)
+    second = (tmp_path / "results.md").read_text("utf-8")
+    assert second == first.replace("Title of two", "New title of two")
+    (runs / "lost").rename(runs / "a")
+    third = page_of(tmp_path, changed, runs, skip=True)
+    assert third == second.replace("Title of one", "New title of one")
+
+
 def test_runs_that_ranked_something_else_never_stand_in_one_table(tmp_path):
     runs = tmp_path / "runs"
     write_run(runs / "a", settings=DATA)

@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trsr.results.file import Plan, read_plan
+    from trsr.results.keep import keep_runs
     from trsr.results.page import Written, write_results
 
-__all__ = ["Plan", "Written", "read_plan", "write_results"]
+__all__ = ["Plan", "Written", "keep_runs", "read_plan", "write_results"]
 
-_HOMES = {"Plan": "file", "read_plan": "file", "Written": "page", "write_results": "page"}
+_HOMES = {
+    "Plan": "file",
+    "read_plan": "file",
+    "keep_runs": "keep",
+    "Written": "page",
+    "write_results": "page",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -45,12 +45,14 @@ class Written:
         sections: How many it has.
         runs: How many runs it shows.
         left_out: The runs that it leaves out, and why.
+        as_it_was: The sections of which no run is there, and which stand as they stood.
     """
 
     path: Path
     sections: int
     runs: int
     left_out: tuple[str, ...]
+    as_it_was: tuple[str, ...]
 
 
 def write_results(plan: Plan, path: Path, *, skip: bool = False) -> Written:
@@ -61,7 +63,8 @@ def write_results(plan: Plan, path: Path, *, skip: bool = False) -> Written:
     Args:
         plan: What it shows.
         path: The Markdown file.
-        skip: Whether runs that are not finished are left out and counted, instead of refused.
+        skip: Whether runs that are not finished are left out and counted, instead of refused. A
+            section of which none is there then stays as the page has it.
 
     Raises:
         StoreError: Naming every run that is missing, not finished or stale.
@@ -69,7 +72,8 @@ def write_results(plan: Plan, path: Path, *, skip: bool = False) -> Written:
         ConfigError: If a section's baseline or metric is none of its runs', or the page there is
             was not written by this function, or has notes of a section that is no more.
     """
-    notes = _kept(plan, path)
+    old = _old_page(path)
+    notes = _kept(plan, path, old)
     missed: list[str] = []
     opened = {
         section.name: open_runs(section.runs, lambda folder, why: missed.append(why))
@@ -81,22 +85,34 @@ def write_results(plan: Plan, path: Path, *, skip: bool = False) -> Written:
             "\n  ".join((f"{len(missed)} of {total} runs cannot be shown", *missed))
             + "\nfinish them, or leave them out with --skip"
         )
-    sections = [_section(section, opened[section.name]) for section in plan.sections]
+    written = {} if not skip else bodies_of(old)
+    sections = [
+        {"name": section.name, "body": written[section.name]}
+        if section.name in written and not opened[section.name]
+        else _section(section, opened[section.name])
+        for section in plan.sections
+    ]
     write_atomic(path, _render(plan, sections, notes))
-    return Written(path, len(sections), total - len(missed), tuple(missed))
+    stayed = tuple(one["name"] for one in sections if "body" in one)
+    return Written(path, len(sections), total - len(missed), tuple(missed), stayed)
 
 
-def _kept(plan: Plan, path: Path) -> dict[str, str]:
-    """The hand-written notes of the page that is there."""
+def _old_page(path: Path) -> str:
+    """The page that is there; empty where there is none."""
     if not path.exists():
-        return {}
+        return ""
     text = path.read_text("utf-8")
     if SIGN not in text:
         raise ConfigError(
             f"{path} was not written by `trsr results`, and would be lost: move it away, or name "
             "another page with --page"
         )
-    notes = notes_of(text, str(path))
+    return text
+
+
+def _kept(plan: Plan, path: Path, old: str) -> dict[str, str]:
+    """The hand-written notes of the page that is there."""
+    notes = notes_of(old, str(path))
     known = {TOP, END, *(section.name for section in plan.sections)}
     lost = [name for name, note in notes.items() if name not in known and note.strip()]
     if lost:
@@ -124,6 +140,16 @@ def notes_of(text: str, where: str) -> dict[str, str]:
             )
         found[name] = text[first.end() : last.start()]
     return found
+
+
+def bodies_of(text: str) -> dict[str, str]:
+    """What stands between the notes of a page, by the name of the notes behind it."""
+    marks = list(_MARK.finditer(text))
+    return {
+        after[1]: text[before.end() : after.start()].strip("\n")
+        for before, after in zip(marks[1::2], marks[2::2], strict=False)
+        if after[1] != END
+    }
 
 
 def _render(plan: Plan, sections: Sequence[Mapping[str, Any]], notes: Mapping[str, str]) -> str:

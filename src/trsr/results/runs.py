@@ -105,13 +105,19 @@ def open_runs(folders: Sequence[Path], missed: Callable[[Path, str], None]) -> l
     found = []
     for folder in folders:
         try:
-            found.append(_open(folder))
+            found.append(open_run(folder))
         except TrsrError as error:
             missed(folder, str(error))
     return found
 
 
-def _open(folder: Path) -> Run:
+def open_run(folder: Path) -> Run:
+    """Opens a finished run.
+
+    Raises:
+        StoreError: If it is missing, not finished, or has no query; StaleRunError, if its files
+            changed since it was evaluated.
+    """
     finished = FinishedRun(folder)
     finished.check_fresh()
     directory = RunDirectory(folder)

@@ -1,0 +1,148 @@
+"""`trsr keep`: the figures of finished runs, small enough to publish and without anybody's data.
+
+A kept run is a run directory that `trsr results` and `trsr compare` read like any other. Of its
+queries it holds the metrics; queries, users, candidates and right answers are digests, which tell
+whether two runs ranked the same and nothing else. Texts, rankings and models are not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import tomli_w
+
+from trsr.bench.page import without_paths
+from trsr.errors import StoreError, TrsrError
+from trsr.pipeline.compare import CASES, VALUES
+from trsr.results.runs import Run, open_run
+from trsr.store.rundir import MANIFEST, StageRecord, explained, write_atomic
+
+SWEEP = "sweep.json"
+KEPT = "kept"
+"""Marks a kept copy's report."""
+
+DIGITS = 16
+"""Hexadecimal digits of a digest: two of a million are alike with a chance of 3e-8."""
+
+_FIGURES = ("chance", "candidates", "notes")
+"""What the page takes from a run's report."""
+
+_SETS = ("candidates", "relevant")
+
+
+def keep_runs(
+    folders: Sequence[Path], into: Path, tell: Callable[[Path, str], None]
+) -> tuple[Path, ...]:
+    """Writes kept copies of finished runs.
+
+    Args:
+        folders: Run directories, or folders of them such as a sweep's; of the latter, runs that
+            are not finished are told of and left out.
+        into: The folder for the copies, each under its run's name; a sweep's below its own. A copy
+            that is there is written anew.
+        tell: Is told each run that is left out, and why.
+
+    Returns:
+        The copies.
+
+    Raises:
+        StoreError: If a named run is missing, not finished or stale, or a folder has no run.
+    """
+    kept = []
+    for folder in folders:
+        if _is_run(folder) or not folder.is_dir():
+            kept.append(_keep(open_run(folder), into / folder.resolve().name))
+            continue
+        inside = [path for path in sorted(folder.iterdir()) if _is_run(path)]
+        if not inside:
+            raise StoreError(f"{folder}: there is no run in it; name a run, or a sweep's folder")
+        target = into / folder.resolve().name
+        for path in inside:
+            try:
+                kept.append(_keep(open_run(path), target / path.name))
+            except TrsrError as error:
+                tell(path, str(error))
+        if (folder / SWEEP).is_file():
+            with explained(target):
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / SWEEP, target / SWEEP)
+    return tuple(kept)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / VALUES).is_file() or (folder / MANIFEST).is_file()
+
+
+def _keep(run: Run, folder: Path) -> Path:
+    if run.report.get(KEPT):
+        raise StoreError(f"{run.folder}: it is a kept copy already; copy the folder as it is")
+    if folder.resolve() == run.folder.resolve():
+        raise StoreError(f"{folder}: a run cannot be kept in its own place; name another folder")
+    table = run.finished.values.with_columns(_digests("query"), _digests("user"))
+    by_ranker = [table.filter(pl.col("ranker") == name) for name in run.finished.rankers]
+    asked = run.finished.asked.with_columns(
+        _digests("query"),
+        *(pl.concat_list(_digests(name, pl.col(name).list.join("\n"))) for name in _SETS),
+    )
+    if asked["query"].n_unique() < asked.height:
+        raise StoreError(f"{run.folder}: two of its queries have the same digest")
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # Rows in the digests' order: that of the data would say whose they are.
+        _write_parquet(pl.concat([one.sort("query") for one in by_ranker]), folder / VALUES)
+        _write_parquet(asked.sort("query"), folder / CASES)
+        report = {name: run.report[name] for name in _FIGURES if name in run.report}
+        report |= {"rankers": dict.fromkeys(run.finished.rankers), KEPT: True}
+        _write_json(report, folder / "report.json")
+        settings = tomllib.loads((run.folder / "config.toml").read_text("utf-8"))
+        write_atomic(folder / "config.toml", tomli_w.dumps(_without_places(settings)))
+        if run.records:
+            _write_json(_manifest(run), folder / MANIFEST)
+    return folder
+
+
+def _digests(column: str, of: pl.Expr | None = None) -> pl.Expr:
+    expression = pl.col(column) if of is None else of
+    return expression.map_elements(_digest, return_dtype=pl.String).alias(column)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def _write_parquet(table: pl.DataFrame, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    table.write_parquet(temporary, compression="zstd", compression_level=19)
+    os.replace(temporary, path)
+
+
+def _write_json(value: Mapping[str, Any], path: Path) -> None:
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def _manifest(run: Run) -> dict[str, Any]:
+    """What the stages reported; of files that are not kept there is nothing to check."""
+    stages = {
+        name: vars(StageRecord({}, {}, {}, _without_places(record.info)))
+        for name, record in run.records.items()
+    }
+    return {"written": run.written, "stages": stages, "unfinished": []}
+
+
+def _without_places(value: Any) -> Any:
+    """The value with the last part alone of each path of the machine it was made on."""
+    if isinstance(value, Mapping):
+        return {key: _without_places(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_places(one) for one in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return without_paths(value) if isinstance(value, str) else value

@@ -1,0 +1,161 @@
+"""`trsr keep`: what a kept run still says, what it no longer holds, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from finished_runs import ITEMS, write_run
+
+from trsr.cli import main
+from trsr.errors import DataError, StoreError
+from trsr.pipeline.compare import compare
+from trsr.results import keep_runs, read_plan, write_results
+from trsr.store.rundir import RunDirectory, StageRecord
+
+DATA = '[data]\ninteractions = "/home/ann/clicks.csv"\n'
+MADE = {"at": "2026-11-23T01:02:03+00:00", "on": "an abacus, 2 rods", "gpu": ""}
+
+
+def refuse(folder: Path, why: str) -> None:
+    raise AssertionError(f"{folder} was left out: {why}")
+
+
+def finished(folder: Path, recent: int = 3, **options) -> Path:
+    """A run with a manifest, in which paths of its machine stand."""
+    settings = options.pop("settings", DATA + f"[prompts]\nrecent = {recent}")
+    write_run(folder, settings=settings, skills={"random": 0.0, "llm": recent / 2}, **options)
+    info = {"seconds": 61.0, "made": MADE, "log": "/home/ann/log", "costs": []}
+    names = ("prepare", "summarize", "train", "rank", "evaluate")
+    path = folder / "cases.test.parquet"
+    parents = RunDirectory(folder).hashes([path.name])
+    records = {name: StageRecord({}, parents, {path.name: "0"}, info) for name in names}
+    RunDirectory(folder)._write_manifest(records, [])
+    return folder
+
+
+def page_of(folder: Path, runs: Path) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "results.toml").write_text(
+        '[sections.one]\ntitle = "One"\ncommand = "trsr run x.toml"\nruns = ["a", "b"]\n'
+        'compare = ["ndcg@10", "recall@1"]\n'
+    )
+    write_results(read_plan(folder / "results.toml", runs), folder / "results.md")
+    return (folder / "results.md").read_text("utf-8")
+
+
+def test_the_page_of_kept_runs_is_that_of_the_runs(tmp_path):
+    runs = [finished(tmp_path / "runs" / "a", 3), finished(tmp_path / "runs" / "b", 5)]
+    kept = keep_runs(runs, tmp_path / "kept", refuse)
+    assert kept == (tmp_path / "kept" / "a", tmp_path / "kept" / "b")
+    whole = page_of(tmp_path / "one", tmp_path / "runs").splitlines()
+    again = page_of(tmp_path / "two", tmp_path / "kept").splitlines()
+    assert len(whole) == len(again)
+    # Intervals and p-values are of draws, and these follow the order of the queries.
+    drawn = [line for line in whole if "ndcg@10 |" in line or "recall@1 |" in line]
+    same = [line for line, other in zip(whole, again, strict=True) if line == other]
+    assert set(whole) - set(same) <= set(drawn)
+    assert any("llm, recent=5" in line and "±" in line for line in same)
+    assert any("1 min" in line for line in same)
+    assert any("an abacus, 2 rods" in line and "2026-11-23" in line for line in same)
+    ours = compare([f"{runs[1]}:llm"], baseline=f"{runs[0]}:llm").results[1].difference
+    theirs = compare([f"{kept[1]}:llm"], baseline=f"{kept[0]}:llm").results[1].difference
+    assert ours is not None
+    assert theirs is not None
+    assert theirs.mean == pytest.approx(ours.mean, abs=1e-12)
+    assert theirs.p == pytest.approx(ours.p, abs=0.02)
+
+
+def test_a_kept_run_holds_nobodys_data_and_no_place(tmp_path):
+    run = finished(tmp_path / "runs" / "a")
+    (kept,) = keep_runs([run], tmp_path / "kept", refuse)
+    assert sorted(path.name for path in kept.iterdir()) == [
+        "cases.test.parquet",
+        "config.toml",
+        "manifest.json",
+        "per_query.parquet",
+        "report.json",
+    ]
+    values, cases = (
+        pl.read_parquet(kept / name) for name in ("per_query.parquet", "cases.test.parquet")
+    )
+    assert cases.columns == ["query", "candidates", "relevant"]
+    known = {*ITEMS, *(f"u{n}" for n in range(40)), *(f"test/u{n}/3" for n in range(40))}
+    for table in (values, cases):
+        cells = [cell for row in table.drop("ranker", strict=False).rows() for cell in row]
+        listed = [cell if isinstance(cell, list) else [cell] for cell in cells]
+        told = {one for cell in listed for one in cell if isinstance(one, str)}
+        assert told
+        assert not told & known
+        assert all(len(one) == 16 for one in told)
+    # Nor does the order of rows tell whose they are.
+    first = values.filter(pl.col("ranker") == "llm")
+    assert first["query"].is_sorted()
+    whole = pl.read_parquet(run / "per_query.parquet").filter(pl.col("ranker") == "llm")
+    assert first["ndcg@10"].to_list() != whole["ndcg@10"].to_list()
+    assert sorted(first["ndcg@10"]) == sorted(whole["ndcg@10"])
+    for name in ("config.toml", "manifest.json", "report.json"):
+        text = (kept / name).read_text("utf-8")
+        assert "/home/ann" not in text
+        assert str(tmp_path) not in text
+
+
+def test_kept_runs_that_ranked_something_else_are_still_refused(tmp_path):
+    runs = [
+        finished(tmp_path / "a"),
+        finished(tmp_path / "b", candidates=5),
+        finished(tmp_path / "c", rename="other-"),
+    ]
+    kept = keep_runs(runs, tmp_path / "kept", refuse)
+    with pytest.raises(DataError, match="has other candidates than"):
+        compare([f"{kept[1]}:llm"], baseline=f"{kept[0]}:llm")
+    with pytest.raises(DataError, match="has other queries than"):
+        compare([f"{kept[2]}:llm"], baseline=f"{kept[0]}:llm")
+
+
+def test_of_a_sweep_what_is_finished_is_kept_and_the_rest_is_told(tmp_path, capsys, monkeypatch):
+    swept = tmp_path / "swept"
+    finished(swept / "a")
+    finished(swept / "b", 5)
+    RunDirectory(swept / "b")._write_manifest({}, ["rank"])
+    (swept / "c").mkdir()
+    (swept / "sweep.json").write_text("{}")
+    words = ["trsr", "keep", str(swept), "--into", str(tmp_path / "kept")]
+
+    def command() -> int:
+        monkeypatch.setattr("sys.argv", words)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    assert command() == 0
+    told = capsys.readouterr()
+    assert "kept 1 in" in told.out
+    assert "left out 1" in told.out
+    assert "b: rank was stopped" in told.err
+    assert sorted(path.name for path in (tmp_path / "kept" / "swept").iterdir()) == [
+        "a",
+        "sweep.json",
+    ]
+    before = (tmp_path / "kept/swept/a/per_query.parquet").read_bytes()
+    assert command() == 0  # again, in the same place
+    assert (tmp_path / "kept/swept/a/per_query.parquet").read_bytes() == before
+
+
+def test_what_cannot_be_kept_is_refused_with_the_reason(tmp_path):
+    run = finished(tmp_path / "runs" / "a")
+    (kept,) = keep_runs([run], tmp_path / "kept", refuse)
+    for folders, into, said in (
+        ([tmp_path / "nowhere"], "kept", "nowhere: there is no such run directory"),
+        ([tmp_path], "kept", "there is no run in it"),
+        ([run], "runs", "own place"),
+        ([kept], "else", "a kept copy already"),
+    ):
+        with pytest.raises(StoreError, match=said):
+            keep_runs(folders, tmp_path / into, refuse)
+    pl.read_parquet(run / "cases.test.parquet").head(3).write_parquet(run / "cases.test.parquet")
+    with pytest.raises(StoreError, match="changed since it was evaluated"):
+        keep_runs([run], tmp_path / "kept", refuse)
+    assert json.loads((kept / "report.json").read_text("utf-8"))["kept"] is True
