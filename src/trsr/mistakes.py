@@ -68,6 +68,7 @@ def conflicts(config: Config) -> Iterator[str]:
             "model.backend: openai gives no log-probabilities of answers, so it cannot rank; set "
             "it in [summarize.model] and a local backend in [model]"
         )
+    yield from _equal_samples(config)
     yield from _bad_prior(config)
     yield from _untold_summary(config)
     if config.prompts.layout == "chain":
@@ -84,6 +85,16 @@ def _bad_prior(config: Config) -> Iterator[str]:
         yield (
             f"train.prior: the loss {config.train.loss} has no place for a prior; set train.loss "
             f"to {' or '.join(sorted(PRIOR_LOSSES))}, or leave train.prior empty"
+        )
+
+
+def _equal_samples(config: Config) -> Iterator[str]:
+    """Several samples that cannot differ."""
+    told = config.summarize
+    if told.samples > 1 and not told.sampling.temperature:
+        yield (
+            f"summarize.samples: {told.samples} texts without chance are the same; set "
+            "summarize.sampling.temperature above 0, such as 0.7"
         )
 
 

@@ -116,7 +116,8 @@ class Summary:
         user: The user's id.
         text: The summary; empty when the strategy writes none.
         covers: How many interactions, from the oldest, it has read.
-        sources: Keys of the output-store entries that made it, in the order they were asked.
+        sources: Keys of the output-store entries that made it, in the order they were asked; of
+            several samples of a text the one that was kept.
     """
 
     user: str
@@ -138,15 +139,27 @@ class Prompt:
     """What is said to a language model.
 
     A last message with the role `assistant` is an answer begun for the model, which it continues.
+
+    Attributes:
+        messages: In order.
+        draw: Which of several texts drawn after the same words is meant: each draw has its own
+            random numbers and its own place in the output store.
     """
 
     messages: tuple[Message, ...]
+    draw: int = 0
 
     @property
     def begun(self) -> str:
         """The answer begun for the model, empty when there is none."""
         last = self.messages[-1]
         return last.content if last.role == "assistant" else ""
+
+    @property
+    def seed_parts(self) -> tuple[str, ...]:
+        """What the random numbers of a drawn text follow from, beside the settings' seed."""
+        said = tuple(part for message in self.messages for part in (message.role, message.content))
+        return (*said, f"draw {self.draw}") if self.draw else said
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,8 @@ def test_drawn_texts_have_their_own_seed(folder: Path) -> None:
     assert {len(expected) - 1 - place: text for place, text in backwards.items()} == expected
     assert texts(opened(folder), prompts(), drawn.model_copy(update={"seed": 6})) != expected
     assert expected != texts(opened(folder), prompts(), SHORT)
+    again = texts(opened(folder), [replace(one, draw=1) for one in prompts()], drawn)
+    assert all(again[place] != text for place, text in expected.items())
 
 
 def test_a_tiny_nucleus_is_greedy(folder: Path) -> None:

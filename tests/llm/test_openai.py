@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -258,7 +259,9 @@ def test_what_is_sent(serve: Callable[..., Endpoint]) -> None:
     ask(model, "hello", temperature=0.5, top_p=0.9, seed=3)
     ask(model, "hello", temperature=0.5, top_p=0.9, seed=3)
     ask(model, "world", temperature=0.5, top_p=0.9, seed=3)
-    greedy, first, second, other = endpoint.bodies
+    drawn = replace(prompt("hello"), draw=1)
+    list(model.generate([drawn], Sampling(temperature=0.5, top_p=0.9, seed=3)))
+    greedy, first, second, other, again = endpoint.bodies
     assert greedy == {
         "model": "m",
         "messages": [
@@ -271,6 +274,7 @@ def test_what_is_sent(serve: Callable[..., Endpoint]) -> None:
     }
     assert (first["temperature"], first["top_p"]) == (0.5, 0.9)
     assert first["seed"] == second["seed"] != other["seed"]
+    assert again["seed"] not in (first["seed"], other["seed"])
     assert set(endpoint.keys) == {f"Bearer {KEY}"}
 
 

@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,8 @@ def test_drawn_texts_follow_their_seed(model: Any) -> None:
     sampling = Sampling(max_tokens=12, temperature=1.5, seed=1)
     ((_, alone),) = model.generate([prompts()[3]], sampling)
     assert alone == draw(1)[3]
+    ((_, again),) = model.generate([replace(prompts()[3], draw=1)], sampling)
+    assert again != alone
 
 
 def test_a_caller_that_stops_reading_leaves_the_model_usable(model: Any) -> None:

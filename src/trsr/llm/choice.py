@@ -86,8 +86,7 @@ def row_of(
             f"{sampling.max_tokens}, but {layout.name} is read with at most "
             f"{context_tokens}: shorten the prompt or raise model.context_tokens"
         )
-    said = itertools.chain.from_iterable((m.role, m.content) for m in prompt.messages)
-    draws = random.Random(derive_seed(sampling.seed, *said))  # noqa: S311
+    draws = random.Random(derive_seed(sampling.seed, *prompt.seed_parts))  # noqa: S311
     return Row(position, tokens, layout, layout.turns(prompt), draws)
 
 

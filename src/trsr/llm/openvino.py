@@ -245,8 +245,7 @@ class OpenVINOModel:
         if config.do_sample:
             config.temperature = sampling.temperature
             config.top_p = sampling.top_p
-            said = [part for m in prompt.messages for part in (m.role, m.content)]
-            config.rng_seed = derive_seed(sampling.seed, *said) % 2**31
+            config.rng_seed = derive_seed(sampling.seed, *prompt.seed_parts) % 2**31
         return config
 
     def _step(self) -> None:

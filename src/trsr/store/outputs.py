@@ -41,11 +41,13 @@ def output_key(identity: str, prompt: Prompt, kind: Mapping[str, object]) -> str
     Returns:
         64 hexadecimal digits.
     """
-    content = {
+    content: dict[str, object] = {
         "model": identity,
         "prompt": [[message.role, message.content] for message in prompt.messages],
         "kind": dict(kind),
     }
+    if prompt.draw:
+        content["draw"] = prompt.draw
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

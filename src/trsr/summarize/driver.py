@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import RLock
 
 from trsr.errors import ModelError, PromptError
@@ -14,6 +14,7 @@ from trsr.progress import Progress
 from trsr.prompts import PromptWriter
 from trsr.store.outputs import output_key
 from trsr.summarize.blocks import cut_blocks, item_measure
+from trsr.summarize.samples import Samples
 from trsr.summarize.settings import STRATEGIES, SummarizeSettings
 from trsr.summarize.strategies import Flow, Strategy
 from trsr.types import Block, Prompt, Summary, UserHistory
@@ -67,6 +68,7 @@ def summarize(
         strategy,
         lambda history: cut_blocks(history, settings, measure),
         writer.finish,
+        Samples(settings.samples, settings.keep),
     )
     kind = {"generate": settings.sampling.model_dump()}
     while desk.open():
@@ -95,20 +97,30 @@ class _Live:
     flow: Flow
     covers: int
     waiting: int = 0
-    texts: list[str] = field(default_factory=list)
+    asked: Sequence[Prompt] | None = None
+    texts: list[list[str]] = field(default_factory=list)
     prompts: list[Prompt] = field(default_factory=list)
     text: str = ""
 
-    def wait(self, prompts: Sequence[Prompt]) -> None:
+    def wait(self, prompts: Sequence[Prompt], samples: Samples) -> None:
         """Waits for the answers to these."""
-        self.prompts.extend(prompts)
-        self.texts = [""] * len(prompts)
-        self.waiting = len(prompts)
+        self.asked = prompts
+        self.texts = [[""] * samples.number for _ in prompts]
+        self.waiting = len(prompts) * samples.number
 
-    def take(self, place: int, text: str) -> None:
+    def take(self, place: int, draw: int, text: str) -> None:
         """Takes one answer."""
-        self.texts[place] = text
+        self.texts[place][draw] = text
         self.waiting -= 1
+
+    def kept(self, samples: Samples) -> list[str]:
+        """Of the answers to each prompt the one that is kept; writes down which."""
+        texts = []
+        for prompt, drawn in zip(self.asked or (), self.texts, strict=True):
+            best = samples.best(prompt, drawn)
+            self.prompts.append(replace(prompt, draw=best))
+            texts.append(drawn[best])
+        return texts
 
 
 def _told(
@@ -133,6 +145,7 @@ class _Desk:
         strategy: Strategy,
         blocks: Callable[[UserHistory], Sequence[Block]],
         finish: Callable[[Prompt, str], str],
+        samples: Samples,
     ) -> None:
         self.asked = 0
         self.empty = 0
@@ -142,6 +155,7 @@ class _Desk:
         self._strategy = strategy
         self._blocks = blocks
         self._finish = finish
+        self._samples = samples
         self._lock = RLock()
         self._live = 0
         self._position = 0  # in the current call's feed
@@ -202,7 +216,8 @@ class _Desk:
     def _go_on(self, live: _Live) -> None:
         """Sends a flow the texts it waits for; asks what it wants next, or ends it."""
         try:
-            prompts = live.flow.send(live.texts) if live.prompts else next(live.flow)
+            begun = live.asked is not None
+            prompts = live.flow.send(live.kept(self._samples)) if begun else next(live.flow)
             while not prompts:
                 prompts = live.flow.send([])
         except StopIteration as end:
@@ -210,12 +225,13 @@ class _Desk:
             return
         except PromptError as error:
             raise PromptError(f"{live.key} (user {live.history.user}): {error}") from error
-        live.wait(prompts)
-        for place, prompt in enumerate(prompts):
-            if prompt not in self._waiters:
-                self._waiters[prompt] = []
-                self.ready.append(prompt)
-            self._waiters[prompt].append((live, place))
+        live.wait(prompts, self._samples)
+        for place, asked in enumerate(prompts):
+            for prompt in self._samples.draws(asked):
+                if prompt not in self._waiters:
+                    self._waiters[prompt] = []
+                    self.ready.append(prompt)
+                self._waiters[prompt].append((live, place))
 
     def _end(self, live: _Live, text: str) -> None:
         self._live -= 1
@@ -239,7 +255,7 @@ class _Desk:
             told = self._finish(prompt, text)
             self.empty += not told
             for live, place in self._waiters.pop(prompt):
-                live.take(place, told)
+                live.take(place, prompt.draw, told)
                 if not live.waiting:
                     self._go_on(live)
 

@@ -42,13 +42,12 @@ class Kept:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Kept:
         """What `to_json` gave."""
-        texts = [
-            Written(
-                **{**one, "prompt": Prompt(tuple(Message(**m) for m in one["prompt"]["messages"]))}
-            )
-            for one in value["written"]
-        ]
+        texts = [Written(**{**one, "prompt": _prompt(one["prompt"])}) for one in value["written"]]
         return cls(**{**value, "written": tuple(texts)})
+
+
+def _prompt(value: Mapping[str, Any]) -> Prompt:
+    return Prompt(tuple(Message(**one) for one in value["messages"]), value.get("draw", 0))
 
 
 def keep(

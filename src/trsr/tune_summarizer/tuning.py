@@ -110,6 +110,8 @@ def _refuse(config: Config) -> None:
         mistakes.append("prompts.use_summary: the judge must be told the summary; set it to true")
     if config.prompts.summary_of != "own":
         mistakes.append("prompts.summary_of: a text is judged by its own user; set it to own")
+    if config.summarize.samples > 1:
+        mistakes.append("summarize.samples: the texts are drawn here; set it to 1")
     if config.summarizer.backend not in TRAINED:
         mistakes.append(
             f"summarize.model.backend: {config.summarizer.backend} has no weights here that could "
