@@ -22,7 +22,7 @@ def own(tmp_path: Path, change: tuple[str, str] = ("", "")) -> str:
 
 def test_a_file_of_ones_own_has_the_form_of_those_of_the_package(tmp_path: Path) -> None:
     assert load_domain(own(tmp_path)) == load_domain("films")
-    assert load_domain(own(tmp_path)).digest == load_domain("films").digest
+    assert load_domain(own(tmp_path)).digest("worked") == load_domain("films").digest("worked")
 
 
 def test_the_digest_follows_the_words_and_the_settings_but_not_the_path(tmp_path: Path) -> None:
@@ -33,6 +33,10 @@ def test_the_digest_follows_the_words_and_the_settings_but_not_the_path(tmp_path
     assert digest(domain=own(tmp_path, ("none yet", "nothing"))) != digest(domain="films")
     assert digest(domain="films", recent=5) != digest(domain="films")
     assert digest(domain="films", style="worked") != digest(domain="films")
+    # The words of the style profile count where it is used.
+    other = own(tmp_path, ("Fill in the profile of", "Write down"))
+    assert digest(domain=other) == digest(domain="films")
+    assert digest(domain=other, style="profile") != digest(domain="films", style="profile")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def all_prompts(domain: str, style: str) -> str:
     return "\n".join([*parts, f"======== answers\n{writer.answers[0]} / {writer.answers[1]}\n"])
 
 
-@pytest.mark.parametrize("style", ["instruct", "worked"])
+@pytest.mark.parametrize("style", ["instruct", "worked", "profile"])
 @pytest.mark.parametrize("domain", sorted(ITEMS))
 def test_every_prompt_reads_as_its_golden_file(
     domain: str, style: str, golden: Callable[[str, str], None]

@@ -32,13 +32,15 @@ def data_settings(config: Config) -> dict[str, Any]:
 
 def summarize_settings(config: Config) -> dict[str, Any]:
     """The strategy, the words, the model, and whose histories are summarized."""
-    own = config.summarize.model_dump(mode="json", exclude={"model"})
+    # of one sample nothing is chosen, and runs from before the setting still hold
+    apart = {"model"} | ({"samples", "keep"} if config.summarize.samples == 1 else set())
+    own = config.summarize.model_dump(mode="json", exclude=apart)
     if config.summarize.strategy == "none":
         return {"summarize": {"strategy": "none"}, "splits": used_splits(config)}
     told = {"domain", "style", "fields", "summary_item_words", "summary_numbers", "summary_words"}
     told |= {"field_words"}
     return {
-        "words": load_domain(config.prompts.domain).digest,
+        "words": load_domain(config.prompts.domain).digest(config.prompts.style),
         "summarize": own,
         "prompts": config.prompts.model_dump(mode="json", include=told),
         "model": config.summarizer.meaning(),
@@ -54,7 +56,7 @@ def _judge_settings(config: Config) -> dict[str, Any]:
     # told their own, runs from before the setting still hold
     excluded |= {"summary_of"} if config.prompts.summary_of == "own" else set()
     return nearest | {
-        "words": domain.digest,
+        "words": domain.digest(config.prompts.style),
         "prompts": config.prompts.model_dump(mode="json", exclude=excluded),
         "model": config.model.meaning(),
         "run": {"seed": config.run.seed},

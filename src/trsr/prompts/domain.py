@@ -149,6 +149,7 @@ class Domain(Settings):
     judge: Turns = Field(description="the recommender's prompt; $summary, $recent, $candidate")
     instruct: Style | None = Field(None, description="summary prompts for able models")
     worked: Style | None = Field(None, description="summary prompts for small models")
+    profile: Style | None = Field(None, description="the same, for summaries of a few named lists")
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -157,10 +158,10 @@ class Domain(Settings):
             raise ValueError("yes and no must be different answers")
         return self
 
-    @property
-    def digest(self) -> str:
-        """A hash of every word, those of `nearest` apart."""
-        return digest(self.model_dump(mode="json", exclude={"nearest", "no_nearest"}))
+    def digest(self, style: str) -> str:
+        """A hash of every word, those of `nearest` apart, and of `profile` where it is not used."""
+        apart = {"nearest", "no_nearest"} | ({"profile"} if style != "profile" else set())
+        return digest(self.model_dump(mode="json", exclude=apart))
 
 
 class Form:

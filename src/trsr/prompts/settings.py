@@ -16,10 +16,11 @@ class PromptSettings(Settings):
         "generic",
         description="products, news, films, generic, or a file of your own (`./mine.toml`)",
     )
-    style: Literal["instruct", "worked"] = Field(
+    style: Literal["instruct", "worked", "profile"] = Field(
         "instruct",
         description="instruct: plain instructions, for able models; worked: two worked examples "
-        "and a begun answer, for small ones",
+        "and a begun answer, for small ones; profile: the same, for a few named lists (kinds, "
+        "themes, brands, what came last) in place of a sentence",
     )
     fields: tuple[str, ...] = Field(
         (), description="the item columns to tell, in this order; empty: all, as the data has them"

@@ -54,7 +54,7 @@ class PromptWriter:
                 "summarize.sampling.max_tokens"
             )
         self._domain = load_domain(settings.domain)
-        style = self._domain.worked if settings.style == "worked" else self._domain.instruct
+        style: Style | None = getattr(self._domain, settings.style)
         if style is None:
             raise ConfigError(f"the domain {settings.domain} has no style {settings.style!r}")
         if settings.layout == "chain" and not chainable(self._domain.judge):
@@ -65,7 +65,11 @@ class PromptWriter:
         chosen = settings.model_dump(mode="json", exclude={"domain", *_unused(settings)})
         self.settings = settings
         self.answers = (self._domain.yes, self._domain.no)
-        words = {"domain": self._domain.digest, "settings": chosen, "layout": LAYOUT}
+        words = {
+            "domain": self._domain.digest(settings.style),
+            "settings": chosen,
+            "layout": LAYOUT,
+        }
         if settings.nearest:
             words["nearest"] = [self._domain.nearest, self._domain.no_nearest]
         self.digest = digest(words)
