@@ -160,7 +160,7 @@ def _meaning(config: Config, run: RunDirectory, adapter: Path | None) -> dict[st
         "summarize": config.summarize.model_dump(mode="json", exclude={"model"}),
         "summarizer": config.summarizer.meaning(),
         "prompts": config.prompts.model_dump(mode="json", exclude={"summary_of"}),
-        "words": load_domain(config.prompts.domain).digest,
+        "words": load_domain(config.prompts.domain).digest(config.prompts.style),
         "judge": config.model.meaning() | {"scorer": config.model.scorer},
         "read": run.hashes([*READ, *(["adapter"] if adapter else [])]),
         "run": {"seed": config.run.seed},
