@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -90,6 +91,9 @@ def test_a_kept_run_holds_nobodys_data_and_no_place(tmp_path):
         assert told
         assert not told & known
         assert all(len(one) == 16 for one in told)
+    # An answer's digest is not that of the item alone, which anybody could try.
+    guesses = {hashlib.sha256(item.encode()).hexdigest()[:16] for item in ITEMS}
+    assert not guesses & {one for cell in cases["relevant"] for one in cell}
     # Nor does the order of rows tell whose they are.
     first = values.filter(pl.col("ranker") == "llm")
     assert first["query"].is_sorted()

@@ -217,8 +217,7 @@ class OpenAIModel:
         body["temperature"] = sampling.temperature
         if sampling.temperature > 0:
             body["top_p"] = sampling.top_p
-            draw = [f"draw {prompt.draw}"] if prompt.draw else []
-            body["seed"] = derive_seed(sampling.seed, json.dumps(said), *draw) % 2**31
+            body["seed"] = derive_seed(sampling.seed, *prompt.seed_parts) % 2**31
         body["max_tokens"] = sampling.max_tokens
         return body
 

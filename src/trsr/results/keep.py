@@ -2,7 +2,8 @@
 
 A kept run is a run directory that `trsr results` and `trsr compare` read like any other. Of its
 queries it holds the metrics; queries, users, candidates and right answers are digests, which tell
-whether two runs ranked the same and nothing else. Texts, rankings and models are not in it.
+whether two runs ranked the same. Whoever has the data can find its users among them; nobody can
+read an item from them. Texts, rankings and models are not in it.
 """
 
 from __future__ import annotations
@@ -34,8 +35,6 @@ DIGITS = 16
 
 _FIGURES = ("chance", "candidates", "notes")
 """What the page takes from a run's report."""
-
-_SETS = ("candidates", "relevant")
 
 
 def keep_runs(
@@ -88,9 +87,13 @@ def _keep(run: Run, folder: Path) -> Path:
         raise StoreError(f"{folder}: a run cannot be kept in its own place; name another folder")
     table = run.finished.values.with_columns(_digests("query"), _digests("user"))
     by_ranker = [table.filter(pl.col("ranker") == name) for name in run.finished.rankers]
+    candidates, relevant = (pl.col(name).list.join("\n") for name in ("candidates", "relevant"))
+    # One item is soon guessed from its digest; with its query and all its candidates it is not.
+    answers = pl.concat_str("query", candidates, relevant, separator="\n\n")
     asked = run.finished.asked.with_columns(
         _digests("query"),
-        *(pl.concat_list(_digests(name, pl.col(name).list.join("\n"))) for name in _SETS),
+        pl.concat_list(_digests("candidates", candidates)),
+        pl.concat_list(_digests("relevant", answers)),
     )
     if asked["query"].n_unique() < asked.height:
         raise StoreError(f"{run.folder}: two of its queries have the same digest")
