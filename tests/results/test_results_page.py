@@ -181,6 +181,44 @@ def test_a_section_tells_where_when_and_with_how_many_seeds(swept, tmp_path):
     assert text.count("Krichene and Rendle") == 1
 
 
+def test_a_section_tells_the_metric_by_length_of_history(tmp_path):
+    runs = tmp_path / "runs"
+    path = write_run(runs / "one", settings=DATA) / "per_query.parquet"
+    table = pl.read_parquet(path)
+    lengths = {f"test/u{n}/3": 5 + n for n in range(40)}
+    table = table.with_columns(
+        pl.col("query").replace_strict(lengths, return_dtype=pl.Int64).alias("history")
+    )
+    table.write_parquet(path)
+    asked = {"baseline": "random", "compare": ["recall@1", "ndcg@10"]}
+    text = page_of(tmp_path, section(["one"], history_bins=[25, 10, 45], **asked), runs)
+    groups = tables(text)[2]
+
+    # A bin that no history falls into is no column.
+    assert groups[0] == ["", "5 to 9 (5 queries)", "10 to 24 (15 queries)", "25 to 44 (20 queries)"]
+    assert "recall@1 by length of history, with the difference to random:" in text
+    parts = [(5, 9), (10, 24), (25, 44)]
+    for column, (low, high) in enumerate(parts, start=1):
+        own = table.filter(pl.col("history").is_between(low, high))
+        means = [
+            own.filter(pl.col("ranker") == one)["recall@1"].mean() for one in ("random", "llm")
+        ]
+        random, llm = (row[column] for row in groups[1:])
+        assert float(random) == pytest.approx(means[0], abs=6e-4)
+        mean, difference, interval = re.fullmatch(r"(\S+); (\S+) \((.+ to .+)\)", llm).groups()
+        assert float(mean) == pytest.approx(means[1], abs=6e-4)
+        told = float(difference.replace("\N{MINUS SIGN}", "-"))
+        assert told == pytest.approx(means[1] - means[0], abs=1.1e-3)
+        assert interval
+    # Without bins there is no such table.
+    assert "by length of history" not in page_of(tmp_path, section(["one"], **asked), runs)
+
+
+def test_groups_begin_at_a_length(tmp_path):
+    with pytest.raises(ConfigError, match="history_bins: a length is 1 or more"):
+        plan_of(tmp_path, section(["one"], history_bins=[0, 5]))
+
+
 def test_runs_that_differ_by_seed_are_one_row_with_their_spread(tmp_path):
     for seed in range(3):
         settings = f"{DATA}[train]\nseed = {seed}"

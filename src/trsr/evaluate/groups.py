@@ -38,8 +38,7 @@ class HistoryGroup:
     @property
     def name(self) -> str:
         """`4` or `5 to 9`."""
-        one = self.shortest == self.longest
-        return str(self.shortest) if one else f"{self.shortest} to {self.longest}"
+        return name_of(self.shortest, self.longest)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -56,6 +55,11 @@ class HistoryGroup:
             rankers.setdefault(ranker, {})[metric] = values
         ends = {"shortest": self.shortest, "longest": self.longest}
         return ends | {"queries": self.queries, "rankers": rankers}
+
+
+def name_of(shortest: int, longest: int) -> str:
+    """`4` or `5 to 9`: how a group of histories is called."""
+    return str(shortest) if shortest == longest else f"{shortest} to {longest}"
 
 
 def history_groups(report: Report, bins: Sequence[int] = ()) -> list[HistoryGroup]:

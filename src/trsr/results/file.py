@@ -31,6 +31,9 @@ class SectionSettings(Settings):
     baseline: str = Field("", description="the row that others are compared with; else llm's")
     metrics: tuple[str, ...] = Field((), description="columns; left out: all that the runs have")
     compare: tuple[str, ...] = Field((), description="metrics that are compared; ndcg@10 if none")
+    history_bins: tuple[int, ...] = Field(
+        (), description="also by length of history: where a new group begins; none if left out"
+    )
     machine: str = Field("", description="the machine's kind, for runs that do not record it")
 
 
@@ -116,6 +119,8 @@ def _mistakes(name: str, section: SectionSettings) -> Sequence[str]:
         found.append(f"sections.{name}.command: write the command that makes the runs")
     if len(set(section.runs)) < len(section.runs):
         found.append(f"sections.{name}.runs: a run stands twice")
+    if any(one < 1 for one in section.history_bins):
+        found.append(f"sections.{name}.history_bins: a length is 1 or more")
     for metric in (*section.metrics, *section.compare):
         try:
             parse_metric(metric)

@@ -15,6 +15,7 @@ from trsr.errors import ConfigError, DataError, StoreError
 from trsr.evaluate.sides import SidesReport
 from trsr.pipeline.compare import check_comparable
 from trsr.results.file import END, TOP, Plan, Section
+from trsr.results.groups import group_table
 from trsr.results.runs import Run, Variant, open_runs, variants
 from trsr.results.tables import (
     Table,
@@ -214,11 +215,13 @@ def _tables(section: Section, found: Sequence[Variant], metrics: Sequence[str]) 
     report = compared(rows, compare, section.settings.baseline)
     chance = runs[0].report["chance"]
     stages = stage_table(found)
+    bins = section.settings.history_bins
     return {
         "facts": [*_facts(section, runs, report)],
         "tables": [
             _told("", main_table(rows, metrics, chance), _legend(rows, report)),
             *([_told(_how(report), difference_table(report), "")] if len(rows) > 1 else []),
+            *([_told(*group_table(rows, report, bins))] if bins else []),
             *([_told("What each stage took:", stages, _stage_notes(stages))] if stages[1] else []),
         ],
         "warnings": [*_warnings(runs)],
