@@ -13,6 +13,7 @@ The formats part their columns by spaces and know no ties, and ids here are any 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import re
@@ -28,6 +29,7 @@ _UNSAFE = re.compile(r"[\s%\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _LARGEST = np.float32(3e38)  # leaves room above for scores that have to fall further
 
 
+@functools.lru_cache(1 << 16)
 def escape(text: str) -> str:
     """An id without blanks; an empty one is written as a lone `%`."""
     return _UNSAFE.sub(lambda found: quote(found[0], safe="", errors="surrogatepass"), text) or "%"
@@ -82,10 +84,10 @@ def untied(ranked: RankedList) -> Iterator[Entry]:
 
 def falling(scores: Iterable[float]) -> Iterator[str]:
     """Scores that fall from one to the next as 32-bit numbers, as short as reads back."""
+    limit = float(_LARGEST)
     before = np.float32(np.inf)
-    for score in scores:
-        within = np.float32(min(max(score, -float(_LARGEST)), float(_LARGEST)))
-        before = min(within, np.nextafter(before, np.float32(-np.inf)))
+    for score in np.fromiter(scores, np.float64).clip(-limit, limit).astype(np.float32):
+        before = score if score < before else np.nextafter(before, np.float32(-np.inf))
         yield str(before)
 
 
