@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from trsr.data.settings import DataSettings
+
 CATALOGUE = 50
 
 
@@ -30,23 +32,25 @@ def settings(bench: Any, rows: list[tuple[str, str, int]], **more: Any) -> dict[
     return paths | {"min_history": 3, "negatives": 5} | more
 
 
+def popularity(dataset: Any, part: str, negatives: int = 5) -> float:
+    """How often the negatives of a part stand in the training interactions, in the mean."""
+    counts = Counter(dataset.interactions["item"])
+    drawn = [
+        counts[item.id]
+        for case in dataset.cases(part)
+        for item in case.query.candidates
+        if item.id not in case.relevant
+    ]
+    assert len(drawn) == negatives * len(dataset.cases(part))
+    return sum(drawn) / len(drawn)
+
+
 def test_popular_candidates_follow_the_training_interactions(bench: Any) -> None:
     _, uniform = bench.prepare(**settings(bench, clicks()))
     _, popular = bench.prepare(**settings(bench, clicks(), candidates="popular"))
-    counts = Counter(popular.interactions["item"])
-
-    def mean(dataset: Any) -> float:
-        drawn = [
-            counts[item.id]
-            for case in dataset.cases("test")
-            for item in case.query.candidates
-            if item.id not in case.relevant
-        ]
-        assert len(drawn) == 5 * len(dataset.cases("test"))
-        return sum(drawn) / len(drawn)
 
     # Each draw has the weight count + 1 instead of 1; met items are left out of both.
-    assert mean(popular) > 1.5 * mean(uniform)
+    assert popularity(popular, "test") > 1.5 * popularity(uniform, "test")
     histories = {row[0]: {r[1] for r in clicks() if r[0] == row[0]} for row in clicks()}
     for part in ("train", "valid", "test"):
         for case in popular.cases(part):
@@ -54,6 +58,30 @@ def test_popular_candidates_follow_the_training_interactions(bench: Any) -> None
             assert shown & histories[case.query.history.user] == case.relevant
     _, again = bench.prepare(**settings(bench, clicks()[::-1], candidates="popular"))
     assert again.cases("test").frame.equals(popular.cases("test").frame)
+
+
+@pytest.mark.parametrize("tested", ["uniform", "full"])
+def test_training_cases_alone_have_popular_negatives(bench: Any, tested: str) -> None:
+    plain = settings(bench, clicks(), candidates=tested, train_negatives=5)
+    _, uniform = bench.prepare(**plain)
+    _, popular = bench.prepare(**plain, train_candidates="popular")
+    for part in ("valid", "test"):
+        assert popular.cases(part).frame.equals(uniform.cases(part).frame)
+    assert popularity(popular, "train") > 1.5 * popularity(uniform, "train")
+
+
+def test_training_cases_alone_have_uniform_negatives(bench: Any) -> None:
+    plain = settings(bench, clicks(), train_negatives=5)
+    _, uniform = bench.prepare(**plain)
+    _, popular = bench.prepare(**plain, candidates="popular")
+    _, mixed = bench.prepare(**plain, candidates="popular", train_candidates="uniform")
+    assert mixed.cases("train").frame.equals(uniform.cases("train").frame)
+    assert mixed.cases("test").frame.equals(popular.cases("test").frame)
+
+
+def test_given_lists_and_drawn_negatives_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="leave train_candidates out"):
+        DataSettings.model_validate({"candidates": "given", "train_candidates": "popular"})
 
 
 @pytest.mark.parametrize("kept", [0, 3])

@@ -114,6 +114,11 @@ class DataSettings(Settings):
         "history (training and validation cases keep uniform negatives; see `rank.first_stage`); "
         "given: the data's own lists",
     )
+    train_candidates: Literal["", "uniform", "popular"] = Field(
+        "",
+        description="the same for training cases alone: popular negatives are harder to tell from "
+        "the target; empty: as `candidates` says, uniform with full",
+    )
     popularity_smoothing: float = Field(
         1.0,
         gt=0,
@@ -129,6 +134,15 @@ class DataSettings(Settings):
         20, ge=1, description="negatives of a validation or test case (paper: 20)"
     )
     train_negatives: int = Field(1, ge=1, description="negatives of a training case (paper: 1)")
+
+    @model_validator(mode="after")
+    def _lists_are_given(self) -> Self:
+        if self.candidates == "given" and self.train_candidates:
+            raise ValueError(
+                f"train_candidates = {self.train_candidates!r} draws negatives, and candidates = "
+                "'given' takes the data's own: leave train_candidates out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _room_for_a_step(self) -> Self:

@@ -105,8 +105,9 @@ def _cases(
     found: Records, targets: Targets, part: str, settings: DataSettings, seed: int
 ) -> Iterator[pl.DataFrame]:
     """One part's cases with drawn candidates."""
+    drawn = (part == "train" and settings.train_candidates) or settings.candidates
     weights = None
-    if settings.candidates == "popular":
+    if drawn == "popular":
         fitted = found.item[targets.fit].astype(np.int64)
         weights = Weights.by_popularity(fitted, len(found.items), settings.popularity_smoothing)
     return sampled_cases(
