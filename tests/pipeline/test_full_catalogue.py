@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import polars as pl
+import pytest
 from pipeline_data import write_data
 
 from trsr.config import load_config
 from trsr.data import Dataset
+from trsr.errors import ConfigError
 from trsr.pipeline import run, run_evaluate, run_stage
 from trsr.progress import Silent
 
@@ -73,11 +75,42 @@ def test_cheap_rankers_rank_all_and_a_model_orders_what_the_first_stage_proposes
     assert not [one for one in run(config) if one.made]
 
 
+@pytest.mark.parametrize("rankers", [["untuned", "blend"], ["blend", "untuned"]])
+def test_a_blend_with_a_model_orders_proposals_whichever_stands_first(tmp_path, rankers):
+    pytest.importorskip("scipy")
+    write_data(tmp_path, users=30, items=60)
+    (tmp_path / "full.toml").write_text(CONFIG)
+    told = [f"rank.rankers={json.dumps(['popular', *rankers])}", 'rank.blend=["popular","untuned"]']
+    list(run(load_config(tmp_path / "full.toml", [f"run.folder={tmp_path / 'run'}", *told])))
+    rankings = pl.read_parquet(tmp_path / "run" / "rankings.parquet")
+    sizes = {
+        name: set(rankings.filter(ranker=name)["items"].list.len())
+        for name in ("popular", "untuned", "blend")
+    }
+    assert sizes == {"popular": {20}, "untuned": {7}, "blend": {7}}
+
+
+def test_another_first_stage_proposes_anew(tmp_path):
+    pytest.importorskip("bm25s")
+    write_data(tmp_path, users=30, items=60)
+    (tmp_path / "full.toml").write_text(CONFIG)
+
+    def proposed(*more):
+        told = [f"run.folder={tmp_path / 'run'}", "rank.first_stage=bm25", *more]
+        made = [one.stage for one in run(load_config(tmp_path / "full.toml", told)) if one.made]
+        return made, pl.read_parquet(tmp_path / "run" / "proposals.parquet")["items"].to_list()
+
+    _, before = proposed()
+    # No ranker of the table reads texts: the first stage alone does.
+    made, after = proposed("rank.text_words=1")
+    assert "rank" in made
+    assert after != before
+    made, again = proposed("rank.text_words=1")
+    assert not made
+    assert again == after
+
+
 def test_what_cannot_work_is_told_beforehand(tmp_path):
-    import pytest
-
-    from trsr.errors import ConfigError
-
     (tmp_path / "full.toml").write_text(CONFIG)
     with pytest.raises(ConfigError) as caught:
         load_config(

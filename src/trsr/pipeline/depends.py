@@ -73,7 +73,10 @@ def train_settings(config: Config) -> dict[str, Any]:
 def rank_settings(config: Config) -> dict[str, Any]:
     """The used rankers' settings, and of a language model its words and how it scores."""
     own = config.rank.meaning() | prior_settings(config)
-    own |= _full_settings(config) if config.data.candidates == "full" else {}
+    if config.data.candidates == "full":
+        # The first stage reads settings that no ranker of the table may read.
+        first = config.rank.only(config.rank.first_stage).meaning()
+        own |= {"first": first} | _full_settings(config)
     if not {"llm", "untuned"} & set(config.rank.used):
         return {"rank": own, "run": {"seed": config.run.seed}}
     return {"rank": own, "scorer": config.model.scorer} | _judge_settings(config)
@@ -89,5 +92,5 @@ def evaluate_settings(config: Config) -> dict[str, Any]:
 
 
 def _full_settings(config: Config) -> dict[str, Any]:
-    told = {"first_stage", "proposals", "depth", config.rank.first_stage}
+    told = {"first_stage", "proposals", "depth"}
     return config.rank.model_dump(mode="json", include=told)

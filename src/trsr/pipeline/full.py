@@ -31,7 +31,7 @@ class FirstStage:
         config: All settings.
         cases: The test cases.
         catalog: The items.
-        make: Makes a ranker by its name, and says whether it opened the language model.
+        make: Makes a ranker by its name, and says whether it asks a language model.
         told: Is told of each query that is done.
     """
 

@@ -28,13 +28,12 @@ def rank_candidates(job: Job) -> dict[str, Any]:
     told = told_summaries(config, dataset, "test", summaries)
     cases = dataset.cases("test")
     writers: dict[str, PromptWriter] = {}
-    opened: set[str] = set()
     book = CostBook()
 
     def open_judge(tuned: bool) -> tuple[ScoringModel, PromptWriter]:
         model, writer = judge(config, needed_adapter(job.run) if tuned else None)
         writers[model.identity] = writer
-        opened.add("model")
+        context.opened()
         book.watch(model)
         return model, writer
 
@@ -54,9 +53,8 @@ def rank_candidates(job: Job) -> dict[str, Any]:
         unfit[query.id] = str(error)
 
     def made(name: str) -> tuple[Ranker, bool]:
-        """The ranker, and whether it opened the language model."""
-        opened.clear()
-        return make_ranker(name, context), bool(opened)
+        """The ranker, and whether it asks a language model."""
+        return make_ranker(name, context), name in context.dear
 
     progress = job.progress
     first = FirstStage(config, cases, dataset.catalog, made, lambda note: progress.advance(0, note))

@@ -59,6 +59,8 @@ class RankContext:
             nothing.
         kept: The blend's members and the prior's ranker once they are made: a ranker that is also
             a row of its own is neither fitted nor loaded twice.
+        making: The rankers that are being made, each for the one before it.
+        dear: Those that opened a language model, themselves or through another.
     """
 
     catalog: Catalog
@@ -73,6 +75,12 @@ class RankContext:
     progress: Progress = field(default_factory=Silent)
     prior: Prior | None = None
     kept: dict[str, Ranker] = field(default_factory=dict)
+    making: list[str] = field(default_factory=list)
+    dear: set[str] = field(default_factory=set)
+
+    def opened(self) -> None:
+        """Notes that the rankers that are being made open a language model."""
+        self.dear.update(self.making)
 
 
 def make_ranker(name: str, context: RankContext) -> Ranker:
@@ -81,9 +89,13 @@ def make_ranker(name: str, context: RankContext) -> Ranker:
     Raises:
         ConfigError: If there is no such ranker; near names are suggested.
     """
-    if name in context.kept:
-        return context.kept[name]
-    ranker = cast("Ranker", RANKERS.load(name)(context))
+    context.making.append(name)
+    try:
+        if name in context.dear:
+            context.opened()
+        ranker = context.kept.get(name) or cast("Ranker", RANKERS.load(name)(context))
+    finally:
+        context.making.pop()
     if name in context.settings.blended or (context.prior and name == context.prior.ranker):
         context.kept[name] = ranker
     return ranker
