@@ -108,6 +108,25 @@ def test_full_candidates_are_all_that_the_user_has_not_met(bench: Any, kept: int
     assert [q.history for q in cases.queries()] == list(queries.values())
 
 
+@pytest.mark.parametrize("split", ["leave_last_out", "global_time", "rows"])
+@pytest.mark.parametrize("kept", [0, 3])
+def test_full_never_offers_what_the_user_had_met(bench: Any, split: str, kept: int) -> None:
+    # Each user begins at a time of its own, so that a date parts histories anywhere.
+    rows = [(user, item, when + 3 * int(user[1:])) for user, item, when in clicks()]
+    more = {"candidates": "full", "max_history": kept, "split": split, "test_share": 0.4}
+    _, dataset = bench.prepare(**settings(bench, rows, **more))
+    cases = dataset.cases("test")
+    assert len(cases)
+    for case, answer in zip(cases, cases.answers(), strict=True):
+        taken = [item for user, item, _ in rows if user == case.query.history.user]
+        (target,) = case.relevant
+        before = set(taken[: taken.index(target)])
+        shown = {item.id for item in case.query.candidates}
+        assert not shown & before
+        assert shown == {f"i{n}" for n in range(CATALOGUE)} - answer.met
+        assert shown >= {f"i{n}" for n in range(CATALOGUE)} - set(taken)
+
+
 def test_full_leaves_out_targets_that_the_user_had_met_and_counts_them(bench: Any) -> None:
     rows = clicks(repeats=True)
     report, dataset = bench.prepare(**settings(bench, rows, candidates="full"))

@@ -76,7 +76,7 @@ class Evidence:
     @cached_property
     def all_cases(self) -> pl.DataFrame:
         """The cases of all splits, with `target` and `split`."""
-        return pl.concat([self.frame(split) for split in self.cases])
+        return pl.concat([self.frame(split) for split in self.cases], how="diagonal")
 
     @cached_property
     def summaries(self) -> dict[str, Summary]:

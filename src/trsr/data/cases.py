@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from trsr.data.candidates import Keys, Met, Weights, negatives, shuffled
-from trsr.data.records import Ints, Records
+from trsr.data.records import Ints, Mask, Records
 from trsr.settings import derive_seed
 
 SCHEMA = pl.Schema(
@@ -21,8 +21,15 @@ SCHEMA = pl.Schema(
         ("relevant", pl.List(pl.String())),
     ]
 )
-"""The columns of `cases.*.parquet`; histories are oldest first. An empty list of candidates stands
-for the whole catalogue except what the user has met."""
+"""The columns of `cases.*.parquet`; histories are oldest first."""
+
+MET = "met"
+"""One more column where the candidates are the whole catalogue, and their list is empty: what the
+user had met before the question, also what `max_history` leaves out of the history, and what of the
+user may be fitted on. These are no candidates."""
+
+OPEN_SCHEMA = pl.Schema([*SCHEMA.items(), (MET, pl.List(pl.String()))])
+"""The columns where the candidates are the whole catalogue."""
 
 CHUNK = 100_000
 """Cases made at a time: bounds the memory."""
@@ -42,10 +49,7 @@ def query_keys(queries: pl.Series, seed: int) -> Keys:
 
 def histories(records: Records, begins: Ints, ends: Ints) -> pl.DataFrame:
     """`items` and `times` of the interactions from `begins` up to `ends`, a row a pair."""
-    lengths = ends - begins
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    offset = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    flat = begins[row] + offset
+    row, flat = _flat(begins, ends)
     columns = {
         "row": pl.Series(row).set_sorted(),
         "items": records.items.gather(records.item[flat]),
@@ -53,6 +57,14 @@ def histories(records: Records, begins: Ints, ends: Ints) -> pl.DataFrame:
     }
     grouped = pl.DataFrame(columns).group_by("row", maintain_order=True)
     return grouped.agg("items", "times").drop("row")
+
+
+def _flat(begins: Ints, ends: Ints) -> tuple[Ints, Ints]:
+    """All positions from each begin up to its end, and beside them the pair's number."""
+    lengths = ends - begins
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    offset = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return row, begins[row] + offset
 
 
 def history_begins(starts: Ints, ends: Ints, most: int, step: int) -> Ints:
@@ -109,9 +121,9 @@ def sampled_cases(
 
 
 def open_cases(
-    records: Records, positions: Ints, part: str, *, most: int, step: int = 1
+    records: Records, positions: Ints, fit: Mask, part: str, *, most: int, step: int = 1
 ) -> Iterator[pl.DataFrame]:
-    """Cases whose candidates are the whole catalogue except the history, in frames of `CHUNK`.
+    """Cases whose candidates are the whole catalogue except `MET`, in frames of `CHUNK`.
 
     Their lists of candidates are empty at rest: what they stand for would be users × catalogue.
     The targets must be new to their users (`new_targets`).
@@ -119,6 +131,7 @@ def open_cases(
     Args:
         records: All interactions.
         positions: The targets' positions.
+        fit: [n] whether an interaction may be fitted on.
         part: train, valid or test.
         most: The latest interactions kept of a history; 0: all.
         step: How many a longer history loses at a time (see `history_begins`).
@@ -129,7 +142,19 @@ def open_cases(
         lists = pl.Series("candidates", [[]], dtype=pl.List(pl.String)).new_from_index(
             0, len(chunk)
         )
-        yield _frame(told, lists, records.items.gather(targets))
+        made = _frame(told, lists, records.items.gather(targets))
+        yield made.with_columns(_met(records, chunk, fit))
+
+
+def _met(records: Records, chunk: Ints, fit: Mask) -> pl.Series:
+    """The items met before each position, or fitted on; each once."""
+    users = records.user[chunk].astype(np.int64)
+    begins, ends = records.starts[users], records.starts[users + 1]
+    row, flat = _flat(begins, ends)
+    seen = (flat < chunk[row]) | (fit[flat] & (records.item[flat] != records.item[chunk[row]]))
+    columns = {"row": row[seen], MET: records.items.gather(records.item[flat[seen]])}
+    pairs = pl.DataFrame(columns).unique(maintain_order=True)
+    return pairs.group_by("row", maintain_order=True).agg(MET)[MET]
 
 
 def new_targets(records: Records, positions: Ints) -> Ints:

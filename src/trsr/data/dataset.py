@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import polars as pl
 
-from trsr.data.cases import SCHEMA
+from trsr.data.cases import MET, OPEN_SCHEMA, SCHEMA
 from trsr.errors import DataError
 from trsr.types import Case, Interaction, Item, Query, UserHistory
 
@@ -77,21 +77,14 @@ class Cases:
     """One part's cases; iterating makes them one at a time.
 
     Args:
-        frame: The columns of `cases.SCHEMA`.
+        frame: The columns of `cases.SCHEMA`, or of `cases.OPEN_SCHEMA` where the candidates are
+            the whole catalogue.
         catalog: Where the items' texts are.
-        fitted: Gives a user's items among the interactions for fitting: a history kept in part is
-            not proposed again where the candidates are the whole catalogue.
     """
 
-    def __init__(
-        self,
-        frame: pl.DataFrame,
-        catalog: Catalog,
-        fitted: Callable[[str], Sequence[str]] = lambda user: (),
-    ) -> None:
+    def __init__(self, frame: pl.DataFrame, catalog: Catalog) -> None:
         self.frame = frame
         self._catalog = catalog
-        self._fitted = fitted
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -100,10 +93,10 @@ class Cases:
         for query, relevant in self._rows():
             yield Case(query, frozenset(relevant))
 
-    @cached_property
+    @property
     def full(self) -> bool:
         """Whether a query's candidates are the whole catalogue except what the user has met."""
-        return bool((self.frame["candidates"].list.len() == 0).any())
+        return MET in self.frame.columns
 
     def queries(self) -> Iterator[Query]:
         """The cases without their answers."""
@@ -117,11 +110,9 @@ class Cases:
 
     def answers(self) -> Iterator[FullAnswer]:
         """What evaluation needs of each case whose candidates are the whole catalogue."""
-        for name, user, items, relevant in self.frame.select(
-            "query", "user", "items", "relevant"
-        ).iter_rows():
-            met = frozenset((*items, *self._fitted(user)))
-            yield FullAnswer(name, user, len(items), frozenset(relevant), met)
+        columns = ("query", "user", pl.col("items").list.len(), "relevant", MET)
+        for name, user, length, relevant, met in self.frame.select(*columns).iter_rows():
+            yield FullAnswer(name, user, length, frozenset(relevant), frozenset(met))
 
     def of_user(self, user: str) -> Cases:
         """One user's cases."""
@@ -129,14 +120,14 @@ class Cases:
 
     def only(self, chosen: pl.Expr) -> Cases:
         """Some of the cases."""
-        return Cases(self.frame.filter(chosen), self._catalog, self._fitted)
+        return Cases(self.frame.filter(chosen), self._catalog)
 
     def _rows(self) -> Iterator[tuple[Query, list[str]]]:
         item = self._catalog.__getitem__
         for part in self.frame.iter_slices(_ROWS):
-            for name, user, items, times, candidates, relevant in part.rows():
+            for name, user, items, times, candidates, relevant, *met in part.rows():
                 history = self._history(user, items, times)
-                shown = tuple(map(item, candidates)) if candidates else self._unmet(user, items)
+                shown = self._unmet(*met) if met else tuple(map(item, candidates))
                 yield Query(name, history, shown), relevant
 
     def _history(self, user: str, items: list[str], times: list[float]) -> UserHistory:
@@ -144,9 +135,9 @@ class Cases:
         item = self._catalog.__getitem__
         return UserHistory(user, tuple(Interaction(item(i), time) for i, time in pairs))
 
-    def _unmet(self, user: str, items: list[str]) -> tuple[Item, ...]:
-        met = {*items, *self._fitted(user)}
-        return tuple(item for item in self._catalog.all if item.id not in met)
+    def _unmet(self, met: list[str]) -> tuple[Item, ...]:
+        known = set(met)
+        return tuple(item for item in self._catalog.all if item.id not in known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,24 +196,13 @@ class Dataset:
         Raises:
             DataError: If the file is missing or damaged.
         """
-        frame = _read(self.folder / f"cases.{split}.parquet", tuple(SCHEMA))
-        return Cases(frame.select(*SCHEMA), self.catalog, self._fitted)
-
-    def _fitted(self, user: str) -> Sequence[str]:
-        row = self._rows_of_users.get(user)
-        return () if row is None else self._items_of_users[row].to_list()
-
-    @cached_property
-    def _by_user(self) -> pl.DataFrame:
-        return self.interactions.group_by("user", maintain_order=True).agg("item")
-
-    @cached_property
-    def _rows_of_users(self) -> dict[str, int]:
-        return {user: row for row, user in enumerate(self._by_user["user"])}
-
-    @property
-    def _items_of_users(self) -> pl.Series:
-        return self._by_user["item"]
+        path = self.folder / f"cases.{split}.parquet"
+        frame = _read(path, tuple(SCHEMA))
+        if MET in frame.columns:
+            return Cases(frame.select(*OPEN_SCHEMA), self.catalog)
+        if (frame["candidates"].list.len() == 0).any():
+            raise DataError(f"{path}: a query has no candidates; run `trsr prepare` again")
+        return Cases(frame.select(*SCHEMA), self.catalog)
 
     def history(self, user: str) -> UserHistory | None:
         """All that is known of a user, to recommend what comes next; None for an unknown user.

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from trsr.data.candidates import Weights
-from trsr.data.cases import SCHEMA, new_targets, open_cases, sampled_cases
+from trsr.data.cases import OPEN_SCHEMA, SCHEMA, new_targets, open_cases, sampled_cases
 from trsr.data.filters import filtered
 from trsr.data.impressions import impression_cases
 from trsr.data.records import PARTS, Mask, Records, records
@@ -77,7 +77,10 @@ def _prepare(settings: DataSettings, out: Path | None, seed: int, progress: Prog
     _write(_fitting(found, fit, tally), out, "interactions.parquet")
     progress.advance(1, "items and interactions")
     for part in PARTS:
-        frame = pl.concat([SCHEMA.to_frame(), *cases[part]])
+        # Cases of a whole catalogue have a column more, also where there is none.
+        whole = settings.candidates == "full" and part == "test"
+        empty = (OPEN_SCHEMA if whole else SCHEMA).to_frame()
+        frame = pl.concat([empty, *cases[part]])
         _count(frame, part, tally)
         _write(frame, out, f"cases.{part}.parquet")
         progress.advance(1, f"{len(frame)} {part} cases")
@@ -97,7 +100,7 @@ def _made(
         new = new_targets(found, asked)
         tally.add("repeats_test", len(asked) - len(new))
         most, step = settings.max_history, settings.history_step
-        cases["test"] = open_cases(found, new, "test", most=most, step=step)
+        cases["test"] = open_cases(found, new, targets.fit, "test", most=most, step=step)
     return targets.fit, cases
 
 

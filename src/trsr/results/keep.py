@@ -22,7 +22,7 @@ import tomli_w
 
 from trsr.bench.page import without_paths
 from trsr.errors import StoreError, TrsrError
-from trsr.pipeline.compare import CASES, VALUES
+from trsr.pipeline.finished import CASES, VALUES
 from trsr.results.runs import Run, open_run
 from trsr.store.rundir import MANIFEST, StageRecord, explained, write_atomic
 

@@ -13,7 +13,7 @@ from trsr.bench.page import without_paths
 from trsr.config import Config, load_config
 from trsr.errors import ConfigError, StoreError, TrsrError
 from trsr.evaluate.costs import RankerCost, read_costs
-from trsr.pipeline.compare import FinishedRun
+from trsr.pipeline.finished import FinishedRun
 from trsr.store.rundir import RunDirectory, StageRecord
 from trsr.sweep.plan import flat, short_keys, value_text
 

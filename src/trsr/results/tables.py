@@ -21,7 +21,7 @@ from trsr.evaluate.resampling import Floats
 from trsr.evaluate.sides import Side, SidesReport, compare_sides
 from trsr.evaluate.table import NOTHING, decimals, p_value, share, signed, span
 from trsr.pipeline import STAGE_NAMES
-from trsr.pipeline.compare import FIXED
+from trsr.pipeline.finished import FIXED
 from trsr.plugins import near
 from trsr.results.runs import Run, Variant
 
