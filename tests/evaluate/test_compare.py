@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -101,6 +102,41 @@ def test_seeds_of_the_training_alone_are_pooled_too(tmp_path: Path) -> None:
     ]
     found = compare(runs, seeds=True)
     assert [(one.side, one.seeds) for one in found.results] == [("one0", 2)]
+
+
+def test_one_training_does_not_count_as_two_seeds(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", settings="[train]\nseed = 3")
+    copied = tmp_path / "copied"
+    shutil.copytree(one, copied)
+    for again in (copied, tmp_path / "." / "sub" / ".." / "one"):
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        with pytest.raises(ConfigError, match="the same settings and seed: they are one training"):
+            compare([str(one), str(again)], seeds=True)
+
+
+def test_another_whole_catalogue_is_refused(tmp_path: Path) -> None:
+    """Lists of candidates are empty at rest: what they stand for is what counts."""
+    runs = {}
+    for name, catalogue, met in (
+        ("one", "abc", ["b"]),
+        ("same", "cba", ["b"]),
+        ("larger", "abcd", ["b"]),
+        ("met", "abc", ["c"]),
+    ):
+        folder = runs[name] = write_run(tmp_path / name)
+        cases = pl.read_parquet(folder / "cases.test.parquet")
+        told = cases.with_columns(
+            candidates=pl.Series([[]] * len(cases), dtype=pl.List(pl.String)),
+            met=pl.Series([met] * len(cases)),
+        )
+        told.write_parquet(folder / "cases.test.parquet")
+        pl.DataFrame({"id": list(catalogue)}).write_parquet(folder / "items.parquet")
+    one = str(runs["one"])
+    assert len(compare([one, str(runs["same"])]).results) == 2
+    with pytest.raises(DataError, match="larger has other candidates .*only .*one has catalogue"):
+        compare([one, str(runs["larger"])])
+    with pytest.raises(DataError, match=r"only .*one has \(without b\).*met has \(without c\)"):
+        compare([one, str(runs["met"])])
 
 
 def test_other_queries_are_refused_with_their_number_and_the_first(tmp_path: Path) -> None:

@@ -111,8 +111,8 @@ class DataSettings(Settings):
         "uniform",
         description="uniform: negatives drawn from the catalogue, all items alike; popular: drawn "
         "in proportion to training interactions; full: at test the whole catalogue except what "
-        "the user had met (training and validation cases keep uniform negatives; see `rank.first_stage`); "
-        "given: the data's own lists",
+        "the user had met (training and validation cases keep uniform negatives; see "
+        "`rank.first_stage`); given: the data's own lists",
     )
     train_candidates: Literal["", "uniform", "popular"] = Field(
         "",

@@ -55,7 +55,8 @@ def compare(
         seeds: Whether runs that differ only by their seed are pooled.
 
     Raises:
-        ConfigError: If a ranker or a metric is not in a run, or nothing is named.
+        ConfigError: If a ranker or a metric is not in a run, nothing is named, or two runs to be
+            pooled have the same seed.
         StoreError: If a run was not evaluated; StaleRunError, if not since its files changed.
         DataError: If the runs have other queries, candidates or answers; says which.
     """
@@ -159,7 +160,14 @@ def _groups(every: Sequence[Chosen], seeds: bool) -> list[list[Chosen]]:
     groups: dict[object, list[Chosen]] = {}
     for one in every:
         key = (one.run.kind if seeds else one.run.folder, one.ranker)
-        groups.setdefault(key, []).append(one)
+        group = groups.setdefault(key, [])
+        twin = next((other for other in group if other.run.seeds == one.run.seeds), None)
+        if twin is not None:
+            raise ConfigError(
+                f"{one.run.folder} and {twin.run.folder} have the same settings and seed: they are "
+                "one training, and would count as two; leave one of them out"
+            )
+        group.append(one)
     return list(groups.values())
 
 

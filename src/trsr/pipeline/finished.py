@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from trsr.data.cases import MET
 from trsr.errors import StaleRunError, StoreError
 from trsr.settings import digest
 from trsr.store.rundir import RunDirectory
@@ -62,24 +63,46 @@ class FinishedRun:
             StaleRunError: If the evaluated queries are not those of the cases any more.
         """
         columns = ("query", "candidates", "relevant")
-        cases = _read(self.folder / CASES, columns).select(columns)
+        cases = _read(self.folder / CASES, columns)
         if set(cases["query"]) != set(self.values["query"]):
             raise StaleRunError(
                 f"{self.folder}: {VALUES} is not of the queries of {CASES}; give `trsr run` with "
                 "the run's own settings"
             )
-        return cases.with_columns(pl.col("candidates", "relevant").list.sort()).sort("query")
+        if MET in cases.columns:
+            cases = cases.with_columns(candidates=self._all_but(cases[MET]))
+        return cases.select(*columns).with_columns(pl.col(columns[1:]).list.sort()).sort("query")
+
+    def _all_but(self, met: pl.Series) -> pl.Series:
+        """The candidates, where they are a whole catalogue: which one, and what is none."""
+        items = _read(self.folder / "items.parquet", ("id",))["id"]
+        which = f"catalogue {digest(items.sort().to_list())}"
+        less = pl.col(MET).list.eval(pl.format("(without {})", pl.element()))
+        return met.to_frame().select(pl.concat_list(pl.lit(which), less)).to_series()
+
+    @cached_property
+    def seeds(self) -> tuple[int, int]:
+        """What its data and what its training was drawn with."""
+        settings = self._settings
+        own = int(settings.get("run", {}).get("seed", 0))
+        return own, int(settings.get("train", {}).get("seed", own))
 
     @cached_property
     def kind(self) -> str:
         """The same for runs whose settings differ by nothing that a result depends on but seeds."""
+        settings = self._settings
+        train = {key: one for key, one in settings.get("train", {}).items() if key != "seed"}
+        kept = {name: table for name, table in settings.items() if name not in _FREE}
+        return digest(kept | ({"train": train} if "train" in kept else {}))
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
         path = self.folder / "config.toml"
         try:
-            settings: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+            found: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise StoreError(f"{path}: the run's settings cannot be read ({error})") from error
-        settings.get("train", {}).pop("seed", None)
-        return digest({name: table for name, table in settings.items() if name not in _FREE})
+        return found
 
     def check_fresh(self) -> None:
         """Refuses values that were computed from other files than are there now.

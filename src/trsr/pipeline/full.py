@@ -113,10 +113,10 @@ def first_stage_report(path: Path, cases: Cases, config: Config) -> dict[str, An
 def full_notes(config: Config, first: Mapping[str, Any] | None) -> tuple[str, ...]:
     """What a reader of full-catalogue figures must know."""
     notes = [
-        "Candidates are the whole catalogue except what the user had met. A target that a ranker's list "
-        f"leaves out counts as not found, and as last in auc; lists keep {config.rank.depth:,} "
-        "places, so auc is a lower bound in larger catalogues. Training and validation cases have "
-        "sampled negatives."
+        "Candidates are the whole catalogue except what the user had met. A target that a ranker's "
+        "list leaves out counts as not found, and as last in auc; lists keep "
+        f"{config.rank.depth:,} places, so auc is a lower bound in larger catalogues. Training and "
+        "validation cases have sampled negatives."
     ]
     if first is not None:
         recall = "–" if first["recall"] is None else f"{first['recall']:.3f}"
