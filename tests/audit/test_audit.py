@@ -13,11 +13,13 @@ import polars as pl
 import pytest
 
 from trsr.audit import audit
+from trsr.audit.model import _changes
 from trsr.audit.shortcuts import chi_square_tail, numbers_of
 from trsr.audit.texts import at_least
 from trsr.config import load_config
 from trsr.errors import StoreError
 from trsr.pipeline import run
+from trsr.types import Interaction, Item, Query, Summary, UserHistory
 
 CONFIG = """
 [data]
@@ -118,6 +120,17 @@ def test_targets_in_the_history_are_found(faulty: Path) -> None:
     assert check.numbers["valid"] == 120
 
 
+def test_given_lists_may_hold_met_items(faulty: Path) -> None:
+    last = pl.concat_list(pl.col("items").list.slice(1), pl.col("relevant"))
+    change(faulty, "cases.test.parquet", last.alias("items"))
+    settings = (faulty / "config.toml").read_text("utf-8")
+    given = settings.replace('candidates = "uniform"', 'candidates = "given"')
+    (faulty / "config.toml").write_text(given, "utf-8")
+    found = states(faulty)
+    assert found["target in the history"] == "warning"
+    assert found["target in the prompt"] == "skipped"
+
+
 def test_targets_told_by_the_prompt_are_found(faulty: Path) -> None:
     last = pl.concat_list(pl.col("items").list.slice(1), pl.col("relevant"))
     change(faulty, "cases.test.parquet", last.alias("items"))
@@ -175,6 +188,27 @@ def test_fitting_on_held_out_events_is_found(faulty: Path, fault: str) -> None:
     assert states(faulty)["fitted on held-out events"] == "finding"
 
 
+def test_what_was_met_before_the_kept_history_may_be_fitted_on(faulty: Path) -> None:
+    case = pl.read_parquet(faulty / "cases.valid.parquet").row(0, named=True)
+    path = faulty / "interactions.parquet"
+    early = pl.DataFrame(
+        {"user": [case["user"]], "item": case["relevant"], "time": [case["times"][0] - 1.0]}
+    )
+    pl.concat([pl.read_parquet(path), early]).write_parquet(path)
+    assert states(faulty)["fitted on held-out events"] == "ok"
+
+
+def test_a_date_parts_what_is_fitted_from_what_is_asked(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "mine.toml").write_text(CONFIG)
+    folder = tmp_path / "run"
+    settings = [f"run.folder={folder}", "data.split=global_time", 'rank.rankers=["popular"]']
+    list(run(load_config(tmp_path / "mine.toml", settings)))
+    assert states(folder)["other users' later events"] == "ok"
+    change(folder, "interactions.parquet", (pl.col("time") + 300).alias("time"))
+    assert states(folder)["other users' later events"] == "warning"
+
+
 def test_popularity_counted_on_other_events_is_found(faulty: Path) -> None:
     path = faulty / "interactions.parquet"
     pl.read_parquet(path).head(-200).write_parquet(path)
@@ -197,6 +231,19 @@ def test_a_target_that_stands_first_too_often_is_found(faulty: Path) -> None:
     others = pl.col("candidates").list.set_difference("relevant")
     change(faulty, "cases.test.parquet", pl.concat_list("relevant", others).alias("candidates"))
     assert states(faulty)["place of the target among the candidates"] == "finding"
+
+
+def test_of_several_targets_none_stands_first_by_the_way_they_are_listed(faulty: Path) -> None:
+    """Given lists hold several right items, in the order in which they are shown."""
+    for split in ("train", "valid", "test"):
+        path = faulty / f"cases.{split}.parquet"
+        rows = pl.read_parquet(path)
+        right = [
+            [item for item in shown if item in {*relevant, *random.Random(n).sample(shown, 2)}]
+            for n, (shown, relevant) in enumerate(rows.select("candidates", "relevant").rows())
+        ]
+        rows.with_columns(relevant=pl.Series(right)).write_parquet(path)
+    assert states(faulty)["place of the target among the candidates"] == "ok"
 
 
 def test_ids_near_each_other_are_a_warning_and_a_finding_where_prompts_show_them(
@@ -280,6 +327,36 @@ def test_a_run_that_tells_other_users_summaries_is_audited_by_what_it_tells(faul
         assert checks[name].state == "skipped"
         assert "other users' summaries" in checks[name].seen
     assert checks["does a summary matter"].seen.startswith("another user's against none")
+
+
+def test_another_users_summary_covers_what_the_own_did() -> None:
+    """Layout chain tells the items since the summary: they must not change with its words."""
+    history = UserHistory("ann", (Interaction(Item("a", (("title", "a"),)), 0.0),) * 8)
+    shown = (Item("b", (("title", "b"),)),)
+    mine = Query("q1", history, shown, Summary("ann", "Ann likes tape.", 6))
+    other = Query("q2", UserHistory("bob", ()), shown, Summary("bob", "Bob likes bolts.", 0))
+    nobody = Query("q3", UserHistory("eve", ()), shown, None)
+    swapped = _changes([mine, other, nobody])["swapped"]
+    assert swapped(mine).summary == Summary("ann", "Bob likes bolts.", 6)
+    assert swapped(nobody).summary is None
+
+
+def test_what_is_missing_or_damaged_is_told(faulty: Path) -> None:
+    (faulty / "summaries.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(StoreError, match=r"summaries.parquet: is damaged .*give `trsr summarize`"):
+        audit(faulty)
+    (faulty / "cases.test.parquet").unlink()
+    with pytest.raises(StoreError, match=r"\(cases.test.parquet is missing\); make one with"):
+        audit(faulty)
+
+
+def test_without_test_cases_lists_are_not_looked_at(faulty: Path) -> None:
+    for name in ("cases.test.parquet", "rankings.parquet", "summaries.parquet"):
+        path = faulty / name
+        pl.read_parquet(path).head(0).write_parquet(path)
+    found = states(faulty)
+    assert "finding" not in found.values()
+    assert found["ranked lists answer the test cases"] == "skipped"
 
 
 def test_a_run_over_the_whole_catalogue_is_audited(tmp_path: Path) -> None:

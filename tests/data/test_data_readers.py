@@ -317,6 +317,10 @@ def test_given_candidates_split_by_user_or_by_time(bench: Any) -> None:
     assert more.cases("train").frame["query"].n_unique() == len(more.cases("train"))
     with pytest.raises(DataError, match="take rows, global_time or leave_last_out"):
         bench.prepare(**chosen, split="given")
+    with pytest.raises(DataError, match="leave no time for training"):
+        bench.prepare(**chosen, split="global_time", valid_share=0.5, test_share=0.5)
+    with pytest.raises(DataError, match="no case is left"):
+        bench.prepare(**chosen, split="global_time", min_history=500)
 
 
 @pytest.mark.parametrize("part", ["train", "test"])

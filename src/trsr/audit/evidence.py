@@ -16,10 +16,17 @@ from trsr.errors import StoreError
 from trsr.pipeline.artifacts import read_summaries
 from trsr.pipeline.told import told_summaries
 from trsr.rank import Rankings, read_rankings
+from trsr.settings import derive_seed
 from trsr.types import Summary
 
 State = Literal["ok", "finding", "warning", "skipped"]
 SPLITS = ("train", "valid", "test")
+PREPARED = (
+    "config.toml",
+    "items.parquet",
+    "interactions.parquet",
+    *(f"cases.{split}.parquet" for split in SPLITS),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +54,37 @@ class Evidence:
         folder: The run directory.
 
     Raises:
-        StoreError: If the folder holds no prepared data.
+        StoreError: If the folder does not hold all of the prepared data.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        if (
-            not (self.folder / "config.toml").is_file()
-            or not (self.folder / "items.parquet").is_file()
-        ):
+        lacking = [name for name in PREPARED if not (self.folder / name).is_file()]
+        if lacking:
             raise StoreError(
-                f"{folder}: not a run directory with prepared data; make one with `trsr run CONFIG`"
+                f"{folder}: not a run directory with prepared data ({', '.join(lacking)} is "
+                "missing); make one with `trsr run CONFIG`"
             )
         self.config: Config = load_config(self.folder / "config.toml")
         self.dataset = Dataset.load(self.folder)
 
     @cached_property
     def cases(self) -> dict[str, Cases]:
-        """The cases of each split; a split without a file is left out."""
-        there = [split for split in SPLITS if (self.folder / f"cases.{split}.parquet").is_file()]
-        return {split: self.dataset.cases(split) for split in there}
+        """The cases of each split."""
+        return {split: self.dataset.cases(split) for split in SPLITS}
 
     def frame(self, split: str) -> pl.DataFrame:
-        """One split's cases as columns, with the `target`: the first relevant item."""
+        """One split's cases as columns, with the `target`: a relevant item.
+
+        Where there are several, one is drawn by lot: the first of a list would stand before the
+        others in the candidates, too.
+        """
         frame = self.cases[split].frame
-        return frame.with_columns(target=pl.col("relevant").list.first(), split=pl.lit(split))
+        lots = [derive_seed(0, "audit target", query) for query in frame["query"]]
+        place = pl.Series(lots, dtype=pl.UInt64) % frame["relevant"].list.len()
+        return frame.with_columns(
+            target=pl.col("relevant").list.get(pl.lit(place.cast(pl.Int64))), split=pl.lit(split)
+        )
 
     @cached_property
     def all_cases(self) -> pl.DataFrame:

@@ -19,7 +19,7 @@ from trsr.rank import YesNoRanker, rank_what_fits
 from trsr.recommender import judge
 from trsr.settings import derive_seed
 from trsr.store.rundir import RunDirectory
-from trsr.types import Interaction, Query, RankedList, Summary, UserHistory
+from trsr.types import Interaction, Query, RankedList, UserHistory
 
 METRICS = ("auc", "ndcg@10")
 Change = Callable[[Query], Query]
@@ -111,12 +111,15 @@ def _changes(chosen: Sequence[Query]) -> dict[str, Change]:
     place = {query.id: at for at, query in enumerate(chosen)}
 
     def swapped(query: Query) -> Query:
+        if query.summary is None:
+            return query
         at = place[query.id]
         donors = (chosen[(at + step) % len(chosen)] for step in range(1, len(chosen)))
         for other in donors:
             text = other.summary.text if other.summary else ""
             if text and other.history.user != query.history.user:
-                summary = Summary(query.history.user, text, 0)
+                # How much it covers stays: layout chain tells the items since then.
+                summary = dataclasses.replace(query.summary, text=text)
                 return dataclasses.replace(query, summary=summary)
         return dataclasses.replace(query, summary=None)
 

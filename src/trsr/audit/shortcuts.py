@@ -228,6 +228,9 @@ def ranked_lists(run: Evidence) -> Iterator[Check]:
         yield Check(name, "skipped", "nothing is ranked yet")
         return
     cases = run.cases["test"]
+    if not len(cases):
+        yield Check(name, "skipped", "there are no test cases")
+        return
     key: AnswerKey = AnswerKey(())
     ties: list[Check] = []
     try:

@@ -93,8 +93,16 @@ def folded(text: str) -> str:
 
 @dataclass
 class _Tally:
-    """How often a text names the target, and how often a negative drawn beside it."""
+    """How often a text names the target, and how often a negative drawn beside it.
 
+    Attributes:
+        given: Whether the candidates are the data's own lists.
+        cases: How many texts were read.
+        target: How many name the target.
+        negative: How many name a negative.
+    """
+
+    given: bool
     cases: int = 0
     target: int = 0
     negative: int = 0
@@ -103,13 +111,19 @@ class _Tally:
         """Reads one text; titles that the history names anyway are nobody's."""
         target = next(item for item in case.query.candidates if item.id in case.relevant)
         others = [item for item in case.query.candidates if item.id not in case.relevant]
+        if self.given:
+            # Given lists may hold met items, right ones and others; drawn negatives are none.
+            met = {item.id for item in case.query.history.items}
+            others = [item for item in others if item.id not in met]
+            if target.id in met:
+                return
+        if not others:
+            return
         known = " | ".join(
             folded(" ".join(value for _, value in item.fields))
             for item in case.query.history.items
             if item.id not in case.relevant
         )
-        if not others:
-            return
         place = derive_seed(0, "audit", case.query.id) % len(others)
         text = f" {folded(text)} "
         found = [self._named(reader.title(one), text, known) for one in (target, others[place])]
@@ -146,7 +160,7 @@ def target_in_summary(run: Evidence) -> Check:
     name = "target in the summary"
     if not run.summaries:
         return Check(name, "skipped", "the run has no summaries")
-    reader, tally = Reader(run), _Tally()
+    reader, tally = Reader(run), _Tally(run.config.data.candidates == "given")
     for split in SPLITS:
         for case in reader.cases(split):
             if case.query.summary is not None and case.query.summary.text:
@@ -156,7 +170,7 @@ def target_in_summary(run: Evidence) -> Check:
 
 def target_in_prompt(run: Evidence) -> Check:
     """Whether the part of a prompt before the candidate names what the user took next."""
-    reader, tally = Reader(run), _Tally()
+    reader, tally = Reader(run), _Tally(run.config.data.candidates == "given")
     for case in reader.cases("test"):
         tally.read(reader, case, reader.shared(case.query))
     return tally.check("target in the prompt", "test prompts")

@@ -15,7 +15,7 @@ from trsr.data.records import PARTS, Mask, Records
 from trsr.data.report import Tally
 from trsr.data.settings import DataSettings
 from trsr.data.source import Source
-from trsr.data.splits import lottery, user_parts
+from trsr.data.splits import held_share, lottery, user_parts
 from trsr.errors import DataError
 
 
@@ -110,7 +110,9 @@ def _parts(
         return left.to_series().replace_strict({1: 2, 2: 1}, default=0, return_dtype=pl.Int64)
     if settings.split == "global_time":
         times = np.sort(lists["time"].to_numpy())
-        held = settings.valid_share + settings.test_share
+        held = held_share(settings)
+        if not len(times):
+            return pl.Series([], dtype=pl.Int64)
         cuts = [times[int(len(times) * (1 - share))] for share in (held, settings.test_share)]
         return pl.Series(np.searchsorted(np.array(cuts), lists["time"].to_numpy(), side="right"))
     raise DataError(

@@ -127,9 +127,7 @@ def _global_time(records: Records, settings: DataSettings, seed: int, tally: Tal
     """
     if not records.timed:
         raise DataError("data.split = global_time needs times: set data.columns.time")
-    held = settings.valid_share + settings.test_share
-    if held >= 1:
-        raise DataError("data.valid_share and data.test_share leave no time for training")
+    held = held_share(settings)
     times = np.sort(records.time)
     cuts = [times[int(len(times) * (1 - share))] for share in (held, settings.test_share)]
     window = np.searchsorted(np.array(cuts), records.time, side="right")
@@ -145,6 +143,18 @@ def _global_time(records: Records, settings: DataSettings, seed: int, tally: Tal
         {"train": _training_targets(records, ends, settings), **firsts},
         window == 0,
     )
+
+
+def held_share(settings: DataSettings) -> float:
+    """The share of the time that is for validation and test.
+
+    Raises:
+        DataError: If nothing is left for training.
+    """
+    held = settings.valid_share + settings.test_share
+    if held >= 1:
+        raise DataError("data.valid_share and data.test_share leave no time for training")
+    return held
 
 
 def _rows(records: Records, settings: DataSettings, seed: int, tally: Tally) -> Targets:

@@ -28,10 +28,17 @@ SUMMARIES = pl.Schema(
 
 
 def read_summaries(path: Path) -> dict[str, Summary]:
-    """The summaries of a run by query id; empty where there are none."""
+    """The summaries of a run by query id; empty where there are none.
+
+    Raises:
+        StoreError: If the file is damaged.
+    """
     if not path.exists():
         return {}
-    rows = pl.read_parquet(path).iter_rows()
+    try:
+        rows = pl.read_parquet(path).iter_rows()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise StoreError(f"{path}: is damaged ({error}); give `trsr summarize` again") from error
     return {q: Summary(user, text, covers, tuple(of)) for q, user, text, covers, of in rows}
 
 
