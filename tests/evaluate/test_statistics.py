@@ -248,3 +248,16 @@ def test_intervals_over_seeds_cover_the_truth() -> None:
         found = compare_seeds(one, two, people(80))
         covered += found.low <= 0 <= found.high
     assert covered >= 70  # of 80; 76 are due
+
+
+def test_clear_differences_of_very_many_users_stay_clear_in_a_large_table() -> None:
+    users = 100_000
+    values = np.random.default_rng(0).normal(0.05, 0.3, (users, 2))
+    values[:, 1] -= values[:, 1].mean()
+    clear, none = compare_columns(values, [f"u{n}" for n in range(users)])
+    assert clear.p is not None
+    assert none.p is not None
+    corrected = holm([clear.p] * 56)
+    assert corrected[0] is not None
+    assert 0 < corrected[0] < 0.001
+    assert none.p > 0.9

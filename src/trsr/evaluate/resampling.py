@@ -135,7 +135,9 @@ def flip_signs(sample: Sample, *, seed: int = 0) -> tuple[Floats, npt.NDArray[np
     (Fisher 1935; Smucker, Allan and Carterette, "A comparison of statistical significance tests
     for information retrieval evaluation", CIKM 2007). Two-sided. With at most 14 users whose sums
     are not 0 all patterns are tried; else the p-value is (1 + hits) / (1 + draws), which is never
-    0 (Phipson and Smyth, "Permutation p-values should never be zero", 2010, equation 2).
+    0 (Phipson and Smyth, "Permutation p-values should never be zero", 2010, equation 2). Where the
+    users are too many for all draws and none of them was a hit, it is the normal tail, as sums of
+    so many flipped signs are normal, and no lower than all draws could have told.
 
     Args:
         sample: Differences; at least one user.
@@ -164,6 +166,11 @@ def flip_signs(sample: Sample, *, seed: int = 0) -> tuple[Floats, npt.NDArray[np
             hits += (totals >= seen[rest] - near[rest]).sum(axis=0)
             draws += len(signs)
         found[rest] = (1 + hits) / (1 + draws)
+        if draws < FLIPS:
+            spread = np.sqrt((sums[:, rest] ** 2).sum(axis=0))
+            tail = [math.erfc(z / math.sqrt(2)) for z in seen[rest] / spread]
+            told = np.clip(tail, 1 / (1 + FLIPS), found[rest])
+            found[rest] = np.where(hits == 0, told, found[rest])
     return found, exact
 
 
