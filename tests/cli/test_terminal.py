@@ -72,3 +72,26 @@ def test_long_steps_are_estimated_by_the_last_few(
     clock[0] += 3300
     bar.advance(0, "rank")
     assert "4 of 16, about 3.0 h left" in said(capsys)
+
+
+def test_ids_are_printed_as_they_are(
+    clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "run:x:z [bold] p:100:16"
+    terminal.complain(told)
+    terminal.table(["user", "item"], [["u:v:1", "p:100:16"]])
+    terminal.out.print("u:fire:1", markup=False)
+    printed = capsys.readouterr()
+    assert f"error: {told}" in printed.err
+    assert "u:v:1" in printed.out
+    assert "p:100:16" in printed.out
+    assert "u:fire:1" in printed.out
+    # On a terminal the bar's notes are no markup either.
+    monkeypatch.setattr(terminal.err, "_force_terminal", True)
+    with terminal.Bar("rank") as bar:
+        bar.begin(10, "queries")
+        bar.advance(1, "[/] a:fire:")
+        drawn = bar._bar.get_renderable()
+        with terminal.err.capture() as seen:
+            terminal.err.print(drawn)
+    assert "[/] a:fire:" in seen.get()

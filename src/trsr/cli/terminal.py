@@ -20,8 +20,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# An id such as `u:x:1` is no picture.
+out = Console(
+    highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else 160
+)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 SURE = 0.05
 """The share that must be done before an estimate means anything."""
@@ -55,12 +58,12 @@ class Bar:
         self._said = time.monotonic()
         self._seen: deque[tuple[float, int]] = deque([(self._said, 0)])
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[unit]}", markup=False),
             TimeElapsedColumn(),
-            TextColumn("elapsed{task.fields[left]}  {task.fields[note]}"),
+            TextColumn("elapsed{task.fields[left]}  {task.fields[note]}", markup=False),
             console=err,
             transient=True,
         )
