@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,24 @@ def test_no_source_file_is_over_400_lines():
         if (lines := len(path.read_text("utf-8").splitlines())) > 400
     }
     assert long == {}
+
+
+def test_polars_takes_no_path_for_a_pattern():
+    """Else `r[1]` is read as `r1`: a reader is told `glob=False`, or is handed an open file."""
+    patterns = []
+    for path in SOURCES.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(call, ast.Call):
+                continue
+            name = ast.unparse(call.func)
+            if not re.fullmatch(r"pl\.(read|scan)_\w+", name):
+                continue
+            told = {key.arg: ast.unparse(key.value) for key in call.keywords}
+            opened = ast.unparse(call.args[0]) == "stream"
+            metadata = name == "pl.read_parquet_metadata"  # of one file, always
+            if not (told.get("glob") == "False" or opened or metadata):
+                patterns.append(f"{path.name}:{call.lineno}")
+    assert patterns == []
 
 
 @pytest.mark.parametrize("code", ["import trsr", "import trsr.config", "import trsr.cli.app"])

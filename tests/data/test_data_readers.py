@@ -60,6 +60,29 @@ def test_tables_of_any_make_are_the_same_data(bench: Any, kind: str) -> None:
     assert case.relevant == {"i5"}
 
 
+@pytest.mark.parametrize("name", ["c[1]", "c*", "c?", "[c]"])
+@pytest.mark.parametrize("kind", ["csv", "dat", "csv.gz", "jsonl", "parquet"])
+def test_a_files_name_is_no_pattern(bench: Any, kind: str, name: str) -> None:
+    names = ("user_id", "item_id", "timestamp")
+    where = bench.folder()
+    for stem, rows in ((name, CLICKS), ("c1", CLICKS[1:] + CLICKS[:1])):
+        frame = pl.DataFrame([(u, i, t) for t, (u, i, _) in enumerate(rows)], names, orient="row")
+        path = where / f"{stem}.{kind}"
+        if kind == "parquet":
+            frame.write_parquet(path)
+        elif kind == "jsonl":
+            frame.write_ndjson(path)
+        elif kind == "dat":
+            path.write_text(frame.write_csv().replace(",", "::"))
+        else:
+            text = frame.write_csv().encode()
+            path.write_bytes(gzip.compress(text) if kind.endswith(".gz") else text)
+    for stem, last in ((name, "i5"), ("c1", "i1")):
+        path = where / f"{stem}.{kind}"
+        _, dataset = bench.prepare(interactions=path, items=bench.goods(30))
+        assert dataset.cases("test").frame["relevant"].to_list() == [[last]]
+
+
 @pytest.mark.parametrize("separator", [",", ";", "|", "\t"])
 def test_the_separator_is_found(bench: Any, separator: str) -> None:
     clicks = bench.table("c.csv", ("user", "item", "time"), CLICKS, separator)

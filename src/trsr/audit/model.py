@@ -85,7 +85,7 @@ def _chosen(run: Evidence, most: int) -> list[Query]:
     path = run.folder / PROPOSALS
     if not path.is_file():
         return []
-    proposed = dict(pl.read_parquet(path).select("query", "items").iter_rows())
+    proposed = dict(pl.read_parquet(path, glob=False).select("query", "items").iter_rows())
     item = run.dataset.catalog.__getitem__
     return [
         Query(name, history, tuple(map(item, proposed[name])), run.told.get(name))

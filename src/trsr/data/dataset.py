@@ -228,7 +228,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file; run `trsr prepare` first")
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataError(f"{path}: is damaged ({error}); run `trsr prepare` again") from error
     missing = [column for column in columns if column not in frame.columns]

@@ -187,6 +187,7 @@ def delimited(
             quote_char='"' if dialect.quoted else None,
             has_header=header,
             infer_schema=False,
+            glob=False,
         )
         names = frame.collect_schema().names()
     if not header:
@@ -196,7 +197,12 @@ def delimited(
 
 def _long_separator(source: Path | io.BytesIO, separator: str, header: bool) -> pl.LazyFrame:
     lines = pl.scan_csv(
-        source, separator="\x01", quote_char=None, has_header=False, infer_schema=False
+        source,
+        separator="\x01",
+        quote_char=None,
+        has_header=False,
+        infer_schema=False,
+        glob=False,
     )
     first: str = lines.head(1).collect().item()
     names = first.split(separator) if header else []
@@ -255,7 +261,11 @@ def json_lines(path: Path, *, encoding: str = "utf-8") -> tuple[pl.LazyFrame, fr
 
 def json_columns(path: Path, names: list[str], *, encoding: str = "utf-8") -> pl.LazyFrame:
     """The named keys of a JSON Lines file as text columns, null where a line has none."""
-    return pl.scan_ndjson(_utf8(path, encoding), schema=dict.fromkeys(names, pl.String))
+    source = _utf8(path, encoding)
+    # polars would take [ and * in a path for a pattern, and read other files
+    stream = source.open("rb") if isinstance(source, Path) else source
+    with stream:
+        return pl.scan_ndjson(stream, schema=dict.fromkeys(names, pl.String))
 
 
 def _json_object(line: str, path: Path, number: int) -> dict[str, object]:

@@ -46,7 +46,7 @@ def table(
     kind = files.format_of(path)
     if kind == "parquet":
         with files.located(path):
-            frame = pl.scan_parquet(path)
+            frame = pl.scan_parquet(path, glob=False)
             frame.collect_schema()
         return frame, frozenset()
     if kind == "jsonl":

@@ -167,7 +167,7 @@ def _read(folder: Path, wanted: Iterable[str]) -> dict[str, Vectors]:
     found: dict[str, Vectors] = {}
     for path in sorted(folder.glob("*.parquet")):
         try:
-            rows = pl.read_parquet(path).join(keys.to_frame(), on="key", how="semi")
+            rows = pl.read_parquet(path, glob=False).join(keys.to_frame(), on="key", how="semi")
             found.update(zip(rows["key"], rows["vector"].to_numpy(), strict=True))
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             _log.warning("%s: cannot be read (%s); its texts are embedded again", path, error)

@@ -36,7 +36,7 @@ def read_summaries(path: Path) -> dict[str, Summary]:
     if not path.exists():
         return {}
     try:
-        rows = pl.read_parquet(path).iter_rows()
+        rows = pl.read_parquet(path, glob=False).iter_rows()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise StoreError(f"{path}: is damaged ({error}); give `trsr summarize` again") from error
     return {q: Summary(user, text, covers, tuple(of)) for q, user, text, covers, of in rows}

@@ -134,7 +134,7 @@ def _read(path: Path, columns: Sequence[str]) -> pl.DataFrame:
     if not path.is_file():
         raise StoreError(f"{path}: there is no such file; give `trsr run` for this run first")
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise StoreError(f"{path}: is damaged ({error}); give `trsr run` again") from error
     missing = [name for name in columns if name not in frame.columns]

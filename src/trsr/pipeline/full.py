@@ -93,7 +93,7 @@ def first_stage_report(path: Path, cases: Cases, config: Config) -> dict[str, An
     """
     if not path.exists() or not cases.full:
         return None
-    proposed = dict(pl.read_parquet(path).select("query", "items").iter_rows())
+    proposed = dict(pl.read_parquet(path, glob=False).select("query", "items").iter_rows())
     found = []
     for query, relevant in cases.frame.select("query", "relevant").iter_rows():
         if query not in proposed:

@@ -84,7 +84,7 @@ def read_rankings(path: Path) -> dict[str, Rankings]:
             sorted or names an item twice is told when it is reached.
     """
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
         named = pl.read_parquet_metadata(path).get(_NAMES, "[]")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
