@@ -38,6 +38,7 @@ def load_config(
     path: Path | str,
     overrides: Sequence[str] = (),
     *,
+    values: Mapping[str, Any] | None = None,
     changes: Mapping[str, Any] | None = None,
     changes_from: Path | None = None,
 ) -> Config:
@@ -46,6 +47,7 @@ def load_config(
     Args:
         path: The file, or a recipe's name.
         overrides: As on the command line.
+        values: What the file held, where it is not to be read again.
         changes: Tables of settings that replace the file's, before the overrides do.
         changes_from: The folder that relative paths in `changes` start from; left out: the current
             one.
@@ -54,7 +56,7 @@ def load_config(
         ConfigError: Listing every mistake, one a line.
     """
     path = find_config(Path(path))
-    values = read_toml(path)
+    values = read_toml(path) if values is None else copy.deepcopy(dict(values))
     if "base" in values and not isinstance(values["base"], dict):
         raise ConfigError(f"{path}: this is a sweep, not one run; give `trsr sweep {path}`")
     _resolve(values, path.parent)

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from pipeline_data import write_data
 
+from trsr.config import load_config
 from trsr.errors import ConfigError
 from trsr.progress import Silent
 from trsr.store.rundir import RunDirectory
@@ -161,7 +162,6 @@ def test_equal_stages_are_made_once_and_done_runs_are_left_as_they_are(folder):
 
 
 def test_a_copied_stage_equals_one_made_alone(folder):
-    from trsr.config import load_config
     from trsr.pipeline import run
 
     sweep(plan_of(folder))
@@ -318,6 +318,21 @@ def test_a_search_goes_by_validation_cases_and_tests_the_best_alone(folder):
     assert [one.name for one in again.outcomes] == [one.name for one in swept.outcomes]
     assert again.best == swept.best
     assert any("best on the validation cases" in note for note in swept.notes())
+
+
+def test_a_base_that_is_edited_while_a_search_goes_on_changes_no_trial(folder):
+    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+
+    class Edits(Silent):
+        def advance(self, steps=1, note=""):
+            if steps:
+                (folder / "base.toml").write_text(BASE.replace("negatives = 6", "negatives = 5"))
+
+    plan = plan_of(folder, SEARCH.replace("trials = 6", "trials = 3"), "search.toml")
+    swept = sweep(plan, Edits())
+    assert len(swept.outcomes) > 1
+    configs = [load_config(folder / "out" / one.name) for one in swept.outcomes]
+    assert {one.data.negatives for one in configs} == {6}
 
 
 def test_a_search_refuses_to_tell_other_users_summaries(folder):

@@ -15,8 +15,10 @@ import pytest
 from pipeline_data import write_data
 from test_sweep import BASE, GRID, SEARCH
 
+from trsr.config import load_config
 from trsr.errors import ConfigError
 from trsr.machine import cores
+from trsr.progress import Silent
 from trsr.store.rundir import RunDirectory
 from trsr.sweep import read_plan, sweep
 from trsr.sweep.side_by_side import shares
@@ -55,7 +57,7 @@ def workers(folder: Path) -> list[int]:
             words = path.read_text().split("\0")
         except OSError:  # it has just ended
             continue
-        if "trsr.sweep.worker" in words and str(folder / "grid.toml") in words:
+        if "trsr.sweep.worker" in words and str(folder / "out") in words:
             found.append(int(path.parent.name))
     return found
 
@@ -87,6 +89,23 @@ def test_runs_side_by_side_come_to_what_they_do_one_by_one(folder: Path) -> None
         assert len(made) == kinds, stage
     assert not (folder / "out" / ".making").exists()
     assert sweep(read_plan(folder / "grid.toml"), jobs=3).table() == alone.table()
+
+
+@pytest.mark.parametrize("edited", ["base.toml", "grid.toml"])
+def test_a_file_that_is_edited_while_runs_are_made_changes_none_of_them(
+    folder: Path, edited: str
+) -> None:
+    class Edits(Silent):
+        def begin(self, total: int | None, unit: str) -> None:
+            told = (folder / edited).read_text()
+            told = told.replace("min_history = 4", "min_history = 5").replace('"auc"', '"mrr"')
+            (folder / edited).write_text(told)
+
+    swept = sweep(read_plan(folder / "grid.toml"), Edits(), jobs=2)
+    assert not swept.failed
+    configs = [load_config(folder / "out" / one.name) for one in swept.outcomes]
+    assert [one.data.min_history for one in configs] == [4, 4]
+    assert [one.evaluate.metrics for one in configs] == [("recall@3", "auc")] * 2
 
 
 def test_a_killed_worker_is_told_and_the_others_go_on(folder: Path) -> None:

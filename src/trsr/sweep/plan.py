@@ -104,6 +104,7 @@ class Plan:
         folder: Where the runs lie.
         file: What the file says.
         keys: What runs differ in: `variant` where there are any, and settings.
+        values: What the base said when the sweep was read: all runs are made of that.
     """
 
     path: Path
@@ -111,6 +112,7 @@ class Plan:
     folder: Path
     file: SweepFile
     keys: tuple[str, ...]
+    values: Mapping[str, Any]
 
     def grid(self) -> list[Planned]:
         """The runs of the full product of variants and grid, seeds last.
@@ -167,7 +169,9 @@ class Plan:
         changes.setdefault("run", {})["folder"] = str(self.folder / name)
         changes["run"].setdefault("outputs", str(self.folder / "outputs.sqlite"))
         try:
-            config = load_config(self.base, changes=changes, changes_from=self.path.parent)
+            config = load_config(
+                self.base, values=self.values, changes=changes, changes_from=self.path.parent
+            )
         except ConfigError as error:
             raise ConfigError(f"{self.path}, run {name}: {error}") from error
         return Planned(name, dict(settings), seed, config)
@@ -190,15 +194,17 @@ def read_plan(path: Path | str) -> Plan:
     folder = path.parent / Path(file.sweep.folder).expanduser()
     if not file.sweep.folder:
         folder = Path("runs", path.stem)
+    base = find_config(_beside(path, file.base))
     plan = Plan(
         path,
-        find_config(_beside(path, file.base)),
+        base,
         Path(os.path.abspath(folder)),
         file,
         (
             *((VARIANT,) if file.variants else ()),
             *flat(file.search.space if file.search else file.grid),
         ),
+        read_toml(base),
     )
     _check(plan)
     return plan

@@ -33,7 +33,7 @@ def make_side_by_side(
     """Makes runs in processes of their own.
 
     Args:
-        plan: The sweep; runs are found again by its file and their names.
+        plan: The sweep.
         runs: Which to make.
         jobs: How many at a time, each with its share of the cores and one of the GPUs.
         progress: Its note says what each is at.
@@ -131,13 +131,16 @@ class _Worker:
 
     def _make(self, run: Planned, tell: Callable[[str], None]) -> Outcome:
         with subprocess.Popen(  # noqa: S603 - our own module
-            [*_COMMAND, str(self.plan.path), run.name, *map(str, self.share.cores)],
+            [*_COMMAND, str(self.plan.folder), run.name, *map(str, self.share.cores)],
             env={**os.environ, **self.share.environment},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
         ) as self.process:
+            if self.process.stdin is not None:
+                with contextlib.suppress(BrokenPipeError), self.process.stdin as settings:
+                    json.dump(run.config.model_dump(mode="json"), settings)
             said: dict[str, Any] = {}
             for line in self.process.stdout or ():
                 said = json.loads(line)

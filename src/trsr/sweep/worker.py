@@ -1,7 +1,8 @@
-"""One run of a sweep in a process of its own: `python -m trsr.sweep.worker FILE RUN CORE…`.
+"""One run of a sweep in a process of its own: `python -m trsr.sweep.worker FOLDER RUN CORE…`.
 
-Standard output takes one JSON object a line: `{"note": …}` while it works, and at the end one with
-`error` and `taken`. What libraries print goes to standard error.
+Standard input gives its settings as one JSON object. Standard output takes one JSON object a line:
+`{"note": …}` while it works, and at the end one with `error` and `taken`. What libraries print goes
+to standard error.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from trsr.errors import TrsrError
+from trsr.config import Config
 from trsr.pipeline import STAGE_NAMES
-from trsr.sweep.plan import read_plan
+from trsr.sweep.plan import Planned
 from trsr.sweep.running import make_run
 
 EVERY = 0.2
@@ -27,11 +28,14 @@ WATCH = 1.0
 """Seconds between two looks at whether the sweep is still there."""
 
 
-def main(path: str, name: str, *cores: str) -> None:
+def main(folder: str, name: str, *cores: str) -> None:
     """Makes the run of this name, and tells what became of it.
 
+    The settings are told, not read again: a file that is edited while the sweep goes on must not
+    give its later runs others than its first ones.
+
     Args:
-        path: The sweep's file.
+        folder: The sweep's.
         name: The run's.
         cores: The cores to keep to; none: all.
     """
@@ -41,13 +45,8 @@ def main(path: str, name: str, *cores: str) -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as lines:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        try:
-            plan = read_plan(Path(path))
-            run = {one.name: one for one in plan.grid()}[name]
-        except (TrsrError, KeyError):
-            _tell(lines, {"error": f"{path} was changed while the sweep ran", "taken": []})
-            return
-        made = make_run(run, plan.folder, STAGE_NAMES, _Notes(lines), lambda run, outcome: outcome)
+        run = Planned(name, {}, None, Config.model_validate(json.load(sys.stdin)))
+        made = make_run(run, Path(folder), STAGE_NAMES, _Notes(lines), lambda run, outcome: outcome)
         _tell(lines, {"error": made.error, "taken": list(made.taken)})
 
 
