@@ -159,7 +159,45 @@ def test_what_cannot_be_kept_is_refused_with_the_reason(tmp_path):
     ):
         with pytest.raises(StoreError, match=said):
             keep_runs(folders, tmp_path / into, refuse)
+    listing = tmp_path / "list.toml"
+    listing.write_text("")
+    with pytest.raises(StoreError, match="list.toml: is a file; name a run directory"):
+        keep_runs([listing], tmp_path / "kept", refuse)
     pl.read_parquet(run / "cases.test.parquet").head(3).write_parquet(run / "cases.test.parquet")
     with pytest.raises(StoreError, match="changed since it was evaluated"):
         keep_runs([run], tmp_path / "kept", refuse)
     assert json.loads((kept / "report.json").read_text("utf-8"))["kept"] is True
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copy_takes_the_place_of_nothing_but_an_older_copy(tmp_path):
+    one, other = finished(tmp_path / "one" / "base"), finished(tmp_path / "demo" / "base", 5)
+    swept = tmp_path / "swept"
+    finished(swept / "a")
+    (swept / "sweep.json").write_text("{}")
+    whole = tmp_path / "more" / "swept"
+    finished(whole / "b")
+    for name in ("sweep.json", "sweep.md"):
+        (whole / name).write_text("{}")
+    notes = tmp_path / "mine" / "base"
+    notes.mkdir(parents=True)
+    (notes / "notes.txt").write_text("mine")
+    before = files(tmp_path)
+    for folders, into, said in (
+        ([one], "demo", r"demo/base: there are files that are no kept copy.*--into"),
+        ([one], "mine", r"mine/base: there are files that are no kept copy.*--into"),
+        ([one, other], "kept", r"one/base and .*demo/base: both would be kept in .*--into"),
+        ([swept], ".", "own place"),
+        ([swept], "more", r"more/swept: there is a sweep that is no kept copy.*--into"),
+    ):
+        with pytest.raises(StoreError, match=said):
+            keep_runs(folders, tmp_path / into, refuse)
+    assert files(tmp_path) == before
+    (kept,) = keep_runs([one, tmp_path / "demo" / ".." / "one" / "base"], tmp_path / "kept", refuse)
+    told = files(kept)
+    (kept / "per_query.parquet").unlink()  # as where the copying was stopped
+    keep_runs([one], tmp_path / "kept", refuse)
+    assert files(kept).keys() == told.keys()

@@ -26,7 +26,7 @@ from trsr.pipeline.finished import CASES, VALUES
 from trsr.results.runs import Run, open_run
 from trsr.store.rundir import MANIFEST, StageRecord, explained, write_atomic
 
-SWEEP = "sweep.json"
+SWEEP, SWEEP_PAGE, REPORT = "sweep.json", "sweep.md", "report.json"
 KEPT = "kept"
 """Marks a kept copy's report."""
 
@@ -53,18 +53,19 @@ def keep_runs(
         The copies.
 
     Raises:
-        StoreError: If a named run is missing, not finished or stale, or a folder has no run.
+        StoreError: If a named run is missing, not finished or stale, a folder has no run, two runs
+            would have one copy, or a copy would stand where there is anything but a kept copy.
     """
+    each = {folder.resolve(): folder for folder in folders}.values()
+    inside = {folder: _runs_in(folder) for folder in each}
+    _check_places(inside, into)
     kept = []
-    for folder in folders:
-        if _is_run(folder) or not folder.is_dir():
-            kept.append(_keep(open_run(folder), into / folder.resolve().name))
-            continue
-        inside = [path for path in sorted(folder.iterdir()) if _is_run(path)]
-        if not inside:
-            raise StoreError(f"{folder}: there is no run in it; name a run, or a sweep's folder")
+    for folder, runs in inside.items():
         target = into / folder.resolve().name
-        for path in inside:
+        if not runs:
+            kept.append(_keep(open_run(folder), target))
+            continue
+        for path in runs:
             try:
                 kept.append(_keep(open_run(path), target / path.name))
             except TrsrError as error:
@@ -76,15 +77,65 @@ def keep_runs(
     return tuple(kept)
 
 
+def _runs_in(folder: Path) -> list[Path]:
+    """The runs of a folder of runs; none where it is a run itself.
+
+    Raises:
+        StoreError: If it is neither.
+    """
+    if folder.is_file():
+        raise StoreError(f"{folder}: is a file; name a run directory, or a sweep's folder")
+    if _is_run(folder) or not folder.is_dir():
+        return []
+    found = [path for path in sorted(folder.iterdir()) if _is_run(path)]
+    if not found:
+        raise StoreError(f"{folder}: there is no run in it; name a run, or a sweep's folder")
+    return found
+
+
 def _is_run(folder: Path) -> bool:
     return (folder / VALUES).is_file() or (folder / MANIFEST).is_file()
+
+
+def _check_places(inside: Mapping[Path, Sequence[Path]], into: Path) -> None:
+    """Refuses copies that would take the place of anything but older copies, or of each other."""
+    taken: dict[Path, Path] = {}
+    for folder, runs in inside.items():
+        target = into / folder.resolve().name
+        other = taken.setdefault(target, folder)
+        if other is not folder:
+            raise StoreError(
+                f"{other} and {folder}: both would be kept in {target}, and one would be lost; "
+                "keep one of them in another folder, with --into"
+            )
+        if target.resolve() == folder.resolve():
+            raise StoreError(
+                f"{target}: a run cannot be kept in its own place; name another folder with --into"
+            )
+        for place in [target / path.name for path in runs] or [target]:
+            if place.is_dir() and any(place.iterdir()) and not _is_copy(place):
+                raise StoreError(
+                    f"{place}: there are files that are no kept copy, and they would be lost; name "
+                    "another folder with --into"
+                )
+        if runs and (_is_run(target) or (target / SWEEP_PAGE).exists()):
+            what = "a run" if _is_run(target) else "a sweep"
+            raise StoreError(
+                f"{target}: there is {what} that is no kept copy of this folder, and it would be "
+                "mixed with it; name another folder with --into"
+            )
+
+
+def _is_copy(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / REPORT).read_text("utf-8")).get(KEPT))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _keep(run: Run, folder: Path) -> Path:
     if run.report.get(KEPT):
         raise StoreError(f"{run.folder}: it is a kept copy already; copy the folder as it is")
-    if folder.resolve() == run.folder.resolve():
-        raise StoreError(f"{folder}: a run cannot be kept in its own place; name another folder")
     table = run.finished.values.with_columns(_digests("query"), _digests("user"))
     by_ranker = [table.filter(pl.col("ranker") == name) for name in run.finished.rankers]
     candidates, relevant = (pl.col(name).list.join("\n") for name in ("candidates", "relevant"))
@@ -99,12 +150,13 @@ def _keep(run: Run, folder: Path) -> Path:
         raise StoreError(f"{run.folder}: two of its queries have the same digest")
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        report = {name: run.report[name] for name in _FIGURES if name in run.report}
+        report |= {"rankers": dict.fromkeys(run.finished.rankers), KEPT: True}
+        # First, so that a copy stopped half-way is known as one and may be written again.
+        _write_json(report, folder / REPORT)
         # Rows in the digests' order: that of the data would say whose they are.
         _write_parquet(pl.concat([one.sort("query") for one in by_ranker]), folder / VALUES)
         _write_parquet(asked.sort("query"), folder / CASES)
-        report = {name: run.report[name] for name in _FIGURES if name in run.report}
-        report |= {"rankers": dict.fromkeys(run.finished.rankers), KEPT: True}
-        _write_json(report, folder / "report.json")
         settings = tomllib.loads((run.folder / "config.toml").read_text("utf-8"))
         write_atomic(folder / "config.toml", tomli_w.dumps(_without_places(settings)))
         if run.records:
