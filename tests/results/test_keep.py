@@ -28,13 +28,24 @@ def finished(folder: Path, recent: int = 3, **options) -> Path:
     """A run with a manifest, in which paths of its machine stand."""
     settings = options.pop("settings", DATA + f"[prompts]\nrecent = {recent}")
     write_run(folder, settings=settings, skills={"random": 0.0, "llm": recent / 2}, **options)
-    info = {"seconds": 61.0, "made": MADE, "log": "/home/ann/log", "costs": []}
+    usage = {f"scripted /home/ann/{name}/model": {"seconds": len(name)} for name in ("a", "of-bo")}
+    info = {"seconds": 61.0, "made": MADE, "log": "/home/ann/log", "costs": [], "used": usage}
     names = ("prepare", "summarize", "train", "rank", "evaluate")
     path = folder / "cases.test.parquet"
     parents = RunDirectory(folder).hashes([path.name])
     records = {name: StageRecord({}, parents, {path.name: "0"}, info) for name in names}
     RunDirectory(folder)._write_manifest(records, [])
     return folder
+
+
+def sweep_record(folder: Path, *names: str) -> str:
+    """A sweep's record in which a path stands wherever one can."""
+    model = str(folder / "secret" / "my-model")
+    runs = [
+        {"name": one, "settings": {"model.name": model}, "error": f"{model}: is not there"}
+        for one in names
+    ]
+    return json.dumps({"runs": runs, "table": {"header": ["name"], "rows": [[model]]}})
 
 
 def page_of(folder: Path, runs: Path) -> str:
@@ -104,6 +115,9 @@ def test_a_kept_run_holds_nobodys_data_and_no_place(tmp_path):
         text = (kept / name).read_text("utf-8")
         assert "/home/ann" not in text
         assert str(tmp_path) not in text
+    # Two keys that read alike without their paths both stay.
+    used = json.loads((kept / "manifest.json").read_text("utf-8"))["stages"]["rank"]["info"]["used"]
+    assert sorted(one["seconds"] for one in used.values()) == [1, 5]
 
 
 def test_kept_runs_that_ranked_something_else_are_still_refused(tmp_path):
@@ -125,7 +139,7 @@ def test_of_a_sweep_what_is_finished_is_kept_and_the_rest_is_told(tmp_path, caps
     finished(swept / "b", 5)
     RunDirectory(swept / "b")._write_manifest({}, ["rank"])
     (swept / "c").mkdir()
-    (swept / "sweep.json").write_text("{}")
+    (swept / "sweep.json").write_text(sweep_record(swept, "a", "b", "c"))
     words = ["trsr", "keep", str(swept), "--into", str(tmp_path / "kept")]
 
     def command() -> int:
@@ -143,9 +157,31 @@ def test_of_a_sweep_what_is_finished_is_kept_and_the_rest_is_told(tmp_path, caps
         "a",
         "sweep.json",
     ]
+    # Of what is left out nothing is told, nor any path: not of what failed, nor in a mixed table.
+    record = (tmp_path / "kept/swept/sweep.json").read_text("utf-8")
+    (told,) = json.loads(record)["runs"]
+    assert told["settings"] == {"model.name": "my-model"}
+    assert "table" not in json.loads(record)
+    assert "secret" not in record
     before = (tmp_path / "kept/swept/a/per_query.parquet").read_bytes()
     assert command() == 0  # again, in the same place
     assert (tmp_path / "kept/swept/a/per_query.parquet").read_bytes() == before
+
+
+def test_of_a_whole_sweep_the_table_is_kept_without_its_paths(tmp_path):
+    swept = tmp_path / "swept"
+    finished(swept / "a")
+    (swept / "sweep.json").write_text(sweep_record(swept, "a"))
+    keep_runs([swept], tmp_path / "kept", refuse)
+    record = (tmp_path / "kept/swept/sweep.json").read_text("utf-8")
+    assert json.loads(record)["table"] == {"header": ["name"], "rows": [["my-model"]]}
+    assert "secret" not in record
+    left_out = []
+    (swept / "sweep.json").write_text('{"runs": [')
+    keep_runs([swept], tmp_path / "kept", lambda path, why: left_out.append((path.name, why)))
+    ((name, why),) = left_out
+    assert name == "sweep.json"
+    assert "not a sweep's record that trsr wrote" in why
 
 
 def test_what_cannot_be_kept_is_refused_with_the_reason(tmp_path):
@@ -177,7 +213,7 @@ def test_a_copy_takes_the_place_of_nothing_but_an_older_copy(tmp_path):
     one, other = finished(tmp_path / "one" / "base"), finished(tmp_path / "demo" / "base", 5)
     swept = tmp_path / "swept"
     finished(swept / "a")
-    (swept / "sweep.json").write_text("{}")
+    (swept / "sweep.json").write_text('{"runs": []}')
     whole = tmp_path / "more" / "swept"
     finished(whole / "b")
     for name in ("sweep.json", "sweep.md"):

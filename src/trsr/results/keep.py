@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -65,15 +64,18 @@ def keep_runs(
         if not runs:
             kept.append(_keep(open_run(folder), target))
             continue
+        names = []
         for path in runs:
             try:
                 kept.append(_keep(open_run(path), target / path.name))
+                names.append(path.name)
             except TrsrError as error:
                 tell(path, str(error))
-        if (folder / SWEEP).is_file():
-            with explained(target):
-                target.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / SWEEP, target / SWEEP)
+        if names and (folder / SWEEP).is_file():
+            try:
+                _keep_sweep(folder / SWEEP, target / SWEEP, names)
+            except TrsrError as error:
+                tell(folder / SWEEP, str(error))
     return tuple(kept)
 
 
@@ -164,6 +166,22 @@ def _keep(run: Run, folder: Path) -> Path:
     return folder
 
 
+def _keep_sweep(path: Path, copy: Path, names: Sequence[str]) -> None:
+    """The sweep's record of the kept runs; its table only where that is of no others."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+        kept = [one for one in value["runs"] if one["name"] in names]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path}: not a sweep's record that trsr wrote ({error}); give `trsr sweep` again"
+        ) from error
+    if len(kept) < len(value["runs"]):
+        value.pop("table", None)
+    text = json.dumps(_without_places(value | {"runs": kept}), indent=1, ensure_ascii=False)
+    with explained(copy.parent):
+        write_atomic(copy, text)
+
+
 def _digests(column: str, of: pl.Expr | None = None) -> pl.Expr:
     expression = pl.col(column) if of is None else of
     return expression.map_elements(_digest, return_dtype=pl.String).alias(column)
@@ -195,7 +213,14 @@ def _manifest(run: Run) -> dict[str, Any]:
 def _without_places(value: Any) -> Any:
     """The value with the last part alone of each path of the machine it was made on."""
     if isinstance(value, Mapping):
-        return {key: _without_places(one) for key, one in value.items()}
+        found: dict[str, Any] = {}
+        for key, one in value.items():
+            name, number = _without_places(key), 1
+            while name in found:
+                number += 1
+                name = f"{_without_places(key)} ({number})"
+            found[name] = _without_places(one)
+        return found
     if isinstance(value, list | tuple):
         return [_without_places(one) for one in value]
     if isinstance(value, str) and Path(value).is_absolute():
