@@ -31,10 +31,13 @@ def open_stored(config: Config, settings: ModelSettings, adapter: Path | None = 
     return stored(open_model(settings, adapter), OutputStore(config.run.outputs))
 
 
-def summary_writer(config: Config, model: LanguageModel) -> PromptWriter:
+def summary_writer(
+    config: Config, model: LanguageModel, catalog: Iterable[Item] = ()
+) -> PromptWriter:
     """What is said to the summarizing model."""
     reserve = config.summarize.sampling.max_tokens
-    return PromptWriter(config.prompts, model.count_tokens, model.context_tokens, reserve)
+    tokens = model.context_tokens
+    return PromptWriter(config.prompts, model.count_tokens, tokens, reserve, catalog)
 
 
 def judge_writer(config: Config, model: LanguageModel) -> PromptWriter:
@@ -228,7 +231,7 @@ class Recommender:
     @functools.cached_property
     def _summarizer(self) -> tuple[Any, PromptWriter]:
         model = open_stored(self.config, self.config.summarizer)
-        return model, summary_writer(self.config, model)
+        return model, summary_writer(self.config, model, self.dataset.catalog)
 
     @functools.cached_property
     def _ranker(self) -> Ranker:

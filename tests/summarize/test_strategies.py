@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from trsr.summarize import STRATEGIES, Hierarchical, NoSummary, Recurrent
+from trsr.summarize import SILENT, STRATEGIES, Hierarchical, NoSummary, Recurrent, StandingOut
 from trsr.summarize.strategies import Flow, Options, Writer
 from trsr.testing import PlainWriter, check_strategy, drive
 from trsr.types import Block, Interaction, Item, Prompt
@@ -16,6 +16,7 @@ from trsr.types import Block, Interaction, Item, Prompt
 @dataclass(frozen=True)
 class FanIn:
     fan_in: int
+    terms: int = 16
 
 
 def blocks(count: int) -> list[Block]:
@@ -91,9 +92,17 @@ def test_no_summary_asks_nothing() -> None:
     assert drive(NoSummary(PlainWriter(), FanIn(2)).flow(blocks(3)), lambda p: "x") == ("", [])
 
 
-@pytest.mark.parametrize("name", ["hierarchical", "recurrent", "none"])
+def test_terms_are_told_of_all_blocks_without_a_question() -> None:
+    flow = StandingOut(PlainWriter(), FanIn(2, terms=4)).flow(blocks(6))
+    assert drive(flow, lambda p: "x") == ("i0 i1 i2 i3", [])
+
+
+@pytest.mark.parametrize("name", ["hierarchical", "recurrent", "terms", "none"])
 def test_the_strategies_of_the_table_are_strategies(name: str) -> None:
-    check_strategy(STRATEGIES.load(name), reads=name != "none")
+    check_strategy(STRATEGIES.load(name), reads=name != "none", asks=name not in SILENT)
+    if name not in SILENT:
+        with pytest.raises(AssertionError, match="it asks though"):
+            check_strategy(STRATEGIES.load(name), asks=False)
 
 
 class Forgetful:

@@ -176,7 +176,7 @@ def test_the_settings_of_stages_do_not_know_of_tuning(prepared, tmp_path):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("summarize.strategy=none", "summarize.strategy: none writes no summaries"),
+        ("summarize.strategy=none", "summarize.strategy: none asks no model"),
         ("prompts.use_summary=false", "the judge must be told the summary"),
         ("summarize.model.backend=scripted", "scripted has no weights here"),
         ("tune_summarizer.judge=llm", "has no trained adapter"),

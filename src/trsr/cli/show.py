@@ -58,12 +58,14 @@ def _summary(recommender: Recommender, summary: Summary | None) -> Iterator[str]
         yield ""
         return
     whose = "another user's " if recommender.config.prompts.summary_of == "another" else ""
-    yield f"{whose}summaries ({recommender.config.summarize.strategy}), as they were asked:"
+    strategy = recommender.config.summarize.strategy
+    if summary.sources:
+        yield f"{whose}summaries ({strategy}), as they were asked:"
     known = OutputStore(recommender.config.run.outputs).get(summary.sources)
     for number, key in enumerate(summary.sources, 1):
         text = " ".join(str(known.get(key, "(not kept)")).split())
         yield f"  {number}. {text}"
-    what = f"{whose}summary, in place of the own" if whose else "the summary,"
+    what = f"{whose}summary, in place of the own" if whose else f"the summary ({strategy}),"
     yield f"{what} of {summary.covers} interactions: {summary.text}"
     yield ""
 

@@ -17,5 +17,10 @@ _WORDS = re.compile(
 
 def stems(text: str) -> list[str]:
     """A text's words, folded and cut to their first letters, in order; no numbers."""
+    return [one[:STEM] for one in words(text)]
+
+
+def words(text: str) -> list[str]:
+    """The words that count, folded, whole and in order."""
     found = _WORDS.findall(text.casefold())
-    return [one[:STEM] for one in found if len(one) >= SHORTEST or one >= "\u3040"]
+    return [one for one in found if len(one) >= SHORTEST or one >= "\u3040"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 
 from trsr.errors import ConfigError, PromptError
 from trsr.prompts.domain import Form, Kind, Style, chainable, load_domain
@@ -11,6 +12,7 @@ from trsr.prompts.fit import Budget, first_fit
 from trsr.prompts.ladder import chain_ladder, recent_ladder
 from trsr.prompts.nearest import Nearest
 from trsr.prompts.settings import PromptSettings
+from trsr.prompts.terms import Terms
 from trsr.prompts.text import Line, cut, fold, length, tell
 from trsr.settings import digest
 from trsr.types import Item, Prompt, Query
@@ -27,6 +29,7 @@ class PromptWriter:
         count_tokens: The tokens of a prompt as the model reads it.
         context_tokens: The most tokens of a prompt and its answer together.
         reserve_tokens: How many of them are kept for the answer.
+        catalog: All items: what `terms` are told from.
 
     Attributes:
         settings: As given.
@@ -46,6 +49,7 @@ class PromptWriter:
         count_tokens: Callable[[Prompt], int],
         context_tokens: int,
         reserve_tokens: int = 0,
+        catalog: Iterable[Item] = (),
     ) -> None:
         if reserve_tokens >= context_tokens:
             raise ConfigError(
@@ -76,6 +80,7 @@ class PromptWriter:
         self.written = 0
         self.shortened = 0
         self._sentences = style.sentences
+        self._catalog = catalog
         self._forms = self._make_forms(style)
         self._budget = Budget(count_tokens, context_tokens - reserve_tokens)
         self._room = f"{context_tokens - reserve_tokens} ({context_tokens} less the answer's)"
@@ -101,6 +106,18 @@ class PromptWriter:
             words: Most words of a value whose column has no limit of its own in the settings.
         """
         return self._tell(item, words).text()
+
+    def terms(self, items: Sequence[Item], most: int) -> str:
+        """The words by which these items stand out of the catalogue, the strongest first."""
+        return ", ".join(self._terms.of([self._told(item) for item in items], most))
+
+    @cached_property
+    def _terms(self) -> Terms:
+        return Terms(self._told(item) for item in self._catalog)
+
+    def _told(self, item: Item) -> str:
+        """An item's values as the summary prompts tell them, without the columns' names."""
+        return self._tell(item, self.settings.summary_item_words).values
 
     def write(self, items: Sequence[Item]) -> Prompt:
         """Asks for the summary of one block of items, oldest first.

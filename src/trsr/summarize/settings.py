@@ -17,9 +17,14 @@ STRATEGIES = PluginTable(
     {
         "hierarchical": "trsr.summarize.strategies:Hierarchical",
         "recurrent": "trsr.summarize.strategies:Recurrent",
+        "terms": "trsr.summarize.strategies:StandingOut",
         "none": "trsr.summarize.strategies:NoSummary",
     },
 )
+
+
+SILENT = ("terms", "none")
+"""The strategies that ask no language model."""
 
 
 class SummarizeSettings(Settings):
@@ -40,6 +45,12 @@ class SummarizeSettings(Settings):
         ge=2,
         description="hierarchical: summaries merged at once; at least the number of "
         "blocks is the public code's single merge",
+    )
+    terms: int = Field(
+        16,
+        ge=1,
+        description="terms: the most words that are told; they are counted in what the summary "
+        "prompts would tell of each item",
     )
     samples: int = Field(
         1,

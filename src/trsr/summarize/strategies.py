@@ -27,6 +27,9 @@ class Writer(Protocol):
     def merge(self, summaries: Sequence[str]) -> Prompt:
         """Asks for one summary of several, given in time order."""
 
+    def terms(self, items: Sequence[Item], most: int) -> str:
+        """The words by which these items stand out of the catalogue."""
+
 
 class Options(Protocol):
     """What a strategy is told of the settings."""
@@ -34,6 +37,10 @@ class Options(Protocol):
     @property
     def fan_in(self) -> int:
         """How many summaries are merged at once."""
+
+    @property
+    def terms(self) -> int:
+        """How many words are told where no model is asked."""
 
 
 class Strategy(Protocol):
@@ -97,6 +104,27 @@ class Recurrent:
             (text,) = yield [ask]
             summary = text or summary
         return summary
+
+
+class StandingOut:
+    """Asks nothing, and says the words by which the history stands out of the catalogue.
+
+    The control for what a language model adds to counting words, and an upper hand where it is
+    too small to read.
+
+    Args:
+        writer: Counts the words of what its summary prompts would tell.
+        options: So many `terms` are told.
+    """
+
+    def __init__(self, writer: Writer, options: Options) -> None:
+        self._writer = writer
+        self._most = options.terms
+
+    def flow(self, blocks: Sequence[Block]) -> Flow:
+        """No question."""
+        yield from ()
+        return self._writer.terms([item for block in blocks for item in block.items], self._most)
 
 
 class NoSummary:

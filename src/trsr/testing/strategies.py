@@ -15,6 +15,7 @@ _MOST_ROUNDS = 1000
 @dataclass(frozen=True, slots=True)
 class _Settings:
     fan_in: int
+    terms: int = 100
 
 
 class PlainWriter:
@@ -31,6 +32,10 @@ class PlainWriter:
     def merge(self, summaries: Sequence[str]) -> Prompt:
         """`merge` and the summaries in brackets."""
         return self._say("merge", *(f"[{summary}]" for summary in summaries))
+
+    def terms(self, items: Sequence[Item], most: int) -> str:
+        """The ids of the first items."""
+        return " ".join(item.id for item in items[:most])
 
     def _say(self, *words: str) -> Prompt:
         return Prompt((Message("user", " ".join(words)),))
@@ -57,7 +62,11 @@ def drive(flow: Flow, answer: Callable[[Prompt], str]) -> tuple[str, list[list[P
 
 
 def check_strategy(
-    make: Callable[[Writer, Options], Strategy], *, most_blocks: int = 12, reads: bool = True
+    make: Callable[[Writer, Options], Strategy],
+    *,
+    most_blocks: int = 12,
+    reads: bool = True,
+    asks: bool = True,
 ) -> None:
     """Checks that a strategy ends, and that its summary has read every block, in time order.
 
@@ -68,6 +77,7 @@ def check_strategy(
         make: Makes the strategy of a writer and options, as the table of strategies does.
         most_blocks: Histories of one block to so many are tried.
         reads: Whether it reads histories at all.
+        asks: Whether it asks a model.
 
     Raises:
         AssertionError: With what it did wrong.
@@ -75,10 +85,10 @@ def check_strategy(
     for fan_in in (2, 3, 5):
         strategy = make(PlainWriter(), _Settings(fan_in))
         for count in range(1, most_blocks + 1):
-            _check_history(strategy, _blocks(count), reads)
+            _check_history(strategy, _blocks(count), reads, asks)
 
 
-def _check_history(strategy: Strategy, blocks: Sequence[Block], reads: bool) -> None:
+def _check_history(strategy: Strategy, blocks: Sequence[Block], reads: bool, asks: bool) -> None:
     count = len(blocks)
     ids = [item.id for block in blocks for item in block.items]
     text, rounds = drive(strategy.flow(blocks), lambda prompt: prompt.messages[-1].content)
@@ -90,6 +100,9 @@ def _check_history(strategy: Strategy, blocks: Sequence[Block], reads: bool) -> 
     require(at == sorted(at), f"of {count} blocks, the summary has read them out of time order")
     again, _ = drive(strategy.flow(blocks), lambda prompt: prompt.messages[-1].content)
     require(again == text, "two flows of one strategy disturb each other")
+    if not asks:
+        require(not rounds, "it asks though it has no need of a model")
+        return
     silent, _ = drive(strategy.flow(blocks), lambda prompt: "")
     require(silent == "", "it makes a summary though the model wrote nothing")
 

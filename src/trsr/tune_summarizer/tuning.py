@@ -24,6 +24,7 @@ from trsr.rank import YesNoRanker
 from trsr.recommender import judge, open_stored, summary_writer
 from trsr.settings import derive_seed
 from trsr.store.rundir import RunDirectory
+from trsr.summarize import SILENT
 from trsr.tune_summarizer.judging import judge_summaries, log_likelihood
 from trsr.tune_summarizer.keeping import Kept, best_of, keep
 from trsr.tune_summarizer.page import page
@@ -104,8 +105,10 @@ def tune_summarizer(config: Config, out: Path | str, progress: Progress | None =
 def _refuse(config: Config) -> None:
     """Raises ConfigError with every setting that leaves nothing to tune."""
     mistakes = []
-    if config.summarize.strategy == "none":
-        mistakes.append("summarize.strategy: none writes no summaries; choose another one")
+    if config.summarize.strategy in SILENT:
+        mistakes.append(
+            f"summarize.strategy: {config.summarize.strategy} asks no model; choose another one"
+        )
     if not config.prompts.use_summary:
         mistakes.append("prompts.use_summary: the judge must be told the summary; set it to true")
     if config.prompts.summary_of != "own":
