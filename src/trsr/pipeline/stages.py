@@ -67,7 +67,7 @@ def _summarize(job: Job) -> dict[str, Any]:
     info: dict[str, Any] = {}
     if config.summarize.strategy != "none":
         model = open_stored(config, config.summarizer)
-        writer = summary_writer(config, model)
+        writer = summary_writer(config, model, dataset.catalog)
         histories = (told for table in tables for told in table.histories())
         found = dict(
             summarize(

@@ -12,7 +12,7 @@ from trsr.prompts.stems import STEM, stems, words
 class Terms:
     """Finds what stands out in texts against those of a catalogue.
 
-    A word's weight is k log((k/n) / (d/N)), where k of n texts have it, and d of N in the catalogue:
+    A word's weight is k log((k/n) / (d/N)), where k of n texts and d of the catalogue's N have it:
     its part in the divergence of the two, and the main part of Dunning's log-likelihood ratio
     ("Accurate methods for the statistics of surprise and coincidence", 1993). What stands as often
     everywhere, such as articles, weighs nothing. Words are compared by their beginnings (see
