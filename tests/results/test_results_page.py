@@ -255,6 +255,58 @@ def test_a_setting_that_no_ranker_of_a_run_reads_names_no_row(tmp_path):
     assert "mask_share" not in text
 
 
+def test_a_metric_that_is_named_twice_is_one(tmp_path):
+    write_run(tmp_path / "runs" / "a", settings=DATA)
+    twice = {"metrics": ["recall@1"] * 2, "compare": ["recall@1", "ndcg@10", "recall@1"]}
+    text = page_of(tmp_path, section(["a"], **twice), tmp_path / "runs")
+    main_table, differences = tables(text)
+    assert main_table[0].count("recall@1") == 1
+    assert [row[1] for row in differences[1:]] == ["recall@1", "ndcg@10"]
+    assert "Holm's correction for the 2 comparisons" in text
+
+
+def test_runs_that_only_add_rankers_stand_together(tmp_path):
+    runs = tmp_path / "runs"
+    every = {"popular": 1.0, "bm25": 0.5, "ease": 2.0, "llm": 3.0}
+
+    def made(name, *rankers, seed=0):
+        told = f"{DATA}[train]\nseed = {seed}\n[rank]\nrankers = {json.dumps(rankers)}"
+        skills = {one: every[one] + (seed if one == "llm" else 0) for one in rankers}
+        write_run(runs / name, skills=skills, settings=told)
+
+    made("one/base", "popular", "bm25")
+    made("two/base", "popular", "ease")
+    made("three", "llm")
+    made("four", "llm", "popular", seed=2)
+    every["ease"] = 0.0
+    made("other", "ease")
+    # Neither one run made twice, nor told apart by what either does not read.
+    names = ["one/base", "two/base", "three"]
+    text = page_of(tmp_path, section(names), runs)
+    assert [row[0] for row in tables(text)[0]] == [
+        "",
+        *("popular", "bm25", "ease", "llm"),
+        "chance",
+    ]
+    text = page_of(tmp_path, section([*names, "four"]), runs)
+    header, *rows = tables(text)[0]
+    # A ranker of several runs of one seed counts once for it.
+    seeds = {row[0]: row[header.index("seeds")] for row in rows[:-1]}
+    assert seeds == {"popular": "1", "bm25": "1", "ease": "1", "llm": "2"}
+    with pytest.raises(ConfigError, match="same settings and seed, but other values of ease"):
+        page_of(tmp_path, section(["two/base", "other"]), runs)
+
+
+def test_stages_of_runs_without_other_settings_are_told_under_their_folders(tmp_path):
+    for name, ranker in (("one", "popular"), ("two", "random")):
+        folder = tmp_path / "runs" / name / "base"
+        settings = f'{DATA}[rank]\nrankers = ["{ranker}"]'
+        write_run(folder, skills={ranker: 1.0}, settings=settings)
+        RunDirectory(folder)._write_manifest({"rank": StageRecord({}, {}, {}, {"seconds": 1})}, [])
+    text = page_of(tmp_path, section(["one/base", "two/base"]), tmp_path / "runs")
+    assert [row[0] for row in tables(text)[2]] == ["", "one/base", "two/base"]
+
+
 def test_notes_are_kept_and_all_else_is_written_again(tmp_path):
     runs = tmp_path / "runs"
     write_run(runs / "a", settings=DATA)

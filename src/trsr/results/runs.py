@@ -9,11 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from trsr.bench.page import without_paths
 from trsr.config import Config, load_config
 from trsr.errors import ConfigError, StoreError, TrsrError
 from trsr.evaluate.costs import RankerCost, read_costs
-from trsr.pipeline.finished import FinishedRun
+from trsr.pipeline.finished import FIXED, FinishedRun
 from trsr.store.rundir import RunDirectory, StageRecord
 from trsr.sweep.plan import flat, short_keys, value_text
 
@@ -84,11 +86,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Variant:
-    """Runs that differ by their seed only.
+    """Runs that differ by their seed only, or by which rankers they ran.
 
     Attributes:
         label: The settings in which they differ from other runs; empty where there are none.
-        runs: At least one, each with another seed.
+        runs: At least one; rankers that two of one seed have in common gave the same in both.
     """
 
     label: str
@@ -144,60 +146,89 @@ def _report(path: Path) -> Mapping[str, Any]:
 
 
 def variants(runs: Sequence[Run], labels: Mapping[Path, str] | None = None) -> list[Variant]:
-    """Puts runs that differ by seed only together, and names each by what it differs in.
+    """Puts runs that differ by nothing but seed or rankers together; names what others differ in.
 
     Args:
         runs: The runs.
         labels: Run directory → name, where the sweep that made them names them.
 
     Raises:
-        ConfigError: If two runs have the same settings and the same seed.
+        ConfigError: If two runs of the same settings and seed have the same rankers, or other
+            values of a ranker.
     """
     known = labels or {}
     groups: dict[str, list[Run]] = {}
-    for run in runs:
-        told = [known.get(run.folder), run.settings]
-        key = json.dumps(told, sort_keys=True, default=str)
-        twin = next((one for one in groups.get(key, ()) if _seeds(one) == _seeds(run)), None)
-        if twin is not None:
-            raise ConfigError(
-                f"{run.folder} and {twin.folder} have the same settings and seed: they are one run "
-                "made twice; name one of them"
-            )
-        groups.setdefault(key, []).append(run)
+    for run, differs in zip(runs, _differing([run.settings for run in runs]), strict=True):
+        key = json.dumps([known.get(run.folder), differs], sort_keys=True, default=str)
+        group = groups.setdefault(key, [])
+        for other in group:
+            if other.finished.seeds == run.finished.seeds:
+                _check_twins(run, other)
+        group.append(run)
     found = list(groups.values())
     named = _labels([group[0].settings for group in found])
-    if len(set(named)) < len(named):  # such as two folders of one name
-        named = [f"{one} ({group[0].folder.name})" for one, group in zip(named, found, strict=True)]
+    if len(set(named)) < len(named):  # such as two models' folders of one name
+        folders = folder_names([group[0] for group in found])
+        named = [
+            f"{one} ({folder})" if one else folder
+            for one, folder in zip(named, folders, strict=True)
+        ]
     return [
         Variant(known.get(group[0].folder, label), tuple(group))
         for label, group in zip(named, found, strict=True)
     ]
 
 
-def _seeds(run: Run) -> tuple[int, int]:
-    return run.config.run.seed, run.seed
+def _check_twins(run: Run, other: Run) -> None:
+    """Two runs of the same settings and seed may only add rankers to each other."""
+    same = f"{run.folder} and {other.folder} have the same settings and seed"
+    if set(run.finished.rankers) == set(other.finished.rankers):
+        raise ConfigError(f"{same}: they are one run made twice; name one of them")
+    for ranker in run.finished.rankers:
+        if ranker in other.finished.rankers and not _equal(run, other, ranker):
+            raise ConfigError(f"{same}, but other values of {ranker}: name one of them")
 
 
-def _labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """`strategy=none, recent=3`: the settings that differ, under names as short as tell them.
+def _equal(run: Run, other: Run, ranker: str) -> bool:
+    ours, theirs = (
+        one.finished.values.filter(pl.col("ranker") == ranker).drop(FIXED) for one in (run, other)
+    )
+    shared = [name for name in ours.columns if name in theirs.columns]
+    return ours.select(shared).equals(theirs.select(shared))
+
+
+def folder_names(runs: Sequence[Run]) -> list[str]:
+    """As many last parts of each run's path as tell all apart."""
+    every = [run.folder.parts for run in runs]
+    names: list[str] = []
+    for count in range(1, max(map(len, every)) + 1):
+        names = ["/".join(parts[-count:]) for parts in every]
+        if len(set(names)) == len(set(every)):
+            break
+    return names
+
+
+def _differing(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each the settings that differ from another's.
 
     A setting that a run does not read is none in which it differs.
     """
-    keys = list(dict.fromkeys(key for one in settings for key in one))
+    keys = dict.fromkeys(key for one in settings for key in one)
     differing = []
     for key in keys:
         values = [one[key] for one in settings if key in one]
         if any(value != values[0] for value in values):
             differing.append(key)
-    short = list(short_keys(differing))
+    return [{key: one[key] for key in differing if key in one} for one in settings]
+
+
+def _labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """`strategy=none, recent=3`: the settings that differ, under names as short as tell them."""
+    differing = _differing(settings)
+    keys = list(dict.fromkeys(key for one in differing for key in one))
+    short = dict(zip(keys, short_keys(keys), strict=True))
     return [
-        ", ".join(
-            f"{name}={_told(one[key])}"
-            for name, key in zip(short, differing, strict=True)
-            if key in one
-        )
-        for one in settings
+        ", ".join(f"{short[key]}={_told(value)}" for key, value in one.items()) for one in differing
     ]
 
 

@@ -23,7 +23,7 @@ from trsr.evaluate.table import NOTHING, decimals, p_value, share, signed, span
 from trsr.pipeline import STAGE_NAMES
 from trsr.pipeline.finished import FIXED
 from trsr.plugins import near
-from trsr.results.runs import Run, Variant
+from trsr.results.runs import Run, Variant, folder_names
 
 Table = tuple[list[str], list[list[str]]]
 """A header, and rows as long as it."""
@@ -88,7 +88,7 @@ def metrics_of(runs: Sequence[Run], wanted: Sequence[str]) -> list[str]:
             )
     if not shared:
         raise ConfigError("the runs have no metric in common; set the same evaluate.metrics")
-    return list(wanted) or shared
+    return list(dict.fromkeys(wanted)) or shared
 
 
 def make_rows(variants: Sequence[Variant], metrics: Sequence[str]) -> list[Row]:
@@ -100,16 +100,22 @@ def make_rows(variants: Sequence[Variant], metrics: Sequence[str]) -> list[Row]:
     runs = [run for variant in variants for run in variant.runs]
     rows = []
     for ranker in dict.fromkeys(name for run in runs for name in run.finished.rankers):
-        having = [
-            (variant, [run for run in variant.runs if ranker in run.finished.rankers])
-            for variant in variants
-        ]
+        having = [(variant, _having(ranker, variant)) for variant in variants]
         made = [_row(ranker, variant.label, own, metrics) for variant, own in having if own]
         if len(made) > 1 and all(_equal(made[0], one) for one in made):
             every = tuple(run for one in made for run in one.runs)
             made = [Row(ranker, ranker, every, made[0].values, made[0].tied, made[0].missing)]
         rows += made
     return rows
+
+
+def _having(ranker: str, variant: Variant) -> list[Run]:
+    """The variant's runs with the ranker, one for each seed."""
+    found: dict[tuple[int, int], Run] = {}
+    for run in variant.runs:
+        if ranker in run.finished.rankers:
+            found.setdefault(run.finished.seeds, run)
+    return list(found.values())
 
 
 def _row(ranker: str, label: str, runs: Sequence[Run], metrics: Sequence[str]) -> Row:
@@ -240,22 +246,25 @@ def stage_table(variants: Sequence[Variant]) -> Table:
     stages = [name for name in STAGE_NAMES if any(name in run.records for _, run in runs)]
     peaks = [_peak(run) for _, run in runs]
     remembered = any(one is not None for one in peaks)
+    folders = folder_names([run for _, run in runs]) if runs else []
     lines = [
         [
-            _run_name(variant, run),
+            _run_name(variant, run, folder if len(runs) > 1 else "the run"),
             *(_stage_cell(name, run) for name in stages),
             duration(_own_seconds(run)),
             *([_gigabytes(peak)] if remembered else []),
         ]
-        for (variant, run), peak in zip(runs, peaks, strict=True)
+        for (variant, run), folder, peak in zip(runs, folders, peaks, strict=True)
     ]
     return ["", *stages, "all", *(["peak memory"] if remembered else [])], lines
 
 
-def _run_name(variant: Variant, run: Run) -> str:
+def _run_name(variant: Variant, run: Run, folder: str) -> str:
+    seeds = [one.seed for one in variant.runs]
     words = [variant.label] if variant.label else []
-    words += [f"seed {run.seed}"] if len(variant.runs) > 1 else []
-    return ", ".join(words) or "the run"
+    words += [f"seed {run.seed}"] if len(set(seeds)) > 1 else []
+    words += [folder] if seeds.count(run.seed) > 1 or not words else []
+    return ", ".join(words)
 
 
 def _stage_cell(name: str, run: Run) -> str:
