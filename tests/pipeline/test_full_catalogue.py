@@ -10,10 +10,11 @@ from pipeline_data import write_data
 
 from trsr.config import load_config
 from trsr.data import Dataset
-from trsr.errors import ConfigError
+from trsr.errors import ConfigError, DataError
 from trsr.pipeline import run, run_evaluate, run_stage
 from trsr.pipeline.pages import whole
 from trsr.progress import Silent
+from trsr.store.rundir import hash_file
 
 CONFIG = """
 [data]
@@ -109,6 +110,24 @@ def test_another_first_stage_proposes_anew(tmp_path):
     made, again = proposed("rank.text_words=1")
     assert not made
     assert again == after
+
+
+def test_data_prepared_before_cases_told_what_was_met_is_prepared_again(tmp_path):
+    write_data(tmp_path, users=30, items=60)
+    (tmp_path / "full.toml").write_text(CONFIG)
+    folder = tmp_path / "run"
+    config = load_config(tmp_path / "full.toml", [f"run.folder={folder}"])
+    run_stage(config, "prepare")
+    path = folder / "cases.test.parquet"
+    pl.read_parquet(path).drop("met").write_parquet(path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["stages"]["prepare"]["settings"]["format of cases"]
+    manifest["stages"]["prepare"]["files"][path.name] = hash_file(path)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="run `trsr prepare` again"):
+        Dataset.load(folder).cases("test")
+    assert "format of cases" in run_stage(config, "prepare").why
+    assert Dataset.load(folder).cases("test").full
 
 
 def test_negatives_come_from_the_same_catalogue_however_much_of_histories_is_kept(tmp_path):

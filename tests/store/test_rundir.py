@@ -23,10 +23,10 @@ def test_a_published_stage_is_recorded_with_the_hashes_of_its_files(tmp_path):
     record = publish(run, "prepare", items="x", cases="y")
     assert run.records() == {"prepare": record}
     assert set(record.files) == {"items", "cases"}
-    assert run.intact(record)
+    assert run.faults(record) == []
     assert (run / "items").read_text() == "x"
     (run / "items").unlink()
-    assert not run.intact(record)
+    assert run.faults(record) == ["items"]
 
 
 def test_publishing_again_replaces_files_and_folders(tmp_path):

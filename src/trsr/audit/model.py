@@ -13,7 +13,7 @@ from trsr.errors import PromptError
 from trsr.evaluate import FullAnswerKey, evaluate
 from trsr.evaluate.answers import AnswerKey
 from trsr.pipeline.artifacts import adapter_of, with_summary
-from trsr.pipeline.full import PROPOSALS
+from trsr.pipeline.full import PROPOSALS, read_proposals
 from trsr.progress import Progress
 from trsr.rank import YesNoRanker, rank_what_fits
 from trsr.recommender import judge
@@ -85,7 +85,7 @@ def _chosen(run: Evidence, most: int) -> list[Query]:
     path = run.folder / PROPOSALS
     if not path.is_file():
         return []
-    proposed = dict(pl.read_parquet(path, glob=False).select("query", "items").iter_rows())
+    proposed = read_proposals(path)
     item = run.dataset.catalog.__getitem__
     return [
         Query(name, history, tuple(map(item, proposed[name])), run.told.get(name))

@@ -31,6 +31,9 @@ user may be fitted on. These are no candidates."""
 OPEN_SCHEMA = pl.Schema([*SCHEMA.items(), (MET, pl.List(pl.String()))])
 """The columns where the candidates are the whole catalogue."""
 
+OPEN_FORMAT = 2
+"""Counted up when these columns become others, so that data prepared before is prepared again."""
+
 CHUNK = 100_000
 """Cases made at a time: bounds the memory."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trsr.config import Config
+from trsr.data.cases import OPEN_FORMAT
 from trsr.pipeline.prior import prior_settings
 from trsr.pipeline.stair import fingerprint
 from trsr.prompts import load_domain
@@ -27,7 +28,8 @@ def data_settings(config: Config) -> dict[str, Any]:
     """The data's settings, its files as they are now, and the draw."""
     data = config.data.model_dump(mode="json", exclude={"interactions", "items", "seed"})
     files = fingerprint([config.data.interactions, config.data.items])
-    return {"data": data, "source files": files, "run": {"seed": data_seed(config)}}
+    own = {"data": data, "source files": files, "run": {"seed": data_seed(config)}}
+    return own | ({"format of cases": OPEN_FORMAT} if config.data.candidates == "full" else {})
 
 
 def summarize_settings(config: Config) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import polars as pl
 
 from trsr.config import Config
 from trsr.data import Cases, Catalog
-from trsr.errors import ConfigError, DataError
+from trsr.errors import ConfigError, DataError, StoreError
 from trsr.rank import Ranker, top
 from trsr.types import Query, Summary
 
@@ -85,15 +85,29 @@ class FirstStage:
         return ranker
 
 
+def read_proposals(path: Path) -> dict[str, list[str]]:
+    """What the first stage proposed, best first, by query id.
+
+    Raises:
+        StoreError: If the file is damaged.
+    """
+    try:
+        found = pl.read_parquet(path, glob=False).select("query", "items")
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise StoreError(f"{path}: is damaged ({error}); give `trsr rank` again") from error
+    return dict(found.iter_rows())
+
+
 def first_stage_report(path: Path, cases: Cases, config: Config) -> dict[str, Any] | None:
     """The first stage's recall, None where no ranker asked for proposals.
 
     Raises:
         DataError: If the file's queries are not the cases.
+        StoreError: If the file is damaged.
     """
     if not path.exists() or not cases.full:
         return None
-    proposed = dict(pl.read_parquet(path, glob=False).select("query", "items").iter_rows())
+    proposed = read_proposals(path)
     found = []
     for query, relevant in cases.frame.select("query", "relevant").iter_rows():
         if query not in proposed:

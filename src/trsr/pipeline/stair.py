@@ -179,8 +179,9 @@ def reason(stage: Stage, config: Config, run: RunDirectory) -> str:
     other = sorted({*now, *record.parents} - {n for n in now if record.parents.get(n) == now[n]})
     if other:
         return f"made from another {', '.join(other)}"
-    if not run.intact(record):
-        return "its files are gone"
+    faults = run.faults(record)
+    if faults:
+        return f"gone or damaged: {', '.join(faults)}"
     return ""
 
 

@@ -88,8 +88,8 @@ def read_rankings(path: Path) -> dict[str, Rankings]:
         named = pl.read_parquet_metadata(path).get(_NAMES, "[]")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{path}: not a Parquet file ({error})") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise DataError(f"{path}: not a Parquet file ({error}); give `trsr rank` again") from error
     frame = _checked(frame, path)
     names = dict.fromkeys((*json.loads(named), *frame["ranker"].unique(maintain_order=True)))
     lists = frame.partition_by("ranker", as_dict=True, include_key=False)

@@ -22,6 +22,7 @@ from typing import Any
 import filelock
 
 from trsr.errors import StoreError
+from trsr.store.whole import readable
 
 MANIFEST = "manifest.json"
 
@@ -111,9 +112,17 @@ class RunDirectory:
                 "again (the language model's outputs are kept elsewhere)"
             ) from error
 
-    def intact(self, record: StageRecord) -> bool:
-        """Whether all files of a finished stage are still there."""
-        return all((self.folder / name).exists() for name in record.files)
+    def faults(self, record: StageRecord) -> list[str]:
+        """The files of a finished stage that are gone or damaged.
+
+        A file that somebody put in the place of a stage's own is none of them if it can be read.
+        """
+        paths = ((self.folder / name, known) for name, known in record.files.items())
+        return [
+            path.name
+            for path, known in paths
+            if not path.exists() or (hash_file(path) != known and not readable(path))
+        ]
 
     def hashes(self, names: list[str]) -> dict[str, str]:
         """The files' SHA-256 as they are now, by name; files that do not exist are left out.
@@ -211,7 +220,7 @@ def hash_file(path: Path) -> str:
     return _hash(path, status.st_size, status.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=4096)
 def _hash(path: Path, size: int, changed: int) -> str:
     """Size and time of change are part of what is remembered, so a changed file is read again."""
     with path.open("rb") as file:

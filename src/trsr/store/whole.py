@@ -1,0 +1,54 @@
+"""Whether a file can still be read as what its name says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+
+def readable(path: Path) -> bool:
+    """Whether a Parquet, JSON or safetensors file is whole, of a folder whether all of them are.
+
+    A file that was cut off or written over is none of these any more; files of other kinds are not
+    looked into.
+    """
+    if path.is_dir():
+        return all(map(readable, path.iterdir()))
+    try:
+        return _KINDS.get(path.suffix, _anything)(path)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError):
+        return False
+
+
+def _anything(path: Path) -> bool:
+    return True
+
+
+def _parquet(path: Path) -> bool:
+    pl.read_parquet(path, glob=False)
+    return True
+
+
+def _json(path: Path) -> bool:
+    json.loads(path.read_text("utf-8"))
+    return True
+
+
+def _safetensors(path: Path) -> bool:
+    """Its head says where the last tensor ends, and that must be the end of the file."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        size = path.stat().st_size - 8 - length
+        head = json.loads(file.read(length)) if size >= 0 else {}
+    ends = [one["data_offsets"][1] for name, one in head.items() if name != "__metadata__"]
+    return bool(max(ends, default=-1) == size)
+
+
+_KINDS: dict[str, Callable[[Path], bool]] = {
+    ".parquet": _parquet,
+    ".json": _json,
+    ".safetensors": _safetensors,
+}
