@@ -335,6 +335,19 @@ def test_a_base_that_is_edited_while_a_search_goes_on_changes_no_trial(folder):
     assert {one.data.negatives for one in configs} == {6}
 
 
+def test_values_that_contradict_each_other_fail_their_trial_alone(folder):
+    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+    text = SEARCH.partition("[search.space]")[0].replace("trials = 6", "trials = 8")
+    text += '[search.space]\ndata.candidates = ["uniform", "full"]\n'
+    text += 'evaluate.metrics = [["auc"], ["recall@9999"]]\n'
+    swept = sweep(plan_of(folder, text, "search.toml"))
+    (failed,) = swept.failed
+    assert failed.name == "candidates=full,metrics=recall-9999"
+    assert "rank.depth" in failed.error
+    assert "rank.depth" in (folder / "out" / failed.name / "error.txt").read_text()
+    assert any(one.rankers for one in swept.outcomes)
+
+
 def test_a_search_refuses_to_tell_other_users_summaries(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
     text = SEARCH + '[set]\nprompts.summary_of = "another"\n'
@@ -375,6 +388,26 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
         (SEARCH + "[variants.a]\nprompts.recent = 1\n", "not both"),
         (SEARCH + "[grid]\nprompts.recent = [1]\n", "not both"),
         (SEARCH.replace("high = 5", "high = 1"), "is no range"),
+        (SEARCH.replace("high = 5", 'high = "b"'), "is no range"),
+        (SEARCH.replace("low = 2, high = 5", 'low = "a", high = "b"'), "is no range"),
+        (SEARCH.replace("high = 5", "high = inf"), "is no range"),
+        (SEARCH.replace("high = 5", 'high = 5, log = "no"'), "is no range"),
+        (SEARCH.replace("high = 5", "high = 5, step = 0"), "step is above 0"),
+        (SEARCH.replace("high = 5", "high = 5, step = 9"), "step is above 0"),
+        (SEARCH.replace("high = 5", "high = 5, step = 0.5"), "the step is whole"),
+        (SEARCH.replace("[0, 1, 3]", "[]"), "write a list of values"),
+        (SEARCH.replace("[0, 1, 3]", "[0, -1]"), "recent: input should be greater"),
+        (SEARCH.replace("low = 2", "low = 0"), "block_items: input should be greater"),
+        (SEARCH + 'summarize.strategy = ["none", "foo"]\n', "there is no strategy 'foo'"),
+        (SEARCH.replace('ranker = "untuned"\n', ""), "none is trained"),
+        (SEARCH.replace('"untuned"', '"llm"') + "[set]\ntrain.epochs = 1\n", "none is trained"),
+        (
+            GRID.replace("[set]", '[set]\ndata.columns = "x"') + 'data.columns.user = ["a"]\n',
+            "data.columns is given a value, and data.columns.user another",
+        ),
+        ("seeds = [1]\n" + GRID.replace("[set]", "[set]\ntrain = 1"), "train.seed another"),
+        (VARIANTS.replace("recent-only", '".."'), "cannot be the name of a run's folder"),
+        (VARIANTS.replace("recent-only", '"../a"'), "cannot be the name of a run's folder"),
         (SEARCH.replace('"auc"', '"auk"'), "there is no metric"),
         (SEARCH.replace('"untuned"', '"untunned"'), "there is no 'untunned'"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from trsr.evaluate import parse_metric
 from trsr.plugins import near
 from trsr.rank.settings import RANKERS
 from trsr.settings import Settings, digest
+from trsr.sweep.space import Range, read_choice
+
+DRAWS = 20
+"""Settings with one value of a search's space that are looked at before it is refused."""
 
 LONGEST_NAME = 120
 """Characters of a run's name; a longer one ends with a hash."""
@@ -65,16 +70,6 @@ class SweepFile(Settings):
     )
     grid: dict[str, Any] = Field(default_factory=dict, description="section.key = [values]")
     search: SearchOptions | None = Field(None, description="instead of a grid")
-
-
-@dataclass(frozen=True)
-class Range:
-    """A range of numbers to search: whole ones where both ends are whole and it is not `log`."""
-
-    low: float
-    high: float
-    step: float | None = None
-    log: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,16 +131,39 @@ class Plan:
             )
         return found
 
-    def space(self) -> dict[str, Sequence[Any] | Range]:
+    def space(self) -> dict[str, list[Any] | Range]:
         """What a search chooses from.
 
         Raises:
-            ConfigError: If a range is none.
+            ConfigError: If a list is empty, or a range is none.
         """
-        found: dict[str, Sequence[Any] | Range] = {}
-        for key, value in flat(self.file.search.space if self.file.search else {}).items():
-            found[key] = value if isinstance(value, list) else _range(self.path, key, value)
-        return found
+        told = flat(self.file.search.space if self.file.search else {})
+        return {
+            key: read_choice(f"{self.path}: search.space.{key}", value)
+            for key, value in told.items()
+        }
+
+    def trial(self, settings: Mapping[str, Any]) -> list[Planned]:
+        """The runs of a search's trial, one a seed.
+
+        Raises:
+            ConfigError: If the settings are wrong, or a search cannot go by them.
+        """
+        runs = self.runs(settings)
+        config, ranker = runs[0].config, self.file.search.ranker if self.file.search else ""
+        if config.prompts.summary_of != "own":
+            raise ConfigError(
+                f"{self.path}: prompts.summary_of: a search tells own summaries alone; set it to "
+                "own, or name its values in a [grid]"
+            )
+        asked = config.rank.blend if ranker == "blend" else (ranker,)
+        if "llm" in asked and not (config.train.epochs and "llm" in config.rank.used):
+            raise ConfigError(
+                f"{self.path}: search.ranker: {ranker} asks the trained model, and none is "
+                "trained: name llm in rank.rankers and set train.epochs above 0, or search by "
+                "another ranker, such as untuned"
+            )
+        return runs
 
     def runs(self, settings: Mapping[str, Any]) -> list[Planned]:
         """The runs with these settings, one a seed.
@@ -159,16 +177,12 @@ class Plan:
         own = self.file.variants.get(settings.get(VARIANT, ""), {})
         chosen = {key: value for key, value in settings.items() if key != VARIANT}
         every = flat(self.file.set, leaves=False) | flat(own, leaves=False) | chosen
-        changes = nested(every)
-        told = dict(settings)
-        if seed is not None:
-            told[self.file.sweep.seed] = seed
-            section, key = self.file.sweep.seed.split(".")
-            changes.setdefault(section, {})[key] = seed
-        name = run_name(told)
-        changes.setdefault("run", {})["folder"] = str(self.folder / name)
-        changes["run"].setdefault("outputs", str(self.folder / "outputs.sqlite"))
+        own_seed = {} if seed is None else {str(self.file.sweep.seed): seed}
+        name = run_name({**settings, **own_seed})
+        every |= {**own_seed, "run.folder": str(self.folder / name)}
+        every.setdefault("run.outputs", str(self.folder / "outputs.sqlite"))
         try:
+            changes = nested(every)
             config = load_config(
                 self.base, values=self.values, changes=changes, changes_from=self.path.parent
             )
@@ -227,10 +241,16 @@ def _check(plan: Plan) -> None:
         raise ConfigError(f"{plan.path}: search.ranker: there is no {search.ranker!r}{hint}")
     if not plan.space():
         raise ConfigError(f"{plan.path}: search.space names no setting")
+    _check_space(plan)
 
 
 def _check_variants(plan: Plan) -> None:
     for name, settings in plan.file.variants.items():
+        if not name.strip() or name.startswith(".") or {"/", "\\"} & set(name):
+            raise ConfigError(
+                f"{plan.path}: variants: {name!r} cannot be the name of a run's folder; name it "
+                "without / and \\, and without a point at the front"
+            )
         own = set(flat(settings, leaves=False))
         for key in sorted({*_APART, plan.file.sweep.seed} & own):
             raise ConfigError(f"{plan.path}: variants.{name}: {key} is the sweep's own")
@@ -238,15 +258,25 @@ def _check_variants(plan: Plan) -> None:
             raise ConfigError(f"{plan.path}: variants.{name}: {key} is in the grid too")
 
 
-def _range(path: Path, key: str, value: Any) -> Range:
-    if not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {
-        *("low", "high", "step", "log")
-    }:
-        raise ConfigError(f"{path}: search.space.{key}: write [values] or {{low = …, high = …}}")
-    found = Range(**value)
-    if not found.low < found.high or (found.log and (found.low <= 0 or found.step is not None)):
-        raise ConfigError(f"{path}: search.space.{key}: {value} is no range")
-    return found
+def _check_space(plan: Plan) -> None:
+    """Refuses a value that no trial could have; such a search could never be finished.
+
+    Values that contradict each other are none such: a trial that draws them fails by itself.
+    """
+    space = {
+        key: (one.low, one.high) if isinstance(one, Range) else one
+        for key, one in plan.space().items()
+    }
+    draw = random.Random(0)  # noqa: S311 - no secret
+    for key, value in ((key, value) for key, values in space.items() for value in values):
+        for left in reversed(range(DRAWS)):
+            drawn = {other: draw.choice(values) for other, values in space.items()}
+            try:
+                plan.trial(drawn | {key: value})
+                break
+            except ConfigError:
+                if not left:
+                    raise
 
 
 def _found(path: Path) -> Path:
@@ -282,9 +312,18 @@ def flat(table: Mapping[str, Any], prefix: str = "", leaves: bool = True) -> dic
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`section.key` → value as tables."""
+    """`section.key` → value as tables.
+
+    Raises:
+        ConfigError: If a key has a value, and keys within it have others.
+    """
     found: dict[str, Any] = {}
     for key, value in values.items():
+        for within in (other for other in values if other.startswith(f"{key}.")):
+            raise ConfigError(
+                f"{key} is given a value, and {within} another; in [set], [variants] and [grid] "
+                "give the whole or its parts"
+            )
         *sections, last = key.split(".")
         table = found
         for section in sections:

@@ -150,6 +150,19 @@ def make_run(
     return outcome
 
 
+def failed(outcome: Outcome, folder: Path) -> Outcome:
+    """A run that failed before it began, or whose process did; its folder says why, as others' do.
+
+    Args:
+        outcome: What became of it.
+        folder: The run's.
+    """
+    with contextlib.suppress(OSError):  # it is told in any case
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ERROR).write_text(outcome.error + "\n", "utf-8")
+    return outcome
+
+
 @contextlib.contextmanager
 def _alone(run: Planned, stage: str, folder: Path, progress: Progress) -> Iterator[None]:
     """Keeps runs side by side from making the same: the second waits, and then copies."""

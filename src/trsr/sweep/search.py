@@ -18,8 +18,9 @@ from trsr.rank import rank_what_fits
 from trsr.recommender import Recommender
 from trsr.settings import digest
 from trsr.store.rundir import RunDirectory, write_atomic
-from trsr.sweep.plan import Plan, Planned, Range
-from trsr.sweep.running import TRAINED, make_run
+from trsr.sweep.plan import Plan, Planned, run_name
+from trsr.sweep.running import TRAINED, failed, make_run
+from trsr.sweep.space import Range
 from trsr.sweep.table import Outcome, Swept, read_report
 from trsr.types import Query, RankedList
 
@@ -37,7 +38,7 @@ def search(plan: Plan, progress: Progress) -> Swept:
     killed asks for the same trials again and finds them done.
 
     Raises:
-        ConfigError: If Optuna is not installed, or the settings of a trial are wrong.
+        ConfigError: If Optuna is not installed.
     """
     options = plan.file.search
     if options is None:
@@ -49,7 +50,7 @@ def search(plan: Plan, progress: Progress) -> Swept:
     for _ in range(options.trials):
         trial = study.ask()
         settings = {key: _suggested(trial, key, one) for key, one in plan.space().items()}
-        found = [_validated(run, plan, progress) for run in plan.runs(settings)]
+        found = _tried(plan, settings, progress)
         outcomes |= {one.name: one for one in found}
         value = _objective(found)
         if value is None:
@@ -85,20 +86,22 @@ def _suggested(trial: Trial, key: str, space: Sequence[Any] | Range) -> Any:
     if not isinstance(space, Range):
         # Optuna takes plain values; a list among them is chosen by its place.
         return space[trial.suggest_categorical(key, list(range(len(space))))]
-    whole = isinstance(space.low, int) and isinstance(space.high, int)
-    if whole:
+    if space.whole:
         step = 1 if space.step is None else int(space.step)
         return trial.suggest_int(key, int(space.low), int(space.high), step=step, log=space.log)
     return trial.suggest_float(key, space.low, space.high, step=space.step, log=space.log)
 
 
-def _validated(run: Planned, plan: Plan, progress: Progress) -> Outcome:
-    if run.config.prompts.summary_of != "own":
-        raise ConfigError(
-            f"{plan.path}: prompts.summary_of: a search tells own summaries alone; set it to own, "
-            "or name its values in a [grid]"
-        )
+def _tried(plan: Plan, settings: Mapping[str, Any], progress: Progress) -> list[Outcome]:
+    try:
+        runs = plan.trial(settings)
+    except ConfigError as error:  # values that contradict each other; other trials may do
+        name = run_name(settings)
+        return [failed(Outcome(name, settings, None, error=str(error)), plan.folder / name)]
+    return [_validated(run, plan, progress) for run in runs]
 
+
+def _validated(run: Planned, plan: Plan, progress: Progress) -> Outcome:
     def finish(run: Planned, outcome: Outcome) -> Outcome:
         return dataclasses.replace(outcome, validation=validation(run, plan))
 

@@ -16,7 +16,7 @@ from typing import Any
 from trsr.machine import cores
 from trsr.progress import Progress
 from trsr.sweep.plan import Plan, Planned
-from trsr.sweep.running import ERROR
+from trsr.sweep.running import failed
 from trsr.sweep.table import Outcome
 
 THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
@@ -167,8 +167,4 @@ class _Worker:
 
 
 def _failed(run: Planned, why: str) -> Outcome:
-    folder = run.config.run.folder
-    with contextlib.suppress(OSError):  # it is told in any case
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ERROR).write_text(why + "\n", "utf-8")
-    return Outcome(run.name, run.settings, run.seed, error=why)
+    return failed(Outcome(run.name, run.settings, run.seed, error=why), run.config.run.folder)
