@@ -214,6 +214,29 @@ def test_a_section_tells_the_metric_by_length_of_history(tmp_path):
     assert "by length of history" not in page_of(tmp_path, section(["one"], **asked), runs)
 
 
+def test_groups_are_the_same_whichever_run_is_named_first(tmp_path):
+    runs = tmp_path / "runs"
+    for name, cut in (("whole", 100), ("cut", 8)):
+        settings = f"{DATA}[prompts]\nrecent = {cut}"
+        path = write_run(runs / name, settings=settings) / "per_query.parquet"
+        lengths = {f"test/u{n}/3": min(5 + n, cut) for n in range(40)}
+        table = pl.read_parquet(path).with_columns(
+            pl.col("query").replace_strict(lengths, return_dtype=pl.Int64).alias("history")
+        )
+        if name == "cut":
+            better = pl.when(pl.col("ranker") == "llm").then(1.0).otherwise(pl.col("ndcg@10"))
+            table = table.with_columns(better.alias("ndcg@10"))
+        table.write_parquet(path)
+    asked = {"baseline": "random", "history_bins": [7, 25]}
+    for names in (["whole", "cut"], ["cut", "whole"]):
+        text = page_of(tmp_path, section(names, **asked), runs)
+        assert tables(text)[2][0][1:] == [
+            "5 to 6 (2 queries)",
+            "7 to 24 (18 queries)",
+            "25 to 44 (20 queries)",
+        ]
+
+
 def test_groups_begin_at_a_length(tmp_path):
     with pytest.raises(ConfigError, match="history_bins: a length is 1 or more"):
         plan_of(tmp_path, section(["one"], history_bins=[0, 5]))

@@ -21,15 +21,20 @@ def group_table(
     Args:
         rows: The section's.
         report: Names the baseline and the metric.
-        bins: The lengths, of the baseline's histories, at which a new group begins.
+        bins: The lengths at which a new group begins. A query's is that of its longest history in
+            any of the rows' runs, which may be cut at different lengths.
 
     Returns:
         What it is, the table and how it is to be read.
     """
     metric = report.results[0].metric
-    base = next(row for row in rows if row.name == report.baseline)
-    table = base.runs[0].finished.values.filter(pl.col("ranker") == base.ranker)
-    lengths, users = table["history"].to_numpy(), table["user"].to_numpy()
+    ranked = [
+        run.finished.values.filter(pl.col("ranker") == row.ranker)
+        for row in rows
+        for run in row.runs
+    ]
+    lengths = np.max([table["history"].to_numpy() for table in ranked], axis=0)
+    users = ranked[0]["user"].to_numpy()
     place = np.searchsorted(sorted(set(bins)), lengths, side="right")
     header, columns = [""], []
     for group in np.unique(place):
