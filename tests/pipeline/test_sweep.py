@@ -335,6 +335,49 @@ def test_a_base_that_is_edited_while_a_search_goes_on_changes_no_trial(folder):
     assert {one.data.negatives for one in configs} == {6}
 
 
+def test_the_notes_count_the_runs_that_earlier_calls_asked_about_test_cases(folder):
+    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+    text = SEARCH.partition("[search.space]")[0] + "[search.space]\nprompts.recent = [0, 1, 3]\n"
+
+    def told(trials):
+        changed = text.replace("trials = 6", f"trials = {trials}")
+        swept = sweep(plan_of(folder, changed, "search.toml"))
+        (note,) = [one for one in swept.notes() if one.startswith("best on")]
+        assert note in (folder / "out" / "sweep.md").read_text()
+        return swept, note
+
+    class Reads(Silent):
+        """What the table says before the best run is asked."""
+
+        note = ""
+
+        def advance(self, steps=1, note=""):
+            if steps and not self.note:
+                self.note = (folder / "out" / "sweep.md").read_text()
+
+    reads = Reads()
+    (one,) = sweep(plan_of(folder, text.replace("= 6", "= 1"), "search.toml"), reads).outcomes
+    assert "no run was asked about test cases yet" in reads.note
+    assert told(1)[1].endswith("; only that run was asked about test cases")
+    # Another one becomes the best: as if the first had done badly.
+    path = folder / "out" / one.name / "validation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mean": 0.0}))
+    swept, note = told(6)
+    (best,) = [run.name for run in swept.outcomes if run.rankers]
+    assert best != one.name
+    assert "2 runs were asked about test cases" in note
+    assert one.name in note
+    assert best in note
+    assert "only" not in note
+
+
+def test_the_notes_tell_the_best_settings_of_several_seeds(folder):
+    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+    text = "seeds = [1, 2]\n" + SEARCH.replace("trials = 6", "trials = 1")
+    swept = sweep(plan_of(folder, text, "search.toml"))
+    assert any("only its 2 runs were asked about test cases" in one for one in swept.notes())
+
+
 def test_values_that_contradict_each_other_fail_their_trial_alone(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
     text = SEARCH.partition("[search.space]")[0].replace("trials = 6", "trials = 8")

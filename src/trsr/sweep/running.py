@@ -53,7 +53,7 @@ def sweep(plan: Plan, progress: Progress | None = None, jobs: int = 1) -> Swept:
             "what it has found, and a grid one or more"
         )
     runs = [] if plan.file.search else plan.grid()
-    with RunDirectory(plan.folder).locked():
+    with RunDirectory(plan.folder).locked("sweep.folder"):
         try:
             if plan.file.search is None:
                 return _grid(plan, runs, progress, jobs)

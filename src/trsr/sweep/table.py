@@ -14,6 +14,9 @@ from trsr.evaluate.table import decimals, number
 from trsr.store.rundir import write_atomic
 from trsr.sweep.plan import Plan, short_keys
 
+REPORT = "report.json"
+"""In a run's folder: what it came to on the test cases."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -101,11 +104,21 @@ class Swept:
         found = ["mean ± standard error over queries; with several seeds also (± their spread)"]
         if self.best is not None:
             chosen = ", ".join(f"{key} = {_plain(value)}" for key, value in self.best.items())
-            found.append(
-                f"best on the validation cases: {chosen}; only that run was asked about test cases"
-            )
+            found.append(f"best on the validation cases: {chosen}; {self._asked()}")
         found += [f"failed: {one.name}: {one.error}" for one in self.failed]
         return found
+
+    def _asked(self) -> str:
+        """Which runs were asked about test cases: earlier calls may have had another best one."""
+        asked = sorted(path.parent.name for path in self.plan.folder.glob(f"*/{REPORT}"))
+        best = {one.name for one in self.outcomes if one.settings == self.best}
+        if not asked:
+            return "no run was asked about test cases yet"
+        if best.issuperset(asked):
+            runs = "that run was" if len(asked) == 1 else f"its {len(asked)} runs were"
+            return f"only {runs} asked about test cases"
+        runs = "one run was" if len(asked) == 1 else f"{len(asked)} runs were"
+        return f"in this folder {runs} asked about test cases: {'; '.join(asked)}"
 
     def write(self) -> None:
         """Writes `sweep.json` and `sweep.md` into the sweep's folder."""
@@ -135,7 +148,7 @@ class Swept:
 
 def read_report(folder: Path) -> dict[str, dict[str, Estimate]]:
     """Each ranker → metric → estimate of a run's report."""
-    value = json.loads((folder / "report.json").read_text("utf-8"))
+    value = json.loads((folder / REPORT).read_text("utf-8"))
     return {
         ranker: {m: Estimate(one["mean"], one["se"]) for m, one in scores["metrics"].items()}
         for ranker, scores in value["rankers"].items()
