@@ -335,6 +335,20 @@ def test_a_base_that_is_edited_while_a_search_goes_on_changes_no_trial(folder):
     assert {one.data.negatives for one in configs} == {6}
 
 
+@pytest.mark.parametrize("damage", [b"", b'{"asked', b"{}", b"[]", b"\xff"])
+def test_a_damaged_validation_value_is_measured_again(folder, damage):
+    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+    plan = plan_of(folder, SEARCH.replace("trials = 6", "trials = 1"), "search.toml")
+    (one,) = sweep(plan).outcomes
+    path = folder / "out" / one.name / "validation.json"
+    whole = path.read_bytes()
+    path.write_bytes(damage)
+    swept = sweep(plan)
+    assert not swept.failed
+    assert swept.outcomes[0].validation == one.validation
+    assert path.read_bytes() == whole
+
+
 def test_the_notes_count_the_runs_that_earlier_calls_asked_about_test_cases(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
     text = SEARCH.partition("[search.space]")[0] + "[search.space]\nprompts.recent = [0, 1, 3]\n"

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trsr.errors import ConfigError
@@ -130,14 +131,22 @@ def validation(run: Planned, plan: Plan) -> Estimate:
     settings = run.config.model_dump(mode="json", include={"rank", "prompts", "model"})
     asked = digest([made, settings, options.metric, options.ranker])
     path = folder / VALUE
-    if path.is_file():
-        known = json.loads(path.read_text("utf-8"))
-        if known["asked"] == asked:
-            return Estimate(known["mean"], known["se"])
+    known = _known(path, asked)
+    if known is not None:
+        return known
     found = _measured(Recommender.load(folder, options.ranker), options.metric)
     value = {"asked": asked, "metric": options.metric, "ranker": options.ranker}
     write_atomic(path, json.dumps(value | {"mean": found.mean, "se": found.se}))
     return found
+
+
+def _known(path: Path, asked: str) -> Estimate | None:
+    """What was measured before; None where it was not, of something else, or cannot be read."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+        return Estimate(value["mean"], value["se"]) if value["asked"] == asked else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _measured(recommender: Recommender, metric: str) -> Estimate:
