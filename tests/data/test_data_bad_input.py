@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from trsr.data import DataSettings, inspect
+from trsr.data import DataSettings, guess, inspect
 from trsr.errors import ConfigError, DataError
 
 CLICKS = [("u1", f"i{k}", k) for k in range(1, 6)]
@@ -84,6 +84,40 @@ def test_the_encoding_can_be_named(bench: Any) -> None:
     assert "no encoding 'utf-9'" in refused(bench, encoding="utf-9")
 
 
+def test_utf16_beside_utf8(bench: Any) -> None:
+    text = "item_id,title\n" + "".join(f"i{k},Café {k}\n" for k in range(30))
+    clicks, wide = bench.raw("c.csv", GOOD), bench.raw("c.csv", GOOD.encode("utf-16"))
+    for mark in ("", "\ufeff"):
+        plain = bench.raw("g.csv", (mark + text).encode())
+        _, dataset = bench.prepare(interactions=wide, items=plain, encoding="utf-16")
+        assert dict(dataset.catalog["i3"].fields) == {"title": "Café 3"}
+    rows = [{"item_id": f"i{k}", "title": "Café"} for k in range(30)]
+    _, dataset = bench.prepare(
+        interactions=wide, items=bench.lines("g.jsonl", rows), encoding="UTF16"
+    )
+    assert dict(dataset.catalog["i3"].fields) == {"title": "Café"}
+    assert guess(wide, plain).settings.encoding == "utf-16"
+    bare = bench.raw("g.csv", text.encode("utf-16-le"))
+    said = refused(bench, clicks, bare, encoding="utf-16")
+    assert (
+        f'{bare}: does not begin with the mark of utf-16; set data.encoding to "utf-16-le"' in said
+    )
+    old = bench.raw("g.csv", text.encode("latin-1"))
+    said = refused(bench, wide, old, encoding="utf-16")
+    assert f"{old}, line 2: byte 0xe9 is not utf-8 text; only utf-16" in said
+    assert 'set data.encoding = "utf-16"' in refused(bench, wide, encoding="latin-1")
+
+
+def test_values_that_json_has_not_are_named(bench: Any) -> None:
+    good = '{"id": "i1", "title": "a"}\n'
+    for name in ("NaN", "Infinity", "-Infinity"):
+        for before in (good, "\ufeff" + good, good * 20_000):
+            items = bench.raw("g.jsonl", f'{before}{{"id": "i2", "price": {name}}}\n')
+            line = before.count("\n") + 1
+            said = refused(bench, items=items)
+            assert f"{items}, line {line}: not JSON: {name} is no value; write null" in said
+
+
 def test_lines_that_cannot_be_read_are_named(bench: Any) -> None:
     path = bench.raw("c.csv", GOOD + "u2,i1,5,oops\n")
     assert f"{path}, line 7: 4 fields where the first line has 3" in refused(bench, path)
@@ -114,6 +148,14 @@ def test_quotation_marks_of_all_kinds(bench: Any) -> None:
     both = bench.raw("g.csv", "id,title\n" + plain + 'x,"a, b"\ny,"c, d"\nz,5" disk\nw,e\n')
     said = refused(bench, items=both)
     assert f"{both}, line 1004: a quotation mark inside a field" in said
+    for inch in ('z,disk 5"\nw,disk 6"\n', 'z,"disk"" 5""\nw,"5"" disk"\n'):
+        both = bench.raw("g.csv", "id,title\n" + plain + 'x,"a, ""b"""\ny,"c,\nd"\n' + inch)
+        said = refused(bench, items=both)
+        assert f"{both}, line 100" in said
+        assert "double" in said
+    inches = bench.raw("g.csv", "id,title\n" + plain + 'x,disk 5"\ny,disk 6"\n')
+    _, dataset = bench.prepare(interactions=clicks, items=inches)
+    assert dict(dataset.catalog["x"].fields) == {"title": 'disk 5"'}
     unclosed = bench.raw("g.csv", 'id,title\n1,"a"\n2,"b"\n3,"c\n4,d\n')
     assert str(unclosed) in refused(bench, items=unclosed)
 
@@ -123,6 +165,9 @@ def test_archives_and_damaged_files(bench: Any) -> None:
     packed = gzip.compress(GOOD.encode() * 200)
     path = bench.raw("c.csv.gz", packed[: len(packed) // 2])
     assert f"{path}: cannot be read" in refused(bench, path)
+    for encoding in ("latin-1", "utf-16"):
+        said = refused(bench, path, encoding=encoding)
+        assert f"{path}: cannot be read" in said
     path = bench.raw("c.parquet", b"PAR1 and then nothing")
     assert f"{path}: cannot be read" in refused(bench, path)
 

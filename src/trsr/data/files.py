@@ -31,6 +31,7 @@ _PIECE = 1 << 24
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7z", b"BZh": "bzip2"}
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_MARKS = {"utf-16": _UTF16, "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +102,54 @@ def opened(path: Path) -> IO[bytes]:
     return stream
 
 
+def encoding_of(path: Path, encoding: str) -> str:
+    """The encoding of this one of the files that `data.encoding` is said of.
+
+    UTF-16 and UTF-32 begin with a mark; a file without it beside one of these is UTF-8.
+
+    Raises:
+        DataError: If there is no such encoding, or the file is neither.
+    """
+    try:
+        name = codecs.lookup(encoding).name
+    except LookupError:
+        raise DataError(f"data.encoding: there is no encoding {encoding!r}") from None
+    if name not in _MARKS:
+        return encoding
+    with opened(path) as stream:
+        start = stream.read(64)
+    if start.startswith(_MARKS[name]):
+        return encoding
+    if b"\0" in start:
+        raise DataError(
+            f"{path}: does not begin with the mark of {name}; set data.encoding to "
+            f'"{name}-le" or "{name}-be"'
+        )
+    return "utf-8"
+
+
 def head(path: Path, encoding: str, lines: int) -> list[str]:
     """The first lines as text without their ends; bytes that cannot be read become `�`."""
     with (
         located(path, encoding),
-        opened(path) as raw,
-        io.TextIOWrapper(raw, encoding=encoding, errors="replace", newline=None) as text,
+        as_text(path, encoding, errors="replace") as text,
     ):
-        found = [line.rstrip("\n") for line in islice(text, lines)]
-    if found:
-        found[0] = found[0].removeprefix("\ufeff")
-    return found
+        return [line.rstrip("\n") for line in islice(text, lines)]
+
+
+@contextmanager
+def as_text(
+    path: Path, encoding: str, *, errors: str = "strict", newline: str | None = None
+) -> Iterator[io.TextIOWrapper]:
+    """The file's text, unpacked when it is gzip, without a byte order mark."""
+    own = encoding_of(path, encoding)
+    if codecs.lookup(own).name == "utf-8":
+        own = "utf-8-sig"
+    with (
+        opened(path) as raw,
+        io.TextIOWrapper(raw, encoding=own, errors=errors, newline=newline) as text,
+    ):
+        yield text
 
 
 def sniff(path: Path, encoding: str = "utf-8", separator: str = "") -> Dialect:
@@ -123,7 +161,7 @@ def sniff(path: Path, encoding: str = "utf-8", separator: str = "") -> Dialect:
 
 def _with_marks(path: Path, encoding: str) -> list[str]:
     """The first lines, wherever they stand, that hold a quotation mark."""
-    with opened(path) as raw, io.TextIOWrapper(raw, encoding=encoding, errors="replace") as text:
+    with located(path, encoding), as_text(path, encoding, errors="replace") as text:
         # Most files of interactions hold none: long pieces are searched, not lines.
         while piece := text.read(_PIECE):
             if '"' in piece:
@@ -157,9 +195,11 @@ def _quoted(lines: list[str], separator: str) -> bool:
     fields = [field.strip() for line in lines for field in line.split(separator)]
     empty = fields.count('""')
     fields = [field.replace('""', "") for field in fields]
-    around = sum(field.startswith('"') + field.endswith('"') for field in fields)
+    begun = sum(field.startswith('"') for field in fields)
+    ended = sum(field.endswith('"') for field in fields)
     inside = sum('"' in field[1:-1] for field in fields)
-    return around + 2 * empty > 2 * inside
+    # marks at the ends of fields alone are inches
+    return min(begun, ended) + empty > inside
 
 
 def csv_rows(lines: Iterable[str], dialect: Dialect) -> CsvRows:
@@ -214,16 +254,14 @@ def _long_separator(source: Path | io.BytesIO, separator: str, header: bool) -> 
 
 def _utf8(path: Path, encoding: str) -> Path | io.BytesIO:
     """The path itself where polars can read it, else its text written again as UTF-8."""
+    encoding = encoding_of(path, encoding)
+    name = codecs.lookup(encoding).name
     with opened(path) as stream:
         start = stream.read(2)
-    try:
-        name = codecs.lookup(encoding).name
-    except LookupError:
-        raise DataError(f"data.encoding: there is no encoding {encoding!r}") from None
-    if name in ("utf-8", "ascii", "utf-8-sig") and start not in _UTF16:
-        return path
-    if name in ("utf-8", "ascii", "utf-8-sig"):
+    if start in _UTF16 and not name.startswith(("utf-16", "utf-32")):
         raise DataError(f'{path}: looks like UTF-16 text; set data.encoding = "utf-16"')
+    if name in ("utf-8", "ascii", "utf-8-sig"):
+        return path
     with opened(path) as stream:
         raw = stream.read()
     try:
@@ -250,7 +288,7 @@ def json_lines(path: Path, *, encoding: str = "utf-8") -> tuple[pl.LazyFrame, fr
     for number, line in enumerate(head(path, encoding, _SAMPLE_LINES), 1):
         if not line.strip():
             continue
-        row = _json_object(line, path, number)
+        row = json_object(line, path, number)
         keys.update(dict.fromkeys(row))
         lists.update(name for name, value in row.items() if isinstance(value, list))
     if not keys:
@@ -268,9 +306,18 @@ def json_columns(path: Path, names: list[str], *, encoding: str = "utf-8") -> pl
         return pl.scan_ndjson(stream, schema=dict.fromkeys(names, pl.String))
 
 
-def _json_object(line: str, path: Path, number: int) -> dict[str, object]:
+def json_object(line: str, path: Path, number: int) -> dict[str, object]:
+    """The object on a line of a JSON Lines file.
+
+    Raises:
+        DataError: Naming the line, if there is none.
+    """
+
+    def refuse(name: str) -> None:
+        raise DataError(f"{path}, line {number}: not JSON: {name} is no value; write null for it")
+
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_constant=refuse)
     except json.JSONDecodeError as error:
         if number == 1 and line.strip() in ("[", "[{"):
             raise DataError(f"{path}: is one JSON list; write one object a line") from None
@@ -289,81 +336,11 @@ def located(path: Path, encoding: str = "utf-8", dialect: Dialect | None = None)
         raise DataError(f"{path}: the file is empty") from None
     except LookupError:
         raise DataError(f"data.encoding: there is no encoding {encoding!r}") from None
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError) as error:
-        where = _fault(path, encoding, dialect)
+    except (OSError, EOFError, UnicodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        from trsr.data.faults import fault  # knows this module
+
+        where = fault(path, encoding, dialect)
         first = str(error).strip().split("\n")[0]
         raise DataError(where or f"{path}: cannot be read: {first}") from error
-
-
-def _fault(path: Path, encoding: str, dialect: Dialect | None) -> str:
-    """The first line at fault and what is wrong with it; empty when none is found."""
-    try:
-        with opened(path) as stream:
-            bad = _bad_bytes(path, stream, encoding)
-        if bad:
-            return bad
-        if format_of(path) == "jsonl":
-            return _bad_json(path, encoding)
-        if format_of(path) == "delimited":
-            return _bad_fields(path, encoding, dialect or sniff(path, encoding))
-    except (OSError, EOFError) as error:
-        return f"{path}: cannot be read: {error}"
-    return ""
-
-
-def _bad_bytes(path: Path, stream: IO[bytes], encoding: str) -> str:
-    if encoding.lower().replace("-", "").replace("_", "") not in ("utf8", "ascii", "utf8sig"):
-        return ""
-    for number, line in enumerate(stream, 1):
-        try:
-            line.decode()
-        except UnicodeDecodeError as error:
-            return (
-                f"{path}, line {number}: byte 0x{line[error.start]:02x} is not {encoding} text; "
-                'set data.encoding, for example to "latin-1" or "cp1252"'
-            )
-    return ""
-
-
-def _bad_json(path: Path, encoding: str) -> str:
-    with opened(path) as raw, io.TextIOWrapper(raw, encoding=encoding) as text:
-        for number, line in enumerate(text, 1):
-            if line.strip():
-                try:
-                    _json_object(line, path, number)
-                except DataError as error:
-                    return str(error)
-    return ""
-
-
-def _bad_fields(path: Path, encoding: str, dialect: Dialect) -> str:
-    if len(dialect.separator) > 1:
-        return ""
-    with opened(path) as raw, io.TextIOWrapper(raw, encoding=encoding, newline="") as text:
-        rows = csv_rows(text, dialect)
-        width, start = 0, 1
-        try:
-            for row in rows:
-                width = width or len(row)
-                if len(row) > width:
-                    return (
-                        f"{path}, line {start}: {len(row)} fields where the first line has "
-                        f"{width} (separator {dialect.separator!r}); quote a field that holds it"
-                    )
-                start = rows.line_num + 1
-        except csv.Error as error:
-            return f"{path}, line {start}: {error}; double each quotation mark inside a field"
-    return _stray_mark(path, encoding, dialect.separator) if dialect.quoted else ""
-
-
-def _stray_mark(path: Path, encoding: str, separator: str) -> str:
-    """The first line with a quotation mark inside a field that is not quoted."""
-    with opened(path) as raw, io.TextIOWrapper(raw, encoding=encoding) as text:
-        for number, line in enumerate(text, 1):
-            fields = line.replace('""', "").split(separator) if '"' in line else []
-            if any('"' in field.strip()[1:-1] for field in fields):
-                return (
-                    f"{path}, line {number}: a quotation mark inside a field that is not quoted; "
-                    "quote the field and double the mark in it"
-                )
-    return ""

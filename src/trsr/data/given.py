@@ -42,9 +42,15 @@ def read_items(path: Path, catalog: Catalog) -> list[Item]:
     """Reads one item a line: an id of the catalogue, or an object with `id` and text fields.
 
     Raises:
-        DataError: Naming the file and line of what cannot be read.
+        DataError: Naming the file and line of what cannot be read, or of an item that stood before.
     """
-    return [_item(value, catalog, where) for where, value in _lines(path, bare=True)]
+    found: dict[str, Item] = {}
+    for where, value in _lines(path, bare=True):
+        item = _item(value, catalog, where)
+        if item.id in found:
+            raise DataError(f"{where}: the item {item.id!r} stands on a line before; leave one out")
+        found[item.id] = item
+    return list(found.values())
 
 
 def _lines(path: Path, bare: bool = False) -> Iterator[tuple[str, Any]]:

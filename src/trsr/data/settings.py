@@ -59,7 +59,9 @@ class DataSettings(Settings):
         'false: the columns are called "1", "2", …',
     )
     items_header: bool = Field(True, description="table: the same for the items' file")
-    encoding: str = Field("utf-8", description="the text files' encoding")
+    encoding: str = Field(
+        "utf-8", description="of the text files; utf-16: those without its mark are utf-8"
+    )
     locale: str = Field("", description="amazon_m2: keep sessions and products of this locale")
     max_unknown: float = Field(
         0.05,
