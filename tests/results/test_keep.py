@@ -131,6 +131,10 @@ def test_kept_runs_that_ranked_something_else_are_still_refused(tmp_path):
         compare([f"{kept[1]}:llm"], baseline=f"{kept[0]}:llm")
     with pytest.raises(DataError, match="has other queries than"):
         compare([f"{kept[2]}:llm"], baseline=f"{kept[0]}:llm")
+    # Of a whole run the queries have other names in any case.
+    for one, other in ((kept[0], runs[0]), (runs[0], kept[0])):
+        with pytest.raises(DataError, match=r"kept/a is a kept run.*trsr keep .*/a --into FOLDER"):
+            compare([str(one)], baseline=str(other))
 
 
 def test_of_a_sweep_what_is_finished_is_kept_and_the_rest_is_told(tmp_path, capsys, monkeypatch):
@@ -184,6 +188,15 @@ def test_of_a_whole_sweep_the_table_is_kept_without_its_paths(tmp_path):
     assert "not a sweep's record that trsr wrote" in why
 
 
+def test_a_report_without_figures_is_no_report(tmp_path):
+    run = finished(tmp_path / "runs" / "a")
+    for text in ("{}", "[]", '{"chance": {}, "candidates": 3}', '{"chance": 1, "candidates": {}}'):
+        (run / "report.json").write_text(text)
+        with pytest.raises(StoreError, match=r"report.json: not a report that trsr wrote"):
+            keep_runs([run], tmp_path / "kept", refuse)
+    assert not (tmp_path / "kept").exists()
+
+
 def test_what_cannot_be_kept_is_refused_with_the_reason(tmp_path):
     run = finished(tmp_path / "runs" / "a")
     (kept,) = keep_runs([run], tmp_path / "kept", refuse)
@@ -199,6 +212,8 @@ def test_what_cannot_be_kept_is_refused_with_the_reason(tmp_path):
     listing.write_text("")
     with pytest.raises(StoreError, match="list.toml: is a file; name a run directory"):
         keep_runs([listing], tmp_path / "kept", refuse)
+    with pytest.raises(StoreError, match=r"cannot be written \(Not a directory\).*with --into$"):
+        keep_runs([run], listing, refuse)
     pl.read_parquet(run / "cases.test.parquet").head(3).write_parquet(run / "cases.test.parquet")
     with pytest.raises(StoreError, match="changed since it was evaluated"):
         keep_runs([run], tmp_path / "kept", refuse)

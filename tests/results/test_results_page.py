@@ -373,6 +373,22 @@ def test_a_page_that_would_lose_words_is_left_as_it_is(tmp_path, old, said):
     assert (tmp_path / "results.md").read_text() == text
 
 
+def test_a_page_that_is_not_utf_8_is_refused_and_left_as_it_is(tmp_path):
+    write_run(tmp_path / "runs" / "a", settings=DATA)
+    text = page_of(tmp_path, section(["a"]), tmp_path / "runs").encode()
+    (tmp_path / "results.md").write_bytes(text + b"caf\xe9")
+    with pytest.raises(ConfigError, match=rf"results.md: not UTF-8 text \(byte {len(text) + 3}\)"):
+        page_of(tmp_path, section(["a"]), tmp_path / "runs")
+    assert (tmp_path / "results.md").read_bytes() == text + b"caf\xe9"
+
+
+def test_with_one_user_the_page_still_names_the_baseline(tmp_path):
+    write_run(tmp_path / "runs" / "a", settings=DATA, queries=1)
+    text = page_of(tmp_path, section(["a"], baseline="random"), tmp_path / "runs")
+    assert "Differences to random. There is one user" in text
+    assert "over 1 query;" in text
+
+
 def test_runs_that_are_not_finished_are_all_named_or_left_out_with_their_number(tmp_path):
     runs = tmp_path / "runs"
     write_run(runs / "a", settings=DATA)
@@ -459,6 +475,9 @@ def test_the_machine_is_told_by_the_file_where_a_run_does_not(swept, tmp_path):
         (section(["a"]).replace("command", "comand"), "sections.one.comand"),
         ('[sections.one]\ntitle = "x"\nruns = ["a"]\n', "write the command"),
         ('title = "Results"\n', "sections"),
+        ('title = "<!-- notes: one -->"\n' + section(["a"]), "title: a mark of notes cannot stand"),
+        (section(["a"], about="Of <!-- notes: b --> it"), "sections.one.about: a mark of notes"),
+        (section(["a"], machine="<!-- notes: b -->"), "sections.one.machine: a mark of notes"),
         ("[sections]\n", "sections"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,9 @@ from trsr.evaluate.metrics import USUAL
 from trsr.evaluate.sides import Side, SidesReport, compare_sides
 from trsr.pipeline.finished import FIXED, FinishedRun
 from trsr.plugins import near
+
+KEPT = "kept"
+"""Marks the report of a kept run: a copy with digests in the place of names."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +220,14 @@ def _check_queries(first: FinishedRun, other: FinishedRun) -> None:
     ours, theirs = set(first.asked["query"]), set(other.asked["query"])
     if ours == theirs:
         return
+    copies = [run for run in (first, other) if is_kept(run.folder)]
+    if len(copies) == 1:
+        whole = other if copies[0] is first else first
+        raise DataError(
+            f"{copies[0].folder} is a kept run, in which queries have other names than in "
+            f"{whole.folder}: keep the other one too, with trsr keep {whole.folder} --into FOLDER, "
+            "and compare the two kept ones"
+        )
     lacking, more = sorted(ours - theirs), sorted(theirs - ours)
     said = [
         f"{what} {len(some):,} (first: {some[0]})"
@@ -226,6 +238,14 @@ def _check_queries(first: FinishedRun, other: FinishedRun) -> None:
         f"{other.folder} has other queries than {first.folder}: of its {len(ours):,} it "
         f"{' and '.join(said)}. {_HINT}"
     )
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a folder holds a kept run."""
+    try:
+        return bool(json.loads((folder / "report.json").read_text("utf-8")).get(KEPT))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _unlike(

@@ -19,6 +19,9 @@ from trsr.settings import Settings
 TOP, END = "top", "end"
 """Notes that stand before and behind all sections."""
 
+MARK = re.compile(r"<!-- notes: ([\w-]+) -->")
+"""Stands before and behind the notes of a name."""
+
 
 class SectionSettings(Settings):
     """One table of the page: runs that ranked the same candidates of the same queries."""
@@ -102,7 +105,8 @@ def read_plan(path: Path, runs: Path | None = None) -> Plan:
     except ValidationError as error:
         said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
         raise ConfigError("\n  ".join((f"{path}: cannot be used", *said))) from error
-    mistakes = [said for item in file.sections.items() for said in _mistakes(*item)]
+    mistakes = _marked("title", file.title)
+    mistakes += [said for item in file.sections.items() for said in _mistakes(*item)]
     if mistakes:
         raise ConfigError("\n  ".join((f"{path}: cannot be used", *mistakes)))
     sections = tuple(_section(path, name, one, runs) for name, one in file.sections.items())
@@ -113,6 +117,13 @@ def _mistakes(name: str, section: SectionSettings) -> Sequence[str]:
     found = []
     if not re.fullmatch(r"[\w-]+", name) or name in (TOP, END):
         found.append(f"sections.{name}: no name for notes; write a word, and not {TOP} or {END}")
+    for key, text in (
+        ("title", section.title),
+        ("about", section.about),
+        ("command", section.command),
+        ("machine", section.machine),
+    ):
+        found += _marked(f"sections.{name}.{key}", text)
     if bool(section.runs) == bool(section.sweep):
         found.append(f"sections.{name}: name either runs or a sweep")
     if section.runs and not section.command:
@@ -127,6 +138,13 @@ def _mistakes(name: str, section: SectionSettings) -> Sequence[str]:
         except ConfigError as error:
             found.append(f"sections.{name}: {error}")
     return found
+
+
+def _marked(key: str, text: str) -> list[str]:
+    """A mark in a text would part the page's notes, and the page could not be written again."""
+    if not MARK.search(text):
+        return []
+    return [f"{key}: a mark of notes cannot stand in it: leave out <!-- notes: … -->"]
 
 
 def _section(path: Path, name: str, settings: SectionSettings, runs: Path | None) -> Section:

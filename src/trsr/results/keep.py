@@ -21,13 +21,13 @@ import tomli_w
 
 from trsr.bench.page import without_paths
 from trsr.errors import StoreError, TrsrError
+from trsr.pipeline.compare import KEPT, is_kept
 from trsr.pipeline.finished import CASES, VALUES
 from trsr.results.runs import Run, open_run
 from trsr.store.rundir import MANIFEST, StageRecord, explained, write_atomic
 
 SWEEP, SWEEP_PAGE, REPORT = "sweep.json", "sweep.md", "report.json"
-KEPT = "kept"
-"""Marks a kept copy's report."""
+INTO = "--into"
 
 DIGITS = 16
 """Hexadecimal digits of a digest: two of a million are alike with a chance of 3e-8."""
@@ -115,7 +115,7 @@ def _check_places(inside: Mapping[Path, Sequence[Path]], into: Path) -> None:
                 f"{target}: a run cannot be kept in its own place; name another folder with --into"
             )
         for place in [target / path.name for path in runs] or [target]:
-            if place.is_dir() and any(place.iterdir()) and not _is_copy(place):
+            if place.is_dir() and any(place.iterdir()) and not is_kept(place):
                 raise StoreError(
                     f"{place}: there are files that are no kept copy, and they would be lost; name "
                     "another folder with --into"
@@ -126,13 +126,6 @@ def _check_places(inside: Mapping[Path, Sequence[Path]], into: Path) -> None:
                 f"{target}: there is {what} that is no kept copy of this folder, and it would be "
                 "mixed with it; name another folder with --into"
             )
-
-
-def _is_copy(folder: Path) -> bool:
-    try:
-        return bool(json.loads((folder / REPORT).read_text("utf-8")).get(KEPT))
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _keep(run: Run, folder: Path) -> Path:
@@ -150,7 +143,7 @@ def _keep(run: Run, folder: Path) -> Path:
     )
     if asked["query"].n_unique() < asked.height:
         raise StoreError(f"{run.folder}: two of its queries have the same digest")
-    with explained(folder):
+    with explained(folder, INTO):
         folder.mkdir(parents=True, exist_ok=True)
         report = {name: run.report[name] for name in _FIGURES if name in run.report}
         report |= {"rankers": dict.fromkeys(run.finished.rankers), KEPT: True}
@@ -178,7 +171,7 @@ def _keep_sweep(path: Path, copy: Path, names: Sequence[str]) -> None:
     if len(kept) < len(value["runs"]):
         value.pop("table", None)
     text = json.dumps(_without_places(value | {"runs": kept}), indent=1, ensure_ascii=False)
-    with explained(copy.parent):
+    with explained(copy.parent, INTO):
         write_atomic(copy, text)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from trsr.bench.page import without_paths
 from trsr.errors import ConfigError, DataError, StoreError
 from trsr.evaluate.sides import SidesReport
 from trsr.pipeline.compare import check_comparable
-from trsr.results.file import END, TOP, Plan, Section
+from trsr.results.file import END, MARK, TOP, Plan, Section
 from trsr.results.groups import group_table
 from trsr.results.runs import Run, Variant, open_runs, variants
 from trsr.results.tables import (
@@ -33,8 +32,6 @@ SIGN = "<!-- Written by `trsr results"
 
 EMPTY = "\n\n"
 """What stands between the marks where nothing is noted yet."""
-
-_MARK = re.compile(r"<!-- notes: ([\w-]+) -->")
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,13 @@ def _old_page(path: Path) -> str:
     """The page that is there; empty where there is none."""
     if not path.exists():
         return ""
-    text = path.read_text("utf-8")
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8, move it away, or name "
+            "another page with --page"
+        ) from error
     if SIGN not in text:
         raise ConfigError(
             f"{path} was not written by `trsr results`, and would be lost: move it away, or name "
@@ -130,7 +133,7 @@ def notes_of(text: str, where: str) -> dict[str, str]:
     Raises:
         ConfigError: If marks do not stand in pairs, or a name stands in two.
     """
-    marks = list(_MARK.finditer(text))
+    marks = list(MARK.finditer(text))
     found: dict[str, str] = {}
     for first, last in zip(marks[::2], [*marks[1::2], None], strict=False):
         name = first[1]
@@ -145,7 +148,7 @@ def notes_of(text: str, where: str) -> dict[str, str]:
 
 def bodies_of(text: str) -> dict[str, str]:
     """What stands between the notes of a page, by the name of the notes behind it."""
-    marks = list(_MARK.finditer(text))
+    marks = list(MARK.finditer(text))
     return {
         after[1]: text[before.end() : after.start()].strip("\n")
         for before, after in zip(marks[1::2], marks[2::2], strict=False)
@@ -268,7 +271,8 @@ def _machine(run: Run, said: str) -> str:
 
 
 def _legend(rows: Sequence[Any], report: SidesReport) -> str:
-    words = [f"±: one standard error over {report.queries:,} queries"]
+    queries = "query" if report.queries == 1 else "queries"
+    words = [f"±: one standard error over {report.queries:,} {queries}"]
     if any(row.estimate(name)[1] is not None for row in rows for name in row.values):
         words.append("(±): standard deviation over seeds")
     if len(rows) > 1:
@@ -280,7 +284,9 @@ def _legend(rows: Sequence[Any], report: SidesReport) -> str:
 def _how(report: SidesReport) -> str:
     """What the differences are of and how they were found, as `trsr compare` says it."""
     told = " ".join(note if note.endswith(".") else f"{note}." for note in report.notes[1:])
-    return f"{told[:1].upper()}{told[1:]}"
+    # Where nothing can be tested the notes do not name the baseline.
+    lead = "" if told.startswith("differences to ") else f"Differences to {report.baseline}. "
+    return f"{lead}{told[:1].upper()}{told[1:]}".strip()
 
 
 def _stage_notes(table: Table) -> str:

@@ -140,8 +140,14 @@ def open_run(folder: Path) -> Run:
 def _report(path: Path) -> Mapping[str, Any]:
     try:
         value: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        chance, candidates = value["chance"], value["candidates"]
+        known = isinstance(chance, dict) and {"fewest", "most"} <= set(candidates)
+    except OSError as error:
         raise StoreError(f"{path}: no report; give `trsr evaluate` first") from error
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise StoreError(f"{path}: not a report that trsr wrote; give `trsr evaluate` again")
     return value
 
 

@@ -25,6 +25,8 @@ from trsr.errors import StoreError
 from trsr.store.whole import readable
 
 MANIFEST = "manifest.json"
+PLACE = "run.folder=…"
+"""Names a run's folder."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +60,24 @@ class RunDirectory:
         return self.folder / name
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, place: str = PLACE) -> Iterator[None]:
         """Keeps other writers out.
 
+        Args:
+            place: What names another folder.
+
         Raises:
-            StoreError: If another process is writing this run directory.
+            StoreError: If another process is writing this folder.
         """
-        with explained(self.folder):
+        with explained(self.folder, place):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.folder / ".lock", timeout=0)
             try:
                 lock.acquire()
             except filelock.Timeout as error:
                 raise StoreError(
-                    f"{self.folder}: another trsr is writing this run directory; wait for it, or "
-                    "choose another one with run.folder=…"
+                    f"{self.folder}: another trsr is writing this folder; wait for it, or choose "
+                    f"another one with {place}"
                 ) from error
         try:
             yield
@@ -228,8 +233,12 @@ def _hash(path: Path, size: int, changed: int) -> str:
 
 
 @contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def explained(folder: Path, place: str = PLACE) -> Iterator[None]:
     """Turns the operating system's write errors into words.
+
+    Args:
+        folder: What is written.
+        place: What names another folder.
 
     Raises:
         StoreError: For a full disk, a read-only place, or a missing permission.
@@ -244,7 +253,6 @@ def explained(folder: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise StoreError(
-                f"{folder}: cannot be written ({error.strerror}); choose another place with "
-                "run.folder=…"
+                f"{folder}: cannot be written ({error.strerror}); choose another place with {place}"
             ) from error
         raise
