@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from pipeline_data import write_data
 
 from trsr.config import load_config
-from trsr.errors import ConfigError
+from trsr.errors import ConfigError, StoreError
 from trsr.progress import Silent
 from trsr.store.rundir import RunDirectory
 from trsr.sweep import read_plan, sweep
@@ -236,6 +237,37 @@ def test_one_failing_run_is_reported_and_the_others_go_on(folder):
         timeout=60,
     )
     assert len(listed.stdout.splitlines()) == 4
+
+
+def test_a_folder_that_cannot_be_written_names_the_sweeps_own_setting(folder):
+    plan = plan_of(folder, GRID.replace('"out"', '"clicks.csv/out"'))
+    with pytest.raises(StoreError, match=r"cannot be written .* with sweep\.folder"):
+        sweep(plan)
+    plan = plan_of(folder)
+    with (
+        RunDirectory(folder / "out").locked(),
+        pytest.raises(StoreError, match=r"another trsr .* with sweep\.folder"),
+    ):
+        sweep(plan)
+
+
+def test_a_full_disk_under_the_table_is_told(folder, monkeypatch):
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("trsr.sweep.table.write_atomic", full)
+    with pytest.raises(StoreError, match="the disk is full"):
+        sweep(plan_of(folder))
+
+
+def test_a_run_whose_folder_cannot_be_made_fails_alone(folder):
+    plan = plan_of(folder)
+    plan.folder.mkdir()
+    (plan.folder / "strategy=none,recent=1").write_text("a file")
+    swept = sweep(plan)
+    (failed,) = swept.failed
+    assert failed.name == "strategy=none,recent=1"
+    assert "cannot be written" in failed.error
 
 
 def test_a_killed_sweep_goes_on_and_ends_as_an_unbroken_one(folder):

@@ -16,7 +16,7 @@ from trsr.pipeline import STAGE_NAMES, is_finished, run_stage, stage_key
 from trsr.progress import Progress, Silent
 from trsr.store.rundir import RunDirectory
 from trsr.sweep.plan import Plan, Planned
-from trsr.sweep.table import Outcome, Swept, read_report
+from trsr.sweep.table import PLACE, Outcome, Swept, read_report
 
 ERROR = "error.txt"
 """In a failed run's folder: the whole trace."""
@@ -53,7 +53,7 @@ def sweep(plan: Plan, progress: Progress | None = None, jobs: int = 1) -> Swept:
             "what it has found, and a grid one or more"
         )
     runs = [] if plan.file.search else plan.grid()
-    with RunDirectory(plan.folder).locked("sweep.folder"):
+    with RunDirectory(plan.folder).locked(PLACE):
         try:
             if plan.file.search is None:
                 return _grid(plan, runs, progress, jobs)
@@ -142,24 +142,23 @@ def make_run(
         begun = Outcome(run.name, run.settings, run.seed, taken=tuple(taken))
         outcome = finish(run, begun)
     except Exception as error:  # the other runs go on, whatever is wrong with this one
-        own.mkdir(parents=True, exist_ok=True)
-        note.write_text(traceback.format_exc(), "utf-8")
         said = str(error) if isinstance(error, TrsrError) else f"{type(error).__name__}: {error}"
-        return Outcome(run.name, run.settings, run.seed, error=said)
+        return failed(dataclasses.replace(outcome, error=said), own, traceback.format_exc())
     note.unlink(missing_ok=True)
     return outcome
 
 
-def failed(outcome: Outcome, folder: Path) -> Outcome:
-    """A run that failed before it began, or whose process did; its folder says why, as others' do.
+def failed(outcome: Outcome, folder: Path, trace: str = "") -> Outcome:
+    """A run that failed; its folder says why.
 
     Args:
         outcome: What became of it.
         folder: The run's.
+        trace: The whole trace, where there is one.
     """
     with contextlib.suppress(OSError):  # it is told in any case
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ERROR).write_text(outcome.error + "\n", "utf-8")
+        (folder / ERROR).write_text(trace or outcome.error + "\n", "utf-8")
     return outcome
 
 

@@ -11,8 +11,11 @@ from typing import Any
 
 from trsr.evaluate.report import Estimate
 from trsr.evaluate.table import decimals, number
-from trsr.store.rundir import write_atomic
+from trsr.store.rundir import explained, write_atomic
 from trsr.sweep.plan import Plan, short_keys
+
+PLACE = "sweep.folder"
+"""Names the folder of a sweep's runs."""
 
 REPORT = "report.json"
 """In a run's folder: what it came to on the test cases."""
@@ -121,7 +124,11 @@ class Swept:
         return f"in this folder {runs} asked about test cases: {'; '.join(asked)}"
 
     def write(self) -> None:
-        """Writes `sweep.json` and `sweep.md` into the sweep's folder."""
+        """Writes `sweep.json` and `sweep.md` into the sweep's folder.
+
+        Raises:
+            StoreError: If the folder cannot be written.
+        """
         header, rows = self.table()
         value = {
             "sweep": self.plan.path.name,
@@ -131,11 +138,12 @@ class Swept:
             "table": {"header": header, "rows": rows, "notes": self.notes()},
         }
         folder = self.plan.folder
-        write_atomic(folder / "sweep.json", json.dumps(value, indent=1, ensure_ascii=False))
         lines = [_line(header), _line(["---"] * len(header)), *map(_line, rows), ""]
         lines += [f"- {note}" for note in self.notes()]
         text = "\n".join((f"# {self.plan.path.stem}", "", *lines))
-        write_atomic(folder / "sweep.md", text + "\n")
+        with explained(folder, PLACE):
+            write_atomic(folder / "sweep.json", json.dumps(value, indent=1, ensure_ascii=False))
+            write_atomic(folder / "sweep.md", text + "\n")
 
     def _groups(self) -> list[list[Outcome]]:
         """The runs that did not fail, those that differ in the seed alone together."""
