@@ -27,7 +27,7 @@ def used_splits(config: Config) -> list[str]:
 def data_settings(config: Config) -> dict[str, Any]:
     """The data's settings, its files as they are now, and the draw."""
     data = config.data.model_dump(mode="json", exclude={"interactions", "items", "seed"})
-    files = fingerprint([config.data.interactions, config.data.items])
+    files = fingerprint({"interactions": config.data.interactions, "items": config.data.items})
     own = {"data": data, "source files": files, "run": {"seed": data_seed(config)}}
     return own | ({"format of cases": OPEN_FORMAT} if config.data.candidates == "full" else {})
 

@@ -208,17 +208,33 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return found
 
 
-def fingerprint(paths: Sequence[Path | None]) -> dict[str, list[int]]:
-    """Size and time of change of source files, to notice that the data is another."""
-    found: dict[str, list[int]] = {}
-    for path in paths:
+def fingerprint(sources: Mapping[str, Path | None]) -> dict[str, list[int]]:
+    """Size and time of change of source files, to notice that the data is another.
+
+    Args:
+        sources: role → a file, or a folder whose files are all meant.
+
+    Returns:
+        A file's name → both numbers; `role:name` where files of several roles share the name.
+    """
+    found: dict[str, dict[Path, str]] = {}  # name → its files, and the first role of each
+    for role, path in sources.items():
         if path is None or not path.exists():
             continue
         files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
         for file in files:
-            status = os.stat(file)
-            found[file.name] = [status.st_size, status.st_mtime_ns]
-    return found
+            found.setdefault(file.name, {}).setdefault(file, role)
+    return {
+        # the name alone where it can be: so were all once, and those runs still hold
+        name if len(files) == 1 else f"{role}:{name}": _seen(file)
+        for name, files in found.items()
+        for file, role in files.items()
+    }
+
+
+def _seen(file: Path) -> list[int]:
+    status = os.stat(file)
+    return [status.st_size, status.st_mtime_ns]
 
 
 def versions() -> dict[str, str]:
