@@ -225,8 +225,8 @@ def _check_queries(first: FinishedRun, other: FinishedRun) -> None:
         whole = other if copies[0] is first else first
         raise DataError(
             f"{copies[0].folder} is a kept run, in which queries have other names than in "
-            f"{whole.folder}: keep the other one too, with trsr keep {whole.folder} --into FOLDER, "
-            "and compare the two kept ones"
+            f"{whole.folder}: keep that too with `trsr keep {whole.folder} --into FOLDER`, and "
+            "compare the two kept ones"
         )
     lacking, more = sorted(ours - theirs), sorted(theirs - ours)
     said = [
