@@ -7,6 +7,7 @@ import logging
 import threading
 
 import numpy as np
+import polars as pl
 import pytest
 from tiny import tiny_tokenizer
 
@@ -205,3 +206,12 @@ def test_a_missing_library_and_a_missing_model_are_told(folder, monkeypatch, tmp
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ConfigError, match=r"pip install 'trsr\[embeddings\]'"):
         SentenceEncoder(str(folder)).encode(["x"])
+
+
+def test_a_full_disk_is_said_with_what_to_do(tmp_path, monkeypatch) -> None:
+    def full(frame, path):
+        raise pl.exceptions.ComputeError("parquet: No space left on device (os error 28)")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    with pytest.raises(ModelError, match="free some space"):
+        embed(["tree"], Letters(), cache=tmp_path)

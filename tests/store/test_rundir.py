@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+from pathlib import Path
 
+import polars as pl
 import pytest
 
 from trsr.errors import StoreError
@@ -119,6 +121,19 @@ def test_a_manifest_that_trsr_did_not_write_is_named(tmp_path):
 def test_a_full_disk_is_explained(tmp_path):
     with pytest.raises(StoreError, match="the disk is full"), explained(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_explained_where_polars_writes(tmp_path):
+    table = pl.DataFrame({"a": range(9)})
+    for write in (table.write_parquet, table.write_csv):
+        with pytest.raises(StoreError, match="the disk is full"), explained(tmp_path):
+            write("/dev/full")
+
+
+def test_other_errors_of_polars_stay_as_they_are(tmp_path):
+    with pytest.raises(pl.exceptions.ColumnNotFoundError), explained(tmp_path):
+        pl.DataFrame({"a": [1]}).select("b")
 
 
 def test_a_run_directory_in_the_place_of_a_file_is_explained(tmp_path):

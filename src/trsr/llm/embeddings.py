@@ -184,7 +184,7 @@ def _write(folder: Path, keys: Sequence[str], vectors: Vectors) -> None:
             beside = Path(making) / "part"
             pl.DataFrame(columns).write_parquet(beside)
             beside.replace(folder / f"{name}.parquet")
-    except OSError as error:
+    except (OSError, pl.exceptions.PolarsError) as error:
         raise ModelError(
             f"embeddings cannot be kept in {folder} ({error}): free some space or make the folder "
             "writable, or set TRSR_CACHE to another folder, and run again"

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import polars as pl
 
 from trsr.errors import StoreError
 from trsr.store.whole import readable
@@ -234,7 +236,7 @@ def _hash(path: Path, size: int, changed: int) -> str:
 
 @contextlib.contextmanager
 def explained(folder: Path, place: str = PLACE) -> Iterator[None]:
-    """Turns the operating system's write errors into words.
+    """Turns the operating system's write errors into words, polars' own ones too.
 
     Args:
         folder: What is written.
@@ -245,14 +247,24 @@ def explained(folder: Path, place: str = PLACE) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, pl.exceptions.PolarsError) as error:
+        number = _number(error)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(
                 f"{folder}: the disk is full; free some space and give the same command again: "
                 "what is done is kept"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+        if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise StoreError(
-                f"{folder}: cannot be written ({error.strerror}); choose another place with {place}"
+                f"{folder}: cannot be written ({os.strerror(number)}); choose another place with "
+                f"{place}"
             ) from error
         raise
+
+
+def _number(error: Exception) -> int:
+    """The system's error number, which polars gives in words alone; 0 where there is none."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else 0
