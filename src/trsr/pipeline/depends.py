@@ -26,7 +26,10 @@ def used_splits(config: Config) -> list[str]:
 
 def data_settings(config: Config) -> dict[str, Any]:
     """The data's settings, its files as they are now, and the draw."""
-    data = config.data.model_dump(mode="json", exclude={"interactions", "items", "seed"})
+    apart = {"interactions", "items", "seed"}
+    # drawn as the others are, and runs from before the setting still hold
+    apart |= set() if config.data.train_candidates else {"train_candidates"}
+    data = config.data.model_dump(mode="json", exclude=apart)
     files = fingerprint({"interactions": config.data.interactions, "items": config.data.items})
     own = {"data": data, "source files": files, "run": {"seed": data_seed(config)}}
     return own | ({"format of cases": OPEN_FORMAT} if config.data.candidates == "full" else {})
@@ -34,8 +37,9 @@ def data_settings(config: Config) -> dict[str, Any]:
 
 def summarize_settings(config: Config) -> dict[str, Any]:
     """The strategy, the words, the model, and whose histories are summarized."""
-    # of one sample nothing is chosen, and runs from before the setting still hold
+    # what is not used (of one sample nothing is chosen), so that runs from before a setting still hold
     apart = {"model"} | ({"samples", "keep"} if config.summarize.samples == 1 else set())
+    apart |= {"terms"} if config.summarize.strategy != "terms" else set()
     own = config.summarize.model_dump(mode="json", exclude=apart)
     if config.summarize.strategy == "none":
         return {"summarize": {"strategy": "none"}, "splits": used_splits(config)}

@@ -1,0 +1,40 @@
+"""Settings that a run does not use make none of its stages again, also where an earlier trsr made it."""
+
+from __future__ import annotations
+
+import pytest
+
+from trsr.config import load_config
+from trsr.pipeline import STAGES
+
+# a setting of a later trsr, settings where it may be used, and its use
+LATER = [
+    ("terms", ["summarize.strategy=terms"], ["summarize.terms=5"]),
+    ("samples", ["summarize.sampling.temperature=0.7"], ["summarize.samples=3"]),
+    ("train_candidates", [], ["data.train_candidates=popular"]),
+    ("summary_of", ["train.epochs=1"], ["prompts.summary_of=another"]),
+]
+
+
+@pytest.fixture
+def told(tmp_path):
+    """What the manifest would tell of all stages' settings, of a config with these settings."""
+
+    def tell(*settings: str) -> dict[str, object]:
+        path = tmp_path / "config.toml"
+        path.write_text('[data]\ninteractions = "a.csv"\nitems = "b.csv"\n', "utf-8")
+        config = load_config(path, list(settings))
+        return {stage.name: stage.settings(config) for stage in STAGES}
+
+    (tmp_path / "a.csv").write_text("", "utf-8")
+    (tmp_path / "b.csv").write_text("", "utf-8")
+    return tell
+
+
+@pytest.mark.parametrize(("name", "base", "changed"), LATER)
+def test_a_later_setting_is_told_only_where_it_is_used(told, name, base, changed):
+    plain = told("prompts.domain=films")
+    assert f"'{name}'" not in str(plain)
+    used = told("prompts.domain=films", *base, *changed)
+    assert f"'{name}'" in str(used)
+    assert used != told("prompts.domain=films", *base)
