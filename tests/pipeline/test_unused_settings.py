@@ -1,4 +1,4 @@
-"""Settings that a run does not use make none of its stages again, also where an earlier trsr made it."""
+"""Settings that a run does not use make none of its stages again, an earlier trsr's neither."""
 
 from __future__ import annotations
 
