@@ -98,14 +98,9 @@ def _equal_samples(config: Config) -> Iterator[str]:
         )
 
 
-def _told(config: Config) -> bool:
-    """Whether prompts tell summaries."""
-    return config.prompts.use_summary and config.summarize.strategy != "none"
-
-
 def _untold_summary(config: Config) -> Iterator[str]:
     """A control that would be no other run than the one it is compared with."""
-    if config.prompts.summary_of == "another" and not _told(config):
+    if config.prompts.summary_of == "another" and not config.summarized:
         yield (
             "prompts.summary_of: there is no summary to exchange; set prompts.use_summary to true "
             "and summarize.strategy to another one than none, or summary_of to own"
@@ -114,7 +109,7 @@ def _untold_summary(config: Config) -> Iterator[str]:
 
 def _broken_chain(config: Config) -> Iterator[str]:
     """What would keep a user's successive prompts from beginning alike."""
-    told = _told(config)
+    told = config.summarized
     if told and config.summarize.last_block:
         yield (
             "prompts.layout: chain tells each item since the summary, which must then be of full "

@@ -42,7 +42,8 @@ def summary_writer(
 
 def judge_writer(config: Config, model: LanguageModel) -> PromptWriter:
     """What is said to the ranking model."""
-    return PromptWriter(config.prompts, model.count_tokens, model.context_tokens, ANSWER_TOKENS)
+    room = (model.context_tokens, ANSWER_TOKENS)
+    return PromptWriter(config.prompts, model.count_tokens, *room, summarized=config.summarized)
 
 
 def judge(config: Config, adapter: Path | None) -> tuple[ScoringModel, PromptWriter]:
@@ -170,8 +171,8 @@ class Recommender:
         """
         wanted = [query for query in queries if query.summary is None]
         names = self.config.rank.blend if self._name == "blend" else (self._name,)
-        told = {"llm", "untuned"} & set(names) and self.config.prompts.use_summary
-        if not wanted or not told or self.config.summarize.strategy == "none":
+        told = {"llm", "untuned"} & set(names) and self.config.summarized
+        if not wanted or not told:
             return list(queries)
         if self.config.prompts.summary_of == "another":
             raise ConfigError(

@@ -53,6 +53,11 @@ class Config(Settings):
         return self.summarize.model or self.model
 
     @property
+    def summarized(self) -> bool:
+        """Whether the ranking prompts tell summaries."""
+        return self.prompts.use_summary and self.summarize.strategy != "none"
+
+    @property
     def training(self) -> TrainSettings:
         """The settings of training, with what the layout of the prompts decides."""
         if self.train.group != "auto":

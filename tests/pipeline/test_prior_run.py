@@ -92,7 +92,8 @@ def test_a_run_without_a_prior_is_recorded_as_before_there_were_any(one_run) -> 
     list(run(config))
     records = RunDirectory(config.run.folder).records()
     assert not [key for key in records["train"].settings["train"] if "prior" in key]
-    assert set(records["train"].settings) == {"train", "words", "prompts", "model", "run"}
+    own = {"train", "words", "judge_plain", "prompts", "model", "run"}
+    assert set(records["train"].settings) == own
     assert set(records["rank"].settings["rank"]) == {
         *("rankers", "item_knn", "tune_on", "tune_cases")
     }

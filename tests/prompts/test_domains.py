@@ -9,7 +9,7 @@ import pytest
 
 from trsr.errors import ConfigError
 from trsr.prompts import PromptSettings, PromptWriter, check_domain, load_domain
-from trsr.types import Item
+from trsr.types import Item, Query, UserHistory
 
 
 def own(tmp_path: Path, change: tuple[str, str] = ("", "")) -> str:
@@ -26,8 +26,9 @@ def test_a_file_of_ones_own_has_the_form_of_those_of_the_package(tmp_path: Path)
 
 
 def test_the_digest_follows_the_words_and_the_settings_but_not_the_path(tmp_path: Path) -> None:
-    def digest(**settings: object) -> str:
-        return PromptWriter(PromptSettings(**settings), lambda prompt: 1, 100).digest
+    def digest(summarized: bool = True, **settings: object) -> str:
+        own = PromptSettings(**settings)
+        return PromptWriter(own, lambda prompt: 1, 100, summarized=summarized).digest
 
     assert digest(domain=own(tmp_path)) == digest(domain="films")
     assert digest(domain=own(tmp_path, ("none yet", "nothing"))) != digest(domain="films")
@@ -37,6 +38,27 @@ def test_the_digest_follows_the_words_and_the_settings_but_not_the_path(tmp_path
     other = own(tmp_path, ("Fill in the profile of", "Write down"))
     assert digest(domain=other) == digest(domain="films")
     assert digest(domain=other, style="profile") != digest(domain="films", style="profile")
+    # Those of the judge without summaries count in runs that tell none.
+    other = own(tmp_path, ("Given the films that", "From the films that"))
+    assert digest(domain=other) == digest(domain="films")
+    assert digest(domain=other, summarized=False) != digest(domain="films", summarized=False)
+    assert digest(domain="films", summarized=False) != digest(domain="films")
+
+
+def test_a_file_without_a_judge_for_runs_without_summaries_asks_its_only_one(
+    tmp_path: Path,
+) -> None:
+    text = Path(own(tmp_path)).read_text("utf-8")
+    before, _, rest = text.partition("[[judge_plain]]")
+    after = "# ---- instruct" + rest.partition("# ---- instruct")[2]
+    (tmp_path / "mine.toml").write_text(before + after, "utf-8")
+    settings = PromptSettings(domain=str(tmp_path / "mine.toml"))
+    told = PromptWriter(settings, lambda prompt: 1, 100)
+    untold = PromptWriter(settings, lambda prompt: 1, 100, summarized=False)
+    query = Query("q", UserHistory("u", ()), (Item("1", (("title", "A"),)),))
+    assert untold.judge(query) == told.judge(query)
+    assert "Taste: none yet" in untold.judge(query)[0].messages[-1].content
+    assert untold.digest == told.digest
 
 
 @pytest.mark.parametrize(
@@ -47,6 +69,10 @@ def test_the_digest_follows_the_words_and_the_settings_but_not_the_path(tmp_path
         (("$candidate", "$candidate $candidate"), ["judge", "once, not 2 times"]),
         (("$summary\n", "$candidate\n"), ["judge"]),
         (("$candidate", "for $5: $candidate"), ["write $$ for a dollar sign"]),
+        (
+            ('Next film: $candidate"""\n\n# ---- instruct', 'Next: $summary"""\n\n# ---- instruct'),
+            ["judge_plain: there is no placeholder $summary", "$candidate must stand exactly once"],
+        ),
         (('no = "No"', 'no = "Yes"'), ["must be different"]),
         (('no = "No"', 'noo = "No"'), ["no: ", "noo: "]),
         (
@@ -93,8 +119,6 @@ def test_a_style_that_a_file_lacks_is_told_when_it_is_asked_for(tmp_path: Path) 
 def test_a_dollar_sign_in_a_file_and_in_an_item_is_a_dollar_sign(tmp_path: Path) -> None:
     path = own(tmp_path, ("Next film:", "Next film (under $$9):"))
     item = Item("1", (("title", "$9 $$ $candidate"),))
-    from trsr.types import Query, UserHistory
-
     writer = PromptWriter(PromptSettings(domain=path), lambda prompt: 1, 100)
     (prompt,) = writer.judge(Query("q", UserHistory("u", ()), (item,)))
     assert "Next film (under $9): title: $9 $$ $candidate" in prompt.messages[-1].content

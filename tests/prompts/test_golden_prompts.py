@@ -64,6 +64,24 @@ def test_every_prompt_reads_as_its_golden_file(
 
 
 @pytest.mark.parametrize("domain", sorted(ITEMS))
+def test_the_judge_of_a_run_without_summaries_reads_as_its_golden_file(
+    domain: str, golden: Callable[[str, str], None]
+) -> None:
+    settings = PromptSettings(domain=domain)
+    writer = PromptWriter(settings, lambda prompt: 100, 1000, 100, summarized=False)
+    first, second, candidate = ITEMS[domain]
+    history = UserHistory("u", (Interaction(first, 1.0), Interaction(second, 2.0)))
+    queries = {
+        "judge": Query("q", history, (candidate,)),
+        "judge, first visit": Query("q", UserHistory("u", ()), (candidate,)),
+    }
+    parts = [
+        f"======== {name}\n{shown(writer.judge(query)[0])}\n" for name, query in queries.items()
+    ]
+    golden(f"{domain}-plain.txt", "\n".join(parts))
+
+
+@pytest.mark.parametrize("domain", sorted(ITEMS))
 def test_the_chain_layout_reads_as_its_golden_file(
     domain: str, golden: Callable[[str, str], None]
 ) -> None:

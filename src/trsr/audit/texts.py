@@ -35,7 +35,7 @@ _WORDS = re.compile(r"\w+")
 
 def words(config: Config) -> PromptWriter:
     """The run's words, as if the context had room for all of them; no model is needed."""
-    return PromptWriter(config.prompts, lambda prompt: 0, 1 << 40)
+    return PromptWriter(config.prompts, lambda prompt: 0, 1 << 40, summarized=config.summarized)
 
 
 @dataclass

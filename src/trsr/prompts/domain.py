@@ -22,15 +22,18 @@ from trsr.plugins import near
 from trsr.settings import Settings, digest
 from trsr.types import Message, Prompt, Role
 
-Kind = Literal["write", "revise", "merge", "judge"]
+Kind = Literal["write", "revise", "merge", "judge", "judge_plain"]
 
 SLOTS: Mapping[Kind, frozenset[str]] = {
     "write": frozenset({"items"}),
     "revise": frozenset({"summary", "items"}),
     "merge": frozenset({"summaries"}),
     "judge": frozenset({"summary", "recent", "candidate"}),
+    "judge_plain": frozenset({"recent", "candidate"}),
 }
 """The placeholders of each kind of prompt: each stands exactly once, in the last user message."""
+
+JUDGES: tuple[Kind, ...] = ("judge", "judge_plain")
 
 FREE = {"words"}
 """Placeholders of the summary prompts that may stand anywhere, any number of times."""
@@ -67,7 +70,7 @@ def _check(kind: Kind, turns: Turns) -> None:
         wrong.append("the last message, or the one before a begun answer, must have role user")
     if any(turn.role == "system" for turn in turns[1:]):
         wrong.append("only the first message can have role system")
-    if kind == "judge" and turns and turns[-1].role != "user":
+    if kind in JUDGES and turns and turns[-1].role != "user":
         wrong.append("the judge's last message must be the user's: the answer comes right after it")
     if wrong:
         raise ValueError(f"{kind}: " + "; ".join(wrong))
@@ -75,7 +78,7 @@ def _check(kind: Kind, turns: Turns) -> None:
 
 def _wrong_slots(kind: Kind, turns: Turns) -> list[str]:
     needed = SLOTS[kind]
-    allowed = needed if kind == "judge" else needed | FREE
+    allowed = needed if kind in JUDGES else needed | FREE
     count = Counter(name for turn in turns for name in turn.slots)
     wrong = [
         f"there is no placeholder ${name}{near(name, sorted(allowed))}"
@@ -92,8 +95,9 @@ def _wrong_slots(kind: Kind, turns: Turns) -> list[str]:
     late = [name for turn in asked for name in turn.slots]
     if needed - set(late):
         return [f"{_dollars(needed)} must stand in the last user message"]
-    if kind == "judge" and late[-1] != "candidate":
-        return ["$candidate must come after $summary and $recent, which all candidates share"]
+    if kind in JUDGES and late[-1] != "candidate":
+        shared = _dollars(needed - {"candidate"})
+        return [f"$candidate must come after {shared}, which all candidates share"]
     return []
 
 
@@ -106,11 +110,12 @@ def chainable(judge: Turns) -> bool:
     asked = [turn for turn in judge if turn.role == "user"][-1]
     before, _, after = Template(asked.content).safe_substitute(recent="\0").partition("\0")
     alone = before.endswith("\n") and after[:1] == "\n" and after[1:2].strip() != ""
-    return alone and asked.slots.index("summary") < asked.slots.index("recent")
+    slots = asked.slots
+    return alone and slots.index("recent") > (slots.index("summary") if "summary" in slots else -1)
 
 
 def _dollars(names: frozenset[str]) -> str:
-    return " and ".join(f"${name}" for name in sorted(names))
+    return " and ".join(f"${name}" for name in sorted(names, reverse=True))
 
 
 class Style(Settings):
@@ -147,6 +152,11 @@ class Domain(Settings):
     )
     no_nearest: str = Field("none", min_length=1, description="said after it where there are none")
     judge: Turns = Field(description="the recommender's prompt; $summary, $recent, $candidate")
+    judge_plain: Turns = Field(
+        (),
+        description="the same in runs that tell no summaries; $recent, $candidate; without it "
+        "judge is asked there, with no_summary",
+    )
     instruct: Style | None = Field(None, description="summary prompts for able models")
     worked: Style | None = Field(None, description="summary prompts for small models")
     profile: Style | None = Field(None, description="the same, for summaries of a few named lists")
@@ -154,13 +164,17 @@ class Domain(Settings):
     @model_validator(mode="after")
     def _checked(self) -> Self:
         _check("judge", self.judge)
+        if self.judge_plain:
+            _check("judge_plain", self.judge_plain)
         if self.yes.strip() == self.no.strip():
             raise ValueError("yes and no must be different answers")
         return self
 
     def digest(self, style: str) -> str:
-        """A hash of every word, those of `nearest` apart, and of `profile` where it is not used."""
-        apart = {"nearest", "no_nearest"} | ({"profile"} if style != "profile" else set())
+        """A hash of every word; but of `nearest` and `judge_plain`, and of `profile` if unused."""
+        apart = {"nearest", "no_nearest", "judge_plain"} | (
+            {"profile"} if style != "profile" else set()
+        )
         return digest(self.model_dump(mode="json", exclude=apart))
 
 

@@ -30,6 +30,7 @@ class PromptWriter:
         context_tokens: The most tokens of a prompt and its answer together.
         reserve_tokens: How many of them are kept for the answer.
         catalog: All items: what `terms` are told from.
+        summarized: Whether the run tells summaries; where not, the domain's `judge_plain` is asked.
 
     Attributes:
         settings: As given.
@@ -50,6 +51,8 @@ class PromptWriter:
         context_tokens: int,
         reserve_tokens: int = 0,
         catalog: Iterable[Item] = (),
+        *,
+        summarized: bool = True,
     ) -> None:
         if reserve_tokens >= context_tokens:
             raise ConfigError(
@@ -61,7 +64,9 @@ class PromptWriter:
         style: Style | None = getattr(self._domain, settings.style)
         if style is None:
             raise ConfigError(f"the domain {settings.domain} has no style {settings.style!r}")
-        if settings.layout == "chain" and not chainable(self._domain.judge):
+        plain = not summarized and bool(self._domain.judge_plain)
+        self._judge = self._domain.judge_plain if plain else self._domain.judge
+        if settings.layout == "chain" and not chainable(self._judge):
             raise ConfigError(
                 f"prompts.layout: chain needs a judge prompt with $summary before $recent, and "
                 f"$recent on lines of its own; that of the domain {settings.domain} is another one"
@@ -76,6 +81,8 @@ class PromptWriter:
         }
         if settings.nearest:
             words["nearest"] = [self._domain.nearest, self._domain.no_nearest]
+        if plain:
+            words["judge_plain"] = [turn.model_dump(mode="json") for turn in self._judge]
         self.digest = digest(words)
         self.written = 0
         self.shortened = 0
@@ -91,7 +98,7 @@ class PromptWriter:
             "write": Form(style.write, words),
             "revise": Form(style.revise, words),
             "merge": Form(style.merge, words),
-            "judge": Form(self._domain.judge, {}),
+            "judge": Form(self._judge, {}),
         }
 
     def _tell(self, item: Item, words: int, *, numbers: bool = True) -> Line:
