@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import polars as pl
 import pytest
 from tune_judge import LIKED
 
@@ -104,12 +105,16 @@ def test_a_kept_sample_is_the_best_that_was_drawn(prepared, tmp_path, monkeypatc
 
 def test_only_training_and_validation_cases_are_read(prepared, tmp_path):
     config = prepared()
-    (config.run.folder / "cases.test.parquet").write_bytes(b"not to be opened")
     tuned = tune_summarizer(config, tmp_path / "tuned")
     kept = read_kept(tmp_path / "tuned/kept.jsonl")
     assert {query.partition("/")[0] for query in kept} == {"train"}
     shown = [one["query"] for round_ in tuned.rounds for one in round_.shown]
     assert {query.partition("/")[0] for query in shown} == {"valid"}
+    # whatever the test cases are, a readable file of somebody's own, it comes to the same
+    other = prepared(f"run.outputs={tmp_path / 'other.sqlite'}")
+    pl.DataFrame({"own": [1]}).write_parquet(other.run.folder / "cases.test.parquet")
+    tune_summarizer(other, tmp_path / "again/tuned")
+    assert outcome(tmp_path / "tuned") == outcome(tmp_path / "again/tuned")
 
 
 def test_the_same_seed_gives_the_same_and_another_one_another(prepared, tmp_path):
