@@ -8,7 +8,7 @@ from trsr.data.settings import READERS
 from trsr.errors import TrsrError
 from trsr.llm.settings import BACKENDS
 from trsr.plugins import near
-from trsr.rank.settings import RANKERS
+from trsr.rank.settings import JUDGES, RANKERS, TRAINED
 from trsr.rooms import Config
 from trsr.summarize.settings import STRATEGIES
 from trsr.train.settings import PRIOR_LOSSES
@@ -50,9 +50,9 @@ def conflicts(config: Config) -> Iterator[str]:
     """Settings that contradict each other, which no single room can see."""
     if not config.data.dataset and config.data.interactions is None:
         yield "data.interactions: name the interactions' file or folder (or data.dataset)"
-    if config.train.epochs == 0 and "llm" in config.rank.used:
-        yield "rank.rankers: llm is the trained model, but train.epochs is 0; use untuned"
-    if config.rank.first_stage in ("llm", "untuned"):
+    for name in sorted(TRAINED & set(config.rank.used)) if config.train.epochs == 0 else ():
+        yield f"rank.rankers: {name} asks the trained model, but train.epochs is 0; use untuned"
+    if config.rank.first_stage in JUDGES:
         yield "rank.first_stage: name a ranker without a language model, such as popular"
     if config.data.candidates == "full":
         cuts = (text.partition("@")[2] for text in config.evaluate.metrics)
@@ -63,7 +63,7 @@ def conflicts(config: Config) -> Iterator[str]:
         yield "rank.rankers: a ranker stands twice"
     if "blend" in config.rank.blend or len(set(config.rank.blend)) < len(config.rank.blend):
         yield "rank.blend: blend cannot be a member, and no member stands twice"
-    if config.model.backend == "openai" and {"llm", "untuned"} & set(config.rank.used):
+    if config.model.backend == "openai" and JUDGES & set(config.rank.used):
         yield (
             "model.backend: openai gives no log-probabilities of answers, so it cannot rank; set "
             "it in [summarize.model] and a local backend in [model]"
@@ -79,7 +79,7 @@ def _bad_prior(config: Config) -> Iterator[str]:
     """A prior that cannot be fitted before training, or that the loss cannot take in."""
     if not config.train.prior:
         return
-    if {"llm", "untuned"} & set(config.rank.only(config.train.prior).used):
+    if JUDGES & set(config.rank.only(config.train.prior).used):
         yield "train.prior: name a cheap ranker; this one asks a language model, itself or blended"
     if config.train.loss not in PRIOR_LOSSES:
         yield (

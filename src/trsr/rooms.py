@@ -12,7 +12,7 @@ from trsr.data.settings import DataSettings
 from trsr.evaluate.settings import EvaluateSettings
 from trsr.llm.settings import ModelSettings
 from trsr.prompts.settings import PromptSettings
-from trsr.rank.settings import RankSettings
+from trsr.rank.settings import TRAINED, RankSettings
 from trsr.settings import Settings
 from trsr.summarize.settings import SummarizeSettings
 from trsr.train.settings import TrainSettings, TuneSummarizerSettings
@@ -56,6 +56,11 @@ class Config(Settings):
     def summarized(self) -> bool:
         """Whether the ranking prompts tell summaries."""
         return self.prompts.use_summary and self.summarize.strategy != "none"
+
+    @property
+    def trained(self) -> bool:
+        """Whether a model is trained: some ranker asks it."""
+        return self.train.epochs > 0 and bool(TRAINED & set(self.rank.used))
 
     @property
     def training(self) -> TrainSettings:

@@ -15,6 +15,7 @@ from trsr.audit.texts import ids_in_prompt
 from trsr.errors import DataError
 from trsr.evaluate import FullAnswerKey
 from trsr.evaluate.answers import AnswerKey
+from trsr.rank.settings import JUDGES
 from trsr.settings import derive_seed
 
 LOOKED_AT = 5000
@@ -27,7 +28,6 @@ BIASED = 0.001
 """A bias of places that chance makes less often than this is a finding."""
 TIED = 0.05
 TIED_MOSTLY = 0.5
-JUDGES = ("llm", "untuned")
 
 Values = npt.NDArray[np.float64]
 Score = Callable[[Values, Values], Values]

@@ -9,6 +9,7 @@ from trsr.data.cases import OPEN_FORMAT
 from trsr.pipeline.prior import prior_settings
 from trsr.pipeline.stair import fingerprint
 from trsr.prompts import load_domain
+from trsr.rank.settings import JUDGES, TOLD
 
 
 def data_seed(config: Config) -> int:
@@ -18,8 +19,8 @@ def data_seed(config: Config) -> int:
 
 def used_splits(config: Config) -> list[str]:
     """The splits whose summaries some later stage reads."""
-    train = ["train"] if config.train.epochs and "llm" in config.rank.used else []
-    blended = {"llm", "untuned"} & set(config.rank.blended)
+    train = ["train"] if config.trained else []
+    blended = TOLD & set(config.rank.blended)
     valid = ["valid"] if blended or (train and config.train.validate_steps) else []
     return [*train, *valid, "test"]
 
@@ -76,7 +77,7 @@ def _judge_settings(config: Config) -> dict[str, Any]:
 
 def train_settings(config: Config) -> dict[str, Any]:
     """LoRA's settings, its prior, the judge's words and the model; whether anything is trained."""
-    if not config.train.epochs or "llm" not in config.rank.used:
+    if not config.trained:
         return {"train": {"epochs": 0}}
     return {"train": config.train.meaning()} | prior_settings(config) | _judge_settings(config)
 
@@ -88,7 +89,7 @@ def rank_settings(config: Config) -> dict[str, Any]:
         # The first stage reads settings that no ranker of the table may read.
         first = config.rank.only(config.rank.first_stage).meaning()
         own |= {"first": first} | _full_settings(config)
-    if not {"llm", "untuned"} & set(config.rank.used):
+    if not JUDGES & set(config.rank.used):
         return {"rank": own, "run": {"seed": config.run.seed}}
     return {"rank": own, "scorer": config.model.scorer} | _judge_settings(config)
 

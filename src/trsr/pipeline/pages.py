@@ -37,7 +37,7 @@ SHOWN = 50
 """Candidates shown of each example: full-catalogue lists are long."""
 READ = 5000
 """Test cases whose summaries are read, drawn by lot."""
-JUDGES = ("llm", "untuned")
+JUDGES = ("llm", "untuned", "candidate_only")
 """Rankers whose scores are log p(yes) − log p(no)."""
 
 

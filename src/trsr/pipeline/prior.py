@@ -14,6 +14,7 @@ from trsr.progress import Progress
 from trsr.prompts import PromptWriter
 from trsr.rank import Ranker, make_ranker
 from trsr.rank.prior import Prior, PriorRanker, cross_fitted, learned_weight
+from trsr.rank.settings import TRAINED
 from trsr.recommender import rank_context
 
 
@@ -77,7 +78,7 @@ def training_prior(config: Config, dataset: Dataset, progress: Progress) -> Trai
 
 def prior_settings(config: Config) -> dict[str, Any]:
     """What the prior's scores and its learned weight depend on; empty without one."""
-    if not config.train.prior or "llm" not in config.rank.used:
+    if not config.train.prior or not TRAINED & set(config.rank.used):
         return {}
     own = config.rank.only(config.train.prior).meaning()
     return {"prior": own | {"tune_cases": config.rank.tune_cases}}

@@ -105,8 +105,8 @@ def _usage(model: Any) -> dict[str, Any]:
 
 def _train(job: Job) -> dict[str, Any]:
     config = job.config
-    if not config.train.epochs or "llm" not in config.rank.used:
-        return {"steps": 0, "why": "nothing to train: train.epochs is 0, or no ranker is llm"}
+    if not config.trained:
+        return {"steps": 0, "why": "nothing to train: train.epochs is 0, or no ranker asks it"}
     dataset = Dataset.load(job.run.folder)
     told = config.prompts.use_summary  # untold, a summary must not part a user's cases either
     summaries = read_summaries(job.run / "summaries.parquet") if told else {}

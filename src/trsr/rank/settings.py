@@ -42,9 +42,19 @@ RANKERS = PluginTable(
         "blend": "trsr.rank.blend:make_blend",
         "llm": "trsr.rank.yesno:make_tuned",
         "untuned": "trsr.rank.yesno:make_untuned",
+        "candidate_only": "trsr.rank.yesno:make_candidate_only",
     },
 )
 """Each part is a callable that takes a `RankContext` and gives a `Ranker`."""
+
+TRAINED = frozenset({"llm", "candidate_only"})
+"""Rankers that ask the trained model."""
+
+TOLD = frozenset({"llm", "untuned"})
+"""Rankers that tell a language model of the user."""
+
+JUDGES = TRAINED | TOLD
+"""Rankers that ask a language model; a blend may, by its members."""
 
 _EMBEDDED = frozenset({"text_knn", "sasrec", "gru4rec", "bert4rec", "sasrec_text"})
 _TEXT = _EMBEDDED | {"bm25"}
@@ -68,7 +78,8 @@ class RankSettings(Settings):
     rankers: tuple[str, ...] = Field(
         ("random", "popular", "untuned", "llm"),
         min_length=1,
-        description="one table row each; llm is the trained model, untuned the one it started from",
+        description="one table row each; llm is the trained model, untuned the one it started "
+        "from, candidate_only the trained one without a word of the user",
     )
     queries_per_batch: int = Field(
         8, ge=1, description="queries whose prompts go to the model together"

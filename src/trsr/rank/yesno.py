@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -11,7 +12,7 @@ import numpy as np
 
 from trsr.errors import ModelError
 from trsr.rank.prior import with_prior
-from trsr.types import Query, RankedList
+from trsr.types import Query, RankedList, UserHistory
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -88,6 +89,36 @@ class YesNoRanker:
         return [float(margin) for margin in margins]
 
 
+class CandidateOnlyRanker:
+    """What a ranker makes of the candidates alone: each user is told as one on a first visit.
+
+    A model that learned which items are taken, and not by whom, ranks as well without the user as
+    with: what `llm` is above this row comes from the history and the summary. The counterpart of
+    the hypothesis-only baseline of textual entailment (Poliak et al., *SEM 2018).
+
+    A prompt then depends on its candidate alone, so that with the output store the model is asked
+    about each item once.
+
+    Args:
+        ranker: Asks the model; it is given the queries without their history and summary.
+    """
+
+    def __init__(self, ranker: Ranker) -> None:
+        self.ranker = ranker
+
+    def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
+        """Yields one list a query, in their order.
+
+        Raises:
+            PromptError: If a candidate does not fit.
+            ModelError: If the model fails, or gives something that is not a finite number.
+        """
+        return self.ranker.rank(
+            dataclasses.replace(query, history=UserHistory(query.history.user, ()), summary=None)
+            for query in queries
+        )
+
+
 def p_yes(margin: float) -> float:
     """The probability of yes against no at a margin: the softmax over the two answers."""
     # The exponent is never positive, so it cannot overflow.
@@ -104,3 +135,8 @@ def make_tuned(context: RankContext) -> Ranker:
 def make_untuned(context: RankContext) -> YesNoRanker:
     """The yes/no ranker with the model that training started from."""
     return YesNoRanker(*context.judge(False), context.queries_per_batch)
+
+
+def make_candidate_only(context: RankContext) -> CandidateOnlyRanker:
+    """The trained model without the user, and without any prior."""
+    return CandidateOnlyRanker(YesNoRanker(*context.judge(True), context.queries_per_batch))

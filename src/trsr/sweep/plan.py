@@ -17,7 +17,7 @@ from trsr.config import Config, find_config, load_config, read_toml, sweep_recip
 from trsr.errors import ConfigError
 from trsr.evaluate import parse_metric
 from trsr.plugins import near
-from trsr.rank.settings import RANKERS
+from trsr.rank.settings import RANKERS, TRAINED
 from trsr.settings import Settings, digest
 from trsr.sweep.space import Range, read_choice
 
@@ -157,7 +157,7 @@ class Plan:
                 "own, or name its values in a [grid]"
             )
         asked = config.rank.blend if ranker == "blend" else (ranker,)
-        if "llm" in asked and not (config.train.epochs and "llm" in config.rank.used):
+        if TRAINED & set(asked) and not config.trained:
             raise ConfigError(
                 f"{self.path}: search.ranker: {ranker} asks the trained model, and none is "
                 "trained: name llm in rank.rankers and set train.epochs above 0, or search by "
