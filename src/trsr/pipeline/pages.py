@@ -27,6 +27,7 @@ from trsr.pipeline.stair import Job
 from trsr.pipeline.told import told_summaries
 from trsr.progress import Progress
 from trsr.rank import Rankings, p_yes
+from trsr.rank.settings import JUDGES
 from trsr.settings import derive_seed
 from trsr.store.outputs import OutputStore
 from trsr.store.rundir import StageRecord
@@ -37,8 +38,8 @@ SHOWN = 50
 """Candidates shown of each example: full-catalogue lists are long."""
 READ = 5000
 """Test cases whose summaries are read, drawn by lot."""
-JUDGES = ("llm", "untuned", "candidate_only")
-"""Rankers whose scores are log p(yes) − log p(no)."""
+SHOWN = ("llm", "untuned")
+"""Whose lists the examples show, the first that there is."""
 
 
 def write_pages(
@@ -56,8 +57,8 @@ def write_pages(
     groups = history_groups(report, config.evaluate.history_bins)
     calibrations = [
         calibrated(name, dataset.cases("test"), rankings[name])
-        for name in JUDGES
-        if name in rankings
+        for name in rankings
+        if name in JUDGES  # whose scores are log p(yes) − log p(no)
     ]
     costs = _costs(job, rankings)
     told = _summary_texts(job, dataset, summaries)
@@ -240,7 +241,7 @@ def _examples(
     rankings: Mapping[str, Rankings],
 ) -> Iterator[ShownUser]:
     """The first test users as they came, with the main judge's ranking."""
-    judge = next((name for name in JUDGES if name in rankings), None)
+    judge = next((name for name in SHOWN if name in rankings), None)
     name = judge or next(iter(rankings))
     lists = {ranked.query: ranked for ranked in islice(rankings[name], EXAMPLES)}
     told = told_summaries(job.config, dataset, "test", summaries)

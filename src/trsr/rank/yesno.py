@@ -92,9 +92,10 @@ class YesNoRanker:
 class CandidateOnlyRanker:
     """What a ranker makes of the candidates alone: each user is told as one on a first visit.
 
-    A model that learned which items are taken, and not by whom, ranks as well without the user as
-    with: what `llm` is above this row comes from the history and the summary. The counterpart of
-    the hypothesis-only baseline of textual entailment (Poliak et al., *SEM 2018).
+    A model whose answers hang on the item alone ranks as well without the user as with. The
+    converse is weaker: training told of a history each time, so a part of what is lost here may be
+    the unfamiliar prompt's. After the hypothesis-only baseline of textual entailment (Poliak et
+    al., *SEM 2018), which is trained without the other part.
 
     A prompt then depends on its candidate alone, so that with the output store the model is asked
     about each item once.
