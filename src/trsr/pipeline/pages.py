@@ -38,7 +38,7 @@ SHOWN = 50
 """Candidates shown of each example: full-catalogue lists are long."""
 READ = 5000
 """Test cases whose summaries are read, drawn by lot."""
-SHOWN = ("llm", "untuned")
+PREFERRED = ("llm", "untuned")
 """Whose lists the examples show, the first that there is."""
 
 
@@ -241,7 +241,7 @@ def _examples(
     rankings: Mapping[str, Rankings],
 ) -> Iterator[ShownUser]:
     """The first test users as they came, with the main judge's ranking."""
-    judge = next((name for name in SHOWN if name in rankings), None)
+    judge = next((name for name in PREFERRED if name in rankings), None)
     name = judge or next(iter(rankings))
     lists = {ranked.query: ranked for ranked in islice(rankings[name], EXAMPLES)}
     told = told_summaries(job.config, dataset, "test", summaries)
