@@ -182,17 +182,21 @@ def sweep(
         int,
         typer.Option(min=1, help="runs made side by side, each with its share of cores and GPUs"),
     ] = 1,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="a variant or run to make now; may be given again"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list the runs")] = False,
 ) -> None:
     """Make many runs that differ in some settings; what they share is made once."""
     from trsr.cli.sweep import list_runs, run_sweep
 
     if dry_run:
-        for line in list_runs(file):
+        for line in list_runs(file, only or ()):
             out.print(line, markup=False)
         return
     with Bar("sweep") as bar:
-        whole = run_sweep(file, jobs, bar)
+        whole = run_sweep(file, jobs, bar, only or ())
     if not whole:
         raise typer.Exit(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from trsr.cli.terminal import complain, out, table
@@ -9,17 +10,18 @@ from trsr.progress import Progress
 from trsr.sweep import read_plan, sweep
 
 
-def list_runs(path: Path) -> list[str]:
+def list_runs(path: Path, only: Sequence[str] = ()) -> list[str]:
     """The names of a sweep's runs, or what a search chooses from."""
     plan = read_plan(path)
+    asked = plan.only(only)
     if plan.file.search is None:
-        return [str(plan.folder / run.name) for run in plan.grid()]
+        return [str(plan.folder / run.name) for run in asked]
     return [f"{key}: {space}" for key, space in plan.space().items()]
 
 
-def run_sweep(path: Path, jobs: int, progress: Progress) -> bool:
+def run_sweep(path: Path, jobs: int, progress: Progress, only: Sequence[str] = ()) -> bool:
     """Runs a sweep and prints its table; whether every run succeeded."""
-    swept = sweep(read_plan(path), progress, jobs)
+    swept = sweep(read_plan(path), progress, jobs, only)
     header, rows = swept.table()
     if rows:
         table(header, rows)

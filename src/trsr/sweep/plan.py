@@ -131,6 +131,28 @@ class Plan:
             )
         return found
 
+    def only(self, names: Sequence[str]) -> list[Planned]:
+        """The runs of the grid that are named, in its order; all of them where none is.
+
+        Args:
+            names: Of variants, with all that the grid and the seeds make of them, or of runs.
+
+        Raises:
+            ConfigError: If a name is none of them, the settings of a run are wrong, or the sweep
+                is a search.
+        """
+        if names and self.file.search is not None:
+            raise ConfigError(f"{self.path}: a search chooses its runs itself; name none of them")
+        runs = self.grid() if self.file.search is None else []
+        called = [{run.name, str(run.settings.get(VARIANT, run.name))} for run in runs]
+        known = list(dict.fromkeys(name for both in called for name in sorted(both)))
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"{self.path}: there is no run or variant {name!r}{near(name, known)}"
+                )
+        return [run for run, own in zip(runs, called, strict=True) if not names or own & {*names}]
+
     def space(self) -> dict[str, list[Any] | Range]:
         """What a search chooses from.
 

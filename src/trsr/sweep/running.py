@@ -28,7 +28,9 @@ TRAINED = STAGE_NAMES[: STAGE_NAMES.index("train") + 1]
 """The stages that come before any test case is asked."""
 
 
-def sweep(plan: Plan, progress: Progress | None = None, jobs: int = 1) -> Swept:
+def sweep(
+    plan: Plan, progress: Progress | None = None, jobs: int = 1, only: Sequence[str] = ()
+) -> Swept:
     """Makes all runs of a sweep, those that are done already left as they are.
 
     Stages with the same settings and inputs are made once and copied, and language models' outputs
@@ -40,10 +42,12 @@ def sweep(plan: Plan, progress: Progress | None = None, jobs: int = 1) -> Swept:
         progress: Told of each run, with what its stages are at.
         jobs: How many runs are made at a time; more than one, each in a process of its own. What
             they come to is the same, but for what the number of threads changes in rounding.
+        only: Names of the variants or runs to make now; empty for all. What others have come to
+            already stands in the table too.
 
     Raises:
-        ConfigError: If the settings of any run are wrong: told before the first one begins; or if a
-            search is to try several settings at a time.
+        ConfigError: If the settings of any run are wrong, or a name is none of them: told before
+            the first one begins; or if a search is to try several settings at a time, or only some.
         StoreError: If another process is at this sweep, or its folder cannot be written.
     """
     progress = progress or Silent()
@@ -52,11 +56,11 @@ def sweep(plan: Plan, progress: Progress | None = None, jobs: int = 1) -> Swept:
             f"{plan.path}: jobs: {jobs} cannot be; a search tries one run at a time, as it goes by "
             "what it has found, and a grid one or more"
         )
-    runs = [] if plan.file.search else plan.grid()
+    asked = plan.only(only)
     with RunDirectory(plan.folder).locked(PLACE):
         try:
             if plan.file.search is None:
-                return _grid(plan, runs, progress, jobs)
+                return _grid(plan, asked, progress, jobs)
             from trsr.sweep.search import search
 
             return search(plan, progress)
@@ -64,18 +68,21 @@ def sweep(plan: Plan, progress: Progress | None = None, jobs: int = 1) -> Swept:
             shutil.rmtree(plan.folder / MAKING, ignore_errors=True)
 
 
-def _grid(plan: Plan, runs: Sequence[Planned], progress: Progress, jobs: int) -> Swept:
+def _grid(plan: Plan, asked: Sequence[Planned], progress: Progress, jobs: int) -> Swept:
+    runs = plan.grid()
     found: dict[str, Outcome] = {}
 
     def swept() -> Swept:
-        return Swept(plan, tuple(found[run.name] for run in runs if run.name in found))
+        done = tuple(found[run.name] for run in runs if run.name in found)
+        return Swept(plan, done, left=tuple(run.name for run in runs if run.name not in known))
 
     def alone(which: Iterable[Planned]) -> Iterator[Outcome]:
         return (make_run(run, plan.folder, STAGE_NAMES, progress, _as_it_is) for run in which)
 
     # runs that were there already say nothing of how long one takes
     there = [run for run in runs if _is_there(run)]
-    left = [run for run in runs if run not in there]
+    left = [run for run in asked if run not in there]
+    known = {run.name for run in (*there, *left)}
     for run, outcome in zip(there, alone(there), strict=True):
         found[run.name] = _tested(run, outcome)
     if there:

@@ -70,11 +70,13 @@ class Swept:
         plan: The sweep.
         outcomes: Its runs, in order.
         best: A search's best settings; None for a grid.
+        left: The runs that were not asked for and are not done.
     """
 
     plan: Plan
     outcomes: tuple[Outcome, ...]
     best: Mapping[str, Any] | None = None
+    left: tuple[str, ...] = ()
 
     @property
     def failed(self) -> tuple[Outcome, ...]:
@@ -109,6 +111,8 @@ class Swept:
             chosen = ", ".join(f"{key} = {_plain(value)}" for key, value in self.best.items())
             found.append(f"best on the validation cases: {chosen}; {self._asked()}")
         found += [f"failed: {one.name}: {one.error}" for one in self.failed]
+        if self.left:
+            found.append(f"not asked for, and not made: {', '.join(self.left)}")
         return found
 
     def _asked(self) -> str:
