@@ -265,6 +265,17 @@ def test_ids_near_each_other_are_a_warning_and_a_finding_where_prompts_show_them
     assert states(folder)["item ids give the target away"] == "finding"
 
 
+def test_a_weak_shortcut_is_told_apart_from_none(monkeypatch, clean: Path) -> None:
+    name = "item ids give the target away"
+    (none,) = [one for one in audit(clean).checks if one.name == name]
+    assert "not shown to differ from chance" in none.seen
+    values = ("distance to the nearest id", 0.584, 0.014)
+    monkeypatch.setattr("trsr.audit.shortcuts._strongest", lambda *_: values)
+    (weak,) = [one for one in audit(clean).checks if one.name == name]
+    assert weak.state == "ok"
+    assert "weak; a warning above 0.6" in weak.seen
+
+
 def test_times_that_tell_the_target_are_a_warning(faulty: Path) -> None:
     cases = pl.read_parquet(faulty / "cases.test.parquet")
     targets = cases["relevant"].list.first().unique()

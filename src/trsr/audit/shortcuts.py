@@ -163,8 +163,10 @@ def _judged(name: str, strongest: tuple[str, float, float | None], shown: bool) 
     if error is None:
         return Check(name, "skipped", "there are too few test queries", numbers)
     seen = f"AUC {auc:.3f} ±{error:.3f} ({feature})"
-    if auc <= STRONG or auc - 0.5 <= 3 * error:
-        return Check(name, "ok", seen, numbers)
+    if auc - 0.5 <= 3 * error:
+        return Check(name, "ok", f"{seen}: not shown to differ from chance", numbers)
+    if auc <= STRONG:
+        return Check(name, "ok", f"{seen}: weak; a warning above {STRONG}", numbers)
     state: State = "finding" if shown else "warning"
     advice = "the prompts show ids" if shown else "any model given it could use it"
     return Check(name, state, f"{seen}: a known shortcut in this data set; {advice}", numbers)
