@@ -13,8 +13,8 @@ from trsr.data import guess
 from trsr.errors import ConfigError
 
 HEAD = """# Written by trsr init; every setting: docs/configuration.md
-# A first run of minutes on two cores. For a real one raise or remove max_history, train_cases and
-# test_cases: without a number all are taken.
+# A first run of minutes on two cores. For a real one raise max_history, train_cases and
+# test_cases: 0 takes all.
 """
 
 REST = """
