@@ -10,6 +10,7 @@ import polars as pl
 
 from trsr.data.cases import SCHEMA
 from trsr.evaluate import evaluate
+from trsr.store.rundir import RunDirectory, StageRecord
 from trsr.types import Case, Item, Query, RankedList, UserHistory
 
 ITEMS = [f"i{n}" for n in range(12)]
@@ -26,7 +27,10 @@ def write_run(
     rename: str = "",
     metrics: tuple[str, ...] = ("ndcg@10", "recall@1"),
 ) -> Path:
-    """Writes a finished run; `skills` is how far each ranker lifts the right item's score."""
+    """Writes a finished run; `skills` is how far each ranker lifts the right item's score.
+
+    Its manifest holds no hash, as a kept run's, so that a test may alter the values.
+    """
     folder.mkdir(parents=True)
     rows, cases = [], []
     skills = skills or {"random": 0.0, "llm": 1.0}
@@ -51,4 +55,5 @@ def write_run(
     (folder / "report.json").write_text(json.dumps(report.to_json()))
     text = f'[run]\nfolder = "{folder.name}"\nseed = {seed}\n{settings}'
     (folder / "config.toml").write_text(text)
+    RunDirectory(folder)._write_manifest({"evaluate": StageRecord({}, {}, {})}, [])
     return folder

@@ -6,7 +6,7 @@ import difflib
 import functools
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -55,10 +55,13 @@ def _added(group: str, _: tuple[str, ...]) -> dict[str, str]:
 
 def near(name: str, names: list[str]) -> str:
     """A hint for a mistyped name: `: did you mean …?`, or the list of what there is."""
+    return like(name, names) or f": there are {', '.join(sorted(names))}"
+
+
+def like(name: str, names: Sequence[str]) -> str:
+    """`: did you mean …?`, for messages that list the names anyway; empty where none is near."""
     close = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
-    if close:
-        return f": did you mean {' or '.join(close)}?"
-    return f": there are {', '.join(sorted(names))}"
+    return f": did you mean {' or '.join(close)}?" if close else ""
 
 
 def optional(module: str, extra: str, what: str) -> Any:

@@ -70,8 +70,9 @@ def test_of_a_single_run_all_rankers_are_compared_with_the_named_one(tmp_path: P
         found = compare([str(one)], baseline=baseline)
         assert found.baseline == "random"
         assert [result.side for result in found.results] == ["random", "llm"]
-    other = compare([str(one)], baseline=str(two))
-    assert [result.side for result in other.results] == ["two", "one"]
+    for baseline in (str(two), f"{two}:llm"):
+        other = compare([str(one)], baseline=baseline)
+        assert [result.side for result in other.results] == ["two:llm", "one:random", "one:llm"]
     with pytest.raises(ConfigError, match="no ranker 'randm': did you mean random"):
         compare([str(one)], baseline="randm")
 
@@ -86,7 +87,8 @@ def test_seeds_are_pooled_where_nothing_else_differs(tmp_path: Path) -> None:
         for n in range(3)
     ]
     found = compare([*bad, *good], seeds=True)
-    assert [(r.side, r.seeds) for r in found.results] == [("bad0", 3), ("good0", 3)]
+    named = [("bad0 and 2 more", 3), ("good0 and 2 more", 3)]
+    assert [(r.side, r.seeds) for r in found.results] == named
     difference = found.results[1].difference
     assert difference is not None
     assert difference.test == "seeds"
@@ -101,17 +103,184 @@ def test_seeds_of_the_training_alone_are_pooled_too(tmp_path: Path) -> None:
         for n in range(2)
     ]
     found = compare(runs, seeds=True)
-    assert [(one.side, one.seeds) for one in found.results] == [("one0", 2)]
+    assert [(one.side, one.seeds) for one in found.results] == [("one0 and 1 more", 2)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "row"),
+    [
+        ("max_history=5,seed=1", "max_history=5,seed=2", "max_history=5"),
+        ("seed=1", "seed=2", "sweep"),
+        ("a,train.seed=1", "a,train.seed=2", "a"),
+    ],
+)
+def test_a_row_of_several_seeds_is_not_named_by_one(
+    tmp_path: Path, one: str, other: str, row: str
+) -> None:
+    rival = write_run(tmp_path / "sweep" / "rival,seed=1", settings="[train]\nrank = 9")
+    runs = [
+        str(write_run(tmp_path / "sweep" / name, seed=n, settings=f"[train]\nseed = {n}"))
+        for n, name in enumerate((one, other), 3)
+    ]
+    found = compare([*runs, str(rival)], seeds=True)
+    assert [(r.side, r.seeds) for r in found.results] == [(row, 2), ("rival,seed=1", 1)]
+
+
+def test_rows_whose_names_would_be_the_same_without_seeds_are_told_apart(tmp_path: Path) -> None:
+    runs = [
+        str(write_run(tmp_path / place / f"a,seed={n}", seed=n, settings=f"[train]\na = {a}"))
+        for place, a, seeds in (("x", 1, (1, 2)), ("y", 2, (3, 4)))
+        for n in seeds
+    ]
+    sides = [one.side for one in compare(runs, seeds=True).results]
+    assert sides == [f"{tmp_path}/x/a,seed=1 and 1 more", f"{tmp_path}/y/a,seed=3 and 1 more"]
 
 
 def test_one_training_does_not_count_as_two_seeds(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one", settings="[train]\nseed = 3")
     copied = tmp_path / "copied"
     shutil.copytree(one, copied)
-    for again in (copied, tmp_path / "." / "sub" / ".." / "one"):
-        (tmp_path / "sub").mkdir(exist_ok=True)
-        with pytest.raises(ConfigError, match="the same settings and seed: they are one training"):
-            compare([str(one), str(again)], seeds=True)
+    with pytest.raises(ConfigError, match="the same settings and seed: they are one training"):
+        compare([str(one), str(copied)], seeds=True)
+
+
+def seed_runs(folder: Path, **made: int) -> list[str]:
+    """Runs of one setting under seeds of their own, each with the lists of the seed it is given."""
+    runs = []
+    for n, (name, seed) in enumerate(made.items(), 1):
+        run = write_run(folder / name, seed=seed, settings=f"[train]\nseed = {n}")
+        records = {
+            "rank": StageRecord({"rank": {}}, {"adapter": str(seed)}, {}),
+            "evaluate": StageRecord({}, {}, {}),
+        }
+        RunDirectory(run)._write_manifest(records, [])
+        text = (run / "config.toml").read_text("utf-8")
+        (run / "config.toml").write_text(text.replace(f"seed = {seed}\n", "seed = 0\n", 1))
+        runs.append(str(run))
+    return runs
+
+
+def test_where_a_seed_changes_nothing_runs_count_as_one(tmp_path: Path) -> None:
+    """As where the rank stage was copied: the ranker was never made twice."""
+    runs = seed_runs(tmp_path, a=5, b=5)
+    rival = str(write_run(tmp_path / "rival", seed=7, settings="[train]\nrank = 9"))
+    found = compare([*runs, rival], seeds=True)
+    assert [(one.side, one.seeds) for one in found.results] == [("a and 1 more", 1), ("rival", 1)]
+    assert found.results[0].seed_sd is None
+    assert any("a and 1 more: 2 runs gave the same" in note for note in found.notes)
+    alone = compare([runs[0], rival], seeds=True).results[1].difference
+    assert found.results[1].difference == alone
+
+
+def test_a_copied_stage_among_other_seeds_is_refused(tmp_path: Path) -> None:
+    runs = seed_runs(tmp_path, a=5, b=6, c=5)
+    with pytest.raises(ConfigError, match="a and .*c|c and .*a"):
+        compare(runs, seeds=True)
+    with pytest.raises(ConfigError, match="one training, and would count as two; leave one"):
+        compare(runs, seeds=True)
+    assert compare(runs[:2], seeds=True).results[0].seeds == 2
+
+
+def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one")
+    (tmp_path / "sub").mkdir()
+    again = tmp_path / "sub" / ".." / "one"
+    for twice in (str(one), str(again), f"{again}:llm"):
+        for seeds in (False, True):
+            with pytest.raises(ConfigError, match="its llm stands twice"):
+                compare([str(one), twice], seeds=seeds)
+    found = compare([str(one)], baseline=f"{again}:random")
+    assert [result.side for result in found.results] == ["random", "llm"]
+
+
+def test_what_is_no_run_directory_is_told_as_what_it_is(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "sweep" / "one")
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    with pytest.raises(StoreError, match="sweep.json: is a file and not a run directory; leave it"):
+        compare([str(one), str(tmp_path / "sweep" / "sweep.json")])
+    with pytest.raises(StoreError, match="sweep: is not a run directory"):
+        compare([str(tmp_path / "sweep")])
+    for empty in ("", " ", ":llm"):
+        with pytest.raises(ConfigError, match="names no run"):
+            compare([str(one), empty])
+
+
+VALUES = "per_query.parquet"
+
+
+def evaluated(folder: Path) -> Path:
+    """A finished run whose manifest holds the hash of its values."""
+    run = write_run(folder)
+    record = StageRecord({}, {}, {VALUES: hash_file(run / VALUES)})
+    RunDirectory(run)._write_manifest({"evaluate": record}, [])
+    return run
+
+
+def test_values_that_evaluate_did_not_write_are_refused(tmp_path: Path) -> None:
+    run = evaluated(tmp_path / "one")
+    assert compare([str(run)]).queries == 40
+    better = pl.read_parquet(run / VALUES).with_columns(pl.lit(1.0).alias("ndcg@10"))
+    better.write_parquet(run / VALUES)
+    said = (
+        r"one/per_query.parquet: is not the file that evaluate wrote.*delete.*trsr evaluate .*one"
+    )
+    with pytest.raises(StaleRunError, match=said):
+        compare([str(run)])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda rows: rows.filter((rows["ranker"] != "llm") | (rows["query"] != "test/u3/3")),
+            r"ranker llm has no value for 1 of 40 queries \(first: test/u3/3\)",
+        ),
+        (lambda rows: pl.concat([rows, rows[:1]]), "ranker random has query test/u0/3 more than"),
+        (
+            lambda rows: rows.with_columns(
+                pl.when(pl.col("query") == "test/u3/3")
+                .then(float("nan"))
+                .otherwise(pl.col("ndcg@10"))
+                .alias("ndcg@10")
+            ),
+            "ranker random has nan for ndcg@10 of query test/u3/3",
+        ),
+        (
+            lambda rows: rows.with_columns(pl.lit(None, pl.Float64).alias("recall@1")),
+            "ranker random has None for recall@1 of query test/u0/3",
+        ),
+        (
+            lambda rows: rows.with_columns(pl.lit("much").alias("recall@1")),
+            "ranker random has much for recall@1 of query test/u0/3",
+        ),
+    ],
+)
+def test_values_that_are_not_whole_are_refused(tmp_path: Path, change, said: str) -> None:
+    run, other = write_run(tmp_path / "one"), write_run(tmp_path / "two", seed=1)
+    change(pl.read_parquet(run / VALUES)).write_parquet(run / VALUES)
+    with pytest.raises(DataError, match=rf"one/per_query.parquet: {said}.*trsr evaluate .*one"):
+        compare([str(run), str(other)])
+
+
+def test_a_run_that_was_stopped_or_whose_manifest_is_gone_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "one")
+    RunDirectory(run)._write_manifest({"evaluate": StageRecord({}, {}, {})}, ["evaluate"])
+    with pytest.raises(StoreError, match="one: evaluate was stopped.*`trsr run .*one` again"):
+        compare([str(run)])
+    RunDirectory(run)._write_manifest({"rank": StageRecord({}, {}, {})}, [])
+    with pytest.raises(StoreError, match="manifest.json does not tell of evaluate"):
+        compare([str(run)])
+    (run / "manifest.json").unlink()
+    with pytest.raises(StoreError, match="one/manifest.json is not there.*`trsr run .*one` again"):
+        compare([str(run)])
+
+
+def test_lists_of_names_are_told_once(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "one")
+    for given, metrics in ((f"{run}:zzz", ()), (str(run), ["zzz"])):
+        with pytest.raises(ConfigError) as told:
+            compare([given], metrics=metrics)
+        assert str(told.value).count("random" if not metrics else "recall@1") == 1
 
 
 def test_another_whole_catalogue_is_refused(tmp_path: Path) -> None:

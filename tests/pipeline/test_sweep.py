@@ -127,7 +127,8 @@ def test_the_table_names_variants(folder):
     swept = sweep(plan_of(folder, VARIANTS))
     header, rows = swept.table()
     assert header[:3] == ["variant", "ranker", "seeds"]
-    assert {(row[0], row[2]) for row in rows} == {("recent-only", "2"), ("recurrent", "2")}
+    # nothing is trained, so that no seed changes anything: they count once
+    assert {(row[0], row[2]) for row in rows} == {("recent-only", "1"), ("recurrent", "1")}
 
 
 def test_equal_stages_are_made_once_and_done_runs_are_left_as_they_are(folder):
@@ -308,10 +309,12 @@ def test_seeds_draw_the_training_alone(tmp_path, small_run):
     assert first.read_bytes() != second.read_bytes()
     header, rows = swept.table()
     assert header[:2] == ["ranker", "seeds"]
-    assert [row[:2] for row in rows] == [[n, "2"] for n in ("random", "popular", "untuned", "llm")]
-    # What does not depend on the training has no spread over its seeds.
-    assert all("(±.000)" in cell for cell in rows[0][2:])
-    assert any("(±.000)" not in cell for cell in rows[3][2:])
+    # What does not depend on the training counts once, and has no spread over its seeds.
+    seeds = {"random": "1", "popular": "1", "untuned": "1", "llm": "2"}
+    assert [row[:2] for row in rows] == [list(one) for one in seeds.items()]
+    assert not any("(±" in cell for cell in rows[0][2:])
+    assert all("(±" in cell for cell in rows[3][2:])
+    assert any("count as one" in note for note in swept.notes())
 
 
 SEARCH = """
@@ -467,7 +470,18 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
         ('base = "base.toml"\n[grid]\nprompts.recent = 3\n', "write a list of values"),
         ('base = "base.toml"\n[grid]\nrun.folder = ["a"]\n', "cannot differ in a sweep"),
         ('base = "base.toml"\n[grid]\nprompts.recnt = [1]\n', "recnt: unknown setting"),
-        ('base = "base.toml"\n[grid]\nprompts.recent = [1, 1]\n', "stands twice"),
+        ('base = "base.toml"\n[grid]\nprompts.recent = [1, 1]\n', "stands twice; a value is"),
+        ('base = "base.toml"\nseeds = [1, 1]\n', "seed=1 stands twice; a value is repeated"),
+        (
+            'base = "base.toml"\n[grid]\nrank.bm25.k1 = [1.0, 1.00000001]\n',
+            r"folder k1=1, to which rank\.bm25\.k1 = 1\.0 and rank\.bm25\.k1 = 1\.00000001 are",
+        ),
+        (
+            VARIANTS.replace("recurrent]", '"recent only"]').replace(
+                "recent-only]", '"recent?only"]'
+            ),
+            "variant = 'recent.only' and variant = 'recent.only' are both shortened",
+        ),
         ('base = "base.toml"\ngrids = 1\n', "grids"),
         (
             VARIANTS + "[grid]\nprompts.recent = [1, 3]\n",
@@ -497,7 +511,16 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
         ("seeds = [1]\n" + GRID.replace("[set]", "[set]\ntrain = 1"), "train.seed another"),
         (VARIANTS.replace("recent-only", '".."'), "cannot be the name of a run's folder"),
         (VARIANTS.replace("recent-only", '"../a"'), "cannot be the name of a run's folder"),
+        (VARIANTS.replace("recent-only", '"sweep.md"'), "'sweep.md' is a file of the sweep's own"),
+        (VARIANTS.replace("recent-only", '"Sweep.json"'), "is a file of the sweep's own"),
+        (VARIANTS.replace("recent-only", '"outputs.sqlite"'), "is a file of the sweep's own"),
+        (VARIANTS.replace("recent-only", '"-v"'), "'-v' would begin with -"),
+        (VARIANTS.replace("recent-only", '"(v)"'), r"'\(v\)' would begin with -"),
         (SEARCH.replace('"auc"', '"auk"'), "there is no metric"),
+        (
+            SEARCH.replace('"untuned"', '"bm25"'),
+            r"bm25 is not among rank\.rankers \(random, popular, untuned\)",
+        ),
         (SEARCH.replace('"untuned"', '"untunned"'), "there is no 'untunned'"),
     ],
 )

@@ -143,7 +143,13 @@ def test_of_a_sweep_what_is_finished_is_kept_and_the_rest_is_told(tmp_path, caps
     finished(swept / "b", 5)
     RunDirectory(swept / "b")._write_manifest({}, ["rank"])
     (swept / "c").mkdir()
-    (swept / "sweep.json").write_text(sweep_record(swept, "a", "b", "c"))
+    for name, text in (("d", "config.toml"), ("d", "error.txt"), ("e", "config.toml")):
+        (swept / name).mkdir(exist_ok=True)
+        (swept / name / text).write_text("")
+    record = json.loads(sweep_record(swept, "a", "b", "c", "d"))
+    record["runs"][3]["error"] = "no case is left:\n  0 users"
+    record["runs"][2]["error"] = ""
+    (swept / "sweep.json").write_text(json.dumps(record))
     words = ["trsr", "keep", str(swept), "--into", str(tmp_path / "kept")]
 
     def command() -> int:
@@ -155,8 +161,14 @@ def test_of_a_sweep_what_is_finished_is_kept_and_the_rest_is_told(tmp_path, caps
     assert command() == 0
     told = capsys.readouterr()
     assert "kept 1 in" in told.out
-    assert "left out 1" in told.out
-    assert "b: rank was stopped" in told.err
+    assert "left out 4" in told.out
+    for why in (
+        "b: rank was stopped",
+        "c: it was not run to its end",
+        "d: it failed: no case is left",
+        "e: it was not run to its end",
+    ):
+        assert why in " ".join(told.err.split())
     assert sorted(path.name for path in (tmp_path / "kept" / "swept").iterdir()) == [
         "a",
         "sweep.json",
@@ -170,6 +182,16 @@ def test_of_a_sweep_what_is_finished_is_kept_and_the_rest_is_told(tmp_path, caps
     before = (tmp_path / "kept/swept/a/per_query.parquet").read_bytes()
     assert command() == 0  # again, in the same place
     assert (tmp_path / "kept/swept/a/per_query.parquet").read_bytes() == before
+
+
+def test_a_run_that_failed_is_told_where_the_sweep_has_no_record(tmp_path):
+    finished(tmp_path / "swept" / "a")
+    failed = tmp_path / "swept" / "fails"
+    failed.mkdir()
+    (failed / "error.txt").write_text("Traceback")
+    left_out = []
+    keep_runs([tmp_path / "swept"], tmp_path / "kept", lambda path, why: left_out.append(why))
+    assert left_out == [f"{failed}: it failed: see {failed / 'error.txt'}"]
 
 
 def test_of_a_whole_sweep_the_table_is_kept_without_its_paths(tmp_path):

@@ -12,7 +12,7 @@ import polars as pl
 
 from trsr.data.settings import DataSettings
 from trsr.errors import DataError
-from trsr.plugins import near
+from trsr.plugins import like
 
 _ITEM = (
     *("item", "itemid", "iid", "movie", "movieid", "filmid", "product", "productid", "asin"),
@@ -100,7 +100,7 @@ def find(names: Sequence[str], role: str, wanted: str, path: Path) -> str | None
         if wanted not in names:
             raise DataError(
                 f"{path}: there is no column {wanted!r} (data.columns.{role})"
-                f"{near(wanted, list(names))}; the columns are {', '.join(names)}"
+                f"{like(wanted, names)}; the columns are {', '.join(names)}"
             )
         return wanted
     by_plain = {plain(name): name for name in reversed(names)}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,8 @@ import polars as pl
 from trsr.errors import ConfigError, DataError
 from trsr.evaluate.metrics import USUAL
 from trsr.evaluate.sides import Side, SidesReport, compare_sides
-from trsr.pipeline.finished import FIXED, FinishedRun
-from trsr.plugins import near
-
-KEPT = "kept"
-"""Marks the report of a kept run: a copy with digests in the place of names."""
+from trsr.pipeline.finished import FIXED, FinishedRun, is_kept
+from trsr.plugins import like
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,11 @@ class Chosen:
 
     run: FinishedRun
     ranker: str
+
+    @property
+    def key(self) -> tuple[Path, str]:
+        """The same for one ranker of one run, however its folder was spelled."""
+        return self.run.folder.resolve(), self.ranker
 
     def column(self, metric: str) -> Any:
         """[queries] the metric, queries in the order of their ids."""
@@ -51,52 +53,88 @@ def compare(
 
     Args:
         runs: Run directories, or `RUN:RANKER`. A run without a ranker stands for `rankers`, else
-            for the ranker that its report is about; a single run stands for all its rankers.
+            for the ranker that its report is about; a run named alone stands for all its rankers,
+            whatever the baseline is.
         rankers: Which rankers of each run that names none.
         metrics: Which metrics; else ndcg@10, or the first that all runs have.
         baseline: What the others are compared with, as in `runs`; of a single run a ranker's name
             is enough; else the first, or a single run's main ranker.
-        seeds: Whether runs that differ only by their seed are pooled.
+        seeds: Whether runs that differ only by their seed are pooled; those in which a ranker gave
+            the same, query by query, count as one.
 
     Raises:
-        ConfigError: If a ranker or a metric is not in a run, nothing is named, or two runs to be
-            pooled have the same seed.
+        ConfigError: If a ranker or a metric is not in a run, nothing is named, something is named
+            twice, or two runs to be pooled are one training.
         StoreError: If a run was not evaluated; StaleRunError, if not since its files changed.
-        DataError: If the runs have other queries, candidates or answers; says which.
+        DataError: If a run's values are not whole, or the runs have other queries, candidates or
+            answers; says which.
     """
     if not runs:
         raise ConfigError("there is nothing to compare: name at least one run")
     opened: dict[Path, FinishedRun] = {}
     named = [_split(text) for text in runs]
     against = _against(baseline, named)
-    lone = len(named) == 1 and (against or named[0])[0] == named[0][0]
+    lone = len(named) == 1
     chosen = [one for name in named for one in _chosen(name, rankers, lone, opened)]
+    _check_twice(chosen)
     base = _base(against, chosen, rankers, lone, opened)
-    every = list({(one.run.folder, one.ranker): one for one in (*chosen, base)}.values())
-    for run in opened.values():
-        run.check_fresh()
+    every = list({one.key: one for one in (*chosen, base)}.values())
     check_comparable([one.run for one in every])
     wanted = _metrics(metrics, every)
     groups = _groups(every, seeds)
-    names = _names(groups, [one.run.folder for one in every])
+    names = _names(groups)
+    pooled = [_apart(group) for group in groups]
     sides = [
         Side(name, {m: np.stack([one.column(m) for one in group]) for m in wanted})
-        for name, group in zip(names, groups, strict=True)
+        for name, group in zip(names, pooled, strict=True)
     ]
     first = next(
         name
         for name, group in zip(names, groups, strict=True)
-        if (base.run.folder, base.ranker) in [(one.run.folder, one.ranker) for one in group]
+        if base.key in [one.key for one in group]
     )
-    return compare_sides(sides, first, base.rows["user"].to_list(), wanted)
+    report = compare_sides(sides, first, base.rows["user"].to_list(), wanted)
+    once = [
+        f"{name}: {len(group)} runs gave the same, query by query, as where a seed does not reach "
+        "this ranker: they count as one"
+        for name, group, one in zip(names, groups, pooled, strict=True)
+        if len(one) < len(group)
+    ]
+    return replace(report, notes=(*report.notes, *once))
 
 
 def _split(text: str) -> tuple[Path, str]:
     """`RUN` or `RUN:RANKER`; a directory whose name holds a colon is a run."""
     head, colon, tail = text.rpartition(":")
-    if colon and not Path(text).is_dir():
-        return Path(head), tail
-    return Path(text), ""
+    if not colon or Path(text).is_dir():
+        head, tail = text, ""
+    if not head.strip():
+        raise ConfigError(
+            f"{text!r} names no run: write RUN or RUN:RANKER, RUN being a run directory such as "
+            "runs/demo"
+        )
+    return Path(head), tail
+
+
+def _open(folder: Path, opened: dict[Path, FinishedRun]) -> FinishedRun:
+    """A run, read and checked once."""
+    place = folder.resolve()
+    if place not in opened:
+        run = FinishedRun(folder)
+        run.check()
+        opened[place] = run
+    return opened[place]
+
+
+def _check_twice(chosen: Sequence[Chosen]) -> None:
+    known: dict[tuple[Path, str], Chosen] = {}
+    for one in chosen:
+        if one.key in known:
+            raise ConfigError(
+                f"{one.run.folder}: its {one.ranker} stands twice, and a run does not differ from "
+                "itself; name it once, and the run or RUN:RANKER that you want beside it"
+            )
+        known[one.key] = one
 
 
 def _chosen(
@@ -106,12 +144,12 @@ def _chosen(
     opened: dict[Path, FinishedRun],
 ) -> Iterator[Chosen]:
     folder, ranker = name
-    run = opened.setdefault(folder, FinishedRun(folder))
+    run = _open(folder, opened)
     asked = [ranker] if ranker else list(rankers) or (run.rankers if lone else [run.main])
-    for one in asked:
+    for one in dict.fromkeys(asked):
         if one not in run.rankers:
             raise ConfigError(
-                f"{folder}: there is no ranker {one!r}{near(one, run.rankers)}; there are "
+                f"{folder}: there is no ranker {one!r}{like(one, run.rankers)}; there are "
                 f"{', '.join(run.rankers)}"
             )
         yield Chosen(run, one)
@@ -151,8 +189,8 @@ def _metrics(wanted: Sequence[str], chosen: Sequence[Chosen]) -> list[str]:
         if name not in shared:
             where = f"{lacking[0]} has no metric" if lacking else "there is no metric"
             raise ConfigError(
-                f"{where} {name!r}; all runs have {', '.join(shared)}; add it to "
-                f"evaluate.metrics and give `trsr evaluate`{near(name, shared)}"
+                f"{where} {name!r}{like(name, shared)}; all runs have {', '.join(shared)}; to add "
+                "one, name it in evaluate.metrics and give `trsr evaluate`"
             )
     if not shared:
         raise ConfigError("the runs have no metric in common; set the same evaluate.metrics")
@@ -163,7 +201,7 @@ def _groups(every: Sequence[Chosen], seeds: bool) -> list[list[Chosen]]:
     """Rankers of runs that differ only by seed together, where that is asked for."""
     groups: dict[object, list[Chosen]] = {}
     for one in every:
-        key = (one.run.kind if seeds else one.run.folder, one.ranker)
+        key = (one.run.kind, one.ranker) if seeds else one.key
         group = groups.setdefault(key, [])
         twin = next((other for other in group if other.run.seeds == one.run.seeds), None)
         if twin is not None:
@@ -175,20 +213,67 @@ def _groups(every: Sequence[Chosen], seeds: bool) -> list[list[Chosen]]:
     return list(groups.values())
 
 
-def _names(groups: Sequence[Sequence[Chosen]], folders: Iterable[Path]) -> list[str]:
+def _apart(group: Sequence[Chosen]) -> Sequence[Chosen]:
+    """Of runs to be pooled those that count: one where all gave the same.
+
+    Raises:
+        ConfigError: If some, but not all, are copies of one making.
+    """
+    same = [one for one in group[1:] if _equal(group[0], one)]
+    if len(same) == len(group) - 1:
+        return group[:1]
+    for place, one in enumerate(group):
+        for other in group[:place]:
+            if one.run.made and one.run.made == other.run.made and _equal(one, other):
+                raise ConfigError(
+                    f"{one.run.folder} and {other.run.folder} rank by {one.ranker} from the same "
+                    "settings and files: they are one training, and would count as two; leave one "
+                    "of them out"
+                )
+    return group
+
+
+def _equal(one: Chosen, other: Chosen) -> bool:
+    ours, theirs = one.rows, other.rows
+    shared = [name for name in ours.columns if name not in FIXED and name in theirs.columns]
+    return ours.select(shared).equals(theirs.select(shared))
+
+
+def _names(groups: Sequence[Sequence[Chosen]]) -> list[str]:
     """As short as tells them apart."""
-    known = set(folders)
-    short = {path.resolve().name for path in known}
-    apart = len(short) == len(known)
-
-    def run_name(one: Chosen) -> str:
-        return one.run.folder.resolve().name if apart else str(one.run.folder)
-
-    if len(known) == 1:
+    folders = {one.run.folder.resolve() for group in groups for one in group}
+    if len(folders) == 1:
         return [group[0].ranker for group in groups]
-    if len({group[0].ranker for group in groups}) == 1:
-        return [run_name(group[0]) for group in groups]
-    return [f"{run_name(group[0])}:{group[0].ranker}" for group in groups]
+    apart = len({path.name for path in folders}) == len(folders)
+    named = [
+        _run_name([one.run.folder.resolve() if apart else one.run.folder for one in group], apart)
+        for group in groups
+    ]
+    rankers = [group[0].ranker for group in groups]
+    if len(set(zip(named, rankers, strict=True))) < len(groups):
+        named = [_first_of([str(one.run.folder) for one in group]) for group in groups]
+    if len(set(rankers)) == 1:
+        return named
+    return [f"{name}:{ranker}" for name, ranker in zip(named, rankers, strict=True)]
+
+
+_SEED = re.compile(r"(?:(?<=/)|^|,)(?:\w+\.)?seed=\d+")
+"""What tells a sweep's runs of several seeds apart."""
+
+
+def _run_name(folders: Sequence[Path], apart: bool) -> str:
+    """A run's name; of runs that are pooled without their seeds, where a sweep named them."""
+    names = [path.name if apart else str(path) for path in folders]
+    if len(names) == 1:
+        return names[0]
+    short = {_SEED.sub("", name).lstrip(",").rstrip("/") for name in names}
+    if short == {""}:
+        short = {path.parent.name for path in folders}
+    return short.pop() if len(short) == 1 else _first_of(names)
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def check_comparable(runs: Sequence[FinishedRun]) -> None:
@@ -238,14 +323,6 @@ def _check_queries(first: FinishedRun, other: FinishedRun) -> None:
         f"{other.folder} has other queries than {first.folder}: of its {len(ours):,} it "
         f"{' and '.join(said)}. {_HINT}"
     )
-
-
-def is_kept(folder: Path) -> bool:
-    """Whether a folder holds a kept run."""
-    try:
-        return bool(json.loads((folder / "report.json").read_text("utf-8")).get(KEPT))
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _unlike(

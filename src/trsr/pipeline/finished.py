@@ -13,14 +13,18 @@ from typing import Any
 import polars as pl
 
 from trsr.data.cases import MET
-from trsr.errors import StaleRunError, StoreError
+from trsr.errors import DataError, StaleRunError, StoreError
 from trsr.settings import digest
-from trsr.store.rundir import RunDirectory
+from trsr.store.rundir import MANIFEST, RunDirectory
 
 CASES = "cases.test.parquet"
 VALUES = "per_query.parquet"
 FIXED = ("ranker", "query", "user", "history", "candidates", "tied", "missing")
 """The columns of `per_query.parquet` that are no metric."""
+
+REPORT = "report.json"
+KEPT = "kept"
+"""Marks the report of a kept run: a copy with digests in the place of names."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class FinishedRun:
         table = _read(self.folder / VALUES, ("ranker",))
         if table.height:
             return table["ranker"].unique(maintain_order=True).to_list()
-        path = self.folder / "report.json"
+        path = self.folder / REPORT
         try:
             return list(json.loads(path.read_text("utf-8"))["rankers"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -66,8 +70,8 @@ class FinishedRun:
         cases = _read(self.folder / CASES, columns)
         if set(cases["query"]) != set(self.values["query"]):
             raise StaleRunError(
-                f"{self.folder}: {VALUES} is not of the queries of {CASES}; give `trsr run` with "
-                "the run's own settings"
+                f"{self.folder}: {VALUES} is not of the queries of {CASES}; give "
+                f"`trsr run {self.folder}`"
             )
         if MET in cases.columns:
             cases = cases.with_columns(candidates=self._all_but(cases[MET]))
@@ -104,24 +108,126 @@ class FinishedRun:
             raise StoreError(f"{path}: the run's settings cannot be read ({error})") from error
         return found
 
-    def check_fresh(self) -> None:
-        """Refuses values that were computed from other files than are there now.
+    @cached_property
+    def made(self) -> str:
+        """The same for runs with one making of the rankings, such as copied ones; else empty."""
+        record = RunDirectory(self.folder).records().get("rank")
+        known = record is not None and record.settings and record.parents
+        return digest([record.settings, record.parents]) if record and known else ""
+
+    def check(self) -> None:
+        """Refuses values that are not whole, or not what the run's files gave.
 
         Raises:
-            StaleRunError: Naming the files.
+            StoreError: If the run is not finished; StaleRunError, if its files changed since.
+            DataError: If a ranker lacks a query, or has a value that is no number.
         """
+        self._check_files()
+        self._check_values()
+
+    def _check_files(self) -> None:
+        need_folder(self.folder)
         run = RunDirectory(self.folder)
-        record = run.records().get("evaluate")
+        stopped, records = run.unfinished(), run.records()
+        if stopped:
+            raise StoreError(
+                f"{self.folder}: {', '.join(stopped)} was stopped before its end; give "
+                f"`trsr run {self.folder}` again"
+            )
+        if not (self.folder / VALUES).is_file():
+            raise StoreError(_lacking(self.folder, VALUES))
+        record = records.get("evaluate")
         if record is None:
-            return
+            if is_kept(self.folder):
+                return
+            why = "does not tell of evaluate" if records else "is not there"
+            raise StoreError(
+                f"{self.folder / MANIFEST} {why}, so nobody knows what {VALUES} was computed from; "
+                f"give `trsr run {self.folder}` again"
+            )
         names = [name for name in (CASES, "rankings.parquet") if name in record.parents]
-        now = run.hashes(names)
+        now = run.hashes([*names, VALUES])
         changed = [name for name in names if now.get(name) != record.parents[name]]
         if changed:
             raise StaleRunError(
                 f"{self.folder}: {', '.join(changed)} changed since it was evaluated; give "
-                "`trsr evaluate` with the run's settings first"
+                f"`trsr evaluate {self.folder}` first"
             )
+        if record.files.get(VALUES, now[VALUES]) != now[VALUES]:
+            raise StaleRunError(
+                f"{self.folder / VALUES}: is not the file that evaluate wrote (its SHA-256 is not "
+                f"that of {MANIFEST}); {self._again}"
+            )
+
+    def _check_values(self) -> None:
+        path, asked = self.folder / VALUES, self.asked["query"]
+        metrics = [name for name in self.values.columns if name not in FIXED]
+        for (ranker,), rows in self.values.group_by("ranker", maintain_order=True):
+            lacking = asked.filter(~asked.is_in(rows["query"].to_list()))
+            if len(lacking):
+                raise DataError(
+                    f"{path}: ranker {ranker} has no value for {len(lacking):,} of {len(asked):,} "
+                    f"queries (first: {lacking[0]}); {self._again}"
+                )
+            twice = rows["query"].filter(rows["query"].is_duplicated())
+            if len(twice):
+                raise DataError(
+                    f"{path}: ranker {ranker} has query {twice[0]} more than once; {self._again}"
+                )
+            for name in metrics:
+                wrong = rows.filter(~_finite(rows[name]))
+                if wrong.height:
+                    query, value = wrong.select("query", name).row(0)
+                    raise DataError(
+                        f"{path}: ranker {ranker} has {value} for {name} of query {query}, which "
+                        f"is no number; {self._again}"
+                    )
+
+    @property
+    def _again(self) -> str:
+        """What makes the values anew."""
+        if is_kept(self.folder):
+            return "it is a kept copy: keep its run again with `trsr keep`"
+        # evaluate leaves a file alone that can be read
+        return f"delete the file, and give `trsr evaluate {self.folder}`"
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a folder holds a kept run."""
+    try:
+        return bool(json.loads((folder / REPORT).read_text("utf-8")).get(KEPT))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def need_folder(folder: Path) -> None:
+    """Refuses what is no folder.
+
+    Raises:
+        StoreError: Saying what it is.
+    """
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise StoreError(f"{folder}: is a file and not a run directory; leave it out")
+    raise StoreError(f"{folder}: there is no such run directory")
+
+
+def _lacking(folder: Path, name: str) -> str:
+    """What to say of a file that is not there."""
+    if (folder / "config.toml").is_file() or (folder / MANIFEST).is_file():
+        return f"{folder / name}: there is no such file; give `trsr run {folder}` first"
+    return (
+        f"{folder}: is not a run directory, as there is no {name} in it; name one that `trsr run` "
+        "or `trsr sweep` made"
+    )
+
+
+def _finite(values: pl.Series) -> pl.Series:
+    """Which values are numbers."""
+    if not values.dtype.is_numeric():
+        return pl.Series([False] * len(values), dtype=pl.Boolean)
+    return values.is_finite().fill_null(value=False)
 
 
 _FREE = ("run", "evaluate")
@@ -129,10 +235,9 @@ _FREE = ("run", "evaluate")
 
 
 def _read(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    if not path.parent.is_dir():
-        raise StoreError(f"{path.parent}: there is no such run directory")
+    need_folder(path.parent)
     if not path.is_file():
-        raise StoreError(f"{path}: there is no such file; give `trsr run` for this run first")
+        raise StoreError(_lacking(path.parent, path.name))
     try:
         frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:

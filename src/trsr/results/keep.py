@@ -21,12 +21,11 @@ import tomli_w
 
 from trsr.bench.page import without_paths
 from trsr.errors import StoreError, TrsrError
-from trsr.pipeline.compare import KEPT, is_kept
-from trsr.pipeline.finished import CASES, VALUES
+from trsr.pipeline.finished import CASES, KEPT, REPORT, VALUES, is_kept
 from trsr.results.runs import Run, open_run
 from trsr.store.rundir import MANIFEST, StageRecord, explained, write_atomic
 
-SWEEP, SWEEP_PAGE, REPORT = "sweep.json", "sweep.md", "report.json"
+SWEEP, SWEEP_PAGE, ERROR = "sweep.json", "sweep.md", "error.txt"
 INTO = "--into"
 
 DIGITS = 16
@@ -43,7 +42,7 @@ def keep_runs(
 
     Args:
         folders: Run directories, or folders of them such as a sweep's; of the latter, runs that
-            are not finished are told of and left out.
+            are not finished, or failed before a stage was done, are told of and left out.
         into: The folder for the copies, each under its run's name; a sweep's below its own. A copy
             that is there is written anew.
         tell: Is told each run that is left out, and why.
@@ -65,6 +64,8 @@ def keep_runs(
             kept.append(_keep(open_run(folder), target))
             continue
         names = []
+        for path, why in _failed(folder, runs).items():
+            tell(path, why)
         for path in runs:
             try:
                 kept.append(_keep(open_run(path), target / path.name))
@@ -93,6 +94,29 @@ def _runs_in(folder: Path) -> list[Path]:
     if not found:
         raise StoreError(f"{folder}: there is no run in it; name a run, or a sweep's folder")
     return found
+
+
+def _failed(folder: Path, runs: Sequence[Path]) -> dict[Path, str]:
+    """Of a folder of runs those of which there are no files to keep, and why."""
+    try:
+        value = json.loads((folder / SWEEP).read_text("utf-8"))
+        told = {folder / str(one["name"]): str(one.get("error", "")) for one in value["runs"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        told = {}  # there is none, or it is told of when it is to be kept
+    begun = [path for path in sorted(folder.iterdir()) if _is_begun(path)]
+    found = {}
+    for path in dict.fromkeys((*begun, *told)):
+        if path in runs:
+            continue
+        error = " ".join(told.get(path, "").partition("\n")[0].split()).rstrip(":")
+        if not error and (path / ERROR).is_file():
+            error = f"see {path / ERROR}"
+        found[path] = f"{path}: {f'it failed: {error}' if error else 'it was not run to its end'}"
+    return found
+
+
+def _is_begun(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (ERROR, "config.toml"))
 
 
 def _is_run(folder: Path) -> bool:

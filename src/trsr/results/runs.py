@@ -119,13 +119,11 @@ def open_run(folder: Path) -> Run:
     Raises:
         StoreError: If it is missing, not finished, or has no query; StaleRunError, if its files
             changed since it was evaluated.
+        DataError: If its values are not whole.
     """
     finished = FinishedRun(folder)
-    finished.check_fresh()
+    finished.check()
     directory = RunDirectory(folder)
-    stopped = directory.unfinished()
-    if stopped:
-        raise StoreError(f"{folder}: {', '.join(stopped)} was stopped; give `trsr run` again")
     if not finished.rankers or not len(finished.asked):
         raise StoreError(f"{folder}: it has no query, so there is nothing to show")
     return Run(

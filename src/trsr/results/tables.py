@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from trsr.evaluate.sides import Side, SidesReport, compare_sides
 from trsr.evaluate.table import NOTHING, decimals, p_value, share, signed, span
 from trsr.pipeline import STAGE_NAMES
 from trsr.pipeline.finished import FIXED
-from trsr.plugins import near
+from trsr.plugins import like
 from trsr.results.runs import Run, Variant, folder_names
 
 Table = tuple[list[str], list[list[str]]]
@@ -83,8 +83,9 @@ def metrics_of(runs: Sequence[Run], wanted: Sequence[str]) -> list[str]:
     for name in wanted:
         if name not in shared:
             raise ConfigError(
-                f"not all runs have the metric {name!r}; they have {', '.join(shared)}; add it to "
-                f"evaluate.metrics and give `trsr evaluate`{near(name, shared)}"
+                f"not all runs have the metric {name!r}{like(name, shared)}; they have "
+                f"{', '.join(shared)}; to add one, name it in evaluate.metrics and give "
+                "`trsr evaluate`"
             )
     if not shared:
         raise ConfigError("the runs have no metric in common; set the same evaluate.metrics")
@@ -148,8 +149,7 @@ def main_table(rows: Sequence[Row], metrics: Sequence[str], chance: Mapping[str,
     """All rows side by side, the best of each metric in bold, and chance."""
     found = {(row.name, name): row.estimate(name) for row in rows for name in metrics}
     best = {
-        name: max(one.mean or 0.0 for (_, of), (one, _) in found.items() if of == name)
-        for name in metrics
+        name: _best(one for (_, of), (one, _) in found.items() if of == name) for name in metrics
     }
     more = _columns(rows)
     header = ["", *metrics, *more]
@@ -166,6 +166,10 @@ def main_table(rows: Sequence[Row], metrics: Sequence[str], chance: Mapping[str,
     ]
     lines.append(["chance", *(decimals(chance.get(name)) for name in metrics), *("" for _ in more)])
     return header, lines
+
+
+def _best(each: Iterable[Estimate]) -> float | None:
+    return max((one.mean for one in each if one.mean is not None), default=None)
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
@@ -210,7 +214,7 @@ def compared(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> Side
     chosen = baseline or main
     if chosen not in names:
         raise ConfigError(
-            f"baseline: there is no row {chosen!r}{near(chosen, names)}; there are "
+            f"baseline: there is no row {chosen!r}{like(chosen, names)}; there are "
             f"{'; '.join(names)}"
         )
     there = list(rows[0].values)

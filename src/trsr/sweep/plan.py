@@ -8,17 +8,19 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from trsr.config import Config, find_config, load_config, read_toml, sweep_recipes
+from trsr.config import Config, find_config, load_config, read_toml
 from trsr.errors import ConfigError
 from trsr.evaluate import parse_metric
 from trsr.plugins import near
 from trsr.rank.settings import RANKERS, TRAINED
-from trsr.settings import Settings, digest
+from trsr.settings import digest
+from trsr.sweep.file import SweepFile, beside, find_sweep
 from trsr.sweep.space import Range, read_choice
 
 DRAWS = 20
@@ -33,43 +35,13 @@ VARIANT = "variant"
 _APART = frozenset({"run.folder", "run.outputs"})
 """Settings that the sweep itself gives its runs."""
 
+_STORE = "outputs.sqlite"
 
-class SweepOptions(Settings):
-    """Where the runs lie, and what a seed is the seed of."""
+_FILES = frozenset({"sweep.md", "sweep.json", *(_STORE + end for end in ("", "-wal", "-shm"))})
+"""What lies beside the runs' folders, which none may be named like."""
 
-    folder: str = Field("", description="the folder of the runs; left out: runs/NAME, from here")
-    seed: Literal["train.seed", "run.seed"] = Field(
-        "train.seed",
-        description="train.seed: seeds draw the training alone, so that runs share data and "
-        "summaries and are compared query by query; run.seed: they draw everything",
-    )
-
-
-class SearchOptions(Settings):
-    """A search by Optuna; it sees validation cases only."""
-
-    space: dict[str, Any] = Field(
-        description="section.key = [values], or {low, high, step, log} for a range"
-    )
-    trials: int = Field(20, ge=1, description="settings that are tried")
-    metric: str = Field("ndcg@10", description="what is made high on the validation cases")
-    ranker: str = Field("llm", description="the ranker whose metric it is")
-    seed: int = Field(0, ge=0, description="of the search's own draws")
-
-
-class SweepFile(Settings):
-    """A sweep's file."""
-
-    base: str = Field(description="the configuration that all runs start from")
-    seeds: tuple[int, ...] = Field((), description="each run is made once with each")
-    sweep: SweepOptions = Field(SweepOptions(), description="where the runs lie")
-    set: dict[str, Any] = Field(default_factory=dict, description="settings of all runs")
-    variants: dict[str, dict[str, Any]] = Field(
-        default_factory=dict,
-        description="name = settings: each is run, with each of the grid where there is one",
-    )
-    grid: dict[str, Any] = Field(default_factory=dict, description="section.key = [values]")
-    search: SearchOptions | None = Field(None, description="instead of a grid")
+MOST_NAMES = 12
+"""Names that a message lists; where there are more, `--dry-run` does."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +95,11 @@ class Plan:
             for chosen in itertools.product(*values.values())
             for run in self.runs(dict(zip(values, chosen, strict=True)))
         ]
-        names = [run.name for run in found]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise ConfigError(
-                f"{self.path}: the run {twice.pop()} stands twice; a value is repeated"
-            )
+        named: dict[str, Planned] = {}
+        for run in found:
+            other = named.setdefault(run.name, run)
+            if other is not run:
+                raise ConfigError(f"{self.path}: {_twice(other, run)}")
         return found
 
     def only(self, names: Sequence[str]) -> list[Planned]:
@@ -149,7 +120,7 @@ class Plan:
         for name in names:
             if name not in known:
                 raise ConfigError(
-                    f"{self.path}: there is no run or variant {name!r}{near(name, known)}"
+                    f"{self.path}: there is no run or variant {name!r}{_meant(name, known)}"
                 )
         return [run for run, own in zip(runs, called, strict=True) if not names or own & {*names}]
 
@@ -185,6 +156,12 @@ class Plan:
                 "trained: name llm in rank.rankers and set train.epochs above 0, or search by "
                 "another ranker, such as untuned"
             )
+        if ranker not in config.rank.rankers:
+            raise ConfigError(
+                f"{self.path}: search.ranker: {ranker} is not among rank.rankers "
+                f"({', '.join(config.rank.rankers)}), so the best run would not test it: name it "
+                "there in [set], or search by one of them"
+            )
         return runs
 
     def runs(self, settings: Mapping[str, Any]) -> list[Planned]:
@@ -202,7 +179,7 @@ class Plan:
         own_seed = {} if seed is None else {str(self.file.sweep.seed): seed}
         name = run_name({**settings, **own_seed})
         every |= {**own_seed, "run.folder": str(self.folder / name)}
-        every.setdefault("run.outputs", str(self.folder / "outputs.sqlite"))
+        every.setdefault("run.outputs", str(self.folder / _STORE))
         try:
             changes = nested(every)
             config = load_config(
@@ -219,7 +196,7 @@ def read_plan(path: Path | str) -> Plan:
     Raises:
         ConfigError: If the file or the settings of a run are wrong.
     """
-    path = _found(Path(path))
+    path = find_sweep(Path(path))
     try:
         file = SweepFile.model_validate(read_toml(path))
     except ValidationError as error:
@@ -230,7 +207,7 @@ def read_plan(path: Path | str) -> Plan:
     folder = path.parent / Path(file.sweep.folder).expanduser()
     if not file.sweep.folder:
         folder = Path("runs", path.stem)
-    base = find_config(_beside(path, file.base))
+    base = find_config(beside(path, file.base))
     plan = Plan(
         path,
         base,
@@ -273,6 +250,16 @@ def _check_variants(plan: Plan) -> None:
                 f"{plan.path}: variants: {name!r} cannot be the name of a run's folder; name it "
                 "without / and \\, and without a point at the front"
             )
+        if run_name({VARIANT: name}).startswith("-"):
+            raise ConfigError(
+                f"{plan.path}: variants: the folder of {name!r} would begin with -, which commands "
+                "take for an option; begin its name with a letter or a digit"
+            )
+        if run_name({VARIANT: name}).casefold() in _FILES:
+            raise ConfigError(
+                f"{plan.path}: variants: {name!r} is a file of the sweep's own beside the folders "
+                "of its runs; choose another name"
+            )
         own = set(flat(settings, leaves=False))
         for key in sorted({*_APART, plan.file.sweep.seed} & own):
             raise ConfigError(f"{plan.path}: variants.{name}: {key} is the sweep's own")
@@ -301,19 +288,31 @@ def _check_space(plan: Plan) -> None:
                     raise
 
 
-def _found(path: Path) -> Path:
-    if path.is_file():
-        return Path(os.path.abspath(path))
-    known = sweep_recipes()
-    if path.stem in known and path.parent.name in ("", "recipes"):
-        return known[path.stem]
-    raise ConfigError(f"there is no sweep file {path}{near(path.stem, list(known))}")
+def _twice(first: Planned, second: Planned) -> str:
+    """Why two runs have one name."""
+    if first.settings == second.settings and first.seed == second.seed:
+        return f"the run {first.name} stands twice; a value is repeated"
+    told = [
+        ", ".join(f"{key} = {value!r}" for key, value in one.items() if value != other.get(key))
+        for one, other in (
+            (first.settings, second.settings),
+            (second.settings, first.settings),
+        )
+    ]
+    return (
+        f"two runs would have the folder {first.name}, to which {' and '.join(told)} are both "
+        "shortened; write them as [variants] with names of their own"
+    )
 
 
-def _beside(path: Path, base: str) -> Path:
-    """The base beside the sweep's file, else as it is named: a recipe, or from here."""
-    beside = path.parent / Path(base).expanduser()
-    return beside if beside.is_file() else Path(base)
+def _meant(name: str, known: Sequence[str]) -> str:
+    """A hint for a name that is none: what holds it, else what is near."""
+    within = [one for one in known if name and name.casefold() in one.casefold()]
+    if within:
+        return f": did you mean {' or '.join(within[:3])}?"
+    if len(known) > MOST_NAMES and not get_close_matches(name, known, n=1):
+        return "; --dry-run lists what there is"
+    return near(name, list(known))
 
 
 def flat(table: Mapping[str, Any], prefix: str = "", leaves: bool = True) -> dict[str, Any]:

@@ -16,13 +16,17 @@ from trsr.pipeline import STAGE_NAMES, is_finished, run_stage, stage_key
 from trsr.progress import Progress, Silent
 from trsr.store.rundir import RunDirectory
 from trsr.sweep.plan import Plan, Planned
-from trsr.sweep.table import PLACE, Outcome, Swept, read_report
+from trsr.sweep.read import answers, cases_digest, foreign, read_report
+from trsr.sweep.table import PLACE, Outcome, Swept
 
 ERROR = "error.txt"
 """In a failed run's folder: the whole trace."""
 
 MAKING = ".making"
 """In the sweep's folder while it goes on: a lock for each stage that a run is making."""
+
+AHEAD = ".ahead-"
+"""Begins the folders, beside the runs while a search goes on, of data prepared to be looked at."""
 
 TRAINED = STAGE_NAMES[: STAGE_NAMES.index("train") + 1]
 """The stages that come before any test case is asked."""
@@ -65,7 +69,8 @@ def sweep(
 
             return search(plan, progress)
         finally:
-            shutil.rmtree(plan.folder / MAKING, ignore_errors=True)
+            for path in (plan.folder / MAKING, *plan.folder.glob(f"{AHEAD}*")):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _grid(plan: Plan, asked: Sequence[Planned], progress: Progress, jobs: int) -> Swept:
@@ -77,14 +82,14 @@ def _grid(plan: Plan, asked: Sequence[Planned], progress: Progress, jobs: int) -
         return Swept(plan, done, left=tuple(run.name for run in runs if run.name not in known))
 
     def alone(which: Iterable[Planned]) -> Iterator[Outcome]:
-        return (make_run(run, plan.folder, STAGE_NAMES, progress, _as_it_is) for run in which)
+        return (make_run(run, plan.folder, STAGE_NAMES, progress, as_it_is) for run in which)
 
     # runs that were there already say nothing of how long one takes
     there = [run for run in runs if _is_there(run)]
     left = [run for run in asked if run not in there]
     known = {run.name for run in (*there, *left)}
     for run, outcome in zip(there, alone(there), strict=True):
-        found[run.name] = _tested(run, outcome)
+        found[run.name] = tested(run, outcome)
     if there:
         swept().write()
     progress.begin(len(left), "runs")
@@ -96,7 +101,7 @@ def _grid(plan: Plan, asked: Sequence[Planned], progress: Progress, jobs: int) -
 
         making = make_side_by_side(plan, left, jobs, progress)
     for outcome in making:
-        found[outcome.name] = _tested(named[outcome.name], outcome)
+        found[outcome.name] = tested(named[outcome.name], outcome)
         swept().write()
         progress.advance(1, outcome.name)
     return swept()
@@ -104,19 +109,30 @@ def _grid(plan: Plan, asked: Sequence[Planned], progress: Progress, jobs: int) -
 
 def _is_there(run: Planned) -> bool:
     try:
-        return is_finished(run.config)
+        return is_finished(run.config) and not foreign(run.config.run.folder)
     except TrsrError:  # told when it is made
         return False
 
 
-def _as_it_is(run: Planned, outcome: Outcome) -> Outcome:
+def as_it_is(run: Planned, outcome: Outcome) -> Outcome:
+    """The outcome, with nothing added."""
     return outcome
 
 
-def _tested(run: Planned, outcome: Outcome) -> Outcome:
+def tested(run: Planned, outcome: Outcome) -> Outcome:
+    """The outcome with what its run came to on the test cases; failed where that cannot be read."""
     if outcome.error:
         return outcome
-    return dataclasses.replace(outcome, rankers=read_report(run.config.run.folder))
+    folder = run.config.run.folder
+    try:
+        return dataclasses.replace(
+            outcome,
+            rankers=read_report(folder),
+            cases=cases_digest(folder, "test"),
+            answers=answers(folder),
+        )
+    except StoreError as error:
+        return failed(dataclasses.replace(outcome, error=str(error)), folder)
 
 
 def make_run(
@@ -140,6 +156,9 @@ def make_run(
     outcome = Outcome(run.name, run.settings, run.seed)
     try:
         taken = []
+        if "evaluate" in stages:
+            for path in foreign(own):  # made again, as one that is cut off
+                path.unlink()
         for stage in stages:
             inner = _Inner(progress, f"{run.name}: {stage}")
             with _alone(run, stage, folder, progress):

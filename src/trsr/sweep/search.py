@@ -20,9 +20,10 @@ from trsr.recommender import Recommender
 from trsr.settings import digest
 from trsr.store.rundir import RunDirectory, write_atomic
 from trsr.sweep.plan import Plan, Planned, run_name
-from trsr.sweep.running import TRAINED, failed, make_run
+from trsr.sweep.running import TRAINED, failed, make_run, tested
+from trsr.sweep.same_cases import SameCases
 from trsr.sweep.space import Range
-from trsr.sweep.table import Outcome, Swept, read_report
+from trsr.sweep.table import Outcome, Swept
 from trsr.types import Query, RankedList
 
 if TYPE_CHECKING:
@@ -39,19 +40,21 @@ def search(plan: Plan, progress: Progress) -> Swept:
     killed asks for the same trials again and finds them done.
 
     Raises:
-        ConfigError: If Optuna is not installed.
+        ConfigError: If Optuna is not installed, or settings change the validation cases.
     """
     options = plan.file.search
     if options is None:
         raise ConfigError(f"{plan.path}: there is no [search]")
     study = _study(options.seed)
     progress.begin(options.trials + 1, "trials")
+    cases = SameCases(plan, progress)
+    cases.look_ahead()
     outcomes: dict[str, Outcome] = {}
     tried: list[tuple[float, dict[str, Any]]] = []
     for _ in range(options.trials):
         trial = study.ask()
         settings = {key: _suggested(trial, key, one) for key, one in plan.space().items()}
-        found = _tried(plan, settings, progress)
+        found = _tried(plan, settings, progress, cases)
         outcomes |= {one.name: one for one in found}
         value = _objective(found)
         if value is None:
@@ -93,13 +96,19 @@ def _suggested(trial: Trial, key: str, space: Sequence[Any] | Range) -> Any:
     return trial.suggest_float(key, space.low, space.high, step=space.step, log=space.log)
 
 
-def _tried(plan: Plan, settings: Mapping[str, Any], progress: Progress) -> list[Outcome]:
+def _tried(
+    plan: Plan, settings: Mapping[str, Any], progress: Progress, cases: SameCases
+) -> list[Outcome]:
     try:
         runs = plan.trial(settings)
     except ConfigError as error:  # values that contradict each other; other trials may do
         name = run_name(settings)
         return [failed(Outcome(name, settings, None, error=str(error)), plan.folder / name)]
-    return [_validated(run, plan, progress) for run in runs]
+    prepared = [cases.prepared(run) for run in runs]  # of all seeds, before anything dear
+    return [
+        one if one.error else _validated(run, plan, progress)
+        for run, one in zip(runs, prepared, strict=True)
+    ]
 
 
 def _validated(run: Planned, plan: Plan, progress: Progress) -> Outcome:
@@ -184,11 +193,8 @@ def _tested(
     found = dict(outcomes)
 
     def finish(run: Planned, outcome: Outcome) -> Outcome:
-        return dataclasses.replace(
-            outcome,
-            rankers=read_report(run.config.run.folder),
-            validation=outcomes[run.name].validation,
-        )
+        known = outcomes[run.name].validation
+        return dataclasses.replace(tested(run, outcome), validation=known)
 
     for run in plan.runs(best):
         found[run.name] = make_run(run, plan.folder, STAGE_NAMES, progress, finish)

@@ -6,19 +6,16 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from trsr.evaluate.report import Estimate
 from trsr.evaluate.table import decimals, number
 from trsr.store.rundir import explained, write_atomic
-from trsr.sweep.plan import Plan, short_keys
+from trsr.sweep.plan import Plan, label, short_keys
+from trsr.sweep.read import REPORT
 
 PLACE = "sweep.folder"
 """Names the folder of a sweep's runs."""
-
-REPORT = "report.json"
-"""In a run's folder: what it came to on the test cases."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,8 @@ class Outcome:
         rankers: ranker → metric → estimate on the test queries; empty where they were not asked.
         validation: A search's metric on the validation cases.
         taken: The stages that were copied from other runs.
+        cases: A digest of the test cases that it answered; empty where it was not asked.
+        answers: ranker → a digest of its metrics by query; the same where nothing drew it anew.
     """
 
     name: str
@@ -42,6 +41,8 @@ class Outcome:
     rankers: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     validation: Estimate | None = None
     taken: tuple[str, ...] = ()
+    cases: str = ""
+    answers: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -59,6 +60,7 @@ class Outcome:
             if self.validation is None
             else {"mean": self.validation.mean, "se": self.validation.se},
             "taken": list(self.taken),
+            "cases": self.cases,
         }
 
 
@@ -89,19 +91,22 @@ class Swept:
         metrics = list(
             dict.fromkeys(m for o in self.outcomes for one in o.rankers.values() for m in one)
         )
-        searched = [self.plan.file.search.metric] if self.plan.file.search else []
-        header = [*short_keys(keys), "ranker", "seeds", *(f"valid {m}" for m in searched), *metrics]
+        search = self.plan.file.search
+        valid = [f"valid {search.metric}"] if search else []
+        header = [*short_keys(keys), "ranker", "seeds", *valid, *metrics]
         rows = []
         for group in self._groups():
             told = [_plain(group[0].settings.get(key, "")) for key in keys]
-            valid = [_over_seeds([one.validation for one in group])] if searched else []
             rankers = list(dict.fromkeys(name for one in group for name in one.rankers))
-            for ranker in rankers or [
-                self.plan.file.search.ranker if self.plan.file.search else ""
-            ]:
-                shown = [one for one in group if ranker in one.rankers]
+            for ranker in rankers or [search.ranker if search else ""]:
+                shown = _drawn([one for one in group if ranker in one.rankers], ranker)
+                measured: list[str] = []
+                seeds = len(shown)
+                if search:  # the figure is that of the searched ranker alone
+                    own = _unlike([o.validation for o in group if ranker == search.ranker])
+                    measured, seeds = [_over_seeds(own)], seeds or len(own)
                 cells = [_over_seeds([o.rankers[ranker].get(m) for o in shown]) for m in metrics]
-                rows.append([*told, ranker, str(len(shown) or len(group)), *valid, *cells])
+                rows.append([*told, ranker, str(seeds), *measured, *cells])
         return header, rows
 
     def notes(self) -> list[str]:
@@ -110,9 +115,42 @@ class Swept:
         if self.best is not None:
             chosen = ", ".join(f"{key} = {_plain(value)}" for key, value in self.best.items())
             found.append(f"best on the validation cases: {chosen}; {self._asked()}")
+        found += [*self._once(), *self._apart()]
         found += [f"failed: {one.name}: {one.error}" for one in self.failed]
         if self.left:
             found.append(f"not asked for, and not made: {', '.join(self.left)}")
+        return found
+
+    def _once(self) -> list[str]:
+        """That not all seeds are counted, where it is so."""
+        for group in self._groups():
+            for ranker in {name for one in group for name in one.rankers}:
+                having = [one for one in group if ranker in one.rankers]
+                if len(_drawn(having, ranker)) < len(having):
+                    return ["seeds that changed nothing for a ranker count as one"]
+        return []
+
+    def _apart(self) -> list[str]:
+        """Which rows and seeds answered other test cases."""
+        rows: dict[tuple[str, ...], list[str]] = {}
+        for group in self._groups():
+            cases = tuple(sorted({one.cases for one in group if one.cases}))
+            if cases:
+                rows.setdefault(cases, []).append(label(group[0].settings) or "this run")
+        first, *others = rows.values() or [[]]
+        found = []
+        if others:
+            across = " (nor those parted by | with each other)" if len(others) > 1 else ""
+            found.append(
+                f"other test cases than {first[0]} has, so these do not compare with it{across}: "
+                f"{' | '.join(map('; '.join, others))}"
+            )
+        redrawn = [name for cases, names in rows.items() if len(cases) > 1 for name in names]
+        if redrawn:
+            found.append(
+                "each seed has test cases of its own, so the means are over draws of cases too: "
+                f"{'; '.join(redrawn)}"
+            )
         return found
 
     def _asked(self) -> str:
@@ -158,17 +196,22 @@ class Swept:
         return list(found.values())
 
 
-def read_report(folder: Path) -> dict[str, dict[str, Estimate]]:
-    """Each ranker → metric → estimate of a run's report."""
-    value = json.loads((folder / REPORT).read_text("utf-8"))
-    return {
-        ranker: {m: Estimate(one["mean"], one["se"]) for m, one in scores["metrics"].items()}
-        for ranker, scores in value["rankers"].items()
-    }
+def _drawn(having: Sequence[Outcome], ranker: str) -> list[Outcome]:
+    """A setting's runs with a ranker; one, where all answered every query alike.
+
+    Then no seed draws it, or all have one training, as where one run's was copied.
+    """
+    found = {(one.cases, one.answers.get(ranker, one.name)) for one in having}
+    return list(having[:1] if len(found) == 1 else having)
+
+
+def _unlike(found: Sequence[Estimate | None]) -> list[Estimate | None]:
+    """The seeds' figures; one, where all are the same."""
+    return list(found[:1] if len(set(found)) == 1 else found)
 
 
 def _over_seeds(found: Sequence[Estimate | None]) -> str:
-    """The mean over seeds, its error over queries (the mean one: the queries are the same)."""
+    """The mean over seeds, and the mean of their errors over queries."""
     there = [one for one in found if one is not None and one.mean is not None]
     means = [one.mean for one in there if one.mean is not None]
     if not means:

@@ -1,0 +1,72 @@
+"""A sweep's file, as it is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from trsr.config import sweep_recipes
+from trsr.errors import ConfigError
+from trsr.plugins import near
+from trsr.settings import Settings
+
+
+class SweepOptions(Settings):
+    """Where the runs lie, and what a seed is the seed of."""
+
+    folder: str = Field("", description="the folder of the runs; left out: runs/NAME, from here")
+    seed: Literal["train.seed", "run.seed"] = Field(
+        "train.seed",
+        description="train.seed: seeds draw the training alone, so that runs share data and "
+        "summaries and are compared query by query; run.seed: they draw everything",
+    )
+
+
+class SearchOptions(Settings):
+    """A search by Optuna; it sees validation cases only."""
+
+    space: dict[str, Any] = Field(
+        description="section.key = [values], or {low, high, step, log} for a range"
+    )
+    trials: int = Field(20, ge=1, description="settings that are tried")
+    metric: str = Field("ndcg@10", description="what is made high on the validation cases")
+    ranker: str = Field("llm", description="the ranker whose metric it is")
+    seed: int = Field(0, ge=0, description="of the search's own draws")
+
+
+class SweepFile(Settings):
+    """A sweep's file."""
+
+    base: str = Field(description="the configuration that all runs start from")
+    seeds: tuple[int, ...] = Field((), description="each run is made once with each")
+    sweep: SweepOptions = Field(SweepOptions(), description="where the runs lie")
+    set: dict[str, Any] = Field(default_factory=dict, description="settings of all runs")
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="name = settings: each is run, with each of the grid where there is one",
+    )
+    grid: dict[str, Any] = Field(default_factory=dict, description="section.key = [values]")
+    search: SearchOptions | None = Field(None, description="instead of a grid")
+
+
+def find_sweep(path: Path) -> Path:
+    """A sweep's file, or the one of a sweep that comes with trsr.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if path.is_file():
+        return Path(os.path.abspath(path))
+    known = sweep_recipes()
+    if path.stem in known and path.parent.name in ("", "recipes"):
+        return known[path.stem]
+    raise ConfigError(f"there is no sweep file {path}{near(path.stem, list(known))}")
+
+
+def beside(path: Path, base: str) -> Path:
+    """The base beside the sweep's file, else as it is named: a recipe, or from here."""
+    beside = path.parent / Path(base).expanduser()
+    return beside if beside.is_file() else Path(base)
