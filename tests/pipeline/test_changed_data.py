@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
+import polars as pl
 import pytest
 from pipeline_data import write_data
 
 from trsr.config import load_config
-from trsr.pipeline import run_stage
+from trsr.errors import StaleRunError
+from trsr.pipeline import run, run_stage
 from trsr.pipeline.stair import fingerprint
 from trsr.sweep import read_plan, sweep
 
@@ -69,7 +72,33 @@ def test_changed_data_is_prepared_again_where_both_files_have_one_name(folder, c
     path.write_text(path.read_text().replace("u0,", "u99,").replace("hinge", "door hinge"))
     again = run_stage(config, "prepare")
     role = {"clicks": "interactions", "items": "items"}[changed]
-    assert f"source files.{role}:data.csv" in again.why
+    assert f"source files.{role}:data.csv: another size or time of change" in again.why
+
+
+def test_a_finished_run_is_evaluated_again_whatever_became_of_its_source(folder):
+    words = [f"run.folder={folder / 'run'}"]
+    list(run(load_config(folder / "base.toml", words)))
+    os.utime(folder / "clicks" / "data.csv", ns=(7, 7))
+    config = load_config(folder / "base.toml", [*words, 'evaluate.metrics=["auc"]'])
+    with pytest.raises(StaleRunError, match="data.csv: another size or time of change"):
+        run_stage(config, "rank")
+    assert run_stage(config, "evaluate").made
+    assert pl.read_parquet(folder / "run" / "per_query.parquet")["auc"].len()
+    before = (folder / "run" / "per_query.parquet").read_bytes()
+    # a whole run reads the source anew, and says why
+    assert next(iter(run(config))).made
+    assert (folder / "run" / "per_query.parquet").read_bytes() == before
+
+
+def test_the_report_tells_of_no_model_that_was_not_asked(folder):
+    words = [f"run.folder={folder / 'run'}", 'rank.rankers=["random", "popular"]']
+    list(run(load_config(folder / "base.toml", words)))
+    text = (folder / "run" / "report.md").read_text("utf-8")
+    assert "no language model was asked" in text
+    page = (folder / "run" / "report.html").read_text("utf-8")
+    assert "none summaries" not in text + page
+    # the users that it shows have the lists of the ranker that the report is about
+    assert set(re.findall(r"Candidates, as (\w+) ranked them", page)) == {"popular"}
 
 
 def test_a_sweep_over_files_of_one_name_prepares_each(folder):

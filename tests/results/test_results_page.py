@@ -282,7 +282,7 @@ def test_a_metric_that_is_named_twice_is_one(tmp_path):
     write_run(tmp_path / "runs" / "a", settings=DATA)
     twice = {"metrics": ["recall@1"] * 2, "compare": ["recall@1", "ndcg@10", "recall@1"]}
     text = page_of(tmp_path, section(["a"], **twice), tmp_path / "runs")
-    main_table, differences = tables(text)
+    main_table, differences, *_ = tables(text)
     assert main_table[0].count("recall@1") == 1
     assert [row[1] for row in differences[1:]] == ["recall@1", "ndcg@10"]
     assert "Holm's correction for the 2 comparisons" in text
@@ -325,7 +325,8 @@ def test_stages_of_runs_without_other_settings_are_told_under_their_folders(tmp_
         folder = tmp_path / "runs" / name / "base"
         settings = f'{DATA}[rank]\nrankers = ["{ranker}"]'
         write_run(folder, skills={ranker: 1.0}, settings=settings)
-        RunDirectory(folder)._write_manifest({"rank": StageRecord({}, {}, {}, {"seconds": 1})}, [])
+        record = StageRecord({}, {}, {}, {"seconds": 1})
+        RunDirectory(folder)._write_manifest({"rank": record, "evaluate": record}, [])
     text = page_of(tmp_path, section(["one/base", "two/base"]), tmp_path / "runs")
     assert [row[0] for row in tables(text)[2]] == ["", "one/base", "two/base"]
 
@@ -403,7 +404,7 @@ def test_runs_that_are_not_finished_are_all_named_or_left_out_with_their_number(
         page_of(tmp_path, text, runs)
     assert "4 of 5 runs cannot be shown" in str(told.value)
     for words in (
-        "begun/per_query.parquet: there is no such file; give `trsr run`",
+        "begun: is not a run directory",
         "stale: cases.test.parquet changed since it was evaluated",
         "half: rank was stopped",
         "nowhere: there is no such run directory",

@@ -44,6 +44,20 @@ GAMMA = 0.1
 SUFFIX = "~full"
 """Ends the names of corrected metrics in `per_query.parquet`."""
 
+
+def corrected_note(metrics: Iterable[str]) -> str:
+    """What to know of those among the metrics that are corrected; empty where none is."""
+    names = [name for name in metrics if name.endswith(SUFFIX)]
+    if not names:
+        return ""
+    which = f"metrics that end in {SUFFIX}: estimates" if names[1:] else f"{names[0]}: an estimate"
+    return (
+        f"{which} over the whole catalogue from the ranks among sampled candidates (Krichene and "
+        "Rendle, KDD 2020), and no ranking of it: values of single queries, and means, may be "
+        "negative or above 1, and standard errors and intervals do not hold the bias"
+    )
+
+
 _CELLS = 4_000_000  # entries of A held at a time
 
 

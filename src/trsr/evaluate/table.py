@@ -83,11 +83,12 @@ def number(estimate: Estimate) -> str:
 
 
 def decimals(value: float | None, places: int = 3) -> str:
-    """`.460`: no digit before the point below 1, as the field's tables have it."""
+    """`.460`, `−.011`: no digit before the point below 1, as the field's tables have it."""
     if value is None:
         return NOTHING
-    text = f"{value:.{places}f}"
-    return text[1:] if text.startswith("0.") else text
+    text = f"{abs(value):.{places}f}"
+    sign = "−" if value < 0 and float(text) else ""
+    return sign + (text[1:] if text.startswith("0.") else text)
 
 
 def share(value: float | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from trsr.config import Config
 from trsr.data.cases import OPEN_FORMAT
 from trsr.pipeline.prior import prior_settings
-from trsr.pipeline.stair import fingerprint
+from trsr.pipeline.stair import SOURCE, fingerprint
 from trsr.prompts import load_domain
 from trsr.rank.settings import JUDGES, TOLD
 
@@ -32,7 +32,7 @@ def data_settings(config: Config) -> dict[str, Any]:
     apart |= set() if config.data.train_candidates else {"train_candidates"}
     data = config.data.model_dump(mode="json", exclude=apart)
     files = fingerprint({"interactions": config.data.interactions, "items": config.data.items})
-    own = {"data": data, "source files": files, "run": {"seed": data_seed(config)}}
+    own = {"data": data, SOURCE: files, "run": {"seed": data_seed(config)}}
     return own | ({"format of cases": OPEN_FORMAT} if config.data.candidates == "full" else {})
 
 

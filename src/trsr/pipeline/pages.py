@@ -31,6 +31,7 @@ from trsr.rank.settings import JUDGES
 from trsr.settings import derive_seed
 from trsr.store.outputs import OutputStore
 from trsr.store.rundir import StageRecord
+from trsr.summarize.settings import SILENT
 from trsr.types import Case, Item, Query, RankedList, Summary
 
 EXAMPLES = 10
@@ -38,8 +39,6 @@ SHOWN = 50
 """Candidates shown of each example: full-catalogue lists are long."""
 READ = 5000
 """Test cases whose summaries are read, drawn by lot."""
-PREFERRED = ("llm", "untuned")
-"""Whose lists the examples show, the first that there is."""
 
 
 def write_pages(
@@ -74,10 +73,7 @@ def write_pages(
         values["first_stage"] = dict(first_stage)
     (job.out / "report.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), "utf-8")
     report.per_query.write_parquet(job.out / "per_query.parquet")
-    title = job.run.folder.name
-    whose = " of other users" if config.prompts.summary_of == "another" else ""
-    strategy = f"{config.summarize.strategy} summaries{whose}"
-    subtitle = f"{config.model.name}, {strategy}, {_told(config)}"
+    title, subtitle = job.run.folder.name, _subtitle(config, rankings)
     text = markdown(
         report,
         title=title,
@@ -104,9 +100,21 @@ def write_pages(
         costs=costs,
         costs_note="" if costs else UNRECORDED,
         summaries=told,
-        examples=list(_examples(job, dataset, summaries, rankings)),
+        examples=list(_examples(job, dataset, summaries, report.main, rankings[report.main])),
     )
     write_html(report, job.out / "report.html", page)
+
+
+def _subtitle(config: Config, rankings: Iterable[str]) -> str:
+    """What ranked, summarized and was told; no model that nothing asked."""
+    strategy = config.summarize.strategy
+    whose = " of other users" if config.prompts.summary_of == "another" else ""
+    if JUDGES & {*config.rank.used, *rankings}:
+        return f"{config.model.name}, {strategy} summaries{whose}, {_told(config)}"
+    if strategy == "none":
+        return "no language model was asked"
+    wrote = "" if strategy in SILENT else f" by {config.summarizer.name}"
+    return f"{strategy} summaries{wrote}, which no ranker is told"
 
 
 def _told(config: Config) -> str:
@@ -238,12 +246,11 @@ def _examples(
     job: Job,
     dataset: Dataset,
     summaries: Mapping[str, Summary],
-    rankings: Mapping[str, Rankings],
+    name: str,
+    ranked_lists: Rankings,
 ) -> Iterator[ShownUser]:
-    """The first test users as they came, with the main judge's ranking."""
-    judge = next((name for name in PREFERRED if name in rankings), None)
-    name = judge or next(iter(rankings))
-    lists = {ranked.query: ranked for ranked in islice(rankings[name], EXAMPLES)}
+    """The first test users as they came, with the lists of the ranker that the report is about."""
+    lists = {ranked.query: ranked for ranked in islice(ranked_lists, EXAMPLES)}
     told = told_summaries(job.config, dataset, "test", summaries)
     for case in islice(dataset.cases("test"), EXAMPLES):
         own, summary = summaries.get(case.query.id), told.get(case.query.id)
@@ -254,7 +261,7 @@ def _examples(
             case.query.history.user,
             list(_blocks(job, case.query, own)),
             summary.text if summary else "",
-            list(_candidates(case.query, ranked, case.relevant, judge is not None)),
+            list(_candidates(case.query, ranked, case.relevant, name in JUDGES)),
             name,
             anothers=job.config.prompts.summary_of == "another",
         )

@@ -28,7 +28,7 @@ from trsr.pipeline.full import PROPOSALS, first_stage_report, full_notes
 from trsr.pipeline.pages import watched, write_pages
 from trsr.pipeline.prior import prior_reads, training_prior
 from trsr.pipeline.ranking import rank_candidates
-from trsr.pipeline.stair import Job, Stage
+from trsr.pipeline.stair import SOURCE, Job, Stage
 from trsr.pipeline.told import told_cases
 from trsr.prompts import PromptWriter
 from trsr.rank import YesNoRanker, rank_what_fits, read_rankings
@@ -202,5 +202,6 @@ STAGES = (
         ("report.json",),
         evaluate_settings,
         _evaluate,
+        unread=(SOURCE,),
     ),
 )

@@ -25,6 +25,9 @@ PACKAGES = (
     *("scipy", "bm25s", "sentence-transformers"),
 )
 
+SOURCE = "source files"
+"""The key of the data's files among the settings of the stage that reads them."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -53,6 +56,7 @@ class Stage:
         name: The command line's verb.
         reads: The files of earlier stages that it reads; those that do not exist are left out.
         reads_more: Further ones that it reads with some settings only.
+        unread: Settings of earlier stages that do not matter to it: it reads what these made.
         writes: The files that it writes.
         settings: The settings that its output depends on, as plain values.
         work: Does it; returns counts for the manifest.
@@ -64,6 +68,7 @@ class Stage:
     settings: Callable[[Config], dict[str, Any]]
     work: Callable[[Job], dict[str, Any]]
     reads_more: Callable[[Config], tuple[str, ...]] = lambda config: ()
+    unread: tuple[str, ...] = ()
 
     def parents(self, config: Config, run: RunDirectory) -> dict[str, str]:
         """The hashes of the files that it reads, as they are now."""
@@ -103,7 +108,7 @@ def advance(
     """
     stage = next(one for one in stages if one.name == name)
     earlier = list(itertools.takewhile(lambda one: one.name != name, stages))
-    refuse_stale(earlier, config, run, name)
+    refuse_stale(earlier, config, run, name, stage.unread)
     why = reason(stage, config, run)
     if not why:
         return Outcome(name, False, "up to date", run.records()[name].info)
@@ -147,8 +152,14 @@ def _taken(stage: Stage, run: RunDirectory, donor: RunDirectory, why: str) -> Ou
     return Outcome(stage.name, True, why, info)
 
 
-def refuse_stale(stages: Sequence[Stage], config: Config, run: RunDirectory, name: str) -> None:
-    """Refuses to build on stages that are missing or made with other settings.
+def refuse_stale(
+    stages: Sequence[Stage],
+    config: Config,
+    run: RunDirectory,
+    name: str,
+    unread: Sequence[str] = (),
+) -> None:
+    """Refuses to build on stages that are missing or made with other settings, `unread` apart.
 
     A stage without a record whose files are there was made elsewhere, and is taken as it is.
 
@@ -157,7 +168,7 @@ def refuse_stale(stages: Sequence[Stage], config: Config, run: RunDirectory, nam
     """
     stale = []
     for stage in stages:
-        why = reason(stage, config, run)
+        why = reason(stage, config, run, unread)
         if why and not _made_elsewhere(stage, run):
             stale.append(f"{stage.name} ({why})")
     if stale:
@@ -167,12 +178,16 @@ def refuse_stale(stages: Sequence[Stage], config: Config, run: RunDirectory, nam
         )
 
 
-def reason(stage: Stage, config: Config, run: RunDirectory) -> str:
-    """Why a stage must be made (again); empty when what it made still holds."""
+def reason(stage: Stage, config: Config, run: RunDirectory, unread: Sequence[str] = ()) -> str:
+    """Why a stage must be made (again), `unread` settings apart; empty when it still holds."""
     record = run.records().get(stage.name)
     if record is None:
         return "not made yet"
-    changed = differences(record.settings, _as_stored(stage.settings(config)))
+    before, after = (
+        {key: one for key, one in settings.items() if key not in unread}
+        for settings in (record.settings, _as_stored(stage.settings(config)))
+    )
+    changed = differences(before, after)
     if changed:
         return f"settings changed: {'; '.join(changed)}"
     now = stage.parents(config, run)
@@ -203,6 +218,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             found += differences(before, after, f"{prefix}{key}.")
+        elif before != after and prefix == f"{SOURCE}.":
+            what = "gone" if after is None else "another size or time of change"
+            found.append(f"{prefix}{key}: {what if before is not None else 'new'}")
         elif before != after:
             found.append(f"{prefix}{key}: {_short(before)} → {_short(after)}")
     return found

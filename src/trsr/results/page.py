@@ -11,6 +11,7 @@ import jinja2
 
 from trsr.bench.page import without_paths
 from trsr.errors import ConfigError, DataError, StoreError
+from trsr.evaluate.correction import corrected_note
 from trsr.evaluate.sides import SidesReport
 from trsr.pipeline.compare import check_comparable
 from trsr.results.file import END, MARK, TOP, Plan, Section
@@ -222,7 +223,7 @@ def _tables(section: Section, found: Sequence[Variant], metrics: Sequence[str]) 
     return {
         "facts": [*_facts(section, runs, report)],
         "tables": [
-            _told("", main_table(rows, metrics, chance), _legend(rows, report)),
+            _told("", main_table(rows, metrics, chance), _legend(rows, report, metrics)),
             *([_told(_how(report), difference_table(report), "")] if len(rows) > 1 else []),
             *([_told(*group_table(rows, report, bins))] if bins else []),
             *([_told("What each stage took:", stages, _stage_notes(stages))] if stages[1] else []),
@@ -270,7 +271,7 @@ def _machine(run: Run, said: str) -> str:
     return f"{run.made['on']}, {run.made['gpu'] or 'no GPU'}"
 
 
-def _legend(rows: Sequence[Any], report: SidesReport) -> str:
+def _legend(rows: Sequence[Any], report: SidesReport, metrics: Sequence[str]) -> str:
     queries = "query" if report.queries == 1 else "queries"
     words = [f"±: one standard error over {report.queries:,} {queries}"]
     if any(row.estimate(name)[1] is not None for row in rows for name in row.values):
@@ -278,6 +279,8 @@ def _legend(rows: Sequence[Any], report: SidesReport) -> str:
     if len(rows) > 1:
         words.append("bold: highest mean, no claim of significance")
     words.append("tied: queries in which a right item has a wrong one's score")
+    corrected = corrected_note(metrics)
+    words += [corrected] if corrected else []
     return "; ".join(words) + "."
 
 
