@@ -182,6 +182,17 @@ def test_rows_without_ids_or_time_are_counted(bench: Any) -> None:
     assert "no line has a user" in refused(bench, empty)
 
 
+def test_ids_that_cleaning_makes_equal_are_counted(bench: Any) -> None:
+    rows = [*CLICKS, *(("u\x012 ", f"i{k}", k) for k in range(5))]
+    report, _ = bench.prepare(interactions=bench.clicks(rows), items=bench.goods(30))
+    assert "users_merged" not in report.counts  # cleaned, and nobody else's
+    rows += [("u2", f"i{k}", k + 5.5) for k in range(5, 9)]
+    report, dataset = bench.prepare(interactions=bench.clicks(rows), items=bench.goods(30))
+    assert report.counts["users_merged"] == 1
+    assert any("user ids taken for another's" in line for line in report.lines())
+    assert set(dataset.interactions["user"]) == {"u1", "u2"}
+
+
 def test_unknown_items_are_counted_and_many_refused(bench: Any) -> None:
     rows = [*CLICKS, *(("u2", f"i{k}", k) for k in range(15)), ("u2", "ghost", 99)]
     report, dataset = bench.prepare(interactions=bench.clicks(rows), items=bench.goods(40))

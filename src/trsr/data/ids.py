@@ -49,6 +49,13 @@ def id_text(column: pl.Series) -> pl.Series:
     return frame["id"].alias(column.name)
 
 
+def merged(column: pl.Series, ids: pl.Series) -> int:
+    """How many ids of a column `id_text` made equal to others: by spaces, or as 1 and 1.0."""
+    if column.dtype != pl.String or not (column != ids).any():
+        return 0
+    return column.filter(ids.is_not_null()).n_unique() - ids.drop_nulls().n_unique()
+
+
 def _all_whole(ids: pl.Series) -> bool:
     """Whether all ids are whole numbers and some are written like 3.0."""
     pattern = r"^-?\d+(\.0+)?$"

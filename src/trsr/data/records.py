@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from trsr.data import files
-from trsr.data.ids import finite, id_text, seconds
+from trsr.data.ids import finite, id_text, merged, seconds
 from trsr.data.report import Tally
 from trsr.data.settings import DataSettings
 from trsr.data.source import Source
@@ -117,6 +117,9 @@ def _typed(
     """Ids as text, time and rating as float64, part as its number; rows without them left out."""
     path = source.interactions_path
     columns = [id_text(frame["user"]).alias("user"), id_text(frame["item"]).alias("item")]
+    for ids in columns:
+        if found := merged(frame[ids.name], ids):
+            tally.add(f"{ids.name}s_merged", found)
     if "time" in frame.columns:
         columns.append(seconds(frame["time"], path).alias("time"))
     if settings.min_rating is not None:

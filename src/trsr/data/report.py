@@ -9,6 +9,8 @@ LABELS: dict[str, str] = {
     "interactions_read": "interactions read",
     "rows_without_ids": "left out: rows without a user or an item",
     "rows_without_time": "left out: rows without a time",
+    "users_merged": "user ids taken for another's: alike but for spaces, control characters or .0",
+    "items_merged": "item ids taken for another's: alike but for spaces, control characters or .0",
     "duplicates": "left out: the same user, item and time again",
     "unknown_items": "left out: interactions with an item that the items' file does not have",
     "below_min_rating": "left out: rated below min_rating, or not rated",
