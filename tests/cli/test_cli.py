@@ -115,6 +115,14 @@ def test_check_tells_counts_and_runs_nothing(folder):
     assert not (folder / "runs").exists()
 
 
+def test_check_names_no_model_that_is_not_asked(folder):
+    cheap = ('rank.rankers=["random"]', "summarize.strategy=none", "model.name=big")
+    assert "model for ranking: none" in trsr("check", "mine.toml", *cheap, cwd=folder).stdout
+    asked = trsr("check", "mine.toml", 'rank.rankers=["untuned"]', *cheap[1:], cwd=folder).stdout
+    assert "model for ranking: big" in asked
+    assert "model for summaries: none" in asked
+
+
 def test_mistakes_of_the_settings_end_with_two_and_are_told_together(folder):
     wrong = trsr("run", "mine.toml", "train.epoch=2", "data.spilt=rows", cwd=folder, code=2)
     assert "did you mean epochs" in wrong.stderr

@@ -33,12 +33,17 @@ def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
 
 
 def _installed(config: Config) -> Iterator[str]:
-    """Whether the packages that the backends need are there."""
+    """Whether the packages that what is asked needs are there, and which models are asked."""
     from importlib.util import find_spec
 
+    from trsr.rank.settings import JUDGES
+    from trsr.summarize.settings import SILENT
+
+    ranking = [config.model] if JUDGES & set(config.rank.used) else []
+    writing = [] if config.summarize.strategy in SILENT else [config.summarizer]
     needs = {"transformers": "local", "openvino": "openvino", "openai": "openai"}
     modules = {"transformers": "torch", "openvino": "openvino_genai", "openai": "openai"}
-    for backend in sorted({config.model.backend, config.summarizer.backend} & set(needs)):
+    for backend in sorted({one.backend for one in (*ranking, *writing)} & set(needs)):
         if find_spec(modules[backend]) is None:
             raise ConfigError(
                 f"the backend {backend} is not installed: pip install 'trsr[{needs[backend]}]'"
@@ -55,7 +60,9 @@ def _installed(config: Config) -> Iterator[str]:
         if find_spec(libraries[ranker]) is None:
             extra = extras.get(libraries[ranker], "baselines")
             raise ConfigError(f"the ranker {ranker} is not installed: pip install 'trsr[{extra}]'")
-    yield f"model: {config.model.name} through {config.model.backend}"
+    for kind, models in (("ranking", ranking), ("summaries", writing)):
+        asked = [f"{one.name} through {one.backend}" for one in models] or ["none is asked"]
+        yield f"model for {kind}: {asked[0]}"
 
 
 def parts(kind: str) -> Iterator[str]:
