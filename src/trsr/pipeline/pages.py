@@ -110,7 +110,8 @@ def _subtitle(config: Config, rankings: Iterable[str]) -> str:
     strategy = config.summarize.strategy
     whose = " of other users" if config.prompts.summary_of == "another" else ""
     if JUDGES & {*config.rank.used, *rankings}:
-        return f"{config.model.name}, {strategy} summaries{whose}, {_told(config)}"
+        kind = "no" if strategy == "none" else strategy
+        return f"{config.model.name}, {kind} summaries{whose}, {_told(config)}"
     if strategy == "none":
         return "no language model was asked"
     wrote = "" if strategy in SILENT else f" by {config.summarizer.name}"
