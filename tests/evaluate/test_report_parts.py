@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trsr.evaluate import Report, evaluate
+from trsr.evaluate import Page, Report, evaluate
 from trsr.evaluate.calibration import calibrate
-from trsr.evaluate.correction import correct
+from trsr.evaluate.correction import Corrected, correct
 from trsr.evaluate.groups import history_groups
+from trsr.evaluate.html import render
+from trsr.evaluate.length_chart import length_chart
+from trsr.evaluate.report import Estimate
 from trsr.evaluate.texts import latex, markdown
 from trsr.types import Case, Interaction, Item, Query, RankedList, UserHistory
 
@@ -65,6 +68,50 @@ def test_set_bins_begin_where_they_say() -> None:
     groups = history_groups(report([3, 4, 5, 9, 10, 50]), [5, 10])
     assert [group.name for group in groups] == ["3 to 4", "5 to 9", "10 to 50"]
     assert history_groups(report([])) == []
+
+
+def test_the_page_draws_each_metric_by_length_of_history_and_tells_the_numbers() -> None:
+    shown = report(list(range(1, 41)))
+    groups = history_groups(shown)
+    text = render(shown, Page(groups=groups))
+    assert text.count('class="course main"') == text.count('class="course"') == 2  # two metrics
+    assert 'href="#lengths"' in text
+    assert ">21 to 30</td>" in text
+    assert "llm: 1.000 of 1 to 10" in text
+    assert 'id="lengths"' not in render(shown, Page())
+    chart = length_chart(shown, "mrr@4", groups)
+    assert chart is not None
+    *_, main = chart.courses
+    assert main.main
+    assert main.ranker == shown.main
+    assert [tick.text for tick in chart.x_ticks] == [group.name for group in groups]
+    assert [x for x, *_ in main.dots] == [tick.at for tick in chart.x_ticks]
+    other, *_ = chart.courses
+    assert (other.dots[0][1] < main.dots[0][1]) == (shown.main == "random")  # y grows downwards
+    assert length_chart(shown, "mrr@4", groups[:1]) is None
+
+
+@pytest.mark.parametrize("count", [1, 3, 25])
+def test_names_beside_the_courses_do_not_hide_each_other(count: int) -> None:
+    shown = report([1, 2, 3, 4] * 4, tuple(f"ranker{n}" for n in range(count)))
+    chart = length_chart(shown, "recall@1", history_groups(shown))
+    assert chart is not None
+    lines = sorted(one.label_y for one in chart.courses)
+    assert len(lines) == count
+    assert all(after - before >= 14.9 for before, after in itertools.pairwise(lines))
+    assert lines[0] > 0
+    assert lines[-1] <= chart.base + 5
+
+
+def test_the_page_shows_estimates_over_the_whole_catalogue() -> None:
+    shown = report([1, 2, 3])
+    found = Corrected(100, 3, 0.1, {"llm": {"recall@1": Estimate(-0.25, 0.01)}}, "An estimate.")
+    text = render(shown, Page(corrected=found))
+    assert "An estimate." in text
+    assert "−.250 ±.010" in text
+    without = render(shown, Page(corrected=Corrected(100, 0, 0.1, {}, "Not possible.")))
+    assert "Not possible." in without
+    assert "Table of estimates" not in without
 
 
 def test_calibration_by_hand() -> None:

@@ -12,6 +12,7 @@ import jinja2
 from trsr.evaluate.charts import calibration_chart, dot_chart, line_chart
 from trsr.evaluate.cost_chart import brief_count, brief_seconds, seconds_chart, tokens_chart
 from trsr.evaluate.costs import RankerCost
+from trsr.evaluate.length_chart import length_chart
 from trsr.evaluate.metrics import USUAL, parse_metric
 from trsr.evaluate.page import Page
 from trsr.evaluate.report import Estimate, Report
@@ -75,11 +76,13 @@ def render(report: Report, page: Page) -> str:
         "decimals": decimals,
         "duration": duration,
         "interval": interval,
+        "number": number,
         "share": share,
     }
     shown = headline_metrics(report)
     metric = USUAL if USUAL in report.metrics else next(iter(shown), "")
     costs = page.costs if metric else ()
+    lengths = [length_chart(report, name, page.groups) for name in shown]
     plots = [draw(report, metric, costs) for draw in (seconds_chart, tokens_chart) if costs]
     charts = [dot_chart(report, name) for name in shown]
     calibrations = [calibration_chart(one) for one in page.calibrations]
@@ -89,6 +92,7 @@ def render(report: Report, page: Page) -> str:
         page=page,
         cards=[_card(report, name) for name in shown],
         charts=[chart for chart in charts if chart],
+        length_charts=[chart for chart in lengths if chart],
         calibrations=[chart for chart in calibrations if chart],
         curves=[chart for chart in curves if chart],
         cost_metric=metric,

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trsr.evaluate.calibration import Calibration
+from trsr.evaluate.correction import Corrected
 from trsr.evaluate.costs import RankerCost
+from trsr.evaluate.groups import HistoryGroup
 from trsr.evaluate.summaries import SummaryTexts
 
 
@@ -87,6 +89,8 @@ class Page:
         validation: (step, what the best adapter is chosen by).
         summaries: What the test cases' summaries hold.
         examples: Some users.
+        groups: The queries by length of history.
+        corrected: Estimates over the whole catalogue.
         calibrations: Of the rankers that give probabilities.
         costs: What rankers took.
         costs_note: Said where costs are not known; empty: nothing is.
@@ -101,6 +105,8 @@ class Page:
     validation: Sequence[tuple[int, float]] = ()
     summaries: SummaryTexts | None = None
     examples: Sequence[ShownUser] = ()
+    groups: Sequence[HistoryGroup] = ()
+    corrected: Corrected | None = None
     calibrations: Sequence[Calibration] = ()
     costs: Sequence[RankerCost] = ()
     costs_note: str = ""

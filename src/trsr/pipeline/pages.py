@@ -96,6 +96,8 @@ def write_pages(
         stages=[_stage(name, record) for name, record in records.items()],
         curve=losses,
         validation=validations,
+        groups=groups,
+        corrected=corrected,
         calibrations=calibrations,
         costs=costs,
         costs_note="" if costs else UNRECORDED,
