@@ -7,6 +7,24 @@ import random
 
 WORDS = "steel copper bolt drill glove tape lamp valve brush cable mask hinge".split()
 
+CHEAP = """
+[data]
+interactions = "clicks.csv"
+items = "products.jsonl"
+min_history = 4
+negatives = 6
+
+[summarize]
+strategy = "none"
+
+[train]
+epochs = 0
+
+[rank]
+rankers = ["random", "popular"]
+"""
+"""A configuration over that data which asks no language model."""
+
 
 def write_data(folder, users=14, items=30, seed=3):
     """Writes clicks.csv (customer, sku, when) and products.jsonl (sku, title, brand)."""

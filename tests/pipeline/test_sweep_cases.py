@@ -6,28 +6,11 @@ import json
 
 import polars as pl
 import pytest
-from pipeline_data import write_data
+from pipeline_data import CHEAP, write_data
 
 from trsr.errors import ConfigError, StoreError
 from trsr.progress import Silent
 from trsr.sweep import read_plan, sweep
-
-BASE = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-
-[summarize]
-strategy = "none"
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["random", "popular"]
-"""
 
 HEAD = 'base = "base.toml"\n[sweep]\nfolder = "out"\n'
 
@@ -37,7 +20,7 @@ SEARCH = HEAD + '[search]\ntrials = 8\nmetric = "auc"\nranker = "popular"\n[sear
 @pytest.fixture
 def folder(tmp_path):
     write_data(tmp_path, users=20, items=40)
-    (tmp_path / "base.toml").write_text(BASE)
+    (tmp_path / "base.toml").write_text(CHEAP)
     return tmp_path
 
 

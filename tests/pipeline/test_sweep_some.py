@@ -5,27 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from pipeline_data import write_data
+from pipeline_data import CHEAP, write_data
 
 from trsr.errors import ConfigError
 from trsr.sweep import read_plan, sweep
-
-BASE = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-
-[summarize]
-strategy = "none"
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["random", "popular"]
-"""
 
 VARIANTS = """
 base = "base.toml"
@@ -49,7 +32,7 @@ data.max_history = 9
 @pytest.fixture
 def path(tmp_path):
     write_data(tmp_path, users=20, items=40)
-    (tmp_path / "base.toml").write_text(BASE)
+    (tmp_path / "base.toml").write_text(CHEAP)
     (tmp_path / "table.toml").write_text(VARIANTS)
     return tmp_path / "table.toml"
 
