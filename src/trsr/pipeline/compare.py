@@ -15,7 +15,7 @@ import polars as pl
 from trsr.errors import ConfigError, DataError
 from trsr.evaluate.metrics import USUAL
 from trsr.evaluate.sides import Side, SidesReport, compare_sides
-from trsr.pipeline.finished import FIXED, FinishedRun, is_kept
+from trsr.pipeline.finished import FIXED, FinishedRun, counted, is_kept
 from trsr.plugins import like
 
 
@@ -178,12 +178,17 @@ def _base(
     return main[0] if lone and main else first
 
 
-def _metrics(wanted: Sequence[str], chosen: Sequence[Chosen]) -> list[str]:
-    shared = [
+def _shared(chosen: Sequence[Chosen]) -> list[str]:
+    """The metrics that all have."""
+    return [
         name
         for name in chosen[0].run.values.columns
         if name not in FIXED and all(name in one.run.values.columns for one in chosen)
     ]
+
+
+def _metrics(wanted: Sequence[str], chosen: Sequence[Chosen]) -> list[str]:
+    shared = _shared(chosen)
     for name in wanted:
         lacking = [str(one.run.folder) for one in chosen if name not in one.run.values.columns]
         if name not in shared:
@@ -219,24 +224,21 @@ def _apart(group: Sequence[Chosen]) -> Sequence[Chosen]:
     Raises:
         ConfigError: If some, but not all, are copies of one making.
     """
-    same = [one for one in group[1:] if _equal(group[0], one)]
-    if len(same) == len(group) - 1:
-        return group[:1]
-    for place, one in enumerate(group):
+    shared = _shared(group)
+
+    def answers(one: Chosen) -> str:
+        return one.run.answers(one.ranker, shared)
+
+    for place, one in enumerate(group if len(counted(group, answers)) > 1 else ()):
         for other in group[:place]:
-            if one.run.made and one.run.made == other.run.made and _equal(one, other):
+            copied = one.run.made and one.run.made == other.run.made
+            if copied and answers(one) == answers(other):
                 raise ConfigError(
                     f"{one.run.folder} and {other.run.folder} rank by {one.ranker} from the same "
                     "settings and files: they are one training, and would count as two; leave one "
                     "of them out"
                 )
-    return group
-
-
-def _equal(one: Chosen, other: Chosen) -> bool:
-    ours, theirs = one.rows, other.rows
-    shared = [name for name in ours.columns if name not in FIXED and name in theirs.columns]
-    return ours.select(shared).equals(theirs.select(shared))
+    return counted(group, answers)
 
 
 def _names(groups: Sequence[Sequence[Chosen]]) -> list[str]:

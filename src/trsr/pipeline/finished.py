@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -25,6 +25,9 @@ FIXED = ("ranker", "query", "user", "history", "candidates", "tied", "missing")
 REPORT = "report.json"
 KEPT = "kept"
 """Marks the report of a kept run: a copy with digests in the place of names."""
+
+
+_Seed = TypeVar("_Seed")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,15 @@ class FinishedRun:
             return list(json.loads(path.read_text("utf-8"))["rankers"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path}: no report; give `trsr evaluate` first") from error
+
+    def answers(self, ranker: str, metrics: Sequence[str] = ()) -> str:
+        """A digest of a ranker's metrics (default: all), query by query.
+
+        Runs whose seeds draw nothing anew for it, or that share its training, have the same.
+        """
+        named = metrics or [name for name in self.values.columns if name not in FIXED]
+        own = self.values.filter(pl.col("ranker") == ranker)
+        return digest(own.select("query", *named).write_csv())
 
     @property
     def main(self) -> str:
@@ -190,6 +202,11 @@ class FinishedRun:
             return "it is a kept copy: keep its run again with `trsr keep`"
         # evaluate leaves a file alone that can be read
         return f"delete the file, and give `trsr evaluate {self.folder}`"
+
+
+def counted(seeds: Sequence[_Seed], answers: Callable[[_Seed], object]) -> Sequence[_Seed]:
+    """Of one ranker's seeds those that count: a single one, where all answered alike."""
+    return seeds if len({answers(one) for one in seeds}) > 1 else seeds[:1]
 
 
 def is_kept(folder: Path) -> bool:

@@ -21,7 +21,7 @@ from trsr.evaluate.resampling import Floats
 from trsr.evaluate.sides import Side, SidesReport, compare_sides
 from trsr.evaluate.table import NOTHING, decimals, p_value, share, signed, span
 from trsr.pipeline import STAGE_NAMES
-from trsr.pipeline.finished import FIXED
+from trsr.pipeline.finished import FIXED, counted
 from trsr.plugins import like
 from trsr.results.runs import Run, Variant, folder_names
 
@@ -120,10 +120,12 @@ def _having(ranker: str, variant: Variant) -> list[Run]:
 
 
 def _row(ranker: str, label: str, runs: Sequence[Run], metrics: Sequence[str]) -> Row:
+    seeds = counted(runs, lambda run: run.finished.answers(ranker, metrics))
     tables = [run.finished.values.filter(pl.col("ranker") == ranker) for run in runs]
-    values = {name: np.stack([table[name].to_numpy() for table in tables]) for name in metrics}
-    if all((one == one[0]).all() for one in values.values()):
-        values = {name: one[:1] for name, one in values.items()}
+    values = {
+        name: np.stack([table[name].to_numpy() for table in tables[: len(seeds)]])
+        for name in metrics
+    }
     tied = [_tied(table) for table in tables]
     known = [one for one in tied if one is not None]
     return Row(

@@ -11,7 +11,7 @@ import polars as pl
 from trsr.data.cases import MET
 from trsr.errors import StoreError
 from trsr.evaluate.report import Estimate
-from trsr.pipeline.finished import FIXED, VALUES, FinishedRun
+from trsr.pipeline.finished import VALUES, FinishedRun
 from trsr.settings import digest
 
 REPORT = "report.json"
@@ -85,14 +85,8 @@ def cases_digest(folder: Path, split: str) -> str:
 def answers(folder: Path) -> dict[str, str]:
     """Each ranker → a digest of its metrics, query by query.
 
-    Seeds with the same one were not drawn anew: the ranker's training, if it has one, is the same.
-
     Raises:
         StoreError: If they cannot be read.
     """
     run = FinishedRun(folder)
-    metrics = [name for name in run.values.columns if name not in FIXED]
-    return {
-        ranker: digest(own.select("query", *metrics).write_csv())
-        for (ranker,), own in run.values.partition_by("ranker", as_dict=True).items()
-    }
+    return {ranker: run.answers(ranker) for ranker in run.values["ranker"].unique()}

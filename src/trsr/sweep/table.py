@@ -10,6 +10,7 @@ from typing import Any
 
 from trsr.evaluate.report import Estimate
 from trsr.evaluate.table import decimals, number
+from trsr.pipeline.finished import counted
 from trsr.store.rundir import explained, write_atomic
 from trsr.sweep.plan import Plan, label, short_keys
 from trsr.sweep.read import REPORT
@@ -103,7 +104,8 @@ class Swept:
                 measured: list[str] = []
                 seeds = len(shown)
                 if search:  # the figure is that of the searched ranker alone
-                    own = _unlike([o.validation for o in group if ranker == search.ranker])
+                    every = [o.validation for o in group if ranker == search.ranker]
+                    own = counted(every, lambda one: one)
                     measured, seeds = [_over_seeds(own)], seeds or len(own)
                 cells = [_over_seeds([o.rankers[ranker].get(m) for o in shown]) for m in metrics]
                 rows.append([*told, ranker, str(seeds), *measured, *cells])
@@ -197,17 +199,8 @@ class Swept:
 
 
 def _drawn(having: Sequence[Outcome], ranker: str) -> list[Outcome]:
-    """A setting's runs with a ranker; one, where all answered every query alike.
-
-    Then no seed draws it, or all have one training, as where one run's was copied.
-    """
-    found = {(one.cases, one.answers.get(ranker, one.name)) for one in having}
-    return list(having[:1] if len(found) == 1 else having)
-
-
-def _unlike(found: Sequence[Estimate | None]) -> list[Estimate | None]:
-    """The seeds' figures; one, where all are the same."""
-    return list(found[:1] if len(set(found)) == 1 else found)
+    """Of a setting's runs with a ranker those that count."""
+    return list(counted(having, lambda one: (one.cases, one.answers.get(ranker, one.name))))
 
 
 def _over_seeds(found: Sequence[Estimate | None]) -> str:
