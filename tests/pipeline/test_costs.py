@@ -127,3 +127,27 @@ def test_each_stage_tells_when_on_what_and_in_how_much_memory(finished):
         assert made["on"].endswith(("core", "cores"))
         assert made["at"].startswith("20")
         assert made["peak_memory_bytes"] is None or made["peak_memory_bytes"] > 2**20
+
+
+def test_a_blend_costs_what_its_members_computed_for_it_before(finished):
+    config = load_config(
+        finished.run.folder / "config.toml",
+        [
+            f"run.folder={finished.run.folder.parent / 'blended'}",
+            f"run.outputs={finished.run.folder.parent / 'own.sqlite'}",
+            'rank.rankers=["popular", "untuned", "blend"]',
+            'rank.blend=["popular", "untuned"]',
+        ],
+    )
+    list(run(config))
+    costs = report_of(config)["costs"]
+    asked = RunDirectory(config.run.folder).records()["rank"].info["costs"]["blend"]
+    assert asked["from_store"] == asked["prompts"] == costs["untuned"]["prompts"]
+    assert costs["blend"]["from_store"] == 0
+    assert costs["blend"]["tokens"] == costs["untuned"]["tokens"] > 0
+    own = round(asked["seconds"] + costs["untuned"]["seconds"], 6)
+    assert costs["blend"]["seconds"] == pytest.approx(own)
+    assert "were in the store" not in page_of(config)
+    (config.run.folder / "report.json").unlink()
+    run_evaluate(config)
+    assert report_of(config)["costs"] == costs

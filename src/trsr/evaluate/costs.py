@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-MOST_KNOWN = 0.05
+MOST_KNOWN = 0.1
 """Above this share of answers that were there before, what computing all would take is not known.
-Candidates that read alike are asked for once and count as such, so a few there always may be."""
+Candidates that read alike are asked for once and count as such, so a few there always may be; up
+to this share what a ranker took is told as it was measured."""
 
 UNRECORDED = (
     "What each ranker took was not recorded with these rankings, so no quality is drawn against "
@@ -28,6 +29,7 @@ class RankerCost:
         prompts: Put to a language model while ranking; 0 for a ranker without one.
         from_store: How many of them were answered without computing.
         tokens: Of those that were computed, each prompt counted whole.
+        members: The rankers whose scores it reads, as a blend does.
     """
 
     ranker: str
@@ -37,6 +39,7 @@ class RankerCost:
     prompts: int = 0
     from_store: int = 0
     tokens: int = 0
+    members: tuple[str, ...] = ()
 
     @property
     def known(self) -> bool:
@@ -59,7 +62,27 @@ class RankerCost:
         values.pop("ranker")
         return values
 
+    def alone(self, costs: Mapping[str, RankerCost]) -> RankerCost:
+        """What it would take alone: with what its members computed for it before, by their names.
+
+        A blend that ranks after its members finds their language model's answers in the store.
+        """
+        found = replace(self, members=())
+        for one in (costs[name] for name in self.members if name in costs):
+            if one.prompts and found.from_store:
+                found = replace(
+                    found,
+                    seconds=found.seconds + one.seconds,
+                    from_store=max(found.from_store - one.prompts + one.from_store, 0),
+                    tokens=found.tokens + one.tokens,
+                )
+        return found
+
 
 def read_costs(values: Mapping[str, Mapping[str, Any]] | None) -> tuple[RankerCost, ...]:
-    """Costs by ranker, as `to_json` gives them; empty where there are none."""
-    return tuple(RankerCost(name, **one) for name, one in (values or {}).items())
+    """Costs by ranker, as `to_json` gives them, each alone; empty where there are none."""
+    every = {
+        name: RankerCost(name, **{**one, "members": tuple(one.get("members", ()))})
+        for name, one in (values or {}).items()
+    }
+    return tuple(one.alone(every) for one in every.values())

@@ -35,8 +35,16 @@ class CostBook:
         yield
         self._preparing[name] = time.perf_counter() - started
 
-    def ranking(self, name: str, lists: Iterable[RankedList]) -> Iterator[RankedList]:
-        """Yields the lists as they are; when all are there, their cost is in the book."""
+    def ranking(
+        self, name: str, lists: Iterable[RankedList], members: Iterable[str] = ()
+    ) -> Iterator[RankedList]:
+        """Yields the lists as they are; when all are there, their cost is in the book.
+
+        Args:
+            name: The ranker.
+            lists: What it makes.
+            members: The rankers whose scores it reads.
+        """
         asked, hits, tokens = self._counts()
         seconds, queries, source = 0.0, 0, iter(lists)
         while True:
@@ -57,6 +65,7 @@ class CostBook:
             prompts=now_asked - asked + now_hits - hits,
             from_store=now_hits - hits,
             tokens=now_tokens - tokens,
+            members=tuple(members),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def rank_candidates(job: Job) -> dict[str, Any]:
             job.progress.begin(len(cases), "queries")
             proposed = cases.full and dear
             queries = first.queries(told) if proposed else _told(cases, told)
-        for ranked in book.ranking(name, rank_what_fits(ranker, queries, skipped)):
+        made_lists = rank_what_fits(ranker, queries, skipped)
+        for ranked in book.ranking(name, made_lists, getattr(ranker, "members", ())):
             yield top(ranked, config.rank.depth, config.run.seed) if cases.full else ranked
             job.progress.advance(1, name)
 
