@@ -57,6 +57,15 @@ def test_all_mistakes_are_told_at_once_with_near_names(tmp_path):
     assert "'two'" in message
 
 
+def test_a_list_of_wrong_values_alone_is_one_mistake(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, GOOD), ["rank.ease.penalty=[0.0]"])
+    assert "one mistake" in str(caught.value)
+    assert "rank.ease.penalty.0: input should be greater than 0" in str(caught.value)
+    with pytest.raises(ConfigError, match="one mistake.*\n  rank.ease.penalty: .*at least 1 item"):
+        load_config(write(tmp_path, GOOD), ["rank.ease.penalty=[]"])
+
+
 def test_a_wrong_name_is_told_beside_unknown_settings_and_wrong_values(tmp_path):
     settings = ["train.epoch=2", "rank.rankers=['lm']", "data.max_history=-3", "data.reader=csv"]
     with pytest.raises(ConfigError) as caught:

@@ -28,6 +28,7 @@ __all__ = [
     "load_config",
     "read_toml",
     "recipes",
+    "said_of",
     "sweep_recipes",
 ]
 
@@ -82,7 +83,7 @@ def check_config(values: Mapping[str, Any], source: str = "settings") -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        mistakes = [_say(one) for one in error.errors()]
+        mistakes = said_of(error)
         mistakes += _wrong_names_beside(values, error)
         raise ConfigError(_list(source, mistakes)) from error
     mistakes = [*wrong_names(config), *conflicts(config)]
@@ -192,19 +193,35 @@ def _merge(into: dict[str, Any], addition: Mapping[str, Any], override: str) -> 
             into[key] = value
 
 
-def _say(error: Any) -> str:
+def said_of(error: ValidationError, root: type[BaseModel] = Config) -> list[str]:
+    """What is wrong with a table of settings, a line each.
+
+    Args:
+        error: What pydantic found.
+        root: What the table was to be.
+    """
+    found = error.errors()
+    # pydantic counts the values that it takes: of a list with wrong ones alone it says two things
+    within = {one["loc"][:end] for one in found for end in range(len(one["loc"]))}
+    return [
+        _say(one, root)
+        for one in found
+        if not (one["type"] == "too_short" and one["loc"] in within)
+    ]
+
+
+def _say(error: Any, root: type[BaseModel]) -> str:
     """One pydantic error as a line for people."""
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        names = _names(error["loc"][:-1])
+        names = _names(error["loc"][:-1], root)
         return f"{where}: unknown setting{near(str(error['loc'][-1]), names)}"
     given = "" if isinstance(error["input"], dict) else f" (given: {error['input']!r})"
     return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}{given}"
 
 
-def _names(where: Sequence[int | str]) -> list[str]:
+def _names(where: Sequence[int | str], model: type[BaseModel]) -> list[str]:
     """The names of the settings in a table."""
-    model: type[BaseModel] = Config
     for part in where:
         annotation = model.model_fields[str(part)].annotation
         options = (annotation, *get_args(annotation))

@@ -52,8 +52,11 @@ def conflicts(config: Config) -> Iterator[str]:
         yield "data.interactions: name the interactions' file or folder (or data.dataset)"
     for name in sorted(TRAINED & set(config.rank.used)) if config.train.epochs == 0 else ():
         yield f"rank.rankers: {name} asks the trained model, but train.epochs is 0; use untuned"
-    if config.rank.first_stage in JUDGES:
-        yield "rank.first_stage: name a ranker without a language model, such as popular"
+    if JUDGES & set(config.rank.only(config.rank.first_stage).used):
+        yield (
+            "rank.first_stage: name a ranker without a language model, itself or blended, such as "
+            "popular"
+        )
     if config.data.candidates == "full":
         cuts = (text.partition("@")[2] for text in config.evaluate.metrics)
         deepest = max((int(cut) for cut in cuts if cut.isdigit()), default=0)

@@ -16,7 +16,7 @@ from trsr.llm import LanguageModel, ModelSettings, ScoringModel, open_model
 from trsr.llm.stored import stored
 from trsr.progress import Progress, Silent
 from trsr.prompts import PromptWriter
-from trsr.rank import RankContext, Ranker, make_ranker, top
+from trsr.rank import RankContext, Ranker, checked, make_ranker, top
 from trsr.rank.prior import Prior
 from trsr.rank.settings import TOLD
 from trsr.store.outputs import OutputStore
@@ -162,7 +162,8 @@ class Recommender:
         A query without a summary is given one first, when the run's strategy writes summaries; with
         the output store only the steps never asked before are asked.
         """
-        return self._ranker.rank(self.summarized(list(queries), progress or Silent()))
+        asked = self.summarized(list(queries), progress or Silent())
+        return checked(self._ranker, asked, self._name)
 
     def summarized(self, queries: Sequence[Query], progress: Progress) -> list[Query]:
         """The queries, each with a summary where the run's strategy writes one.
@@ -215,7 +216,8 @@ class Recommender:
             unseen = (item for item in self._by_popularity if item not in seen)
             return tuple(self.catalog[item] for item, _ in zip(unseen, range(wanted), strict=False))
         candidates = tuple(item for item in self.catalog.all if item.id not in seen)
-        (ranked,) = self._first_stage.rank([Query(f"propose/{history.user}", history, candidates)])
+        query = Query(f"propose/{history.user}", history, candidates)
+        (ranked,) = checked(self._first_stage, [query], self.config.rank.first_stage)
         chosen = top(ranked, wanted, self.config.run.seed)
         return tuple(self.catalog[entry.item] for entry in chosen)
 

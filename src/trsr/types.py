@@ -8,6 +8,8 @@ no ranker is ever given a `Case`.
 from __future__ import annotations
 
 import itertools
+import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -118,12 +120,15 @@ class Summary:
         covers: How many interactions, from the oldest, it has read.
         sources: Keys of the output-store entries that made it, in the order they were asked; of
             several samples of a text the one that was kept.
+        ends: Where each block that was asked about ends, in interactions of the history; empty
+            where none was, or where that is not known.
     """
 
     user: str
     text: str
     covers: int
     sources: tuple[str, ...] = ()
+    ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +226,10 @@ class Case:
             raise ValueError(f"case {self.query.id}: {what}")
 
 
+class RankedListError(ValueError):
+    """What is given for a ranked list is none; the message names the query."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One place in a ranked list."""
@@ -234,25 +243,36 @@ class RankedList:
     """A query's candidates with their scores, best first; ties keep the candidates' order.
 
     Raises:
-        ValueError: If the entries are not sorted by falling score, or an item stands twice.
+        RankedListError: If the entries are not sorted by falling score, a score is not a number, or
+            an item stands twice.
     """
 
     query: str
     entries: tuple[Entry, ...]
 
     def __post_init__(self) -> None:
-        for better, worse in itertools.pairwise(self.entries):
-            if not better.score >= worse.score:
-                raise ValueError(f"query {self.query}: the entries are not sorted by score")
+        scores = [entry.score for entry in self.entries]
+        if not all(map(operator.ge, scores, scores[1:])):
+            unknown = any(map(math.isnan, scores))
+            what = "a score is not a number" if unknown else "the entries are not sorted by score"
+            raise RankedListError(f"query {self.query}: {what}")
         if len({entry.item for entry in self.entries}) < len(self.entries):
-            raise ValueError(f"query {self.query}: an item is ranked twice")
+            raise RankedListError(f"query {self.query}: an item is ranked twice")
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
 
     @classmethod
     def of(cls, query: Query, scores: list[float]) -> RankedList:
-        """Sorts a query's candidates by falling score, one score a candidate in their order."""
+        """Sorts a query's candidates by falling score, one score a candidate in their order.
+
+        Raises:
+            RankedListError: If there is not one score a candidate, or one is not a number.
+        """
+        if len(scores) != len(query.candidates):
+            raise RankedListError(
+                f"query {query.id}: {len(scores)} scores for {len(query.candidates)} candidates"
+            )
         pairs = zip(query.candidates, scores, strict=True)
         ranked = sorted(pairs, key=lambda pair: -pair[1])
         return cls(query.id, tuple(Entry(item.id, float(score)) for item, score in ranked))

@@ -4,99 +4,23 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
+from planted import CONFIG, change, states, write
 
 from trsr.audit import audit
 from trsr.audit.model import _changes
-from trsr.audit.shortcuts import chi_square_tail, numbers_of
+from trsr.audit.numbers import numbers_of
+from trsr.audit.shortcuts import chi_square_tail
 from trsr.audit.texts import at_least
 from trsr.config import load_config
 from trsr.errors import StoreError
 from trsr.pipeline import run
 from trsr.types import Interaction, Item, Query, Summary, UserHistory
-
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 9
-train_negatives = 2
-
-[prompts]
-domain = "products"
-fields = ["title"]
-recent = 2
-
-[model]
-backend = "scripted"
-name = "scripted"
-
-[summarize]
-block_items = 3
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["random", "popular", "untuned"]
-"""
-WORDS = [a + b for a in ("steel", "bolt", "drill", "tape", "lamp", "mask") for b in "abcdefg"]
-
-
-def _name(n: int) -> str:
-    """A word for a number: prompts must not show ids."""
-    return "no" + "".join("abcdefghij"[int(digit)] for digit in str(n))
-
-
-def write(folder: Path, *, users: int = 120, items: int = 90, near: bool = False) -> None:
-    """Users whose taste is a word of the title; with `near`, neighbouring ids instead."""
-    draw = random.Random(8)
-    order = draw.sample(range(1000, 9999), items)
-    # Long titles of few words: the scripted model counts common words, and few of them tie.
-    titles = {n: " ".join([*draw.sample(WORDS, draw.randint(9, 34)), _name(n)]) for n in order}
-    with (folder / "products.jsonl").open("w") as file:
-        for n in order:
-            file.write(json.dumps({"sku": str(n), "title": titles[n]}) + "\n")
-    ranked = sorted(order)
-    with (folder / "clicks.csv").open("w") as file:
-        file.write("customer,sku,when\n")
-        for user in range(users):
-            at = draw.randrange(items - 12)
-            taken = draw.sample(ranked[at : at + 12] if near else ranked, 8)
-            for step, n in enumerate(taken):
-                file.write(f"u{user},{n},{draw.randint(0, 99) + 100 * step}\n")
-
-
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("audit")
-    write(folder)
-    (folder / "mine.toml").write_text(CONFIG)
-    list(run(load_config(folder / "mine.toml", [f"run.folder={folder / 'run'}"])))
-    return folder / "run"
-
-
-@pytest.fixture
-def faulty(clean: Path, tmp_path: Path) -> Path:
-    """A copy of the clean run, to plant a fault in."""
-    shutil.copytree(clean, tmp_path / "run")
-    return tmp_path / "run"
-
-
-def states(folder: Path, llm_queries: int = 0) -> dict[str, str]:
-    return {check.name: check.state for check in audit(folder, llm_queries).checks}
-
-
-def change(folder: Path, name: str, *columns: pl.Expr) -> None:
-    path = folder / name
-    pl.read_parquet(path).with_columns(*columns).write_parquet(path)
 
 
 def test_a_clean_run_has_no_findings(clean: Path) -> None:
@@ -104,6 +28,7 @@ def test_a_clean_run_has_no_findings(clean: Path) -> None:
     assert [check for check in found.checks if check.state == "finding"] == []
     skipped = {check.name for check in found.checks if check.state == "skipped"}
     assert skipped == {
+        "numbers in the told texts give the target away",
         "does the order of the history matter",
         "does the user's own summary matter",
         "does a summary matter",
@@ -366,7 +291,8 @@ def test_without_test_cases_lists_are_not_looked_at(faulty: Path) -> None:
         path = faulty / name
         pl.read_parquet(path).head(0).write_parquet(path)
     found = states(faulty)
-    assert "finding" not in found.values()
+    findings = [name for name, state in found.items() if state == "finding"]
+    assert findings == ["files as their stages wrote them"]
     assert found["ranked lists answer the test cases"] == "skipped"
 
 
@@ -401,7 +327,7 @@ def test_findings_fail_the_command(clean: Path, faulty: Path) -> None:
     failed = command(faulty, "--json")
     assert failed.returncode == 1
     value = json.loads(failed.stdout)
-    assert value["findings"] == 1
+    assert value["findings"] == 2  # the file itself is not what was written, too
     assert {check["state"] for check in value["checks"]} >= {"ok", "finding", "skipped"}
     assert command(faulty.parent / "nowhere").returncode == 2
     with pytest.raises(StoreError, match="not a run directory"):

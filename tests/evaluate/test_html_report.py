@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from html.parser import HTMLParser
@@ -24,6 +25,7 @@ from trsr.evaluate.calibration import calibrate
 from trsr.evaluate.charts import calibration_chart, dot_chart, line_chart
 from trsr.evaluate.cost_chart import brief_seconds, seconds_chart, tokens_chart
 from trsr.evaluate.costs import RankerCost
+from trsr.evaluate.summaries import ToldOf, summary_texts
 from trsr.types import Case, Item, Query, RankedList, UserHistory
 
 EVIL = "<script>alert(1)</script>\x00 \ud800 <|im_end|> \"'&amp; \u202eمرحبا 猫"
@@ -163,6 +165,34 @@ def test_a_screen_reader_finds_its_way(tmp_path: Path) -> None:
     assert targets <= names
     levels = [int(tag[1]) for tag, _ in reader.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_a_screen_reader_tells_example_users_apart(tmp_path: Path) -> None:
+    candidates = [ShownCandidate("x", 0.75, True), ShownCandidate("x", None, True, "–", "not told")]
+    users = [
+        ShownUser(name, [ShownBlock(["x"], "x", "Block 1")], "x", candidates, "llm", steps=["x"])
+        for name in ("ann", "bob", "bob")  # a user may be asked about twice
+    ]
+    reader = read(tmp_path, Page(examples=users))
+    labels = [one["aria-label"] for _, one in reader.tags if one.get("role") == "region"]
+    assert len(labels) == len(set(labels))
+    assert sum("Ranked candidates of user bob" in (label or "") for label in labels) == 2
+    inside = [tag for tag, _ in reader.tags if tag in ("table", "caption")]
+    assert inside == ["table", "caption"] * (2 + len(users))  # results and differences
+    rows = [one for one in reader.named("th") if one["scope"] == "row"]
+    assert len(rows) >= len(users) * len(candidates)
+    tags = [tag for tag, _ in reader.tags]
+    told = [after for one, after in itertools.pairwise(tags) if one == "summary"]
+    assert told[-3:] == ["h3"] * 3
+    assert "not told" in reader.text
+
+
+def test_the_table_of_what_summaries_hold_names_its_columns(tmp_path: Path) -> None:
+    told = summary_texts([ToldOf(f"u{n}", f"likes bolts {n}", ["bolts"]) for n in range(3)])
+    read(tmp_path, Page(summaries=told))
+    part = (tmp_path / "report.html").read_text("utf-8").partition('id="summaries"')[2]
+    assert part.index("</thead>") < part.index("<tbody>")
 
 
 @pytest.mark.parametrize("queries", [0, 1])

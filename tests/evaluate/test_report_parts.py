@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trsr.evaluate import Page, Report, evaluate
+from trsr.evaluate import Page, Report, StageTime, evaluate
 from trsr.evaluate.calibration import calibrate
 from trsr.evaluate.correction import Corrected, correct
+from trsr.evaluate.costs import RankerCost
 from trsr.evaluate.groups import history_groups
 from trsr.evaluate.html import render
 from trsr.evaluate.length_chart import length_chart
@@ -76,7 +77,7 @@ def test_the_page_draws_each_metric_by_length_of_history_and_tells_the_numbers()
     text = render(shown, Page(groups=groups))
     assert text.count('class="course main"') == text.count('class="course"') == 2  # two metrics
     assert 'href="#lengths"' in text
-    assert ">21 to 30</td>" in text
+    assert ">21 to 30</th>" in text
     assert "llm: 1.000 of 1 to 10" in text
     assert 'id="lengths"' not in render(shown, Page())
     chart = length_chart(shown, "mrr@4", groups)
@@ -146,13 +147,18 @@ def test_markdown_holds_every_part_and_its_tables_are_whole() -> None:
     ]
     lists = {"evil|_": [], "llm": []}
     corrected, _ = correct(shown, cases, lists, 100)
-    text = markdown(
-        shown,
+    page = Page(
         title=EVIL,
         groups=history_groups(shown),
         calibrations=[calibrate("llm", np.array([0.5]), np.array([1.0]))],
         corrected=corrected,
+        costs=[RankerCost("llm", 40, 75.0, 80.0, prompts=840, tokens=420_000)],
+        stages=[StageTime("rank", 80.0, {"tokens": 420_000, "stopped_early": False})],
+        settings={"run": {"seed": 7}, "prompts": {"style": EVIL}},
+        changed={"prompts": {"style": EVIL}},
+        made=[("machine", EVIL)],
     )
+    text = markdown(shown, page)
     for head in ("Results", "Differences to llm", "By length", "Estimates", "Calibration", "Files"):
         assert f"## {head}" in text
     assert "**1.000** ±.000" in text
@@ -179,7 +185,7 @@ def test_latex_is_whole_and_escaped() -> None:
 @pytest.mark.parametrize("queries", [0, 1])
 def test_reports_that_can_say_little_are_still_texts(queries: int) -> None:
     shown = report([2] * queries)
-    text = markdown(shown, groups=history_groups(shown))
+    text = markdown(shown, Page(groups=history_groups(shown)))
     assert "can be said" in text
     assert "nan" not in text.lower()
     assert "nan" not in latex(shown).lower()

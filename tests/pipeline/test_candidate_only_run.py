@@ -30,6 +30,8 @@ def test_a_run_trains_for_it_and_a_blend_takes_it_as_a_member(one_run):
     trained = RunDirectory(config.run.folder).records()["train"].info
     assert trained["steps"] > 0
     alone = scores_of(config, "candidate_only")
+    text = (config.run.folder / "report.md").read_text()
+    assert "tiny, told nothing of the user" in text
     both = one_run(
         'rank.rankers=["llm", "candidate_only", "blend"]',
         'rank.blend=["llm", "candidate_only"]',

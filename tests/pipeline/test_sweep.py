@@ -427,6 +427,20 @@ def test_the_notes_tell_the_best_settings_of_several_seeds(folder):
     assert any("only its 2 runs were asked about test cases" in one for one in swept.notes())
 
 
+def test_a_search_without_validation_cases_is_refused_before_anything_dear(folder):
+    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+    text = SEARCH + '[set]\ndata.split = "global_time"\ndata.valid_share = 0\n'
+    with pytest.raises(ConfigError, match=r"search\.toml: a search goes by validation cases, and"):
+        sweep(plan_of(folder, text, "search.toml"))
+    assert list((folder / "out").glob("*/items.parquet"))
+    assert not list((folder / "out").glob("*/summaries.parquet"))
+
+
+def test_a_recipe_of_one_run_is_no_sweep():
+    with pytest.raises(ConfigError, match="demo: this is the configuration of one run"):
+        read_plan("demo")
+
+
 def test_values_that_contradict_each_other_fail_their_trial_alone(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
     text = SEARCH.partition("[search.space]")[0].replace("trials = 6", "trials = 8")
@@ -516,7 +530,10 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
         (VARIANTS.replace("recent-only", '"outputs.sqlite"'), "is a file of the sweep's own"),
         (VARIANTS.replace("recent-only", '"-v"'), "'-v' would begin with -"),
         (VARIANTS.replace("recent-only", '"(v)"'), r"'\(v\)' would begin with -"),
-        (SEARCH.replace('"auc"', '"auk"'), "there is no metric"),
+        (SEARCH.replace('"auc"', '"auk"'), r"wrong\.toml: search\.metric: there is no metric"),
+        (GRID.replace("base =", "bse ="), "  bse: unknown setting: did you mean base?"),
+        (SEARCH.replace("trials", "trails"), r"search\.trails: unknown setting: did you mean tria"),
+        (BASE, r"wrong\.toml: this is the configuration of one run, .* `trsr run .*wrong\.toml`"),
         (
             SEARCH.replace('"untuned"', '"bm25"'),
             r"bm25 is not among rank\.rankers \(random, popular, untuned\)",

@@ -236,9 +236,10 @@ class Odd:
                 return
             if self.manner == "leaves out" and n == 1:
                 continue
+            ranked = RankedList.of(one, [0.0] * len(one.candidates))
             if self.manner == "answers twice":
-                yield RankedList(one.id, ())
-            yield RankedList("zz" if self.manner == "answers another" else one.id, ())
+                yield ranked
+            yield RankedList("zz", ranked.entries) if self.manner == "answers another" else ranked
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,7 @@ def test_a_ranker_that_does_not_answer_each_query_once_is_an_error(manner, messa
 def test_a_ranker_that_leaves_the_last_query_unread_is_an_error() -> None:
     class Early:
         def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
-            yield RankedList(next(iter(queries)).id, ())
+            yield RankedList.of(one := next(iter(queries)), [0.0] * len(one.candidates))
 
     with pytest.raises(DataError, match="no list for query q1"):
         list(rank_what_fits(Early(), [query("q0"), query("q1")], lambda query, error: None))

@@ -189,3 +189,22 @@ def test_a_folder_that_cannot_be_made_is_told_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be opened"):
         OutputStore(tmp_path / "file" / "outputs.sqlite")
+
+
+def test_a_store_that_is_only_read_makes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "out # 1?.sqlite"
+    with pytest.raises(StoreError, match="there is no output store"):
+        OutputStore(path, write=False)
+    assert not path.parent.exists()
+    with OutputStore(path) as store:
+        store.put("a", "text")
+    with OutputStore(path, write=False) as store:
+        assert store.get(["a", "b"]) == {"a": "text"}
+        with pytest.raises(StoreError, match="cannot be written"):
+            store.put("b", "more")
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    other = tmp_path / "other.sqlite"
+    other.write_bytes(b"")
+    with pytest.raises(StoreError, match="another program"):
+        OutputStore(other, write=False)
+    assert not other.read_bytes()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trsr.audit import leaks, shortcuts, texts
+from trsr.audit import files, leaks, overlap, popularity, shortcuts, texts
 from trsr.audit.evidence import Check, Evidence
 from trsr.audit.model import model_checks
 from trsr.progress import Progress, Silent
@@ -15,14 +15,17 @@ from trsr.progress import Progress, Silent
 Look = Callable[[Evidence], Check | Iterable[Check]]
 
 CHEAP: tuple[Look, ...] = (
+    files.files_as_written,
     leaks.target_in_history,
     leaks.candidates_once,
     leaks.negatives_met,
     leaks.summary_covers,
     leaks.fitted_later,
-    leaks.popularity,
+    popularity.popularity,
     texts.target_in_summary,
     texts.target_in_prompt,
+    overlap.words_in_summary,
+    overlap.words_in_prompt,
     texts.alike,
     shortcuts.places,
     shortcuts.shortcuts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,11 +13,14 @@ import polars as pl
 
 from trsr.config import Config, load_config
 from trsr.data import Cases, Dataset
-from trsr.errors import StoreError
+from trsr.errors import ConfigError, StoreError
 from trsr.pipeline.artifacts import read_summaries
+from trsr.pipeline.finished import is_kept
 from trsr.pipeline.told import told_summaries
+from trsr.prompts import PromptWriter
 from trsr.rank import Rankings, read_rankings
 from trsr.settings import derive_seed
+from trsr.store.rundir import RunDirectory, StageRecord
 from trsr.types import Summary
 
 State = Literal["ok", "finding", "warning", "skipped"]
@@ -27,6 +31,9 @@ PREPARED = (
     "interactions.parquet",
     *(f"cases.{split}.parquet" for split in SPLITS),
 )
+
+
+_WORDS = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +61,29 @@ class Evidence:
         folder: The run directory.
 
     Raises:
-        StoreError: If the folder does not hold all of the prepared data.
+        StoreError: If the folder does not hold all of the prepared data, or is a kept copy.
+        ConfigError: If the run is not about the test cases.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         lacking = [name for name in PREPARED if not (self.folder / name).is_file()]
+        if lacking and is_kept(self.folder):
+            raise StoreError(
+                f"{folder}: a kept copy (`trsr keep`) holds a run's figures and none of its data, "
+                "so it cannot be audited; audit the run that it was made from"
+            )
         if lacking:
             raise StoreError(
                 f"{folder}: not a run directory with prepared data ({', '.join(lacking)} is "
                 "missing); make one with `trsr run CONFIG`"
             )
         self.config: Config = load_config(self.folder / "config.toml")
+        if self.config.rank.split != "test":
+            raise ConfigError(
+                f"{folder}: rank.split is {self.config.rank.split}, and an audit is about the test "
+                "cases; audit a run with rank.split=test"
+            )
         self.dataset = Dataset.load(self.folder)
 
     @cached_property
@@ -116,12 +134,42 @@ class Evidence:
         return read_rankings(path) if path.is_file() else {}
 
     @cached_property
+    def writer(self) -> PromptWriter:
+        """The run's words, as if the context had room for all of them; no model is needed."""
+        config = self.config
+        return PromptWriter(config.prompts, lambda _: 0, 1 << 40, summarized=config.summarized)
+
+    @cached_property
+    def item_texts(self) -> dict[str, str]:
+        """What a judge prompt tells of each item, folded, by id."""
+        most = self.config.prompts.words
+        items = self.dataset.catalog
+        return {item.id: folded(self.writer.item_text(item, most)) for item in items}
+
+    @cached_property
+    def records(self) -> dict[str, StageRecord]:
+        """What the manifest says of the finished stages; empty where there is none."""
+        return RunDirectory(self.folder).records()
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 as they are now of the files that the manifest names; of those that are there."""
+        records = self.records.values()
+        names = {name for record in records for name in (*record.files, *record.parents)}
+        return RunDirectory(self.folder).hashes(sorted(names))
+
+    @cached_property
     def timed(self) -> bool:
         """Whether times are more than places in users' histories."""
         rows = self.dataset.interactions.with_columns(
             place=pl.int_range(pl.len()).over("user").cast(pl.Float64)
         )
         return bool((rows["time"] != rows["place"]).any())
+
+
+def folded(text: str) -> str:
+    """Words in lower case, one space between them."""
+    return " ".join(_WORDS.findall(text.casefold()))
 
 
 def counted(number: int, whole: int, what: str) -> str:

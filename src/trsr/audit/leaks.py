@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import polars as pl
 
 from trsr.audit.evidence import Check, Evidence, State, counted
@@ -12,12 +10,14 @@ from trsr.audit.evidence import Check, Evidence, State, counted
 def target_in_history(run: Evidence) -> Check:
     """Sampled negatives are never in the history, so a target that is there stands out."""
     name = "target in the history"
+    if run.all_cases.is_empty():
+        return Check(name, "skipped", "there are no cases")
     frame = run.all_cases.with_columns(
         hit=pl.col("items").list.set_intersection("relevant").list.len() > 0
     )
     hits = _by_split(frame, "hit")
     if not sum(hits.values()):
-        return Check(name, "ok", f"in none of {len(frame):,} cases", hits)
+        return _twins_in_history(run, name, f"in none of {len(frame):,} cases", hits)
     seen = counted(sum(hits.values()), len(frame), "cases")
     if run.config.data.candidates == "given":
         return Check(name, "warning", f"in {seen}; given lists may hold other met items too", hits)
@@ -30,12 +30,37 @@ def target_in_history(run: Evidence) -> Check:
     )
 
 
+def _twins_in_history(run: Evidence, name: str, seen: str, hits: dict[str, int]) -> Check:
+    """Whether what is told of a target is told of an item of its history, too."""
+    texts = run.item_texts
+    targets = of_targets = negatives = of_negatives = 0
+    columns = run.frame("test").select("items", "candidates", "relevant")
+    for items, candidates, relevant in columns.iter_rows():
+        read = {texts[item] for item in items}
+        others = set(candidates).difference(relevant, items)
+        targets += len(relevant)
+        of_targets += sum(texts[item] in read for item in relevant)
+        negatives += len(others)
+        of_negatives += sum(texts[item] in read for item in others)
+    numbers = hits | {"twins of targets": of_targets, "twins of negatives": of_negatives}
+    if not of_targets:
+        return Check(name, "ok", seen, numbers)
+    beside = f", and {counted(of_negatives, negatives, 'negatives')}" if negatives else ""
+    return Check(
+        name,
+        "warning",
+        f"{seen}, but {counted(of_targets, targets, 'test targets')} read as an item of their "
+        f"history does{beside}: to a model that reads texts these are repeats; merge such items",
+        numbers,
+    )
+
+
 def candidates_once(run: Evidence) -> Check:
     """Each candidate stands once, and the answer is among them."""
     name = "candidates, each once"
     listed = run.all_cases.filter(pl.col("candidates").list.len() > 0)
     if listed.is_empty():
-        return Check(name, "skipped", "the candidates are the whole catalogue")
+        return Check(name, "skipped", _none_listed(run))
     frame = listed.with_columns(
         twice=pl.col("candidates").list.n_unique() < pl.col("candidates").list.len(),
         lacking=pl.col("relevant").list.set_difference("candidates").list.len() > 0,
@@ -58,7 +83,7 @@ def negatives_met(run: Evidence) -> Check:
     name = "negatives in the history"
     listed = run.all_cases.filter(pl.col("candidates").list.len() > 0)
     if listed.is_empty():
-        return Check(name, "skipped", "the candidates are the whole catalogue")
+        return Check(name, "skipped", _none_listed(run))
     if run.config.data.candidates == "given":
         return Check(name, "skipped", "the candidates are the data's own lists")
     wrong = pl.col("candidates").list.set_difference("relevant").list.set_intersection("items")
@@ -137,71 +162,8 @@ def fitted_later(run: Evidence) -> Check:
     return Check(name, "ok", f"none of {len(fitted):,} interactions", numbers)
 
 
-def popularity(run: Evidence) -> Iterator[Check]:
-    """Popularity is counted on the interactions for fitting; how much of them is later."""
-    yield _popularity_counts(run)
-    yield _future_of_others(run)
-
-
-def _popularity_counts(run: Evidence) -> Check:
-    name = "popularity that saw later events"
-    lists = run.rankings.get("popular")
-    if lists is None:
-        return Check(name, "skipped", "popular is not among the rankers")
-    counts = dict(run.dataset.interactions["item"].value_counts().iter_rows())
-    relevant = {q: set(r) for q, r in run.frame("test").select("query", "relevant").iter_rows()}
-    wrong = targets = entries = 0
-    for ranked in lists:
-        for entry in ranked:
-            entries += 1
-            if entry.score != counts.get(entry.item, 0):
-                wrong += 1
-                targets += entry.item in relevant.get(ranked.query, ())
-    numbers = {"other counts": wrong, "of targets": targets}
-    if wrong:
-        return Check(
-            name,
-            "finding",
-            f"{counted(wrong, entries, 'scores')} are not the counts of interactions.parquet "
-            f"({targets:,} of them of targets): popularity was counted on other events",
-            numbers,
-        )
-    return Check(name, "ok", f"all {entries:,} scores are counts of the fitting data", numbers)
-
-
-def _future_of_others(run: Evidence) -> Check:
-    """Leave-last-out lets a ranker be fitted on what others did after the question was asked."""
-    name = "other users' later events"
-    if not run.timed:
-        return Check(name, "skipped", "the data has no times")
-    asked = run.frame("test").select(last=pl.col("times").list.last())["last"].drop_nulls()
-    fitted = run.dataset.interactions["time"].sort()
-    if asked.is_empty() or fitted.is_empty():
-        return Check(name, "skipped", "there are no test cases, or nothing to fit on")
-    if run.config.data.split == "global_time":
-        # A question is asked when its window opens, not when its history ends.
-        asked = asked.clip(lower_bound=_first_left_out(run))
-    later = 1 - fitted.search_sorted(asked, side="right") / len(fitted)
-    mean = float(str(later.mean()))
-    numbers = {"share": mean}
-    seen = f"{100 * mean:.1f} % of the fitting data is later than a test question, in the mean"
-    if mean <= 0.01:
-        return Check(name, "ok", seen, numbers)
-    return Check(
-        name,
-        "warning",
-        f"{seen}: fitted rankers and popularity know other users' future "
-        f"(data.split = {run.config.data.split}); global_time does not let them",
-        numbers,
-    )
-
-
-def _first_left_out(run: Evidence) -> float | None:
-    """When the first interaction of a test history happened that is not for fitting."""
-    told = run.frame("test").select("user", item="items", time="times").explode("item", "time")
-    known = run.dataset.interactions.select("user", "item", "time")
-    first = told.drop_nulls().join(known, on=["user", "item", "time"], how="anti")["time"].min()
-    return None if first is None else float(str(first))
+def _none_listed(run: Evidence) -> str:
+    return "the candidates are the whole catalogue" if len(run.all_cases) else "there are no cases"
 
 
 def _by_split(frame: pl.DataFrame, column: str) -> dict[str, int]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from trsr.audit.evidence import Check, Evidence, State
+from trsr.audit.evidence import Check, Evidence
 from trsr.errors import PromptError
 from trsr.evaluate import FullAnswerKey, evaluate
 from trsr.evaluate.answers import AnswerKey
+from trsr.evaluate.statistics import LEVEL, compare_columns, holm
 from trsr.pipeline.artifacts import adapter_of, with_summary
 from trsr.pipeline.full import PROPOSALS, read_proposals
 from trsr.progress import Progress
@@ -28,6 +28,7 @@ NAMES = {
     "swapped": "does the user's own summary matter",
     "none": "does a summary matter",
 }
+AGAINST = {"shuffled": "a shuffled history", "swapped": "another user's", "none": "none"}
 
 
 def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Check]:
@@ -39,7 +40,8 @@ def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Ch
         progress: Advanced by a query.
 
     Yields:
-        A warning where spoiling the input makes no difference that the queries can tell.
+        A warning where spoiling the input makes no difference that the queries can tell, or where
+        the spoilt input ranks better.
     """
     if not queries:
         for name in NAMES.values():
@@ -60,6 +62,7 @@ def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Ch
     if run.config.train.prior and adapter:  # the prior is not the model's own doing
         ranker_name = "llm without its prior"
     key = _key(run, chosen)
+    users = [query.history.user for query in sorted(chosen, key=lambda one: one.id)]
     own = _values(key(), _ranked(ranker, chosen, progress))
     for kind, name in NAMES.items():
         if kind not in changes:
@@ -70,7 +73,7 @@ def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Ch
         spoilt = [changes[kind](query) for query in chosen]
         other = _values(key(), _ranked(ranker, spoilt, progress))
         whose = "another user's" if kind == "none" and run.others_told else "own"
-        yield _compared(name, kind, ranker_name, own, other, whose)
+        yield _compared(name, kind, ranker_name, own - other, users, whose)
 
 
 def _chosen(run: Evidence, most: int) -> list[Query]:
@@ -151,31 +154,44 @@ def _ranked(
         yield ranked
 
 
-def _values(key: AnswerKey, lists: Iterator[RankedList]) -> dict[str, np.ndarray]:
+def _values(key: AnswerKey, lists: Iterator[RankedList]) -> np.ndarray:
+    """[queries, metrics], in the order of the queries' ids."""
     table = evaluate(key, {"x": lists}, METRICS).per_query.sort("query")
-    return {metric: table[metric].to_numpy() for metric in METRICS}
+    return table.select(METRICS).to_numpy()
 
 
 def _compared(
-    name: str,
-    kind: str,
-    ranker: str,
-    own: dict[str, np.ndarray],
-    other: dict[str, np.ndarray],
-    whose: str,
+    name: str, kind: str, ranker: str, differences: np.ndarray, users: Sequence[str], whose: str
 ) -> Check:
-    """The mean paired difference of each metric with its normal 95 % interval."""
+    """The mean paired difference of each metric with its 95 % interval, as `trsr compare` tells it.
+
+    Nothing is called shown before Holm's correction for the metrics.
+    """
+    found = compare_columns(differences, users)
+    corrected = holm([one.p for one in found])
     numbers: dict[str, float | int | str | None] = {"ranker": ranker}
-    told, better = [], False
-    for metric in METRICS:
-        differences = own[metric] - other[metric]
-        mean = float(differences.mean())
-        half = 1.96 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
-        numbers |= {metric: mean, f"{metric} low": mean - half, f"{metric} high": mean + half}
-        told.append(f"{metric} {mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]")
-        better |= mean - half > 0
-    numbers["queries"] = len(own["auc"])
-    against = {"shuffled": "a shuffled history", "swapped": "another user's", "none": "none"}[kind]
-    seen = f"{whose} against {against}, {ranker}, {len(own['auc'])} queries: {', '.join(told)}"
-    state: State = "ok" if better else "warning"
-    return Check(name, state, seen if better else f"{seen}; no gain can be seen", numbers)
+    told, shown = [], set()
+    for metric, one, p in zip(METRICS, found, corrected, strict=True):
+        numbers |= {metric: one.mean, f"{metric} low": one.low, f"{metric} high": one.high}
+        numbers[f"{metric} p"] = p
+        if one.mean is None or one.low is None or one.high is None or p is None:
+            continue
+        told.append(f"{metric} {one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}], p = {p:.2g}")
+        if p < LEVEL:
+            shown.add("higher" if one.mean > 0 else "lower")
+    numbers["queries"] = len(differences)
+    if not told:
+        return Check(name, "skipped", "all queries are of one user", numbers)
+    seen = (
+        f"{whose} against {AGAINST[kind]}, {ranker}, {len(differences)} queries: "
+        f"{'; '.join(told)} (Holm)"
+    )
+    what = "the history's own order" if kind == "shuffled" else f"{whose} summary"
+    if shown == {"higher"}:
+        return Check(name, "ok", seen, numbers)
+    if shown == {"lower"}:
+        return Check(name, "warning", f"{seen}; {what} ranks lower", numbers)
+    if shown:
+        reason = f"{what} ranks higher by one metric and lower by the other"
+        return Check(name, "warning", f"{seen}; {reason}", numbers)
+    return Check(name, "warning", f"{seen}; no gain is shown, and no loss", numbers)

@@ -1,9 +1,8 @@
-"""Checks for what gives targets away without any taste: ids, catalogue order, time, place, ties."""
+"""Checks for what tells targets without any taste: ids, order, times, told numbers, place, ties."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trsr.audit.evidence import Check, Evidence, State, counted
+from trsr.audit.numbers import numbers_of, told_numbers
 from trsr.audit.texts import ids_in_prompt
 from trsr.errors import DataError
 from trsr.evaluate import FullAnswerKey
@@ -22,6 +22,8 @@ LOOKED_AT = 5000
 """Test queries whose shortcuts are measured, drawn by lot."""
 DRAWN = 100
 """Unmet items that stand for the negatives where the candidates are the whole catalogue."""
+LAST = 3
+"""The fewest last items of a history that told numbers are compared with."""
 STRONG = 0.6
 """The AUC above which a shortcut is told, if it is also over 3 standard errors above chance."""
 BIASED = 0.001
@@ -40,7 +42,6 @@ class _Asked:
 
     candidates: npt.NDArray[np.int64]
     history: npt.NDArray[np.int64]
-    last: float
 
 
 def nearest(candidates: Values, history: Values) -> Values:
@@ -66,43 +67,69 @@ def to_latest(candidates: Values, history: Values) -> Values:
     return -apart
 
 
-def numbers_of(ids: Sequence[str]) -> Values | None:
-    """Item ids as numbers: digits after a common beginning, or capitals and digits of one length.
+def to_last(most: int) -> Score:
+    """Higher, the nearer the candidate is to any of the history's last `most`.
 
-    The second are Amazon's: in base 36 they rise with the time of their making. None: no numbers.
+    Where a value is not known (NaN) a candidate scores as the middle one does, so that lacking it
+    tells nothing, and an item of the history is passed over.
     """
-    found = [re.fullmatch(r"(\D*)(\d{1,15})", one) for one in ids]
-    if all(found) and len({match[1] for match in found if match}) == 1:
-        return np.array([float(match[2]) for match in found if match])
-    if len({len(one) for one in ids}) == 1 and all(
-        re.fullmatch(r"[0-9A-Z]{2,12}", one) for one in ids
-    ):
-        return np.array([float(int(one, 36)) for one in ids])
-    return None
+
+    def score(candidates: Values, history: Values) -> Values:
+        last = history[-most:]
+        last = last[~np.isnan(last)]
+        known = ~np.isnan(candidates)
+        if not len(last) or not known.any():
+            return np.zeros(len(candidates))
+        scores = nearest(candidates, last)
+        scores[~known] = np.median(scores[known])
+        return scores
+
+    return score
 
 
 def shortcuts(run: Evidence) -> Iterator[Check]:
-    """Whether ids, the catalogue's order or items' first times tell the target from negatives."""
+    """Whether ids, catalogue order, first times or told numbers tell targets from negatives."""
     asked = list(_asked(run))
     ids = run.dataset.catalog.ids
-    shown = ids_in_prompt(run)
     numbers = numbers_of(ids)
     name = "item ids give the target away"
     if numbers is None:
         yield Check(name, "skipped", "item ids are not numbers")
     else:
         scores = {"distance to the nearest id": nearest, "distance to the mean id": centred}
-        yield _judged(name, _strongest(asked, numbers, scores), shown)
+        strongest = _strongest(asked, numbers, scores)
+        if ids_in_prompt(run):
+            yield _judged(name, strongest, "the prompts show ids", "finding", shown=True)
+        else:
+            yield _judged(name, strongest)
     rows = np.arange(len(ids), dtype=np.float64)
     scores = {"distance to the nearest row": nearest, "the row itself": itself}
     name = "the catalogue's order gives the target away"
-    yield _judged(name, _strongest(asked, rows, scores), False)
+    yield _judged(name, _strongest(asked, rows, scores))
     name = "items' first times give the target away"
-    if not run.timed:
+    if run.timed:
+        scores = {"distance to the latest": to_latest, "the time itself": itself}
+        yield _judged(name, _strongest(asked, _first_times(run), scores))
+    else:
         yield Check(name, "skipped", "the data has no times")
-        return
-    scores = {"distance to the latest": to_latest, "the time itself": itself}
-    yield _judged(name, _strongest(asked, _first_times(run), scores), False)
+    yield _told(run, asked)
+
+
+def _told(run: Evidence, asked: Sequence[_Asked]) -> Check:
+    """Unlike ids and times, a number in a told text reaches the model: a year, a size, a price."""
+    name = "numbers in the told texts give the target away"
+    most = max(run.config.prompts.recent, LAST)
+    rows = {int(row) for one in asked for row in (*one.candidates, *one.history[-most:])}
+    if not rows:
+        return Check(name, "skipped", "there are no test queries")
+    found = []
+    for what, values in told_numbers(run.config.prompts, run.dataset.catalog, sorted(rows)):
+        feature = f"nearest {what} to the last {most} items"
+        found.append(_strongest(asked, values, {feature: to_last(most)}))
+    if not found:
+        return Check(name, "skipped", "no told field has a number in 90 % of the items")
+    advice = "the prompts tell it, so what a model gains may come from there, not from taste"
+    return _judged(name, max(found, key=lambda one: one[1]), advice, shown=True)
 
 
 def _asked(run: Evidence) -> Iterator[_Asked]:
@@ -111,15 +138,15 @@ def _asked(run: Evidence) -> Iterator[_Asked]:
     if len(frame) > LOOKED_AT:
         lots = sorted(range(len(frame)), key=lambda at: derive_seed(0, "audit", frame["query"][at]))
         frame = frame[sorted(lots[:LOOKED_AT])]
-    columns = frame.select("query", "items", "times", "candidates", "relevant")
-    for query, items, times, candidates, relevant in columns.iter_rows():
+    columns = frame.select("query", "items", "candidates", "relevant")
+    for query, items, candidates, relevant in columns.iter_rows():
         right = [row_of[item] for item in relevant if item in row_of]
         others = [row_of[item] for item in candidates if item not in relevant and item in row_of]
         if not candidates:
             others = _drawn(query, len(row_of), {row_of[item] for item in (*items, *relevant)})
         if right and others and items:
             history = np.array([row_of[item] for item in items])
-            yield _Asked(np.array([right[0], *others]), history, times[-1])
+            yield _Asked(np.array([right[0], *others]), history)
 
 
 def _drawn(query: str, size: int, met: set[int]) -> list[int]:
@@ -157,9 +184,17 @@ def _auc(scores: Values) -> float:
     return float((target > others).mean() + (target == others).mean() / 2)
 
 
-def _judged(name: str, strongest: tuple[str, float, float | None], shown: bool) -> Check:
+def _judged(
+    name: str,
+    strongest: tuple[str, float, float | None],
+    advice: str = "any model given it could use it",
+    state: State = "warning",
+    *,
+    shown: bool = False,
+) -> Check:
     feature, auc, error = strongest
     numbers: dict[str, float | str | None] = {"feature": feature, "auc": auc, "se": error}
+    numbers["shown"] = shown
     if error is None:
         return Check(name, "skipped", "there are too few test queries", numbers)
     seen = f"AUC {auc:.3f} ±{error:.3f} ({feature})"
@@ -167,8 +202,6 @@ def _judged(name: str, strongest: tuple[str, float, float | None], shown: bool) 
         return Check(name, "ok", f"{seen}: not shown to differ from chance", numbers)
     if auc <= STRONG:
         return Check(name, "ok", f"{seen}: weak; a warning above {STRONG}", numbers)
-    state: State = "finding" if shown else "warning"
-    advice = "the prompts show ids" if shown else "any model given it could use it"
     return Check(name, state, f"{seen}: a known shortcut in this data set; {advice}", numbers)
 
 
@@ -182,7 +215,8 @@ def places(run: Evidence) -> Check:
         more, degrees = _split_places(run, split)
         total, freedom = total + more, freedom + degrees
     if not cases:
-        return Check(name, "skipped", "the candidates are the whole catalogue")
+        whole = "the candidates are the whole catalogue"
+        return Check(name, "skipped", whole if len(run.all_cases) else "there are no cases")
     if not freedom:
         return Check(name, "skipped", f"{cases:,} cases are too few to tell")
     chance = chi_square_tail(total, freedom)

@@ -7,14 +7,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 
 import polars as pl
 
-from trsr.audit.evidence import SPLITS, Check, Evidence, State, counted
-from trsr.config import Config
+from trsr.audit.evidence import SPLITS, Check, Evidence, State, counted, folded
 from trsr.pipeline.artifacts import with_summary
-from trsr.prompts import PromptWriter
 from trsr.settings import derive_seed
 from trsr.types import Case, Item, Query
 
@@ -30,12 +27,6 @@ SURE = 0.001
 """A difference that chance makes less often than this is a leak."""
 
 _MARK = "⟦candidate⟧"
-_WORDS = re.compile(r"\w+")
-
-
-def words(config: Config) -> PromptWriter:
-    """The run's words, as if the context had room for all of them; no model is needed."""
-    return PromptWriter(config.prompts, lambda prompt: 0, 1 << 40, summarized=config.summarized)
 
 
 @dataclass
@@ -48,11 +39,6 @@ class Reader:
 
     run: Evidence
 
-    @cached_property
-    def writer(self) -> PromptWriter:
-        """The run's words."""
-        return words(self.run.config)
-
     def title(self, item: Item) -> str:
         """The first field that is told, folded."""
         known = dict(item.fields)
@@ -64,7 +50,7 @@ class Reader:
         """What a judge prompt says apart from the candidate."""
         fields = tuple(self.run.config.prompts.fields) or ("title",)
         probe = Query(query.id, query.history, (Item("?", ((fields[0], _MARK),)),), query.summary)
-        (prompt,) = self.writer.judge(probe)
+        (prompt,) = self.run.writer.judge(probe)
         return "\n".join(message.content for message in prompt.messages)
 
     def cases(self, split: str) -> Iterator[Case]:
@@ -84,11 +70,6 @@ class Reader:
 def cases_named(names: Iterable[str]) -> pl.Expr:
     """The cases of these queries."""
     return pl.col("query").is_in(list(names))
-
-
-def folded(text: str) -> str:
-    """Words in lower case, one space between them."""
-    return " ".join(_WORDS.findall(text.casefold()))
 
 
 @dataclass
@@ -193,12 +174,11 @@ def alike(run: Evidence) -> Check:
     """Whether another candidate reads as the target does: no ranker of texts tells them apart."""
     name = "candidates that read alike"
     reader = Reader(run)
-    most = run.config.prompts.words
-    texts: dict[str, str] = {}
+    texts = run.item_texts
     groups: dict[str, set[str]] = {}
-    for item in run.dataset.catalog:
-        texts[item.id] = folded(reader.writer.item_text(item, most))
-        groups.setdefault(texts[item.id], set()).add(item.id)
+    for item, text in texts.items():
+        groups.setdefault(text, set()).add(item)
+    alike = sum(len(group) for group in groups.values() if len(group) > 1)
     queries = twins = 0
     for case in reader.cases("test"):
         same = set().union(*(groups[texts[item]] for item in case.relevant)) - case.relevant
@@ -208,6 +188,10 @@ def alike(run: Evidence) -> Check:
         return Check(name, "skipped", "there are no test cases")
     share = twins / queries
     state: State = "finding" if share >= ALIKE else "warning" if twins else "ok"
-    seen = f"in {counted(twins, queries, 'test queries')} a candidate reads as the target does"
+    seen = (
+        f"in {counted(twins, queries, 'test queries')} a candidate reads as the target does; "
+        f"{counted(alike, len(texts), 'items')} read as another one"
+    )
     advice = "; tell more fields (prompts.fields, prompts.words), or merge such items"
-    return Check(name, state, seen + (advice if twins else ""), {"share": share})
+    numbers = {"share": share, "items alike": alike, "items": len(texts)}
+    return Check(name, state, seen + (advice if twins else ""), numbers)

@@ -2,72 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from trsr.cli.recommend import title
+from trsr.config import Config
+from trsr.data import Dataset
 from trsr.errors import DataError
+from trsr.llm import open_model
 from trsr.pipeline.artifacts import read_summaries, with_summary
+from trsr.pipeline.examples import GONE_NOTE, tells_summary
+from trsr.pipeline.full import PROPOSALS, read_proposals
+from trsr.pipeline.growth import Growth, growth, page_writer
 from trsr.pipeline.told import told_summaries
+from trsr.prompts import PromptWriter
 from trsr.rank import read_rankings
-from trsr.recommender import Recommender
-from trsr.store.outputs import OutputStore
-from trsr.types import Case, Summary
+from trsr.rank.settings import JUDGES, TOLD
+from trsr.recommender import Recommender, judge_writer
+from trsr.types import Case, Query, Summary, UserHistory
 
 
 def lines(run: Path, user: str) -> Iterator[str]:
     """What to print of one user.
 
     Raises:
-        DataError: If the run has no test case of this user.
+        DataError: If the run has no ranked case of this user.
     """
     recommender = Recommender.load(run)
+    config, dataset = recommender.config, recommender.dataset
     own = read_summaries(run / "summaries.parquet")
-    summaries = told_summaries(recommender.config, recommender.dataset, "test", own)
-    test = recommender.dataset.cases("test")
-    cases = [with_summary(case, summaries) for case in test.of_user(user)]
+    summaries = told_summaries(config, dataset, config.rank.split, own)
+    ranked = dataset.cases(config.rank.split)
+    cases = [with_summary(case, summaries) for case in ranked.of_user(user)]
     if not cases:
-        some = ", ".join(test.frame["user"].head(5).to_list())
-        raise DataError(f"{run}: there is no test query of user {user!r}; there are, say, {some}")
+        some = ", ".join(ranked.frame["user"].head(5).to_list())
+        raise DataError(
+            f"{run}: there is no {config.rank.split} query of user {user!r}; there are, say, {some}"
+        )
+    proposals = run / PROPOSALS
+    proposed = read_proposals(proposals) if ranked.full and proposals.exists() else {}
+    writer = page_writer(config)
+    asked = _Asked(config, dataset, proposed)
     for case in cases:
-        yield from _case(recommender, case, run)
+        grown = growth(config, writer, case.query.history, own.get(case.query.id))
+        yield f"query {case.query.id}"
+        yield ""
+        yield from _history(case.query.history, grown)
+        yield from _summary(config, grown, case.query.summary)
+        yield from asked.lines(case.query)
+        yield from _ranked(case, run)
 
 
-def _case(recommender: Recommender, case: Case, run: Path) -> Iterator[str]:
-    query = case.query
-    yield f"query {query.id}"
+def _history(history: UserHistory, grown: Growth) -> Iterator[str]:
+    yield f"history of {len(history)} interactions, oldest first:"
+    for number, (items, _) in enumerate(grown.blocks, 1):
+        yield f"  block {number}" if grown.cut else "  read"
+        yield from (f"    {item.id}  {title(item)}" for item in items)
+    if grown.rest:
+        yield "  since then, not summarized" if grown.blocks else "  not summarized"
+        yield from (f"    {item.id}  {title(item)}" for item in grown.rest)
     yield ""
-    yield f"history of {len(query.history)} interactions, oldest first, in blocks:"
-    for number, block in enumerate(query.history.blocks(recommender.config.summarize.block_items)):
-        yield f"  block {number + 1}"
-        yield from (f"    {item.id}  {title(item)}" for item in block.items)
-    yield ""
-    yield from _summary(recommender, query.summary)
-    prompts = recommender.prompts(query)
-    yield "prompt of the first candidate:"
-    for message in prompts[0].messages:
-        yield f"  [{message.role}]"
-        yield from (f"  {line}" for line in message.content.splitlines())
-    yield ""
-    yield from _ranked(case, run)
 
 
-def _summary(recommender: Recommender, summary: Summary | None) -> Iterator[str]:
+def _summary(config: Config, grown: Growth, summary: Summary | None) -> Iterator[str]:
     if summary is None:
         yield "no summary"
         yield ""
         return
-    whose = "another user's " if recommender.config.prompts.summary_of == "another" else ""
-    strategy = recommender.config.summarize.strategy
-    if summary.sources:
-        yield f"{whose}summaries ({strategy}), as they were asked:"
-    known = OutputStore(recommender.config.run.outputs).get(summary.sources)
-    for number, key in enumerate(summary.sources, 1):
-        text = " ".join(str(known.get(key, "(not kept)")).split())
-        yield f"  {number}. {text}"
-    what = f"{whose}summary, in place of the own" if whose else f"the summary ({strategy}),"
+    anothers = config.prompts.summary_of == "another"
+    strategy = config.summarize.strategy
+    beside = [text for _, text in grown.blocks if text]
+    if beside or grown.steps:
+        whose = "the user's own summaries" if anothers else "summaries"
+        yield f"{whose} ({strategy}), as they were asked:"
+    for number, text in enumerate((*beside, *grown.steps), 1):
+        of = f"block {number}: " if number <= len(beside) else ""
+        yield f"  {number}. {of}{text}"
+    if grown.missing:
+        yield f"  {GONE_NOTE}"
+    what = (
+        "another user's summary, in place of the own" if anothers else f"the summary ({strategy}),"
+    )
+    untold = not any(tells_summary(config, name) for name in config.rank.rankers)
     yield f"{what} of {summary.covers} interactions: {summary.text}"
+    if untold:
+        yield "no ranker of this run is told the summary"
     yield ""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the run's language model is asked.
+
+    Attributes:
+        config: All settings.
+        dataset: Where the items are.
+        proposed: The candidates it is asked about, by query, where the first stage chose them.
+    """
+
+    config: Config
+    dataset: Dataset
+    proposed: Mapping[str, Sequence[str]]
+
+    @functools.cached_property
+    def _writer(self) -> PromptWriter:
+        # the model counts tokens; it is asked nothing, so it needs neither adapter nor store
+        return judge_writer(self.config, open_model(self.config.model))
+
+    def lines(self, query: Query) -> Iterator[str]:
+        """The first prompt about a query, as it is written for the rankers that ask a model."""
+        used = set(self.config.rank.used)
+        if not JUDGES & used:
+            yield "no ranker of this run asks a language model, so there is no prompt"
+            yield ""
+            return
+        chosen = self.proposed.get(query.id)
+        if chosen is not None:
+            found = tuple(self.dataset.catalog[item] for item in chosen)
+            query = dataclasses.replace(query, candidates=found)
+        told = bool(TOLD & used)
+        if not told:
+            nothing = UserHistory(query.history.user, ())
+            query = dataclasses.replace(query, history=nothing, summary=None)
+        yield f"prompt of the first candidate{'' if told else ', told nothing of the user'}:"
+        for message in self._writer.judge(query)[0].messages:
+            yield f"  [{message.role}]"
+            yield from (f"  {line}" for line in message.content.splitlines())
+        yield ""
 
 
 def _ranked(case: Case, run: Path) -> Iterator[str]:

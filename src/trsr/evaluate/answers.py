@@ -20,10 +20,17 @@ _UNKNOWN = -2
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Checked ranked lists: the rows of their cases, and where the relevant candidates stand."""
+    """Checked ranked lists.
+
+    Attributes:
+        rows: The rows of their cases.
+        ranks: Where the relevant candidates stand.
+        cut: Whether a list leaves out candidates.
+    """
 
     rows: Counts
     ranks: Ranks
+    cut: bool = False
 
 
 class AnswerKey:

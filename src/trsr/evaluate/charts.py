@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from trsr.evaluate.calibration import Calibration
 from trsr.evaluate.report import Report
+from trsr.evaluate.table import decimals, told_interval
 
 _POINTS = 400  # most points of a drawn line
 _PADDING = 0.04  # air at both ends of an axis, as a share of it
@@ -47,7 +48,7 @@ class Dot:
 class DotChart:
     """Rankers below each other, one metric along.
 
-    All numbers are SVG units; `chance` is where random orders stand.
+    All numbers are SVG units; `chance` is where random orders stand. `summary` says it in words.
     """
 
     metric: str
@@ -59,6 +60,7 @@ class DotChart:
     dots: tuple[Dot, ...]
     ticks: tuple[Tick, ...]
     chance: float
+    summary: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +131,14 @@ def calibration_chart(found: Calibration) -> CalibrationChart | None:
         ),
         tuple(Tick(round(left + mark * (right - left), 2), f"{mark:.1f}") for mark in marks),
         tuple(Tick(round(base - mark * (base - top), 2), f"{mark:.1f}") for mark in marks),
-        f"{found.candidates:,} candidates, mean p(yes) {found.mean:.3f}, "
-        f"{found.base_rate:.3f} of them right, expected calibration error {found.ece:.3f}",
+        f"{found.candidates:,} candidates, mean p(yes) {decimals(found.mean)}, "
+        f"{decimals(found.base_rate)} of them right, expected calibration error "
+        f"{decimals(found.ece)}",
     )
 
 
 def dot_chart(report: Report, metric: str) -> DotChart | None:
-    """Draws one metric of all rankers; None where there is nothing to draw."""
+    """Draws one metric of all rankers; None where there is nothing to draw, or a lower bound."""
     chance = report.chance[metric]
     found = [(one, one.metrics[metric]) for one in report.rankers]
     means = [estimate.mean for _, estimate in found if estimate.mean is not None]
@@ -153,8 +156,18 @@ def dot_chart(report: Report, metric: str) -> DotChart | None:
         y = 12 + row * (place + 0.5)
         main = scores.ranker == report.main
         dots.append(Dot(scores.ranker, main, y, axis(mean), axis(low), axis(high)))
+    words = [f"{one.ranker}: {told_interval(estimate)}" for one, estimate in found]
     return DotChart(
-        metric, width, base + 30, left, width - 16, base, tuple(dots), axis.ticks, axis(chance)
+        metric,
+        width,
+        base + 30,
+        left,
+        width - 16,
+        base,
+        tuple(dots),
+        axis.ticks,
+        axis(chance),
+        "; ".join([*words, f"chance: {decimals(chance)}"]),
     )
 
 
@@ -184,7 +197,8 @@ def line_chart(title: str, points: Sequence[tuple[int, float]]) -> LineChart | N
         _line(smooth, along, up),
         along.ticks,
         up.ticks,
-        f"{title}: {first:.3f} at step {first_step:.0f}, {last:.3f} at step {last_step:.0f}",
+        f"{title}: {decimals(first)} at step {first_step:.0f}, {decimals(last)} at step "
+        f"{last_step:.0f}",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,32 +60,48 @@ def significance(mean: float | None, p_holm: float | None) -> str:
 
 
 def compare_rankers(
-    per_query: pl.DataFrame, rankers: Sequence[str], main: str, metrics: Sequence[str]
+    per_query: pl.DataFrame,
+    rankers: Sequence[str],
+    main: str,
+    metrics: Sequence[str],
+    bounds: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[Comparison, ...]:
     """Every other ranker against the main one in every metric, Holm over all of them.
+
+    What is a lower bound on one side at least is left out: such a difference says nothing.
 
     Args:
         per_query: As in `Report`.
         rankers: The rankers' names.
         main: The one that the others are compared with.
         metrics: Columns of `per_query`.
+        bounds: ranker → which of the metrics are lower bounds for it.
     """
+    bounds = bounds or {}
     others = [name for name in rankers if name != main]
-    if not others:
+    pairs = [
+        (name, metric)
+        for name in others
+        for metric in metrics
+        if metric not in bounds.get(name, ()) and metric not in bounds.get(main, ())
+    ]
+    if not pairs:
         return ()
     tables = per_query.partition_by("ranker", as_dict=True)
     if not tables:
         users: list[str] = []
-        differences = np.zeros((0, len(others) * len(metrics)))
+        differences = np.zeros((0, len(pairs)))
     else:
-        ours = tables[main,].select(metrics).to_numpy()
         differences = np.hstack(
-            [tables[name,].select(metrics).to_numpy() - ours for name in others]
+            [
+                tables[name,].select(wanted).to_numpy() - tables[main,].select(wanted).to_numpy()
+                for name in others
+                if (wanted := [metric for ranker, metric in pairs if ranker == name])
+            ]
         )
         users = tables[main,]["user"].to_list()
     found = compare_columns(differences, users)
     corrected = holm([one.p for one in found])
-    pairs = [(name, metric) for name in others for metric in metrics]
     return tuple(
         Comparison(name, main, metric, difference, p)
         for (name, metric), difference, p in zip(pairs, found, corrected, strict=True)

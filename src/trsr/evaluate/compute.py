@@ -49,10 +49,11 @@ def evaluate(
     if not rankings:
         raise DataError("there are no rankings to evaluate; rank first")
     key = cases if isinstance(cases, AnswerKey) else AnswerKey(cases)
-    tables = [_per_query(key, name, lists, wanted) for name, lists in rankings.items()]
-    scores = tuple(
-        _sum_up(table, name, wanted) for table, name in zip(tables, rankings, strict=True)
-    )
+    found = {name: _per_query(key, name, lists, wanted) for name, lists in rankings.items()}
+    tables = [table for table, _ in found.values()]
+    scores = tuple(_sum_up(table, name, wanted, cut) for name, (table, cut) in found.items())
+    bounds = {one.ranker: one.bounds for one in scores}
+    unclear = frozenset().union(*bounds.values())
     chance = Ranks.at_random(key.relevant, key.candidates)
     sizes = (int(key.candidates.min()), int(key.candidates.max())) if len(key) else (0, 0)
     main = MAIN if MAIN in rankings else scores[-1].ranker
@@ -60,28 +61,34 @@ def evaluate(
     return Report(
         main=main,
         rankers=scores,
-        chance={str(metric): estimate(metric.values(chance)).mean for metric in wanted},
+        chance={
+            str(metric): None if str(metric) in unclear else estimate(metric.values(chance)).mean
+            for metric in wanted
+        },
         candidates=sizes,
         per_query=per_query,
         notes=tuple(notes(key, scores, sampled=sampled)),
         comparisons=compare_rankers(
-            per_query, list(rankings), main, [str(metric) for metric in wanted]
+            per_query, list(rankings), main, [str(metric) for metric in wanted], bounds
         ),
     )
 
 
 def _per_query(
     key: AnswerKey, ranker: str, lists: Iterable[RankedList], metrics: Sequence[Metric]
-) -> pl.DataFrame:
+) -> tuple[pl.DataFrame, bool]:
+    """A row for each query; and whether lists leave out candidates."""
     values = np.zeros((len(metrics), len(key)))
     ambiguous = np.zeros(len(key), np.bool_)
     missing = np.ones(len(key), np.bool_)
+    cut = False
     for batch in key.check(ranker, lists):
+        cut |= batch.cut
         missing[batch.rows] = False
         ambiguous[batch.rows] = batch.ranks.ambiguous
         for place, metric in enumerate(metrics):
             values[place, batch.rows] = metric.values(batch.ranks)
-    return pl.DataFrame(
+    table = pl.DataFrame(
         {
             "ranker": pl.repeat(ranker, len(key), dtype=pl.String, eager=True),
             "query": pl.Series(key.queries, dtype=pl.String),
@@ -93,9 +100,10 @@ def _per_query(
             "missing": missing,
         }
     )
+    return table, cut
 
 
-def _sum_up(table: pl.DataFrame, ranker: str, metrics: Sequence[Metric]) -> Scores:
+def _sum_up(table: pl.DataFrame, ranker: str, metrics: Sequence[Metric], cut: bool) -> Scores:
     missing = int(table["missing"].sum())
     answered = table.height - missing
     return Scores(
@@ -104,6 +112,7 @@ def _sum_up(table: pl.DataFrame, ranker: str, metrics: Sequence[Metric]) -> Scor
         queries=table.height,
         tied=int(table["tied"].sum()) / answered if answered else None,
         missing=missing,
+        bounds=frozenset(str(metric) for metric in metrics if cut and metric.whole),
     )
 
 

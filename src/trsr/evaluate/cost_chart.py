@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from trsr.evaluate.charts import Axis, Tick
 from trsr.evaluate.costs import RankerCost
 from trsr.evaluate.report import Report
-from trsr.evaluate.table import NOTHING, decimals
+from trsr.evaluate.table import NOTHING, told_interval
 
 WIDE = 20.0
 """From this ratio of the largest to the smallest cost on the axis is logarithmic."""
@@ -20,6 +20,7 @@ LONGEST = 18
 
 _SMALLEST = 1e-9  # seconds: what a clock cannot tell from nothing must still have a logarithm
 _LETTER = 7.0
+_GAP = 3.0  # beside a name
 _AIR = 0.06
 _LINES = (0.0, -13.0, 13.0, -27.0, 27.0, -41.0, 41.0)  # how far below its point a name may stand
 
@@ -38,6 +39,7 @@ class Point:
         label_x: Where its name stands.
         label_y: The name's base line.
         anchor: start, middle or end, as SVG has it.
+        leader: Whether a line is to lead from the point to its name.
     """
 
     ranker: str
@@ -49,6 +51,7 @@ class Point:
     label_x: float
     label_y: float
     anchor: str
+    leader: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ def _chart(
     told: Callable[[float | None], str],
 ) -> CostChart | None:
     drawn = [
-        (scores.ranker, max(spent, _SMALLEST), estimate.mean, estimate.interval)
+        (scores.ranker, max(spent, _SMALLEST), estimate.mean, estimate)
         for scores in report.rankers
         for estimate in [scores.metrics[metric]]
         for spent in [costs.get(scores.ranker)]
@@ -132,11 +135,13 @@ def _chart(
     else:
         along = Axis([0, *spents], left, width - 16)
         ticks = tuple(_round_ticks(along, max(spents), told))
-    heights = [mean for _, _, mean, _ in drawn] + [end for *_, ends in drawn for end in ends or ()]
+    heights = [mean for _, _, mean, _ in drawn]
+    heights += [end for *_, estimate in drawn for end in estimate.interval or ()]
     up = Axis(heights if chance is None else [*heights, chance], base, top)
     spots = [
-        (name, along(spent), up(mean), *(map(up, ends) if ends else (up(mean), up(mean))))
-        for name, spent, mean, ends in drawn
+        (name, along(spent), up(mean), up(ends[0]), up(ends[1]))
+        for name, spent, mean, estimate in drawn
+        for ends in [estimate.interval or (mean, mean)]
     ]
     labels = _labels([(name, x, y) for name, x, y, _, _ in spots], left, width)
     return CostChart(
@@ -156,7 +161,10 @@ def _chart(
         ticks,
         up.ticks,
         None if chance is None else up(chance),
-        "; ".join(f"{name}: {decimals(mean)} at {told(spent)}" for name, spent, mean, _ in drawn),
+        "; ".join(
+            f"{name}: {told_interval(estimate)} at {told(spent)}"
+            for name, spent, _, estimate in drawn
+        ),
     )
 
 
@@ -205,24 +213,28 @@ _Box = tuple[float, float, float, float]
 
 def _labels(
     spots: Sequence[tuple[str, float, float]], left: float, right: float
-) -> Iterator[tuple[float, float, str]]:
-    """Where each name stands: beside its point, or as little above or below as hides nothing."""
+) -> Iterator[tuple[float, float, str, bool]]:
+    """Where each name stands: beside its point, or as little above or below as hides nothing.
+
+    A name that is not on its point's line needs a leader.
+    """
     dots: list[_Box] = [(x - 6, y - 6, x + 6, y + 6) for _, x, y in spots]
     taken: list[_Box] = []
     for place, (name, x, y) in enumerate(spots):
         size = _LETTER * min(len(name), LONGEST)
         others = [*taken, *(box for n, box in enumerate(dots) if n != place)]
-        hidden: dict[tuple[float, float, str, _Box], float] = {}
+        hidden: dict[tuple[float, float, str, bool, _Box], float] = {}
         for down, (side, anchor) in itertools.product(_LINES, ((1, "start"), (-1, "end"))):
             near = x + side * (9 if not down else 7)
             far = near + side * size
-            box = (min(near, far), y + down - 7, max(near, far), y + down + 7)
+            # Names on one line would read as one if there were no gap between them.
+            box = (min(near, far) - _GAP, y + down - 7, max(near, far) + _GAP, y + down + 7)
             outside = max(0.0, left - box[0]) + max(0.0, box[2] - right)
             cost = sum(_overlap(box, other) for other in others) + 100 * outside + abs(down) / 10
-            hidden[near, y + down + 4.5, anchor, box] = cost
-        at, line, anchor, box = min(hidden, key=hidden.__getitem__)
+            hidden[near, y + down + 4.5, anchor, down != 0, box] = cost
+        at, line, anchor, leader, box = min(hidden, key=hidden.__getitem__)
         taken.append(box)
-        yield round(at, 2), round(line, 2), anchor
+        yield round(at, 2), round(line, 2), anchor, leader
 
 
 def _overlap(one: _Box, other: _Box) -> float:

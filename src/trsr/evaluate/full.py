@@ -104,7 +104,8 @@ class FullAnswerKey(AnswerKey):
             raise DataError(
                 f"ranker {ranker}: query {lists[place].query} has a score that is not a number"
             )
-        return Batch(rows, self._with_missing(Ranks.of(scores, right, real), rows))
+        cut = bool((sizes < self.candidates[rows]).any())
+        return Batch(rows, self._with_missing(Ranks.of(scores, right, real), rows), cut)
 
     def _with_missing(self, found: Ranks, rows: Counts) -> Ranks:
         """The places, with those of the relevant items that the lists leave out."""

@@ -26,7 +26,7 @@ class HistoryGroup:
         means: (ranker, metric) → the mean and its 95 % bootstrap interval (`low`, `high`; None
             for one user's queries).
         against: (ranker, metric) → the ranker minus the main one, within the group; the p-values
-            are not corrected: groups describe, they do not decide.
+            are not corrected: groups describe, they do not decide. Without lower bounds.
     """
 
     shortest: int
@@ -96,7 +96,12 @@ def _group(table: pl.DataFrame, report: Report) -> HistoryGroup:
             np.hstack([values[name] - values[report.main] for name in others]), users
         )
         pairs = [(name, metric) for name in others for metric in report.metrics]
-        against = dict(zip(pairs, found, strict=True))
+        unclear = report[report.main].bounds
+        against = {
+            (name, metric): one
+            for (name, metric), one in zip(pairs, found, strict=True)
+            if metric not in unclear | report[name].bounds
+        }
     lengths = table["history"]
     shortest, longest = int(str(lengths.min())), int(str(lengths.max()))
     return HistoryGroup(shortest, longest, len(users), dict(zip(keys, means, strict=True)), against)

@@ -49,6 +49,11 @@ class Metric:
         return self.name if self.k is None else f"{self.name}@{self.k}"
 
     @property
+    def whole(self) -> bool:
+        """Whether it asks for every candidate's place; of lists cut short it is a lower bound."""
+        return self.k is None
+
+    @property
     def meaning(self) -> str:
         """The metric in a few words for people."""
         return METRICS[self.name].meaning.replace("first k", f"first {self.k}")

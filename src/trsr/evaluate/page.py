@@ -19,7 +19,7 @@ class StageTime:
     Attributes:
         name: The stage's verb.
         seconds: How long it took; None where that is not known.
-        counts: What it did, such as `{"tokens": 120000}`.
+        counts: What it did, such as `{"tokens": 120000}`; a flag is shown where it is set.
     """
 
     name: str
@@ -34,10 +34,12 @@ class ShownBlock:
     Attributes:
         items: The items' texts, oldest first.
         summary: What was written after reading it; empty where nothing was.
+        name: What stands above it.
     """
 
     items: Sequence[str]
     summary: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,15 @@ class ShownCandidate:
         text: The item's text.
         p_yes: The model's probability of yes; None for a ranker without one.
         relevant: Whether it is a right answer.
+        place: Its place in the list; empty: as it comes.
+        note: Why it has none.
     """
 
     text: str
     p_yes: float | None
     relevant: bool
+    place: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +68,14 @@ class ShownUser:
     Attributes:
         user: The user's id.
         blocks: The history, oldest first.
-        summary: What the ranker was told of the user in the end; empty where nothing.
-        candidates: Best first.
+        summary: What stands of the user in the end; empty where nothing.
+        candidates: Best first; after those shown, the right ones that are not among them.
         ranker: Who ranked them.
         anothers: Whether the summary is another user's, as an ablation's control.
+        told: Whether the ranker was told the summary.
+        steps: What was written beside the blocks' summaries, in order.
+        steps_name: What these are.
+        counted: Which candidates these are, such as `first 50 of 289 candidates`.
     """
 
     user: str
@@ -74,6 +84,10 @@ class ShownUser:
     candidates: Sequence[ShownCandidate]
     ranker: str = ""
     anothers: bool = False
+    told: bool = True
+    steps: Sequence[str] = ()
+    steps_name: str = ""
+    counted: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +98,14 @@ class Page:
         title: The page's head line.
         subtitle: One line below it, such as the data and the model.
         settings: section → key → value, or key → value.
-        stages: In the order they ran.
+        changed: Those of them that are no defaults, in the same form.
+        made: (what, which) of the machine and the packages that made the run.
+        stages: In the order they run.
         curve: (step, training loss).
         validation: (step, what the best adapter is chosen by).
         summaries: What the test cases' summaries hold.
         examples: Some users.
+        examples_notes: What is shown of them.
         groups: The queries by length of history.
         corrected: Estimates over the whole catalogue.
         calibrations: Of the rankers that give probabilities.
@@ -100,11 +117,14 @@ class Page:
     title: str = "Recommendation report"
     subtitle: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
+    changed: Mapping[str, object] = field(default_factory=dict)
+    made: Sequence[tuple[str, str]] = ()
     stages: Sequence[StageTime] = ()
     curve: Sequence[tuple[int, float]] = ()
     validation: Sequence[tuple[int, float]] = ()
     summaries: SummaryTexts | None = None
     examples: Sequence[ShownUser] = ()
+    examples_notes: Sequence[str] = ()
     groups: Sequence[HistoryGroup] = ()
     corrected: Corrected | None = None
     calibrations: Sequence[Calibration] = ()

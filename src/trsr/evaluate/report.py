@@ -48,6 +48,7 @@ class Scores:
         tied: Share of the queries with a result in which a relevant candidate ties with another
             one; None where no query has a result.
         missing: How many queries have no result; they have 0 in every metric.
+        bounds: The metrics that are lower bounds, as its lists leave out candidates.
     """
 
     ranker: str
@@ -55,6 +56,7 @@ class Scores:
     queries: int
     tied: float | None
     missing: int
+    bounds: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +66,15 @@ class Report:
     Attributes:
         main: The ranker that the report is about.
         rankers: All rankers, in the order given; at least one.
-        chance: metric → its expectation under random orders; None where there is no query.
+        chance: metric → its expectation under random orders; None where there is no query, or a
+            lower bound to be set against it.
         candidates: The fewest and the most candidates of a query.
         per_query: A row for each ranker and query: `ranker`, `query`, `user`, `history` (its
             length), `candidates` (how many), a column for each metric, `tied`, `missing`. The
             queries stand in the same order for each ranker, so that differences can be paired.
         notes: What a reader must know, in plain sentences.
-        comparisons: Every other ranker against the main one, in every metric.
+        comparisons: Every other ranker against the main one, in every metric that is no lower
+            bound.
     """
 
     main: str
@@ -103,11 +107,16 @@ class Report:
         return {name: one.mean for name, one in found if one.mean is not None}
 
     def comparison(self, ranker: str, metric: str) -> Comparison | None:
-        """A ranker against the main one; None for the main one itself."""
+        """A ranker against the main one; None for the main one itself and for lower bounds."""
         for one in self.comparisons:
             if (one.ranker, one.metric) == (ranker, metric):
                 return one
         return None
+
+    @property
+    def bounds(self) -> frozenset[str]:
+        """The metrics that are a lower bound for some ranker."""
+        return frozenset().union(*(scores.bounds for scores in self.rankers))
 
     def rows(self) -> Table:
         """The table for a terminal: a header, a row for each ranker and one for chance."""
@@ -135,4 +144,5 @@ def _plain(scores: Scores) -> dict[str, Any]:
         "queries": scores.queries,
         "tied": scores.tied,
         "missing": scores.missing,
+        "lower_bounds": sorted(scores.bounds),
     }

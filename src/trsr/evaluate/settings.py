@@ -8,7 +8,7 @@ from trsr.settings import Settings
 
 
 class EvaluateSettings(Settings):
-    """Which metrics are computed on the test queries, and what is written of them."""
+    """Which metrics are computed on the ranked queries, and what is written of them."""
 
     metrics: tuple[str, ...] = Field(
         (

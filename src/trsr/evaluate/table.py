@@ -9,13 +9,23 @@ from trsr.evaluate.comparison import BETTER, WORSE
 from trsr.evaluate.statistics import LEVEL
 
 if TYPE_CHECKING:
-    from trsr.evaluate.report import Estimate, Report
+    from trsr.evaluate.report import Estimate, Report, Scores
 
 NOTHING = "–"
 """What stands where a number cannot be said."""
 
 BEST = "*"
 """Ends the cells that hold the highest mean of their column."""
+
+
+LEAST = "≥ "
+"""Begins the cells that hold a lower bound."""
+
+BOUND = (
+    f"{LEAST}a lower bound: lists leave out candidates, and a relevant item that is left out "
+    "counts as last; of lower bounds there is no chance level, no highest mean and no test"
+)
+"""What `LEAST` means."""
 
 
 class Table(NamedTuple):
@@ -41,14 +51,17 @@ def make_table(report: Report) -> Table:
     """A row for each ranker and one for chance.
 
     The best mean of each metric ends in `BEST`; what is significantly better or worse than the
-    main ranker ends in an arrow.
+    main ranker ends in an arrow. Lower bounds begin with `LEAST`, and have neither.
     """
     best = {name: best_mean(report, name) for name in report.metrics}
     rows = [
         (
             scores.ranker,
             *(
-                number(one) + mark(one, best[name]) + arrow(report, scores.ranker, name)
+                least(scores, name)
+                + number(one)
+                + mark(one, best[name])
+                + arrow(report, scores.ranker, name)
                 for name, one in scores.metrics.items()
             ),
             share(scores.tied),
@@ -60,11 +73,13 @@ def make_table(report: Report) -> Table:
     header = ("ranker", *report.metrics, "tied", "missing")
     queries = "1 query" if report.queries == 1 else f"{report.queries:,} queries"
     legend = f"{queries}; mean ± standard error; {BEST} highest mean; chance: random order"
-    return Table(header, (*rows, chance), (legend, *_arrows(report), *report.notes))
+    return Table(header, (*rows, chance), (legend, *_marks(report), *report.notes))
 
 
-def _arrows(report: Report) -> Iterator[str]:
-    """What the arrows mean, where there are any."""
+def _marks(report: Report) -> Iterator[str]:
+    """What the arrows and `LEAST` mean, where there are any."""
+    if report.bounds:
+        yield BOUND
     if any(one.mark for one in report.comparisons):
         yield (
             f"{BETTER} {WORSE} significantly better or worse than {report.main}: paired "
@@ -91,6 +106,14 @@ def decimals(value: float | None, places: int = 3) -> str:
     return sign + (text[1:] if text.startswith("0.") else text)
 
 
+def told_interval(estimate: Estimate) -> str:
+    """`.460 (.404 to .516)`: a mean with its 95 % interval, where there is one."""
+    ends = estimate.interval
+    return decimals(estimate.mean) + (
+        f" ({decimals(ends[0])} to {decimals(ends[1])})" if ends else ""
+    )
+
+
 def share(value: float | None) -> str:
     """`4 %`; what rounds to 0 but is not says so."""
     if value is None:
@@ -98,6 +121,11 @@ def share(value: float | None) -> str:
     if 0 < value < 0.005:
         return "< 1 %"
     return f"{100 * value:.0f} %"
+
+
+def least(scores: Scores, metric: str) -> str:
+    """`LEAST` where a ranker's metric is a lower bound, else empty."""
+    return LEAST if metric in scores.bounds else ""
 
 
 def mark(estimate: Estimate, best: float | None) -> str:
@@ -130,7 +158,39 @@ def span(low: float | None, high: float | None) -> str:
     return NOTHING if low is None or high is None else f"{signed(low)} to {signed(high)}"
 
 
+DIFFERENCES = ("ranker", "metric", "difference", "95 % interval", "p", "p Holm", "d_z", "")
+"""The columns of `difference_rows`."""
+
+
+def difference_rows(report: Report) -> list[tuple[str, ...]]:
+    """A row for each comparison, as `DIFFERENCES` names its cells."""
+    return [
+        (
+            one.ranker,
+            one.metric,
+            signed(one.difference.mean),
+            span(one.difference.low, one.difference.high),
+            p_value(one.difference.p),
+            p_value(one.p_holm),
+            signed(one.difference.d_z),
+            one.mark,
+        )
+        for one in report.comparisons
+    ]
+
+
+def differences_note(report: Report) -> str:
+    """How the differences were found."""
+    return (
+        "Paired over queries: BCa bootstrap intervals and randomization tests over users, Holm's "
+        f"correction over the {len(report.comparisons)} rows; d_z is mean / standard deviation of "
+        "the differences."
+    )
+
+
 def best_mean(report: Report, metric: str) -> float | None:
-    """The highest mean of a metric; None where there is nothing to compare."""
+    """The highest mean of a metric; None where there is nothing to compare, or a lower bound."""
+    if metric in report.bounds:
+        return None
     means = [scores.metrics[metric].mean for scores in report.rankers]
     return max((mean for mean in means if mean is not None), default=None) if means[1:] else None

@@ -9,10 +9,32 @@ from trsr.evaluate.calibration import Calibration
 from trsr.evaluate.comparison import BETTER, WORSE
 from trsr.evaluate.correction import Corrected
 from trsr.evaluate.groups import HistoryGroup
+from trsr.evaluate.page import Page, StageTime
 from trsr.evaluate.report import Estimate, Report
 from trsr.evaluate.statistics import LEVEL, Difference
 from trsr.evaluate.summaries import SUMMARY_TEXTS, SummaryTexts, summary_rows
-from trsr.evaluate.table import NOTHING, best_mean, decimals, p_value, share, signed, span
+from trsr.evaluate.table import (
+    BOUND,
+    DIFFERENCES,
+    NOTHING,
+    arrow,
+    best_mean,
+    decimals,
+    difference_rows,
+    differences_note,
+    least,
+    share,
+)
+from trsr.evaluate.words import (
+    COSTS,
+    PREPARING,
+    cost_metric,
+    cost_rows,
+    count_words,
+    duration,
+    setting_rows,
+    unknown_costs,
+)
 
 FILES = (
     "Beside this file: `report.json` (all numbers), `report.html`, `per_query.parquet`, "
@@ -23,35 +45,36 @@ FILES = (
 )
 
 
-def markdown(
-    report: Report,
-    *,
-    title: str = "Recommendation report",
-    subtitle: str = "",
-    groups: Sequence[HistoryGroup] = (),
-    calibrations: Sequence[Calibration] = (),
-    corrected: Corrected | None = None,
-    summaries: SummaryTexts | None = None,
-) -> str:
-    """The report as Markdown."""
+ELSEWHERE = (
+    "Drawings, and example users with what was read, written and ranked: `report.html` alone."
+)
+
+
+def markdown(report: Report, page: Page) -> str:
+    """The report as Markdown, with what the page shows beside it, drawings and examples apart."""
     parts = [
-        [f"# {_inline(title)}"],
-        [_inline(subtitle)] if subtitle else [],
+        [f"# {_inline(page.title)}"],
+        [_inline(page.subtitle)] if page.subtitle else [],
+        [f"- {_inline(warning)}" for warning in page.warnings],
         ["## Results", "", *_results(report)],
         [f"- {_inline(note)}" for note in report.rows().notes],
         _differences(report),
-        _groups(report, groups),
-        _corrected(corrected),
-        _calibration(calibrations),
-        _summaries(summaries),
-        ["## Files", "", FILES],
+        _groups(report, page.groups),
+        _corrected(page.corrected),
+        _costs(report, page),
+        _calibration(page.calibrations),
+        _stages(page.stages),
+        _summaries(page.summaries),
+        _settings(page),
+        ["## Files", "", ELSEWHERE, "", FILES],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
-def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def _rows(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> Iterator[str]:
+    """A table; its first column holds names, and the last `left` ones hold text too."""
     yield f"| {' | '.join(header)} |"
-    yield f"| --- |{' ---: |' * (len(header) - 1)}"
+    yield f"| --- |{' ---: |' * (len(header) - 1 - left)}{' --- |' * left}"
     yield from (f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -70,41 +93,61 @@ def _results(report: Report) -> Iterator[str]:
 
 
 def _cell(report: Report, ranker: str, metric: str, one: Estimate) -> str:
-    text = decimals(one.mean)
+    text = least(report[ranker], metric) + decimals(one.mean)
     if one.mean is not None and one.mean == best_mean(report, metric):
         text = f"**{text}**"
     error = "" if one.se is None else f" ±{decimals(one.se)}"
-    return text + error + _mark(report, ranker, metric)
+    return text + error + arrow(report, ranker, metric)
 
 
-def _mark(report: Report, ranker: str, metric: str) -> str:
-    found = report.comparison(ranker, metric)
-    return f" {found.mark}" if found and found.mark else ""
+def _costs(report: Report, page: Page) -> list[str]:
+    if not page.costs:
+        return ["## Quality against cost", "", page.costs_note] if page.costs_note else []
+    metric = cost_metric(report)
+    rows = [
+        [_inline(one.ranker), one.quality, *one.cells]
+        for one in cost_rows(report, metric, page.costs)
+    ]
+    head = ["ranker", metric, *map(str.lower, COSTS)]
+    said = " ".join([PREPARING, _inline(unknown_costs(page.costs))]).strip()
+    return ["## Quality against cost", "", said, "", *_rows(head, rows)]
+
+
+def _stages(stages: Sequence[StageTime]) -> list[str]:
+    if not stages:
+        return []
+    rows = [
+        [
+            _inline(stage.name),
+            duration(stage.seconds),
+            _inline("; ".join(f"{what} {many}".strip() for what, many in count_words(stage))),
+        ]
+        for stage in stages
+    ]
+    return ["## Time and counts", "", *_rows(["stage", "time", "counts"], rows, left=1)]
+
+
+def _settings(page: Page) -> list[str]:
+    """Those that are no defaults one by one, the others in one paragraph."""
+    rows = setting_rows(page.settings, page.changed)
+    changed = [[_inline(one.name), _inline(one.value)] for one in rows if one.changed]
+    others = "; ".join(f"{one.name} = {one.value}" for one in rows if not one.changed)
+    made = "; ".join(f"{what} {which}" for what, which in page.made)
+    parts = [
+        ["Other than trsr's defaults:", "", *_rows(["setting", "value"], changed, left=1)],
+        [f"At {'the defaults' if changed else 'their values'}: {_inline(others)}."],
+        [f"Made with: {_inline(made)}."],
+    ]
+    kept = [part for part, found in zip(parts, (changed, others, made), strict=True) if found]
+    return ["## Settings", *(line for part in kept for line in ("", *part))] if kept else []
 
 
 def _differences(report: Report) -> list[str]:
     if not report.comparisons:
         return []
-    rows = [
-        [
-            _inline(one.ranker),
-            one.metric,
-            signed(one.difference.mean),
-            span(one.difference.low, one.difference.high),
-            p_value(one.difference.p),
-            p_value(one.p_holm),
-            signed(one.difference.d_z),
-            one.mark,
-        ]
-        for one in report.comparisons
-    ]
-    head = ["ranker", "metric", "difference", "95 % interval", "p", "p Holm", "d_z", ""]
-    text = (
-        "Paired over queries: BCa bootstrap intervals and randomization tests over users, Holm's "
-        f"correction over the {len(report.comparisons)} rows; d_z is mean / standard deviation of "
-        "the differences."
-    )
-    return [f"## Differences to {_inline(report.main)}", "", text, "", *_rows(head, rows)]
+    rows = [[_inline(ranker), *cells] for ranker, *cells in difference_rows(report)]
+    lead = [f"## Differences to {_inline(report.main)}", "", differences_note(report), ""]
+    return [*lead, *_rows(DIFFERENCES, rows)]
 
 
 def _groups(report: Report, groups: Sequence[HistoryGroup]) -> list[str]:
@@ -116,7 +159,10 @@ def _groups(report: Report, groups: Sequence[HistoryGroup]) -> list[str]:
             group.name,
             str(group.queries),
             _inline(scores.ranker),
-            *(_interval(group.means[scores.ranker, metric]) for metric in report.metrics),
+            *(
+                least(scores, metric) + _interval(group.means[scores.ranker, metric])
+                for metric in report.metrics
+            ),
         ]
         for group in groups
         for scores in report.rankers
@@ -187,11 +233,16 @@ _LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    "≥": r"$\geq$",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "<": r"$<$",
+    ">": r"$>$",
 }
 
 
 def latex(report: Report) -> str:
-    """The table of results for a paper; needs the package booktabs."""
+    """The table of results for a paper, its caveats below; needs the package booktabs."""
     columns = "l" + "r" * len(report.metrics)
     head = " & ".join(["", *map(_tex, report.metrics)])
     rows = [
@@ -228,9 +279,19 @@ def latex(report: Report) -> str:
         f"{chance} \\\\",
         "\\bottomrule",
         "\\end{tabular}",
+        *_tex_notes(report),
         "\\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _tex_notes(report: Report) -> list[str]:
+    """What a reader must know, below the table."""
+    notes = [*([f"{BOUND}."] if report.bounds else []), *report.notes]
+    if not notes:
+        return []
+    said = [f"{_tex(note)}\\par" for note in notes]
+    return ["", "\\smallskip", "\\parbox{\\linewidth}{\\footnotesize\\raggedright", *said, "}"]
 
 
 def _tex_cell(report: Report, ranker: str, metric: str, one: Estimate) -> str:
@@ -241,7 +302,8 @@ def _tex_cell(report: Report, ranker: str, metric: str, one: Estimate) -> str:
         text = f"\\textbf{{{text}}}"
     error = "" if one.se is None else f" {{\\scriptsize $\\pm${decimals(one.se)}}}"
     arrows = {BETTER: " $\\uparrow$", WORSE: " $\\downarrow$"}
-    return text + error + arrows.get(_mark(report, ranker, metric).strip(), "")
+    bound = "$\\geq$ " if least(report[ranker], metric) else ""
+    return bound + text + error + arrows.get(arrow(report, ranker, metric).strip(), "")
 
 
 def _tex(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,13 @@ from trsr.errors import StoreError
 from trsr.store.rundir import RunDirectory
 from trsr.types import Case, Query, Summary
 
-CASES = tuple(f"cases.{split}.parquet" for split in ("train", "valid", "test"))
+
+def cases_file(split: str) -> str:
+    """The file of a split's cases in a run directory."""
+    return f"cases.{split}.parquet"
+
+
+CASES = tuple(map(cases_file, ("train", "valid", "test")))
 """The files of the three splits' cases."""
 
 SUMMARIES = pl.Schema(
@@ -26,6 +33,9 @@ SUMMARIES = pl.Schema(
 )
 """The columns of `summaries.parquet`; a file made elsewhere has the same."""
 
+ENDS = "ends"
+"""A further column where blocks are cut by tokens: the interactions up to each block's end."""
+
 
 def read_summaries(path: Path) -> dict[str, Summary]:
     """The summaries of a run by query id; empty where there are none.
@@ -36,10 +46,15 @@ def read_summaries(path: Path) -> dict[str, Summary]:
     if not path.exists():
         return {}
     try:
-        rows = pl.read_parquet(path, glob=False).iter_rows()
+        frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise StoreError(f"{path}: is damaged ({error}); give `trsr summarize` again") from error
-    return {q: Summary(user, text, covers, tuple(of)) for q, user, text, covers, of in rows}
+    ends = frame[ENDS].to_list() if ENDS in frame.columns else itertools.repeat(())
+    rows = frame.drop(ENDS, strict=False).iter_rows()
+    return {
+        query: Summary(user, text, covers, tuple(of), tuple(cut or ()))
+        for (query, user, text, covers, of), cut in zip(rows, ends, strict=False)
+    }
 
 
 def with_summary(case: Case, summaries: Mapping[str, Summary]) -> Case:

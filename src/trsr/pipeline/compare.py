@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from trsr.errors import ConfigError, DataError
+from trsr.evaluate.correction import SUFFIX
 from trsr.evaluate.metrics import USUAL
 from trsr.evaluate.sides import Side, SidesReport, compare_sides
 from trsr.pipeline.finished import FIXED, FinishedRun, counted, is_kept
@@ -100,7 +101,15 @@ def compare(
         for name, group, one in zip(names, groups, pooled, strict=True)
         if len(one) < len(group)
     ]
-    return replace(report, notes=(*report.notes, *once))
+    where = (
+        [
+            "on validation cases, for choosing settings: rankers that chose settings, passes or "
+            "weights on them stand too high"
+        ]
+        if base.run.split == "valid"
+        else []
+    )
+    return replace(report, notes=(*report.notes, *once, *where))
 
 
 def _split(text: str) -> tuple[Path, str]:
@@ -193,9 +202,14 @@ def _metrics(wanted: Sequence[str], chosen: Sequence[Chosen]) -> list[str]:
         lacking = [str(one.run.folder) for one in chosen if name not in one.run.values.columns]
         if name not in shared:
             where = f"{lacking[0]} has no metric" if lacking else "there is no metric"
+            how = (
+                "for estimates of the whole catalogue set evaluate.corrected to true"
+                if name.endswith(SUFFIX)
+                else "to add one, name it in evaluate.metrics"
+            )
             raise ConfigError(
-                f"{where} {name!r}{like(name, shared)}; all runs have {', '.join(shared)}; to add "
-                "one, name it in evaluate.metrics and give `trsr evaluate`"
+                f"{where} {name!r}{like(name, shared)}; all runs have {', '.join(shared)}; {how} "
+                "and give `trsr evaluate`"
             )
     if not shared:
         raise ConfigError("the runs have no metric in common; set the same evaluate.metrics")
@@ -322,8 +336,8 @@ def _check_queries(first: FinishedRun, other: FinishedRun) -> None:
         if some
     ]
     raise DataError(
-        f"{other.folder} has other queries than {first.folder}: of its {len(ours):,} it "
-        f"{' and '.join(said)}. {_HINT}"
+        f"{other.folder} has other queries than {first.folder}: "
+        f"{f'of its {len(ours):,} ' if lacking else ''}it {' and '.join(said)}. {_HINT}"
     )
 
 

@@ -21,8 +21,9 @@ def used_splits(config: Config) -> list[str]:
     """The splits whose summaries some later stage reads."""
     train = ["train"] if config.trained else []
     blended = TOLD & set(config.rank.blended)
-    valid = ["valid"] if blended or (train and config.train.validate_steps) else []
-    return [*train, *valid, "test"]
+    asked = config.rank.split
+    valid = blended or (train and config.train.validate_steps) or asked == "valid"
+    return [*train, *(["valid"] if valid else []), *(["test"] if asked == "test" else [])]
 
 
 def data_settings(config: Config) -> dict[str, Any]:
@@ -97,6 +98,8 @@ def rank_settings(config: Config) -> dict[str, Any]:
 def evaluate_settings(config: Config) -> dict[str, Any]:
     """The metrics, how a whole catalogue was ranked, and whose summaries the pages show."""
     own: dict[str, Any] = {"evaluate": config.evaluate.model_dump(mode="json")}
+    if config.rank.split != "test":
+        own["split"] = config.rank.split
     if config.prompts.summary_of != "own":
         own["prompts"] = {"summary_of": config.prompts.summary_of}
         own["run"] = {"seed": config.run.seed}

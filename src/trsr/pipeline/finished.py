@@ -14,10 +14,10 @@ import polars as pl
 
 from trsr.data.cases import MET
 from trsr.errors import DataError, StaleRunError, StoreError
+from trsr.pipeline.artifacts import cases_file
 from trsr.settings import digest
 from trsr.store.rundir import MANIFEST, RunDirectory
 
-CASES = "cases.test.parquet"
 VALUES = "per_query.parquet"
 FIXED = ("ranker", "query", "user", "history", "candidates", "tied", "missing")
 """The columns of `per_query.parquet` that are no metric."""
@@ -79,10 +79,10 @@ class FinishedRun:
             StaleRunError: If the evaluated queries are not those of the cases any more.
         """
         columns = ("query", "candidates", "relevant")
-        cases = _read(self.folder / CASES, columns)
+        cases = _read(self.folder / self.cases_file, columns)
         if set(cases["query"]) != set(self.values["query"]):
             raise StaleRunError(
-                f"{self.folder}: {VALUES} is not of the queries of {CASES}; give "
+                f"{self.folder}: {VALUES} is not of the queries of {self.cases_file}; give "
                 f"`trsr run {self.folder}`"
             )
         if MET in cases.columns:
@@ -95,6 +95,16 @@ class FinishedRun:
         which = f"catalogue {digest(items.sort().to_list())}"
         less = pl.col(MET).list.eval(pl.format("(without {})", pl.element()))
         return met.to_frame().select(pl.concat_list(pl.lit(which), less)).to_series()
+
+    @cached_property
+    def split(self) -> str:
+        """The split that was ranked: test, or valid where settings are chosen."""
+        return str(self._settings.get("rank", {}).get("split", "test"))
+
+    @property
+    def cases_file(self) -> str:
+        """The file of the ranked cases."""
+        return cases_file(self.split)
 
     @cached_property
     def seeds(self) -> tuple[int, int]:
@@ -157,7 +167,8 @@ class FinishedRun:
                 f"{self.folder / MANIFEST} {why}, so nobody knows what {VALUES} was computed from; "
                 f"give `trsr run {self.folder}` again"
             )
-        names = [name for name in (CASES, "rankings.parquet") if name in record.parents]
+        asked = (self.cases_file, "rankings.parquet")
+        names = [name for name in asked if name in record.parents]
         now = run.hashes([*names, VALUES])
         changed = [name for name in names if now.get(name) != record.parents[name]]
         if changed:

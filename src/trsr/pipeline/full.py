@@ -13,7 +13,9 @@ import polars as pl
 from trsr.config import Config
 from trsr.data import Cases, Catalog
 from trsr.errors import ConfigError, DataError, StoreError
-from trsr.rank import Ranker, top
+from trsr.evaluate.report import Estimate
+from trsr.evaluate.table import number
+from trsr.rank import Ranker, checked, top
 from trsr.types import Query, Summary
 
 PROPOSALS = "proposals.parquet"
@@ -68,7 +70,8 @@ class FirstStage:
         if self._made is None:
             size, seed = self.config.rank.proposals, self.config.run.seed
             found: dict[str, list[str]] = {}
-            for ranked in self._ranker().rank(self.cases.queries()):
+            name = self.config.rank.first_stage
+            for ranked in checked(self._ranker(), self.cases.queries(), name):
                 found[ranked.query] = [entry.item for entry in top(ranked, size, seed)]
                 self.told(f"first stage {len(found)}/{len(self.cases)}")
             self._made = found
@@ -134,11 +137,10 @@ def full_notes(config: Config, first: Mapping[str, Any] | None) -> tuple[str, ..
         f"validation cases have sampled negatives{weights}."
     ]
     if first is not None:
-        recall = "–" if first["recall"] is None else f"{first['recall']:.3f}"
-        error = "" if first["se"] is None else f" ±{first['se']:.3f}"
+        recall = number(Estimate(first["recall"], first["se"]))
         notes.append(
             f"Rankers with a language model order {first['proposals']:,} proposals of "
-            f"{first['ranker']}, whose recall@{first['proposals']} is {recall}{error}: no such "
+            f"{first['ranker']}, whose recall@{first['proposals']} is {recall}: no such "
             "ranker can find more."
         )
     return tuple(notes)

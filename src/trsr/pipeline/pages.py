@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -14,8 +13,7 @@ import polars as pl
 
 from trsr.config import Config
 from trsr.data import Dataset
-from trsr.errors import StoreError
-from trsr.evaluate import Page, Report, ShownBlock, ShownCandidate, ShownUser, StageTime, write_html
+from trsr.evaluate import Page, Report, write_html
 from trsr.evaluate.calibration import Calibration, calibrate
 from trsr.evaluate.correction import Corrected, correct
 from trsr.evaluate.costs import UNRECORDED, RankerCost, read_costs
@@ -23,20 +21,16 @@ from trsr.evaluate.groups import history_groups
 from trsr.evaluate.summaries import SummaryTexts, ToldOf, summary_texts
 from trsr.evaluate.texts import latex, markdown
 from trsr.evaluate.trec import file_name, write_qrels, write_trec_run
+from trsr.pipeline.examples import examples
+from trsr.pipeline.records import made_with, stage_times
 from trsr.pipeline.stair import Job
-from trsr.pipeline.told import told_summaries
 from trsr.progress import Progress
 from trsr.rank import Rankings, p_yes
-from trsr.rank.settings import JUDGES
+from trsr.rank.settings import JUDGES, TOLD
 from trsr.settings import derive_seed
-from trsr.store.outputs import OutputStore
-from trsr.store.rundir import StageRecord
 from trsr.summarize.settings import SILENT
-from trsr.types import Case, Item, Query, RankedList, Summary
+from trsr.types import Case, RankedList, Summary
 
-EXAMPLES = 10
-SHOWN = 50
-"""Candidates shown of each example: full-catalogue lists are long."""
 READ = 5000
 """Test cases whose summaries are read, drawn by lot."""
 
@@ -47,15 +41,26 @@ def write_pages(
     dataset: Dataset,
     summaries: Mapping[str, Summary],
     rankings: Mapping[str, Rankings],
+    stages: Sequence[str],
     first_stage: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the report in all its forms, and the files for other tools."""
+    """Writes the report in all its forms, and the files for other tools.
+
+    Args:
+        job: The stage's.
+        report: Of the rankings.
+        dataset: The run's.
+        summaries: By query.
+        rankings: By ranker.
+        stages: The names of the stages that are done, in order.
+        first_stage: Its figures, where there is one.
+    """
     config = job.config
     header, rows, notes = report.rows()
     values = report.to_json() | {"table": {"header": header, "rows": rows, "notes": notes}}
     groups = history_groups(report, config.evaluate.history_bins)
     calibrations = [
-        calibrated(name, dataset.cases("test"), rankings[name])
+        calibrated(name, dataset.cases(job.config.rank.split), rankings[name])
         for name in rankings
         if name in JUDGES  # whose scores are log p(yes) − log p(no)
     ]
@@ -73,27 +78,19 @@ def write_pages(
         values["first_stage"] = dict(first_stage)
     (job.out / "report.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), "utf-8")
     report.per_query.write_parquet(job.out / "per_query.parquet")
-    title, subtitle = job.run.folder.name, _subtitle(config, rankings)
-    text = markdown(
-        report,
-        title=title,
-        subtitle=subtitle,
-        groups=groups,
-        calibrations=calibrations,
-        corrected=corrected,
-        summaries=told,
-    )
-    (job.out / "report.md").write_text(text, "utf-8")
     (job.out / "table.tex").write_text(latex(report), "utf-8")
     if config.evaluate.trec:
         _write_trec(job, dataset, rankings)
     records = job.run.records()
     losses, validations = _curves(job)
+    shown = examples(job, dataset, summaries, report.main, rankings[report.main])
     page = Page(
-        title=title,
-        subtitle=subtitle,
-        settings=config.model_dump(mode="json", exclude_defaults=True),
-        stages=[_stage(name, record) for name, record in records.items()],
+        title=job.run.folder.name,
+        subtitle=_subtitle(config, rankings),
+        settings=config.model_dump(mode="json"),
+        changed=config.model_dump(mode="json", exclude_defaults=True),
+        made=made_with(records, stages),
+        stages=stage_times(records, stages),
         curve=losses,
         validation=validations,
         groups=groups,
@@ -102,49 +99,57 @@ def write_pages(
         costs=costs,
         costs_note="" if costs else UNRECORDED,
         summaries=told,
-        examples=list(_examples(job, dataset, summaries, report.main, rankings[report.main])),
+        examples=shown.users,
+        examples_notes=shown.notes,
     )
     write_html(report, job.out / "report.html", page)
+    (job.out / "report.md").write_text(markdown(report, page), "utf-8")
 
 
 def _subtitle(config: Config, rankings: Iterable[str]) -> str:
     """What ranked, summarized and was told; no model that nothing asked."""
-    strategy = config.summarize.strategy
-    whose = " of other users" if config.prompts.summary_of == "another" else ""
-    if JUDGES & {*config.rank.used, *rankings}:
-        kind = "no" if strategy == "none" else strategy
-        return f"{config.model.name}, {kind} summaries{whose}, {_told(config)}"
+    strategy, used = config.summarize.strategy, {*config.rank.used, *rankings}
+    judge = [config.model.name] if JUDGES & used else []
+    if TOLD & used and (config.summarized or strategy == "none"):
+        whose = " of other users" if config.prompts.summary_of == "another" else ""
+        kind = f"{strategy} summaries{whose}" if config.summarized else "no summaries"
+        return ", ".join([*judge, kind, _told(config)])
+    told = [_told(config)] if TOLD & used else ["told nothing of the user"] if judge else []
     if strategy == "none":
-        return "no language model was asked"
+        return ", ".join([*judge, *told]) or "no language model was asked"
     wrote = "" if strategy in SILENT else f" by {config.summarizer.name}"
-    return f"{strategy} summaries{wrote}, which no ranker is told"
+    return ", ".join([*judge, *told, f"{strategy} summaries{wrote}, which no ranker is told"])
 
 
 def _told(config: Config) -> str:
     if config.prompts.layout == "chain":
-        return "all items since"
-    return f"{config.prompts.recent} recent items"
+        return "all items since" if config.summarized else "all items"
+    return f"{config.prompts.recent} recent item{'' if config.prompts.recent == 1 else 's'}"
 
 
 def _corrected(
     job: Job, report: Report, dataset: Dataset, rankings: Mapping[str, Rankings]
 ) -> tuple[Corrected | None, Report]:
     """Estimates over the whole catalogue, where they are asked for."""
-    config = job.config
+    config, split = job.config, job.config.rank.split
     gamma = config.evaluate.corrected_gamma
     if not config.evaluate.corrected:
         return None, report
     if config.data.candidates != "uniform":
-        note = "No estimate for the whole catalogue: the candidates are not drawn uniformly."
-        return Corrected(whole(dataset), 0, gamma, {}, note), report
-    return correct(report, dataset.cases("test"), rankings, whole(dataset), gamma)
+        note = (
+            "No estimate for the whole catalogue: it was ranked itself."
+            if config.data.candidates == "full"
+            else "No estimate for the whole catalogue: the candidates are not drawn uniformly."
+        )
+        return Corrected(whole(dataset, split), 0, gamma, {}, note), report
+    return correct(report, dataset.cases(split), rankings, whole(dataset, split), gamma)
 
 
 def _summary_texts(
     job: Job, dataset: Dataset, summaries: Mapping[str, Summary]
 ) -> SummaryTexts | None:
-    """What the test cases' summaries hold; None where there are none."""
-    frame = dataset.cases("test").frame.select("query", "user", "items")
+    """What the ranked cases' summaries hold; None where there are none."""
+    frame = dataset.cases(job.config.rank.split).frame.select("query", "user", "items")
     names = [name for name in frame["query"].to_list() if name in summaries]
     drawn = sorted(names, key=lambda name: derive_seed(0, "summary texts", name))[:READ]
     if not drawn:
@@ -180,12 +185,12 @@ def calibrated(name: str, cases: Iterable[Case], lists: Iterable[RankedList]) ->
     return calibrate(name, np.array(likely), np.array(marks))
 
 
-def whole(dataset: Dataset) -> int:
+def whole(dataset: Dataset, split: str = "test") -> int:
     """How many items a ranking of the whole catalogue holds.
 
     The catalogue less the median number of items that a user has met: negatives are never such.
     """
-    cases = dataset.cases("test").frame
+    cases = dataset.cases(split).frame
     # Histories may be kept in part; what lies before them is among the interactions for fitting.
     pairs = pl.concat(
         [
@@ -206,7 +211,7 @@ def watched(lists: Rankings, progress: Progress, note: str) -> Iterator[RankedLi
 
 
 def _write_trec(job: Job, dataset: Dataset, rankings: Mapping[str, Rankings]) -> None:
-    write_qrels(job.out / "qrels.trec", dataset.cases("test"))
+    write_qrels(job.out / "qrels.trec", dataset.cases(job.config.rank.split))
     for name, lists in rankings.items():
         found = watched(lists, job.progress, f"{name}, TREC run")
         write_trec_run(job.out / file_name(name), name, found)
@@ -219,14 +224,6 @@ def _costs(job: Job, rankings: Mapping[str, Rankings]) -> list[RankerCost]:
     if record is None or job.run.hashes([name]).get(name) != record.files.get(name):
         return []
     return [one for one in read_costs(record.info.get("costs")) if one.ranker in rankings]
-
-
-def _stage(name: str, record: StageRecord) -> StageTime:
-    hidden = ("seconds", "seed")
-    counts = {
-        k: v for k, v in record.info.items() if k not in hidden and isinstance(v, int | float)
-    }
-    return StageTime(name, record.info.get("seconds"), counts)
 
 
 def _curves(job: Job) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
@@ -243,62 +240,3 @@ def _curves(job: Job) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]
         if "validation" in row
     ]
     return losses, found
-
-
-def _examples(
-    job: Job,
-    dataset: Dataset,
-    summaries: Mapping[str, Summary],
-    name: str,
-    ranked_lists: Rankings,
-) -> Iterator[ShownUser]:
-    """The first test users as they came, with the lists of the ranker that the report is about."""
-    lists = {ranked.query: ranked for ranked in islice(ranked_lists, EXAMPLES)}
-    told = told_summaries(job.config, dataset, "test", summaries)
-    for case in islice(dataset.cases("test"), EXAMPLES):
-        own, summary = summaries.get(case.query.id), told.get(case.query.id)
-        ranked = lists.get(case.query.id)
-        if ranked is None:
-            continue
-        yield ShownUser(
-            case.query.history.user,
-            list(_blocks(job, case.query, own)),
-            summary.text if summary else "",
-            list(_candidates(case.query, ranked, case.relevant, name in JUDGES)),
-            name,
-            anothers=job.config.prompts.summary_of == "another",
-        )
-
-
-def _blocks(job: Job, query: Query, summary: Summary | None) -> Iterator[ShownBlock]:
-    settings = job.config.summarize
-    texts = _texts(job, summary)
-    for number, block in enumerate(query.history.blocks(settings.block_items)):
-        written = texts[number] if number < len(texts) else ""
-        yield ShownBlock([_line(item) for item in block.items], written)
-
-
-def _texts(job: Job, summary: Summary | None) -> list[str]:
-    """What the model wrote at each step, where the store still has it."""
-    if summary is None or not summary.sources:
-        return []
-    try:
-        with OutputStore(job.config.run.outputs) as store:
-            known = store.get(summary.sources)
-    except StoreError:
-        return []
-    return [" ".join(str(known.get(key, "")).split()) for key in summary.sources]
-
-
-def _candidates(
-    query: Query, ranked: RankedList, relevant: frozenset[str], judged: bool
-) -> Iterator[ShownCandidate]:
-    items = {item.id: item for item in query.candidates}
-    for entry in ranked.entries[:SHOWN]:
-        likely = p_yes(entry.score) if judged else None
-        yield ShownCandidate(_line(items[entry.item]), likely, entry.item in relevant)
-
-
-def _line(item: Item, characters: int = 160) -> str:
-    text = " · ".join(" ".join(value.split()) for _, value in item.fields) or "(no text)"
-    return text if len(text) <= characters else text[: characters - 1] + "…"

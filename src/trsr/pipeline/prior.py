@@ -36,7 +36,7 @@ class TrainingPrior:
 
     def beside(self, ranker: Ranker) -> Ranker:
         """The model's ranker with the prior, for a validation."""
-        return PriorRanker(ranker, self.ranker, self.prior.weight)
+        return PriorRanker(ranker, self.ranker, self.prior.weight, name=self.prior.ranker)
 
 
 def training_prior(config: Config, dataset: Dataset, progress: Progress) -> TrainingPrior | None:
@@ -68,7 +68,7 @@ def training_prior(config: Config, dataset: Dataset, progress: Progress) -> Trai
     ranker = make_ranker(name, context)
     weight, why = config.train.prior_weight, "given"
     if not weight:
-        weight, why = learned_weight(ranker, context)
+        weight, why = learned_weight(ranker, context, name)
     queries = list(dataset.cases("train").queries())
     scores = cross_fitted(name, context, queries, config.train.prior_folds)
     added = {query: tuple(weight * one for one in own) for query, own in scores.items()}

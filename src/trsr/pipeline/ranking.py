@@ -10,6 +10,7 @@ from trsr.data import Cases, Dataset
 from trsr.errors import PromptError
 from trsr.llm import ScoringModel
 from trsr.pipeline.artifacts import adapter_of, needed_adapter, read_summaries, summarized
+from trsr.pipeline.beforehand import check_prepared
 from trsr.pipeline.costs import CostBook
 from trsr.pipeline.full import PROPOSALS, FirstStage
 from trsr.pipeline.stair import Job
@@ -21,12 +22,14 @@ from trsr.types import Query, Summary
 
 
 def rank_candidates(job: Job) -> dict[str, Any]:
-    """Ranks the test cases' candidates with every ranker; writes `rankings.parquet`."""
+    """Ranks the candidates of `rank.split`'s cases with every ranker; writes `rankings.parquet`."""
     config = job.config
     dataset = Dataset.load(job.run.folder)
     summaries = read_summaries(job.run / "summaries.parquet")
-    told = told_summaries(config, dataset, "test", summaries)
-    cases = dataset.cases("test")
+    check_prepared(config, dataset)
+    split = config.rank.split
+    told = told_summaries(config, dataset, split, summaries)
+    cases = dataset.cases(split)
     writers: dict[str, PromptWriter] = {}
     book = CostBook()
 
@@ -66,7 +69,7 @@ def rank_candidates(job: Job) -> dict[str, Any]:
             job.progress.begin(len(cases), "queries")
             proposed = cases.full and dear
             queries = first.queries(told) if proposed else _told(cases, told)
-        made_lists = rank_what_fits(ranker, queries, skipped)
+        made_lists = rank_what_fits(ranker, queries, skipped, name)
         for ranked in book.ranking(name, made_lists, getattr(ranker, "members", ())):
             yield top(ranked, config.rank.depth, config.run.seed) if cases.full else ranked
             job.progress.advance(1, name)

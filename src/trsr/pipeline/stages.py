@@ -8,13 +8,15 @@ from typing import Any
 
 import polars as pl
 
+from trsr.config import Config
 from trsr.data import Dataset, prepare
 from trsr.data.settings import DataSettings
 from trsr.evaluate import FullAnswerKey
 from trsr.evaluate import evaluate as compute
 from trsr.fetch import get
 from trsr.llm import LanguageModel, ScoringModel
-from trsr.pipeline.artifacts import CASES, SUMMARIES, read_summaries
+from trsr.pipeline.artifacts import CASES, ENDS, SUMMARIES, cases_file, read_summaries
+from trsr.pipeline.beforehand import check_prepared
 from trsr.pipeline.depends import (
     data_seed,
     data_settings,
@@ -32,6 +34,7 @@ from trsr.pipeline.stair import SOURCE, Job, Stage
 from trsr.pipeline.told import told_cases
 from trsr.prompts import PromptWriter
 from trsr.rank import YesNoRanker, rank_what_fits, read_rankings
+from trsr.rank.settings import JUDGES
 from trsr.recommender import judge_writer, open_stored, summary_writer
 from trsr.summarize import summarize
 from trsr.train import train
@@ -61,6 +64,7 @@ def _prepare(job: Job) -> dict[str, Any]:
 def _summarize(job: Job) -> dict[str, Any]:
     config = job.config
     dataset = Dataset.load(job.run.folder)
+    check_prepared(config, dataset)
     tables = [dataset.cases(split) for split in used_splits(config)]
     job.progress.begin(sum(len(table) for table in tables), "histories")
     found: dict[str, Summary] = {}
@@ -92,6 +96,9 @@ def _summarize(job: Job) -> dict[str, Any]:
         for query, one in ((query, found[query]) for query in order)
     ]
     frame = pl.DataFrame(rows, schema=SUMMARIES, orient="row")
+    if config.summarize.block_tokens:  # else they follow from the settings
+        ends = [list(found[query].ends) for query in order]
+        frame = frame.with_columns(pl.Series(ENDS, ends, pl.List(pl.Int64)))
     frame.write_parquet(job.out / "summaries.parquet")
     words = frame["text"].str.split(" ").list.len().mean() if rows else 0
     return info | {"summaries": len(rows), "words_mean": words}
@@ -108,6 +115,7 @@ def _train(job: Job) -> dict[str, Any]:
     if not config.trained:
         return {"steps": 0, "why": "nothing to train: train.epochs is 0, or no ranker asks it"}
     dataset = Dataset.load(job.run.folder)
+    check_prepared(config, dataset)
     told = config.prompts.use_summary  # untold, a summary must not part a user's cases either
     summaries = read_summaries(job.run / "summaries.parquet") if told else {}
     used = config.train.validate_steps
@@ -123,7 +131,7 @@ def _train(job: Job) -> dict[str, Any]:
         own = YesNoRanker(model, judge_writer(config, model))
         ranker = prior.beside(own) if prior else own
         queries = (case.query for case in valid)
-        ranked = list(rank_what_fits(ranker, queries, lambda query, error: None))
+        ranked = list(rank_what_fits(ranker, queries, lambda query, error: None, "llm"))
         report = compute(valid, {"llm": ranked}, config.train.select_on)
         return report.means("llm")
 
@@ -146,13 +154,33 @@ def _train(job: Job) -> dict[str, Any]:
     return {key: one for key, one in info.items() if key not in CURVES}
 
 
+def _validation_note(config: Config) -> str:
+    """What a reader of figures on validation cases must know."""
+    used = [name for name in config.rank.used if name not in JUDGES | {"random", "popular"}]
+    used += ["llm"] if config.trained and config.train.validate_steps else []
+    chosen = (
+        f" {', '.join(used)}: settings, passes or weights are chosen on these very cases, so the "
+        "values are too high, and no measure against others."
+        if used
+        else ""
+    )
+    return (
+        "These are the validation cases (rank.split = valid): for choosing settings. What is "
+        f"chosen is to be told by its values on the test cases.{chosen}"
+    )
+
+
+def _asked(config: Config) -> tuple[str, ...]:
+    return (cases_file(config.rank.split),)
+
+
 def _evaluate(job: Job) -> dict[str, Any]:
     config = job.config
     dataset = Dataset.load(job.run.folder)
     rankings = read_rankings(job.run / "rankings.parquet")
     passes = 1 + config.evaluate.trec  # metrics, and files for other tools
     job.progress.begin(passes * sum(map(len, rankings.values())), "lists")
-    cases = dataset.cases("test")
+    cases = dataset.cases(config.rank.split)
     sampled = config.data.candidates != "given" and not cases.full
     key = FullAnswerKey(cases.answers(), dataset.catalog.ids) if cases.full else cases
     lists = {name: watched(ranked, job.progress, name) for name, ranked in rankings.items()}
@@ -161,8 +189,11 @@ def _evaluate(job: Job) -> dict[str, Any]:
     if cases.full:
         notes = full_notes(config, first)
         report = dataclasses.replace(report, notes=(*report.notes, *notes))
+    if config.rank.split == "valid":
+        report = dataclasses.replace(report, notes=(*report.notes, _validation_note(config)))
     summaries = read_summaries(job.run / "summaries.parquet")
-    write_pages(job, report, dataset, summaries, rankings, first)
+    done = [stage.name for stage in STAGES if stage.work is not _evaluate]
+    write_pages(job, report, dataset, summaries, rankings, done, first)
     return {"queries": report.queries}
 
 
@@ -198,10 +229,11 @@ STAGES = (
     ),
     Stage(
         "evaluate",
-        ("items.parquet", CASES[2], "summaries.parquet", "rankings.parquet", PROPOSALS),
+        ("items.parquet", "summaries.parquet", "rankings.parquet", PROPOSALS),
         ("report.json",),
         evaluate_settings,
         _evaluate,
+        _asked,
         unread=(SOURCE,),
     ),
 )

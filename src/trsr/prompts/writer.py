@@ -105,14 +105,15 @@ class PromptWriter:
         own, empty = self.settings.field_words, self._domain.no_text
         return tell(item, self.settings.fields, words, own, empty, numbers=numbers)
 
-    def item_text(self, item: Item, words: int) -> str:
+    def item_text(self, item: Item, words: int, *, numbers: bool = True) -> str:
         """An item as one line, `column: value; column: value`, without its id.
 
         Args:
             item: The item.
             words: Most words of a value whose column has no limit of its own in the settings.
+            numbers: Whether to tell words that hold digits.
         """
-        return self._tell(item, words).text()
+        return self._tell(item, words, numbers=numbers).text()
 
     def terms(self, items: Sequence[Item], most: int) -> str:
         """The words by which these items stand out of the catalogue, the strongest first."""

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trsr.rank.base import RankContext, Ranker, make_ranker, rank_what_fits
+    from trsr.rank.base import RankContext, Ranker, checked, make_ranker, rank_what_fits
     from trsr.rank.cut import top
     from trsr.rank.neural import NeuralRanker, fit_neural
     from trsr.rank.rankings import Rankings, read_rankings, write_rankings
@@ -27,6 +27,7 @@ __all__ = [
     "Ranker",
     "Rankings",
     "YesNoRanker",
+    "checked",
     "fit_neural",
     "make_ranker",
     "p_yes",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "base": ("RankContext", "Ranker", "make_ranker", "rank_what_fits"),
+    "base": ("RankContext", "Ranker", "checked", "make_ranker", "rank_what_fits"),
     "cut": ("top",),
     "neural": ("NeuralRanker", "fit_neural"),
     "rankings": ("Rankings", "read_rankings", "write_rankings"),

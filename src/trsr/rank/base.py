@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from trsr.errors import DataError, PromptError
 from trsr.progress import Progress, Silent
 from trsr.rank.settings import RANKERS, RankSettings
-from trsr.types import Case, Query, RankedList
+from trsr.types import Case, Query, RankedList, RankedListError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -27,9 +28,10 @@ class Ranker(Protocol):
     def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
         """Yields one list a query, lazily, in the queries' order, each query exactly once.
 
-        A list holds every candidate of its query, and a higher score is better. Candidates that
-        the ranker cannot tell apart have the same score: evaluation counts a tie as its expected
-        value, so no order is to be made up.
+        A list holds every candidate of its query once, and nothing else; it is best first, and a
+        higher score is better. Who asks refuses any other (see `checked`). Candidates that the
+        ranker cannot tell apart have the same score: evaluation counts a tie as its expected value,
+        so no order is to be made up.
 
         Raises:
             PromptError: If a query's prompt cannot be made to fit.
@@ -101,8 +103,31 @@ def make_ranker(name: str, context: RankContext) -> Ranker:
     return ranker
 
 
+def checked(ranker: Ranker, queries: Iterable[Query], name: str = "") -> Iterator[RankedList]:
+    """Ranks, and refuses what is not one list a query of just its candidates.
+
+    Args:
+        ranker: Any ranker.
+        queries: What to rank.
+        name: The ranker's, for messages; left out: its class's.
+
+    Yields:
+        The ranker's lists.
+
+    Raises:
+        PromptError: If a query's prompt cannot be made to fit.
+        DataError: If the ranker answers another query than the one that is due, or too few; or if
+            a list leaves out or invents candidates, is not sorted, or names an item twice.
+    """
+    waiting: deque[Query] = deque()
+    return _answered(ranker, _noted(iter(queries), waiting), waiting, name)
+
+
 def rank_what_fits(
-    ranker: Ranker, queries: Iterable[Query], skipped: Callable[[Query, PromptError], None]
+    ranker: Ranker,
+    queries: Iterable[Query],
+    skipped: Callable[[Query, PromptError], None],
+    name: str = "",
 ) -> Iterator[RankedList]:
     """Ranks on past queries whose prompt cannot be made to fit.
 
@@ -113,25 +138,26 @@ def rank_what_fits(
         ranker: Any ranker.
         queries: What to rank.
         skipped: Told each query that was left out, and why.
+        name: The ranker's, for messages; left out: its class's.
 
     Yields:
         The lists of the others, in the queries' order.
 
     Raises:
-        DataError: If the ranker answers another query than the one that is due, or too few.
+        DataError: As `checked` does.
     """
     source = iter(queries)
     waiting: deque[Query] = deque()
     going = True
     while going:
         try:
-            yield from _answered(ranker, _noted(source, waiting), waiting)
+            yield from _answered(ranker, _noted(source, waiting), waiting, name)
             going = False
         except PromptError:
             # Those in `waiting` follow below, outside the handler: their errors are their own.
             pass
         while waiting:
-            yield from _alone(ranker, waiting.popleft(), skipped)
+            yield from _alone(ranker, waiting.popleft(), skipped, name)
 
 
 def _noted(source: Iterator[Query], waiting: deque[Query]) -> Iterator[Query]:
@@ -141,24 +167,58 @@ def _noted(source: Iterator[Query], waiting: deque[Query]) -> Iterator[Query]:
 
 
 def _answered(
-    ranker: Ranker, queries: Iterator[Query], waiting: deque[Query]
+    ranker: Ranker, queries: Iterator[Query], waiting: deque[Query], name: str
 ) -> Iterator[RankedList]:
-    """Takes each query that is answered off `waiting`, and checks that none is left out."""
-    for ranked in ranker.rank(queries):
-        due = waiting[0].id if waiting else "none"
-        if ranked.query != due:
-            raise DataError(f"the ranker answered query {ranked.query} where {due} was due")
-        waiting.popleft()
-        yield ranked
+    """Takes each query that is answered off `waiting`, and checks its list."""
+    name = name or type(ranker).__name__
+    try:
+        for ranked in ranker.rank(queries):
+            due = waiting[0].id if waiting else "none"
+            if ranked.query != due:
+                raise DataError(
+                    f"the ranker {name} answered query {ranked.query} where {due} was due; "
+                    "a ranker must give each query one list, in the queries' order"
+                )
+            _check_candidates(name, waiting.popleft(), ranked)
+            yield ranked
+    except RankedListError as error:
+        raise DataError(
+            f"the ranker {name}: {error}; a list must name each candidate once, best first, and "
+            "score it by a number"
+        ) from error
     next(queries, None)  # a ranker that stopped early leaves a query unread: it is noted here
     if waiting:
-        raise DataError(f"the ranker gave no list for query {waiting[0].id}")
+        raise DataError(
+            f"the ranker {name} gave no list for query {waiting[0].id}; a ranker must give each "
+            "query one"
+        )
+
+
+def _check_candidates(name: str, query: Query, ranked: RankedList) -> None:
+    # two sets: the fastest way where the candidates are a whole catalogue
+    given = {entry.item for entry in ranked.entries}
+    asked = {item.id for item in query.candidates}
+    if given != asked:
+        left_out = [item.id for item in query.candidates if item.id not in given]
+        invented = [entry.item for entry in ranked.entries if entry.item not in asked]
+        faults = " and ".join(
+            f"{what} {len(items):,} (first: {items[0]})"
+            for what, items in (("leaves out", left_out), ("invents", invented))
+            if items
+        )
+        raise DataError(
+            f"the ranker {name}: its list of query {query.id} {faults}, where {len(asked):,} "
+            "candidates are asked; a ranker must rank just the candidates it is given: mend it, or "
+            "name another one"
+        )
+    if ranked.entries and math.isnan(ranked.entries[0].score):  # longer lists are compared as they are made
+        raise DataError(f"the ranker {name}: query {query.id}: a score is not a number")
 
 
 def _alone(
-    ranker: Ranker, query: Query, skipped: Callable[[Query, PromptError], None]
+    ranker: Ranker, query: Query, skipped: Callable[[Query, PromptError], None], name: str
 ) -> Iterator[RankedList]:
     try:
-        yield from list(_answered(ranker, iter((query,)), deque((query,))))
+        yield from list(_answered(ranker, iter((query,)), deque((query,)), name))
     except PromptError as error:
         skipped(query, error)

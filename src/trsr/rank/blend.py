@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trsr.errors import ConfigError
+from trsr.errors import ConfigError, DataError
 from trsr.plugins import near, optional
-from trsr.rank.base import make_ranker, rank_what_fits
+from trsr.rank.base import checked, make_ranker, rank_what_fits
 from trsr.rank.settings import RANKERS
 from trsr.rank.tune import validation_cases
 from trsr.settings import derive_seed
@@ -29,8 +29,16 @@ def standardized(ranked: RankedList) -> dict[str, float]:
     """Each item's (score − mean) / standard deviation over a query's candidates; 0 where all tie.
 
     The sums are exact, so the order of the candidates changes nothing.
+
+    Raises:
+        DataError: If a score is infinite.
     """
     scores = [entry.score for entry in ranked]
+    if not (math.isfinite(scores[0]) and math.isfinite(scores[-1])):  # sorted: the rest lie between
+        raise DataError(
+            f"query {ranked.query}: a score is infinite, which cannot be added to other scores; a "
+            "blend's member or a prior must score by finite numbers"
+        )
     mean = math.fsum(scores) / len(scores)
     spread = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores))
     # a spread of rounding errors alone tells nothing apart
@@ -155,10 +163,11 @@ class BlendRanker:
 
         Raises:
             PromptError: If a member that is a language model cannot be asked.
+            DataError: If a member does not rank just the candidates of each query.
         """
         source = iter(queries)
         while batch := list(itertools.islice(source, self.queries_per_batch)):
-            found = {name: list(one.rank(batch)) for name, one in self.members.items()}
+            found = {name: list(checked(one, batch, name)) for name, one in self.members.items()}
             for place, query in enumerate(batch):
                 of = {name: standardized(lists[place]) for name, lists in found.items()}
                 yield RankedList.of(
@@ -170,6 +179,19 @@ class BlendRanker:
                 )
 
 
+def check_cases(count: int) -> None:
+    """Refuses to learn on no validation cases.
+
+    Raises:
+        ConfigError: If there are none.
+    """
+    if not count:
+        raise ConfigError(
+            "the ranker blend learns its weights on validation cases, and there are none: make "
+            "some (data.split, data.valid_cases), or leave blend out of rank.rankers"
+        )
+
+
 def make_blend(context: RankContext) -> BlendRanker:
     """The blend of `rank.blend`, its weights fitted on the validation cases.
 
@@ -178,6 +200,7 @@ def make_blend(context: RankContext) -> BlendRanker:
 
     Raises:
         ConfigError: If a member does not exist or there are no validation cases.
+        DataError: If a member does not rank just the candidates of each query.
     """
     settings = context.settings
     for name in settings.blend:
@@ -185,11 +208,7 @@ def make_blend(context: RankContext) -> BlendRanker:
             others = [one for one in RANKERS.names() if one != "blend"]
             raise ConfigError(f"rank.blend: there is no member {name!r}{near(name, others)}")
     cases = validation_cases(context)
-    if not cases:
-        raise ConfigError(
-            "the ranker blend learns its weights on validation cases, and there are none: make "
-            "some (data.split, data.valid_cases), or leave blend out of rank.rankers"
-        )
+    check_cases(len(cases))
     members = {name: make_ranker(name, context) for name in settings.blend}
     lists = [_scored(name, one, cases, context) for name, one in members.items()]
     whole = [case for case in cases if all(case.query.id in found for found in lists)]
@@ -215,7 +234,7 @@ def _scored(
     context.progress.begin(len(cases), f"validation queries by {name}")
     found = {}
     queries = (case.query for case in cases)
-    for ranked in rank_what_fits(ranker, queries, lambda query, error: None):
+    for ranked in rank_what_fits(ranker, queries, lambda query, error: None, name):
         found[ranked.query] = ranked
         context.progress.advance()
     return found

@@ -17,6 +17,7 @@ from trsr.types import Query
 
 if TYPE_CHECKING:
     from trsr.rank.base import RankContext
+    from trsr.rank.baseline_settings import EaseSettings
 
 
 class EaseRanker(QueryRanker):
@@ -74,6 +75,25 @@ def _solve(matrix: InteractionMatrix, penalty: float) -> npt.NDArray[np.float64]
     return weights
 
 
+def check_size(items: int, settings: EaseSettings) -> None:
+    """Refuses a matrix that is too large.
+
+    Args:
+        items: How many items have interactions.
+        settings: How many may.
+
+    Raises:
+        ConfigError: If there are more.
+    """
+    if items > settings.max_items:
+        raise ConfigError(
+            f"the ranker ease inverts a dense matrix of all {items:,} items with interactions, "
+            f"which takes about {24 * items**2 / 2**30:.1f} GiB; the limit is "
+            f"rank.ease.max_items = {settings.max_items:,}. Raise it if there is the memory, keep "
+            "fewer items with data.k_core, or leave ease out"
+        )
+
+
 def make_ease(context: RankContext) -> EaseRanker:
     """EASE on the training interactions, its penalty tuned on the validation cases.
 
@@ -82,12 +102,6 @@ def make_ease(context: RankContext) -> EaseRanker:
     """
     own = context.settings.ease
     matrix = InteractionMatrix(context.interactions, "ease")
-    if len(matrix) > own.max_items:
-        raise ConfigError(
-            f"the ranker ease inverts a dense matrix of all {len(matrix):,} items with "
-            f"interactions, which takes about {24 * len(matrix) ** 2 / 2**30:.1f} GiB; the limit "
-            f"is rank.ease.max_items = {own.max_items:,}. Raise it if there is the memory, keep "
-            "fewer items with data.k_core, or leave ease out"
-        )
+    check_size(len(matrix), own)
     options = [{"penalty": value} for value in own.penalty]
     return tuned("ease", context, options, functools.partial(EaseRanker, matrix))

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from trsr.errors import ConfigError, DataError, StoreError
-from trsr.rank.base import make_ranker
+from trsr.rank.base import checked, make_ranker
 from trsr.rank.blend import Examples, standardized
 from trsr.rank.tune import validation_cases
 from trsr.settings import derive_seed
@@ -74,6 +74,7 @@ class PriorRanker:
         weight: What its standardized score is multiplied by.
         queries_per_batch: How many queries go to both together.
         chosen: What is told of the prior in the manifest.
+        name: The prior's, for messages; left out: its class's.
     """
 
     def __init__(
@@ -83,23 +84,26 @@ class PriorRanker:
         weight: float,
         queries_per_batch: int = 8,
         chosen: Mapping[str, Any] | None = None,
+        name: str = "",
     ) -> None:
         self.ranker = ranker
         self.prior = prior
         self.weight = weight
         self.queries_per_batch = queries_per_batch
         self.chosen = dict(chosen or {"prior_weight": weight})
+        self.name = name
 
     def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
         """Yields one list a query, in their order; reads at most one batch ahead.
 
         Raises:
             PromptError: If the other ranker cannot be asked.
+            DataError: If one of them does not rank just the candidates of each query.
         """
         source = iter(queries)
         while batch := list(islice(source, self.queries_per_batch)):
-            both = zip(batch, self.ranker.rank(batch), self.prior.rank(batch), strict=True)
-            for query, ranked, cheap in both:
+            lists = checked(self.ranker, batch), checked(self.prior, batch, self.name)
+            for query, ranked, cheap in zip(batch, *lists, strict=True):
                 own = {entry.item: entry.score for entry in ranked}
                 added = standardized(cheap)
                 yield RankedList.of(
@@ -114,10 +118,24 @@ def with_prior(ranker: Ranker, prior: Prior, context: RankContext) -> PriorRanke
     chosen: dict[str, Any] = {"prior": prior.ranker, "prior_weight": prior.weight}
     if hasattr(cheap, "chosen"):
         chosen["prior_chosen"] = dict(cheap.chosen)
-    return PriorRanker(ranker, cheap, prior.weight, context.queries_per_batch, chosen)
+    size = context.queries_per_batch
+    return PriorRanker(ranker, cheap, prior.weight, size, chosen, prior.ranker)
 
 
-def learned_weight(ranker: Ranker, context: RankContext) -> tuple[float, str]:
+def check_cases(count: int) -> None:
+    """Refuses to learn a weight on no validation cases.
+
+    Raises:
+        ConfigError: If there are none.
+    """
+    if not count:
+        raise ConfigError(
+            "train.prior_weight: 0 has the weight learned on validation cases, and there are none: "
+            "make some (data.split, data.valid_cases), or give a weight"
+        )
+
+
+def learned_weight(ranker: Ranker, context: RankContext, name: str = "") -> tuple[float, str]:
     """The weight with which the prior alone makes the validation answers likeliest, and on what.
 
     The likelihood is that of the answers under the softmax of weight · standardized score over
@@ -127,12 +145,9 @@ def learned_weight(ranker: Ranker, context: RankContext) -> tuple[float, str]:
         ConfigError: If there are no validation cases.
     """
     cases = validation_cases(context)
-    if not cases:
-        raise ConfigError(
-            "train.prior_weight: 0 has the weight learned on validation cases, and there are none: "
-            "make some (data.split, data.valid_cases), or give a weight"
-        )
-    lists = {ranked.query: ranked for ranked in ranker.rank(case.query for case in cases)}
+    check_cases(len(cases))
+    ranked = checked(ranker, (case.query for case in cases), name)
+    lists = {one.query: one for one in ranked}
     weight = likeliest_weight(Examples.of(cases, [lists]))
     return weight, f"likeliest on {len(cases)} validation cases"
 
@@ -178,7 +193,8 @@ def cross_fitted(
         Query id → one score a candidate, in the query's order.
 
     Raises:
-        DataError: If nothing is left to fit on without a part.
+        DataError: If nothing is left to fit on without a part, or the ranker does not rank just
+            the candidates of each query.
     """
     users = sorted(
         {query.history.user for query in queries},
@@ -190,7 +206,7 @@ def cross_fitted(
         ranker = make_ranker(name, without(part, context))
         asked = [query for query in queries if query.history.user in part]
         context.progress.begin(len(asked), f"training queries by {name}")
-        for query, ranked in zip(asked, ranker.rank(asked), strict=True):
+        for query, ranked in zip(asked, checked(ranker, asked, name), strict=True):
             scores = standardized(ranked)
             found[query.id] = tuple(scores[item.id] for item in query.candidates)
             context.progress.advance()

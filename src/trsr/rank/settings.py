@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -80,6 +80,11 @@ class RankSettings(Settings):
         min_length=1,
         description="one table row each; llm is the trained model, untuned the one it started "
         "from, candidate_only the trained one without a word of the user",
+    )
+    split: Literal["test", "valid"] = Field(
+        "test",
+        description="the cases that are ranked and evaluated: with valid settings can be chosen "
+        "by `trsr compare` without a look at the test cases",
     )
     queries_per_batch: int = Field(
         8, ge=1, description="queries whose prompts go to the model together"
@@ -186,4 +191,6 @@ class RankSettings(Settings):
     def meaning(self) -> dict[str, Any]:
         """What the rankings depend on, as plain values: the used rankers' settings only."""
         apart = {"queries_per_batch", "proposals", "first_stage", "depth"}
+        # runs from before the setting still hold
+        apart |= {"split"} if self.split == "test" else set()
         return self.model_dump(mode="json", exclude=self.unread | apart)

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from trsr.rank.base import checked
 from trsr.settings import derive_seed
 from trsr.types import Case, Query, RankedList
 
@@ -51,10 +52,13 @@ def tuned(
     then the order of the options. Without validation cases the first option is taken.
 
     Args:
-        name: The ranker's name, for the log.
+        name: The ranker's name, for the log and for messages.
         context: Where validation cases and their judge are.
         options: The settings to choose from, as keyword arguments of `make`.
         make: Makes a ranker; what is costly is to be fitted before, once for all.
+
+    Raises:
+        DataError: If a score is not a number.
     """
     cases = validation_cases(context) if len(options) > 1 and context.quality else []
     if not cases or context.quality is None:
@@ -68,7 +72,8 @@ def tuned(
     reached: tuple[float, ...] = ()
     for option in options:
         ranker = make(**option)
-        found = context.quality(cases, list(ranker.rank(case.query for case in cases)))
+        lists = list(checked(ranker, (case.query for case in cases), name))
+        found = context.quality(cases, lists)
         if best is None or tuple(found.values()) > reached:
             best, reached = ranker, tuple(found.values())
             rounded = {metric: round(value, 4) for metric, value in found.items()}

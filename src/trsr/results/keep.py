@@ -21,7 +21,7 @@ import tomli_w
 
 from trsr.bench.page import without_paths
 from trsr.errors import StoreError, TrsrError
-from trsr.pipeline.finished import CASES, KEPT, REPORT, VALUES, is_kept
+from trsr.pipeline.finished import KEPT, REPORT, VALUES, is_kept
 from trsr.results.runs import Run, open_run
 from trsr.store.rundir import MANIFEST, StageRecord, explained, write_atomic
 
@@ -175,7 +175,7 @@ def _keep(run: Run, folder: Path) -> Path:
         _write_json(report, folder / REPORT)
         # Rows in the digests' order: that of the data would say whose they are.
         _write_parquet(pl.concat([one.sort("query") for one in by_ranker]), folder / VALUES)
-        _write_parquet(asked.sort("query"), folder / CASES)
+        _write_parquet(asked.sort("query"), folder / run.finished.cases_file)
         settings = tomllib.loads((run.folder / "config.toml").read_text("utf-8"))
         write_atomic(folder / "config.toml", tomli_w.dumps(_without_places(settings)))
         if run.records:

@@ -250,8 +250,9 @@ def _facts(section: Section, runs: Sequence[Run], report: SidesReport) -> Iterat
     sizes = runs[0].report["candidates"]
     fewest, most = sizes["fewest"], sizes["most"]
     each = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    kind = "test" if runs[0].finished.split == "test" else "validation"
     yield (
-        f"{report.queries:,} test {'query' if report.queries == 1 else 'queries'} of "
+        f"{report.queries:,} {kind} {'query' if report.queries == 1 else 'queries'} of "
         f"{report.users:,} {'user' if report.users == 1 else 'users'}, {each} candidates each "
         f'(`data.candidates = "{runs[0].config.data.candidates}"`)'
     )

@@ -14,12 +14,12 @@ from trsr.errors import ConfigError
 from trsr.evaluate.comparison import significance
 from trsr.evaluate.compute import estimate
 from trsr.evaluate.cost_chart import brief_count, brief_seconds
-from trsr.evaluate.html import duration
 from trsr.evaluate.metrics import USUAL
 from trsr.evaluate.report import Estimate
 from trsr.evaluate.resampling import Floats
 from trsr.evaluate.sides import Side, SidesReport, compare_sides
 from trsr.evaluate.table import NOTHING, decimals, p_value, share, signed, span
+from trsr.evaluate.words import duration
 from trsr.pipeline import STAGE_NAMES
 from trsr.pipeline.finished import FIXED, counted
 from trsr.plugins import like

@@ -61,34 +61,43 @@ class OutputStore:
 
     Args:
         path: The file; made, with its folder, where it is missing.
+        write: False: what is there is read, and nothing is made.
 
     Raises:
-        StoreError: If the file cannot be opened, is not an output store or is of another version.
+        StoreError: If the file cannot be opened, is not an output store or is of another version;
+            if it is only read, also where it is missing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, write: bool = True) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
+        if not write and not self.path.is_file():
+            raise StoreError(f"there is no output store {self.path}")
         with self._in_words("opened"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if write:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(
-                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                self.path if write else f"{self.path.absolute().as_uri()}?mode=rw",
+                timeout=_BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+                uri=not write,
             )
         try:
             with self._in_words("opened"):
-                self._prepare()
+                self._prepare(write)
         except BaseException:
             self._connection.close()
             raise
 
-    def _prepare(self) -> None:
+    def _prepare(self, write: bool) -> None:
         """Brings a new file to the schema, and refuses a file of something else."""
         connection = self._connection
         # In this order: another process may make the file between these lines.
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         owner = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if owner != _APPLICATION and tables:
+        if owner != _APPLICATION and (tables or not write):
             raise StoreError(
                 f"{self.path} is a database of another program: choose another place for the store"
             )
@@ -97,6 +106,10 @@ class OutputStore:
                 f"{self.path} is an output store of version {version}, this trsr reads version "
                 f"{SCHEMA}: use the trsr that wrote it, or move the file away and run again"
             )
+        if not write:
+            # rather than SQLite's mode=ro, which leaves its files of the log behind
+            connection.execute("PRAGMA query_only=ON")
+            return
         self._write_ahead()
         connection.execute("PRAGMA synchronous=NORMAL")
         if owner != _APPLICATION:

@@ -96,6 +96,7 @@ class _Live:
     history: UserHistory
     flow: Flow
     covers: int
+    ends: tuple[int, ...] = ()
     waiting: int = 0
     asked: Sequence[Prompt] | None = None
     texts: list[list[str]] = field(default_factory=list)
@@ -130,7 +131,8 @@ def _told(
     while (done := desk.finished()) is not None:
         sources = tuple(output_key(model.identity, prompt, kind) for prompt in done.prompts)
         progress.advance(1, f"{desk.asked} prompts")
-        yield done.key, Summary(done.history.user, done.text, done.covers, sources)
+        ends = done.ends if sources else ()
+        yield done.key, Summary(done.history.user, done.text, done.covers, sources, ends)
 
 
 class _Desk:
@@ -206,7 +208,8 @@ class _Desk:
     def _begin(self, key: str, history: UserHistory) -> None:
         blocks = self._blocks(history)
         covers = blocks[-1].end if blocks else 0
-        live = _Live(key, history, self._strategy.flow(blocks), covers)
+        ends = tuple(block.end for block in blocks)
+        live = _Live(key, history, self._strategy.flow(blocks), covers, ends)
         self._live += 1
         if blocks:
             self._go_on(live)

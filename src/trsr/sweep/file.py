@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from trsr.config import sweep_recipes
+from trsr.config import Config, read_toml, recipes, said_of, sweep_recipes
 from trsr.errors import ConfigError
 from trsr.plugins import near
 from trsr.settings import Settings
@@ -61,9 +61,32 @@ def find_sweep(path: Path) -> Path:
     if path.is_file():
         return Path(os.path.abspath(path))
     known = sweep_recipes()
-    if path.stem in known and path.parent.name in ("", "recipes"):
-        return known[path.stem]
+    if path.parent.name in ("", "recipes"):
+        if path.stem in known:
+            return known[path.stem]
+        if path.stem in recipes():
+            raise ConfigError(_of_a_run(path))
     raise ConfigError(f"there is no sweep file {path}{near(path.stem, list(known))}")
+
+
+def read_sweep(path: Path) -> SweepFile:
+    """What a sweep's file says.
+
+    Raises:
+        ConfigError: If it cannot be read or used, or is a run's configuration.
+    """
+    values = read_toml(path)
+    if not set(SweepFile.model_fields) & set(values) and set(Config.model_fields) & set(values):
+        raise ConfigError(_of_a_run(path))
+    try:
+        return SweepFile.model_validate(values)
+    except ValidationError as error:
+        said = (f"{path}: the sweep cannot be used", *said_of(error, SweepFile))
+        raise ConfigError("\n  ".join(said)) from error
+
+
+def _of_a_run(path: Path) -> str:
+    return f"{path}: this is the configuration of one run, not a sweep; give `trsr run {path}`"
 
 
 def beside(path: Path, base: str) -> Path:

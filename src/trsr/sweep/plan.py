@@ -12,15 +12,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from trsr.config import Config, find_config, load_config, read_toml
 from trsr.errors import ConfigError
 from trsr.evaluate import parse_metric
 from trsr.plugins import near
 from trsr.rank.settings import RANKERS, TRAINED
 from trsr.settings import digest
-from trsr.sweep.file import SweepFile, beside, find_sweep
+from trsr.sweep.file import SweepFile, beside, find_sweep, read_sweep
 from trsr.sweep.space import Range, read_choice
 
 DRAWS = 20
@@ -149,6 +147,11 @@ class Plan:
                 f"{self.path}: prompts.summary_of: a search tells own summaries alone; set it to "
                 "own, or name its values in a [grid]"
             )
+        if config.rank.split != "test":
+            raise ConfigError(
+                f"{self.path}: rank.split: a search looks at the validation cases itself, and at "
+                "the test cases for the best settings; set it to test"
+            )
         asked = config.rank.blend if ranker == "blend" else (ranker,)
         if TRAINED & set(asked) and not config.trained:
             raise ConfigError(
@@ -197,11 +200,7 @@ def read_plan(path: Path | str) -> Plan:
         ConfigError: If the file or the settings of a run are wrong.
     """
     path = find_sweep(Path(path))
-    try:
-        file = SweepFile.model_validate(read_toml(path))
-    except ValidationError as error:
-        said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        raise ConfigError("\n  ".join((f"{path}: the sweep cannot be used", *said))) from error
+    file = read_sweep(path)
     if file.search and (file.grid or file.variants):
         raise ConfigError(f"{path}: a sweep has a [search], or [variants] and a [grid], not both")
     folder = path.parent / Path(file.sweep.folder).expanduser()
@@ -234,7 +233,10 @@ def _check(plan: Plan) -> None:
             raise ConfigError(f"{plan.path}: {key} cannot differ in a sweep; write section.key")
     if search is None:
         return
-    parse_metric(search.metric)
+    try:
+        parse_metric(search.metric)
+    except ConfigError as error:
+        raise ConfigError(f"{plan.path}: search.metric: {error}") from error
     if search.ranker not in RANKERS.names():
         hint = near(search.ranker, RANKERS.names())
         raise ConfigError(f"{plan.path}: search.ranker: there is no {search.ranker!r}{hint}")

@@ -120,15 +120,16 @@ def as_it_is(run: Planned, outcome: Outcome) -> Outcome:
 
 
 def tested(run: Planned, outcome: Outcome) -> Outcome:
-    """The outcome with what its run came to on the test cases; failed where that cannot be read."""
+    """The outcome with what its run came to on its cases; failed where that cannot be read."""
     if outcome.error:
         return outcome
-    folder = run.config.run.folder
+    folder, split = run.config.run.folder, run.config.rank.split
     try:
         return dataclasses.replace(
             outcome,
             rankers=read_report(folder),
-            cases=cases_digest(folder, "test"),
+            split=split,
+            cases=cases_digest(folder, split),
             answers=answers(folder),
         )
     except StoreError as error:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trsr.data import Dataset
 from trsr.errors import ConfigError
 from trsr.evaluate import evaluate
 from trsr.evaluate.report import Estimate
@@ -40,7 +41,8 @@ def search(plan: Plan, progress: Progress) -> Swept:
     killed asks for the same trials again and finds them done.
 
     Raises:
-        ConfigError: If Optuna is not installed, or settings change the validation cases.
+        ConfigError: If Optuna is not installed, there are no validation cases, or settings change
+            them.
     """
     options = plan.file.search
     if options is None:
@@ -105,6 +107,13 @@ def _tried(
         name = run_name(settings)
         return [failed(Outcome(name, settings, None, error=str(error)), plan.folder / name)]
     prepared = [cases.prepared(run) for run in runs]  # of all seeds, before anything dear
+    for run, one in zip(runs, prepared, strict=True):
+        if not one.error and not len(Dataset.load(run.config.run.folder).cases("valid")):
+            raise ConfigError(
+                f"{plan.path}: a search goes by validation cases, and the trial {run.name} has "
+                "none: make some (data.split, data.valid_share, data.valid_cases), or list values "
+                "in a [grid]"
+            )
     return [
         one if one.error else _validated(run, plan, progress)
         for run, one in zip(runs, prepared, strict=True)
@@ -143,7 +152,7 @@ def validation(run: Planned, plan: Plan) -> Estimate:
     known = _known(path, asked)
     if known is not None:
         return known
-    found = _measured(Recommender.load(folder, options.ranker), options.metric)
+    found = _measured(folder, options.ranker, options.metric)
     value = {"asked": asked, "metric": options.metric, "ranker": options.ranker}
     write_atomic(path, json.dumps(value | {"mean": found.mean, "se": found.se}))
     return found
@@ -158,15 +167,15 @@ def _known(path: Path, asked: str) -> Estimate | None:
         return None
 
 
-def _measured(recommender: Recommender, metric: str) -> Estimate:
-    folder = recommender.dataset.folder
+def _measured(folder: Path, ranker: str, metric: str) -> Estimate:
+    recommender = Recommender.load(folder, ranker)
     summaries = read_summaries(folder / "summaries.parquet")
     cases = [with_summary(case, summaries) for case in recommender.dataset.cases("valid")]
     if not cases:
         raise ConfigError(f"{folder}: a search needs validation cases, and there are none")
     # What the strategy has not summarized yet is summarized here: only test cases always are.
     queries = recommender.summarized([case.query for case in cases], Silent())
-    lists = rank_what_fits(_Asked(recommender), queries, lambda query, error: None)
+    lists = rank_what_fits(_Asked(recommender), queries, lambda query, error: None, ranker)
     return evaluate(cases, {"x": lists}, [metric])["x"].metrics[metric]
 
 

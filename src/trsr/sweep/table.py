@@ -31,7 +31,8 @@ class Outcome:
         rankers: ranker → metric → estimate on the test queries; empty where they were not asked.
         validation: A search's metric on the validation cases.
         taken: The stages that were copied from other runs.
-        cases: A digest of the test cases that it answered; empty where it was not asked.
+        split: Whose cases it ranked: test, or valid where settings are chosen.
+        cases: A digest of the cases that it answered; empty where it was not asked.
         answers: ranker → a digest of its metrics by query; the same where nothing drew it anew.
     """
 
@@ -42,6 +43,7 @@ class Outcome:
     rankers: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     validation: Estimate | None = None
     taken: tuple[str, ...] = ()
+    split: str = "test"
     cases: str = ""
     answers: Mapping[str, str] = field(default_factory=dict)
 
@@ -114,6 +116,8 @@ class Swept:
     def notes(self) -> list[str]:
         """What to print below the table."""
         found = ["mean ± standard error over queries; with several seeds also (± their spread)"]
+        if any(one.split == "valid" for one in self.outcomes):
+            found.append("rank.split is valid: values on validation cases, for choosing settings")
         if self.best is not None:
             chosen = ", ".join(f"{key} = {_plain(value)}" for key, value in self.best.items())
             found.append(f"best on the validation cases: {chosen}; {self._asked()}")

@@ -1,0 +1,38 @@
+"""What prepared data cannot do, told before the stages that take long."""
+
+from __future__ import annotations
+
+from trsr.config import Config
+from trsr.data import Dataset
+from trsr.errors import ConfigError
+from trsr.rank.blend import check_cases as check_blend_cases
+from trsr.rank.ease import check_size
+from trsr.rank.prior import check_cases as check_prior_cases
+from trsr.rank.settings import JUDGES
+
+
+def check_prepared(config: Config, dataset: Dataset) -> None:
+    """Refuses settings that a later stage would refuse, once it is known what the data holds.
+
+    Raises:
+        ConfigError: If validation cases are needed and there are none, or a ranker is given more
+            items than it may be.
+    """
+    prior = config.train.prior if config.trained else ""
+    made = {*config.rank.rankers, *([prior] if prior else [])}
+    if config.data.candidates == "full" and JUDGES & set(config.rank.used):
+        made.add(config.rank.first_stage)
+    used = config.rank.only(*made).used  # with a blend's members
+    learned = bool(prior) and not config.train.prior_weight
+    if learned or "blend" in used or config.rank.split == "valid":
+        cases = len(dataset.cases("valid"))
+        if not cases and config.rank.split == "valid":
+            raise ConfigError(
+                "rank.split is valid, but there are no validation cases; set data.valid_cases"
+            )
+        if "blend" in used:
+            check_blend_cases(cases)
+        if learned:
+            check_prior_cases(cases)
+    if "ease" in used:
+        check_size(dataset.interactions["item"].n_unique(), config.rank.ease)

@@ -1,0 +1,187 @@
+"""Example users for the page: what the models read, wrote and decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from trsr.config import Config
+from trsr.data import Dataset
+from trsr.evaluate import ShownBlock, ShownCandidate, ShownUser
+from trsr.pipeline.full import PROPOSALS, read_proposals
+from trsr.pipeline.growth import Growth, growth, page_writer
+from trsr.pipeline.stair import Job
+from trsr.pipeline.told import told_summaries
+from trsr.prompts import PromptWriter
+from trsr.rank import Rankings, p_yes
+from trsr.rank.settings import JUDGES, TOLD
+from trsr.summarize.settings import SILENT
+from trsr.types import Case, Item, RankedList, Summary
+
+EXAMPLES = 10
+SHOWN = 50
+"""Candidates shown of each example: full-catalogue lists are long."""
+GONE_NOTE = (
+    "Texts that were written on the way are not in the output store (run.outputs) any more. They "
+    "are shown again once they are written anew: remove summaries.parquet and report.json from the "
+    "run's folder and give “trsr run”."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Example users, and what is to be said of them all."""
+
+    users: Sequence[ShownUser]
+    notes: Sequence[str]
+
+
+def examples(
+    job: Job,
+    dataset: Dataset,
+    summaries: Mapping[str, Summary],
+    name: str,
+    ranked_lists: Rankings,
+) -> Examples:
+    """The first ranked users as they came, with the lists of the ranker the report is about."""
+    config, split = job.config, job.config.rank.split
+    lists = {ranked.query: ranked for ranked in islice(ranked_lists, EXAMPLES)}
+    told = told_summaries(config, dataset, split, summaries)
+    path = job.run / PROPOSALS
+    cases = dataset.cases(split)
+    # of lists made elsewhere nobody proposed the candidates
+    proposed = (
+        read_proposals(path) if cases.full and asks_model(config, name) and path.exists() else {}
+    )
+    view = _View(config, page_writer(config), name, proposed)
+    users, missing = [], 0
+    for case in islice(cases, EXAMPLES):
+        query = case.query.id
+        if query not in lists:
+            continue
+        grown = growth(config, view.writer, case.query.history, summaries.get(query))
+        told_one = (told if view.told else summaries).get(query)
+        users.append(view.user(case, lists[query], grown, told_one))
+        missing += grown.missing
+    return Examples(users, [*_notes(config), *([GONE_NOTE] if missing else [])])
+
+
+def tells_summary(config: Config, ranker: str) -> bool:
+    """Whether a ranker tells a language model the user's summary."""
+    members = config.rank.blend if ranker == "blend" else (ranker,)
+    return config.summarized and bool(TOLD & set(members))
+
+
+def asks_model(config: Config, ranker: str) -> bool:
+    """Whether a ranker asks a language model, itself or by a member."""
+    return bool(JUDGES & set(config.rank.blend if ranker == "blend" else (ranker,)))
+
+
+def _notes(config: Config) -> list[str]:
+    """In which words the items are shown."""
+    ranking = bool(JUDGES & set(config.rank.used))
+    if config.summarize.strategy not in SILENT:
+        those = "those of" if ranking else "those that would stand in"
+        return [
+            "Items of the history are shown in the words of the summary prompts, candidates in "
+            f"{those} the ranking prompts, before anything is left out to fit the context."
+        ]
+    if ranking:
+        return [
+            "Items are shown in the words of the ranking prompts, before anything is left out to "
+            "fit the context."
+        ]
+    return [
+        "No language model was asked. Items are shown in the words that its prompts would have."
+    ]
+
+
+@dataclass(frozen=True)
+class _View:
+    """How one ranker's example users are shown.
+
+    Attributes:
+        config: All settings.
+        writer: The words of the prompts.
+        ranker: Who ranked.
+        proposed: What the first stage proposed to it, by query; empty where it ranked all.
+    """
+
+    config: Config
+    writer: PromptWriter
+    ranker: str
+    proposed: Mapping[str, Sequence[str]]
+
+    @property
+    def told(self) -> bool:
+        return tells_summary(self.config, self.ranker)
+
+    def user(
+        self, case: Case, ranked: RankedList, grown: Growth, summary: Summary | None
+    ) -> ShownUser:
+        merges = self.config.summarize.strategy == "hierarchical" and grown.cut
+        return ShownUser(
+            case.query.history.user,
+            list(self._blocks(grown)),
+            summary.text if summary else "",
+            [*self._shown(case, ranked), *self._elsewhere(case, ranked)],
+            self.ranker,
+            anothers=self.told and self.config.prompts.summary_of == "another",
+            told=self.told,
+            steps=grown.steps,
+            steps_name="Merges" if merges else "Written on the way",
+            counted=self._counted(case, ranked),
+        )
+
+    def _blocks(self, grown: Growth) -> Iterator[ShownBlock]:
+        for number, (items, text) in enumerate(grown.blocks, 1):
+            name = f"Block {number}" if grown.cut else "Read in blocks, whose ends were not kept"
+            known = grown.cut or grown.steps
+            yield ShownBlock(self._lines(items), text, name if known else "Summarized")
+        if grown.rest:
+            name = "Since then, not summarized" if grown.blocks else ""
+            yield ShownBlock(self._lines(grown.rest), "", name)
+
+    def _lines(self, items: Sequence[Item]) -> list[str]:
+        """Items of the history, as the summary prompts tell them where there are any."""
+        settings = self.config.prompts
+        if self.config.summarize.strategy in SILENT:
+            return [self._line(item) for item in items]
+        words, numbers = settings.summary_item_words, settings.summary_numbers
+        return [self.writer.item_text(item, words, numbers=numbers) for item in items]
+
+    def _line(self, item: Item) -> str:
+        return self.writer.item_text(item, self.config.prompts.words)
+
+    def _counted(self, case: Case, ranked: RankedList) -> str:
+        every = len(case.query.candidates)
+        proposed = self.proposed.get(case.query.id)
+        size = every if proposed is None else len(proposed)
+        shown = min(SHOWN, len(ranked.entries))
+        told = f"{'' if shown == size else f'first {shown:,} of '}{size:,} candidates"
+        if proposed is None:
+            return told
+        return f"{told} that {self.config.rank.first_stage} proposed out of {every:,}"
+
+    def _shown(self, case: Case, ranked: RankedList) -> Iterator[ShownCandidate]:
+        items = {item.id: item for item in case.query.candidates}
+        for place, entry in enumerate(ranked.entries, 1):
+            right = entry.item in case.relevant
+            if place > SHOWN and not right:
+                continue
+            likely = p_yes(entry.score) if self.ranker in JUDGES else None
+            yield ShownCandidate(self._line(items[entry.item]), likely, right, f"{place:,}")
+
+    def _elsewhere(self, case: Case, ranked: RankedList) -> Iterator[ShownCandidate]:
+        """The right items that are not in the list."""
+        listed = {entry.item for entry in ranked}
+        proposed = self.proposed.get(case.query.id)
+        for item in case.query.candidates:
+            if item.id not in case.relevant or item.id in listed:
+                continue
+            if proposed is not None and item.id not in proposed:
+                why = f"not proposed by {self.config.rank.first_stage}"
+            else:
+                why = f"not among the first {len(ranked.entries):,}"
+            yield ShownCandidate(self._line(item), None, True, "–", why)

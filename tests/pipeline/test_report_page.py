@@ -1,0 +1,129 @@
+"""The report of a whole run: all it was told and made with, stages in order, and their tokens."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+
+import pytest
+from pipeline_data import write_data
+
+from trsr.config import load_config
+from trsr.pipeline import run, run_evaluate
+from trsr.pipeline.records import made_with, stage_times
+from trsr.store.rundir import StageRecord
+
+CONFIG = """
+[data]
+interactions = "clicks.csv"
+items = "products.jsonl"
+min_history = 4
+negatives = 6
+candidates = "full"
+
+[model]
+backend = "scripted"
+name = "scripted"
+
+[summarize]
+strategy = "none"
+
+[train]
+epochs = 0
+
+[rank]
+rankers = ["popular", "untuned"]
+proposals = 7
+depth = 20
+"""
+
+STAGES = ("prepare", "summarize", "train", "rank")
+
+
+@pytest.fixture
+def finished(tmp_path):
+    write_data(tmp_path, users=30, items=60)
+    (tmp_path / "mine.toml").write_text(CONFIG)
+    config = load_config(tmp_path / "mine.toml", [f"run.folder={tmp_path / 'run'}"])
+    list(run(config))
+    return config
+
+
+def part(text, name):
+    return text.partition(f'id="{name}"')[2].partition("</section>")[0]
+
+
+def test_a_runs_report_tells_what_it_takes_to_make_it_again(finished):
+    folder = finished.run.folder
+    manifest = folder / "manifest.json"
+    values = json.loads(manifest.read_text())
+    stages = values["stages"]
+    stages["prepare"] = stages.pop("prepare")  # as where it was copied at last
+    manifest.write_text(json.dumps(values))
+    (folder / "report.json").unlink()
+    run_evaluate(finished)
+    page = html.unescape((folder / "report.html").read_text("utf-8"))
+    text = (folder / "report.md").read_text("utf-8")
+
+    settings = part(page, "settings")
+    changed, _, rest = settings.partition("</table>")
+    assert "model.name" in changed
+    assert "run.seed" in rest
+    assert "run.seed" not in changed
+    assert 'scope="row">torch' in rest or 'scope="row">polars' in rest
+    assert stages["rank"]["info"]["made"]["on"] in rest
+    assert "run.seed = 0" in text
+    assert "| model.name | scripted |" in text
+
+    times = part(page, "cost")
+    assert tuple(re.findall(r'<th scope="row">(\w+)', times)) == STAGES
+    tokens = sum(one["tokens"] for one in stages["rank"]["info"]["costs"].values())
+    assert tokens > 0
+    assert f"{tokens:,}" in times
+    assert f"tokens {tokens:,}" in text.partition("## Time and counts")[2]
+    assert "against tokens a query" in page
+    assert "tokens a query" in text.partition("## Quality against cost")[2]
+
+    # The model orders 7 proposals, and no list holds the catalogue.
+    report = json.loads((folder / "report.json").read_text())
+    assert report["rankers"]["untuned"]["lower_bounds"] == ["auc"]
+    assert report["chance"]["auc"] is None
+    assert "≥ " in text
+    assert not re.search(r"recall@7 is \d", text)
+
+
+def test_flags_and_what_an_endpoint_counted_are_told():
+    info = {
+        "seconds": 2.0,
+        "seed": 1,
+        "asked": 4,
+        "stopped_early": False,
+        "why": "words",
+        "usage": {"prompt_tokens": 1200, "answer_tokens": 90},
+        "taken_from": "cheap",
+    }
+    (found,) = stage_times({"summarize": StageRecord({}, {}, {}, info)}, STAGES)
+    assert found.seconds == 2.0
+    assert found.counts == {
+        "asked": 4,
+        "stopped_early": False,
+        "prompt_tokens": 1200,
+        "answer_tokens": 90,
+        "copied_from": "cheap",
+    }
+    assert stage_times({"rank": StageRecord({}, {}, {})}, STAGES)[0].seconds is None
+
+
+def test_stages_made_elsewhere_are_told_apart():
+    def record(machine, torch):
+        info = {"made": {"on": machine, "gpu": ""}, "versions": {"torch": torch, "numpy": "1"}}
+        return StageRecord({}, {}, {}, info)
+
+    records = {"rank": record("A", "2"), "train": record("B", "2"), "prepare": record("A", "1")}
+    assert made_with(records, STAGES) == [
+        ("machine", "A (prepare, rank); B (train)"),
+        ("torch", "1 (prepare); 2 (train, rank)"),
+        ("numpy", "1"),
+    ]
+    assert made_with({"rank": StageRecord({}, {}, {})}, STAGES) == []

@@ -1,0 +1,142 @@
+"""`rank.split = valid`: settings are chosen on validation cases, and the test cases stay unseen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from pipeline_data import write_data
+
+from trsr.audit.evidence import Evidence
+from trsr.config import load_config
+from trsr.errors import ConfigError, DataError
+from trsr.pipeline import run
+from trsr.pipeline.compare import compare
+from trsr.results.keep import keep_runs
+from trsr.store.rundir import RunDirectory
+from trsr.sweep import read_plan, sweep
+
+CONFIG = """
+[data]
+interactions = "clicks.csv"
+items = "products.jsonl"
+min_history = 4
+negatives = 6
+
+[model]
+backend = "scripted"
+name = "scripted"
+
+[summarize]
+strategy = "recurrent"
+block_items = 2
+
+[train]
+epochs = 0
+
+[rank]
+rankers = ["random", "popular", "bm25", "untuned"]
+"""
+
+
+@pytest.fixture
+def made(tmp_path):
+    write_data(tmp_path, users=30, items=60)
+    (tmp_path / "mine.toml").write_text(CONFIG)
+
+    def make(name: str, *changes: str) -> Path:
+        config = load_config(
+            tmp_path / "mine.toml",
+            [
+                f"run.folder={tmp_path / name}",
+                f"run.outputs={tmp_path / 'outputs.sqlite'}",
+                *changes,
+            ],
+        )
+        list(run(config))
+        return config.run.folder
+
+    return make
+
+
+def asked(folder: Path) -> set[str]:
+    return set(pl.read_parquet(folder / "per_query.parquet")["query"])
+
+
+def cases(folder: Path, split: str) -> set[str]:
+    return set(pl.read_parquet(folder / f"cases.{split}.parquet")["query"])
+
+
+def test_the_validation_cases_are_ranked_told_and_evaluated(made):
+    folder = made("valid", "rank.split=valid")
+    assert asked(folder) == cases(folder, "valid")
+    assert not asked(folder) & cases(folder, "test")
+    summaries = set(pl.read_parquet(folder / "summaries.parquet")["query"])
+    assert summaries
+    assert summaries <= cases(folder, "valid")
+    qrels = {line.split()[0] for line in (folder / "qrels.trec").read_text().splitlines()}
+    assert len(qrels) == len(cases(folder, "valid"))
+    for name in ("report.md", "report.html"):
+        page = (folder / name).read_text("utf-8")
+        assert "These are the validation cases" in page
+        assert "bm25: settings, passes or weights are chosen on these very cases" in page
+
+
+def test_one_setting_parts_the_two_and_nothing_before_is_made_anew(made):
+    test, valid = made("run"), made("run", "rank.split=valid")
+    assert test == valid
+    assert asked(valid) == cases(valid, "valid")
+    records = RunDirectory(made("run")).records()
+    assert asked(test) == cases(test, "test")
+    assert "split" not in records["rank"].settings["rank"]  # runs from before the setting hold
+    assert "split" not in records["evaluate"].settings
+
+
+def test_compare_says_that_the_cases_are_for_choosing(made):
+    some = made("three", "rank.split=valid")
+    other = made("one", "rank.split=valid", "prompts.recent=1")
+    report = compare([str(some), str(other)], rankers=["untuned"])
+    assert report.queries == len(cases(some, "valid"))
+    assert any("on validation cases" in note for note in report.notes)
+    with pytest.raises(DataError, match="queries"):
+        compare([str(some), str(made("test"))], rankers=["untuned"])
+
+
+def test_a_kept_copy_compares_as_its_run_does(made, tmp_path):
+    some = made("three", "rank.split=valid")
+    other = made("one", "rank.split=valid", "prompts.recent=1")
+    keep_runs([some, other], tmp_path / "kept", lambda path, why: None)
+    kept = [str(tmp_path / "kept" / name) for name in ("three", "one")]
+    ours = compare([str(some), str(other)], rankers=["untuned"])
+    theirs = compare(kept, rankers=["untuned"])
+    means = [[one["mean"] for one in report.to_json()["comparisons"]] for report in (ours, theirs)]
+    assert means[0] == pytest.approx(means[1])
+    assert any("on validation cases" in note for note in theirs.notes)
+
+
+def test_no_validation_cases_are_an_error(made):
+    with pytest.raises(ConfigError, match=r"data\.valid_cases"):
+        made("none", "rank.split=valid", "data.split=global_time", "data.valid_share=0")
+
+
+def test_an_audit_is_about_the_test_cases(made):
+    with pytest.raises(ConfigError, match=r"rank\.split=test"):
+        Evidence(made("valid", "rank.split=valid"))
+
+
+def test_a_sweep_says_whose_cases_its_values_are_of(made, tmp_path):
+    made("any")
+    path = tmp_path / "sweep.toml"
+    path.write_text(
+        'base = "mine.toml"\n[set]\nrank.split = "valid"\nrank.rankers = ["popular"]\n'
+        "[grid]\nprompts.recent = [1, 2]\n"
+    )
+    swept = sweep(read_plan(path))
+    assert any("values on validation cases" in note for note in swept.notes())
+    path.write_text(
+        'base = "mine.toml"\n[set]\nrank.split = "valid"\n'
+        '[search]\nranker = "untuned"\ntrials = 1\nspace.prompts.recent = [1, 2]\n'
+    )
+    with pytest.raises(ConfigError, match=r"rank\.split: a search looks"):
+        sweep(read_plan(path))
