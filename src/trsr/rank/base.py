@@ -211,7 +211,9 @@ def _check_candidates(name: str, query: Query, ranked: RankedList) -> None:
             "candidates are asked; a ranker must rank just the candidates it is given: mend it, or "
             "name another one"
         )
-    if ranked.entries and math.isnan(ranked.entries[0].score):  # longer lists are compared as they are made
+    if ranked.entries and math.isnan(
+        ranked.entries[0].score
+    ):  # longer lists are compared as they are made
         raise DataError(f"the ranker {name}: query {query.id}: a score is not a number")
 
 
