@@ -215,6 +215,12 @@ def test_the_terminal_table_marks_the_best_and_can_be_turned() -> None:
 def test_sampled_candidates_are_warned_about() -> None:
     warned = evaluate(CASES, {"llm": PERFECT}, ["auc"]).notes
     assert any("Krichene" in note for note in warned)
+    uniform = " ".join(evaluate(CASES, {"llm": PERFECT}, ["auc"], drawn="uniform").notes)
+    assert "drawn uniformly" in uniform
+    assert "evaluate.corrected estimates those" in uniform
+    popular = " ".join(evaluate(CASES, {"llm": PERFECT}, ["auc"], drawn="popular").notes)
+    assert "drawn by popularity" in popular
+    assert "evaluate.corrected" not in popular  # that rests on uniform draws
     whole = evaluate(CASES, {"llm": PERFECT}, ["auc"], sampled=False).notes
     assert not any("Krichene" in note for note in whole)
 

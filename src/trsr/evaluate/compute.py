@@ -28,6 +28,7 @@ def evaluate(
     metrics: Sequence[str],
     *,
     sampled: bool = True,
+    drawn: str = "",
 ) -> Report:
     """Computes the metrics of every ranker on the same cases.
 
@@ -39,6 +40,7 @@ def evaluate(
         rankings: ranker → its lists, each read once and in any order.
         metrics: As `parse_metric` reads them; repeated ones count once.
         sampled: Whether the candidates were drawn, which the report then warns about.
+        drawn: How, where it is known: uniform or popular.
 
     Raises:
         ConfigError: If a metric is unknown.
@@ -67,7 +69,7 @@ def evaluate(
         },
         candidates=sizes,
         per_query=per_query,
-        notes=tuple(notes(key, scores, sampled=sampled)),
+        notes=tuple(notes(key, scores, sampled=sampled, drawn=drawn)),
         comparisons=compare_rankers(
             per_query, list(rankings), main, [str(metric) for metric in wanted], bounds
         ),

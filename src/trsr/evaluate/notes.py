@@ -17,11 +17,13 @@ TIED_OFTEN = 0.05
 """From this share of queries on, ties are worth a sentence."""
 
 
-def notes(key: AnswerKey, rankers: Sequence[Scores], *, sampled: bool) -> Iterator[str]:
+def notes(
+    key: AnswerKey, rankers: Sequence[Scores], *, sampled: bool, drawn: str = ""
+) -> Iterator[str]:
     """Yields the sentences that these results call for."""
     yield from _about_size(key)
     if len(key):
-        yield from _about_candidates(key, sampled)
+        yield from _about_candidates(key, sampled, drawn)
     for scores in rankers:
         yield from _about_ranker(scores)
 
@@ -45,13 +47,16 @@ def _about_size(key: AnswerKey) -> Iterator[str]:
         )
 
 
-def _about_candidates(key: AnswerKey, sampled: bool) -> Iterator[str]:
+def _about_candidates(key: AnswerKey, sampled: bool, drawn: str) -> Iterator[str]:
     fewest, most = int(key.candidates.min()), int(key.candidates.max())
     if sampled:
+        how = {"uniform": ", drawn uniformly", "popular": ", drawn by popularity"}.get(drawn, "")
+        # the estimate rests on uniform draws
+        more = " (evaluate.corrected estimates those)" if drawn == "uniform" else ""
         yield (
-            f"Candidates are sampled ({_range(fewest, most)} a query): these values are far above "
-            "those of ranking the whole catalogue, may order rankers differently, and compare "
-            "only with values of the same protocol (Krichene and Rendle, KDD 2020)."
+            f"Candidates are sampled ({_range(fewest, most)} a query{how}): these values are far "
+            f"above those of ranking the whole catalogue{more}, may order rankers differently, and "
+            "compare only with values of the same protocol (Krichene and Rendle, KDD 2020)."
         )
     if fewest < most:
         yield (

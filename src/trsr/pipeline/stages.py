@@ -184,7 +184,8 @@ def _evaluate(job: Job) -> dict[str, Any]:
     sampled = config.data.candidates != "given" and not cases.full
     key = FullAnswerKey(cases.answers(), dataset.catalog.ids) if cases.full else cases
     lists = {name: watched(ranked, job.progress, name) for name, ranked in rankings.items()}
-    report = compute(key, lists, config.evaluate.metrics, sampled=sampled)
+    drawn = config.data.candidates if sampled else ""
+    report = compute(key, lists, config.evaluate.metrics, sampled=sampled, drawn=drawn)
     first = first_stage_report(job.run / PROPOSALS, cases, config)
     if cases.full:
         notes = full_notes(config, first)
