@@ -25,6 +25,13 @@ rankers = ["random", "popular"]
 """
 """A configuration over that data which asks no language model."""
 
+SCRIPTED = f"""{CHEAP}
+[model]
+backend = "scripted"
+name = "scripted"
+"""
+"""The same with a language model that answers by a script, for rankers that ask one."""
+
 
 def write_data(folder, users=14, items=30, seed=3):
     """Writes clicks.csv (customer, sku, when) and products.jsonl (sku, title, brand)."""

@@ -7,36 +7,19 @@ import json
 import re
 
 import pytest
-from pipeline_data import write_data
+from pipeline_data import SCRIPTED, write_data
 
 from trsr.config import load_config
 from trsr.pipeline import run, run_evaluate
 from trsr.pipeline.records import made_with, stage_times
 from trsr.store.rundir import StageRecord
 
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-candidates = "full"
-
-[model]
-backend = "scripted"
-name = "scripted"
-
-[summarize]
-strategy = "none"
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["popular", "untuned"]
-proposals = 7
-depth = 20
-"""
+SETTINGS = [
+    "data.candidates=full",
+    'rank.rankers=["popular", "untuned"]',
+    "rank.proposals=7",
+    "rank.depth=20",
+]
 
 STAGES = ("prepare", "summarize", "train", "rank")
 
@@ -44,8 +27,8 @@ STAGES = ("prepare", "summarize", "train", "rank")
 @pytest.fixture
 def finished(tmp_path):
     write_data(tmp_path, users=30, items=60)
-    (tmp_path / "mine.toml").write_text(CONFIG)
-    config = load_config(tmp_path / "mine.toml", [f"run.folder={tmp_path / 'run'}"])
+    (tmp_path / "mine.toml").write_text(SCRIPTED)
+    config = load_config(tmp_path / "mine.toml", [*SETTINGS, f"run.folder={tmp_path / 'run'}"])
     list(run(config))
     return config
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from pipeline_data import write_data
+from pipeline_data import SCRIPTED, write_data
 
 from trsr.audit.evidence import Evidence
 from trsr.config import load_config
@@ -17,38 +17,23 @@ from trsr.results.keep import keep_runs
 from trsr.store.rundir import RunDirectory
 from trsr.sweep import read_plan, sweep
 
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-
-[model]
-backend = "scripted"
-name = "scripted"
-
-[summarize]
-strategy = "recurrent"
-block_items = 2
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["random", "popular", "bm25", "untuned"]
-"""
+SETTINGS = [
+    "summarize.strategy=recurrent",
+    "summarize.block_items=2",
+    'rank.rankers=["random", "popular", "bm25", "untuned"]',
+]
 
 
 @pytest.fixture
 def made(tmp_path):
     write_data(tmp_path, users=30, items=60)
-    (tmp_path / "mine.toml").write_text(CONFIG)
+    (tmp_path / "mine.toml").write_text(SCRIPTED)
 
     def make(name: str, *changes: str) -> Path:
         config = load_config(
             tmp_path / "mine.toml",
             [
+                *SETTINGS,
                 f"run.folder={tmp_path / name}",
                 f"run.outputs={tmp_path / 'outputs.sqlite'}",
                 *changes,
