@@ -83,6 +83,30 @@ def test_the_setting_that_orders_the_validation_cases_best_is_chosen() -> None:
     assert ranker.chosen["ndcg@10"] == pytest.approx(quality(cases(60), lists)["ndcg@10"], abs=1e-4)
 
 
+class Stepped(Noisy):
+    """As noisy as the last items are few: the more the better."""
+
+    def __init__(self, last: int, decay: float = 1.0) -> None:
+        super().__init__(3.0 / last if last else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("lasts", "told"),
+    [
+        ((1, 5, 10), ["last"]),  # the most tried, and all of them were not
+        ((1, 5, 0), None),  # 0 is all: there is no more
+        ((5, 0, 10), None),
+        ((10,), None),  # nothing was tried
+    ],
+)
+def test_a_number_chosen_at_an_end_of_its_list_is_told(lasts, told, caplog) -> None:
+    options = [{"last": last, "decay": decay} for last in lasts for decay in (1.0, 0.5)]
+    with caplog.at_level("WARNING", "trsr"):
+        ranker = tuned("few", context(cases(40)), options, Stepped)
+    assert ranker.chosen.get("at_end") == told
+    assert ("rank.few.last may do better" in caplog.text) is bool(told)
+
+
 def test_between_equal_settings_the_first_is_chosen() -> None:
     options = [{"noise": 0.0, "salt": "x"}, {"noise": 0.0, "salt": "y"}]
     assert tuned("noisy", context(cases(5)), options, Noisy).salt == "x"

@@ -14,6 +14,14 @@ Last = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Profile = Literal["mean", "last", "decayed", "max3"]
+Near = Literal["nearest", "mean"]
+
+
+_POPULARITY = (1e-3, 0.0, 1e-2, 1e-1, 1.0)
+_POPULARITY_IS = (
+    "candidates for the weight of a candidate's own popularity, from 0 to 1, beside the sum; a "
+    "small one orders what shares no user with the history"
+)
 
 
 class PopularRecentSettings(Settings):
@@ -42,7 +50,7 @@ class Bm25Settings(Settings):
         description="candidates for how many of the latest items are asked for; 0: all",
     )
     decay: tuple[Decay, ...] = Field(
-        (0.8, 1.0),
+        (0.8, 0.5, 1.0),
         min_length=1,
         description="candidates for the weight of an item against the one after it",
     )
@@ -61,19 +69,29 @@ class ItemKnnSettings(Settings):
         min_length=1,
         description="candidates for the number added to the cosine's denominator",
     )
+    popularity: tuple[NotNegative, ...] = Field(
+        _POPULARITY, min_length=1, description=_POPULARITY_IS
+    )
 
 
 class ItemKnnRecentSettings(Settings):
     """Items that the same users met, for the last items only."""
 
     last: tuple[Last, ...] = Field(
-        (5, 1, 3), min_length=1, description="candidates for how many of the latest items; 0: all"
+        (5, 1, 3, 10, 0),
+        min_length=1,
+        description="candidates for how many of the latest items; 0: all",
     )
     decay: tuple[Decay, ...] = Field(
-        (0.7,), min_length=1, description="candidates for an item's weight against the one after it"
+        (0.7, 0.9),
+        min_length=1,
+        description="candidates for an item's weight against the one after it",
     )
     shrinkage: tuple[NotNegative, ...] = Field(
-        (10.0, 50.0), min_length=1, description="as for item_knn"
+        (10.0, 0.0, 50.0, 200.0), min_length=1, description="as for item_knn"
+    )
+    popularity: tuple[NotNegative, ...] = Field(
+        _POPULARITY, min_length=1, description="as for item_knn"
     )
 
 
@@ -87,9 +105,25 @@ class TextKnnSettings(Settings):
         "embeddings, the last item's, their decayed mean, or each one (mean of the three nearest)",
     )
     decay: tuple[Decay, ...] = Field(
-        (0.8, 0.5),
+        (0.8, 0.5, 0.3, 0.9),
         min_length=1,
         description="decayed: candidates for an item's weight against the one after it",
+    )
+
+
+class NumberKnnSettings(Settings):
+    """Nearness of a number in an item's text, such as a year or a price."""
+
+    last: tuple[Last, ...] = Field(
+        (3, 1, 10, 0),
+        min_length=1,
+        description="candidates for how many of the latest items; 0: all",
+    )
+    to: tuple[Near, ...] = Field(
+        ("nearest", "mean"),
+        min_length=1,
+        description="candidates for the distance that counts: to the nearest number of those "
+        "items, or the mean of those to all of them",
     )
 
 
@@ -97,9 +131,12 @@ class EaseSettings(Settings):
     """The closed-form linear item model."""
 
     penalty: tuple[Positive, ...] = Field(
-        (200.0, 20.0, 1000.0, 5000.0),
+        (200.0, 20.0, 1000.0, 5000.0, 20_000.0),
         min_length=1,
         description="candidates for lambda, the L2 penalty",
+    )
+    popularity: tuple[NotNegative, ...] = Field(
+        _POPULARITY, min_length=1, description=_POPULARITY_IS
     )
     max_items: int = Field(
         20_000,

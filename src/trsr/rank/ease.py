@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,27 +21,31 @@ if TYPE_CHECKING:
     from trsr.rank.baseline_settings import EaseSettings
 
 
+Weights = npt.NDArray[np.float64]
+
+
 class EaseRanker(QueryRanker):
-    """Σ B(j, i) over the history's different items j.
+    """Σ B(j, i) over the history's different items j, and popularity.
 
     Steck, "Embarrassingly shallow autoencoders for sparse data" (WWW 2019), equation 8: with
     P = (XᵀX + λI)⁻¹, B(j, i) = −P(j, i) / P(i, i) and B(i, i) = 0. X is the binary matrix of users
-    and items. Candidates that nobody met in training, and all candidates of a history without a
-    known item, score 0.
+    and items. B is a little below 0 where no user met both, so to the sum comes popularity ·
+    log(1 + c(i)) / log(1 + the largest c), c(i) being the users who met i; it orders what the
+    history tells nothing of, most of a sparse catalogue. Candidates that nobody met in training
+    score 0.
 
     Args:
-        matrix: Who met what in training; its n items give an n × n matrix of float64.
-        penalty: λ.
+        matrix: Who met what in training.
+        weights: B, shape (items, items).
+        popularity: The weight of a candidate's own popularity.
     """
 
-    def __init__(self, matrix: InteractionMatrix, penalty: float) -> None:
+    def __init__(
+        self, matrix: InteractionMatrix, weights: Weights, popularity: float = 0.0
+    ) -> None:
         self.matrix = matrix
-        self.penalty = penalty
-
-    @functools.cached_property
-    def weights(self) -> npt.NDArray[np.float64]:
-        """B, shape (items, items)."""
-        return _solve(self.matrix, self.penalty)
+        self.weights = weights
+        self.popularity = popularity
 
     def scores(self, query: Query) -> Sequence[float]:
         """One score a candidate."""
@@ -49,15 +54,27 @@ class EaseRanker(QueryRanker):
         asked = self.matrix.rows(query.candidates)
         known = asked >= 0
         total = np.zeros(len(query.candidates))
+        total[known] = self.popularity * self.matrix.fame[asked[known]]
         if len(met) and known.any():
-            total[known] = self.weights[met[:, None], asked[known]].sum(axis=0)
+            total[known] += self.weights[met[:, None], asked[known]].sum(axis=0)
         return [float(score) for score in total]
 
 
-def _solve(matrix: InteractionMatrix, penalty: float) -> npt.NDArray[np.float64]:
+def ease_weights(matrix: InteractionMatrix, penalty: float) -> Weights:
+    """B of EASE, shape (items, items), float64.
+
+    Args:
+        matrix: Who met what in training.
+        penalty: λ.
+
+    Raises:
+        ConfigError: If λ is too small for the matrix to have an inverse.
+    """
     lapack: Any = optional("scipy.linalg.lapack", "baselines", "the ranker ease")
     # symmetric, so its transpose is itself in the order that LAPACK overwrites without a copy
     gram = (matrix.users_of @ matrix.users_of.T).toarray().T
+    if not len(gram):
+        return np.zeros((0, 0))  # LAPACK refuses an empty one
     gram[np.diag_indices_from(gram)] += penalty
     inverse, failed = lapack.dpotrf(gram, lower=1, overwrite_a=1)
     if not failed:
@@ -71,7 +88,7 @@ def _solve(matrix: InteractionMatrix, penalty: float) -> npt.NDArray[np.float64]
         inverse[row, row + 1 :] = inverse[row + 1 :, row]
     inverse /= -inverse.diagonal().copy()
     np.fill_diagonal(inverse, 0.0)
-    weights: npt.NDArray[np.float64] = inverse
+    weights: Weights = inverse
     return weights
 
 
@@ -103,5 +120,14 @@ def make_ease(context: RankContext) -> EaseRanker:
     own = context.settings.ease
     matrix = InteractionMatrix(context.interactions, "ease")
     check_size(len(matrix), own)
-    options = [{"penalty": value} for value in own.penalty]
-    return tuned("ease", context, options, functools.partial(EaseRanker, matrix))
+    options = [
+        {"penalty": penalty, "popularity": popularity}
+        for penalty, popularity in itertools.product(own.penalty, own.popularity)
+    ]
+    # options of one penalty follow each other: solved once, and one kept beside the best so far
+    solve = functools.lru_cache(maxsize=1)(functools.partial(ease_weights, matrix))
+
+    def make(penalty: float, popularity: float) -> EaseRanker:
+        return EaseRanker(matrix, solve(penalty), popularity)
+
+    return tuned("ease", context, options, make)

@@ -27,6 +27,7 @@ class InteractionMatrix:
     Attributes:
         users_of: [items, users] compressed sparse rows of ones, items sorted by id.
         counts: [items] how many users met each item.
+        fame: [items] log(1 + count) / log(1 + the largest count), from 0 to 1.
 
     Raises:
         ConfigError: If scipy is not installed.
@@ -42,6 +43,8 @@ class InteractionMatrix:
         shape = (len(items), len(users))
         self.users_of: Any = sparse.csr_array((np.ones(len(placed)), (rows, columns)), shape=shape)
         self.counts: npt.NDArray[np.float64] = np.bincount(rows, minlength=len(items)).astype(float)
+        most = self.counts.max(initial=0.0)
+        self.fame = np.log1p(self.counts) / (np.log1p(most) if most else 1.0)
         self._rows = {item: row for row, item in enumerate(items["item"])}
 
     def __len__(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import heapq
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +38,16 @@ class QueryRanker(abc.ABC):
             yield RankedList.of(query, list(self.scores(query)))
 
 
+_NATURAL = {
+    "share": (1.0,),
+    "last": (1.0, math.inf),
+    "decay": (1.0,),
+    "shrinkage": (0.0,),
+    "popularity": (0.0,),
+    "dropout": (0.0,),
+}
+"""Values of settings beyond which there is nothing to try."""
+
 R = TypeVar("R", bound=QueryRanker)
 
 
@@ -49,7 +60,8 @@ def tuned(
     """The ranker with that one of its settings which orders the validation cases best.
 
     Best is the highest first metric of `context.quality`; the next metrics decide between equals,
-    then the order of the options. Without validation cases the first option is taken.
+    then the order of the options. Without validation cases the first option is taken. A number
+    that was chosen at an end of those tried is told as `at_end` in what was chosen, and logged.
 
     Args:
         name: The ranker's name, for the log and for messages.
@@ -81,9 +93,52 @@ def tuned(
         context.progress.advance()
     assert best is not None  # noqa: S101  (settings refuse an empty list)
     why = f"best of {len(options)} on {len(cases)} validation cases"
-    best.chosen = {**best.chosen, "why": why}
+    best.chosen = {**best.chosen, "why": why} | ends_told(name, best.chosen, options)
     _log.info("%s: %s", name, best.chosen)
     return best
+
+
+def ends_told(
+    name: str, chosen: Mapping[str, Any], options: Sequence[Mapping[str, Any]]
+) -> dict[str, list[str]]:
+    """For the manifest and the log: the numbers that were chosen at an end of those tried.
+
+    Args:
+        name: The ranker's name, also of its table of settings.
+        chosen: Its setting → value.
+        options: All that were tried.
+
+    Returns:
+        `at_end` → those settings; empty where there are none.
+    """
+    ends = _at_end(chosen, options)
+    for key in ends:
+        _log.warning(
+            "%s: %s = %g was chosen at an end of the values tried; a longer list in rank.%s.%s "
+            "may do better",
+            *(name, key, chosen[key], name, key),
+        )
+    return {"at_end": ends} if ends else {}
+
+
+def _at_end(chosen: Mapping[str, Any], options: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings whose number is the least or the most of three or more, but could go on."""
+    found = []
+    for key in dict.fromkeys(key for option in options for key in option):
+        tried = {_size(key, option[key]) for option in options if key in option}
+        if key not in chosen or len(tried) < 3 or any(map(math.isnan, tried)):
+            continue
+        value = _size(key, chosen[key])
+        if value in (min(tried), max(tried)) and value not in _NATURAL.get(key, ()):
+            found.append(key)
+    return found
+
+
+def _size(key: str, value: object) -> float:
+    """A setting's number, by which the tried ones are in order; NaN if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    return math.inf if key == "last" and not value else float(value)  # 0: all items
 
 
 def validation_cases(context: RankContext) -> list[Case]:
