@@ -11,12 +11,7 @@ import numpy.typing as npt
 from trsr.data import Catalog
 from trsr.prompts import PromptSettings
 from trsr.prompts.text import tell
-
-ENOUGH = 0.9
-"""The share of the items asked about that must have a number in a field for it to be looked at."""
-
-_YEAR = re.compile(r"(?<!\d)(?:1[89]|20)\d\d(?!\d)")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+from trsr.rank.text_number import ENOUGH, mostly_years, number_in
 
 Values = npt.NDArray[np.float64]
 
@@ -57,16 +52,9 @@ def told_numbers(
         for field, text in line.pairs:
             told.setdefault(field, {})[row] = text
     for field, texts in told.items():
-        years = {row: _YEAR.findall(text) for row, text in texts.items()}
-        dated = sum(map(bool, years.values())) > len(rows) / 2
-        # A title may hold a year of its own; that of its making stands behind it.
-        found = {
-            row: years[row][-1:] if dated else _NUMBER.findall(text)[:1]
-            for row, text in texts.items()
-        }
+        years = mostly_years([texts.get(row, "") for row in rows])
         values = np.full(len(ids), np.nan)
-        for row, numbers in found.items():
-            if numbers:
-                values[row] = float(numbers[0])
+        for row, text in texts.items():
+            values[row] = number_in(text, years=years)
         if (~np.isnan(values)).sum() >= ENOUGH * len(rows):
-            yield f"{'year' if dated else 'number'} of {field}", values
+            yield f"{'year' if years else 'number'} of {field}", values

@@ -7,6 +7,7 @@ from trsr.data import Dataset
 from trsr.errors import ConfigError
 from trsr.rank.blend import check_cases as check_blend_cases
 from trsr.rank.ease import check_size
+from trsr.rank.number_knn import number_columns
 from trsr.rank.prior import check_cases as check_prior_cases
 from trsr.rank.settings import JUDGES
 
@@ -16,7 +17,7 @@ def check_prepared(config: Config, dataset: Dataset) -> None:
 
     Raises:
         ConfigError: If validation cases are needed and there are none, or a ranker is given more
-            items than it may be.
+            items than it may be or no numbers where it needs them.
     """
     prior = config.train.prior if config.trained else ""
     made = {*config.rank.rankers, *([prior] if prior else [])}
@@ -36,3 +37,5 @@ def check_prepared(config: Config, dataset: Dataset) -> None:
             check_prior_cases(cases)
     if "ease" in used:
         check_size(dataset.interactions["item"].n_unique(), config.rank.ease)
+    if "number_knn" in used:
+        number_columns(dataset.catalog, config.rank)
