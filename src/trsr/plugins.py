@@ -34,6 +34,10 @@ class PluginTable:
         """All names, sorted."""
         return sorted(self._all())
 
+    def added(self, name: str) -> bool:
+        """Whether another package added this part."""
+        return name not in self._own and name in self._all()
+
     def load(self, name: str) -> Any:
         """Imports and returns one part.
 

@@ -112,6 +112,7 @@ def rank_context(
         quality=quality,
         progress=progress or Silent(),
         prior=Prior.read(adapter),
+        train_seed=config.train_seed,
     )
 
 

@@ -63,6 +63,11 @@ class Config(Settings):
         return self.train.epochs > 0 and bool(TRAINED & set(self.rank.used))
 
     @property
+    def train_seed(self) -> int:
+        """What the draws of training follow from: the model's, and those of networks that rank."""
+        return self.run.seed if self.train.seed is None else self.train.seed
+
+    @property
     def training(self) -> TrainSettings:
         """The settings of training, with what the layout of the prompts decides."""
         if self.train.group != "auto":

@@ -9,6 +9,7 @@ import pytest
 from pipeline_data import CHEAP, write_data
 
 from trsr.errors import ConfigError, StoreError
+from trsr.pipeline.compare import compare
 from trsr.progress import Silent
 from trsr.sweep import read_plan, sweep
 
@@ -133,6 +134,29 @@ def test_seeds_that_draw_nothing_anew_count_once(folder):
     assert notes(found, "count as one")
     found = swept(folder, text.replace('"out"', '"all"\nseed = "run.seed"') + "[set]\ndata.seed=3")
     assert [row[:2] for row in found.table()[1]] == [["random", "2"], ["popular", "1"]]
+
+
+def test_seeds_of_the_training_train_networks_anew(folder):
+    pytest.importorskip("torch", reason="the extra `local` is not installed")
+    text = (
+        "seeds = [1, 2]\n"
+        + HEAD
+        + """[set]
+rank.rankers = ["random", "popular", "sasrec"]
+rank.sasrec.hidden = 8
+rank.sasrec.max_epochs = 2
+"""
+    )
+    found = swept(folder, text)
+    counts = [["random", "1"], ["popular", "1"], ["sasrec", "2"]]
+    assert [row[:2] for row in found.table()[1]] == counts
+    runs = [str(path) for path in sorted((folder / "out").iterdir()) if path.is_dir()]
+    pooled = compare(runs, rankers=["sasrec", "popular"], metrics=["auc"], seeds=True)
+    assert {one.side.rpartition(":")[2]: one.seeds for one in pooled.results} == {
+        "sasrec": 2,
+        "popular": 1,
+    }
+    assert swept(folder, text).table() == found.table()
 
 
 @pytest.mark.parametrize(

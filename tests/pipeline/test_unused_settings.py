@@ -38,3 +38,30 @@ def test_a_later_setting_is_told_only_where_it_is_used(told, name, base, changed
     used = told("prompts.domain=films", *base, *changed)
     assert f"'{name}'" in str(used)
     assert used != told("prompts.domain=films", *base)
+
+
+PLAIN = ['rank.rankers=["popular", "blend"]', 'rank.blend=["popular", "item_knn"]']
+FULL = ["data.candidates=full", "rank.first_stage=gru4rec"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told_by"),
+    [
+        (PLAIN, set()),
+        ([*PLAIN, "rank.first_stage=gru4rec"], set()),  # candidates are drawn: nothing is proposed
+        ([*PLAIN, "train.prior=sasrec"], set()),  # nothing is trained
+        ([*PLAIN, *FULL], {"rank"}),
+        (['rank.rankers=["bert4rec_text"]'], {"rank"}),
+        (['rank.rankers=["blend"]', 'rank.blend=["popular", "sasrec"]'], {"rank"}),
+        (['rank.rankers=["llm"]', "train.epochs=1"], {"train"}),
+        (['rank.rankers=["llm"]', "train.epochs=1", "train.prior=sasrec"], {"train", "rank"}),
+    ],
+)
+def test_the_seed_of_training_is_told_where_something_is_trained(told, settings, told_by):
+    plain, seeded = told(*settings), told(*settings, "train.seed=4")
+    assert {stage for stage in plain if plain[stage] != seeded[stage]} == told_by
+    same = told(*settings, "train.seed=0")  # run.seed
+    assert same["rank"] == plain["rank"]
+    if "train.prior=sasrec" in settings and told_by:
+        assert seeded["train"]["prior"]["seed"] == seeded["rank"]["rank"]["prior"]["seed"] == 4
+        assert same["train"]["prior"] == plain["train"]["prior"]

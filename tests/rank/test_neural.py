@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
 import logging
 import subprocess
 import sys
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,6 +50,7 @@ SETTINGS = {
         mask_share=0.4,
     ),
 }
+TINY = {"hidden": 8, "max_epochs": 2, "device": "cpu"}
 KINDS = sorted(NETWORKS)
 WORDS = ("red", "blue", "green", "old")
 
@@ -277,9 +280,11 @@ def test_sasrec_starts_from_text_where_asked() -> None:
     assert plain.network.items.text == "none"
 
 
-def test_the_runs_embedding_model_is_asked_where_none_is_given() -> None:
-    settings = RankSettings(sasrec_text=SETTINGS["sasrec"].model_copy(update={"max_epochs": 1}))
-    ranker = make_ranker("sasrec_text", context(CYCLES, settings=settings))
+@pytest.mark.parametrize(("name", "text"), [("sasrec_text", "add"), ("bert4rec_text", "start")])
+def test_the_runs_embedding_model_is_asked_where_none_is_given(name: str, text: str) -> None:
+    settings = RankSettings(**{name: TINY | {"start": "random"}})  # which these do not read
+    ranker = make_ranker(name, context(CYCLES, settings=settings))
+    assert ranker.network.items.text == text
     (found,) = scores(ranker, query("q", [1, 2], range(ITEMS + 3)))
     assert len(set(found.values())) == ITEMS + 3
 
@@ -317,15 +322,147 @@ def test_validation_decides_when_to_stop(caplog) -> None:
     assert len(found) < 30
     assert found.index(max(found)) == len(found) - 4
     assert ranker.chosen == {
+        "dropout": 0.1,
+        "learning_rate": 0.01,
         "passes": len(found) - 3,
         "on": "ndcg@10 over all items",
         "score": max(found),
         "cases": ITEMS,
+        "tried": 1,
+        "why": "the only setting",
     }
     held = [
         Held(np.array(cycle(start, 3)), np.array([(start + 1) % ITEMS])) for start in range(ITEMS)
     ]
     assert ndcg(ranker.network, held) == pytest.approx(max(found))
+
+
+class Told:
+    """Notes what progress is told."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[int | None, str]] = []
+        self.notes: list[tuple[int, str]] = []
+
+    def begin(self, total: int | None, unit: str) -> None:
+        self.begun.append((total, unit))
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.notes.append((steps, note))
+
+
+FOLLOWING = [
+    Case(query(f"v{start}", cycle(start, 3)), frozenset({item((start + 3) % ITEMS).id}))
+    for start in range(ITEMS)
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_validation_chooses_the_dropout_and_the_learning_rate(kind: str) -> None:
+    def trained(**settings) -> tuple:
+        told = Told()
+        given = context(CYCLES, validation=lambda: FOLLOWING, progress=told)
+        made = type(SETTINGS[kind])(**TINY | settings)
+        ranker = fit_neural(kind, given, made)
+        return ranker.chosen, scores(ranker, query("q", [1, 2])), told
+
+    values = {"dropout": [0.0, 0.5], "learning_rate": [1e-6, 0.05]}
+    chosen, answers, told = trained(**values)
+    alone = {
+        pair: trained(dropout=pair[0], learning_rate=pair[1])
+        for pair in itertools.product(*values.values())
+    }
+    best = max(alone, key=lambda pair: alone[pair][0]["score"])
+    assert (chosen["dropout"], chosen["learning_rate"]) == best
+    own, same, plain = alone[best]
+    assert answers == same  # each is trained with the same draws, whatever was trained before it
+    more = {"tried": 4, "why": f"best of 4 on {ITEMS} cases"}
+    assert chosen == own | more
+
+    assert plain.begun == [(None, "passes")]
+    assert [steps for steps, _ in plain.notes] == [1, 1]
+    assert told.begun == [(4, f"settings of {kind}")]
+    assert [steps for steps, _ in told.notes] == [0, 0, 1] * 4
+    assert told.notes[0][1].startswith(f"{kind}, dropout 0, learning_rate 1e-06: pass 1 0.")
+
+
+def test_equals_keep_the_first_and_no_third_network_is_held(monkeypatch) -> None:
+    made: list[weakref.ref] = []
+    most = 0
+
+    def counted(*given):
+        nonlocal most
+        network = NETWORKS["gru4rec"](*given)
+        made.append(weakref.ref(network))
+        gc.collect()
+        most = max(most, sum(one() is not None for one in made))
+        return network
+
+    monkeypatch.setattr("trsr.neural.fit.NETWORKS", {"gru4rec": counted})
+    # one layer has no dropout between layers: with a rate that changes nothing all are alike
+    several = Gru4recSettings(**TINY | {"dropout": (0.3, 0.1, 0.2, 0.0), "learning_rate": 1e-12})
+    ranker = fit_neural("gru4rec", context(CYCLES, validation=lambda: FOLLOWING), several)
+    assert ranker.chosen["dropout"] == 0.3
+    assert (len(made), most) == (4, 2)
+
+
+def test_without_cases_to_choose_on_the_first_settings_are_taken() -> None:
+    several = Gru4recSettings(**TINY | {"dropout": (0.5, 0.0), "learning_rate": (1e-3, 1e-2)})
+    ranker = fit_neural("gru4rec", context(frame([cycle(0, 9), cycle(3, 9)])), several)
+    assert ranker.chosen["dropout"] == 0.5
+    assert ranker.chosen["learning_rate"] == 1e-3
+    assert (ranker.chosen["cases"], ranker.chosen["tried"]) == (0, 1)
+    why = "no validation cases, and too few users to keep any back: the first setting"
+    assert ranker.chosen["why"] == why
+    # interactions that are kept back are cases to choose on
+    ranker = fit_neural(
+        "gru4rec", context(frame([cycle(n % ITEMS, 5) for n in range(120)])), several
+    )
+    assert ranker.chosen["why"] == "best of 4 on 12 cases"
+
+
+def test_a_number_alone_is_a_list_of_one() -> None:
+    given = RankSettings(sasrec={"dropout": 0, "learning_rate": 5e-4})
+    assert (given.sasrec.dropout, given.sasrec.learning_rate) == ((0.0,), (5e-4,))
+    assert given.sasrec == AttentionSettings(dropout=[0.0], learning_rate=[5e-4])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"dropout": []}, "at least 1 item"),
+        ({"learning_rate": []}, "at least 1 item"),
+        ({"dropout": 1}, "less than 1"),
+        ({"dropout": [0.1, -0.1]}, "greater than or equal to 0"),
+        ({"learning_rate": [1e-3, 0]}, "greater than 0"),
+        ({"learning_rate": "fast"}, "valid number"),
+    ],
+)
+def test_lists_without_a_value_that_can_be_are_refused(settings, said) -> None:
+    with pytest.raises(ValidationError, match=said):
+        RankSettings(bert4rec=settings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_seed_of_training_draws_the_network_and_not_the_cases(kind: str) -> None:
+    few = type(SETTINGS[kind])(**TINY)
+
+    def trained(**seeds) -> list[dict[str, float]]:
+        return scores(fit_neural(kind, context(CYCLES, **seeds), few), query("q", [1, 2]))
+
+    assert trained() == trained(train_seed=0) != trained(train_seed=1)
+
+    several = frame([cycle(n % ITEMS, 5 + n % 3) for n in range(120)])
+    kept: list[list] = []
+    for seed in (0, 1):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(
+                "trsr.neural.fit.fit", lambda *given, **_: kept.append(given[3]) or 1 / 0
+            )
+            with pytest.raises(ZeroDivisionError):
+                fit_neural(kind, context(several, train_seed=seed), few)
+    one, other = ([held.history.tolist() for held in found] for found in kept)
+    assert one == other
 
 
 def test_without_validation_cases_last_items_are_kept_back(caplog) -> None:
@@ -384,7 +521,7 @@ def test_batches_hold_each_window_once(lengths: list[int], size: int, seed: int)
 @settings(deadline=None)
 @given(st.lists(st.integers(2, 7), min_size=1, max_size=20), st.integers(0, 9))
 def test_masks_hide_items_and_nothing_else(lengths: list[int], seed: int) -> None:
-    network = NETWORKS["bert4rec"](ItemTable(9, 32), SETTINGS["bert4rec"])
+    network = NETWORKS["bert4rec"](ItemTable(9, 32), SETTINGS["bert4rec"], 0.0)
     batch = padded([np.arange(length) for length in lengths])
     inputs, targets = network.examples(batch, np.random.default_rng(seed))
     assert ((inputs == MASK) == (targets != PAD)).all()
@@ -393,8 +530,8 @@ def test_masks_hide_items_and_nothing_else(lengths: list[int], seed: int) -> Non
 
 
 def test_a_loss_that_is_no_number_is_an_error() -> None:
-    wild = SETTINGS["sasrec"].model_copy(update={"learning_rate": 1e30})
-    with pytest.raises(ModelError, match="lower the network's learning_rate"):
+    wild = SETTINGS["sasrec"].model_copy(update={"learning_rate": (1e30,)})
+    with pytest.raises(ModelError, match=r"learning_rate = 1e\+30: lower the network"):
         fit("sasrec", [np.arange(9)] * 40, 9, [], wild, seed=0)
 
 
@@ -415,6 +552,8 @@ def test_which_rankers_read_embeddings() -> None:
     assert RankSettings(rankers=names).embedding == ("sasrec_text",)
     started = RankSettings(rankers=names, gru4rec=Gru4recSettings(start="text"))
     assert started.embedding == ("gru4rec", "sasrec_text")
+    both = RankSettings(rankers=("bert4rec", "bert4rec_text"))
+    assert both.embedding == ("bert4rec_text",)
 
 
 def test_the_rank_settings_load_no_torch() -> None:

@@ -27,12 +27,12 @@ from trsr.rank import (
 )
 from trsr.types import Case, Item, Message, Prompt, Query, RankedList, UserHistory
 
-ITEMS = [Item(f"i{n}") for n in range(12)]
+ITEMS = [Item(f"i{n}", (("title", f"film {1990 + n}"),)) for n in range(12)]
 INTERACTIONS = pl.DataFrame(
     {"user": ["u", "u", "v", "w"], "item": ["i1", "i2", "i1", "i3"], "time": [1.0, 2.0, 3.0, 4.0]}
 )
 
-NETWORKS = ("sasrec", "gru4rec", "bert4rec", "sasrec_text")
+NETWORKS = ("sasrec", "gru4rec", "bert4rec", "bert4rec_text", "sasrec_text")
 QUICK = RankSettings(**{name: {"hidden": 8, "layers": 1, "max_epochs": 1} for name in NETWORKS})
 
 
@@ -75,7 +75,11 @@ def context(seed: int = 0) -> RankContext:
     def judge(tuned: bool):
         return Judge(lambda text: (1 if tuned else -1) * float(text.split(" i")[1])), Words()
 
-    catalog = Catalog(pl.DataFrame({"id": [item.id for item in ITEMS]}))
+    catalog = Catalog(
+        pl.DataFrame(
+            {"id": [i.id for i in ITEMS], "title": [dict(i.fields)["title"] for i in ITEMS]}
+        )
+    )
     valid = [Case(query(f"v{n}", n, n + 1, n + 2), frozenset({f"i{n}"})) for n in range(6)]
     return RankContext(catalog, INTERACTIONS, seed, judge, validation=lambda: valid, settings=QUICK)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -52,11 +52,17 @@ class Fitted:
         network: With the weights of the best pass, ready to score.
         passes: How many passes over the sequences made those weights.
         score: The validation's mean NDCG@10 then; without validation, minus the training loss.
+        dropout: What it was trained with.
+        learning_rate: Likewise.
+        tried: How many pairs of a dropout and a learning rate were trained with.
     """
 
     network: Network
     passes: int
     score: float
+    dropout: float
+    learning_rate: float
+    tried: int
 
 
 def fit(
@@ -73,6 +79,10 @@ def fit(
 ) -> Fitted:
     """Makes a network and trains it; the weights of the best validation are kept.
 
+    Each dropout is tried with each learning rate, all with the same draws, and the network with
+    the best validation is kept, the first of equals; at most one is held beside the best. Without
+    validation the first pair alone is trained: the training loss would choose no dropout.
+
     With `settings.average_decay` those are a moving average: after each pass this share of the
     average and the rest of the new weights.
 
@@ -85,40 +95,86 @@ def fit(
         sequences: Each user's item numbers, oldest first; one at least holds two items.
         items: How many items there are.
         held: What validation asks for.
-        settings: The network's size, and the training.
+        settings: The network's size, and the training with its candidates.
         seed: Every draw follows from it.
         text: What the items' texts are used for; see `ItemTable`.
         texts: [items, any] embeddings of the texts.
-        progress: Told about each pass.
+        progress: Told about each pass, and of several pairs which are done.
 
     Raises:
         ModelError: If the loss is not finite.
     """
     device = _device(settings.device)
     progress = progress or Silent()
-    progress.begin(None, "passes")
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derive_seed(seed, "weights"))
-        table = ItemTable(items, settings.hidden, text, texts)
-        network = NETWORKS[kind](table, settings).to(device)
-        best, passes, score = _weights(network), 0, -math.inf
-        optimizer = _optimizer(network, settings)
-        average = _average(network, settings.average_decay)
-        kept = cast("Network", average.module) if average else network
-        for epoch in range(1, settings.max_epochs + 1):
-            draws = derive_seed(seed, f"{epoch}")
-            loss = _pass(network, optimizer, sequences, settings, draws)
-            if average:
-                average.update_parameters(network)
-            found = ndcg(kept, held) if held else -loss
-            _log.info("%s: pass %d, loss %.4f, validation %.4f", kind, epoch, loss, found)
-            progress.advance(1, f"{kind} {found:.4f}")
-            if found > score:
-                best, passes, score = _weights(kept), epoch, found
-            if epoch - passes >= settings.patience:
-                break
-        network.load_state_dict(best)
-    return Fitted(network.eval(), passes, score)
+    pairs = settings.candidates if held else settings.candidates[:1]
+    several = len(pairs) > 1
+    progress.begin(*((len(pairs), f"settings of {kind}") if several else (None, "passes")))
+
+    def trained(dropout: float, rate: float) -> Fitted:
+        name = f"{kind}, dropout {dropout:g}, learning_rate {rate:g}" if several else kind
+
+        def told(epoch: int, loss: float, score: float) -> None:
+            _log.info("%s: pass %d, loss %.4f, validation %.4f", name, epoch, loss, score)
+            if several:  # the bar counts settings
+                progress.advance(0, f"{name}: pass {epoch} {score:.4f}")
+            else:
+                progress.advance(1, f"{kind} {score:.4f}")
+
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(seed, "weights"))
+            table = ItemTable(items, settings.hidden, text, texts)
+            network = NETWORKS[kind](table, settings, dropout).to(device)
+            passes, score = _train(network, sequences, held, settings, rate, seed, told)
+        if several:
+            progress.advance(1, f"{name}: {score:.4f}")
+        return Fitted(network.eval(), passes, score, dropout, rate, len(pairs))
+
+    best = trained(*pairs[0])
+    for pair in pairs[1:]:
+        # no name for the new one: it would stay while the next is trained
+        best = max(best, trained(*pair), key=lambda one: one.score)
+    return best
+
+
+def _train(
+    network: Network,
+    sequences: Sequence[Ints],
+    held: Sequence[Held],
+    settings: NetworkSettings,
+    rate: float,
+    seed: int,
+    told: Callable[[int, float, float], None],
+) -> tuple[int, float]:
+    """Trains a network by this learning rate; it ends with its best weights.
+
+    Args:
+        network: As it starts.
+        sequences: As for `fit`, as the following.
+        held: What validation asks for.
+        settings: Of the training.
+        rate: AdamW's.
+        seed: Of the passes.
+        told: Is told of each pass, its loss and its validation.
+
+    Returns:
+        After how many passes it was best, and its validation then.
+    """
+    best, passes, score = _weights(network), 0, -math.inf
+    optimizer = _optimizer(network, rate, settings.weight_decay)
+    average = _average(network, settings.average_decay)
+    kept = cast("Network", average.module) if average else network
+    for epoch in range(1, settings.max_epochs + 1):
+        loss = _pass(network, optimizer, sequences, settings, derive_seed(seed, f"{epoch}"))
+        if average:
+            average.update_parameters(network)
+        found = ndcg(kept, held) if held else -loss
+        told(epoch, loss, found)
+        if found > score:
+            best, passes, score = _weights(kept), epoch, found
+        if epoch - passes >= settings.patience:
+            break
+    network.load_state_dict(best)
+    return passes, score
 
 
 def ndcg(network: Network, held: Sequence[Held], at: int = 10) -> float:
@@ -183,7 +239,11 @@ def _pass(
     for batch in batches(found, settings.batch_size, draw):
         loss, answers = _step(network, optimizer, padded(batch), draw)
         if not math.isfinite(loss):
-            raise ModelError(f"the loss is {loss}: lower the network's learning_rate")
+            rate = optimizer.param_groups[0]["lr"]
+            raise ModelError(
+                f"the loss is {loss} with learning_rate = {rate:g}: lower the network's "
+                "learning_rate, or leave that value out of it"
+            )
         total += loss * answers
         count += answers
     return total / count
@@ -207,9 +267,9 @@ def _step(
     return float(loss.detach()), len(states)
 
 
-def _optimizer(network: Network, settings: NetworkSettings) -> torch.optim.Optimizer:
+def _optimizer(network: Network, rate: float, weight_decay: float) -> torch.optim.Optimizer:
     learned = [one for one in network.parameters() if one.requires_grad]
-    return torch.optim.AdamW(learned, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(learned, lr=rate, weight_decay=weight_decay)
 
 
 def _average(network: Network, decay: float) -> AveragedModel | None:

@@ -30,7 +30,7 @@ class Network(nn.Module, ABC):
 
     Args:
         items: The items' vectors, for input and output.
-        settings: Size and dropout.
+        settings: The size. Each kind is given besides the dropout that is tried.
     """
 
     def __init__(self, items: ItemTable, settings: NetworkSettings) -> None:
@@ -88,7 +88,7 @@ class Sasrec(Network):
     over all items, without which it falls behind BERT4Rec (Klenitskiy and Vasilev 2023).
     """
 
-    def __init__(self, items: ItemTable, settings: AttentionSettings) -> None:
+    def __init__(self, items: ItemTable, settings: AttentionSettings, dropout: float) -> None:
         from transformers import GPT2Config, GPT2Model
 
         super().__init__(items, settings)
@@ -98,9 +98,9 @@ class Sasrec(Network):
             n_embd=settings.hidden,
             n_layer=settings.layers,
             n_head=settings.heads,
-            resid_pdrop=settings.dropout,
-            embd_pdrop=settings.dropout,
-            attn_pdrop=settings.dropout,
+            resid_pdrop=dropout,
+            embd_pdrop=dropout,
+            attn_pdrop=dropout,
             use_cache=False,
             bos_token_id=None,
             eos_token_id=None,
@@ -116,12 +116,12 @@ class Sasrec(Network):
 class Gru4rec(Network):
     """GRU4Rec (Hidasi et al. 2016), with the cross-entropy over all items as its loss."""
 
-    def __init__(self, items: ItemTable, settings: NetworkSettings) -> None:
+    def __init__(self, items: ItemTable, settings: NetworkSettings, dropout: float) -> None:
         super().__init__(items, settings)
-        between = settings.dropout if settings.layers > 1 else 0.0
+        between = dropout if settings.layers > 1 else 0.0
         size = settings.hidden
         self.gru = nn.GRU(size, size, settings.layers, batch_first=True, dropout=between)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(size, size)
 
     def states(self, sequences: Tensor, table: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class Bert4rec(Network):
     hide a drawn share, at least one.
     """
 
-    def __init__(self, items: ItemTable, settings: Bert4recSettings) -> None:
+    def __init__(self, items: ItemTable, settings: Bert4recSettings, dropout: float) -> None:
         from transformers import BertConfig, BertModel
 
         super().__init__(items, settings)
@@ -147,8 +147,8 @@ class Bert4rec(Network):
             num_hidden_layers=settings.layers,
             num_attention_heads=settings.heads,
             intermediate_size=4 * settings.hidden,
-            hidden_dropout_prob=settings.dropout,
-            attention_probs_dropout_prob=settings.dropout,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
             max_position_embeddings=settings.max_length + 1,
         )
         self.encoder = BertModel(config, add_pooling_layer=False)

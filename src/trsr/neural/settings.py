@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import itertools
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trsr.settings import Settings
+
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0)]
 
 _AVERAGED = (
     "what is validated and kept is a moving average of the weights, which keeps this share of "
@@ -16,18 +20,30 @@ _PATIENCE = "stop after this many passes without a better validation NDCG@10"
 
 
 class NetworkSettings(Settings):
-    """A network that predicts a user's next item, and how it is trained."""
+    """A network that predicts a user's next item, and how it is trained.
+
+    Where a list is given, a network is trained with each of its values, and validation chooses.
+    """
 
     hidden: int = Field(64, ge=1, description="length of an item's vector and of a state")
     layers: int = Field(2, ge=1, description="layers of the network")
-    dropout: float = Field(0.2, ge=0, lt=1, description="dropout of vectors and layers")
+    dropout: tuple[Dropout, ...] = Field(
+        (0.2,),
+        min_length=1,
+        description="candidates for the dropout of vectors and layers; a number alone is one",
+    )
     max_length: int = Field(50, ge=1, description="the latest items of a history that it reads")
     start: Literal["random", "text"] = Field(
         "random",
         description="the items' vectors at first: random, or the main components of their texts' "
         "embeddings (LLM2BERT4Rec)",
     )
-    learning_rate: float = Field(1e-3, gt=0, description="AdamW's rate")
+    learning_rate: tuple[Rate, ...] = Field(
+        (1e-3,),
+        min_length=1,
+        description="candidates for AdamW's rate; a number alone is one. Each is trained with each "
+        "dropout, which takes as many times as long",
+    )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     average_decay: float = Field(
         0.0,
@@ -39,6 +55,17 @@ class NetworkSettings(Settings):
     max_epochs: int = Field(200, ge=1, description="most passes over the training sequences")
     patience: int = Field(10, ge=1, description=_PATIENCE)
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where it runs")
+
+    @field_validator("dropout", "learning_rate", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """A number alone is a list of one, as settings from before there were lists have it."""
+        return (value,) if isinstance(value, int | float | str) else value
+
+    @property
+    def candidates(self) -> list[tuple[float, float]]:
+        """Every dropout with every learning rate, the first of both lists first."""
+        return list(itertools.product(self.dropout, self.learning_rate))
 
 
 class AttentionSettings(NetworkSettings):

@@ -6,7 +6,7 @@ from typing import Any
 
 from trsr.config import Config
 from trsr.data.cases import OPEN_FORMAT
-from trsr.pipeline.prior import prior_settings
+from trsr.pipeline.prior import draws_apart, prior_settings
 from trsr.pipeline.stair import SOURCE, fingerprint
 from trsr.prompts import load_domain
 from trsr.rank.settings import JUDGES, TOLD
@@ -86,13 +86,16 @@ def train_settings(config: Config) -> dict[str, Any]:
 def rank_settings(config: Config) -> dict[str, Any]:
     """The used rankers' settings, and of a language model its words and how it scores."""
     own = config.rank.meaning() | prior_settings(config)
+    apart = draws_apart(config, config.rank)
     if config.data.candidates == "full":
         # The first stage reads settings that no ranker of the table may read.
-        first = config.rank.only(config.rank.first_stage).meaning()
-        own |= {"first": first} | _full_settings(config)
+        first = config.rank.only(config.rank.first_stage)
+        own |= {"first": first.meaning()} | _full_settings(config)
+        apart = apart or draws_apart(config, first)
+    drawn = {"train": {"seed": config.train_seed}} if apart else {}
     if not JUDGES & set(config.rank.used):
-        return {"rank": own, "run": {"seed": config.run.seed}}
-    return {"rank": own, "scorer": config.model.scorer} | _judge_settings(config)
+        return {"rank": own, "run": {"seed": config.run.seed}} | drawn
+    return {"rank": own, "scorer": config.model.scorer} | _judge_settings(config) | drawn
 
 
 def evaluate_settings(config: Config) -> dict[str, Any]:

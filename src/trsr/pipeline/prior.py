@@ -14,7 +14,7 @@ from trsr.progress import Progress
 from trsr.prompts import PromptWriter
 from trsr.rank import Ranker, make_ranker
 from trsr.rank.prior import Prior, PriorRanker, cross_fitted, learned_weight
-from trsr.rank.settings import TRAINED
+from trsr.rank.settings import TRAINED, RankSettings
 from trsr.recommender import rank_context
 
 
@@ -80,8 +80,14 @@ def prior_settings(config: Config) -> dict[str, Any]:
     """What the prior's scores and its learned weight depend on; empty without one."""
     if not config.train.prior or not TRAINED & set(config.rank.used):
         return {}
-    own = config.rank.only(config.train.prior).meaning()
-    return {"prior": own | {"tune_cases": config.rank.tune_cases}}
+    rank = config.rank.only(config.train.prior)
+    drawn = {"seed": config.train_seed} if draws_apart(config, rank) else {}
+    return {"prior": rank.meaning() | {"tune_cases": config.rank.tune_cases} | drawn}
+
+
+def draws_apart(config: Config, rank: RankSettings) -> bool:
+    """Whether rankers are trained by other draws than run.seed's, on which all depends anyway."""
+    return bool(rank.learning) and config.train_seed != config.run.seed
 
 
 def prior_reads(config: Config) -> tuple[str, ...]:

@@ -140,7 +140,7 @@ def _train(job: Job) -> dict[str, Any]:
         model=config.model,
         words=words,
         settings=config.training,
-        seed=config.run.seed if config.train.seed is None else config.train.seed,
+        seed=config.train_seed,
         out=job.out / "adapter",
         state=job.work,
         validate=validate if valid else None,

@@ -59,6 +59,8 @@ class RankContext:
         progress: Told about long preparations.
         prior: What the trained model was trained beside; its score is added in ranking. None:
             nothing.
+        train_seed: The seed of what a ranker's training draws, such as a network's weights; other
+            draws follow from `seed`. None: that one.
         kept: The blend's members and the prior's ranker once they are made: a ranker that is also
             a row of its own is neither fitted nor loaded twice.
         making: The rankers that are being made, each for the one before it.
@@ -76,6 +78,7 @@ class RankContext:
     quality: Callable[[Sequence[Case], Sequence[RankedList]], Mapping[str, float]] | None = None
     progress: Progress = field(default_factory=Silent)
     prior: Prior | None = None
+    train_seed: int | None = None
     kept: dict[str, Ranker] = field(default_factory=dict)
     making: list[str] = field(default_factory=list)
     dear: set[str] = field(default_factory=set)

@@ -16,6 +16,7 @@ from trsr.errors import DataError
 from trsr.llm.embeddings import SentenceEncoder
 from trsr.llm.embeddings import embed as embed_kept
 from trsr.rank.item_text import item_text
+from trsr.rank.tune import ends_told
 from trsr.settings import derive_seed
 from trsr.types import Item, Query, RankedList
 
@@ -56,7 +57,8 @@ class NeuralRanker:
         queries_per_batch: How many queries are scored together.
 
     Attributes:
-        chosen: When training was stopped and by what, for the manifest.
+        chosen: The settings that were chosen, when training was stopped, and by what; for the
+            manifest.
     """
 
     chosen: Mapping[str, Any]
@@ -132,14 +134,18 @@ def fit_neural(
 ) -> NeuralRanker:
     """Trains a network on the training interactions and makes its ranker.
 
-    Training stops by NDCG@10 over all items of training on the validation cases (at most 5,000,
-    drawn by the seed). Without such cases, the last interactions of a drawn tenth of the users are
-    kept back for that. It takes minutes, and a run that is stopped meanwhile trains anew.
+    Training stops, and its settings are chosen, by NDCG@10 over all items of training on the
+    validation cases (at most 5,000, drawn by the seed). Without such cases, the last interactions
+    of a drawn tenth of the users are kept back for that; where that tenth is too few, training
+    stops by its loss, and the first settings are taken. It takes minutes for each of the settings,
+    and a run that is stopped meanwhile trains anew.
+
+    What training draws follows from `train_seed` of the context, which cases decide from `seed`.
 
     Args:
         kind: sasrec, gru4rec or bert4rec.
         context: What it is fitted on.
-        settings: Of the network and its training.
+        settings: Of the network and its training, with the candidates to choose from.
         name: The ranker's name, for its messages and draws; left out: the kind.
         add_text: Add a learned map of the text's embedding to each item's vector.
         embed: Embeds texts; left out: by the run's embedding model, where texts are needed.
@@ -186,18 +192,27 @@ def fit_neural(
         len(counts),
         held,
         settings,
-        seed=seed,
+        seed=seed if context.train_seed is None else derive_seed(context.train_seed, name),
         text=use,
         texts=texts,
         progress=context.progress,
     )
     ranker = NeuralRanker(fitted.network, counts, embed, text, context.queries_per_batch)
-    ranker.chosen = {
+    chosen: dict[str, Any] = {
+        "dropout": fitted.dropout,
+        "learning_rate": fitted.learning_rate,
         "passes": fitted.passes,
         "on": "ndcg@10 over all items" if held else "minus the training loss",
         "score": fitted.score,
         "cases": len(held),
+        "tried": fitted.tried,
+        "why": _why(settings, len(held)),
     }
+    if fitted.tried > 1:
+        tried = [{"dropout": d, "learning_rate": r} for d, r in settings.candidates]
+        chosen |= ends_told(name, chosen, tried)
+    _log.info("%s: %s", name, chosen)
+    ranker.chosen = chosen
     return ranker
 
 
@@ -232,10 +247,28 @@ def make_bert4rec(context: RankContext) -> NeuralRanker:
     return fit_neural("bert4rec", context, context.settings.bert4rec)
 
 
+def make_bert4rec_text(context: RankContext) -> NeuralRanker:
+    """BERT4Rec whose items' vectors start from their texts' embeddings, fitted.
+
+    LLM2BERT4Rec: Harte et al. 2023, section 3.3.
+    """
+    settings = context.settings.bert4rec_text.model_copy(update={"start": "text"})
+    return fit_neural("bert4rec", context, settings, name="bert4rec_text")
+
+
 def make_sasrec_text(context: RankContext) -> NeuralRanker:
     """SASRec whose items' vectors are their own plus a map of their texts' embeddings, fitted."""
     settings = context.settings.sasrec_text
     return fit_neural("sasrec", context, settings, name="sasrec_text", add_text=True)
+
+
+def _why(settings: NetworkSettings, held: int) -> str:
+    """How the dropout and the learning rate were chosen."""
+    if len(settings.candidates) == 1:
+        return "the only setting"
+    if held:
+        return f"best of {len(settings.candidates)} on {held} cases"
+    return "no validation cases, and too few users to keep any back: the first setting"
 
 
 def _numbered(items: Iterable[str], numbers: dict[str, int]) -> Ints:

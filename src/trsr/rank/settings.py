@@ -18,6 +18,7 @@ from trsr.rank.baseline_settings import (
     ItemKnnRecentSettings,
     ItemKnnSettings,
     NotNegative,
+    NumberKnnSettings,
     PopularRecentSettings,
     TextKnnSettings,
 )
@@ -34,10 +35,12 @@ RANKERS = PluginTable(
         "item_knn": "trsr.rank.item_knn:make_item_knn",
         "item_knn_recent": "trsr.rank.item_knn:make_item_knn_recent",
         "text_knn": "trsr.rank.text_knn:make_text_knn",
+        "number_knn": "trsr.rank.number_knn:make_number_knn",
         "ease": "trsr.rank.ease:make_ease",
         "sasrec": "trsr.rank.neural:make_sasrec",
         "gru4rec": "trsr.rank.neural:make_gru4rec",
         "bert4rec": "trsr.rank.neural:make_bert4rec",
+        "bert4rec_text": "trsr.rank.neural:make_bert4rec_text",
         "sasrec_text": "trsr.rank.neural:make_sasrec_text",
         "blend": "trsr.rank.blend:make_blend",
         "llm": "trsr.rank.yesno:make_tuned",
@@ -56,11 +59,16 @@ TOLD = frozenset({"llm", "untuned"})
 JUDGES = TRAINED | TOLD
 """Rankers that ask a language model; a blend may, by its members."""
 
-_EMBEDDED = frozenset({"text_knn", "sasrec", "gru4rec", "bert4rec", "sasrec_text"})
+NETWORKS = frozenset({"sasrec", "gru4rec", "bert4rec", "bert4rec_text", "sasrec_text"})
+"""Rankers that train a network on the item sequences."""
+
+_EMBEDDED = NETWORKS | {"text_knn"}
 _TEXT = _EMBEDDED | {"bm25"}
-_TUNED = frozenset({"bm25", "text_knn", "popular_recent", "item_knn", "item_knn_recent", "ease"})
+_TUNED = frozenset(
+    {"bm25", "text_knn", "number_knn", "popular_recent", "item_knn", "item_knn_recent", "ease"}
+)
 _READ_BY = {
-    "text_fields": _TEXT,
+    "text_fields": _TEXT | {"number_knn"},
     "text_words": _TEXT,
     "text_model": _EMBEDDED,
     "tune_on": _TUNED,
@@ -119,7 +127,9 @@ class RankSettings(Settings):
     text_fields: tuple[str, ...] = Field(
         (), description="the text columns that the cheap rankers read, in this order; empty: all"
     )
-    text_words: int = Field(64, ge=1, description="most words of each column that they read")
+    text_words: int = Field(
+        64, ge=1, description="most words of each column that they read; number_knn reads all"
+    )
     text_model: str = Field(
         "minilm",
         description="the embedding model: minilm (see `trsr get`), a folder or a hub id, in the "
@@ -134,6 +144,9 @@ class RankSettings(Settings):
         ItemKnnRecentSettings(), description="the same for the last items only"
     )
     text_knn: TextKnnSettings = Field(TextKnnSettings(), description="embeddings of item texts")
+    number_knn: NumberKnnSettings = Field(
+        NumberKnnSettings(), description="nearness of numbers in item texts"
+    )
     ease: EaseSettings = Field(EaseSettings(), description="the closed-form linear item model")
     sasrec: AttentionSettings = Field(
         AttentionSettings(), description="SASRec: attention to the items before"
@@ -141,6 +154,11 @@ class RankSettings(Settings):
     gru4rec: Gru4recSettings = Field(Gru4recSettings(), description="GRU4Rec: a recurrent network")
     bert4rec: Bert4recSettings = Field(
         Bert4recSettings(), description="BERT4Rec: attention in both directions"
+    )
+    bert4rec_text: Bert4recSettings = Field(
+        Bert4recSettings(),
+        description="BERT4Rec whose items' vectors start from the main components of their texts' "
+        "embeddings (LLM2BERT4Rec); start is not read",
     )
     sasrec_text: AttentionSettings = Field(
         AttentionSettings(),
@@ -175,8 +193,17 @@ class RankSettings(Settings):
     def embedding(self) -> tuple[str, ...]:
         """The used rankers that read embeddings of texts."""
         networks = {"sasrec": self.sasrec, "gru4rec": self.gru4rec, "bert4rec": self.bert4rec}
-        started = {name for name, one in networks.items() if one.start == "text"}
-        return tuple(n for n in self.used if n in started | {"text_knn", "sasrec_text"})
+        reading = {name for name, one in networks.items() if one.start == "text"}
+        reading |= {"text_knn", "bert4rec_text", "sasrec_text"}
+        return tuple(name for name in self.used if name in reading)
+
+    @property
+    def learning(self) -> tuple[str, ...]:
+        """The used rankers whose training may draw by lot: networks, and other packages' rankers.
+
+        What those do is not known; that they draw is the safe guess.
+        """
+        return tuple(name for name in self.used if name in NETWORKS or RANKERS.added(name))
 
     def only(self, *rankers: str) -> RankSettings:
         """The same settings for these rankers."""

@@ -52,8 +52,7 @@ class Run:
     @property
     def seed(self) -> int:
         """What its training was drawn with."""
-        own = self.config.train.seed
-        return self.config.run.seed if own is None else own
+        return self.config.train_seed
 
     @property
     def made(self) -> Mapping[str, Any]:

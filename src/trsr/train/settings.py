@@ -23,8 +23,8 @@ class TrainSettings(Settings):
     seed: int | None = Field(
         None,
         ge=0,
-        description="the draws of training alone, so that several trainings share all else; left "
-        "out: run.seed",
+        description="the draws of training alone, the model's and those of networks that rank, so "
+        "that several trainings share all else; left out: run.seed",
     )
     epochs: int = Field(1, ge=0, description="passes over the training cases; 0 trains nothing")
     max_minutes: float = Field(
