@@ -158,14 +158,6 @@ class Evidence:
         names = {name for record in records for name in (*record.files, *record.parents)}
         return RunDirectory(self.folder).hashes(sorted(names))
 
-    @cached_property
-    def timed(self) -> bool:
-        """Whether times are more than places in users' histories."""
-        rows = self.dataset.interactions.with_columns(
-            place=pl.int_range(pl.len()).over("user").cast(pl.Float64)
-        )
-        return bool((rows["time"] != rows["place"]).any())
-
 
 def folded(text: str) -> str:
     """Words in lower case, one space between them."""

@@ -107,7 +107,7 @@ def _popular_recent(run: Evidence) -> Scores | None:
 def _future_of_others(run: Evidence) -> Check:
     """Leave-last-out lets a ranker be fitted on what others did after the question was asked."""
     name = "other users' later events"
-    if not run.timed:
+    if not run.dataset.timed:
         return Check(name, "skipped", "the data has no times")
     asked = run.frame("test").select(last=pl.col("times").list.last())["last"].drop_nulls()
     fitted = run.dataset.interactions["time"].sort()

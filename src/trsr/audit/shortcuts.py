@@ -107,7 +107,7 @@ def shortcuts(run: Evidence) -> Iterator[Check]:
     name = "the catalogue's order gives the target away"
     yield _judged(name, _strongest(asked, rows, scores))
     name = "items' first times give the target away"
-    if run.timed:
+    if run.dataset.timed:
         scores = {"distance to the latest": to_latest, "the time itself": itself}
         yield _judged(name, _strongest(asked, _first_times(run), scores))
     else:

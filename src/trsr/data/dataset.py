@@ -190,6 +190,14 @@ class Dataset:
         """
         return _read(self.folder / "interactions.parquet", ("user", "item", "time"))
 
+    @cached_property
+    def timed(self) -> bool:
+        """Whether times are more than places in users' histories."""
+        rows = self.interactions.with_columns(
+            place=pl.int_range(pl.len()).over("user").cast(pl.Float64)
+        )
+        return bool((rows["time"] != rows["place"]).any())
+
     def cases(self, split: str) -> Cases:
         """The cases of `train`, `valid` or `test`.
 

@@ -170,6 +170,12 @@ def _validation_note(config: Config) -> str:
     )
 
 
+_UNTIMED = (
+    "popular_recent: the data has no times, so places in users' histories stand for them; its "
+    "window is one of places, and says little of what was popular when."
+)
+
+
 def _asked(config: Config) -> tuple[str, ...]:
     return (cases_file(config.rank.split),)
 
@@ -192,6 +198,8 @@ def _evaluate(job: Job) -> dict[str, Any]:
         report = dataclasses.replace(report, notes=(*report.notes, *notes))
     if config.rank.split == "valid":
         report = dataclasses.replace(report, notes=(*report.notes, _validation_note(config)))
+    if "popular_recent" in config.rank.used and not dataset.timed:
+        report = dataclasses.replace(report, notes=(*report.notes, _UNTIMED))
     summaries = read_summaries(job.run / "summaries.parquet")
     done = [stage.name for stage in STAGES if stage.work is not _evaluate]
     write_pages(job, report, dataset, summaries, rankings, done, first)
