@@ -115,6 +115,12 @@ def compare(
         str, typer.Option(metavar="RUN[:RANKER]", help="what all are compared with; else the first")
     ] = "",
     seeds: Annotated[bool, typer.Option("--seeds", help="pool runs that differ by seed")] = False,
+    unseen_by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN", help="only on queries that this run was not asked; may be repeated"
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Compare rankers on the same queries: differences, intervals, tests, effect sizes."""
@@ -123,7 +129,12 @@ def compare(
     from trsr.pipeline.compare import compare as compare_runs
 
     found = compare_runs(
-        runs, rankers=ranker or (), metrics=metric or (), baseline=baseline, seeds=seeds
+        runs,
+        rankers=ranker or (),
+        metrics=metric or (),
+        baseline=baseline,
+        seeds=seeds,
+        unseen_by=unseen_by or (),
     )
     if json:
         out.print(dumps(found.to_json(), indent=1, ensure_ascii=False), markup=False)

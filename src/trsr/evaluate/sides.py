@@ -58,6 +58,42 @@ class SideResult:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedBefore:
+    """What another run had been asked of the queries that were to be compared.
+
+    Attributes:
+        run: The other run.
+        queries: How many of them.
+        users: Of how many of the queries that are left it was asked another one of the same user.
+    """
+
+    run: str
+    queries: int
+    users: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """The comparison stands on queries alone that other runs were not asked.
+
+    Attributes:
+        left_out: How many queries some of these runs was asked.
+        runs: By run; what several were asked counts for each.
+    """
+
+    left_out: int
+    runs: tuple[AskedBefore, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        runs = [
+            {"run": one.run, "left_out": one.queries, "left_of_its_users": one.users}
+            for one in self.runs
+        ]
+        return {"left_out": self.left_out, "runs": runs}
+
+
+@dataclass(frozen=True, slots=True)
 class SidesReport:
     """All sides against the baseline.
 
@@ -67,6 +103,7 @@ class SidesReport:
         users: Whose they are.
         results: By metric, then by side.
         notes: What a reader must know.
+        unseen: What was left out, where that was asked for.
     """
 
     baseline: str
@@ -74,6 +111,7 @@ class SidesReport:
     users: int
     results: tuple[SideResult, ...]
     notes: tuple[str, ...]
+    unseen: Unseen | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what cannot be said is null."""
@@ -81,6 +119,7 @@ class SidesReport:
             "baseline": self.baseline,
             "queries": self.queries,
             "users": self.users,
+            "unseen_by": self.unseen and self.unseen.to_json(),
             "comparisons": [_plain(one) for one in self.results],
             "notes": list(self.notes),
         }

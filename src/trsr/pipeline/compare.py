@@ -17,6 +17,7 @@ from trsr.evaluate.correction import SUFFIX
 from trsr.evaluate.metrics import USUAL
 from trsr.evaluate.sides import Side, SidesReport, compare_sides
 from trsr.pipeline.finished import FIXED, FinishedRun, counted, is_kept
+from trsr.pipeline.unseen import unseen, unseen_notes
 from trsr.plugins import like
 
 
@@ -49,6 +50,7 @@ def compare(
     metrics: Sequence[str] = (),
     baseline: str = "",
     seeds: bool = False,
+    unseen_by: Sequence[str] = (),
 ) -> SidesReport:
     """Compares rankers of finished runs on the same queries and candidates.
 
@@ -62,13 +64,14 @@ def compare(
             is enough; else the first, or a single run's main ranker.
         seeds: Whether runs that differ only by their seed are pooled; those in which a ranker gave
             the same, query by query, count as one.
+        unseen_by: Run directories; only queries that none of these was asked are compared.
 
     Raises:
         ConfigError: If a ranker or a metric is not in a run, nothing is named, something is named
             twice, or two runs to be pooled are one training.
         StoreError: If a run was not evaluated; StaleRunError, if not since its files changed.
         DataError: If a run's values are not whole, or the runs have other queries, candidates or
-            answers; says which.
+            answers; says which. Or if no query is left.
     """
     if not runs:
         raise ConfigError("there is nothing to compare: name at least one run")
@@ -82,11 +85,12 @@ def compare(
     every = list({one.key: one for one in (*chosen, base)}.values())
     check_comparable([one.run for one in every])
     wanted = _metrics(metrics, every)
+    stay, left_out = unseen(base.run, unseen_by) if unseen_by else (slice(None), None)
     groups = _groups(every, seeds)
     names = _names(groups)
     pooled = [_apart(group) for group in groups]
     sides = [
-        Side(name, {m: np.stack([one.column(m) for one in group]) for m in wanted})
+        Side(name, {m: np.stack([one.column(m)[stay] for one in group]) for m in wanted})
         for name, group in zip(names, pooled, strict=True)
     ]
     first = next(
@@ -94,7 +98,7 @@ def compare(
         for name, group in zip(names, groups, strict=True)
         if base.key in [one.key for one in group]
     )
-    report = compare_sides(sides, first, base.rows["user"].to_list(), wanted)
+    report = compare_sides(sides, first, base.rows["user"].to_numpy()[stay].tolist(), wanted)
     once = [
         f"{name}: {len(group)} runs gave the same, query by query, as where a seed does not reach "
         "this ranker: they count as one"
@@ -109,7 +113,8 @@ def compare(
         if base.run.split == "valid"
         else []
     )
-    return replace(report, notes=(*report.notes, *once, *where))
+    fewer = unseen_notes(left_out, report.queries) if left_out else ()
+    return replace(report, notes=(*report.notes, *fewer, *once, *where), unseen=left_out)
 
 
 def _split(text: str) -> tuple[Path, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tomllib
 from collections.abc import Callable, Sequence
@@ -26,6 +27,9 @@ REPORT = "report.json"
 KEPT = "kept"
 """Marks the report of a kept run: a copy with digests in the place of names."""
 
+DIGITS = 16
+"""Hexadecimal digits of a digest: two of a million are alike with a chance of 3e-8."""
+
 
 _Seed = TypeVar("_Seed")
 
@@ -43,12 +47,12 @@ class FinishedRun:
     @cached_property
     def values(self) -> pl.DataFrame:
         """The metrics of each ranker and query, queries in the order of their ids."""
-        return _read(self.folder / VALUES, ("ranker", "query", "user")).sort("query")
+        return read_table(self.folder / VALUES, ("ranker", "query", "user")).sort("query")
 
     @cached_property
     def rankers(self) -> list[str]:
         """In the report's order; of a run without queries those that its report names."""
-        table = _read(self.folder / VALUES, ("ranker",))
+        table = read_table(self.folder / VALUES, ("ranker",))
         if table.height:
             return table["ranker"].unique(maintain_order=True).to_list()
         path = self.folder / REPORT
@@ -79,7 +83,7 @@ class FinishedRun:
             StaleRunError: If the evaluated queries are not those of the cases any more.
         """
         columns = ("query", "candidates", "relevant")
-        cases = _read(self.folder / self.cases_file, columns)
+        cases = read_table(self.folder / self.cases_file, columns)
         if set(cases["query"]) != set(self.values["query"]):
             raise StaleRunError(
                 f"{self.folder}: {VALUES} is not of the queries of {self.cases_file}; give "
@@ -91,7 +95,7 @@ class FinishedRun:
 
     def _all_but(self, met: pl.Series) -> pl.Series:
         """The candidates, where they are a whole catalogue: which one, and what is none."""
-        items = _read(self.folder / "items.parquet", ("id",))["id"]
+        items = read_table(self.folder / "items.parquet", ("id",))["id"]
         which = f"catalogue {digest(items.sort().to_list())}"
         less = pl.col(MET).list.eval(pl.format("(without {})", pl.element()))
         return met.to_frame().select(pl.concat_list(pl.lit(which), less)).to_series()
@@ -228,6 +232,11 @@ def is_kept(folder: Path) -> bool:
         return False
 
 
+def kept_name(text: str) -> str:
+    """What stands in a kept run for the name of a query or a user."""
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
 def need_folder(folder: Path) -> None:
     """Refuses what is no folder.
 
@@ -262,7 +271,12 @@ _FREE = ("run", "evaluate")
 """Tables of the settings in which runs that differ only by their seed may differ."""
 
 
-def _read(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """A table of a run, which has these columns.
+
+    Raises:
+        StoreError: If it is not there, is damaged, or lacks a column.
+    """
     need_folder(path.parent)
     if not path.is_file():
         raise StoreError(_lacking(path.parent, path.name))

@@ -8,7 +8,6 @@ read an item from them. Texts, rankings and models are not in it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tomllib
@@ -21,15 +20,12 @@ import tomli_w
 
 from trsr.bench.page import without_paths
 from trsr.errors import StoreError, TrsrError
-from trsr.pipeline.finished import KEPT, REPORT, VALUES, is_kept
+from trsr.pipeline.finished import KEPT, REPORT, VALUES, is_kept, kept_name
 from trsr.results.runs import Run, open_run
 from trsr.store.rundir import MANIFEST, StageRecord, explained, write_atomic
 
 SWEEP, SWEEP_PAGE, ERROR = "sweep.json", "sweep.md", "error.txt"
 INTO = "--into"
-
-DIGITS = 16
-"""Hexadecimal digits of a digest: two of a million are alike with a chance of 3e-8."""
 
 _FIGURES = ("chance", "candidates", "notes")
 """What the page takes from a run's report."""
@@ -201,11 +197,7 @@ def _keep_sweep(path: Path, copy: Path, names: Sequence[str]) -> None:
 
 def _digests(column: str, of: pl.Expr | None = None) -> pl.Expr:
     expression = pl.col(column) if of is None else of
-    return expression.map_elements(_digest, return_dtype=pl.String).alias(column)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+    return expression.map_elements(kept_name, return_dtype=pl.String).alias(column)
 
 
 def _write_parquet(table: pl.DataFrame, path: Path) -> None:
