@@ -32,7 +32,10 @@ __all__ = [
     "sweep_recipes",
 ]
 
-PATHS = (("data", "interactions"), ("data", "items"), ("run", "folder"), ("run", "outputs"))
+PATHS = (
+    *(("data", "interactions"), ("data", "items"), ("data", "impressions")),
+    *(("run", "folder"), ("run", "outputs")),
+)
 
 
 def load_config(

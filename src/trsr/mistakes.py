@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trsr.data.settings import READERS
+from trsr.data.settings import LISTLESS, READERS
 from trsr.errors import TrsrError
 from trsr.llm.settings import BACKENDS
 from trsr.plugins import near
@@ -71,11 +71,30 @@ def conflicts(config: Config) -> Iterator[str]:
             "model.backend: openai gives no log-probabilities of answers, so it cannot rank; set "
             "it in [summarize.model] and a local backend in [model]"
         )
+    yield from _no_lists(config)
     yield from _equal_samples(config)
     yield from _bad_prior(config)
     yield from _untold_summary(config)
     if config.prompts.layout == "chain":
         yield from _broken_chain(config)
+
+
+def _no_lists(config: Config) -> Iterator[str]:
+    """Given candidates that nobody gives. A reader that is not trsr's own may give them."""
+    data = config.data
+    if data.candidates != "given":
+        return
+    if data.reader == "table" and data.impressions is None:
+        yield (
+            "data.candidates: given takes lists that the data holds; name their file in "
+            "data.impressions (a row a list: user, time, candidates, taken), or let candidates be "
+            "drawn with uniform, popular or full"
+        )
+    elif data.reader in LISTLESS:
+        yield (
+            f"data.candidates: given takes lists that the data holds, and the reader {data.reader} "
+            "reads none; table does with data.impressions, and mind does"
+        )
 
 
 def _bad_prior(config: Config) -> Iterator[str]:

@@ -49,7 +49,8 @@ def test_given_lists_may_hold_met_items(faulty: Path) -> None:
     last = pl.concat_list(pl.col("items").list.slice(1), pl.col("relevant"))
     change(faulty, "cases.test.parquet", last.alias("items"))
     settings = (faulty / "config.toml").read_text("utf-8")
-    given = settings.replace('candidates = "uniform"', 'candidates = "given"')
+    lists = 'candidates = "given"\nimpressions = "lists.jsonl"'
+    given = settings.replace('candidates = "uniform"', lists)
     (faulty / "config.toml").write_text(given, "utf-8")
     found = states(faulty)
     assert found["target in the history"] == "warning"

@@ -301,7 +301,8 @@ def test_mind_impressions_as_given_candidates(bench: Any) -> None:
     assert report.counts["unknown_candidates"] == 2
     assert report.counts["impressions_without_answer"] == 1
     assert report.counts["impressions_without_choice"] == 1
-    assert report.counts["impressions_short"] == 1
+    assert report.counts["impressions_unknown_user"] == 1
+    assert report.counts["impressions_short"] == 0
 
 
 def many_impressions(bench: Any, users: int, lists: int) -> Path:

@@ -12,6 +12,7 @@ LATER = [
     ("terms", ["summarize.strategy=terms"], ["summarize.terms=5"]),
     ("samples", ["summarize.sampling.temperature=0.7"], ["summarize.samples=3"]),
     ("train_candidates", [], ["data.train_candidates=popular"]),
+    ("taken", ["data.candidates=given", "data.reader=mind"], ["data.columns.taken=clicked"]),
     ("summary_of", ["train.epochs=1"], ["prompts.summary_of=another"]),
 ]
 

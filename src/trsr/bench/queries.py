@@ -40,7 +40,7 @@ def config_for(
     if data is None:
         return name, config
     moved: dict[str, Any] = {}
-    for key in ("interactions", "items"):
+    for key in ("interactions", "items", "impressions"):
         file: Path | None = getattr(config.data, key)
         if file is not None:
             moved[key] = data.absolute() / name / file.name

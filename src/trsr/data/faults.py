@@ -22,6 +22,8 @@ from trsr.errors import DataError
 def fault(path: Path, encoding: str, dialect: Dialect | None) -> str:
     """The first line at fault and what is wrong with it; empty when none is found."""
     try:
+        if format_of(path) == "parquet":  # has neither lines nor an encoding
+            return ""
         asked, encoding = encoding, encoding_of(path, encoding)
         with opened(path) as stream:
             bad = _bad_bytes(path, stream, encoding, asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,8 +11,8 @@ import polars as pl
 from trsr.data import files
 from trsr.data.candidates import ORDER, numbers
 from trsr.data.cases import SCHEMA, histories, history_begins, query_keys
-from trsr.data.ids import seconds
-from trsr.data.records import PARTS, Mask, Records
+from trsr.data.ids import id_text, seconds
+from trsr.data.records import PARTS, Floats, Ints, Mask, Records
 from trsr.data.report import Tally
 from trsr.data.settings import DataSettings
 from trsr.data.source import Source
@@ -24,11 +25,13 @@ def impression_cases(
 ) -> tuple[Mask, dict[str, Iterator[pl.DataFrame]]]:
     """What may be fitted on, and each part's cases.
 
-    A list is a case after its user's whole history. `rows` puts each user into one part,
-    `global_time` cuts by the lists' times, `leave_last_out` takes a user's last list for test and
-    the one before for validation. A validation or test case has the whole list; a training case has
-    one of the taken items and `train_negatives` of the others. Several lists of a user have the
-    ids `part/user/n`, `part/user/n#2`, ….
+    A list is a case after what its user did before its time; where interactions have no times,
+    after all that the user did. `rows` puts each user into one part, `global_time` cuts by the
+    lists' times, `leave_last_out` takes a user's last list for test and the one before for
+    validation. With times, what may be fitted on comes before the user's first held-out list, and
+    with `global_time` before everybody's. A validation or test case has the whole list; a training
+    case has one of the taken items and `train_negatives` of the others. Several lists of a user
+    after n interactions have the ids `part/user/n`, `part/user/n#2`, ….
 
     Raises:
         DataError: If the reader gives no lists, or the split cannot be made of them.
@@ -36,56 +39,122 @@ def impression_cases(
     if source.impressions is None:
         raise DataError(
             f"data.candidates = given: the reader {settings.reader!r} gives no candidate lists; "
-            "mind does"
+            "mind does, and table with data.impressions"
         )
-    lists = _known(_read(found, source, settings, tally), found, tally)
+    path = source.impressions_path or source.interactions_path
+    with files.located(path, source.encoding):
+        frame = source.impressions.collect()
+        tally.add("impressions", len(frame))
+        frame = _typed(frame, found, path, settings, tally)
+    lists = _known(_asked(frame, found, path, settings, tally), found, path, settings, tally)
     parts = _parts(lists, found, settings, seed, tally)
     lists = lists.with_columns(part=parts).filter(pl.col("part") >= 0)
-    fit = np.ones(len(found), dtype=np.bool_)
-    if settings.split == "rows":
-        training = lists.filter(pl.col("part") == 0)["user"].unique().to_numpy()
-        fit = np.isin(found.user, training)
     cases = {
         part: iter([_cases(lists.filter(pl.col("part") == number), part, found, settings, seed)])
         for number, part in enumerate(PARTS)
     }
-    return fit, cases
+    return _fit(lists, found, settings), cases
 
 
-def _read(found: Records, source: Source, settings: DataSettings, tally: Tally) -> pl.DataFrame:
-    """`row`, `user` (code), `time`, `candidates`, `relevant` of users with enough history."""
-    path = source.interactions_path
-    if source.impressions is None:
-        raise DataError(f"{path}: there are no lists of candidates")
-    with files.located(path, source.encoding):
-        frame = source.impressions.collect()
-    tally.add("impressions", len(frame))
-    code = frame["user"].cast(pl.String).str.strip_chars()
-    user = code.cast(pl.Enum(found.users), strict=False).to_physical().cast(pl.UInt32)
-    time = seconds(frame["time"], path)
-    frame = frame.with_columns(user.alias("user"), time.fill_null(0.0).alias("time"))
-    enough = pl.Series(found.lengths >= settings.min_history)
-    able = frame.filter(pl.col("user").is_not_null())
-    able = able.filter(enough.gather(able["user"]))
-    tally.add("impressions_short", len(frame) - len(able))
+def _typed(
+    frame: pl.DataFrame, found: Records, path: Path, settings: DataSettings, tally: Tally
+) -> pl.DataFrame:
+    """The lists with `user` as text and `time` as float64, those without them left out."""
+    if frame.is_empty():
+        raise DataError(f"{path}: there is no list in it")
+    timed = "time" in frame.columns
+    if not timed and (found.timed or settings.split == "global_time"):
+        why = "the interactions have times" if found.timed else "data.split = global_time"
+        raise DataError(
+            f"{path}: no column holds the time of a list, and it is needed ({why}); add a column "
+            f"{settings.columns.time or 'time'!r}"
+        )
+    # without times, sorting keeps the file's order
+    time = seconds(frame["time"], path) if timed else pl.repeat(0.0, len(frame), eager=True)
+    frame = frame.with_columns(id_text(frame["user"]).alias("user"), time.alias("time"))
+    for name in ("user", "time"):
+        there = frame.drop_nulls(name)
+        tally.add(f"impressions_without_{name}", len(frame) - len(there))
+        frame = there
+    if found.timed:
+        once = frame.unique(keep="first", maintain_order=True)
+        tally.add("impressions_twice", len(frame) - len(once))
+        frame = once
+    return frame
+
+
+def _asked(
+    frame: pl.DataFrame, found: Records, path: Path, settings: DataSettings, tally: Tally
+) -> pl.DataFrame:
+    """Adds `row` and `end` (where the history ends), `user` as a code; short histories left out."""
+    code = frame["user"].cast(pl.Enum(found.users), strict=False).to_physical().cast(pl.UInt32)
+    known = frame.with_columns(code.alias("user")).drop_nulls("user")
+    tally.add("impressions_unknown_user", len(frame) - len(known))
+    if found.timed and len(known):
+        _warn_apart(known["time"], found, path, tally)
+    users = known["user"].to_numpy().astype(np.int64)
+    ends = found.starts[users + 1]
+    if found.timed:
+        ends = _ends(found, users, known["time"].to_numpy())
+    enough = ends - found.starts[users] >= settings.min_history
+    tally.add("impressions_short", int((~enough).sum()))
+    able = known.with_columns(pl.Series("end", ends)).filter(pl.Series(enough))
     return able.sort("user", "time", maintain_order=True).with_row_index("row")
 
 
-def _known(lists: pl.DataFrame, found: Records, tally: Tally) -> pl.DataFrame:
-    """One row a list with codes in `clicked` and `others`, each item once, known items only."""
-    exploded = {
-        name: lists.select("row", item=name).explode("item", empty_as_null=True).drop_nulls()
-        for name in ("candidates", "relevant")
-    }
-    coded = {
-        name: frame.with_columns(
-            frame["item"].cast(pl.Enum(found.items), strict=False).to_physical().cast(pl.UInt32)
+def _warn_apart(times: pl.Series, found: Records, path: Path, tally: Tally) -> None:
+    """Times of two units part lists and interactions; the data may also be so."""
+    first, last = np.min(times.to_numpy()), np.max(times.to_numpy())
+    side = "later" if first > found.time.max() else "earlier" if last < found.time.min() else ""
+    if side:
+        tally.warn(
+            f"{path}: all lists are {side} than all interactions; make sure that the times of both "
+            "files are of one unit (seconds or milliseconds)"
         )
-        for name, frame in exploded.items()
-    }
-    tally.add("unknown_candidates", coded["candidates"]["item"].null_count())
-    clicked = coded["relevant"].drop_nulls().unique()
-    others = coded["candidates"].drop_nulls().unique().join(clicked, on=["row", "item"], how="anti")
+
+
+def _ends(found: Records, users: Ints, times: Floats) -> Ints:
+    """[lists] the position after each user's last interaction before the time beside it."""
+    low, high = found.starts[users], found.starts[users + 1].copy()
+    while (open_ := low < high).any():  # halves all intervals at once
+        middle = (low + high) // 2
+        before = open_ & (found.time[np.minimum(middle, len(found) - 1)] < times)
+        low = np.where(before, middle + 1, low)
+        high = np.where(open_ & ~before, middle, high)
+    return low
+
+
+def _pairs(lists: pl.DataFrame, name: str, found: Records) -> pl.DataFrame:
+    """One row an item of a list: `row`, `text` (its id), `item` (its code, null where unknown)."""
+    pairs = lists.select("row", text=name).explode("text", empty_as_null=True)
+    pairs = pairs.with_columns(id_text(pairs["text"])).drop_nulls()
+    code = pairs["text"].cast(pl.Enum(found.items), strict=False).to_physical().cast(pl.UInt32)
+    return pairs.with_columns(code.alias("item"))
+
+
+def _known(
+    lists: pl.DataFrame, found: Records, path: Path, settings: DataSettings, tally: Tally
+) -> pl.DataFrame:
+    """One row a list with codes in `clicked` and `others`, each item once, known items only."""
+    shown, taken = (_pairs(lists, name, found) for name in ("candidates", "relevant"))
+    full = lists.join(shown.select("row").unique(), on="row", how="semi", maintain_order="left")
+    taken = taken.unique(["row", "text"]).join(full.select("row"), on="row", how="semi")
+    tally.add("impressions_empty", len(lists) - len(full))
+    unknown = shown.filter(pl.col("item").is_null())
+    tally.add("unknown_candidates", len(unknown))
+    if len(unknown) > settings.max_unknown * len(shown):
+        examples = ", ".join(unknown["text"].unique(maintain_order=True).head(3))
+        tally.warn(
+            f"{path}: {len(unknown) / len(shown):.1%} of the candidates are not in the catalogue, "
+            f"such as {examples}"
+        )
+    known = shown.drop_nulls("item").select("row", "item")
+    shown = known.unique()
+    tally.add("candidates_twice", len(known) - len(shown))
+    clicked = taken.select("row", "item").join(shown, on=["row", "item"], how="semi")
+    tally.add("taken_not_shown", len(taken) - len(clicked))
+    others = shown.join(clicked, on=["row", "item"], how="anti")
+    lists = full
     for name, frame, count in (
         ("clicked", clicked, "impressions_without_answer"),
         ("others", others, "impressions_without_choice"),
@@ -121,6 +190,22 @@ def _parts(
     )
 
 
+def _fit(lists: pl.DataFrame, found: Records, settings: DataSettings) -> Mask:
+    """[n] whether an interaction may be fitted on; the lists have their `part`."""
+    if settings.split == "rows":
+        training = lists.filter(pl.col("part") == 0)["user"].unique().to_numpy()
+        return np.isin(found.user, training)
+    until = np.full(len(found.users), np.inf)
+    held = lists.filter(pl.col("part") > 0) if found.timed else lists.clear()
+    if len(held):
+        times = held["time"].to_numpy()
+        np.minimum.at(until, held["user"].to_numpy(), times)
+        if settings.split == "global_time":  # the earliest held-out list is at the cut
+            until[:] = times.min()
+    fit: Mask = found.time < until[found.user]
+    return fit
+
+
 def _cases(
     lists: pl.DataFrame, part: str, found: Records, settings: DataSettings, seed: int
 ) -> pl.DataFrame:
@@ -129,7 +214,7 @@ def _cases(
         return SCHEMA.to_frame()
     lists = _bounded(_identified(lists, part, found), part, settings, seed)
     users = lists["user"].to_numpy().astype(np.int64)
-    ends = found.starts[users + 1]
+    ends = lists["end"].to_numpy()
     begins = history_begins(found.starts[users], ends, settings.max_history, settings.history_step)
     shown = _shown(lists.with_columns(key=query_keys(lists["query"], seed)))
     if part == "train":
@@ -151,13 +236,13 @@ def _cases(
 
 
 def _identified(lists: pl.DataFrame, part: str, found: Records) -> pl.DataFrame:
-    """The lists with their query ids; from a user's second list on with `#2`, `#3`, …."""
+    """The lists with their query ids; those after one history from the second on with `#2`, …."""
     users = lists["user"]
     names = pl.DataFrame(
         {
             "user": found.users.gather(users),
-            "n": found.lengths[users.to_numpy()],
-            "k": lists.select(pl.int_range(1, pl.len() + 1).over("user")).to_series(),
+            "n": lists["end"].to_numpy() - found.starts[users.to_numpy()],
+            "k": lists.select(pl.int_range(1, pl.len() + 1).over("user", "end")).to_series(),
         }
     )
     first = pl.format("{}/{}/{}", pl.lit(part), "user", "n")

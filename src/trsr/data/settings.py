@@ -23,6 +23,9 @@ READERS = PluginTable(
     },
 )
 
+LISTLESS = frozenset({"recbole", "movielens", "amazon_m2", "amazon_reviews"})
+"""Readers of formats that hold no candidate lists."""
+
 
 class Columns(Settings):
     """Which column of the files holds what; empty: found by name, or absent."""
@@ -38,6 +41,10 @@ class Columns(Settings):
     )
     split: str = Field("", description="interactions: train, valid or test, for split = given")
     item_id: str = Field("", description="items: the item's id")
+    candidates: str = Field("", description="impressions: the items of a list, as `sequence`")
+    taken: str = Field(
+        "", description="impressions: which of them the user took, one or several, as `sequence`"
+    )
 
 
 class DataSettings(Settings):
@@ -48,6 +55,12 @@ class DataSettings(Settings):
         None, description="the interactions' file; for formats of many files, their folder"
     )
     items: Path | None = Field(None, description="the items' file")
+    impressions: Path | None = Field(
+        None,
+        description="table: the file of candidate lists, for candidates = given: a row a list with "
+        "its user, time, candidates, and what of them was taken; its first line (CSV, TSV) names "
+        "the columns, user and time as in the interactions or as usual",
+    )
     dataset: str = Field(
         "", description="a data set that `trsr get` knows, instead of paths, such as ml-100k"
     )
@@ -114,7 +127,7 @@ class DataSettings(Settings):
         description="uniform: negatives drawn from the catalogue, all items alike; popular: drawn "
         "in proportion to training interactions; full: at test the whole catalogue except what "
         "the user had met (training and validation cases keep uniform negatives; see "
-        "`rank.first_stage`); given: the data's own lists",
+        "`rank.first_stage`); given: the data's own lists (`impressions`, or the reader mind)",
     )
     train_candidates: Literal["", "uniform", "popular"] = Field(
         "",

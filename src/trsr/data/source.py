@@ -38,6 +38,22 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     ),
     "split": ("split", "splits", "targetsplits", "part", "fold", "subset"),
     "item_id": ("itemid", "id", *_ITEM),
+    "candidates": (
+        *(
+            "candidates",
+            "candidateids",
+            "candidateitems",
+            "candidateitemids",
+            "shown",
+            "shownitems",
+        ),
+        *("itemsshown", "impression", "impressions", "slate", "displayed"),
+    ),
+    "taken": (
+        *("taken", "takenitem", "takenitems", "clicked", "clickeditem", "clickeditems", "clicks"),
+        *("chosen", "chosenitem", "chosenitems", "selected", "purchased", "bought", "relevant"),
+        *("target", "targets", "positive", "positives", "itemid", "item"),
+    ),
 }
 """Column names, lower case and without signs, by which a column is found."""
 
@@ -56,8 +72,11 @@ class Source:
         interactions_path: What a message about interactions names.
         items_path: What a message about items names.
         json_lists: Columns of `items` whose text is a JSON list.
-        impressions: Given candidate lists: `user`, `time`, `candidates` and `relevant` (lists of
-            item ids); the user's interactions are then all history.
+        impressions: Given candidate lists: `user`, `candidates` and `relevant` (lists of item
+            ids), and perhaps `time`. Where interactions have times, a list's history is what came
+            before its time; else all interactions of its user.
+        impressions_path: What a message about these lists names; None: they stand with the
+            interactions.
         counts: What the reader has already left out, by the names of `report.LABELS`.
         warnings: What people should know about how it was read.
         encoding: Of the text files, for messages.
@@ -69,6 +88,7 @@ class Source:
     items_path: Path
     json_lists: frozenset[str] = frozenset()
     impressions: pl.LazyFrame | None = None
+    impressions_path: Path | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     encoding: str = "utf-8"

@@ -65,6 +65,11 @@ def _prepare(settings: DataSettings, out: Path | None, seed: int, progress: Prog
         tally.add(name, number)
     for warning in source.warnings:
         tally.warn(warning)
+    if settings.impressions is not None and source.impressions_path is None:
+        tally.warn(
+            f"{settings.impressions}: is not read: data.impressions is for reader = table with "
+            f"candidates = given; here are {settings.reader} and {settings.candidates}"
+        )
     items = catalogue(source, tally)
     progress.advance(1, f"{len(items)} items")
     found = filtered(records(source, items["id"], settings, tally), settings, tally)

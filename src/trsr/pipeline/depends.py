@@ -28,11 +28,16 @@ def used_splits(config: Config) -> list[str]:
 
 def data_settings(config: Config) -> dict[str, Any]:
     """The data's settings, its files as they are now, and the draw."""
-    apart = {"interactions", "items", "seed"}
+    apart = {"interactions", "items", "impressions", "seed"}
     # drawn as the others are, and runs from before the setting still hold
     apart |= set() if config.data.train_candidates else {"train_candidates"}
     data = config.data.model_dump(mode="json", exclude=apart)
-    files = fingerprint({"interactions": config.data.interactions, "items": config.data.items})
+    given = config.data.candidates == "given"
+    for key in ("candidates", "taken"):  # where no list's column is named, as before
+        if not given or not data["columns"][key]:
+            del data["columns"][key]
+    paths = {"interactions": config.data.interactions, "items": config.data.items}
+    files = fingerprint(paths | ({"impressions": config.data.impressions} if given else {}))
     own = {"data": data, SOURCE: files, "run": {"seed": data_seed(config)}}
     return own | ({"format of cases": OPEN_FORMAT} if config.data.candidates == "full" else {})
 

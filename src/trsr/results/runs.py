@@ -22,7 +22,10 @@ from trsr.sweep.plan import flat, short_keys, value_text
 _PLACES = ("run", "evaluate")
 """Tables of settings that no ranking depends on, the seed apart."""
 
-_APART = frozenset({"data.interactions", "data.items", "rank.rankers", "data.seed", "train.seed"})
+_APART = frozenset(
+    {"data.interactions", "data.items", "data.impressions"}
+    | {"rank.rankers", "data.seed", "train.seed"}
+)
 """Settings that tell no two ways of ranking apart: which files, which rows, and the seeds."""
 
 
