@@ -147,7 +147,9 @@ def validation(run: Planned, plan: Plan) -> Estimate:
     records = RunDirectory(folder).records()
     made = {name: dict(records[name].files) for name in TRAINED}
     settings = run.config.model_dump(mode="json", include={"rank", "prompts", "model"})
-    asked = digest([made, settings, options.metric, options.ranker])
+    # what a ranker draws to be fitted is not in its settings
+    seeds = [run.config.run.seed, run.config.train_seed]
+    asked = digest([made, settings, seeds, options.metric, options.ranker])
     path = folder / VALUE
     known = _known(path, asked)
     if known is not None:
