@@ -12,7 +12,10 @@ from trsr.types import Interaction, Item, Query, RankedList, UserHistory
 
 FITTED = "interactions.parquet"
 COUNTING = ("popular", "popular_recent")
-"""The rankers that count interactions."""
+"""The rankers whose scores are counts of interactions."""
+
+ADDING = ("item_knn", "item_knn_recent", "ease")
+"""The rankers that add popularity to what they sum."""
 
 Scores = Callable[[RankedList], list[float]]
 """What the entries of a list should score, in their order."""
@@ -26,10 +29,14 @@ def popularity(run: Evidence) -> Iterator[Check]:
 
 def _counts(run: Evidence) -> Check:
     name = "popularity that saw later events"
-    inside = [one for one in COUNTING if one in run.config.rank.blend and "blend" in run.rankings]
+    inside = list(_counting_inside(run))
     ranked = [one for one in COUNTING if one in run.rankings]
     if not inside and not ranked:
-        return Check(name, "skipped", "no ranker counts interactions, and no member of the blend")
+        return Check(
+            name,
+            "skipped",
+            "no ranker counts interactions, and no member of the blend, first stage or prior",
+        )
     if run.frame("test").is_empty():
         return Check(name, "skipped", "there are no test queries")
     faults, fine, unknown = [], [], []
@@ -49,8 +56,8 @@ def _counts(run: Evidence) -> Check:
         else:
             fine.append(f"all {entries:,} scores of {ranker} are counts of the fitting data")
     if inside:
-        # A blend's list holds sums alone, so what its members counted is told by what rank read.
-        members = f"the blend's {' and '.join(inside)}"
+        # These lists hold no plain counts, so what was counted is told by what rank read.
+        members = " and ".join(inside)
         read = run.records["rank"].parents.get(FITTED) if "rank" in run.records else None
         if read is None:
             unknown.append(f"the manifest does not tell what {members} counted")
@@ -61,6 +68,19 @@ def _counts(run: Evidence) -> Check:
     if faults:
         return Check(name, "finding", "; ".join(faults), numbers)
     return Check(name, "ok" if fine else "skipped", "; ".join([*fine, *unknown]), numbers)
+
+
+def _counting_inside(run: Evidence) -> Iterator[str]:
+    """Who counts interactions without showing the counts as scores."""
+    config = run.config
+    yield from (one for one in ADDING if one in run.rankings)
+    counting = (*COUNTING, *ADDING)
+    if "blend" in run.rankings:
+        yield from (f"the blend's {one}" for one in counting if one in config.rank.blend)
+    if config.data.candidates == "full" and config.rank.first_stage in counting:
+        yield f"the first stage {config.rank.first_stage}"
+    if config.trained and config.train.prior in counting:
+        yield f"the prior {config.train.prior}"
 
 
 def _compared(run: Evidence, ranker: str, expected: Scores) -> tuple[int, int, int]:
