@@ -142,5 +142,5 @@ class EaseSettings(Settings):
         20_000,
         ge=1,
         description="refuse more items with interactions than this: the dense inverse takes "
-        "3 × 8 bytes × items²",
+        "up to 28 bytes × items²",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
     from trsr.rank.base import RankContext
     from trsr.rank.baseline_settings import EaseSettings
 
+
+_BYTES = 28
+"""For each pair of items, at most: two matrices of float64, and the counts as a sparse one."""
 
 Weights = npt.NDArray[np.float64]
 
@@ -105,7 +107,7 @@ def check_size(items: int, settings: EaseSettings) -> None:
     if items > settings.max_items:
         raise ConfigError(
             f"the ranker ease inverts a dense matrix of all {items:,} items with interactions, "
-            f"which takes about {24 * items**2 / 2**30:.1f} GiB; the limit is "
+            f"which takes about {_BYTES * items**2 / 2**30:.1f} GiB; the limit is "
             f"rank.ease.max_items = {settings.max_items:,}. Raise it if there is the memory, keep "
             "fewer items with data.k_core, or leave ease out"
         )
@@ -124,10 +126,13 @@ def make_ease(context: RankContext) -> EaseRanker:
         {"penalty": penalty, "popularity": popularity}
         for penalty, popularity in itertools.product(own.penalty, own.popularity)
     ]
-    # options of one penalty follow each other: solved once, and one kept beside the best so far
-    solve = functools.lru_cache(maxsize=1)(functools.partial(ease_weights, matrix))
+    # options of one penalty follow each other: each is solved once, and two are held at most
+    solved: dict[float, Weights] = {}
 
     def make(penalty: float, popularity: float) -> EaseRanker:
-        return EaseRanker(matrix, solve(penalty), popularity)
+        if penalty not in solved:
+            solved.clear()
+            solved[penalty] = ease_weights(matrix, penalty)
+        return EaseRanker(matrix, solved[penalty], popularity)
 
     return tuned("ease", context, options, make)

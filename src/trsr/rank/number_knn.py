@@ -140,7 +140,8 @@ def number_columns(catalog: Catalog, settings: RankSettings) -> dict[str, Column
             "the ranker number_knn needs a column in which at least "
             f"{100 * ENOUGH:.0f} % of the items hold a number, such as a year or a price; it "
             f"looked in {where}, and {seen}. Name such a column in rank.text_fields, or take "
-            "number_knn out of where it stands: rank.rankers, rank.blend or train.prior"
+            "number_knn out of where it stands: rank.rankers, rank.blend, rank.first_stage or "
+            "train.prior"
         )
     return found
 

@@ -90,6 +90,7 @@ def tuned(
             best, reached = ranker, tuple(found.values())
             rounded = {metric: round(value, 4) for metric, value in found.items()}
             best.chosen = {**option, **rounded}
+        del ranker  # what it holds may be large, and the next is to be made
         context.progress.advance()
     assert best is not None  # noqa: S101  (settings refuse an empty list)
     why = f"best of {len(options)} on {len(cases)} validation cases"
