@@ -148,7 +148,7 @@ def dot_chart(report: Report, metric: str) -> DotChart | None:
     left, width, row = 24.0 + 7.2 * min(longest, 18), 460.0, 30.0
     base = 12 + row * len(found)
     ends = [end for _, estimate in found for end in (estimate.interval or ())]
-    axis = Axis([*means, *ends, chance], left, width - 16)
+    axis = Axis([*means, *ends, chance], left, width - 16, unit=True)
     dots = []
     for place, (scores, estimate) in enumerate(found):
         mean = estimate.mean or 0.0
@@ -203,10 +203,24 @@ def line_chart(title: str, points: Sequence[tuple[int, float]]) -> LineChart | N
 
 
 class Axis:
-    """Maps values to SVG units, and marks round values."""
+    """Maps values to SVG units, and marks round values.
+
+    Args:
+        values: All that it has to show.
+        start: Where the least stands.
+        end: Where the largest stands.
+        whole: Mark whole numbers only.
+        unit: The values lie between 0 and 1, so nothing beyond is marked.
+    """
 
     def __init__(
-        self, values: Sequence[float], start: float, end: float, *, whole: bool = False
+        self,
+        values: Sequence[float],
+        start: float,
+        end: float,
+        *,
+        whole: bool = False,
+        unit: bool = False,
     ) -> None:
         low, high = min(values), max(values)
         if high - low < 1e-9 * max(1.0, abs(high)):
@@ -223,6 +237,7 @@ class Axis:
             for k in itertools.takewhile(
                 lambda k: k * step <= self._high + 1e-12, itertools.count(first)
             )
+            if not unit or -1e-12 <= k * step <= 1 + 1e-12
         )
 
     def __call__(self, value: float) -> float:

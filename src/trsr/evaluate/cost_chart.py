@@ -137,7 +137,7 @@ def _chart(
         ticks = tuple(_round_ticks(along, max(spents), told))
     heights = [mean for _, _, mean, _ in drawn]
     heights += [end for *_, estimate in drawn for end in estimate.interval or ()]
-    up = Axis(heights if chance is None else [*heights, chance], base, top)
+    up = Axis(heights if chance is None else [*heights, chance], base, top, unit=True)
     spots = [
         (name, along(spent), up(mean), up(ends[0]), up(ends[1]))
         for name, spent, mean, estimate in drawn

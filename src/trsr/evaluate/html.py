@@ -93,7 +93,7 @@ def render(report: Report, page: Page) -> str:
     plots = [draw(report, metric, costs) for draw in (seconds_chart, tokens_chart) if costs]
     charts = [dot_chart(report, name) for name in shown]
     calibrations = [calibration_chart(one) for one in page.calibrations]
-    curves = [line_chart("Training loss", page.curve), line_chart("Validation", page.validation)]
+    curves = [line_chart("Training loss", page.curve), line_chart(page.validated, page.validation)]
     return environment.get_template("report.html").render(
         report=report,
         page=page,

@@ -73,7 +73,7 @@ def length_chart(report: Report, metric: str, groups: Sequence[HistoryGroup]) ->
     }
     # a line's dots show the mean; only the main one has its interval drawn
     shown = [v for name, row in values.items() for one in row for v in one[: _drawn(name, report)]]
-    up = Axis(shown, base, top)
+    up = Axis(shown, base, top, unit=True)
     last = {name: up(row[-1][0]) for name, row in values.items()}
     lines = dict(_spread(last, top, base))
     courses = tuple(

@@ -103,6 +103,7 @@ class Page:
         stages: In the order they run.
         curve: (step, training loss).
         validation: (step, what the best adapter is chosen by).
+        validated: What that is, in a few words.
         summaries: What the test cases' summaries hold.
         examples: Some users.
         examples_notes: What is shown of them.
@@ -122,6 +123,7 @@ class Page:
     stages: Sequence[StageTime] = ()
     curve: Sequence[tuple[int, float]] = ()
     validation: Sequence[tuple[int, float]] = ()
+    validated: str = "Validation"
     summaries: SummaryTexts | None = None
     examples: Sequence[ShownUser] = ()
     examples_notes: Sequence[str] = ()

@@ -72,7 +72,8 @@ def make_table(report: Report) -> Table:
     chance = ("chance", *(decimals(mean) for mean in report.chance.values()), "", "")
     header = ("ranker", *report.metrics, "tied", "missing")
     queries = "1 query" if report.queries == 1 else f"{report.queries:,} queries"
-    legend = f"{queries}; mean ± standard error; {BEST} highest mean; chance: random order"
+    means = "mean ± standard error (× 1.96: 95 % interval)"
+    legend = f"{queries}; {means}; {BEST} highest mean; chance: random order"
     return Table(header, (*rows, chance), (legend, *_marks(report), *report.notes))
 
 

@@ -124,7 +124,8 @@ def _stages(stages: Sequence[StageTime]) -> list[str]:
         ]
         for stage in stages
     ]
-    return ["## Time and counts", "", *_rows(["stage", "time", "counts"], rows, left=1)]
+    told = "What each stage took and did; evaluate, which wrote this, is told in manifest.json."
+    return ["## Time and counts", "", told, "", *_rows(["stage", "time", "counts"], rows, left=1)]
 
 
 def _settings(page: Page) -> list[str]:
@@ -269,7 +270,8 @@ def latex(report: Report) -> str:
         "% Written by trsr evaluate; needs \\usepackage{booktabs}.",
         "\\begin{table}",
         "\\centering",
-        f"\\caption{{Mean $\\pm$ standard error over {queries}; bold: highest mean.{marks}}}",
+        f"\\caption{{Mean $\\pm$ standard error over {queries} ($\\pm 1.96$ "
+        f"of them: 95\\,\\% interval); bold: highest mean.{marks}}}",
         f"\\begin{{tabular}}{{{columns}}}",
         "\\toprule",
         f"{head} \\\\",

@@ -93,6 +93,7 @@ def write_pages(
         stages=stage_times(records, stages),
         curve=losses,
         validation=validations,
+        validated=_validated(config),
         groups=groups,
         corrected=corrected,
         calibrations=calibrations,
@@ -224,6 +225,11 @@ def _costs(job: Job, rankings: Mapping[str, Rankings]) -> list[RankerCost]:
     if record is None or job.run.hashes([name]).get(name) != record.files.get(name):
         return []
     return [one for one in read_costs(record.info.get("costs")) if one.ranker in rankings]
+
+
+def _validated(config: Config) -> str:
+    names = config.train.select_on
+    return f"Validation: {'sum of ' if len(names) > 1 else ''}{', '.join(names)}"
 
 
 def _curves(job: Job) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
