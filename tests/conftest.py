@@ -7,6 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# an example's time says more of what else the machine does than of the code
+settings.register_profile("trsr", deadline=None)
+settings.load_profile("trsr")
 
 ROOT = Path(__file__).parents[1]
 
