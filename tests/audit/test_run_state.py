@@ -86,6 +86,23 @@ def test_recent_popularity_and_that_of_a_blend_are_looked_at(tmp_path: Path) -> 
     assert "the blend's popular counted another interactions.parquet" in found.seen
 
 
+def test_rankers_that_add_popularity_are_asked_what_they_counted(tmp_path: Path) -> None:
+    pytest.importorskip("scipy", reason="scipy is not installed")
+    write(tmp_path)
+    (tmp_path / "mine.toml").write_text(CONFIG)
+    folder = tmp_path / "run"
+    told = [f"run.folder={folder}", "rank.rankers=['random', 'item_knn', 'ease']"]
+    list(run(load_config(tmp_path / "mine.toml", told)))
+    found = check(folder, POPULARITY)
+    assert (found.state, found.seen) == (
+        "ok",
+        "item_knn, ease counted interactions.parquet as it is",
+    )
+    path = folder / "interactions.parquet"
+    pl.read_parquet(path).head(-200).write_parquet(path)
+    assert check(folder, POPULARITY).state == "finding"
+
+
 def test_without_test_queries_nothing_is_called_ok_for_them(faulty: Path) -> None:
     for name in ("cases.test.parquet", "rankings.parquet"):
         path = faulty / name

@@ -22,7 +22,7 @@ from trsr.evaluate import (
     write_html,
 )
 from trsr.evaluate.calibration import calibrate
-from trsr.evaluate.charts import calibration_chart, dot_chart, line_chart
+from trsr.evaluate.charts import Axis, calibration_chart, dot_chart, line_chart
 from trsr.evaluate.cost_chart import brief_seconds, seconds_chart, tokens_chart
 from trsr.evaluate.costs import RankerCost
 from trsr.evaluate.summaries import ToldOf, summary_texts
@@ -227,6 +227,14 @@ def test_dots_lie_where_the_means_are() -> None:
     mean = shown.means("llm")["recall@3"]
     share = (mean - float(first.text)) / (float(last.text) - float(first.text))
     assert chart.dots[1].x == pytest.approx(first.at + share * (last.at - first.at), abs=0.05)
+
+
+def test_an_axis_of_shares_marks_nothing_beyond_0_and_1() -> None:
+    for values in ([1.0, 1.0], [0.0, 0.0], [0.9, 1.0], [0.3, 0.4]):
+        marks = [float(tick.text) for tick in Axis(values, 0, 100, unit=True).ticks]
+        assert marks
+        assert all(0 <= mark <= 1 for mark in marks)
+    assert max(float(tick.text) for tick in Axis([1.0, 1.0], 0, 100).ticks) > 1
 
 
 def test_curves_of_any_kind_are_drawn() -> None:

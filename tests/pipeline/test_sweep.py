@@ -384,6 +384,17 @@ def test_a_damaged_validation_value_is_measured_again(folder, damage):
     assert path.read_bytes() == whole
 
 
+def test_another_seed_of_what_rankers_draw_is_measured_anew(folder):
+    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+    text = SEARCH.replace("trials = 6", "trials = 1").replace('"untuned"', '"random"')
+    found = []
+    for seed in (1, 2, 1):
+        drawn = f"[set]\nrank.rankers = ['random']\ndata.seed = 0\nrun.seed = {seed}\n\n[search]"
+        (one,) = sweep(plan_of(folder, text.replace("[search]", drawn, 1), "s.toml")).outcomes
+        found.append(one.validation)
+    assert found[0] == found[2] != found[1]
+
+
 def test_the_notes_count_the_runs_that_earlier_calls_asked_about_test_cases(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
     text = SEARCH.partition("[search.space]")[0] + "[search.space]\nprompts.recent = [0, 1, 3]\n"

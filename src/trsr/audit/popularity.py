@@ -57,7 +57,7 @@ def _counts(run: Evidence) -> Check:
             fine.append(f"all {entries:,} scores of {ranker} are counts of the fitting data")
     if inside:
         # These lists hold no plain counts, so what was counted is told by what rank read.
-        members = " and ".join(inside)
+        members = ", ".join(inside)
         read = run.records["rank"].parents.get(FITTED) if "rank" in run.records else None
         if read is None:
             unknown.append(f"the manifest does not tell what {members} counted")
@@ -75,8 +75,9 @@ def _counting_inside(run: Evidence) -> Iterator[str]:
     config = run.config
     yield from (one for one in ADDING if one in run.rankings)
     counting = (*COUNTING, *ADDING)
-    if "blend" in run.rankings:
-        yield from (f"the blend's {one}" for one in counting if one in config.rank.blend)
+    members = [one for one in counting if one in config.rank.blend]
+    if members and "blend" in run.rankings:
+        yield f"the blend's {' and '.join(members)}"
     if config.data.candidates == "full" and config.rank.first_stage in counting:
         yield f"the first stage {config.rank.first_stage}"
     if config.trained and config.train.prior in counting:

@@ -228,6 +228,7 @@ def _costs(job: Job, rankings: Mapping[str, Rankings]) -> list[RankerCost]:
 
 
 def _validated(config: Config) -> str:
+    """What the validation curve is of."""
     names = config.train.select_on
     return f"Validation: {'sum of ' if len(names) > 1 else ''}{', '.join(names)}"
 

@@ -193,13 +193,12 @@ def _evaluate(job: Job) -> dict[str, Any]:
     drawn = config.data.candidates if sampled else ""
     report = compute(key, lists, config.evaluate.metrics, sampled=sampled, drawn=drawn)
     first = first_stage_report(job.run / PROPOSALS, cases, config)
-    if cases.full:
-        notes = full_notes(config, first)
-        report = dataclasses.replace(report, notes=(*report.notes, *notes))
+    notes = [*report.notes, *(full_notes(config, first) if cases.full else ())]
     if config.rank.split == "valid":
-        report = dataclasses.replace(report, notes=(*report.notes, _validation_note(config)))
+        notes.append(_validation_note(config))
     if "popular_recent" in config.rank.used and not dataset.timed:
-        report = dataclasses.replace(report, notes=(*report.notes, _UNTIMED))
+        notes.append(_UNTIMED)
+    report = dataclasses.replace(report, notes=tuple(notes))
     summaries = read_summaries(job.run / "summaries.parquet")
     done = [stage.name for stage in STAGES if stage.work is not _evaluate]
     write_pages(job, report, dataset, summaries, rankings, done, first)
