@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import click
 import typer
@@ -52,9 +52,10 @@ def table(name: str, model: type[BaseModel]) -> Iterator[str]:
             if isinstance(one, type) and issubclass(one, BaseModel)
         ]
         if nested:
-            inner.append((f"{name}.{key}", nested[0]))
+            many = get_origin(field.annotation) is dict
+            inner.append((f"{name}.{key}.NAME" if many else f"{name}.{key}", nested[0]))
         text = (field.description or "").replace("|", "\\|")
-        default = f"table `[{name}.{key}]`" if nested else shown(field.get_default())
+        default = f"table `[{inner[-1][0]}]`" if nested else shown(field.get_default())
         yield f"| `{key}` | {default} | {text}{choices(field.annotation)} |"
     for title, one in inner:
         yield ""

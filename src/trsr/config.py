@@ -150,10 +150,24 @@ def _resolve(values: dict[str, Any], base: Path) -> None:
         table = values.get(section)
         if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
             table[key] = os.path.abspath(base / Path(table[key]).expanduser())
+    for table, key in _lists(values):
+        table[key] = [
+            os.path.abspath(base / Path(one).expanduser()) if isinstance(one, str) else one
+            for one in table[key]
+        ]
     for table, key in _places(values):
         value = table.get(key)
         if isinstance(value, str) and value.startswith(("./", "../", "~")):
             table[key] = os.path.abspath(base / Path(value).expanduser())
+
+
+def _lists(values: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Settings that are lists of paths."""
+    rank = values.get("rank")
+    lists = rank.get("lists") if isinstance(rank, dict) else None
+    for one in lists.values() if isinstance(lists, dict) else ():
+        if isinstance(one, dict) and isinstance(one.get("files"), list):
+            yield one, "files"
 
 
 def _places(values: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:

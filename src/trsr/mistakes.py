@@ -16,20 +16,25 @@ from trsr.train.settings import PRIOR_LOSSES
 
 def wrong_names(config: Config) -> Iterator[str]:
     """Names of parts, metrics and domains that do not exist."""
+    prior = [config.train.prior] if config.train.prior else []
     named = [
-        ("data.reader", READERS, [config.data.reader]),
-        ("summarize.strategy", STRATEGIES, [config.summarize.strategy]),
-        ("model.backend", BACKENDS, [config.model.backend]),
-        ("summarize.model.backend", BACKENDS, [config.summarizer.backend]),
-        ("rank.rankers", RANKERS, list(config.rank.rankers)),
-        ("rank.blend", RANKERS, list(config.rank.blend)),
-        ("rank.first_stage", RANKERS, [config.rank.first_stage]),
-        ("train.prior", RANKERS, [config.train.prior] if config.train.prior else []),
+        ("data.reader", "reader", READERS.names(), [config.data.reader]),
+        ("summarize.strategy", "strategy", STRATEGIES.names(), [config.summarize.strategy]),
+        ("model.backend", "model backend", BACKENDS.names(), [config.model.backend]),
+        ("summarize.model.backend", "model backend", BACKENDS.names(), [config.summarizer.backend]),
+        ("rank.rankers", "ranker", config.rank.names, config.rank.rankers),
+        ("rank.blend", "ranker", config.rank.names, config.rank.blend),
+        ("rank.first_stage", "ranker", RANKERS.names(), [config.rank.first_stage]),
+        ("train.prior", "ranker", RANKERS.names(), prior),
     ]
-    for key, table, names in named:
-        for name in names:
-            if name not in table.names():
-                yield f"{key}: there is no {table.kind} {name!r}{near(name, table.names())}"
+    for key, kind, known, names in named:
+        yield from (
+            f"{key}: there is no {kind} {name!r}{near(name, known)}"
+            for name in names
+            if name not in known
+        )
+    for name in sorted(set(config.rank.lists) & set(RANKERS.names())):
+        yield f"rank.lists: {name} is a ranker of its own; give the lists another name"
     from trsr.evaluate import parse_metric
     from trsr.prompts import check_domain
 

@@ -21,6 +21,7 @@ CHEAP: tuple[Look, ...] = (
     leaks.negatives_met,
     leaks.summary_covers,
     leaks.fitted_later,
+    leaks.lists_elsewhere,
     popularity.popularity,
     texts.target_in_summary,
     texts.target_in_prompt,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import polars as pl
 
 from trsr.audit.evidence import Check, Evidence, State, counted
@@ -169,3 +171,15 @@ def _none_listed(run: Evidence) -> str:
 def _by_split(frame: pl.DataFrame, column: str) -> dict[str, int]:
     found = frame.group_by("split", maintain_order=True).agg(pl.col(column).sum())
     return {split: int(hits) for split, hits in found.iter_rows()}
+
+
+def lists_elsewhere(run: Evidence) -> Iterator[Check]:
+    """Lists that were made elsewhere, where no file of the run tells what they knew."""
+    names = list(run.config.rank.elsewhere)
+    if names:
+        yield Check(
+            "lists made elsewhere",
+            "warning",
+            f"{', '.join(names)}: what they were fitted and chosen on is not known, so whether "
+            "they, or a blend with them, knew the answers cannot be told",
+        )

@@ -24,11 +24,14 @@ def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
     from trsr.data import inspect
     from trsr.pipeline.depends import data_seed
     from trsr.pipeline.stages import located
+    from trsr.rank.lists import read_lists
 
     config = load_config(path, settings)
     yield f"{path}: the settings are right"
     report = inspect(located(config.data), seed=data_seed(config))
     yield from report.lines()
+    for name, one in config.rank.elsewhere.items():
+        yield f"rank.lists.{name}: {len(read_lists(name, one)):,} lists"
     yield from _installed(config)
 
 

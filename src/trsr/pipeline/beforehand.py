@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.errors import ConfigError
+from trsr.rank import checked
 from trsr.rank.blend import check_cases as check_blend_cases
 from trsr.rank.ease import check_size
+from trsr.rank.lists import read_lists
 from trsr.rank.number_knn import number_columns
 from trsr.rank.prior import check_cases as check_prior_cases
 from trsr.rank.settings import JUDGES
@@ -18,6 +22,7 @@ def check_prepared(config: Config, dataset: Dataset) -> None:
     Raises:
         ConfigError: If validation cases are needed and there are none, or a ranker is given more
             items than it may be or no numbers where it needs them.
+        DataError: If lists made elsewhere are not those of the cases' candidates.
     """
     prior = config.train.prior if config.trained else ""
     made = {*config.rank.rankers, *([prior] if prior else [])}
@@ -35,6 +40,13 @@ def check_prepared(config: Config, dataset: Dataset) -> None:
             check_blend_cases(cases)
         if learned:
             check_prior_cases(cases)
+    for name, one in config.rank.elsewhere.items():
+        splits = {config.rank.split} if name in config.rank.rankers else set()
+        splits |= {config.rank.split, "valid"} if name in config.rank.blended else set()
+        lists = read_lists(name, one)
+        for split in sorted(splits):
+            # each list is looked at, so that none is refused after hours
+            deque(checked(lists, dataset.cases(split).queries(), name), maxlen=0)
     if "ease" in used:
         check_size(dataset.interactions["item"].n_unique(), config.rank.ease)
     if "number_knn" in used:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from trsr.config import Config
@@ -97,10 +99,19 @@ def rank_settings(config: Config) -> dict[str, Any]:
         first = config.rank.only(config.rank.first_stage)
         own |= {"first": first.meaning()} | _full_settings(config)
         apart = apart or draws_apart(config, first)
+    if config.rank.elsewhere:
+        own["lists"] = {
+            name: {"ranker": one.ranker, SOURCE: fingerprint(dict(_numbered(one.files)))}
+            for name, one in config.rank.elsewhere.items()
+        }
     drawn = {"train": {"seed": config.train_seed}} if apart else {}
     if not JUDGES & set(config.rank.used):
         return {"rank": own, "run": {"seed": config.run.seed}} | drawn
     return {"rank": own, "scorer": config.model.scorer} | _judge_settings(config) | drawn
+
+
+def _numbered(files: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    return ((str(number), path) for number, path in enumerate(files))
 
 
 def evaluate_settings(config: Config) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from trsr.evaluate.costs import UNRECORDED, RankerCost, read_costs
 from trsr.evaluate.groups import history_groups
 from trsr.evaluate.summaries import SummaryTexts, ToldOf, summary_texts
 from trsr.evaluate.texts import latex, markdown
-from trsr.evaluate.trec import file_name, write_qrels, write_trec_run
 from trsr.pipeline.examples import examples
 from trsr.pipeline.records import made_with, stage_times
 from trsr.pipeline.stair import Job
@@ -29,6 +28,7 @@ from trsr.rank import Rankings, p_yes
 from trsr.rank.settings import JUDGES, TOLD
 from trsr.settings import derive_seed
 from trsr.summarize.settings import SILENT
+from trsr.trec import file_name, write_qrels, write_trec_run
 from trsr.types import Case, RankedList, Summary
 
 READ = 5000

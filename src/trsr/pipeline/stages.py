@@ -156,7 +156,8 @@ def _train(job: Job) -> dict[str, Any]:
 
 def _validation_note(config: Config) -> str:
     """What a reader of figures on validation cases must know."""
-    used = [name for name in config.rank.used if name not in JUDGES | {"random", "popular"}]
+    fixed = JUDGES | {"random", "popular"} | set(config.rank.lists)
+    used = [name for name in config.rank.used if name not in fixed]
     used += ["llm"] if config.trained and config.train.validate_steps else []
     chosen = (
         f" {', '.join(used)}: settings, passes or weights are chosen on these very cases, so the "
@@ -170,6 +171,10 @@ def _validation_note(config: Config) -> str:
     )
 
 
+_ELSEWHERE = (
+    "lists that were made elsewhere (rank.lists). What they were fitted and chosen on, and whether "
+    "they knew the answers, is not known here."
+)
 _UNTIMED = (
     "popular_recent: the data has no times, so places in users' histories stand for them; its "
     "window is one of places, and says little of what was popular when."
@@ -198,6 +203,7 @@ def _evaluate(job: Job) -> dict[str, Any]:
         notes.append(_validation_note(config))
     if "popular_recent" in config.rank.used and not dataset.timed:
         notes.append(_UNTIMED)
+    notes += [f"{name}: {_ELSEWHERE}" for name in config.rank.elsewhere]
     report = dataclasses.replace(report, notes=tuple(notes))
     summaries = read_summaries(job.run / "summaries.parquet")
     done = [stage.name for stage in STAGES if stage.work is not _evaluate]

@@ -89,7 +89,7 @@ class RankContext:
 
 
 def make_ranker(name: str, context: RankContext) -> Ranker:
-    """Makes one ranker by its name in `RANKERS`: a callable that takes the context.
+    """Makes one ranker by its name in `RANKERS` or in `rank.lists`.
 
     Raises:
         ConfigError: If there is no such ranker; near names are suggested.
@@ -98,12 +98,20 @@ def make_ranker(name: str, context: RankContext) -> Ranker:
     try:
         if name in context.dear:
             context.opened()
-        ranker = context.kept.get(name) or cast("Ranker", RANKERS.load(name)(context))
+        ranker = context.kept.get(name) or _made(name, context)
     finally:
         context.making.pop()
     if name in context.settings.blended or (context.prior and name == context.prior.ranker):
         context.kept[name] = ranker
     return ranker
+
+
+def _made(name: str, context: RankContext) -> Ranker:
+    if name in context.settings.lists:
+        from trsr.rank.lists import read_lists
+
+        return read_lists(name, context.settings.lists[name])
+    return cast("Ranker", RANKERS.load(name)(context))
 
 
 def checked(ranker: Ranker, queries: Iterable[Query], name: str = "") -> Iterator[RankedList]:

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from trsr.errors import ConfigError, DataError
 from trsr.plugins import near, optional
 from trsr.rank.base import checked, make_ranker, rank_what_fits
-from trsr.rank.settings import RANKERS
 from trsr.rank.tune import validation_cases
 from trsr.settings import derive_seed
 from trsr.types import Case, Query, RankedList
@@ -204,8 +203,8 @@ def make_blend(context: RankContext) -> BlendRanker:
     """
     settings = context.settings
     for name in settings.blend:
-        if name == "blend" or name not in RANKERS.names():
-            others = [one for one in RANKERS.names() if one != "blend"]
+        others = [one for one in settings.names if one != "blend"]
+        if name not in others:
             raise ConfigError(f"rank.blend: there is no member {name!r}{near(name, others)}")
     cases = validation_cases(context)
     check_cases(len(cases))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -78,6 +79,17 @@ _READ_BY = {
     "blend_folds": frozenset({"blend"}),
 }
 """Settings that several rankers read, and which; a table named like a ranker is that ranker's."""
+
+
+class ListsSettings(Settings):
+    """Ranked lists that were made elsewhere."""
+
+    files: tuple[Path, ...] = Field(
+        min_length=1,
+        description="a file of lists for the test queries, and as a blend's member one for the "
+        "validation queries too: TREC runs, or .parquet files as trsr's rankings.parquet",
+    )
+    ranker: str = Field("", description="whose lists, where a .parquet file holds those of several")
 
 
 class RankSettings(Settings):
@@ -178,6 +190,11 @@ class RankSettings(Settings):
         "cross-validation over validation users",
     )
     blend_folds: int = Field(5, ge=2, description="blend: folds of that cross-validation")
+    lists: dict[str, ListsSettings] = Field(
+        {},
+        description="rankers that are lists made elsewhere, by the names that they have in "
+        "rank.rankers and rank.blend",
+    )
 
     @property
     def blended(self) -> tuple[str, ...]:
@@ -188,6 +205,16 @@ class RankSettings(Settings):
     def used(self) -> tuple[str, ...]:
         """Every ranker of a run, the blend's members included; each once."""
         return tuple(dict.fromkeys((*self.rankers, *self.blended)))
+
+    @property
+    def names(self) -> list[str]:
+        """Every name that may stand in rank.rankers, sorted."""
+        return sorted({*RANKERS.names(), *self.lists})
+
+    @property
+    def elsewhere(self) -> dict[str, ListsSettings]:
+        """The used rankers that are lists made elsewhere."""
+        return {name: self.lists[name] for name in self.used if name in self.lists}
 
     @property
     def embedding(self) -> tuple[str, ...]:
@@ -220,4 +247,4 @@ class RankSettings(Settings):
         apart = {"queries_per_batch", "proposals", "first_stage", "depth"}
         # runs from before the setting still hold
         apart |= {"split"} if self.split == "test" else set()
-        return self.model_dump(mode="json", exclude=self.unread | apart)
+        return self.model_dump(mode="json", exclude=self.unread | apart | {"lists"})

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
+from trsr.errors import DataError
 from trsr.types import Case, Entry, RankedList
 
 _UNSAFE = re.compile(r"[\s%\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -58,6 +60,56 @@ def write_trec_run(path: Path, ranker: str, lists: Iterable[RankedList]) -> None
                 f"{query} Q0 {escape(entry.item)} {rank} {score} {tag}\n"
                 for rank, (entry, score) in enumerate(zip(ordered, scores, strict=True), 1)
             )
+
+
+def read_trec_run(path: Path) -> dict[str, dict[str, float]]:
+    """Reads `query Q0 item rank score tag` lines, in any order; scores decide, ranks do not.
+
+    Ids are read as `escape` writes them, so a `%` in a file of another tool must be written `%25`.
+
+    Args:
+        path: The file; its tags are not read, so it should be of one ranker.
+
+    Returns:
+        Query → item → score.
+
+    Raises:
+        DataError: If the file cannot be read, has a line that is no such line, a score that is not
+            a finite number, or an item twice in a query; with file and line.
+    """
+    found: dict[str, dict[str, float]] = {}
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    query, item, score = _read_line(line, f"{path}:{number}")
+                    scores = found.setdefault(query, {})
+                    if item in scores:
+                        raise DataError(
+                            f"{path}:{number}: item {item} stands twice in query {query}"
+                        )
+                    scores[item] = score
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    return found
+
+
+def _read_line(line: str, place: str) -> tuple[str, str, float]:
+    parts = line.split()
+    if len(parts) != 6:
+        raise DataError(
+            f"{place}: {len(parts)} columns, where a TREC run has six: query Q0 item rank score tag"
+        )
+    query, _, item, _, text, _ = parts
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise DataError(f"{place}: the score {text!r} is not a finite number")
+    return unescape(query), unescape(item), score
 
 
 def write_qrels(path: Path, cases: Iterable[Case]) -> None:

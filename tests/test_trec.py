@@ -11,8 +11,17 @@ import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trsr.errors import DataError
 from trsr.evaluate import evaluate
-from trsr.evaluate.trec import escape, falling, file_name, unescape, write_qrels, write_trec_run
+from trsr.trec import (
+    escape,
+    falling,
+    file_name,
+    read_trec_run,
+    unescape,
+    write_qrels,
+    write_trec_run,
+)
 from trsr.types import Case, Entry, Item, Query, RankedList, UserHistory
 
 METRICS = ("recall@3", "precision@3", "hit@3", "mrr@3", "ndcg@3", "recall@10", "mrr@10", "ndcg@10")
@@ -123,3 +132,44 @@ def test_the_made_up_order_of_ties_favours_nobody_and_is_always_the_same(tmp_pat
     ranks = [int(rank) for _, _, item, rank, _, _ in rows if item == "i0"]
     assert len(ranks) == 400
     assert np.mean(ranks) == pytest.approx(3, abs=0.3)
+
+
+@settings(deadline=None)
+@given(untied_rankings())
+def test_a_run_that_was_written_is_read_back(tmp_path_factory, tests) -> None:
+    lists = [ranked for _, ranked in tests]
+    _, run = files(tmp_path_factory.mktemp("trec"), [one for one, _ in tests], lists)
+    found = read_trec_run(Path(run))
+    assert list(found) == [ranked.query for ranked in lists]
+    for ranked in lists:
+        scores = found[ranked.query]
+        assert sorted(scores, key=scores.__getitem__, reverse=True) == [e.item for e in ranked]
+
+
+def test_scores_decide_and_the_ranks_and_order_of_a_file_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.write_text("q Q0 a 1 0.5 x\n\nq Q0 b%20c 2 9e-1 x\n", "utf-8")
+    assert read_trec_run(path) == {"q": {"a": 0.5, "b c": 0.9}}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("q Q0 b 2 0.4", r"run:2: 5 columns, where a TREC run has six"),
+        ("q Q0 b 2 high x", r"run:2: the score 'high' is not a finite number"),
+        ("q Q0 b 2 inf x", r"run:2: the score 'inf' is not a finite number"),
+        ("q Q0 a 2 0.4 x", r"run:2: item a stands twice in query q"),
+    ],
+)
+def test_a_line_that_is_no_such_line_is_named(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "run").write_text(f"q Q0 a 1 0.5 x\n{line}\n", "utf-8")
+    with pytest.raises(DataError, match=said):
+        read_trec_run(tmp_path / "run")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"run: cannot be read \(No such file"):
+        read_trec_run(tmp_path / "run")
+    (tmp_path / "run").write_bytes(b"q Q0 \xff 1 0.5 x\n")
+    with pytest.raises(DataError, match=r"run: not UTF-8 text"):
+        read_trec_run(tmp_path / "run")
