@@ -113,7 +113,9 @@ class DataSettings(Settings):
     )
     valid_share: float = Field(0.1, ge=0, lt=1, description="global_time: share of interactions")
     test_share: float = Field(0.1, gt=0, lt=1, description="global_time: share of interactions")
-    train_cases: int = Field(0, ge=0, description="most training users; 0: all")
+    train_cases: int = Field(
+        0, ge=0, description="most training users, each with targets_per_user cases; 0: all"
+    )
     valid_cases: int = Field(0, ge=0, description="most validation cases; 0: all")
     test_cases: int = Field(0, ge=0, description="most test cases; 0: all")
     targets_per_user: int = Field(
