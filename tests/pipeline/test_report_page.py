@@ -110,3 +110,5 @@ def test_stages_made_elsewhere_are_told_apart():
         ("numpy", "1"),
     ]
     assert made_with({"rank": StageRecord({}, {}, {})}, STAGES) == []
+    ranked = StageRecord({}, {}, {}, {"models": {"small float32": {}, "small bfloat16 lora": {}}})
+    assert made_with({"rank": ranked}, STAGES) == [("models", "small float32, small bfloat16 lora")]

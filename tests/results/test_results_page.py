@@ -452,6 +452,20 @@ def test_runs_that_ranked_something_else_never_stand_in_one_table(tmp_path):
         page_of(tmp_path, section(["a", "again"]), runs)
 
 
+def test_number_formats_of_the_language_models_are_told_with_their_runs(tmp_path):
+    runs = tmp_path / "runs"
+    for name, dtype in (("a", "float32"), ("b", "bfloat16"), ("c", "float32")):
+        folder = write_run(runs / name, settings=DATA, seed=ord(name))
+        info = {"models": {f"small 0f0f {dtype} adapter 1e1e openvino": {}}}
+        records = {"rank": StageRecord({}, {}, {}, info), "evaluate": StageRecord({}, {}, {})}
+        RunDirectory(folder)._write_manifest(records, [])
+    page = page_of(tmp_path, section(["a"]) + "\n" + section(["a", "b", "c"], "all"), runs)
+    assert "· language model in float32 ·" in page
+    assert "· language model in bfloat16 (b) and in float32 (a, c) ·" in page
+    write_run(runs / "cheap", settings=DATA)
+    assert "language model in" not in page_of(tmp_path, section(["cheap"]), runs)
+
+
 def test_the_machine_is_told_by_the_file_where_a_run_does_not(swept, tmp_path):
     write_run(tmp_path / "runs" / "a", settings=DATA)
     text = page_of(tmp_path, section(["a"]), tmp_path / "runs")

@@ -50,7 +50,12 @@ def made_with(records: Mapping[str, StageRecord], order: Sequence[str]) -> list[
         info = records[name].info if name in records else {}
         made = info.get("made", {})
         machine = ", ".join(one for one in (made.get("on"), made.get("gpu")) if one)
-        for what, which in {"machine": machine, **info.get("versions", {})}.items():
+        models = ", ".join(info.get("models", {}))
+        for what, which in {
+            "machine": machine,
+            "models": models,
+            **info.get("versions", {}),
+        }.items():
             if which:
                 found.setdefault(what, {}).setdefault(str(which), []).append(name)
     return [(what, _which(stages)) for what, stages in found.items()]

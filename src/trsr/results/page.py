@@ -261,6 +261,8 @@ def _facts(section: Section, runs: Sequence[Run], report: SidesReport) -> Iterat
     yield f"one seed ({told})" if len(seeds) == 1 else f"{len(seeds)} seeds ({told})"
     kinds = dict.fromkeys(_machine(run, section.settings.machine) for run in runs)
     yield "; ".join(kinds)
+    if formats := _formats(runs):
+        yield formats
     dates = sorted({run.date for run in runs if run.date})
     if dates:
         yield dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
@@ -270,6 +272,18 @@ def _machine(run: Run, said: str) -> str:
     if not run.made:
         return said or "machine not recorded"
     return f"{run.made['on']}, {run.made['gpu'] or 'no GPU'}"
+
+
+def _formats(runs: Sequence[Run]) -> str:
+    """The number formats of the language models; with the runs of each, where they differ."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for name in run.formats:
+            found.setdefault(name, []).append(run.folder.name)
+    if len(found) < 2:
+        return "".join(f"language model in {name}" for name in found)
+    told = (f"{name} ({', '.join(sorted(set(found[name])))})" for name in sorted(found))
+    return f"language model in {' and in '.join(told)}"
 
 
 def _legend(rows: Sequence[Any], report: SidesReport, metrics: Sequence[str]) -> str:

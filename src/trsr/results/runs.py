@@ -22,6 +22,9 @@ from trsr.sweep.plan import flat, short_keys, value_text
 _PLACES = ("run", "evaluate")
 """Tables of settings that no ranking depends on, the seed apart."""
 
+_FORMATS = frozenset({"float32", "bfloat16", "float16"})
+"""As a model's identity names them: figures of one are not those of another."""
+
 _APART = frozenset(
     {"data.interactions", "data.items", "data.impressions"}
     | {"rank.rankers", "data.seed", "train.seed"}
@@ -68,6 +71,13 @@ class Run:
     def date(self) -> str:
         """The day on which it ranked, else on which it was finished; empty where not known."""
         return str(self.made.get("at", self.written))[:10]
+
+    @cached_property
+    def formats(self) -> frozenset[str]:
+        """The number formats that its language models ranked in, as their identities name them."""
+        record = self.records.get("rank")
+        models = record.info.get("models", {}) if record else {}
+        return frozenset(word for model in models for word in model.split() if word in _FORMATS)
 
     @cached_property
     def costs(self) -> Mapping[str, RankerCost]:
