@@ -80,11 +80,11 @@ def test_negatives_from_the_history_are_found(faulty: Path) -> None:
 
 
 def test_summaries_that_cover_the_target_or_belong_elsewhere_are_found(faulty: Path) -> None:
-    change(faulty, "summaries.parquet", (pl.col("covers") + 5).alias("covers"))
+    change(faulty, "summaries.test.parquet", (pl.col("covers") + 5).alias("covers"))
     assert states(faulty)["summaries that saw later events"] == "finding"
-    change(faulty, "summaries.parquet", pl.lit(0, pl.Int64).alias("covers"))
+    change(faulty, "summaries.test.parquet", pl.lit(0, pl.Int64).alias("covers"))
     assert states(faulty)["summaries that saw later events"] == "ok"
-    change(faulty, "summaries.parquet", pl.lit("u1").alias("user"))
+    change(faulty, "summaries.test.parquet", pl.lit("u1").alias("user"))
     assert states(faulty)["summaries that saw later events"] == "finding"
 
 
@@ -96,7 +96,7 @@ def test_summaries_that_name_the_target_are_found(faulty: Path) -> None:
         for query, target in zip(cases["query"], cases["relevant"].list.first(), strict=True)
     }
     text = pl.col("query").replace_strict(told, default=pl.col("text"))
-    change(faulty, "summaries.parquet", text.alias("text"))
+    change(faulty, "summaries.test.parquet", text.alias("text"))
     found = states(faulty)
     assert found["target in the summary"] == "finding"
     assert found["target in the prompt"] == "finding"
@@ -231,14 +231,14 @@ def test_the_model_is_asked_whether_its_inputs_matter(clean: Path, faulty: Path)
         for query, target in zip(cases["query"], cases["relevant"].list.first(), strict=True)
     }
     text = pl.col("query").replace_strict(own, default=pl.col("text"))
-    change(faulty, "summaries.parquet", text.alias("text"))
+    change(faulty, "summaries.test.parquet", text.alias("text"))
     checks = {check.name: check for check in audit(faulty, 60).checks}
     for name in ("does the user's own summary matter", "does a summary matter"):
         assert checks[name].state == "ok", checks[name]
         assert float(str(checks[name].numbers["auc low"])) > 0.1
         assert checks[name].numbers["queries"] == 60
     # The same summary for everybody makes no difference that could be seen.
-    change(faulty, "summaries.parquet", pl.lit("The user likes things.").alias("text"))
+    change(faulty, "summaries.test.parquet", pl.lit("The user likes things.").alias("text"))
     checks = {check.name: check for check in audit(faulty, 60).checks}
     assert checks["does the user's own summary matter"].state == "warning"
     assert checks["does the user's own summary matter"].numbers["auc"] == 0.0
@@ -252,7 +252,7 @@ def test_a_run_that_tells_other_users_summaries_is_audited_by_what_it_tells(faul
         for query, target in zip(cases["query"], cases["relevant"].list.first(), strict=True)
     }
     text = pl.col("query").replace_strict(own, default=pl.col("text"))
-    change(faulty, "summaries.parquet", text.alias("text"), pl.col("covers").clip(0, 0))
+    change(faulty, "summaries.test.parquet", text.alias("text"), pl.col("covers").clip(0, 0))
     assert states(faulty)["target in the summary"] == "finding"
     settings = (faulty / "config.toml").read_text("utf-8")
     another = settings.replace('summary_of = "own"', 'summary_of = "another"')
@@ -279,8 +279,8 @@ def test_another_users_summary_covers_what_the_own_did() -> None:
 
 
 def test_what_is_missing_or_damaged_is_told(faulty: Path) -> None:
-    (faulty / "summaries.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(StoreError, match=r"summaries.parquet: is damaged .*give `trsr summarize`"):
+    (faulty / "summaries.test.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(StoreError, match=r"test.parquet: is damaged .*give `trsr summarize`"):
         audit(faulty)
     (faulty / "cases.test.parquet").unlink()
     with pytest.raises(StoreError, match=r"\(cases.test.parquet is missing\); make one with"):
@@ -288,7 +288,7 @@ def test_what_is_missing_or_damaged_is_told(faulty: Path) -> None:
 
 
 def test_without_test_cases_lists_are_not_looked_at(faulty: Path) -> None:
-    for name in ("cases.test.parquet", "rankings.parquet", "summaries.parquet"):
+    for name in ("cases.test.parquet", "rankings.parquet", "summaries.test.parquet"):
         path = faulty / name
         pl.read_parquet(path).head(0).write_parquet(path)
     found = states(faulty)
@@ -324,7 +324,7 @@ def test_findings_fail_the_command(clean: Path, faulty: Path) -> None:
     passed = command(clean)
     assert passed.returncode == 0, passed.stderr
     assert "target in the history" in passed.stdout
-    change(faulty, "summaries.parquet", (pl.col("covers") + 5).alias("covers"))
+    change(faulty, "summaries.test.parquet", (pl.col("covers") + 5).alias("covers"))
     failed = command(faulty, "--json")
     assert failed.returncode == 1
     value = json.loads(failed.stdout)

@@ -23,12 +23,13 @@ POPULARITY = "popularity that saw later events"
 
 
 @pytest.mark.parametrize(
-    "name", ["summaries.parquet", "cases.test.parquet", "rankings.parquet", "per_query.parquet"]
+    "name",
+    ["summaries.test.parquet", "cases.test.parquet", "rankings.parquet", "per_query.parquet"],
 )
 def test_a_changed_file_is_found_and_named(clean: Path, faulty: Path, name: str) -> None:
     assert check(clean, FILES).state == "ok"
     change(faulty, name, pl.col("query").alias("once more"))
-    if name == "summaries.parquet":
+    if name == "summaries.test.parquet":
         path = faulty / name
         pl.read_parquet(path).drop("once more").head(-1).write_parquet(path)
     found = check(faulty, FILES)
@@ -38,16 +39,17 @@ def test_a_changed_file_is_found_and_named(clean: Path, faulty: Path, name: str)
 
 def test_summaries_from_elsewhere_that_were_ranked_with_are_told(faulty: Path) -> None:
     """They may be written by hand, and the stages below then read them."""
-    change(faulty, "summaries.parquet", pl.lit("The user likes tape.").alias("text"))
-    assert "(train, rank, evaluate read what was there before)" in check(faulty, FILES).seen
+    name = "summaries.test.parquet"
+    change(faulty, name, pl.lit("The user likes tape.").alias("text"))
+    assert "(rank, evaluate read what was there before)" in check(faulty, FILES).seen
     manifest = json.loads((faulty / "manifest.json").read_text("utf-8"))
     for record in manifest["stages"].values():
-        if "summaries.parquet" in record["parents"]:
-            record["parents"]["summaries.parquet"] = hash_file(faulty / "summaries.parquet")
+        if name in record["parents"]:
+            record["parents"][name] = hash_file(faulty / name)
     (faulty / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     found = check(faulty, FILES)
     assert found.state == "warning"
-    assert "summaries.parquet is not what summarize wrote" in found.seen
+    assert f"{name} is not what summarize wrote" in found.seen
 
 
 def test_a_file_that_is_gone_is_told(faulty: Path) -> None:
@@ -136,7 +138,7 @@ def test_a_summary_that_ranks_lower_is_told_as_such(faulty: Path) -> None:
         ).iter_rows()
     }
     text = pl.col("query").replace_strict(against, default=pl.col("text"))
-    change(faulty, "summaries.parquet", text.alias("text"))
+    change(faulty, "summaries.test.parquet", text.alias("text"))
     found = check(faulty, "does the user's own summary matter", 60)
     assert found.state == "warning"
     assert found.seen.endswith("; own summary ranks lower")

@@ -83,7 +83,7 @@ def told(folder: Path, share: float) -> None:
     pairs = list(zip(cases["query"], cases["relevant"].list.first(), strict=True))
     more = {query: titles[item].split()[-1] for query, item in pairs[: int(share * len(pairs))]}
     word = pl.col("query").replace_strict(more, default="")
-    change(folder, "summaries.parquet", pl.format("{} {}", "text", word).alias("text"))
+    change(folder, "summaries.test.parquet", pl.format("{} {}", "text", word).alias("text"))
 
 
 def test_a_word_of_the_target_in_summaries_is_found(clean: Path, faulty: Path) -> None:
@@ -114,7 +114,7 @@ def test_words_of_the_history_are_no_leak(faulty: Path) -> None:
         for query, items in cases.select("query", "items").iter_rows()
     }
     text = pl.col("query").replace_strict(own, default=pl.col("text"))
-    change(faulty, "summaries.parquet", text.alias("text"))
+    change(faulty, "summaries.test.parquet", text.alias("text"))
     assert check(faulty, IN_SUMMARY).numbers["test"] == 0.5
 
 

@@ -103,7 +103,7 @@ def test_summaries_of_a_finished_run_are_told(config, tiny):
         "sources": [[]] * 2,
     }
     pl.DataFrame(columns, schema_overrides={"sources": pl.List(pl.String)}).write_parquet(
-        config.run.folder / "summaries.parquet"
+        config.run.folder / "summaries.test.parquet"
     )
     after = judged("mine", config, tiny, queries=2, candidates=5)
     texts = [tiny.layout.tokenizer.decode(load.prompts[0]) for load in (before, after)]

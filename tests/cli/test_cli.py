@@ -70,7 +70,7 @@ def test_a_changed_setting_makes_the_stages_below_again_and_says_so(folder):
     again = trsr("run", "mine.toml", "summarize.strategy=recurrent", cwd=folder)
     assert "prepare: up to date" in again.stderr
     assert "summarize.strategy: 'hierarchical' → 'recurrent'" in again.stderr
-    assert "rank: made again, made from another summaries.parquet" in again.stderr
+    assert "rank: made again, made from another summaries.test.parquet" in again.stderr
 
 
 def test_a_stage_refuses_stale_parents_by_name(folder):
@@ -95,17 +95,18 @@ def test_a_file_made_elsewhere_is_taken(folder):
         "sources": [[]] * len(cases),
     }
     schema = {"sources": pl.List(pl.String)}
-    pl.DataFrame(columns, schema_overrides=schema).write_parquet(run / "summaries.parquet")
+    pl.DataFrame(columns, schema_overrides=schema).write_parquet(run / "summaries.test.parquet")
     trsr("train", "mine.toml", cwd=folder)
     trsr("rank", "mine.toml", cwd=folder)
     shown = trsr("show", "runs/mine", cases["user"][0], cwd=folder)
     assert "The user likes hinges." in shown.stdout
-    frame = pl.read_parquet(run / "summaries.parquet")
+    frame = pl.read_parquet(run / "summaries.test.parquet")
     frame = frame.with_columns(text=pl.lit("The user likes lamps."))
-    frame.write_parquet(run / "summaries.parquet")
-    again = trsr("train", "mine.toml", cwd=folder)
-    assert "made from another summaries.parquet" in again.stderr
-    trsr("rank", "mine.toml", cwd=folder)
+    frame.write_parquet(run / "summaries.test.parquet")
+    # no training reads what is told of test cases
+    assert "train: up to date" in trsr("train", "mine.toml", cwd=folder).stderr
+    again = trsr("rank", "mine.toml", cwd=folder)
+    assert "made from another summaries.test.parquet" in again.stderr
     assert "lamps." in trsr("show", "runs/mine", cases["user"][0], cwd=folder).stdout
 
 

@@ -16,7 +16,13 @@ from trsr.data import Dataset
 from trsr.errors import ConfigError, DataError
 from trsr.llm.scripted import ScriptedModel, common_words
 from trsr.pipeline import STAGES, run
-from trsr.pipeline.artifacts import SUMMARIES, read_summaries
+from trsr.pipeline.artifacts import (
+    SPLITS,
+    SUMMARIES,
+    SUMMARY_COLUMNS,
+    read_summaries,
+    summaries_file,
+)
 from trsr.pipeline.told import told_summaries
 
 CONFIG = """
@@ -75,13 +81,11 @@ def made(tmp_path):
 def write_summaries(config, text=lambda user, query: f"Owner {user} of {query}."):
     """Summaries made elsewhere, of each query's first three interactions."""
     dataset = Dataset.load(config.run.folder)
-    rows = [
-        (query, user, text(user, query), 3, [])
-        for split in ("train", "valid", "test")
-        for query, user in dataset.cases(split).frame.select("query", "user").rows()
-    ]
-    frame = pl.DataFrame(rows, schema=SUMMARIES, orient="row")
-    frame.write_parquet(config.run.folder / "summaries.parquet")
+    for split in SPLITS:
+        queries = dataset.cases(split).frame.select("query", "user").rows()
+        rows = [(query, user, text(user, query), 3, []) for query, user in queries]
+        frame = pl.DataFrame(rows, schema=SUMMARY_COLUMNS, orient="row")
+        frame.write_parquet(config.run.folder / summaries_file(split))
 
 
 @pytest.fixture
@@ -165,11 +169,11 @@ def test_training_and_its_validation_are_told_the_same_way(small_run, tmp_path, 
 def test_who_is_told_depends_on_the_seed_and_not_on_the_order(made, tmp_path):
     config = made(ANOTHER)
     shutil.copytree(tmp_path / "run", tmp_path / "turned")
-    for name in ("cases.test.parquet", "summaries.parquet"):
+    for name in ("cases.test.parquet", "summaries.test.parquet"):
         pl.read_parquet(tmp_path / "run" / name).reverse().write_parquet(tmp_path / "turned" / name)
 
     def told(folder, config=config):
-        summaries = read_summaries(tmp_path / folder / "summaries.parquet")
+        summaries = read_summaries(tmp_path / folder)
         return told_summaries(config, Dataset.load(tmp_path / folder), "test", summaries)
 
     assert told("run") == told("turned")
@@ -178,9 +182,9 @@ def test_who_is_told_depends_on_the_seed_and_not_on_the_order(made, tmp_path):
 
 def test_queries_without_a_summary_stay_without(made, asked):
     config = made(ANOTHER)
-    path = config.run.folder / "summaries.parquet"
+    path = config.run.folder / "summaries.test.parquet"
     frame = pl.read_parquet(path)
-    test = [query for query in frame["query"] if query.startswith("test/")]
+    test = list(frame["query"])
     lacking, empty, full = test[:3], test[3:6], test[6:]
     text = pl.when(pl.col("query").is_in(empty)).then(pl.lit("")).otherwise("text")
     frame = frame.filter(~pl.col("query").is_in(lacking)).with_columns(text=text)
@@ -203,7 +207,8 @@ def test_it_is_an_error_where_one_user_alone_has_summaries(made):
 
 def test_what_tells_summaries_is_made_again_and_the_summaries_are_not(made, tmp_path):
     config = made()
-    (tmp_path / "run" / "summaries.parquet").unlink()
+    for name in SUMMARIES:
+        (tmp_path / "run" / name).unlink()
     later = ["summarize", "train", "rank", "evaluate"]
     assert [one.stage for one in run(config) if one.made] == later
     another = made(ANOTHER)
@@ -228,7 +233,7 @@ def test_the_pages_show_what_was_told_and_count_the_own(made, tmp_path):
     run_rank(config)
     run_evaluate(config)
     folder = config.run.folder
-    summaries = read_summaries(folder / "summaries.parquet")
+    summaries = read_summaries(folder)
     told = told_summaries(config, Dataset.load(folder), "test", summaries)
     query = pl.read_parquet(folder / "cases.test.parquet")["query"][0]
     page = (folder / "report.html").read_text("utf-8")

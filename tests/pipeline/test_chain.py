@@ -91,7 +91,7 @@ def test_the_stages_run_with_one_layout_and_share_a_user_s_targets(tmp_path, sma
     assert chain["train"]["prompts"] != recent["train"]["prompts"]
     if strategy == "recurrent":
         assert recent["summarize"]["asked"] == 0  # the same summaries, from the store
-        summaries = read_summaries(tmp_path / "chain" / "summaries.parquet")
+        summaries = read_summaries(tmp_path / "chain")
         assert {one.covers % 3 for one in summaries.values()} == {0}
     ratios = {
         name: one["train"]["tokens"] / one["train"]["distinct_tokens"]

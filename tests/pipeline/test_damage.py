@@ -48,7 +48,7 @@ def config(tmp_path):
     ("stage", "name"),
     [
         ("prepare", "cases.test.parquet"),
-        ("summarize", "summaries.parquet"),
+        ("summarize", "summaries.test.parquet"),
         ("rank", "rankings.parquet"),
         ("rank", "proposals.parquet"),
         ("evaluate", "per_query.parquet"),

@@ -14,7 +14,7 @@ from trsr.config import load_config
 from trsr.data import Dataset
 from trsr.llm.scripted import ScriptedModel
 from trsr.pipeline import run, run_evaluate
-from trsr.pipeline.artifacts import read_summaries
+from trsr.pipeline.artifacts import SUMMARIES, read_summaries
 from trsr.pipeline.examples import GONE_NOTE
 from trsr.store.rundir import hash_file
 
@@ -114,7 +114,7 @@ def test_each_block_stands_with_the_summary_that_read_it(made, strategy, cut):
             sizes.add(len(items))
     assert len(sizes) > 1
     if cut:
-        assert "ends" in pl.read_parquet(config.run.folder / "summaries.parquet").columns
+        assert "ends" in pl.read_parquet(config.run.folder / "summaries.test.parquet").columns
     cases = Dataset.load(config.run.folder).cases("test")
     query = next(iter(cases.queries()))
     shown = "\n".join(lines(config.run.folder, query.history.user))
@@ -127,7 +127,9 @@ def test_each_block_stands_with_the_summary_that_read_it(made, strategy, cut):
 
 def test_blocks_whose_ends_were_not_kept_are_not_guessed(made):
     config = made("summarize.block_tokens=45")
-    path, manifest = (config.run.folder / name for name in ("summaries.parquet", "manifest.json"))
+    path, manifest = (
+        config.run.folder / name for name in ("summaries.test.parquet", "manifest.json")
+    )
     before = hash_file(path)
     pl.read_parquet(path).drop("ends").write_parquet(path)
     # as a run from before the ends were kept, whose record is of such a file
@@ -154,7 +156,7 @@ def test_full_blocks_alone_leave_items_that_no_summary_has_read(made):
 
 def test_what_was_written_stands_whole_and_with_the_words_it_was_begun_with(made):
     config = made()
-    summaries = read_summaries(config.run.folder / "summaries.parquet")
+    summaries = read_summaries(config.run.folder)
     queries = list(Dataset.load(config.run.folder).cases("test").queries())
     for query, example in zip(queries, examples(config), strict=False):
         quotes = re.findall(r"<blockquote>.*?<bdi>(.*?)</bdi>", example)
@@ -235,7 +237,7 @@ def test_texts_that_are_gone_are_said_to_be_and_no_store_is_made(made):
         assert GONE_NOTE in text
         assert "(not in the output store any more)" in text
     assert READ in page(config)
-    for name in ("summaries.parquet", "report.json"):  # as the note says
+    for name in (*SUMMARIES, "report.json"):  # as the note says
         (config.run.folder / name).unlink()
     list(run(config))
     assert page(config).partition('id="users"')[2] == whole.partition('id="users"')[2]
@@ -245,7 +247,7 @@ def test_the_merges_stand_in_the_order_of_their_levels(made):
     config = made(
         "summarize.strategy=hierarchical", "summarize.fan_in=2", "summarize.block_items=2"
     )
-    summaries = read_summaries(config.run.folder / "summaries.parquet")
+    summaries = read_summaries(config.run.folder)
     queries = list(Dataset.load(config.run.folder).cases("test").queries())
     for query, example in zip(queries, examples(config), strict=False):
         merges = example.partition("Merges, in the order they were asked</h4>")[2]

@@ -29,7 +29,7 @@ def test_each_stage_killed_twenty_times_ends_like_an_unbroken_run(tmp_path, smal
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     tables = sorted(path.name for path in whole.glob("*.parquet"))
     assert "rankings.parquet" in tables
-    assert "summaries.parquet" in tables
+    assert "summaries.test.parquet" in tables
     for name in tables:
         assert_frame_equal(pl.read_parquet(whole / name), pl.read_parquet(broken / name))
     weights = "adapter/adapter_model.safetensors"

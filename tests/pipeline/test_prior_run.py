@@ -122,9 +122,12 @@ def test_an_adapter_trained_beside_another_prior_is_refused(one_run) -> None:
 
 def test_the_files_that_the_prior_reads_are_the_stage_s_parents_only_with_a_prior(one_run) -> None:
     (train,) = (stage for stage in STAGES if stage.name == "train")
-    assert train.reads_more(one_run(KNN)) == ("interactions.parquet",)
-    assert train.reads_more(one_run(NONE)) == ()
-    assert train.reads_more(one_run([*KNN, 'rank.rankers=["popular"]'])) == ()
+    own = {"interactions.parquet", "cases.valid.parquet"}  # it is fitted, and weighed
+    unvalidated = "train.validate_steps=0"
+    assert set(train.reads_more(one_run([*KNN, unvalidated]))) == own
+    assert own < set(train.reads_more(one_run([*KNN, "train.validate_steps=5"])))
+    assert train.reads_more(one_run([*NONE, unvalidated])) == ()
+    assert not train.reads_more(one_run([*KNN, 'rank.rankers=["popular"]']))
 
 
 @pytest.mark.parametrize(

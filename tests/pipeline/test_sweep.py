@@ -17,6 +17,7 @@ from pipeline_data import write_data
 
 from trsr.config import load_config
 from trsr.errors import ConfigError, StoreError
+from trsr.pipeline.artifacts import SUMMARIES
 from trsr.progress import Silent
 from trsr.store.rundir import RunDirectory
 from trsr.sweep import read_plan, sweep
@@ -138,7 +139,7 @@ def test_equal_stages_are_made_once_and_done_runs_are_left_as_they_are(folder):
     assert [one.taken for one in swept.outcomes] == [
         (),
         ("prepare", "summarize", "train"),
-        ("prepare",),
+        ("prepare", "train"),  # nothing is trained
         ("prepare", "summarize", "train"),
     ]
     first, last = (
@@ -171,7 +172,7 @@ def test_a_copied_stage_equals_one_made_alone(folder):
     settings += ["evaluate.metrics=['recall@3', 'auc']", f"run.folder={folder / 'alone'}"]
     list(run(load_config(folder / "base.toml", settings)))
     shared = folder / "out" / "strategy=recurrent,recent=2"
-    for name in ("summaries.parquet", "rankings.parquet", "per_query.parquet"):
+    for name in (*SUMMARIES, "rankings.parquet", "per_query.parquet"):
         assert pl.read_parquet(shared / name).equals(pl.read_parquet(folder / "alone" / name))
 
 
@@ -444,7 +445,7 @@ def test_a_search_without_validation_cases_is_refused_before_anything_dear(folde
     with pytest.raises(ConfigError, match=r"search\.toml: a search goes by validation cases, and"):
         sweep(plan_of(folder, text, "search.toml"))
     assert list((folder / "out").glob("*/items.parquet"))
-    assert not list((folder / "out").glob("*/summaries.parquet"))
+    assert not list((folder / "out").glob("*/summaries.*.parquet"))
 
 
 def test_a_recipe_of_one_run_is_no_sweep():

@@ -60,7 +60,9 @@ def test_a_trial_whose_cases_differ_ends_the_search_before_it_is_trained(folder,
         swept(folder, SEARCH + "data.negatives = [6, 3]\n")
     first, other = (f"negatives={n}" for n in (6, 3))
     made = {
-        path.name for path in (folder / "out").iterdir() if (path / "summaries.parquet").exists()
+        path.name
+        for path in (folder / "out").iterdir()
+        if (path / "summaries.test.parquet").exists()
     }
     assert len(made) == 1
     last = first if made == {other} else other

@@ -12,6 +12,7 @@ from trsr.audit.evidence import Evidence
 from trsr.config import load_config
 from trsr.errors import ConfigError, DataError
 from trsr.pipeline import run
+from trsr.pipeline.artifacts import read_summaries
 from trsr.pipeline.compare import compare
 from trsr.results.keep import keep_runs
 from trsr.store.rundir import RunDirectory
@@ -57,7 +58,7 @@ def test_the_validation_cases_are_ranked_told_and_evaluated(made):
     folder = made("valid", "rank.split=valid")
     assert asked(folder) == cases(folder, "valid")
     assert not asked(folder) & cases(folder, "test")
-    summaries = set(pl.read_parquet(folder / "summaries.parquet")["query"])
+    summaries = set(read_summaries(folder))
     assert summaries
     assert summaries <= cases(folder, "valid")
     qrels = {line.split()[0] for line in (folder / "qrels.trec").read_text().splitlines()}

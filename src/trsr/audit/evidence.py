@@ -14,7 +14,7 @@ import polars as pl
 from trsr.config import Config, load_config
 from trsr.data import Cases, Dataset
 from trsr.errors import ConfigError, StoreError
-from trsr.pipeline.artifacts import read_summaries
+from trsr.pipeline.artifacts import CASES, SPLITS, read_summaries
 from trsr.pipeline.finished import is_kept
 from trsr.pipeline.told import told_summaries
 from trsr.prompts import PromptWriter
@@ -24,14 +24,7 @@ from trsr.store.rundir import RunDirectory, StageRecord
 from trsr.types import Summary
 
 State = Literal["ok", "finding", "warning", "skipped"]
-SPLITS = ("train", "valid", "test")
-PREPARED = (
-    "config.toml",
-    "items.parquet",
-    "interactions.parquet",
-    *(f"cases.{split}.parquet" for split in SPLITS),
-)
-
+PREPARED = ("config.toml", "items.parquet", "interactions.parquet", *CASES)
 
 _WORDS = re.compile(r"\w+")
 
@@ -112,7 +105,7 @@ class Evidence:
     @cached_property
     def summaries(self) -> dict[str, Summary]:
         """The summaries by query; empty where there are none."""
-        return read_summaries(self.folder / "summaries.parquet")
+        return read_summaries(self.folder)
 
     @cached_property
     def told(self) -> dict[str, Summary]:

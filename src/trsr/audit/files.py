@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trsr.audit.evidence import Check, Evidence
-
-OWN = "summaries.parquet"
-"""May be written elsewhere, and ranked with then."""
+from trsr.pipeline.artifacts import SUMMARIES
 
 
 def files_as_written(run: Evidence) -> Check:
@@ -24,7 +22,8 @@ def files_as_written(run: Evidence) -> Check:
             fine += 1
         elif now == written:
             faults.append(f"{file} was made anew{_by(stale)}")
-        elif file == OWN and not stale and _readers(run, file):
+        elif file in SUMMARIES and not stale and _readers(run, file):
+            # they may be written elsewhere, and ranked with then
             told.append(f"{file} is not what {stage} wrote; later stages read it as it is")
         else:
             faults.append(f"{file} changed since {stage} wrote it{_by(stale)}")

@@ -8,8 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from trsr.audit.evidence import SPLITS, Check, Evidence, folded
+from trsr.audit.evidence import Check, Evidence, folded
 from trsr.audit.texts import Reader
+from trsr.pipeline.artifacts import SPLITS
 from trsr.settings import derive_seed
 from trsr.types import Case, Item
 

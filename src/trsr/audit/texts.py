@@ -10,8 +10,8 @@ from fractions import Fraction
 
 import polars as pl
 
-from trsr.audit.evidence import SPLITS, Check, Evidence, State, counted, folded
-from trsr.pipeline.artifacts import with_summary
+from trsr.audit.evidence import Check, Evidence, State, counted, folded
+from trsr.pipeline.artifacts import SPLITS, with_summary
 from trsr.settings import derive_seed
 from trsr.types import Case, Item, Query
 

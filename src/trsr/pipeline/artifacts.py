@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -19,10 +19,28 @@ def cases_file(split: str) -> str:
     return f"cases.{split}.parquet"
 
 
-CASES = tuple(map(cases_file, ("train", "valid", "test")))
+def summaries_file(split: str) -> str:
+    """The file of a split's summaries in a run directory.
+
+    One a split, so that no stage depends on summaries that it does not read: those of validation
+    cases, say, which a blend asks for later, leave a training as it is.
+    """
+    return f"summaries.{split}.parquet"
+
+
+SPLITS = ("train", "valid", "test")
+"""The splits that have cases."""
+
+CASES = tuple(map(cases_file, SPLITS))
 """The files of the three splits' cases."""
 
-SUMMARIES = pl.Schema(
+SUMMARIES = tuple(map(summaries_file, SPLITS))
+"""The files of the three splits' summaries."""
+
+SUMMARY_FORMAT = 2
+"""1 was one file for all splits; runs from then are summarized anew, from the store."""
+
+SUMMARY_COLUMNS = pl.Schema(
     {
         "query": pl.String(),
         "user": pl.String(),
@@ -31,18 +49,25 @@ SUMMARIES = pl.Schema(
         "sources": pl.List(pl.String()),
     }
 )
-"""The columns of `summaries.parquet`; a file made elsewhere has the same."""
+"""The columns of a file of summaries; one made elsewhere has the same."""
 
 ENDS = "ends"
 """A further column where blocks are cut by tokens: the interactions up to each block's end."""
 
 
-def read_summaries(path: Path) -> dict[str, Summary]:
-    """The summaries of a run by query id; empty where there are none.
+def read_summaries(folder: Path, splits: Iterable[str] = SPLITS) -> dict[str, Summary]:
+    """The summaries of a run's splits by query id; empty where there are none.
 
     Raises:
-        StoreError: If the file is damaged.
+        StoreError: If a file is damaged.
     """
+    found: dict[str, Summary] = {}
+    for split in splits:
+        found |= _read(folder / summaries_file(split))
+    return found
+
+
+def _read(path: Path) -> dict[str, Summary]:
     if not path.exists():
         return {}
     try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from trsr.config import Config
 from trsr.data.cases import OPEN_FORMAT
+from trsr.pipeline.artifacts import SUMMARY_FORMAT
 from trsr.pipeline.prior import draws_apart, prior_settings
 from trsr.pipeline.stair import SOURCE, fingerprint
 from trsr.prompts import load_domain
@@ -26,6 +27,11 @@ def used_splits(config: Config) -> list[str]:
     asked = config.rank.split
     valid = blended or (train and config.train.validate_steps) or asked == "valid"
     return [*train, *(["valid"] if valid else []), *(["test"] if asked == "test" else [])]
+
+
+def ranked_splits(config: Config) -> list[str]:
+    """The splits whose summaries ranking reads."""
+    return [split for split in used_splits(config) if split != "train"]
 
 
 def data_settings(config: Config) -> dict[str, Any]:
@@ -51,7 +57,8 @@ def summarize_settings(config: Config) -> dict[str, Any]:
     apart |= {"terms"} if config.summarize.strategy != "terms" else set()
     own = config.summarize.model_dump(mode="json", exclude=apart)
     if config.summarize.strategy == "none":
-        return {"summarize": {"strategy": "none"}, "splits": used_splits(config)}
+        own = {"strategy": "none"}
+        return {"summarize": own, "splits": used_splits(config), "format": SUMMARY_FORMAT}
     told = {"domain", "style", "fields", "summary_item_words", "summary_numbers", "summary_words"}
     told |= {"field_words"}
     return {
@@ -60,6 +67,7 @@ def summarize_settings(config: Config) -> dict[str, Any]:
         "prompts": config.prompts.model_dump(mode="json", include=told),
         "model": config.summarizer.meaning(),
         "splits": used_splits(config),
+        "format": SUMMARY_FORMAT,
     }
 
 

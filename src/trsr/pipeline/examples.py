@@ -24,8 +24,8 @@ SHOWN = 50
 """Candidates shown of each example: full-catalogue lists are long."""
 GONE_NOTE = (
     "Texts that were written on the way are not in the output store (run.outputs) any more. They "
-    "are shown again once they are written anew: remove summaries.parquet and report.json from the "
-    "run's folder and give “trsr run”."
+    "are shown again once they are written anew: remove report.json and the summaries "
+    "(summaries.*.parquet) from the run's folder and give “trsr run”."
 )
 
 

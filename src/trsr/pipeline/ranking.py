@@ -12,6 +12,7 @@ from trsr.llm import ScoringModel
 from trsr.pipeline.artifacts import adapter_of, needed_adapter, read_summaries, summarized
 from trsr.pipeline.beforehand import check_prepared
 from trsr.pipeline.costs import CostBook
+from trsr.pipeline.depends import ranked_splits
 from trsr.pipeline.full import PROPOSALS, FirstStage
 from trsr.pipeline.stair import Job
 from trsr.pipeline.told import told_cases, told_summaries
@@ -25,7 +26,7 @@ def rank_candidates(job: Job) -> dict[str, Any]:
     """Ranks the candidates of `rank.split`'s cases with every ranker; writes `rankings.parquet`."""
     config = job.config
     dataset = Dataset.load(job.run.folder)
-    summaries = read_summaries(job.run / "summaries.parquet")
+    summaries = read_summaries(job.run.folder, ranked_splits(config))
     check_prepared(config, dataset)
     split = config.rank.split
     told = told_summaries(config, dataset, split, summaries)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 import polars as pl
@@ -15,13 +17,23 @@ from trsr.evaluate import FullAnswerKey
 from trsr.evaluate import evaluate as compute
 from trsr.fetch import get
 from trsr.llm import LanguageModel, ScoringModel
-from trsr.pipeline.artifacts import CASES, ENDS, SUMMARIES, cases_file, read_summaries
+from trsr.pipeline.artifacts import (
+    CASES,
+    ENDS,
+    SPLITS,
+    SUMMARIES,
+    SUMMARY_COLUMNS,
+    cases_file,
+    read_summaries,
+    summaries_file,
+)
 from trsr.pipeline.beforehand import check_prepared
 from trsr.pipeline.depends import (
     data_seed,
     data_settings,
     evaluate_settings,
     rank_settings,
+    ranked_splits,
     summarize_settings,
     train_settings,
     used_splits,
@@ -65,14 +77,14 @@ def _summarize(job: Job) -> dict[str, Any]:
     config = job.config
     dataset = Dataset.load(job.run.folder)
     check_prepared(config, dataset)
-    tables = [dataset.cases(split) for split in used_splits(config)]
-    job.progress.begin(sum(len(table) for table in tables), "histories")
+    tables = {split: dataset.cases(split) for split in used_splits(config)}
+    job.progress.begin(sum(map(len, tables.values())), "histories")
     found: dict[str, Summary] = {}
     info: dict[str, Any] = {}
     if config.summarize.strategy != "none":
         model = open_stored(config, config.summarizer)
         writer = summary_writer(config, model, dataset.catalog)
-        histories = (told for table in tables for told in table.histories())
+        histories = (told for table in tables.values() for told in table.histories())
         found = dict(
             summarize(
                 histories,
@@ -90,18 +102,26 @@ def _summarize(job: Job) -> dict[str, Any]:
             "prompts": writer.digest,
             "empty": sum(not one.text for one in found.values()),
         } | (_usage(model) or {"tokens": model.tokens})
-    order = [query for table in tables for query in table.frame["query"] if query in found]
+    for split in SPLITS:
+        queries = tables[split].frame["query"] if split in tables else ()
+        own = {query: found[query] for query in queries if query in found}
+        frame = _summary_frame(own, ends=config.summarize.block_tokens > 0)
+        frame.write_parquet(job.out / summaries_file(split))
+    words = [len(one.text.split(" ")) for one in found.values()]
+    return info | {"summaries": len(words), "words_mean": fmean(words) if words else 0}
+
+
+def _summary_frame(summaries: Mapping[str, Summary], *, ends: bool) -> pl.DataFrame:
+    """Summaries by query id as a table; with the blocks' `ends` where settings do not tell them."""
     rows = [
         (query, one.user, one.text, one.covers, list(one.sources))
-        for query, one in ((query, found[query]) for query in order)
+        for query, one in summaries.items()
     ]
-    frame = pl.DataFrame(rows, schema=SUMMARIES, orient="row")
-    if config.summarize.block_tokens:  # else they follow from the settings
-        ends = [list(found[query].ends) for query in order]
-        frame = frame.with_columns(pl.Series(ENDS, ends, pl.List(pl.Int64)))
-    frame.write_parquet(job.out / "summaries.parquet")
-    words = frame["text"].str.split(" ").list.len().mean() if rows else 0
-    return info | {"summaries": len(rows), "words_mean": words}
+    frame = pl.DataFrame(rows, schema=SUMMARY_COLUMNS, orient="row")
+    if not ends:
+        return frame
+    cuts = [list(one.ends) for one in summaries.values()]
+    return frame.with_columns(pl.Series(ENDS, cuts, pl.List(pl.Int64)))
 
 
 def _usage(model: Any) -> dict[str, Any]:
@@ -117,8 +137,9 @@ def _train(job: Job) -> dict[str, Any]:
     dataset = Dataset.load(job.run.folder)
     check_prepared(config, dataset)
     told = config.prompts.use_summary  # untold, a summary must not part a user's cases either
-    summaries = read_summaries(job.run / "summaries.parquet") if told else {}
     used = config.train.validate_steps
+    splits = ("train", "valid") if used else ("train",)
+    summaries = read_summaries(job.run.folder, splits) if told else {}
     valid = list(told_cases(config, dataset, "valid", summaries)) if used else []
     prior = training_prior(config, dataset, job.progress)
     writers: list[PromptWriter] = []
@@ -181,8 +202,21 @@ _UNTIMED = (
 )
 
 
-def _asked(config: Config) -> tuple[str, ...]:
-    return (cases_file(config.rank.split),)
+def _train_reads(config: Config) -> tuple[str, ...]:
+    """Of validation cases nothing, where neither the training nor its prior looks at them."""
+    own = prior_reads(config)
+    validated = config.trained and config.train.validate_steps
+    cases = (cases_file("valid"),) if own or validated else ()
+    summaries = (summaries_file("valid"),) if validated else ()
+    return (*own, *cases, *summaries)
+
+
+def _rank_reads(config: Config) -> tuple[str, ...]:
+    return tuple(map(summaries_file, ranked_splits(config)))
+
+
+def _evaluate_reads(config: Config) -> tuple[str, ...]:
+    return (cases_file(config.rank.split), summaries_file(config.rank.split))
 
 
 def _evaluate(job: Job) -> dict[str, Any]:
@@ -205,7 +239,7 @@ def _evaluate(job: Job) -> dict[str, Any]:
         notes.append(_UNTIMED)
     notes += [f"{name}: {_ELSEWHERE}" for name in config.rank.elsewhere]
     report = dataclasses.replace(report, notes=tuple(notes))
-    summaries = read_summaries(job.run / "summaries.parquet")
+    summaries = read_summaries(job.run.folder, (config.rank.split,))
     done = [stage.name for stage in STAGES if stage.work is not _evaluate]
     write_pages(job, report, dataset, summaries, rankings, done, first)
     return {"queries": report.queries}
@@ -222,32 +256,34 @@ STAGES = (
     Stage(
         "summarize",
         ("items.parquet", *CASES),
-        ("summaries.parquet",),
+        SUMMARIES,
         summarize_settings,
         _summarize,
+        optional=True,
     ),
     Stage(
         "train",
-        ("items.parquet", *CASES[:2], "summaries.parquet"),
+        ("items.parquet", cases_file("train"), summaries_file("train")),
         ("adapter",),
         train_settings,
         _train,
-        prior_reads,
+        _train_reads,
     ),
     Stage(
         "rank",
-        ("items.parquet", "interactions.parquet", *CASES, "summaries.parquet", "adapter"),
+        ("items.parquet", "interactions.parquet", *CASES, "adapter"),
         ("rankings.parquet",),
         rank_settings,
         rank_candidates,
+        _rank_reads,
     ),
     Stage(
         "evaluate",
-        ("items.parquet", "summaries.parquet", "rankings.parquet", PROPOSALS),
+        ("items.parquet", "rankings.parquet", PROPOSALS),
         ("report.json",),
         evaluate_settings,
         _evaluate,
-        _asked,
+        _evaluate_reads,
         unread=(SOURCE,),
     ),
 )

@@ -56,6 +56,8 @@ class Stage:
         name: The command line's verb.
         reads: The files of earlier stages that it reads; those that do not exist are left out.
         reads_more: Further ones that it reads with some settings only.
+        optional: Whether one of its files is enough where it was made elsewhere: the stages below
+            do without what the others would hold.
         unread: Settings of earlier stages that do not matter to it: it reads what these made.
         writes: The files that it writes.
         settings: The settings that its output depends on, as plain values.
@@ -69,6 +71,7 @@ class Stage:
     work: Callable[[Job], dict[str, Any]]
     reads_more: Callable[[Config], tuple[str, ...]] = lambda config: ()
     unread: tuple[str, ...] = ()
+    optional: bool = False
 
     def parents(self, config: Config, run: RunDirectory) -> dict[str, str]:
         """The hashes of the files that it reads, as they are now."""
@@ -270,8 +273,10 @@ def _version(package: str) -> str:
 
 
 def _made_elsewhere(stage: Stage, run: RunDirectory) -> bool:
-    known = stage.name in run.records() or stage.name in run.unfinished()
-    return not known and bool(stage.writes) and all((run / name).exists() for name in stage.writes)
+    if stage.name in run.records() or stage.name in run.unfinished():
+        return False
+    there = [(run / name).exists() for name in stage.writes]
+    return any(there) if stage.optional else bool(there) and all(there)
 
 
 def _as_stored(value: Any) -> Any:

@@ -171,7 +171,7 @@ def _known(path: Path, asked: str) -> Estimate | None:
 
 def _measured(folder: Path, ranker: str, metric: str) -> Estimate:
     recommender = Recommender.load(folder, ranker)
-    summaries = read_summaries(folder / "summaries.parquet")
+    summaries = read_summaries(folder, ("valid",))
     cases = [with_summary(case, summaries) for case in recommender.dataset.cases("valid")]
     if not cases:
         raise ConfigError(f"{folder}: a search needs validation cases, and there are none")
