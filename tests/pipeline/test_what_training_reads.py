@@ -9,7 +9,7 @@ import pytest
 
 from trsr.config import load_config
 from trsr.pipeline import run
-from trsr.pipeline.artifacts import SUMMARIES
+from trsr.pipeline.artifacts import SUMMARIES, read_summaries
 from trsr.store.rundir import hash_file
 
 TRAINED = ["train.epochs=1", "train.validate_steps=0", "rank.rankers=['llm']"]
@@ -42,7 +42,7 @@ def test_summaries_of_other_cases_leave_the_training_as_it_is(made, tmp_path):
     assert hash_file(tmp_path / "run" / "adapter") == before["adapter"]
     assert made() == ["summarize", "rank", "evaluate"]
     assert {name: hash_file(tmp_path / "run" / name) for name in before} == before
-    # ... and those that training or its choice of a step reads do not
+    # ... but those that training reads, for its cases or to choose a step, do not
     assert made("train.validate_steps=1") == ["summarize", "train", "rank", "evaluate"]
     assert made("summarize.block_items=2") == ["summarize", "train", "rank", "evaluate"]
 
@@ -54,16 +54,24 @@ def test_further_validation_cases_leave_the_training_as_it_is(made):
     assert made(*few, "data.valid_cases=6", *BLEND) == ["prepare", "summarize", "rank", "evaluate"]
 
 
-def test_a_run_from_when_all_summaries_were_one_file_is_summarized_anew(made, tmp_path):
+def test_a_run_from_when_all_summaries_were_one_file_is_read_and_made_anew(made, tmp_path):
     folder = tmp_path / "run"
-    pl.concat([pl.read_parquet(folder / name) for name in SUMMARIES]).write_parquet(
-        folder / "summaries.parquet"
-    )
+    before = read_summaries(folder)
+    assert before
+    old = folder / "summaries.parquet"
+    pl.concat([pl.read_parquet(folder / name) for name in SUMMARIES]).write_parquet(old)
     for name in SUMMARIES:
         (folder / name).unlink()
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    record = manifest["stages"]["summarize"]
-    del record["settings"]["format"]
-    record["files"] = {"summaries.parquet": hash_file(folder / "summaries.parquet")}
+    summarized = manifest["stages"]["summarize"]
+    del summarized["settings"]["format of summaries"]
+    summarized["files"] = {old.name: hash_file(old)}
+    for record in manifest["stages"].values():
+        parents = record["parents"]
+        kept = {name: one for name, one in parents.items() if name not in SUMMARIES}
+        record["parents"] = kept | ({old.name: hash_file(old)} if kept != parents else {})
     (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-    assert made() == ["summarize"]
+    assert read_summaries(folder) == before
+    assert made() == ["summarize", "train", "rank", "evaluate"]
+    assert not old.exists()
+    assert read_summaries(folder) == before

@@ -103,7 +103,7 @@ def judged(
         DataError: If the data cannot be used.
     """
     writer = judge_writer(config, model)
-    known = read_summaries(config.run.folder)
+    known = read_summaries(config.run.folder, ("test",))
 
     def told(query: Query) -> Query:
         summary = known.get(query.id)

@@ -33,7 +33,7 @@ def lines(run: Path, user: str) -> Iterator[str]:
     """
     recommender = Recommender.load(run)
     config, dataset = recommender.config, recommender.dataset
-    own = read_summaries(run)
+    own = read_summaries(run, (config.rank.split,))
     summaries = told_summaries(config, dataset, config.rank.split, own)
     ranked = dataset.cases(config.rank.split)
     cases = [with_summary(case, summaries) for case in ranked.of_user(user)]

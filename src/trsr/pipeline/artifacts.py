@@ -38,7 +38,10 @@ SUMMARIES = tuple(map(summaries_file, SPLITS))
 """The files of the three splits' summaries."""
 
 SUMMARY_FORMAT = 2
-"""1 was one file for all splits; runs from then are summarized anew, from the store."""
+"""1 was one file for all splits. Runs from then can be read, but the stages below `prepare` are
+made again: summaries from the store, trainings not."""
+
+_ONE_FILE = "summaries.parquet"
 
 SUMMARY_COLUMNS = pl.Schema(
     {
@@ -58,9 +61,13 @@ ENDS = "ends"
 def read_summaries(folder: Path, splits: Iterable[str] = SPLITS) -> dict[str, Summary]:
     """The summaries of a run's splits by query id; empty where there are none.
 
+    A run from when all splits stood in one file is read from there, whole.
+
     Raises:
         StoreError: If a file is damaged.
     """
+    if not any((folder / name).exists() for name in SUMMARIES):
+        return _read(folder / _ONE_FILE)
     found: dict[str, Summary] = {}
     for split in splits:
         found |= _read(folder / summaries_file(split))

@@ -14,6 +14,8 @@ from trsr.pipeline.stair import SOURCE, fingerprint
 from trsr.prompts import load_domain
 from trsr.rank.settings import JUDGES, TOLD
 
+_FORMAT = "format of summaries"
+
 
 def data_seed(config: Config) -> int:
     """What the users that are kept and the candidates are drawn with."""
@@ -58,7 +60,7 @@ def summarize_settings(config: Config) -> dict[str, Any]:
     own = config.summarize.model_dump(mode="json", exclude=apart)
     if config.summarize.strategy == "none":
         own = {"strategy": "none"}
-        return {"summarize": own, "splits": used_splits(config), "format": SUMMARY_FORMAT}
+        return {"summarize": own, "splits": used_splits(config), _FORMAT: SUMMARY_FORMAT}
     told = {"domain", "style", "fields", "summary_item_words", "summary_numbers", "summary_words"}
     told |= {"field_words"}
     return {
@@ -67,7 +69,7 @@ def summarize_settings(config: Config) -> dict[str, Any]:
         "prompts": config.prompts.model_dump(mode="json", include=told),
         "model": config.summarizer.meaning(),
         "splits": used_splits(config),
-        "format": SUMMARY_FORMAT,
+        _FORMAT: SUMMARY_FORMAT,
     }
 
 

@@ -56,12 +56,12 @@ class Stage:
         name: The command line's verb.
         reads: The files of earlier stages that it reads; those that do not exist are left out.
         reads_more: Further ones that it reads with some settings only.
-        optional: Whether one of its files is enough where it was made elsewhere: the stages below
-            do without what the others would hold.
-        unread: Settings of earlier stages that do not matter to it: it reads what these made.
         writes: The files that it writes.
         settings: The settings that its output depends on, as plain values.
         work: Does it; returns counts for the manifest.
+        unread: Settings of earlier stages that do not matter to it: it reads what these made.
+        optional: Whether one of its files is enough where it was made elsewhere: the stages below
+            do without what the others would hold.
     """
 
     name: str
