@@ -10,27 +10,24 @@ RecTools needs an environment of its own:
 It fits on the run's interactions, which hold neither the validation nor the test items, looks at
 NDCG@10 on the validation cases every few epochs, keeps the epochs that were best there, and
 answers the run's test queries: all films that the user has not met are candidates. Sizes are those
-of trsr's own networks. Means, their standard errors over queries, and, where the run has ranked,
-the paired difference are printed; NETWORK.json in the current folder holds the value of each query.
+of trsr's own networks. See answers.py for what is printed and kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import warnings
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import pandas as pd
 import polars as pl
 import torch
+from answers import CUT, gain, tell
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import BERT4RecModel, SASRecModel
 
-CUT = 10
 SIZES = {
     "n_blocks": 2,
     "n_heads": 2,
@@ -73,13 +70,8 @@ def values(model: SASRecModel | BERT4RecModel, cases: pl.DataFrame) -> dict[str,
     found = {}
     for query, user, relevant in cases.select("query", "user", "relevant").iter_rows():
         rank = ranks.get((user, relevant[0]))
-        found[query] = 1 / math.log2(rank + 1) if rank else 0.0
+        found[query] = gain(rank)
     return found
-
-
-def said(name: str, values: list[float]) -> str:
-    """A mean and its standard error."""
-    return f"{name}: {fmean(values):.4f} ±{stdev(values) / math.sqrt(len(values)):.4f}"
 
 
 def main() -> None:
@@ -103,16 +95,7 @@ def main() -> None:
         print(f"epoch {epoch}: validation {reached:.4f}", flush=True)  # noqa: T201
         if reached > best:
             best, kept, at = reached, answered, epoch
-    print(said(f"RecTools {asked.network}, {at} epochs, ndcg@{CUT}", list(kept.values())))  # noqa: T201
-    Path(f"{asked.network}.json").write_text(json.dumps({"epochs": at, "ndcg@10": kept}))
-    ranked = asked.run / "per_query.parquet"
-    if not ranked.exists():
-        return
-    own = pl.read_parquet(ranked).filter(pl.col("ranker") == asked.network)
-    ours = dict(own.select("query", f"ndcg@{CUT}").iter_rows())
-    if ours.keys() == kept.keys():
-        print(said("trsr", list(ours.values())))  # noqa: T201
-        print(said("trsr above RecTools by", [ours[query] - kept[query] for query in kept]))  # noqa: T201
+    tell(asked.run, "RecTools", asked.network, at, kept)
 
 
 if __name__ == "__main__":

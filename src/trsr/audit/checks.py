@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trsr.audit import files, leaks, overlap, popularity, shortcuts, texts
+from trsr.audit import files, leaks, older, overlap, popularity, shortcuts, texts
 from trsr.audit.evidence import Check, Evidence
 from trsr.audit.model import model_checks
 from trsr.progress import Progress, Silent
@@ -31,6 +31,7 @@ CHEAP: tuple[Look, ...] = (
     shortcuts.places,
     shortcuts.shortcuts,
     shortcuts.ranked_lists,
+    older.older_items,
 )
 """The checks that need no model."""
 

@@ -143,13 +143,14 @@ def _asked(run: Evidence) -> Iterator[_Asked]:
         right = [row_of[item] for item in relevant if item in row_of]
         others = [row_of[item] for item in candidates if item not in relevant and item in row_of]
         if not candidates:
-            others = _drawn(query, len(row_of), {row_of[item] for item in (*items, *relevant)})
+            others = drawn(query, len(row_of), {row_of[item] for item in (*items, *relevant)})
         if right and others and items:
             history = np.array([row_of[item] for item in items])
             yield _Asked(np.array([right[0], *others]), history)
 
 
-def _drawn(query: str, size: int, met: set[int]) -> list[int]:
+def drawn(query: str, size: int, met: set[int]) -> list[int]:
+    """Rows of unmet items, to stand for a query's negatives; of `size` items, by lot."""
     draw = np.random.default_rng(derive_seed(0, "audit negatives", query))
     rows = draw.choice(size, size=min(size, DRAWN + len(met)), replace=False)
     return [int(row) for row in rows if int(row) not in met][:DRAWN]

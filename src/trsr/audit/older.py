@@ -1,0 +1,210 @@
+"""Checks of what a summary could tell: does the history before the recent items tell of targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from trsr.audit.evidence import Check, Evidence, State
+from trsr.audit.shortcuts import drawn
+from trsr.audit.texts import cases_named
+from trsr.data import Cases
+from trsr.errors import ConfigError
+from trsr.evaluate.statistics import LEVEL, Difference, compare_columns, holm
+from trsr.rank.blend import Examples, fit_weights
+from trsr.rank.bm25 import Bm25Index, Bm25Ranker
+from trsr.rank.item_knn import ItemKnnRanker
+from trsr.rank.matrix import InteractionMatrix
+from trsr.rank.tune import QueryRanker
+from trsr.settings import derive_seed
+from trsr.types import Case, Query, RankedList, UserHistory
+
+LOOKED_AT = 1000
+"""Test queries that are looked at, drawn by lot."""
+FEWEST = 50
+"""Fewer queries teach no weights."""
+FOLDS = 5
+L2 = 0.01
+"""The blend's penalty."""
+LITTLE = 0.02
+"""Of AUC: what surely gains less than this has little to tell."""
+SHRINKAGE = 10.0
+"""Of co-occurrence."""
+NAMES = {
+    "words": "do the words of older items matter",
+    "co-occurrence": "do older items matter to co-occurrence",
+}
+
+Array = npt.NDArray[np.float64]
+Lists = Mapping[str, RankedList]
+
+
+def older_items(run: Evidence) -> Iterator[Check]:
+    """Whether older items tell targets from negatives where the recent ones do not.
+
+    A summary is made of items that the prompts do not tell one by one. Two cheap rankers, BM25
+    over the told texts and co-occurrence, are asked with the recent items alone and with all
+    before them. What the older ones add is the AUC of the blend of both less that of the recent
+    alone. Where the run has ranked without summaries, the trained model's own scores stand on both
+    sides: what it makes of the recent items no summary need tell. The weights (a conditional
+    logit, as the ranker `blend` has) are learned on other users, fold by fold. That bounds no
+    summary strictly, but it tells how much there is to tell.
+    """
+    recent = run.config.prompts.recent
+    cases, reason = _longer(run, recent)
+    own = {} if reason else _own(run, cases)
+    found: dict[str, tuple[Array, Array]] = {}
+    skipped = dict.fromkeys(NAMES, reason) if reason else {}
+    for view in () if reason else NAMES:
+        try:
+            found[view] = _aucs(_ranker(run, view), cases, recent, own)
+        except ConfigError as error:  # an extra is not installed
+            skipped[view] = str(error)
+    users = [case.query.history.user for case in cases]
+    tests = {view: compare_columns((b - a)[:, None], users)[0] for view, (a, b) in found.items()}
+    corrected = dict(zip(tests, holm([one.p for one in tests.values()]), strict=True))
+    for view, name in NAMES.items():
+        if view in skipped:
+            yield Check(name, "skipped", skipped[view])
+            continue
+        base = float(found[view][0].mean())
+        beside = " and the trained model" if own else ""
+        of = f"the last {recent} items{beside} reach AUC {base:.3f} on {len(cases):,} queries"
+        yield _judged(run, name, of, base, tests[view], corrected[view])
+
+
+def _judged(
+    run: Evidence, name: str, of: str, base: float, test: Difference, p: float | None
+) -> Check:
+    numbers = {"auc": base, "gain": test.mean, "low": test.low, "high": test.high, "p": p}
+    if test.mean is None or test.low is None or test.high is None or p is None:
+        return Check(name, "skipped", "all queries are of one user", numbers)
+    numbers["queries"] = test.queries
+    seen = f"{of}; those before add {test.mean:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"
+    seen = f"{seen}, p = {p:.2g} (Holm)"
+    if p < LEVEL and test.mean > 0:
+        return Check(name, "ok", seen, numbers)
+    state: State = "warning" if run.config.summarized else "ok"
+    if test.high < LITTLE:
+        why = "no gain is shown, so there is little for a summary to tell"
+    else:
+        why = "no gain is shown; more test queries (data.test_cases) would tell more surely"
+    return Check(name, state, f"{seen}: {why}", numbers)
+
+
+def _longer(run: Evidence, recent: int) -> tuple[list[Case], str]:
+    """Test cases with more history than its recent items, some drawn by lot; or why there are none.
+
+    Where candidates are the whole catalogue some unmet items stand for the negatives.
+    """
+    if not recent:
+        return [], "the prompts tell no recent items (prompts.recent), so all are before them"
+    cases = run.cases["test"].only(pl.col("items").list.len() > recent)
+    names = sorted(cases.frame["query"], key=lambda name: derive_seed(0, "audit older", name))
+    cases = cases.only(cases_named(names[:LOOKED_AT]))
+    found = list(_drawn(run, cases) if cases.full else cases)
+    found = [case for case in found if _decidable(case)]
+    if len(found) < FEWEST:
+        return [], (
+            f"{len(found):,} test queries have more history than the last {recent} items, which "
+            f"the prompts tell one by one: too few, {FEWEST} are needed"
+        )
+    return found, ""
+
+
+def _drawn(run: Evidence, cases: Cases) -> Iterator[Case]:
+    catalog = run.dataset.catalog
+    ids = catalog.ids
+    row_of = {item: row for row, item in enumerate(ids)}
+    right = dict(cases.frame.select("query", "relevant").iter_rows())
+    for name, history in cases.histories():
+        relevant = [item for item in right[name] if item in row_of]
+        met = {row_of[item] for item in (*(one.id for one in history.items), *relevant)}
+        shown = (*relevant, *(ids[row] for row in drawn(name, len(ids), met)))
+        yield Case(
+            Query(name, history, tuple(map(catalog.__getitem__, shown))), frozenset(relevant)
+        )
+
+
+def _decidable(case: Case) -> bool:
+    right = sum(item.id in case.relevant for item in case.query.candidates)
+    return 0 < right < len(case.query.candidates)
+
+
+def _own(run: Evidence, cases: Sequence[Case]) -> Lists:
+    """The trained model's lists; none if it was told summaries or has not ranked all candidates."""
+    if run.config.summarized:
+        return {}
+    lists = {one.query: one for one in run.rankings.get("llm", ())}
+    for case in cases:
+        ranked = lists.get(case.query.id)
+        asked = {item.id for item in case.query.candidates}
+        if ranked is None or {entry.item for entry in ranked} != asked:
+            return {}
+    return lists
+
+
+def _ranker(run: Evidence, view: str) -> QueryRanker:
+    """Each item of the asked history counts alike, as in a profile.
+
+    Raises:
+        ConfigError: If its library is not installed.
+    """
+    if view == "co-occurrence":
+        return ItemKnnRanker(InteractionMatrix(run.dataset.interactions, "item_knn"), SHRINKAGE)
+    told = run.config.prompts
+    texts = {"text_fields": told.fields, "text_words": told.words}
+    settings = run.config.rank.model_copy(update=texts)
+    return Bm25Ranker(Bm25Index(run.dataset.catalog, settings), 0, 1.0)
+
+
+def _aucs(
+    ranker: QueryRanker, cases: Sequence[Case], recent: int, own: Lists
+) -> tuple[Array, Array]:
+    """AUC of each query by the recent items, and by them and those before."""
+    last = _asked(ranker, cases, -recent, None)
+    before = _asked(ranker, cases, 0, -recent)
+    base = [*([own] if own else []), last]
+    return _crossed(cases, base), _crossed(cases, [*base, before])
+
+
+def _asked(ranker: QueryRanker, cases: Sequence[Case], start: int, end: int | None) -> Lists:
+    """The lists by query id, of a part of each history."""
+    found = {}
+    for case in cases:
+        query = case.query
+        part = UserHistory(query.history.user, query.history.interactions[start:end])
+        asked = Query(query.id, part, query.candidates)
+        found[query.id] = RankedList.of(asked, list(ranker.scores(asked)))
+    return found
+
+
+def _crossed(cases: Sequence[Case], lists: Sequence[Lists]) -> Array:
+    """AUC of each query by the blend of the lists, its weights learned on the other folds' users.
+
+    A single list needs no weight.
+    """
+    examples = Examples.of(cases, lists)
+    if len(lists) == 1:
+        return _auc(examples, examples.scores[:, :, 0])
+    users = sorted(set(examples.users), key=lambda user: derive_seed(0, "audit folds", user))
+    fold_of = {user: place % FOLDS for place, user in enumerate(users)}
+    fold = np.array([fold_of[user] for user in examples.users])
+    sums = np.zeros(examples.real.shape)
+    for n in range(FOLDS):
+        if (fold == n).any() and (fold != n).any():
+            sums[fold == n] = examples.scores[fold == n] @ fit_weights(examples[fold != n], L2)
+    return _auc(examples, sums)
+
+
+def _auc(examples: Examples, scores: Array) -> Array:
+    """[queries] the chance that a right item stands above a wrong one; a tie counts half."""
+    found = np.zeros(len(scores))
+    for row, (each, real) in enumerate(zip(scores, examples.real, strict=True)):
+        right = each[real & (examples.relevant[row] > 0)][:, None]
+        wrong = each[real & (examples.relevant[row] == 0)]
+        found[row] = (right > wrong).mean() + (right == wrong).mean() / 2
+    return found
