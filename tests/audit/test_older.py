@@ -117,7 +117,7 @@ def test_where_all_is_told_or_nothing_recent_it_says_so(tmp_path: Path) -> None:
     write(tmp_path, older_tell=True)
     folder = prepared(tmp_path, "prompts.recent=9")
     assert {check.state for check in looked(folder).values()} == {"skipped"}
-    assert "0 test queries have more history than the last 9" in looked(folder)["words"].seen
+    assert "tell the last 9 one by one, and 0 test queries" in looked(folder)["words"].seen
     shutil.rmtree(folder)
     folder = prepared(tmp_path, "prompts.recent=0")
     assert "no recent items" in looked(folder)["words"].seen

@@ -71,8 +71,9 @@ def older_items(run: Evidence) -> Iterator[Check]:
             yield Check(name, "skipped", skipped[view])
             continue
         base = float(found[view][0].mean())
-        beside = " and the trained model" if own else ""
-        of = f"the last {recent} items{beside} reach AUC {base:.3f} on {len(cases):,} queries"
+        last = "the last item" if recent == 1 else f"the last {recent} items"
+        last = f"{last} and the trained model" if own else last
+        of = f"AUC {base:.3f} by {last} ({len(cases):,} queries)"
         yield _judged(run, name, of, base, tests[view], corrected[view])
 
 
@@ -109,8 +110,8 @@ def _longer(run: Evidence, recent: int) -> tuple[list[Case], str]:
     found = [case for case in found if _decidable(case)]
     if len(found) < FEWEST:
         return [], (
-            f"{len(found):,} test queries have more history than the last {recent} items, which "
-            f"the prompts tell one by one: too few, {FEWEST} are needed"
+            f"the prompts tell the last {recent} one by one, and {len(found):,} test queries have "
+            f"more history than that: too few, {FEWEST} are needed"
         )
     return found, ""
 
