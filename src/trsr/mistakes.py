@@ -8,7 +8,7 @@ from trsr.data.settings import LISTLESS, READERS
 from trsr.errors import TrsrError
 from trsr.llm.settings import BACKENDS
 from trsr.plugins import near
-from trsr.rank.settings import JUDGES, RANKERS, TRAINED
+from trsr.rank.settings import JUDGES, RANKERS, SUMMARY_ALONE, TRAINED
 from trsr.rooms import Config
 from trsr.summarize.settings import STRATEGIES
 from trsr.train.settings import PRIOR_LOSSES
@@ -76,12 +76,27 @@ def conflicts(config: Config) -> Iterator[str]:
             "model.backend: openai gives no log-probabilities of answers, so it cannot rank; set "
             "it in [summarize.model] and a local backend in [model]"
         )
+    yield from _unwritten_summaries(config)
     yield from _no_lists(config)
     yield from _equal_samples(config)
     yield from _bad_prior(config)
     yield from _untold_summary(config)
     if config.prompts.layout == "chain":
         yield from _broken_chain(config)
+
+
+def _unwritten_summaries(config: Config) -> Iterator[str]:
+    """Rankers of summaries where none is written, or where a ranker is asked without them."""
+    alone = sorted(SUMMARY_ALONE & set(config.rank.used))
+    if alone and config.summarize.strategy == "none":
+        yield (
+            f"rank.rankers: {alone[0]} reads summaries, and summarize.strategy is none; name a "
+            "strategy, such as recurrent, or leave it out"
+        )
+    prior = config.train.prior
+    for key, name in (("rank.first_stage", config.rank.first_stage), ("train.prior", prior)):
+        if name and SUMMARY_ALONE & set(config.rank.only(name).used):
+            yield f"{key}: name a ranker that reads no summaries, itself or blended"
 
 
 def _no_lists(config: Config) -> Iterator[str]:

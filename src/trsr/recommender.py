@@ -18,7 +18,6 @@ from trsr.progress import Progress, Silent
 from trsr.prompts import PromptWriter
 from trsr.rank import RankContext, Ranker, checked, make_ranker, top
 from trsr.rank.prior import Prior
-from trsr.rank.settings import TOLD
 from trsr.store.outputs import OutputStore
 from trsr.summarize import summarize
 from trsr.types import Case, Item, Prompt, Query, RankedList, Summary, UserHistory
@@ -174,8 +173,7 @@ class Recommender:
         """
         wanted = [query for query in queries if query.summary is None]
         names = self.config.rank.blend if self._name == "blend" else (self._name,)
-        told = TOLD & set(names) and self.config.summarized
-        if not wanted or not told:
+        if not wanted or not self.config.reads_summary(names):
             return list(queries)
         if self.config.prompts.summary_of == "another":
             raise ConfigError(

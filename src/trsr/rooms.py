@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from trsr.data.settings import DataSettings
 from trsr.evaluate.settings import EvaluateSettings
 from trsr.llm.settings import ModelSettings
 from trsr.prompts.settings import PromptSettings
-from trsr.rank.settings import TRAINED, RankSettings
+from trsr.rank.settings import SUMMARY_ALONE, TOLD, TRAINED, RankSettings
 from trsr.settings import Settings
 from trsr.summarize.settings import SummarizeSettings
 from trsr.train.settings import TrainSettings, TuneSummarizerSettings
@@ -56,6 +57,13 @@ class Config(Settings):
     def summarized(self) -> bool:
         """Whether the ranking prompts tell summaries."""
         return self.prompts.use_summary and self.summarize.strategy != "none"
+
+    def reads_summary(self, rankers: Collection[str]) -> bool:
+        """Whether one of the rankers reads the summary, in its prompt or by itself."""
+        written = self.summarize.strategy != "none"
+        return bool(
+            (TOLD & set(rankers) and self.summarized) or (SUMMARY_ALONE & set(rankers) and written)
+        )
 
     @property
     def trained(self) -> bool:

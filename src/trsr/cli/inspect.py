@@ -52,7 +52,7 @@ def _installed(config: Config) -> Iterator[str]:
                 f"the backend {backend} is not installed: pip install 'trsr[{needs[backend]}]'"
             )
     baselines = ("item_knn", "item_knn_recent", "ease", "blend")
-    libraries = {"bm25": "bm25s"} | dict.fromkeys(baselines, "scipy")
+    libraries = {"bm25": "bm25s", "bm25_summary": "bm25s"} | dict.fromkeys(baselines, "scipy")
     libraries |= dict.fromkeys(("sasrec", "gru4rec", "bert4rec"), "transformers")
     rank = config.rank
     if config.train.prior:

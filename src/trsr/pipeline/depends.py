@@ -12,7 +12,7 @@ from trsr.pipeline.artifacts import SUMMARY_FORMAT
 from trsr.pipeline.prior import draws_apart, prior_settings
 from trsr.pipeline.stair import SOURCE, fingerprint
 from trsr.prompts import load_domain
-from trsr.rank.settings import JUDGES, TOLD
+from trsr.rank.settings import JUDGES, SUMMARY_ALONE, SUMMARY_READERS
 
 _FORMAT = "format of summaries"
 
@@ -25,7 +25,7 @@ def data_seed(config: Config) -> int:
 def used_splits(config: Config) -> list[str]:
     """The splits whose summaries some later stage reads."""
     train = ["train"] if config.trained else []
-    blended = TOLD & set(config.rank.blended)
+    blended = SUMMARY_READERS & set(config.rank.blended)
     asked = config.rank.split
     valid = blended or (train and config.train.validate_steps) or asked == "valid"
     return [*train, *(["valid"] if valid else []), *(["test"] if asked == "test" else [])]
@@ -116,6 +116,8 @@ def rank_settings(config: Config) -> dict[str, Any]:
         }
     drawn = {"train": {"seed": config.train_seed}} if apart else {}
     if not JUDGES & set(config.rank.used):
+        if SUMMARY_ALONE & set(config.rank.used) and config.prompts.summary_of != "own":
+            own["summary_of"] = config.prompts.summary_of
         return {"rank": own, "run": {"seed": config.run.seed}} | drawn
     return {"rank": own, "scorer": config.model.scorer} | _judge_settings(config) | drawn
 

@@ -15,7 +15,7 @@ from trsr.pipeline.stair import Job
 from trsr.pipeline.told import told_summaries
 from trsr.prompts import PromptWriter
 from trsr.rank import Rankings, p_yes
-from trsr.rank.settings import JUDGES, TOLD
+from trsr.rank.settings import JUDGES
 from trsr.summarize.settings import SILENT
 from trsr.types import Case, Item, RankedList, Summary
 
@@ -68,9 +68,9 @@ def examples(
 
 
 def tells_summary(config: Config, ranker: str) -> bool:
-    """Whether a ranker tells a language model the user's summary."""
+    """Whether a ranker reads the user's summary."""
     members = config.rank.blend if ranker == "blend" else (ranker,)
-    return config.summarized and bool(TOLD & set(members))
+    return config.reads_summary(members)
 
 
 def asks_model(config: Config, ranker: str) -> bool:

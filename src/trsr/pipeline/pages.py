@@ -25,7 +25,7 @@ from trsr.pipeline.records import made_with, stage_times
 from trsr.pipeline.stair import Job
 from trsr.progress import Progress
 from trsr.rank import Rankings, p_yes
-from trsr.rank.settings import JUDGES, TOLD
+from trsr.rank.settings import JUDGES, SUMMARY_ALONE, TOLD
 from trsr.settings import derive_seed
 from trsr.summarize.settings import SILENT
 from trsr.trec import file_name, write_qrels, write_trec_run
@@ -119,7 +119,8 @@ def _subtitle(config: Config, rankings: Iterable[str]) -> str:
     if strategy == "none":
         return ", ".join([*judge, *told]) or "no language model was asked"
     wrote = "" if strategy in SILENT else f" by {config.summarizer.name}"
-    return ", ".join([*judge, *told, f"{strategy} summaries{wrote}, which no ranker is told"])
+    untold = "" if SUMMARY_ALONE & used else ", which no ranker is told"
+    return ", ".join([*judge, *told, f"{strategy} summaries{wrote}{untold}"])
 
 
 def _told(config: Config) -> str:

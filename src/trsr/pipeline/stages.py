@@ -46,7 +46,7 @@ from trsr.pipeline.stair import SOURCE, Job, Stage
 from trsr.pipeline.told import told_cases
 from trsr.prompts import PromptWriter
 from trsr.rank import YesNoRanker, rank_what_fits, read_rankings
-from trsr.rank.settings import JUDGES
+from trsr.rank.settings import JUDGES, SUMMARY_ALONE
 from trsr.recommender import judge_writer, open_stored, summary_writer
 from trsr.summarize import summarize
 from trsr.train import train
@@ -177,7 +177,7 @@ def _train(job: Job) -> dict[str, Any]:
 
 def _validation_note(config: Config) -> str:
     """What a reader of figures on validation cases must know."""
-    fixed = JUDGES | {"random", "popular"} | set(config.rank.lists)
+    fixed = JUDGES | SUMMARY_ALONE | {"random", "popular"} | set(config.rank.lists)
     used = [name for name in config.rank.used if name not in fixed]
     used += ["llm"] if config.trained and config.train.validate_steps else []
     chosen = (

@@ -37,6 +37,8 @@ RANKERS = PluginTable(
         "item_knn_recent": "trsr.rank.item_knn:make_item_knn_recent",
         "text_knn": "trsr.rank.text_knn:make_text_knn",
         "number_knn": "trsr.rank.number_knn:make_number_knn",
+        "bm25_summary": "trsr.rank.summary_text:make_bm25_summary",
+        "text_summary": "trsr.rank.summary_text:make_text_summary",
         "ease": "trsr.rank.ease:make_ease",
         "sasrec": "trsr.rank.neural:make_sasrec",
         "gru4rec": "trsr.rank.neural:make_gru4rec",
@@ -57,18 +59,25 @@ TRAINED = frozenset({"llm", "candidate_only"})
 TOLD = frozenset({"llm", "untuned"})
 """Rankers that tell a language model of the user."""
 
+SUMMARY_ALONE = frozenset({"bm25_summary", "text_summary"})
+"""Cheap rankers that read the summary and nothing else of the user."""
+
+SUMMARY_READERS = TOLD | SUMMARY_ALONE
+"""Rankers that read the summary, where there is one."""
+
 JUDGES = TRAINED | TOLD
 """Rankers that ask a language model; a blend may, by its members."""
 
 NETWORKS = frozenset({"sasrec", "gru4rec", "bert4rec", "bert4rec_text", "sasrec_text"})
 """Rankers that train a network on the item sequences."""
 
-_EMBEDDED = NETWORKS | {"text_knn"}
-_TEXT = _EMBEDDED | {"bm25"}
+_EMBEDDED = NETWORKS | {"text_knn", "text_summary"}
+_TEXT = _EMBEDDED | {"bm25", "bm25_summary"}
 _TUNED = frozenset(
     {"bm25", "text_knn", "number_knn", "popular_recent", "item_knn", "item_knn_recent", "ease"}
 )
 _READ_BY = {
+    "bm25": frozenset({"bm25", "bm25_summary"}),
     "text_fields": _TEXT | {"number_knn"},
     "text_words": _TEXT,
     "text_model": _EMBEDDED,
@@ -221,7 +230,7 @@ class RankSettings(Settings):
         """The used rankers that read embeddings of texts."""
         networks = {"sasrec": self.sasrec, "gru4rec": self.gru4rec, "bert4rec": self.bert4rec}
         reading = {name for name, one in networks.items() if one.start == "text"}
-        reading |= {"text_knn", "bert4rec_text", "sasrec_text"}
+        reading |= {"text_knn", "text_summary", "bert4rec_text", "sasrec_text"}
         return tuple(name for name in self.used if name in reading)
 
     @property
