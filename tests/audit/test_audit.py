@@ -29,6 +29,7 @@ def test_a_clean_run_has_no_findings(clean: Path) -> None:
     skipped = {check.name for check in found.checks if check.state == "skipped"}
     assert skipped == {
         "numbers in the told texts give the target away",
+        "summaries repeat the prompts' examples",
         "does the order of the history matter",
         "does the user's own summary matter",
         "does a summary matter",

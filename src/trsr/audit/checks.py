@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trsr.audit import files, leaks, older, overlap, popularity, shortcuts, texts
+from trsr.audit import echoes, files, leaks, older, overlap, popularity, shortcuts, texts
 from trsr.audit.evidence import Check, Evidence
 from trsr.audit.model import model_checks
 from trsr.progress import Progress, Silent
@@ -27,6 +27,7 @@ CHEAP: tuple[Look, ...] = (
     texts.target_in_prompt,
     overlap.words_in_summary,
     overlap.words_in_prompt,
+    echoes.repeated_examples,
     texts.alike,
     shortcuts.places,
     shortcuts.shortcuts,

@@ -24,7 +24,7 @@ FEW = 10
 """With fewer texts of a split nothing is said of it."""
 
 
-class _Words:
+class Words:
     """The words of items, found once an item."""
 
     def __init__(self, reader: Reader) -> None:
@@ -70,7 +70,7 @@ def _summaries(reader: Reader, split: str) -> Iterator[tuple[Case, str]]:
 
 def _check(name: str, what: str, reader: Reader, texts: dict[str, list[tuple[Case, str]]]) -> Check:
     """Each split is judged alone: a leak into a small one must not drown in the others."""
-    words = _Words(reader)
+    words = Words(reader)
     told: list[str] = []
     numbers: dict[str, float | int | str | None] = {}
     states = set()
@@ -96,7 +96,7 @@ def _check(name: str, what: str, reader: Reader, texts: dict[str, list[tuple[Cas
     return Check(name, "ok", seen, numbers)
 
 
-def _aucs(words: _Words, read: Sequence[tuple[Case, str]]) -> Iterator[float]:
+def _aucs(words: Words, read: Sequence[tuple[Case, str]]) -> Iterator[float]:
     """The chance, a text each, that it says more words of the target than of a negative.
 
     Words of the history are left out: taste, not a leak, makes them the target's too. So are
