@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from trsr.llm.embeddings import Encoder, SentenceEncoder, embed
+from trsr.llm.embeddings import Encoder, SentenceEncoder
 from trsr.rank.bm25 import Bm25Index
 from trsr.rank.text_knn import ItemVectors, unit
 from trsr.rank.tune import QueryRanker
-from trsr.types import Query, RankedList
+from trsr.types import Query
 
 if TYPE_CHECKING:
     from trsr.rank.base import RankContext
 
-_TOGETHER = 2048
-"""Queries whose summaries are embedded in one call."""
+_REMEMBERED = 4096
+"""Vectors of summaries that are kept for texts asked for again."""
 
 
 class Bm25SummaryRanker(QueryRanker):
@@ -44,7 +45,7 @@ class Bm25SummaryRanker(QueryRanker):
         return [float(of[row]) if row >= 0 else 0.0 for row in rows]
 
 
-class TextSummaryRanker:
+class TextSummaryRanker(QueryRanker):
     """The cosine of the embeddings of a candidate's text and of the summary.
 
     Every candidate of a query without a summary scores 0, and so does one without text.
@@ -59,21 +60,19 @@ class TextSummaryRanker:
     def __init__(self, vectors: ItemVectors, encoder: Encoder) -> None:
         self.vectors = vectors
         self.encoder = encoder
+        self._vector = functools.lru_cache(maxsize=_REMEMBERED)(self._encoded)
 
-    def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
-        """Yields one list a query, in their order."""
-        source = iter(queries)
-        while batch := list(itertools.islice(source, _TOGETHER)):
-            texts = {query.id: query.summary.text for query in batch if query.summary}
-            found = embed((text for text in texts.values() if text), self.encoder)
-            for query in batch:
-                vector = found.get(texts.get(query.id, ""))
-                scores = np.zeros(len(query.candidates))
-                if vector is not None:
-                    summary = unit(np.asarray(vector, np.float64))
-                    # one sum a row: a score must not depend on its row's place
-                    scores = (self.vectors.of(query.candidates) * summary).sum(axis=1)
-                yield RankedList.of(query, [float(score) for score in scores])
+    def scores(self, query: Query) -> Sequence[float]:
+        """One cosine a candidate."""
+        if query.summary is None or not query.summary.text:
+            return [0.0] * len(query.candidates)
+        # one sum a row: a score must not depend on its row's place
+        found = (self.vectors.of(query.candidates) * self._vector(query.summary.text)).sum(axis=1)
+        return [float(score) for score in found]
+
+    def _encoded(self, text: str) -> npt.NDArray[np.float64]:
+        # alone, so that it does not depend on what else is asked
+        return unit(np.asarray(self.encoder.encode([text])[0], np.float64))
 
 
 def make_bm25_summary(context: RankContext) -> Bm25SummaryRanker:
