@@ -52,8 +52,7 @@ def ranker(
     settings = RankSettings()
     if request.param == "words":
         return Bm25SummaryRanker(Bm25Index(ITEMS, settings))
-    encoder = Letters()
-    return TextSummaryRanker(ItemVectors(ITEMS, encoder, settings), encoder)
+    return TextSummaryRanker(ItemVectors(ITEMS, Letters(), settings))
 
 
 def test_what_the_summary_speaks_of_comes_first(

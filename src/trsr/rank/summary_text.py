@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trsr.llm.embeddings import Encoder, SentenceEncoder
 from trsr.rank.bm25 import Bm25Index
-from trsr.rank.text_knn import ItemVectors, unit
+from trsr.rank.text_knn import ItemVectors, item_vectors, unit
 from trsr.rank.tune import QueryRanker
 from trsr.types import Query
 
@@ -51,15 +50,13 @@ class TextSummaryRanker(QueryRanker):
     Every candidate of a query without a summary scores 0, and so does one without text.
 
     Args:
-        vectors: The items' vectors.
-        encoder: The model that made them.
+        vectors: The items' vectors, and the model that made them.
     """
 
     chosen: Mapping[str, Any] = {"why": "nothing to choose"}
 
-    def __init__(self, vectors: ItemVectors, encoder: Encoder) -> None:
+    def __init__(self, vectors: ItemVectors) -> None:
         self.vectors = vectors
-        self.encoder = encoder
         self._vector = functools.lru_cache(maxsize=_REMEMBERED)(self._encoded)
 
     def scores(self, query: Query) -> Sequence[float]:
@@ -72,7 +69,7 @@ class TextSummaryRanker(QueryRanker):
 
     def _encoded(self, text: str) -> npt.NDArray[np.float64]:
         # alone, so that it does not depend on what else is asked
-        return unit(np.asarray(self.encoder.encode([text])[0], np.float64))
+        return unit(np.asarray(self.vectors.encoder.encode([text])[0], np.float64))
 
 
 def make_bm25_summary(context: RankContext) -> Bm25SummaryRanker:
@@ -85,13 +82,5 @@ def make_bm25_summary(context: RankContext) -> Bm25SummaryRanker:
 
 
 def make_text_summary(context: RankContext) -> TextSummaryRanker:
-    """Likeness to the summary's text.
-
-    Raises:
-        ConfigError: If sentence-transformers is not installed.
-        ModelError: If the embedding model cannot be had.
-    """
-    settings = context.settings
-    encoder = SentenceEncoder(settings.text_model, context.progress)
-    vectors = ItemVectors(context.catalog, encoder, settings, context.progress)
-    return TextSummaryRanker(vectors, encoder)
+    """Likeness to the summary's text; raises as `item_vectors`."""
+    return TextSummaryRanker(item_vectors(context))

@@ -39,7 +39,7 @@ class ItemVectors:
         settings: RankSettings,
         progress: Progress | None = None,
     ) -> None:
-        self._encoder = encoder
+        self.encoder = encoder
         self._settings = settings
         self._texts = {item.id: (item, item_text(item, settings)) for item in items}
         self._vectors: dict[str, npt.NDArray[np.float32]] = {}
@@ -66,7 +66,7 @@ class ItemVectors:
         missing = [text for text in dict.fromkeys(texts) if text and text not in self._vectors]
         if not missing:
             return
-        for text, vector in embed(missing, self._encoder, progress=progress).items():
+        for text, vector in embed(missing, self.encoder, progress=progress).items():
             self._vectors[text] = unit(np.asarray(vector, np.float64)).astype(np.float32)
             self._width = len(vector)
 
@@ -122,16 +122,21 @@ class TextKnnRanker(QueryRanker):
         return [float(score) for score in found]
 
 
-def make_text_knn(context: RankContext) -> TextKnnRanker:
-    """Likeness of texts, its profile tuned on the validation cases.
+def item_vectors(context: RankContext) -> ItemVectors:
+    """The catalogue's vectors by the embedding model of the settings.
 
     Raises:
         ConfigError: If sentence-transformers is not installed.
         ModelError: If the embedding model cannot be had.
     """
+    encoder = SentenceEncoder(context.settings.text_model, context.progress)
+    return ItemVectors(context.catalog, encoder, context.settings, context.progress)
+
+
+def make_text_knn(context: RankContext) -> TextKnnRanker:
+    """Likeness of texts, its profile tuned on the validation cases; raises as `item_vectors`."""
     settings = context.settings
-    encoder = SentenceEncoder(settings.text_model, context.progress)
-    vectors = ItemVectors(context.catalog, encoder, settings, context.progress)
+    vectors = item_vectors(context)
     options: list[dict[str, Any]] = []
     for profile in settings.text_knn.profile:
         decays = settings.text_knn.decay if profile == "decayed" else ()
