@@ -229,7 +229,7 @@ def test_one_failing_run_is_reported_and_the_others_go_on(folder):
     assert states["strategy=recurrent,context_tokens=2048"] == "done"
     assert done.returncode == 1, done.stderr
     assert f"{len(failed)} of 4 runs failed" in done.stderr
-    assert (folder / "out" / failed[0] / "error.txt").read_text().startswith("Traceback")
+    assert (folder / "out" / failed[0] / "error.txt").read_text().count("Traceback") == 1
     assert "Traceback" not in done.stderr
     listed = subprocess.run(
         [sys.executable, "-c", code, "sweep", "grid.toml", "--dry-run"],
@@ -241,7 +241,8 @@ def test_one_failing_run_is_reported_and_the_others_go_on(folder):
     assert len(listed.stdout.splitlines()) == 4
 
 
-def test_a_folder_that_cannot_be_written_names_the_sweeps_own_setting(folder):
+def test_a_folder_that_cannot_be_written_names_the_sweeps_own_setting(folder, monkeypatch):
+    monkeypatch.setattr("trsr.sweep.claims.WAIT", 0.2)
     plan = plan_of(folder, GRID.replace('"out"', '"clicks.csv/out"'))
     with pytest.raises(StoreError, match=r"cannot be written .* with sweep\.folder"):
         sweep(plan)

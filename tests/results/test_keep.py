@@ -210,6 +210,35 @@ def test_of_a_whole_sweep_the_table_is_kept_without_its_paths(tmp_path):
     assert "not a sweep's record that trsr wrote" in why
 
 
+def test_of_a_sweep_that_was_made_in_two_places_all_runs_are_kept(tmp_path):
+    for place, names in (("one", ("a", "b")), ("two", ("b", "c"))):
+        swept = tmp_path / place / "swept"
+        for name in names:
+            finished(swept / name, 3 if place == "one" else 5)
+        record = json.loads(sweep_record(swept, *names))
+        for run in record["runs"]:
+            run["place"] = place
+        (swept / "sweep.json").write_text(json.dumps(record))
+        keep_runs([swept], tmp_path / "kept", refuse)
+    record = tmp_path / "kept/swept/sweep.json"
+    value = json.loads(record.read_text("utf-8"))
+    told = {run["name"]: run["place"] for run in value["runs"]}
+    assert told == {"a": "one", "b": "two", "c": "two"}
+    assert "table" not in value  # it would be of two of the three
+    # Of a copy that is gone nothing is told.
+    for path in (tmp_path / "kept/swept/a").iterdir():
+        path.unlink()
+    keep_runs([tmp_path / "two/swept"], tmp_path / "kept", refuse)
+    value = json.loads(record.read_text("utf-8"))
+    assert [run["name"] for run in value["runs"]] == ["b", "c"]
+    assert "table" in value
+    record.write_text("{}")
+    left_out = []
+    keep_runs([tmp_path / "two/swept"], tmp_path / "kept", lambda path, why: left_out.append(why))
+    assert "delete it and keep the sweep again" in left_out[0]
+    assert record.read_text() == "{}"
+
+
 def test_a_report_without_figures_is_no_report(tmp_path):
     run = finished(tmp_path / "runs" / "a")
     for text in ("{}", "[]", '{"chance": {}, "candidates": 3}', '{"chance": 1, "candidates": {}}'):

@@ -40,7 +40,7 @@ def keep_runs(
         folders: Run directories, or folders of them such as a sweep's; of the latter, runs that
             are not finished, or failed before a stage was done, are told of and left out.
         into: The folder for the copies, each under its run's name; a sweep's below its own. A copy
-            that is there is written anew.
+            that is there is written anew; a sweep's record keeps what earlier copies left in it.
         tell: Is told each run that is left out, and why.
 
     Returns:
@@ -180,19 +180,37 @@ def _keep(run: Run, folder: Path) -> Path:
 
 
 def _keep_sweep(path: Path, copy: Path, names: Sequence[str]) -> None:
-    """The sweep's record of the kept runs; its table only where that is of no others."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-        kept = [one for one in value["runs"] if one["name"] in names]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{path}: not a sweep's record that trsr wrote ({error}); give `trsr sweep` again"
-        ) from error
-    if len(kept) < len(value["runs"]):
+    """The sweep's record of the kept runs; its table only where that is of no others.
+
+    Runs of one sweep that were made in several places are kept one place after the other, so what
+    the copy's record has of other runs that are kept stays in it.
+    """
+    value = _record(path, "give `trsr sweep` again")
+    kept = {one["name"]: one for one in value["runs"] if one["name"] in names}
+    there = _record(copy, "delete it and keep the sweep again")["runs"] if copy.exists() else []
+    others = {one["name"]: one for one in there if is_kept(copy.parent / one["name"])}
+    if set(kept) < {one["name"] for one in value["runs"]} or set(others) - set(kept):
         value.pop("table", None)
-    text = json.dumps(_without_places(value | {"runs": kept}), indent=1, ensure_ascii=False)
+    runs = list((others | kept).values())
+    text = json.dumps(_without_places(value | {"runs": runs}), indent=1, ensure_ascii=False)
     with explained(copy.parent, INTO):
         write_atomic(copy, text)
+
+
+def _record(path: Path, what: str) -> dict[str, Any]:
+    """A sweep's record.
+
+    Raises:
+        StoreError: If it cannot be read, with what to do.
+    """
+    try:
+        value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        value["runs"] = [one for one in value["runs"] if one["name"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path}: not a sweep's record that trsr wrote ({error}); {what}"
+        ) from error
+    return value
 
 
 def _digests(column: str, of: pl.Expr | None = None) -> pl.Expr:

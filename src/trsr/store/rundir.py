@@ -62,18 +62,19 @@ class RunDirectory:
         return self.folder / name
 
     @contextlib.contextmanager
-    def locked(self, place: str = PLACE) -> Iterator[None]:
+    def locked(self, place: str = PLACE, wait: float = 0) -> Iterator[None]:
         """Keeps other writers out.
 
         Args:
             place: What names another folder.
+            wait: Seconds to wait for another writer's end.
 
         Raises:
             StoreError: If another process is writing this folder.
         """
         with explained(self.folder, place):
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.folder / ".lock", timeout=0)
+            lock = filelock.FileLock(self.folder / ".lock", timeout=wait)
             try:
                 lock.acquire()
             except filelock.Timeout as error:

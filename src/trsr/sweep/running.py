@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-
-import filelock
 
 from trsr.errors import ConfigError, StoreError, TrsrError
 from trsr.pipeline import STAGE_NAMES, is_finished, run_stage, stage_key
 from trsr.progress import Progress, Silent
 from trsr.store.rundir import RunDirectory
+from trsr.sweep.claims import ERROR, MAKING, Claims, failed, making
 from trsr.sweep.plan import Plan, Planned
 from trsr.sweep.read import answers, cases_digest, foreign, read_report
-from trsr.sweep.table import PLACE, Outcome, Swept
-
-ERROR = "error.txt"
-"""In a failed run's folder: the whole trace."""
-
-MAKING = ".making"
-"""In the sweep's folder while it goes on: a lock for each stage that a run is making."""
+from trsr.sweep.table import Outcome, Swept
 
 AHEAD = ".ahead-"
 """Begins the folders, beside the runs while a search goes on, of data prepared to be looked at."""
@@ -41,6 +35,9 @@ def sweep(
     are shared through one store. After each run `sweep.json` and `sweep.md` are written. A run that
     fails is reported, and the others go on; after a kill the same call goes on where it was.
 
+    Several processes may be at one grid, on machines that share its folder too: each makes runs
+    that nobody else is making, and what the others come to stands in everybody's table.
+
     Args:
         plan: What to run.
         progress: Told of each run, with what its stages are at.
@@ -52,7 +49,8 @@ def sweep(
     Raises:
         ConfigError: If the settings of any run are wrong, or a name is none of them: told before
             the first one begins; or if a search is to try several settings at a time, or only some.
-        StoreError: If another process is at this sweep, or its folder cannot be written.
+        StoreError: If another process is at a search, or at a grid where this is a search; or if
+            the folder cannot be written.
     """
     progress = progress or Silent()
     if jobs < 1 or (jobs > 1 and plan.file.search is not None):
@@ -61,12 +59,12 @@ def sweep(
             "what it has found, and a grid one or more"
         )
     asked = plan.only(only)
-    with RunDirectory(plan.folder).locked(PLACE):
-        try:
-            if plan.file.search is None:
-                return _grid(plan, asked, progress, jobs)
-            from trsr.sweep.search import search
+    if plan.file.search is None:
+        return _grid(plan, asked, progress, jobs)
+    from trsr.sweep.search import search
 
+    with Claims(plan.folder).alone():
+        try:
             return search(plan, progress)
         finally:
             for path in (plan.folder / MAKING, *plan.folder.glob(f"{AHEAD}*")):
@@ -74,37 +72,102 @@ def sweep(
 
 
 def _grid(plan: Plan, asked: Sequence[Planned], progress: Progress, jobs: int) -> Swept:
-    runs = plan.grid()
-    found: dict[str, Outcome] = {}
-
-    def swept() -> Swept:
-        done = tuple(found[run.name] for run in runs if run.name in found)
-        return Swept(plan, done, left=tuple(run.name for run in runs if run.name not in known))
-
-    def alone(which: Iterable[Planned]) -> Iterator[Outcome]:
-        return (make_run(run, plan.folder, STAGE_NAMES, progress, as_it_is) for run in which)
-
+    board = _Board(plan, asked)
     # runs that were there already say nothing of how long one takes
-    there = [run for run in runs if _is_there(run)]
-    left = [run for run in asked if run not in there]
-    known = {run.name for run in (*there, *left)}
-    for run, outcome in zip(there, alone(there), strict=True):
-        found[run.name] = tested(run, outcome)
-    if there:
-        swept().write()
+    left = board.begin()
     progress.begin(len(left), "runs")
-    named = {run.name: run for run in left}
-    if jobs == 1 or not left:
-        making = alone(left)
-    else:
-        from trsr.sweep.side_by_side import make_side_by_side
+    try:
+        if jobs == 1 or not left:
+            made = _one_by_one(plan, left, board.claims, progress)
+        else:
+            from trsr.sweep.side_by_side import make_side_by_side
 
-        making = make_side_by_side(plan, left, jobs, progress)
-    for outcome in making:
-        found[outcome.name] = tested(named[outcome.name], outcome)
-        swept().write()
-        progress.advance(1, outcome.name)
-    return swept()
+            made = make_side_by_side(plan, left, board.claims, jobs, progress)
+        with contextlib.closing(made):
+            for run, outcome in made:
+                board.enter(run, outcome)
+                progress.advance(1, run.name)
+        return board.swept()
+    finally:
+        board.claims.clean()
+
+
+def _one_by_one(
+    plan: Plan, runs: Sequence[Planned], claims: Claims, progress: Progress
+) -> Generator[tuple[Planned, Outcome | None]]:
+    for run in runs:
+        make = functools.partial(make_run, run, plan.folder, STAGE_NAMES, progress, as_it_is)
+        yield run, claims.make(run, make)
+
+
+class _Board:
+    """What is known of a grid's runs: this process's, and those that others have made.
+
+    Args:
+        plan: The sweep.
+        asked: The runs to make now.
+    """
+
+    def __init__(self, plan: Plan, asked: Sequence[Planned]) -> None:
+        self._plan = plan
+        self._asked = asked
+        self._runs = plan.grid()
+        self._found: dict[str, Outcome] = {}
+        self._elsewhere: set[str] = set()
+        self.claims = Claims(plan.folder, self._runs)
+
+    def begin(self) -> list[Planned]:
+        """Looks at what is there; the runs that are left to make."""
+        self._look()
+        if self._found:
+            self._write()
+        return [run for run in self._asked if run.name not in self._found]
+
+    def enter(self, run: Planned, outcome: Outcome | None) -> None:
+        """Enters what became of a run, and writes the table.
+
+        Args:
+            run: The run.
+            outcome: What making it came to; None where another process is making it.
+        """
+        if outcome is None:
+            self._elsewhere.add(run.name)
+        else:
+            self._found[run.name] = tested(run, outcome)
+        self._look()
+        self._write()
+
+    def swept(self) -> Swept:
+        """The runs as far as they are known."""
+        unknown = [run.name for run in self._runs if run.name not in self._found]
+        asked = {run.name for run in self._asked}
+        return Swept(
+            self._plan,
+            tuple(self._found[run.name] for run in self._runs if run.name in self._found),
+            left=tuple(name for name in unknown if name not in asked),
+            elsewhere=tuple(name for name in unknown if name in self._elsewhere),
+        )
+
+    def _write(self) -> None:
+        with self.claims.record():
+            self._look()  # again, and quick now: nobody's row may be written over
+            self.swept().write()
+
+    def _look(self) -> None:
+        """Takes in what others have come to since."""
+        for run in self._runs:
+            known = self._found.get(run.name)
+            if known is not None and not known.error:
+                continue
+            there = _there(run) if _is_there(run) else self.claims.failed_elsewhere(run)
+            if there is not None and (known is None or not there.error):
+                self._found[run.name] = tested(run, there)
+
+
+def _there(run: Planned) -> Outcome:
+    records = RunDirectory(run.config.run.folder).records()
+    taken = tuple(name for name in STAGE_NAMES if "taken_from" in records[name].info)
+    return Outcome(run.name, run.settings, run.seed, taken=taken)
 
 
 def _is_there(run: Planned) -> bool:
@@ -162,7 +225,8 @@ def make_run(
                 path.unlink()
         for stage in stages:
             inner = _Inner(progress, f"{run.name}: {stage}")
-            with _alone(run, stage, folder, progress):
+            key = stage_key(run.config, stage)
+            with making(folder, key, functools.partial(_waits, progress, run, stage)):
                 made = run_stage(run.config, stage, inner, _donors(folder, own))
             if "taken_from" in made.info:
                 taken.append(stage)
@@ -175,35 +239,8 @@ def make_run(
     return outcome
 
 
-def failed(outcome: Outcome, folder: Path, trace: str = "") -> Outcome:
-    """A run that failed; its folder says why.
-
-    Args:
-        outcome: What became of it.
-        folder: The run's.
-        trace: The whole trace, where there is one.
-    """
-    with contextlib.suppress(OSError):  # it is told in any case
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ERROR).write_text(trace or outcome.error + "\n", "utf-8")
-    return outcome
-
-
-@contextlib.contextmanager
-def _alone(run: Planned, stage: str, folder: Path, progress: Progress) -> Iterator[None]:
-    """Keeps runs side by side from making the same: the second waits, and then copies."""
-    making = folder / MAKING
-    making.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(making / f"{stage_key(run.config, stage)}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        progress.advance(0, f"{run.name}: waits for a run that makes the same {stage}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _waits(progress: Progress, run: Planned, stage: str) -> None:
+    progress.advance(0, f"{run.name}: waits for a run that makes the same {stage}")
 
 
 def _donors(folder: Path, own: Path) -> list[RunDirectory]:

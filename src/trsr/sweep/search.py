@@ -20,8 +20,9 @@ from trsr.rank import rank_what_fits
 from trsr.recommender import Recommender
 from trsr.settings import digest
 from trsr.store.rundir import RunDirectory, write_atomic
+from trsr.sweep.claims import failed
 from trsr.sweep.plan import Plan, Planned, run_name
-from trsr.sweep.running import TRAINED, failed, make_run, tested
+from trsr.sweep.running import TRAINED, make_run, tested
 from trsr.sweep.same_cases import SameCases
 from trsr.sweep.space import Range
 from trsr.sweep.table import Outcome, Swept

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trsr.errors import StoreError
 from trsr.machine import cores
 from trsr.progress import Progress
+from trsr.sweep.claims import Claims, failed
 from trsr.sweep.plan import Plan, Planned
-from trsr.sweep.running import failed
 from trsr.sweep.table import Outcome
 
 THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
@@ -24,28 +26,33 @@ THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
+Heard = tuple[int, str | tuple[Planned, Outcome | None]]
+"""A worker's place, and a note of what it is at or what became of a run."""
+
 _COMMAND = (sys.executable, "-P", "-m", "trsr.sweep.worker")
 
 
 def make_side_by_side(
-    plan: Plan, runs: Sequence[Planned], jobs: int, progress: Progress
-) -> Iterator[Outcome]:
+    plan: Plan, runs: Sequence[Planned], claims: Claims, jobs: int, progress: Progress
+) -> Generator[tuple[Planned, Outcome | None]]:
     """Makes runs in processes of their own.
 
     Args:
         plan: The sweep.
         runs: Which to make.
+        claims: Keeps off those that other processes are making.
         jobs: How many at a time, each with its share of the cores and one of the GPUs.
         progress: Its note says what each is at.
 
     Yields:
-        What became of each, as it ends; of a process that was killed, that it was.
+        What became of each, as it ends; of a process that was killed, that it was. None where
+        another process is making it.
     """
     todo: queue.SimpleQueue[Planned] = queue.SimpleQueue()
     for run in runs:
         todo.put(run)
-    workers = [_Worker(plan, todo, own) for own in shares(min(jobs, len(runs)), _devices())]
-    heard: queue.SimpleQueue[tuple[int, str | Outcome]] = queue.SimpleQueue()
+    workers = [_Worker(plan, todo, claims, own) for own in shares(min(jobs, len(runs)), _devices())]
+    heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
     for place, worker in enumerate(workers):
         threading.Thread(target=worker.work, args=(heard, place), daemon=True).start()
     notes = [""] * len(workers)
@@ -114,20 +121,24 @@ class _Worker:
 
     plan: Plan
     todo: queue.SimpleQueue[Planned]
+    claims: Claims
     share: Share
     process: subprocess.Popen[str] | None = None
     stopped: bool = False
 
-    def work(self, heard: queue.SimpleQueue[tuple[int, str | Outcome]], place: int) -> None:
+    def work(self, heard: queue.SimpleQueue[Heard], place: int) -> None:
         while not self.stopped:
             try:
                 run = self.todo.get_nowait()
             except queue.Empty:
                 return
             try:
-                heard.put((place, self._make(run, lambda note: heard.put((place, note)))))
+                make = functools.partial(self._make, run, lambda note: heard.put((place, note)))
+                heard.put((place, (run, self.claims.make(run, make))))
             except (OSError, ValueError) as error:  # of starting it, or of what it said
-                heard.put((place, _failed(run, f"its process failed: {error}")))
+                heard.put((place, (run, _failed(run, f"its process failed: {error}"))))
+            except StoreError as error:
+                heard.put((place, (run, _failed(run, str(error)))))
 
     def _make(self, run: Planned, tell: Callable[[str], None]) -> Outcome:
         with subprocess.Popen(  # noqa: S603 - our own module

@@ -76,12 +76,14 @@ class Swept:
         outcomes: Its runs, in order.
         best: A search's best settings; None for a grid.
         left: The runs that were not asked for and are not done.
+        elsewhere: The runs that another process is making.
     """
 
     plan: Plan
     outcomes: tuple[Outcome, ...]
     best: Mapping[str, Any] | None = None
     left: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def failed(self) -> tuple[Outcome, ...]:
@@ -123,6 +125,8 @@ class Swept:
             found.append(f"best on the validation cases: {chosen}; {self._asked()}")
         found += [*self._once(), *self._apart()]
         found += [f"failed: {one.name}: {one.error}" for one in self.failed]
+        if self.elsewhere:
+            found.append(f"another trsr is making: {', '.join(self.elsewhere)}")
         if self.left:
             found.append(f"not asked for, and not made: {', '.join(self.left)}")
         return found
