@@ -354,7 +354,7 @@ def test_the_answer_stands_anywhere_in_a_given_list(bench: Any, part: str) -> No
         interactions=many_impressions(bench, 1600, 2),
         candidates="given",
         split="rows",
-        train_cases=1500,
+        train_users=1500,
         test_cases=100,
     )
     places = Counter(

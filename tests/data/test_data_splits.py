@@ -139,8 +139,8 @@ def test_the_seed_decides_and_nothing_else(bench: Any) -> None:
 def test_a_smaller_bound_keeps_some_of_the_same_cases(bench: Any) -> None:
     chosen = {"interactions": bench.clicks(many(60, 6)), "items": bench.goods(CATALOGUE)}
     whole = bench.prepare(**chosen)[1]
-    ten = bench.prepare(**chosen, train_cases=10, valid_cases=10, test_cases=10)[1]
-    five = bench.prepare(**chosen, train_cases=5, valid_cases=5, test_cases=5)[1]
+    ten = bench.prepare(**chosen, train_users=10, valid_cases=10, test_cases=10)[1]
+    five = bench.prepare(**chosen, train_users=5, valid_cases=5, test_cases=5)[1]
     for split in ("train", "valid", "test"):
         cases = {case.query.id: case for case in whole.cases(split)}
         some = {case.query.id: case for case in ten.cases(split)}
@@ -154,7 +154,7 @@ def test_a_train_bound_counts_users_not_targets(bench: Any) -> None:
     _, dataset = bench.prepare(
         interactions=bench.clicks(many(20, 9)),
         items=bench.goods(CATALOGUE),
-        train_cases=5,
+        train_users=5,
         targets_per_user=3,
     )
     users = Counter(dataset.cases("train").frame["user"])
@@ -166,7 +166,7 @@ def test_rows_puts_each_user_into_one_part_of_the_size_asked_for(bench: Any) -> 
         interactions=bench.clicks(many(50, 6)),
         items=bench.goods(CATALOGUE),
         split="rows",
-        train_cases=20,
+        train_users=20,
         valid_cases=10,
         test_cases=5,
     )
@@ -183,7 +183,7 @@ def test_rows_shrinks_in_proportion_and_says_so(bench: Any) -> None:
         interactions=bench.clicks(many(24, 6)),
         items=bench.goods(CATALOGUE),
         split="rows",
-        train_cases=10_000,
+        train_users=10_000,
         valid_cases=1_000,
         test_cases=1_000,
     )

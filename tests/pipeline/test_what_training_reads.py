@@ -48,7 +48,7 @@ def test_summaries_of_other_cases_leave_the_training_as_it_is(made, tmp_path):
 
 
 def test_further_validation_cases_leave_the_training_as_it_is(made):
-    few = ["data.train_cases=8", "data.test_cases=6"]
+    few = ["data.train_users=8", "data.test_cases=6"]
     made(*few, "data.valid_cases=4")
     assert "train" not in made(*few, "data.valid_cases=5")
     assert made(*few, "data.valid_cases=6", *BLEND) == ["prepare", "summarize", "rank", "evaluate"]

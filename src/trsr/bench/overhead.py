@@ -71,7 +71,7 @@ def bench_overhead(
 
 def _aside(config: Config, folder: Path, number: int, queries: int) -> Config:
     """The configuration with a run directory of its own, few cases, and nothing trained."""
-    few = {"train_cases": 1, "valid_cases": 1, "test_cases": queries, "dataset": ""}
+    few = {"train_users": 1, "valid_cases": 1, "test_cases": queries, "dataset": ""}
     data = located(config.data)
     changed: dict[str, Any] = {
         "data": data.model_copy(update=few),

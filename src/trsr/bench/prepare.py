@@ -55,7 +55,7 @@ def bench_prepare(
         for size in order:
             home = Path(folder, str(size))
             home.mkdir()
-            most = {"train_cases": cases, "valid_cases": cases, "test_cases": cases}
+            most = {"train_users": cases, "valid_cases": cases, "test_cases": cases}
             made = write_events(home, size, seed=seed, format=format)
             settings[size] = made.model_copy(update=most)
             progress.advance(1, f"{size:,} interactions written")

@@ -81,7 +81,7 @@ def prepared(
     Raises:
         DataError: If the data cannot be used.
     """
-    changed: dict[str, Any] = {"train_cases": 1, "valid_cases": 1, "test_cases": queries}
+    changed: dict[str, Any] = {"train_users": 1, "valid_cases": 1, "test_cases": queries}
     if candidates:
         changed["negatives"] = candidates - 1
     settings = located(config.data).model_copy(update=changed)

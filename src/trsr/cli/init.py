@@ -13,7 +13,7 @@ from trsr.data import guess
 from trsr.errors import ConfigError
 
 HEAD = """# Written by trsr init; every setting: docs/configuration.md
-# A first run of minutes on two cores. For a real one raise max_history, train_cases and
+# A first run of minutes on two cores. For a real one raise max_history, train_users and
 # test_cases: 0 takes all.
 """
 
@@ -72,7 +72,7 @@ def write_config(
     for key, file in (("interactions", interactions), ("items", items)):
         data[key] = os.path.relpath(file, path.parent)
     # a first run of minutes: the head of the file says how to go on
-    data |= {"max_history": 20, "train_cases": 80, "test_cases": 40, "train_negatives": 4}
+    data |= {"max_history": 20, "train_users": 80, "test_cases": 40, "train_negatives": 4}
     prompts: dict[str, Any] = {
         "domain": found.domain,
         "style": "worked",

@@ -253,7 +253,7 @@ def _identified(lists: pl.DataFrame, part: str, found: Records) -> pl.DataFrame:
 
 def _bounded(lists: pl.DataFrame, part: str, settings: DataSettings, seed: int) -> pl.DataFrame:
     """At most as many training users, or validation or test cases, as the settings say."""
-    most: int = getattr(settings, f"{part}_cases")
+    most = settings.most(part)
     if part != "train":
         return lists[lottery(lists["query"], most, seed, "cases", part)] if most else lists
     lists = lists.group_by("user", maintain_order=True).tail(settings.targets_per_user)

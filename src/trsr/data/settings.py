@@ -113,7 +113,7 @@ class DataSettings(Settings):
     )
     valid_share: float = Field(0.1, ge=0, lt=1, description="global_time: share of interactions")
     test_share: float = Field(0.1, gt=0, lt=1, description="global_time: share of interactions")
-    train_cases: int = Field(
+    train_users: int = Field(
         0, ge=0, description="most training users, each with targets_per_user cases; 0: all"
     )
     valid_cases: int = Field(0, ge=0, description="most validation cases; 0: all")
@@ -170,3 +170,12 @@ class DataSettings(Settings):
                 f"{self.history_step}: set max_history to at least {least}, or to 0"
             )
         return self
+
+    def most(self, part: str) -> int:
+        """The most training users, validation cases or test cases; 0 for all.
+
+        Args:
+            part: `train`, `valid` or `test`.
+        """
+        bounds = {"train": self.train_users, "valid": self.valid_cases, "test": self.test_cases}
+        return bounds[part]

@@ -49,7 +49,7 @@ def split(records: Records, settings: DataSettings, seed: int, tally: Tally) -> 
             f"{settings.min_history}:\n" + "\n".join(tally.report().lines())
         )
     drawn = {
-        part: _drawn(records, positions, part, getattr(settings, f"{part}_cases"), seed)
+        part: _drawn(records, positions, part, settings.most(part), seed)
         for part, positions in long_enough.items()
     }
     return Targets(drawn, targets.fit)
@@ -194,7 +194,7 @@ def _sizes(users: int, settings: DataSettings, tally: Tally) -> dict[str, int]:
     """Users of each part: as asked; shares where nothing is asked; fewer where there are fewer."""
     valid = settings.valid_cases or int(users * settings.valid_share)
     test = settings.test_cases or max(1, int(users * settings.test_share))
-    train = settings.train_cases or max(users - valid - test, 0)
+    train = settings.train_users or max(users - valid - test, 0)
     asked = train + valid + test
     if asked > users and users:
         tally.warn(
