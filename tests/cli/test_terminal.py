@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from trsr import progress
 from trsr.cli import terminal
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(terminal.err, "_force_terminal", False)
     return now
 
@@ -30,7 +31,7 @@ def test_what_an_earlier_run_did_does_not_count_as_speed(
         bar.advance(1)
     clock[0] += 10
     bar.advance(1)
-    assert "54 of 100, about 7 min 40 s left" in said(capsys)
+    assert "54 of 100 steps, about 7 min 40 s left" in said(capsys)
 
 
 def test_the_estimate_follows_the_present_speed(
@@ -43,7 +44,7 @@ def test_the_estimate_follows_the_present_speed(
     for _ in range(20):
         clock[0] += 30
         bar.advance(1)
-    assert "420 of 1000, about 4.8 h left" in said(capsys)
+    assert "420 of 1000 histories, about 4.8 h left" in said(capsys)
 
 
 def test_nothing_is_estimated_before_something_is_done(
@@ -68,10 +69,10 @@ def test_long_steps_are_estimated_by_the_last_few(
         bar.advance(1)
     clock[0] += 300
     bar.advance(0, "rank")
-    assert "4 of 16, about 2.9 h left" in said(capsys)
+    assert "4 of 16 runs, about 2.9 h left; rank" in said(capsys)
     clock[0] += 3300
     bar.advance(0, "rank")
-    assert "4 of 16, about 3.0 h left" in said(capsys)
+    assert "4 of 16 runs, about 3.0 h left" in said(capsys)
 
 
 def test_ids_are_printed_as_they_are(

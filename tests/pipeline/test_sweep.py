@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -252,6 +253,18 @@ def test_a_folder_that_cannot_be_written_names_the_sweeps_own_setting(folder, mo
         pytest.raises(StoreError, match=r"another trsr .* with sweep\.folder"),
     ):
         sweep(plan)
+
+
+def test_a_run_tells_how_long_the_stage_that_it_is_at_will_take(folder):
+    notes = []
+
+    class Watched(Silent):
+        def advance(self, steps=1, note=""):
+            notes.append(note)
+
+    sweep(plan_of(folder), Watched(), only=["strategy=none,recent=1"])
+    said = "strategy=none,recent=1: rank"
+    assert any(re.fullmatch(rf"{said} \d+/\d+, about .* left", note) for note in notes)
 
 
 def test_a_full_disk_under_the_table_is_told(folder, monkeypatch):

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from trsr.cli import bench
-from trsr.cli.terminal import Bar, duration, err, out, table
+from trsr.cli.terminal import Bar, err, out, table
+from trsr.progress import duration
 
 app = typer.Typer(
     name="trsr",

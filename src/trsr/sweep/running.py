@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trsr.errors import ConfigError, StoreError, TrsrError
 from trsr.pipeline import STAGE_NAMES, is_finished, run_stage, stage_key
-from trsr.progress import Progress, Silent
+from trsr.progress import Pace, Progress, Silent
 from trsr.store.rundir import RunDirectory
 from trsr.sweep.claims import ERROR, MAKING, Claims, failed, making
 from trsr.sweep.plan import Plan, Planned
@@ -264,14 +264,13 @@ class _Inner:
     def __init__(self, outer: Progress, name: str) -> None:
         self._outer = outer
         self._name = name
-        self._total: int | None = None
-        self._done = 0
+        self._pace = Pace()
 
     def begin(self, total: int | None, unit: str) -> None:
-        self._total, self._done = total, 0
+        self._pace.begin(total)
         self._outer.advance(0, self._name)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        self._done += steps
-        whole = f"/{self._total}" if self._total else ""
-        self._outer.advance(0, f"{self._name} {self._done}{whole}")
+        self._pace.advance(steps)
+        whole = f"/{self._pace.total}, {self._pace.left()}" if self._pace.total else ""
+        self._outer.advance(0, f"{self._name} {self._pace.done}{whole}")
