@@ -97,7 +97,10 @@ def train_settings(config: Config) -> dict[str, Any]:
     """LoRA's settings, its prior, the judge's words and the model; whether anything is trained."""
     if not config.trained:
         return {"train": {"epochs": 0}}
-    return {"train": config.train.meaning()} | prior_settings(config) | _judge_settings(config)
+    # the run's own seed, named again, draws the same
+    seed = None if config.train_seed == config.run.seed else config.train_seed
+    own = config.train.meaning() | {"seed": seed}
+    return {"train": own} | prior_settings(config) | _judge_settings(config)
 
 
 def rank_settings(config: Config) -> dict[str, Any]:
