@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trsr.audit import echoes, files, leaks, older, overlap, popularity, shortcuts, texts
+from trsr.audit import echoes, files, leaks, older, overlap, popularity, shortcuts, texts, whole
 from trsr.audit.evidence import Check, Evidence
 from trsr.audit.model import model_checks
 from trsr.progress import Progress, Silent
@@ -32,6 +32,7 @@ CHEAP: tuple[Look, ...] = (
     shortcuts.places,
     shortcuts.shortcuts,
     shortcuts.ranked_lists,
+    whole.whole_history,
     older.older_items,
 )
 """The checks that need no model."""
