@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -172,16 +173,20 @@ def test_init_writes_a_configuration_that_runs_unchanged(folder):
     trsr("check", "clicks.toml", cwd=folder)
     again = trsr("init", "clicks.csv", "products.jsonl", cwd=folder, code=2)
     assert "exists" in again.stderr
+    asked = tomllib.loads((folder / "clicks.toml").read_text("utf-8"))["rank"]["rankers"]
+    assert {"popular", "bm25", "item_knn", "untuned", "llm"} <= {*asked}
+    asked.remove("llm")
     scripted = [
         "model.backend=scripted",
         "summarize.model.backend=scripted",
         "train.epochs=0",
-        "rank.rankers=['popular', 'untuned']",
+        f"rank.rankers={asked}",
     ]
     run = trsr(
         "run", "clicks.toml", *scripted, "data.min_history=4", "data.negatives=6", cwd=folder
     )
-    assert "untuned" in run.stdout
+    for ranker in asked:
+        assert ranker in run.stdout
 
 
 def test_ls_lists_every_kind_and_hints_at_near_names(folder):

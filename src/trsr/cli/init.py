@@ -39,9 +39,13 @@ loss = "listwise"
 learning_rate = 1e-3 # what works for a small model; 1e-4 is the paper's, for 7 billion parameters
 dropout = 0 # one pass over few cases does not overfit, and draws cost time
 epochs = 1
+"""
 
+RANK = """
+# What the language model has to beat is cheap: popularity, words, who took what together. Nets over
+# sequences and blends take minutes more: docs/rankers.md.
 [rank]
-rankers = ["random", "popular", "untuned", "llm"]
+rankers = ["random", "popular", {words}"item_knn", "untuned", "llm"]
 """
 
 FAST = """
@@ -82,5 +86,6 @@ def write_config(
     values: dict[str, Any] = {"data": data, "prompts": prompts}
     head = f"# trsr run {path}\n{HEAD}\n"
     fast = FAST if find_spec("openvino_genai") else ""
-    path.write_text(head + tomli_w.dumps(values) + REST + fast, "utf-8")
+    rank = RANK.format(words='"bm25", ' if find_spec("bm25s") else "")
+    path.write_text(head + tomli_w.dumps(values) + REST + rank + fast, "utf-8")
     return path, found.reasons
