@@ -10,27 +10,34 @@ RecBole needs an environment of its own:
 It gives RecBole the run's users with their items in the order met, lets it leave the last two out,
 train on what is before with its own settings, and stop when NDCG@10 of its own validation has not
 grown for ten epochs; the weights that were best there answer the run's test queries: all films that
-the user has not met are candidates. See answers.py for what is printed and kept.
+the user has not met are candidates. See answers.py for what is printed and kept. An epoch takes a
+minute or more; a killed call leaves its state in the run's folder, and the same one goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import os
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
 from answers import CUT, gain, tell
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.data.dataloader import TrainDataLoader
 from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender import GRU4Rec
 from recbole.trainer import Trainer
 from recbole.utils import init_logger, init_seed
+
+STATE = "recbole_gru4rec.state"
+"""In the run's folder while it trains."""
 
 SETTINGS = {
     "USER_ID_FIELD": "user_id",
@@ -109,16 +116,63 @@ def main() -> None:
         data = create_dataset(config)
         train, valid, _ = data_preparation(config, data)
     model = GRU4Rec(config, train.dataset)
-    best, kept, epochs = -1.0, model.state_dict(), 0
+    trainer = Trainer(config, model)
+    state = _State(run / STATE, trainer, train)
+    trainer.fit(train, valid, saved=False, callback_fn=state.keep)
+    model.load_state_dict(state.best)
+    tell(run, "RecBole", "gru4rec", state.epochs, values(model, data, test))
+    state.path.unlink(missing_ok=True)
 
-    def keep(epoch: int, reached: float) -> None:
-        nonlocal best, kept, epochs
-        if reached > best:
-            best, kept, epochs = reached, copy.deepcopy(model.state_dict()), epoch + 1
 
-    Trainer(config, model).fit(train, valid, saved=False, callback_fn=keep)
-    model.load_state_dict(kept)
-    tell(run, "RecBole", "gru4rec", epochs, values(model, data, test))
+class _State:
+    """The best weights so far, and a file of all that a killed training needs to go on.
+
+    Args:
+        path: The file.
+        trainer: Not yet begun; set to where the file says.
+        train: The batches, whose order goes on too.
+    """
+
+    def __init__(self, path: Path, trainer: Trainer, train: TrainDataLoader) -> None:
+        self.path = path
+        self._trainer, self._train = trainer, train
+        self._reached = -1.0
+        self.epochs = 0
+        self.best = copy.deepcopy(trainer.model.state_dict())
+        if path.exists():
+            self._go_on(torch.load(path, weights_only=True))
+
+    def keep(self, epoch: int, reached: float) -> None:
+        """Notes an epoch that ended."""
+        if reached > self._reached:
+            self._reached, self.epochs = float(reached), epoch + 1
+            self.best = copy.deepcopy(self._trainer.model.state_dict())
+        part = self.path.with_suffix(".part")
+        torch.save(
+            {
+                "done": epoch + 1,
+                "since": self._trainer.cur_step,
+                "reached": self._reached,
+                "epochs": self.epochs,
+                "best": self.best,
+                "model": self._trainer.model.state_dict(),
+                "optimizer": self._trainer.optimizer.state_dict(),
+                "order": self._train.generator.get_state(),
+                "draws": torch.get_rng_state(),
+            },
+            part,
+        )
+        os.replace(part, self.path)
+
+    def _go_on(self, state: dict[str, Any]) -> None:
+        self._reached, self.epochs, self.best = state["reached"], state["epochs"], state["best"]
+        self._trainer.start_epoch = state["done"]
+        self._trainer.cur_step = state["since"]
+        self._trainer.best_valid_score = state["reached"]
+        self._trainer.model.load_state_dict(state["model"])
+        self._trainer.optimizer.load_state_dict(state["optimizer"])
+        self._train.generator.set_state(state["order"])
+        torch.set_rng_state(state["draws"])
 
 
 if __name__ == "__main__":
