@@ -13,7 +13,7 @@ from pipeline_data import write_data
 from test_sweep import BASE, GRID, SEARCH
 
 from trsr.errors import StoreError
-from trsr.progress import Silent
+from trsr.progress import Progress, Silent
 from trsr.store.rundir import RunDirectory
 from trsr.sweep import Swept, read_plan, sweep
 from trsr.sweep.claims import Claims, failed
@@ -31,12 +31,12 @@ def plan(tmp_path: Path) -> Plan:
     return read_plan(tmp_path / "grid.toml")
 
 
-def while_another_makes(plan: Plan, run: Planned) -> Swept:
+def while_another_makes(plan: Plan, run: Planned, progress: Progress) -> Swept:
     """The sweep, made while somebody else is making one of its runs."""
     found: list[Swept] = []
 
     def made() -> Outcome:
-        found.append(sweep(plan))
+        found.append(sweep(plan, progress))
         return Outcome(run.name, run.settings, run.seed)
 
     assert Claims(plan.folder).make(run, made) is not None
@@ -80,7 +80,14 @@ def test_two_processes_share_the_runs_and_come_to_what_one_does(plan: Plan, jobs
 
 def test_a_run_that_another_makes_is_left_to_it_and_told(plan: Plan) -> None:
     theirs, *ours = plan.grid()
-    swept = while_another_makes(plan, theirs)
+    counted: list[str] = []
+
+    class Counts(Silent):
+        def advance(self, steps: int = 1, note: str = "") -> None:
+            counted.extend([note] * steps)
+
+    swept = while_another_makes(plan, theirs, Counts())
+    assert counted == [run.name for run in ours]  # else the estimate would go by what took no time
     assert [one.name for one in swept.outcomes] == [run.name for run in ours] == record(plan)
     assert swept.notes()[-1] == f"another trsr is making: {theirs.name}"
     assert not swept.left
