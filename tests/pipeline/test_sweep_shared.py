@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from pipeline_data import write_data
-from test_sweep import BASE, GRID, SEARCH
+from test_sweep import BASE, GRID, SEARCH, plan_of
+from test_sweep_side_by_side import begin
 
 from trsr.errors import StoreError
 from trsr.progress import Progress, Silent
@@ -20,15 +18,12 @@ from trsr.sweep.claims import Claims, failed
 from trsr.sweep.plan import Plan, Planned
 from trsr.sweep.table import Outcome
 
-CODE = "from trsr.cli import main; main()"
-
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
     write_data(tmp_path, users=20, items=40)
     (tmp_path / "base.toml").write_text(BASE)
-    (tmp_path / "grid.toml").write_text(GRID)
-    return read_plan(tmp_path / "grid.toml")
+    return plan_of(tmp_path)
 
 
 def while_another_makes(plan: Plan, run: Planned, progress: Progress) -> Swept:
@@ -47,20 +42,9 @@ def record(plan: Plan) -> list[str]:
     return [one["name"] for one in json.loads((plan.folder / "sweep.json").read_text())["runs"]]
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_two_processes_share_the_runs_and_come_to_what_one_does(plan: Plan, jobs: str) -> None:
-    words = [sys.executable, "-c", CODE, "sweep", "grid.toml", "--jobs", jobs]
-    both = [
-        subprocess.Popen(
-            words,
-            cwd=plan.path.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "COLUMNS": "200"},
-        )
-        for _ in range(2)
-    ]
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_two_processes_share_the_runs_and_come_to_what_one_does(plan: Plan, jobs: int) -> None:
+    both = [begin(plan.path.parent, jobs) for _ in range(2)]
     said = [child.communicate(timeout=240)[1] for child in both]
     assert [child.returncode for child in both] == [0, 0], said
     alone = plan.path.with_name("alone.toml")

@@ -37,9 +37,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def begin(folder: Path) -> subprocess.Popen[str]:
+def begin(folder: Path, jobs: int = 2) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", CODE, "sweep", "grid.toml", "--jobs", "2"],
+        [sys.executable, "-c", CODE, "sweep", "grid.toml", "--jobs", str(jobs)],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -42,8 +42,8 @@ def whole_history(run: Evidence) -> Check:
         "fits": fits,
     }
     size = (
-        f"{max(lengths):,} items at most, about {statistics.median(tokens):,.0f} tokens at the "
-        f"median, {max(tokens):,.0f} at the longest"
+        f"{numbers['items']:,} items at most, about {numbers['tokens']:,.0f} tokens at the median, "
+        f"{numbers['longest']:,.0f} at the longest"
     )
     chain = config.prompts.layout == "chain"
     every = config.summarize.strategy == "none" if chain else config.prompts.recent >= max(lengths)
