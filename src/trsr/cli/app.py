@@ -116,6 +116,9 @@ def compare(
         str, typer.Option(metavar="RUN[:RANKER]", help="what all are compared with; else the first")
     ] = "",
     seeds: Annotated[bool, typer.Option("--seeds", help="pool runs that differ by seed")] = False,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="only on queries that all of these runs were asked")
+    ] = False,
     unseen_by: Annotated[
         list[str] | None,
         typer.Option(
@@ -135,6 +138,7 @@ def compare(
         metrics=metric or (),
         baseline=baseline,
         seeds=seeds,
+        only_shared=shared,
         unseen_by=unseen_by or (),
     )
     if json:

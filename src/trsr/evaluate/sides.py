@@ -94,6 +94,25 @@ class Unseen:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedAlone:
+    """How much of a run is not compared, as not all others were asked it.
+
+    Attributes:
+        run: One of the compared runs.
+        queries: How many it was asked.
+        left_out: How many of them are left out.
+    """
+
+    run: str
+    queries: int
+    left_out: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"run": self.run, "queries": self.queries, "left_out": self.left_out}
+
+
+@dataclass(frozen=True, slots=True)
 class SidesReport:
     """All sides against the baseline.
 
@@ -103,7 +122,8 @@ class SidesReport:
         users: Whose they are.
         results: By metric, then by side.
         notes: What a reader must know.
-        unseen: What was left out, where that was asked for.
+        shared: What of each run was left out, where only what all were asked was to be compared.
+        unseen: What other runs were asked, where that was to be left out.
     """
 
     baseline: str
@@ -111,6 +131,7 @@ class SidesReport:
     users: int
     results: tuple[SideResult, ...]
     notes: tuple[str, ...]
+    shared: tuple[AskedAlone, ...] | None = None
     unseen: Unseen | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -119,6 +140,7 @@ class SidesReport:
             "baseline": self.baseline,
             "queries": self.queries,
             "users": self.users,
+            "shared": self.shared and [one.to_json() for one in self.shared],
             "unseen_by": self.unseen and self.unseen.to_json(),
             "comparisons": [_plain(one) for one in self.results],
             "notes": list(self.notes),

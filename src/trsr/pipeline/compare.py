@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from trsr.evaluate.correction import SUFFIX
 from trsr.evaluate.metrics import USUAL
 from trsr.evaluate.sides import Side, SidesReport, compare_sides
 from trsr.pipeline.finished import FIXED, FinishedRun, counted, is_kept
+from trsr.pipeline.shared import shared, shared_notes
 from trsr.pipeline.unseen import unseen, unseen_notes
 from trsr.plugins import like
 
@@ -33,14 +33,10 @@ class Chosen:
         """The same for one ranker of one run, however its folder was spelled."""
         return self.run.folder.resolve(), self.ranker
 
-    def column(self, metric: str) -> Any:
-        """[queries] the metric, queries in the order of their ids."""
-        return self.rows[metric].to_numpy()
-
-    @cached_property
-    def rows(self) -> pl.DataFrame:
-        """The ranker's rows."""
-        return self.run.values.filter(pl.col("ranker") == self.ranker)
+    def rows(self, queries: pl.DataFrame) -> pl.DataFrame:
+        """The ranker's values of these queries, in the order of their ids."""
+        own = self.run.values.filter(pl.col("ranker") == self.ranker)
+        return own.join(queries, on="query", how="semi").sort("query")
 
 
 def compare(
@@ -50,6 +46,7 @@ def compare(
     metrics: Sequence[str] = (),
     baseline: str = "",
     seeds: bool = False,
+    only_shared: bool = False,
     unseen_by: Sequence[str] = (),
 ) -> SidesReport:
     """Compares rankers of finished runs on the same queries and candidates.
@@ -64,6 +61,8 @@ def compare(
             is enough; else the first, or a single run's main ranker.
         seeds: Whether runs that differ only by their seed are pooled; those in which a ranker gave
             the same, query by query, count as one.
+        only_shared: Whether queries that not all of the runs were asked are left out; else runs
+            with such are refused.
         unseen_by: Run directories; only queries that none of these was asked are compared.
 
     Raises:
@@ -83,14 +82,18 @@ def compare(
     _check_twice(chosen)
     base = _base(against, chosen, rankers, lone, opened)
     every = list({one.key: one for one in (*chosen, base)}.values())
-    check_comparable([one.run for one in every])
+    runs_of = [one.run for one in every]
+    queries, alone = shared(runs_of) if only_shared else (base.run.asked.select("query"), None)
+    check_comparable(runs_of, queries if only_shared else None)
     wanted = _metrics(metrics, every)
-    stay, left_out = unseen(base.run, unseen_by) if unseen_by else (slice(None), None)
+    left_out = None
+    if unseen_by:
+        queries, left_out = unseen(base.run, unseen_by, queries)
     groups = _groups(every, seeds)
     names = _names(groups)
     pooled = [_apart(group) for group in groups]
     sides = [
-        Side(name, {m: np.stack([one.column(m)[stay] for one in group]) for m in wanted})
+        _side(name, [one.rows(queries) for one in group], wanted)
         for name, group in zip(names, pooled, strict=True)
     ]
     first = next(
@@ -98,7 +101,7 @@ def compare(
         for name, group in zip(names, groups, strict=True)
         if base.key in [one.key for one in group]
     )
-    report = compare_sides(sides, first, base.rows["user"].to_numpy()[stay].tolist(), wanted)
+    report = compare_sides(sides, first, base.rows(queries)["user"].to_list(), wanted)
     once = [
         f"{name}: {len(group)} runs gave the same, query by query, as where a seed does not reach "
         "this ranker: they count as one"
@@ -113,8 +116,14 @@ def compare(
         if base.run.split == "valid"
         else []
     )
+    told = shared_notes(alone) if alone else ()
     fewer = unseen_notes(left_out, report.queries) if left_out else ()
-    return replace(report, notes=(*report.notes, *fewer, *once, *where), unseen=left_out)
+    notes = (*report.notes, *told, *fewer, *once, *where)
+    return replace(report, notes=notes, shared=alone, unseen=left_out)
+
+
+def _side(name: str, runs: Sequence[pl.DataFrame], metrics: Sequence[str]) -> Side:
+    return Side(name, {one: np.stack([rows[one].to_numpy() for rows in runs]) for one in metrics})
 
 
 def _split(text: str) -> tuple[Path, str]:
@@ -297,16 +306,22 @@ def _first_of(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-def check_comparable(runs: Sequence[FinishedRun]) -> None:
+def check_comparable(runs: Sequence[FinishedRun], among: pl.DataFrame | None = None) -> None:
     """Refuses runs that did not rank the same candidates of the same queries.
+
+    Args:
+        runs: At least one.
+        among: Only these `query` count, which all were asked; else all, which must be the same.
 
     Raises:
         DataError: Saying in what they differ, with an example.
     """
     first = runs[0]
     for other in {run.folder: run for run in runs[1:]}.values():
-        _check_queries(first, other)
+        if among is None:
+            _check_queries(first, other)
         both = first.asked.join(other.asked, on="query", suffix="_other")
+        both = both if among is None else both.join(among, on="query", how="semi")
         for column, what in (("candidates", "candidates"), ("relevant", "right answers")):
             differ = both.filter(pl.col(column) != pl.col(f"{column}_other"))
             if differ.height:
@@ -343,6 +358,7 @@ def _check_queries(first: FinishedRun, other: FinishedRun) -> None:
     raise DataError(
         f"{other.folder} has other queries than {first.folder}: "
         f"{f'of its {len(ours):,} ' if lacking else ''}it {' and '.join(said)}. {_HINT}"
+        + ("; `trsr compare --shared` leaves out what not all were asked" if ours & theirs else "")
     )
 
 

@@ -16,7 +16,9 @@ from trsr.pipeline.finished import VALUES, FinishedRun, is_kept, kept_name, read
 from trsr.store.rundir import RunDirectory
 
 
-def unseen(run: FinishedRun, others: Sequence[str]) -> tuple[Mask, Unseen]:
+def unseen(
+    run: FinishedRun, others: Sequence[str], among: pl.DataFrame
+) -> tuple[pl.DataFrame, Unseen]:
     """Which queries of a run none of the other runs was asked, and what those were asked.
 
     A query is known by its id, `SPLIT/USER/N`: with other candidates it was looked at, too.
@@ -24,9 +26,10 @@ def unseen(run: FinishedRun, others: Sequence[str]) -> tuple[Mask, Unseen]:
     Args:
         run: The compared run; its split's cases of the others count, whatever those ranked.
         others: Run directories that hold cases; they need not be ranked or evaluated.
+        among: The `query` of each of its queries that count.
 
     Returns:
-        [queries] whether a query stays, in the order of their ids; what is left out.
+        The `query` of each that stays, in the order of their ids; what is left out.
 
     Raises:
         ConfigError: If an empty name is given.
@@ -35,7 +38,8 @@ def unseen(run: FinishedRun, others: Sequence[str]) -> tuple[Mask, Unseen]:
         DataError: If no query is left.
     """
     folders = _folders(others)
-    own = run.values.select("query", "user").unique().sort("query")
+    users_of = run.values.select("query", "user").unique()
+    own = users_of.join(among, on="query", how="semi").sort("query")
     pairs = [_alike(own, run.folder, _asked(folder, run.split), folder) for folder in folders]
     shared = [mine["query"].is_in(asked["query"].implode()).to_numpy() for mine, asked in pairs]
     seen: Mask = np.logical_or.reduce(shared)
@@ -50,7 +54,8 @@ def unseen(run: FinishedRun, others: Sequence[str]) -> tuple[Mask, Unseen]:
             f"no query is left to compare on: of {own.height:,} queries {told}; leave out of "
             "--unseen-by what chose nothing, or compare runs with more queries (data.test_cases)"
         )
-    return ~seen, Unseen(int(seen.sum()), found)
+    stay = among.sort("query").filter(~seen)
+    return stay, Unseen(int(seen.sum()), found)
 
 
 def unseen_notes(report: Unseen, queries: int) -> Iterator[str]:

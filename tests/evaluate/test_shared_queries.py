@@ -1,0 +1,132 @@
+"""`trsr compare --shared`: only queries that all compared runs were asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from finished_runs import write_run
+
+from trsr.cli import main
+from trsr.errors import DataError
+from trsr.pipeline.compare import compare
+from trsr.results import keep_runs
+
+CASES = "cases.test.parquet"
+VALUES = "per_query.parquet"
+
+
+def cut(run: Path, start: int, stop: int) -> Path:
+    """The run with some of its queries, as if no more had been drawn."""
+    asked = pl.read_parquet(run / CASES)[start:stop]
+    values = pl.read_parquet(run / VALUES)
+    asked.write_parquet(run / CASES)
+    values.filter(values["query"].is_in(asked["query"].to_list())).write_parquet(run / VALUES)
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """Forty queries, the first 30, and those from the 11th on."""
+    made = [write_run(tmp_path / name, seed=n) for n, name in enumerate(("all", "head", "tail"))]
+    return [made[0], cut(made[1], 0, 30), cut(made[2], 10, 40)]
+
+
+def test_values_are_those_of_the_queries_that_all_were_asked(
+    tmp_path: Path, runs: list[Path]
+) -> None:
+    metrics = ["ndcg@10", "recall@1"]
+    found = compare([str(run) for run in runs], metrics=metrics, only_shared=True)
+    alike = [write_run(tmp_path / "cut" / run.name, seed=n) for n, run in enumerate(runs)]
+    by_hand = compare([str(cut(run, 10, 30)) for run in alike], metrics=metrics)
+    assert found.results == by_hand.results
+    assert (found.queries, found.users) == (20, 20)
+    assert by_hand.shared is None
+    plain = found.to_json()["shared"]
+    assert [(one["queries"], one["left_out"]) for one in plain] == [(40, 20), (30, 10), (30, 10)]
+    assert (
+        f"left out: 20 of the 40 queries of {runs[0]}, which not all of the compared runs were "
+        "asked"
+    ) in found.notes
+
+
+def test_the_order_of_the_runs_changes_no_mean(runs: list[Path]) -> None:
+    there = compare([str(run) for run in runs], only_shared=True)
+    back = compare([str(run) for run in reversed(runs)], only_shared=True)
+    assert {one.side: one.mean for one in there.results} == {
+        one.side: one.mean for one in back.results
+    }
+
+
+def test_runs_with_the_same_queries_lose_none(tmp_path: Path) -> None:
+    names = [str(write_run(tmp_path / name, seed=n)) for n, name in enumerate(("one", "two"))]
+    found = compare(names, only_shared=True)
+    assert found.results == compare(names).results
+    assert any("--shared left out none" in note for note in found.notes)
+
+
+def test_what_other_runs_were_asked_is_left_out_of_what_is_shared(
+    tmp_path: Path, runs: list[Path]
+) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    pl.read_parquet(runs[0] / CASES)[:15].write_parquet(few / CASES)
+    found = compare([str(run) for run in runs], only_shared=True, unseen_by=[str(few)])
+    assert found.queries == 15
+    assert found.unseen is not None
+    assert found.unseen.left_out == 5
+    assert f"left out: 5 of 20 queries, which {few} was asked" in found.notes
+
+
+def test_without_it_such_runs_are_refused_and_it_is_named(runs: list[Path]) -> None:
+    with pytest.raises(DataError, match="lacks 10 .*`trsr compare --shared` leaves out"):
+        compare([str(run) for run in runs])
+
+
+def test_shared_queries_with_other_candidates_are_refused(runs: list[Path]) -> None:
+    def other_candidates(run: Path, query: int) -> None:
+        cases = pl.read_parquet(run / CASES).with_row_index()
+        drawn = pl.col("candidates").list.concat(pl.lit(["stranger"]))
+        changed = pl.when(pl.col("index") == query).then(drawn).otherwise("candidates")
+        cases.with_columns(candidates=changed).drop("index").write_parquet(run / CASES)
+
+    names = [str(run) for run in runs]
+    other_candidates(runs[0], 3)  # which the last run was not asked
+    assert compare(names, only_shared=True).queries == 20
+    other_candidates(runs[0], 15)
+    with pytest.raises(DataError, match="other candidates than .*stranger.*1 of 20 queries"):
+        compare(names, only_shared=True)
+
+
+def test_runs_without_a_common_query_are_refused(tmp_path: Path) -> None:
+    apart = [write_run(tmp_path / name) for name in ("one", "two")]
+    names = [str(cut(apart[0], 0, 5)), str(cut(apart[1], 5, 9))]
+    with pytest.raises(DataError, match="no query that all of these runs were asked.*one has .*"):
+        compare(names, only_shared=True)
+
+
+def test_a_kept_run_beside_a_whole_one_is_told(tmp_path: Path) -> None:
+    settings = '[data]\ninteractions = "a.csv"\n'
+    whole = write_run(tmp_path / "whole" / "one", settings=settings)
+    kept = keep_runs([whole], tmp_path / "kept", lambda run, why: pytest.fail(f"{run}: {why}"))
+    with pytest.raises(DataError, match="is a kept run, in which queries have other names"):
+        compare([str(whole), str(kept[0])], only_shared=True)
+
+
+def test_the_command_says_what_it_left_out(
+    runs: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command(*words: str) -> tuple[str, int | str | None]:
+        monkeypatch.setattr("sys.argv", ["trsr", "compare", *map(str, runs), *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return capsys.readouterr().out, ended.value.code
+
+    text, code = command("--shared")
+    assert code == 0
+    assert "20 queries of 20 users" in text
+    assert json.loads(command("--shared", "--json")[0])["shared"][0]["left_out"] == 20
+    assert json.loads(command("--shared", "--json")[0])["queries"] == 20
+    assert command()[1] == 2
