@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -250,3 +251,53 @@ def test_a_model_that_forgets_a_prompt_or_answers_one_twice_is_caught(store: Out
         list(stored(Forgetful(), store).generate(texts("abc"), Sampling()))
     with pytest.raises(RuntimeError, match="twice"):
         list(stored(Eager(), store).generate(texts("xyz"), Sampling()))
+
+
+class Slow(Scorer):
+    """Takes a time that a clock sees for each call and each text."""
+
+    def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
+        for found in super().generate(prompts, sampling):
+            time.sleep(0.01)
+            yield found
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> npt.NDArray[np.float64]:
+        time.sleep(0.05)
+        return super().score(prompts, answers)
+
+
+def test_stored_answers_tell_what_they_had_taken_each_once(store: OutputStore) -> None:
+    words = ["a", "bb", "a", "ccc", "bb"]
+    first = stored(Slow(batch=2), store)
+    began = time.perf_counter()
+    dict(first.generate(texts(words), Sampling()))
+    took = time.perf_counter() - began
+    assert (first.asked, first.tokens) == (3, 6)
+    assert (first.stored_seconds, first.stored_tokens, first.stored_unknown) == (0, 0, 0)
+    again = stored(Slow(), store)
+    dict(again.generate(texts([*words, "d"]), Sampling()))
+    assert (again.asked, again.tokens) == (1, 1)
+    assert (again.stored_tokens, again.stored_unknown) == (6, 0)
+    assert 0.03 <= again.stored_seconds <= took
+
+
+def test_stored_scores_tell_what_they_had_taken_each_once(store: OutputStore) -> None:
+    model = stored(Slow(), store)
+    assert isinstance(model, ScoringModel)
+    model.score(texts(["a", "bb", "a"]), ["x", "y"])
+    assert (model.tokens, model.stored_tokens) == (3, 0)
+    again = stored(Slow(), store)
+    assert isinstance(again, ScoringModel)
+    again.score(texts(["a", "bb", "a", "dddd"]), ["x", "y"])
+    assert (again.hits, again.tokens, again.stored_tokens, again.stored_unknown) == (3, 4, 3, 0)
+    assert 0.05 <= again.stored_seconds < 0.5
+    again.score(texts(["a"]), ["x"])  # another question: asked anew
+    assert (again.stored_tokens, again.tokens) == (3, 5)
+
+
+def test_answers_of_a_store_that_does_not_tell_are_counted_as_unknown(store: OutputStore) -> None:
+    kind = {"generate": Sampling().model_dump()}
+    store.put(output_key("writer", prompt("a"), kind), "A")
+    model = stored(Writer(), store)
+    assert dict(model.generate(texts(["a", "a", "b"]), Sampling())) == {0: "A", 1: "A", 2: "B"}
+    assert (model.hits, model.stored_unknown, model.stored_tokens) == (2, 1, 0)

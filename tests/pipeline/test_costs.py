@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 
 import polars as pl
 import pytest
 from pipeline_data import write_data
 
 from trsr.config import load_config
-from trsr.evaluate.costs import UNRECORDED
+from trsr.evaluate.costs import UNRECORDED, read_costs
 from trsr.pipeline import run, run_evaluate, run_rank
 from trsr.store.rundir import RunDirectory, StageRecord
 
@@ -72,15 +74,48 @@ def test_seconds_and_tokens_of_each_ranker_are_recorded_and_drawn(finished):
     assert UNRECORDED not in page
 
 
-def test_answers_from_the_store_are_no_measure(finished):
-    folder = finished.run.folder
+def rank_again(config):
+    """Ranks from answers that the store has, and reports."""
+    folder = config.run.folder
     (folder / "rankings.parquet").unlink()
-    assert run_rank(finished).made
-    assert run_evaluate(finished).why == "up to date"  # the lists are the same
+    assert run_rank(config).made
+    assert run_evaluate(config).why == "up to date"  # the lists are the same
     (folder / "report.json").unlink()
-    run_evaluate(finished)
-    model = report_of(finished)["costs"]["untuned"]
-    assert model["from_store"] == model["prompts"]
+    run_evaluate(config)
+    return report_of(config)["costs"]
+
+
+def test_answers_from_the_store_count_with_what_they_had_taken(finished):
+    first = report_of(finished)["costs"]["untuned"]
+    assert (first["from_store"], first["stored_tokens"]) == (0, 0)
+    model = rank_again(finished)["untuned"]
+    assert model["from_store"] == model["prompts"] == first["prompts"]
+    assert (model["tokens"], model["stored_tokens"]) == (0, first["tokens"])
+    assert 0 < model["stored_seconds"] < first["seconds"]
+    page = page_of(finished)
+    assert "Of untuned answers were in the store: they count with what they took" in page
+    assert "against tokens a query" in page
+    assert "against seconds a query" in page
+
+
+def test_a_ranking_that_was_stopped_and_went_on_costs_the_same(finished):
+    first = report_of(finished)["costs"]["untuned"]
+    with contextlib.closing(sqlite3.connect(finished.run.outputs)) as connection:
+        lost = connection.execute("DELETE FROM outputs WHERE key < '8'").rowcount
+        connection.commit()
+    assert 0 < lost < first["prompts"]
+    model = rank_again(finished)["untuned"]
+    assert model["prompts"] - model["from_store"] == lost
+    assert model["tokens"] + model["stored_tokens"] == first["tokens"]
+    assert model["stored_unknown"] == 0
+
+
+def test_answers_of_a_store_that_does_not_tell_are_no_measure(finished):
+    with contextlib.closing(sqlite3.connect(finished.run.outputs)) as connection:
+        connection.execute("UPDATE outputs SET seconds = NULL, tokens = NULL")
+        connection.commit()
+    model = rank_again(finished)["untuned"]
+    assert model["from_store"] == model["prompts"] == model["stored_unknown"]
     assert model["tokens"] == 0
     page = page_of(finished)
     assert "Of untuned many answers were in the store" in page
@@ -143,11 +178,43 @@ def test_a_blend_costs_what_its_members_computed_for_it_before(finished):
     costs = report_of(config)["costs"]
     asked = RunDirectory(config.run.folder).records()["rank"].info["costs"]["blend"]
     assert asked["from_store"] == asked["prompts"] == costs["untuned"]["prompts"]
-    assert costs["blend"]["from_store"] == 0
-    assert costs["blend"]["tokens"] == costs["untuned"]["tokens"] > 0
-    own = round(asked["seconds"] + costs["untuned"]["seconds"], 6)
-    assert costs["blend"]["seconds"] == pytest.approx(own)
-    assert "were in the store" not in page_of(config)
+    assert costs["blend"]["tokens"] == 0
+    assert costs["blend"]["stored_tokens"] == costs["untuned"]["tokens"] > 0
+    assert 0 < costs["blend"]["stored_seconds"] < costs["untuned"]["seconds"]
+    assert "Of blend answers were in the store: they count" in page_of(config)
     (config.run.folder / "report.json").unlink()
     run_evaluate(config)
     assert report_of(config)["costs"] == costs
+
+
+def test_older_records_of_a_blend_count_what_its_members_computed_for_it():
+    old = {"queries": 4, "preparing": 0.0, "seconds": 2.0, "prompts": 8, "tokens": 800}
+    llm = old | {"from_store": 0, "members": []}
+    blend = old | {"seconds": 0.5, "tokens": 0, "from_store": 8, "members": ["llm"]}
+    costs = {one.ranker: one for one in read_costs({"llm": llm, "blend": blend})}
+    assert costs["blend"].seconds_a_query == pytest.approx(2.5 / 4)
+    assert costs["blend"].tokens_a_query == pytest.approx(800 / 4)
+    alone = read_costs({"blend": blend | {"members": []}})
+    assert not alone[0].known
+
+
+def test_summaries_from_the_store_tell_what_they_had_taken(finished):
+    def summarized(folder):
+        config = load_config(
+            finished.run.folder / "config.toml",
+            [
+                f"run.folder={finished.run.folder.parent / folder}",
+                "summarize.strategy=recurrent",
+                "summarize.model.backend=scripted",
+                "summarize.model.name=scripted",
+            ],
+        )
+        list(run(config))
+        return RunDirectory(config.run.folder).records()["summarize"].info
+
+    first, again = summarized("first"), summarized("again")
+    assert first["stored_tokens"] == first["stored_unknown"] == 0
+    assert first["asked"] > 0
+    assert again["asked"] == again["stored_unknown"] == 0
+    assert again["stored_tokens"] == first["tokens"]
+    assert 0 < again["stored_seconds"] < first["seconds"] + 0.01

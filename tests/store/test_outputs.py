@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trsr.errors import StoreError
-from trsr.store.outputs import OutputStore, output_key
+from trsr.store.outputs import Cost, OutputStore, output_key
 from trsr.types import Message, Prompt
 
 PROMPT = Prompt((Message("user", "hello"),))
@@ -170,6 +170,72 @@ def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(StoreError, match="version 99"):
         OutputStore(path)
+
+
+def old_store(path: Path) -> None:
+    """As trsr 1 of the format wrote it: answers without what they took."""
+    connection = sqlite3.connect(path)
+    connection.execute(
+        "CREATE TABLE outputs (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+    )
+    connection.execute("INSERT INTO outputs VALUES ('a', '\"old\"')")
+    connection.execute(f"PRAGMA application_id={0x74727372}")
+    connection.execute("PRAGMA user_version=1")
+    connection.commit()
+    connection.close()
+
+
+def test_what_answers_took_is_kept_where_it_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "outputs.sqlite"
+    with OutputStore(path) as store:
+        store.put("a", "text", Cost(0.25, 12))
+        store.put("b", "text")
+        store.put_all({"c": [1.0], "d": [2.0]}, {"d": Cost(1.5, 3)})
+        store.put("a", "again", Cost(9.0, 9))  # the first one stays, with its cost
+    for write in (True, False):
+        with OutputStore(path, write=write) as store:
+            known = {"a": Cost(0.25, 12), "d": Cost(1.5, 3)}
+            assert store.costs(["a", "b", "c", "d", "nothing"]) == known
+
+
+def test_a_store_of_the_version_before_is_read_and_brought_to_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "outputs.sqlite"
+    old_store(path)
+    before = path.read_bytes()
+    with OutputStore(path, write=False) as store:
+        assert store.get(["a"]) == {"a": "old"}
+        assert store.costs(["a"]) == {}
+    assert path.read_bytes() == before
+    for _ in range(2):
+        with OutputStore(path) as store:
+            store.put("b", "new", Cost(1.0, 2))
+            assert store.get(["a", "b"]) == {"a": "old", "b": "new"}
+            assert store.costs(["a", "b"]) == {"b": Cost(1.0, 2)}
+
+
+def test_several_that_open_an_old_store_at_once_bring_it_to_this_version_once(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "outputs.sqlite"
+    old_store(path)
+    failures: list[Exception] = []
+
+    def use(name: str) -> None:
+        try:
+            with OutputStore(path) as store:
+                store.put(name, name, Cost(1.0, 1))
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=use, args=(f"t{n}",)) for n in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert not failures
+    with OutputStore(path) as store:
+        assert len(store.costs([f"t{n}" for n in range(8)])) == 8
+        assert store.get(["a"]) == {"a": "old"}
 
 
 def test_a_full_disk_is_told_in_words_and_keeps_what_was_put(tmp_path: Path) -> None:

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 MOST_KNOWN = 0.1
-"""Above this share of answers that were there before, what computing all would take is not known.
-Candidates that read alike are asked for once and count as such, so a few there always may be; up
-to this share what a ranker took is told as it was measured."""
+"""Above this share of stored answers without a record, what computing all would take is not known.
+Up to this share of them what a ranker took is told as it was measured."""
 
 UNRECORDED = (
     "What each ranker took was not recorded with these rankings, so no quality is drawn against "
@@ -29,7 +28,10 @@ class RankerCost:
         prompts: Put to a language model while ranking; 0 for a ranker without one.
         from_store: How many of them were answered without computing.
         tokens: Of those that were computed, each prompt counted whole.
-        members: The rankers whose scores it reads, as a blend does.
+        stored_seconds: What the answers from the store took when they were computed, each once.
+        stored_tokens: Likewise.
+        stored_unknown: Of how many of them that is not known; None: of all, as in older records.
+        members: In older records the rankers whose scores it reads, as a blend does.
     """
 
     ranker: str
@@ -39,22 +41,28 @@ class RankerCost:
     prompts: int = 0
     from_store: int = 0
     tokens: int = 0
+    stored_seconds: float = 0.0
+    stored_tokens: int = 0
+    stored_unknown: int | None = None
     members: tuple[str, ...] = ()
 
     @property
     def known(self) -> bool:
-        """Whether there are queries, and the store gave so few answers that they say nothing."""
-        return self.queries > 0 and self.from_store <= MOST_KNOWN * self.prompts
+        """Whether there are queries, and it is known what all but a few answers took."""
+        unknown = self.from_store if self.stored_unknown is None else self.stored_unknown
+        return self.queries > 0 and unknown <= MOST_KNOWN * self.prompts
 
     @property
     def seconds_a_query(self) -> float | None:
-        """None where it is not known."""
-        return self.seconds / self.queries if self.known else None
+        """With what stored answers took; None where it is not known."""
+        whole = self.seconds + self.stored_seconds
+        return whole / self.queries if self.known else None
 
     @property
     def tokens_a_query(self) -> float | None:
-        """None where it is not known, or there is no language model."""
-        return self.tokens / self.queries if self.known and self.prompts else None
+        """With those of stored answers; None where it is not known, or no model was asked."""
+        whole = self.tokens + self.stored_tokens
+        return whole / self.queries if self.known and self.prompts else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the name."""
@@ -65,9 +73,12 @@ class RankerCost:
     def alone(self, costs: Mapping[str, RankerCost]) -> RankerCost:
         """What it would take alone: with what its members computed for it before, by their names.
 
-        A blend that ranks after its members finds their language model's answers in the store.
+        A blend that ranks after its members finds their language model's answers in the store,
+        which tells what they took, but in older records did not.
         """
         found = replace(self, members=())
+        if self.stored_unknown is not None:
+            return found
         for one in (costs[name] for name in self.members if name in costs):
             if one.prompts and found.from_store:
                 found = replace(

@@ -28,14 +28,13 @@ from trsr.evaluate.table import (
 )
 from trsr.evaluate.words import (
     COSTS,
-    PREPARING,
     cost_metric,
     cost_rows,
+    costs_note,
     count_words,
     duration,
     headline_metrics,
     setting_rows,
-    unknown_costs,
 )
 
 LONGEST = 320
@@ -106,7 +105,7 @@ def render(report: Report, page: Page) -> str:
         cost_charts=[chart for chart in plots if chart],
         cost_heads=COSTS,
         cost_rows=cost_rows(report, metric, costs),
-        costs_said=" ".join([PREPARING, unknown_costs(costs)]).strip(),
+        costs_said=costs_note(costs),
         differences=difference_rows(report),
         differences_said=differences_note(report),
         stages=[(one, count_words(one)) for one in page.stages],

@@ -27,13 +27,12 @@ from trsr.evaluate.table import (
 )
 from trsr.evaluate.words import (
     COSTS,
-    PREPARING,
     cost_metric,
     cost_rows,
+    costs_note,
     count_words,
     duration,
     setting_rows,
-    unknown_costs,
 )
 
 FILES = (
@@ -109,7 +108,7 @@ def _costs(report: Report, page: Page) -> list[str]:
         for one in cost_rows(report, metric, page.costs)
     ]
     head = ["ranker", metric, *map(str.lower, COSTS)]
-    said = " ".join([PREPARING, _inline(unknown_costs(page.costs))]).strip()
+    said = _inline(costs_note(page.costs))
     return ["## Quality against cost", "", said, "", *_rows(head, rows)]
 
 

@@ -48,9 +48,6 @@ class CostRow:
 COSTS = ("Time a query", "Tokens a query", "Before the first query", "Answers from the store")
 """The columns of costs."""
 
-PREPARING = "“Before the first query” is loading, fitting and tuning."
-"""What else there is to know of them."""
-
 
 def setting_rows(settings: Mapping[str, object], changed: Mapping[str, object]) -> list[SettingRow]:
     """Every setting, in order.
@@ -146,9 +143,19 @@ def cost_rows(report: Report, metric: str, costs: Sequence[RankerCost]) -> list[
     ]
 
 
-def unknown_costs(costs: Sequence[RankerCost]) -> str:
-    """Of which rankers the costs are not known, and why; empty where all are."""
-    names = [one.ranker for one in costs if one.queries and not one.known]
-    if not names:
-        return ""
-    return f"Of {', '.join(names)} many answers were in the store, so what they take is not known."
+def costs_note(costs: Sequence[RankerCost]) -> str:
+    """What to know of the costs: what was computed before, and of which rankers it is not known."""
+    said = ["“Before the first query” is loading, fitting and tuning."]
+    before = [one.ranker for one in costs if one.known and one.stored_seconds]
+    if before:
+        said.append(
+            f"Of {', '.join(before)} answers were in the store: they count with what they took "
+            "when they were computed, perhaps in another run and on another machine."
+        )
+    unknown = [one.ranker for one in costs if one.queries and not one.known]
+    if unknown:
+        said.append(
+            f"Of {', '.join(unknown)} many answers were in the store, which does not tell what "
+            "they took."
+        )
+    return " ".join(said)

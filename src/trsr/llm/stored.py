@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from trsr.errors import StoreError
 from trsr.llm.base import Around, Feed, LanguageModel, Sampling, ScoringModel
-from trsr.store.outputs import OutputStore, output_key
+from trsr.store.outputs import Cost, OutputStore, output_key
 from trsr.types import Prompt
 
 _AHEAD = 64  # prompts that wait for the model: enough for a batch, few enough to stay lazy
@@ -28,6 +29,9 @@ class StoredModel(Around):
         hits: Prompts answered without asking: from the store, or as twins of one under way.
         asked: Prompts that went to the inner model.
         tokens: Tokens of those, each prompt counted whole, also where it begins like another.
+        stored_seconds: What the answers from the store had taken when they were computed.
+        stored_tokens: Likewise.
+        stored_unknown: Answers from the store of which that is not known.
     """
 
     def __init__(self, inner: LanguageModel, store: OutputStore) -> None:
@@ -36,6 +40,16 @@ class StoredModel(Around):
         self.hits = 0
         self.asked = 0
         self.tokens = 0
+        self.stored_seconds = 0.0
+        self.stored_tokens = 0
+        self.stored_unknown = 0
+
+    def _found(self, keys: Sequence[str]) -> None:
+        """Counts what the store's answers to these keys, each once, had taken."""
+        costs = self.store.costs(keys)
+        self.stored_seconds += sum(one.seconds for one in costs.values())
+        self.stored_tokens += sum(one.tokens for one in costs.values())
+        self.stored_unknown += len(keys) - len(costs)
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Yields (position, text) as `LanguageModel.generate` does, stored answers first.
@@ -68,16 +82,20 @@ class StoredScoringModel(StoredModel):
         kind = {"score": list(answers)}
         keys = [output_key(self.identity, prompt, kind) for prompt in prompts]
         found = {key: _row(value, key) for key, value in self.store.get(keys).items()}
+        self._found(list(found))
         by_key = dict(zip(keys, prompts, strict=True))
         missing = {key: prompt for key, prompt in by_key.items() if key not in found}
         if missing:
+            began = time.perf_counter()
             scores = self.inner.score(list(missing.values()), answers)
+            share = (time.perf_counter() - began) / len(missing)
             fresh = {key: row.tolist() for key, row in zip(missing, scores, strict=True)}
-            self.store.put_all(fresh)
+            # counted afterwards: a backend remembers how it has just read a prompt
+            costs = {key: Cost(share, self.count_tokens(one)) for key, one in missing.items()}
+            self.store.put_all(fresh, costs)
+            self.tokens += sum(one.tokens for one in costs.values())
             found |= fresh
         self.asked += len(missing)
-        # counted afterwards: a backend remembers how it has just read a prompt
-        self.tokens += sum(map(self.count_tokens, missing.values()))
         self.hits += len(keys) - len(missing)
         rows = [found[key] for key in keys]
         return np.array(rows, dtype=np.float64).reshape(len(prompts), len(answers))
@@ -108,6 +126,8 @@ class _Asking:
         self.queue: deque[tuple[str, Prompt]] = deque()
         self.stash: deque[tuple[int, str]] = deque()
         self.under_way: dict[str, list[int]] = {}  # key → positions that wait for its answer
+        self.counted: set[bytes] = set()  # keys, shortened, whose cost is counted
+        self.tokens: dict[str, int] = {}  # key → of its prompt, while it is under way
         self.taken: dict[int, str] = {}  # the inner model's positions → keys
 
     def run(self) -> Iterator[tuple[int, str]]:
@@ -118,12 +138,15 @@ class _Asking:
                 if self.ended:
                     break
                 raise RuntimeError("the feed waits for an answer, but none is being made")
+            began = time.perf_counter()
             index, text = next(answers, (-1, ""))
+            # of all that are under way: only the sum over answers means something
+            seconds = time.perf_counter() - began
             if index < 0:
                 raise RuntimeError(f"the model ended with {len(self.under_way)} prompts unanswered")
             yield from self._drain()
             key = self._taken_key(index)
-            self.model.store.put(key, text)
+            self.model.store.put(key, text, Cost(seconds, self.tokens.pop(key)))
             for position in self.under_way.pop(key):
                 yield position, text
         for index, _ in answers:  # also lets the model close what it opened
@@ -165,13 +188,24 @@ class _Asking:
         known = self.model.store.get([key])
         if key in known:
             self.model.hits += 1
+            if self._is_new(key):
+                self.model._found([key])
             self.stash.append((position, _text(known[key], key)))
             return True
+        self._is_new(key)
         self.model.asked += 1
-        self.model.tokens += self.model.count_tokens(prompt)
+        self.tokens[key] = self.model.count_tokens(prompt)
+        self.model.tokens += self.tokens[key]
         self.under_way[key] = [position]
         self.queue.append((key, prompt))
         return True
+
+    def _is_new(self, key: str) -> bool:
+        """Whether this call did not ask or find this before."""
+        short = bytes.fromhex(key)[:8]
+        new = short not in self.counted
+        self.counted.add(short)
+        return new
 
     def _feed(self) -> Iterator[Prompt | None]:
         """What the inner model pulls from."""

@@ -35,17 +35,14 @@ class CostBook:
         yield
         self._preparing[name] = time.perf_counter() - started
 
-    def ranking(
-        self, name: str, lists: Iterable[RankedList], members: Iterable[str] = ()
-    ) -> Iterator[RankedList]:
+    def ranking(self, name: str, lists: Iterable[RankedList]) -> Iterator[RankedList]:
         """Yields the lists as they are; when all are there, their cost is in the book.
 
         Args:
             name: The ranker.
             lists: What it makes.
-            members: The rankers whose scores it reads.
         """
-        asked, hits, tokens = self._counts()
+        before = self._counts()
         seconds, queries, source = 0.0, 0, iter(lists)
         while True:
             started = time.perf_counter()
@@ -55,26 +52,25 @@ class CostBook:
                 break
             queries += 1
             yield ranked
-        now_asked, now_hits, now_tokens = self._counts()
+        found = {key: count - before[key] for key, count in self._counts().items()}
         self._found[name] = RankerCost(
             name,
             queries,
             round(self._preparing.get(name, 0.0), 3),
             # a cheap ranker's queries take microseconds
             round(seconds, 6),
-            prompts=now_asked - asked + now_hits - hits,
-            from_store=now_hits - hits,
-            tokens=now_tokens - tokens,
-            members=tuple(members),
+            prompts=int(found["asked"] + found["hits"]),
+            from_store=int(found["hits"]),
+            tokens=int(found["tokens"]),
+            stored_seconds=round(found["stored_seconds"], 6),
+            stored_tokens=int(found["stored_tokens"]),
+            stored_unknown=int(found["stored_unknown"]),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by ranker."""
         return {name: one.to_json() for name, one in self._found.items()}
 
-    def _counts(self) -> tuple[int, int, int]:
-        return (
-            sum(model.asked for model in self._models),
-            sum(model.hits for model in self._models),
-            sum(model.tokens for model in self._models),
-        )
+    def _counts(self) -> dict[str, float]:
+        names = ("asked", "hits", "tokens", "stored_seconds", "stored_tokens", "stored_unknown")
+        return {name: sum(getattr(model, name) for model in self._models) for name in names}

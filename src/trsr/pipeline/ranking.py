@@ -71,7 +71,7 @@ def rank_candidates(job: Job) -> dict[str, Any]:
             proposed = cases.full and dear
             queries = first.queries(told) if proposed else _told(cases, told)
         made_lists = rank_what_fits(ranker, queries, skipped, name)
-        for ranked in book.ranking(name, made_lists, getattr(ranker, "members", ())):
+        for ranked in book.ranking(name, made_lists):
             yield top(ranked, config.rank.depth, config.run.seed) if cases.full else ranked
             job.progress.advance(1, name)
 

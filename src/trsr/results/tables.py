@@ -287,7 +287,7 @@ def _counts(name: str, run: Run, info: Mapping[str, Any]) -> Iterator[str]:
     if name == "summarize" and "asked" in info:
         yield f"{info['asked']:,} texts"
         if info.get("from_store"):
-            yield f"{info['from_store']:,} from the store"
+            yield f"{info['from_store']:,} from the store{_took(info)}"
     tokens, costs = info.get("tokens"), run.costs.values() if name == "rank" else ()
     if costs:
         tokens = sum(one.tokens for one in costs)
@@ -300,6 +300,12 @@ def _counts(name: str, run: Run, info: Mapping[str, Any]) -> Iterator[str]:
     if tokens:
         distinct = info.get("distinct_tokens")
         yield f"{tokens:,} tokens" + (f" ({distinct:,} distinct)" if distinct else "")
+
+
+def _took(info: Mapping[str, Any]) -> str:
+    """What stored texts had taken; nothing where that is not known of all."""
+    known = info.get("stored_unknown") == 0 and info.get("stored_seconds")
+    return f" ({duration(info['stored_seconds'])} when computed)" if known else ""
 
 
 def _own_seconds(run: Run) -> float:

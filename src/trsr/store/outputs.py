@@ -9,13 +9,16 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from types import MappingProxyType
+from typing import Any, Self
 
 from trsr.errors import StoreError
 from trsr.types import Prompt
 
-SCHEMA = 1
+SCHEMA = 2
+_WITHOUT_COSTS = 1  # the version before, which is brought to this one where it is written
 _APPLICATION = 0x74727372  # "trsr": SQLite's own field for whose file this is
 _BUSY_SECONDS = 60.0
 _ADVICE = (
@@ -50,6 +53,22 @@ def output_key(identity: str, prompt: Prompt, kind: Mapping[str, object]) -> str
         content["draw"] = prompt.draw
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one answer took when it was computed.
+
+    Attributes:
+        seconds: Of the model's time, its share where many were answered together.
+        tokens: Of its prompt, counted whole.
+    """
+
+    seconds: float
+    tokens: int
+
+
+_NO_COSTS: Mapping[str, Cost] = MappingProxyType({})
 
 
 class OutputStore:
@@ -101,7 +120,7 @@ class OutputStore:
             raise StoreError(
                 f"{self.path} is a database of another program: choose another place for the store"
             )
-        if owner == _APPLICATION and version != SCHEMA:
+        if owner == _APPLICATION and version not in (SCHEMA, _WITHOUT_COSTS):
             raise StoreError(
                 f"{self.path} is an output store of version {version}, this trsr reads version "
                 f"{SCHEMA}: use the trsr that wrote it, or move the file away and run again"
@@ -109,11 +128,15 @@ class OutputStore:
         if not write:
             # rather than SQLite's mode=ro, which leaves its files of the log behind
             connection.execute("PRAGMA query_only=ON")
+            self._costs_kept = version == SCHEMA
             return
         self._write_ahead()
         connection.execute("PRAGMA synchronous=NORMAL")
         if owner != _APPLICATION:
             self._create()
+        elif version == _WITHOUT_COSTS:
+            self._add_costs()
+        self._costs_kept = True
 
     def _write_ahead(self) -> None:
         """Turns the write-ahead log on; SQLite does not wait for other openers here, so we do."""
@@ -133,11 +156,20 @@ class OutputStore:
         """Makes the table, in one transaction so that another process sees all of it or nothing."""
         with self._transaction() as connection:
             connection.execute(
-                "CREATE TABLE IF NOT EXISTS outputs"
-                " (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS outputs (key TEXT PRIMARY KEY, value TEXT NOT NULL,"
+                " seconds REAL, tokens INTEGER) WITHOUT ROWID"
             )
             connection.execute(f"PRAGMA application_id={_APPLICATION}")
             connection.execute(f"PRAGMA user_version={SCHEMA}")
+
+    def _add_costs(self) -> None:
+        """Brings a store of the version before to this one; what its answers took is not known."""
+        with self._transaction() as connection:
+            # another process may have done it meanwhile
+            if connection.execute("PRAGMA user_version").fetchone()[0] == _WITHOUT_COSTS:
+                connection.execute("ALTER TABLE outputs ADD COLUMN seconds REAL")
+                connection.execute("ALTER TABLE outputs ADD COLUMN tokens INTEGER")
+                connection.execute(f"PRAGMA user_version={SCHEMA}")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -170,11 +202,7 @@ class OutputStore:
         Raises:
             StoreError: If the store cannot be read or an entry is damaged.
         """
-        with self._lock, self._in_words("read"):
-            rows = self._connection.execute(
-                "SELECT key, value FROM outputs WHERE key IN (SELECT value FROM json_each(?))",
-                (json.dumps(list(keys)),),
-            ).fetchall()
+        rows = self._select("key, value", keys)
         try:
             return {key: json.loads(value) for key, value in rows}
         except ValueError as error:
@@ -183,24 +211,60 @@ class OutputStore:
                 "run again: it is made anew, and the model asked again"
             ) from error
 
-    def put(self, key: str, value: object) -> None:
+    def costs(self, keys: Sequence[str]) -> dict[str, Cost]:
+        """What these answers took, where there is one and that is known.
+
+        Raises:
+            StoreError: If the store cannot be read.
+        """
+        if not self._costs_kept:
+            return {}
+        rows = self._select("key, seconds, tokens", keys)
+        return {
+            key: Cost(float(seconds), int(tokens))
+            for key, seconds, tokens in rows
+            if seconds is not None and tokens is not None
+        }
+
+    def _select(self, columns: str, keys: Sequence[str]) -> list[tuple[Any, ...]]:
+        with self._lock, self._in_words("read"):
+            return self._connection.execute(
+                f"SELECT {columns} FROM outputs WHERE key IN (SELECT value FROM json_each(?))",  # noqa: S608
+                (json.dumps(list(keys)),),
+            ).fetchall()
+
+    def put(self, key: str, value: object, cost: Cost | None = None) -> None:
         """Keeps one JSON-able value, at once and for good; a key's first value stays.
+
+        Args:
+            key: Of `output_key`.
+            value: The answer.
+            cost: What it took; None where that is not known.
 
         Raises:
             StoreError: If the store cannot be written: a full disk, a damaged file, no right to.
         """
-        self.put_all({key: value})
+        self.put_all({key: value}, {key: cost} if cost else {})
 
-    def put_all(self, values: Mapping[str, object]) -> None:
+    def put_all(self, values: Mapping[str, object], costs: Mapping[str, Cost] = _NO_COSTS) -> None:
         """Keeps several values in one transaction: all of them or, on an error, none.
+
+        Args:
+            values: By key.
+            costs: What they took, as far as it is known.
 
         Raises:
             StoreError: As `put` does.
         """
-        rows = [(key, json.dumps(value)) for key, value in values.items()]
+        rows = [
+            (key, json.dumps(value), *_columns(costs.get(key))) for key, value in values.items()
+        ]
         with self._lock, self._in_words("written"), self._transaction() as connection:
             connection.executemany(
-                "INSERT INTO outputs VALUES (?, ?) ON CONFLICT (key) DO NOTHING", rows
+                # named: SQLite looks for them again where another process has just added some
+                "INSERT INTO outputs (key, value, seconds, tokens) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (key) DO NOTHING",
+                rows,
             )
 
     def __len__(self) -> int:
@@ -218,3 +282,7 @@ class OutputStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _columns(cost: Cost | None) -> tuple[float | None, int | None]:
+    return (None, None) if cost is None else (cost.seconds, cost.tokens)
