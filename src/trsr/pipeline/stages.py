@@ -98,7 +98,7 @@ def _summarize(job: Job) -> dict[str, Any]:
             "model": model.identity,
             "asked": model.asked,
             "from_store": model.hits,
-            "stored_seconds": round(model.stored_seconds, 2),
+            "stored_seconds": round(model.stored_seconds, 6),
             "stored_tokens": model.stored_tokens,
             "stored_unknown": model.stored_unknown,
             "shortened": writer.shortened,
