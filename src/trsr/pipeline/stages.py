@@ -39,6 +39,7 @@ from trsr.pipeline.depends import (
     used_splits,
 )
 from trsr.pipeline.full import PROPOSALS, first_stage_report, full_notes
+from trsr.pipeline.learned import learned, learning_notes
 from trsr.pipeline.pages import watched, write_pages
 from trsr.pipeline.prior import prior_reads, training_prior
 from trsr.pipeline.ranking import rank_candidates
@@ -49,7 +50,7 @@ from trsr.rank import YesNoRanker, rank_what_fits, read_rankings
 from trsr.rank.settings import JUDGES, SUMMARY_ALONE
 from trsr.recommender import judge_writer, open_stored, summary_writer
 from trsr.summarize import summarize
-from trsr.train import train
+from trsr.train import guess_loss, train
 from trsr.types import Summary
 
 CURVES = frozenset({"losses", "validations", "adapter"})
@@ -175,6 +176,10 @@ def _train(job: Job) -> dict[str, Any]:
     if prior:
         prior.prior.write(job.out / "adapter")
         info["prior"] = dict(prior.info)
+    else:  # a prior's own loss is below guessing before anything is learned
+        frame = dataset.cases("train").frame
+        sizes = frame.select(pl.col("candidates", "relevant").list.len()).rows()
+        info |= learned(result.losses, guess_loss(config.train.loss, sizes))
     return {key: one for key, one in info.items() if key not in CURVES}
 
 
@@ -241,6 +246,7 @@ def _evaluate(job: Job) -> dict[str, Any]:
     if "popular_recent" in config.rank.used and not dataset.timed:
         notes.append(_UNTIMED)
     notes += [f"{name}: {_ELSEWHERE}" for name in config.rank.elsewhere]
+    notes += learning_notes(job.run.records()) if config.trained else []
     report = dataclasses.replace(report, notes=tuple(notes))
     summaries = read_summaries(job.run.folder, (config.rank.split,))
     done = [stage.name for stage in STAGES if stage.work is not _evaluate]

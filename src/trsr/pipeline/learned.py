@@ -1,0 +1,39 @@
+"""Says of a run whose training ended near guessing that it did: its ranking tells little."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trsr.store.rundir import StageRecord
+from trsr.train import hardly_learned, late_loss
+
+FLAG = "hardly_learned"
+"""In the record of a training: whether it did not get far from guessing; left out where it did."""
+
+
+def learned(losses: Sequence[float], guess: float | None) -> dict[str, Any]:
+    """What the record of a training says of its loss.
+
+    Args:
+        losses: Of each step.
+        guess: Of a model that says the same of every candidate; None where that is not known.
+    """
+    late = late_loss(losses)
+    if late is None or guess is None:
+        return {}
+    found: dict[str, Any] = {"late_loss": round(late, 4), "guess_loss": round(guess, 4)}
+    return found | ({FLAG: True} if hardly_learned(late, guess) else {})
+
+
+def learning_notes(records: Mapping[str, StageRecord]) -> list[str]:
+    """What a reader of the table must know of the training; empty where it learned."""
+    info = records["train"].info if "train" in records else {}
+    if not info.get(FLAG):
+        return []
+    return [
+        f"The training hardly learned: its loss ended at {info['late_loss']:.2f}, and saying the "
+        f"same of every candidate has {info['guess_loss']:.2f}. What the trained model ranks says "
+        "little of these settings: another draw (train.seed), more cases or another learning rate "
+        "may do better."
+    ]
