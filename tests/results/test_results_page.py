@@ -331,6 +331,18 @@ def test_stages_of_runs_without_other_settings_are_told_under_their_folders(tmp_
     assert [row[0] for row in tables(text)[2]] == ["", "one/base", "two/base"]
 
 
+def test_a_training_that_went_on_is_told_whole_also_where_its_record_counts_the_last_sitting(
+    tmp_path,
+):
+    write_run(tmp_path / "runs/a", settings=DATA)
+    train, rest = ({"seconds": 61.0, "step_seconds": 305.0}, {"seconds": 1.0})
+    records = {"train": StageRecord({}, {}, {}, train), "rank": StageRecord({}, {}, {}, rest)}
+    RunDirectory(tmp_path / "runs/a")._write_manifest(records | {"evaluate": records["rank"]}, [])
+    header, row = tables(page_of(tmp_path, section(["a"]), tmp_path / "runs"))[-1]
+    told = dict(zip(header, row, strict=True))
+    assert (told["train"], told["all"]) == ("5 min 5 s", "5 min 7 s")
+
+
 def test_notes_are_kept_and_all_else_is_written_again(tmp_path):
     runs = tmp_path / "runs"
     write_run(runs / "a", settings=DATA)

@@ -8,7 +8,7 @@ from typing import Any
 from trsr.evaluate import StageTime
 from trsr.store.rundir import StageRecord
 
-_TOLD_ELSEWHERE = ("seconds", "seed")
+_TOLD_ELSEWHERE = ("seconds", "earlier_seconds", "seed")
 
 
 def stage_times(records: Mapping[str, StageRecord], order: Sequence[str]) -> list[StageTime]:

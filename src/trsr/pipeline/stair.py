@@ -122,7 +122,8 @@ def advance(
     witness, started = Witness(), time.perf_counter()
     with run.writing(name) as out:
         info = stage.work(Job(config, run, out, run.workspace(name), progress))
-        info |= {"seconds": round(time.perf_counter() - started, 2)}
+        took = time.perf_counter() - started + info.get("earlier_seconds", 0)
+        info |= {"seconds": round(took, 2)}
         info |= {"seed": config.run.seed, "versions": versions(), "made": witness.tell()}
         run.publish(name, out, StageRecord(stage.settings(config), parents, {}, info))
     give_back_memory()

@@ -280,7 +280,7 @@ def _stage_cell(name: str, run: Run) -> str:
     info = record.info
     if "taken_from" in info:
         return "copied"
-    return "; ".join([duration(info.get("seconds")), *_counts(name, run, info)])
+    return "; ".join([duration(_seconds(info)), *_counts(name, run, info)])
 
 
 def _counts(name: str, run: Run, info: Mapping[str, Any]) -> Iterator[str]:
@@ -311,7 +311,13 @@ def _took(info: Mapping[str, Any]) -> str:
 def _own_seconds(run: Run) -> float:
     """Of the stages that this run made itself."""
     infos = [record.info for record in run.records.values()]
-    return sum(float(one.get("seconds", 0)) for one in infos if "taken_from" not in one)
+    return sum(_seconds(one) or 0 for one in infos if "taken_from" not in one)
+
+
+def _seconds(info: Mapping[str, Any]) -> float | None:
+    """What a stage took; an older trsr counted only the last sitting of a training that went on."""
+    found = [float(info[key]) for key in ("seconds", "step_seconds") if key in info]
+    return max(found, default=None)
 
 
 def _peak(run: Run) -> int | None:

@@ -60,6 +60,7 @@ class Loop:
         self._counts = Counts()
         self._best: Weights = {}
         self._began = 0.0
+        self._earlier = 0.0
 
     def run(self, out: Path) -> TrainResult:
         """Trains to the end and writes the adapter and the curves into `out`.
@@ -96,7 +97,8 @@ class Loop:
             self._learner.restore(state.adapter, state.moments)
             self._step, self._counts, self._best = state.step, state.counts, state.best
             self._progress.advance(state.step, f"going on after step {state.step}")
-        self._began = time.perf_counter() - self._counts.seconds
+        self._earlier = self._counts.seconds
+        self._began = time.perf_counter() - self._earlier
 
     def _state(self) -> State:
         adapter, moments = self._learner.adapter.weights(), self._learner.moments
@@ -187,4 +189,5 @@ class Loop:
             stopped_early=self._step < self._schedule.steps and self._spent() < 1,
             out_of_time=self._step < self._schedule.steps and self._spent() >= 1,
             step_seconds=round(counts.step_seconds, 3),
+            earlier_seconds=self._earlier,
         )

@@ -28,6 +28,7 @@ class TrainResult:
         stopped_early: Whether `patience` ran out before the last step.
         out_of_time: Whether `max_minutes` ran out before the last step.
         step_seconds: Time spent in steps.
+        earlier_seconds: Of `seconds`, what sittings before the last one took, to their last state.
         shortened: Training prompts that were shortened to fit the context.
     """
 
@@ -45,4 +46,5 @@ class TrainResult:
     stopped_early: bool = False
     out_of_time: bool = False
     step_seconds: float = 0.0
+    earlier_seconds: float = 0.0
     shortened: int = 0
