@@ -13,7 +13,7 @@ from trsr.data import Catalog, Dataset
 from trsr.errors import ConfigError, ModelError, StoreError
 from trsr.evaluate import evaluate
 from trsr.llm import LanguageModel, ModelSettings, ScoringModel, open_model
-from trsr.llm.stored import stored
+from trsr.llm.stored import StoredScoringModel, stored
 from trsr.progress import Progress, Silent
 from trsr.prompts import PromptWriter
 from trsr.rank import RankContext, Ranker, checked, make_ranker, top
@@ -46,7 +46,7 @@ def judge_writer(config: Config, model: LanguageModel) -> PromptWriter:
     return PromptWriter(config.prompts, model.count_tokens, *room, summarized=config.summarized)
 
 
-def judge(config: Config, adapter: Path | None) -> tuple[ScoringModel, PromptWriter]:
+def judge(config: Config, adapter: Path | None) -> tuple[StoredScoringModel, PromptWriter]:
     """The ranking model and its words, tuned where an adapter is given.
 
     Raises:
@@ -56,7 +56,7 @@ def judge(config: Config, adapter: Path | None) -> tuple[ScoringModel, PromptWri
     if adapter is not None:
         _check_prior(config, adapter)
     model = open_stored(config, config.model, adapter)
-    if not isinstance(model, ScoringModel):
+    if not isinstance(model, StoredScoringModel):
         raise ModelError(
             f"the backend {config.model.backend!r} gives no log-probabilities of answers, so it "
             "cannot rank; choose another one in [model]"

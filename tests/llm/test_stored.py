@@ -93,10 +93,10 @@ def test_each_prompt_is_answered_once_and_asked_at_most_once(store: OutputStore)
     answers = dict(model.generate(texts(words), Sampling()))
     assert answers == {i: word.upper() for i, word in enumerate(words)}
     assert sorted(inner.asked) == ["a", "b", "c", "d", "e"]
-    assert (model.hits, model.asked) == (2, 5)
+    assert (model.tally.hits, model.tally.asked) == (2, 5)
     again = stored(Writer(), store)
     assert dict(again.generate(texts(words), Sampling())) == answers
-    assert (again.hits, again.asked) == (7, 0)
+    assert (again.tally.hits, again.tally.asked) == (7, 0)
 
 
 @settings(deadline=None)
@@ -272,27 +272,36 @@ def test_stored_answers_tell_what_they_had_taken_each_once(store: OutputStore) -
     began = time.perf_counter()
     dict(first.generate(texts(words), Sampling()))
     took = time.perf_counter() - began
-    assert (first.asked, first.tokens) == (3, 6)
-    assert (first.stored_seconds, first.stored_tokens, first.stored_unknown) == (0, 0, 0)
+    assert (first.tally.asked, first.tally.tokens) == (3, 6)
+    assert (first.tally.stored_seconds, first.tally.stored_tokens, first.tally.stored_unknown) == (
+        0,
+        0,
+        0,
+    )
     again = stored(Slow(), store)
     dict(again.generate(texts([*words, "d"]), Sampling()))
-    assert (again.asked, again.tokens) == (1, 1)
-    assert (again.stored_tokens, again.stored_unknown) == (6, 0)
-    assert 0.03 <= again.stored_seconds <= took
+    assert (again.tally.asked, again.tally.tokens) == (1, 1)
+    assert (again.tally.stored_tokens, again.tally.stored_unknown) == (6, 0)
+    assert 0.03 <= again.tally.stored_seconds <= took
 
 
 def test_stored_scores_tell_what_they_had_taken_each_once(store: OutputStore) -> None:
     model = stored(Slow(), store)
     assert isinstance(model, ScoringModel)
     model.score(texts(["a", "bb", "a"]), ["x", "y"])
-    assert (model.tokens, model.stored_tokens) == (3, 0)
+    assert (model.tally.tokens, model.tally.stored_tokens) == (3, 0)
     again = stored(Slow(), store)
     assert isinstance(again, ScoringModel)
     again.score(texts(["a", "bb", "a", "dddd"]), ["x", "y"])
-    assert (again.hits, again.tokens, again.stored_tokens, again.stored_unknown) == (3, 4, 3, 0)
-    assert 0.05 <= again.stored_seconds < 0.5
+    assert (
+        again.tally.hits,
+        again.tally.tokens,
+        again.tally.stored_tokens,
+        again.tally.stored_unknown,
+    ) == (3, 4, 3, 0)
+    assert 0.05 <= again.tally.stored_seconds < 0.5
     again.score(texts(["a"]), ["x"])  # another question: asked anew
-    assert (again.stored_tokens, again.tokens) == (3, 5)
+    assert (again.tally.stored_tokens, again.tally.tokens) == (3, 5)
 
 
 def test_answers_of_a_store_that_does_not_tell_are_counted_as_unknown(store: OutputStore) -> None:
@@ -300,4 +309,4 @@ def test_answers_of_a_store_that_does_not_tell_are_counted_as_unknown(store: Out
     store.put(output_key("writer", prompt("a"), kind), "A")
     model = stored(Writer(), store)
     assert dict(model.generate(texts(["a", "a", "b"]), Sampling())) == {0: "A", 1: "A", 2: "B"}
-    assert (model.hits, model.stored_unknown, model.stored_tokens) == (2, 1, 0)
+    assert (model.tally.hits, model.tally.stored_unknown, model.tally.stored_tokens) == (2, 1, 0)

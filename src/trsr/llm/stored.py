@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,9 @@ _AHEAD = 64  # prompts that wait for the model: enough for a batch, few enough t
 _STASH = 256  # stored answers found while the model fills its batch
 
 
-class StoredModel(Around):
-    """A `LanguageModel` whose answers are kept: each is committed before it is yielded.
-
-    Args:
-        inner: The model that is asked what the store does not know.
-        store: Where answers are kept, under the inner model's identity.
+@dataclass(slots=True)
+class Tally:
+    """What a model was asked so far; outlives the model, and holds nothing of it.
 
     Attributes:
         hits: Prompts answered without asking: from the store, or as twins of one under way.
@@ -34,22 +32,36 @@ class StoredModel(Around):
         stored_unknown: Answers from the store of which that is not known.
     """
 
+    hits: int = 0
+    asked: int = 0
+    tokens: int = 0
+    stored_seconds: float = 0.0
+    stored_tokens: int = 0
+    stored_unknown: int = 0
+
+
+class StoredModel(Around):
+    """A `LanguageModel` whose answers are kept: each is committed before it is yielded.
+
+    Args:
+        inner: The model that is asked what the store does not know.
+        store: Where answers are kept, under the inner model's identity.
+
+    Attributes:
+        tally: What it was asked.
+    """
+
     def __init__(self, inner: LanguageModel, store: OutputStore) -> None:
         super().__init__(inner)
         self.store = store
-        self.hits = 0
-        self.asked = 0
-        self.tokens = 0
-        self.stored_seconds = 0.0
-        self.stored_tokens = 0
-        self.stored_unknown = 0
+        self.tally = Tally()
 
     def _found(self, keys: Sequence[str]) -> None:
         """Counts what the store's answers to these keys, each once, had taken."""
         costs = self.store.costs(keys)
-        self.stored_seconds += sum(one.seconds for one in costs.values())
-        self.stored_tokens += sum(one.tokens for one in costs.values())
-        self.stored_unknown += len(keys) - len(costs)
+        self.tally.stored_seconds += sum(one.seconds for one in costs.values())
+        self.tally.stored_tokens += sum(one.tokens for one in costs.values())
+        self.tally.stored_unknown += len(keys) - len(costs)
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Yields (position, text) as `LanguageModel.generate` does, stored answers first.
@@ -93,10 +105,10 @@ class StoredScoringModel(StoredModel):
             # counted afterwards: a backend remembers how it has just read a prompt
             costs = {key: Cost(share, self.count_tokens(one)) for key, one in missing.items()}
             self.store.put_all(fresh, costs)
-            self.tokens += sum(one.tokens for one in costs.values())
+            self.tally.tokens += sum(one.tokens for one in costs.values())
             found |= fresh
-        self.asked += len(missing)
-        self.hits += len(keys) - len(missing)
+        self.tally.asked += len(missing)
+        self.tally.hits += len(keys) - len(missing)
         rows = [found[key] for key in keys]
         return np.array(rows, dtype=np.float64).reshape(len(prompts), len(answers))
 
@@ -182,20 +194,20 @@ class _Asking:
         position, self.position = self.position, self.position + 1
         key = output_key(self.model.identity, prompt, self.kind)
         if key in self.under_way:
-            self.model.hits += 1
+            self.model.tally.hits += 1
             self.under_way[key].append(position)
             return True
         known = self.model.store.get([key])
         if key in known:
-            self.model.hits += 1
+            self.model.tally.hits += 1
             if self._is_new(key):
                 self.model._found([key])
             self.stash.append((position, _text(known[key], key)))
             return True
         self._is_new(key)
-        self.model.asked += 1
+        self.model.tally.asked += 1
         self.tokens[key] = self.model.count_tokens(prompt)
-        self.model.tokens += self.tokens[key]
+        self.model.tally.tokens += self.tokens[key]
         self.under_way[key] = [position]
         self.queue.append((key, prompt))
         return True

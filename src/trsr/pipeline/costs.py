@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from trsr.evaluate.costs import RankerCost
+from trsr.llm.stored import Tally
 from trsr.types import RankedList
 
 
@@ -20,13 +21,17 @@ class CostBook:
     """
 
     def __init__(self) -> None:
-        self._models: list[Any] = []
+        self._tallies: list[Tally] = []
         self._preparing: dict[str, float] = {}
         self._found: dict[str, RankerCost] = {}
 
-    def watch(self, model: Any) -> None:
-        """Counts what this model (see `StoredModel`) is asked from now on."""
-        self._models.append(model)
+    def watch(self, tally: Tally) -> None:
+        """Counts what a model is asked from now on.
+
+        Args:
+            tally: The model's (see `StoredModel`): the model itself may go when its ranker is done.
+        """
+        self._tallies.append(tally)
 
     @contextlib.contextmanager
     def preparing(self, name: str) -> Iterator[None]:
@@ -73,4 +78,4 @@ class CostBook:
 
     def _counts(self) -> dict[str, float]:
         names = ("asked", "hits", "tokens", "stored_seconds", "stored_tokens", "stored_unknown")
-        return {name: sum(getattr(model, name) for model in self._models) for name in names}
+        return {name: sum(getattr(one, name) for one in self._tallies) for name in names}

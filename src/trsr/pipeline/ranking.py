@@ -9,6 +9,7 @@ from typing import Any
 from trsr.data import Cases, Dataset
 from trsr.errors import PromptError
 from trsr.llm import ScoringModel
+from trsr.machine import give_back_memory
 from trsr.pipeline.artifacts import adapter_of, needed_adapter, read_summaries, summarized
 from trsr.pipeline.beforehand import check_prepared
 from trsr.pipeline.costs import CostBook
@@ -16,7 +17,7 @@ from trsr.pipeline.depends import ranked_splits
 from trsr.pipeline.full import PROPOSALS, FirstStage
 from trsr.pipeline.stair import Job
 from trsr.pipeline.told import told_cases, told_summaries
-from trsr.prompts import PromptWriter
+from trsr.prompts import PromptTally, PromptWriter
 from trsr.rank import Ranker, make_ranker, rank_what_fits, top, write_rankings
 from trsr.recommender import judge, rank_context
 from trsr.types import Query, Summary
@@ -31,14 +32,16 @@ def rank_candidates(job: Job) -> dict[str, Any]:
     split = config.rank.split
     told = told_summaries(config, dataset, split, summaries)
     cases = dataset.cases(split)
-    writers: dict[str, PromptWriter] = {}
+    # of models and writers the counts alone: a model must go when its ranker is done
+    written: dict[str, tuple[str, list[PromptTally]]] = {}
     book = CostBook()
 
     def open_judge(tuned: bool) -> tuple[ScoringModel, PromptWriter]:
         model, writer = judge(config, needed_adapter(job.run) if tuned else None)
-        writers[model.identity] = writer
+        tallies = written.setdefault(model.identity, (writer.digest, []))[1]
+        tallies.append(writer.tally)
         context.opened()
-        book.watch(model)
+        book.watch(model.tally)
         return model, writer
 
     context = rank_context(
@@ -74,13 +77,19 @@ def rank_candidates(job: Job) -> dict[str, Any]:
         for ranked in book.ranking(name, made_lists):
             yield top(ranked, config.rank.depth, config.run.seed) if cases.full else ranked
             job.progress.advance(1, name)
+        del ranker, made_lists  # its model goes before the next one comes
+        give_back_memory()
 
     write_rankings(job.out / "rankings.parquet", {name: lists(name) for name in names})
     if first.used:
         first.write(job.out / PROPOSALS)
     models = {
-        name: {"prompts": writer.digest, "shortened": writer.shortened, "written": writer.written}
-        for name, writer in writers.items()
+        name: {
+            "prompts": prompts,
+            "shortened": sum(one.shortened for one in tallies),
+            "written": sum(one.written for one in tallies),
+        }
+        for name, (prompts, tallies) in written.items()
     }
     if unfit and len(unfit) == len(cases):
         raise PromptError(f"no query fits the context; the first: {next(iter(unfit.values()))}")

@@ -97,15 +97,15 @@ def _summarize(job: Job) -> dict[str, Any]:
         )
         info = {
             "model": model.identity,
-            "asked": model.asked,
-            "from_store": model.hits,
-            "stored_seconds": round(model.stored_seconds, 6),
-            "stored_tokens": model.stored_tokens,
-            "stored_unknown": model.stored_unknown,
+            "asked": model.tally.asked,
+            "from_store": model.tally.hits,
+            "stored_seconds": round(model.tally.stored_seconds, 6),
+            "stored_tokens": model.tally.stored_tokens,
+            "stored_unknown": model.tally.stored_unknown,
             "shortened": writer.shortened,
             "prompts": writer.digest,
             "empty": sum(not one.text for one in found.values()),
-        } | (_usage(model) or {"tokens": model.tokens})
+        } | (_usage(model) or {"tokens": model.tally.tokens})
     for split in SPLITS:
         queries = tables[split].frame["query"] if split in tables else ()
         own = {query: found[query] for query in queries if query in found}

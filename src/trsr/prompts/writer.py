@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 from trsr.errors import ConfigError, PromptError
@@ -21,6 +22,19 @@ LAYOUT = 1
 """Raised when the same words and settings come to give other prompts."""
 
 
+@dataclass(slots=True)
+class PromptTally:
+    """How many prompts were written; outlives the writer, and the model that it counts tokens with.
+
+    Attributes:
+        written: All of them.
+        shortened: Those that were cut to fit, beyond the settings' own word limits.
+    """
+
+    written: int = 0
+    shortened: int = 0
+
+
 class PromptWriter:
     """Every word said to a model, fitted to its context.
 
@@ -36,8 +50,7 @@ class PromptWriter:
         settings: As given.
         answers: The judge's two answers, yes first, as they are to be scored.
         digest: A hash of the words and of the settings that choose among them.
-        written: How many prompts were written.
-        shortened: How many of them were cut to fit, beyond the settings' own word limits.
+        tally: How many prompts were written, and cut to fit.
 
     Raises:
         ConfigError: If there is no such domain or style, its words cannot be laid out as asked,
@@ -84,13 +97,22 @@ class PromptWriter:
         if plain:
             words["judge_plain"] = [turn.model_dump(mode="json") for turn in self._judge]
         self.digest = digest(words)
-        self.written = 0
-        self.shortened = 0
+        self.tally = PromptTally()
         self._sentences = style.sentences
         self._catalog = catalog
         self._forms = self._make_forms(style)
         self._budget = Budget(count_tokens, context_tokens - reserve_tokens)
         self._room = f"{context_tokens - reserve_tokens} ({context_tokens} less the answer's)"
+
+    @property
+    def written(self) -> int:
+        """How many prompts were written."""
+        return self.tally.written
+
+    @property
+    def shortened(self) -> int:
+        """How many of them were cut to fit, beyond the settings' own word limits."""
+        return self.tally.shortened
 
     def _make_forms(self, style: Style) -> dict[Kind, Form]:
         words = {"words": str(self.settings.summary_words)}
@@ -203,8 +225,8 @@ class PromptWriter:
         return form.fill(values(step))
 
     def _count(self, prompts: int, cut_to_fit: bool) -> None:
-        self.written += prompts
-        self.shortened += prompts if cut_to_fit else 0
+        self.tally.written += prompts
+        self.tally.shortened += prompts if cut_to_fit else 0
 
     def judge(self, query: Query) -> list[Prompt]:
         """Asks, of each candidate in the query's order, whether the user takes it next.
