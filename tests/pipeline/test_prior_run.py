@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from statistics import fmean
 
 import pytest
 
@@ -11,7 +12,7 @@ from trsr.config import check_config, load_config
 from trsr.errors import ConfigError, StoreError
 from trsr.pipeline import run
 from trsr.pipeline.stages import STAGES
-from trsr.rank import YesNoRanker, read_rankings
+from trsr.rank import YesNoRanker, p_yes, read_rankings
 from trsr.rank.blend import standardized
 from trsr.rank.prior import Prior
 from trsr.recommender import Recommender, judge
@@ -71,6 +72,19 @@ def test_the_trained_model_is_trained_validated_ranked_and_served_with_its_prior
         wanted = {entry.item: entry.score + prior.weight * added[entry.item] for entry in own}
         assert {entry.item: entry.score for entry in ranked} == pytest.approx(wanted, abs=1e-5)
 
+    # told: these scores as probabilities that the prior has a say in, and whether they were trained
+    told = json.loads((folder / "report.json").read_text("utf-8"))["calibration"]
+    scores = [entry.score for ranked in rankings["llm"] for entry in ranked]
+    assert told["llm"]["mean"] == pytest.approx(fmean(map(p_yes, scores)))
+    assert told["llm"]["called"] == "p(yes) with its prior"
+    pages = [(folder / name).read_text("utf-8") for name in ("report.html", "report.md")]
+    users = pages[0].partition('id="users"')[2]
+    assert '<th scope="col">p(yes) with its prior</th>' in users
+    for words in (*pages, users):
+        assert "is not what the language model alone says" in words
+    for words in pages:
+        assert ("nothing has held these" in words) == (loss == "listwise")
+
     # served: the same, and items and users that nobody met
     assert list(recommender.recommend(queries)) == list(rankings["llm"])
     new = Item("new", (("title", "steel bolt"),))
@@ -100,6 +114,9 @@ def test_a_run_without_a_prior_is_recorded_as_before_there_were_any(one_run) -> 
     assert "interactions.parquet" not in records["train"].parents
     assert not (config.run.folder / "adapter" / "prior.json").exists()
     assert "prior" not in records["train"].info
+    page = (config.run.folder / "report.html").read_text("utf-8")
+    assert '<th scope="col">p(yes)</th>' in page
+    assert "with its prior" not in page
     assert made(run(one_run(NONE))) == []
 
 

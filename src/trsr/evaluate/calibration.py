@@ -12,6 +12,9 @@ from trsr.evaluate.resampling import Floats
 BINS = 10
 """Bins of equal width between 0 and 1."""
 
+P_YES = "p(yes)"
+"""What a ranker's probabilities are called where they are the language model's own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bin:
@@ -46,6 +49,7 @@ class Calibration:
             using Bayesian binning", AAAI 2015); None without candidates, as the other numbers.
         brier: Mean squared error of the probabilities (Brier, 1950).
         bins: Those with a candidate, lowest first.
+        called: What its probabilities are called.
     """
 
     ranker: str
@@ -55,6 +59,7 @@ class Calibration:
     ece: float | None
     brier: float | None
     bins: tuple[Bin, ...]
+    called: str = P_YES
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -63,17 +68,18 @@ class Calibration:
         return values
 
 
-def calibrate(ranker: str, likely: Floats, right: Floats) -> Calibration:
+def calibrate(ranker: str, likely: Floats, right: Floats, called: str = P_YES) -> Calibration:
     """Bins probabilities.
 
     Args:
         ranker: Whose they are.
         likely: [candidates] between 0 and 1.
         right: [candidates] 1 for a right answer, else 0.
+        called: What they are called.
     """
     n = len(likely)
     if not n:
-        return Calibration(ranker, 0, None, None, None, None, ())
+        return Calibration(ranker, 0, None, None, None, None, (), called)
     place = np.minimum((likely * BINS).astype(np.int64), BINS - 1)
     counts = np.bincount(place, minlength=BINS)
     predicted = np.bincount(place, likely, BINS)
@@ -91,4 +97,5 @@ def calibrate(ranker: str, likely: Floats, right: Floats) -> Calibration:
         ece=float(np.abs(predicted - correct).sum() / n),
         brier=float(((likely - right) ** 2).mean()),
         bins=bins,
+        called=called,
     )

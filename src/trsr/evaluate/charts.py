@@ -86,13 +86,14 @@ class LineChart:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationChart:
-    """Predicted probabilities along, shares of right answers up.
+    """Predicted probabilities along, `called` what they are, and shares of right answers up.
 
     All numbers are SVG units; `dots` are (x, y, radius), and the diagonal runs from (`left`,
     `base`) to (`right`, `top`).
     """
 
     ranker: str
+    called: str
     width: float
     height: float
     left: float
@@ -115,6 +116,7 @@ def calibration_chart(found: Calibration) -> CalibrationChart | None:
     marks = [n / 5 for n in range(6)]
     return CalibrationChart(
         found.ranker,
+        found.called,
         width,
         base + 38,
         left,
@@ -131,7 +133,7 @@ def calibration_chart(found: Calibration) -> CalibrationChart | None:
         ),
         tuple(Tick(round(left + mark * (right - left), 2), f"{mark:.1f}") for mark in marks),
         tuple(Tick(round(base - mark * (base - top), 2), f"{mark:.1f}") for mark in marks),
-        f"{found.candidates:,} candidates, mean p(yes) {decimals(found.mean)}, "
+        f"{found.candidates:,} candidates, mean {found.called} {decimals(found.mean)}, "
         f"{decimals(found.base_rate)} of them right, expected calibration error "
         f"{decimals(found.ece)}",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trsr.evaluate.calibration import Calibration
+from trsr.evaluate.calibration import P_YES, Calibration
 from trsr.evaluate.correction import Corrected
 from trsr.evaluate.costs import RankerCost
 from trsr.evaluate.groups import HistoryGroup
@@ -48,7 +48,7 @@ class ShownCandidate:
 
     Attributes:
         text: The item's text.
-        p_yes: The model's probability of yes; None for a ranker without one.
+        p_yes: The probability of yes that its score stands for; None for a ranker without one.
         relevant: Whether it is a right answer.
         place: Its place in the list; empty: as it comes.
         note: Why it has none.
@@ -76,6 +76,7 @@ class ShownUser:
         steps: What was written beside the blocks' summaries, in order.
         steps_name: What these are.
         counted: Which candidates these are, such as `first 50 of 289 candidates`.
+        likely: What the ranker's probabilities are called.
     """
 
     user: str
@@ -88,6 +89,7 @@ class ShownUser:
     steps: Sequence[str] = ()
     steps_name: str = ""
     counted: str = ""
+    likely: str = P_YES
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ class Page:
         groups: The queries by length of history.
         corrected: Estimates over the whole catalogue.
         calibrations: Of the rankers that give probabilities.
+        calibration_notes: What these probabilities are, where that has to be said.
         costs: What rankers took.
         costs_note: Said where costs are not known; empty: nothing is.
         warnings: Sentences shown first, beside the report's own notes.
@@ -130,6 +133,7 @@ class Page:
     groups: Sequence[HistoryGroup] = ()
     corrected: Corrected | None = None
     calibrations: Sequence[Calibration] = ()
+    calibration_notes: Sequence[str] = ()
     costs: Sequence[RankerCost] = ()
     costs_note: str = ""
     warnings: Sequence[str] = ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from trsr.evaluate.calibration import Calibration
 from trsr.evaluate.comparison import BETTER, WORSE
 from trsr.evaluate.correction import Corrected
 from trsr.evaluate.groups import HistoryGroup
@@ -61,7 +60,7 @@ def markdown(report: Report, page: Page) -> str:
         _groups(report, page.groups),
         _corrected(page.corrected),
         _costs(report, page),
-        _calibration(page.calibrations),
+        _calibration(page),
         _stages(page.stages),
         _summaries(page.summaries),
         _settings(page),
@@ -194,8 +193,8 @@ def _estimate(one: Estimate) -> str:
     return decimals(one.mean) + ("" if one.se is None else f" ±{decimals(one.se)}")
 
 
-def _calibration(calibrations: Sequence[Calibration]) -> list[str]:
-    if not calibrations:
+def _calibration(page: Page) -> list[str]:
+    if not page.calibrations:
         return []
     text = (
         "Whether candidates given p(yes) = p are right p of the time. Candidates are mostly "
@@ -204,16 +203,19 @@ def _calibration(calibrations: Sequence[Calibration]) -> list[str]:
     rows = [
         [
             _inline(one.ranker),
+            one.called,
             f"{one.candidates:,}",
             decimals(one.base_rate),
             decimals(one.mean),
             decimals(one.ece),
             decimals(one.brier),
         ]
-        for one in calibrations
+        for one in page.calibrations
     ]
-    head = ["ranker", "candidates", "right", "mean p(yes)", "expected calibration error", "Brier"]
-    return ["## Calibration of p(yes)", "", text, "", *_rows(head, rows)]
+    error = "expected calibration error"
+    head = ["ranker", "probability", "candidates", "right", "mean", error, "Brier"]
+    notes = [line for note in page.calibration_notes for line in (_inline(note), "")]
+    return ["## Calibration of p(yes)", "", text, "", *notes, *_rows(head, rows)]
 
 
 def _summaries(summaries: SummaryTexts | None) -> list[str]:

@@ -9,8 +9,10 @@ from itertools import islice
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.evaluate import ShownBlock, ShownCandidate, ShownUser
+from trsr.evaluate.calibration import P_YES
 from trsr.pipeline.full import PROPOSALS, read_proposals
 from trsr.pipeline.growth import Growth, growth, page_writer
+from trsr.pipeline.likely import likely_called, prior_notes
 from trsr.pipeline.stair import Job
 from trsr.pipeline.told import told_summaries
 from trsr.prompts import PromptWriter
@@ -64,7 +66,8 @@ def examples(
         told_one = (told if view.told else summaries).get(query)
         users.append(view.user(case, lists[query], grown, told_one))
         missing += grown.missing
-    return Examples(users, [*_notes(config), *([GONE_NOTE] if missing else [])])
+    gone = [GONE_NOTE] if missing else []
+    return Examples(users, [*_notes(config), *prior_notes(config, [name]), *gone])
 
 
 def tells_summary(config: Config, ranker: str) -> bool:
@@ -132,6 +135,7 @@ class _View:
             steps=grown.steps,
             steps_name="Merges" if merges else "Written on the way",
             counted=self._counted(case, ranked),
+            likely=likely_called(self.config, self.ranker) or P_YES,
         )
 
     def _blocks(self, grown: Growth) -> Iterator[ShownBlock]:

@@ -21,6 +21,7 @@ from trsr.evaluate.groups import history_groups
 from trsr.evaluate.summaries import SummaryTexts, ToldOf, summary_texts
 from trsr.evaluate.texts import latex, markdown
 from trsr.pipeline.examples import examples
+from trsr.pipeline.likely import likely_called, likely_notes
 from trsr.pipeline.records import made_with, stage_times
 from trsr.pipeline.stair import Job
 from trsr.progress import Progress
@@ -60,9 +61,9 @@ def write_pages(
     values = report.to_json() | {"table": {"header": header, "rows": rows, "notes": notes}}
     groups = history_groups(report, config.evaluate.history_bins)
     calibrations = [
-        calibrated(name, dataset.cases(job.config.rank.split), rankings[name])
+        calibrated(name, dataset.cases(config.rank.split), rankings[name], called)
         for name in rankings
-        if name in JUDGES  # whose scores are log p(yes) − log p(no)
+        if (called := likely_called(config, name))
     ]
     costs = _costs(job, rankings)
     told = _summary_texts(job, dataset, summaries)
@@ -97,6 +98,7 @@ def write_pages(
         groups=groups,
         corrected=corrected,
         calibrations=calibrations,
+        calibration_notes=likely_notes(config, [one.ranker for one in calibrations]),
         costs=costs,
         costs_note="" if costs else UNRECORDED,
         summaries=told,
@@ -176,15 +178,17 @@ def _summary_texts(
     )
 
 
-def calibrated(name: str, cases: Iterable[Case], lists: Iterable[RankedList]) -> Calibration:
-    """The calibration of a ranker whose scores are log p(yes) − log p(no)."""
+def calibrated(
+    name: str, cases: Iterable[Case], lists: Iterable[RankedList], called: str
+) -> Calibration:
+    """The calibration of a ranker whose scores are log-odds of yes against no."""
     right = {case.query.id: case.relevant for case in cases}
     likely, marks = array("d"), array("d")
     for ranked in lists:
         for entry in ranked:
             likely.append(p_yes(entry.score))
             marks.append(entry.item in right[ranked.query])
-    return calibrate(name, np.array(likely), np.array(marks))
+    return calibrate(name, np.array(likely), np.array(marks), called)
 
 
 def whole(dataset: Dataset, split: str = "test") -> int:
