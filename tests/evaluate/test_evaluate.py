@@ -50,7 +50,7 @@ def test_a_query_without_a_result_scores_zero_and_stays_in_the_mean() -> None:
     report = evaluate(CASES, {"llm": PERFECT}, ["recall@1", "auc"])
     assert report["llm"].missing == 1
     assert report.means("llm") == pytest.approx({"recall@1": 2 / 3, "auc": 2 / 3})
-    assert any("1 of 3 queries without a result" in note for note in report.notes)
+    assert any("1 of 3 queries without a result" in note for note in report.warnings)
 
 
 def test_a_ranker_without_any_result_keeps_its_row() -> None:
@@ -65,7 +65,8 @@ def test_tied_counts_queries_whose_answer_ties_with_another_candidate() -> None:
     report = evaluate(CASES[:2], {"llm": [flat, below]}, ["recall@1"])
     assert report["llm"].tied == 0.5
     assert report.means("llm") == {"recall@1": (0.25 + 1) / 2}
-    assert any("50 %" in note for note in report.notes)
+    assert any("50 %" in note for note in report.remarks)
+    assert sorted((*report.remarks, *report.warnings)) == sorted(report.notes)
 
 
 def test_relevant_candidates_that_tie_only_with_each_other_are_no_tie() -> None:

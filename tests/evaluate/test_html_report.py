@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import re
@@ -25,7 +26,9 @@ from trsr.evaluate.calibration import calibrate
 from trsr.evaluate.charts import Axis, calibration_chart, dot_chart, line_chart
 from trsr.evaluate.cost_chart import brief_seconds, seconds_chart, tokens_chart
 from trsr.evaluate.costs import RankerCost
+from trsr.evaluate.report import Note
 from trsr.evaluate.summaries import ToldOf, summary_texts
+from trsr.evaluate.texts import markdown
 from trsr.types import Case, Item, Query, RankedList, UserHistory
 
 EVIL = "<script>alert(1)</script>\x00 \ud800 <|im_end|> \"'&amp; \u202eمرحبا 猫"
@@ -100,8 +103,13 @@ def full(text: str) -> Page:
         examples=[ShownUser(text, [ShownBlock([text, text], text)], text, candidates, text)],
         calibrations=[calibrate(text, np.array([0.2, 0.7, 0.7]), np.array([0.0, 1, 0]))],
         costs=COSTS,
-        warnings=[text],
     )
+
+
+def warned(*texts: str) -> Report:
+    """A report of whole catalogues with such warnings, and no other note."""
+    plain = dataclasses.replace(report(), notes=(), warnings=())
+    return plain.noted(Note(text, serious=True) for text in texts)
 
 
 def test_the_page_shows_every_part(tmp_path: Path) -> None:
@@ -123,7 +131,8 @@ def test_the_page_shows_every_part(tmp_path: Path) -> None:
 
 
 def test_text_never_becomes_markup(tmp_path: Path) -> None:
-    plain, evil = read(tmp_path, full("Plain words")), read(tmp_path, full(EVIL))
+    plain = read(tmp_path, full("Plain words"), warned("Plain words"))
+    evil = read(tmp_path, full(EVIL), warned(EVIL))
     assert [tag for tag, _ in evil.tags] == [tag for tag, _ in plain.tags]
     assert not evil.named("script")
     assert "<script>alert(1)</script>" in evil.text
@@ -202,8 +211,32 @@ def test_a_report_that_can_say_little_is_still_a_page(tmp_path: Path, queries: i
     assert "nan" not in reader.text.lower()
 
 
-def test_the_warning_about_sampling_is_on_the_page(tmp_path: Path) -> None:
-    assert "Krichene" in read(tmp_path).text
+def test_what_is_to_be_read_before_the_numbers_stands_before_them_and_there_alone(
+    tmp_path: Path,
+) -> None:
+    shown = report().noted([Note("A draw like others."), Note("It hardly learned.", serious=True)])
+    read(tmp_path, shown=shown)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    for words, (before, after) in (
+        (page, ('id="warnings"', 'class="cards"')),
+        (markdown(shown, Page()), ("## Before you use these numbers", "## Results")),
+    ):
+        box, _, rest = words.partition(before)[2].partition(after)
+        for warning in ("KDD 2020", "It hardly learned."):
+            assert warning in box
+            assert warning not in rest
+        assert "A draw like others." in rest
+        assert "A draw like others." not in box
+    assert shown.to_json()["notes"] == [
+        *report().notes,
+        "A draw like others.",
+        "It hardly learned.",
+    ]
+
+    read(tmp_path, shown=warned())
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "Before you use" not in page + markdown(warned(), Page())
+    assert 'class="notes"' not in page
 
 
 def test_a_megabyte_of_text_is_cut(tmp_path: Path) -> None:

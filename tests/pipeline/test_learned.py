@@ -35,7 +35,9 @@ def test_a_training_that_hardly_learned_is_told(tmp_path, monkeypatch, small_run
     notes = [note for note in report["table"]["notes"] if "training hardly learned" in note]
     assert len(notes) == (0 if learned else 1)
     page = (config.run.folder / "report.html").read_text("utf-8")
-    assert ("training hardly learned" in page) is not learned
+    box = page.partition('id="warnings"')[2].partition("</section>")[0]
+    assert ("training hardly learned" in box) is not learned
+    assert page.count("training hardly learned") == box.count("training hardly learned")
 
 
 def test_too_few_steps_say_nothing(tmp_path, monkeypatch, small_run):

@@ -67,6 +67,8 @@ def test_the_validation_cases_are_ranked_told_and_evaluated(made):
         page = (folder / name).read_text("utf-8")
         assert "These are the validation cases" in page
         assert "bm25: settings, passes or weights are chosen on these very cases" in page
+        assert page.index("Before you use these numbers") < page.index("These are the validation")
+        assert page.count("These are the validation cases") == 1
 
 
 def test_one_setting_parts_the_two_and_nothing_before_is_made_anew(made):

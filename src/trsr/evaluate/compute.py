@@ -69,11 +69,11 @@ def evaluate(
         },
         candidates=sizes,
         per_query=per_query,
-        notes=tuple(notes(key, scores, sampled=sampled, drawn=drawn)),
+        notes=(),
         comparisons=compare_rankers(
             per_query, list(rankings), main, [str(metric) for metric in wanted], bounds
         ),
-    )
+    ).noted(notes(key, scores, sampled=sampled, drawn=drawn))
 
 
 def _per_query(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from trsr.evaluate.answers import AnswerKey
-from trsr.evaluate.report import Scores
+from trsr.evaluate.report import Note, Scores
 from trsr.evaluate.table import share
 
 FEW = 30
@@ -19,7 +19,7 @@ TIED_OFTEN = 0.05
 
 def notes(
     key: AnswerKey, rankers: Sequence[Scores], *, sampled: bool, drawn: str = ""
-) -> Iterator[str]:
+) -> Iterator[Note]:
     """Yields the sentences that these results call for."""
     yield from _about_size(key)
     if len(key):
@@ -28,57 +28,60 @@ def notes(
         yield from _about_ranker(scores)
 
 
-def _about_size(key: AnswerKey) -> Iterator[str]:
+def _about_size(key: AnswerKey) -> Iterator[Note]:
     users = len(set(key.users))
     if not len(key):
-        yield "There are no queries: nothing can be said about any ranker."
+        yield Note("There are no queries: nothing can be said about any ranker.", serious=True)
     elif len(key) == 1:
-        yield (
+        yield Note(
             "There is one query: its values are shown, but one query has no standard error, and "
-            "nothing can be said about others."
+            "nothing can be said about others.",
+            serious=True,
         )
     elif len(key) < FEW:
-        yield f"{len(key)} queries are few: the standard errors are rough."
+        yield Note(f"{len(key)} queries are few: the standard errors are rough.", serious=True)
     if users < len(key):
-        yield (
+        yield Note(
             f"The {len(key):,} queries are of {users:,} {'user' if users == 1 else 'users'}; "
             "the standard errors take them as independent, so they are too small where a user's "
             "queries are alike."
         )
 
 
-def _about_candidates(key: AnswerKey, sampled: bool, drawn: str) -> Iterator[str]:
+def _about_candidates(key: AnswerKey, sampled: bool, drawn: str) -> Iterator[Note]:
     fewest, most = int(key.candidates.min()), int(key.candidates.max())
     if sampled:
         how = {"uniform": ", drawn uniformly", "popular": ", drawn by popularity"}.get(drawn, "")
         # the estimate rests on uniform draws
         more = " (evaluate.corrected estimates those)" if drawn == "uniform" else ""
-        yield (
+        yield Note(
             f"Candidates are sampled ({_range(fewest, most)} a query{how}): these values are far "
             f"above those of ranking the whole catalogue{more}, may order rankers differently, and "
-            "compare only with values of the same protocol (Krichene and Rendle, KDD 2020)."
+            "compare only with values of the same protocol (Krichene and Rendle, KDD 2020).",
+            serious=True,
         )
     if fewest < most:
-        yield (
+        yield Note(
             f"Queries have {_range(fewest, most)} candidates: fewer candidates make higher values, "
             "so compare rankers within this table only."
         )
     alike = int(np.count_nonzero(key.relevant == key.candidates))
     if alike:
-        yield (
+        yield Note(
             f"In {alike:,} {_queries(alike)} all candidates are relevant: every order is right, so "
             "they tell rankers apart in nothing (auc is .5 there)."
         )
 
 
-def _about_ranker(scores: Scores) -> Iterator[str]:
+def _about_ranker(scores: Scores) -> Iterator[Note]:
     if scores.missing:
-        yield (
+        yield Note(
             f"{scores.ranker}: {scores.missing:,} of {scores.queries:,} {_queries(scores.queries)} "
-            "without a result; each counts as 0 and stays in the mean."
+            "without a result; each counts as 0 and stays in the mean.",
+            serious=True,
         )
     if scores.tied is not None and scores.tied >= TIED_OFTEN:
-        yield (
+        yield Note(
             f"{scores.ranker}: in {share(scores.tied)} of the queries a relevant item ties with "
             "another candidate; each tie counts as its expected value over random orders."
         )

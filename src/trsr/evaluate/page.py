@@ -115,7 +115,6 @@ class Page:
         calibration_notes: What these probabilities are, where that has to be said.
         costs: What rankers took.
         costs_note: Said where costs are not known; empty: nothing is.
-        warnings: Sentences shown first, beside the report's own notes.
     """
 
     title: str = "Recommendation report"
@@ -136,4 +135,3 @@ class Page:
     calibration_notes: Sequence[str] = ()
     costs: Sequence[RankerCost] = ()
     costs_note: str = ""
-    warnings: Sequence[str] = ()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trsr.evaluate.table import Table, make_table
@@ -60,6 +60,20 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """A sentence that a reader of the numbers must know.
+
+    Attributes:
+        text: The sentence.
+        serious: Whether the numbers are easily taken for what they are not without it, so that it
+            is to be read before them.
+    """
+
+    text: str
+    serious: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What an evaluation found.
 
@@ -75,6 +89,7 @@ class Report:
         notes: What a reader must know, in plain sentences.
         comparisons: Every other ranker against the main one, in every metric that is no lower
             bound.
+        warnings: Those of the notes that are serious.
     """
 
     main: str
@@ -84,6 +99,7 @@ class Report:
     per_query: pl.DataFrame
     notes: tuple[str, ...]
     comparisons: tuple[Comparison, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def queries(self) -> int:
@@ -112,6 +128,20 @@ class Report:
             if (one.ranker, one.metric) == (ranker, metric):
                 return one
         return None
+
+    def noted(self, notes: Iterable[Note]) -> Report:
+        """The report with these notes too."""
+        found = list(notes)
+        return replace(
+            self,
+            notes=(*self.notes, *(note.text for note in found)),
+            warnings=(*self.warnings, *(note.text for note in found if note.serious)),
+        )
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The notes that are not serious."""
+        return tuple(note for note in self.notes if note not in self.warnings)
 
     @property
     def bounds(self) -> frozenset[str]:

@@ -53,9 +53,9 @@ def markdown(report: Report, page: Page) -> str:
     parts = [
         [f"# {_inline(page.title)}"],
         [_inline(page.subtitle)] if page.subtitle else [],
-        [f"- {_inline(warning)}" for warning in page.warnings],
+        _warnings(report),
         ["## Results", "", *_results(report)],
-        [f"- {_inline(note)}" for note in report.rows().notes],
+        [f"- {_inline(note)}" for note in report.rows().notes if note not in report.warnings],
         _differences(report),
         _groups(report, page.groups),
         _corrected(page.corrected),
@@ -67,6 +67,13 @@ def markdown(report: Report, page: Page) -> str:
         ["## Files", "", ELSEWHERE, "", FILES],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def _warnings(report: Report) -> list[str]:
+    if not report.warnings:
+        return []
+    said = [f"- {_inline(warning)}" for warning in report.warnings]
+    return ["## Before you use these numbers", "", *said]
 
 
 def _rows(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> Iterator[str]:

@@ -15,6 +15,7 @@ from trsr.data import Dataset, prepare
 from trsr.data.settings import DataSettings
 from trsr.evaluate import FullAnswerKey
 from trsr.evaluate import evaluate as compute
+from trsr.evaluate.report import Note
 from trsr.fetch import get
 from trsr.llm import LanguageModel, ScoringModel
 from trsr.pipeline.artifacts import (
@@ -240,14 +241,14 @@ def _evaluate(job: Job) -> dict[str, Any]:
     drawn = config.data.candidates if sampled else ""
     report = compute(key, lists, config.evaluate.metrics, sampled=sampled, drawn=drawn)
     first = first_stage_report(job.run / PROPOSALS, cases, config)
-    notes = [*report.notes, *(full_notes(config, first) if cases.full else ())]
+    notes = [Note(text) for text in (full_notes(config, first) if cases.full else ())]
     if config.rank.split == "valid":
-        notes.append(_validation_note(config))
+        notes.append(Note(_validation_note(config), serious=True))
     if "popular_recent" in config.rank.used and not dataset.timed:
-        notes.append(_UNTIMED)
-    notes += [f"{name}: {_ELSEWHERE}" for name in config.rank.elsewhere]
-    notes += learning_notes(job.run.records()) if config.trained else []
-    report = dataclasses.replace(report, notes=tuple(notes))
+        notes.append(Note(_UNTIMED))
+    notes += [Note(f"{name}: {_ELSEWHERE}", serious=True) for name in config.rank.elsewhere]
+    told = learning_notes(job.run.records()) if config.trained else []
+    report = report.noted([*notes, *(Note(text, serious=True) for text in told)])
     summaries = read_summaries(job.run.folder, (config.rank.split,))
     done = [stage.name for stage in STAGES if stage.work is not _evaluate]
     write_pages(job, report, dataset, summaries, rankings, done, first)
