@@ -218,6 +218,7 @@ def test_evaluate_writes_the_report_in_every_form(folder):
     assert report["calibration"]["untuned"]["candidates"] == 14 * 7
     assert sum(group["queries"] for group in report["history_groups"]) == 14
     assert report["corrected"]["samples"] == 6
+    assert "evaluate.corrected" not in " ".join(report["notes"])
     assert (
         "ndcg@10~full"
         in trsr("compare", "runs/mine", "--metric", "ndcg@10~full", cwd=folder).stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -69,6 +70,8 @@ def test_the_validation_cases_are_ranked_told_and_evaluated(made):
         assert "bm25: settings, passes or weights are chosen on these very cases" in page
         assert page.index("Before you use these numbers") < page.index("These are the validation")
         assert page.count("These are the validation cases") == 1
+        assert re.search("the validation cases['’] summaries", page)
+        assert "test cases’ summaries" not in page
 
 
 def test_one_setting_parts_the_two_and_nothing_before_is_made_anew(made):
@@ -79,6 +82,7 @@ def test_one_setting_parts_the_two_and_nothing_before_is_made_anew(made):
     assert asked(test) == cases(test, "test")
     assert "split" not in records["rank"].settings["rank"]  # runs from before the setting hold
     assert "split" not in records["evaluate"].settings
+    assert "What the test cases’ summaries hold" in (test / "report.html").read_text("utf-8")
 
 
 def test_compare_says_that_the_cases_are_for_choosing(made):

@@ -18,12 +18,17 @@ TIED_OFTEN = 0.05
 
 
 def notes(
-    key: AnswerKey, rankers: Sequence[Scores], *, sampled: bool, drawn: str = ""
+    key: AnswerKey,
+    rankers: Sequence[Scores],
+    *,
+    sampled: bool,
+    drawn: str = "",
+    corrected: bool = False,
 ) -> Iterator[Note]:
     """Yields the sentences that these results call for."""
     yield from _about_size(key)
     if len(key):
-        yield from _about_candidates(key, sampled, drawn)
+        yield from _about_candidates(key, sampled, drawn, corrected)
     for scores in rankers:
         yield from _about_ranker(scores)
 
@@ -48,12 +53,13 @@ def _about_size(key: AnswerKey) -> Iterator[Note]:
         )
 
 
-def _about_candidates(key: AnswerKey, sampled: bool, drawn: str) -> Iterator[Note]:
+def _about_candidates(key: AnswerKey, sampled: bool, drawn: str, corrected: bool) -> Iterator[Note]:
     fewest, most = int(key.candidates.min()), int(key.candidates.max())
     if sampled:
         how = {"uniform": ", drawn uniformly", "popular": ", drawn by popularity"}.get(drawn, "")
-        # the estimate rests on uniform draws
-        more = " (evaluate.corrected estimates those)" if drawn == "uniform" else ""
+        # the estimate rests on uniform draws; who asked for it has it, and needs no hint
+        hint = drawn == "uniform" and not corrected
+        more = " (evaluate.corrected estimates those)" if hint else ""
         yield Note(
             f"Candidates are sampled ({_range(fewest, most)} a query{how}): these values are far "
             f"above those of ranking the whole catalogue{more}, may order rankers differently, and "

@@ -106,7 +106,8 @@ class Page:
         curve: (step, training loss).
         validation: (step, what the best adapter is chosen by).
         validated: What that is, in a few words.
-        summaries: What the test cases' summaries hold.
+        cases: Which cases were ranked.
+        summaries: What these cases' summaries hold.
         examples: Some users.
         examples_notes: What is shown of them.
         groups: The queries by length of history.
@@ -126,6 +127,7 @@ class Page:
     curve: Sequence[tuple[int, float]] = ()
     validation: Sequence[tuple[int, float]] = ()
     validated: str = "Validation"
+    cases: str = "test cases"
     summaries: SummaryTexts | None = None
     examples: Sequence[ShownUser] = ()
     examples_notes: Sequence[str] = ()

@@ -11,7 +11,7 @@ from trsr.evaluate.groups import HistoryGroup
 from trsr.evaluate.page import Page, StageTime
 from trsr.evaluate.report import Estimate, Report
 from trsr.evaluate.statistics import LEVEL, Difference
-from trsr.evaluate.summaries import SUMMARY_TEXTS, SummaryTexts, summary_rows
+from trsr.evaluate.summaries import SUMMARY_TEXTS, summary_rows
 from trsr.evaluate.table import (
     BOUND,
     DIFFERENCES,
@@ -62,7 +62,7 @@ def markdown(report: Report, page: Page) -> str:
         _costs(report, page),
         _calibration(page),
         _stages(page.stages),
-        _summaries(page.summaries),
+        _summaries(page),
         _settings(page),
         ["## Files", "", ELSEWHERE, "", FILES],
     ]
@@ -225,11 +225,12 @@ def _calibration(page: Page) -> list[str]:
     return ["## Calibration of p(yes)", "", text, "", *notes, *_rows(head, rows)]
 
 
-def _summaries(summaries: SummaryTexts | None) -> list[str]:
-    if summaries is None:
+def _summaries(page: Page) -> list[str]:
+    if page.summaries is None:
         return []
-    rows = [[what, value] for what, value in summary_rows(summaries)]
-    return ["## Summaries", "", SUMMARY_TEXTS, "", *_rows(["", "mean"], rows)]
+    rows = [[what, value] for what, value in summary_rows(page.summaries)]
+    head = [f"of the {page.cases}' summaries", "mean"]
+    return ["## Summaries", "", SUMMARY_TEXTS, "", *_rows(head, rows)]
 
 
 def _inline(text: str) -> str:

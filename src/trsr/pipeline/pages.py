@@ -33,7 +33,7 @@ from trsr.trec import file_name, write_qrels, write_trec_run
 from trsr.types import Case, RankedList, Summary
 
 READ = 5000
-"""Test cases whose summaries are read, drawn by lot."""
+"""Ranked cases whose summaries are read, drawn by lot."""
 
 
 def write_pages(
@@ -101,6 +101,7 @@ def write_pages(
         calibration_notes=likely_notes(config, [one.ranker for one in calibrations]),
         costs=costs,
         costs_note="" if costs else UNRECORDED,
+        cases="validation cases" if config.rank.split == "valid" else "test cases",
         summaries=told,
         examples=shown.users,
         examples_notes=shown.notes,

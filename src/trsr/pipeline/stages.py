@@ -239,7 +239,14 @@ def _evaluate(job: Job) -> dict[str, Any]:
     key = FullAnswerKey(cases.answers(), dataset.catalog.ids) if cases.full else cases
     lists = {name: watched(ranked, job.progress, name) for name, ranked in rankings.items()}
     drawn = config.data.candidates if sampled else ""
-    report = compute(key, lists, config.evaluate.metrics, sampled=sampled, drawn=drawn)
+    report = compute(
+        key,
+        lists,
+        config.evaluate.metrics,
+        sampled=sampled,
+        drawn=drawn,
+        corrected=config.evaluate.corrected,
+    )
     first = first_stage_report(job.run / PROPOSALS, cases, config)
     notes = [Note(text) for text in (full_notes(config, first) if cases.full else ())]
     if config.rank.split == "valid":
