@@ -102,33 +102,74 @@ def test_every_table_has_a_caption_and_every_row_a_header() -> None:
     assert all(tag == "th" and told["scope"] in ("row", "col") for tag, told in firsts)
 
 
-def test_headings_jump_no_level_and_tables_and_drawings_that_scroll_take_the_keyboard() -> None:
+def test_headings_jump_no_level_and_what_may_scroll_takes_the_keyboard_and_nothing_else() -> None:
     shown = report()
     text = render(shown, page(shown))
     reader = Reader(text)
     levels = [int(tag[1]) for tag, _ in reader.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
-    parents = {"table": [], "svg": []}
+    parents: dict[str, list[dict[str, str | None]]] = {"table": [], "svg": []}
     for before, (tag, told) in itertools.pairwise(reader.tags):
         if tag in parents and told.get("aria-hidden") != "true":
             parents[tag].append(before[1])
     assert len(parents["svg"]) > 5
-    for told in [*parents["table"], *parents["svg"]]:
-        assert told["tabindex"] == "0"
-        assert told["role"] in ("region", "group")
-        assert told.get("aria-label") or told.get("aria-labelledby")
-    labels = [told["aria-label"] for told in parents["table"]]
+    scrolling = [told for told in parents["table"] if "scroll" in classes(told)]
+    for told in scrolling:
+        assert (told["tabindex"], told["role"]) == ("0", "region")
+    labels = [told["aria-label"] for told in scrolling]
     assert len(set(labels)) == len(labels)
+    stops = [told for _, told in reader.tags if "tabindex" in told]
+    assert stops == scrolling
+    # no drawing is wider than its place
+    assert not re.search(r"svg[^{}]*\{[^}]*min-width", style(text))
+
+
+def classes(told: dict[str, str | None]) -> list[str]:
+    return (told.get("class") or "").split()
+
+
+def style(text: str) -> str:
+    return text.partition("<style>")[2].partition("</style>")[0]
+
+
+def test_drawings_with_names_keep_the_size_of_their_words_on_a_phone() -> None:
+    shown = report()
+    text = render(shown, page(shown))
+    fluid = re.findall(r'<svg class="fluid .*?</svg>', text, re.DOTALL)
+    assert len(fluid) == 2 * 3  # metrics
+    for drawing in fluid:
+        assert "viewBox" not in drawing
+        along = re.findall(r'\b(?:x1|x2|cx)="([^"]*)"', drawing)
+        assert along
+        assert all(at == "0" or at.endswith("%") for at in along)
+
+
+def test_lines_and_leaders_can_be_seen_on_paper_and_in_the_dark() -> None:
+    css = style(render(report(), Page()))
+    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in css.split("@media")[:2])
+    for kind in ("course", "leader", "leader.near", "course.main, svg .leader.main"):
+        found = re.search(rf"svg \.{re.escape(kind)} \{{[^}}]*stroke: var\(--(\w+)\)", css)
+        assert found, kind
+        for colours in (light, dark):
+            bright, dull = sorted(map(luminance, (colours[found[1]], colours["card"])))[::-1]
+            assert (bright + 0.05) / (dull + 0.05) >= 3, kind  # WCAG 2.2, 1.4.11
+
+
+def luminance(colour: str) -> float:
+    """As WCAG 2.2 has it, of `#rrggbb`."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_the_style_heeds_phones_printers_and_those_who_want_no_motion() -> None:
-    css = render(report(), Page()).partition("<style>")[2].partition("</style>")[0]
+    css = style(render(report(), Page()))
     calm = "@media (prefers-reduced-motion: no-preference) { html { scroll-behavior: smooth; } }"
     assert calm in css
     assert css.count("scroll-behavior") == 1
     small = css.partition("@media (max-width: 560px) {")[2].partition("@media")[0]
-    assert ".drawing svg { min-width: 460px; }" in small  # else its words shrink with it
+    assert ".drawing text, .drawing .label { font-size: 13px; }" in small  # a drawing shrinks there
     assert "details::details-content" in css.partition("@media print {")[2]
 
 

@@ -254,8 +254,8 @@ def test_dots_lie_where_the_means_are() -> None:
     assert [dot.ranker for dot in chart.dots] == ["random", "llm"]
     assert [dot.main for dot in chart.dots] == [False, True]
     for dot in chart.dots:
-        assert chart.left <= dot.low < dot.x < dot.high <= chart.right
-    assert chart.left <= chart.chance <= chart.right
+        assert 0 <= dot.low < dot.x < dot.high <= 100  # percent
+    assert 0 <= chart.chance <= 100
     first, last = chart.ticks[0], chart.ticks[-1]
     mean = shown.means("llm")["recall@3"]
     share = (mean - float(first.text)) / (float(last.text) - float(first.text))

@@ -17,7 +17,7 @@ from trsr.evaluate.correction import Corrected, correct
 from trsr.evaluate.costs import RankerCost
 from trsr.evaluate.groups import history_groups
 from trsr.evaluate.html import render
-from trsr.evaluate.length_chart import length_chart
+from trsr.evaluate.length_chart import MOST, length_chart
 from trsr.evaluate.report import Estimate
 from trsr.evaluate.texts import latex, markdown
 from trsr.types import Case, Interaction, Item, Query, RankedList, UserHistory
@@ -75,7 +75,8 @@ def test_the_page_draws_each_metric_by_length_of_history_and_tells_the_numbers()
     shown = report(list(range(1, 41)))
     groups = history_groups(shown)
     text = render(shown, Page(groups=groups))
-    assert text.count('class="course main"') == text.count('class="course"') == 2  # two metrics
+    assert text.count('class="leader main"') == text.count('class="leader kind1"') == 2  # metrics
+    assert text.count('class="course main"') == 2 * (len(groups) - 1)
     assert 'href="#lengths"' in text
     assert ">21 to 30</th>" in text
     assert "llm: 1.000 of 1 to 10" in text
@@ -85,23 +86,74 @@ def test_the_page_draws_each_metric_by_length_of_history_and_tells_the_numbers()
     *_, main = chart.courses
     assert main.main
     assert main.ranker == shown.main
-    assert [tick.text for tick in chart.x_ticks] == [group.name for group in groups]
+    assert [tick.text for tick in chart.x_ticks] == ["1–10", "11–20", "21–30", "31–40"]
     assert [x for x, *_ in main.dots] == [tick.at for tick in chart.x_ticks]
     other, *_ = chart.courses
     assert (other.dots[0][1] < main.dots[0][1]) == (shown.main == "random")  # y grows downwards
     assert length_chart(shown, "mrr@4", groups[:1]) is None
 
 
-@pytest.mark.parametrize("count", [1, 3, 25])
+@pytest.mark.parametrize("count", [1, 3, 6, 25])
 def test_names_beside_the_courses_do_not_hide_each_other(count: int) -> None:
     shown = report([1, 2, 3, 4] * 4, tuple(f"ranker{n}" for n in range(count)))
     chart = length_chart(shown, "recall@1", history_groups(shown))
     assert chart is not None
     lines = sorted(one.label_y for one in chart.courses)
-    assert len(lines) == count
+    assert len(lines) == min(count, MOST)
     assert all(after - before >= 14.9 for before, after in itertools.pairwise(lines))
     assert lines[0] > 0
     assert lines[-1] <= chart.base + 5
+    assert len(chart.left_out) == count - len(lines)
+
+
+def test_names_of_many_groups_stand_in_several_rows() -> None:
+    for lengths, bins, rows in (
+        (list(range(1, 41)), [], 1),
+        (list(range(100, 140)), [], 2),
+        (list(range(1, 41)), [5, 10, 15, 20, 25, 30, 35], 2),
+        (list(range(100, 140)), [105, 110, 115, 120, 125, 130, 135], 3),
+    ):
+        shown = report(lengths)
+        groups = history_groups(shown, bins)
+        text = render(shown, Page(groups=groups)).partition('class="fluid lengths"')[2]
+        drawn = text.partition("</svg>")[0]
+        marks = re.findall(r'y="([\d.]+)" text-anchor="middle"', drawn)
+        assert len(marks) == len(groups)
+        assert len(set(marks)) == rows
+
+
+def test_of_many_rankers_the_main_and_the_best_are_drawn_and_the_others_named() -> None:
+    cases = [
+        Case(
+            Query(
+                f"q{n}", UserHistory(f"u{n}", (Interaction(ITEMS[0], 0.0),) * (1 + n % 3)), ITEMS
+            ),
+            frozenset({"i0"}),
+        )
+        for n in range(30)
+    ]
+    # r0 is right of no user, r1 of two, r2 of four, …; llm of none
+    lists = {
+        f"r{rate}": [
+            RankedList.of(one.query, [1.0 if n < 2 * rate else -1.0, 0.3, 0.2, 0.1])
+            for n, one in enumerate(cases)
+        ]
+        for rate in range(14)
+    }
+    shown = evaluate(cases, {**lists, "llm": lists["r0"]}, ["recall@1"])
+    groups = history_groups(shown)
+    chart = length_chart(shown, "recall@1", groups)
+    assert chart is not None
+    assert {one.ranker for one in chart.courses} == {"llm", "r13", "r12", "r11", "r10", "r9"}
+    assert len({one.kind for one in chart.courses}) == MOST
+    assert chart.left_out == tuple(f"r{rate}" for rate in range(9))
+    text = " ".join(render(shown, Page(groups=groups)).split())
+    assert "not drawn: r0, r1, r2, r3, r4, r5, r6, r7, r8<" in text
+    assert "holds llm and the 5 others with the highest means" in text
+    table = text.partition("Mean and 95 % interval, by length of history")[2]
+    assert all(f">{name}</th>" in table for name in chart.left_out)
+    few = report([1, 2, 3, 4] * 4, tuple(f"r{n}" for n in range(MOST)))
+    assert "not drawn" not in render(few, Page(groups=history_groups(few)))
 
 
 def test_the_page_shows_estimates_over_the_whole_catalogue() -> None:

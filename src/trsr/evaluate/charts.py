@@ -12,6 +12,12 @@ from trsr.evaluate.report import Report
 from trsr.evaluate.table import decimals, told_interval
 
 _POINTS = 400  # most points of a drawn line
+WIDTH = 400.0
+"""SVG units across a drawing: near what a phone has room for, so that words are read there too."""
+
+LONGEST = 18
+"""Letters of a ranker's name in a drawing; longer ones are cut."""
+
 _PADDING = 0.04  # air at both ends of an axis, as a share of it
 
 
@@ -30,8 +36,8 @@ class Dot:
     Attributes:
         ranker: Its name.
         main: Whether the report is about it.
-        y: Its line.
-        x: The mean.
+        y: Its line, in pixels.
+        x: The mean, in percent of the drawing's width.
         low: Where the 95 % interval begins; `x` where there is none.
         high: Where it ends.
     """
@@ -48,14 +54,23 @@ class Dot:
 class DotChart:
     """Rankers below each other, one metric along.
 
-    All numbers are SVG units; `chance` is where random orders stand. `summary` says it in words.
+    The drawing is as wide as there is room: what lies along is in percent of its width, what lies
+    down in pixels, so that words keep their size on a phone. Names stand left of it.
+
+    Attributes:
+        metric: What is drawn.
+        letters: Room for names, in letters.
+        height: With the marks below.
+        base: Where the axis lies.
+        dots: A ranker each.
+        ticks: The axis's marks.
+        chance: Where random orders stand.
+        summary: All of it in words.
     """
 
     metric: str
-    width: float
+    letters: int
     height: float
-    left: float
-    right: float
     base: float
     dots: tuple[Dot, ...]
     ticks: tuple[Tick, ...]
@@ -110,7 +125,7 @@ def calibration_chart(found: Calibration) -> CalibrationChart | None:
     """Draws a ranker's bins, the larger the more candidates; None where there are none."""
     if found.ece is None:
         return None
-    width, left, base, top = 460.0, 44.0, 220.0, 14.0
+    width, left, base, top = WIDTH, 44.0, 192.0, 14.0
     right = width - 16
     most = max(one.candidates for one in found.bins)
     marks = [n / 5 for n in range(6)]
@@ -146,11 +161,10 @@ def dot_chart(report: Report, metric: str) -> DotChart | None:
     means = [estimate.mean for _, estimate in found if estimate.mean is not None]
     if chance is None or not means:
         return None
-    longest = max(len(one.ranker) for one in report.rankers)
-    left, width, row = 24.0 + 7.2 * min(longest, 18), 460.0, 30.0
+    row = 30.0
     base = 12 + row * len(found)
     ends = [end for _, estimate in found for end in (estimate.interval or ())]
-    axis = Axis([*means, *ends, chance], left, width - 16, unit=True)
+    axis = Axis([*means, *ends, chance], 0, 100, unit=True)
     dots = []
     for place, (scores, estimate) in enumerate(found):
         mean = estimate.mean or 0.0
@@ -161,16 +175,19 @@ def dot_chart(report: Report, metric: str) -> DotChart | None:
     words = [f"{one.ranker}: {told_interval(estimate)}" for one, estimate in found]
     return DotChart(
         metric,
-        width,
+        letters([one.ranker for one in report.rankers]),
         base + 30,
-        left,
-        width - 16,
         base,
         tuple(dots),
         axis.ticks,
         axis(chance),
         "; ".join([*words, f"chance: {decimals(chance)}"]),
     )
+
+
+def letters(names: Sequence[str]) -> int:
+    """The room that the longest of the names needs once it is cut."""
+    return min(LONGEST, max(map(len, names)))
 
 
 def line_chart(title: str, points: Sequence[tuple[int, float]]) -> LineChart | None:
@@ -183,7 +200,7 @@ def line_chart(title: str, points: Sequence[tuple[int, float]]) -> LineChart | N
         return None
     run = math.ceil(len(finite) / _POINTS)
     drawn = [_mean_point(finite[at : at + run]) for at in range(0, len(finite), run)]
-    width, left, base = 460.0, 44.0, 180.0
+    width, left, base = WIDTH, 44.0, 156.0
     along = Axis([step for step, _ in drawn], left, width - 16, whole=True)
     up = Axis([value for _, value in drawn], base, 14)
     smooth = _running_mean(drawn) if len(drawn) >= 20 else []

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from trsr.evaluate.charts import Axis, Tick
+from trsr.evaluate.charts import LONGEST, WIDTH, Axis, Tick
 from trsr.evaluate.costs import RankerCost
 from trsr.evaluate.report import Report
 from trsr.evaluate.table import NOTHING, told_interval
@@ -15,11 +15,8 @@ from trsr.evaluate.table import NOTHING, told_interval
 WIDE = 20.0
 """From this ratio of the largest to the smallest cost on the axis is logarithmic."""
 
-LONGEST = 18
-"""Characters of a ranker's name beside its point."""
-
 _SMALLEST = 1e-9  # seconds: what a clock cannot tell from nothing must still have a logarithm
-_LETTER = 7.0
+_LETTER = 7.4
 _GAP = 3.0  # beside a name
 _AIR = 0.06
 _LINES = (0.0, -13.0, 13.0, -27.0, 27.0, -41.0, 41.0)  # how far below its point a name may stand
@@ -124,7 +121,7 @@ def _chart(
     ]
     if not drawn:
         return None
-    width, left, top, base = 460.0, 44.0, 14.0, 230.0
+    width, left, top, base = WIDTH, 44.0, 14.0, 230.0
     chance = report.chance[metric]
     spents = [spent for _, spent, _, _ in drawn]
     log = max(spents) >= WIDE * min(spents)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from trsr.evaluate.charts import Axis, Tick
+from trsr.evaluate.charts import Axis, Tick, letters
 from trsr.evaluate.groups import HistoryGroup
 from trsr.evaluate.report import Report
+from trsr.evaluate.statistics import Difference
 from trsr.evaluate.table import decimals
 
-LONGEST = 18
-"""Characters of a ranker's name beside its line."""
+MOST = 6
+"""Rankers in one drawing: of more, no line can be followed to its name."""
 
-_LETTER = 7.2
-_ROW = 15.0  # from one name to the next
+CROWDED = 24
+"""Letters of the groups' names that one row has room for on a phone."""
+
+_ROW = 17.0  # from one name to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,97 +29,128 @@ class Course:
     Attributes:
         ranker: Its name.
         main: Whether the report is about it.
-        line: Points as `polyline` takes them.
+        kind: How its line is dashed: another number, another way.
         dots: (x, mean, low, high), `low` and `high` being the ends of the 95 % interval.
         label_y: The name's base line.
     """
 
     ranker: str
     main: bool
-    line: str
+    kind: int
     dots: tuple[tuple[float, float, float, float], ...]
     label_y: float
+
+    @property
+    def steps(self) -> Iterator[tuple[float, float, float, float]]:
+        """(x, y, x, y) of the line from each dot to the next."""
+        for before, after in itertools.pairwise(self.dots):
+            yield (*before[:2], *after[:2])
 
 
 @dataclass(frozen=True, slots=True)
 class LengthChart:
     """Groups of history lengths along, shortest first; a metric up; a line for each ranker.
 
-    All numbers are SVG units; names stand from `names` on.
+    As wide as there is room, like `DotChart`: percent along, pixels down. Names stand right of it.
+
+    Attributes:
+        metric: What is drawn.
+        letters: Room for names, in letters.
+        height: With the marks below.
+        base: Where the axis lies.
+        courses: A ranker each; the main one last, so that it lies above the others.
+        x_ticks: The groups.
+        rows: In how many rows their names stand.
+        y_ticks: Marks of the metric.
+        left_out: The rankers that are not drawn.
+        summary: What is drawn, in words.
     """
 
     metric: str
-    width: float
+    letters: int
     height: float
-    left: float
-    right: float
-    names: float
     base: float
     courses: tuple[Course, ...]
     x_ticks: tuple[Tick, ...]
+    rows: int
     y_ticks: tuple[Tick, ...]
+    left_out: tuple[str, ...]
     summary: str
 
 
 def length_chart(report: Report, metric: str, groups: Sequence[HistoryGroup]) -> LengthChart | None:
-    """Draws a metric by length of history; None for fewer than two groups."""
-    rankers = [scores.ranker for scores in report.rankers]
-    means = {name: [group.means[name, metric] for group in groups] for name in rankers}
+    """Draws a metric by length of history; None for fewer than two groups.
+
+    Of more than `MOST` rankers the main one is drawn and those that are best in the metric.
+    """
+    names = _drawn(report, metric)
+    means = {name: [group.means[name, metric] for group in groups] for name in names}
     if len(groups) < 2 or any(one.mean is None for row in means.values() for one in row):
         return None
-    width, left, top = 460.0, 44.0, 14.0
-    base = max(220.0, top + _ROW * len(rankers))
-    right = width - 16 - _LETTER * min(max(map(len, rankers)), LONGEST)
-    step = (right - left) / len(groups)
-    xs = [round(left + step * (place + 0.5), 2) for place in range(len(groups))]
-    values = {
-        name: [(one.mean or 0.0, *_ends(one.mean, one.low, one.high)) for one in row]
-        for name, row in means.items()
-    }
+    top, base = 14.0, 220.0
+    xs = [round(100 * (place + 0.5) / len(groups), 2) for place in range(len(groups))]
+    values = {name: [_ends(one) for one in row] for name, row in means.items()}
     # a line's dots show the mean; only the main one has its interval drawn
-    shown = [v for name, row in values.items() for one in row for v in one[: _drawn(name, report)]]
+    shown = [
+        end
+        for name, row in values.items()
+        for ends in row
+        for end in (ends if name == report.main else ends[:1])
+    ]
     up = Axis(shown, base, top, unit=True)
-    last = {name: up(row[-1][0]) for name, row in values.items()}
-    lines = dict(_spread(last, top, base))
+    lines = dict(_spread({name: up(row[-1][0]) for name, row in values.items()}, top, base))
     courses = tuple(
         Course(
             name,
             name == report.main,
-            " ".join(f"{x},{up(mean)}" for x, (mean, *_) in zip(xs, row, strict=True)),
-            tuple((x, *map(up, one)) for x, one in zip(xs, row, strict=True)),  # type: ignore[misc]
+            kind,
+            tuple((x, up(one[0]), up(one[1]), up(one[2])) for x, one in zip(xs, row, strict=True)),
             lines[name],
         )
-        for name, row in values.items()
+        for kind, (name, row) in enumerate(values.items())
     )
+    ticks = tuple(Tick(x, _brief(group.name)) for x, group in zip(xs, groups, strict=True))
+    rows = min(3, math.ceil(len(ticks) * max(len(tick.text) for tick in ticks) / CROWDED))
     return LengthChart(
         metric,
-        width,
-        base + 40,
-        left,
-        right,
-        right + 6,
+        letters(names),
+        base + 27 + 13 * rows,
         base,
         tuple(sorted(courses, key=lambda one: one.main)),
-        tuple(Tick(x, group.name) for x, group in zip(xs, groups, strict=True)),
+        ticks,
+        rows,
         up.ticks,
-        "; ".join(
-            f"{name}: "
-            + ", ".join(
-                f"{decimals(one.mean)} of {group.name}"
-                for one, group in zip(row, groups, strict=True)
-            )
-            for name, row in means.items()
-        ),
+        tuple(scores.ranker for scores in report.rankers if scores.ranker not in names),
+        _told(means, groups),
     )
 
 
-def _drawn(name: str, report: Report) -> int:
-    return 3 if name == report.main else 1
+def _drawn(report: Report, metric: str) -> list[str]:
+    """The main ranker, then the others as far as there is room, best first."""
+    means = {scores.ranker: scores.metrics[metric].mean or 0.0 for scores in report.rankers}
+    others = [name for name in means if name != report.main]
+    return [report.main, *sorted(others, key=lambda name: -means[name])[: MOST - 1]]
 
 
-def _ends(mean: float | None, low: float | None, high: float | None) -> tuple[float, float]:
-    middle = mean or 0.0
-    return (middle if low is None else low, middle if high is None else high)
+def _ends(one: Difference) -> tuple[float, float, float]:
+    """A mean with the ends of its interval; the mean itself where there is none."""
+    mean = one.mean or 0.0
+    return mean, mean if one.low is None else one.low, mean if one.high is None else one.high
+
+
+def _brief(name: str) -> str:
+    """`7–21` for `7 to 21`: beside its neighbours on a phone there is room for no more."""
+    return name.replace(" to ", "–")
+
+
+def _told(means: Mapping[str, Sequence[Difference]], groups: Sequence[HistoryGroup]) -> str:
+    return "; ".join(
+        f"{name}: "
+        + ", ".join(
+            f"{decimals(one.mean)} of {group.name}" for one, group in zip(row, groups, strict=True)
+        )
+        for name, row in means.items()
+    )
 
 
 def _spread(at: dict[str, float], top: float, base: float) -> Iterator[tuple[str, float]]:
