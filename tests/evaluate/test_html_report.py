@@ -32,7 +32,7 @@ from trsr.evaluate.texts import markdown
 from trsr.types import Case, Item, Query, RankedList, UserHistory
 
 EVIL = "<script>alert(1)</script>\x00 \ud800 <|im_end|> \"'&amp; \u202eمرحبا 猫"
-VOID = {"meta", "link", "br", "img", "hr", "input"}
+VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}
 
 
 COSTS = (
@@ -184,9 +184,9 @@ def test_a_screen_reader_tells_example_users_apart(tmp_path: Path) -> None:
         for name in ("ann", "bob", "bob")  # a user may be asked about twice
     ]
     reader = read(tmp_path, Page(examples=users))
-    labels = [one["aria-label"] for _, one in reader.tags if one.get("role") == "region"]
-    assert len(labels) == len(set(labels))
-    assert sum("Ranked candidates of user bob" in (label or "") for label in labels) == 2
+    captions = re.findall("<caption>(.*?)</caption>", (tmp_path / "report.html").read_text("utf-8"))
+    assert len(captions) == len(set(captions))
+    assert sum("of user <bdi>bob</bdi> (example" in caption for caption in captions) == 2
     inside = [tag for tag, _ in reader.tags if tag in ("table", "caption")]
     assert inside == ["table", "caption"] * (2 + len(users))  # results and differences
     rows = [one for one in reader.named("th") if one["scope"] == "row"]
