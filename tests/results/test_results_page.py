@@ -493,7 +493,7 @@ def test_the_machine_is_told_by_the_file_where_a_run_does_not(swept, tmp_path):
     ("text", "said"),
     [
         (section(["a"], baseline="lm"), r"there is no row 'lm': did you mean llm"),
-        (section(["a"], metrics=["auc"]), "not all runs have the metric 'auc'"),
+        (section(["a"], metrics=["auc"]), "a has no metric 'auc'"),
         (section(["a"], compare=["auk"]), "there is no metric 'auk'"),
         (section(["a"], sweep="grid.toml"), "either runs or a sweep"),
         (section([]), "either runs or a sweep"),

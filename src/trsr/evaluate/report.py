@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,23 @@ class Estimate:
         if self.mean is None or self.se is None:
             return None
         return max(0.0, self.mean - Z95 * self.se), min(1.0, self.mean + Z95 * self.se)
+
+
+def over_seeds(each: Iterable[Estimate]) -> tuple[Estimate, float | None]:
+    """One estimate of several seeds' runs.
+
+    Returns:
+        The mean over seeds with the mean of their standard errors over queries; the standard
+        deviation of the seeds' means, None of fewer than two.
+    """
+    known = [one for one in each if one.mean is not None]
+    means = [one.mean for one in known if one.mean is not None]
+    errors = [one.se for one in known if one.se is not None]
+    found = Estimate(
+        statistics.fmean(means) if means else None,
+        statistics.fmean(errors) if errors else None,
+    )
+    return found, statistics.stdev(means) if len(means) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from trsr.evaluate.comparison import BETTER, WORSE, difference_json, significance
+from trsr.evaluate.comparison import BETTER, WORSE, difference_json
 from trsr.evaluate.correction import corrected_note
 from trsr.evaluate.notes import FEW
 from trsr.evaluate.resampling import Floats
 from trsr.evaluate.statistics import LEVEL, Difference, compare_seeds, holm
-from trsr.evaluate.table import BEST, NOTHING, Table, decimals, p_value, signed, span
+from trsr.evaluate.table import BEST, DIFFERENCES, Table, decimals, difference_cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +158,7 @@ class SidesReport:
             if one.metric == metric
         ]
         seeds = ("seeds",) if pooled else ()
-        head = ("", "metric", *seeds, "mean", "difference", "95 % interval", "p", "p Holm", "d_z")
-        return Table((*head, ""), tuple(rows), self.notes)
+        return Table(("", "metric", *seeds, "mean", *DIFFERENCES), tuple(rows), self.notes)
 
     def _best(self, metric: str) -> float | None:
         means = [one.mean for one in self.results if one.metric == metric]
@@ -212,13 +211,7 @@ def _cells(one: SideResult, best: float | None, pooled: bool) -> Iterator[str]:
     if one.difference is None:
         yield from ("baseline", "", "", "", "", "")
         return
-    found = one.difference
-    yield signed(found.mean)
-    yield span(found.low, found.high)
-    yield p_value(found.p)
-    yield p_value(one.p_holm)
-    yield NOTHING if found.d_z is None else signed(found.d_z)
-    yield significance(found.mean, one.p_holm)
+    yield from difference_cells(one.difference, one.p_holm)
 
 
 def _notes(results: Sequence[SideResult], baseline: str, queries: int, users: int) -> Iterator[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from trsr.evaluate.comparison import BETTER, WORSE
-from trsr.evaluate.statistics import LEVEL
+from trsr.evaluate.comparison import BETTER, WORSE, significance
+from trsr.evaluate.statistics import LEVEL, Difference
 
 if TYPE_CHECKING:
     from trsr.evaluate.report import Estimate, Report, Scores
@@ -90,12 +90,16 @@ def _marks(report: Report) -> Iterator[str]:
         )
 
 
-def number(estimate: Estimate) -> str:
-    """`.460 ±.029`, or `.460` where there is no standard error."""
-    if estimate.mean is None:
-        return NOTHING
+def number(estimate: Estimate, spread: float | None = None) -> str:
+    """`.460 ±.029`, or `.460` where there is no standard error.
+
+    Args:
+        estimate: What to tell.
+        spread: The standard deviation of several seeds' means: `.460 ±.029 (±.012)`.
+    """
     error = "" if estimate.se is None else f" ±{decimals(estimate.se)}"
-    return decimals(estimate.mean) + error
+    seeds = "" if spread is None else f" (±{decimals(spread)})"
+    return decimals(estimate.mean) + error + seeds
 
 
 def decimals(value: float | None, places: int = 3) -> str:
@@ -159,23 +163,26 @@ def span(low: float | None, high: float | None) -> str:
     return NOTHING if low is None or high is None else f"{signed(low)} to {signed(high)}"
 
 
-DIFFERENCES = ("ranker", "metric", "difference", "95 % interval", "p", "p Holm", "d_z", "")
-"""The columns of `difference_rows`."""
+DIFFERENCES = ("difference", "95 % interval", "p", "p Holm", "d_z", "")
+"""The columns of `difference_cells`."""
+
+
+def difference_cells(found: Difference, p_holm: float | None) -> tuple[str, ...]:
+    """A difference with its tests, as `DIFFERENCES` names its cells."""
+    return (
+        signed(found.mean),
+        span(found.low, found.high),
+        p_value(found.p),
+        p_value(p_holm),
+        signed(found.d_z),
+        significance(found.mean, p_holm),
+    )
 
 
 def difference_rows(report: Report) -> list[tuple[str, ...]]:
-    """A row for each comparison, as `DIFFERENCES` names its cells."""
+    """A row for each comparison: ranker, metric and `DIFFERENCES`."""
     return [
-        (
-            one.ranker,
-            one.metric,
-            signed(one.difference.mean),
-            span(one.difference.low, one.difference.high),
-            p_value(one.difference.p),
-            p_value(one.p_holm),
-            signed(one.difference.d_z),
-            one.mark,
-        )
+        (one.ranker, one.metric, *difference_cells(one.difference, one.p_holm))
         for one in report.comparisons
     ]
 

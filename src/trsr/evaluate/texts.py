@@ -22,6 +22,7 @@ from trsr.evaluate.table import (
     difference_rows,
     differences_note,
     least,
+    number,
     share,
 )
 from trsr.evaluate.words import (
@@ -153,7 +154,7 @@ def _differences(report: Report) -> list[str]:
         return []
     rows = [[_inline(ranker), *cells] for ranker, *cells in difference_rows(report)]
     lead = [f"## Differences to {_inline(report.main)}", "", differences_note(report), ""]
-    return [*lead, *_rows(DIFFERENCES, rows)]
+    return [*lead, *_rows(("ranker", "metric", *DIFFERENCES), rows)]
 
 
 def _groups(report: Report, groups: Sequence[HistoryGroup]) -> list[str]:
@@ -190,14 +191,10 @@ def _corrected(corrected: Corrected | None) -> list[str]:
         return lines
     metrics = list(next(iter(corrected.means.values())))
     rows = [
-        [_inline(ranker), *(_estimate(one) for one in means.values())]
+        [_inline(ranker), *(number(one) for one in means.values())]
         for ranker, means in corrected.means.items()
     ]
     return [*lines, "", *_rows(["ranker", *metrics], rows)]
-
-
-def _estimate(one: Estimate) -> str:
-    return decimals(one.mean) + ("" if one.se is None else f" ±{decimals(one.se)}")
 
 
 def _calibration(page: Page) -> list[str]:

@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from trsr.errors import ConfigError, DataError
-from trsr.evaluate.correction import SUFFIX
-from trsr.evaluate.metrics import USUAL
-from trsr.evaluate.sides import Side, SidesReport, compare_sides
-from trsr.pipeline.finished import FIXED, FinishedRun, counted, is_kept
+from trsr.evaluate.sides import SidesReport, compare_sides
+from trsr.pipeline.finished import FinishedRun, counted, is_kept
 from trsr.pipeline.shared import shared, shared_notes
+from trsr.pipeline.sides import make_side, shared_metrics, usual, wanted_metrics
 from trsr.pipeline.unseen import unseen, unseen_notes
 from trsr.plugins import like
 
@@ -32,11 +30,6 @@ class Chosen:
     def key(self) -> tuple[Path, str]:
         """The same for one ranker of one run, however its folder was spelled."""
         return self.run.folder.resolve(), self.ranker
-
-    def rows(self, queries: pl.DataFrame) -> pl.DataFrame:
-        """The ranker's values of these queries, in the order of their ids."""
-        own = self.run.values.filter(pl.col("ranker") == self.ranker)
-        return own.join(queries, on="query", how="semi").sort("query")
 
 
 def compare(
@@ -85,7 +78,8 @@ def compare(
     runs_of = [one.run for one in every]
     queries, alone = shared(runs_of) if only_shared else (base.run.asked.select("query"), None)
     check_comparable(runs_of, queries if only_shared else None)
-    wanted = _metrics(metrics, every)
+    wanted = wanted_metrics(runs_of, metrics)
+    wanted = wanted if metrics else [usual(wanted)]
     left_out = None
     if unseen_by:
         queries, left_out = unseen(base.run, unseen_by, queries)
@@ -93,7 +87,7 @@ def compare(
     names = _names(groups)
     pooled = [_apart(group) for group in groups]
     sides = [
-        _side(name, [one.rows(queries) for one in group], wanted)
+        make_side(name, [one.run for one in group], group[0].ranker, wanted, queries)
         for name, group in zip(names, pooled, strict=True)
     ]
     first = next(
@@ -101,7 +95,8 @@ def compare(
         for name, group in zip(names, groups, strict=True)
         if base.key in [one.key for one in group]
     )
-    report = compare_sides(sides, first, base.rows(queries)["user"].to_list(), wanted)
+    users = base.run.of(base.ranker, queries)["user"].to_list()
+    report = compare_sides(sides, first, users, wanted)
     once = [
         f"{name}: {len(group)} runs gave the same, query by query, as where a seed does not reach "
         "this ranker: they count as one"
@@ -120,10 +115,6 @@ def compare(
     fewer = unseen_notes(left_out, report.queries) if left_out else ()
     notes = (*report.notes, *told, *fewer, *once, *where)
     return replace(report, notes=notes, shared=alone, unseen=left_out)
-
-
-def _side(name: str, runs: Sequence[pl.DataFrame], metrics: Sequence[str]) -> Side:
-    return Side(name, {one: np.stack([rows[one].to_numpy() for rows in runs]) for one in metrics})
 
 
 def _split(text: str) -> tuple[Path, str]:
@@ -201,35 +192,6 @@ def _base(
     return main[0] if lone and main else first
 
 
-def _shared(chosen: Sequence[Chosen]) -> list[str]:
-    """The metrics that all have."""
-    return [
-        name
-        for name in chosen[0].run.values.columns
-        if name not in FIXED and all(name in one.run.values.columns for one in chosen)
-    ]
-
-
-def _metrics(wanted: Sequence[str], chosen: Sequence[Chosen]) -> list[str]:
-    shared = _shared(chosen)
-    for name in wanted:
-        lacking = [str(one.run.folder) for one in chosen if name not in one.run.values.columns]
-        if name not in shared:
-            where = f"{lacking[0]} has no metric" if lacking else "there is no metric"
-            how = (
-                "for estimates of the whole catalogue set evaluate.corrected to true"
-                if name.endswith(SUFFIX)
-                else "to add one, name it in evaluate.metrics"
-            )
-            raise ConfigError(
-                f"{where} {name!r}{like(name, shared)}; all runs have {', '.join(shared)}; {how} "
-                "and give `trsr evaluate`"
-            )
-    if not shared:
-        raise ConfigError("the runs have no metric in common; set the same evaluate.metrics")
-    return list(dict.fromkeys(wanted)) or [USUAL if USUAL in shared else shared[0]]
-
-
 def _groups(every: Sequence[Chosen], seeds: bool) -> list[list[Chosen]]:
     """Rankers of runs that differ only by seed together, where that is asked for."""
     groups: dict[object, list[Chosen]] = {}
@@ -252,10 +214,10 @@ def _apart(group: Sequence[Chosen]) -> Sequence[Chosen]:
     Raises:
         ConfigError: If some, but not all, are copies of one making.
     """
-    shared = _shared(group)
+    metrics = shared_metrics([one.run for one in group])
 
     def answers(one: Chosen) -> str:
-        return one.run.answers(one.ranker, shared)
+        return one.run.answers(one.ranker, metrics)
 
     for place, one in enumerate(group if len(counted(group, answers)) > 1 else ()):
         for other in group[:place]:

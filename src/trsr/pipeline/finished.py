@@ -61,14 +61,22 @@ class FinishedRun:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path}: no report; give `trsr evaluate` first") from error
 
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that its values are of."""
+        return [name for name in self.values.columns if name not in FIXED]
+
+    def of(self, ranker: str, queries: pl.DataFrame | None = None) -> pl.DataFrame:
+        """A ranker's values, of all queries or of these `query`, in the order of their ids."""
+        own = self.values.filter(pl.col("ranker") == ranker)
+        return own if queries is None else own.join(queries, on="query", how="semi").sort("query")
+
     def answers(self, ranker: str, metrics: Sequence[str] = ()) -> str:
         """A digest of a ranker's metrics (default: all), query by query.
 
         Runs whose seeds draw nothing anew for it, or that share its training, have the same.
         """
-        named = metrics or [name for name in self.values.columns if name not in FIXED]
-        own = self.values.filter(pl.col("ranker") == ranker)
-        return digest(own.select("query", *named).write_csv())
+        return digest(self.of(ranker).select("query", *(metrics or self.metrics)).write_csv())
 
     @property
     def main(self) -> str:
@@ -188,7 +196,6 @@ class FinishedRun:
 
     def _check_values(self) -> None:
         path, asked = self.folder / VALUES, self.asked["query"]
-        metrics = [name for name in self.values.columns if name not in FIXED]
         for (ranker,), rows in self.values.group_by("ranker", maintain_order=True):
             lacking = asked.filter(~asked.is_in(rows["query"].to_list()))
             if len(lacking):
@@ -201,7 +208,7 @@ class FinishedRun:
                 raise DataError(
                     f"{path}: ranker {ranker} has query {twice[0]} more than once; {self._again}"
                 )
-            for name in metrics:
+            for name in self.metrics:
                 wrong = rows.filter(~_finite(rows[name]))
                 if wrong.height:
                     query, value = wrong.select("query", name).row(0)

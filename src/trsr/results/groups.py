@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import polars as pl
 
 from trsr.evaluate.groups import name_of
 from trsr.evaluate.sides import Side, SideResult, SidesReport, compare_sides
@@ -28,11 +27,7 @@ def group_table(
         What it is, the table and how it is to be read.
     """
     metric = report.results[0].metric
-    ranked = [
-        run.finished.values.filter(pl.col("ranker") == row.ranker)
-        for row in rows
-        for run in row.runs
-    ]
+    ranked = [run.finished.of(row.ranker) for row in rows for run in row.runs]
     lengths = np.max([table["history"].to_numpy() for table in ranked], axis=0)
     users = ranked[0]["user"].to_numpy()
     place = np.searchsorted(sorted(set(bins)), lengths, side="right")
@@ -41,7 +36,7 @@ def group_table(
         own = np.flatnonzero(place == group)
         name = name_of(int(lengths[own].min()), int(lengths[own].max()))
         header.append(f"{name} ({len(own):,} {'query' if len(own) == 1 else 'queries'})")
-        sides = [Side(row.name, {metric: row.values[metric][:, own]}) for row in rows]
+        sides = [Side(row.name, {metric: row.side.values[metric][:, own]}) for row in rows]
         found = compare_sides(sides, report.baseline, users[own].tolist(), [metric])
         columns.append({one.side: one for one in found.results})
     lines = [[row.name, *(_cell(column[row.name]) for column in columns)] for row in rows]

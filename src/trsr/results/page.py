@@ -289,7 +289,7 @@ def _formats(runs: Sequence[Run]) -> str:
 def _legend(rows: Sequence[Any], report: SidesReport, metrics: Sequence[str]) -> str:
     queries = "query" if report.queries == 1 else "queries"
     words = [f"±: one standard error over {report.queries:,} {queries}"]
-    if any(row.estimate(name)[1] is not None for row in rows for name in row.values):
+    if any(row.estimate(name)[1] is not None for row in rows for name in row.side.values):
         words.append("(±): standard deviation over seeds")
     if len(rows) > 1:
         words.append("bold: highest mean, no claim of significance")

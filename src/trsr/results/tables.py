@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from trsr.errors import ConfigError
-from trsr.evaluate.comparison import significance
 from trsr.evaluate.compute import estimate
 from trsr.evaluate.cost_chart import brief_count, brief_seconds
-from trsr.evaluate.metrics import USUAL
-from trsr.evaluate.report import Estimate
-from trsr.evaluate.resampling import Floats
+from trsr.evaluate.report import Estimate, over_seeds
 from trsr.evaluate.sides import Side, SidesReport, compare_sides
-from trsr.evaluate.table import NOTHING, decimals, p_value, share, signed, span
+from trsr.evaluate.table import DIFFERENCES, NOTHING, decimals, difference_cells, number, share
 from trsr.evaluate.words import duration
 from trsr.pipeline import STAGE_NAMES
-from trsr.pipeline.finished import FIXED, counted
+from trsr.pipeline.finished import counted
+from trsr.pipeline.sides import make_side, usual, wanted_metrics
 from trsr.plugins import like
 from trsr.results.runs import Run, Variant, folder_names
 
@@ -34,31 +32,27 @@ class Row:
     """One ranker of one variant, or of all where their settings change nothing for it.
 
     Attributes:
-        name: As it is printed.
+        side: Its values, under the name that is printed; one seed where all seeds gave the same.
         ranker: The ranker.
         runs: Where it ranked.
-        values: metric → [seeds, queries]; one seed where all seeds gave the same.
         tied: Share of the answered queries with a tie; None where none is answered.
         missing: Queries without a result.
     """
 
-    name: str
+    side: Side
     ranker: str
     runs: tuple[Run, ...]
-    values: Mapping[str, Floats]
     tied: float | None
     missing: int
 
+    @property
+    def name(self) -> str:
+        """As it is printed."""
+        return self.side.name
+
     def estimate(self, metric: str) -> tuple[Estimate, float | None]:
-        """The mean over seeds with the mean standard error over queries; the seeds' spread."""
-        each = [estimate(values) for values in self.values[metric]]
-        means = [one.mean for one in each if one.mean is not None]
-        errors = [one.se for one in each if one.se is not None]
-        found = Estimate(
-            statistics.fmean(means) if means else None,
-            statistics.fmean(errors) if errors else None,
-        )
-        return found, statistics.stdev(means) if len(means) > 1 else None
+        """Over its seeds (see `over_seeds`)."""
+        return over_seeds(map(estimate, self.side.values[metric]))
 
     def cost(self, of: str) -> float | None:
         """The mean over its runs of a cost a query; None where no run knows it."""
@@ -70,26 +64,8 @@ class Row:
 
 
 def metrics_of(runs: Sequence[Run], wanted: Sequence[str]) -> list[str]:
-    """The wanted metrics, else all that every run has.
-
-    Raises:
-        ConfigError: If a run lacks a wanted one, or there is none in common.
-    """
-    shared = [
-        name
-        for name in runs[0].finished.values.columns
-        if name not in FIXED and all(name in run.finished.values.columns for run in runs)
-    ]
-    for name in wanted:
-        if name not in shared:
-            raise ConfigError(
-                f"not all runs have the metric {name!r}{like(name, shared)}; they have "
-                f"{', '.join(shared)}; to add one, name it in evaluate.metrics and give "
-                "`trsr evaluate`"
-            )
-    if not shared:
-        raise ConfigError("the runs have no metric in common; set the same evaluate.metrics")
-    return list(dict.fromkeys(wanted)) or shared
+    """The wanted metrics, else all that every run has (see `wanted_metrics`)."""
+    return wanted_metrics([run.finished for run in runs], wanted)
 
 
 def make_rows(variants: Sequence[Variant], metrics: Sequence[str]) -> list[Row]:
@@ -103,9 +79,9 @@ def make_rows(variants: Sequence[Variant], metrics: Sequence[str]) -> list[Row]:
     for ranker in dict.fromkeys(name for run in runs for name in run.finished.rankers):
         having = [(variant, _having(ranker, variant)) for variant in variants]
         made = [_row(ranker, variant.label, own, metrics) for variant, own in having if own]
-        if len(made) > 1 and all(_equal(made[0], one) for one in made):
+        if len(made) > 1 and all(_equal(made[0].side, one.side) for one in made):
             every = tuple(run for one in made for run in one.runs)
-            made = [Row(ranker, ranker, every, made[0].values, made[0].tied, made[0].missing)]
+            made = [replace(made[0], side=replace(made[0].side, name=ranker), runs=every)]
         rows += made
     return rows
 
@@ -121,18 +97,14 @@ def _having(ranker: str, variant: Variant) -> list[Run]:
 
 def _row(ranker: str, label: str, runs: Sequence[Run], metrics: Sequence[str]) -> Row:
     seeds = counted(runs, lambda run: run.finished.answers(ranker, metrics))
-    tables = [run.finished.values.filter(pl.col("ranker") == ranker) for run in runs]
-    values = {
-        name: np.stack([table[name].to_numpy() for table in tables[: len(seeds)]])
-        for name in metrics
-    }
+    name = f"{ranker}, {label}" if label else ranker
+    tables = [run.finished.of(ranker) for run in runs]
     tied = [_tied(table) for table in tables]
     known = [one for one in tied if one is not None]
     return Row(
-        f"{ranker}, {label}" if label else ranker,
+        make_side(name, [run.finished for run in seeds], ranker, metrics),
         ranker,
         tuple(runs),
-        values,
         statistics.fmean(known) if known else None,
         max(int(table["missing"].sum()) for table in tables),
     )
@@ -143,25 +115,19 @@ def _tied(table: pl.DataFrame) -> float | None:
     return int(table["tied"].sum()) / answered if answered else None
 
 
-def _equal(one: Row, other: Row) -> bool:
+def _equal(one: Side, other: Side) -> bool:
     return all(np.array_equal(values, other.values[name]) for name, values in one.values.items())
 
 
 def main_table(rows: Sequence[Row], metrics: Sequence[str], chance: Mapping[str, Any]) -> Table:
     """All rows side by side, the best of each metric in bold, and chance."""
-    found = {(row.name, name): row.estimate(name) for row in rows for name in metrics}
-    best = {
-        name: _best(one for (_, of), (one, _) in found.items() if of == name) for name in metrics
-    }
+    best = {name: _best(rows, name) for name in metrics}
     more = _columns(rows)
     header = ["", *metrics, *more]
     lines = [
         [
             row.name,
-            *(
-                _cell(*found[row.name, name], best[name] if len(rows) > 1 else None)
-                for name in metrics
-            ),
+            *(_cell(row, name, best[name]) for name in metrics),
             *(told(row) for told in more.values()),
         ]
         for row in rows
@@ -170,8 +136,10 @@ def main_table(rows: Sequence[Row], metrics: Sequence[str], chance: Mapping[str,
     return header, lines
 
 
-def _best(each: Iterable[Estimate]) -> float | None:
-    return max((one.mean for one in each if one.mean is not None), default=None)
+def _best(rows: Sequence[Row], metric: str) -> float | None:
+    """The highest mean; None where there is nothing to compare."""
+    means = [row.estimate(metric)[0].mean for row in rows]
+    return max((one for one in means if one is not None), default=None) if means[1:] else None
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
@@ -179,8 +147,8 @@ def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
     found: dict[str, Callable[[Row], str]] = {"tied": lambda row: share(row.tied)}
     if any(row.missing for row in rows):
         found["missing"] = lambda row: f"{row.missing:,}"
-    if any(_seeds(row) > 1 for row in rows):
-        found["seeds"] = lambda row: str(_seeds(row))
+    if any(row.side.seeds > 1 for row in rows):
+        found["seeds"] = lambda row: str(row.side.seeds)
     if any(row.cost("seconds_a_query") is not None for row in rows):
         found["time a query"] = lambda row: brief_seconds(row.cost("seconds_a_query"))
     if any(row.cost("tokens_a_query") is not None for row in rows):
@@ -188,16 +156,10 @@ def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
     return found
 
 
-def _seeds(row: Row) -> int:
-    return len(next(iter(row.values.values())))
-
-
-def _cell(one: Estimate, spread: float | None, best: float | None) -> str:
-    if one.mean is None:
-        return NOTHING
-    text = decimals(one.mean) + ("" if one.se is None else f" ±{decimals(one.se)}")
-    text += "" if spread is None else f" (±{decimals(spread)})"
-    return f"**{text}**" if best is not None and one.mean == best else text
+def _cell(row: Row, metric: str, best: float | None) -> str:
+    found, spread = row.estimate(metric)
+    text = number(found, spread)
+    return f"**{text}**" if best is not None and found.mean == best else text
 
 
 def compared(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> SidesReport:
@@ -219,31 +181,19 @@ def compared(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> Side
             f"baseline: there is no row {chosen!r}{like(chosen, names)}; there are "
             f"{'; '.join(names)}"
         )
-    there = list(rows[0].values)
-    wanted = list(metrics) or [USUAL if USUAL in there else there[0]]
-    table = rows[0].runs[0].finished.values
-    users = table.filter(pl.col("ranker") == rows[0].ranker)["user"].to_list()
-    return compare_sides([Side(row.name, row.values) for row in rows], chosen, users, wanted)
+    wanted = list(metrics) or [usual(list(rows[0].side.values))]
+    users = rows[0].runs[0].finished.of(rows[0].ranker)["user"].to_list()
+    return compare_sides([row.side for row in rows], chosen, users, wanted)
 
 
 def difference_table(found: SidesReport) -> Table:
     """The differences, a row each."""
-    header = ["", "metric", "difference", "95 % interval", "p", "p Holm", "d_z", ""]
     lines = [
-        [
-            one.side,
-            one.metric,
-            signed(one.difference.mean),
-            span(one.difference.low, one.difference.high),
-            p_value(one.difference.p),
-            p_value(one.p_holm),
-            signed(one.difference.d_z),
-            significance(one.difference.mean, one.p_holm),
-        ]
+        [one.side, one.metric, *difference_cells(one.difference, one.p_holm)]
         for one in found.results
         if one.difference is not None
     ]
-    return header, lines
+    return ["", "metric", *DIFFERENCES], lines
 
 
 def stage_table(variants: Sequence[Variant]) -> Table:

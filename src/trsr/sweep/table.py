@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trsr.evaluate.report import Estimate
-from trsr.evaluate.table import decimals, number
+from trsr.evaluate.report import Estimate, over_seeds
+from trsr.evaluate.table import number
 from trsr.pipeline.finished import counted
 from trsr.store.rundir import explained, write_atomic
 from trsr.sweep.plan import Plan, label, short_keys
@@ -212,15 +211,9 @@ def _drawn(having: Sequence[Outcome], ranker: str) -> list[Outcome]:
 
 
 def _over_seeds(found: Sequence[Estimate | None]) -> str:
-    """The mean over seeds, and the mean of their errors over queries."""
-    there = [one for one in found if one is not None and one.mean is not None]
-    means = [one.mean for one in there if one.mean is not None]
-    if not means:
-        return ""
-    errors = [one.se for one in there if one.se is not None]
-    told = Estimate(statistics.fmean(means), statistics.fmean(errors) if errors else None)
-    spread = f" (±{decimals(statistics.stdev(means))})" if len(means) > 1 else ""
-    return number(told) + spread
+    """A cell: empty where no seed has a value."""
+    told, spread = over_seeds(one for one in found if one is not None)
+    return "" if told.mean is None else number(told, spread)
 
 
 def _plain(value: Any) -> str:
