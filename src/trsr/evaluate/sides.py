@@ -13,7 +13,7 @@ from trsr.evaluate.correction import corrected_note
 from trsr.evaluate.notes import FEW
 from trsr.evaluate.resampling import Floats
 from trsr.evaluate.statistics import LEVEL, Difference, compare_seeds, holm
-from trsr.evaluate.table import BEST, DIFFERENCES, Table, decimals, difference_cells
+from trsr.evaluate.table import BEST, BOUND, DIFFERENCES, LEAST, Table, decimals, difference_cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,12 @@ class Side:
     Attributes:
         name: As it is printed.
         values: metric → [seeds, queries]; the queries stand in one order on all sides.
+        bounds: The metrics that are lower bounds, as lists leave out candidates.
     """
 
     name: str
     values: Mapping[str, Floats]
+    bounds: frozenset[str] = frozenset()
 
     @property
     def seeds(self) -> int:
@@ -44,8 +46,10 @@ class SideResult:
         seeds: How many training runs are pooled.
         mean: Over queries and seeds; None where there is no query.
         seed_sd: Standard deviation of the seeds' means; None for one seed.
-        difference: To the baseline; None for the baseline itself.
+        difference: To the baseline; None for the baseline itself. Where one of the two is a lower
+            bound, nothing can be said of it.
         p_holm: Its p-value corrected for all comparisons of the table.
+        bound: Whether the mean is a lower bound.
     """
 
     side: str
@@ -55,6 +59,12 @@ class SideResult:
     seed_sd: float | None
     difference: Difference | None
     p_holm: float | None
+    bound: bool = False
+
+    @property
+    def compared(self) -> bool:
+        """Whether there is a difference of which something can be said."""
+        return self.difference is not None and self.difference.mean is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +171,18 @@ class SidesReport:
         return Table(("", "metric", *seeds, "mean", *DIFFERENCES), tuple(rows), self.notes)
 
     def _best(self, metric: str) -> float | None:
-        means = [one.mean for one in self.results if one.metric == metric]
-        return max((mean for mean in means if mean is not None), default=None)
+        """The highest mean; None where any is a lower bound."""
+        those = [one for one in self.results if one.metric == metric]
+        means = [one.mean for one in those if one.mean is not None]
+        return None if any(one.bound for one in those) else max(means, default=None)
 
 
 def compare_sides(
     sides: Sequence[Side], baseline: str, users: Sequence[str], metrics: Sequence[str]
 ) -> SidesReport:
     """Compares every side with the baseline, Holm's correction over all.
+
+    What is a lower bound on one side at least is not compared: such a difference says nothing.
 
     Args:
         sides: At least one; their names differ.
@@ -179,16 +193,29 @@ def compare_sides(
     base = next(side for side in sides if side.name == baseline)
     ordered = [base, *(side for side in sides if side is not base)]
     pairs = [(metric, side) for metric in metrics for side in ordered]
+    known = len(set(users))
+    unclear = Difference(len(users), known)
     differences = [
-        None if side is base else compare_seeds(side.values[metric], base.values[metric], users)
+        None
+        if side is base
+        else unclear
+        if metric in side.bounds | base.bounds
+        else compare_seeds(side.values[metric], base.values[metric], users)
         for metric, side in pairs
     ]
     corrected = holm([one.p if one else None for one in differences])
     results = tuple(
-        SideResult(side.name, metric, side.seeds, *_mean(side.values[metric]), difference, p)
+        SideResult(
+            side.name,
+            metric,
+            side.seeds,
+            *_mean(side.values[metric]),
+            difference,
+            p,
+            metric in side.bounds,
+        )
         for (metric, side), difference, p in zip(pairs, differences, corrected, strict=True)
     )
-    known = len(set(users))
     notes = tuple(_notes(results, baseline, len(users), known))
     return SidesReport(baseline, len(users), known, results, notes)
 
@@ -207,7 +234,7 @@ def _cells(one: SideResult, best: float | None, pooled: bool) -> Iterator[str]:
     if pooled:
         yield str(one.seeds)
     top = f" {BEST}" if best is not None and one.mean == best else ""
-    yield decimals(one.mean) + spread + top
+    yield (LEAST if one.bound else "") + decimals(one.mean) + spread + top
     if one.difference is None:
         yield from ("baseline", "", "", "", "", "")
         return
@@ -215,7 +242,7 @@ def _cells(one: SideResult, best: float | None, pooled: bool) -> Iterator[str]:
 
 
 def _notes(results: Sequence[SideResult], baseline: str, queries: int, users: int) -> Iterator[str]:
-    tests = [one for one in results if one.difference is not None]
+    tests = [one for one in results if one.compared]
     if not queries:
         yield "There are no queries: nothing can be said about any ranker."
         return
@@ -235,6 +262,8 @@ def _notes(results: Sequence[SideResult], baseline: str, queries: int, users: in
         )
         if users < FEW:
             yield f"{users} users are few: the intervals are rough."
+    if any(one.bound for one in results):
+        yield BOUND
     if any(one.seeds > 1 for one in results):
         yield (
             "±: standard deviation over seeds; where seeds are pooled, interval and p are of "
@@ -250,4 +279,5 @@ def _plain(one: SideResult) -> dict[str, Any]:
     empty = difference_json(Difference(0, 0)) | {"queries": None, "users": None}
     found = empty if one.difference is None else difference_json(one.difference)
     named = {"name": one.side, "metric": one.metric, "seeds": one.seeds, "mean": one.mean}
+    named |= {"lower_bound": one.bound}
     return named | {"seed_sd": one.seed_sd} | found | {"p_holm": one.p_holm}

@@ -27,7 +27,8 @@ LEVEL = 0.05
 class Difference:
     """How much better one side is than another on the same queries, and how sure that is.
 
-    What cannot be said is None: all but `mean` for one user's queries, all for none.
+    What cannot be said is None: all but `mean` for one user's queries, all for none or where a side
+    is a lower bound.
 
     Attributes:
         queries: On how many.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from trsr.evaluate.comparison import BETTER, WORSE, significance
 from trsr.evaluate.statistics import LEVEL, Difference
 
 if TYPE_CHECKING:
-    from trsr.evaluate.report import Estimate, Report, Scores
+    from trsr.evaluate.report import Estimate, Report
 
 NOTHING = "–"
 """What stands where a number cannot be said."""
@@ -21,11 +21,14 @@ BEST = "*"
 LEAST = "≥ "
 """Begins the cells that hold a lower bound."""
 
-BOUND = (
+LOWER = (
     f"{LEAST}a lower bound: lists leave out candidates, and a relevant item that is left out "
-    "counts as last; of lower bounds there is no chance level, no highest mean and no test"
+    "counts as last"
 )
 """What `LEAST` means."""
+
+BOUND = f"{LOWER}; of lower bounds there is no chance level, no highest mean and no test"
+"""The same below a table that has these of other metrics."""
 
 
 class Table(NamedTuple):
@@ -58,7 +61,7 @@ def make_table(report: Report) -> Table:
         (
             scores.ranker,
             *(
-                least(scores, name)
+                least(scores.bounds, name)
                 + number(one)
                 + mark(one, best[name])
                 + arrow(report, scores.ranker, name)
@@ -128,9 +131,9 @@ def share(value: float | None) -> str:
     return f"{100 * value:.0f} %"
 
 
-def least(scores: Scores, metric: str) -> str:
-    """`LEAST` where a ranker's metric is a lower bound, else empty."""
-    return LEAST if metric in scores.bounds else ""
+def least(bounds: Collection[str], metric: str) -> str:
+    """`LEAST` where a metric is among those that are lower bounds, else empty."""
+    return LEAST if metric in bounds else ""
 
 
 def mark(estimate: Estimate, best: float | None) -> str:

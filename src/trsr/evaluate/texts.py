@@ -99,7 +99,7 @@ def _results(report: Report) -> Iterator[str]:
 
 
 def _cell(report: Report, ranker: str, metric: str, one: Estimate) -> str:
-    text = least(report[ranker], metric) + decimals(one.mean)
+    text = least(report[ranker].bounds, metric) + decimals(one.mean)
     if one.mean is not None and one.mean == best_mean(report, metric):
         text = f"**{text}**"
     error = "" if one.se is None else f" ±{decimals(one.se)}"
@@ -167,7 +167,7 @@ def _groups(report: Report, groups: Sequence[HistoryGroup]) -> list[str]:
             str(group.queries),
             _inline(scores.ranker),
             *(
-                least(scores, metric) + _interval(group.means[scores.ranker, metric])
+                least(scores.bounds, metric) + _interval(group.means[scores.ranker, metric])
                 for metric in report.metrics
             ),
         ]
@@ -310,7 +310,7 @@ def _tex_cell(report: Report, ranker: str, metric: str, one: Estimate) -> str:
         text = f"\\textbf{{{text}}}"
     error = "" if one.se is None else f" {{\\scriptsize $\\pm${decimals(one.se)}}}"
     arrows = {BETTER: " $\\uparrow$", WORSE: " $\\downarrow$"}
-    bound = "$\\geq$ " if least(report[ranker], metric) else ""
+    bound = "$\\geq$ " if metric in report[ranker].bounds else ""
     return bound + text + error + arrows.get(arrow(report, ranker, metric).strip(), "")
 
 

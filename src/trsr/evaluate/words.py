@@ -133,7 +133,7 @@ def cost_rows(report: Report, metric: str, costs: Sequence[RankerCost]) -> list[
     return [
         CostRow(
             one.ranker,
-            least(report[one.ranker], metric) + number(report[one.ranker].metrics[metric]),
+            least(report[one.ranker].bounds, metric) + number(report[one.ranker].metrics[metric]),
             brief_seconds(one.seconds_a_query),
             brief_count(one.tokens_a_query),
             brief_seconds(one.preparing) if one.preparing < 60 else duration(one.preparing),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import polars as pl
 
 from trsr.data.cases import MET
 from trsr.errors import DataError, StaleRunError, StoreError
+from trsr.evaluate.metrics import parse_metric
 from trsr.pipeline.artifacts import cases_file
 from trsr.settings import digest
 from trsr.store.rundir import MANIFEST, RunDirectory
@@ -55,11 +56,41 @@ class FinishedRun:
         table = read_table(self.folder / VALUES, ("ranker",))
         if table.height:
             return table["ranker"].unique(maintain_order=True).to_list()
+        return list(self.report["rankers"])
+
+    @cached_property
+    def report(self) -> Mapping[str, Any]:
+        """What it came to, as its report has it.
+
+        Raises:
+            StoreError: If there is no report, or it is none that trsr wrote.
+        """
         path = self.folder / REPORT
         try:
-            return list(json.loads(path.read_text("utf-8"))["rankers"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            found = json.loads(path.read_text("utf-8"))
+        except OSError as error:
             raise StoreError(f"{path}: no report; give `trsr evaluate` first") from error
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not isinstance(found.get("rankers"), dict):
+            raise StoreError(f"{path}: not a report that trsr wrote; give `trsr evaluate` again")
+        return found
+
+    @cached_property
+    def bounds(self) -> Mapping[str, frozenset[str]]:
+        """Of each ranker the metrics that are lower bounds, as its lists leave out candidates.
+
+        What an older trsr kept does not tell: where the candidates were the whole catalogue, each
+        metric that asks for every candidate's place is then taken for one.
+        """
+        full = self._settings.get("data", {}).get("candidates") == "full"
+        unsaid = [name for name in self.metrics if full and parse_metric(name).whole]
+        found = {}
+        for name in self.rankers:
+            scores = self.report["rankers"].get(name)
+            said = scores.get("lower_bounds") if isinstance(scores, dict) else None
+            found[name] = frozenset(said if isinstance(said, list) else unsaid)
+        return found
 
     @property
     def metrics(self) -> list[str]:

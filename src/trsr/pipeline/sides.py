@@ -67,4 +67,6 @@ def make_side(
         queries: Only these `query` count; None: all.
     """
     tables = [run.of(ranker, queries) for run in runs]
-    return Side(name, {one: np.stack([rows[one].to_numpy() for rows in tables]) for one in metrics})
+    values = {one: np.stack([rows[one].to_numpy() for rows in tables]) for one in metrics}
+    bounds = frozenset().union(*(run.bounds[ranker] for run in runs))
+    return Side(name, values, bounds & values.keys())

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from trsr.evaluate.groups import name_of
-from trsr.evaluate.sides import Side, SideResult, SidesReport, compare_sides
-from trsr.evaluate.table import decimals, signed, span
+from trsr.evaluate.sides import SideResult, SidesReport, compare_sides
+from trsr.evaluate.table import LEAST, decimals, signed, span
 from trsr.results.tables import Row, Table
 
 
 def group_table(
     rows: Sequence[Row], report: SidesReport, bins: Sequence[int]
 ) -> tuple[str, Table, str]:
-    """The first compared metric of every row in each group, and its difference to the baseline.
+    """One compared metric of every row in each group, and its difference to the baseline.
+
+    It is the first one of which there are differences: of lower bounds there are none.
 
     Args:
         rows: The section's.
@@ -26,7 +29,8 @@ def group_table(
     Returns:
         What it is, the table and how it is to be read.
     """
-    metric = report.results[0].metric
+    metrics = [one.metric for one in report.results]
+    metric = next((one.metric for one in report.results if one.compared), metrics[0])
     ranked = [run.finished.of(row.ranker) for row in rows for run in row.runs]
     lengths = np.max([table["history"].to_numpy() for table in ranked], axis=0)
     users = ranked[0]["user"].to_numpy()
@@ -36,7 +40,9 @@ def group_table(
         own = np.flatnonzero(place == group)
         name = name_of(int(lengths[own].min()), int(lengths[own].max()))
         header.append(f"{name} ({len(own):,} {'query' if len(own) == 1 else 'queries'})")
-        sides = [Side(row.name, {metric: row.side.values[metric][:, own]}) for row in rows]
+        sides = [
+            replace(row.side, values={metric: row.side.values[metric][:, own]}) for row in rows
+        ]
         found = compare_sides(sides, report.baseline, users[own].tolist(), [metric])
         columns.append({one.side: one for one in found.results})
     lines = [[row.name, *(_cell(column[row.name]) for column in columns)] for row in rows]
@@ -46,7 +52,7 @@ def group_table(
 
 
 def _cell(one: SideResult) -> str:
-    found = one.difference
-    if found is None:
-        return decimals(one.mean)
-    return f"{decimals(one.mean)}; {signed(found.mean)} ({span(found.low, found.high)})"
+    found, text = one.difference, (LEAST if one.bound else "") + decimals(one.mean)
+    if found is None or not one.compared:
+        return text
+    return f"{text}; {signed(found.mean)} ({span(found.low, found.high)})"

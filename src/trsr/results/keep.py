@@ -28,7 +28,7 @@ SWEEP, SWEEP_PAGE, ERROR = "sweep.json", "sweep.md", "error.txt"
 INTO = "--into"
 
 _FIGURES = ("chance", "candidates", "notes")
-"""What the page takes from a run's report."""
+"""What the page takes from a run's report, beside its rankers' lower bounds."""
 
 
 def keep_runs(
@@ -166,7 +166,9 @@ def _keep(run: Run, folder: Path) -> Path:
     with explained(folder, INTO):
         folder.mkdir(parents=True, exist_ok=True)
         report = {name: run.report[name] for name in _FIGURES if name in run.report}
-        report |= {"rankers": dict.fromkeys(run.finished.rankers), KEPT: True}
+        bounds = {name: sorted(metrics) for name, metrics in run.finished.bounds.items()}
+        rankers = {name: {"lower_bounds": bounds[name]} for name in run.finished.rankers}
+        report |= {"rankers": rankers, KEPT: True}
         # First, so that a copy stopped half-way is known as one and may be written again.
         _write_json(report, folder / REPORT)
         # Rows in the digests' order: that of the data would say whose they are.

@@ -13,6 +13,7 @@ from trsr.bench.page import without_paths
 from trsr.errors import ConfigError, DataError, StoreError
 from trsr.evaluate.correction import corrected_note
 from trsr.evaluate.sides import SidesReport
+from trsr.evaluate.table import BOUND
 from trsr.pipeline.compare import check_comparable
 from trsr.results.file import END, MARK, TOP, Plan, Section
 from trsr.results.groups import group_table
@@ -218,13 +219,15 @@ def _tables(section: Section, found: Sequence[Variant], metrics: Sequence[str]) 
     rows = make_rows(found, list(dict.fromkeys((*metrics, *compare))))
     report = compared(rows, compare, section.settings.baseline)
     chance = runs[0].report["chance"]
+    legend = _legend(rows, report, metrics)
+    differences = difference_table(report)
     stages = stage_table(found)
     bins = section.settings.history_bins
     return {
         "facts": [*_facts(section, runs, report)],
         "tables": [
-            _told("", main_table(rows, metrics, chance), _legend(rows, report, metrics)),
-            *([_told(_how(report), difference_table(report), "")] if len(rows) > 1 else []),
+            _told("", main_table(rows, metrics, chance), legend),
+            *([_told(_how(report, legend), differences, "")] if differences[1] else []),
             *([_told(*group_table(rows, report, bins))] if bins else []),
             *([_told("What each stage took:", stages, _stage_notes(stages))] if stages[1] else []),
         ],
@@ -294,14 +297,19 @@ def _legend(rows: Sequence[Any], report: SidesReport, metrics: Sequence[str]) ->
     if len(rows) > 1:
         words.append("bold: highest mean, no claim of significance")
     words.append("tied: queries in which a right item has a wrong one's score")
+    words += [BOUND] if any(row.side.bounds for row in rows) else []
     corrected = corrected_note(metrics)
     words += [corrected] if corrected else []
     return "; ".join(words) + "."
 
 
-def _how(report: SidesReport) -> str:
-    """What the differences are of and how they were found, as `trsr compare` says it."""
-    told = " ".join(note if note.endswith(".") else f"{note}." for note in report.notes[1:])
+def _how(report: SidesReport, legend: str) -> str:
+    """What the differences are of and how they were found, as `trsr compare` says it.
+
+    What the legend of the table above has said is not said again.
+    """
+    notes = [note for note in report.notes[1:] if note not in legend]
+    told = " ".join(note if note.endswith(".") else f"{note}." for note in notes)
     # Where nothing can be tested the notes do not name the baseline.
     lead = "" if told.startswith("differences to ") else f"Differences to {report.baseline}. "
     return f"{lead}{told[:1].upper()}{told[1:]}".strip()

@@ -15,7 +15,7 @@ from trsr.bench.page import without_paths
 from trsr.config import Config, load_config
 from trsr.errors import ConfigError, StoreError, TrsrError
 from trsr.evaluate.costs import RankerCost, read_costs
-from trsr.pipeline.finished import FIXED, FinishedRun
+from trsr.pipeline.finished import FIXED, REPORT, FinishedRun
 from trsr.store.rundir import RunDirectory, StageRecord
 from trsr.sweep.plan import flat, short_keys, value_text
 
@@ -142,23 +142,22 @@ def open_run(folder: Path) -> Run:
         finished,
         load_config(folder / "config.toml"),
         directory.records(),
-        _report(folder / "report.json"),
+        _report(finished),
         directory.written,
     )
 
 
-def _report(path: Path) -> Mapping[str, Any]:
+def _report(run: FinishedRun) -> Mapping[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        chance, candidates = value["chance"], value["candidates"]
+        chance, candidates = run.report["chance"], run.report["candidates"]
         known = isinstance(chance, dict) and {"fewest", "most"} <= set(candidates)
-    except OSError as error:
-        raise StoreError(f"{path}: no report; give `trsr evaluate` first") from error
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         known = False
     if not known:
-        raise StoreError(f"{path}: not a report that trsr wrote; give `trsr evaluate` again")
-    return value
+        raise StoreError(
+            f"{run.folder / REPORT}: not a report that trsr wrote; give `trsr evaluate` again"
+        )
+    return run.report
 
 
 def variants(runs: Sequence[Run], labels: Mapping[Path, str] | None = None) -> list[Variant]:

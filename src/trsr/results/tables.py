@@ -15,7 +15,15 @@ from trsr.evaluate.compute import estimate
 from trsr.evaluate.cost_chart import brief_count, brief_seconds
 from trsr.evaluate.report import Estimate, over_seeds
 from trsr.evaluate.sides import Side, SidesReport, compare_sides
-from trsr.evaluate.table import DIFFERENCES, NOTHING, decimals, difference_cells, number, share
+from trsr.evaluate.table import (
+    DIFFERENCES,
+    NOTHING,
+    decimals,
+    difference_cells,
+    least,
+    number,
+    share,
+)
 from trsr.evaluate.words import duration
 from trsr.pipeline import STAGE_NAMES
 from trsr.pipeline.finished import counted
@@ -81,7 +89,9 @@ def make_rows(variants: Sequence[Variant], metrics: Sequence[str]) -> list[Row]:
         made = [_row(ranker, variant.label, own, metrics) for variant, own in having if own]
         if len(made) > 1 and all(_equal(made[0].side, one.side) for one in made):
             every = tuple(run for one in made for run in one.runs)
-            made = [replace(made[0], side=replace(made[0].side, name=ranker), runs=every)]
+            bounds = frozenset().union(*(one.side.bounds for one in made))
+            side = replace(made[0].side, name=ranker, bounds=bounds)
+            made = [replace(made[0], side=side, runs=every)]
         rows += made
     return rows
 
@@ -132,14 +142,22 @@ def main_table(rows: Sequence[Row], metrics: Sequence[str], chance: Mapping[str,
         ]
         for row in rows
     ]
-    lines.append(["chance", *(decimals(chance.get(name)) for name in metrics), *("" for _ in more)])
+    clear = {name: chance.get(name) for name in metrics if not _bounded(rows, name)}
+    lines.append(["chance", *(decimals(clear.get(name)) for name in metrics), *("" for _ in more)])
     return header, lines
 
 
 def _best(rows: Sequence[Row], metric: str) -> float | None:
-    """The highest mean; None where there is nothing to compare."""
+    """The highest mean; None where there is nothing to compare, or a lower bound."""
+    if not rows[1:] or _bounded(rows, metric):
+        return None
     means = [row.estimate(metric)[0].mean for row in rows]
-    return max((one for one in means if one is not None), default=None) if means[1:] else None
+    return max((one for one in means if one is not None), default=None)
+
+
+def _bounded(rows: Sequence[Row], metric: str) -> bool:
+    """Whether a metric is a lower bound for some row."""
+    return any(metric in row.side.bounds for row in rows)
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
@@ -158,7 +176,7 @@ def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
 
 def _cell(row: Row, metric: str, best: float | None) -> str:
     found, spread = row.estimate(metric)
-    text = number(found, spread)
+    text = least(row.side.bounds, metric) + number(found, spread)
     return f"**{text}**" if best is not None and found.mean == best else text
 
 
@@ -187,11 +205,11 @@ def compared(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> Side
 
 
 def difference_table(found: SidesReport) -> Table:
-    """The differences, a row each."""
+    """The differences, a row each; of lower bounds there is none."""
     lines = [
         [one.side, one.metric, *difference_cells(one.difference, one.p_holm)]
         for one in found.results
-        if one.difference is not None
+        if one.difference is not None and one.compared
     ]
     return ["", "metric", *DIFFERENCES], lines
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trsr.errors import ConfigError, StoreError, TrsrError
 from trsr.pipeline import STAGE_NAMES, is_finished, run_stage, stage_key
+from trsr.pipeline.finished import FinishedRun
 from trsr.progress import Pace, Progress, Silent
 from trsr.store.rundir import RunDirectory
 from trsr.sweep.claims import ERROR, MAKING, Claims, failed, making
@@ -192,6 +193,7 @@ def tested(run: Planned, outcome: Outcome) -> Outcome:
         return dataclasses.replace(
             outcome,
             rankers=read_report(folder),
+            bounds=FinishedRun(folder).bounds,
             split=split,
             cases=cases_digest(folder, split),
             answers=answers(folder),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trsr.evaluate.report import Estimate, over_seeds
-from trsr.evaluate.table import number
+from trsr.evaluate.table import LEAST, LOWER, number
 from trsr.pipeline.finished import counted
 from trsr.store.rundir import explained, write_atomic
 from trsr.sweep.plan import Plan, label, short_keys
@@ -28,6 +28,7 @@ class Outcome:
         seed: Its seed; None where there is none.
         error: Why it failed; empty where it did not.
         rankers: ranker → metric → estimate on the test queries; empty where they were not asked.
+        bounds: ranker → its metrics that are lower bounds.
         validation: A search's metric on the validation cases.
         taken: The stages that were copied from other runs.
         split: Whose cases it ranked: test, or valid where settings are chosen.
@@ -40,6 +41,7 @@ class Outcome:
     seed: int | None
     error: str = ""
     rankers: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    bounds: Mapping[str, frozenset[str]] = field(default_factory=dict)
     validation: Estimate | None = None
     taken: tuple[str, ...] = ()
     split: str = "test"
@@ -58,6 +60,7 @@ class Outcome:
                 ranker: {name: {"mean": one.mean, "se": one.se} for name, one in metrics.items()}
                 for ranker, metrics in self.rankers.items()
             },
+            "lower_bounds": {ranker: sorted(names) for ranker, names in self.bounds.items()},
             "validation": None
             if self.validation is None
             else {"mean": self.validation.mean, "se": self.validation.se},
@@ -110,13 +113,21 @@ class Swept:
                     every = [o.validation for o in group if ranker == search.ranker]
                     own = counted(every, lambda one: one)
                     measured, seeds = [_over_seeds(own)], seeds or len(own)
-                cells = [_over_seeds([o.rankers[ranker].get(m) for o in shown]) for m in metrics]
+                cells = [
+                    _over_seeds(
+                        [o.rankers[ranker].get(m) for o in shown],
+                        any(m in o.bounds.get(ranker, ()) for o in shown),
+                    )
+                    for m in metrics
+                ]
                 rows.append([*told, ranker, str(seeds), *measured, *cells])
         return header, rows
 
     def notes(self) -> list[str]:
         """What to print below the table."""
         found = ["mean ± standard error over queries; with several seeds also (± their spread)"]
+        if any(names for one in self.outcomes for names in one.bounds.values()):
+            found.append(LOWER)
         if any(one.split == "valid" for one in self.outcomes):
             found.append("rank.split is valid: values on validation cases, for choosing settings")
         if self.best is not None:
@@ -210,10 +221,10 @@ def _drawn(having: Sequence[Outcome], ranker: str) -> list[Outcome]:
     return list(counted(having, lambda one: (one.cases, one.answers.get(ranker, one.name))))
 
 
-def _over_seeds(found: Sequence[Estimate | None]) -> str:
+def _over_seeds(found: Sequence[Estimate | None], bound: bool = False) -> str:
     """A cell: empty where no seed has a value."""
     told, spread = over_seeds(one for one in found if one is not None)
-    return "" if told.mean is None else number(told, spread)
+    return "" if told.mean is None else (LEAST if bound else "") + number(told, spread)
 
 
 def _plain(value: Any) -> str:
