@@ -117,6 +117,21 @@ def test_rows_with_other_test_cases_are_named(folder):
     assert not notes(same, "other test cases")
 
 
+def test_what_the_runs_reports_warn_of_stands_below_the_table_once(folder):
+    found = swept(folder, HEAD + "[grid]\ndata.max_history = [5, 9]\n")
+    (note,) = notes(found, "Krichene and Rendle")
+    assert note.startswith("Candidates are sampled (7 a query")
+    assert f"- {note}" in (folder / "out" / "sweep.md").read_text("utf-8")
+    told = json.loads((folder / "out" / "sweep.json").read_text("utf-8"))
+    assert note in told["table"]["notes"]
+    # Where the runs' candidates differ, so does what is said, and of which run it is.
+    apart = swept(folder, HEAD.replace("out", "apart") + "[grid]\ndata.negatives = [6, 3]\n")
+    assert [note.partition(" a query")[0] for note in notes(apart, "Krichene and Rendle")] == [
+        "negatives=6: Candidates are sampled (7",
+        "negatives=3: Candidates are sampled (4",
+    ]
+
+
 def test_a_mean_over_seeds_with_cases_of_their_own_is_told_as_one(folder):
     text = "seeds = [1, 2]\n" + HEAD + 'seed = "run.seed"\n'
     found = swept(folder, text + "[variants]\na.data.max_history = 5\nb.data.max_history = 9\n")

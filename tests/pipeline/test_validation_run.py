@@ -26,6 +26,12 @@ SETTINGS = [
 ]
 
 
+VALID = (
+    "These are the validation cases (rank.split = valid): for choosing settings. What is chosen is "
+    "to be told by its values on the test cases."
+)
+
+
 @pytest.fixture
 def made(tmp_path):
     write_data(tmp_path, users=30, items=60)
@@ -90,7 +96,10 @@ def test_compare_says_that_the_cases_are_for_choosing(made):
     other = made("one", "rank.split=valid", "prompts.recent=1")
     report = compare([str(some), str(other)], rankers=["untuned"])
     assert report.queries == len(cases(some, "valid"))
-    assert any("on validation cases" in note for note in report.notes)
+    # Of the compared rankers none chose anything on them.
+    assert [note for note in report.notes if "validation cases" in note] == [VALID]
+    chosen = compare([f"{some}:untuned", f"{some}:bm25"]).notes
+    assert any("bm25: settings, passes or weights are chosen on" in note for note in chosen)
     with pytest.raises(DataError, match="queries"):
         compare([str(some), str(made("test"))], rankers=["untuned"])
 
@@ -104,7 +113,7 @@ def test_a_kept_copy_compares_as_its_run_does(made, tmp_path):
     theirs = compare(kept, rankers=["untuned"])
     means = [[one["mean"] for one in report.to_json()["comparisons"]] for report in (ours, theirs)]
     assert means[0] == pytest.approx(means[1])
-    assert any("on validation cases" in note for note in theirs.notes)
+    assert VALID in theirs.notes
 
 
 def test_no_validation_cases_are_an_error(made):
@@ -125,7 +134,8 @@ def test_a_sweep_says_whose_cases_its_values_are_of(made, tmp_path):
         "[grid]\nprompts.recent = [1, 2]\n"
     )
     swept = sweep(read_plan(path))
-    assert any("values on validation cases" in note for note in swept.notes())
+    assert swept.notes().count(VALID) == 1
+    assert VALID in (swept.plan.folder / "sweep.md").read_text("utf-8")
     path.write_text(
         'base = "mine.toml"\n[set]\nrank.split = "valid"\n'
         '[search]\nranker = "untuned"\ntrials = 1\nspace.prompts.recent = [1, 2]\n'

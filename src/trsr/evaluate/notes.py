@@ -16,6 +16,12 @@ FEW = 30
 TIED_OFTEN = 0.05
 """From this share of queries on, ties are worth a sentence."""
 
+HINT = " (evaluate.corrected estimates those)"
+"""In the note on sampled candidates, of a run that does not have these estimates."""
+
+_TIES = "each tie counts as its expected value over random orders."
+"""Ends that sentence."""
+
 
 def notes(
     key: AnswerKey,
@@ -59,7 +65,7 @@ def _about_candidates(key: AnswerKey, sampled: bool, drawn: str, corrected: bool
         how = {"uniform": ", drawn uniformly", "popular": ", drawn by popularity"}.get(drawn, "")
         # the estimate rests on uniform draws; who asked for it has it, and needs no hint
         hint = drawn == "uniform" and not corrected
-        more = " (evaluate.corrected estimates those)" if hint else ""
+        more = HINT if hint else ""
         yield Note(
             f"Candidates are sampled ({_range(fewest, most)} a query{how}): these values are far "
             f"above those of ranking the whole catalogue{more}, may order rankers differently, and "
@@ -89,8 +95,18 @@ def _about_ranker(scores: Scores) -> Iterator[Note]:
     if scores.tied is not None and scores.tied >= TIED_OFTEN:
         yield Note(
             f"{scores.ranker}: in {share(scores.tied)} of the queries a relevant item ties with "
-            "another candidate; each tie counts as its expected value over random orders."
+            f"another candidate; {_TIES}"
         )
+
+
+def on_ties(note: str) -> bool:
+    """Whether a note is about a ranker's ties, which a table may have a column for."""
+    return note.endswith(_TIES)
+
+
+def on_errors(note: str) -> bool:
+    """Whether a note is about standard errors over queries, which a table may have none of."""
+    return "standard error" in note
 
 
 def _range(fewest: int, most: int) -> str:

@@ -13,6 +13,7 @@ import polars as pl
 from trsr.errors import ConfigError, DataError
 from trsr.evaluate.sides import SidesReport, compare_sides
 from trsr.pipeline.finished import FinishedRun, counted, is_kept
+from trsr.pipeline.notes import Told, merged, run_notes
 from trsr.pipeline.shared import shared, shared_notes
 from trsr.pipeline.sides import make_side, shared_metrics, usual, wanted_metrics
 from trsr.pipeline.unseen import unseen, unseen_notes
@@ -103,18 +104,29 @@ def compare(
         for name, group, one in zip(names, groups, pooled, strict=True)
         if len(one) < len(group)
     ]
-    where = (
-        [
-            "on validation cases, for choosing settings: rankers that chose settings, passes or "
-            "weights on them stand too high"
-        ]
-        if base.run.split == "valid"
-        else []
-    )
     told = shared_notes(alone) if alone else ()
     fewer = unseen_notes(left_out, report.queries) if left_out else ()
-    notes = (*report.notes, *told, *fewer, *once, *where)
+    warned = [note for note in _warnings(every) if note not in report.notes]
+    if warned and report.queries < max(len(one.run.asked) for one in every):
+        warned.insert(0, "what the runs' own reports say is of all that they were asked:")
+    notes = (*report.notes, *told, *fewer, *once, *warned)
     return replace(report, notes=notes, shared=alone, unseen=left_out)
+
+
+def _warnings(every: Sequence[Chosen]) -> Iterator[str]:
+    """What the reports of the runs say of the compared rankers; this table has no errors."""
+    runs = {one.run.folder.resolve(): one.run for one in every}
+    apart = len({folder.name for folder in runs}) == len(runs)
+    return merged(
+        [
+            Told(
+                folder.name if apart else str(run.folder),
+                {one.ranker for one in every if one.run is run},
+                [note for note in run_notes(run) if not note.on_errors],
+            )
+            for folder, run in runs.items()
+        ]
+    )
 
 
 def _split(text: str) -> tuple[Path, str]:

@@ -149,6 +149,12 @@ class FinishedRun:
         """The file of the ranked cases."""
         return cases_file(self.split)
 
+    @property
+    def blended(self) -> Sequence[str]:
+        """The blend's members, where it is among the rankers."""
+        members: Sequence[str] = self._settings.get("rank", {}).get("blend", ())
+        return members if "blend" in self.rankers else ()
+
     @cached_property
     def seeds(self) -> tuple[int, int]:
         """What its data and what its training was drawn with."""

@@ -129,13 +129,14 @@ def first_stage_report(path: Path, cases: Cases, config: Config) -> dict[str, An
 
 def full_notes(config: Config, first: Mapping[str, Any] | None) -> tuple[str, ...]:
     """What a reader of full-catalogue figures must know."""
-    weights = "; the blend's weights are learned on them" if config.rank.blended else ""
     notes = [
         "Candidates are the whole catalogue except what the user had met. A target that a ranker's "
         "list leaves out counts as not found, and as last in auc; lists keep "
         f"{config.rank.depth:,} places, so auc is a lower bound in larger catalogues. Training and "
-        f"validation cases have sampled negatives{weights}."
+        "validation cases have sampled negatives."
     ]
+    if config.rank.blended:
+        notes.append("blend: its weights are learned on validation cases with sampled negatives.")
     if first is not None:
         recall = number(Estimate(first["recall"], first["se"]))
         notes.append(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from trsr.rank.settings import TRAINED
 from trsr.store.rundir import StageRecord
 from trsr.train import hardly_learned, late_loss
 
@@ -26,14 +27,20 @@ def learned(losses: Sequence[float], guess: float | None) -> dict[str, Any]:
     return found | ({FLAG: True} if hardly_learned(late, guess) else {})
 
 
-def learning_notes(records: Mapping[str, StageRecord]) -> list[str]:
-    """What a reader of the table must know of the training; empty where it learned."""
+def learning_notes(records: Mapping[str, StageRecord], rankers: Iterable[str]) -> list[str]:
+    """What a reader of the table must know of the training; empty where it learned.
+
+    Args:
+        records: The run's stages.
+        rankers: Which rankers it asks.
+    """
     info = records["train"].info if "train" in records else {}
-    if not info.get(FLAG):
+    asking = [name for name in rankers if name in TRAINED]
+    if not info.get(FLAG) or not asking:
         return []
     return [
-        f"The training hardly learned: its loss ended at {info['late_loss']:.2f}, and saying the "
-        f"same of every candidate has {info['guess_loss']:.2f}. What the trained model ranks says "
-        "little of these settings: another draw (train.seed), more cases or another learning rate "
-        "may do better."
+        f"{', '.join(asking)}: the training hardly learned: its loss ended at "
+        f"{info['late_loss']:.2f}, and saying the same of every candidate has "
+        f"{info['guess_loss']:.2f}. What the trained model ranks says little of these settings: "
+        "another draw (train.seed), more cases or another learning rate may do better."
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -184,21 +184,20 @@ def _train(job: Job) -> dict[str, Any]:
     return {key: one for key, one in info.items() if key not in CURVES}
 
 
-def _validation_note(config: Config) -> str:
+def _validation_notes(config: Config) -> Iterator[str]:
     """What a reader of figures on validation cases must know."""
+    yield (
+        "These are the validation cases (rank.split = valid): for choosing settings. What is "
+        "chosen is to be told by its values on the test cases."
+    )
     fixed = JUDGES | SUMMARY_ALONE | {"random", "popular"} | set(config.rank.lists)
     used = [name for name in config.rank.used if name not in fixed]
     used += ["llm"] if config.trained and config.train.validate_steps else []
-    chosen = (
-        f" {', '.join(used)}: settings, passes or weights are chosen on these very cases, so the "
-        "values are too high, and no measure against others."
-        if used
-        else ""
-    )
-    return (
-        "These are the validation cases (rank.split = valid): for choosing settings. What is "
-        f"chosen is to be told by its values on the test cases.{chosen}"
-    )
+    if used:
+        yield (
+            f"{', '.join(used)}: settings, passes or weights are chosen on these very cases, so "
+            "the values are too high, and no measure against others."
+        )
 
 
 _ELSEWHERE = (
@@ -250,11 +249,11 @@ def _evaluate(job: Job) -> dict[str, Any]:
     first = first_stage_report(job.run / PROPOSALS, cases, config)
     notes = [Note(text) for text in (full_notes(config, first) if cases.full else ())]
     if config.rank.split == "valid":
-        notes.append(Note(_validation_note(config), serious=True))
+        notes += [Note(text, serious=True) for text in _validation_notes(config)]
     if "popular_recent" in config.rank.used and not dataset.timed:
         notes.append(Note(_UNTIMED))
     notes += [Note(f"{name}: {_ELSEWHERE}", serious=True) for name in config.rank.elsewhere]
-    told = learning_notes(job.run.records()) if config.trained else []
+    told = learning_notes(job.run.records(), config.rank.used)
     report = report.noted([*notes, *(Note(text, serious=True) for text in told)])
     summaries = read_summaries(job.run.folder, (config.rank.split,))
     done = [stage.name for stage in STAGES if stage.work is not _evaluate]

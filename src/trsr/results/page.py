@@ -15,6 +15,7 @@ from trsr.evaluate.correction import corrected_note
 from trsr.evaluate.sides import SidesReport
 from trsr.evaluate.table import BOUND
 from trsr.pipeline.compare import check_comparable
+from trsr.pipeline.notes import Told, merged, run_notes
 from trsr.results.file import END, MARK, TOP, Plan, Section
 from trsr.results.groups import group_table
 from trsr.results.runs import Run, Variant, open_runs, variants
@@ -25,6 +26,7 @@ from trsr.results.tables import (
     main_table,
     make_rows,
     metrics_of,
+    run_names,
     stage_table,
 )
 from trsr.store.rundir import write_atomic
@@ -231,7 +233,7 @@ def _tables(section: Section, found: Sequence[Variant], metrics: Sequence[str]) 
             *([_told(*group_table(rows, report, bins))] if bins else []),
             *([_told("What each stage took:", stages, _stage_notes(stages))] if stages[1] else []),
         ],
-        "warnings": [*_warnings(runs)],
+        "warnings": [without_paths(note) for note in _warnings(found)],
     }
 
 
@@ -327,10 +329,15 @@ def _stage_notes(table: Table) -> str:
     return f"{'; '.join(words)}." if words else ""
 
 
-def _warnings(runs: Sequence[Run]) -> Iterator[str]:
-    """What the runs' own reports say that a reader must know, each sentence once."""
-    rankers = {name for run in runs for name in run.finished.rankers}
-    said = dict.fromkeys(note for run in runs for note in run.report.get("notes", ()))
-    for note in said:
-        if note.partition(":")[0] not in rankers:
-            yield note
+def _warnings(found: Sequence[Variant]) -> Iterator[str]:
+    """What the runs' own reports say that a reader must know; ties have a column."""
+    return merged(
+        [
+            Told(
+                name,
+                run.finished.rankers,
+                [note for note in run_notes(run.finished) if not note.on_ties],
+            )
+            for name, run in run_names(found)
+        ]
+    )

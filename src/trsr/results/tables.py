@@ -216,21 +216,30 @@ def difference_table(found: SidesReport) -> Table:
 
 def stage_table(variants: Sequence[Variant]) -> Table:
     """What each stage of each run took; empty where no run says."""
-    runs = [(variant, run) for variant in variants for run in variant.runs if run.records]
+    runs = [(name, run) for name, run in run_names(variants) if run.records]
     stages = [name for name in STAGE_NAMES if any(name in run.records for _, run in runs)]
     peaks = [_peak(run) for _, run in runs]
     remembered = any(one is not None for one in peaks)
-    folders = folder_names([run for _, run in runs]) if runs else []
     lines = [
         [
-            _run_name(variant, run, folder if len(runs) > 1 else "the run"),
+            told,
             *(_stage_cell(name, run) for name in stages),
             duration(_own_seconds(run)),
             *([_gigabytes(peak)] if remembered else []),
         ]
-        for (variant, run), folder, peak in zip(runs, folders, peaks, strict=True)
+        for (told, run), peak in zip(runs, peaks, strict=True)
     ]
     return ["", *stages, "all", *(["peak memory"] if remembered else [])], lines
+
+
+def run_names(variants: Sequence[Variant]) -> list[tuple[str, Run]]:
+    """Every run, by what tells it apart: settings, seed or folder."""
+    pairs = [(variant, run) for variant in variants for run in variant.runs]
+    folders = folder_names([run for _, run in pairs]) if pairs[1:] else ["the run"]
+    return [
+        (_run_name(variant, run, folder), run)
+        for (variant, run), folder in zip(pairs, folders, strict=True)
+    ]
 
 
 def _run_name(variant: Variant, run: Run, folder: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from trsr.errors import ConfigError, StoreError, TrsrError
 from trsr.pipeline import STAGE_NAMES, is_finished, run_stage, stage_key
 from trsr.pipeline.finished import FinishedRun
+from trsr.pipeline.notes import run_notes
 from trsr.progress import Pace, Progress, Silent
 from trsr.store.rundir import RunDirectory
 from trsr.sweep.claims import ERROR, MAKING, Claims, failed, making
@@ -189,12 +190,13 @@ def tested(run: Planned, outcome: Outcome) -> Outcome:
     if outcome.error:
         return outcome
     folder, split = run.config.run.folder, run.config.rank.split
+    finished = FinishedRun(folder)
     try:
         return dataclasses.replace(
             outcome,
             rankers=read_report(folder),
-            bounds=FinishedRun(folder).bounds,
-            split=split,
+            bounds=finished.bounds,
+            notes=run_notes(finished),
             cases=cases_digest(folder, split),
             answers=answers(folder),
         )

@@ -10,6 +10,7 @@ from typing import Any
 from trsr.evaluate.report import Estimate, over_seeds
 from trsr.evaluate.table import LEAST, LOWER, number
 from trsr.pipeline.finished import counted
+from trsr.pipeline.notes import ReadNote, Told, merged
 from trsr.store.rundir import explained, write_atomic
 from trsr.sweep.plan import Plan, label, short_keys
 from trsr.sweep.read import REPORT
@@ -31,7 +32,7 @@ class Outcome:
         bounds: ranker → its metrics that are lower bounds.
         validation: A search's metric on the validation cases.
         taken: The stages that were copied from other runs.
-        split: Whose cases it ranked: test, or valid where settings are chosen.
+        notes: What its report warns of.
         cases: A digest of the cases that it answered; empty where it was not asked.
         answers: ranker → a digest of its metrics by query; the same where nothing drew it anew.
     """
@@ -44,7 +45,7 @@ class Outcome:
     bounds: Mapping[str, frozenset[str]] = field(default_factory=dict)
     validation: Estimate | None = None
     taken: tuple[str, ...] = ()
-    split: str = "test"
+    notes: tuple[ReadNote, ...] = ()
     cases: str = ""
     answers: Mapping[str, str] = field(default_factory=dict)
 
@@ -128,12 +129,12 @@ class Swept:
         found = ["mean ± standard error over queries; with several seeds also (± their spread)"]
         if any(names for one in self.outcomes for names in one.bounds.values()):
             found.append(LOWER)
-        if any(one.split == "valid" for one in self.outcomes):
-            found.append("rank.split is valid: values on validation cases, for choosing settings")
         if self.best is not None:
             chosen = ", ".join(f"{key} = {_plain(value)}" for key, value in self.best.items())
             found.append(f"best on the validation cases: {chosen}; {self._asked()}")
         found += [*self._once(), *self._apart()]
+        shown = [one for one in self.outcomes if one.rankers]
+        found += merged([Told(one.name, one.rankers, one.notes) for one in shown])
         found += [f"failed: {one.name}: {one.error}" for one in self.failed]
         if self.elsewhere:
             found.append(f"another trsr is making: {', '.join(self.elsewhere)}")
