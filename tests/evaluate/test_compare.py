@@ -77,6 +77,45 @@ def test_of_a_single_run_all_rankers_are_compared_with_the_named_one(tmp_path: P
         compare([str(one)], baseline="randm")
 
 
+def test_a_ranker_that_no_run_takes_is_refused(tmp_path: Path) -> None:
+    one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", seed=1)
+    named = [f"{one}:llm", f"{two}:llm"]
+    for runs in (named, named[:1]):
+        with pytest.raises(ConfigError, match="--ranker zork: no run takes it.*write RUN:zork"):
+            compare(runs, rankers=["zork"])
+    # The baseline takes the first, where it names none.
+    found = compare(named, baseline=str(one), rankers=["random"])
+    assert found.baseline == "one:random"
+    with pytest.raises(ConfigError, match="--ranker llm: no run takes it"):
+        compare(named, baseline=str(one), rankers=["random", "llm"])
+    assert len(compare([named[0], str(two)], rankers=["random"]).results) == 2
+
+
+def test_a_baseline_that_is_a_rankers_name_alone_says_how_to_write_it(tmp_path: Path) -> None:
+    one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", seed=1)
+    runs = [f"{one}:llm", f"{two}:llm"]
+    with pytest.raises(ConfigError, match=rf"no such run dir.*RUN:random, such as {one}:random$"):
+        compare(runs, baseline="random")
+    with pytest.raises(ConfigError, match="no such run.*no ranker of that .*did you mean random?"):
+        compare(runs, baseline="randm")
+    with pytest.raises(StoreError, match="none: there is no such run directory"):
+        compare(runs, baseline=str(tmp_path / "none"))
+
+
+def test_one_row_alone_is_told_to_be_no_comparison(tmp_path: Path) -> None:
+    one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", seed=1)
+    for runs, options in (
+        ([str(one)], {"rankers": ["random"]}),
+        ([f"{one}:llm"], {}),
+        ([str(one), str(two)], {"seeds": True}),
+    ):
+        found = compare(runs, **options)
+        assert len(found.results) == 1
+        assert any("Nothing is compared" in note for note in found.notes)
+    both = compare([str(one), str(two)])
+    assert not any("Nothing is compared" in note for note in both.notes)
+
+
 def test_seeds_are_pooled_where_nothing_else_differs(tmp_path: Path) -> None:
     good = [
         str(write_run(tmp_path / f"good{n}", seed=n, skills={"llm": 2.0}, settings="[train]\na=1"))

@@ -61,7 +61,7 @@ def compare(
 
     Raises:
         ConfigError: If a ranker or a metric is not in a run, nothing is named, something is named
-            twice, or two runs to be pooled are one training.
+            twice, no run takes one of `rankers`, or two runs to be pooled are one training.
         StoreError: If a run was not evaluated; StaleRunError, if not since its files changed.
         DataError: If a run's values are not whole, or the runs have other queries, candidates or
             answers; says which. Or if no query is left.
@@ -71,6 +71,7 @@ def compare(
     opened: dict[Path, FinishedRun] = {}
     named = [_split(text) for text in runs]
     against = _against(baseline, named)
+    _check_taken(rankers, named, against)
     lone = len(named) == 1
     chosen = [one for name in named for one in _chosen(name, rankers, lone, opened)]
     _check_twice(chosen)
@@ -104,13 +105,20 @@ def compare(
         for name, group, one in zip(names, groups, pooled, strict=True)
         if len(one) < len(group)
     ]
+    none = () if sides[1:] else (_NONE,)
     told = shared_notes(alone) if alone else ()
     fewer = unseen_notes(left_out, report.queries) if left_out else ()
     warned = [note for note in _warnings(every) if note not in report.notes]
     if warned and report.queries < max(len(one.run.asked) for one in every):
         warned.insert(0, "what the runs' own reports say is of all that they were asked:")
-    notes = (*report.notes, *told, *fewer, *once, *warned)
+    notes = (*report.notes, *none, *told, *fewer, *once, *warned)
     return replace(report, notes=notes, shared=alone, unseen=left_out)
+
+
+_NONE = (
+    "Nothing is compared: the table has one row. Name another RUN or RUN:RANKER, another --ranker, "
+    "or a --baseline."
+)
 
 
 def _warnings(every: Sequence[Chosen]) -> Iterator[str]:
@@ -150,6 +158,22 @@ def _open(folder: Path, opened: dict[Path, FinishedRun]) -> FinishedRun:
         run.check()
         opened[place] = run
     return opened[place]
+
+
+def _check_taken(
+    rankers: Sequence[str],
+    named: Sequence[tuple[Path, str]],
+    against: tuple[Path, str] | None,
+) -> None:
+    """Refuses rankers that nothing takes: a run does that names none, a baseline the first."""
+    if any(not ranker for _, ranker in named):
+        return
+    left = rankers[1:] if against and not against[1] else rankers
+    if left:
+        raise ConfigError(
+            f"--ranker {left[0]}: no run takes it, as each names a ranker of its own; write "
+            f"RUN:{left[0]} for a run's {left[0]}, or leave --ranker out"
+        )
 
 
 def _check_twice(chosen: Sequence[Chosen]) -> None:
@@ -198,10 +222,29 @@ def _base(
     opened: dict[Path, FinishedRun],
 ) -> Chosen:
     if against:
+        _check_baseline(against, chosen)
         return next(_chosen(against, rankers[:1], False, opened))
     first = chosen[0]
     main = [one for one in chosen if one.ranker == first.run.main]
     return main[0] if lone and main else first
+
+
+def _check_baseline(against: tuple[Path, str], chosen: Sequence[Chosen]) -> None:
+    """Refuses a ranker's name alone, where there are several runs that it could be of."""
+    folder, ranker = against
+    if ranker or folder.exists() or len(folder.parts) > 1:
+        return
+    owners = {name: one.run.folder for one in chosen[::-1] for name in one.run.rankers}
+    name = str(folder)
+    if name in owners:
+        raise ConfigError(
+            f"--baseline {name}: there is no such run directory; the ranker {name} of which of the "
+            f"runs? Write RUN:{name}, such as {owners[name]}:{name}"
+        )
+    raise ConfigError(
+        f"--baseline {name}: there is no such run directory, and no ranker of that name in the "
+        f"compared runs{like(name, list(owners))}; write RUN or RUN:RANKER"
+    )
 
 
 def _groups(every: Sequence[Chosen], seeds: bool) -> list[list[Chosen]]:
