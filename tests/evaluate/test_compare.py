@@ -112,6 +112,7 @@ def test_one_row_alone_is_told_to_be_no_comparison(tmp_path: Path) -> None:
         found = compare(runs, **options)
         assert len(found.results) == 1
         assert any("Nothing is compared" in note for note in found.notes)
+        assert not any("another training may differ" in note for note in found.notes)
     both = compare([str(one), str(two)])
     assert not any("Nothing is compared" in note for note in both.notes)
 
@@ -133,7 +134,11 @@ def test_seeds_are_pooled_where_nothing_else_differs(tmp_path: Path) -> None:
     assert difference.test == "seeds"
     assert found.results[1].seed_sd is not None
     assert any("over seeds" in note for note in found.notes)
-    assert len(compare([*bad, *good]).results) == 6
+    # What p is for, the note on seeds says; without them it is for these trainings alone.
+    assert not any("another training may differ" in note for note in found.notes)
+    single = compare([*bad, *good])
+    assert len(single.results) == 6
+    assert sum("another training may differ" in note for note in single.notes) == 1
 
 
 def test_seeds_of_the_training_alone_are_pooled_too(tmp_path: Path) -> None:

@@ -263,6 +263,12 @@ def test_runs_that_differ_by_seed_are_one_row_with_their_spread(tmp_path):
     assert re.fullmatch(r"\**\.\d{3} ±\.\d{3} \(±\.\d{3}\)\**", llm[at])
     assert "3 seeds (0, 1, 2)" in text
     assert "standard deviation over seeds" in text
+    # What the differences are for is said of seeds where they are pooled, else of these trainings.
+    assert "the variance over users and over seeds" in text
+    assert "another training may differ" not in text
+    alone = page_of(tmp_path, section(["s0"], history_bins=[5]), tmp_path / "runs")
+    assert alone.count("over users, for these trainings: another training may differ") == 1
+    assert alone.count("over users within the group, for these trainings, not corrected") == 1
 
 
 def test_a_setting_that_no_ranker_of_a_run_reads_names_no_row(tmp_path):

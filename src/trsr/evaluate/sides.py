@@ -15,6 +15,11 @@ from trsr.evaluate.resampling import Floats
 from trsr.evaluate.statistics import LEVEL, Difference, compare_seeds, holm
 from trsr.evaluate.table import BEST, BOUND, DIFFERENCES, LEAST, Table, decimals, difference_cells
 
+TRAININGS = (
+    "p, intervals and arrows are over users, for these trainings: another training may differ"
+)
+"""What differences say, and what they do not, where no seeds are pooled."""
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -243,6 +248,7 @@ def _cells(one: SideResult, best: float | None, pooled: bool) -> Iterator[str]:
 
 def _notes(results: Sequence[SideResult], baseline: str, queries: int, users: int) -> Iterator[str]:
     tests = [one for one in results if one.compared]
+    pooled = any(one.seeds > 1 for one in results)
     if not queries:
         yield "There are no queries: nothing can be said about any ranker."
         return
@@ -254,17 +260,19 @@ def _notes(results: Sequence[SideResult], baseline: str, queries: int, users: in
             "and nothing can be said about others."
         )
     elif tests:
+        # Of pooled seeds the note below says what p and intervals are for.
+        trained = "" if pooled else f"; {TRAININGS}"
         yield (
             f"differences to {baseline}: paired, BCa bootstrap intervals and randomization tests "
             f"over users; {BETTER} {WORSE} p < {decimals(LEVEL, 2)} after Holm's correction for "
             f"the {len(tests)} {'comparison' if len(tests) == 1 else 'comparisons'} of the table; "
-            "no arrow says only that no difference was shown"
+            f"no arrow says only that no difference was shown{trained}"
         )
         if users < FEW:
             yield f"{users} users are few: the intervals are rough."
     if any(one.bound for one in results):
         yield BOUND
-    if any(one.seeds > 1 for one in results):
+    if pooled:
         yield (
             "±: standard deviation over seeds; where seeds are pooled, interval and p are of "
             "Student's t with the variance over users and over seeds, and a side with one seed "
