@@ -30,6 +30,8 @@ def configuration() -> str:
         "the data's place. On the command line, `section.key=value` replaces a setting: "
         "`trsr run mine.toml summarize.strategy=recurrent train.epochs=2`. A relative path in a "
         "file is relative to that file, on the command line to the current folder. "
+        "A run directory may stand in the file's place, wherever it was moved or copied to: the "
+        "run is then made there, or with `run.folder=…` another one with its settings. "
         "`trsr check mine.toml` tells every mistake at once.",
     ]
     for name, field in Config.model_fields.items():

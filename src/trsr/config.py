@@ -1,7 +1,7 @@
 """All settings of a run, read and checked whole: TOML plus `section.key=value`.
 
 Every mistake is told at once. A relative path in a file is relative to that file; on the command
-line, to the current folder.
+line, to the current folder. A run directory in the place of a file is that run, wherever it lies.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from trsr.errors import ConfigError
 from trsr.mistakes import conflicts, wrong_names
 from trsr.plugins import near
 from trsr.rooms import Config, RunSettings
+from trsr.store.rundir import RunDirectory
 
 __all__ = [
     "Config",
@@ -49,7 +50,8 @@ def load_config(
     """Reads a configuration file and applies `section.key=value` overrides.
 
     Args:
-        path: The file, or a recipe's name.
+        path: The file, a recipe's name, or a run directory: the run is then made there, whatever
+            folder its settings name, unless `changes` or `overrides` name one.
         overrides: As on the command line.
         values: What the file held, where it is not to be read again.
         changes: Tables of settings that replace the file's, before the overrides do.
@@ -64,6 +66,8 @@ def load_config(
     if "base" in values and not isinstance(values["base"], dict):
         raise ConfigError(f"{path}: this is a sweep, not one run; give `trsr sweep {path}`")
     _resolve(values, path.parent)
+    if path.name == "config.toml" and RunDirectory(path.parent).begun:
+        _stay(values, path.parent)
     if changes:
         own = copy.deepcopy(dict(changes))
         _resolve(own, changes_from or Path.cwd())
@@ -73,7 +77,7 @@ def load_config(
     run = values.setdefault("run", {})
     if isinstance(run, dict):
         run.setdefault("folder", str(Path("runs", path.stem).absolute()))
-        run.setdefault("outputs", str(Path(str(run["folder"])).parent / "outputs.sqlite"))
+        run.setdefault("outputs", str(_outputs_beside(str(run["folder"]))))
     return check_config(values, str(path))
 
 
@@ -115,7 +119,7 @@ def _is_sweep(path: Path) -> bool:
 
 
 def find_config(path: Path) -> Path:
-    """A configuration file: a path, or the name of a recipe that comes with trsr."""
+    """A configuration file: a path, a run's folder, or a recipe that comes with trsr by name."""
     if path.is_file():
         return Path(os.path.abspath(path))
     if path.is_dir() and (path / "config.toml").is_file():
@@ -159,6 +163,27 @@ def _resolve(values: dict[str, Any], base: Path) -> None:
         value = table.get(key)
         if isinstance(value, str) and value.startswith(("./", "../", "~")):
             table[key] = os.path.abspath(base / Path(value).expanduser())
+
+
+def _stay(values: dict[str, Any], folder: Path) -> None:
+    """Makes a run's own settings those of the folder that they lie in.
+
+    They name the folder that the run was made in. Since then it may have been moved or copied, and
+    nothing that is asked of the copy may be done to the first one.
+    """
+    run = values.setdefault("run", {})
+    if not isinstance(run, dict):
+        return
+    before, outputs = run.get("folder"), run.get("outputs")
+    run["folder"] = str(folder)
+    # beside the run by default: a store that was moved with it is beside it still
+    if before and outputs == str(_outputs_beside(str(before))) and not Path(outputs).exists():
+        del run["outputs"]
+
+
+def _outputs_beside(folder: str) -> Path:
+    """Where a run's store of outputs is unless the settings say so."""
+    return Path(folder).parent / "outputs.sqlite"
 
 
 def _lists(values: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:

@@ -23,7 +23,7 @@ app = typer.Typer(
 app.add_typer(bench.app, name="bench")
 
 ConfigPath = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="a TOML file, or a recipe's name")
+    Path, typer.Argument(metavar="CONFIG", help="a TOML file, a recipe or a run directory")
 ]
 Overrides = Annotated[
     list[str] | None,

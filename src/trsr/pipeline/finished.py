@@ -18,7 +18,7 @@ from trsr.errors import DataError, StaleRunError, StoreError
 from trsr.evaluate.metrics import parse_metric
 from trsr.pipeline.artifacts import cases_file
 from trsr.settings import digest
-from trsr.store.rundir import MANIFEST, RunDirectory
+from trsr.store.rundir import MANIFEST, PLACE, RunDirectory
 
 VALUES = "per_query.parquet"
 FIXED = ("ranker", "query", "user", "history", "candidates", "tied", "missing")
@@ -274,6 +274,20 @@ def is_kept(folder: Path) -> bool:
         return bool(json.loads((folder / REPORT).read_text("utf-8")).get(KEPT))
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def refuse_kept(folder: Path) -> None:
+    """Refuses to make anything in a kept copy: its figures would be lost.
+
+    Raises:
+        StoreError: Naming the copy.
+    """
+    # what a run's own manifest tells of is no copy, whatever its report says
+    if is_kept(folder) and not any(one.files for one in RunDirectory(folder).records().values()):
+        raise StoreError(
+            f"{folder}: a kept copy (`trsr keep`) holds a run's figures and none of its data, so "
+            f"nothing is made in it; make the run in another folder, with {PLACE}"
+        )
 
 
 def kept_name(text: str) -> str:

@@ -27,6 +27,9 @@ from trsr.errors import StoreError
 from trsr.store.whole import readable
 
 MANIFEST = "manifest.json"
+WORK = ".work"
+"""Holds, in a run's folder, what unfinished stages need to go on."""
+
 PLACE = "run.folder=…"
 """Names a run's folder."""
 
@@ -60,6 +63,11 @@ class RunDirectory:
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
+
+    @property
+    def begun(self) -> bool:
+        """Whether a stage was done here, or at least begun."""
+        return (self.folder / MANIFEST).is_file() or (self.folder / WORK).is_dir()
 
     @contextlib.contextmanager
     def locked(self, place: str = PLACE, wait: float = 0) -> Iterator[None]:
@@ -143,14 +151,14 @@ class RunDirectory:
 
     def workspace(self, stage: str) -> Path:
         """A folder for what an unfinished stage needs to go on; kept until it is finished."""
-        path = self.folder / ".work" / stage
+        path = self.folder / WORK / stage
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     @contextlib.contextmanager
     def writing(self, stage: str) -> Iterator[Path]:
         """An empty folder for a stage's output; emptied again when the stage was stopped."""
-        path = self.folder / ".work" / f"{stage}.out"
+        path = self.folder / WORK / f"{stage}.out"
         shutil.rmtree(path, ignore_errors=True)
         with explained(self.folder):
             path.mkdir(parents=True)
@@ -180,7 +188,7 @@ class RunDirectory:
             self._write_manifest(
                 {**records, stage: done}, [name for name in unfinished if name != stage]
             )
-            shutil.rmtree(self.folder / ".work" / stage, ignore_errors=True)
+            shutil.rmtree(self.folder / WORK / stage, ignore_errors=True)
             shutil.rmtree(output, ignore_errors=True)
             return done
 
