@@ -253,9 +253,10 @@ VALUES = "per_query.parquet"
 
 
 def evaluated(folder: Path) -> Path:
-    """A finished run whose manifest holds the hash of its values."""
+    """A finished run whose manifest holds the hashes of its values and its report."""
     run = write_run(folder)
-    record = StageRecord({}, {}, {VALUES: hash_file(run / VALUES)})
+    hashes = {name: hash_file(run / name) for name in (VALUES, "report.json")}
+    record = StageRecord({}, {}, hashes)
     RunDirectory(run)._write_manifest({"evaluate": record}, [])
     return run
 
@@ -265,10 +266,15 @@ def test_values_that_evaluate_did_not_write_are_refused(tmp_path: Path) -> None:
     assert compare([str(run)]).queries == 40
     better = pl.read_parquet(run / VALUES).with_columns(pl.lit(1.0).alias("ndcg@10"))
     better.write_parquet(run / VALUES)
-    said = (
-        r"one/per_query.parquet: is not the file that evaluate wrote.*delete.*trsr evaluate .*one"
-    )
+    said = "one/per_query.parquet: is not the file that evaluate wrote.*; give `trsr evaluate .*one"
     with pytest.raises(StaleRunError, match=said):
+        compare([str(run)])
+
+
+def test_a_report_that_evaluate_did_not_write_is_refused(tmp_path: Path) -> None:
+    run = evaluated(tmp_path / "one")
+    (run / "report.json").write_text('{"chance": {}, "notes": ["made up"]}')
+    with pytest.raises(StaleRunError, match=r"one/report.json: is not the file that evaluate"):
         compare([str(run)])
 
 

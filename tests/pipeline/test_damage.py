@@ -1,6 +1,11 @@
-"""A stage whose files were damaged is made again; one that was put there by hand is left."""
+"""A stage whose files were damaged is made again; one that was put there by hand is left.
+
+A report is nobody else's: it is made again where it is not as it was written.
+"""
 
 from __future__ import annotations
+
+import json
 
 import polars as pl
 import pytest
@@ -8,7 +13,7 @@ from pipeline_data import write_data
 
 from trsr.config import load_config
 from trsr.errors import StaleRunError, StoreError
-from trsr.pipeline import run, run_stage
+from trsr.pipeline import is_finished, run, run_stage
 from trsr.pipeline.full import read_proposals
 
 CONFIG = """
@@ -79,6 +84,37 @@ def test_a_file_put_in_the_place_of_a_stages_own_is_left_as_it_is(config):
     own.write_parquet(path)
     assert [one.stage for one in run(config) if one.made] == ["evaluate"]
     assert pl.read_parquet(path).equals(own)
+
+
+def _better(path):
+    """A report that tells a better figure, as somebody could write it."""
+    report = json.loads(path.read_text())
+    report["rankers"]["popular"]["metrics"]["auc"]["mean"] = 0.999
+    path.write_text(json.dumps(report))
+
+
+@pytest.mark.parametrize(
+    ("name", "alter"),
+    [
+        ("report.json", _better),
+        ("report.html", lambda path: path.write_text(path.read_text().replace("0.", "1."))),
+        (
+            "per_query.parquet",
+            lambda path: pl.read_parquet(path).with_columns(auc=1.0).write_parquet(path),
+        ),
+        ("table.tex", lambda path: path.write_text("")),
+    ],
+)
+def test_a_file_of_the_last_stage_that_was_changed_is_made_again(config, name, alter):
+    path = config.run.folder / name
+    whole = path.read_bytes()
+    alter(path)
+    assert path.read_bytes() != whole
+    assert not is_finished(config)
+    made = {one.stage: one.why for one in run(config) if one.made}
+    assert made == {"evaluate": f"changed since it was written: {name}"}
+    assert path.read_bytes() == whole
+    assert is_finished(config)
 
 
 def test_damaged_proposals_are_told_with_what_to_do(config):

@@ -192,6 +192,39 @@ def test_a_report_that_is_none_is_made_again(folder, report, jobs):
     assert path.read_bytes() == whole
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_report_that_somebody_changed_is_made_again_and_told(folder, jobs):
+    text = HEAD + "[grid]\ndata.max_history = [5, 9]\n"
+    before = swept(folder, text)
+    assert not notes(before, "changed")
+    path = folder / "out" / "max_history=5" / "report.json"
+    whole = path.read_bytes()
+    value = json.loads(whole)
+    value["rankers"]["popular"]["metrics"]["auc"]["mean"] = 0.999
+    path.write_text(json.dumps(value))
+    after = swept(folder, text, jobs=jobs)
+    assert after.table() == before.table()
+    assert path.read_bytes() == whole
+    (note,) = notes(after, "changed")
+    assert note == "changed since trsr wrote it, and made again: max_history=5/report.json"
+    assert ".999" not in (folder / "out" / "sweep.md").read_text()
+    assert note in (folder / "out" / "sweep.md").read_text()
+    assert not notes(swept(folder, text), "changed")
+
+
+def test_a_report_that_the_best_run_of_a_search_did_not_write_is_made_again(folder):
+    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+    text = SEARCH + "data.max_history = [5, 9]\n"
+    before = swept(folder, text)
+    (best,) = (folder / "out").glob("*/report.json")
+    value = json.loads(best.read_bytes())
+    value["rankers"]["popular"]["metrics"]["auc"]["mean"] = 0.999
+    best.write_text(json.dumps(value))
+    after = swept(folder, text)
+    assert after.table() == before.table()
+    assert notes(after, f"{best.parent.name}/report.json")
+
+
 def test_figures_by_query_that_are_none_are_made_again(folder):
     text = HEAD + "[grid]\ndata.max_history = [5, 9]\n"
     before = swept(folder, text)

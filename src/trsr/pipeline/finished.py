@@ -218,18 +218,20 @@ class FinishedRun:
             )
         asked = (self.cases_file, "rankings.parquet")
         names = [name for name in asked if name in record.parents]
-        now = run.hashes([*names, VALUES])
+        now = run.hashes([*names, VALUES, REPORT])
         changed = [name for name in names if now.get(name) != record.parents[name]]
         if changed:
             raise StaleRunError(
                 f"{self.folder}: {', '.join(changed)} changed since it was evaluated; give "
                 f"`trsr evaluate {self.folder}` first"
             )
-        if record.files.get(VALUES, now[VALUES]) != now[VALUES]:
-            raise StaleRunError(
-                f"{self.folder / VALUES}: is not the file that evaluate wrote (its SHA-256 is not "
-                f"that of {MANIFEST}); {self._again}"
-            )
+        for name in (VALUES, REPORT):
+            if name in now and record.files.get(name, now[name]) != now[name]:
+                raise StaleRunError(
+                    f"{self.folder / name}: is not the file that evaluate wrote (its SHA-256 is "
+                    f"not that of {MANIFEST}); give `trsr evaluate {self.folder}`, which makes it "
+                    "again"
+                )
 
     def _check_values(self) -> None:
         path, asked = self.folder / VALUES, self.asked["query"]
@@ -259,7 +261,7 @@ class FinishedRun:
         """What makes the values anew."""
         if is_kept(self.folder):
             return "it is a kept copy: keep its run again with `trsr keep`"
-        # evaluate leaves a file alone that can be read
+        # evaluate leaves alone what it wrote itself
         return f"delete the file, and give `trsr evaluate {self.folder}`"
 
 

@@ -301,5 +301,6 @@ STAGES = (
         _evaluate,
         _evaluate_reads,
         unread=(SOURCE,),
+        last=True,
     ),
 )

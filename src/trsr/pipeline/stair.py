@@ -62,6 +62,8 @@ class Stage:
         unread: Settings of earlier stages that do not matter to it: it reads what these made.
         optional: Whether one of its files is enough where it was made elsewhere: the stages below
             do without what the others would hold.
+        last: Whether no stage reads its files: what they say is told as the run's own, so that
+            nothing from elsewhere may stand for them.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Stage:
     reads_more: Callable[[Config], tuple[str, ...]] = lambda config: ()
     unread: tuple[str, ...] = ()
     optional: bool = False
+    last: bool = False
 
     def parents(self, config: Config, run: RunDirectory) -> dict[str, str]:
         """The hashes of the files that it reads, as they are now."""
@@ -201,7 +204,8 @@ def reason(stage: Stage, config: Config, run: RunDirectory, unread: Sequence[str
     faults = run.faults(record)
     if faults:
         return f"gone or damaged: {', '.join(faults)}"
-    return ""
+    altered = run.altered(record) if stage.last else []
+    return f"changed since it was written: {', '.join(altered)}" if altered else ""
 
 
 def is_finished(stages: Sequence[Stage], config: Config, run: RunDirectory) -> bool:

@@ -140,6 +140,11 @@ class RunDirectory:
             if not path.exists() or (hash_file(path) != known and not readable(path))
         ]
 
+    def altered(self, record: StageRecord) -> list[str]:
+        """The files of a finished stage that are there, and not as it wrote them."""
+        paths = ((self.folder / name, known) for name, known in record.files.items())
+        return [path.name for path, known in paths if path.exists() and hash_file(path) != known]
+
     def hashes(self, names: list[str]) -> dict[str, str]:
         """The files' SHA-256 as they are now, by name; files that do not exist are left out.
 

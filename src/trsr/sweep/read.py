@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +10,7 @@ import polars as pl
 from trsr.data.cases import MET
 from trsr.errors import StoreError
 from trsr.evaluate.report import Estimate
-from trsr.pipeline.finished import VALUES, FinishedRun
+from trsr.pipeline.finished import FinishedRun
 from trsr.settings import digest
 
 REPORT = "report.json"
@@ -35,27 +34,6 @@ def read_report(folder: Path) -> dict[str, dict[str, Estimate]]:
         raise StoreError(
             f"{path}: not a report that trsr wrote; delete it, and give `trsr sweep` again"
         ) from error
-
-
-def foreign(folder: Path) -> list[Path]:
-    """The files of an evaluated run that can be read, and are not what trsr writes there."""
-    return [
-        folder / name
-        for name, read in ((REPORT, read_report), (VALUES, _values))
-        if (folder / name).is_file() and not _reads(read, folder)
-    ]
-
-
-def _values(folder: Path) -> pl.DataFrame:
-    return FinishedRun(folder).values
-
-
-def _reads(read: Callable[[Path], object], folder: Path) -> bool:
-    try:
-        read(folder)
-    except StoreError:
-        return False
-    return True
 
 
 def cases_digest(folder: Path, split: str) -> str:

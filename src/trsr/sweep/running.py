@@ -18,7 +18,7 @@ from trsr.progress import Pace, Progress, Silent
 from trsr.store.rundir import RunDirectory
 from trsr.sweep.claims import ERROR, MAKING, Claims, failed, making
 from trsr.sweep.plan import Plan, Planned
-from trsr.sweep.read import answers, cases_digest, foreign, read_report
+from trsr.sweep.read import answers, cases_digest, read_report
 from trsr.sweep.table import Outcome, Swept
 
 AHEAD = ".ahead-"
@@ -175,7 +175,7 @@ def _there(run: Planned) -> Outcome:
 
 def _is_there(run: Planned) -> bool:
     try:
-        return is_finished(run.config) and not foreign(run.config.run.folder)
+        return is_finished(run.config)
     except TrsrError:  # told when it is made
         return False
 
@@ -225,23 +225,30 @@ def make_run(
     outcome = Outcome(run.name, run.settings, run.seed)
     try:
         taken = []
-        if "evaluate" in stages:
-            for path in foreign(own):  # made again, as one that is cut off
-                path.unlink()
+        again: tuple[str, ...] = ()
         for stage in stages:
+            if stage == STAGE_NAMES[-1]:
+                again = _altered(own)
             inner = _Inner(progress, f"{run.name}: {stage}")
             key = stage_key(run.config, stage)
             with making(folder, key, functools.partial(_waits, progress, run, stage)):
                 made = run_stage(run.config, stage, inner, _donors(folder, own))
             if "taken_from" in made.info:
                 taken.append(stage)
-        begun = Outcome(run.name, run.settings, run.seed, taken=tuple(taken))
+        begun = Outcome(run.name, run.settings, run.seed, taken=tuple(taken), again=again)
         outcome = finish(run, begun)
     except Exception as error:  # the other runs go on, whatever is wrong with this one
         said = str(error) if isinstance(error, TrsrError) else f"{type(error).__name__}: {error}"
         return failed(dataclasses.replace(outcome, error=said), own, traceback.format_exc())
     note.unlink(missing_ok=True)
     return outcome
+
+
+def _altered(folder: Path) -> tuple[str, ...]:
+    """The files of a run's report that somebody changed since they were written."""
+    run = RunDirectory(folder)
+    record = run.records().get(STAGE_NAMES[-1])
+    return tuple(run.altered(record)) if record else ()
 
 
 def _waits(progress: Progress, run: Planned, stage: str) -> None:

@@ -164,6 +164,7 @@ class _Worker:
                 run.seed,
                 error=said["error"],
                 taken=tuple(said["taken"]),
+                again=tuple(said["again"]),
             )
         code = self.process.returncode
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"

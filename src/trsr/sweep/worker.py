@@ -1,8 +1,8 @@
 """One run of a sweep in a process of its own: `python -m trsr.sweep.worker FOLDER RUN CORE…`.
 
 Standard input gives its settings as one JSON object. Standard output takes one JSON object a line:
-`{"note": …}` while it works, and at the end one with `error` and `taken`. What libraries print goes
-to standard error.
+`{"note": …}` while it works, and at the end one with `error`, `taken` and `again`. What libraries
+print goes to standard error.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def main(folder: str, name: str, *cores: str) -> None:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         run = Planned(name, {}, None, Config.model_validate(json.load(sys.stdin)))
         made = make_run(run, Path(folder), STAGE_NAMES, _Notes(lines), lambda run, outcome: outcome)
-        _tell(lines, {"error": made.error, "taken": list(made.taken)})
+        told = {"error": made.error, "taken": list(made.taken), "again": list(made.again)}
+        _tell(lines, told)
 
 
 def _end_with(parent: int) -> None:
