@@ -9,6 +9,9 @@ import tomllib
 
 import pytest
 
+from trsr.cli.inspect import report_table
+from trsr.errors import StoreError
+
 SCRIPTED = """
 [data]
 interactions = "clicks.csv"
@@ -225,6 +228,39 @@ def test_evaluate_writes_the_report_in_every_form(folder):
     )
     trsr("evaluate", "mine.toml", "evaluate.trec=false", cwd=folder)
     assert not (run / "qrels.trec").exists()
+
+
+def test_a_report_that_is_none_is_made_again_with_a_word_why(folder):
+    first = trsr("run", "mine.toml", cwd=folder)
+    report = folder / "runs" / "mine" / "report.json"
+    for command, text in (("evaluate", "{}"), ("run", '{"table": 1}')):
+        report.write_text(text)
+        again = trsr(command, "runs/mine", cwd=folder)
+        assert "evaluate: made again, changed since it was written: report.json" in again.stderr
+        assert again.stdout == first.stdout
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "[]",
+        "null",
+        "{",
+        '{"table": {"header": ["a", "b"], "rows": [["c"]], "notes": []}}',
+        '{"table": {"header": [], "rows": [], "notes": []}}',
+        '{"table": {"header": ["a"], "rows": [["c"]], "notes": 3}}',
+    ],
+)
+def test_the_table_of_what_is_no_report_is_refused_in_words(tmp_path, text):
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(StoreError, match=r"report\.json: not a report that trsr wrote; delete it"):
+        report_table(tmp_path)
+
+
+def test_a_report_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(StoreError, match=f"no report; give `trsr evaluate {tmp_path}` first"):
+        report_table(tmp_path)
 
 
 def test_runs_of_several_seeds_are_compared_where_the_data_has_its_own(folder):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trsr.config import Config, load_config, recipes, sweep_recipes
-from trsr.errors import ConfigError, TrsrError
+from trsr.errors import ConfigError, StoreError
 from trsr.progress import Progress
 
 
@@ -123,14 +123,17 @@ def report_table(folder: Path) -> tuple[list[str], list[list[str]], list[str]]:
     """The table of a finished run, rankers side by side: header, rows, notes.
 
     Raises:
-        TrsrError: If the run has no report.
+        StoreError: If the run has no report, or one that trsr did not write.
     """
     path = folder / "report.json"
     try:
-        report = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrsrError(f"{path}: no report; give `trsr evaluate` first") from error
-    table = report["table"]
-    header, *rows = zip(table["header"], *table["rows"], strict=True)
-    notes = [*table["notes"], f"report: {folder / 'report.html'}"]
-    return list(header), [list(row) for row in rows], notes
+        table = json.loads(path.read_text("utf-8"))["table"]
+        header, *rows = zip(table["header"], *table["rows"], strict=True)
+        notes = [*map(str, table["notes"]), f"report: {folder / 'report.html'}"]
+    except OSError as error:
+        raise StoreError(f"{path}: no report; give `trsr evaluate {folder}` first") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path}: not a report that trsr wrote; delete it, and give `trsr evaluate {folder}`"
+        ) from error
+    return list(map(str, header)), [list(map(str, row)) for row in rows], notes
