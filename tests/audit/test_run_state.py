@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import tomli_w
 from planted import CONFIG, change, check, write
 
 from trsr.audit import audit
@@ -142,6 +144,41 @@ def test_a_summary_that_ranks_lower_is_told_as_such(faulty: Path) -> None:
     found = check(faulty, "does the user's own summary matter", 60)
     assert found.state == "warning"
     assert found.seen.endswith("; own summary ranks lower")
+
+
+MODEL_CHECKS = (
+    "does the order of the history matter",
+    "does the user's own summary matter",
+    "does a summary matter",
+)
+
+
+def with_rankers(folder: Path, *rankers: str) -> None:
+    """Writes other rankers, and a blend of two, into a run's settings."""
+    settings = tomllib.loads((folder / "config.toml").read_text("utf-8"))
+    settings["rank"] |= {"rankers": [*rankers], "blend": ["popular", "untuned"]}
+    (folder / "config.toml").write_text(tomli_w.dumps(settings), "utf-8")
+
+
+@pytest.mark.parametrize("queries", [0, 20])
+def test_a_model_that_the_run_never_asked_is_not_asked_by_the_audit(
+    faulty: Path, monkeypatch: pytest.MonkeyPatch, queries: int
+) -> None:
+    def opened(*_: object) -> None:
+        raise AssertionError("the audit opened a model")
+
+    monkeypatch.setattr("trsr.audit.model.judge", opened)
+    with_rankers(faulty, "random", "popular")
+    found = {one.name: one for one in audit(faulty, queries).checks}
+    said = "no ranker of the run asks a language model (random, popular)"
+    for name in MODEL_CHECKS:
+        assert (found[name].state, found[name].seen) == ("skipped", said)
+
+
+def test_a_model_that_is_asked_by_a_blend_alone_is_looked_at(faulty: Path) -> None:
+    with_rankers(faulty, "popular", "blend")
+    found = {one.name: one for one in audit(faulty, 20).checks}
+    assert {found[name].state for name in MODEL_CHECKS} <= {"ok", "warning"}
 
 
 def test_nothing_is_shown_before_the_correction_for_two_metrics() -> None:

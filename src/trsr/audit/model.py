@@ -16,6 +16,7 @@ from trsr.pipeline.artifacts import adapter_of, with_summary
 from trsr.pipeline.full import PROPOSALS, read_proposals
 from trsr.progress import Progress
 from trsr.rank import YesNoRanker, rank_what_fits
+from trsr.rank.settings import JUDGES
 from trsr.recommender import judge
 from trsr.settings import derive_seed
 from trsr.store.rundir import RunDirectory
@@ -36,21 +37,19 @@ def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Ch
 
     Args:
         run: The run.
-        queries: How many test queries, drawn by lot; 0: the checks are skipped.
+        queries: How many test queries, drawn by lot; 0: the checks are skipped, as they are where
+            no ranker of the run asks a language model.
         progress: Advanced by a query.
 
     Yields:
         A warning where spoiling the input makes no difference that the queries can tell, or where
         the spoilt input ranks better.
     """
-    if not queries:
-        for name in NAMES.values():
-            yield Check(name, "skipped", "needs the language model: give --llm-queries N")
-        return
-    chosen = _chosen(run, queries)
+    why = _unasked(run, queries)
+    chosen = [] if why else _chosen(run, queries)
     if len(chosen) < 2:
         for name in NAMES.values():
-            yield Check(name, "skipped", "there are too few test queries")
+            yield Check(name, "skipped", why or "there are too few test queries")
         return
     adapter = adapter_of(RunDirectory(run.folder))
     ranker = YesNoRanker(*judge(run.config, adapter), run.config.rank.queries_per_batch)
@@ -74,6 +73,14 @@ def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Ch
         other = _values(key(), _ranked(ranker, spoilt, progress))
         whose = "another user's" if kind == "none" and run.others_told else "own"
         yield _compared(name, kind, ranker_name, own - other, users, whose)
+
+
+def _unasked(run: Evidence, queries: int) -> str:
+    """Why the model is not asked; empty where it is."""
+    used = run.config.rank.used
+    if not JUDGES & set(used):  # a model that the run never asked says nothing of its figures
+        return f"no ranker of the run asks a language model ({', '.join(used)})"
+    return "" if queries else "needs the language model: give --llm-queries N"
 
 
 def _chosen(run: Evidence, most: int) -> list[Query]:
