@@ -31,7 +31,7 @@ class SearchOptions(Settings):
     space: dict[str, Any] = Field(
         description="section.key = [values], or {low, high, step, log} for a range"
     )
-    trials: int = Field(20, ge=1, description="settings that are tried")
+    trials: int = Field(20, ge=1, description="different settings to try; all, if there are fewer")
     metric: str = Field("ndcg@10", description="what is made high on the validation cases")
     ranker: str = Field("llm", description="the ranker whose metric it is")
     seed: int = Field(0, ge=0, description="of the search's own draws")

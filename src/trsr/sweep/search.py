@@ -7,7 +7,7 @@ import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trsr.data import Dataset
 from trsr.errors import ConfigError
@@ -21,15 +21,13 @@ from trsr.recommender import Recommender
 from trsr.settings import digest
 from trsr.store.rundir import RunDirectory, write_atomic
 from trsr.sweep.claims import failed
+from trsr.sweep.draws import Draws
 from trsr.sweep.plan import Plan, Planned, run_name
 from trsr.sweep.running import TRAINED, make_run, tested
 from trsr.sweep.same_cases import SameCases
-from trsr.sweep.space import Range
+from trsr.sweep.space import combinations
 from trsr.sweep.table import Outcome, Swept
 from trsr.types import Query, RankedList
-
-if TYPE_CHECKING:
-    from optuna import Study, Trial
 
 VALUE = "validation.json"
 """In a run's folder: its metric on the validation cases, and of what it was measured."""
@@ -38,7 +36,8 @@ VALUE = "validation.json"
 def search(plan: Plan, progress: Progress) -> Swept:
     """Tries settings, the next chosen by what was found, then tests the best ones.
 
-    Trials follow from the search's seed and the values before them, so that a search that was
+    No trial repeats another's settings: where there are fewer than trials, all are tried. Trials
+    follow from the search's seed and the values before them, so that a search that was
     killed asks for the same trials again and finds them done.
 
     Raises:
@@ -48,22 +47,23 @@ def search(plan: Plan, progress: Progress) -> Swept:
     options = plan.file.search
     if options is None:
         raise ConfigError(f"{plan.path}: there is no [search]")
-    study = _study(options.seed)
-    progress.begin(options.trials + 1, "trials")
+    draws = Draws(plan.space(), options.seed)
+    trials = min(options.trials, combinations(plan.space()) or options.trials)
+    progress.begin(trials + 1, "trials")
     cases = SameCases(plan, progress)
     cases.look_ahead()
     outcomes: dict[str, Outcome] = {}
     tried: list[tuple[float, dict[str, Any]]] = []
-    for _ in range(options.trials):
-        trial = study.ask()
-        settings = {key: _suggested(trial, key, one) for key, one in plan.space().items()}
+    for _ in range(trials):
+        drawn = draws.next()
+        if drawn is None:
+            break
+        settings = dict(drawn.settings)
         found = _tried(plan, settings, progress, cases)
         outcomes |= {one.name: one for one in found}
         value = _objective(found)
-        if value is None:
-            _fail(study, trial)
-        else:
-            study.tell(trial, value)
+        draws.tell(drawn, value)
+        if value is not None:
             tried.append((value, settings))
         best = max(tried, key=lambda one: one[0], default=None)
         Swept(plan, tuple(outcomes.values()), best and best[1]).write()
@@ -72,31 +72,6 @@ def search(plan: Plan, progress: Progress) -> Swept:
     swept.write()
     progress.advance(1)
     return swept
-
-
-def _study(seed: int) -> Study:
-    try:
-        import optuna
-    except ImportError as error:
-        raise ConfigError("a [search] needs Optuna: pip install 'trsr[sweep]'") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-
-
-def _fail(study: Study, trial: Trial) -> None:
-    from optuna.trial import TrialState
-
-    study.tell(trial, state=TrialState.FAIL)
-
-
-def _suggested(trial: Trial, key: str, space: Sequence[Any] | Range) -> Any:
-    if not isinstance(space, Range):
-        # Optuna takes plain values; a list among them is chosen by its place.
-        return space[trial.suggest_categorical(key, list(range(len(space))))]
-    if space.whole:
-        step = 1 if space.step is None else int(space.step)
-        return trial.suggest_int(key, int(space.low), int(space.high), step=step, log=space.log)
-    return trial.suggest_float(key, space.low, space.high, step=space.step, log=space.log)
 
 
 def _tried(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from trsr.errors import ConfigError
+from trsr.settings import digest
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,37 @@ class Range:
         """Whether its numbers are whole."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+    @property
+    def count(self) -> int | None:
+        """How many numbers it has; None where there is no end of them."""
+        if self.step is None and not self.whole:
+            return None
+        # decimal, as it is written: 0.3 / 0.1 is below 3
+        low, high, step = (Decimal(str(one)) for one in (self.low, self.high, self.step or 1))
+        return int((high - low) // step) + 1
+
+    def number(self, place: int) -> float:
+        """One of its numbers, where they are counted."""
+        if self.whole:
+            return int(self.low) + place * int(self.step or 1)
+        return float(Decimal(str(self.low)) + place * Decimal(str(self.step)))
+
+    def place(self, number: float) -> float:
+        """Which of its numbers one is, where they are counted; else the number itself."""
+        return number if self.count is None else round((number - self.low) / (self.step or 1))
+
+
+def size(choice: Sequence[Any] | Range) -> int | None:
+    """How many values there are to choose from; None where there is no end of them."""
+    return choice.count if isinstance(choice, Range) else len(choice)
+
+
+def combinations(space: Mapping[str, Sequence[Any] | Range]) -> int | None:
+    """How many settings a space holds; None where there is no end of them."""
+    counts = [size(one) for one in space.values()]
+    known = [one for one in counts if one is not None]
+    return math.prod(known) if len(known) == len(counts) else None
+
 
 def read_choice(where: str, value: Any) -> list[Any] | Range:
     """What stands at a setting of `search.space`.
@@ -36,7 +69,7 @@ def read_choice(where: str, value: Any) -> list[Any] | Range:
         ConfigError: If it is no list of values, and no range.
     """
     if isinstance(value, list) and value:
-        return value
+        return list({digest(one): one for one in value}.values())  # each once
     if not isinstance(value, Mapping) or not {"low", "high"} <= set(value) <= {
         *("low", "high", "step", "log")
     }:

@@ -14,6 +14,7 @@ from trsr.pipeline.notes import ReadNote, Told, merged
 from trsr.store.rundir import explained, write_atomic
 from trsr.sweep.plan import Plan, label, short_keys
 from trsr.sweep.read import REPORT
+from trsr.sweep.space import combinations
 
 PLACE = "sweep.folder"
 """Names the folder of a sweep's runs."""
@@ -131,6 +132,8 @@ class Swept:
         found = ["mean ± standard error over queries; with several seeds also (± their spread)"]
         if any(names for one in self.outcomes for names in one.bounds.values()):
             found.append(LOWER)
+        if self.plan.file.search is not None:
+            found.append(self._tried(self.plan.file.search.trials))
         if self.best is not None:
             chosen = ", ".join(f"{key} = {_plain(value)}" for key, value in self.best.items())
             found.append(f"best on the validation cases: {chosen}; {self._asked()}")
@@ -146,6 +149,13 @@ class Swept:
         if self.left:
             found.append(f"not asked for, and not made: {', '.join(self.left)}")
         return found
+
+    def _tried(self, trials: int) -> str:
+        """How many settings a search has tried, and whether there are others."""
+        tried = len({json.dumps(dict(one.settings), default=str) for one in self.outcomes})
+        every = ", all that there are" if tried == combinations(self.plan.space()) else ""
+        fewer = f" (trials = {trials})" if every and tried < trials else ""
+        return f"different settings tried: {tried}{every}{fewer}"
 
     def _once(self) -> list[str]:
         """That not all seeds are counted, where it is so."""
