@@ -68,6 +68,27 @@ def test_a_list_of_wrong_values_alone_is_one_mistake(tmp_path):
         load_config(write(tmp_path, GOOD), ["rank.ease.penalty=[]"])
 
 
+def test_an_unknown_setting_in_a_table_of_ones_own_name_is_told(tmp_path):
+    settings = ["rank.lists.mine.fles=['a.trec']", "rank.lists.mine.files=['b.trec']"]
+    with pytest.raises(
+        ConfigError, match=r"lists\.mine\.fles: unknown setting: did you mean files"
+    ):
+        load_config(write(tmp_path, GOOD), settings)
+
+
+def test_history_is_cut_at_lengths_each_once(tmp_path):
+    path = write(tmp_path, GOOD)
+    assert load_config(path, ["evaluate.history_bins=[9, 5]"]).evaluate.history_bins == (9, 5)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["evaluate.history_bins=[5, 0, -1]"])
+    assert "2 mistakes" in str(caught.value)
+    assert "evaluate.history_bins.2: input should be greater than or equal to 1" in str(
+        caught.value
+    )
+    with pytest.raises(ConfigError, match=r"evaluate\.history_bins: a length stands twice"):
+        load_config(path, ["evaluate.history_bins=[5, 9, 5]"])
+
+
 def test_a_wrong_name_is_told_beside_unknown_settings_and_wrong_values(tmp_path):
     settings = ["train.epoch=2", "rank.rankers=['lm']", "data.max_history=-3", "data.reader=csv"]
     with pytest.raises(ConfigError) as caught:

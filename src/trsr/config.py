@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -266,10 +266,13 @@ def _say(error: Any, root: type[BaseModel]) -> str:
 
 def _names(where: Sequence[int | str], model: type[BaseModel]) -> list[str]:
     """The names of the settings in a table."""
-    for part in where:
+    parts = iter(where)
+    for part in parts:
         annotation = model.model_fields[str(part)].annotation
         options = (annotation, *get_args(annotation))
         model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+        if get_origin(annotation) is dict:  # tables by names of people's own: the next part is one
+            next(parts, None)
     return list(model.model_fields)
 
 

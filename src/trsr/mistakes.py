@@ -67,10 +67,7 @@ def conflicts(config: Config) -> Iterator[str]:
         deepest = max((int(cut) for cut in cuts if cut.isdigit()), default=0)
         if deepest > config.rank.depth:
             yield f"rank.depth: lists of {config.rank.depth} places cannot tell a metric @{deepest}"
-    if len(set(config.rank.rankers)) < len(config.rank.rankers):
-        yield "rank.rankers: a ranker stands twice"
-    if "blend" in config.rank.blend or len(set(config.rank.blend)) < len(config.rank.blend):
-        yield "rank.blend: blend cannot be a member, and no member stands twice"
+    yield from _repeated(config)
     if config.model.backend == "openai" and JUDGES & set(config.rank.used):
         yield (
             "model.backend: openai gives no log-probabilities of answers, so it cannot rank; set "
@@ -83,6 +80,16 @@ def conflicts(config: Config) -> Iterator[str]:
     yield from _untold_summary(config)
     if config.prompts.layout == "chain":
         yield from _broken_chain(config)
+
+
+def _repeated(config: Config) -> Iterator[str]:
+    """What stands in a list twice, or within itself."""
+    if len(set(config.rank.rankers)) < len(config.rank.rankers):
+        yield "rank.rankers: a ranker stands twice"
+    if len(set(config.evaluate.history_bins)) < len(config.evaluate.history_bins):
+        yield "evaluate.history_bins: a length stands twice"
+    if "blend" in config.rank.blend or len(set(config.rank.blend)) < len(config.rank.blend):
+        yield "rank.blend: blend cannot be a member, and no member stands twice"
 
 
 def _unwritten_summaries(config: Config) -> Iterator[str]:

@@ -238,8 +238,20 @@ def test_groups_are_the_same_whichever_run_is_named_first(tmp_path):
 
 
 def test_groups_begin_at_a_length(tmp_path):
-    with pytest.raises(ConfigError, match="history_bins: a length is 1 or more"):
-        plan_of(tmp_path, section(["one"], history_bins=[0, 5]))
+    with pytest.raises(ConfigError, match=r"one\.history_bins\.0: .* greater than or equal to 1 "):
+        plan_of(tmp_path, section(["one"], name="one", history_bins=[0, 5]))
+    with pytest.raises(ConfigError, match=r"history_bins: a length stands twice"):
+        plan_of(tmp_path, section(["one"], history_bins=[5, 5]))
+
+
+def test_unknown_settings_of_a_page_are_told_in_our_words(tmp_path):
+    with pytest.raises(ConfigError) as told:
+        plan_of(tmp_path, section(["one"], baselin="x", zzz=1, history_bins="many"))
+    said = str(told.value)
+    assert ".baselin: unknown setting: did you mean baseline?" in said
+    assert ".zzz: unknown setting" in said
+    assert ".history_bins: input should be a valid tuple (given: 'many')" in said
+    assert "Extra inputs" not in said
 
 
 def test_runs_that_differ_by_seed_are_one_row_with_their_spread(tmp_path):

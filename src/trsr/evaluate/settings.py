@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from trsr.settings import Settings
+
+Lengths = tuple[Annotated[int, Field(ge=1)], ...]
+"""Lengths of history at which a new group begins, in any order."""
 
 
 class EvaluateSettings(Settings):
@@ -24,7 +29,7 @@ class EvaluateSettings(Settings):
         min_length=1,
         description="see `trsr ls metrics`; any cut-off may follow the @",
     )
-    history_bins: tuple[int, ...] = Field(
+    history_bins: Lengths = Field(
         (),
         description="quality by length of history: the lengths at which a new group begins; empty: "
         "quartiles",

@@ -11,9 +11,10 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from trsr import sweep
-from trsr.config import read_toml
+from trsr.config import read_toml, said_of
 from trsr.errors import ConfigError, StoreError
 from trsr.evaluate import parse_metric
+from trsr.evaluate.settings import Lengths
 from trsr.settings import Settings
 
 TOP, END = "top", "end"
@@ -34,7 +35,7 @@ class SectionSettings(Settings):
     baseline: str = Field("", description="the row that others are compared with; else llm's")
     metrics: tuple[str, ...] = Field((), description="columns; left out: all that the runs have")
     compare: tuple[str, ...] = Field((), description="metrics that are compared; ndcg@10 if none")
-    history_bins: tuple[int, ...] = Field(
+    history_bins: Lengths = Field(
         (), description="also by length of history: where a new group begins; none if left out"
     )
     machine: str = Field("", description="the machine's kind, for runs that do not record it")
@@ -103,7 +104,7 @@ def read_plan(path: Path, runs: Path | None = None) -> Plan:
     try:
         file = ResultsFile.model_validate(read_toml(path))
     except ValidationError as error:
-        said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        said = said_of(error, ResultsFile)
         raise ConfigError("\n  ".join((f"{path}: cannot be used", *said))) from error
     mistakes = _marked("title", file.title)
     mistakes += [said for item in file.sections.items() for said in _mistakes(*item)]
@@ -130,8 +131,8 @@ def _mistakes(name: str, section: SectionSettings) -> Sequence[str]:
         found.append(f"sections.{name}.command: write the command that makes the runs")
     if len(set(section.runs)) < len(section.runs):
         found.append(f"sections.{name}.runs: a run stands twice")
-    if any(one < 1 for one in section.history_bins):
-        found.append(f"sections.{name}.history_bins: a length is 1 or more")
+    if len(set(section.history_bins)) < len(section.history_bins):
+        found.append(f"sections.{name}.history_bins: a length stands twice")
     for metric in (*section.metrics, *section.compare):
         try:
             parse_metric(metric)
