@@ -280,7 +280,7 @@ def test_runs_that_differ_by_seed_are_one_row_with_their_spread(tmp_path):
     assert "another training may differ" not in text
     alone = page_of(tmp_path, section(["s0"], history_bins=[5]), tmp_path / "runs")
     assert alone.count("over users, for these trainings: another training may differ") == 1
-    assert alone.count("over users within the group, for these trainings, not corrected") == 1
+    assert alone.count("within the group, over users for these trainings, not corrected") == 1
 
 
 def test_a_setting_that_no_ranker_of_a_run_reads_names_no_row(tmp_path):
@@ -359,6 +359,37 @@ def test_a_training_that_went_on_is_told_whole_also_where_its_record_counts_the_
     header, row = tables(page_of(tmp_path, section(["a"]), tmp_path / "runs"))[-1]
     told = dict(zip(header, row, strict=True))
     assert (told["train"], told["all"]) == ("5 min 5 s", "5 min 7 s")
+
+
+def test_what_is_long_stands_on_pages_of_its_own_where_that_is_asked(tmp_path):
+    runs = tmp_path / "runs"
+    write_run(runs / "a", skills={"popular": 0.2, "llm": 2.0}, settings=DATA)
+    record = StageRecord({}, {}, {}, {"seconds": 61.0})
+    RunDirectory(runs / "a")._write_manifest({"rank": record, "evaluate": record}, [])
+    whole = tables(page_of(tmp_path, section(["a"], baseline="popular"), runs))
+    apart = 'details = "more"\n' + section(["a"], baseline="popular", compare=["ndcg@10"])
+    page = page_of(tmp_path, apart, runs)
+    (main,) = tables(page)
+    assert "[more/one.md](more/one.md)" in page
+    rows = {row[0]: dict(zip(main[0], row, strict=True)) for row in main[1:]}
+    detail = (tmp_path / "more" / "one.md").read_text("utf-8")
+    assert "(../results.md)" in detail
+    differences, stages = tables(detail)
+    name, metric, difference, *_, mark = differences[1]
+    assert (name, metric, mark) == ("llm", "ndcg@10", "↑")
+    assert rows["llm"]["Δ ndcg@10"] == f"{difference} {mark}"
+    assert (rows["popular"]["Δ ndcg@10"], rows["chance"]["Δ ndcg@10"]) == ("–", "")
+    assert stages == whole[-1]
+    # written again whole; what trsr did not write is not written over, and nothing else is then
+    (tmp_path / "more" / "one.md").write_text(detail + "mine\n")
+    assert page_of(tmp_path, apart, runs) == page
+    assert (tmp_path / "more" / "one.md").read_text("utf-8") == detail
+    (tmp_path / "more" / "one.md").write_text("# Mine\n")
+    with pytest.raises(ConfigError, match=r"one\.md was not written by `trsr results`"):
+        page_of(tmp_path, apart.replace("Title", "Other"), runs)
+    assert (tmp_path / "results.md").read_text("utf-8") == page
+    with pytest.raises(ConfigError, match="details"):
+        plan_of(tmp_path, 'details = "../more"\n' + section(["a"]), runs)
 
 
 def test_notes_are_kept_and_all_else_is_written_again(tmp_path):

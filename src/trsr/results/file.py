@@ -45,6 +45,12 @@ class ResultsFile(Settings):
     """The file."""
 
     title: str = Field("Results", description="the page's title")
+    details: str = Field(
+        "",
+        pattern=r"^[\w-]*$",
+        description="a folder beside the page for what is long: all differences, groups by length "
+        "and costs, a page for each section; left out: they stand on the page",
+    )
     sections: dict[str, SectionSettings] = Field(
         min_length=1, description="by the name that a section's notes are kept under"
     )
@@ -77,11 +83,13 @@ class Plan:
         path: The file.
         title: The page's title.
         sections: In the file's order.
+        details: The folder beside the page for the sections' own pages; empty: there are none.
     """
 
     path: Path
     title: str
     sections: tuple[Section, ...]
+    details: str = ""
 
 
 def read_plan(path: Path, runs: Path | None = None) -> Plan:
@@ -111,7 +119,7 @@ def read_plan(path: Path, runs: Path | None = None) -> Plan:
     if mistakes:
         raise ConfigError("\n  ".join((f"{path}: cannot be used", *mistakes)))
     sections = tuple(_section(path, name, one, runs) for name, one in file.sections.items())
-    return Plan(path, file.title, sections)
+    return Plan(path, file.title, sections, file.details)
 
 
 def _mistakes(name: str, section: SectionSettings) -> Sequence[str]:

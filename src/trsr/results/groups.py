@@ -48,10 +48,10 @@ def group_table(
     lines = [[row.name, *(_cell(column[row.name]) for column in columns)] for row in rows]
     lead = f"{metric} by length of history, with the difference to {report.baseline}:"
     pooled = any(row.side.seeds > 1 for row in rows)
-    trained = "" if pooled else ", for these trainings"
+    trained = "" if pooled else ", over users for these trainings"
     note = (
-        f"95 % intervals over users within the group{trained}, not corrected: groups describe, "
-        "they do not decide."
+        f"95 % intervals within the group{trained}, not corrected: groups describe, they do not "
+        "decide."
     )
     return lead, (header, lines), note
 

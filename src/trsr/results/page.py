@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from trsr.bench.page import without_paths
 from trsr.errors import ConfigError, DataError, StoreError
@@ -18,6 +16,7 @@ from trsr.pipeline.compare import check_comparable
 from trsr.pipeline.notes import Told, merged, run_notes
 from trsr.results.file import END, MARK, TOP, Plan, Section
 from trsr.results.groups import group_table
+from trsr.results.markdown import SIGN, details_text, page_text
 from trsr.results.runs import Run, Variant, open_runs, variants
 from trsr.results.tables import (
     Table,
@@ -29,13 +28,7 @@ from trsr.results.tables import (
     run_names,
     stage_table,
 )
-from trsr.store.rundir import write_atomic
-
-SIGN = "<!-- Written by `trsr results"
-"""Begins the line by which a page that may be written over is known."""
-
-EMPTY = "\n\n"
-"""What stands between the marks where nothing is noted yet."""
+from trsr.store.rundir import explained, write_atomic
 
 
 @dataclass(frozen=True)
@@ -91,10 +84,21 @@ def write_results(plan: Plan, path: Path, *, skip: bool = False) -> Written:
     sections = [
         {"name": section.name, "body": written[section.name]}
         if section.name in written and not opened[section.name]
-        else _section(section, opened[section.name])
+        else _section(section, opened[section.name], apart=bool(plan.details))
         for section in plan.sections
     ]
-    write_atomic(path, _render(plan, sections, notes))
+    pages = {
+        path.parent / plan.details / f"{one['name']}.md": one
+        for one in sections
+        if one.get("details")
+    }
+    for detail in pages:
+        _old_page(detail)  # refuses what it did not write
+    for detail, one in pages.items():
+        with explained(detail.parent):
+            detail.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(detail, details_text(plan, one, path.name))
+    write_atomic(path, page_text(plan, sections, notes))
     stayed = tuple(one["name"] for one in sections if "body" in one)
     return Written(path, len(sections), total - len(missed), tuple(missed), stayed)
 
@@ -160,33 +164,14 @@ def bodies_of(text: str) -> dict[str, str]:
     }
 
 
-def _render(plan: Plan, sections: Sequence[Mapping[str, Any]], notes: Mapping[str, str]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trsr.results"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Markdown
-    )
+def _section(section: Section, runs: Sequence[Run], *, apart: bool) -> dict[str, Any]:
+    """What the templates are told of a section.
 
-    def noted(name: str) -> str:
-        mark = f"<!-- notes: {name} -->"
-        return f"{mark}{notes.get(name, EMPTY)}{mark}"
-
-    shown = plan.path.name if plan.path.is_absolute() else plan.path.as_posix()
-    return environment.get_template("results.md.jinja").render(
-        title=plan.title,
-        sign=f"{SIGN} {shown}`: only what stands between two marks of notes is kept. -->",
-        sections=sections,
-        noted=noted,
-        top=TOP,
-        end=END,
-    )
-
-
-def _section(section: Section, runs: Sequence[Run]) -> dict[str, Any]:
-    """What the template is told of a section."""
+    Args:
+        section: Its settings.
+        runs: Those that are there.
+        apart: Whether its long tables stand on a page of their own.
+    """
     settings = section.settings
     told: dict[str, Any] = {
         "name": section.name,
@@ -197,6 +182,8 @@ def _section(section: Section, runs: Sequence[Run]) -> dict[str, Any]:
         "of": len(section.runs),
         "facts": [],
         "tables": [],
+        "details": [],
+        "grouped": False,
         "warnings": [],
     }
     if not runs:
@@ -209,30 +196,40 @@ def _section(section: Section, runs: Sequence[Run]) -> dict[str, Any]:
             f"a section of their own: {error}"
         ) from error
     try:
-        told |= _tables(section, variants(runs, section.labels), metrics_of(runs, settings.metrics))
+        metrics = metrics_of(runs, settings.metrics)
+        told |= _tables(section, variants(runs, section.labels), metrics, apart=apart)
     except ConfigError as error:
         raise ConfigError(f"sections.{section.name}: {error}") from error
     return told
 
 
-def _tables(section: Section, found: Sequence[Variant], metrics: Sequence[str]) -> dict[str, Any]:
+def _tables(
+    section: Section, found: Sequence[Variant], metrics: Sequence[str], *, apart: bool
+) -> dict[str, Any]:
     runs = [run for variant in found for run in variant.runs]
     compare = metrics_of(runs, section.settings.compare) if section.settings.compare else []
     rows = make_rows(found, list(dict.fromkeys((*metrics, *compare))))
     report = compared(rows, compare, section.settings.baseline)
     chance = runs[0].report["chance"]
-    legend = _legend(rows, report, metrics)
+    legend = _legend(rows, report, metrics, apart=apart)
     differences = difference_table(report)
     stages = stage_table(found)
     bins = section.settings.history_bins
+    main = _told("", main_table(rows, metrics, chance, report if apart else None), legend)
+    long = [
+        *(
+            [_told(_how(report, "" if apart else legend), differences, "")]
+            if differences[1]
+            else []
+        ),
+        *([_told(*group_table(rows, report, bins))] if bins else []),
+        *([_told("What each stage took:", stages, _stage_notes(stages))] if stages[1] else []),
+    ]
     return {
         "facts": [*_facts(section, runs, report)],
-        "tables": [
-            _told("", main_table(rows, metrics, chance), legend),
-            *([_told(_how(report, legend), differences, "")] if differences[1] else []),
-            *([_told(*group_table(rows, report, bins))] if bins else []),
-            *([_told("What each stage took:", stages, _stage_notes(stages))] if stages[1] else []),
-        ],
+        "tables": [main] if apart else [main, *long],
+        "details": long if apart else [],
+        "grouped": bool(bins),
         "warnings": [without_paths(note) for note in _warnings(found)],
     }
 
@@ -291,13 +288,21 @@ def _formats(runs: Sequence[Run]) -> str:
     return f"language model in {' and in '.join(told)}"
 
 
-def _legend(rows: Sequence[Any], report: SidesReport, metrics: Sequence[str]) -> str:
+def _legend(
+    rows: Sequence[Any], report: SidesReport, metrics: Sequence[str], *, apart: bool
+) -> str:
     queries = "query" if report.queries == 1 else "queries"
     words = [f"±: one standard error over {report.queries:,} {queries}"]
     if any(row.estimate(name)[1] is not None for row in rows for name in row.side.values):
         words.append("(±): standard deviation over seeds")
     if len(rows) > 1:
         words.append("bold: highest mean, no claim of significance")
+    tests = sum(one.compared for one in report.results)
+    if apart and tests:
+        words.append(
+            f"Δ: difference to {without_paths(report.baseline)}; ↑ ↓: p < .05 over users after "
+            f"Holm's correction for {tests} {'comparison' if tests == 1 else 'comparisons'}"
+        )
     words.append("tied: queries in which a right item has a wrong one's score")
     words += [BOUND] if any(row.side.bounds for row in rows) else []
     corrected = corrected_note(metrics)

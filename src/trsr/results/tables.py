@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from trsr.errors import ConfigError
+from trsr.evaluate.comparison import significance
 from trsr.evaluate.compute import estimate
 from trsr.evaluate.cost_chart import brief_count, brief_seconds
 from trsr.evaluate.report import Estimate, over_seeds
@@ -23,6 +25,7 @@ from trsr.evaluate.table import (
     least,
     number,
     share,
+    signed,
 )
 from trsr.evaluate.words import duration
 from trsr.pipeline import STAGE_NAMES
@@ -129,10 +132,22 @@ def _equal(one: Side, other: Side) -> bool:
     return all(np.array_equal(values, other.values[name]) for name, values in one.values.items())
 
 
-def main_table(rows: Sequence[Row], metrics: Sequence[str], chance: Mapping[str, Any]) -> Table:
-    """All rows side by side, the best of each metric in bold, and chance."""
+def main_table(
+    rows: Sequence[Row],
+    metrics: Sequence[str],
+    chance: Mapping[str, Any],
+    differences: SidesReport | None = None,
+) -> Table:
+    """All rows side by side, the best of each metric in bold, and chance.
+
+    Args:
+        rows: At least one.
+        metrics: A column each.
+        chance: Metric → its value by random orders.
+        differences: Those that are told in columns too, without their intervals.
+    """
     best = {name: _best(rows, name) for name in metrics}
-    more = _columns(rows)
+    more = {**_less(differences), **_columns(rows)}
     header = ["", *metrics, *more]
     lines = [
         [
@@ -158,6 +173,21 @@ def _best(rows: Sequence[Row], metric: str) -> float | None:
 def _bounded(rows: Sequence[Row], metric: str) -> bool:
     """Whether a metric is a lower bound for some row."""
     return any(metric in row.side.bounds for row in rows)
+
+
+def _less(found: SidesReport | None) -> dict[str, Callable[[Row], str]]:
+    """A column of differences for each metric that has any; of lower bounds there are none."""
+    columns: dict[str, dict[str, str]] = {}
+    for one in found.results if found else ():
+        if one.difference is not None and one.compared:
+            mark = significance(one.difference.mean, one.p_holm)
+            told = f"{signed(one.difference.mean)} {mark}".rstrip()
+            columns.setdefault(f"Δ {one.metric}", {})[one.side] = told
+    return {name: functools.partial(_told, cells) for name, cells in columns.items()}
+
+
+def _told(cells: Mapping[str, str], row: Row) -> str:
+    return cells.get(row.name, NOTHING)
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
