@@ -11,7 +11,7 @@ import pytest
 from finished_runs import ITEMS, write_run
 
 from trsr.cli import main
-from trsr.errors import DataError, StoreError
+from trsr.errors import DataError, StaleRunError, StoreError
 from trsr.pipeline.compare import compare
 from trsr.results import keep_runs, read_plan, write_results
 from trsr.store.rundir import RunDirectory, StageRecord
@@ -303,3 +303,24 @@ def test_a_copy_takes_the_place_of_nothing_but_an_older_copy(tmp_path):
     (kept / "per_query.parquet").unlink()  # as where the copying was stopped
     keep_runs([one], tmp_path / "kept", refuse)
     assert files(kept).keys() == told.keys()
+
+
+@pytest.mark.parametrize("name", ["report.json", "per_query.parquet", "cases.test.parquet"])
+def test_a_changed_copy_is_refused(tmp_path, name):
+    (copy,) = keep_runs([finished(tmp_path / "runs" / "a")], tmp_path / "kept", refuse)
+    compare([f"{copy}:llm", f"{copy}:random"])
+    path = copy / name
+    if name == "report.json":
+        path.write_text(path.read_text("utf-8").replace("{", "{ ", 1))
+    else:
+        table = pl.read_parquet(path)
+        table.with_columns(pl.col("user" if "user" in table.columns else "query")).write_parquet(
+            path, compression="uncompressed"
+        )
+    with pytest.raises(StaleRunError, match=rf"{name}: is not the file that `trsr keep` wrote"):
+        compare([f"{copy}:llm", f"{copy}:random"])
+    # an older trsr noted nothing of its copies
+    manifest = json.loads((copy / "manifest.json").read_text("utf-8"))
+    del manifest["kept"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    compare([f"{copy}:llm", f"{copy}:random"])

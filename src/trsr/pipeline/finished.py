@@ -18,7 +18,7 @@ from trsr.errors import DataError, StaleRunError, StoreError
 from trsr.evaluate.metrics import parse_metric
 from trsr.pipeline.artifacts import cases_file
 from trsr.settings import digest
-from trsr.store.rundir import MANIFEST, PLACE, RunDirectory
+from trsr.store.rundir import MANIFEST, PLACE, RunDirectory, hash_file
 
 VALUES = "per_query.parquet"
 FIXED = ("ranker", "query", "user", "history", "candidates", "tied", "missing")
@@ -207,10 +207,11 @@ class FinishedRun:
             )
         if not (self.folder / VALUES).is_file():
             raise StoreError(_lacking(self.folder, VALUES))
+        if is_kept(self.folder):
+            self._check_copy()
+            return
         record = records.get("evaluate")
         if record is None:
-            if is_kept(self.folder):
-                return
             why = "does not tell of evaluate" if records else "is not there"
             raise StoreError(
                 f"{self.folder / MANIFEST} {why}, so nobody knows what {VALUES} was computed from; "
@@ -231,6 +232,18 @@ class FinishedRun:
                     f"{self.folder / name}: is not the file that evaluate wrote (its SHA-256 is "
                     f"not that of {MANIFEST}); give `trsr evaluate {self.folder}`, which makes it "
                     "again"
+                )
+
+    def _check_copy(self) -> None:
+        """Holds a copy to what `trsr keep` wrote; an older trsr did not note that."""
+        path = self.folder / MANIFEST
+        noted = json.loads(path.read_text("utf-8")).get(KEPT) if path.is_file() else None
+        for name, known in (noted if isinstance(noted, dict) else {}).items():
+            file = self.folder / Path(name).name
+            if not file.is_file() or hash_file(file) != known:
+                raise StaleRunError(
+                    f"{file}: is not the file that `trsr keep` wrote (its SHA-256 is not that of "
+                    f"{MANIFEST}); {self._again}"
                 )
 
     def _check_values(self) -> None:

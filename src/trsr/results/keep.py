@@ -22,7 +22,7 @@ from trsr.bench.page import without_paths
 from trsr.errors import StoreError, TrsrError
 from trsr.pipeline.finished import KEPT, REPORT, VALUES, is_kept, kept_name
 from trsr.results.runs import Run, open_run
-from trsr.store.rundir import MANIFEST, StageRecord, explained, write_atomic
+from trsr.store.rundir import MANIFEST, StageRecord, explained, hash_file, write_atomic
 
 SWEEP, SWEEP_PAGE, ERROR = "sweep.json", "sweep.md", "error.txt"
 INTO = "--into"
@@ -176,8 +176,9 @@ def _keep(run: Run, folder: Path) -> Path:
         _write_parquet(asked.sort("query"), folder / run.finished.cases_file)
         settings = tomllib.loads((run.folder / "config.toml").read_text("utf-8"))
         write_atomic(folder / "config.toml", tomli_w.dumps(_without_places(settings)))
-        if run.records:
-            _write_json(_manifest(run), folder / MANIFEST)
+        names = (REPORT, VALUES, run.finished.cases_file)
+        hashes = {name: hash_file(folder / name) for name in names}
+        _write_json(_manifest(run) | {KEPT: hashes}, folder / MANIFEST)
     return folder
 
 
@@ -231,7 +232,7 @@ def _write_json(value: Mapping[str, Any], path: Path) -> None:
 
 
 def _manifest(run: Run) -> dict[str, Any]:
-    """What the stages reported; of files that are not kept there is nothing to check."""
+    """What the stages reported; their own files are not kept, so nothing is said of these."""
     stages = {
         name: vars(StageRecord({}, {}, {}, _without_places(record.info)))
         for name, record in run.records.items()
