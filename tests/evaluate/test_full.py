@@ -88,3 +88,16 @@ def test_lists_may_not_invent_candidates(item: str) -> None:
 def test_an_answer_that_is_no_candidate_is_refused() -> None:
     with pytest.raises(DataError, match="query a: the relevant"):
         FullAnswerKey([Answer("a", frozenset({"i5"}), frozenset({"i5"}))], CATALOGUE)
+
+
+def test_several_answers_that_are_not_listed_stand_in_the_last_places() -> None:
+    answer = Answer("q", frozenset({"i3", "i8", "i9"}))
+    shown = ["i1", "i3", "i2"]
+    rest = [item for item in CATALOGUE if item not in {*shown, "i8", "i9"}]
+    cut, whole = ranked("q", *shown), ranked("q", *shown, *rest, "i8", "i9")
+    key = FullAnswerKey([answer], CATALOGUE)
+    metrics = [*METRICS[:-1], "mrr@12"]
+    found = evaluate(key, {"cut": [cut], "whole": [whole]}, metrics, sampled=False)
+    assert found.means("cut") == pytest.approx(found.means("whole"))
+    nothing = evaluate(key, {"cut": [ranked("q", *rest)]}, METRICS, sampled=False).means("cut")
+    assert nothing == dict.fromkeys(METRICS, 0.0)

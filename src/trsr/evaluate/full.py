@@ -108,14 +108,19 @@ class FullAnswerKey(AnswerKey):
         return Batch(rows, self._with_missing(Ranks.of(scores, right, real), rows), cut)
 
     def _with_missing(self, found: Ranks, rows: Counts) -> Ranks:
-        """The places, with those of the relevant items that the lists leave out."""
-        left_out = np.repeat(np.arange(len(rows)), self.relevant[rows] - found.relevant)
-        one: npt.NDArray[np.int64] = np.ones(len(left_out), np.int64)
+        """The places, with those of the relevant items that the lists leave out.
+
+        Several of one query share its last places, as in a tie of nothing but relevant items.
+        """
+        lacking = self.relevant[rows] - found.relevant
+        left_out = np.repeat(np.arange(len(rows)), lacking)
+        together = np.repeat(lacking, lacking)
+        beyond: npt.NDArray[np.int64] = np.full(len(left_out), NOT_FOUND, np.int64)
         return Ranks(
             np.concatenate([found.row, left_out]),
-            np.concatenate([found.above, NOT_FOUND * one]),
-            np.concatenate([found.tied, one]),
-            np.concatenate([found.partners, one]),
+            np.concatenate([found.above, beyond]),
+            np.concatenate([found.tied, together]),
+            np.concatenate([found.partners, together]),
             self.relevant[rows],
             self.candidates[rows],
         )
