@@ -11,7 +11,7 @@ import pytest
 from finished_runs import ITEMS, write_run
 
 from trsr.cli import main
-from trsr.errors import DataError, StaleRunError, StoreError
+from trsr.errors import DataError, StaleRunError, StoreError, TrsrError
 from trsr.pipeline.compare import compare
 from trsr.results import keep_runs, read_plan, write_results
 from trsr.store.rundir import RunDirectory, StageRecord
@@ -324,3 +324,51 @@ def test_a_changed_copy_is_refused(tmp_path, name):
     del manifest["kept"]
     (copy / "manifest.json").write_text(json.dumps(manifest))
     compare([f"{copy}:llm", f"{copy}:random"])
+
+
+def _no_lists(copy: Path) -> None:
+    path = copy / "cases.test.parquet"
+    pl.read_parquet(path).with_columns(pl.col("candidates").list.join(" ")).write_parquet(path)
+
+
+def _no_user(copy: Path) -> None:
+    path = copy / "per_query.parquet"
+    pl.read_parquet(path).with_columns(user=pl.lit(None, pl.String)).write_parquet(path)
+
+
+def _no_seed(copy: Path) -> None:
+    with (copy / "config.toml").open("a") as file:
+        file.write('[train]\nseed = "abc"\n')
+
+
+def _no_sizes(copy: Path) -> None:
+    report = json.loads((copy / "report.json").read_text("utf-8"))
+    report["candidates"]["fewest"] = None
+    (copy / "report.json").write_text(json.dumps(report))
+
+
+def _no_costs(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text("utf-8"))
+    manifest["stages"]["rank"]["info"]["costs"] = {"llm": {"zork": 3}}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_no_lists, r"cases\.test\.parquet: candidates or relevant are no lists"),
+        (_no_user, r"per_query\.parquet: a query has no user"),
+        (_no_seed, r"seed"),
+        (_no_sizes, r"report\.json: not a report that trsr wrote"),
+        (_no_costs, r"manifest\.json: costs that trsr did not write"),
+    ],
+)
+def test_a_damaged_copy_without_a_note_is_told_in_words(tmp_path, damage, said):
+    runs = [finished(tmp_path / "runs" / "a", 3), finished(tmp_path / "runs" / "b", 5)]
+    for copy in keep_runs(runs, tmp_path / "kept", refuse):
+        manifest = json.loads((copy / "manifest.json").read_text("utf-8"))
+        del manifest["kept"]
+        (copy / "manifest.json").write_text(json.dumps(manifest))
+    damage(tmp_path / "kept" / "a")
+    with pytest.raises(TrsrError, match=said):
+        page_of(tmp_path / "page", tmp_path / "kept")

@@ -123,6 +123,11 @@ class FinishedRun:
         """
         columns = ("query", "candidates", "relevant")
         cases = read_table(self.folder / self.cases_file, columns)
+        if any(not isinstance(cases.schema[name], pl.List) for name in columns[1:]):
+            raise StoreError(
+                f"{self.folder / self.cases_file}: candidates or relevant are no lists, so it is "
+                f"none that trsr wrote; {self._again}"
+            )
         if set(cases["query"]) != set(self.values["query"]):
             raise StaleRunError(
                 f"{self.folder}: {VALUES} is not of the queries of {self.cases_file}; give "
@@ -159,8 +164,12 @@ class FinishedRun:
     def seeds(self) -> tuple[int, int]:
         """What its data and what its training was drawn with."""
         settings = self._settings
-        own = int(settings.get("run", {}).get("seed", 0))
-        return own, int(settings.get("train", {}).get("seed", own))
+        try:
+            own = int(settings.get("run", {}).get("seed", 0))
+            return own, int(settings.get("train", {}).get("seed", own))
+        except (ValueError, TypeError, AttributeError) as error:
+            path = self.folder / "config.toml"
+            raise StoreError(f"{path}: a seed is no whole number ({error})") from error
 
     @cached_property
     def kind(self) -> str:
@@ -248,6 +257,8 @@ class FinishedRun:
 
     def _check_values(self) -> None:
         path, asked = self.folder / VALUES, self.asked["query"]
+        if self.values["user"].null_count():
+            raise DataError(f"{path}: a query has no user; {self._again}")
         for (ranker,), rows in self.values.group_by("ranker", maintain_order=True):
             lacking = asked.filter(~asked.is_in(rows["query"].to_list()))
             if len(lacking):

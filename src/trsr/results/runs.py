@@ -16,7 +16,7 @@ from trsr.config import Config, load_config
 from trsr.errors import ConfigError, StoreError, TrsrError
 from trsr.evaluate.costs import RankerCost, read_costs
 from trsr.pipeline.finished import FIXED, REPORT, FinishedRun
-from trsr.store.rundir import RunDirectory, StageRecord
+from trsr.store.rundir import MANIFEST, RunDirectory, StageRecord
 from trsr.sweep.plan import flat, short_keys, value_text
 
 _PLACES = ("run", "evaluate")
@@ -83,7 +83,12 @@ class Run:
     def costs(self) -> Mapping[str, RankerCost]:
         """What its rankers took, where that is recorded."""
         record = self.records.get("rank")
-        return {one.ranker: one for one in read_costs(record.info.get("costs") if record else None)}
+        try:
+            found = read_costs(record.info.get("costs") if record else None)
+        except (TypeError, AttributeError, ValueError) as error:
+            path = self.folder / MANIFEST
+            raise StoreError(f"{path}: costs that trsr did not write ({error})") from error
+        return {one.ranker: one for one in found}
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
@@ -150,7 +155,8 @@ def open_run(folder: Path) -> Run:
 def _report(run: FinishedRun) -> Mapping[str, Any]:
     try:
         chance, candidates = run.report["chance"], run.report["candidates"]
-        known = isinstance(chance, dict) and {"fewest", "most"} <= set(candidates)
+        sizes = [candidates["fewest"], candidates["most"]]
+        known = isinstance(chance, dict) and all(isinstance(one, int) for one in sizes)
     except (KeyError, TypeError):
         known = False
     if not known:
