@@ -258,6 +258,21 @@ def test_the_table_of_what_is_no_report_is_refused_in_words(tmp_path, text):
         report_table(tmp_path)
 
 
+@pytest.mark.parametrize("many", [2, 9])
+def test_rankers_stand_across_where_they_are_few_and_down_where_they_are_many(tmp_path, many):
+    header = ["ranker", "recall@10", "auc", "tied"]
+    lines = [[f"ranker_{n}", "1", "2", "3"] for n in range(many)]
+    written = {"table": {"header": header, "rows": lines, "notes": ["so"]}}
+    (tmp_path / "report.json").write_text(json.dumps(written))
+    first, rows, notes = report_table(tmp_path)
+    if many == 2:
+        assert first == ["ranker", "ranker_0", "ranker_1"]
+        assert rows == [["recall@10", "1", "1"], ["auc", "2", "2"], ["tied", "3", "3"]]
+    else:
+        assert (first, rows) == (header, lines)
+    assert notes[0] == "so"
+
+
 def test_a_report_that_is_not_there_is_told(tmp_path):
     with pytest.raises(StoreError, match=f"no report; give `trsr evaluate {tmp_path}` first"):
         report_table(tmp_path)

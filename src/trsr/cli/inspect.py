@@ -120,7 +120,7 @@ def fetch(name: str, progress: Progress) -> Path:
 
 
 def report_table(folder: Path) -> tuple[list[str], list[list[str]], list[str]]:
-    """The table of a finished run, rankers side by side: header, rows, notes.
+    """The table of a finished run, few rankers side by side: header, rows, notes.
 
     Raises:
         StoreError: If the run has no report, or one that trsr did not write.
@@ -128,7 +128,10 @@ def report_table(folder: Path) -> tuple[list[str], list[list[str]], list[str]]:
     path = folder / "report.json"
     try:
         table = json.loads(path.read_text("utf-8"))["table"]
-        header, *rows = zip(table["header"], *table["rows"], strict=True)
+        lines: list[Sequence[object]] = [table["header"], *table["rows"]]
+        turned = list(zip(*lines, strict=True))
+        # the more there are of either, the more lines; across, their names would be cut
+        header, *rows = turned if len(lines) <= max(len(turned), 1) else lines
         notes = [*map(str, table["notes"]), f"report: {folder / 'report.html'}"]
     except OSError as error:
         raise StoreError(f"{path}: no report; give `trsr evaluate {folder}` first") from error
