@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import datetime
-import gc
 import os
 import platform
 import sys
@@ -68,13 +67,11 @@ def forget_peak() -> None:
 
 
 def give_back_memory() -> None:
-    """Gives memory that nobody uses, but Python or the C library keep, back to the system.
+    """Gives memory that is free, but kept by the C library, back to the system.
 
-    A model that is done with is known by its own parts, and stays for gigabytes until such rings
-    are looked for. Passes of ever other sizes leave holes that the next one does not fit into, and
-    what is kept grows with every step; a C library other than glibc is left to itself.
+    Passes of ever other sizes leave holes that the next one does not fit into, and what is kept
+    grows with every step. Does nothing where the C library is not glibc.
     """
-    gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -81,6 +81,8 @@ def rank_candidates(job: Job) -> dict[str, Any]:
         give_back_memory()
 
     write_rankings(job.out / "rankings.parquet", {name: lists(name) for name in names})
+    # the context and what opens models for it know each other: what it keeps would stay with both
+    context.kept.clear()
     if first.used:
         first.write(job.out / PROPOSALS)
     models = {
