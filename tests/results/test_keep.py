@@ -326,6 +326,21 @@ def test_a_changed_copy_is_refused(tmp_path, name):
     compare([f"{copy}:llm", f"{copy}:random"])
 
 
+def test_a_run_that_calls_itself_a_copy_is_still_held_to_its_manifest(tmp_path):
+    run = finished(tmp_path / "a")
+    directory = RunDirectory(run)
+    names = ["per_query.parquet", "report.json", "cases.test.parquet"]
+    hashes = directory.hashes(names)
+    records = directory.records()
+    own = StageRecord({}, {"cases.test.parquet": hashes.pop("cases.test.parquet")}, hashes, {})
+    directory._write_manifest(records | {"evaluate": own}, [])
+    compare([f"{run}:llm", f"{run}:random"])
+    report = json.loads((run / "report.json").read_text("utf-8"))
+    (run / "report.json").write_text(json.dumps(report | {"kept": True}))
+    with pytest.raises(StaleRunError, match=r"report\.json: is not the file that evaluate wrote"):
+        compare([f"{run}:llm", f"{run}:random"])
+
+
 def _no_lists(copy: Path) -> None:
     path = copy / "cases.test.parquet"
     pl.read_parquet(path).with_columns(pl.col("candidates").list.join(" ")).write_parquet(path)

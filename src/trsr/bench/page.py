@@ -8,18 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from trsr.bench.machine import machine, versions
 from trsr.bench.records import Result
 from trsr.bench.show import HEADER, rows
 from trsr.errors import ConfigError
+from trsr.markdown import cell, template, without_paths
 from trsr.store.rundir import write_atomic
 
 MARK = "<!-- notes -->"
 """Stands before and behind what is written by hand."""
-
-_PATH = re.compile(r"(?<![\w.])(?:~|[A-Za-z]:\\|/)[^\s,;:'\"()]*[/\\][^\s,;:'\"()]*")
 
 
 @dataclass(frozen=True)
@@ -91,13 +88,13 @@ def tables_of(text: str) -> list[Table]:
 
 def made(results: Sequence[Result], command: str) -> list[Table]:
     """A table for each result, with today's date and no path of this machine."""
-    template = _environment().get_template("table.md.jinja")
+    table = template("trsr.bench", "table.md.jinja")
     return [
         Table(
             result.title,
-            template.render(
+            table.render(
                 header=HEADER,
-                rows=[[_cell(cell) for cell in row] for row in rows(result.records)],
+                rows=[[cell(one) for one in row] for row in rows(result.records)],
                 notes=[without_paths(note) for note in result.notes],
                 date=datetime.datetime.now(datetime.UTC).date().isoformat(),
                 command=command,
@@ -125,21 +122,8 @@ def merged(kept: Sequence[Table], new: Sequence[Table]) -> list[Table]:
 
 def page(tables: Sequence[Table], notes: str) -> str:
     """The page's text: the machine's kind, the tables, the notes."""
-    return (
-        _environment()
-        .get_template("performance.md.jinja")
-        .render(tables=tables, environment=_measured(), mark=MARK, notes=notes)
-    )
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("trsr.bench"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Markdown
+    return template("trsr.bench", "performance.md.jinja").render(
+        tables=tables, environment=_measured(), mark=MARK, notes=notes
     )
 
 
@@ -149,12 +133,3 @@ def _measured() -> str:
 
 def _measured_here(text: str) -> bool:
     return _measured() in text
-
-
-def without_paths(text: str) -> str:
-    """The text with an ellipsis for each path of this machine."""
-    return _PATH.sub("…", text)
-
-
-def _cell(text: str) -> str:
-    return without_paths(text).replace("|", "\\|")

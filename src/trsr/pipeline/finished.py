@@ -295,11 +295,15 @@ def counted(seeds: Sequence[_Seed], answers: Callable[[_Seed], object]) -> Seque
 
 
 def is_kept(folder: Path) -> bool:
-    """Whether a folder holds a kept run."""
+    """Whether a folder holds a kept run.
+
+    A run whose manifest tells of files of its own is none, whatever somebody wrote in its report.
+    """
     try:
-        return bool(json.loads((folder / REPORT).read_text("utf-8")).get(KEPT))
+        said = bool(json.loads((folder / REPORT).read_text("utf-8")).get(KEPT))
     except (OSError, ValueError, AttributeError):
         return False
+    return said and not any(one.files for one in RunDirectory(folder).records().values())
 
 
 def refuse_kept(folder: Path) -> None:
@@ -308,8 +312,7 @@ def refuse_kept(folder: Path) -> None:
     Raises:
         StoreError: Naming the copy.
     """
-    # what a run's own manifest tells of is no copy, whatever its report says
-    if is_kept(folder) and not any(one.files for one in RunDirectory(folder).records().values()):
+    if is_kept(folder):
         raise StoreError(
             f"{folder}: a kept copy (`trsr keep`) holds a run's figures and none of its data, so "
             f"nothing is made in it; make the run in another folder, with {PLACE}"

@@ -18,8 +18,8 @@ from typing import Any
 import polars as pl
 import tomli_w
 
-from trsr.bench.page import without_paths
 from trsr.errors import StoreError, TrsrError
+from trsr.markdown import without_paths
 from trsr.pipeline.finished import KEPT, REPORT, VALUES, is_kept, kept_name
 from trsr.results.runs import Run, open_run
 from trsr.store.rundir import MANIFEST, StageRecord, explained, hash_file, write_atomic

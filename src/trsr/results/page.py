@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trsr.bench.page import without_paths
 from trsr.errors import ConfigError, DataError, StoreError
 from trsr.evaluate.correction import corrected_note
 from trsr.evaluate.sides import SidesReport
 from trsr.evaluate.table import BOUND
+from trsr.markdown import cell, without_paths
 from trsr.pipeline.compare import check_comparable
 from trsr.pipeline.notes import Told, merged, run_notes
 from trsr.results.file import END, MARK, TOP, Plan, Section
 from trsr.results.groups import group_table
-from trsr.results.markdown import SIGN, details_text, page_text
 from trsr.results.runs import Run, Variant, open_runs, variants
 from trsr.results.tables import (
     Table,
@@ -28,6 +27,7 @@ from trsr.results.tables import (
     run_names,
     stage_table,
 )
+from trsr.results.texts import SIGN, details_text, page_text
 from trsr.store.rundir import explained, write_atomic
 
 
@@ -238,14 +238,10 @@ def _told(lead: str, table: Table, note: str) -> dict[str, Any]:
     header, rows = table
     return {
         "lead": without_paths(lead),
-        "header": [_cell(cell) for cell in header],
-        "rows": [[_cell(cell) for cell in row] for row in rows],
+        "header": [cell(one) for one in header],
+        "rows": [[cell(one) for one in row] for row in rows],
         "note": note,
     }
-
-
-def _cell(text: str) -> str:
-    return without_paths(text).replace("|", "\\|")
 
 
 def _facts(section: Section, runs: Sequence[Run], report: SidesReport) -> Iterator[str]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import polars as pl
 
-from trsr.bench.page import without_paths
 from trsr.config import Config, load_config
 from trsr.errors import ConfigError, StoreError, TrsrError
 from trsr.evaluate.costs import RankerCost, read_costs
+from trsr.markdown import without_paths
 from trsr.pipeline.finished import FIXED, REPORT, FinishedRun
 from trsr.store.rundir import MANIFEST, RunDirectory, StageRecord
 from trsr.sweep.plan import flat, short_keys, value_text

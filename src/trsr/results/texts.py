@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
+from trsr.markdown import template
 from trsr.results.file import END, TOP, Plan
 
 SIGN = "<!-- Written by `trsr results"
@@ -29,8 +28,7 @@ def page_text(plan: Plan, sections: Sequence[Mapping[str, Any]], notes: Mapping[
         mark = f"<!-- notes: {name} -->"
         return f"{mark}{notes.get(name, EMPTY)}{mark}"
 
-    return _rendered(
-        "results.md.jinja",
+    return template("trsr.results", "results.md.jinja").render(
         title=plan.title,
         sign=f"{_sign(plan)}: only what stands between two marks of notes is kept. -->",
         sections=sections,
@@ -50,20 +48,10 @@ def details_text(plan: Plan, section: Mapping[str, Any], page: str) -> str:
         page: The name of the page of results.
     """
     sign = f"{_sign(plan)}: nothing is kept. -->"
-    return _rendered("details.md.jinja", section=section, sign=sign, page=page)
+    return template("trsr.results", "details.md.jinja").render(
+        section=section, sign=sign, page=page
+    )
 
 
 def _sign(plan: Plan) -> str:
     return f"{SIGN} {plan.path.name if plan.path.is_absolute() else plan.path.as_posix()}`"
-
-
-def _rendered(template: str, **told: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trsr.results"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Markdown
-    )
-    return environment.get_template(template).render(**told)
