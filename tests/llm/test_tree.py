@@ -12,6 +12,7 @@ from tiny import tiny_network
 from trees import ANSWERS, forest, gradients, pairwise, same_gradients
 
 from trsr.llm import tree
+from trsr.llm.masked import masking
 from trsr.llm.packed import run_packed
 from trsr.llm.prefixes import Memory
 from trsr.llm.tree import (
@@ -19,6 +20,7 @@ from trsr.llm.tree import (
     answer_states,
     distinct_tokens,
     log_normalizer,
+    token_states,
     tree_stats,
 )
 
@@ -68,6 +70,48 @@ def test_gradients_equal_pairwise(
     networks: dict[tuple[str, bool], Any], model: tuple[str, bool], seed: int, budget: int
 ) -> None:
     same_gradients(networks[model], forest(random.Random(seed), depth=2), budget, seed)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["levels", "mask"])
+@pytest.mark.parametrize("shape", ["llama", "gemma2"])
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**32), budget=st.sampled_from([1, 64, 300, 10_000]))
+def test_every_tokens_state_is_that_of_computing_its_sequence_alone(
+    networks: dict[tuple[str, bool], Any], shape: str, masked: bool, seed: int, budget: int
+) -> None:
+    network, rng = networks[shape, True], random.Random(seed)
+    sequences = forest(rng, depth=3)
+    rng.shuffle(sequences)
+    with torch.no_grad(), masking(network, masked):
+        states, places = token_states(network, sequences, batch_tokens=budget)
+        assert [len(path) for path in places] == [len(sequence) for sequence in sequences]
+        for sequence, path in zip(sequences, places, strict=True):
+            plain = network.model(torch.tensor([sequence])).last_hidden_state[0]
+            torch.testing.assert_close(states[path], plain, atol=1e-4, rtol=1e-4)
+    assert sorted({place for path in places for place in path}) == list(range(len(states)))
+
+
+def test_every_tokens_states_share_what_sequences_begin_alike(
+    networks: dict[tuple[str, bool], Any],
+) -> None:
+    start = tuple(range(3, 103))
+    with torch.no_grad():
+        states, (one, other, again, whole) = token_states(
+            networks["llama", True],
+            [(*start, 7, 8), (*start, 9), (*start, 7, 8), start],
+            batch_tokens=10_000,
+        )
+    assert len(states) == 103
+    assert one == again
+    assert one[:100] == other[:100] == whole
+    assert not set(one[100:]) & set(other[100:])
+
+
+def test_every_tokens_states_of_nothing_are_none(networks: dict[tuple[str, bool], Any]) -> None:
+    states, places = token_states(networks["llama", True], [], batch_tokens=100)
+    assert (len(states), places) == (0, [])
+    with pytest.raises(ValueError, match="empty"):
+        token_states(networks["llama", True], [(1,), ()], batch_tokens=100)
 
 
 def test_each_distinct_token_is_computed_once(

@@ -92,6 +92,18 @@ def test_loss_and_gradient_are_those_of_computing_each_pair_alone(name: str, wor
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_what_candidates_begin_alike_is_computed_once(name: str):
+    case = encoded(0, 5, 1, ANSWERS["one token each"])
+    network, seen = tiny_network(), list[int]()
+    network.model.embed_tokens.register_forward_hook(
+        lambda _, inputs, __: seen.append(inputs[0].numel())
+    )
+    with torch.no_grad():
+        LOSSES[name](network, [case], 4096)
+    assert sum(seen) == case.distinct_tokens - len(case.rests)  # no answer is read, only judged
+
+
+@pytest.mark.parametrize("name", LOSSES)
 @settings(max_examples=10, deadline=None)
 @given(order=st.permutations(range(4)), words=st.sampled_from(sorted(ANSWERS)))
 def test_the_order_of_candidates_changes_nothing(name: str, order: list[int], words: str):

@@ -121,6 +121,35 @@ def grow(ordered: Sequence[Tokens], min_saved: float = MIN_SAVED) -> list[Node]:
     return top
 
 
+def spread(trees: Sequence[Sequence[Node]]) -> tuple[list[list[Node]], list[list[int]]]:
+    """The same trees with an end at every token.
+
+    Args:
+        trees: Lists of topmost runs, which hold every sequence from 0 on.
+
+    Returns:
+        The trees, whose ends are numbered through; and for each sequence the numbers of its
+        tokens, first to last.
+    """
+    paths: dict[int, list[int]] = {}
+    count = 0
+
+    def copied(nodes: Iterable[Node], above: list[int]) -> list[Node]:
+        nonlocal count
+        found = []
+        for node in nodes:
+            own = list(range(count, count + len(node.tokens)))
+            count += len(own)
+            here = above + own
+            for offset, sequence in node.ends:
+                paths[sequence] = here[: len(above) + offset + 1]
+            found.append(Node(node.tokens, list(enumerate(own)), copied(node.children, here)))
+        return found
+
+    copies = [copied(nodes, []) for nodes in trees]
+    return copies, [paths[sequence] for sequence in range(len(paths))]
+
+
 def filled(members: Iterable[T], budget: int, size: Callable[[T], int]) -> Iterator[list[T]]:
     """Members in their order, as many together as a budget of tokens holds, at least one."""
     batch: list[T] = []

@@ -28,6 +28,7 @@ from trsr.llm.tokens import (
     distinct_tokens,
     filled,
     grow,
+    spread,
     tree_stats,
 )
 
@@ -40,8 +41,12 @@ __all__ = [
     "distinct_tokens",
     "grow",
     "log_normalizer",
+    "token_states",
     "tree_stats",
 ]
+
+HEAD_ROWS = 256
+"""Positions whose logits over the whole vocabulary are held at once."""
 
 PackedPass = Callable[
     [Sequence[tuple[Tokens, Prefix | None]], Sequence[bool], Sequence[tuple[int, int]]],
@@ -84,30 +89,39 @@ def answer_states(
     Raises:
         ValueError: If a sequence is empty.
     """
-    distinct = sorted({tuple(sequence) for sequence in sequences})
-    decoder = decoder_of(network)
-    if not distinct:
-        parameter: Tensor = next(decoder.parameters())
-        return parameter.new_zeros(0, decoder.config.hidden_size)
-    if not distinct[0]:
-        raise ValueError("a sequence of tokens is empty")
-    places: dict[int, int] = {}
-    states: list[Tensor] = []
-    rows = None
-    if packed is None and wants_mask(network) and can_mask(network):
-        rows = rows_of(distinct, batch_tokens)
-    if rows is None:
-        visit = _visit_levels(network, distinct, batch_tokens, memory, packed)
-    else:
-        visit = (run_masked(decoder, row) for row in rows)
-    for found, state in visit:
-        for sequence in found:
-            places[sequence] = len(places)
-        states.append(state)
+    distinct = _distinct(sequences)
+    trees, masked = _planted(network, distinct, batch_tokens, packed)
+    every, places = _computed(network, trees, masked, batch_tokens, memory, packed)
     order = {tokens: places[index] for index, tokens in enumerate(distinct)}
     wanted = [order[tuple(sequence)] for sequence in sequences]
-    every = torch.cat(states)
-    return every.index_select(0, torch.tensor(wanted, device=every.device))
+    return every.index_select(0, torch.tensor(wanted, dtype=torch.long, device=every.device))
+
+
+def token_states(
+    network: Any, sequences: Sequence[Sequence[int]], *, batch_tokens: int
+) -> tuple[Tensor, list[list[int]]]:
+    """The final hidden state at every token of some sequences, shared as in `answer_states`.
+
+    Args:
+        network: A causal language model of transformers, plain or wrapped by PEFT.
+        sequences: Token ids, each at least one long.
+        batch_tokens: About how many tokens one forward pass may hold.
+
+    Returns:
+        The states, [tokens computed, hidden], as those of `answer_states`; and for each sequence
+        the places of its tokens among them, of which what sequences share has one.
+
+    Raises:
+        ValueError: If a sequence is empty.
+    """
+    distinct = _distinct(sequences)
+    trees, masked = _planted(network, distinct, batch_tokens, None)
+    trees, paths = spread(trees)
+    every, places = _computed(network, trees, masked, batch_tokens)
+    order = {tokens: index for index, tokens in enumerate(distinct)}
+    return every, [
+        [places[number] for number in paths[order[tuple(sequence)]]] for sequence in sequences
+    ]
 
 
 def answer_logits(network: Any, states: Tensor, token_ids: Sequence[int]) -> Tensor:
@@ -149,7 +163,7 @@ def log_normalizer(network: Any, states: Tensor) -> Tensor:
     return torch.cat(
         [
             _scaled(network, rows.float()).logsumexp(-1)
-            for part in torch.split(states, 64)
+            for part in torch.split(states, HEAD_ROWS)
             # few rows at a time stay in a CPU's cache while they are summed
             for rows in torch.split(_head(network, part), 8)
         ]
@@ -180,16 +194,61 @@ def _scaled(network: Any, logits: Tensor) -> Tensor:
     return logits
 
 
+def _distinct(sequences: Sequence[Sequence[int]]) -> list[Tokens]:
+    distinct = sorted({tuple(sequence) for sequence in sequences})
+    if distinct and not distinct[0]:
+        raise ValueError("a sequence of tokens is empty")
+    return distinct
+
+
+def _planted(
+    network: Any, distinct: Sequence[Tokens], batch_tokens: int, packed: PackedPass | None
+) -> tuple[list[list[Node]], bool]:
+    """The trees of some sequences, and whether each list of them is one pass under a mask."""
+    if packed is None and wants_mask(network) and can_mask(network):
+        rows = rows_of(distinct, batch_tokens)
+        if rows is not None:
+            return rows, True
+    return [grow(distinct, MIN_SAVED if can_keep(network) else math.inf)], False
+
+
+def _computed(
+    network: Any,
+    trees: Sequence[list[Node]],
+    masked: bool,
+    batch_tokens: int,
+    memory: Memory | None = None,
+    packed: PackedPass | None = None,
+) -> tuple[Tensor, dict[int, int]]:
+    """The states where something ends, in the order of computing; and the row of each end."""
+    decoder = decoder_of(network)
+    places: dict[int, int] = {}
+    states: list[Tensor] = []
+    visit: Iterator[tuple[list[int], Tensor]]
+    if masked:
+        visit = (run_masked(decoder, row) for row in trees)
+    else:
+        (top,) = trees
+        visit = _visit_levels(network, top, batch_tokens, memory, packed)
+    for found, state in visit:
+        for end in found:
+            places[end] = len(places)
+        states.append(state)
+    if not states:
+        parameter: Tensor = next(decoder.parameters())
+        return parameter.new_zeros(0, decoder.config.hidden_size), places
+    return torch.cat(states), places
+
+
 def _visit_levels(
     network: Any,
-    distinct: Sequence[Tokens],
+    top: list[Node],
     batch_tokens: int,
     memory: Memory | None,
     packed: PackedPass | None,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Computes a tree level by level, packed where that can be; yields as `_visit` does."""
     decoder = decoder_of(network)
-    top = grow(distinct, MIN_SAVED if can_keep(network) else math.inf)
     if packed is None and can_pack(decoder) and can_keep(network):
         packed = functools.partial(run_packed, decoder)
     if packed is None:

@@ -83,9 +83,9 @@ class Learner:
         self._batch_tokens = batch_tokens
         self._seed = seed
         self._loss = loss or LOSSES[settings.loss]
-        # The text loss and gradient checkpointing cannot share what candidates begin alike:
-        # the first learns from every pair's every token, the second keeps no keys and values.
-        self._alone = settings.loss == "text" or settings.gradient_checkpointing
+        # Gradient checkpointing keeps no keys and values: what candidates begin alike is computed
+        # for each of them.
+        self._alone = settings.gradient_checkpointing
         self._optimizer = Optimizer(self.adapter.parameters, settings)
         if settings.gradient_checkpointing:
             _checkpoint_activations(network)

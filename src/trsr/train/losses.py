@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,16 +11,18 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from trsr.llm.kept import decoder_of, run
 from trsr.llm.tokens import Tokens, common
-from trsr.llm.tree import answer_logits, answer_states, log_normalizer
+from trsr.llm.tree import (
+    HEAD_ROWS,
+    answer_logits,
+    answer_states,
+    log_normalizer,
+    token_states,
+)
 from trsr.train.encode import EncodedCase
 
 Loss = Callable[[Any, Sequence[EncodedCase], int], Tensor]
 """(network, cases, tokens of one forward pass) → the loss of each case, fp32, [cases]."""
-
-HEAD_ROWS = 256
-"""Positions whose logits over the whole vocabulary are held at once."""
 
 
 def answer_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
@@ -94,16 +98,25 @@ def listwise_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int)
 def text_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
     """Next-token cross-entropy over whole prompts and right answers, mean over a case's tokens.
 
-    The paper's loss. Every token of every pair counts, so each pair is computed alone.
+    The paper's loss. What texts begin alike is computed once, and counts once for each of them.
     """
-    texts = [
-        prompt + answer
-        for case in cases
-        for prompt, answer in zip(case.prompts, case.right, strict=True)
+    texts = [case.texts for case in cases]
+    every = [text for of_case in texts for text in of_case]
+    states, places = token_states(network, [text[:-1] for text in every], batch_tokens=batch_tokens)
+    paths = iter(places)
+    counts = [
+        Counter(pair for text in of_case for pair in zip(next(paths), text[1:], strict=True))
+        for of_case in texts
     ]
-    losses = torch.cat([_text_losses(network, batch) for batch in _padded(texts, batch_tokens)])
-    parts = iter(torch.split(losses, [len(text) - 1 for text in texts]))
-    return torch.stack([torch.cat([next(parts) for _ in case.rests]).mean() for case in cases])
+    steps = sorted({pair for count in counts for pair in count})
+    losses = _next_token_losses(network, states, steps)
+    at = {pair: place for place, pair in enumerate(steps)}
+    found = []
+    for count in counts:
+        own = torch.tensor([at[pair] for pair in count], device=losses.device)
+        times = losses.new_tensor(list(count.values()))
+        found.append((losses.index_select(0, own) * times).sum() / count.total())
+    return torch.stack(found)
 
 
 LOSSES: Mapping[str, Loss] = {
@@ -176,38 +189,27 @@ def _sizes(cases: Sequence[EncodedCase]) -> list[int]:
     return [len(case.rests) for case in cases]
 
 
-def _padded(texts: Sequence[Tokens], batch_tokens: int) -> list[Sequence[Tokens]]:
-    """Neighbouring texts in batches that hold at most so many tokens when padded."""
-    batches: list[list[Tokens]] = [[]]
-    for text in texts:
-        longest = max(len(one) for one in (*batches[-1], text))
-        if batches[-1] and longest * (len(batches[-1]) + 1) > batch_tokens:
-            batches.append([])
-        batches[-1].append(text)
-    return list(batches)
+def _next_token_losses(network: Any, states: Tensor, steps: Sequence[tuple[int, int]]) -> Tensor:
+    """The loss of each (row of the states, token after it), fp32, [steps]; rows ascend."""
 
-
-def _text_losses(network: Any, texts: Sequence[Tokens]) -> Tensor:
-    """The next-token loss at each token of each text but its first, one after another."""
-    hidden, _ = run(decoder_of(network), texts)
-    states = torch.cat([hidden[row, : len(text) - 1] for row, text in enumerate(texts)])
-    targets = [token for text in texts for token in text[1:]]
-
-    def losses(part: Tensor, wanted: Sequence[int]) -> Tensor:
-        return log_normalizer(network, part) - _token_logits(network, part, wanted)
+    def losses(part: Tensor, rows: Tensor, wanted: Sequence[int]) -> Tensor:
+        normalizer = log_normalizer(network, part).index_select(0, rows)
+        return normalizer - _token_logits(network, part.index_select(0, rows), wanted)
 
     # Logits over the vocabulary are made again on the way back: kept, they would be the largest
     # tensors of the run by far.
-    parts = [
-        checkpoint(
-            losses,
-            part,
-            targets[start : start + len(part)],
-            use_reentrant=False,
-            preserve_rng_state=False,
+    parts = []
+    for number, same in itertools.groupby(steps, key=lambda step: step[0] // HEAD_ROWS):
+        first = number * HEAD_ROWS
+        rows, wanted = zip(*same, strict=True)
+        parts.append(
+            checkpoint(
+                losses,
+                states[first : first + HEAD_ROWS],
+                torch.tensor([row - first for row in rows], device=states.device),
+                wanted,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
         )
-        for start, part in zip(
-            range(0, len(targets), HEAD_ROWS), torch.split(states, HEAD_ROWS), strict=True
-        )
-    ]
     return torch.cat(parts)
