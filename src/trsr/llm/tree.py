@@ -160,12 +160,13 @@ def log_normalizer(network: Any, states: Tensor) -> Tensor:
     Returns:
         Shape (n), fp32.
     """
+    # few rows at a time stay in a CPU's cache while they are summed
+    rows = 8 if states.device.type == "cpu" else HEAD_ROWS
     return torch.cat(
         [
-            _scaled(network, rows.float()).logsumexp(-1)
+            _scaled(network, logits.float()).logsumexp(-1)
             for part in torch.split(states, HEAD_ROWS)
-            # few rows at a time stay in a CPU's cache while they are summed
-            for rows in torch.split(_head(network, part), 8)
+            for logits in torch.split(_head(network, part), rows)
         ]
     )
 
