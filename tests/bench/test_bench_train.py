@@ -6,14 +6,14 @@ import torch
 from trsr.bench.records import Place
 from trsr.bench.run import LORA
 from trsr.bench.train import (
+    LOSSES,
     bench_train,
     gradient_difference,
     micro_batches,
-    pairwise_listwise_loss,
     synthetic_cases,
 )
+from trsr.errors import ConfigError
 from trsr.progress import Silent
-from trsr.train.losses import listwise_loss
 
 
 def test_all_ways_give_the_same_gradient_and_whole_records(tiny):
@@ -44,12 +44,40 @@ def test_all_ways_give_the_same_gradient_and_whole_records(tiny):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_the_pairwise_loss_is_trainings_own(tiny):
+def test_the_loss_over_the_text_shares_and_gives_the_same_gradient(tiny):
+    result = bench_train(
+        tiny,
+        settings=LORA,
+        cases=2,
+        prefix=40,
+        negatives=3,
+        rest=10,
+        loss="text",
+        repeats=2,
+        progress=Silent(),
+        place=Place("cpu", "float32", 1e10),
+    )
+    assert [one.variant for one in result.records] == [
+        f"40+4x10/text/{way}" for way in ("pairwise", "tree", "tree_mask")
+    ]
+    assert {one.peak_share for one in result.records} == {None}
+    assert len(result.notes) == 2
+    assert all(float(note.rsplit(" ", 1)[1]) < 1e-5 for note in result.notes)
+
+
+def test_a_loss_without_a_bench_is_named_with_those_that_have_one(tiny):
+    with pytest.raises(ConfigError, match="no loss 'answer'; it has listwise, text"):
+        bench_train(tiny, settings=LORA, loss="answer", progress=Silent())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_pairwise_loss_is_trainings_own(tiny, name: str):
     cases = synthetic_cases(300, cases=3, prefix=40, candidates=4, rest=9)
+    pairwise, shared = LOSSES[name]
     with torch.no_grad():
-        own = pairwise_listwise_loss(tiny.network, cases, 4096)
-        theirs = listwise_loss(tiny.network, cases, 4096)
-        tight = pairwise_listwise_loss(tiny.network, cases, 60)
+        own = pairwise(tiny.network, cases, 4096)
+        theirs = shared(tiny.network, cases, 4096)
+        tight = pairwise(tiny.network, cases, 60)
     torch.testing.assert_close(own, theirs, rtol=0, atol=1e-4)
     torch.testing.assert_close(own, tight, rtol=0, atol=1e-4)
 

@@ -5,28 +5,31 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from trsr.bench.peak import Cost
 from trsr.bench.records import Place, Result, Work, record, speed_ratio
 from trsr.bench.score import place_of
 from trsr.bench.timing import Variant, interleave
 from trsr.bench.tokens import padded_states, shared_prefixes
+from trsr.errors import ConfigError
 from trsr.llm.hf import TransformersModel
-from trsr.llm.kept import decoder_of
+from trsr.llm.kept import decoder_of, run
 from trsr.llm.masked import can_mask, masking
-from trsr.llm.tokens import tree_stats
-from trsr.llm.tree import answer_logits
+from trsr.llm.tokens import Tokens, tree_stats
+from trsr.llm.tree import HEAD_ROWS, all_logits, answer_logits
 from trsr.progress import Progress
 from trsr.settings import derive_seed
 from trsr.train.adapter import Adapter
 from trsr.train.encode import EncodedCase
-from trsr.train.losses import listwise_loss
+from trsr.train.losses import listwise_loss, text_loss
 from trsr.train.lower import LowerLayers, lasting
 from trsr.train.settings import TrainSettings
 
@@ -72,6 +75,41 @@ def pairwise_listwise_loss(network: Any, cases: Sequence[EncodedCase], batch_tok
     return torch.stack(losses)
 
 
+def pairwise_text_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
+    """The loss over the whole text of each case, [cases], every text computed whole.
+
+    As `trsr.train.losses.text_loss`, without sharing.
+    """
+    return torch.stack([_pairwise_text(network, case.texts, batch_tokens) for case in cases])
+
+
+def _pairwise_text(network: Any, texts: Sequence[Tokens], batch_tokens: int) -> Tensor:
+    def losses(part: Tensor, wanted: Tensor) -> Tensor:
+        return cross_entropy(all_logits(network, part), wanted, reduction="none")
+
+    found: list[Tensor] = []
+    rows = max(1, batch_tokens // max(map(len, texts)))
+    for start in range(0, len(texts), rows):
+        batch = texts[start : start + rows]
+        hidden, _ = run(decoder_of(network), [text[:-1] for text in batch])
+        states = torch.cat([hidden[row, : len(text) - 1] for row, text in enumerate(batch)])
+        wanted = torch.tensor([token for text in batch for token in text[1:]]).to(states.device)
+        found += [
+            checkpoint(losses, *pair, use_reentrant=False, preserve_rng_state=False)
+            for pair in zip(
+                torch.split(states, HEAD_ROWS), torch.split(wanted, HEAD_ROWS), strict=True
+            )
+        ]
+    return torch.cat(found).mean()
+
+
+LOSSES: Mapping[str, tuple[Loss, Loss]] = {
+    "listwise": (pairwise_listwise_loss, listwise_loss),
+    "text": (pairwise_text_loss, text_loss),
+}
+"""By name: the loss with every prompt computed whole, and training's own."""
+
+
 def bench_train(
     model: TransformersModel,
     *,
@@ -80,6 +118,7 @@ def bench_train(
     prefix: int = 350,
     negatives: int = 4,
     rest: int = 60,
+    loss: str = "listwise",
     repeats: int = 5,
     seed: int = 0,
     progress: Progress,
@@ -88,23 +127,27 @@ def bench_train(
     """Times one step's gradient over a few cases, in each way, and compares the gradients.
 
     Pairwise, by the tree level by level and, where the model allows it, by the tree under a mask.
-    No way makes logits over the whole vocabulary, and all cut the step into micro-batches as
-    training does; the optimizer's own move is left out. LoRA layers are put into the network.
-    Where the frozen layers' work can be kept, a step that trains the upper third of the layers is
-    timed as well: as a first epoch does it, and with what the layers below gave kept.
+    All cut the step into micro-batches as training does; with the loss `listwise` none makes logits
+    over the whole vocabulary, with `text` all do at every token, and those operations are left out
+    of the peak's share. The optimizer's own move is left out. LoRA layers are put into the network.
+    Where the frozen layers' work can be kept (not with `text`), a step that trains the upper third
+    of the layers is timed as well: as a first epoch does it, and with what the layers below gave
+    kept.
 
     Args:
         model: The model.
-        settings: LoRA and its targets; the loss is `listwise`.
+        settings: LoRA and its targets.
         cases: Cases a step, one positive and `negatives` each.
         prefix: Tokens that a case's prompts share.
         negatives: Negatives a case.
         rest: Tokens of a candidate.
+        loss: One of `LOSSES`.
         repeats: Timed steps of each way.
         seed: Of the tokens and of LoRA's weights.
         progress: Told of each step.
         place: Where the model runs; None: found out, with the peak.
     """
+    whole, shared = _named(loss)
     where = place or place_of(model)
     network = model.network
     made = synthetic_cases(
@@ -121,14 +164,14 @@ def bench_train(
     budget = model.settings.batch_tokens
 
     def step(
-        loss: Loss, size: Callable[[EncodedCase], int], given: Given = _nothing, first: int = 0
+        way: Loss, size: Callable[[EncodedCase], int], given: Given = _nothing, first: int = 0
     ) -> Callable[[], Gradients]:
         def run() -> Gradients:
             torch.manual_seed(derive_seed(seed, "step"))
             with _adapted_from(network, first):
                 for batch in micro_batches(made, size, budget):
                     with given(batch):
-                        total: Any = loss(network, batch, budget).sum() / len(made)
+                        total: Any = way(network, batch, budget).sum() / len(made)
                     total.backward()
             return _taken(adapter)
 
@@ -144,13 +187,13 @@ def bench_train(
         return masking(network, True)
 
     variants = [
-        Variant(REFERENCE, step(pairwise_listwise_loss, lambda case: case.tokens)),
-        Variant("tree", step(listwise_loss, distinct, levels)),
+        Variant(REFERENCE, step(whole, lambda case: case.tokens)),
+        Variant("tree", step(shared, distinct, levels)),
     ]
     if can_mask(network):
-        variants.append(Variant("tree_mask", step(listwise_loss, distinct, masked)))
+        variants.append(Variant("tree_mask", step(shared, distinct, masked)))
     third = max(1, int(decoder_of(network).config.num_hidden_layers) // 3)
-    upper = settings.model_copy(update={"upper_layers": third, "epochs": 2})
+    upper = settings.model_copy(update={"upper_layers": third, "epochs": 2, "loss": loss})
     first = lasting(network, made, upper)
     with _as_training(where.device), tempfile.TemporaryDirectory() as folder:
         if first is not None:
@@ -159,17 +202,17 @@ def bench_train(
             lower = LowerLayers(network, first, made, alone, batch_tokens=budget, file=file)
             name = f"tree/upper-{third}"
             variants += [
-                Variant(name, step(listwise_loss, distinct, levels, first)),
-                Variant(f"{name}-kept", step(listwise_loss, distinct, lower.given, first)),
+                Variant(name, step(shared, distinct, levels, first)),
+                Variant(f"{name}-kept", step(shared, distinct, lower.given, first)),
             ]
         timings = interleave(variants, repeats, where.device, progress)
     prompts = [prompt for case in made for prompt in case.prompts]
     stats = tree_stats(prompts)
-    flops = Cost.of(network).training(prompts)
+    flops = Cost.of(network).training(prompts) if loss == "listwise" else None
     work = Work(cases, len(prompts), stats.tokens, stats.distinct_tokens, flops)
     partly = dataclasses.replace(work, flops=None)  # of some layers
     reference = timings[REFERENCE]
-    name = f"{prefix}+{1 + negatives}x{rest}"
+    name = f"{prefix}+{1 + negatives}x{rest}" + ("" if loss == "listwise" else f"/{loss}")
     records = tuple(
         record(
             "train",
@@ -197,6 +240,12 @@ def bench_train(
         )
     title = f"train, {name}: {cases} cases a step, LoRA of rank {settings.rank} on "
     return Result(title + ", ".join(settings.targets), records, tuple(notes))
+
+
+def _named(loss: str) -> tuple[Loss, Loss]:
+    if loss not in LOSSES:
+        raise ConfigError(f"the training bench knows no loss {loss!r}; it has {', '.join(LOSSES)}")
+    return LOSSES[loss]
 
 
 def _nothing(cases: Sequence[EncodedCase]) -> contextlib.AbstractContextManager[None]:
