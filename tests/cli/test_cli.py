@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 
 import pytest
 
@@ -47,6 +48,18 @@ def trsr(*words, cwd, code=0):
     assert done.returncode == code, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     return done
+
+
+def test_the_version_is_told_also_where_the_script_is_not_on_the_path(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "trsr", "--version"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"trsr {version('trsr')}\n"
+    assert trsr("--version", cwd=tmp_path).stdout == done.stdout
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import trsr
 from trsr.cli import bench
 from trsr.cli.terminal import Bar, err, out, table
 from trsr.progress import duration
@@ -29,6 +30,26 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[SECTION.KEY=VALUE]…", help="settings that replace the file's"),
 ]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"trsr {trsr.__version__}", markup=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _every(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_version, help="show the version and exit"
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory, such as runs/demo")]
 
 
