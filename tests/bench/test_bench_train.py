@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trsr.bench.records import Place
+from trsr.bench.records import Place, Result
 from trsr.bench.run import LORA
 from trsr.bench.train import (
     LOSSES,
@@ -13,21 +13,29 @@ from trsr.bench.train import (
     synthetic_cases,
 )
 from trsr.errors import ConfigError
+from trsr.llm.hf import TransformersModel
 from trsr.progress import Silent
 
+WAYS = ("pairwise", "tree", "tree_mask", "tree/upper-1", "tree/upper-1-kept")
 
-def test_all_ways_give_the_same_gradient_and_whole_records(tiny):
-    result = bench_train(
-        tiny,
+
+def benched(model: TransformersModel, loss: str) -> Result:
+    return bench_train(
+        model,
         settings=LORA,
         cases=2,
         prefix=40,
         negatives=3,
         rest=10,
+        loss=loss,
         repeats=2,
         progress=Silent(),
         place=Place("cpu", "float32", 1e10),
     )
+
+
+def test_all_ways_give_the_same_gradient_and_whole_records(tiny):
+    result = benched(tiny, "listwise")
     pairwise, tree, masked, upper, kept = result.records
     assert (pairwise.variant, tree.variant) == ("40+4x10/pairwise", "40+4x10/tree")
     assert masked.variant == "40+4x10/tree_mask"
@@ -45,23 +53,10 @@ def test_all_ways_give_the_same_gradient_and_whole_records(tiny):
 
 
 def test_the_loss_over_the_text_shares_and_gives_the_same_gradient(tiny):
-    result = bench_train(
-        tiny,
-        settings=LORA,
-        cases=2,
-        prefix=40,
-        negatives=3,
-        rest=10,
-        loss="text",
-        repeats=2,
-        progress=Silent(),
-        place=Place("cpu", "float32", 1e10),
-    )
-    assert [one.variant for one in result.records] == [
-        f"40+4x10/text/{way}" for way in ("pairwise", "tree", "tree_mask")
-    ]
+    result = benched(tiny, "text")
+    assert [one.variant for one in result.records] == [f"40+4x10/text/{way}" for way in WAYS]
     assert {one.peak_share for one in result.records} == {None}
-    assert len(result.notes) == 2
+    assert len(result.notes) == 3
     assert all(float(note.rsplit(" ", 1)[1]) < 1e-5 for note in result.notes)
 
 

@@ -130,9 +130,8 @@ def bench_train(
     All cut the step into micro-batches as training does; with the loss `listwise` none makes logits
     over the whole vocabulary, with `text` all do at every token, and those operations are left out
     of the peak's share. The optimizer's own move is left out. LoRA layers are put into the network.
-    Where the frozen layers' work can be kept (not with `text`), a step that trains the upper third
-    of the layers is timed as well: as a first epoch does it, and with what the layers below gave
-    kept.
+    Where the frozen layers' work can be kept, a step that trains the upper third of the layers is
+    timed as well: as a first epoch does it, and with what the layers below gave kept.
 
     Args:
         model: The model.
@@ -193,7 +192,7 @@ def bench_train(
     if can_mask(network):
         variants.append(Variant("tree_mask", step(shared, distinct, masked)))
     third = max(1, int(decoder_of(network).config.num_hidden_layers) // 3)
-    upper = settings.model_copy(update={"upper_layers": third, "epochs": 2, "loss": loss})
+    upper = settings.model_copy(update={"upper_layers": third, "epochs": 2})
     first = lasting(network, made, upper)
     with _as_training(where.device), tempfile.TemporaryDirectory() as folder:
         if first is not None:

@@ -179,7 +179,6 @@ def lasting(network: Any, cases: Sequence[EncodedCase], settings: TrainSettings)
     if (
         not 0 < settings.upper_layers < layers
         or settings.epochs < 2
-        or settings.loss == "text"
         or not (can_pack(decoder) and can_keep(network))
         or wants_mask(network)
         or len({case.id for case in cases}) < len(cases)
