@@ -11,8 +11,6 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from trsr.store.rundir import RunDirectory
-
 pytest.importorskip("torch", reason="the extra `local` is not installed")
 
 
@@ -39,6 +37,3 @@ def test_each_stage_killed_twenty_times_ends_like_an_unbroken_run(tmp_path, smal
     first, second = (json.loads((f / "report.json").read_text()) for f in (whole, broken))
     assert first["metrics"] == second["metrics"]
     assert not (broken / ".work" / "train").exists()
-    took = {folder: RunDirectory(folder).records()["train"].info for folder in (whole, broken)}
-    assert took[whole]["earlier_seconds"] == 0
-    assert 0 < took[broken]["earlier_seconds"] < took[broken]["seconds"]
