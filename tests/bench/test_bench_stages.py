@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from types import SimpleNamespace
 
 import pytest
 from pipeline_data import write_data
 
+from trsr.bench import clock as bench_clock
 from trsr.bench.clock import Clock, clocked, watching
 from trsr.bench.events import write_events
 from trsr.bench.overhead import bench_overhead
@@ -206,29 +208,35 @@ def test_a_process_that_fails_says_why(tmp_path):
         measured(settings, tmp_path, 0)
 
 
-def test_the_clock_counts_the_model_and_neither_the_feed_nor_the_caller():
+def test_the_clock_counts_the_model_and_neither_the_feed_nor_the_caller(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(bench_clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def take(seconds):
+        now[0] += seconds
+
     class Slow(ScriptedModel):
         def generate(self, prompts, sampling):
             for one in super().generate(prompts, sampling):
-                time.sleep(0.02)
+                take(0.02)
                 yield one
 
         def score(self, prompts, answers):
-            time.sleep(0.05)
+            take(0.05)
             return super().score(prompts, answers)
 
     def feed():
         for prompt in some_prompts(3):
-            time.sleep(0.05)
+            take(0.5)
             yield prompt
 
     clock = Clock()
     model = clocked(Slow(), clock)
     for _ in model.generate(feed(), Sampling()):
-        time.sleep(0.05)
-    assert 0.06 <= clock.seconds < 0.12
+        take(0.5)
+    assert clock.seconds == pytest.approx(0.06)
     model.score(some_prompts(2), ("Yes", "No"))
-    assert 0.11 <= clock.seconds < 0.19
+    assert clock.seconds == pytest.approx(0.11)
 
 
 def test_the_clock_counts_a_networks_passes_and_nothing_twice(tiny):

@@ -70,7 +70,9 @@ def test_a_megabyte_is_bounded_at_once(raw: str) -> None:
     began = time.perf_counter()
     text = writer().item_text(Item("1", (("title", raw),)), 10)
     assert len(text) <= len("title: ") + 10 * WORD_CHARACTERS
-    assert time.perf_counter() - began < 0.2
+    assert (
+        time.perf_counter() - began < 5
+    )  # quadratic work takes far longer, a busy machine does not
 
 
 @given(st.text(max_size=400), st.integers(1, 20))
