@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from stopping import StopHereError, Stopping
 from tiny import tiny_network
 from train_toy import metrics
 
@@ -222,22 +223,6 @@ def test_training_computes_what_a_block_shares_once(
     # cases of other users in the micro-batch share the instruction with it
     each = sum(case.distinct_tokens for case in encoded)
     assert grouped.distinct_tokens < 0.95 * single.distinct_tokens < 0.95 * each
-
-
-class StopHereError(Exception):
-    pass
-
-
-class Stopping(Silent):
-    """Progress that ends the run after a step."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        self.left -= steps
-        if self.left == 0:
-            raise StopHereError
 
 
 def outcome(folder: Path) -> tuple[bytes, list[dict[str, Any]]]:

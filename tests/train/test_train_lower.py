@@ -12,7 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_train_resume import StopHereError, Stopping, outcome
+from stopping import StopHereError, Stopping
+from test_train_resume import outcome
 from tiny import tiny_model_folder, tiny_network
 from train_toy import toy_cases, toy_train
 

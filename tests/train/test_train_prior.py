@@ -10,8 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stopping import StopHereError, Stopping
 from test_train_losses import ANSWERS, adapted, encoded, plain_log_prob
-from test_train_resume import StopHereError, Stopping, options, outcome
+from test_train_resume import options, outcome
 from tiny import tiny_network
 from torch import Tensor
 from train_toy import toy_cases, toy_train

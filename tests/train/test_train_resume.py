@@ -10,30 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stopping import StopHereError, Stopping
 from train_toy import ToyWriter, metrics, recall, toy_cases, toy_train
 
 from trsr.errors import StaleRunError
-from trsr.progress import Silent
 
 HERE = Path(__file__).parents[1]
-
-
-class StopHereError(Exception):
-    pass
-
-
-class Stopping(Silent):
-    """Progress that ends the run at a step."""
-
-    def __init__(self, step: int) -> None:
-        self.left = step
-        self.told: list[int] = []
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        self.told.append(steps)
-        self.left -= steps
-        if self.left == 0:
-            raise StopHereError
 
 
 def validate(model: Any) -> Any:

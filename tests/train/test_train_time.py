@@ -9,10 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from stopping import StopHereError, Stopping
 from train_toy import metrics, toy_cases, toy_train
 
 from trsr.errors import StaleRunError
-from trsr.progress import Silent
 from trsr.train import loop
 from trsr.train.schedule import Schedule
 from trsr.train.settings import TrainSettings
@@ -75,22 +75,6 @@ def test_a_run_that_ends_before_its_time_is_not_out_of_time(
 ) -> None:
     result = toy_train(tiny_model, tmp_path, max_minutes=60, epochs=1)
     assert (result.steps, result.out_of_time, result.stopped_early) == (3, False, False)
-
-
-class StopHereError(Exception):
-    pass
-
-
-class Stopping(Silent):
-    """Progress that ends the run after a step."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        self.left -= steps
-        if self.left == 0:
-            raise StopHereError
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])

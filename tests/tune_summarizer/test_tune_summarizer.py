@@ -7,12 +7,12 @@ import shutil
 
 import polars as pl
 import pytest
+from stopping import StopHereError, Stopping
 from tune_judge import LIKED
 
 from trsr.errors import ConfigError, DataError, StaleRunError, StoreError
 from trsr.llm import ModelSettings, open_model
 from trsr.llm.base import Sampling
-from trsr.progress import Silent
 from trsr.tune_summarizer import tune_summarizer
 from trsr.tune_summarizer.keeping import read_kept
 
@@ -20,24 +20,6 @@ pytest.importorskip("torch", reason="the extra `local` is not installed")
 pytestmark = pytest.mark.usefixtures("one_thread", "gold_judge")
 
 WEIGHTS = ("model.safetensors", "adapter/adapter_model.safetensors", "kept.jsonl")
-
-
-class StopHereError(Exception):
-    pass
-
-
-class Stopping(Silent):
-    """Progress that ends the work when it has been told of so many steps."""
-
-    def __init__(self, left):
-        self.left = left
-        self.told = 0
-
-    def advance(self, steps=1, note=""):
-        self.told += steps
-        self.left -= steps
-        if self.left <= 0:
-            raise StopHereError
 
 
 def outcome(folder):
@@ -136,8 +118,9 @@ def test_one_stopped_anywhere_ends_like_an_unbroken_one(prepared, tmp_path):
     config = prepared(*two, f"run.outputs={tmp_path / 'other.sqlite'}")
     # the fourth is stopped in the second round, and those after it do not make the first again
     for part in (0.1, 0.3, 0.45, 0.62, 0.1, 0.3):
+        stop = Stopping(int(part * sum(whole.told)))
         with pytest.raises(StopHereError):
-            tune_summarizer(config, tmp_path / "broken/tuned", Stopping(int(part * whole.told)))
+            tune_summarizer(config, tmp_path / "broken/tuned", stop)
         assert not (tmp_path / "broken/tuned/summarizer.json").exists()
     tune_summarizer(config, tmp_path / "broken/tuned")
     assert outcome(tmp_path / "tuned") == outcome(tmp_path / "broken/tuned")
