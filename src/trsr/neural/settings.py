@@ -59,7 +59,7 @@ class NetworkSettings(Settings):
     @field_validator("dropout", "learning_rate", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        """A number alone is a list of one, as settings from before there were lists have it."""
+        """A number alone is a list of one."""
         return (value,) if isinstance(value, int | float | str) else value
 
     @property

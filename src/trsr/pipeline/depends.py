@@ -39,13 +39,10 @@ def ranked_splits(config: Config) -> list[str]:
 def data_settings(config: Config) -> dict[str, Any]:
     """The data's settings, its files as they are now, and the draw."""
     apart = {"interactions", "items", "impressions", "seed"}
-    # drawn as the others are, and runs from before the setting still hold
-    apart |= set() if config.data.train_candidates else {"train_candidates"}
     data = config.data.model_dump(mode="json", exclude=apart)
     given = config.data.candidates == "given"
-    for key in ("candidates", "taken"):  # where no list's column is named, as before
-        if not given or not data["columns"][key]:
-            del data["columns"][key]
+    for key in () if given else ("candidates", "taken"):  # read for given lists alone
+        del data["columns"][key]
     paths = {"interactions": config.data.interactions, "items": config.data.items}
     files = fingerprint(paths | ({"impressions": config.data.impressions} if given else {}))
     own = {"data": data, SOURCE: files, "run": {"seed": data_seed(config)}}
@@ -54,7 +51,7 @@ def data_settings(config: Config) -> dict[str, Any]:
 
 def summarize_settings(config: Config) -> dict[str, Any]:
     """The strategy, the words, the model, and whose histories are summarized."""
-    # what is not used (of one sample nothing is chosen): runs from before a setting still hold
+    # what is not used: of one sample nothing is chosen
     apart = {"model"} | ({"samples", "keep"} if config.summarize.samples == 1 else set())
     apart |= {"terms"} if config.summarize.strategy != "terms" else set()
     own = config.summarize.model_dump(mode="json", exclude=apart)
@@ -78,8 +75,6 @@ def _judge_settings(config: Config) -> dict[str, Any]:
     domain = load_domain(config.prompts.domain)
     nearest = {"nearest": [domain.nearest, domain.no_nearest]} if config.prompts.nearest else {}
     excluded |= set() if nearest else {"nearest"}
-    # told their own, runs from before the setting still hold
-    excluded |= {"summary_of"} if config.prompts.summary_of == "own" else set()
     plain = [] if config.summarized else [turn.model_dump() for turn in domain.judge_plain]
     return (
         nearest
@@ -132,8 +127,7 @@ def _numbered(files: Iterable[Path]) -> Iterator[tuple[str, Path]]:
 def evaluate_settings(config: Config) -> dict[str, Any]:
     """The metrics, how a whole catalogue was ranked, and whose summaries the pages show."""
     own: dict[str, Any] = {"evaluate": config.evaluate.model_dump(mode="json")}
-    if config.rank.split != "test":
-        own["split"] = config.rank.split
+    own["split"] = config.rank.split
     if config.prompts.summary_of != "own":
         own["prompts"] = {"summary_of": config.prompts.summary_of}
         own["run"] = {"seed": config.run.seed}

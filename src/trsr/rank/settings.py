@@ -257,6 +257,4 @@ class RankSettings(Settings):
     def meaning(self) -> dict[str, Any]:
         """What the rankings depend on, as plain values: the used rankers' settings only."""
         apart = {"queries_per_batch", "proposals", "first_stage", "depth"}
-        # runs from before the setting still hold
-        apart |= {"split"} if self.split == "test" else set()
         return self.model_dump(mode="json", exclude=self.unread | apart | {"lists"})

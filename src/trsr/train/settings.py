@@ -98,14 +98,11 @@ class TrainSettings(Settings):
     def meaning(self) -> dict[str, Any]:
         """What the adapter depends on, as plain values.
 
-        Without a prior none of its settings; and without `upper_layers` not that one either: runs
-        made before there was such a thing stay as they are.
+        Without a prior none of its settings.
         """
         unread = {"checkpoint_steps"}
         if not self.prior:
             unread |= {"prior", "prior_weight", "prior_folds"}
-        if not self.upper_layers:
-            unread.add("upper_layers")
         return self.model_dump(mode="json", exclude=unread)
 
 
