@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trsr.config import load_config, recipes, sweep_recipes
+from trsr.config import load_config, recipes
 from trsr.errors import ConfigError
 
 
@@ -206,15 +206,21 @@ def test_every_recipe_is_right_and_opens_with_its_command(name, monkeypatch):
     assert f"trsr run recipes/{name}.toml" in opening
 
 
-@pytest.mark.parametrize("name", sorted(sweep_recipes()))
-def test_every_sweep_recipe_is_right_and_opens_with_its_command(name, monkeypatch):
+OURS = sorted((Path(__file__).parents[1] / "benchmarks" / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
+def test_the_recipes_of_our_own_tables_are_right_and_open_with_their_command(path, monkeypatch):
     from trsr.sweep import read_plan
 
     monkeypatch.chdir(os.sep)
-    runs = read_plan(name).grid()
+    command = path.read_text("utf-8").splitlines()[0].removeprefix("# trsr ")
+    assert command.endswith(f" benchmarks/recipes/{path.name}")
+    if command.startswith("run"):
+        load_config(path)
+        return
+    runs = read_plan(path).grid()
     assert len({run.config.run.folder for run in runs}) == len(runs) > 1
     assert len({run.config.run.outputs for run in runs}) == 1
-    opening = sweep_recipes()[name].read_text("utf-8").splitlines()[0]
-    assert opening == f"# trsr sweep recipes/{name}.toml"
     with pytest.raises(ConfigError, match="this is a sweep, not one run"):
-        load_config(sweep_recipes()[name])
+        load_config(path)

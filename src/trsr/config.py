@@ -30,7 +30,6 @@ __all__ = [
     "read_toml",
     "recipes",
     "said_of",
-    "sweep_recipes",
 ]
 
 PATHS = (
@@ -101,21 +100,8 @@ def check_config(values: Mapping[str, Any], source: str = "settings") -> Config:
 
 def recipes() -> dict[str, Path]:
     """The configurations that come with trsr, by name."""
-    return {name: path for name, path in _shipped().items() if not _is_sweep(path)}
-
-
-def sweep_recipes() -> dict[str, Path]:
-    """The sweeps that come with trsr, by name."""
-    return {name: path for name, path in _shipped().items() if _is_sweep(path)}
-
-
-def _shipped() -> dict[str, Path]:
     folder = Path(__file__).parent / "recipes"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def _is_sweep(path: Path) -> bool:
-    return "base" in read_toml(path)
 
 
 def find_config(path: Path) -> Path:

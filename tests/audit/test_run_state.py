@@ -15,9 +15,7 @@ from planted import CONFIG, change, check, write
 from trsr.audit import audit
 from trsr.audit.model import _compared
 from trsr.config import load_config
-from trsr.errors import StoreError
 from trsr.pipeline import run
-from trsr.results.keep import keep_runs
 from trsr.store.rundir import hash_file
 
 FILES = "files as their stages wrote them"
@@ -118,12 +116,6 @@ def test_without_test_queries_nothing_is_called_ok_for_them(faulty: Path) -> Non
     found = {one.name: one for one in audit(faulty).checks}
     for name in ("target in the history", "candidates, each once", "negatives in the history"):
         assert (found[name].state, found[name].seen) == ("skipped", "there are no cases")
-
-
-def test_a_kept_copy_is_told_apart_from_no_run(clean: Path, tmp_path: Path) -> None:
-    (kept,) = keep_runs([clean], tmp_path, lambda path, why: None)
-    with pytest.raises(StoreError, match=r"a kept copy \(`trsr keep`\) holds a run's figures"):
-        audit(kept)
 
 
 def test_a_summary_that_ranks_lower_is_told_as_such(faulty: Path) -> None:

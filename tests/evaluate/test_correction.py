@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
-import polars as pl
 import pytest
-from finished_runs import write_run
 from scipy import stats
 
 from trsr.evaluate import evaluate, parse_metric
 from trsr.evaluate.correction import correct, corrected_values, metric_at, sampled_rank
 from trsr.evaluate.ranks import Ranks
-from trsr.pipeline.compare import compare
-from trsr.pipeline.finished import VALUES
-from trsr.results import read_plan, write_results
 from trsr.types import Case, Item, Query, RankedList, UserHistory
 
 METRICS = [parse_metric(text) for text in ("recall@10", "ndcg@10", "mrr@10", "auc")]
@@ -139,25 +132,3 @@ def test_where_no_correction_is_defined_the_note_says_why(some: list[Case], why:
     assert why in found.note
     assert not found.means
     assert same is report
-
-
-def test_the_page_and_the_comparison_say_what_corrected_metrics_are(tmp_path):
-    runs = tmp_path / "runs"
-    path = write_run(runs / "one", settings='[data]\ninteractions = "a.csv"\n') / VALUES
-    table = pl.read_parquet(path)
-    estimate = pl.when(pl.col("ranker") == "llm").then(-0.0114).otherwise(-0.0004)
-    table.with_columns(estimate.alias("ndcg@10~full")).write_parquet(path)
-    plan = tmp_path / "results.toml"
-    plan.write_text('[sections.one]\ntitle = "One"\ncommand = "trsr run x.toml"\nruns = ["one"]\n')
-    write_results(read_plan(plan, runs), tmp_path / "results.md")
-    found = compare([str(runs / "one")], metrics=["ndcg@10~full"])
-    for text in (
-        (tmp_path / "results.md").read_text("utf-8"),
-        " ".join([*(cell for row in found.table().rows for cell in row), *found.notes]),
-    ):
-        assert text.count("ndcg@10~full: an estimate over the whole catalogue") == 1
-        assert "Krichene and Rendle, KDD 2020" in text
-        assert "may be negative" in text
-        assert "−.011" in text
-        assert not re.search(r"-\d*\.\d|[−-]\.000(?! to)", text)
-    assert not any("estimate" in note for note in compare([str(runs / "one")]).notes)

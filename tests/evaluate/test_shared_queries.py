@@ -12,7 +12,6 @@ from finished_runs import write_run
 from trsr.cli import main
 from trsr.errors import DataError
 from trsr.pipeline.compare import compare
-from trsr.results import keep_runs
 
 CASES = "cases.test.parquet"
 VALUES = "per_query.parquet"
@@ -105,14 +104,6 @@ def test_runs_without_a_common_query_are_refused(tmp_path: Path) -> None:
     names = [str(cut(apart[0], 0, 5)), str(cut(apart[1], 5, 9))]
     with pytest.raises(DataError, match="no query that all of these runs were asked.*one has .*"):
         compare(names, only_shared=True)
-
-
-def test_a_kept_run_beside_a_whole_one_is_told(tmp_path: Path) -> None:
-    settings = '[data]\ninteractions = "a.csv"\n'
-    whole = write_run(tmp_path / "whole" / "one", settings=settings)
-    kept = keep_runs([whole], tmp_path / "kept", lambda run, why: pytest.fail(f"{run}: {why}"))
-    with pytest.raises(DataError, match="is a kept run, in which queries have other names"):
-        compare([str(whole), str(kept[0])], only_shared=True)
 
 
 def test_the_command_says_what_it_left_out(

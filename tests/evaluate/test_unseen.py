@@ -13,7 +13,6 @@ from trsr.cli import main
 from trsr.errors import ConfigError, DataError, StaleRunError, StoreError
 from trsr.evaluate.sides import SidesReport
 from trsr.pipeline.compare import compare
-from trsr.results import keep_runs
 from trsr.store.rundir import RunDirectory, StageRecord
 
 CASES = "cases.test.parquet"
@@ -134,21 +133,6 @@ def test_of_validation_runs_the_validation_cases_count(tmp_path: Path) -> None:
     (few / "cases.valid.parquet").unlink()
     with pytest.raises(StoreError, match=r"there is no cases\.valid\.parquet in it"):
         compare(runs, unseen_by=[str(few)])
-
-
-def test_kept_and_whole_runs_leave_out_the_same(tmp_path: Path, runs: list[str]) -> None:
-    settings = '[data]\ninteractions = "a.csv"\n'
-    whole = [write_run(tmp_path / "whole" / n, settings=settings, seed=3) for n in ("one", "few")]
-    for name in (CASES, VALUES):
-        rows = pl.read_parquet(whole[1] / name)
-        named = list(cases(whole[0])["query"][:12])
-        rows.filter(rows["query"].is_in(named)).write_parquet(whole[1] / name)
-    kept = keep_runs(whole, tmp_path / "kept", lambda run, why: pytest.fail(f"{run}: {why}"))
-    for run in (whole[0], kept[0]):
-        for few in (whole[1], kept[1]):
-            found = compare([str(run)], unseen_by=[str(few)])
-            assert counts(found) == [(12, 0)]
-            assert found.queries == 28
 
 
 def test_what_holds_no_cases_is_refused(tmp_path: Path, runs: list[str]) -> None:

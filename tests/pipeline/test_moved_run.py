@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from finished_runs import write_run
 from pipeline_data import SCRIPTED, write_data
 
 from trsr.bench.queries import config_for
@@ -13,7 +12,6 @@ from trsr.config import load_config
 from trsr.errors import StoreError
 from trsr.pipeline import run, run_stage
 from trsr.pipeline.compare import compare
-from trsr.results.keep import keep_runs
 
 
 @pytest.fixture
@@ -111,19 +109,3 @@ def test_a_bench_reads_the_copys_summaries(made, tmp_path):
     shutil.copytree(made, tmp_path / "copy")
     name, config = config_for(tmp_path / "copy")
     assert (name, config.run.folder) == ("copy", tmp_path / "copy")
-
-
-def test_nothing_is_made_in_a_kept_copy(tmp_path):
-    settings = """[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-[rank]
-rankers = ["random"]
-"""
-    own = write_run(tmp_path / "own", settings=settings)
-    (kept,) = keep_runs([own], tmp_path / "kept", lambda *told: None)
-    before = files(kept)
-    with pytest.raises(StoreError, match=r"kept/own: a kept copy .* with run\.folder="):
-        run_stage(load_config(kept), "prepare")
-    assert files(kept) == before
-    assert load_config(kept, [f"run.folder={tmp_path}"]).run.folder == tmp_path

@@ -15,7 +15,6 @@ from trsr.errors import ConfigError, DataError
 from trsr.pipeline import run
 from trsr.pipeline.artifacts import read_summaries
 from trsr.pipeline.compare import compare
-from trsr.results.keep import keep_runs
 from trsr.sweep import read_plan, sweep
 
 SETTINGS = [
@@ -98,18 +97,6 @@ def test_compare_says_that_the_cases_are_for_choosing(made):
     assert any("bm25: settings, passes or weights are chosen on" in note for note in chosen)
     with pytest.raises(DataError, match="queries"):
         compare([str(some), str(made("test"))], rankers=["untuned"])
-
-
-def test_a_kept_copy_compares_as_its_run_does(made, tmp_path):
-    some = made("three", "rank.split=valid")
-    other = made("one", "rank.split=valid", "prompts.recent=1")
-    keep_runs([some, other], tmp_path / "kept", lambda path, why: None)
-    kept = [str(tmp_path / "kept" / name) for name in ("three", "one")]
-    ours = compare([str(some), str(other)], rankers=["untuned"])
-    theirs = compare(kept, rankers=["untuned"])
-    means = [[one["mean"] for one in report.to_json()["comparisons"]] for report in (ours, theirs)]
-    assert means[0] == pytest.approx(means[1])
-    assert VALID in theirs.notes
 
 
 def test_no_validation_cases_are_an_error(made):

@@ -239,56 +239,6 @@ def sweep(
 
 
 @app.command()
-def results(
-    file: Annotated[
-        Path, typer.Argument(metavar="[FILE]", help="a TOML file with the page's sections")
-    ] = Path("docs/results.toml"),
-    page: Annotated[
-        Path | None, typer.Option(help="the page to write; left out: FILE's name with .md")
-    ] = None,
-    runs: Annotated[
-        Path | None, typer.Option(help="the folder that the runs lie in; left out: runs")
-    ] = None,
-    skip: Annotated[
-        bool, typer.Option("--skip", help="leave out runs that are not finished, and count them")
-    ] = False,
-) -> None:
-    """Write the page of results from finished runs; hand-written notes in it are kept."""
-    from trsr.results import read_plan, write_results
-
-    written = write_results(read_plan(file, runs), page or file.with_suffix(".md"), skip=skip)
-    for why in written.left_out:
-        err.print(f"left out: {why}", markup=False)
-    for name in written.as_it_was:
-        err.print(f"no run of section {name} is there: it stands as it stood", markup=False)
-    out.print(
-        f"wrote {written.path}: sections {written.sections}, runs {written.runs}, "
-        f"left out {len(written.left_out)}",
-        markup=False,
-    )
-
-
-@app.command()
-def keep(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="run directories, or a sweep's folder")
-    ],
-    into: Annotated[Path, typer.Option(metavar="FOLDER", help="the folder for the copies")],
-) -> None:
-    """Keep the figures of finished runs, by query, without data, texts and models: to publish."""
-    from trsr.results import keep_runs
-
-    left_out: list[str] = []
-    kept = keep_runs(runs, into, lambda run, why: left_out.append(why))
-    for why in left_out:
-        err.print(f"left out: {why}", markup=False)
-    size = sum(path.stat().st_size for folder in kept for path in folder.iterdir())
-    out.print(
-        f"kept {len(kept)} in {into}: {size / 1e6:.1f} MB, left out {len(left_out)}", markup=False
-    )
-
-
-@app.command()
 def ls(
     kind: Annotated[
         str, typer.Argument(help="readers, strategies, models, rankers, metrics or recipes")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trsr.config import Config, load_config, recipes, sweep_recipes
+from trsr.config import Config, load_config, recipes
 from trsr.errors import ConfigError, StoreError
 from trsr.progress import Progress
 
@@ -88,9 +88,7 @@ def parts(kind: str) -> Iterator[str]:
         "models": BACKENDS.names(),
         "rankers": RANKERS.names(),
         "metrics": [f"{name}@k" if family.cut_off else name for name, family in METRICS.items()],
-        "recipes": [
-            f"{name}: {_opening(path)}" for name, path in (recipes() | sweep_recipes()).items()
-        ],
+        "recipes": [f"{name}: {_opening(path)}" for name, path in recipes().items()],
         "downloads": list(names()),
     }
     if kind and kind not in known:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from trsr.config import Config
 from trsr.pipeline import stair
-from trsr.pipeline.finished import refuse_kept
 from trsr.pipeline.stages import STAGES
 from trsr.pipeline.stair import Outcome, advance, refuse_stale
 from trsr.progress import Progress, Silent
@@ -48,11 +47,9 @@ def run_stage(
 
     Raises:
         StaleRunError: If an earlier stage is missing or was made with other settings.
-        StoreError: If the run directory cannot be written, is a kept copy, or another process
-            writes it.
+        StoreError: If the run directory cannot be written, or another process writes it.
     """
     directory = RunDirectory(config.run.folder)
-    refuse_kept(directory.folder)
     with directory.locked():
         directory.write_text("config.toml", config.to_toml())
         return advance(STAGES, name, config, directory, progress or Silent(), donors)

@@ -12,7 +12,7 @@ import polars as pl
 
 from trsr.errors import ConfigError, DataError
 from trsr.evaluate.sides import SidesReport, compare_sides
-from trsr.pipeline.finished import FinishedRun, counted, is_kept
+from trsr.pipeline.finished import FinishedRun, counted
 from trsr.pipeline.notes import Told, merged, run_notes
 from trsr.pipeline.shared import shared, shared_notes
 from trsr.pipeline.sides import make_side, shared_metrics, usual, wanted_metrics
@@ -358,14 +358,6 @@ def _check_queries(first: FinishedRun, other: FinishedRun) -> None:
     ours, theirs = set(first.asked["query"]), set(other.asked["query"])
     if ours == theirs:
         return
-    copies = [run for run in (first, other) if is_kept(run.folder)]
-    if len(copies) == 1:
-        whole = other if copies[0] is first else first
-        raise DataError(
-            f"{copies[0].folder} is a kept run, in which queries have other names than in "
-            f"{whole.folder}: keep that too with `trsr keep {whole.folder} --into FOLDER`, and "
-            "compare the two kept ones"
-        )
     lacking, more = sorted(ours - theirs), sorted(theirs - ours)
     said = [
         f"{what} {len(some):,} (first: {some[0]})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,23 +14,15 @@ import polars as pl
 
 from trsr.data.cases import MET
 from trsr.errors import DataError, StaleRunError, StoreError
-from trsr.evaluate.metrics import parse_metric
 from trsr.pipeline.artifacts import cases_file
 from trsr.settings import digest
-from trsr.store.rundir import MANIFEST, PLACE, RunDirectory, hash_file
+from trsr.store.rundir import MANIFEST, RunDirectory
 
 VALUES = "per_query.parquet"
 FIXED = ("ranker", "query", "user", "history", "candidates", "tied", "missing")
 """The columns of `per_query.parquet` that are no metric."""
 
 REPORT = "report.json"
-KEPT = "kept"
-"""Marks the report of a kept run: a copy with digests in the place of names."""
-
-DIGITS = 16
-"""Hexadecimal digits of a digest: two of a million are alike with a chance of 3e-8."""
-
-
 _Seed = TypeVar("_Seed")
 
 
@@ -78,18 +69,12 @@ class FinishedRun:
 
     @cached_property
     def bounds(self) -> Mapping[str, frozenset[str]]:
-        """Of each ranker the metrics that are lower bounds, as its lists leave out candidates.
-
-        What an older trsr kept does not tell: where the candidates were the whole catalogue, each
-        metric that asks for every candidate's place is then taken for one.
-        """
-        full = self._settings.get("data", {}).get("candidates") == "full"
-        unsaid = [name for name in self.metrics if full and parse_metric(name).whole]
+        """Of each ranker the metrics that are lower bounds, as its lists leave out candidates."""
         found = {}
         for name in self.rankers:
             scores = self.report["rankers"].get(name)
             said = scores.get("lower_bounds") if isinstance(scores, dict) else None
-            found[name] = frozenset(said if isinstance(said, list) else unsaid)
+            found[name] = frozenset(said if isinstance(said, list) else ())
         return found
 
     @property
@@ -216,9 +201,6 @@ class FinishedRun:
             )
         if not (self.folder / VALUES).is_file():
             raise StoreError(_lacking(self.folder, VALUES))
-        if is_kept(self.folder):
-            self._check_copy()
-            return
         record = records.get("evaluate")
         if record is None:
             why = "does not tell of evaluate" if records else "is not there"
@@ -241,18 +223,6 @@ class FinishedRun:
                     f"{self.folder / name}: is not the file that evaluate wrote (its SHA-256 is "
                     f"not that of {MANIFEST}); give `trsr evaluate {self.folder}`, which makes it "
                     "again"
-                )
-
-    def _check_copy(self) -> None:
-        """Holds a copy to what `trsr keep` wrote; an older trsr did not note that."""
-        path = self.folder / MANIFEST
-        noted = json.loads(path.read_text("utf-8")).get(KEPT) if path.is_file() else None
-        for name, known in (noted if isinstance(noted, dict) else {}).items():
-            file = self.folder / Path(name).name
-            if not file.is_file() or hash_file(file) != known:
-                raise StaleRunError(
-                    f"{file}: is not the file that `trsr keep` wrote (its SHA-256 is not that of "
-                    f"{MANIFEST}); {self._again}"
                 )
 
     def _check_values(self) -> None:
@@ -283,8 +253,6 @@ class FinishedRun:
     @property
     def _again(self) -> str:
         """What makes the values anew."""
-        if is_kept(self.folder):
-            return "it is a kept copy: keep its run again with `trsr keep`"
         # evaluate leaves alone what it wrote itself
         return f"delete the file, and give `trsr evaluate {self.folder}`"
 
@@ -292,36 +260,6 @@ class FinishedRun:
 def counted(seeds: Sequence[_Seed], answers: Callable[[_Seed], object]) -> Sequence[_Seed]:
     """Of one ranker's seeds those that count: a single one, where all answered alike."""
     return seeds if len({answers(one) for one in seeds}) > 1 else seeds[:1]
-
-
-def is_kept(folder: Path) -> bool:
-    """Whether a folder holds a kept run.
-
-    A run whose manifest tells of files of its own is none, whatever somebody wrote in its report.
-    """
-    try:
-        said = bool(json.loads((folder / REPORT).read_text("utf-8")).get(KEPT))
-    except (OSError, ValueError, AttributeError):
-        return False
-    return said and not any(one.files for one in RunDirectory(folder).records().values())
-
-
-def refuse_kept(folder: Path) -> None:
-    """Refuses to make anything in a kept copy: its figures would be lost.
-
-    Raises:
-        StoreError: Naming the copy.
-    """
-    if is_kept(folder):
-        raise StoreError(
-            f"{folder}: a kept copy (`trsr keep`) holds a run's figures and none of its data, so "
-            f"nothing is made in it; make the run in another folder, with {PLACE}"
-        )
-
-
-def kept_name(text: str) -> str:
-    """What stands in a kept run for the name of a query or a user."""
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
 def need_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ import polars as pl
 
 from trsr.errors import DataError
 from trsr.evaluate.sides import AskedAlone
-from trsr.pipeline.finished import FinishedRun, is_kept
+from trsr.pipeline.finished import FinishedRun
 
 
 def shared(runs: Sequence[FinishedRun]) -> tuple[pl.DataFrame, tuple[AskedAlone, ...]]:
@@ -54,12 +54,6 @@ def shared_notes(runs: Sequence[AskedAlone]) -> Iterator[str]:
 
 def _nothing(runs: Sequence[FinishedRun]) -> str:
     said = "there is no query that all of these runs were asked"
-    if len({is_kept(run.folder) for run in runs}) > 1:
-        kept = next(run.folder for run in runs if is_kept(run.folder))
-        return (
-            f"{said}: {kept} is a kept run, in which queries have other names; keep the others, "
-            "too, with `trsr keep`"
-        )
     examples = ", ".join(
         f"{run.folder} has {run.asked['query'][0] if run.asked.height else 'none'}" for run in runs
     )

@@ -12,7 +12,7 @@ from trsr.data.records import Mask
 from trsr.errors import ConfigError, DataError, StaleRunError, StoreError
 from trsr.evaluate.sides import AskedBefore, Unseen
 from trsr.pipeline.artifacts import cases_file
-from trsr.pipeline.finished import VALUES, FinishedRun, is_kept, kept_name, read_table
+from trsr.pipeline.finished import FinishedRun, read_table
 from trsr.store.rundir import RunDirectory
 
 
@@ -40,10 +40,10 @@ def unseen(
     folders = _folders(others)
     users_of = run.values.select("query", "user").unique()
     own = users_of.join(among, on="query", how="semi").sort("query")
-    pairs = [_alike(own, run.folder, _asked(folder, run.split), folder) for folder in folders]
-    shared = [mine["query"].is_in(asked["query"].implode()).to_numpy() for mine, asked in pairs]
+    before = [_asked(folder, run.split) for folder in folders]
+    shared = [own["query"].is_in(asked["query"].implode()).to_numpy() for asked in before]
     seen: Mask = np.logical_or.reduce(shared)
-    users = [mine["user"].is_in(asked["user"].implode()).to_numpy() for mine, asked in pairs]
+    users = [own["user"].is_in(asked["user"].implode()).to_numpy() for asked in before]
     found = tuple(
         AskedBefore(str(folder), int(part.sum()), int((theirs & ~seen).sum()))
         for folder, part, theirs in zip(folders, shared, users, strict=True)
@@ -93,11 +93,6 @@ def _folders(others: Sequence[str]) -> list[Path]:
 def _asked(folder: Path, split: str) -> pl.DataFrame:
     """`query` and `user` of a split's cases."""
     name = cases_file(split)
-    if is_kept(folder):  # its cases tell no users, but its values do
-        users = read_table(folder / VALUES, ("query", "user")).select("query", "user").unique()
-        return (
-            read_table(folder / name, ("query",)).select("query").join(users, "query", how="left")
-        )
     cases = read_table(folder / name, ("query", "user")).select("query", "user")
     wrong = [column for column in cases.columns if cases[column].dtype != pl.String]
     if wrong:
@@ -107,16 +102,6 @@ def _asked(folder: Path, split: str) -> pl.DataFrame:
         )
     _check_whole(folder, name)
     return cases
-
-
-def _alike(
-    own: pl.DataFrame, of: Path, asked: pl.DataFrame, folder: Path
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Both with names that compare: a kept run has digests in the place of names."""
-    digests = pl.all().map_elements(kept_name, return_dtype=pl.String)
-    if is_kept(of) == is_kept(folder):
-        return own, asked
-    return (own, asked.select(digests)) if is_kept(of) else (own.select(digests), asked)
 
 
 def _check_whole(folder: Path, name: str) -> None:

@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from trsr.config import Config, read_toml, recipes, said_of, sweep_recipes
+from trsr.config import Config, read_toml, recipes, said_of
 from trsr.errors import ConfigError
-from trsr.plugins import near
 from trsr.settings import Settings
 
 
@@ -53,20 +52,16 @@ class SweepFile(Settings):
 
 
 def find_sweep(path: Path) -> Path:
-    """A sweep's file, or the one of a sweep that comes with trsr.
+    """A sweep's file.
 
     Raises:
         ConfigError: If there is none.
     """
     if path.is_file():
         return Path(os.path.abspath(path))
-    known = sweep_recipes()
-    if path.parent.name in ("", "recipes"):
-        if path.stem in known:
-            return known[path.stem]
-        if path.stem in recipes():
-            raise ConfigError(_of_a_run(path))
-    raise ConfigError(f"there is no sweep file {path}{near(path.stem, list(known))}")
+    if path.parent.name in ("", "recipes") and path.stem in recipes():
+        raise ConfigError(_of_a_run(path))
+    raise ConfigError(f"there is no sweep file {path}")
 
 
 def read_sweep(path: Path) -> SweepFile:
