@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup weights demo test check format docs clean
+.PHONY: help setup weights demo test check format docs bench clean
 
 help:
 	@echo "make demo    set up, then summarize, train, rank and evaluate on MovieLens-100K"
 	@echo "make test    set up, then run the tests"
 	@echo "make check   format, lint, types, architecture, generated docs"
 	@echo "make docs    write the generated pages of docs/"
+	@echo "make bench   time each part on this machine, and write docs/performance.md"
 
 setup: $(VENV)/.ready
 
@@ -43,6 +44,9 @@ format: setup
 
 docs: setup
 	$(BIN)/python tools/docs.py
+
+bench: weights
+	$(BIN)/python -m benchmarks all
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

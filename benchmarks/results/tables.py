@@ -15,7 +15,7 @@ from trsr.evaluate.comparison import significance
 from trsr.evaluate.compute import estimate
 from trsr.evaluate.cost_chart import brief_seconds
 from trsr.evaluate.report import over_seeds
-from trsr.evaluate.sides import SidesReport, compare_sides
+from trsr.evaluate.sides import Side, SidesReport, compare_sides
 from trsr.evaluate.table import NOTHING, number, p_value, signed
 from trsr.markdown import cell
 
@@ -68,8 +68,7 @@ def table(values: pl.DataFrame, plan: Plan) -> str:
         header += [f"Δ {metric}", "p"]
     lines = []
     for side in sides:
-        cells = [side.name]
-        cells += [number(*over_seeds(map(estimate, side.values[one]))) for one in plan.metrics]
+        cells = means(side, plan.metrics)
         for metric in plan.tested:
             one = differences[side.name, metric]
             mean = one.difference.mean if one.difference else None
@@ -82,6 +81,11 @@ def table(values: pl.DataFrame, plan: Plan) -> str:
         lines = [[*cells, one] for cells, one in zip(lines, times, strict=True)]
     about = " · ".join(_about(values, plan, len(users), len(set(users))))
     return f"{_markdown(header, lines)}\n\n{about}"
+
+
+def means(side: Side, metrics: Sequence[str]) -> list[str]:
+    """A row's name, and its mean of each metric with the spread."""
+    return [side.name, *(number(*over_seeds(map(estimate, side.values[one]))) for one in metrics)]
 
 
 def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from trsr.bench import Record, Result
-from trsr.bench.page import MARK, check_page, made, notes_of, page, tables_of, write_page
-from trsr.bench.show import HEADER, rows
-from trsr.bench.suite import Sizes, run_all
+from benchmarks.options import AllOptions
+from benchmarks.page import MARK, check_page, made, notes_of, page, tables_of, write_page
+from benchmarks.records import Record, Result
+from benchmarks.show import HEADER, rows
+from benchmarks.suite import run_all
 from trsr.errors import ConfigError
 from trsr.progress import Silent
 
@@ -48,7 +49,9 @@ def test_a_row_says_what_a_record_holds():
 
 def test_the_page_keeps_its_notes_and_other_benches_tables(tmp_path):
     path = tmp_path / "docs" / "performance.md"
-    write_page(path, [Result("score, 8+2x3", (PAIRWISE,), ("tree: equal",))], "trsr bench all")
+    write_page(
+        path, [Result("score, 8+2x3", (PAIRWISE,), ("tree: equal",))], "python -m benchmarks all"
+    )
     first = path.read_text("utf-8")
     assert first.count(MARK) == 2
     lines = table_lines(first)
@@ -57,14 +60,16 @@ def test_the_page_keeps_its_notes_and_other_benches_tables(tmp_path):
     assert "\n\n- tree: equal\n" in first
     mine = "\n\n## Tried\n\nA dense mask: `3.2×` <!-- only -->\n\n"
     path.write_text(first.replace(notes_of(first), mine), "utf-8")
-    write_page(path, [Result("prepare", (PREPARED,))], "trsr bench all --only prepare")
+    write_page(path, [Result("prepare", (PREPARED,))], "python -m benchmarks all --only prepare")
     second = path.read_text("utf-8")
     assert notes_of(second) == mine
     assert tables_of(second)[0] == tables_of(first)[0]
     assert [one.bench for one in tables_of(second)] == ["score, 8+2x3", "prepare"]
-    assert "trsr bench all --only prepare" in tables_of(second)[1].text
+    assert "python -m benchmarks all --only prepare" in tables_of(second)[1].text
     faster = Result("score, 8+2x3: again", (dataclasses.replace(PAIRWISE, seconds=3.0),))
-    write_page(path, [faster, Result("prepare", (), ("not run: no data",))], "trsr bench all")
+    write_page(
+        path, [faster, Result("prepare", (), ("not run: no data",))], "python -m benchmarks all"
+    )
     third = path.read_text("utf-8")
     assert [one.title for one in tables_of(third)] == ["score, 8+2x3: again", "prepare"]
     assert tables_of(third)[1] == tables_of(second)[1]  # what could not run takes nothing away
@@ -73,33 +78,35 @@ def test_the_page_keeps_its_notes_and_other_benches_tables(tmp_path):
 def test_a_page_of_another_machine_is_not_mixed_with_this_one(tmp_path):
     path = tmp_path / "performance.md"
     check_page(path)
-    write_page(path, [Result("score", (PAIRWISE,))], "trsr bench all")
+    write_page(path, [Result("score", (PAIRWISE,))], "python -m benchmarks all")
     check_page(path)
     path.write_text(path.read_text("utf-8").replace("- Versions: ", "- Versions: Python 2.7, "))
     with pytest.raises(ConfigError, match="another kind of machine"):
         check_page(path)
-    write_page(path, [Result("prepare", (PREPARED,))], "trsr bench all")
+    write_page(path, [Result("prepare", (PREPARED,))], "python -m benchmarks all")
     assert [one.bench for one in tables_of(path.read_text("utf-8"))] == ["prepare"]
 
 
 def test_the_page_names_no_path_of_the_machine():
     home = str(Path.home())
     notes = (f"x: not run: the model in {home}/models/tiny cannot be loaded", "a ratio of 3/4")
-    text = page(made([Result("score", (PAIRWISE,), notes)], "trsr bench all"), "\n")
+    text = page(made([Result("score", (PAIRWISE,), notes)], "python -m benchmarks all"), "\n")
     assert home not in text
     assert "the model in … cannot be loaded" in text
     assert "a ratio of 3/4" in text
     assert "8+2x3/pairwise" in text
-    sizes = Sizes(model=f"{home}/models/tiny", data=Path(home), repeats=5, only=("score", "train"))
-    assert sizes.command() == (
-        "trsr bench all --model tiny --data FOLDER --repeats 5 --only score --only train"
+    sizes = AllOptions(
+        model=f"{home}/models/tiny", data=Path(home), repeats=5, only=("score", "train")
     )
-    assert Sizes().command() == "trsr bench all"
+    assert sizes.command() == (
+        "python -m benchmarks all --repeats 5 --model tiny --data FOLDER --only score --only train"
+    )
+    assert AllOptions().command() == "python -m benchmarks all"
 
 
 def test_what_cannot_run_is_said_and_the_rest_goes_on(tmp_path, tiny_model):
     said = []
-    sizes = Sizes(
+    sizes = AllOptions(
         model=str(tiny_model),
         dtype="float32",
         device="cpu",
@@ -124,4 +131,8 @@ def test_what_cannot_run_is_said_and_the_rest_goes_on(tmp_path, tiny_model):
 
 def test_an_unknown_bench_is_refused():
     with pytest.raises(ConfigError, match="did you mean score"):
-        list(run_all(Sizes(only=("scor",)), lambda name: contextlib.nullcontext(Silent()), print))
+        list(
+            run_all(
+                AllOptions(only=("scor",)), lambda name: contextlib.nullcontext(Silent()), print
+            )
+        )

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trsr.bench.peak import Cost, matmul_peak
-from trsr.bench.records import Place, Work, record, speed_ratio
-from trsr.bench.timing import MemoryWatch, Timing, Variant, interleave
+from benchmarks.peak import Cost, matmul_peak
+from benchmarks.records import Place, Work, record, speed_ratio
+from benchmarks.timing import MemoryWatch, Timing, Variant, interleave
 from trsr.progress import Silent
 
 

@@ -9,16 +9,17 @@ from types import SimpleNamespace
 import pytest
 from pipeline_data import write_data
 
-from trsr.bench import clock as bench_clock
-from trsr.bench.clock import Clock, clocked, watching
-from trsr.bench.events import write_events
-from trsr.bench.overhead import bench_overhead
-from trsr.bench.plain import PlainGenerate
-from trsr.bench.prepare import bench_prepare
-from trsr.bench.queries import config_for, config_of_files, judged, prepared
-from trsr.bench.records import Place
-from trsr.bench.score import bench_score
-from trsr.bench.summarize import bench_summarize
+from benchmarks import clock as bench_clock
+from benchmarks.clock import Clock, clocked, watching
+from benchmarks.events import write_events
+from benchmarks.options import OverheadOptions, PrepareOptions, ScoreOptions, SummarizeOptions
+from benchmarks.overhead import bench_overhead
+from benchmarks.plain import PlainGenerate
+from benchmarks.prepare import bench_prepare
+from benchmarks.queries import config_for, config_of_files, judged, prepared
+from benchmarks.records import Place
+from benchmarks.score import bench_score
+from benchmarks.summarize import bench_summarize
 from trsr.config import load_config
 from trsr.errors import DataError
 from trsr.llm.base import Sampling
@@ -82,7 +83,7 @@ def test_real_queries_are_scored_through_the_tree_as_pairwise(config, tiny_setti
     assert load.sizes == (10, 10, 10)
     assert [len(call) for call in load.calls] == [20, 10]  # two queries a call
     assert len(set(load.prompts)) == 30
-    result = bench_score(tiny, [load], repeats=1, progress=Silent(), place=HERE)[0]
+    result = bench_score(tiny, [load], ScoreOptions(repeats=1), Silent(), HERE)[0]
     note = next(note for note in result.notes if note.startswith("tree: largest"))
     assert float(note.split("score ")[1].split(",")[0]) < 1e-4
     assert {record.variant for record in result.records} >= {"mine-10/pairwise", "mine-10/tree"}
@@ -143,12 +144,9 @@ def test_summaries_are_made_anew_in_every_repeat_and_counted(config):
     result = bench_summarize(
         "mine",
         config,
-        users=3,
-        alone_users=2,
-        batches=(3,),
-        repeats=2,
-        progress=Silent(),
-        place=HERE,
+        SummarizeOptions(users=3, alone_users=2, batches=(3,), repeats=2),
+        Silent(),
+        HERE,
     )
     by_name = {record.variant.rpartition("/")[2]: record for record in result.records}
     assert {"generate-1", "generate-3", "transformers"} <= set(by_name)
@@ -187,7 +185,9 @@ def test_made_up_data_has_the_size_that_was_asked_for_and_a_long_tail(tmp_path):
 
 
 def test_preparing_is_measured_in_its_own_process_and_compared_by_rate():
-    result = bench_prepare((2_000, 6_000), repeats=1, cases=50, progress=Silent())
+    result = bench_prepare(
+        PrepareOptions(interactions=(2_000, 6_000), repeats=1, cases=50), Silent()
+    )
     small, large = result.records
     assert (small.variant, large.variant) == ("2000-interactions", "6000-interactions")
     assert small.ratio == 1.0
@@ -200,7 +200,7 @@ def test_preparing_is_measured_in_its_own_process_and_compared_by_rate():
 
 
 def test_a_process_that_fails_says_why(tmp_path):
-    from trsr.bench.prepare import measured
+    from benchmarks.prepare import measured
 
     settings = write_events(tmp_path, 1000)
     settings.items.unlink()
@@ -284,7 +284,7 @@ def test_what_is_opened_afterwards_has_no_clock(tiny_settings):
 
 
 def test_overhead_is_what_is_missing_to_the_stages_time(config):
-    result = bench_overhead("mine", config, queries=3, repeats=2, progress=Silent())
+    result = bench_overhead("mine", config, OverheadOptions(queries=3, repeats=2), Silent())
     by_name = {record.variant: record for record in result.records}
     assert list(by_name) == [
         f"mine/{stage}/{kind}" for stage in ("summarize", "rank") for kind in ("model", "stage")
@@ -305,5 +305,5 @@ def test_overhead_is_what_is_missing_to_the_stages_time(config):
 def test_overhead_where_nothing_is_summarized(config):
     none = config.summarize.model_copy(update={"strategy": "none"})
     alone = config.model_copy(update={"summarize": none})
-    result = bench_overhead("mine", alone, queries=3, repeats=1, progress=Silent())
+    result = bench_overhead("mine", alone, OverheadOptions(queries=3, repeats=1), Silent())
     assert [record.variant for record in result.records] == ["mine/rank/model", "mine/rank/stage"]

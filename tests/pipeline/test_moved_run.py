@@ -7,7 +7,7 @@ import shutil
 import pytest
 from pipeline_data import SCRIPTED, write_data
 
-from trsr.bench.queries import config_for
+from benchmarks.queries import config_for
 from trsr.config import load_config
 from trsr.errors import StoreError
 from trsr.pipeline import run, run_stage

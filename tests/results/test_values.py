@@ -9,7 +9,7 @@ import pytest
 from finished_runs import write_run
 
 from benchmarks.results.__main__ import main
-from benchmarks.results.tables import plans, put, table
+from benchmarks.results.tables import means, plans, put, table
 from benchmarks.results.values import SCHEMA, add, paired, read, rows_of
 from trsr.errors import ConfigError, DataError
 
@@ -17,19 +17,29 @@ PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 SETTINGS = '[data]\ninteractions = "a.csv"\n'
 
 
-def test_the_page_holds_the_tables_that_the_file_gives() -> None:
+def test_the_page_holds_the_values_of_the_file() -> None:
     page, values = PAGE.read_text("utf-8"), read()
-    for name, plan in plans().items():
-        assert put(page, name, table(values, plan)) == page
+    for plan in plans().values():
+        for side in paired(values, plan.rows, plan.metrics)[0]:
+            assert f"\n| {' | '.join(means(side, plan.metrics))} |" in page
     assert page.count("<!-- table ") == len(plans())
 
 
+def test_a_table_is_printed_and_put_where_it_stood() -> None:
+    page, plan = PAGE.read_text("utf-8"), plans()["ml-100k-rerank"]
+    made = table(read(), plan)
+    assert put(page, plan.name, made) == page
+    with pytest.raises(ConfigError, match="no <!-- table films"):
+        put("# Results", "films", made)
+
+
 def test_published_values_can_be_compared_again(capsys: pytest.CaptureFixture[str]) -> None:
-    names = ["table_movies/cheap:blend", "table_movies/recent-only:blend"]
-    assert main(["compare", *names, "--metric", "auc"]) == 0
-    line = capsys.readouterr().out.splitlines()[2]
-    assert line.split()[1:4] == ["auc", ".912", "*"]
-    assert "+.005" in line
+    names = ["ml100k_rerank:sasrec", "ml100k_rerank:popular"]
+    assert main(["compare", *names]) == 0
+    first, other = capsys.readouterr().out.splitlines()[1:3]
+    assert first.split() == [names[0], "ndcg@10", ".110", "*", "baseline"]
+    assert other.split()[:4] == [names[1], "ndcg@10", ".043", "−.067"]
+    assert other.endswith("↓")
     assert main(["compare", names[0], "table_industrial/cheap:blend"]) == 2
     assert "not of one data set and split" in capsys.readouterr().err
     assert main(["compare", "table_movies/cheap:blnd"]) == 2

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 import trsr
-from trsr.cli import bench
 from trsr.cli.terminal import Bar, err, out, table
 from trsr.progress import duration
 
@@ -21,7 +20,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-app.add_typer(bench.app, name="bench")
 
 ConfigPath = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="a TOML file, a recipe or a run directory")

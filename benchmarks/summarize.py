@@ -1,4 +1,4 @@
-"""`trsr bench summarize`: users' summaries, one prompt at a time, in batches, by trsr's engines."""
+"""Users' summaries: one prompt at a time, in batches, and by trsr's engines."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from trsr.bench.peak import Cost
-from trsr.bench.plain import PlainGenerate
-from trsr.bench.queries import prepared
-from trsr.bench.records import Place, Record, Result, Work, record, speed_ratio
-from trsr.bench.score import open_local, place_of
-from trsr.bench.timing import Timing, Variant, interleave
+from benchmarks.options import SummarizeOptions
+from benchmarks.peak import Cost
+from benchmarks.plain import PlainGenerate
+from benchmarks.queries import prepared
+from benchmarks.records import Place, Record, Result, Work, record, speed_ratio
+from benchmarks.score import open_local, place_of
+from benchmarks.timing import Timing, Variant, interleave
 from trsr.config import Config
 from trsr.llm.base import Around, Feed, LanguageModel, Sampling
 from trsr.llm.hf import TransformersModel
@@ -89,11 +90,7 @@ class Way:
 def bench_summarize(
     name: str,
     config: Config,
-    *,
-    users: int = 400,
-    alone_users: int = 4,
-    batches: Sequence[int] = (8, 16, 32),
-    repeats: int = 5,
+    options: SummarizeOptions,
     progress: Progress,
     place: Place | None = None,
 ) -> Result:
@@ -105,10 +102,7 @@ def bench_summarize(
     Args:
         name: Of the data.
         config: The data, the words, the model and the sampling.
-        users: Users that trsr's engines summarize.
-        alone_users: Users summarized one prompt at a time.
-        batches: Batch sizes of transformers' own `generate`.
-        repeats: Timed runs of each.
+        options: Users, batch sizes of transformers' own `generate`, and repeats.
         progress: Told of each run.
         place: Where the model runs; None: found out, with the peak.
 
@@ -120,11 +114,11 @@ def bench_summarize(
     settings = config.summarizer.model_copy(update={"backend": "transformers"})
     local = open_local(settings)
     where = place or place_of(local)
-    ways = _ways(config, local, where.dtype, users, alone_users, batches)
+    ways = _ways(config, local, where.dtype, options)
     wanted = max(way.users for way in ways)
     with (
         prepared(config, queries=wanted + WARM_USERS) as dataset,
-        tempfile.TemporaryDirectory(prefix="trsr-bench-") as folder,
+        tempfile.TemporaryDirectory(prefix="benchmarks-") as folder,
     ):
         histories = [(case.query.id, case.query.history) for case in dataset.cases("test")]
         warm, asked = histories[:WARM_USERS], histories[WARM_USERS:]
@@ -137,7 +131,9 @@ def bench_summarize(
 
             return Variant(way.name, lambda: run(asked[: way.users]), way.ready, lambda: run(warm))
 
-        timings = interleave([variant(way) for way in ways], repeats, where.device, progress)
+        timings = interleave(
+            [variant(way) for way in ways], options.repeats, where.device, progress
+        )
     return _result(name, ways, timings, local, where)
 
 
@@ -154,13 +150,10 @@ class _Stores:
 
 
 def _ways(
-    config: Config,
-    local: TransformersModel,
-    dtype: str,
-    users: int,
-    alone: int,
-    batches: Sequence[int],
+    config: Config, local: TransformersModel, dtype: str, options: SummarizeOptions
 ) -> list[Way]:
+    users, alone, batches = options.users, options.alone_users, options.batches
+
     def plain(size: int, of: int) -> Way:
         return Way(f"generate-{size}", lambda: PlainGenerate(local, size), of, dtype)
 
@@ -168,14 +161,9 @@ def _ways(
     ways = [plain(1, alone), *(plain(size, size) for size in batches)]
     most = max([alone, *batches])
     ways.append(Way("transformers", lambda: TransformersModel(settings), most, dtype))
-    if local.device.type == "cuda":
-        flowing = settings.model_copy(update={"batching": "continuous"})
-        ways.append(Way("continuous", lambda: TransformersModel(flowing), users, dtype))
     if local.device.type == "cpu" and find_spec("openvino_genai") is not None:
         fast = config.summarizer.model_copy(update={"backend": "openvino", "quantize": "none"})
         ways.append(Way("openvino", lambda: open_model(fast), users, fast.dtype))
-        eight = fast.model_copy(update={"quantize": "8bit"})
-        ways.append(Way("openvino_8bit", lambda: open_model(eight), users, fast.dtype))
     return ways
 
 

@@ -1,4 +1,4 @@
-"""`trsr bench overhead`: the share of a stage's time that is not the model's."""
+"""`python -m benchmarks overhead`: the share of a stage's time that is not the model's."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trsr.bench.clock import Clock, watching
-from trsr.bench.records import Place, Record, Result, Work, record, speed_ratio
-from trsr.bench.timing import MemoryWatch, Timing
+from benchmarks.clock import Clock, watching
+from benchmarks.options import OverheadOptions
+from benchmarks.records import Place, Record, Result, Work, record, speed_ratio
+from benchmarks.timing import MemoryWatch, Timing
 from trsr.config import Config
 from trsr.llm.settings import ModelSettings
 from trsr.pipeline import Outcome, run_prepare, run_rank, run_summarize, run_train
@@ -24,7 +25,7 @@ STAGES: dict[str, Callable[[Config], Outcome]] = {
 
 
 def bench_overhead(
-    name: str, config: Config, *, queries: int = 50, repeats: int = 5, progress: Progress
+    name: str, config: Config, options: OverheadOptions, progress: Progress
 ) -> Result:
     """Runs the real stages over a configuration's data with a clock on the model.
 
@@ -36,21 +37,18 @@ def bench_overhead(
     Args:
         name: Of the data.
         config: All settings; `rank` ranks with the model as it came.
-        queries: Test queries.
-        repeats: Timed runs.
+        options: Test queries, and repeats.
         progress: Told of each run.
 
     Raises:
         TrsrError: If the model or the data cannot be used.
-        ValueError: If `repeats` is below 1.
     """
-    if repeats < 1:
-        raise ValueError(f"a bench needs at least one repeat, not {repeats}")
+    repeats, queries = options.repeats, options.queries
     wanted = [stage for stage in STAGES if stage == "rank" or config.summarize.strategy != "none"]
     whole = {stage: Timing() for stage in wanted}
     model = {stage: Timing() for stage in wanted}
     progress.begin(repeats + 1, "runs")
-    with tempfile.TemporaryDirectory(prefix="trsr-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         for number in range(repeats + 1):
             run = _aside(config, Path(folder), number, queries if number else min(queries, 2))
             run_prepare(run)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trsr.bench.timing import wait_for
+from benchmarks.timing import wait_for
 from trsr.llm.kept import decoder_of
 from trsr.llm.tokens import Tokens, common
 

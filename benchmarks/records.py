@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trsr.bench.timing import Timing
+    from benchmarks.timing import Timing
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trsr.bench.score import Workload
+from benchmarks.score import Workload
 from trsr.config import Config, check_config, find_config, load_config
 from trsr.data import Dataset, guess, prepare
 from trsr.errors import ConfigError, DataError
@@ -85,7 +85,7 @@ def prepared(
     if candidates:
         changed["negatives"] = candidates - 1
     settings = located(config.data).model_copy(update=changed)
-    with tempfile.TemporaryDirectory(prefix="trsr-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         prepare(settings, Path(folder), seed=config.run.seed, progress=progress or Silent())
         yield Dataset.load(folder)
 

@@ -1,4 +1,4 @@
-"""`trsr bench prepare`: how time and memory of preparing data grow with the data."""
+"""`python -m benchmarks prepare`: how time and memory of preparing data grow with the data."""
 
 from __future__ import annotations
 
@@ -7,50 +7,39 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trsr.bench.events import Format, write_events
-from trsr.bench.records import Place, Result, Work, record, speed_ratio
-from trsr.bench.timing import Timing
+from benchmarks.events import Format, write_events
+from benchmarks.options import PrepareOptions
+from benchmarks.records import Place, Result, Work, record, speed_ratio
+from benchmarks.timing import Timing
 from trsr.data.settings import DataSettings
 from trsr.errors import DataError
 from trsr.progress import Progress
 
+ROOT = Path(__file__).parents[1]
 
-def bench_prepare(
-    sizes: Sequence[int] = (1_000_000, 10_000_000),
-    *,
-    cases: int = 0,
-    repeats: int = 5,
-    seed: int = 0,
-    format: Format = "parquet",
-    progress: Progress,
-) -> Result:
+
+def bench_prepare(options: PrepareOptions, progress: Progress) -> Result:
     """Prepares made-up data of growing size, each time in a process of its own.
 
     The smallest size is the reference: a ratio of 1 is time that grows as the data does. Seconds
     are those of preparing, without the start of Python.
 
     Args:
-        sizes: Interactions; users and items are a tenth as many each.
-        cases: Most training, validation and test cases; 0: all users'.
-        repeats: Timed runs of each size.
-        seed: Of the data.
-        format: The files' format.
+        options: Sizes, most cases of a kind, repeats, the seed of the data and the format.
         progress: Told of each run.
 
     Raises:
         DataError: If a process fails, with what it said.
-        ValueError: If there are no sizes, or no repeats.
     """
-    if not sizes or repeats < 1:
-        raise ValueError("preparing is measured with one size and one repeat at least")
-    order = sorted(set(sizes))
+    repeats, seed, cases = options.repeats, options.seed, options.cases
+    format: Format = "csv" if options.csv else "parquet"
+    order = sorted(set(options.interactions))
     progress.begin((repeats + 1) * len(order), "runs")
     timings = {size: Timing() for size in order}
-    with tempfile.TemporaryDirectory(prefix="trsr-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         settings: dict[int, DataSettings] = {}
         for size in order:
             home = Path(folder, str(size))
@@ -92,7 +81,7 @@ def _growth(small: int, large: int, reference: Timing, timing: Timing) -> str:
 
 
 def _time(settings: DataSettings, seed: int, timing: Timing) -> None:
-    with tempfile.TemporaryDirectory(prefix="trsr-bench-") as out:
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as out:
         told = measured(settings, Path(out), seed)
     timing.seconds.append(told["seconds"])
     if told["peak"] is not None:
@@ -105,9 +94,9 @@ def measured(settings: DataSettings, out: Path, seed: int) -> dict[str, Any]:
     Raises:
         DataError: If it fails.
     """
-    words = ["-m", "trsr.bench.child", settings.model_dump_json(), str(out), str(seed)]
+    words = ["-m", "benchmarks.child", settings.model_dump_json(), str(out), str(seed)]
     done = subprocess.run(  # noqa: S603 - our own module
-        [sys.executable, *words], capture_output=True, text=True, check=False
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False
     )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]

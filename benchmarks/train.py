@@ -1,4 +1,4 @@
-"""`trsr bench train`: a step's forward and backward pass, pairwise and by the token tree's ways."""
+"""A training step's forward and backward pass: pairwise and by the token tree."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from trsr.bench.peak import Cost
-from trsr.bench.records import Place, Result, Work, record, speed_ratio
-from trsr.bench.score import place_of
-from trsr.bench.timing import Variant, interleave
-from trsr.bench.tokens import padded_states, shared_prefixes
+from benchmarks.options import TrainOptions
+from benchmarks.peak import Cost
+from benchmarks.records import Place, Result, Work, record, speed_ratio
+from benchmarks.score import place_of
+from benchmarks.timing import Variant, interleave
+from benchmarks.tokens import padded_states, shared_prefixes
 from trsr.errors import ConfigError
 from trsr.llm.hf import TransformersModel
 from trsr.llm.kept import decoder_of, run
-from trsr.llm.masked import can_mask, masking
 from trsr.llm.tokens import Tokens, tree_stats
 from trsr.llm.tree import HEAD_ROWS, all_logits, answer_logits
 from trsr.progress import Progress
@@ -38,6 +38,8 @@ Given = Callable[[Sequence[EncodedCase]], contextlib.AbstractContextManager[None
 Gradients = dict[str, Tensor]
 
 REFERENCE = "pairwise"
+LORA = TrainSettings(loss="listwise", learning_rate=1e-3, dropout=0)
+"""As in the recipes."""
 
 
 def synthetic_cases(
@@ -112,21 +114,13 @@ LOSSES: Mapping[str, tuple[Loss, Loss]] = {
 
 def bench_train(
     model: TransformersModel,
-    *,
-    settings: TrainSettings,
-    cases: int = 4,
-    prefix: int = 350,
-    negatives: int = 4,
-    rest: int = 60,
-    loss: str = "listwise",
-    repeats: int = 5,
-    seed: int = 0,
+    options: TrainOptions,
     progress: Progress,
     place: Place | None = None,
 ) -> Result:
     """Times one step's gradient over a few cases, in each way, and compares the gradients.
 
-    Pairwise, by the tree level by level and, where the model allows it, by the tree under a mask.
+    Pairwise, and by the tree.
     All cut the step into micro-batches as training does; with the loss `listwise` none makes logits
     over the whole vocabulary, with `text` all do at every token, and those operations are left out
     of the peak's share. The optimizer's own move is left out. LoRA layers are put into the network.
@@ -135,26 +129,20 @@ def bench_train(
 
     Args:
         model: The model.
-        settings: LoRA and its targets.
-        cases: Cases a step, one positive and `negatives` each.
-        prefix: Tokens that a case's prompts share.
-        negatives: Negatives a case.
-        rest: Tokens of a candidate.
-        loss: One of `LOSSES`.
-        repeats: Timed steps of each way.
-        seed: Of the tokens and of LoRA's weights.
+        options: The cases and their tokens, the loss (one of `LOSSES`), repeats and seed.
         progress: Told of each step.
         place: Where the model runs; None: found out, with the peak.
     """
-    whole, shared = _named(loss)
+    whole, shared = _named(options.loss)
+    seed, loss, settings = options.seed, options.loss, LORA
     where = place or place_of(model)
     network = model.network
     made = synthetic_cases(
         int(network.config.vocab_size),
-        cases=cases,
-        prefix=prefix,
-        candidates=1 + negatives,
-        rest=rest,
+        cases=options.cases,
+        prefix=options.prefix,
+        candidates=1 + options.negatives,
+        rest=options.rest,
         seed=seed,
     )
     adapter = Adapter(network, settings, "bench", seed)
@@ -179,18 +167,10 @@ def bench_train(
     def distinct(case: EncodedCase) -> int:
         return case.distinct_tokens
 
-    def levels(cases: Sequence[EncodedCase]) -> contextlib.AbstractContextManager[None]:
-        return masking(network, False)
-
-    def masked(cases: Sequence[EncodedCase]) -> contextlib.AbstractContextManager[None]:
-        return masking(network, True)
-
     variants = [
         Variant(REFERENCE, step(whole, lambda case: case.tokens)),
-        Variant("tree", step(shared, distinct, levels)),
+        Variant("tree", step(shared, distinct)),
     ]
-    if can_mask(network):
-        variants.append(Variant("tree_mask", step(shared, distinct, masked)))
     third = max(1, int(decoder_of(network).config.num_hidden_layers) // 3)
     upper = settings.model_copy(update={"upper_layers": third, "epochs": 2})
     first = lasting(network, made, upper)
@@ -201,17 +181,19 @@ def bench_train(
             lower = LowerLayers(network, first, made, alone, batch_tokens=budget, file=file)
             name = f"tree/upper-{third}"
             variants += [
-                Variant(name, step(shared, distinct, levels, first)),
+                Variant(name, step(shared, distinct, first=first)),
                 Variant(f"{name}-kept", step(shared, distinct, lower.given, first)),
             ]
-        timings = interleave(variants, repeats, where.device, progress)
+        timings = interleave(variants, options.repeats, where.device, progress)
     prompts = [prompt for case in made for prompt in case.prompts]
     stats = tree_stats(prompts)
     flops = Cost.of(network).training(prompts) if loss == "listwise" else None
-    work = Work(cases, len(prompts), stats.tokens, stats.distinct_tokens, flops)
+    work = Work(options.cases, len(prompts), stats.tokens, stats.distinct_tokens, flops)
     partly = dataclasses.replace(work, flops=None)  # of some layers
     reference = timings[REFERENCE]
-    name = f"{prefix}+{1 + negatives}x{rest}" + ("" if loss == "listwise" else f"/{loss}")
+    name = f"{options.prefix}+{1 + options.negatives}x{options.rest}" + (
+        "" if loss == "listwise" else f"/{loss}"
+    )
     records = tuple(
         record(
             "train",
@@ -237,7 +219,7 @@ def bench_train(
             f"kept {repeated.median / kept.median:.2f} times as fast, and the largest relative "
             f"difference of a gradient {difference:.2g}"
         )
-    title = f"train, {name}: {cases} cases a step, LoRA of rank {settings.rank} on "
+    title = f"train, {name}: {options.cases} cases a step, LoRA of rank {settings.rank} on "
     return Result(title + ", ".join(settings.targets), records, tuple(notes))
 
 

@@ -1,4 +1,4 @@
-"""`trsr bench score`: yes or no for many candidates, each alone or what they share once."""
+"""Scoring: yes or no for many candidates, each alone or what they share once."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from trsr.bench.engines import ENGINES, REFERENCE, Calls, Engine, Scores
-from trsr.bench.peak import Cost, matmul_peak
-from trsr.bench.records import Place, Result, Work, record, speed_ratio
-from trsr.bench.timing import Variant, interleave
-from trsr.bench.tokens import shared_prefixes
+from benchmarks.engines import ENGINES, REFERENCE, Calls, Engine, Scores
+from benchmarks.options import ScoreOptions
+from benchmarks.peak import Cost, matmul_peak
+from benchmarks.records import Place, Result, Work, record, speed_ratio
+from benchmarks.timing import Variant, interleave
+from benchmarks.tokens import shared_prefixes
 from trsr.errors import ConfigError, ModelError
 from trsr.llm.hf import TransformersModel
 from trsr.llm.settings import ModelSettings, open_model
 from trsr.llm.tokens import Tokens, tree_stats
+from trsr.plugins import near
 from trsr.progress import Progress
 
 
@@ -43,9 +45,10 @@ class Workload:
 
 
 def synthetic(
-    model: TransformersModel, *, queries: int, prefix: int, candidates: int, rest: int, seed: int
+    model: TransformersModel, options: ScoreOptions, queries: int, candidates: int
 ) -> Workload:
-    """Random tokens: a shared prefix of `prefix`, then `candidates` of `rest` tokens each."""
+    """Random tokens: a shared prefix of `options.prefix`, then candidates of `options.rest`."""
+    prefix, rest, seed = options.prefix, options.rest, options.seed
     vocabulary = int(model.network.config.vocab_size)
     calls = shared_prefixes(queries, prefix, candidates, rest, vocabulary=vocabulary, seed=seed)
     name = f"{prefix}+{candidates}x{rest}"
@@ -82,9 +85,7 @@ def place_of(model: TransformersModel, *, peak: bool = True) -> Place:
 def bench_score(
     model: TransformersModel,
     workloads: Sequence[Workload],
-    *,
-    variants: Sequence[str] = (),
-    repeats: int = 5,
+    options: ScoreOptions,
     progress: Progress,
     place: Place | None = None,
 ) -> list[Result]:
@@ -93,8 +94,7 @@ def bench_score(
     Args:
         model: The model; all engines score with its weights.
         workloads: What is scored.
-        variants: Names in `ENGINES`; empty: all that run here. The reference always runs.
-        repeats: Timed runs of each.
+        options: Engines by name (empty: all that run here, the reference always) and repeats.
         progress: Told of each run.
         place: Where the model runs; None: found out, with the peak.
 
@@ -102,21 +102,25 @@ def bench_score(
         ConfigError: If a variant that was asked for is not known or cannot run here.
         ModelError: The same.
     """
-    engines, notes = _engines(model, variants)
+    engines, notes = _engines(model, options.variants)
     where = place or place_of(model)
-    return [_one(model, load, engines, repeats, progress, where, notes) for load in workloads]
+    return [
+        _one(model, load, engines, options.repeats, progress, where, notes) for load in workloads
+    ]
 
 
 def _engines(
     model: TransformersModel, variants: Sequence[str]
 ) -> tuple[dict[str, Engine], list[str]]:
     """The engines that run here, the reference first; and why others do not."""
-    names = [REFERENCE, *(name for name in variants or ENGINES.names() if name != REFERENCE)]
+    names = [REFERENCE, *(name for name in variants or ENGINES if name != REFERENCE)]
     engines: dict[str, Engine] = {}
     notes = []
     for name in names:
+        if name not in ENGINES:
+            raise ConfigError(f"there is no engine {name!r}{near(name, list(ENGINES))}")
         try:
-            engines[name] = ENGINES.load(name)(model)
+            engines[name] = ENGINES[name](model)
         except (ConfigError, ModelError) as error:
             if variants:
                 raise

@@ -1,4 +1,4 @@
-"""The page that `trsr bench all` writes, whole or in parts; what people wrote into it is kept."""
+"""The page that `all` writes, whole or in parts; what people wrote into it is kept."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trsr.bench.machine import machine, versions
-from trsr.bench.records import Result
-from trsr.bench.show import HEADER, rows
+from benchmarks.machine import machine, versions
+from benchmarks.records import Result
+from benchmarks.show import HEADER, rows
 from trsr.errors import ConfigError
 from trsr.markdown import cell, template, without_paths
 from trsr.store.rundir import write_atomic
@@ -88,7 +88,7 @@ def tables_of(text: str) -> list[Table]:
 
 def made(results: Sequence[Result], command: str) -> list[Table]:
     """A table for each result, with today's date and no path of this machine."""
-    table = template("trsr.bench", "table.md.jinja")
+    table = template("benchmarks", "table.md.jinja")
     return [
         Table(
             result.title,
@@ -122,7 +122,7 @@ def merged(kept: Sequence[Table], new: Sequence[Table]) -> list[Table]:
 
 def page(tables: Sequence[Table], notes: str) -> str:
     """The page's text: the machine's kind, the tables, the notes."""
-    return template("trsr.bench", "performance.md.jinja").render(
+    return template("benchmarks", "performance.md.jinja").render(
         tables=tables, environment=_measured(), mark=MARK, notes=notes
     )
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.timing import wait_for
 from trsr import recommender
-from trsr.bench.timing import wait_for
 from trsr.llm.base import Around, Feed, Sampling, ScoringModel
 from trsr.llm.settings import ModelSettings
 from trsr.types import Prompt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trsr.bench.records import Record
+from benchmarks.records import Record
 
 HEADER = (
     *("variant", "dtype", "prompts", "tokens", "distinct", "token ratio", "seconds", "tokens/s"),

@@ -8,14 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trsr.bench.tokens import padded_states
-from trsr.errors import ConfigError
+from benchmarks.tokens import padded_states
 from trsr.llm.compiled import CompiledPass
 from trsr.llm.hf import TransformersModel
-from trsr.llm.masked import can_mask, masking
 from trsr.llm.tokens import Tokens
 from trsr.llm.tree import PackedPass, answer_logits, answer_states
-from trsr.plugins import PluginTable
 
 Calls = Sequence[Sequence[Tokens]]
 """Prompts in tokens, in the groups that go to the model in one call."""
@@ -29,20 +26,6 @@ Engine = Callable[[Calls, Sequence[int]], Scores]
 REFERENCE = "pairwise"
 ROWS = 20
 """Prompts that the pairwise way computes side by side."""
-
-ENGINES = PluginTable(
-    "scoring engine",
-    "trsr.scoring_engines",
-    {
-        REFERENCE: "trsr.bench.engines:open_pairwise",
-        "tree": "trsr.bench.engines:open_tree",
-        "tree_mask": "trsr.bench.engines:open_tree_mask",
-        "openvino": "trsr.bench.engines:open_openvino",
-        "openvino_8bit": "trsr.bench.engines:open_openvino_8bit",
-    },
-)
-"""Each part is called with a `TransformersModel` (for an engine of its own: with its settings to
-read) and gives an `Engine`; it raises `ModelError` or `ConfigError` where it cannot run."""
 
 
 def open_pairwise(model: TransformersModel) -> Engine:
@@ -62,42 +45,28 @@ def open_tree(model: TransformersModel) -> Engine:
     return _tree(model, None)
 
 
-def open_tree_mask(model: TransformersModel) -> Engine:
-    """The same tree in one pass under a mask (`model.tree = mask`), where it fits the budget."""
-    if not can_mask(model.network):
-        raise ConfigError(
-            "model.tree: this model's attention cannot be computed under a tree's mask: "
-            "leave out tree_mask"
-        )
-    return _tree(model, None, mask=True)
-
-
 def open_openvino(model: TransformersModel) -> Engine:
     """The same tree, its passes compiled (`model.scorer = openvino`)."""
     return _tree(model, CompiledPass(model.network))
 
 
-def open_openvino_8bit(model: TransformersModel) -> Engine:
-    """The same, with products of 8-bit integers (`model.scorer = openvino_8bit`)."""
-    return _tree(model, CompiledPass(model.network, eight_bits=True))
-
-
-def _tree(model: TransformersModel, packed: PackedPass | None, *, mask: bool = False) -> Engine:
+def _tree(model: TransformersModel, packed: PackedPass | None) -> Engine:
     def score(calls: Calls, answers: Sequence[int]) -> Scores:
-        with torch.no_grad(), masking(model.network, mask):
-            found = [
-                answer_logits(
-                    model.network,
-                    answer_states(
-                        model.network,
-                        call,
-                        batch_tokens=model.settings.batch_tokens,
-                        packed=packed,
-                    ),
-                    answers,
-                )
+        budget = model.settings.batch_tokens
+        with torch.no_grad():
+            states = (
+                answer_states(model.network, call, batch_tokens=budget, packed=packed)
                 for call in calls
-            ]
+            )
+            found = [answer_logits(model.network, one, answers) for one in states]
             return torch.cat(found).double().cpu().numpy()
 
     return score
+
+
+ENGINES: dict[str, Callable[[TransformersModel], Engine]] = {
+    REFERENCE: open_pairwise,
+    "tree": open_tree,
+    "openvino": open_openvino,
+}
+"""Each opener raises `ModelError` or `ConfigError` where its engine cannot run."""
