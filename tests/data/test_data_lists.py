@@ -161,6 +161,7 @@ def test_bad_rows_are_counted(bench: Any) -> None:
     assert {name: n for name, n in report.counts.items() if name.startswith(mine)} == {
         "impressions": 11,
         "impressions_without_user": 1,
+        "candidates_without_id": 0,
         "impressions_without_time": 1,
         "impressions_twice": 1,
         "impressions_unknown_user": 1,
@@ -217,7 +218,7 @@ def test_without_times_all_interactions_are_history_and_this_is_said(bench: Any)
         assert {key: case.relevant for key, case in tests.items()} == of_time(lists, 95)
         for case in tests.values():
             assert len(case.query.history.items) == 10
-        assert "asked about after all interactions of its user" in report.warnings[0]
+        assert any("asked about after all interactions" in one for one in report.warnings)
     with pytest.raises(
         DataError, match=r"needed \(data\.split = global_time\); add a column 'time'"
     ):
@@ -290,7 +291,7 @@ def test_a_parquet_column_of_another_kind_is_no_matter_of_its_encoding(bench: An
     row = {"user": [["u1"]], "time": [95], "candidates": [["i1", "i2"]], "taken": ["i1"]}
     pl.DataFrame(row).write_parquet(path)
     files = {"interactions": bench.clicks(log()), "items": bench.goods(30)}
-    with pytest.raises(DataError, match=r"lists\.parquet: cannot be read: ") as caught:
+    with pytest.raises(DataError, match=r"lists\.parquet: column 'user' holds List") as caught:
         bench.prepare(**files, impressions=path, candidates="given")
     assert "data.encoding" not in str(caught.value)
 

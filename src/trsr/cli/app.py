@@ -54,11 +54,14 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory, s
 @app.command()
 def init(
     interactions: Annotated[Path, typer.Argument(help="the file of interactions")],
-    items: Annotated[Path, typer.Argument(help="the file of items and their texts")],
+    items: Annotated[
+        Path | None,
+        typer.Argument(help="the file of items and their texts; else the first file has them too"),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="the file to write")] = None,
     force: Annotated[bool, typer.Option("--force", help="write over an existing file")] = False,
 ) -> None:
-    """Guess the columns and formats of two files, and write a configuration for them."""
+    """Guess the columns and formats of your files, and write a configuration for them."""
     from trsr.cli.init import write_config
 
     path, reasons = write_config(interactions, items, output, force)

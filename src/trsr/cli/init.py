@@ -1,4 +1,4 @@
-"""`trsr init`: a configuration guessed from two files."""
+"""`trsr init`: a configuration guessed from the files."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ backend = "openvino"
 
 
 def write_config(
-    interactions: Path, items: Path, output: Path | None, force: bool
+    interactions: Path, items: Path | None, output: Path | None, force: bool
 ) -> tuple[Path, list[str]]:
-    """Writes a configuration for two files.
+    """Writes a configuration for a file of interactions and one of items, or for one that is both.
 
     Returns:
         The file written, and what was guessed and why, a line each.
@@ -74,7 +74,8 @@ def write_config(
         raise ConfigError(f"{path} exists; give another name with --output, or --force")
     data = found.settings.model_dump(mode="json", exclude_defaults=True)
     for key, file in (("interactions", interactions), ("items", items)):
-        data[key] = os.path.relpath(file, path.parent)
+        if file is not None:
+            data[key] = os.path.relpath(file, path.parent)
     # a first run of minutes: the head of the file says how to go on
     data |= {"max_history": 20, "train_users": 80, "test_cases": 40, "train_negatives": 4}
     prompts: dict[str, Any] = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,11 +23,28 @@ from rich.table import Table
 
 from trsr.progress import Pace
 
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys instead of showing it: control characters, and turns of direction."""
+
+
+def visible(text: str) -> str:
+    """The text with what a terminal would obey spelled out as in JSON."""
+    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class _Console(Console):
+    """Ids and titles come from other people's files, and could steer the terminal."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        shown = (visible(one) if isinstance(one, str) else one for one in objects)
+        super().print(*shown, **options)
+
+
 # An id such as `u:x:1` is no picture.
-out = Console(
+out = _Console(
     highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else 160
 )
-err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+err = _Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 BESIDE = 85
 """Characters of a terminal's line that the bar, counts and times take beside a note."""
@@ -85,7 +104,7 @@ class Bar:
         left = self._pace.left()
         room = max(err.width - BESIDE - len(self.name), 10)
         shown = note if len(note) <= room else f"{note[: room - 1]}…"
-        self._bar.update(self._task, advance=steps, note=shown, left=left and f", {left}")
+        self._bar.update(self._task, advance=steps, note=visible(shown), left=left and f", {left}")
         now = time.monotonic()
         if not err.is_terminal and now - self._said >= EVERY:
             self._said = now
@@ -100,5 +119,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for position, name in enumerate(header):
         drawn.add_column(name, justify="left" if position == 0 else "right")
     for row in rows:
-        drawn.add_row(*(escape(cell) for cell in row))
+        drawn.add_row(*(escape(visible(cell)) for cell in row))
     out.print(drawn)

@@ -12,9 +12,10 @@ import polars as pl
 
 from trsr.data import files
 from trsr.data.settings import DataSettings
-from trsr.data.source import Source, exploded, listed
+from trsr.data.source import Source
 from trsr.errors import DataError
 
+_ASIN = r"""[^\s,\[\]'"]+"""
 _COMMA = files.Dialect(",", quoted=True)
 
 
@@ -31,9 +32,11 @@ class AmazonM2Reader:
         path = _in(settings.interactions, "sessions_train.csv", "interactions")
         items_path = _in(settings.items or settings.interactions, "products_train.csv", "items")
         encoding = settings.encoding
-        sessions = files.delimited(path, dialect=_COMMA, encoding=encoding)
+        tables = [
+            files.delimited(file, dialect=_COMMA, encoding=encoding) for file in (path, items_path)
+        ]
+        sessions, products = (table.frame for table in tables)
         _must_have(sessions, ("prev_items", "next_item", "locale"), path)
-        products = files.delimited(items_path, dialect=_COMMA, encoding=encoding)
         _must_have(products, ("id", "locale", "title"), items_path)
         sessions = sessions.with_row_index("user")
         counts = {}
@@ -41,15 +44,16 @@ class AmazonM2Reader:
             counts["other_locale"] = _others(sessions, settings.locale, path, encoding)
             mine = pl.col("locale") == settings.locale
             sessions, products = sessions.filter(mine), products.filter(mine)
-        items = pl.concat_list(listed("prev_items", pl.String()), pl.col("next_item"))
+        items = pl.concat_list(pl.col("prev_items").str.extract_all(_ASIN), "next_item")
         others = [n for n in products.collect_schema().names() if n not in ("id", "locale")]
         return Source(
-            interactions=exploded(sessions.select("user", item=items), path=path),
+            interactions=sessions.select("user", item=items).explode("item", empty_as_null=True),
             items=products.select("id", *others),
             interactions_path=path,
             items_path=items_path,
             counts=counts,
             encoding=encoding,
+            warnings=tables[0].notes + tables[1].notes,
         )
 
 
@@ -74,25 +78,31 @@ class AmazonReviewsReader:
         path = files.a_file(settings.interactions, "interactions", "the reviews' file")
         items_path = files.a_file(settings.items, "items", "the metadata's file")
         encoding = settings.encoding
-        reviews, _ = files.json_lines(path, encoding=encoding)
-        keys = reviews.collect_schema().names()
+        known = {key for layout in LAYOUTS for key in layout.values()}
+        reviews = files.json_lines(path, encoding=encoding, keys=known)
+        keys = reviews.names
         layout = next((new for new in LAYOUTS if set(new.values()) <= set(keys)), None)
         if layout is None:
+            first = files.head(path, encoding, 1)[0]
+            keys = list(files.json_value(first, f"{path}, line 1", of=dict))
             wanted = "; or ".join(", ".join(new.values()) for new in LAYOUTS)
             raise DataError(
                 f"{path}: Amazon reviews have the keys {wanted}; here are {', '.join(keys)}"
             )
-        meta, lists = files.json_lines(items_path, encoding=encoding)
-        _must_have(meta, (layout["item"],), items_path)
-        texts = [name for name in _META if name in meta.collect_schema().names()]
+        meta = files.json_lines(items_path, encoding=encoding)
+        _must_have(meta.frame, (layout["item"],), items_path)
+        texts = [name for name in _META if name in meta.names]
         chosen = [pl.col(layout["item"]).alias("id"), *map(pl.col, texts)]
         return Source(
-            interactions=reviews.select(pl.col(key).alias(role) for role, key in layout.items()),
-            items=meta.select(chosen),
+            interactions=reviews.frame.select(
+                pl.col(key).alias(role) for role, key in layout.items()
+            ),
+            items=meta.frame.select(chosen),
             interactions_path=path,
             items_path=items_path,
-            json_lists=lists & set(texts),
+            nested=meta.nested & set(texts),
             encoding=encoding,
+            warnings=reviews.notes + meta.notes,
         )
 
 

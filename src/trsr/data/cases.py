@@ -181,10 +181,11 @@ def _asked(records: Records, chunk: Ints) -> tuple[Ints, Ints]:
 def _told(records: Records, chunk: Ints, part: str, most: int, step: int) -> pl.DataFrame:
     """The first four columns of `SCHEMA`: what is known when the query is asked."""
     users = records.user[chunk].astype(np.int64)
-    begins = history_begins(records.starts[users], chunk, most, step)
+    ends = records.starts[users] + records.before[chunk]
+    begins = history_begins(records.starts[users], ends, most, step)
     names = records.users.gather(users).alias("user")
     queries = query_ids(part, names, records.place[chunk]).alias("query")
-    return pl.DataFrame([queries, names, *histories(records, begins, chunk).get_columns()])
+    return pl.DataFrame([queries, names, *histories(records, begins, ends).get_columns()])
 
 
 def _frame(told: pl.DataFrame, candidates: pl.Series, targets: pl.Series) -> pl.DataFrame:

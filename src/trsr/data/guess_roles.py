@@ -8,16 +8,25 @@ from pathlib import Path
 
 import polars as pl
 
-from trsr.data.ids import id_text, seconds
-from trsr.data.records import PART_NAMES
+from trsr.data.guess_texts import TITLES
+from trsr.data.ids import id_text, is_missing, likely_cause, to_text
+from trsr.data.records import MANY_TIES, PART_NAMES
 from trsr.data.settings import Columns
 from trsr.data.source import USUAL_NAMES, listed, plain
+from trsr.data.times import Times, seconds, unit_of
 from trsr.errors import DataError
 
 _CELLS = 1000
 """Cells looked at where all of them would cost too much."""
-_SECONDS = (5e8, 4e9)
-"""Moments from 1985 to 2096, as seconds; also looked for as milli- and microseconds."""
+_LIKE_A_DATE = (
+    r"(?i)\d{1,4}[-/. ]\d{1,2}[-/. ]\d{2,4}|\d:\d\d|"
+    r"\b(mon|tue|wed|thu|fri|sat|sun|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
+)
+_ORDERS = (
+    *("time", "order", "step", "seq", "position", "index", "frame", "rank", "clock", "number"),
+    *("line", "hour", "minute", "row"),
+)
+"""Words in the names of columns that may order the rows of one moment; a price does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +38,14 @@ class Roles:
         unknown: Share of the interactions looked at whose item the items' file does not have.
         least: A `min_rating` that keeps what was liked; None where nothing is rated.
         given: Whether the data says which interactions are for training and which for test.
+        tied: Whether many interactions of a user have one time and nothing orders them.
     """
 
     columns: Columns
-    unknown: float
-    least: float | None
-    given: bool
+    unknown: float = 0.0
+    least: float | None = None
+    given: bool = False
+    tied: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,73 +54,87 @@ class _Column:
 
     name: str
     values: pl.Series
+    path: Path
 
     @cached_property
     def is_list(self) -> bool:
-        """Whether most cells hold several ids."""
+        """Whether most cells seem to hold several ids."""
         if isinstance(self.values.dtype, pl.List | pl.Array):
             return True
-        pieces = self.pieces.head(_CELLS).list.len()
+        some = self._text(self.values.head(_CELLS))
+        pieces = listed(some, self.path).list.len()
         # Running text has pieces too, but signs that no printed list has.
-        prose = self.values.head(_CELLS).cast(pl.String).str.contains(r"[.!?:]\s|\d:\d\d").mean()
+        prose = some.str.contains(r"[.!?:]\s|\d:\d\d").mean()
         return float(str(pieces.mean() or 0)) >= 1.5 and float(str(prose or 0)) < 0.5
 
-    @cached_property
-    def pieces(self) -> pl.Series:
-        """The ids of each cell."""
-        frame = self.values.to_frame()
-        return frame.select(listed(self.name, self.values.dtype)).to_series()
+    def _text(self, values: pl.Series) -> pl.Series:
+        try:
+            return to_text(values, self.path)
+        except DataError:
+            return pl.Series(self.name, [None] * len(values), dtype=pl.String)
 
     @cached_property
     def ids(self) -> pl.Series:
-        """All ids in the cells, as text."""
-        flat = self.pieces.explode(empty_as_null=True) if self.is_list else self.values
-        return id_text(flat).drop_nulls()
+        """The cells as ids; none where they cannot be."""
+        return self._ids(self._text(self.values))
+
+    @cached_property
+    def pieces(self) -> pl.Series:
+        """All ids in the cells' lists; none where they hold no lists of ids."""
+        try:
+            lists = listed(self.values, self.path)
+        except DataError:
+            return pl.Series(self.name, [], dtype=pl.String)
+        return self._ids(lists.explode(empty_as_null=True))
+
+    def _ids(self, values: pl.Series) -> pl.Series:
+        try:
+            return id_text(values, self.path).drop_nulls()
+        except DataError:
+            return values.clear()
 
     @cached_property
     def distinct(self) -> pl.Series:
-        """The ids, each once."""
+        """The cells' ids, each once."""
         return self.ids.unique()
 
     @cached_property
     def numbers(self) -> pl.Series | None:
         """The cells as numbers, if all of them are."""
-        if self.is_list or not self._numeric(self.values.head(_CELLS)):
+        if self.values.dtype.is_nested() or not (len(self.ids) or self.values.dtype.is_numeric()):
             return None
-        if not self._numeric(self.values):
+        text = (
+            self._text(self.values).str.strip_chars().str.replace(r"^(-?\d+),(\d+)$", "${1}.${2}")
+        )
+        frame = pl.DataFrame({"text": text})
+        some = frame.filter(~is_missing("text"))["text"]
+        numbers = some.cast(pl.Float64, strict=False)
+        return None if numbers.null_count() or numbers.is_empty() else numbers
+
+    @cached_property
+    def dates(self) -> Times | DataError | None:
+        """The first cells as times if they are dates, or why they cannot be read as such."""
+        some = self.values.head(_CELLS)
+        if some.dtype not in (pl.String, pl.Binary, pl.Date, pl.Datetime, pl.Categorical):
             return None
-        return self.values.cast(pl.Float64, strict=False).drop_nulls()
-
-    @staticmethod
-    def _numeric(values: pl.Series) -> bool:
-        if values.dtype.is_numeric():
-            return True
-        if values.dtype != pl.String:
-            return False
-        read = values.str.strip_chars().cast(pl.Float64, strict=False)
-        return bool(read.null_count() == values.null_count() < len(values))
-
-    def is_date(self, path: Path) -> bool:
-        """Whether the cells are dates."""
-        if self.values.dtype.is_temporal():
-            return True
-        if self.values.dtype != pl.String or self.numbers is not None:
-            return False
+        if some.dtype not in (pl.Date, pl.Datetime) and self.numbers is not None:
+            return None
         try:
-            times = seconds(self.values.head(_CELLS), path)
-            return times.null_count() < 0.5 * len(times)
-        except DataError:
-            return False
+            times = seconds(some, self.path)
+        except DataError as error:
+            alike = float(str(self._text(some).str.contains(_LIKE_A_DATE).mean() or 0))
+            return error if alike > 0.5 else None
+        return times if times.values.null_count() < 0.5 * len(some) else None
 
 
 def roles(
-    rows: pl.DataFrame, items: pl.DataFrame, path: Path, items_path: Path, reasons: list[str]
+    rows: pl.DataFrame, items: pl.DataFrame | None, path: Path, items_path: Path, reasons: list[str]
 ) -> Roles:
     """Guesses the roles of all columns.
 
     Args:
         rows: The first interactions, as they come.
-        items: All items, as they come.
+        items: All items, as they come; None: each interaction describes its item.
         path: The interactions' file, for messages.
         items_path: The items' file, for messages.
         reasons: A sentence is added for each guess.
@@ -117,27 +142,43 @@ def roles(
     Raises:
         DataError: If a column cannot be told.
     """
-    columns = {name: _Column(name, rows[name]) for name in rows.columns}
-    item, key, unknown = _item(columns, items, path, items_path)
-    found = {"item_id": key, "sequence" if item.is_list else "item": item.name}
-    share = f"{1 - unknown:.0%} of its values are values of {key!r} in {items_path.name}"
-    what = "sequences of items" if item.is_list else "items"
-    reasons.append(f"{what}: column {item.name!r}: {share}")
-    left = {name: column for name, column in columns.items() if name != item.name}
-    for role, tell in (("split", _parts), ("time", _times), ("rating", _ratings)):
-        told = tell(left, path)
+    left = {name: _Column(name, rows[name], path) for name in rows.columns}
+    found: dict[str, str] = {}
+    unknown, sequence = 0.0, False
+    if items is not None:
+        item, key, unknown, sequence = _item(left, items, path, items_path)
+        found |= {"item_id": key, "sequence" if sequence else "item": item.name}
+        share = f"{1 - unknown:.0%} of its values are values of {key!r} in {items_path.name}"
+        what = "sequences of items" if sequence else "items"
+        reasons.append(f"{what}: column {item.name!r}: {share}")
+        del left[item.name]
+    columns = dict(left)
+    for role, tell in (
+        *(("split", _parts), ("time", _times), ("quantity", _quantity), ("rating", _ratings)),
+    ):
+        told = tell(left)
         if told:
             found[role], why = told
             left.pop(found[role])
             reasons.append(f"{role}: column {found[role]!r}: {why}")
-    user = _user(left, item.is_list, len(rows), path)
+    if "time" not in found and not sequence:
+        reasons.extend(_no_time(left))
+    _say_events(left, reasons)
+    texts = _texts_inside(left, found, reasons) if items is None else []
+    rest = {name: one for name, one in left.items() if name not in (*texts, found.get("item"))}
+    user = _user(rest, sequence, len(rows), path)
     if user:
         found["user"], why = user
         reasons.append(f"user: column {found['user']!r}: {why}")
+        rest.pop(found["user"])
     else:
         reasons.append("user: no column: each line is taken as a user of its own")
+    tied = False
+    if user and "time" in found and not sequence:
+        order, tied = _order(columns, rest, found, reasons)
+        found |= {"order": order} if order else {}
     least = least_liked(columns[found["rating"]].values, reasons) if "rating" in found else None
-    return Roles(Columns(**found), unknown, least, "split" in found)
+    return Roles(Columns(**found, texts=texts), unknown, least, "split" in found, tied)
 
 
 def _named(name: str, role: str) -> bool:
@@ -146,69 +187,79 @@ def _named(name: str, role: str) -> bool:
 
 def _item(
     columns: dict[str, _Column], items: pl.DataFrame, path: Path, items_path: Path
-) -> tuple[_Column, str, float]:
-    """The interactions' item column, the items' id column, and the share of unknown items."""
-    keys = {name: ids for name in items.columns if (ids := _key(items[name])) is not None}
+) -> tuple[_Column, str, float, bool]:
+    """The item column, the items' id column, the share of unknown items, and whether of lists."""
+    keys = {
+        name: ids for name in items.columns if (ids := _key(items[name], items_path)) is not None
+    }
     if not keys:
         raise DataError(
             f"{items_path}: no column has a value of its own in each row; which is the item's id? "
             f"Set data.columns.item_id; the columns are {', '.join(items.columns)}"
         )
-    best: tuple[float, _Column, str, float] | None = None
+    best: tuple[float, _Column, str, float, bool] | None = None
+    cause = ""
     for column in columns.values():
-        for key, ids in keys.items():
-            if column.distinct.is_empty():
-                continue
-            inside = column.distinct.is_in(ids.implode())
-            share = float(str(inside.mean()))
-            # Small numbers (a rating, a user's number) may be ids by chance, but cover few items.
-            cover = float(inside.sum()) / len(ids)
-            usual = 0.3 * (_named(column.name, "item") or _named(column.name, "sequence"))
-            score = share + 0.5 * cover + usual + 0.1 * _named(key, "item_id")
-            if share >= 0.3 and (best is None or score > best[0]):
-                unknown = 1 - float(str(column.ids.is_in(ids.implode()).mean()))
-                best = (score, column, key, unknown)
+        for sequence in (False, True) if column.is_list else (False,):
+            values = column.pieces if sequence else column.ids
+            distinct = values.unique()
+            for key, ids in keys.items() if len(distinct) else ():
+                inside = distinct.is_in(ids.implode())
+                share = float(str(inside.mean()))
+                # Small numbers (a rating, a user's number) may be ids by chance, but cover few.
+                cover = float(inside.sum()) / len(ids)
+                usual = 0.3 * (_named(column.name, "item") or _named(column.name, "sequence"))
+                score = share + 0.5 * cover + usual + 0.1 * _named(key, "item_id")
+                if share >= 0.3 and (best is None or score > best[0]):
+                    unknown = 1 - float(str(values.is_in(ids.implode()).mean()))
+                    best = (score, column, key, unknown, sequence)
+                elif usual and not share and _named(key, "item_id"):
+                    cause = cause or likely_cause(distinct, ids)
     if best is None:
         raise DataError(
             f"{path}: no column's values are ids of {items_path.name}; set data.columns.item and "
             f"data.columns.item_id. The columns are {', '.join(columns)}, and "
-            f"{', '.join(items.columns)}"
+            f"{', '.join(items.columns)}" + (f". {cause}" if cause else "")
         )
     return best[1:]
 
 
-def _key(column: pl.Series) -> pl.Series | None:
+def _key(column: pl.Series, path: Path) -> pl.Series | None:
     """The values as ids, if nearly every row has one of its own."""
-    if isinstance(column.dtype, pl.List | pl.Array | pl.Struct):
+    try:
+        ids = id_text(column, path).drop_nulls()
+    except DataError:
         return None
-    ids = id_text(column).drop_nulls()
     distinct = ids.unique()
     long = float(str(ids.head(_CELLS).str.len_chars().mean() or 0)) > 64
-    if long or len(ids) < 0.9 * len(column) or len(distinct) < 0.9 * len(ids):
+    if long or not len(ids) or len(ids) < 0.9 * len(column) or len(distinct) < 0.9 * len(ids):
         return None
     return distinct
 
 
-def _parts(left: dict[str, _Column], path: Path) -> tuple[str, str] | None:
+def _parts(left: dict[str, _Column]) -> tuple[str, str] | None:
     for name, column in left.items():
-        values = set(column.distinct.head(20).str.to_lowercase())
+        ids = column.pieces if column.is_list else column.ids
+        values = set(ids.unique().head(20).str.to_lowercase())
         tests = {value for value in values if PART_NAMES.get(value) == 2}
         if values and tests and values <= set(PART_NAMES):
             return name, f"its values are {', '.join(sorted(values))}"
     return None
 
 
-def _times(left: dict[str, _Column], path: Path) -> tuple[str, str] | None:
+def _times(left: dict[str, _Column]) -> tuple[str, str] | None:
     told: dict[str, tuple[int, str]] = {}
     for name, column in left.items():
-        if column.is_date(path):
-            told[name] = (len(column.distinct), "its values are dates")
-        elif column.numbers is not None and not column.numbers.is_empty():
+        if isinstance(column.dates, Times):
+            why = "; ".join(("its values are dates", *column.dates.notes))
+            told[name] = (len(column.distinct), why)
+        elif column.numbers is not None:
             low, high = float(str(column.numbers.min())), float(str(column.numbers.max()))
-            for unit, factor in (("seconds", 1.0), ("milliseconds", 1e3), ("microseconds", 1e6)):
-                if low >= _SECONDS[0] * factor and high <= _SECONDS[1] * factor:
-                    why = f"its values are moments in {unit} since 1970"
-                    told[name] = (len(column.distinct), why)
+            if unit := unit_of(low, high):
+                why = f"its values are moments in {unit} since 1970"
+                told[name] = (len(column.distinct), why)
+            elif low >= 19850101 and high <= 20961231 and _all_days(column.numbers):
+                told[name] = (len(column.distinct), "its values are days such as 20240131")
     usual = [name for name in left if _named(name, "time")]
     for name in usual:
         if name in told or left[name].numbers is not None:
@@ -219,12 +270,37 @@ def _times(left: dict[str, _Column], path: Path) -> tuple[str, str] | None:
     return best, told[best][1]
 
 
-def _ratings(left: dict[str, _Column], path: Path) -> tuple[str, str] | None:
+def _all_days(numbers: pl.Series) -> bool:
+    days = numbers.cast(pl.Int64, strict=False).cast(pl.String)
+    return not days.str.to_date("%Y%m%d", strict=False).null_count()
+
+
+def _no_time(left: dict[str, _Column]) -> list[str]:
+    """Why no column holds the time."""
+    taken = "the rows of a user are taken as oldest first in the file"
+    refused = [
+        f"time: column {name!r} looks like dates, but cannot be read: {column.dates}; until then "
+        f"{taken}"
+        for name, column in left.items()
+        if isinstance(column.dates, DataError)
+    ]
+    return refused or [f"time: no column holds dates or moments: {taken}"]
+
+
+def _quantity(left: dict[str, _Column]) -> tuple[str, str] | None:
+    for name, column in left.items():
+        if _named(name, "quantity") and column.numbers is not None:
+            below = int((column.numbers <= 0).sum())
+            return name, f"by its name; {below:,} rows with 0 or less, cancelled, are left out"
+    return None
+
+
+def _ratings(left: dict[str, _Column]) -> tuple[str, str] | None:
     for name, column in left.items():
         numbers = column.numbers
-        if numbers is None or numbers.is_empty():
+        if numbers is None:
             continue
-        values = sorted(numbers.unique())
+        values = sorted(numbers.unique().head(100))
         steps = all((2 * value).is_integer() for value in values)
         if not (1 < len(values) <= 21 and steps and values[0] >= 0 and values[-1] <= 10):
             continue
@@ -233,11 +309,107 @@ def _ratings(left: dict[str, _Column], path: Path) -> tuple[str, str] | None:
     return None
 
 
+def _say_events(left: dict[str, _Column], reasons: list[str]) -> None:
+    for name, column in left.items():
+        if _named(name, "event") and 1 < len(column.distinct) <= 20:
+            kinds = ", ".join(column.distinct.sort())
+            reasons.append(
+                f"events: column {name!r} holds {kinds}, and all are kept; to keep or weigh some "
+                "set data.columns.event and data.events"
+            )
+
+
+def _texts_inside(left: dict[str, _Column], found: dict[str, str], reasons: list[str]) -> list[str]:
+    """Finds the item and its texts where each row describes its item; adds `item` to `found`."""
+    free = {name: one for name, one in left.items() if not _named(name, "user")}
+    words = {name: _words(one.values) for name, one in free.items() if one.numbers is None}
+    texts = [name for name in words if words[name] >= 1.5]
+    if not texts:
+        raise DataError(
+            f"{next(iter(left.values())).path}: no column holds texts of several words that "
+            "describe items; give a second file with the items and their texts"
+        )
+    title = max(texts, key=lambda name: (plain(name) in TITLES, len(free[name].distinct)))
+    usual = [name for name in free if _named(name, "item")]
+    others = [name for name in free if name not in texts]
+    sure = [name for name in others if _tells(free[name], free[title]) >= 0.8]
+    item = next(iter(usual + sorted(sure, key=lambda name: -len(free[name].distinct))), title)
+    found["item"] = item
+    said = (
+        "no column holds ids of items, so each is known by its text"
+        if item == title
+        else ("by its name" if item in usual else f"each value has one {title!r}")
+    )
+    reasons.append(f"item: column {item!r}: {said}")
+    kept = [n for n in free if n == title or (n != item and _tells(free[item], free[n]) >= 0.8)]
+    reasons.append(f"texts: columns {', '.join(kept)}: what one item's rows have alike")
+    return kept
+
+
+def _words(values: pl.Series) -> float:
+    if values.dtype not in (pl.String, pl.Categorical, pl.Binary):
+        return 0.0
+    letters = values.head(_CELLS).cast(pl.String, strict=False).str.count_matches(r"\p{L}{2,}")
+    return float(str(letters.mean() or 0))
+
+
+def _tells(key: _Column, other: _Column) -> float:
+    """How far a column tells another, from 0 (as good as guessing) to 1."""
+    both = pl.DataFrame({"key": key.values.cast(pl.String, strict=False)})
+    both = both.with_columns(other=other.values.cast(pl.String, strict=False)).drop_nulls()
+    if both.is_empty() or both["key"].n_unique() > 0.9 * len(both):
+        return 0.0
+    counts = both.group_by("key", "other").len()
+    most = float(str(counts.group_by("key").agg(pl.col("len").max())["len"].sum()))
+    base = float(str(both["other"].value_counts()["count"].max()))
+    return (most - base) / max(len(both) - base, 1)
+
+
+def _order(
+    columns: dict[str, _Column], left: dict[str, _Column], found: dict[str, str], reasons: list[str]
+) -> tuple[str, bool]:
+    """A column that orders interactions at one time, and whether they are many without it."""
+    user, time = (columns[found[role]] for role in ("user", "time"))
+    frame = pl.DataFrame(
+        {
+            "user": to_text(user.values, user.path),
+            "time": seconds(time.values, time.path).values,
+        }
+    )
+    share = _tied(frame)
+    if share < MANY_TIES:
+        return "", False
+    said = f"{share:.0%} of a user's neighbouring interactions have the same {time.name!r}"
+    for name, column in left.items():
+        hinted = any(word in plain(name) for word in _ORDERS) and not plain(name).endswith("id")
+        if hinted and column.numbers is not None and len(column.numbers) == len(frame):
+            finer = _tied(frame.with_columns(finer=column.numbers))
+            if finer <= 0.5 * share:
+                reasons.append(f"order: column {name!r}: {said}, and it orders them")
+                return name, False
+    reasons.append(
+        f"ties = drawn: {said}: is there a finer column? Set data.columns.order; until then their "
+        "order is drawn, as that of the file may tell what comes next"
+    )
+    return "", True
+
+
+def _tied(frame: pl.DataFrame) -> float:
+    """The share of neighbours within users that are alike in all columns."""
+    rows = frame.sort(frame.columns)
+    pairs = rows.select(
+        user=(pl.col("user") == pl.col("user").shift(1)).sum(),
+        same=(pl.struct(pl.all()) == pl.struct(pl.all()).shift(1)).sum(),
+    ).row(0)
+    return pairs[1] / pairs[0] if pairs[0] else 0.0
+
+
 def least_liked(ratings: pl.Series, reasons: list[str]) -> float | None:
     """A `min_rating` that keeps what was liked; None where all ratings are the same."""
-    numbers = ratings.cast(pl.Float64, strict=False).drop_nulls()
+    text = ratings.cast(pl.String, strict=False).str.replace(",", ".", literal=True)
+    numbers = text.cast(pl.Float64, strict=False).drop_nulls().drop_nans()
     values = sorted(numbers.unique())
-    if len(values) < 2:
+    if len(values) < 2 or values[-1] <= 0:
         return None
     least = float(next(value for value in values if value >= 0.7 * values[-1]))
     liked = float(str((numbers >= least).mean()))
@@ -260,7 +432,7 @@ def _user(
         size = len(column.distinct)
         fractions = column.numbers is not None and bool((column.numbers % 1 != 0).any())
         enough = size > 0.9 * rows if a_row_each else 1 < size <= 0.8 * rows
-        if not column.is_list and not fractions and enough:
+        if not column.values.dtype.is_nested() and not fractions and enough:
             sizes[name] = size
     ranked = sorted(sizes, key=lambda name: -sizes[name])
     if not ranked and a_row_each:

@@ -15,10 +15,11 @@ _ITEMS = 5000
 _LONG = 25
 """Words, in the mean, from which a text is read after the short ones."""
 
-_TITLES = (
+TITLES = (
     *("title", "name", "headline", "movietitle", "producttitle", "productname", "itemname"),
-    *("itemtitle", "newstitle", "booktitle", "label"),
+    *("itemtitle", "newstitle", "booktitle", "label", "bezeichnung", "description"),
 )
+"""Names of columns that hold titles, the surest first."""
 _NUMBERS = ("price", "year", "releaseyear")
 """Numbers that say something of an item."""
 _NOT_TEXT = r"^(https?://|www\.|\{)"
@@ -76,7 +77,7 @@ def text_fields(items: pl.DataFrame, reasons: list[str]) -> tuple[str, ...]:
     if not worth:
         reasons.append("fields: no column looks like a text; all are read")
         return ()
-    title = next((t for t in worth if plain(t.name) in _TITLES), None) or max(
+    title = next((t for name in TITLES for t in worth if plain(t.name) == name), None) or max(
         worth, key=lambda t: (1 < t.words <= _LONG) * t.distinct
     )
     rest = [text for text in worth if text is not title]

@@ -1,9 +1,10 @@
-"""Guesses, for `trsr init`, how two files are to be read, and says why."""
+"""Guesses, for `trsr init`, how files are to be read, and says why."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from trsr.data.guess_texts import domain_of, text_fields
 from trsr.data.report import Tally
 from trsr.data.settings import READERS, DataSettings
 from trsr.data.source import USUAL_NAMES, Source, plain
-from trsr.data.tables import table
+from trsr.data.tables import opened
 from trsr.data.text import catalogue
+from trsr.errors import DataError
 
 _ROWS = 100_000
 """Interactions looked at."""
@@ -32,7 +34,7 @@ _FORMATS = (
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """How two files are to be read.
+    """How the files are to be read.
 
     Attributes:
         settings: Ready for `prepare`.
@@ -48,8 +50,8 @@ class Guess:
     reasons: list[str] = field(default_factory=list)
 
 
-def guess(interactions: Path, items: Path) -> Guess:
-    """Looks into both files and guesses format, columns, what to read of an item, and the domain.
+def guess(interactions: Path, items: Path | None = None) -> Guess:
+    """Looks into the files and guesses format, columns, what to read of an item, and the domain.
 
     Usual names and values decide together: the column whose values are ids of the other file is
     the item, dates or moments are times, few numbers on a small scale are ratings.
@@ -57,7 +59,8 @@ def guess(interactions: Path, items: Path) -> Guess:
     Args:
         interactions: A file with a row an interaction or a row a user, or a folder of a format
             that has a reader of its own.
-        items: A file with a row an item, or the same folder.
+        items: A file with a row an item, or the same folder; None: each row of the interactions
+            describes its item, as in a shop's list of orders.
 
     Raises:
         DataError: If a file cannot be read, or a column cannot be told; the message says which
@@ -65,7 +68,13 @@ def guess(interactions: Path, items: Path) -> Guess:
     """
     reasons: list[str] = []
     files.existing(interactions, "interactions", "the interactions' file")
-    files.existing(items, "items", "the items' file")
+    if items is not None:
+        files.existing(items, "items", "the items' file")
+    with files.located(interactions):
+        return _guess(interactions, items, reasons)
+
+
+def _guess(interactions: Path, items: Path | None, reasons: list[str]) -> Guess:
     reader = _format(interactions, items)
     if reader:
         reasons.append(f"reader = {reader}: by the files' names or keys")
@@ -73,6 +82,7 @@ def guess(interactions: Path, items: Path) -> Guess:
     else:
         settings = _table(interactions, items, reasons)
     source: Source = READERS.load(settings.reader)().read(settings)
+    reasons.extend(source.warnings)
     if reader and "rating" in source.interactions.collect_schema().names():
         with files.located(source.interactions_path):
             ratings = source.interactions.select("rating").head(_ROWS).collect().to_series()
@@ -80,11 +90,12 @@ def guess(interactions: Path, items: Path) -> Guess:
         settings = settings.model_copy(update={"min_rating": least})
     found = catalogue(source, Tally())
     fields = text_fields(found, reasons)
-    domain = domain_of(found, fields, (interactions, items), reasons)
+    paths = (interactions, items) if items else (interactions,)
+    domain = domain_of(found, fields, paths, reasons)
     return Guess(settings, domain, fields, reasons)
 
 
-def _format(interactions: Path, items: Path) -> str:
+def _format(interactions: Path, items: Path | None) -> str:
     """The reader of a published format, by the files' names or keys; empty: a table."""
     for reader, patterns in _FORMATS:
         for pattern in patterns:
@@ -93,32 +104,41 @@ def _format(interactions: Path, items: Path) -> str:
             if interactions.match(pattern) and not (reader == "movielens" and not _films(items)):
                 return reader
     if interactions.is_file() and files.format_of(interactions) == "jsonl":
-        keys = files.json_lines(interactions)[0].collect_schema().names()
-        if any(set(layout.values()) <= set(keys) for layout in LAYOUTS):
-            return "amazon_reviews"
+        first = next(iter(files.head(interactions, "utf-8", 1)), "")
+        with suppress(DataError):
+            keys = files.json_value(first, "", of=dict)
+            if items and any(set(layout.values()) <= set(keys) for layout in LAYOUTS):
+                return "amazon_reviews"
     return ""
 
 
-def _films(items: Path) -> bool:
-    return items.name in ("u.item", "movies.dat", "movies.csv")
+def _films(items: Path | None) -> bool:
+    return items is not None and items.name in ("u.item", "movies.dat", "movies.csv")
 
 
-def _table(interactions: Path, items: Path, reasons: list[str]) -> DataSettings:
-    encoding = _encoding((interactions, items), reasons)
+def _table(interactions: Path, items: Path | None, reasons: list[str]) -> DataSettings:
+    paths = [files.a_file(interactions, "interactions", "the interactions' file")]
+    if items:
+        paths.append(files.a_file(items, "items", "the items' file"))
+    encoding = _encoding(paths, reasons)
+    headers = [_header(path, encoding, reasons) for path in paths]
     settings = DataSettings(
         interactions=interactions,
         items=items,
         encoding=encoding,
-        header=_header(interactions, encoding, reasons),
-        items_header=_header(items, encoding, reasons),
+        header=headers[0],
+        items_header=headers[-1] if items else True,
     )
-    frame, _ = table(interactions, settings, header=settings.header)
-    item_frame, _ = table(items, settings, header=settings.items_header)
+    frame = opened(interactions, settings, header=headers[0]).frame
     with files.located(interactions, encoding):
         rows = frame.head(_ROWS).collect()
-    with files.located(items, encoding):
-        all_items = item_frame.collect()
-    told = roles(rows, all_items, interactions, items, reasons)
+    if rows.is_empty():
+        raise DataError(f"{interactions}: there is no interaction in it")
+    all_items = None
+    if items:
+        with files.located(items, encoding):
+            all_items = opened(items, settings, header=headers[-1]).frame.collect()
+    told = roles(rows, all_items, interactions, items or interactions, reasons)
     return settings.model_copy(update=_updates(told, settings, reasons))
 
 
@@ -127,6 +147,8 @@ def _updates(told: Roles, settings: DataSettings, reasons: list[str]) -> dict[st
     updates: dict[str, object] = {"columns": told.columns}
     if told.least is not None:
         updates["min_rating"] = told.least
+    if told.tied:
+        updates["ties"] = "drawn"
     if told.given:
         updates["split"] = "given"
         reasons.append("split = given: the data says which interactions are for test")
@@ -144,7 +166,7 @@ def _encoding(paths: Sequence[Path], reasons: list[str]) -> str:
     samples = []
     for path in paths:
         if files.format_of(path) != "parquet":
-            with files.opened(path) as stream:
+            with files.located(path), files.opened(path) as stream:
                 samples.append(stream.read(_BYTES))
     if any(sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) for sample in samples):
         reasons.append("encoding = utf-16: by the first bytes")
@@ -173,12 +195,10 @@ def _header(path: Path, encoding: str, reasons: list[str]) -> bool:
         reasons.append(f"{path.name}: {files.format_of(path)}")
         return True
     dialect = files.sniff(path, encoding)
-    lines = files.head(path, encoding, 200)
-    if len(dialect.separator) > 1:
-        rows = [line.split(dialect.separator) for line in lines]
-    else:
-        rows = list(files.csv_rows(lines, dialect))
-    header = _names_columns([row for row in rows if row])
+    frame = files.delimited(path, dialect=dialect, header=False, encoding=encoding).frame
+    with files.located(path, encoding):
+        rows = [[cell or "" for cell in row] for row in frame.head(200).collect().rows()]
+    header = _names_columns(rows)
     said = "the first line names the columns" if header else "there is no line of column names"
     reasons.append(f"{path.name}: fields separated by {dialect.separator!r}; {said}")
     return header

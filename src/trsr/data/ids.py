@@ -1,4 +1,4 @@
-"""Writes ids of any type as text, and times of any type as numbers."""
+"""Writes ids of any type as text, and knows which texts stand for no id."""
 
 from __future__ import annotations
 
@@ -6,47 +6,90 @@ from pathlib import Path
 
 import polars as pl
 
+from trsr.data.files import line_with
 from trsr.errors import DataError
 
-_CONTROL = r"[\x00-\x1f\x7f]"
-_NO_TIME = ("", "null", "none", "nan", "na", "n/a", "nat", "\\n")
-_FORMATS = (
-    "%Y-%m-%dT%H:%M:%S%.f",
-    "%Y-%m-%dT%H:%M",
-    "%Y-%m-%d",
-    "%Y/%m/%dT%H:%M:%S%.f",
-    "%Y/%m/%d",
-    "%m/%d/%YT%I:%M:%S %p",
-    "%m/%d/%YT%H:%M:%S",
-    "%m/%d/%Y",
-    "%d.%m.%YT%H:%M:%S",
-    "%d.%m.%Y",
-    "%d %b %Y",
-    "%b %d, %Y",
-    "%m %d, %Y",
+MISSING = (
+    *("", "null", "(null)", "none", "nan", "-nan", "na", "n/a", "#n/a", "<na>", "nat", "nil"),
+    *("\\n", "undefined"),
 )
-_ZONED = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M%#z")
+"""What programs write for a missing value, lower case; so no id is ever called so."""
+
+_CONTROL = r"[\x00-\x1f\x7f-\x9f]"
+_CAUSES = (
+    ("zeros at the beginning were lost in one file", pl.col("id").str.strip_chars_start("0")),
+    ("they differ in upper and lower case", pl.col("id").str.to_lowercase()),
+    (
+        "one file holds numbers with decimals or an exponent",
+        pl.col("id").cast(pl.Float64, strict=False).cast(pl.String),
+    ),
+)
+"""Ways in which the same ids come to be written apart, and what makes them equal again."""
 
 
-def id_text(column: pl.Series) -> pl.Series:
-    """Ids as text, null where there is none: 1, 1.0 and "1" are all "1", "007" stays.
+def to_text(column: pl.Series, path: Path) -> pl.Series:
+    """A column of one value a cell as text.
 
-    Spaces around an id and control characters in it are dropped. The `.0` of whole numbers is
-    dropped when every id of the column is a whole number.
+    Raises:
+        DataError: If its cells hold several values, or bytes that are no UTF-8 text.
     """
+    if column.dtype == pl.String:
+        return column
+    if column.dtype.is_nested() or column.dtype == pl.Object:
+        raise DataError(
+            f"{path}: column {column.name!r} holds {column.dtype}, and a single value is needed"
+        )
+    if column.dtype == pl.Duration:
+        column = column.to_physical()
     if column.dtype.is_float():
         column = finite(column)
-        if (column == column.round()).all():
+        # 2^53: up to here a float holds every whole number
+        if ((column == column.round()) & (column.abs() <= 2.0**53)).all():
             column = column.cast(pl.Int64)
-    text = column.cast(pl.String)
-    frame = pl.DataFrame({"id": text})
-    if frame.select(pl.col("id").str.contains(r"^[\s\x00-\x1f]|[\x00-\x1f\x7f]|\s$").any()).item():
-        clean = pl.col("id").str.replace_all(_CONTROL, "").str.strip_chars()
-        frame = frame.with_columns(clean)
-    frame = frame.with_columns(pl.when(pl.col("id") != "").then(pl.col("id")))
+    try:
+        return column.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        raise DataError(
+            f"{path}: column {column.name!r} holds {column.dtype} that is no UTF-8 text"
+        ) from None
+
+
+def is_missing(text: str) -> pl.Expr:
+    """Whether the texts of a column stand for no value."""
+    return pl.col(text).str.strip_chars().str.to_lowercase().is_in(MISSING)
+
+
+def id_text(column: pl.Series, path: Path, encoding: str = "utf-8") -> pl.Series:
+    """Ids as text, null where there is none: 1, 1.0 and "1" are all "1", "007" stays.
+
+    Spaces around an id and control characters in it are dropped, and what stands for no id (see
+    `MISSING`). The `.0` of whole numbers is dropped when every id of the column is a whole number.
+
+    Raises:
+        DataError: If an id has a line end in it, or the column holds no ids.
+    """
+    frame = pl.DataFrame({"id": to_text(column, path).str.strip_chars()})
+    broken = frame.filter(pl.col("id").str.contains(r"[\r\n]"))["id"]
+    if len(broken):
+        first = broken[0].split("\n")[0].split("\r")[0]
+        raise DataError(
+            f"{line_with(path, encoding, first)}: the id {broken[0][:60]!r} has a line end in it "
+            f"(and {len(broken) - 1} more); is a quotation mark missing or too many?"
+        )
+    if frame.select(pl.col("id").str.contains(_CONTROL).any()).item():
+        frame = frame.with_columns(pl.col("id").str.replace_all(_CONTROL, "").str.strip_chars())
+    frame = frame.with_columns(pl.when(~is_missing("id")).then("id"))
     if _all_whole(frame["id"]):
         frame = frame.with_columns(pl.col("id").str.replace(r"\.0+$", ""))
     return frame["id"].alias(column.name)
+
+
+def words_for_none(column: pl.Series, ids: pl.Series) -> list[str]:
+    """The texts of a column that `id_text` took for no id, other than empty ones."""
+    if column.dtype != pl.String:
+        return []
+    words = column.filter(ids.is_null()).drop_nulls().str.strip_chars().unique().sort()
+    return [word for word in words if word]
 
 
 def merged(column: pl.Series, ids: pl.Series) -> int:
@@ -64,51 +107,19 @@ def _all_whole(ids: pl.Series) -> bool:
     return bool(ids.str.ends_with(".0").any()) and bool(ids.str.contains(pattern).all())
 
 
-def seconds(column: pl.Series, path: Path) -> pl.Series:
-    """Times as float64: numbers as they are, dates and date texts as seconds since 1970.
-
-    Null, NaN and texts such as `null` become null.
-
-    Raises:
-        DataError: If a time is neither a number nor a date that is understood.
-    """
-    if column.dtype.is_temporal():
-        moment = column.cast(pl.Datetime("us"))
-        return moment.dt.timestamp("us").cast(pl.Float64) / 1e6
-    numbers = _read_times(column, path) if column.dtype == pl.String else column.cast(pl.Float64)
-    return finite(numbers)
+def likely_cause(missing: pl.Series, known: pl.Series) -> str:
+    """Why most of the missing ids are not among the known, with two ids; empty: cannot be told."""
+    sides = [pl.DataFrame({"id": ids.unique(maintain_order=True)}) for ids in (missing, known)]
+    for cause, same in _CAUSES:
+        left, right = (side.with_columns(same=same).drop_nulls() for side in sides)
+        found = left.join(right, on="same", maintain_order="left")
+        if found["id"].n_unique() > 0.5 * len(sides[0]):
+            here, there = found.row(0)[0], found.row(0)[2]
+            return f"{here!r} here is likely {there!r} there: {cause}; keep ids as text"
+    return ""
 
 
 def finite(column: pl.Series) -> pl.Series:
     """A column of floats with null where there is no finite number."""
     value = pl.col(column.name)
     return column.to_frame().select(pl.when(value.is_finite()).then(value)).to_series()
-
-
-def _read_times(column: pl.Series, path: Path) -> pl.Series:
-    times = column.cast(pl.Float64, strict=False)
-    unread = times.is_null() & column.is_not_null()
-    if not unread.any():
-        return times
-    text = pl.col("text").str.strip_chars()
-    joined = text.str.replace(r"^(\S*\d[/.-]\d+[/.-]\d+)\s+(\d)", "${1}T${2}").str.replace(
-        "Z$", "+00:00"
-    )
-    rest = pl.DataFrame({"text": column.filter(unread)}).with_columns(
-        pl.when(~text.str.to_lowercase().is_in(_NO_TIME)).then(joined).alias("joined")
-    )
-    read = [pl.col("joined").str.to_datetime(f, strict=False, time_unit="us") for f in _FORMATS]
-    read += [
-        pl.col("joined")
-        .str.to_datetime(f, strict=False, time_unit="us", time_zone="UTC")
-        .dt.replace_time_zone(None)
-        for f in _ZONED
-    ]
-    rest = rest.with_columns(pl.coalesce(read).dt.timestamp("us").alias("us"))
-    bad = rest.filter(pl.col("us").is_null() & pl.col("joined").is_not_null())
-    if len(bad):
-        raise DataError(
-            f"{path}: the time {bad['text'][0]!r} (and {len(bad) - 1} more) is neither a number "
-            "nor a date such as 2024-05-31 or 2024-05-31T18:00:00"
-        )
-    return times.scatter(unread.arg_true(), rest["us"].cast(pl.Float64) / 1e6)

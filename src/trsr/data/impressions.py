@@ -11,12 +11,13 @@ import polars as pl
 from trsr.data import files
 from trsr.data.candidates import ORDER, numbers
 from trsr.data.cases import SCHEMA, histories, history_begins, query_keys
-from trsr.data.ids import id_text, seconds
+from trsr.data.ids import id_text
 from trsr.data.records import PARTS, Floats, Ints, Mask, Records
 from trsr.data.report import Tally
 from trsr.data.settings import DataSettings
 from trsr.data.source import Source
 from trsr.data.splits import held_share, lottery, user_parts
+from trsr.data.times import seconds
 from trsr.errors import DataError
 
 
@@ -70,8 +71,14 @@ def _typed(
             f"{settings.columns.time or 'time'!r}"
         )
     # without times, sorting keeps the file's order
-    time = seconds(frame["time"], path) if timed else pl.repeat(0.0, len(frame), eager=True)
-    frame = frame.with_columns(id_text(frame["user"]).alias("user"), time.alias("time"))
+    time = pl.repeat(0.0, len(frame), eager=True)
+    if timed:
+        read = seconds(frame["time"], path, settings.time_format)
+        time = read.values
+        for note in read.notes:
+            tally.warn(note)
+    users = id_text(frame["user"], path, settings.encoding)
+    frame = frame.with_columns(users.alias("user"), time.alias("time"))
     for name in ("user", "time"):
         there = frame.drop_nulls(name)
         tally.add(f"impressions_without_{name}", len(frame) - len(there))
@@ -124,19 +131,24 @@ def _ends(found: Records, users: Ints, times: Floats) -> Ints:
     return low
 
 
-def _pairs(lists: pl.DataFrame, name: str, found: Records) -> pl.DataFrame:
+def _pairs(
+    lists: pl.DataFrame, name: str, found: Records, path: Path, tally: Tally
+) -> pl.DataFrame:
     """One row an item of a list: `row`, `text` (its id), `item` (its code, null where unknown)."""
-    pairs = lists.select("row", text=name).explode("text", empty_as_null=True)
-    pairs = pairs.with_columns(id_text(pairs["text"])).drop_nulls()
-    code = pairs["text"].cast(pl.Enum(found.items), strict=False).to_physical().cast(pl.UInt32)
-    return pairs.with_columns(code.alias("item"))
+    some = lists.select("row", text=name).filter(pl.col("text").list.len() > 0)
+    pairs = some.explode("text", empty_as_null=True)
+    pairs = pairs.with_columns(id_text(pairs["text"], path))
+    there = pairs.drop_nulls()
+    tally.add("candidates_without_id", len(pairs) - len(there))
+    code = there["text"].cast(pl.Enum(found.items), strict=False).to_physical().cast(pl.UInt32)
+    return there.with_columns(code.alias("item"))
 
 
 def _known(
     lists: pl.DataFrame, found: Records, path: Path, settings: DataSettings, tally: Tally
 ) -> pl.DataFrame:
     """One row a list with codes in `clicked` and `others`, each item once, known items only."""
-    shown, taken = (_pairs(lists, name, found) for name in ("candidates", "relevant"))
+    shown, taken = (_pairs(lists, name, found, path, tally) for name in ("candidates", "relevant"))
     full = lists.join(shown.select("row").unique(), on="row", how="semi", maintain_order="left")
     taken = taken.unique(["row", "text"]).join(full.select("row"), on="row", how="semi")
     tally.add("impressions_empty", len(lists) - len(full))

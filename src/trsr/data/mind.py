@@ -11,7 +11,7 @@ import polars as pl
 
 from trsr.data import files
 from trsr.data.settings import DataSettings
-from trsr.data.source import Source, exploded, listed
+from trsr.data.source import Source
 from trsr.errors import DataError
 
 _DIALECT = files.Dialect("\t", quoted=False)
@@ -31,11 +31,12 @@ class MindReader:
         """
         path = _in(settings.interactions, "behaviors.tsv", "interactions")
         items_path = _in(settings.items or settings.interactions, "news.tsv", "items")
-        lines = _columns(path, 5, settings.encoding).select(
+        behaviors = _columns(path, 5, settings.encoding)
+        lines = behaviors.frame.select(
             impression=pl.col("1").cast(pl.Int64, strict=False),
             user="2",
             time="3",
-            item=listed("4", pl.String()),
+            item=pl.col("4").str.extract_all(r"\S+"),
             shown="5",
         )
         histories = (
@@ -43,28 +44,44 @@ class MindReader:
             .unique("user", keep="first", maintain_order=True)
             .select("user", "item")
         )
+        unmarked = (
+            pl.col("shown")
+            .str.extract_all(r"\S+")
+            .list.eval(~pl.element().str.contains(r"\S-[01]$"))
+        )
         with files.located(path, settings.encoding):
-            lines_read, users = pl.collect_all([lines.select(pl.len()), histories.select(pl.len())])
+            lines_read, users, bare = (
+                frame.item()
+                for frame in pl.collect_all(
+                    [
+                        *(lines.select(pl.len()), histories.select(pl.len())),
+                        lines.select(unmarked.list.sum().sum()),
+                    ]
+                )
+            )
         given = settings.candidates == "given"
+        counts = {"impressions_unmarked": bare or 0} if given else {}
         news = _columns(items_path, 5, settings.encoding)
         return Source(
-            interactions=exploded(histories, path=path),
-            items=news.select(pl.col(str(n)).alias(name) for n, name in enumerate(_NEWS, 1)),
+            interactions=histories.explode("item", empty_as_null=True),
+            items=news.frame.select(pl.col(str(n)).alias(name) for n, name in enumerate(_NEWS, 1)),
             interactions_path=path,
             items_path=items_path,
             impressions=_impressions(lines) if given else None,
-            counts={"other_rows_of_user": 0 if given else lines_read.item() - users.item()},
+            counts={"other_rows_of_user": 0 if given else lines_read - users} | counts,
             encoding=settings.encoding,
+            warnings=behaviors.notes + news.notes,
         )
 
 
 def _impressions(lines: pl.LazyFrame) -> pl.LazyFrame:
     """What was shown, `N1-0 N2-1 …`, as candidates and the clicked ones of them."""
-    shown = pl.col("shown").str.extract_all(r"\S+-[01]")
-    clicked = pl.col("shown").str.extract_all(r"\S+-1\b")
-    cut = pl.element().str.head(-2)
+    shown = pl.col("shown").str.extract_all(r"\S+")
+    one = pl.element()
+    known = one.filter(one.str.contains(r"\S-[01]$")).str.head(-2)
+    clicked = one.filter(one.str.contains(r"\S-1$")).str.head(-2)
     return lines.select(
-        "user", "time", candidates=shown.list.eval(cut), relevant=clicked.list.eval(cut)
+        "user", "time", candidates=shown.list.eval(known), relevant=shown.list.eval(clicked)
     )
 
 
@@ -73,11 +90,11 @@ def _in(path: Path | None, name: str, key: str) -> Path:
     return files.a_file(found / name if found.is_dir() else found, key, name)
 
 
-def _columns(path: Path, least: int, encoding: str) -> pl.LazyFrame:
-    frame = files.delimited(path, dialect=_DIALECT, header=False, encoding=encoding)
-    width = len(frame.collect_schema().names())
+def _columns(path: Path, least: int, encoding: str) -> files.Table:
+    table = files.delimited(path, dialect=_DIALECT, header=False, encoding=encoding)
+    width = len(table.names)
     if width < least:
         raise DataError(
             f"{path}, line 1: {width} fields separated by tabs, MIND has at least {least}"
         )
-    return frame
+    return table

@@ -44,45 +44,41 @@ class MovieLensReader:
             dialect=files.Dialect(separator, quoted=False),
             header=header,
         )
-        names = frame.collect_schema().names()
-        if len(names) < len(_ROLES):
+        if len(frame.names) < len(_ROLES):
             raise DataError(f"{ratings}, line 1: user, film, rating and time are needed")
+        items, notes = _films(files.a_file(films, "items", "films"))
         return Source(
-            interactions=frame.select(
-                pl.col(name).alias(role) for name, role in zip(names, _ROLES, strict=False)
+            interactions=frame.frame.select(
+                pl.col(name).alias(role) for name, role in zip(frame.names, _ROLES, strict=False)
             ),
-            items=_films(files.a_file(films, "items", "films")),
+            items=items,
             interactions_path=ratings,
             items_path=films,
+            warnings=frame.notes + notes,
         )
 
 
-def _films(path: Path) -> pl.LazyFrame:
-    if path.name == "movies.csv":
-        dialect = files.Dialect(",", quoted=True)
-        films = files.delimited(path, dialect=dialect, encoding=_encoding(path))
-        names = films.collect_schema().names()
-        missing = {"movieId", "title", "genres"} - set(names)
-        if missing:
-            raise DataError(
-                f"{path}: there is no column {', '.join(sorted(missing))}; the columns are "
-                f"{', '.join(names)}"
-            )
-        films = films.select(id="movieId", title="title", genres="genres")
-    elif path.name == "movies.dat":
-        dialect = files.Dialect("::", quoted=False)
-        films = files.delimited(path, dialect=dialect, header=False, encoding=_encoding(path))
-        films = films.rename({"1": "id", "2": "title", "3": "genres"})
-    else:
-        return _with_flags(path)
-    genres = pl.col("genres").str.replace_all("|", ", ", literal=True)
-    return films.with_columns(genres=genres.replace("(no genres listed)", None))
+def _films(path: Path) -> tuple[pl.LazyFrame, tuple[str, ...]]:
+    header = path.name == "movies.csv"
+    separator = {"movies.csv": ",", "movies.dat": "::"}.get(path.name, "|")
+    dialect = files.Dialect(separator, quoted=header)
+    films = files.delimited(path, dialect=dialect, header=header, encoding=_encoding(path))
+    names = ("movieId", "title", "genres") if header else ("1", "2", "3")
+    missing = set(names) - set(films.names)
+    if missing:
+        raise DataError(
+            f"{path}: there is no column {', '.join(sorted(missing))}; the columns are "
+            f"{', '.join(films.names)}"
+        )
+    if path.name == "u.item":
+        return _with_flags(path, films), films.notes
+    genres = pl.col(names[2]).str.replace_all("|", ", ", literal=True)
+    genres = genres.replace("(no genres listed)", None)
+    return films.frame.select(id=names[0], title=names[1], genres=genres), films.notes
 
 
-def _with_flags(path: Path) -> pl.LazyFrame:
-    dialect = files.Dialect("|", quoted=False)
-    films = files.delimited(path, dialect=dialect, header=False, encoding=_encoding(path))
-    width = len(films.collect_schema().names())
+def _with_flags(path: Path, films: files.Table) -> pl.LazyFrame:
+    width = len(films.names)
     if width != 5 + len(_GENRES):
         raise DataError(f"{path}, line 1: {width} fields, u.item has {5 + len(_GENRES)}")
     flags = [
@@ -91,7 +87,7 @@ def _with_flags(path: Path) -> pl.LazyFrame:
         if genre != "unknown"
     ]
     genres = pl.concat_str(flags, separator=", ", ignore_nulls=True)
-    return films.select(id="1", title="2", genres=genres)
+    return films.frame.select(id="1", title="2", genres=genres)
 
 
 def _encoding(path: Path) -> str:

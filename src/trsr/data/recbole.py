@@ -32,8 +32,8 @@ class RecBoleReader:
         """
         path = _atomic(settings.interactions, ".inter", "interactions", settings)
         items_path = _atomic(settings.items or settings.interactions, ".item", "items", settings)
-        frame, _ = _typed(path, settings.encoding)
-        items, types = _typed(items_path, settings.encoding)
+        frame, _, notes = _typed(path, settings.encoding)
+        items, types, more = _typed(items_path, settings.encoding)
         names = frame.collect_schema().names()
         columns = settings.columns
         found = {
@@ -60,6 +60,7 @@ class RecBoleReader:
             interactions_path=path,
             items_path=items_path,
             encoding=settings.encoding,
+            warnings=notes + more,
         )
 
 
@@ -81,18 +82,20 @@ def _atomic(path: Path | None, suffix: str, key: str, settings: DataSettings) ->
     return files.a_file(there[0], key, f"a {suffix} file")
 
 
-def _typed(path: Path, encoding: str) -> tuple[pl.LazyFrame, dict[str, str]]:
-    """The file with plain column names, and each column's type."""
-    frame = files.delimited(path, dialect=_DIALECT, encoding=encoding)
+def _typed(path: Path, encoding: str) -> tuple[pl.LazyFrame, dict[str, str], tuple[str, ...]]:
+    """The file with plain column names, each column's type, and notes."""
+    table = files.delimited(path, dialect=_DIALECT, encoding=encoding)
     types = {}
     renamed = {}
-    for header in frame.collect_schema().names():
+    for header in table.names:
         name, colon, kind = header.rpartition(":")
         if not colon or kind not in _TYPES:
             raise DataError(
                 f"{path}, line 1: {header!r} is not `name:type` with a type of "
                 f"{', '.join(_TYPES)}; this is not a RecBole atomic file"
             )
+        if name in types:
+            raise DataError(f"{path}, line 1: two columns are called {name!r}")
         types[name] = kind
         renamed[header] = name
-    return frame.rename(renamed), types
+    return table.frame.rename(renamed), types, table.notes

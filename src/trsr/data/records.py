@@ -11,16 +11,29 @@ import numpy.typing as npt
 import polars as pl
 
 from trsr.data import files
-from trsr.data.ids import finite, id_text, merged, seconds
+from trsr.data.ids import (
+    finite,
+    id_text,
+    is_missing,
+    likely_cause,
+    merged,
+    to_text,
+    words_for_none,
+)
 from trsr.data.report import Tally
 from trsr.data.settings import DataSettings
 from trsr.data.source import Source
+from trsr.data.times import seconds
 from trsr.errors import DataError
+from trsr.settings import derive_seed
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+
+MANY_TIES = 0.05
+"""The share of neighbours at one time from which on it is worth a warning."""
 
 PARTS = ("train", "valid", "test")
 PART_NAMES = {
@@ -44,6 +57,8 @@ class Records:
         known: [m] `user * len(items) + item` of every pair ever met, also of interactions that
             filters left out; sorted, each once.
         timed: Whether the data has times; else `time` is the place in the user's history.
+        steps: Whether interactions of a user at one time are one step: none is in another's
+            history.
     """
 
     users: pl.Series
@@ -55,6 +70,7 @@ class Records:
     part: npt.NDArray[np.uint8] | None
     known: Ints
     timed: bool
+    steps: bool = False
 
     def __len__(self) -> int:
         return len(self.user)
@@ -68,6 +84,17 @@ class Records:
     def place(self) -> Ints:
         """[n] position in the user's history, from 0."""
         return np.arange(len(self), dtype=np.int64) - self.starts[self.user]
+
+    @cached_property
+    def before(self) -> Ints:
+        """[n] how many interactions the history before each one holds."""
+        if not self.steps or not len(self):
+            return self.place
+        new = (np.diff(self.user, prepend=self.user[:1]) != 0) | (
+            np.diff(self.time, prepend=self.time[:1]) != 0
+        )
+        first = np.maximum.accumulate(np.where(new, np.arange(len(self)), 0))
+        return (first - self.starts[self.user]).astype(np.int64)
 
     @property
     def lengths(self) -> Ints:
@@ -87,13 +114,16 @@ class Records:
         return kept if self.timed else replace(kept, time=kept.place.astype(np.float64))
 
 
-def records(source: Source, items: pl.Series, settings: DataSettings, tally: Tally) -> Records:
+def records(
+    source: Source, items: pl.Series, settings: DataSettings, seed: int, tally: Tally
+) -> Records:
     """Reads the interactions and sorts them by user, time and place in the file.
 
     Args:
         source: What the reader found.
         items: The catalogue's ids, sorted.
         settings: `max_unknown`, and which columns a split or filter needs.
+        seed: Draws the order of interactions at one time, if the settings say so.
         tally: Counts what is left out.
 
     Raises:
@@ -108,7 +138,8 @@ def records(source: Source, items: pl.Series, settings: DataSettings, tally: Tal
     typed = _typed(frame, source, settings, tally)
     del frame  # the texts are by far the largest
     coded, users = _coded(typed, items, source, settings, tally)
-    return _columns(_sorted(coded, tally), users, items)
+    found = _columns(_sorted(coded, users, items, settings, seed, source, tally), users, items)
+    return replace(found, steps=settings.ties == "step" and found.timed)
 
 
 def _typed(
@@ -116,39 +147,81 @@ def _typed(
 ) -> pl.DataFrame:
     """Ids as text, time and rating as float64, part as its number; rows without them left out."""
     path = source.interactions_path
-    columns = [id_text(frame["user"]).alias("user"), id_text(frame["item"]).alias("item")]
+    columns = [id_text(frame[name], path, source.encoding).alias(name) for name in ("user", "item")]
     for ids in columns:
-        if found := merged(frame[ids.name], ids):
-            tally.add(f"{ids.name}s_merged", found)
-    if "time" in frame.columns:
-        columns.append(seconds(frame["time"], path).alias("time"))
+        _say_merged(frame[ids.name], ids, path, tally)
+    for name in {"time", "order"} & set(frame.columns):
+        pattern = settings.time_format if name == "time" else ""
+        times = seconds(frame[name], path, pattern)
+        columns.append(times.values.alias(name))
+        for note in times.notes:
+            tally.warn(note)
+    kept = _wanted_events(frame, settings)
     if settings.min_rating is not None:
-        columns.append(_ratings(frame, path))
+        columns.append(_ratings(frame, path, settings))
     if "split" in frame.columns:
         columns.append(_parts(frame["split"], path))
+    if "quantity" in frame.columns:
+        columns.append(_number(frame["quantity"], path, "quantity"))
     typed = pl.DataFrame(columns)
-    named = typed.filter(pl.col("user").is_not_null() & pl.col("item").is_not_null())
-    tally.add("rows_without_ids", len(typed) - len(named))
-    if "time" in named.columns:
-        timed = named.filter(pl.col("time").is_not_null())
-        tally.add("rows_without_time", len(named) - len(timed))
-        named = timed
-    if named.is_empty():
-        raise DataError(f"{path}: no line has a user, an item and, where there is one, a time")
-    return named
-
-
-def _ratings(frame: pl.DataFrame, path: Path) -> pl.Series:
-    if "rating" not in frame.columns:
-        raise DataError(f"{path}: data.min_rating needs ratings: set data.columns.rating")
-    try:
-        return finite(frame["rating"].cast(pl.Float64).alias("rating"))
-    except pl.exceptions.PolarsError:
-        number = frame["rating"].cast(pl.Float64, strict=False)
-        bad = frame["rating"].filter(number.is_null() & frame["rating"].is_not_null())
+    for count, keep in (
+        ("other_events", kept),
+        ("rows_without_ids", pl.col("user").is_not_null() & pl.col("item").is_not_null()),
+        ("cancelled", pl.col("quantity") > 0 if "quantity" in typed.columns else None),
+        ("rows_without_time", pl.col("time").is_not_null() if "time" in typed.columns else None),
+    ):
+        if keep is not None:
+            left = typed.filter(keep)
+            tally.add(count, len(typed) - len(left))
+            typed = left
+    if typed.is_empty():
         raise DataError(
-            f"{path}: the rating {bad[0]!r} (and {len(bad) - 1} more) is not a number"
-        ) from None
+            f"{path}: no line has a user, an item and, where there is one, a time:\n"
+            + "\n".join(tally.report().lines())
+        )
+    return typed
+
+
+def _say_merged(column: pl.Series, ids: pl.Series, path: Path, tally: Tally) -> None:
+    if found := merged(column, ids):
+        tally.add(f"{ids.name}s_merged", found)
+    if words := words_for_none(column, ids):
+        tally.warn(f"{path}: rows whose {ids.name} is {', '.join(words[:5])} count as without one")
+
+
+def _wanted_events(frame: pl.DataFrame, settings: DataSettings) -> pl.Series | None:
+    """Which rows are of the kinds of events that are kept; None: all."""
+    if "event" not in frame.columns:
+        return None
+    kinds = frame["event"].cast(pl.String).str.strip_chars()
+    absent = set(settings.events) - set(kinds.unique())
+    if absent:
+        there = ", ".join(sorted(filter(None, kinds.unique())))[:200]
+        raise DataError(
+            f"data.events names {', '.join(sorted(absent))}, but no row is of it; there is {there}"
+        )
+    return kinds.is_in(list(settings.events)).fill_null(value=False)
+
+
+def _ratings(frame: pl.DataFrame, path: Path, settings: DataSettings) -> pl.Series:
+    if "rating" in frame.columns:
+        return _number(frame["rating"], path, "rating")
+    if "event" in frame.columns:
+        kinds = frame["event"].cast(pl.String).str.strip_chars()
+        weights = kinds.replace_strict(settings.events, default=None, return_dtype=pl.Float64)
+        return weights.alias("rating")
+    raise DataError(f"{path}: data.min_rating needs ratings: set data.columns.rating")
+
+
+def _number(column: pl.Series, path: Path, what: str) -> pl.Series:
+    """Numbers, null where there is none; decimal commas are read too."""
+    frame = pl.DataFrame({"text": to_text(column, path).str.strip_chars()})
+    text = frame.select(pl.when(~is_missing("text")).then("text")).to_series()
+    number = text.str.replace(r"^([+-]?\d+),(\d+)$", "${1}.${2}").cast(pl.Float64, strict=False)
+    bad = text.filter(number.is_null() & text.is_not_null())
+    if len(bad):
+        raise DataError(f"{path}: the {what} {bad[0]!r} (and {len(bad) - 1} more) is not a number")
+    return finite(number.alias(what))
 
 
 def _parts(column: pl.Series, path: Path) -> pl.Series:
@@ -173,7 +246,7 @@ def _coded(
     missing = int(unknown.sum())
     tally.add("unknown_items", missing)
     if missing:
-        _check_unknown(frame.filter(unknown)["item"], len(frame), source, settings, tally)
+        _check_unknown(frame.filter(unknown)["item"], len(frame), items, source, settings, tally)
     frame = frame.with_columns(codes.alias("item")).filter(pl.col("item").is_not_null())
     users = frame["user"].unique().sort()
     user = frame["user"].cast(pl.Enum(users)).to_physical().cast(pl.UInt32)
@@ -181,7 +254,12 @@ def _coded(
 
 
 def _check_unknown(
-    missing: pl.Series, total: int, source: Source, settings: DataSettings, tally: Tally
+    missing: pl.Series,
+    total: int,
+    items: pl.Series,
+    source: Source,
+    settings: DataSettings,
+    tally: Tally,
 ) -> None:
     share = len(missing) / total
     examples = ", ".join(missing.unique(maintain_order=True).head(3))
@@ -189,6 +267,8 @@ def _check_unknown(
         f"{source.interactions_path}: {share:.1%} of the interactions have an item that "
         f"{source.items_path} does not have, such as {examples}"
     )
+    if cause := likely_cause(missing, items):
+        said = f"{said}. {cause}"
     if share > settings.max_unknown or len(missing) == total:
         raise DataError(
             f"{said}; check data.columns.item and data.columns.item_id, or raise data.max_unknown "
@@ -197,30 +277,72 @@ def _check_unknown(
     tally.warn(said)
 
 
-def _sorted(frame: pl.DataFrame, tally: Tally) -> pl.DataFrame:
+def _sorted(
+    frame: pl.DataFrame,
+    users: pl.Series,
+    items: pl.Series,
+    settings: DataSettings,
+    seed: int,
+    source: Source,
+    tally: Tally,
+) -> pl.DataFrame:
     """By user, time and row; without the same user, item and time again; `timed` is kept in it."""
     frame = frame.with_row_index("row")
-    if "time" not in frame.columns:
+    at = [name for name in ("time", "order") if name in frame.columns]
+    if not at:
         frame = frame.sort("user", "row")
         return frame.with_columns(
             time=pl.int_range(pl.len(), dtype=pl.Int64).over("user").cast(pl.Float64),
             timed=pl.lit(value=False),
         )
-    frame = frame.sort("user", "time", "row")
-    earlier = pl.col("user") == pl.col("user").shift(1)
-    tie = earlier & (pl.col("time") == pl.col("time").shift(1))
-    frame = frame.with_columns(tied=(tie | tie.shift(-1)).fill_null(value=False))
+    if "time" not in at:
+        frame, at = frame.rename({"order": "time"}), ["time"]
+    drawn = settings.ties != "file"
+    if drawn:
+        frame = frame.with_columns(_tickets(frame, users, items, seed))
+    frame = frame.sort("user", *at, *(["ticket"] if drawn else []), "row", nulls_last=True)
+    same = pl.struct("user", *at)
+    tie = (same == same.shift(1)).fill_null(value=False)
+    frame = frame.with_columns(tied=tie | tie.shift(-1, fill_value=False))
     ties = frame.filter("tied")
-    twice = ties.filter(~pl.struct("user", "item", "time").is_first_distinct())["row"]
+    twice = ties.filter(~pl.struct("user", "item", *at).is_first_distinct())["row"]
     tally.add("duplicates", len(twice))
     if len(twice):
         frame = frame.filter(~pl.col("row").is_in(twice.implode()))
+    earlier = pl.col("user") == pl.col("user").shift(1)
+    sunk = earlier & (pl.col("row") < pl.col("row").shift(1)) & ~tie
+    rising = tie & (pl.col("item") > pl.col("item").shift(1))
     found = frame.select(
-        unsorted=(earlier & (pl.col("row") < pl.col("row").shift(1))).sum(), ties=tie.sum()
+        unsorted=sunk.sum(), ties=tie.sum(), rising=rising.sum(), pairs=earlier.sum()
     ).row(0)
     tally.add("unsorted", found[0])
     tally.add("equal_times", found[1])
-    return frame.drop("tied").with_columns(timed=pl.lit(value=True))
+    if not drawn:
+        _warn_ties(found[1], found[2], found[3], source, tally)
+    return frame.with_columns(timed=pl.lit(value=True))
+
+
+def _tickets(frame: pl.DataFrame, users: pl.Series, items: pl.Series, seed: int) -> pl.Series:
+    """[n] a number drawn for each user and item, so that the rows' order changes nothing."""
+    user, item = (
+        np.fromiter((derive_seed(seed, "ties", name) for name in names), np.uint64, len(names))
+        for names in (users, items)
+    )
+    return pl.Series("ticket", user[frame["user"].to_numpy()] ^ item[frame["item"].to_numpy()])
+
+
+def _warn_ties(ties: int, rising: int, pairs: int, source: Source, tally: Tally) -> None:
+    """Says that the order within one moment is the file's, which may be that of the ids."""
+    if not ties or ties < MANY_TIES * pairs:
+        return
+    order = ""
+    if ties > 20 and (rising > 0.95 * ties or rising < 0.05 * ties):
+        order = ", which is that of the item ids: the next item can be told from it"
+    tally.warn(
+        f"{source.interactions_path}: {ties / pairs:.0%} of a user's neighbouring interactions "
+        f"have the same time, and stand in the file's order{order}; is there a column that orders "
+        'them (data.columns.order)? Else set data.ties = "drawn", or "step" for baskets'
+    )
 
 
 def _columns(frame: pl.DataFrame, users: pl.Series, items: pl.Series) -> Records:

@@ -33,6 +33,19 @@ class Columns(Settings):
     user: str = Field("", description="interactions: the user's id")
     item: str = Field("", description="interactions: the item's id")
     time: str = Field("", description="interactions: when; absent: the file's order")
+    order: str = Field(
+        "",
+        description="interactions: orders those of a user at one time: a step, a finer clock",
+    )
+    event: str = Field("", description="interactions: the kind of event, for data.events")
+    quantity: str = Field(
+        "", description="interactions: how many; rows with 0 or less, cancelled, are left out"
+    )
+    texts: list[str] = Field(
+        [],
+        description="without data.items: the columns of the interactions that describe the item; "
+        "empty: all that hold nothing else",
+    )
     rating: str = Field("", description="interactions: a rating, for min_rating")
     sequence: str = Field(
         "",
@@ -54,7 +67,11 @@ class DataSettings(Settings):
     interactions: Path | None = Field(
         None, description="the interactions' file; for formats of many files, their folder"
     )
-    items: Path | None = Field(None, description="the items' file")
+    items: Path | None = Field(
+        None,
+        description="the items' file; table: left out, each interaction describes its item "
+        "(columns.texts)",
+    )
     impressions: Path | None = Field(
         None,
         description="table: the file of candidate lists, for candidates = given: a row a list with "
@@ -76,6 +93,21 @@ class DataSettings(Settings):
         "utf-8", description="of the text files; utf-16: those without its mark are utf-8"
     )
     locale: str = Field("", description="amazon_m2: keep sessions and products of this locale")
+    time_format: str = Field(
+        "", description='how dates are written, such as "%d/%m/%Y %H:%M"; empty: found'
+    )
+    ties: Literal["file", "drawn", "step"] = Field(
+        "file",
+        description="interactions of a user at one time: file: in the file's order; drawn: in an "
+        "order drawn by seed; step: drawn, and no history holds what has its target's time, such "
+        "as the rest of a basket",
+    )
+    events: dict[str, float] = Field(
+        {},
+        description="kinds of events (columns.event) that are kept, each with its weight, such as "
+        "{ view = 1, purchase = 3 }; the weight is the rating where there is no other, for "
+        "min_rating; empty: all are kept",
+    )
     max_unknown: float = Field(
         0.05,
         ge=0,

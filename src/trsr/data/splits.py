@@ -56,7 +56,7 @@ def split(records: Records, settings: DataSettings, seed: int, tally: Tally) -> 
 
 
 def _long_enough(records: Records, positions: Ints, part: str, least: int, tally: Tally) -> Ints:
-    enough = records.place[positions] >= least
+    enough = records.before[positions] >= least
     tally.add(f"short_{part}", int((~enough).sum()))
     return positions[enough]
 
@@ -102,13 +102,20 @@ def _training_targets(records: Records, ends: Ints, settings: DataSettings) -> I
     return np.sort(np.concatenate(found))
 
 
+def _moment(records: Records, positions: Ints) -> Ints:
+    """The positions where the histories of targets end."""
+    return records.starts[records.user[positions]] + records.before[positions]
+
+
 def _leave_last_out(records: Records, settings: DataSettings, seed: int, tally: Tally) -> Targets:
     starts, ends = records.starts[:-1], records.starts[1:]
-    test, valid = ends - 1, ends - 2
-    has_test = test - starts >= settings.min_history
-    has_valid = valid - starts >= settings.min_history
+    test = ends - 1
+    valid = _moment(records, test) - 1
+    has_test = records.before[test] >= settings.min_history
+    has_valid = (valid >= starts) & (records.before[valid] >= settings.min_history)
     # Users too short to be asked about are still worth fitting on.
-    fit_end = np.where(has_valid, valid, np.where(has_test, test, ends))
+    held = np.where(has_valid, valid, test)
+    fit_end = np.where(has_valid | has_test, _moment(records, held), ends)
     return Targets(
         {
             "train": _training_targets(records, fit_end, settings),

@@ -30,7 +30,8 @@ def prepare(settings: DataSettings, out: Path, *, seed: int, progress: Progress)
     The order of work: read; leave out what has no ids or time, and unknown items; filter (see
     `filtered`); split (see `split`); leave out short histories; draw as many cases as asked for;
     draw candidates. The same input and seed give the same files, in whatever order the input's
-    rows stand, as long as no user has two interactions at the same time.
+    rows stand, as long as no user has two interactions at the same time, or `ties` draws their
+    order.
 
     Args:
         settings: Where the data is and what is kept of it; paths are absolute.
@@ -72,7 +73,7 @@ def _prepare(settings: DataSettings, out: Path | None, seed: int, progress: Prog
         )
     items = catalogue(source, tally)
     progress.advance(1, f"{len(items)} items")
-    found = filtered(records(source, items["id"], settings, tally), settings, tally)
+    found = filtered(records(source, items["id"], settings, seed, tally), settings, tally)
     progress.advance(1, f"{len(found)} interactions")
     fit, cases = _made(found, source, settings, seed, tally)
     progress.advance(1, "split")

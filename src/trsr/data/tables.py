@@ -10,34 +10,34 @@ from trsr.data import files
 from trsr.data.settings import Columns, DataSettings
 from trsr.data.source import Source, exploded, find, listed, need
 from trsr.errors import DataError
+from trsr.plugins import like
 
 
 class TableReader:
     """One file of interactions (or of users with their sequences), one of items, perhaps of lists.
 
-    The third, `data.impressions`, is read for `candidates = given` alone.
+    Without a file of items each interaction describes its item. The third file,
+    `data.impressions`, is read for `candidates = given` alone.
     """
 
     def read(self, settings: DataSettings) -> Source:
         """Opens the files and renames their columns; see `Reader.read`."""
         path = files.a_file(settings.interactions, "interactions", "the interactions' file")
-        items_path = files.a_file(settings.items, "items", "the items' file with their text")
-        frame, _ = table(path, settings, header=settings.header)
-        items, lists = table(items_path, settings, header=settings.items_header)
-        names = items.collect_schema().names()
-        item_id = need(names, "item_id", settings.columns.item_id, items_path)
-        interactions = _interactions(frame, path, settings)
-        warnings = _without_user(frame, path, settings.columns)
+        table = opened(path, settings, header=settings.header)
+        interactions = _interactions(table.frame, path, settings)
+        items_path, items, texts = _items(table, path, settings)
+        warnings = table.notes + (() if items is table else items.notes)
+        warnings += _unsure(table.frame, interactions, path, settings.columns)
         impressions_path = None
         if settings.candidates == "given":
             impressions_path = _lists_file(settings)
             warnings += _without_time(interactions, path)
         return Source(
             interactions=interactions,
-            items=identified(items, item_id),
+            items=texts,
             interactions_path=path,
             items_path=items_path,
-            json_lists=lists,
+            nested=items.nested,
             impressions=_impressions(impressions_path, settings) if impressions_path else None,
             impressions_path=impressions_path,
             encoding=settings.encoding,
@@ -45,27 +45,42 @@ class TableReader:
         )
 
 
-def table(
-    path: Path, settings: DataSettings, *, header: bool
-) -> tuple[pl.LazyFrame, frozenset[str]]:
-    """One file of any format as a frame, and its columns that hold JSON lists.
+def opened(path: Path, settings: DataSettings, *, header: bool) -> files.Table:
+    """One file of any format, in the encoding and with the separator of the settings."""
+    return files.table(
+        path, encoding=settings.encoding, separator=settings.separator, header=header
+    )
 
-    Args:
-        path: The file.
-        settings: Encoding, and separator of delimited files.
-        header: Whether a delimited file's first line names the columns.
-    """
-    kind = files.format_of(path)
-    if kind == "parquet":
-        with files.located(path):
-            frame = pl.scan_parquet(path, glob=False)
-            frame.collect_schema()
-        return frame, frozenset()
-    if kind == "jsonl":
-        return files.json_lines(path, encoding=settings.encoding)
-    dialect = files.sniff(path, settings.encoding, settings.separator)
-    frame = files.delimited(path, dialect=dialect, header=header, encoding=settings.encoding)
-    return frame, frozenset()
+
+def _items(
+    table: files.Table, path: Path, settings: DataSettings
+) -> tuple[Path, files.Table, pl.LazyFrame]:
+    """The items' file and its columns, `id` first; without one, those of the interactions."""
+    columns = settings.columns
+    if settings.items is not None:
+        items_path = files.a_file(settings.items, "items", "the items' file with their text")
+        items = opened(items_path, settings, header=settings.items_header)
+        key = need(items.names, "item_id", columns.item_id, items_path)
+        return items_path, items, identified(items.frame, key)
+    names = table.names
+    item = find(names, "item", columns.item, path)
+    roles = ("user", "time", "order", "rating", "event", "quantity", "split")
+    others = {find(names, role, str(getattr(columns, role)), path) for role in roles}
+    texts = columns.texts or [name for name in names if name not in {item, *others}]
+    if item is None or columns.sequence or not texts:
+        raise DataError(
+            "data.items is not set: the items' file with their text is needed, or a row an "
+            f"interaction in {path} with its item (data.columns.item) and the item's texts"
+        )
+    for name in texts:
+        if name not in names:
+            raise DataError(
+                f"{path}: there is no column {name!r} (data.columns.texts){like(name, names)}; "
+                f"the columns are {', '.join(names)}"
+            )
+    # an item without an id is known by its text, which is then both
+    chosen = {("id_2" if name == "id" else name): pl.col(name) for name in texts}
+    return path, table, table.frame.select(pl.col(item).alias("id"), **chosen)
 
 
 def identified(items: pl.LazyFrame, item_id: str) -> pl.LazyFrame:
@@ -80,10 +95,13 @@ def identified(items: pl.LazyFrame, item_id: str) -> pl.LazyFrame:
 def _interactions(frame: pl.LazyFrame, path: Path, settings: DataSettings) -> pl.LazyFrame:
     columns = settings.columns
     names = frame.collect_schema().names()
-    found = {
-        "time": find(names, "time", columns.time, path),
-        "rating": find(names, "rating", columns.rating, path),
-    }
+    found = {"time": find(names, "time", columns.time, path)}
+    found["rating"] = find(names, "rating", columns.rating, path)
+    # never by their names alone: they leave rows out, or order them
+    for role in ("order", "quantity"):
+        found[role] = find(names, role, str(getattr(columns, role)), path, usual=False)
+    if settings.events:
+        found["event"] = need(names, "event", columns.event, path)
     if settings.split == "given":
         found["split"] = need(names, "split", columns.split, path)
     sequence = sequence_column(names, columns, path)
@@ -91,17 +109,13 @@ def _interactions(frame: pl.LazyFrame, path: Path, settings: DataSettings) -> pl
         found["user"] = need(names, "user", columns.user, path)
         found["item"] = need(names, "item", columns.item, path)
         return frame.select(pl.col(name).alias(role) for role, name in found.items() if name)
-    schema = frame.collect_schema()
     user = find(names, "user", columns.user, path)
-    chosen = [
-        (pl.col(user) if user else pl.int_range(1, pl.len() + 1)).alias("user"),
-        listed(sequence, schema[sequence]).alias("item"),
-    ]
-    chosen += [pl.col(name).alias(role) for role, name in found.items() if name and role != "split"]
-    if found.get("split"):
-        split = str(found["split"])
-        chosen.append(listed(split, schema[split]).alias("split"))
-    return exploded(frame.select(chosen), path=path)
+    chosen = [(pl.col(user) if user else pl.int_range(1, pl.len() + 1)).alias("user")]
+    chosen += [pl.col(name).alias(role) for role, name in found.items() if name]
+    with files.located(path, settings.encoding):
+        rows = frame.select(*chosen, pl.col(sequence).alias("item")).collect()
+    lists = [listed(rows[name], path) for name in ("item", "split") if name in rows.columns]
+    return exploded(rows.with_columns(lists), path=path)
 
 
 def sequence_column(names: list[str], columns: Columns, path: Path) -> str | None:
@@ -111,11 +125,20 @@ def sequence_column(names: list[str], columns: Columns, path: Path) -> str | Non
     return find(names, "sequence", columns.sequence, path)
 
 
-def _without_user(frame: pl.LazyFrame, path: Path, columns: Columns) -> tuple[str, ...]:
+def _unsure(
+    frame: pl.LazyFrame, interactions: pl.LazyFrame, path: Path, columns: Columns
+) -> tuple[str, ...]:
+    """What is taken for granted about users and times."""
     names = frame.collect_schema().names()
-    if sequence_column(names, columns, path) and not find(names, "user", columns.user, path):
+    sequence = sequence_column(names, columns, path)
+    if sequence and not find(names, "user", columns.user, path):
         return (f"{path}: no column holds the user: each line is taken as a user of its own",)
-    return ()
+    if sequence or "time" in interactions.collect_schema().names():
+        return ()
+    return (
+        f"{path}: no column holds the time, so the rows of a user are taken as oldest first in the "
+        "file; if they are not, set data.columns.time",
+    )
 
 
 def _lists_file(settings: DataSettings) -> Path:
@@ -129,9 +152,8 @@ def _lists_file(settings: DataSettings) -> Path:
 
 def _impressions(path: Path, settings: DataSettings) -> pl.LazyFrame:
     """`user`, `candidates`, `relevant` and, where the file has it, `time`."""
-    frame, _ = table(path, settings, header=True)
-    columns, schema = settings.columns, frame.collect_schema()
-    names = schema.names()
+    table = opened(path, settings, header=True)
+    columns, names = settings.columns, table.names
     # these two name the interactions' columns, and the lists' may be called otherwise
     user, time = (
         find(names, role, wanted if wanted in names else "", path)
@@ -146,12 +168,14 @@ def _impressions(path: Path, settings: DataSettings) -> pl.LazyFrame:
     candidates = need(names, "candidates", columns.candidates, path)
     others = [name for name in names if name not in (user, time, candidates)]
     taken = need(names if columns.taken else others, "taken", columns.taken, path)
-    chosen = [
-        pl.col(user).alias("user"),
-        listed(candidates, schema[candidates]).alias("candidates"),
-        listed(taken, schema[taken]).alias("relevant"),
-    ]
-    return frame.select(*chosen, *([pl.col(time).alias("time")] if time else []))
+    chosen = {"user": user, "candidates": candidates, "relevant": taken}
+    chosen |= {"time": time} if time else {}
+    with files.located(path, settings.encoding):
+        rows = table.frame.select(pl.col(name).alias(role) for role, name in chosen.items())
+        lists = rows.collect()
+    return lists.with_columns(
+        listed(lists[name], path) for name in ("candidates", "relevant")
+    ).lazy()
 
 
 def _without_time(interactions: pl.LazyFrame, path: Path) -> tuple[str, ...]:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-import json
+import html
+import re
 
 import polars as pl
 import polars.selectors as cs
 
 from trsr.data import files
-from trsr.data.ids import id_text
+from trsr.data.files import json_value
+from trsr.data.ids import id_text, is_missing, merged, to_text, words_for_none
 from trsr.data.report import Tally
 from trsr.data.source import Source
 from trsr.errors import DataError
 
 LONGEST = 20_000
 """Characters kept of one text."""
+
+_ENTITY = r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
+_TAG = (
+    r"(?i:</?(?:a|abbr|article|b|big|blockquote|body|br|center|code|dd|div|dl|dt|em|figure|font|"
+    r"footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|label|li|link|main|meta|nav|ol|p|pre|"
+    r"q|section|small|span|strike|strong|sub|sup|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul|"
+    r"video)(?:\s[^<>]*)?/?>|<!--.{0,2000}?-->)"
+)
+"""Tags by name: not everything in pointed brackets is HTML."""
+_UNSEEN = r"(?is)<(script|style)\b[^>]*>.*?</\1\s*>"
 
 _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 _LONG_VECTOR = 32
@@ -24,115 +36,146 @@ _LONG_VECTOR = 32
 def catalogue(source: Source, tally: Tally) -> pl.DataFrame:
     """All items in the order of their ids: `id` and the text columns, null where there is none.
 
-    Lists become their values joined by ", "; control characters become spaces; a text longer than
-    `LONGEST` is cut. All of it is counted.
+    Where an id comes again its rows are one item: of each column the most frequent value, and the
+    first of equally frequent ones. Lists become their values joined by ", "; HTML tags are dropped
+    and entities decoded; control characters become spaces; a text longer than `LONGEST` is cut. All
+    of it is counted.
 
     Raises:
         DataError: If the file cannot be read or holds no item.
     """
-    with files.located(source.items_path, source.encoding):
-        frame = source.items.collect()
-    tally.add("items_read", len(frame))
-    frame = frame.with_columns(id_text(frame["id"]).alias("id"))
-    named = frame.filter(pl.col("id").is_not_null())
-    tally.add("items_without_id", len(frame) - len(named))
-    items = named.unique("id", keep="first", maintain_order=True).sort("id")
-    tally.add("items_twice", len(named) - len(items))
-    if items.is_empty():
-        raise DataError(f"{source.items_path}: there is no item with an id")
-    items = _joined(_without_vectors(items, source, tally), source)
+    path = source.items_path
+    # where a row is an interaction, items are counted with these
+    own = path != source.interactions_path
+    with files.located(path, source.encoding):
+        frame = source.items.collect(engine="streaming")
+        ids = id_text(frame["id"], path, source.encoding)
+        if own:
+            tally.add("items_read", len(frame))
+            tally.add("items_without_id", ids.null_count())
+            if words := words_for_none(frame["id"], ids):
+                tally.warn(f"{path}: rows whose item id is {', '.join(words[:5])} are left out")
+            if found := merged(frame["id"], ids):
+                tally.add("items_merged", found)
+        named = frame.with_columns(ids.alias("id")).drop_nulls("id")
+        if named.is_empty():
+            raise DataError(f"{path}: there is no item with an id")
+        texts = _joined(_without_vectors(named, source, tally), source, tally)
+    items = _one_row_each(texts, tally, own=own)
     items = _cleaned(items, tally)
-    texts = items.columns[1:]
-    empty = items.select(pl.all_horizontal(pl.col(texts).is_null())).to_series().sum()
+    names = items.columns[1:]
+    empty = items.select(pl.all_horizontal(pl.col(names).is_null())).to_series().sum()
     tally.add("items", len(items))
-    tally.add("items_without_text", int(empty) if texts else len(items))
-    if not texts or empty == len(items):
+    tally.add("items_without_text", int(empty) if names else len(items))
+    if not names or empty == len(items):
         raise DataError(
-            f"{source.items_path}: no item has any text beside its id: a language model would have "
-            "nothing to read"
+            f"{path}: no item has any text beside its id: a language model would have nothing to "
+            "read"
         )
     return items
 
 
+def _one_row_each(texts: pl.DataFrame, tally: Tally, *, own: bool) -> pl.DataFrame:
+    """Each id once, sorted; where it comes again, the most frequent value of each column."""
+    items = texts.unique("id", keep="first", maintain_order=True).sort("id")
+    if own:
+        tally.add("items_twice", len(texts) - len(items))
+    if len(items) == len(texts):
+        return items
+    again = texts.filter(pl.col("id").is_duplicated())
+    varying = pl.Series("id", [], dtype=pl.String)
+    columns = [items["id"]]
+    for name in items.columns[1:]:
+        filled = again.select("id", value=name).filter(~is_missing("value"))
+        counts = filled.group_by("id", "value", maintain_order=True).len()
+        varying = varying.append(counts.filter(pl.col("id").is_duplicated())["id"].unique())
+        best = counts.sort("len", descending=True, maintain_order=True).unique(
+            "id", keep="first", maintain_order=True
+        )
+        found = items.select("id", old=name).join(best, on="id", how="left", maintain_order="left")
+        columns.append(found.select(pl.coalesce("value", "old").alias(name)).to_series())
+    tally.add("items_varying", varying.n_unique())
+    return pl.DataFrame(columns)
+
+
 def _without_vectors(items: pl.DataFrame, source: Source, tally: Tally) -> pl.DataFrame:
-    binary = items.select(cs.binary() & ~cs.by_name("id")).columns
     numbers = items.select(cs.list(cs.numeric()) | cs.array(cs.numeric())).columns
     vectors = [
         name
         for name in numbers
         if (items[name].cast(pl.List(pl.Float64)).list.len().max() or 0) > _LONG_VECTOR  # type: ignore[operator]
     ]
-    for name in binary + vectors:
+    for name in vectors:
         tally.warn(f"{source.items_path}: column {name} holds no text and is left out")
-    return items.drop(binary + vectors)
+    return items.drop(vectors)
 
 
-def _joined(items: pl.DataFrame, source: Source) -> pl.DataFrame:
-    """Every column as text."""
+def _joined(items: pl.DataFrame, source: Source, tally: Tally) -> pl.DataFrame:
+    """Every column as text; a column that cannot be written as text is left out, which is said."""
     columns = [items["id"]]
     for column in items.iter_columns():
         if column.name == "id":
             continue
-        if column.name in source.json_lists:
-            columns.append(_json_list(column))
-        elif isinstance(column.dtype, pl.List | pl.Array):
-            columns.append(_list_text(column))
-        elif isinstance(column.dtype, pl.Struct):
-            columns.append(column.struct.json_encode())
-        else:
-            columns.append(column.cast(pl.String))
+        try:
+            if column.name in source.nested:
+                texts = [_joined_json(t) if t and t[0] in "[{" else t for t in column]
+                columns.append(pl.Series(column.name, texts, dtype=pl.String))
+            elif column.dtype.is_nested():
+                texts = [", ".join(_leaves(value)) for value in column.to_list()]
+                columns.append(pl.Series(column.name, texts, dtype=pl.String))
+            else:
+                columns.append(to_text(column, source.items_path))
+        except DataError as error:
+            tally.warn(f"{error}; the column is left out")
     return pl.DataFrame(columns)
-
-
-def _list_text(column: pl.Series) -> pl.Series:
-    values = column.cast(pl.List(column.dtype.inner)) if column.dtype == pl.Array else column  # type: ignore[attr-defined]
-    while isinstance(values.dtype, pl.List) and isinstance(values.dtype.inner, pl.List):
-        values = values.list.eval(pl.element().explode())
-    texts = values.cast(pl.List(pl.String))
-    return texts.list.drop_nulls().list.join(", ")
-
-
-def _json_list(column: pl.Series) -> pl.Series:
-    """A column of JSON lists, perhaps with plain texts among them, as joined text."""
-    is_list = column.str.starts_with("[")
-    frame = pl.DataFrame({"text": column, "is_list": is_list})
-    only = pl.when(pl.col("is_list")).then(pl.col("text"))
-    try:
-        decoded = frame.select(only.str.json_decode(pl.List(pl.String))).to_series()
-        joined = _list_text(decoded)
-    except pl.exceptions.PolarsError:  # lists in lists, or text that only looks like a list
-        joined = frame.select(only).to_series().map_elements(_joined_json, return_dtype=pl.String)
-    return (
-        frame.with_columns(joined=joined)
-        .select(pl.when(pl.col("is_list")).then(pl.col("joined")).otherwise(pl.col("text")))
-        .to_series()
-        .alias(column.name)
-    )
 
 
 def _joined_json(text: str) -> str:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+        return ", ".join(_leaves(json_value(text, "")))
+    except DataError:
         return text
-    return ", ".join(_leaves(value))
 
 
 def _leaves(value: object) -> list[str]:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple | pl.Series):
         return [leaf for part in value for leaf in _leaves(part)]
     if isinstance(value, dict):
         return [f"{key}: {leaf}" for key, part in value.items() for leaf in _leaves(part)]
+    if isinstance(value, bytes):
+        return [value.decode(errors="replace")]
     return [] if value is None else [str(value)]
+
+
+def _without_html(text: str) -> str:
+    """The text without HTML's tags and entities, also where it was escaped several times."""
+    for _ in range(3):
+        decoded = re.sub(_ENTITY, lambda found: html.unescape(found[0]), text)
+        if decoded == text:
+            break
+        text = decoded
+    return re.sub(r"[ \xa0]+", " ", re.sub(_TAG, " ", re.sub(_UNSEEN, " ", text)))
 
 
 def _cleaned(items: pl.DataFrame, tally: Tally) -> pl.DataFrame:
     texts = cs.exclude("id")
+    marked = texts.str.contains(f"{_ENTITY}|{_TAG}")
+    tally.add("texts_with_html", _total(items.select(marked.sum())))
+    plain = [_plain(items[name]) for name in items.columns if name != "id"]
+    items = items.with_columns(plain)
     tally.add("texts_cleaned", _total(items.select(texts.str.contains(_CONTROL).sum())))
     tally.add("texts_shortened", _total(items.select((texts.str.len_chars() > LONGEST).sum())))
     stripped = texts.str.slice(0, LONGEST).str.replace_all(_CONTROL, " ").str.strip_chars()
     items = items.with_columns(stripped)
     return items.with_columns(pl.when(texts != "").then(texts).name.keep())
+
+
+def _plain(column: pl.Series) -> pl.Series:
+    rows = column.str.contains(f"{_ENTITY}|{_TAG}").fill_null(value=False).arg_true()
+    if rows.is_empty():
+        return column
+    plain = [_without_html(text) for text in column.gather(rows)]
+    return column.clone().scatter(rows, pl.Series(plain, dtype=pl.String))
 
 
 def _total(row: pl.DataFrame) -> int:
