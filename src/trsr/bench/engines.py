@@ -38,7 +38,6 @@ ENGINES = PluginTable(
         "tree": "trsr.bench.engines:open_tree",
         "tree_mask": "trsr.bench.engines:open_tree_mask",
         "openvino": "trsr.bench.engines:open_openvino",
-        "openvino_8bit": "trsr.bench.engines:open_openvino_8bit",
     },
 )
 """Each part is called with a `TransformersModel` (for an engine of its own: with its settings to
@@ -75,11 +74,6 @@ def open_tree_mask(model: TransformersModel) -> Engine:
 def open_openvino(model: TransformersModel) -> Engine:
     """The same tree, its passes compiled (`model.scorer = openvino`)."""
     return _tree(model, CompiledPass(model.network))
-
-
-def open_openvino_8bit(model: TransformersModel) -> Engine:
-    """The same, with products of 8-bit integers (`model.scorer = openvino_8bit`)."""
-    return _tree(model, CompiledPass(model.network, eight_bits=True))
 
 
 def _tree(model: TransformersModel, packed: PackedPass | None, *, mask: bool = False) -> Engine:

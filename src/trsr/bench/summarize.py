@@ -174,8 +174,6 @@ def _ways(
     if local.device.type == "cpu" and find_spec("openvino_genai") is not None:
         fast = config.summarizer.model_copy(update={"backend": "openvino", "quantize": "none"})
         ways.append(Way("openvino", lambda: open_model(fast), users, fast.dtype))
-        eight = fast.model_copy(update={"quantize": "8bit"})
-        ways.append(Way("openvino_8bit", lambda: open_model(eight), users, fast.dtype))
     return ways
 
 

@@ -17,7 +17,6 @@ from trsr.llm.base import Feed, Sampling
 from trsr.llm.choice import stop_tokens
 from trsr.llm.compiled import CompiledPass, compiled_pass, resolve
 from trsr.llm.continuous import ContinuousGenerator
-from trsr.llm.eight_bits import ROUNDING
 from trsr.llm.generate import Generator
 from trsr.llm.layout import Layout, Question
 from trsr.llm.prefixes import Memory
@@ -63,8 +62,6 @@ class TransformersModel:
         self._identity = load.identity(settings, folder, adapter, dtype)
         if self._scorer != "torch":
             self._identity += f" {self._scorer}"
-        if self._scorer == "openvino_8bit":
-            self._identity += f" {ROUNDING}"
         self._memory = Memory(settings.kept_tokens)
 
     @property

@@ -45,8 +45,7 @@ class ModelSettings(Settings):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where it runs")
     quantize: Literal["none", "8bit", "4bit"] = Field(
         "none",
-        description="load the weights in fewer bits (transformers: needs bitsandbytes and a GPU; "
-        "openvino: 8bit, faster and rounded more, see docs/performance.md)",
+        description="transformers: load the weights in fewer bits; needs bitsandbytes and a GPU",
     )
     context_tokens: int = Field(
         2048, ge=64, description="most tokens of prompt and answer; bounded by the model's own"
@@ -77,12 +76,11 @@ class ModelSettings(Settings):
         "FlexAttention on CUDA (Llama, Qwen, GPT-NeoX, Mistral without a window; others take "
         "levels), slower on a CPU and not yet measured on a GPU; auto: levels",
     )
-    scorer: Literal["auto", "torch", "openvino", "openvino_8bit"] = Field(
+    scorer: Literal["auto", "torch", "openvino"] = Field(
         "torch",
         description="what computes scores when candidates are ranked; openvino: faster, on a CPU "
-        "and for Llama, Mistral and Qwen models; openvino_8bit: faster still, and rounded more "
-        "(see docs/performance.md); auto: openvino where it is installed and can take the model, "
-        "else torch. Training and its validation keep to torch",
+        "and for Llama, Mistral and Qwen models; auto: openvino where it is installed and can "
+        "take the model, else torch. Training and its validation keep to torch",
     )
     prefill: bool = Field(
         True, description="the model can continue an answer begun for it (openai: the server can)"
