@@ -168,9 +168,6 @@ def _ways(
     ways = [plain(1, alone), *(plain(size, size) for size in batches)]
     most = max([alone, *batches])
     ways.append(Way("transformers", lambda: TransformersModel(settings), most, dtype))
-    if local.device.type == "cuda":
-        flowing = settings.model_copy(update={"batching": "continuous"})
-        ways.append(Way("continuous", lambda: TransformersModel(flowing), users, dtype))
     if local.device.type == "cpu" and find_spec("openvino_genai") is not None:
         fast = config.summarizer.model_copy(update={"backend": "openvino", "quantize": "none"})
         ways.append(Way("openvino", lambda: open_model(fast), users, fast.dtype))

@@ -23,7 +23,7 @@ BACKENDS = PluginTable(
 
 
 SPEED_ONLY = frozenset(
-    {"batch_size", "batch_tokens", "batching", "kept_tokens", "tree"}
+    {"batch_size", "batch_tokens", "kept_tokens", "tree"}
     | {"key_env", "concurrency", "timeout", "retries", "price_in", "price_out"}
 )
 """Settings that change how fast or dear a model's answers come, not which answers."""
@@ -51,17 +51,8 @@ class ModelSettings(Settings):
         2048, ge=64, description="most tokens of prompt and answer; bounded by the model's own"
     )
     batch_size: int = Field(16, ge=1, description="prompts generated side by side")
-    batching: Literal["batches", "continuous"] = Field(
-        "batches",
-        description="transformers: how texts are generated; batches: prompts of one kind and like "
-        "length side by side, what they begin alike read once; continuous: transformers' "
-        "continuous batching, in which a prompt begins as soon as a text ends, for long texts of "
-        "unlike lengths on a GPU without a server (not yet measured there; slower on a CPU)",
-    )
     batch_tokens: int = Field(
-        8192,
-        ge=64,
-        description="most tokens in one forward pass when scoring or batching continuously",
+        8192, ge=64, description="most tokens in one forward pass when scoring and training"
     )
     kept_tokens: int = Field(
         4096,
