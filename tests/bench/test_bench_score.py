@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trsr.bench import KEYS
-from trsr.bench.engines import open_pairwise, open_tree, open_tree_mask
+from trsr.bench.engines import open_pairwise, open_tree
 from trsr.bench.records import Place
 from trsr.bench.score import agreement, bench_score, rank_correlation, synthetic
 from trsr.bench.tokens import padded_states, shared_prefixes
@@ -26,8 +26,8 @@ def result(tiny):
 
 
 def test_records_are_whole_and_the_reference_is_one(result):
-    pairwise, tree, masked = (one for one in result.records if "openvino" not in one.variant)
-    for record in (pairwise, tree, masked):
+    pairwise, tree = (one for one in result.records if "openvino" not in one.variant)
+    for record in (pairwise, tree):
         assert record.bench == "score"
         assert record.prompts == 10
         assert record.tokens == 10 * 52
@@ -39,9 +39,8 @@ def test_records_are_whole_and_the_reference_is_one(result):
         assert record.peak_memory_bytes > 10_000_000
     assert pairwise.variant == "40+5x12/pairwise"
     assert pairwise.ratio == 1.0
-    for record in (tree, masked):
-        assert record.ratio == pytest.approx(pairwise.seconds / record.seconds)
-    assert (tree.variant, masked.variant) == ("40+5x12/tree", "40+5x12/tree_mask")
+    assert tree.ratio == pytest.approx(pairwise.seconds / tree.seconds)
+    assert tree.variant == "40+5x12/tree"
 
 
 def test_json_has_exactly_the_keys_that_were_promised(result):
@@ -76,11 +75,10 @@ def test_padded_states_are_those_of_each_prompt_alone(tiny):
             torch.testing.assert_close(found[row], alone[0, -1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", [open_tree, open_tree_mask])
-def test_tree_scores_equal_pairwise_ones(tiny, way):
+def test_tree_scores_equal_pairwise_ones(tiny):
     load = synthetic(tiny, queries=3, prefix=45, candidates=6, rest=20, seed=0)
     pairwise = open_pairwise(tiny)(load.calls, load.answers)
-    tree = way(tiny)(load.calls, load.answers)
+    tree = open_tree(tiny)(load.calls, load.answers)
     assert pairwise.shape == (18, 2)
     np.testing.assert_allclose(tree, pairwise, rtol=0, atol=1e-4)
     # they tell prompts apart, or equality would say nothing
@@ -91,16 +89,6 @@ def test_an_unknown_engine_is_refused_by_name(tiny):
     load = synthetic(tiny, queries=1, prefix=8, candidates=2, rest=2, seed=0)
     with pytest.raises(ConfigError, match="did you mean tree"):
         bench_score(tiny, [load], variants=["tre"], repeats=1, progress=Silent(), place=HERE)
-
-
-def test_a_model_that_cannot_be_masked_is_measured_without(tiny):
-    tiny.network.config.model_type = "gemma2"
-    load = synthetic(tiny, queries=1, prefix=8, candidates=2, rest=2, seed=0)
-    (found,) = bench_score(tiny, [load], repeats=1, progress=Silent(), place=HERE)
-    assert not any("tree_mask" in record.variant for record in found.records)
-    assert any(note.startswith("tree_mask: not run: model.tree") for note in found.notes)
-    with pytest.raises(ConfigError, match="leave out tree_mask"):
-        bench_score(tiny, [load], variants=["tree_mask"], progress=Silent(), place=HERE)
 
 
 def test_rank_correlation_is_spearmans():

@@ -16,7 +16,7 @@ from trsr.errors import ConfigError
 from trsr.llm.hf import TransformersModel
 from trsr.progress import Silent
 
-WAYS = ("pairwise", "tree", "tree_mask", "tree/upper-1", "tree/upper-1-kept")
+WAYS = ("pairwise", "tree", "tree/upper-1", "tree/upper-1-kept")
 
 
 def benched(model: TransformersModel, loss: str) -> Result:
@@ -36,9 +36,8 @@ def benched(model: TransformersModel, loss: str) -> Result:
 
 def test_all_ways_give_the_same_gradient_and_whole_records(tiny):
     result = benched(tiny, "listwise")
-    pairwise, tree, masked, upper, kept = result.records
+    pairwise, tree, upper, kept = result.records
     assert (pairwise.variant, tree.variant) == ("40+4x10/pairwise", "40+4x10/tree")
-    assert masked.variant == "40+4x10/tree_mask"
     assert (upper.variant, kept.variant) == ("40+4x10/tree/upper-1", "40+4x10/tree/upper-1-kept")
     assert upper.peak_share is None  # the operations of some layers are not counted
     assert (pairwise.ratio, tree.ratio) == (1.0, pytest.approx(pairwise.seconds / tree.seconds))
@@ -46,7 +45,7 @@ def test_all_ways_give_the_same_gradient_and_whole_records(tiny):
     assert pairwise.tokens == 8 * 50
     assert tree.distinct_tokens == 2 * (40 + 4 * 10)
     assert tree.peak_share > 0
-    assert [note.split(":")[0] for note in result.notes] == ["tree", "tree_mask", "upper-1"]
+    assert [note.split(":")[0] for note in result.notes] == ["tree", "upper-1"]
     assert all(float(note.rsplit(" ", 1)[1]) < 1e-5 for note in result.notes)
     assert all(one.requires_grad for name, one in tiny.network.named_parameters() if "lora" in name)
     assert not torch.are_deterministic_algorithms_enabled()
@@ -56,7 +55,7 @@ def test_the_loss_over_the_text_shares_and_gives_the_same_gradient(tiny):
     result = benched(tiny, "text")
     assert [one.variant for one in result.records] == [f"40+4x10/text/{way}" for way in WAYS]
     assert {one.peak_share for one in result.records} == {None}
-    assert len(result.notes) == 3
+    assert len(result.notes) == 2
     assert all(float(note.rsplit(" ", 1)[1]) < 1e-5 for note in result.notes)
 
 

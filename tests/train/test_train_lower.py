@@ -19,7 +19,6 @@ from train_toy import toy_cases, toy_train
 
 from trsr.errors import StoreError
 from trsr.llm.kept import decoder_of
-from trsr.llm.masked import masking
 from trsr.train.adapter import Adapter
 from trsr.train.encode import EncodedCase
 from trsr.train.losses import LOSSES
@@ -169,8 +168,6 @@ def test_where_it_is_not_worth_it_or_cannot_be_done_nothing_is_kept(tmp_path: Pa
         assert lasting(network, cases, UPPER.model_copy(update=change)) is None
     assert lasting(network, [cases[0], cases[0]], UPPER) is None  # cannot be told apart
     assert lasting(tiny_network("gemma2"), cases, UPPER) is None  # not packed
-    with masking(network, True):
-        assert lasting(network, cases, UPPER) is None
     dropping, _ = stirred("gpt_neox")
     decoder_of(dropping).layers[0].post_attention_dropout.p = 0.1
     assert lasting(dropping, cases, UPPER) is None

@@ -9,10 +9,8 @@ import numpy.typing as npt
 import torch
 
 from trsr.bench.tokens import padded_states
-from trsr.errors import ConfigError
 from trsr.llm.compiled import CompiledPass
 from trsr.llm.hf import TransformersModel
-from trsr.llm.masked import can_mask, masking
 from trsr.llm.tokens import Tokens
 from trsr.llm.tree import PackedPass, answer_logits, answer_states
 from trsr.plugins import PluginTable
@@ -36,7 +34,6 @@ ENGINES = PluginTable(
     {
         REFERENCE: "trsr.bench.engines:open_pairwise",
         "tree": "trsr.bench.engines:open_tree",
-        "tree_mask": "trsr.bench.engines:open_tree_mask",
         "openvino": "trsr.bench.engines:open_openvino",
     },
 )
@@ -61,24 +58,14 @@ def open_tree(model: TransformersModel) -> Engine:
     return _tree(model, None)
 
 
-def open_tree_mask(model: TransformersModel) -> Engine:
-    """The same tree in one pass under a mask (`model.tree = mask`), where it fits the budget."""
-    if not can_mask(model.network):
-        raise ConfigError(
-            "model.tree: this model's attention cannot be computed under a tree's mask: "
-            "leave out tree_mask"
-        )
-    return _tree(model, None, mask=True)
-
-
 def open_openvino(model: TransformersModel) -> Engine:
     """The same tree, its passes compiled (`model.scorer = openvino`)."""
     return _tree(model, CompiledPass(model.network))
 
 
-def _tree(model: TransformersModel, packed: PackedPass | None, *, mask: bool = False) -> Engine:
+def _tree(model: TransformersModel, packed: PackedPass | None) -> Engine:
     def score(calls: Calls, answers: Sequence[int]) -> Scores:
-        with torch.no_grad(), masking(model.network, mask):
+        with torch.no_grad():
             found = [
                 answer_logits(
                     model.network,

@@ -22,7 +22,6 @@ from trsr.bench.tokens import padded_states, shared_prefixes
 from trsr.errors import ConfigError
 from trsr.llm.hf import TransformersModel
 from trsr.llm.kept import decoder_of, run
-from trsr.llm.masked import can_mask, masking
 from trsr.llm.tokens import Tokens, tree_stats
 from trsr.llm.tree import HEAD_ROWS, all_logits, answer_logits
 from trsr.progress import Progress
@@ -179,18 +178,10 @@ def bench_train(
     def distinct(case: EncodedCase) -> int:
         return case.distinct_tokens
 
-    def levels(cases: Sequence[EncodedCase]) -> contextlib.AbstractContextManager[None]:
-        return masking(network, False)
-
-    def masked(cases: Sequence[EncodedCase]) -> contextlib.AbstractContextManager[None]:
-        return masking(network, True)
-
     variants = [
         Variant(REFERENCE, step(whole, lambda case: case.tokens)),
-        Variant("tree", step(shared, distinct, levels)),
+        Variant("tree", step(shared, distinct)),
     ]
-    if can_mask(network):
-        variants.append(Variant("tree_mask", step(shared, distinct, masked)))
     third = max(1, int(decoder_of(network).config.num_hidden_layers) // 3)
     upper = settings.model_copy(update={"upper_layers": third, "epochs": 2})
     first = lasting(network, made, upper)
@@ -201,7 +192,7 @@ def bench_train(
             lower = LowerLayers(network, first, made, alone, batch_tokens=budget, file=file)
             name = f"tree/upper-{third}"
             variants += [
-                Variant(name, step(shared, distinct, levels, first)),
+                Variant(name, step(shared, distinct, first=first)),
                 Variant(f"{name}-kept", step(shared, distinct, lower.given, first)),
             ]
         timings = interleave(variants, repeats, where.device, progress)

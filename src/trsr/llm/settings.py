@@ -23,7 +23,7 @@ BACKENDS = PluginTable(
 
 
 SPEED_ONLY = frozenset(
-    {"batch_size", "batch_tokens", "kept_tokens", "tree"}
+    {"batch_size", "batch_tokens", "kept_tokens"}
     | {"key_env", "concurrency", "timeout", "retries", "price_in", "price_out"}
 )
 """Settings that change how fast or dear a model's answers come, not which answers."""
@@ -60,13 +60,6 @@ class ModelSettings(Settings):
         description="tokens of prompts' beginnings kept between calls when scoring on a CPU, so "
         "that the instruction and users who come back are not computed again; 0: none",
     )
-    tree: Literal["auto", "levels", "mask"] = Field(
-        "auto",
-        description="how torch computes what prompts begin alike once, in ranking and training; "
-        "levels: the beginnings first, then what follows them; mask: all in one pass, by "
-        "FlexAttention on CUDA (Llama, Qwen, GPT-NeoX, Mistral without a window; others take "
-        "levels), slower on a CPU and not yet measured on a GPU; auto: levels",
-    )
     scorer: Literal["auto", "torch", "openvino"] = Field(
         "torch",
         description="what computes scores when candidates are ranked; openvino: faster, on a CPU "
@@ -94,11 +87,6 @@ class ModelSettings(Settings):
     def meaning(self) -> dict[str, Any]:
         """The settings that a text or a training depends on, as plain values."""
         return self.model_dump(mode="json", exclude={*SPEED_ONLY, "scorer"})
-
-    def passes(self) -> dict[str, Any]:
-        """How training's passes are made, as plain values: on that hangs how its sums round."""
-        mask = {"tree": self.tree} if self.tree == "mask" else {}
-        return {"batch_tokens": self.batch_tokens} | mask
 
 
 def open_model(settings: ModelSettings, adapter: Path | None = None) -> Any:

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from trsr.errors import StoreError
 from trsr.llm.attention import Plan
 from trsr.llm.kept import can_keep, decoder_of
-from trsr.llm.masked import wants_mask
 from trsr.llm.packed import can_pack
 from trsr.llm.tokens import Tokens, common
 from trsr.llm.tree import answer_states
@@ -171,7 +170,7 @@ def lasting(network: Any, cases: Sequence[EncodedCase], settings: TrainSettings)
     """The lowest adapted layer's number, where what stands below it is worth keeping.
 
     That is with several epochs, on the packed path of the token tree (a CPU, a plain decoder, no
-    mask, no gradient checkpointing), and where nothing is drawn below the adapted layers. None
+    gradient checkpointing), and where nothing is drawn below the adapted layers. None
     elsewhere.
     """
     decoder = decoder_of(network)
@@ -180,7 +179,6 @@ def lasting(network: Any, cases: Sequence[EncodedCase], settings: TrainSettings)
         not 0 < settings.upper_layers < layers
         or settings.epochs < 2
         or not (can_pack(decoder) and can_keep(network))
-        or wants_mask(network)
         or len({case.id for case in cases}) < len(cases)
     ):
         return None

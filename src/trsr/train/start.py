@@ -145,7 +145,7 @@ def _identity(
     told = {k: v for k, v in settings.meaning().items() if k not in WITHOUT_EFFECT | {"seed"}}
     return {
         "model": model.identity,
-        **model.settings.passes(),
+        "batch_tokens": model.settings.batch_tokens,
         "cases": fingerprint(cases),
         "seed": seed,
         "validated": validated,
