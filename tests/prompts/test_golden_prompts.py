@@ -101,20 +101,5 @@ def test_the_chain_layout_reads_as_its_golden_file(
     golden(f"{domain}-chain.txt", "\n".join(parts))
 
 
-@pytest.mark.parametrize("domain", sorted(ITEMS))
-def test_the_nearest_items_read_as_their_golden_file(
-    domain: str, golden: Callable[[str, str], None]
-) -> None:
-    writer = PromptWriter(
-        PromptSettings(domain=domain, nearest=2, recent=1), lambda prompt: 100, 1000, 100
-    )
-    first, *others = ITEMS[domain]
-    taken = tuple(Interaction(item, float(n)) for n, item in enumerate(others))
-    history, stranger = UserHistory("u", taken), Item("9", (("title", "Xylophone"),))
-    alike = Item("8", tuple((name, f"{value} again") for name, value in others[0].fields))
-    found = writer.judge(Query("q", history, (first, alike, stranger)))
-    golden(f"{domain}-nearest.txt", "\n".join(f"{shown(prompt)}\n" for prompt in found))
-
-
 def test_every_domain_that_comes_with_trsr_has_golden_files() -> None:
     assert domains() == sorted(ITEMS)

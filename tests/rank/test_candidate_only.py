@@ -54,7 +54,7 @@ def scores(ranker, queries):
     return [{entry.item: entry.score for entry in one} for one in ranker.rank(queries)]
 
 
-@pytest.mark.parametrize("chosen", [{}, {"nearest": 2}, {"layout": "chain"}])
+@pytest.mark.parametrize("chosen", [{}, {"layout": "chain"}])
 def test_a_score_hangs_on_the_candidate_alone(chosen):
     told, alone = rankers(Judge(), **chosen)
     one = query("a", "u", [0, 1, 2], [5, 6, 7], "The user likes war films.")

@@ -76,21 +76,15 @@ def summarize_settings(config: Config) -> dict[str, Any]:
 def _judge_settings(config: Config) -> dict[str, Any]:
     excluded = {"summary_item_words", "summary_numbers", "summary_words"}
     domain = load_domain(config.prompts.domain)
-    nearest = {"nearest": [domain.nearest, domain.no_nearest]} if config.prompts.nearest else {}
-    excluded |= set() if nearest else {"nearest"}
     # told their own, runs from before the setting still hold
     excluded |= {"summary_of"} if config.prompts.summary_of == "own" else set()
     plain = [] if config.summarized else [turn.model_dump() for turn in domain.judge_plain]
-    return (
-        nearest
-        | ({"judge_plain": plain} if plain else {})
-        | {
-            "words": domain.digest(config.prompts.style),
-            "prompts": config.prompts.model_dump(mode="json", exclude=excluded),
-            "model": config.model.meaning(),
-            "run": {"seed": config.run.seed},
-        }
-    )
+    return ({"judge_plain": plain} if plain else {}) | {
+        "words": domain.digest(config.prompts.style),
+        "prompts": config.prompts.model_dump(mode="json", exclude=excluded),
+        "model": config.model.meaning(),
+        "run": {"seed": config.run.seed},
+    }
 
 
 def train_settings(config: Config) -> dict[str, Any]:

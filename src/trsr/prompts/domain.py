@@ -145,12 +145,6 @@ class Domain(Settings):
     no_recent: str = Field(min_length=1, description="said where no recent items are told")
     first_visit: str = Field(min_length=1, description="said instead where the history is empty")
     no_text: str = Field(min_length=1, description="said of an item without any text")
-    nearest: str = Field(
-        "Most like it so far:",
-        min_length=1,
-        description="said before the items nearest to a candidate (prompts.nearest)",
-    )
-    no_nearest: str = Field("none", min_length=1, description="said after it where there are none")
     judge: Turns = Field(description="the recommender's prompt; $summary, $recent, $candidate")
     judge_plain: Turns = Field(
         (),
@@ -171,10 +165,8 @@ class Domain(Settings):
         return self
 
     def digest(self, style: str) -> str:
-        """A hash of every word; but of `nearest` and `judge_plain`, and of `profile` if unused."""
-        apart = {"nearest", "no_nearest", "judge_plain"} | (
-            {"profile"} if style != "profile" else set()
-        )
+        """A hash of every word; but of `judge_plain`, and of `profile` if unused."""
+        apart = {"judge_plain"} | ({"profile"} if style != "profile" else set())
         return digest(self.model_dump(mode="json", exclude=apart))
 
 

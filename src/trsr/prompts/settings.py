@@ -52,12 +52,6 @@ class PromptSettings(Settings):
         description="layout chain: also tell so many of the last items that the summary has read; "
         "with 0, a target right after a full block is judged by the summary alone",
     )
-    nearest: int = Field(
-        0,
-        ge=0,
-        description="after each candidate also tell so many items of the whole history that are "
-        "nearest to it in words (after ReLLa); costs tokens for each candidate, none before it",
-    )
     summary_words: int = Field(60, ge=5, description="the length asked of a summary, in words")
     use_summary: bool = Field(True, description="tell the summary in the judge prompt")
     summary_of: Literal["own", "another"] = Field(

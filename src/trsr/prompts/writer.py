@@ -11,7 +11,6 @@ from trsr.prompts.domain import Form, Kind, Style, chainable, load_domain
 from trsr.prompts.finish import finished
 from trsr.prompts.fit import Budget, first_fit
 from trsr.prompts.ladder import chain_ladder, recent_ladder
-from trsr.prompts.nearest import Nearest
 from trsr.prompts.settings import PromptSettings
 from trsr.prompts.terms import Terms
 from trsr.prompts.text import Line, cut, fold, length, tell
@@ -92,8 +91,6 @@ class PromptWriter:
             "settings": chosen,
             "layout": LAYOUT,
         }
-        if settings.nearest:
-            words["nearest"] = [self._domain.nearest, self._domain.no_nearest]
         if plain:
             words["judge_plain"] = [turn.model_dump(mode="json") for turn in self._judge]
         self.digest = digest(words)
@@ -246,7 +243,7 @@ class PromptWriter:
         words = self.settings.words
         summary = fold(query.summary.text) if query.summary and self.settings.use_summary else ""
         recent = [self._tell(item, words) for item in self._recent(query, bool(summary))]
-        candidates = self._candidates(query)
+        candidates = [self._tell(item, words).text() for item in query.candidates]
         rungs = chain_ladder if self.settings.layout == "chain" else recent_ladder
         ladder, form = rungs(recent, length(summary)), self._forms["judge"]
 
@@ -263,23 +260,6 @@ class PromptWriter:
         self._count(len(candidates), step > 0)
         shared = values(step)
         return [form.fill({**shared, "candidate": text}) for text in candidates]
-
-    def _candidates(self, query: Query) -> list[str]:
-        """What is told of each candidate: its text, and the history's items nearest to it."""
-        words, most = self.settings.words, self.settings.nearest
-        lines = [self._tell(item, words) for item in query.candidates]
-        if not most:
-            return [line.text() for line in lines]
-        history = [self._tell(item, words) for item in query.history.items]
-        nearest = Nearest([line.values for line in history], [line.values for line in lines])
-        found = [[history[at].text() for at in nearest.to(line.values, most)] for line in lines]
-        before, none = self._domain.nearest, self._domain.no_nearest
-        return [
-            "\n".join((text, before, *(f"- {one}" for one in near)))
-            if near
-            else f"{text}\n{before} {none}"
-            for text, near in zip((line.text() for line in lines), found, strict=True)
-        ]
 
     def _recent(self, query: Query, summarized: bool) -> Sequence[Item]:
         """The items that are told one by one, oldest first."""
@@ -331,5 +311,4 @@ def _listed(lines: Sequence[Line], most: int | None) -> str:
 def _unused(settings: PromptSettings) -> set[str]:
     """Settings that change no word here: the layout's others, and whose summary comes in."""
     unused = {"recent"} if settings.layout == "chain" else {"layout", "overlap"}
-    unused |= {"summary_of"}
-    return unused if settings.nearest else {*unused, "nearest"}
+    return unused | {"summary_of"}
