@@ -78,9 +78,8 @@ def test_kept_states_give_the_same_losses_and_gradients(
     shared = tuple(rng.randrange(3, 300) for _ in range(rng.choice([1, 40])))
     cases = [random_case(rng, f"c{number}", shared) for number in range(4)]
     network, adapter = stirred(shape)
-    groups = [[0], [1, 2], [3]]
     file = tmp_path_factory.mktemp("kept") / FILE
-    lower = LowerLayers(network, 1, cases, groups, batch_tokens=most, file=file)
+    lower = LowerLayers(network, 1, cases, batch_tokens=most, file=file)
     # computed first, then read, then some of both; in other orders, with other neighbours
     for picked in ([0], [3, 0], [1], [2, 0, 3], [0, 1, 2, 3]):
         batch = [cases[position] for position in picked]
@@ -99,7 +98,7 @@ def test_what_is_given_does_not_depend_on_the_neighbours(tmp_path: Path):
     for number, before in enumerate(([], [2, 1])):
         network, adapter = stirred("llama")
         file = tmp_path / str(number) / FILE
-        lower = LowerLayers(network, 1, cases, [[0], [1], [2]], batch_tokens=10**4, file=file)
+        lower = LowerLayers(network, 1, cases, batch_tokens=10**4, file=file)
         for position in before:
             with lower.given([cases[position]]):
                 pass

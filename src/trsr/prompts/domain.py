@@ -101,19 +101,6 @@ def _wrong_slots(kind: Kind, turns: Turns) -> list[str]:
     return []
 
 
-def chainable(judge: Turns) -> bool:
-    """Whether a user's later judge prompt goes on where the candidate of an earlier one stands.
-
-    So it is if the items come after the summary and on lines of their own, one newline before what
-    follows: no tokenizer in use joins a newline with a mark or letter after it.
-    """
-    asked = [turn for turn in judge if turn.role == "user"][-1]
-    before, _, after = Template(asked.content).safe_substitute(recent="\0").partition("\0")
-    alone = before.endswith("\n") and after[:1] == "\n" and after[1:2].strip() != ""
-    slots = asked.slots
-    return alone and slots.index("recent") > (slots.index("summary") if "summary" in slots else -1)
-
-
 def _dollars(names: frozenset[str]) -> str:
     return " and ".join(f"${name}" for name in sorted(names, reverse=True))
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from trsr.errors import ConfigError, PromptError
-from trsr.prompts.domain import Form, Kind, Style, chainable, load_domain
+from trsr.prompts.domain import Form, Kind, Style, load_domain
 from trsr.prompts.finish import finished
-from trsr.prompts.fit import Budget, first_fit
-from trsr.prompts.ladder import chain_ladder, recent_ladder
+from trsr.prompts.fit import Budget, first_fit, ladder
 from trsr.prompts.settings import PromptSettings
 from trsr.prompts.terms import Terms
 from trsr.prompts.text import Line, cut, fold, length, tell
@@ -78,12 +77,8 @@ class PromptWriter:
             raise ConfigError(f"the domain {settings.domain} has no style {settings.style!r}")
         plain = not summarized and bool(self._domain.judge_plain)
         self._judge = self._domain.judge_plain if plain else self._domain.judge
-        if settings.layout == "chain" and not chainable(self._judge):
-            raise ConfigError(
-                f"prompts.layout: chain needs a judge prompt with $summary before $recent, and "
-                f"$recent on lines of its own; that of the domain {settings.domain} is another one"
-            )
-        chosen = settings.model_dump(mode="json", exclude={"domain", *_unused(settings)})
+        # whose summary comes in changes no word here
+        chosen = settings.model_dump(mode="json", exclude={"domain", "summary_of"})
         self.settings = settings
         self.answers = (self._domain.yes, self._domain.no)
         words = {
@@ -232,23 +227,17 @@ class PromptWriter:
         To fit the longest of them, older recent items are left out first, then words of the
         latest one's longest values, then that item, then words of the summary's end.
 
-        With the layout `chain`, all items since those that the summary has read are told. What
-        stands before the candidate is then a prefix of what stands there once the user has taken
-        the next item, as long as the summary is the same. To fit, more is left out at a time, so
-        that this mostly stays so (see `chain_ladder`).
-
         Raises:
             PromptError: If the instruction and a candidate do not fit; names the query.
         """
         words = self.settings.words
         summary = fold(query.summary.text) if query.summary and self.settings.use_summary else ""
-        recent = [self._tell(item, words) for item in self._recent(query, bool(summary))]
+        recent = [self._tell(item, words) for item in query.history.recent(self.settings.recent)]
         candidates = [self._tell(item, words).text() for item in query.candidates]
-        rungs = chain_ladder if self.settings.layout == "chain" else recent_ladder
-        ladder, form = rungs(recent, length(summary)), self._forms["judge"]
+        rungs, form = ladder(recent, length(summary)), self._forms["judge"]
 
         def values(step: int) -> dict[str, str]:
-            told = ladder[step]
+            told = rungs[step]
             lines = recent[len(recent) - told.recent :]
             none = self._domain.no_recent if len(query.history) else self._domain.first_visit
             return {
@@ -256,17 +245,10 @@ class PromptWriter:
                 "recent": _listed(lines, told.words) or none,
             }
 
-        step = self._fit_judge(values, len(ladder), candidates, query)
+        step = self._fit_judge(values, len(rungs), candidates, query)
         self._count(len(candidates), step > 0)
         shared = values(step)
         return [form.fill({**shared, "candidate": text}) for text in candidates]
-
-    def _recent(self, query: Query, summarized: bool) -> Sequence[Item]:
-        """The items that are told one by one, oldest first."""
-        if self.settings.layout == "recent":
-            return query.history.recent(self.settings.recent)
-        read = query.summary.covers if query.summary and summarized else 0
-        return query.history.items[max(read - self.settings.overlap, 0) :]
 
     def _fit_judge(
         self,
@@ -306,9 +288,3 @@ class PromptWriter:
 
 def _listed(lines: Sequence[Line], most: int | None) -> str:
     return "\n".join(f"- {line.text(most)}" for line in lines)
-
-
-def _unused(settings: PromptSettings) -> set[str]:
-    """Settings that change no word here: the layout's others, and whose summary comes in."""
-    unused = {"recent"} if settings.layout == "chain" else {"layout", "overlap"}
-    return unused | {"summary_of"}

@@ -40,12 +40,6 @@ class TrainSettings(Settings):
     cases_per_step: int = Field(
         4, ge=1, description="cases (a positive and its negatives) an optimizer step"
     )
-    group: Literal["auto", "case", "user"] = Field(
-        "auto",
-        description="what is shuffled each epoch: case: single cases; user: the cases of a user "
-        "with one summary, which stay in one step (and are parted evenly where they are more than "
-        "cases_per_step, the most that a step takes); auto: user with prompts.layout = chain",
-    )
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's moments (paper)")
     weight_decay: float = Field(5e-4, ge=0, description="AdamW's weight decay (paper: 5e-4)")
     max_grad_norm: float = Field(1.0, ge=0, description="clip the gradient's norm; 0: never")
