@@ -55,7 +55,7 @@ def data_settings(config: Config) -> dict[str, Any]:
 def summarize_settings(config: Config) -> dict[str, Any]:
     """The strategy, the words, the model, and whose histories are summarized."""
     # what is not used (of one sample nothing is chosen): runs from before a setting still hold
-    apart = {"model"} | ({"samples", "keep"} if config.summarize.samples == 1 else set())
+    apart = {"model"} | ({"samples"} if config.summarize.samples == 1 else set())
     apart |= {"terms"} if config.summarize.strategy != "terms" else set()
     own = config.summarize.model_dump(mode="json", exclude=apart)
     if config.summarize.strategy == "none":

@@ -16,7 +16,7 @@ class Schedule:
 
     Args:
         cases: How many cases there are.
-        settings: Epochs, cases a step, the learning rate and its warm-up and decay.
+        settings: Epochs, cases a step, the learning rate and its warm-up.
         seed: The run's seed.
     """
 
@@ -44,21 +44,13 @@ class Schedule:
             self._drawn = epoch, draw.permutation(self._cases).tolist()
         return self._drawn[1]
 
-    def rate(self, step: int, spent: float = 0.0) -> float:
+    def rate(self, step: int) -> float:
         """The learning rate: rising over the warm-up, then falling linearly to zero.
 
         It is never zero at a step that is made: the first step has 1/warm-up of the peak, and
-        zero would be reached one step after the last. In a run with limited time it falls with
-        the time as well, linearly from the start, and the lower of the two counts.
-
-        Args:
-            step: The step.
-            spent: The share of the run's time that earlier steps have taken, below 1.
+        zero would be reached one step after the last.
         """
         peak, warmup = self._settings.learning_rate, self._settings.warmup_steps
-        share = 1.0
         if step <= warmup:
-            share = step / warmup
-        elif self._settings.decay:
-            share = (self.steps - step + 1) / (self.steps - warmup + 1)
-        return peak * (min(share, 1 - spent) if self._settings.decay else share)
+            return peak * step / warmup
+        return peak * (self.steps - step + 1) / (self.steps - warmup + 1)
