@@ -88,7 +88,7 @@ class OpenVINOModel:
         folder = local_weights(settings.name, revision=settings.revision)
         from trsr.llm import load  # torch, which reading settings must not need
 
-        self.layout = Layout(load.load_tokenizer(folder), settings.name)
+        self.layout = Layout(load.load_tokenizer(folder), settings.name, "openvino")
         self._config = json.loads((folder / "config.json").read_text("utf-8"))
         own = int(self._config.get("max_position_embeddings", settings.context_tokens))
         self._context_tokens = min(settings.context_tokens, own)
