@@ -176,9 +176,8 @@ def bench_train(
     first = lasting(network, made, upper)
     with _as_training(where.device), tempfile.TemporaryDirectory() as folder:
         if first is not None:
-            alone = [[position] for position in range(len(made))]
             file = Path(folder) / "kept"
-            lower = LowerLayers(network, first, made, alone, batch_tokens=budget, file=file)
+            lower = LowerLayers(network, first, made, batch_tokens=budget, file=file)
             name = f"tree/upper-{third}"
             variants += [
                 Variant(name, step(shared, distinct, first=first)),

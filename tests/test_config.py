@@ -132,41 +132,6 @@ def test_another_users_summary_needs_one_that_is_told(tmp_path, lacking):
         load_config(write(tmp_path, GOOD), ["prompts.summary_of=another", lacking])
 
 
-CHAIN = ["prompts.layout=chain", "summarize.last_block=false", "data.history_step=5"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        (["summarize.last_block=true"], r"set summarize\.last_block to false"),
-        (["data.history_step=1"], r"set data\.history_step to 5 .* or data\.max_history to 0"),
-        (["data.history_step=4"], r"set data\.history_step to 5"),
-        (["summarize.block_items=7"], r"set data\.history_step to 7"),
-        (["summarize.strategy=none", "data.history_step=1"], r"set data\.history_step to 5"),
-        (["data.max_history=8"], r"set max_history to at least 9, or to 0"),
-    ],
-)
-def test_settings_that_break_a_chain_are_told_with_what_to_set(tmp_path, settings, said):
-    with pytest.raises(ConfigError, match=said):
-        load_config(write(tmp_path, GOOD), [*CHAIN, *settings])
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        [],
-        ["data.history_step=10"],
-        ["data.history_step=1", "data.max_history=0"],
-        ["summarize.strategy=none", "summarize.last_block=true", "data.history_step=4"],
-        ["prompts.use_summary=false", "summarize.last_block=true", "data.history_step=2"],
-        ["summarize.block_tokens=300", "data.history_step=8"],
-        ["prompts.layout=recent", "summarize.last_block=true", "data.history_step=1"],
-    ],
-)
-def test_settings_that_make_a_chain_are_taken(tmp_path, settings):
-    load_config(write(tmp_path, GOOD), [*CHAIN, *settings])
-
-
 @pytest.mark.parametrize("bad", ["epochs=2", "train.epochs", "=3", "train.=1", ".x=1"])
 def test_a_malformed_override_is_named(tmp_path, bad):
     with pytest.raises(ConfigError, match="section.key=value"):

@@ -79,9 +79,7 @@ def toy_train(model: Path, folder: Path, cases: Any = None, **more: Any) -> Trai
         "prior": more.pop("prior", None),
     }
     writer = more.pop("writer", None) or ToyWriter()
-    told = {
-        key: more.pop(key) for key in ("batch_tokens", "dtype", "backend", "tree") if key in more
-    }
+    told = {key: more.pop(key) for key in ("batch_tokens", "dtype", "backend") if key in more}
     return train(
         toy_cases() if cases is None else cases,
         model=ModelSettings(name=str(model), **{"dtype": "float32", "device": "cpu", **told}),

@@ -78,8 +78,6 @@ def conflicts(config: Config) -> Iterator[str]:
     yield from _equal_samples(config)
     yield from _bad_prior(config)
     yield from _untold_summary(config)
-    if config.prompts.layout == "chain":
-        yield from _broken_chain(config)
 
 
 def _repeated(config: Config) -> Iterator[str]:
@@ -153,22 +151,4 @@ def _untold_summary(config: Config) -> Iterator[str]:
         yield (
             "prompts.summary_of: there is no summary to exchange; set prompts.use_summary to true "
             "and summarize.strategy to another one than none, or summary_of to own"
-        )
-
-
-def _broken_chain(config: Config) -> Iterator[str]:
-    """What would keep a user's successive prompts from beginning alike."""
-    told = config.summarized
-    if told and config.summarize.last_block:
-        yield (
-            "prompts.layout: chain tells each item since the summary, which must then be of full "
-            "blocks only; set summarize.last_block to false"
-        )
-    block = 1 if not told or config.summarize.block_tokens else config.summarize.block_items
-    step = config.data.history_step
-    if config.data.max_history and (step == 1 or step % block):
-        yield (
-            "prompts.layout: chain needs histories that begin alike; set data.history_step to "
-            f"{config.summarize.block_items} (summarize.block_items) or a multiple of it, or "
-            "data.max_history to 0"
         )

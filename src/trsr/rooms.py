@@ -75,14 +75,6 @@ class Config(Settings):
         """What the draws of training follow from: the model's, and those of networks that rank."""
         return self.run.seed if self.train.seed is None else self.train.seed
 
-    @property
-    def training(self) -> TrainSettings:
-        """The settings of training, with what the layout of the prompts decides."""
-        if self.train.group != "auto":
-            return self.train
-        group = "user" if self.prompts.layout == "chain" else "case"
-        return self.train.model_copy(update={"group": group})
-
     def to_toml(self) -> str:
         """The settings as resolved, as a file that gives the same run."""
         return tomli_w.dumps(_plain(self.model_dump(mode="json", exclude_none=True)))

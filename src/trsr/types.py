@@ -7,12 +7,15 @@ no ranker is ever given a `Case`.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from trsr.errors import PromptError
 
 Role = Literal["system", "user", "assistant"]
 
@@ -132,11 +135,92 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture, for models that see.
+
+    Attributes:
+        data: The file's bytes.
+        media_type: Their format, such as `image/png`.
+    """
+
+    data: bytes
+    media_type: str
+
+    def __str__(self) -> str:
+        return f"an image ({self.media_type}, {len(self.data):,} bytes)"
+
+    @property
+    def key(self) -> str:
+        """What stands for it in a key: its format and a SHA-256."""
+        return f"image {self.media_type} {hashlib.sha256(self.data).hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Vectors in the place of tokens, for models that take embeddings; shape (count, width)."""
+
+    values: tuple[tuple[float, ...], ...]
+
+    def __str__(self) -> str:
+        return f"vectors ({len(self.values)} × {len(self.values[0]) if self.values else 0})"
+
+    @property
+    def key(self) -> str:
+        """What stands for them in a key: a SHA-256 of their numbers."""
+        return f"vectors {hashlib.sha256(repr(self.values).encode()).hexdigest()}"
+
+
+Content = str | Image | Vectors
+"""One part of a message."""
+
+
+@dataclass(frozen=True, slots=True, init=False)
 class Message:
-    """One turn of a conversation with a language model."""
+    """One turn of a conversation with a language model.
+
+    Attributes:
+        role: Who speaks.
+        parts: What is said, in order; neighbouring texts are one, so that a text is one part
+            however it was put together. A message may say nothing.
+    """
 
     role: Role
-    content: str
+    parts: tuple[Content, ...]
+
+    def __init__(self, role: Role, parts: Content | Iterable[Content]) -> None:
+        """Takes one part, most often a plain string, or several."""
+        given = (parts,) if isinstance(parts, str | Image | Vectors) else parts
+        joined: list[Content] = []
+        for part in given:
+            if isinstance(part, str) and joined and isinstance(joined[-1], str):
+                joined[-1] += part
+            elif part != "":
+                joined.append(part)
+        object.__setattr__(self, "role", role)
+        object.__setattr__(self, "parts", tuple(joined))
+
+    @property
+    def content(self) -> str:
+        """The message's text, empty where it says nothing.
+
+        Raises:
+            PromptError: If a part is no text. Backends ask `text_only` first, which names them.
+        """
+        if other := self.other:
+            raise PromptError(f"a message of role {self.role} holds {other}, where text is wanted")
+        return "".join(map(str, self.parts))
+
+    @property
+    def other(self) -> Content | None:
+        """The first part that is no text, where there is one."""
+        return next((part for part in self.parts if not isinstance(part, str)), None)
+
+    @property
+    def key(self) -> str | list[str]:
+        """What stands for the message in keys and seeds: of a text the text itself."""
+        if self.other is None:
+            return self.content
+        return [f"text {part}" if isinstance(part, str) else part.key for part in self.parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +247,11 @@ class Prompt:
     @property
     def seed_parts(self) -> tuple[str, ...]:
         """What the random numbers of a drawn text follow from, beside the settings' seed."""
-        said = tuple(part for message in self.messages for part in (message.role, message.content))
-        return (*said, f"draw {self.draw}") if self.draw else said
+        said: list[str] = []
+        for message in self.messages:
+            key = message.key
+            said += [message.role, *([key] if isinstance(key, str) else key)]
+        return (*said, f"draw {self.draw}") if self.draw else tuple(said)
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,7 +268,6 @@ def test_a_run_that_tells_other_users_summaries_is_audited_by_what_it_tells(faul
 
 
 def test_another_users_summary_covers_what_the_own_did() -> None:
-    """Layout chain tells the items since the summary: they must not change with its words."""
     history = UserHistory("ann", (Interaction(Item("a", (("title", "a"),)), 0.0),) * 8)
     shown = (Item("b", (("title", "b"),)),)
     mine = Query("q1", history, shown, Summary("ann", "Ann likes tape.", 6))

@@ -94,10 +94,9 @@ def test_a_tiny_nucleus_is_greedy(folder: Path) -> None:
     assert texts(opened(folder), prompts(), narrow) == texts(opened(folder), prompts(), SHORT)
 
 
-@pytest.mark.parametrize("batching", ["batches", "continuous"])
-def test_the_feed_may_wait_for_answers(folder: Path, batching: str) -> None:
+def test_the_feed_may_wait_for_answers(folder: Path) -> None:
     """Each answer brings the next prompt: `None` until then."""
-    model = opened(folder, batch_size=2, batching=batching)
+    model = opened(folder, batch_size=2)
     waiting = deque([ask("one"), ask("two"), ask("three")])
     asked: list[str] = []
 
@@ -117,10 +116,9 @@ def test_the_feed_may_wait_for_answers(folder: Path, batching: str) -> None:
     assert sorted(got) == list(range(9))
 
 
-@pytest.mark.parametrize("batching", ["batches", "continuous"])
-def test_a_feed_that_waits_for_nothing(folder: Path, batching: str) -> None:
+def test_a_feed_that_waits_for_nothing(folder: Path) -> None:
     with pytest.raises(RuntimeError, match="none is being made"):
-        list(opened(folder, batching=batching).generate(iter([None]), SHORT))
+        list(opened(folder).generate(iter([None]), SHORT))
 
 
 def test_the_feed_is_read_lazily(folder: Path) -> None:

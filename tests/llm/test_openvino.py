@@ -6,7 +6,6 @@ import gc
 import importlib.util
 import itertools
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -205,69 +204,9 @@ def test_the_gguf_is_written_once(model: Any, folder: Path, cache: Path) -> None
     assert open_at(folder, dtype="auto").identity != model.identity
 
 
-def test_eight_bits_say_nearly_the_same(model: Any, folder: Path, cache: Path) -> None:
-    """Products are of integers, and their rounding is all that changes a text."""
-    import openvino as ov
-
-    eight = open_at(folder, quantize="8bit")
-    assert eight.identity != model.identity
-    exported = list((cache / "openvino").glob("*/openvino_model.xml"))
-    graphs = [ov.Core().read_model(path) for path in exported]
-    integers = [
-        sum(
-            node.get_type_name() == "Constant" and node.get_element_type() == ov.Type.i8
-            for node in graph.get_ops()
-        )
-        for graph in graphs
-    ]
-    assert integers == [2 * 5] * len(exported)  # what reads the stream in a layer
-    assert exported
-    asked = prompts(40)
-    said = [dict(one.generate(asked, Sampling(max_tokens=1))) for one in (model, eight)]
-    same = sum(said[0][place] == said[1][place] for place in range(len(asked)))
-    assert same > 0.7 * len(asked)
-    assert len(set(said[0].values())) > 3
-    again = open_at(folder, quantize="8bit", batch_size=2)
-    assert again.identity == eight.identity
-    assert list((cache / "openvino").glob("*/openvino_model.xml")) == exported
-    assert not list((cache / "openvino").glob("*part*"))
-
-
-@pytest.mark.parametrize(
-    ("lost", "added", "message"),
-    [
-        ("model.norm.weight", "", r"no tensor model\.norm\.weight"),
-        ("model.layers.1.input_layernorm.weight", "", r"no tensor model\.layers\.1\.input"),
-        ("", "model.layers.0.mlp.extra_proj.weight", "a Llama has no tensor"),
-    ],
-)
-def test_a_checkpoint_that_cannot_be_rotated_is_refused_in_words(
-    tmp_path: Path, cache: Path, lost: str, added: str, message: str
-) -> None:
-    from safetensors.torch import load_file, save_file
-
-    made = tiny_model_folder(tmp_path / "tiny")
-    weights = load_file(made / "model.safetensors")
-    if added:
-        weights[added] = weights["model.layers.0.mlp.up_proj.weight"].clone()
-    weights.pop(lost, None)
-    save_file(weights, made / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=message):
-        open_at(made, quantize="8bit")
-    assert not list((cache / "openvino").glob(".*part*"))
-
-
-def test_an_exported_folder_keeps_its_format(folder: Path, tmp_path: Path) -> None:
-    exported = tmp_path / "exported"
-    shutil.copytree(folder, exported)
-    (exported / "openvino_model.xml").write_text("<net/>")
-    with pytest.raises(ConfigError, match=r"model\.quantize: .* in a format of its own"):
-        open_at(exported, quantize="8bit")
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"device": "cuda"}, "runs on the CPU here"), ({"quantize": "4bit"}, "model.quantize")],
+    [({"device": "cuda"}, "runs on the CPU here"), ({"quantize": "8bit"}, "model.quantize")],
 )
 def test_settings_it_cannot_follow_are_config_errors(
     tmp_path: Path, changes: dict[str, str], message: str

@@ -12,7 +12,6 @@ from tiny import tiny_network
 from trees import ANSWERS, forest, gradients, pairwise, same_gradients
 
 from trsr.llm import tree
-from trsr.llm.masked import masking
 from trsr.llm.packed import run_packed
 from trsr.llm.prefixes import Memory
 from trsr.llm.tree import (
@@ -72,17 +71,16 @@ def test_gradients_equal_pairwise(
     same_gradients(networks[model], forest(random.Random(seed), depth=2), budget, seed)
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["levels", "mask"])
 @pytest.mark.parametrize("shape", ["llama", "gemma2"])
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**32), budget=st.sampled_from([1, 64, 300, 10_000]))
 def test_every_tokens_state_is_that_of_computing_its_sequence_alone(
-    networks: dict[tuple[str, bool], Any], shape: str, masked: bool, seed: int, budget: int
+    networks: dict[tuple[str, bool], Any], shape: str, seed: int, budget: int
 ) -> None:
     network, rng = networks[shape, True], random.Random(seed)
     sequences = forest(rng, depth=3)
     rng.shuffle(sequences)
-    with torch.no_grad(), masking(network, masked):
+    with torch.no_grad():
         states, places = token_states(network, sequences, batch_tokens=budget)
         assert [len(path) for path in places] == [len(sequence) for sequence in sequences]
         for sequence, path in zip(sequences, places, strict=True):

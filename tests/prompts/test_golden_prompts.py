@@ -81,40 +81,5 @@ def test_the_judge_of_a_run_without_summaries_reads_as_its_golden_file(
     golden(f"{domain}-plain.txt", "\n".join(parts))
 
 
-@pytest.mark.parametrize("domain", sorted(ITEMS))
-def test_the_chain_layout_reads_as_its_golden_file(
-    domain: str, golden: Callable[[str, str], None]
-) -> None:
-    settings = PromptSettings(domain=domain, layout="chain", recent=0)
-    writer = PromptWriter(settings, lambda prompt: 100, 1000, 100)
-    items = ITEMS[domain]
-    taken = tuple(Interaction(item, float(n)) for n, item in enumerate((items[2], *items)))
-    summary = Summary("u", "The user likes A.", 1)
-    queries = {
-        "right after a full block": Query("q", UserHistory("u", taken[:1]), items[:1], summary),
-        "the next target": Query("q", UserHistory("u", taken[:2]), items[1:2], summary),
-        "the one after it": Query("q", UserHistory("u", taken[:3]), items[2:3], summary),
-        "no full block yet": Query("q", UserHistory("u", taken[1:3]), items[2:3]),
-        "first visit": Query("q", UserHistory("u", ()), items[:1]),
-    }
-    parts = [f"======== {name}\n{shown(writer.judge(q)[0])}\n" for name, q in queries.items()]
-    golden(f"{domain}-chain.txt", "\n".join(parts))
-
-
-@pytest.mark.parametrize("domain", sorted(ITEMS))
-def test_the_nearest_items_read_as_their_golden_file(
-    domain: str, golden: Callable[[str, str], None]
-) -> None:
-    writer = PromptWriter(
-        PromptSettings(domain=domain, nearest=2, recent=1), lambda prompt: 100, 1000, 100
-    )
-    first, *others = ITEMS[domain]
-    taken = tuple(Interaction(item, float(n)) for n, item in enumerate(others))
-    history, stranger = UserHistory("u", taken), Item("9", (("title", "Xylophone"),))
-    alike = Item("8", tuple((name, f"{value} again") for name, value in others[0].fields))
-    found = writer.judge(Query("q", history, (first, alike, stranger)))
-    golden(f"{domain}-nearest.txt", "\n".join(f"{shown(prompt)}\n" for prompt in found))
-
-
 def test_every_domain_that_comes_with_trsr_has_golden_files() -> None:
     assert domains() == sorted(ITEMS)

@@ -6,7 +6,6 @@ import hashlib
 import math
 
 import numpy as np
-import pytest
 
 from trsr.llm.stored import StoredScoringModel
 from trsr.prompts import PromptSettings, PromptWriter
@@ -54,9 +53,8 @@ def scores(ranker, queries):
     return [{entry.item: entry.score for entry in one} for one in ranker.rank(queries)]
 
 
-@pytest.mark.parametrize("chosen", [{}, {"nearest": 2}, {"layout": "chain"}])
-def test_a_score_hangs_on_the_candidate_alone(chosen):
-    told, alone = rankers(Judge(), **chosen)
+def test_a_score_hangs_on_the_candidate_alone():
+    told, alone = rankers(Judge())
     one = query("a", "u", [0, 1, 2], [5, 6, 7], "The user likes war films.")
     other = query("b", "v", [3, 4], [7, 6, 8], "The user likes songs.")
     first, second = scores(alone, [one, other])

@@ -63,8 +63,6 @@ def test_how_passes_are_made_changes_rounding_only(tiny_model: Path, tmp_path: P
     for name, more in (
         ("small", {"batch_tokens": 64}),
         ("checkpointed", {"gradient_checkpointing": True}),
-        ("mask", {"tree": "mask"}),
-        ("mask, small", {"tree": "mask", "batch_tokens": 64}),
     ):
         found = weights(name, **more)
         assert found.keys() == whole.keys()

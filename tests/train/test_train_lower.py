@@ -19,7 +19,6 @@ from train_toy import toy_cases, toy_train
 
 from trsr.errors import StoreError
 from trsr.llm.kept import decoder_of
-from trsr.llm.masked import masking
 from trsr.train.adapter import Adapter
 from trsr.train.encode import EncodedCase
 from trsr.train.losses import LOSSES
@@ -79,9 +78,8 @@ def test_kept_states_give_the_same_losses_and_gradients(
     shared = tuple(rng.randrange(3, 300) for _ in range(rng.choice([1, 40])))
     cases = [random_case(rng, f"c{number}", shared) for number in range(4)]
     network, adapter = stirred(shape)
-    groups = [[0], [1, 2], [3]]
     file = tmp_path_factory.mktemp("kept") / FILE
-    lower = LowerLayers(network, 1, cases, groups, batch_tokens=most, file=file)
+    lower = LowerLayers(network, 1, cases, batch_tokens=most, file=file)
     # computed first, then read, then some of both; in other orders, with other neighbours
     for picked in ([0], [3, 0], [1], [2, 0, 3], [0, 1, 2, 3]):
         batch = [cases[position] for position in picked]
@@ -100,7 +98,7 @@ def test_what_is_given_does_not_depend_on_the_neighbours(tmp_path: Path):
     for number, before in enumerate(([], [2, 1])):
         network, adapter = stirred("llama")
         file = tmp_path / str(number) / FILE
-        lower = LowerLayers(network, 1, cases, [[0], [1], [2]], batch_tokens=10**4, file=file)
+        lower = LowerLayers(network, 1, cases, batch_tokens=10**4, file=file)
         for position in before:
             with lower.given([cases[position]]):
                 pass
@@ -169,8 +167,6 @@ def test_where_it_is_not_worth_it_or_cannot_be_done_nothing_is_kept(tmp_path: Pa
         assert lasting(network, cases, UPPER.model_copy(update=change)) is None
     assert lasting(network, [cases[0], cases[0]], UPPER) is None  # cannot be told apart
     assert lasting(tiny_network("gemma2"), cases, UPPER) is None  # not packed
-    with masking(network, True):
-        assert lasting(network, cases, UPPER) is None
     dropping, _ = stirred("gpt_neox")
     decoder_of(dropping).layers[0].post_attention_dropout.p = 0.1
     assert lasting(dropping, cases, UPPER) is None

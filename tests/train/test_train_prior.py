@@ -27,7 +27,7 @@ PRIORS = ((0.7, -1.2, 0.0, 2.5), (-3.0, 0.4, 1.1), (0.25, -0.25))
 
 
 def with_prior(case: EncodedCase, prior: tuple[float, ...]) -> EncodedCase:
-    return EncodedCase.of(case.id, case.prompts, case.answers, case.positive, case.group, prior)
+    return EncodedCase.of(case.id, case.prompts, case.answers, case.positive, prior)
 
 
 def cases(words: str) -> list[EncodedCase]:

@@ -88,7 +88,6 @@ def test_settings_without_effect_may_change_and_others_may_not(
         ({"cases": toy_cases(9)}, "cases: "),
         ({"writer": ToyWriter(("No", "Yes"))}, "cases: "),
         ({"batch_tokens": 4096}, "batch_tokens: 8192, now 4096"),
-        ({"tree": "mask"}, "tree: None, now mask"),
         ({"validate": None}, "validated: True, now False"),
     ):
         with pytest.raises(StaleRunError, match=said):

@@ -50,12 +50,6 @@ def test_the_rate_rises_to_its_peak_and_falls_to_just_above_zero():
     assert rates[-1] == pytest.approx(1e-3 / 9)
 
 
-def test_without_decay_the_rate_stays_at_its_peak():
-    settings = TrainSettings(cases_per_step=1, learning_rate=1e-3, warmup_steps=0, decay=False)
-    schedule = Schedule(5, settings, 0)
-    assert {schedule.rate(step) for step in range(1, 6)} == {1e-3}
-
-
 def test_a_warm_up_longer_than_the_run_never_reaches_the_peak():
     schedule = Schedule(2, TrainSettings(cases_per_step=1, warmup_steps=10), 0)
     assert [schedule.rate(1), schedule.rate(2)] == pytest.approx([1e-5, 2e-5])

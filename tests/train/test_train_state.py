@@ -12,7 +12,7 @@ import torch
 from trsr.errors import StaleRunError, StoreError
 from trsr.train.state import Counts, State, load, save
 
-IDENTITY = {"learning_rate": 1e-3, "betas": (0.9, 0.95), "model": "tiny"}
+IDENTITY = {"learning_rate": 1e-3, "model": "tiny"}
 
 
 class KilledError(BaseException):

@@ -128,7 +128,6 @@ def _changes(chosen: Sequence[Query]) -> dict[str, Change]:
         for other in donors:
             text = other.summary.text if other.summary else ""
             if text and other.history.user != query.history.user:
-                # How much it covers stays: layout chain tells the items since then.
                 summary = dataclasses.replace(query.summary, text=text)
                 return dataclasses.replace(query, summary=summary)
         return dataclasses.replace(query, summary=None)

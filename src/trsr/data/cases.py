@@ -70,22 +70,15 @@ def _flat(begins: Ints, ends: Ints) -> tuple[Ints, Ints]:
     return row, begins[row] + offset
 
 
-def history_begins(starts: Ints, ends: Ints, most: int, step: int) -> Ints:
+def history_begins(starts: Ints, ends: Ints, most: int) -> Ints:
     """Where the kept part of each history begins.
 
     Args:
         starts: [cases] positions of the users' first interactions.
         ends: [cases] positions after the histories' last ones.
         most: The latest interactions kept; 0: all.
-        step: Of longer histories so many are left out at a time, counted from the user's first:
-            targets between two multiples of `step` have histories that begin alike, with at most
-            `most` interactions and at least as many whole steps as leave room for an open one.
     """
-    if not most:
-        return starts
-    whole = (most - step + 1) // step * step
-    begins: Ints = starts + np.maximum((ends - starts) // step * step - whole, 0)
-    return begins
+    return np.maximum(starts, ends - most) if most else starts
 
 
 def sampled_cases(
@@ -94,7 +87,6 @@ def sampled_cases(
     part: str,
     *,
     most: int,
-    step: int = 1,
     n: int,
     seed: int,
     weights: Weights | None = None,
@@ -106,7 +98,6 @@ def sampled_cases(
         positions: The targets' positions.
         part: train, valid or test.
         most: The latest interactions kept of a history; 0: all.
-        step: How many a longer history loses at a time (see `history_begins`).
         n: Negatives a case.
         seed: The run's.
         weights: How likely each item is drawn; left out: all alike.
@@ -114,7 +105,7 @@ def sampled_cases(
     met = Met.of(records)
     for chunk in _chunks(positions):
         users, targets = _asked(records, chunk)
-        told = _told(records, chunk, part, most, step)
+        told = _told(records, chunk, part, most)
         keys = query_keys(told["query"], seed)
         drawn = negatives(keys, users, targets, met, n, weights)
         rows = shuffled(keys, np.hstack([targets[:, None], drawn]))
@@ -124,7 +115,7 @@ def sampled_cases(
 
 
 def open_cases(
-    records: Records, positions: Ints, fit: Mask, part: str, *, most: int, step: int = 1
+    records: Records, positions: Ints, fit: Mask, part: str, *, most: int
 ) -> Iterator[pl.DataFrame]:
     """Cases whose candidates are the whole catalogue except `MET`, in frames of `CHUNK`.
 
@@ -137,11 +128,10 @@ def open_cases(
         fit: [n] whether an interaction may be fitted on.
         part: train, valid or test.
         most: The latest interactions kept of a history; 0: all.
-        step: How many a longer history loses at a time (see `history_begins`).
     """
     for chunk in _chunks(positions):
         _, targets = _asked(records, chunk)
-        told = _told(records, chunk, part, most, step)
+        told = _told(records, chunk, part, most)
         lists = pl.Series("candidates", [[]], dtype=pl.List(pl.String)).new_from_index(
             0, len(chunk)
         )
@@ -178,11 +168,11 @@ def _asked(records: Records, chunk: Ints) -> tuple[Ints, Ints]:
     return records.user[chunk].astype(np.int64), records.item[chunk].astype(np.int64)
 
 
-def _told(records: Records, chunk: Ints, part: str, most: int, step: int) -> pl.DataFrame:
+def _told(records: Records, chunk: Ints, part: str, most: int) -> pl.DataFrame:
     """The first four columns of `SCHEMA`: what is known when the query is asked."""
     users = records.user[chunk].astype(np.int64)
     ends = records.starts[users] + records.before[chunk]
-    begins = history_begins(records.starts[users], ends, most, step)
+    begins = history_begins(records.starts[users], ends, most)
     names = records.users.gather(users).alias("user")
     queries = query_ids(part, names, records.place[chunk]).alias("query")
     return pl.DataFrame([queries, names, *histories(records, begins, ends).get_columns()])

@@ -105,8 +105,7 @@ def _made(
         asked = targets.of["test"]
         new = new_targets(found, asked)
         tally.add("repeats_test", len(asked) - len(new))
-        most, step = settings.max_history, settings.history_step
-        cases["test"] = open_cases(found, new, targets.fit, "test", most=most, step=step)
+        cases["test"] = open_cases(found, new, targets.fit, "test", most=settings.max_history)
     return targets.fit, cases
 
 
@@ -124,7 +123,6 @@ def _cases(
         targets.of[part],
         part,
         most=settings.max_history,
-        step=settings.history_step,
         n=settings.train_negatives if part == "train" else settings.negatives,
         seed=seed,
         weights=weights,

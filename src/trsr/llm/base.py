@@ -9,12 +9,29 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from trsr.errors import PromptError
 from trsr.settings import Settings
 from trsr.types import Prompt
 
 Feed = Iterable[Prompt | None]
 """Prompts as they become ready. `None` says: nothing is ready now, but more may be once an answer
 that is being made has come; a model that gets it must finish something before it asks again."""
+
+
+def text_only(prompt: Prompt, backend: str) -> Prompt:
+    """The prompt, for a backend that takes text alone.
+
+    Raises:
+        PromptError: If a part is no text; names the backend and the part.
+    """
+    for number, message in enumerate(prompt.messages, 1):
+        if message.other is not None:
+            raise PromptError(
+                f"the backend {backend} takes text alone, and message {number} (role "
+                f"{message.role}) holds {message.other}: leave it out, or choose a backend that "
+                "takes it"
+            )
+    return prompt
 
 
 class Sampling(Settings):

@@ -53,7 +53,6 @@ class CompiledPass:
     Args:
         network: A causal language model of transformers, plain or wrapped by PEFT, on the CPU. Its
             weights are copied: later changes are not seen.
-        eight_bits: Whether most products are of 8-bit integers (see `Graph`).
 
     Attributes:
         infer: Makes the pass: named arrays in.
@@ -62,14 +61,14 @@ class CompiledPass:
         ConfigError: If openvino is missing, or the graph cannot be built for this model.
     """
 
-    def __init__(self, network: Any, *, eight_bits: bool = False) -> None:
+    def __init__(self, network: Any) -> None:
         ov = optional("openvino", "openvino", "model.scorer = openvino")
         decoder = decoder_of(network)
         _check(decoder)
         self._decoder = decoder
         self._heads = Heads.of(decoder)
-        graph = Graph(ov, decoder, self._heads, eight_bits=eight_bits)
-        exact = next(decoder.parameters()).dtype == torch.float32 and not eight_bits
+        graph = Graph(ov, decoder, self._heads)
+        exact = next(decoder.parameters()).dtype == torch.float32
         properties = {
             "INFERENCE_PRECISION_HINT": "f32" if exact else "bf16",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -192,9 +191,7 @@ def compiled_pass(network: Any, scorer: str) -> CompiledPass | None:
     Raises:
         ConfigError: If it cannot be had.
     """
-    if scorer == "torch":
-        return None
-    return CompiledPass(network, eight_bits=scorer == "openvino_8bit")
+    return None if scorer == "torch" else CompiledPass(network)
 
 
 def _together(segments: Sequence[Segment]) -> Iterator[list[int]]:

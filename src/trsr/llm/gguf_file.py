@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from trsr.errors import ModelError
-from trsr.llm.turned import turned
 
 Array = npt.NDArray[Any]
 
@@ -31,7 +30,7 @@ _OUTSIDE = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "out
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # GGUF's kinds of tokens
 
 
-def write_f16(folder: Path, path: Path, *, turn: bool = False) -> None:
+def write_f16(folder: Path, path: Path) -> None:
     """Writes the checkpoint of a folder (safetensors, config.json, tokenizer.json) as F16 GGUF.
 
     Matrices are rounded to F16, norms stay F32. The file is whole or not there.
@@ -39,7 +38,6 @@ def write_f16(folder: Path, path: Path, *, turn: bool = False) -> None:
     Args:
         folder: The checkpoint's.
         path: The file to write.
-        turn: Whether the residual stream is rotated on the way (see `turned`).
 
     Raises:
         ModelError: If the model is not a plain Llama with a byte-level BPE tokenizer.
@@ -48,7 +46,7 @@ def write_f16(folder: Path, path: Path, *, turn: bool = False) -> None:
     _check(config, folder)
     part = path.with_name(f".{path.name}.part")  # one writer at a time: the caller holds a lock
     try:
-        _write(folder, config, part, turn=turn)
+        _write(folder, config, part)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -70,7 +68,7 @@ def _check(config: dict[str, Any], folder: Path) -> None:
             )
 
 
-def _write(folder: Path, config: dict[str, Any], path: Path, *, turn: bool) -> None:
+def _write(folder: Path, config: dict[str, Any], path: Path) -> None:
     import gguf
 
     writer = gguf.GGUFWriter(path, "llama")
@@ -91,12 +89,9 @@ def _write(folder: Path, config: dict[str, Any], path: Path, *, turn: bool) -> N
     writer.add_vocab_size(config["vocab_size"])
     _add_tokenizer(writer, folder, config)
     tied = bool(config.get("tie_word_embeddings"))
-    tensors = _tensors(folder)
-    if turn:
-        tensors = turned(lambda: _tensors(folder), int(config["hidden_size"]), tied=tied)
-    for name, tensor in tensors:
+    for name, tensor in _tensors(folder):
         target = _target(name)
-        if target == "output.weight" and tied and not turn:
+        if target == "output.weight" and tied:
             continue
         if target.endswith("attn_q.weight"):
             tensor = _interleaved(tensor, heads)  # noqa: PLW2901  (the same tensor, its rows moved)

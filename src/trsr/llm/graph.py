@@ -11,8 +11,6 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from trsr.errors import ConfigError
-from trsr.llm.eight_bits import normed, rounded
-from trsr.llm.turned import rotation
 
 Array = npt.NDArray[Any]
 Pair = tuple[Array, Array]
@@ -70,24 +68,16 @@ class Graph:
     states, then keys and values. What of the last layer comes after attention is computed for the
     asked tokens alone.
 
-    With 8 bits, products that read the residual stream are of integers: weights have one scale a
-    row, the normed stream one for all. A few large channels would spoil that, so the stream is
-    rotated first, which changes nothing else: an RMS norm without its gain keeps a rotation, and
-    gains and rotations go into the weights on either side (QuaRot: Ashkboos et al. 2024). Products
-    that write to the stream, whose inputs no rotation reaches, keep their format, and so do
-    attention, norms and adapters.
-
     Args:
         ov: The openvino module.
         decoder: A Llama, Mistral or Qwen decoder of transformers.
         heads: Its sizes.
-        eight_bits: Whether products are rounded.
 
     Attributes:
         model: The graph, to be compiled.
     """
 
-    def __init__(self, ov: Any, decoder: Any, heads: Heads, *, eight_bits: bool) -> None:
+    def __init__(self, ov: Any, decoder: Any, heads: Heads) -> None:
         self.ov, self.op = ov, ov.opset13
         self.heads = heads
         self.inputs: list[Any] = []
@@ -103,40 +93,33 @@ class Graph:
         self.mask = self._input("mask", [1, 1, -1, -1], np.float32)
         shape = self.op.shape_of(self.laid)
         self.runs = self.op.gather(shape, self._ints(0), self._axis(0))
-        self.turn = rotation(heads.width) if eight_bits else None
-        # a table is read row by row: rounding it saves no time
-        table = self._read(_matrix(decoder.embed_tokens.weight), None)
-        x = self.op.gather(self.op.constant(table), ids, self._axis(0))
+        table = self.op.constant(_matrix(decoder.embed_tokens.weight))
+        x = self.op.gather(table, ids, self._axis(0))
         made = []
         for number, layer in enumerate(decoder.layers):
             x, keys, values = self._layer(x, number, layer)
             made += [self.op.gather(one, kept, self._axis(0)) for one in (keys, values)]
-        x = self._norm(x, None if eight_bits else decoder.norm, decoder.norm.variance_epsilon)
-        if self.turn is not None:
-            back = self.op.matmul(x, self.op.constant(self.turn), False, True)
-            x = self.op.multiply(back, self.op.constant(_matrix(decoder.norm.weight)))
+        x = self._norm(x, decoder.norm)
         results = [self.op.result(one) for one in (x, *made)]
         self.model = ov.Model(results, self.inputs, "token tree")
 
     def _layer(self, x: Any, number: int, layer: Any) -> tuple[Any, Any, Any]:
         op, attention, mlp = self.op, layer.self_attn, layer.mlp
-        norm = layer.input_layernorm
-        h = self._normed(x, norm)
+        h = self._norm(x, layer.input_layernorm)
         own = map(_Linear.of, (attention.k_proj, attention.v_proj))
         asking = _Linear.of(attention.q_proj).rows(self.heads.order)
-        query, keys, values = (self._split(self._reading(h, one, norm)) for one in (asking, *own))
+        query, keys, values = (self._split(self._linear(h, one)) for one in (asking, *own))
         keys = self._placed(keys, getattr(attention, "k_norm", None))
         query = self._placed(query, getattr(attention, "q_norm", None))
         attended = self._attend(query, keys, values, number, attention.scaling)
         if number == self.heads.layers - 1:
             attended, x = (op.gather(one, self.asked, self._axis(0)) for one in (attended, x))
         telling = _Linear.of(attention.o_proj).columns(self.heads.order)
-        x = op.add(x, self._writing(attended, telling))
-        norm = layer.post_attention_layernorm
-        h = self._normed(x, norm)
-        gate = op.swish(self._reading(h, _Linear.of(mlp.gate_proj), norm))
-        inner = op.multiply(gate, self._reading(h, _Linear.of(mlp.up_proj), norm))
-        return op.add(x, self._writing(inner, _Linear.of(mlp.down_proj))), keys, values
+        x = op.add(x, self._linear(attended, telling))
+        h = self._norm(x, layer.post_attention_layernorm)
+        gate = op.swish(self._linear(h, _Linear.of(mlp.gate_proj)))
+        inner = op.multiply(gate, self._linear(h, _Linear.of(mlp.up_proj)))
+        return op.add(x, self._linear(inner, _Linear.of(mlp.down_proj))), keys, values
 
     def _attend(self, query: Any, keys: Any, values: Any, number: int, scale: float) -> Any:
         """Runs attend to the prefix, whole, and to themselves, causally."""
@@ -169,7 +152,7 @@ class Graph:
     def _placed(self, x: Any, norm: Any) -> Any:
         """Queries or keys with their positions (rotary embedding), normed where the model does."""
         op = self.op
-        x = x if norm is None else self._norm(x, norm, norm.variance_epsilon)
+        x = x if norm is None else self._norm(x, norm)
         # laid out as OpenVINO knows it: four axes, halves split off; it makes one operation of it
         x, half = op.unsqueeze(x, self._axis(0)), self.heads.size // 2
         low, high = op.variadic_split(x, self._axis(3), self._ints(half, half)).outputs()
@@ -177,60 +160,22 @@ class Graph:
         placed = op.add(op.multiply(x, self.cos), op.multiply(across, self.sin))
         return op.squeeze(placed, self._ints(0))
 
-    def _normed(self, x: Any, norm: Any) -> tuple[Any, Any]:
-        """The normed residual stream, and as products read it: in 8 bits, or the same."""
-        if self.turn is not None:  # the norm's gain is in the weights that read it
-            return normed(self.op, x, self.heads.width, norm.variance_epsilon)
-        h = self._norm(x, norm, norm.variance_epsilon)
-        return h, h
-
-    def _norm(self, x: Any, gain: Any, epsilon: float) -> Any:
+    def _norm(self, x: Any, norm: Any) -> Any:
         op = self.op
         square = op.power(x, op.constant(np.float32(2)))
         mean = op.reduce_mean(square, self._ints(-1), True)
-        root = op.sqrt(op.add(mean, op.constant(np.float32(epsilon))))
+        root = op.sqrt(op.add(mean, op.constant(np.float32(norm.variance_epsilon))))
         normed = op.multiply(x, op.divide(op.constant(np.float32(1)), root))
-        return normed if gain is None else op.multiply(normed, op.constant(_matrix(gain.weight)))
+        return op.multiply(normed, op.constant(_matrix(norm.weight)))
 
-    def _reading(self, h: tuple[Any, Any], parts: _Linear, norm: Any) -> Any:
-        """A linear layer on the normed residual stream."""
-        weight = self._read(parts.weight, norm)
-        kept = self.op.constant(weight) if self.turn is None else rounded(self.op, weight)
-        pairs = [(self._read(down, norm), up) for down, up in parts.adapters]
-        return self._product(h, kept, parts.bias, pairs)
-
-    def _writing(self, x: Any, parts: _Linear) -> Any:
-        """A linear layer that is added to the residual stream."""
-        weight = self.op.constant(self._written(parts.weight))
-        bias = None if parts.bias is None else self._written(parts.bias)
-        pairs = [(down, self._written(up)) for down, up in parts.adapters]
-        return self._product((x, x), weight, bias, pairs)
-
-    def _read(self, matrix: Array, norm: Any) -> Array:
-        """A matrix [n, width] that reads the residual stream behind a norm."""
-        if self.turn is None:
-            return matrix
-        gain = 1 if norm is None else _matrix(norm.weight)
-        found: Array = (matrix * gain) @ self.turn
-        return found
-
-    def _written(self, matrix: Array) -> Array:
-        """A matrix [width, n] or a vector that is added to the residual stream."""
-        if self.turn is None:
-            return matrix
-        found: Array = self.turn.T @ matrix
-        return found
-
-    def _product(
-        self, x: tuple[Any, Any], weight: Any, bias: Array | None, adapters: list[Pair]
-    ) -> Any:
-        """The linear layer of what is read, and the adapters' of what it was before rounding."""
-        op, (exact, read) = self.op, x
-        out = op.matmul(read, weight, False, True)
-        if bias is not None:
-            out = op.add(out, op.constant(bias))
-        for down, up in adapters:
-            low = op.matmul(exact, op.constant(down), False, True)
+    def _linear(self, x: Any, parts: _Linear) -> Any:
+        """A linear layer with its adapters."""
+        op = self.op
+        out = op.matmul(x, op.constant(parts.weight), False, True)
+        if parts.bias is not None:
+            out = op.add(out, op.constant(parts.bias))
+        for down, up in parts.adapters:
+            low = op.matmul(x, op.constant(down), False, True)
             out = op.add(out, op.matmul(low, op.constant(up), False, True))
         return out
 

@@ -16,8 +16,6 @@ from trsr.llm import load
 from trsr.llm.base import Feed, Sampling
 from trsr.llm.choice import stop_tokens
 from trsr.llm.compiled import CompiledPass, compiled_pass, resolve
-from trsr.llm.continuous import ContinuousGenerator
-from trsr.llm.eight_bits import ROUNDING
 from trsr.llm.generate import Generator
 from trsr.llm.layout import Layout, Question
 from trsr.llm.prefixes import Memory
@@ -63,8 +61,6 @@ class TransformersModel:
         self._identity = load.identity(settings, folder, adapter, dtype)
         if self._scorer != "torch":
             self._identity += f" {self._scorer}"
-        if self._scorer == "openvino_8bit":
-            self._identity += f" {ROUNDING}"
         self._memory = Memory(settings.kept_tokens)
 
     @property
@@ -174,13 +170,8 @@ class TransformersModel:
         yield from self._generator.answer(prompts, sampling)
 
     @functools.cached_property
-    def _generator(self) -> Generator | ContinuousGenerator:
-        size, context = self.settings.batch_size, self.context_tokens
-        if self.settings.batching == "batches":
-            return Generator(self.network, self.layout, size, context)
-        return ContinuousGenerator(
-            self.network, self.layout, size, self.settings.batch_tokens, context
-        )
+    def _generator(self) -> Generator:
+        return Generator(self.network, self.layout, self.settings.batch_size, self.context_tokens)
 
     @functools.cached_property
     def compiled(self) -> CompiledPass | None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 
 from trsr.errors import ModelError
+from trsr.llm.base import text_only
 from trsr.llm.markup import inert
 from trsr.llm.tokens import Tokens, common
 from trsr.types import Message, Prompt
@@ -47,11 +48,13 @@ class Layout:
     Args:
         tokenizer: A fast tokenizer of transformers.
         name: The model's name, for messages.
+        backend: What runs the model, for messages.
     """
 
-    def __init__(self, tokenizer: Any, name: str) -> None:
+    def __init__(self, tokenizer: Any, name: str, backend: str = "transformers") -> None:
         self.tokenizer = tokenizer
         self.name = name
+        self.backend = backend
         self.templated = bool(tokenizer.chat_template)
         self.markers = _markers(tokenizer)
         # a long prompt is our error to raise, with the prompt's name: not the tokenizer's to log
@@ -81,7 +84,9 @@ class Layout:
 
         Raises:
             ModelError: If the chat template refuses the messages.
+            PromptError: If a part of the prompt is no text.
         """
+        text_only(prompt, self.backend)
         messages = [
             Message(message.role, inert(message.content, self.markers))
             for message in prompt.messages

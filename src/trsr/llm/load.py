@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from trsr.errors import ConfigError, ModelError
 from trsr.llm.kept import decoder_of
 from trsr.llm.lora import lean
-from trsr.llm.masked import set_masking
 from trsr.llm.settings import ModelSettings
 from trsr.llm.weights import file_digest, quiet
 
@@ -94,7 +93,6 @@ def load_network(
     if adapter is not None:
         network = _adapted(network, adapter, dtype)
     _check_parts(network, folder)
-    set_masking(network, settings.tree == "mask")
     return network.requires_grad_(False).eval()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trsr.errors import ConfigError, ModelError
-from trsr.llm.base import Feed, Sampling
+from trsr.llm.base import Feed, Sampling, text_only
 from trsr.llm.markup import inert
 from trsr.llm.settings import ModelSettings
 from trsr.llm.wire import (
@@ -134,7 +134,8 @@ class OpenAIModel:
 
         English text has a token for four to five bytes; the tokenizer itself is not known here.
         """
-        sizes = (len(m.content.encode("utf-8", "replace")) for m in prompt.messages)
+        messages = text_only(prompt, "openai").messages
+        sizes = (len(m.content.encode("utf-8", "replace")) for m in messages)
         return _TOKENS_A_PROMPT + sum(
             math.ceil(size / _BYTES_A_TOKEN) + _TOKENS_A_MESSAGE for size in sizes
         )
@@ -206,7 +207,7 @@ class OpenAIModel:
         )
 
     def _body(self, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
-        messages = prompt.messages
+        messages = text_only(prompt, "openai").messages
         if prompt.begun and not self.settings.prefill:
             messages = messages[:-1]
         said = [

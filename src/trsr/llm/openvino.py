@@ -14,7 +14,6 @@ from filelock import FileLock
 from trsr import fetch
 from trsr.errors import ConfigError, ModelError, PromptError
 from trsr.llm.base import Feed, Sampling
-from trsr.llm.eight_bits import EXPORTED, ROUNDING, write_eight_bits
 from trsr.llm.gguf_file import write_f16
 from trsr.llm.layout import Layout
 from trsr.llm.settings import ModelSettings
@@ -37,8 +36,8 @@ def open_model(settings: ModelSettings, adapter: Path | None = None) -> OpenVINO
             "model.backend: openvino generates only and takes no adapter: use the transformers "
             "backend to rank with what was trained"
         )
-    if settings.quantize == "4bit":
-        raise ConfigError("model.quantize: openvino takes F16 weights, or 8bit: set it to none")
+    if settings.quantize != "none":
+        raise ConfigError("model.quantize: openvino takes F16 weights: set it to none")
     if settings.device not in ("auto", "cpu"):
         raise ConfigError(
             f"model.device: openvino runs on the CPU here, not on {settings.device}: "
@@ -76,7 +75,6 @@ class OpenVINOModel:
     OpenVINO's way: the repetition penalty counts the prompt's words too, and where a run of
     `no_repeat_ngram` tokens would occur a second time the text ends (OpenVINO cannot forbid a
     token). The KV cache is kept in 8 bits where dtype is auto, in the asked-for format elsewhere.
-    With `quantize = "8bit"` products are of 8-bit integers (see `write_eight_bits`).
 
     Args:
         settings: Which model, and how it runs; `batch_size` prompts are under way at once.
@@ -88,21 +86,14 @@ class OpenVINOModel:
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
         folder = local_weights(settings.name, revision=settings.revision)
-        if settings.quantize != "none" and (folder / EXPORTED).is_file():
-            raise ConfigError(
-                f"model.quantize: {settings.name} is exported for OpenVINO in a format of its own: "
-                "set it to none"
-            )
         from trsr.llm import load  # torch, which reading settings must not need
 
-        self.layout = Layout(load.load_tokenizer(folder), settings.name)
+        self.layout = Layout(load.load_tokenizer(folder), settings.name, "openvino")
         self._config = json.loads((folder / "config.json").read_text("utf-8"))
         own = int(self._config.get("max_position_embeddings", settings.context_tokens))
         self._context_tokens = min(settings.context_tokens, own)
         self._stops = _stop_tokens(folder, self._config, self.layout)
         self._identity = load.identity(settings, folder, None, f"openvino {settings.dtype}")
-        if self._eight_bits:
-            self._identity += f" {ROUNDING}"
         self._pipeline = self._load(folder)
         self._sent = 0
 
@@ -171,28 +162,21 @@ class OpenVINOModel:
             if precision
             else {}
         )
-        source = folder if (folder / EXPORTED).is_file() else self._made_ready(folder)
+        source = folder if (folder / "openvino_model.xml").is_file() else self._made_ready(folder)
         try:
             return genai.ContinuousBatchingPipeline(str(source), scheduler, "CPU", properties, {})
         except RuntimeError as error:
             raise ModelError(f"openvino cannot load {source}: {error}") from error
 
-    @property
-    def _eight_bits(self) -> bool:
-        return self.settings.quantize == "8bit"
-
     def _made_ready(self, folder: Path) -> Path:
-        """The checkpoint as OpenVINO reads it, written once.
-
-        That is F16 GGUF (Q4_1 and Q8_0 degrade in OpenVINO), or a graph with products in 8 bits.
-        """
+        """The checkpoint as OpenVINO reads it, written once: F16 (Q4_1 and Q8_0 degrade there)."""
         root = fetch.cache_folder() / "openvino"
-        path = root / (digest(self._identity) + ("" if self._eight_bits else ".gguf"))
+        path = root / f"{digest(self._identity)}.gguf"
         try:
             root.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
                 if not path.exists():
-                    (write_eight_bits if self._eight_bits else write_f16)(folder, path)
+                    write_f16(folder, path)
         except OSError as error:
             raise ModelError(
                 f"{self.settings.name} cannot be made ready in {root} ({error}): free some space "

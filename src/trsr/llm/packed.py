@@ -23,20 +23,15 @@ SLACK = 1.25
 
 
 def can_pack(decoder: Any) -> bool:
-    """Whether a decoder's pass can be packed: `is_plain`, on a CPU, in fp32 or bf16."""
-    parameter = next(decoder.parameters())
+    """Whether a decoder's pass can be packed: on a CPU, in fp32 or bf16, plain attention.
+
+    Plain is attention of which all is known: full, without dropout, of `KINDS`.
+    """
+    parameter, config = next(decoder.parameters()), decoder.config
     return (
         parameter.device.type == "cpu"
         and parameter.dtype in (torch.float32, torch.bfloat16)
-        and is_plain(decoder)
-    )
-
-
-def is_plain(decoder: Any) -> bool:
-    """Whether all that a decoder's attention does is known: full, without dropout, of `KINDS`."""
-    config = decoder.config
-    return (
-        config.model_type in KINDS
+        and config.model_type in KINDS
         and set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
         and not (getattr(config, "sliding_window", None) and config.model_type == "mistral")
         and not (decoder.training and getattr(config, "attention_dropout", 0))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trsr.errors import ConfigError, ModelError, PromptError
-from trsr.llm.base import Feed, Sampling
+from trsr.llm.base import Feed, Sampling, text_only
 from trsr.llm.settings import ModelSettings
 from trsr.types import Message, Prompt
 
@@ -59,7 +59,8 @@ class ScriptedModel:
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Words, and four more for each message."""
-        return sum(_LAYOUT_TOKENS + len(message.content.split()) for message in prompt.messages)
+        messages = text_only(prompt, "scripted").messages
+        return sum(_LAYOUT_TOKENS + len(message.content.split()) for message in messages)
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Yields (position, text), at most `max_tokens` words.

@@ -23,7 +23,7 @@ BACKENDS = PluginTable(
 
 
 SPEED_ONLY = frozenset(
-    {"batch_size", "batch_tokens", "batching", "kept_tokens", "tree"}
+    {"batch_size", "batch_tokens", "kept_tokens"}
     | {"key_env", "concurrency", "timeout", "retries", "price_in", "price_out"}
 )
 """Settings that change how fast or dear a model's answers come, not which answers."""
@@ -45,24 +45,14 @@ class ModelSettings(Settings):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where it runs")
     quantize: Literal["none", "8bit", "4bit"] = Field(
         "none",
-        description="load the weights in fewer bits (transformers: needs bitsandbytes and a GPU; "
-        "openvino: 8bit, faster and rounded more, see docs/performance.md)",
+        description="transformers: load the weights in fewer bits; needs bitsandbytes and a GPU",
     )
     context_tokens: int = Field(
         2048, ge=64, description="most tokens of prompt and answer; bounded by the model's own"
     )
     batch_size: int = Field(16, ge=1, description="prompts generated side by side")
-    batching: Literal["batches", "continuous"] = Field(
-        "batches",
-        description="transformers: how texts are generated; batches: prompts of one kind and like "
-        "length side by side, what they begin alike read once; continuous: transformers' "
-        "continuous batching, in which a prompt begins as soon as a text ends, for long texts of "
-        "unlike lengths on a GPU without a server (not yet measured there; slower on a CPU)",
-    )
     batch_tokens: int = Field(
-        8192,
-        ge=64,
-        description="most tokens in one forward pass when scoring or batching continuously",
+        8192, ge=64, description="most tokens in one forward pass when scoring and training"
     )
     kept_tokens: int = Field(
         4096,
@@ -70,19 +60,11 @@ class ModelSettings(Settings):
         description="tokens of prompts' beginnings kept between calls when scoring on a CPU, so "
         "that the instruction and users who come back are not computed again; 0: none",
     )
-    tree: Literal["auto", "levels", "mask"] = Field(
-        "auto",
-        description="how torch computes what prompts begin alike once, in ranking and training; "
-        "levels: the beginnings first, then what follows them; mask: all in one pass, by "
-        "FlexAttention on CUDA (Llama, Qwen, GPT-NeoX, Mistral without a window; others take "
-        "levels), slower on a CPU and not yet measured on a GPU; auto: levels",
-    )
-    scorer: Literal["auto", "torch", "openvino", "openvino_8bit"] = Field(
+    scorer: Literal["auto", "torch", "openvino"] = Field(
         "torch",
         description="what computes scores when candidates are ranked; openvino: faster, on a CPU "
-        "and for Llama, Mistral and Qwen models; openvino_8bit: faster still, and rounded more "
-        "(see docs/performance.md); auto: openvino where it is installed and can take the model, "
-        "else torch. Training and its validation keep to torch",
+        "and for Llama, Mistral and Qwen models; auto: openvino where it is installed and can "
+        "take the model, else torch. Training and its validation keep to torch",
     )
     prefill: bool = Field(
         True, description="the model can continue an answer begun for it (openai: the server can)"
@@ -105,11 +87,6 @@ class ModelSettings(Settings):
     def meaning(self) -> dict[str, Any]:
         """The settings that a text or a training depends on, as plain values."""
         return self.model_dump(mode="json", exclude={*SPEED_ONLY, "scorer"})
-
-    def passes(self) -> dict[str, Any]:
-        """How training's passes are made, as plain values: on that hangs how its sums round."""
-        mask = {"tree": self.tree} if self.tree == "mask" else {}
-        return {"batch_tokens": self.batch_tokens} | mask
 
 
 def open_model(settings: ModelSettings, adapter: Path | None = None) -> Any:

@@ -76,16 +76,6 @@ class Node:
     ends: list[tuple[int, int]] = field(default_factory=list)
     children: list[Node] = field(default_factory=list)
 
-    @property
-    def size(self) -> int:
-        """The tokens of the run and of all below it."""
-        total, todo = 0, [self]
-        while todo:
-            node = todo.pop()
-            total += len(node.tokens)
-            todo += node.children
-        return total
-
 
 def grow(ordered: Sequence[Tokens], min_saved: float = MIN_SAVED) -> list[Node]:
     """Builds the tree of distinct, sorted, non-empty sequences.
@@ -121,14 +111,14 @@ def grow(ordered: Sequence[Tokens], min_saved: float = MIN_SAVED) -> list[Node]:
     return top
 
 
-def spread(trees: Sequence[Sequence[Node]]) -> tuple[list[list[Node]], list[list[int]]]:
-    """The same trees with an end at every token.
+def spread(top: Sequence[Node]) -> tuple[list[Node], list[list[int]]]:
+    """The same tree with an end at every token.
 
     Args:
-        trees: Lists of topmost runs, which hold every sequence from 0 on.
+        top: The topmost runs, which hold every sequence from 0 on.
 
     Returns:
-        The trees, whose ends are numbered through; and for each sequence the numbers of its
+        The tree, whose ends are numbered through; and for each sequence the numbers of its
         tokens, first to last.
     """
     paths: dict[int, list[int]] = {}
@@ -146,8 +136,8 @@ def spread(trees: Sequence[Sequence[Node]]) -> tuple[list[list[Node]], list[list
             found.append(Node(node.tokens, list(enumerate(own)), copied(node.children, here)))
         return found
 
-    copies = [copied(nodes, []) for nodes in trees]
-    return copies, [paths[sequence] for sequence in range(len(paths))]
+    tree = copied(top, [])
+    return tree, [paths[sequence] for sequence in range(len(paths))]
 
 
 def filled(members: Iterable[T], budget: int, size: Callable[[T], int]) -> Iterator[list[T]]:

@@ -2,8 +2,7 @@
 
 Sequences that begin alike (instruction, then user, then candidate) share the work of what they
 have in common: a shared run of tokens is computed once, and its keys and values are lent to the
-runs that follow it, level by level; or the whole tree is computed in one pass, under a mask
-(`masked.set_masking`). Scoring and training both stand on `answer_states`.
+runs that follow it, level by level. Scoring and training both stand on `answer_states`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor
 
 from trsr.llm.kept import Bank, can_keep, decoder_of, run, select
-from trsr.llm.masked import can_mask, rows_of, run_masked, wants_mask
 from trsr.llm.packed import can_pack, run_packed
 from trsr.llm.prefixes import Memory, Prefix
 from trsr.llm.tokens import (
@@ -69,17 +67,13 @@ def answer_states(
     follows it, as if each sequence had been computed alone. Any order, repeated sequences,
     and sequences that begin others are fine.
 
-    Level by level, or, where `set_masking` was asked for and `can_mask` holds, the whole tree in a
-    pass under a mask. A tree over the budget is then cut into several passes, each behind the runs
-    above its part, or goes level by level where that would repeat too much (`MOST_REPEATED`).
-
     Args:
         network: A causal language model of transformers, plain or wrapped by PEFT.
         sequences: Token ids, each at least one long.
         batch_tokens: About how many tokens one forward pass may hold (a kept token counts for a
             quarter); a single longer sequence is a pass of its own.
         memory: What earlier calls with the same weights kept, where gradients are not wanted;
-            used where passes are packed (see `can_pack`), not under a mask.
+            used where passes are packed (see `can_pack`).
         packed: The pass to make instead of the network's own; it gives no gradients.
 
     Returns:
@@ -90,8 +84,8 @@ def answer_states(
         ValueError: If a sequence is empty.
     """
     distinct = _distinct(sequences)
-    trees, masked = _planted(network, distinct, batch_tokens, packed)
-    every, places = _computed(network, trees, masked, batch_tokens, memory, packed)
+    tree = _planted(network, distinct)
+    every, places = _computed(network, tree, batch_tokens, memory, packed)
     order = {tokens: places[index] for index, tokens in enumerate(distinct)}
     wanted = [order[tuple(sequence)] for sequence in sequences]
     return every.index_select(0, torch.tensor(wanted, dtype=torch.long, device=every.device))
@@ -115,9 +109,8 @@ def token_states(
         ValueError: If a sequence is empty.
     """
     distinct = _distinct(sequences)
-    trees, masked = _planted(network, distinct, batch_tokens, None)
-    trees, paths = spread(trees)
-    every, places = _computed(network, trees, masked, batch_tokens)
+    tree, paths = spread(_planted(network, distinct))
+    every, places = _computed(network, tree, batch_tokens)
     order = {tokens: index for index, tokens in enumerate(distinct)}
     return every, [
         [places[number] for number in paths[order[tuple(sequence)]]] for sequence in sequences
@@ -202,21 +195,14 @@ def _distinct(sequences: Sequence[Sequence[int]]) -> list[Tokens]:
     return distinct
 
 
-def _planted(
-    network: Any, distinct: Sequence[Tokens], batch_tokens: int, packed: PackedPass | None
-) -> tuple[list[list[Node]], bool]:
-    """The trees of some sequences, and whether each list of them is one pass under a mask."""
-    if packed is None and wants_mask(network) and can_mask(network):
-        rows = rows_of(distinct, batch_tokens)
-        if rows is not None:
-            return rows, True
-    return [grow(distinct, MIN_SAVED if can_keep(network) else math.inf)], False
+def _planted(network: Any, distinct: Sequence[Tokens]) -> list[Node]:
+    """The tree of some sequences; flat where the network keeps no keys and values."""
+    return grow(distinct, MIN_SAVED if can_keep(network) else math.inf)
 
 
 def _computed(
     network: Any,
-    trees: Sequence[list[Node]],
-    masked: bool,
+    top: list[Node],
     batch_tokens: int,
     memory: Memory | None = None,
     packed: PackedPass | None = None,
@@ -225,13 +211,7 @@ def _computed(
     decoder = decoder_of(network)
     places: dict[int, int] = {}
     states: list[Tensor] = []
-    visit: Iterator[tuple[list[int], Tensor]]
-    if masked:
-        visit = (run_masked(decoder, row) for row in trees)
-    else:
-        (top,) = trees
-        visit = _visit_levels(network, top, batch_tokens, memory, packed)
-    for found, state in visit:
+    for found, state in _visit_levels(network, top, batch_tokens, memory, packed):
         for end in found:
             places[end] = len(places)
         states.append(state)

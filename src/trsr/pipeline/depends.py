@@ -52,7 +52,7 @@ def data_settings(config: Config) -> dict[str, Any]:
 def summarize_settings(config: Config) -> dict[str, Any]:
     """The strategy, the words, the model, and whose histories are summarized."""
     # what is not used: of one sample nothing is chosen
-    apart = {"model"} | ({"samples", "keep"} if config.summarize.samples == 1 else set())
+    apart = {"model"} | ({"samples"} if config.summarize.samples == 1 else set())
     apart |= {"terms"} if config.summarize.strategy != "terms" else set()
     own = config.summarize.model_dump(mode="json", exclude=apart)
     if config.summarize.strategy == "none":
@@ -73,19 +73,13 @@ def summarize_settings(config: Config) -> dict[str, Any]:
 def _judge_settings(config: Config) -> dict[str, Any]:
     excluded = {"summary_item_words", "summary_numbers", "summary_words"}
     domain = load_domain(config.prompts.domain)
-    nearest = {"nearest": [domain.nearest, domain.no_nearest]} if config.prompts.nearest else {}
-    excluded |= set() if nearest else {"nearest"}
     plain = [] if config.summarized else [turn.model_dump() for turn in domain.judge_plain]
-    return (
-        nearest
-        | ({"judge_plain": plain} if plain else {})
-        | {
-            "words": domain.digest(config.prompts.style),
-            "prompts": config.prompts.model_dump(mode="json", exclude=excluded),
-            "model": config.model.meaning(),
-            "run": {"seed": config.run.seed},
-        }
-    )
+    return ({"judge_plain": plain} if plain else {}) | {
+        "words": domain.digest(config.prompts.style),
+        "prompts": config.prompts.model_dump(mode="json", exclude=excluded),
+        "model": config.model.meaning(),
+        "run": {"seed": config.run.seed},
+    }
 
 
 def train_settings(config: Config) -> dict[str, Any]:

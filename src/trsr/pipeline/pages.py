@@ -127,8 +127,6 @@ def _subtitle(config: Config, rankings: Iterable[str]) -> str:
 
 
 def _told(config: Config) -> str:
-    if config.prompts.layout == "chain":
-        return "all items since" if config.summarized else "all items"
     return f"{config.prompts.recent} recent item{'' if config.prompts.recent == 1 else 's'}"
 
 

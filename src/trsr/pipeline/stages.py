@@ -165,7 +165,7 @@ def _train(job: Job) -> dict[str, Any]:
         list(told_cases(config, dataset, "train", summaries)),
         model=config.model,
         words=words,
-        settings=config.training,
+        settings=config.train,
         seed=config.train_seed,
         out=job.out / "adapter",
         state=job.work,

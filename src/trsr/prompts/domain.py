@@ -101,19 +101,6 @@ def _wrong_slots(kind: Kind, turns: Turns) -> list[str]:
     return []
 
 
-def chainable(judge: Turns) -> bool:
-    """Whether a user's later judge prompt goes on where the candidate of an earlier one stands.
-
-    So it is if the items come after the summary and on lines of their own, one newline before what
-    follows: no tokenizer in use joins a newline with a mark or letter after it.
-    """
-    asked = [turn for turn in judge if turn.role == "user"][-1]
-    before, _, after = Template(asked.content).safe_substitute(recent="\0").partition("\0")
-    alone = before.endswith("\n") and after[:1] == "\n" and after[1:2].strip() != ""
-    slots = asked.slots
-    return alone and slots.index("recent") > (slots.index("summary") if "summary" in slots else -1)
-
-
 def _dollars(names: frozenset[str]) -> str:
     return " and ".join(f"${name}" for name in sorted(names, reverse=True))
 
@@ -145,12 +132,6 @@ class Domain(Settings):
     no_recent: str = Field(min_length=1, description="said where no recent items are told")
     first_visit: str = Field(min_length=1, description="said instead where the history is empty")
     no_text: str = Field(min_length=1, description="said of an item without any text")
-    nearest: str = Field(
-        "Most like it so far:",
-        min_length=1,
-        description="said before the items nearest to a candidate (prompts.nearest)",
-    )
-    no_nearest: str = Field("none", min_length=1, description="said after it where there are none")
     judge: Turns = Field(description="the recommender's prompt; $summary, $recent, $candidate")
     judge_plain: Turns = Field(
         (),
@@ -171,10 +152,8 @@ class Domain(Settings):
         return self
 
     def digest(self, style: str) -> str:
-        """A hash of every word; but of `nearest` and `judge_plain`, and of `profile` if unused."""
-        apart = {"nearest", "no_nearest", "judge_plain"} | (
-            {"profile"} if style != "profile" else set()
-        )
+        """A hash of every word; but of `judge_plain`, and of `profile` if unused."""
+        apart = {"judge_plain"} | ({"profile"} if style != "profile" else set())
         return digest(self.model_dump(mode="json", exclude=apart))
 
 

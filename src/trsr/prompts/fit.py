@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from trsr.prompts.domain import Form
+from trsr.prompts.text import Line
 from trsr.types import Prompt
 
 _EDGE = 4
@@ -69,6 +71,30 @@ def first_fit(steps: int, fits: Callable[[int], bool]) -> int | None:
     """
     found = bisect_left(range(steps), True, key=fits)
     return found if found < steps else None
+
+
+class Told(NamedTuple):
+    """How much of a judge prompt's shared part is told: latest items, their words, the summary's.
+
+    `words` None: as the settings say.
+    """
+
+    recent: int
+    words: int | None
+    summary: int
+
+
+def ladder(recent: Sequence[Line], summary: int) -> list[Told]:
+    """Older items go first, then words of the latest one, then it, then words of the summary.
+
+    Args:
+        recent: The items, oldest first.
+        summary: The summary's length in words.
+    """
+    rungs = [Told(count, None, summary) for count in range(len(recent), 0, -1)]
+    if recent:
+        rungs += [Told(1, most, summary) for most in range(recent[-1].longest - 1, 0, -1)]
+    return rungs + [Told(0, None, words) for words in range(summary, -1, -1)]
 
 
 def _bytes(text: str) -> int:

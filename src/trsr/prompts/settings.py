@@ -37,27 +37,7 @@ class PromptSettings(Settings):
     field_words: dict[str, int] = Field(
         default_factory=dict, description="a column's own word limit, for all prompts"
     )
-    layout: Literal["recent", "chain"] = Field(
-        "recent",
-        description="recent: the summary, then the last `recent` items (paper); chain: the "
-        "summary of full blocks, then all items since, so that a user's successive targets "
-        "begin alike and are trained in one pass (see docs/method.md)",
-    )
-    recent: int = Field(
-        3, ge=0, description="layout recent: items told in the judge prompt (paper: 3)"
-    )
-    overlap: int = Field(
-        0,
-        ge=0,
-        description="layout chain: also tell so many of the last items that the summary has read; "
-        "with 0, a target right after a full block is judged by the summary alone",
-    )
-    nearest: int = Field(
-        0,
-        ge=0,
-        description="after each candidate also tell so many items of the whole history that are "
-        "nearest to it in words (after ReLLa); costs tokens for each candidate, none before it",
-    )
+    recent: int = Field(3, ge=0, description="items told in the judge prompt (paper: 3)")
     summary_words: int = Field(60, ge=5, description="the length asked of a summary, in words")
     use_summary: bool = Field(True, description="tell the summary in the judge prompt")
     summary_of: Literal["own", "another"] = Field(

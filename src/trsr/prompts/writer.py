@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from trsr.errors import ConfigError, PromptError
-from trsr.prompts.domain import Form, Kind, Style, chainable, load_domain
+from trsr.prompts.domain import Form, Kind, Style, load_domain
 from trsr.prompts.finish import finished
-from trsr.prompts.fit import Budget, first_fit
-from trsr.prompts.ladder import chain_ladder, recent_ladder
-from trsr.prompts.nearest import Nearest
+from trsr.prompts.fit import Budget, first_fit, ladder
 from trsr.prompts.settings import PromptSettings
 from trsr.prompts.terms import Terms
 from trsr.prompts.text import Line, cut, fold, length, tell
@@ -79,12 +77,8 @@ class PromptWriter:
             raise ConfigError(f"the domain {settings.domain} has no style {settings.style!r}")
         plain = not summarized and bool(self._domain.judge_plain)
         self._judge = self._domain.judge_plain if plain else self._domain.judge
-        if settings.layout == "chain" and not chainable(self._judge):
-            raise ConfigError(
-                f"prompts.layout: chain needs a judge prompt with $summary before $recent, and "
-                f"$recent on lines of its own; that of the domain {settings.domain} is another one"
-            )
-        chosen = settings.model_dump(mode="json", exclude={"domain", *_unused(settings)})
+        # whose summary comes in changes no word here
+        chosen = settings.model_dump(mode="json", exclude={"domain", "summary_of"})
         self.settings = settings
         self.answers = (self._domain.yes, self._domain.no)
         words = {
@@ -92,8 +86,6 @@ class PromptWriter:
             "settings": chosen,
             "layout": LAYOUT,
         }
-        if settings.nearest:
-            words["nearest"] = [self._domain.nearest, self._domain.no_nearest]
         if plain:
             words["judge_plain"] = [turn.model_dump(mode="json") for turn in self._judge]
         self.digest = digest(words)
@@ -235,23 +227,17 @@ class PromptWriter:
         To fit the longest of them, older recent items are left out first, then words of the
         latest one's longest values, then that item, then words of the summary's end.
 
-        With the layout `chain`, all items since those that the summary has read are told. What
-        stands before the candidate is then a prefix of what stands there once the user has taken
-        the next item, as long as the summary is the same. To fit, more is left out at a time, so
-        that this mostly stays so (see `chain_ladder`).
-
         Raises:
             PromptError: If the instruction and a candidate do not fit; names the query.
         """
         words = self.settings.words
         summary = fold(query.summary.text) if query.summary and self.settings.use_summary else ""
-        recent = [self._tell(item, words) for item in self._recent(query, bool(summary))]
-        candidates = self._candidates(query)
-        rungs = chain_ladder if self.settings.layout == "chain" else recent_ladder
-        ladder, form = rungs(recent, length(summary)), self._forms["judge"]
+        recent = [self._tell(item, words) for item in query.history.recent(self.settings.recent)]
+        candidates = [self._tell(item, words).text() for item in query.candidates]
+        rungs, form = ladder(recent, length(summary)), self._forms["judge"]
 
         def values(step: int) -> dict[str, str]:
-            told = ladder[step]
+            told = rungs[step]
             lines = recent[len(recent) - told.recent :]
             none = self._domain.no_recent if len(query.history) else self._domain.first_visit
             return {
@@ -259,34 +245,10 @@ class PromptWriter:
                 "recent": _listed(lines, told.words) or none,
             }
 
-        step = self._fit_judge(values, len(ladder), candidates, query)
+        step = self._fit_judge(values, len(rungs), candidates, query)
         self._count(len(candidates), step > 0)
         shared = values(step)
         return [form.fill({**shared, "candidate": text}) for text in candidates]
-
-    def _candidates(self, query: Query) -> list[str]:
-        """What is told of each candidate: its text, and the history's items nearest to it."""
-        words, most = self.settings.words, self.settings.nearest
-        lines = [self._tell(item, words) for item in query.candidates]
-        if not most:
-            return [line.text() for line in lines]
-        history = [self._tell(item, words) for item in query.history.items]
-        nearest = Nearest([line.values for line in history], [line.values for line in lines])
-        found = [[history[at].text() for at in nearest.to(line.values, most)] for line in lines]
-        before, none = self._domain.nearest, self._domain.no_nearest
-        return [
-            "\n".join((text, before, *(f"- {one}" for one in near)))
-            if near
-            else f"{text}\n{before} {none}"
-            for text, near in zip((line.text() for line in lines), found, strict=True)
-        ]
-
-    def _recent(self, query: Query, summarized: bool) -> Sequence[Item]:
-        """The items that are told one by one, oldest first."""
-        if self.settings.layout == "recent":
-            return query.history.recent(self.settings.recent)
-        read = query.summary.covers if query.summary and summarized else 0
-        return query.history.items[max(read - self.settings.overlap, 0) :]
 
     def _fit_judge(
         self,
@@ -326,10 +288,3 @@ class PromptWriter:
 
 def _listed(lines: Sequence[Line], most: int | None) -> str:
     return "\n".join(f"- {line.text(most)}" for line in lines)
-
-
-def _unused(settings: PromptSettings) -> set[str]:
-    """Settings that change no word here: the layout's others, and whose summary comes in."""
-    unused = {"recent"} if settings.layout == "chain" else {"layout", "overlap"}
-    unused |= {"summary_of"}
-    return unused if settings.nearest else {*unused, "nearest"}

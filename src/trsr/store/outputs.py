@@ -46,7 +46,7 @@ def output_key(identity: str, prompt: Prompt, kind: Mapping[str, object]) -> str
     """
     content: dict[str, object] = {
         "model": identity,
-        "prompt": [[message.role, message.content] for message in prompt.messages],
+        "prompt": [[message.role, message.key] for message in prompt.messages],
         "kind": dict(kind),
     }
     if prompt.draw:

@@ -68,7 +68,7 @@ def summarize(
         strategy,
         lambda history: cut_blocks(history, settings, measure),
         writer.finish,
-        Samples(settings.samples, settings.keep),
+        Samples(settings.samples),
     )
     kind = {"generate": settings.sampling.model_dump()}
     while desk.open():
@@ -118,7 +118,7 @@ class _Live:
         """Of the answers to each prompt the one that is kept; writes down which."""
         texts = []
         for prompt, drawn in zip(self.asked or (), self.texts, strict=True):
-            best = samples.best(prompt, drawn)
+            best = samples.best(drawn)
             self.prompts.append(replace(prompt, draw=best))
             texts.append(drawn[best])
         return texts

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from trsr.llm.base import Sampling
@@ -55,14 +53,9 @@ class SummarizeSettings(Settings):
     samples: int = Field(
         1,
         ge=1,
-        description="texts drawn for each prompt, of which one is kept; more than one needs a "
+        description="texts drawn for each prompt, of which the one is kept that shares most words "
+        "with the others (self-consistency); more than one needs a "
         "summarize.sampling.temperature above 0, and costs as many times the generation",
-    )
-    keep: Literal["agreeing", "grounded"] = Field(
-        "agreeing",
-        description="of several samples, which is kept; agreeing: the one that shares most words "
-        "with the others (self-consistency); grounded: the one most of whose words stand in what "
-        "the prompt tells, between equals the agreeing one",
     )
     sampling: Sampling = Field(Sampling(), description="how the summaries are generated")
     model: ModelSettings | None = Field(

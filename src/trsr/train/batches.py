@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -50,27 +49,16 @@ class Batch:
 def batches(cases: Sequence[EncodedCase], most: int, *, alone: bool) -> Iterator[Batch]:
     """Neighbouring cases that fit one pass together; a larger case is a pass of its own.
 
-    Neighbours of one group are parted only where the group does not fit a pass of its own.
-
     Args:
-        cases: A step's cases, those of a group side by side.
+        cases: A step's cases.
         most: About how many tokens one pass may hold.
         alone: Whether each prompt is computed alone, and shares nothing.
     """
     batch = Batch(alone)
-    for _, members in itertools.groupby(cases, key=lambda case: case.group):
-        group = list(members)
-        whole = batch.grown(group)
-        if whole.tokens <= most:
-            batch = whole
-            continue
-        if batch.cases:
+    for case in cases:
+        more = batch.grown([case])
+        if batch.cases and more.tokens > most:
             yield batch
-        batch = Batch(alone)
-        for case in group:
-            more = batch.grown([case])
-            if batch.cases and more.tokens > most:
-                yield batch
-                more = Batch(alone).grown([case])
-            batch = more
+            more = Batch(alone).grown([case])
+        batch = more
     yield batch

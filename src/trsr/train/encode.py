@@ -36,7 +36,6 @@ class EncodedCase:
         positive: Whether each candidate is relevant.
         tokens: Tokens of all prompts with their right answers.
         distinct_tokens: Those left when what sequences begin alike is counted once.
-        group: Cases with the same number are learned from in one step.
         prior: What is added to each candidate's score; empty: nothing.
     """
 
@@ -47,7 +46,6 @@ class EncodedCase:
     positive: tuple[bool, ...]
     tokens: int
     distinct_tokens: int
-    group: int = 0
     prior: tuple[float, ...] = ()
 
     @property
@@ -74,7 +72,6 @@ class EncodedCase:
         prompts: Sequence[Tokens],
         answers: Sequence[tuple[Tokens, Tokens]],
         positive: Sequence[bool],
-        group: int = 0,
         prior: Sequence[float] = (),
     ) -> EncodedCase:
         """A case from its candidates' tokens."""
@@ -93,7 +90,6 @@ class EncodedCase:
             tuple(positive),
             stats.tokens,
             stats.distinct_tokens,
-            group,
             tuple(prior),
         )
 
@@ -104,7 +100,6 @@ def encode_cases(
     encoder: Encoder,
     *,
     compared: bool,
-    grouped: bool = False,
     prior: Prior | None = None,
 ) -> list[EncodedCase]:
     """Writes and encodes all cases.
@@ -114,7 +109,6 @@ def encode_cases(
         writer: Writes their prompts.
         encoder: Turns them into tokens.
         compared: Whether the loss compares the candidates of a case, which then needs both kinds.
-        grouped: Whether the cases of one user with one summary are a group; else each case is.
         prior: What is added to each candidate's score; None: nothing.
 
     Raises:
@@ -123,7 +117,6 @@ def encode_cases(
         PromptError: If a prompt does not fit; names the query.
     """
     encoded: list[EncodedCase] = []
-    groups: dict[tuple[str, str], int] = {}
     for case in cases:
         words = examples_of(case, writer)
         if compared and all(words.positive):
@@ -137,9 +130,8 @@ def encode_cases(
             prompt, (yes, no) = encoder.encode_answers(example.prompt, writer.answers)
             prompts.append(tuple(prompt))
             answers.append((tuple(yes), tuple(no)))
-        group = groups.setdefault(words.told, len(groups)) if grouped else len(encoded)
         added = () if prior is None else _prior_of(words.id, len(prompts), prior)
-        encoded.append(EncodedCase.of(words.id, prompts, answers, words.positive, group, added))
+        encoded.append(EncodedCase.of(words.id, prompts, answers, words.positive, added))
     if not encoded:
         raise DataError(
             "there are no training cases: lower data.min_history, or set train.epochs to 0"
@@ -157,22 +149,6 @@ def _prior_of(case: str, candidates: int, prior: Prior) -> tuple[float, ...]:
     return found
 
 
-def groups_of(cases: Sequence[EncodedCase], most: int) -> list[list[int]]:
-    """The positions of the cases of each group, parted evenly where there are more than `most`."""
-    found: dict[int, list[int]] = {}
-    for position, case in enumerate(cases):
-        found.setdefault(case.group, []).append(position)
-    parts = []
-    for positions in found.values():
-        size, longer = divmod(len(positions), -(-len(positions) // most))
-        start = 0
-        while start < len(positions):
-            end = start + size + (longer > 0)
-            parts.append(positions[start:end])
-            start, longer = end, longer - 1
-    return parts
-
-
 def fingerprint(cases: Sequence[EncodedCase]) -> str:
     """A hash of all that the cases teach, in their order (16 hexadecimal digits of SHA-256)."""
     hashed = hashlib.sha256()
@@ -183,7 +159,6 @@ def fingerprint(cases: Sequence[EncodedCase]) -> str:
             [list(rest) for rest in case.rests],
             case.answers,
             case.positive,
-            case.group,
             # only where there is one: states made before there were priors go on
             *((case.prior,) if case.prior else ()),
         )

@@ -43,14 +43,11 @@ class CaseExamples:
         id: The query's id.
         examples: For each candidate, in the query's order, the judge's prompt and the right answer.
         positive: Whether each candidate is relevant.
-        told: The user and the summary that the prompts tell: cases with the same ones have long
-            beginnings in common where the layout makes successive targets a chain.
     """
 
     id: str
     examples: tuple[Example, ...]
     positive: tuple[bool, ...]
-    told: tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +80,4 @@ def examples_of(case: Case, writer: JudgeWriter) -> CaseExamples:
         Example(prompt, yes if taken else no)
         for prompt, taken in zip(prompts, positive, strict=True)
     )
-    query = case.query
-    told = (query.history.user, query.summary.text if query.summary else "")
-    return CaseExamples(query.id, examples, positive, told)
+    return CaseExamples(case.query.id, examples, positive)

@@ -41,7 +41,7 @@ class Step:
 class Learner:
     """Makes the steps of a schedule; each depends on the weights, the moments and its number only.
 
-    Where the run's time is limited, its rate depends on the time spent as well. The gradient is
+    The gradient is
     the mean over the step's cases, however they are cut into micro-batches.
 
     Args:
@@ -111,12 +111,11 @@ class Learner:
         finally:
             self._network.train()
 
-    def step(self, number: int, spent: float = 0.0) -> Step:
+    def step(self, number: int) -> Step:
         """Makes a step.
 
         Args:
             number: Which one, from 1.
-            spent: The share of the run's time that earlier steps have taken; 0 without a limit.
 
         Raises:
             ModelError: If a loss or the gradient is not finite; the weights stay as they were.
@@ -136,7 +135,7 @@ class Learner:
         if not math.isfinite(norm):
             named = ", ".join(case.id for case in cases)
             raise _not_finite(f"step {number}: the gradient of cases {named} is not finite")
-        rate = self._schedule.rate(number, spent)
+        rate = self._schedule.rate(number)
         self._optimizer.step(rate)
         tokens = sum(case.tokens for case in cases)
         return Step(loss / len(cases), rate, norm, len(cases), tokens, computed)

@@ -108,15 +108,10 @@ class Loop:
         return self._ended() or self._step % every == 0
 
     def _ended(self) -> bool:
-        return self._step == self._schedule.steps or self._spent() >= 1
+        return self._step == self._schedule.steps
 
     def _done(self) -> bool:
         return self._ended() or self._stopped_early()
-
-    def _spent(self) -> float:
-        """The share of the run's time that steps have taken; 0 without a limit."""
-        limit = 60 * self._settings.max_minutes
-        return self._counts.step_seconds / limit if limit else 0.0
 
     def _stopped_early(self) -> bool:
         return 0 < self._settings.patience <= self._counts.worse
@@ -124,7 +119,7 @@ class Loop:
     def _advance(self, record: Callable[[Row], None]) -> str:
         """Makes a step and the validation that is due after it; gives the words for the bar."""
         began = time.perf_counter()
-        made = self._learner.step(self._step + 1, self._spent())
+        made = self._learner.step(self._step + 1)
         self._counts.step_seconds += time.perf_counter() - began
         self._step += 1
         self._counts.cases += made.cases
@@ -186,8 +181,7 @@ class Loop:
             validations=tuple((r["step"], r["validation"]) for r in rows if "validation" in r),
             best_step=counts.best_step or self._step,
             best_score=counts.best_score,
-            stopped_early=self._step < self._schedule.steps and self._spent() < 1,
-            out_of_time=self._step < self._schedule.steps and self._spent() >= 1,
+            stopped_early=self._step < self._schedule.steps,
             step_seconds=round(counts.step_seconds, 3),
             earlier_seconds=self._earlier,
         )

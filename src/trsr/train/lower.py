@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from trsr.errors import StoreError
 from trsr.llm.attention import Plan
 from trsr.llm.kept import can_keep, decoder_of
-from trsr.llm.masked import wants_mask
 from trsr.llm.packed import can_pack
 from trsr.llm.tokens import Tokens, common
 from trsr.llm.tree import answer_states
@@ -51,15 +50,13 @@ class Told:
 class LowerLayers:
     """What the frozen layers below the adapted ones make of cases, kept in a file.
 
-    The cases of a group are computed together and without others, so that what a case is given
-    depends neither on the epoch nor on where a run was stopped. A run that goes on computes them
-    again.
+    Each case is computed without others, so that what it is given depends neither on the epoch nor
+    on where a run was stopped. A run that goes on computes them again.
 
     Args:
         network: The network with its adapter, of which `lasting` says that it can be done.
         first: The number of the lowest adapted layer.
         cases: All cases.
-        groups: The positions of those that are computed together.
         batch_tokens: About how many tokens one forward pass may hold.
         file: Where states are kept; made anew. It takes the model's width times two bytes (four in
             fp32) a distinct token.
@@ -73,7 +70,6 @@ class LowerLayers:
         network: Any,
         first: int,
         cases: Sequence[EncodedCase],
-        groups: Sequence[Sequence[int]],
         *,
         batch_tokens: int,
         file: Path,
@@ -81,16 +77,10 @@ class LowerLayers:
         self._network = network
         self._decoder = decoder_of(network)
         self._first = first
-        self._cases = cases
-        self._groups = groups
-        self._group_of = {
-            cases[position].id: number
-            for number, positions in enumerate(groups)
-            for position in positions
-        }
+        self._cases = {case.id: case for case in cases}
         self._batch_tokens = batch_tokens
         self._file = file
-        self._offsets: dict[int, int] = {}
+        self._offsets: dict[str, int] = {}
         self._end = 0
         with self._written():
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -102,8 +92,7 @@ class LowerLayers:
 
         Only for passes over their prompts, with what is told of the answers behind them.
         """
-        numbers = sorted({self._group_of[case.id] for case in cases})
-        told = [self._told(number) for number in numbers]
+        told = [self._told(self._cases[name]) for name in sorted({case.id for case in cases})]
         pairs = sorted(
             (pair for one in told for pair in zip(one.sequences, one.states, strict=True)),
             key=lambda pair: pair[0],
@@ -112,20 +101,20 @@ class LowerLayers:
         with self._layers([_Given(every), *self._decoder.layers[self._first :]]):
             yield
 
-    def _told(self, number: int) -> Told:
-        sequences = _sequences([self._cases[position] for position in self._groups[number]])
+    def _told(self, case: EncodedCase) -> Told:
+        sequences = _sequences(case)
         fresh = _fresh(sequences)
-        if number not in self._offsets:
+        if case.id not in self._offsets:
             told = self._computed(sequences)
             rows = [one[-count:] for one, count in zip(told.states, fresh, strict=True)]
-            self._offsets[number] = self._end
+            self._offsets[case.id] = self._end
             with self._written(), self._file.open("r+b") as file:
                 file.seek(self._end)
                 for part in rows:
                     file.write(part.contiguous().view(torch.uint8).numpy().data)
                 self._end = file.tell()
             return told
-        return Told(sequences, self._read(self._offsets[number], sequences, fresh))
+        return Told(sequences, self._read(self._offsets[case.id], sequences, fresh))
 
     def _computed(self, sequences: list[Tokens]) -> Told:
         caught = _Caught()
@@ -171,7 +160,7 @@ def lasting(network: Any, cases: Sequence[EncodedCase], settings: TrainSettings)
     """The lowest adapted layer's number, where what stands below it is worth keeping.
 
     That is with several epochs, on the packed path of the token tree (a CPU, a plain decoder, no
-    mask, no gradient checkpointing), and where nothing is drawn below the adapted layers. None
+    gradient checkpointing), and where nothing is drawn below the adapted layers. None
     elsewhere.
     """
     decoder = decoder_of(network)
@@ -180,7 +169,6 @@ def lasting(network: Any, cases: Sequence[EncodedCase], settings: TrainSettings)
         not 0 < settings.upper_layers < layers
         or settings.epochs < 2
         or not (can_pack(decoder) and can_keep(network))
-        or wants_mask(network)
         or len({case.id for case in cases}) < len(cases)
     ):
         return None
@@ -191,11 +179,10 @@ def lasting(network: Any, cases: Sequence[EncodedCase], settings: TrainSettings)
     return None if any(one.p for one in dropouts) else first
 
 
-def _sequences(cases: Sequence[EncodedCase]) -> list[Tokens]:
-    """All that a loss may ask of these cases, sorted; a sequence that begins another is in it."""
+def _sequences(case: EncodedCase) -> list[Tokens]:
+    """All that a loss may ask of a case, sorted; a sequence that begins another is in it."""
     found = {
         prompt + answer[:-1]
-        for case in cases
         for prompt, answers in zip(case.prompts, case.answers, strict=True)
         for answer in answers
     }

@@ -9,28 +9,32 @@ from torch import Tensor, nn
 
 from trsr.train.settings import TrainSettings
 
+BETAS = 0.9, 0.95
+"""AdamW's decay of the two moments (the paper's)."""
+MAX_NORM = 1.0
+"""The gradient is clipped to this norm."""
+
 
 class Optimizer:
     """AdamW (Loshchilov and Hutter 2019) with a clipped gradient.
 
     Args:
         parameters: What is trained, by name.
-        settings: Moments, decay and the most the gradient's norm may be.
+        settings: The learning rate and the weight decay.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], settings: TrainSettings) -> None:
         self._parameters = dict(parameters)
-        self._limit = settings.max_grad_norm or float("inf")
         self._adamw = torch.optim.AdamW(
             self._parameters.values(),
             lr=settings.learning_rate,
-            betas=settings.betas,
+            betas=BETAS,
             weight_decay=settings.weight_decay,
         )
 
     def gradient_norm(self) -> float:
         """The gradient's norm before clipping; the gradient is clipped."""
-        return float(nn.utils.clip_grad_norm_(self._parameters.values(), self._limit))
+        return float(nn.utils.clip_grad_norm_(self._parameters.values(), MAX_NORM))
 
     def step(self, rate: float) -> None:
         """Moves the weights at this learning rate and forgets the gradient."""

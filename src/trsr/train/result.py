@@ -26,7 +26,6 @@ class TrainResult:
         best_step: The step whose adapter was kept.
         best_score: The sum of `select_on` at that step; None without validation.
         stopped_early: Whether `patience` ran out before the last step.
-        out_of_time: Whether `max_minutes` ran out before the last step.
         step_seconds: Time spent in steps.
         earlier_seconds: Of `seconds`, what sittings before the last one took, to their last state.
         shortened: Training prompts that were shortened to fit the context.
@@ -44,7 +43,6 @@ class TrainResult:
     best_step: int = 0
     best_score: float | None = None
     stopped_early: bool = False
-    out_of_time: bool = False
     step_seconds: float = 0.0
     earlier_seconds: float = 0.0
     shortened: int = 0

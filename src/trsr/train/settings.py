@@ -27,28 +27,12 @@ class TrainSettings(Settings):
         "that several trainings share all else; left out: run.seed",
     )
     epochs: int = Field(1, ge=0, description="passes over the training cases; 0 trains nothing")
-    max_minutes: float = Field(
-        0.0,
-        ge=0,
-        description="stop after the step with which the steps have taken this long, validations "
-        "and loading not counted, earlier sittings of a resumed run counted; the rate's decay "
-        "then ends there at the latest; such a run does not repeat bit for bit; 0: no limit",
-    )
     learning_rate: float = Field(1e-4, gt=0, description="AdamW's peak rate (paper: 1e-4)")
     warmup_steps: int = Field(10, ge=0, description="steps of rising rate before the linear decay")
-    decay: bool = Field(True, description="let the rate fall linearly to zero")
     cases_per_step: int = Field(
         4, ge=1, description="cases (a positive and its negatives) an optimizer step"
     )
-    group: Literal["auto", "case", "user"] = Field(
-        "auto",
-        description="what is shuffled each epoch: case: single cases; user: the cases of a user "
-        "with one summary, which stay in one step (and are parted evenly where they are more than "
-        "cases_per_step, the most that a step takes); auto: user with prompts.layout = chain",
-    )
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's moments (paper)")
     weight_decay: float = Field(5e-4, ge=0, description="AdamW's weight decay (paper: 5e-4)")
-    max_grad_norm: float = Field(1.0, ge=0, description="clip the gradient's norm; 0: never")
     rank: int = Field(8, ge=1, description="LoRA rank (paper: 8)")
     alpha: int = Field(16, ge=1, description="LoRA alpha (paper: 16)")
     dropout: float = Field(0.05, ge=0, lt=1, description="LoRA dropout (paper: 0.05)")

@@ -18,7 +18,7 @@ from trsr.llm.base import Feed, LanguageModel, Sampling, ScoringModel
 from trsr.llm.hf import TransformersModel
 from trsr.llm.settings import ModelSettings, open_model
 from trsr.progress import Progress
-from trsr.train.encode import EncodedCase, encode_cases, fingerprint, groups_of
+from trsr.train.encode import EncodedCase, encode_cases, fingerprint
 from trsr.train.examples import JudgeWriter, Prior, SizedCases
 from trsr.train.learner import Learner
 from trsr.train.loop import Loop
@@ -63,18 +63,17 @@ def start(
         )
     writer = words(opened)
     shortened = writer.shortened
-    compared, grouped = settings.loss == "listwise", settings.group == "user"
-    encoded = encode_cases(cases, writer, opened, compared=compared, grouped=grouped, prior=prior)
+    compared = settings.loss == "listwise"
+    encoded = encode_cases(cases, writer, opened, compared=compared, prior=prior)
     shortened = writer.shortened - shortened
-    groups = groups_of(encoded, settings.cases_per_step)
-    schedule = Schedule(len(encoded), settings, seed, groups)
+    schedule = Schedule(len(encoded), settings, seed)
 
     def lower(network: Any) -> LowerLayers | None:
         first = lasting(network, encoded, settings)
         if first is None:
             return None
         most, file = model.batch_tokens, state / FILE
-        return LowerLayers(network, first, encoded, groups, batch_tokens=most, file=file)
+        return LowerLayers(network, first, encoded, batch_tokens=most, file=file)
 
     with own_world(opened.device):
         learner = Learner(
@@ -145,7 +144,7 @@ def _identity(
     told = {k: v for k, v in settings.meaning().items() if k not in WITHOUT_EFFECT | {"seed"}}
     return {
         "model": model.identity,
-        **model.settings.passes(),
+        "batch_tokens": model.settings.batch_tokens,
         "cases": fingerprint(cases),
         "seed": seed,
         "validated": validated,

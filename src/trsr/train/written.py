@@ -83,7 +83,7 @@ def train_written(
             settings.training,
             identity={
                 "model": opened.identity,
-                **model.passes(),
+                "batch_tokens": model.batch_tokens,
                 "texts": fingerprint(encoded),
                 "seed": seed,
                 **settings.model_dump(mode="json", include=set(_TOLD)),
