@@ -59,14 +59,6 @@ def prepared(tmp_path):
             ("rank.ease.max_items=3", "rank.first_stage=ease", "data.candidates=full"),
             "ease inverts",
         ),
-        (
-            ("rank.text_fields=['brand']", "rank.rankers=['number_knn', 'llm']"),
-            "number_knn needs a column .* in brand: 0 of 40 items",
-        ),
-        (
-            ("rank.text_fields=['brand']", "train.prior=number_knn", "train.loss=listwise"),
-            "number_knn needs a column",
-        ),
     ],
 )
 def test_it_is_told_before_anything_is_asked_or_trained(prepared, changes, said):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from trsr.data import Catalog
 from trsr.prompts import PromptSettings
 from trsr.prompts.text import tell
-from trsr.rank.text_number import ENOUGH, mostly_years, number_in
+from trsr.audit.text_number import ENOUGH, mostly_years, number_in
 
 Values = npt.NDArray[np.float64]
 

@@ -11,7 +11,6 @@ from trsr.rank import checked
 from trsr.rank.blend import check_cases as check_blend_cases
 from trsr.rank.ease import check_size
 from trsr.rank.lists import read_lists
-from trsr.rank.number_knn import number_columns
 from trsr.rank.prior import check_cases as check_prior_cases
 from trsr.rank.settings import JUDGES
 
@@ -21,7 +20,7 @@ def check_prepared(config: Config, dataset: Dataset) -> None:
 
     Raises:
         ConfigError: If validation cases are needed and there are none, or a ranker is given more
-            items than it may be or no numbers where it needs them.
+            items than it may be.
         DataError: If lists made elsewhere are not those of the cases' candidates.
     """
     prior = config.train.prior if config.trained else ""
@@ -49,5 +48,3 @@ def check_prepared(config: Config, dataset: Dataset) -> None:
             deque(checked(lists, dataset.cases(split).queries(), name), maxlen=0)
     if "ease" in used:
         check_size(dataset.interactions["item"].n_unique(), config.rank.ease)
-    if "number_knn" in used:
-        number_columns(dataset.catalog, config.rank)
