@@ -54,9 +54,6 @@ RANKERS = PluginTable(
 TRAINED = frozenset({"llm", "candidate_only"})
 """Rankers that ask the trained model."""
 
-BESIDE_PRIOR = frozenset({"llm"})
-"""Rankers whose score has that of `train.prior` in it, where there is one."""
-
 TOLD = frozenset({"llm", "untuned"})
 """Rankers that tell a language model of the user."""
 

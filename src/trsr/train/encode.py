@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Protocol
 
 from trsr.errors import DataError
 from trsr.llm.tokens import Tokens, common, tree_stats
-from trsr.train.examples import JudgeWriter, Prior, SizedCases, examples_of
+from trsr.train.examples import JudgeWriter, SizedCases, examples_of
 from trsr.types import Prompt
 
 
@@ -37,7 +36,6 @@ class EncodedCase:
         tokens: Tokens of all prompts with their right answers.
         distinct_tokens: Those left when what sequences begin alike is counted once.
         group: Cases with the same number are learned from in one step.
-        prior: What is added to each candidate's score; empty: nothing.
     """
 
     id: str
@@ -48,7 +46,6 @@ class EncodedCase:
     tokens: int
     distinct_tokens: int
     group: int = 0
-    prior: tuple[float, ...] = ()
 
     @property
     def prompts(self) -> list[Tokens]:
@@ -75,7 +72,6 @@ class EncodedCase:
         answers: Sequence[tuple[Tokens, Tokens]],
         positive: Sequence[bool],
         group: int = 0,
-        prior: Sequence[float] = (),
     ) -> EncodedCase:
         """A case from its candidates' tokens."""
         first, last = min(prompts), max(prompts)
@@ -94,7 +90,6 @@ class EncodedCase:
             stats.tokens,
             stats.distinct_tokens,
             group,
-            tuple(prior),
         )
 
 
@@ -105,7 +100,6 @@ def encode_cases(
     *,
     compared: bool,
     grouped: bool = False,
-    prior: Prior | None = None,
 ) -> list[EncodedCase]:
     """Writes and encodes all cases.
 
@@ -115,11 +109,9 @@ def encode_cases(
         encoder: Turns them into tokens.
         compared: Whether the loss compares the candidates of a case, which then needs both kinds.
         grouped: Whether the cases of one user with one summary are a group; else each case is.
-        prior: What is added to each candidate's score; None: nothing.
 
     Raises:
-        DataError: If there are no cases, a case has nothing to compare, or the prior does not fit
-            a case.
+        DataError: If there are no cases, or a case has nothing to compare.
         PromptError: If a prompt does not fit; names the query.
     """
     encoded: list[EncodedCase] = []
@@ -138,23 +130,12 @@ def encode_cases(
             prompts.append(tuple(prompt))
             answers.append((tuple(yes), tuple(no)))
         group = groups.setdefault(words.told, len(groups)) if grouped else len(encoded)
-        added = () if prior is None else _prior_of(words.id, len(prompts), prior)
-        encoded.append(EncodedCase.of(words.id, prompts, answers, words.positive, group, added))
+        encoded.append(EncodedCase.of(words.id, prompts, answers, words.positive, group))
     if not encoded:
         raise DataError(
             "there are no training cases: lower data.min_history, or set train.epochs to 0"
         )
     return encoded
-
-
-def _prior_of(case: str, candidates: int, prior: Prior) -> tuple[float, ...]:
-    found = tuple(prior.get(case, ()))
-    if len(found) != candidates or not all(map(math.isfinite, found)):
-        raise DataError(
-            f"case {case}: the prior must give a finite number for each of its {candidates} "
-            f"candidates, and gives {list(found)}"
-        )
-    return found
 
 
 def groups_of(cases: Sequence[EncodedCase], most: int) -> list[list[int]]:
@@ -184,8 +165,6 @@ def fingerprint(cases: Sequence[EncodedCase]) -> str:
             case.answers,
             case.positive,
             case.group,
-            # only where there is one: states made before there were priors go on
-            *((case.prior,) if case.prior else ()),
         )
         hashed.update(repr(parts).encode())
     return hashed.hexdigest()[:16]
