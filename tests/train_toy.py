@@ -76,7 +76,6 @@ def toy_train(model: Path, folder: Path, cases: Any = None, **more: Any) -> Trai
         "validate": more.pop("validate", None),
         "progress": more.pop("progress", None) or Silent(),
         "seed": more.pop("seed", 0),
-        "prior": more.pop("prior", None),
     }
     writer = more.pop("writer", None) or ToyWriter()
     told = {key: more.pop(key) for key in ("batch_tokens", "dtype", "backend") if key in more}

@@ -11,12 +11,10 @@ from trsr.plugins import near
 from trsr.rank.settings import JUDGES, RANKERS, SUMMARY_ALONE, TRAINED
 from trsr.rooms import Config
 from trsr.summarize.settings import STRATEGIES
-from trsr.train.settings import PRIOR_LOSSES
 
 
 def wrong_names(config: Config) -> Iterator[str]:
     """Names of parts, metrics and domains that do not exist."""
-    prior = [config.train.prior] if config.train.prior else []
     named = [
         ("data.reader", "reader", READERS.names(), [config.data.reader]),
         ("summarize.strategy", "strategy", STRATEGIES.names(), [config.summarize.strategy]),
@@ -25,7 +23,6 @@ def wrong_names(config: Config) -> Iterator[str]:
         ("rank.rankers", "ranker", config.rank.names, config.rank.rankers),
         ("rank.blend", "ranker", config.rank.names, config.rank.blend),
         ("rank.first_stage", "ranker", RANKERS.names(), [config.rank.first_stage]),
-        ("train.prior", "ranker", RANKERS.names(), prior),
     ]
     for key, kind, known, names in named:
         yield from (
@@ -76,7 +73,6 @@ def conflicts(config: Config) -> Iterator[str]:
     yield from _unwritten_summaries(config)
     yield from _no_lists(config)
     yield from _equal_samples(config)
-    yield from _bad_prior(config)
     yield from _untold_summary(config)
 
 
@@ -98,10 +94,8 @@ def _unwritten_summaries(config: Config) -> Iterator[str]:
             f"rank.rankers: {alone[0]} reads summaries, and summarize.strategy is none; name a "
             "strategy, such as recurrent, or leave it out"
         )
-    prior = config.train.prior
-    for key, name in (("rank.first_stage", config.rank.first_stage), ("train.prior", prior)):
-        if name and SUMMARY_ALONE & set(config.rank.only(name).used):
-            yield f"{key}: name a ranker that reads no summaries, itself or blended"
+    if SUMMARY_ALONE & set(config.rank.only(config.rank.first_stage).used):
+        yield "rank.first_stage: name a ranker that reads no summaries, itself or blended"
 
 
 def _no_lists(config: Config) -> Iterator[str]:
@@ -119,19 +113,6 @@ def _no_lists(config: Config) -> Iterator[str]:
         yield (
             f"data.candidates: given takes lists that the data holds, and the reader {data.reader} "
             "reads none; table does with data.impressions, and mind does"
-        )
-
-
-def _bad_prior(config: Config) -> Iterator[str]:
-    """A prior that cannot be fitted before training, or that the loss cannot take in."""
-    if not config.train.prior:
-        return
-    if JUDGES & set(config.rank.only(config.train.prior).used):
-        yield "train.prior: name a cheap ranker; this one asks a language model, itself or blended"
-    if config.train.loss not in PRIOR_LOSSES:
-        yield (
-            f"train.prior: the loss {config.train.loss} has no place for a prior; set train.loss "
-            f"to {' or '.join(sorted(PRIOR_LOSSES))}, or leave train.prior empty"
         )
 
 

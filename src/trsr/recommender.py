@@ -17,7 +17,6 @@ from trsr.llm.stored import StoredScoringModel, stored
 from trsr.progress import Progress, Silent
 from trsr.prompts import PromptWriter
 from trsr.rank import RankContext, Ranker, checked, make_ranker, top
-from trsr.rank.prior import Prior
 from trsr.store.outputs import OutputStore
 from trsr.summarize import summarize
 from trsr.types import Case, Item, Prompt, Query, RankedList, Summary, UserHistory
@@ -51,10 +50,7 @@ def judge(config: Config, adapter: Path | None) -> tuple[StoredScoringModel, Pro
 
     Raises:
         ModelError: If the backend gives no log-probabilities.
-        StoreError: If the adapter was trained beside another prior than the settings name.
     """
-    if adapter is not None:
-        _check_prior(config, adapter)
     model = open_stored(config, config.model, adapter)
     if not isinstance(model, StoredScoringModel):
         raise ModelError(
@@ -64,17 +60,6 @@ def judge(config: Config, adapter: Path | None) -> tuple[StoredScoringModel, Pro
     return model, judge_writer(config, model)
 
 
-def _check_prior(config: Config, adapter: Path) -> None:
-    """An adapter made elsewhere may have been trained otherwise than the settings say."""
-    found = Prior.read(adapter)
-    made, asked = found.ranker if found else "", config.train.prior
-    if made != asked:
-        raise StoreError(
-            f"{adapter}: trained with {f'the prior {made}' if made else 'no prior'}, but "
-            f"train.prior is {asked!r}; set it to {made!r}, or train again"
-        )
-
-
 def rank_context(
     config: Config,
     dataset: Dataset,
@@ -82,7 +67,6 @@ def rank_context(
     *,
     validation: Callable[[], Iterable[Case]],
     progress: Progress | None = None,
-    adapter: Path | None = None,
 ) -> RankContext:
     """What the rankers of a run are made of, in a stage or at run time.
 
@@ -92,7 +76,6 @@ def rank_context(
         open_judge: Opens the language model; the argument asks for the tuned one.
         validation: The validation cases.
         progress: Told about long preparations.
-        adapter: The trained model's, whose prior is then added to its scores.
     """
 
     def quality(cases: Sequence[Case], lists: Sequence[RankedList]) -> Mapping[str, float]:
@@ -110,7 +93,6 @@ def rank_context(
         settings=config.rank,
         quality=quality,
         progress=progress or Silent(),
-        prior=Prior.read(adapter),
         train_seed=config.train_seed,
     )
 
@@ -251,12 +233,11 @@ class Recommender:
             self.dataset,
             self._judge,
             validation=self._validation,
-            adapter=self._adapter,
         )
 
     def _validation(self) -> Iterator[Case]:
         """The validation cases, with summaries where what is tuned on them is told summaries."""
-        if self._name != "blend":  # a cheap ranker: the first stage's, or the prior's
+        if self._name != "blend":  # a cheap ranker: the first stage's
             yield from self.dataset.cases("valid")
             return
         for case in self.dataset.cases("valid"):

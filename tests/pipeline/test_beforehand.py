@@ -48,24 +48,14 @@ def prepared(tmp_path):
     [
         ((*NO_CASES, BLEND), "the ranker blend learns its weights on validation cases"),
         ((*NO_CASES, "rank.split=valid"), "rank.split is valid, but there are no"),
-        ((*NO_CASES, "train.prior=item_knn", "train.loss=listwise"), "train.prior_weight: 0 has"),
         (
             ("rank.ease.max_items=3", "rank.rankers=['ease', 'llm']"),
             r"all \d+ items .* the limit is rank\.ease\.max_items = 3\b",
         ),
         (("rank.ease.max_items=3", BLEND, "rank.blend=['popular', 'ease']"), "ease inverts"),
-        (("rank.ease.max_items=3", "train.prior=ease", "train.loss=listwise"), "ease inverts"),
         (
             ("rank.ease.max_items=3", "rank.first_stage=ease", "data.candidates=full"),
             "ease inverts",
-        ),
-        (
-            ("rank.text_fields=['brand']", "rank.rankers=['number_knn', 'llm']"),
-            "number_knn needs a column .* in brand: 0 of 40 items",
-        ),
-        (
-            ("rank.text_fields=['brand']", "train.prior=number_knn", "train.loss=listwise"),
-            "number_knn needs a column",
         ),
     ],
 )
@@ -81,7 +71,6 @@ def test_it_is_told_before_anything_is_asked_or_trained(prepared, changes, said)
     [
         (*NO_CASES, "rank.blend=['popular']"),  # of a blend that is not used
         ("rank.ease.max_items=3", "rank.first_stage=ease"),  # which proposes nothing here
-        (*NO_CASES, "train.prior=item_knn", "train.prior_weight=0.5", "train.loss=listwise"),
     ],
 )
 def test_what_is_not_used_is_not_refused(prepared, changes):

@@ -48,12 +48,10 @@ FULL = ["data.candidates=full", "rank.first_stage=gru4rec"]
     [
         (PLAIN, set()),
         ([*PLAIN, "rank.first_stage=gru4rec"], set()),  # candidates are drawn: nothing is proposed
-        ([*PLAIN, "train.prior=sasrec"], set()),  # nothing is trained
         ([*PLAIN, *FULL], {"rank"}),
         (['rank.rankers=["bert4rec_text"]'], {"rank"}),
         (['rank.rankers=["blend"]', 'rank.blend=["popular", "sasrec"]'], {"rank"}),
         (['rank.rankers=["llm"]', "train.epochs=1"], {"train"}),
-        (['rank.rankers=["llm"]', "train.epochs=1", "train.prior=sasrec"], {"train", "rank"}),
     ],
 )
 def test_the_seed_of_training_is_told_where_something_is_trained(told, settings, told_by):
@@ -61,5 +59,3 @@ def test_the_seed_of_training_is_told_where_something_is_trained(told, settings,
     assert {stage for stage in plain if plain[stage] != seeded[stage]} == told_by
     # that of the run, named again, makes nothing anew: seeds = [0, …] begins with what is there
     assert told(*settings, "train.seed=0") == plain
-    if "train.prior=sasrec" in settings and told_by:
-        assert seeded["train"]["prior"]["seed"] == seeded["rank"]["rank"]["prior"]["seed"] == 4

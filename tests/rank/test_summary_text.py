@@ -169,10 +169,6 @@ def test_a_blend_reads_the_summaries_of_validation_cases(data: Path) -> None:
     [
         (["summarize.strategy=none"], "bm25_summary reads summaries"),
         (["rank.first_stage=bm25_summary"], "rank.first_stage"),
-        (
-            ["train.prior=bm25_summary", "train.loss=listwise", 'rank.rankers=["llm"]'],
-            "train.prior",
-        ),
     ],
 )
 def test_where_it_cannot_be_it_is_refused(data: Path, settings: list[str], said: str) -> None:

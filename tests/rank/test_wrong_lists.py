@@ -13,7 +13,6 @@ from trsr.data import Catalog
 from trsr.errors import DataError, PromptError
 from trsr.rank import RANKERS, RankContext, RankSettings, checked, make_ranker, rank_what_fits
 from trsr.rank.blend import BlendRanker
-from trsr.rank.prior import PriorRanker, cross_fitted, learned_weight
 from trsr.rank.simple import RandomRanker
 from trsr.rank.tune import QueryRanker, tuned
 from trsr.types import Case, Entry, Item, Query, RankedList, UserHistory
@@ -139,19 +138,6 @@ def test_a_member_is_named_when_the_weights_are_learned(how, monkeypatch) -> Non
     )
     with refused(how, "popular"):
         make_ranker("blend", context(how))
-
-
-def test_the_prior_is_named(how, monkeypatch) -> None:
-    both = PriorRanker(RandomRanker(0), Wrong(how), 1.0, name="bad")
-    with refused(how):
-        list(rank_what_fits(both, QUERIES, lambda query, error: None, "llm"))
-    with refused(how):
-        learned_weight(Wrong(how), context(how), "bad")
-    monkeypatch.setattr(RANKERS, "load", lambda name: lambda _: Wrong(how))
-    # one fold a user, so that something is left to fit on
-    asked = [dataclasses.replace(one, history=UserHistory("v", ())) for one in QUERIES]
-    with refused(how):
-        cross_fitted("bad", context(how), asked, 2)
 
 
 @pytest.mark.parametrize(

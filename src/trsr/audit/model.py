@@ -58,8 +58,6 @@ def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Ch
         changes.pop("swapped", None)
     progress.begin(len(chosen) * (1 + len(changes)), "queries")
     ranker_name = "llm" if adapter else "untuned"
-    if run.config.train.prior and adapter:  # the prior is not the model's own doing
-        ranker_name = "llm without its prior"
     key = _key(run, chosen)
     users = [query.history.user for query in sorted(chosen, key=lambda one: one.id)]
     own = _values(key(), _ranked(ranker, chosen, progress))

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from trsr.audit.text_number import ENOUGH, mostly_years, number_in
 from trsr.data import Catalog
 from trsr.prompts import PromptSettings
 from trsr.prompts.text import tell
-from trsr.rank.text_number import ENOUGH, mostly_years, number_in
 
 Values = npt.NDArray[np.float64]
 

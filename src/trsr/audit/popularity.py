@@ -35,7 +35,7 @@ def _counts(run: Evidence) -> Check:
         return Check(
             name,
             "skipped",
-            "no ranker counts interactions, and no member of the blend, first stage or prior",
+            "no ranker counts interactions, and no member of the blend or first stage",
         )
     if run.frame("test").is_empty():
         return Check(name, "skipped", "there are no test queries")
@@ -80,8 +80,6 @@ def _counting_inside(run: Evidence) -> Iterator[str]:
         yield f"the blend's {' and '.join(members)}"
     if config.data.candidates == "full" and config.rank.first_stage in counting:
         yield f"the first stage {config.rank.first_stage}"
-    if config.trained and config.train.prior in counting:
-        yield f"the prior {config.train.prior}"
 
 
 def _compared(run: Evidence, ranker: str, expected: Scores) -> tuple[int, int, int]:

@@ -55,8 +55,6 @@ def _installed(config: Config) -> Iterator[str]:
     libraries = {"bm25": "bm25s", "bm25_summary": "bm25s"} | dict.fromkeys(baselines, "scipy")
     libraries |= dict.fromkeys(("sasrec", "gru4rec", "bert4rec"), "transformers")
     rank = config.rank
-    if config.train.prior:
-        rank = rank.only(*rank.rankers, config.train.prior)
     libraries |= dict.fromkeys(rank.embedding, "sentence_transformers")
     extras = {"transformers": "local", "sentence_transformers": "embeddings"}
     for ranker in sorted(set(rank.used) & set(libraries)):

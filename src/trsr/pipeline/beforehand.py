@@ -8,11 +8,9 @@ from trsr.config import Config
 from trsr.data import Dataset
 from trsr.errors import ConfigError
 from trsr.rank import checked
-from trsr.rank.blend import check_cases as check_blend_cases
+from trsr.rank.blend import check_cases
 from trsr.rank.ease import check_size
 from trsr.rank.lists import read_lists
-from trsr.rank.number_knn import number_columns
-from trsr.rank.prior import check_cases as check_prior_cases
 from trsr.rank.settings import JUDGES
 
 
@@ -21,25 +19,21 @@ def check_prepared(config: Config, dataset: Dataset) -> None:
 
     Raises:
         ConfigError: If validation cases are needed and there are none, or a ranker is given more
-            items than it may be or no numbers where it needs them.
+            items than it may be.
         DataError: If lists made elsewhere are not those of the cases' candidates.
     """
-    prior = config.train.prior if config.trained else ""
-    made = {*config.rank.rankers, *([prior] if prior else [])}
+    made = set(config.rank.rankers)
     if config.data.candidates == "full" and JUDGES & set(config.rank.used):
         made.add(config.rank.first_stage)
     used = config.rank.only(*made).used  # with a blend's members
-    learned = bool(prior) and not config.train.prior_weight
-    if learned or "blend" in used or config.rank.split == "valid":
+    if "blend" in used or config.rank.split == "valid":
         cases = len(dataset.cases("valid"))
         if not cases and config.rank.split == "valid":
             raise ConfigError(
                 "rank.split is valid, but there are no validation cases; set data.valid_cases"
             )
         if "blend" in used:
-            check_blend_cases(cases)
-        if learned:
-            check_prior_cases(cases)
+            check_cases(cases)
     for name, one in config.rank.elsewhere.items():
         splits = {config.rank.split} if name in config.rank.rankers else set()
         splits |= {config.rank.split, "valid"} if name in config.rank.blended else set()
@@ -49,5 +43,3 @@ def check_prepared(config: Config, dataset: Dataset) -> None:
             deque(checked(lists, dataset.cases(split).queries(), name), maxlen=0)
     if "ease" in used:
         check_size(dataset.interactions["item"].n_unique(), config.rank.ease)
-    if "number_knn" in used:
-        number_columns(dataset.catalog, config.rank)

@@ -9,10 +9,9 @@ from typing import Any
 from trsr.config import Config
 from trsr.data.cases import OPEN_FORMAT
 from trsr.pipeline.artifacts import SUMMARY_FORMAT
-from trsr.pipeline.prior import draws_apart, prior_settings
 from trsr.pipeline.stair import SOURCE, fingerprint
 from trsr.prompts import load_domain
-from trsr.rank.settings import JUDGES, SUMMARY_ALONE, SUMMARY_READERS
+from trsr.rank.settings import JUDGES, SUMMARY_ALONE, SUMMARY_READERS, RankSettings
 
 _FORMAT = "format of summaries"
 
@@ -83,18 +82,23 @@ def _judge_settings(config: Config) -> dict[str, Any]:
 
 
 def train_settings(config: Config) -> dict[str, Any]:
-    """LoRA's settings, its prior, the judge's words and the model; whether anything is trained."""
+    """LoRA's settings, the judge's words and the model; whether anything is trained."""
     if not config.trained:
         return {"train": {"epochs": 0}}
     # the run's own seed, named again, draws the same
     seed = None if config.train_seed == config.run.seed else config.train_seed
     own = config.train.meaning() | {"seed": seed}
-    return {"train": own} | prior_settings(config) | _judge_settings(config)
+    return {"train": own} | _judge_settings(config)
+
+
+def draws_apart(config: Config, rank: RankSettings) -> bool:
+    """Whether rankers are trained by other draws than run.seed's, on which all depends anyway."""
+    return bool(rank.learning) and config.train_seed != config.run.seed
 
 
 def rank_settings(config: Config) -> dict[str, Any]:
     """The used rankers' settings, and of a language model its words and how it scores."""
-    own = config.rank.meaning() | prior_settings(config)
+    own = config.rank.meaning()
     apart = draws_apart(config, config.rank)
     if config.data.candidates == "full":
         # The first stage reads settings that no ranker of the table may read.

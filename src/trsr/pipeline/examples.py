@@ -12,7 +12,7 @@ from trsr.evaluate import ShownBlock, ShownCandidate, ShownUser
 from trsr.evaluate.calibration import P_YES
 from trsr.pipeline.full import PROPOSALS, read_proposals
 from trsr.pipeline.growth import Growth, growth, page_writer
-from trsr.pipeline.likely import likely_called, prior_notes
+from trsr.pipeline.likely import likely_called
 from trsr.pipeline.stair import Job
 from trsr.pipeline.told import told_summaries
 from trsr.prompts import PromptWriter
@@ -67,7 +67,7 @@ def examples(
         users.append(view.user(case, lists[query], grown, told_one))
         missing += grown.missing
     gone = [GONE_NOTE] if missing else []
-    return Examples(users, [*_notes(config), *prior_notes(config, [name]), *gone])
+    return Examples(users, [*_notes(config), *gone])
 
 
 def tells_summary(config: Config, ranker: str) -> bool:
@@ -135,7 +135,7 @@ class _View:
             steps=grown.steps,
             steps_name="Merges" if merges else "Written on the way",
             counted=self._counted(case, ranked),
-            likely=likely_called(self.config, self.ranker) or P_YES,
+            likely=likely_called(self.ranker) or P_YES,
         )
 
     def _blocks(self, grown: Growth) -> Iterator[ShownBlock]:

@@ -63,7 +63,7 @@ def write_pages(
     calibrations = [
         calibrated(name, dataset.cases(config.rank.split), rankings[name], called)
         for name in rankings
-        if (called := likely_called(config, name))
+        if (called := likely_called(name))
     ]
     costs = _costs(job, rankings)
     told = _summary_texts(job, dataset, summaries)

@@ -10,7 +10,7 @@ from trsr.data import Cases, Dataset
 from trsr.errors import PromptError
 from trsr.llm import ScoringModel
 from trsr.machine import give_back_memory
-from trsr.pipeline.artifacts import adapter_of, needed_adapter, read_summaries, summarized
+from trsr.pipeline.artifacts import needed_adapter, read_summaries, summarized
 from trsr.pipeline.beforehand import check_prepared
 from trsr.pipeline.costs import CostBook
 from trsr.pipeline.depends import ranked_splits
@@ -50,7 +50,6 @@ def rank_candidates(job: Job) -> dict[str, Any]:
         open_judge,
         validation=lambda: told_cases(config, dataset, "valid", summaries),
         progress=job.progress,
-        adapter=adapter_of(job.run),
     )
     names = config.rank.rankers
     chosen: dict[str, Any] = {}

@@ -42,7 +42,6 @@ from trsr.pipeline.depends import (
 from trsr.pipeline.full import PROPOSALS, first_stage_report, full_notes
 from trsr.pipeline.learned import learned, learning_notes
 from trsr.pipeline.pages import watched, write_pages
-from trsr.pipeline.prior import prior_reads, training_prior
 from trsr.pipeline.ranking import rank_candidates
 from trsr.pipeline.stair import SOURCE, Job, Stage
 from trsr.pipeline.told import told_cases
@@ -146,7 +145,6 @@ def _train(job: Job) -> dict[str, Any]:
     splits = ("train", "valid") if used else ("train",)
     summaries = read_summaries(job.run.folder, splits) if told else {}
     valid = list(told_cases(config, dataset, "valid", summaries)) if used else []
-    prior = training_prior(config, dataset, job.progress)
     writers: list[PromptWriter] = []
 
     def words(model: LanguageModel) -> PromptWriter:
@@ -154,8 +152,7 @@ def _train(job: Job) -> dict[str, Any]:
         return writers[-1]
 
     def validate(model: ScoringModel) -> dict[str, float]:
-        own = YesNoRanker(model, judge_writer(config, model))
-        ranker = prior.beside(own) if prior else own
+        ranker = YesNoRanker(model, judge_writer(config, model))
         queries = (case.query for case in valid)
         ranked = list(rank_what_fits(ranker, queries, lambda query, error: None, "llm"))
         report = compute(valid, {"llm": ranked}, config.train.select_on)
@@ -171,16 +168,11 @@ def _train(job: Job) -> dict[str, Any]:
         state=job.work,
         validate=validate if valid else None,
         progress=job.progress,
-        prior=prior.added if prior else None,
     )
     info = dataclasses.asdict(result) | {"prompts": writers[0].digest}
-    if prior:
-        prior.prior.write(job.out / "adapter")
-        info["prior"] = dict(prior.info)
-    else:  # a prior's own loss is below guessing before anything is learned
-        frame = dataset.cases("train").frame
-        sizes = frame.select(pl.col("candidates", "relevant").list.len()).rows()
-        info |= learned(result.losses, guess_loss(config.train.loss, sizes))
+    frame = dataset.cases("train").frame
+    sizes = frame.select(pl.col("candidates", "relevant").list.len()).rows()
+    info |= learned(result.losses, guess_loss(config.train.loss, sizes))
     return {key: one for key, one in info.items() if key not in CURVES}
 
 
@@ -211,12 +203,9 @@ _UNTIMED = (
 
 
 def _train_reads(config: Config) -> tuple[str, ...]:
-    """Of validation cases nothing, where neither the training nor its prior looks at them."""
-    own = prior_reads(config)
+    """Of validation cases nothing, where the training does not look at them."""
     validated = config.trained and config.train.validate_steps
-    cases = (cases_file("valid"),) if own or validated else ()
-    summaries = (summaries_file("valid"),) if validated else ()
-    return (*own, *cases, *summaries)
+    return (cases_file("valid"), summaries_file("valid")) if validated else ()
 
 
 def _rank_reads(config: Config) -> tuple[str, ...]:

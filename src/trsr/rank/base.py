@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from trsr.data import Catalog
     from trsr.llm import ScoringModel
     from trsr.prompts import PromptWriter
-    from trsr.rank.prior import Prior
 
 
 class Ranker(Protocol):
@@ -57,12 +56,10 @@ class RankContext:
         quality: Judges lists of validation cases by `rank.tune_on`: metric → mean, the most
             important first. None: nothing is tuned.
         progress: Told about long preparations.
-        prior: What the trained model was trained beside; its score is added in ranking. None:
-            nothing.
         train_seed: The seed of what a ranker's training draws, such as a network's weights; other
             draws follow from `seed`. None: that one.
-        kept: The blend's members and the prior's ranker once they are made: a ranker that is also
-            a row of its own is neither fitted nor loaded twice.
+        kept: The blend's members once they are made: a ranker that is also a row of its own is made
+            once.
         making: The rankers that are being made, each for the one before it.
         dear: Those that opened a language model, themselves or through another.
     """
@@ -77,7 +74,6 @@ class RankContext:
     settings: RankSettings = field(default_factory=RankSettings)
     quality: Callable[[Sequence[Case], Sequence[RankedList]], Mapping[str, float]] | None = None
     progress: Progress = field(default_factory=Silent)
-    prior: Prior | None = None
     train_seed: int | None = None
     kept: dict[str, Ranker] = field(default_factory=dict)
     making: list[str] = field(default_factory=list)
@@ -101,7 +97,7 @@ def make_ranker(name: str, context: RankContext) -> Ranker:
         ranker = context.kept.get(name) or _made(name, context)
     finally:
         context.making.pop()
-    if name in context.settings.blended or (context.prior and name == context.prior.ranker):
+    if name in context.settings.blended:
         context.kept[name] = ranker
     return ranker
 

@@ -14,7 +14,6 @@ Last = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Profile = Literal["mean", "last", "decayed", "max3"]
-Near = Literal["nearest", "mean"]
 
 
 _POPULARITY = (1e-3, 0.0, 1e-2, 1e-1, 1.0)
@@ -108,22 +107,6 @@ class TextKnnSettings(Settings):
         (0.8, 0.5, 0.3, 0.9),
         min_length=1,
         description="decayed: candidates for an item's weight against the one after it",
-    )
-
-
-class NumberKnnSettings(Settings):
-    """Nearness of a number in an item's text, such as a year or a price."""
-
-    last: tuple[Last, ...] = Field(
-        (3, 1, 10, 0),
-        min_length=1,
-        description="candidates for how many of the latest items; 0: all",
-    )
-    to: tuple[Near, ...] = Field(
-        ("nearest", "mean"),
-        min_length=1,
-        description="candidates for the distance that counts: to the nearest number of those "
-        "items, or the mean of those to all of them",
     )
 
 

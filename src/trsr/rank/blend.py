@@ -36,7 +36,7 @@ def standardized(ranked: RankedList) -> dict[str, float]:
     if not (math.isfinite(scores[0]) and math.isfinite(scores[-1])):  # sorted: the rest lie between
         raise DataError(
             f"query {ranked.query}: a score is infinite, which cannot be added to other scores; a "
-            "blend's member or a prior must score by finite numbers"
+            "blend's member must score by finite numbers"
         )
     mean = math.fsum(scores) / len(scores)
     spread = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores))

@@ -19,7 +19,6 @@ from trsr.rank.baseline_settings import (
     ItemKnnRecentSettings,
     ItemKnnSettings,
     NotNegative,
-    NumberKnnSettings,
     PopularRecentSettings,
     TextKnnSettings,
 )
@@ -36,7 +35,6 @@ RANKERS = PluginTable(
         "item_knn": "trsr.rank.item_knn:make_item_knn",
         "item_knn_recent": "trsr.rank.item_knn:make_item_knn_recent",
         "text_knn": "trsr.rank.text_knn:make_text_knn",
-        "number_knn": "trsr.rank.number_knn:make_number_knn",
         "bm25_summary": "trsr.rank.summary_text:make_bm25_summary",
         "text_summary": "trsr.rank.summary_text:make_text_summary",
         "ease": "trsr.rank.ease:make_ease",
@@ -56,9 +54,6 @@ RANKERS = PluginTable(
 TRAINED = frozenset({"llm", "candidate_only"})
 """Rankers that ask the trained model."""
 
-BESIDE_PRIOR = frozenset({"llm"})
-"""Rankers whose score has that of `train.prior` in it, where there is one."""
-
 TOLD = frozenset({"llm", "untuned"})
 """Rankers that tell a language model of the user."""
 
@@ -76,12 +71,10 @@ NETWORKS = frozenset({"sasrec", "gru4rec", "bert4rec", "bert4rec_text", "sasrec_
 
 _EMBEDDED = NETWORKS | {"text_knn", "text_summary"}
 _TEXT = _EMBEDDED | {"bm25", "bm25_summary"}
-_TUNED = frozenset(
-    {"bm25", "text_knn", "number_knn", "popular_recent", "item_knn", "item_knn_recent", "ease"}
-)
+_TUNED = frozenset({"bm25", "text_knn", "popular_recent", "item_knn", "item_knn_recent", "ease"})
 _READ_BY = {
     "bm25": frozenset({"bm25", "bm25_summary"}),
-    "text_fields": _TEXT | {"number_knn"},
+    "text_fields": _TEXT,
     "text_words": _TEXT,
     "text_model": _EMBEDDED,
     "tune_on": _TUNED,
@@ -151,9 +144,7 @@ class RankSettings(Settings):
     text_fields: tuple[str, ...] = Field(
         (), description="the text columns that the cheap rankers read, in this order; empty: all"
     )
-    text_words: int = Field(
-        64, ge=1, description="most words of each column that they read; number_knn reads all"
-    )
+    text_words: int = Field(64, ge=1, description="most words of each column that they read")
     text_model: str = Field(
         "minilm",
         description="the embedding model: minilm (see `trsr get`), a folder or a hub id, in the "
@@ -168,9 +159,6 @@ class RankSettings(Settings):
         ItemKnnRecentSettings(), description="the same for the last items only"
     )
     text_knn: TextKnnSettings = Field(TextKnnSettings(), description="embeddings of item texts")
-    number_knn: NumberKnnSettings = Field(
-        NumberKnnSettings(), description="nearness of numbers in item texts"
-    )
     ease: EaseSettings = Field(EaseSettings(), description="the closed-form linear item model")
     sasrec: AttentionSettings = Field(
         AttentionSettings(), description="SASRec: attention to the items before"

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trsr.errors import ModelError
-from trsr.rank.prior import with_prior
 from trsr.types import Query, RankedList, UserHistory
 
 if TYPE_CHECKING:
@@ -128,9 +127,8 @@ def p_yes(margin: float) -> float:
 
 
 def make_tuned(context: RankContext) -> Ranker:
-    """The yes/no ranker with the trained model, and with the prior that it was trained beside."""
-    ranker = YesNoRanker(*context.judge(True), context.queries_per_batch)
-    return ranker if context.prior is None else with_prior(ranker, context.prior, context)
+    """The yes/no ranker with the trained model."""
+    return YesNoRanker(*context.judge(True), context.queries_per_batch)
 
 
 def make_untuned(context: RankContext) -> YesNoRanker:
@@ -139,5 +137,5 @@ def make_untuned(context: RankContext) -> YesNoRanker:
 
 
 def make_candidate_only(context: RankContext) -> CandidateOnlyRanker:
-    """The trained model without the user, and without any prior."""
+    """The trained model without the user."""
     return CandidateOnlyRanker(YesNoRanker(*context.judge(True), context.queries_per_batch))

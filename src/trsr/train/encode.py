@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Protocol
 
 from trsr.errors import DataError
 from trsr.llm.tokens import Tokens, common, tree_stats
-from trsr.train.examples import JudgeWriter, Prior, SizedCases, examples_of
+from trsr.train.examples import JudgeWriter, SizedCases, examples_of
 from trsr.types import Prompt
 
 
@@ -36,7 +35,6 @@ class EncodedCase:
         positive: Whether each candidate is relevant.
         tokens: Tokens of all prompts with their right answers.
         distinct_tokens: Those left when what sequences begin alike is counted once.
-        prior: What is added to each candidate's score; empty: nothing.
     """
 
     id: str
@@ -46,7 +44,6 @@ class EncodedCase:
     positive: tuple[bool, ...]
     tokens: int
     distinct_tokens: int
-    prior: tuple[float, ...] = ()
 
     @property
     def prompts(self) -> list[Tokens]:
@@ -72,7 +69,6 @@ class EncodedCase:
         prompts: Sequence[Tokens],
         answers: Sequence[tuple[Tokens, Tokens]],
         positive: Sequence[bool],
-        prior: Sequence[float] = (),
     ) -> EncodedCase:
         """A case from its candidates' tokens."""
         first, last = min(prompts), max(prompts)
@@ -90,7 +86,6 @@ class EncodedCase:
             tuple(positive),
             stats.tokens,
             stats.distinct_tokens,
-            tuple(prior),
         )
 
 
@@ -100,7 +95,6 @@ def encode_cases(
     encoder: Encoder,
     *,
     compared: bool,
-    prior: Prior | None = None,
 ) -> list[EncodedCase]:
     """Writes and encodes all cases.
 
@@ -109,11 +103,9 @@ def encode_cases(
         writer: Writes their prompts.
         encoder: Turns them into tokens.
         compared: Whether the loss compares the candidates of a case, which then needs both kinds.
-        prior: What is added to each candidate's score; None: nothing.
 
     Raises:
-        DataError: If there are no cases, a case has nothing to compare, or the prior does not fit
-            a case.
+        DataError: If there are no cases, or a case has nothing to compare.
         PromptError: If a prompt does not fit; names the query.
     """
     encoded: list[EncodedCase] = []
@@ -130,23 +122,12 @@ def encode_cases(
             prompt, (yes, no) = encoder.encode_answers(example.prompt, writer.answers)
             prompts.append(tuple(prompt))
             answers.append((tuple(yes), tuple(no)))
-        added = () if prior is None else _prior_of(words.id, len(prompts), prior)
-        encoded.append(EncodedCase.of(words.id, prompts, answers, words.positive, added))
+        encoded.append(EncodedCase.of(words.id, prompts, answers, words.positive))
     if not encoded:
         raise DataError(
             "there are no training cases: lower data.min_history, or set train.epochs to 0"
         )
     return encoded
-
-
-def _prior_of(case: str, candidates: int, prior: Prior) -> tuple[float, ...]:
-    found = tuple(prior.get(case, ()))
-    if len(found) != candidates or not all(map(math.isfinite, found)):
-        raise DataError(
-            f"case {case}: the prior must give a finite number for each of its {candidates} "
-            f"candidates, and gives {list(found)}"
-        )
-    return found
 
 
 def fingerprint(cases: Sequence[EncodedCase]) -> str:
@@ -159,8 +140,6 @@ def fingerprint(cases: Sequence[EncodedCase]) -> str:
             [list(rest) for rest in case.rests],
             case.answers,
             case.positive,
-            # only where there is one: states made before there were priors go on
-            *((case.prior,) if case.prior else ()),
         )
         hashed.update(repr(parts).encode())
     return hashed.hexdigest()[:16]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from trsr.types import Case, Example, Prompt, Query
-
-Prior = Mapping[str, Sequence[float]]
-"""Query id → what is added to each candidate's log-odds of yes, in the query's order."""
 
 
 class SizedCases(Protocol):

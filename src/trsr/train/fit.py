@@ -8,7 +8,7 @@ from pathlib import Path
 from trsr.llm.base import LanguageModel, ScoringModel
 from trsr.llm.settings import ModelSettings
 from trsr.progress import Progress
-from trsr.train.examples import JudgeWriter, Prior, SizedCases
+from trsr.train.examples import JudgeWriter, SizedCases
 from trsr.train.result import TrainResult
 from trsr.train.settings import TrainSettings
 
@@ -27,7 +27,6 @@ def train(
     state: Path,
     validate: Validate | None,
     progress: Progress,
-    prior: Prior | None = None,
 ) -> TrainResult:
     """Fine-tunes the yes/no ranker by LoRA (Hu et al. 2021), stoppable and resumable at any step.
 
@@ -53,15 +52,11 @@ def train(
             trained, in evaluation mode and without an output store; None: the last adapter is
             kept.
         progress: Told of each step.
-        prior: What is added to each candidate's score, by query id, as ranking adds it; the
-            gradient goes through the model's part only. None: nothing is.
 
     Raises:
         ConfigError: If the backend cannot be trained, a LoRA target is no layer of the model, a
-            tracker is not installed, the validation lacks a metric of `select_on`, or the loss
-            has no place for a prior.
-        DataError: If there are no cases, the listwise loss has nothing to compare in one, or the
-            prior does not fit a case.
+            tracker is not installed, or the validation lacks a metric of `select_on`.
+        DataError: If there are no cases, or the listwise loss has nothing to compare in one.
         ModelError: If the model cannot be loaded, or a loss is not finite; names step and case.
         PromptError: If a case's prompt does not fit; names the query.
         StaleRunError: If `state` was made with other settings; names those that differ.
@@ -81,5 +76,4 @@ def train(
         state=state,
         validate=validate,
         progress=progress,
-        prior=prior,
     )

@@ -28,45 +28,11 @@ Loss = Callable[[Any, Sequence[EncodedCase], int], Tensor]
 def answer_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
     """Minus the log-probability of the right answer, mean over the case's candidates.
 
-    Only the answer's positions meet the head. With a prior, yes is exp(prior) times as likely
-    against all else that the model could say: the log-odds of yes against no are then the margin
-    plus the prior, as in ranking.
+    Only the answer's positions meet the head.
     """
     pairs = [pair for case in cases for pair in zip(case.prompts, case.right, strict=True)]
-    if any(case.prior for case in cases):
-        losses = _tilted(network, cases, pairs, batch_tokens)
-    else:
-        losses = -log_probs(network, pairs, batch_tokens)
+    losses = -log_probs(network, pairs, batch_tokens)
     return torch.stack([part.mean() for part in torch.split(losses, _sizes(cases))])
-
-
-def _tilted(
-    network: Any,
-    cases: Sequence[EncodedCase],
-    pairs: Sequence[tuple[Tokens, Tokens]],
-    batch_tokens: int,
-) -> Tensor:
-    """Minus the log-probability of the right answers once yes is exp(prior) times as likely.
-
-    p'(yes) = p(yes) e / (1 + p(yes) (e − 1)) and p'(no) = p(no) over the same, e = exp(prior).
-    """
-    yes = [
-        (prompt, one)
-        for case in cases
-        for prompt, (one, _) in zip(case.prompts, case.answers, strict=True)
-    ]
-    found = log_probs(network, [*pairs, *yes], batch_tokens)
-    # In fp64, which not every device has: with a prior far below 0 and a sure yes, the sum in the
-    # logarithm is almost 0.
-    exact = found.cpu().double()
-    right, of_yes = exact[: len(pairs)], exact[len(pairs) :]
-    told = [value for case in cases for value in case.prior or (0.0,) * len(case.rests)]
-    prior = torch.tensor(told, dtype=torch.float64)
-    taken = torch.tensor([one for case in cases for one in case.positive])
-    # The logits' rounding may leave a probability a little over 1.
-    chance = of_yes.clamp(max=0).exp()
-    losses = torch.log1p(chance * torch.expm1(prior)) - taken * prior - right
-    return losses.to(found)
 
 
 def written_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
@@ -84,14 +50,13 @@ def listwise_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int)
 
     A candidate's score is the log-probability of yes minus that of no, as in ranking. Several
     relevant candidates share the target evenly (ListNet's top-one probabilities, Cao et al. 2007,
-    with equal relevance). A prior is added to the scores within the softmax, as a constant.
+    with equal relevance).
     """
     losses = []
     parts = torch.split(scores(network, cases, batch_tokens), _sizes(cases))
     for case, margins in zip(cases, parts, strict=True):
         positive = torch.tensor(case.positive, device=margins.device)
-        found = margins + margins.new_tensor(case.prior) if case.prior else margins
-        losses.append(-found.log_softmax(-1)[positive].mean())
+        losses.append(-margins.log_softmax(-1)[positive].mean())
     return torch.stack(losses)
 
 

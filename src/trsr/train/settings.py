@@ -8,9 +8,6 @@ from pydantic import Field
 
 from trsr.settings import Settings
 
-PRIOR_LOSSES = frozenset({"answer", "listwise"})
-"""The losses that score candidates; `text` learns whole prompts, where a prior has no place."""
-
 
 class TrainSettings(Settings):
     """LoRA fine-tuning of the yes/no ranker."""
@@ -57,37 +54,14 @@ class TrainSettings(Settings):
         ("recall@3", "recall@5", "recall@10"),
         description="the best adapter has the highest sum of these on the validation cases (paper)",
     )
-    prior: str = Field(
-        "",
-        description="a cheap ranker whose score, standardized and times prior_weight, is added to "
-        "the trained model's in training and in ranking, so that the model learns what that ranker "
-        "does not know (losses listwise and answer); empty: none",
-    )
-    prior_weight: float = Field(
-        0.0,
-        allow_inf_nan=False,
-        description="the weight of that score; 0: the likeliest one on the validation cases",
-    )
-    prior_folds: int = Field(
-        5,
-        ge=2,
-        description="groups of training users; a group's cases have the score of a ranker that was "
-        "fitted without the group",
-    )
     gradient_checkpointing: bool = Field(False, description="spend time to save memory on a GPU")
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (), description="also send the curves there (curves.jsonl is always kept)"
     )
 
     def meaning(self) -> dict[str, Any]:
-        """What the adapter depends on, as plain values.
-
-        Without a prior none of its settings.
-        """
-        unread = {"checkpoint_steps"}
-        if not self.prior:
-            unread |= {"prior", "prior_weight", "prior_folds"}
-        return self.model_dump(mode="json", exclude=unread)
+        """What the adapter depends on, as plain values."""
+        return self.model_dump(mode="json", exclude={"checkpoint_steps"})
 
 
 class TuneSummarizerSettings(Settings):

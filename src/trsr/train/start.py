@@ -19,13 +19,13 @@ from trsr.llm.hf import TransformersModel
 from trsr.llm.settings import ModelSettings, open_model
 from trsr.progress import Progress
 from trsr.train.encode import EncodedCase, encode_cases, fingerprint
-from trsr.train.examples import JudgeWriter, Prior, SizedCases
+from trsr.train.examples import JudgeWriter, SizedCases
 from trsr.train.learner import Learner
 from trsr.train.loop import Loop
 from trsr.train.lower import FILE, LowerLayers, lasting
 from trsr.train.result import TrainResult
 from trsr.train.schedule import Schedule
-from trsr.train.settings import PRIOR_LOSSES, TrainSettings
+from trsr.train.settings import TrainSettings
 from trsr.types import Prompt
 
 HUB_IDS = {"smollm2-135m": SMOLLM2_REPO}
@@ -46,14 +46,8 @@ def start(
     state: Path,
     validate: Callable[[ScoringModel], Mapping[str, float]] | None,
     progress: Progress,
-    prior: Prior | None = None,
 ) -> TrainResult:
     """Trains; arguments, result and errors are those of `trsr.train.train`."""
-    if prior is not None and settings.loss not in PRIOR_LOSSES:
-        raise ConfigError(
-            f"train.loss: {settings.loss} has no place for a prior; set it to "
-            f"{' or '.join(sorted(PRIOR_LOSSES))}, or leave train.prior empty"
-        )
     # the weights change under what would be kept or compiled
     opened = open_model(model.model_copy(update={"kept_tokens": 0, "scorer": "torch"}))
     if not isinstance(opened, TransformersModel):
@@ -64,7 +58,7 @@ def start(
     writer = words(opened)
     shortened = writer.shortened
     compared = settings.loss == "listwise"
-    encoded = encode_cases(cases, writer, opened, compared=compared, prior=prior)
+    encoded = encode_cases(cases, writer, opened, compared=compared)
     shortened = writer.shortened - shortened
     schedule = Schedule(len(encoded), settings, seed)
 
