@@ -15,7 +15,6 @@ from trsr.config import Config, load_config
 from trsr.data import Cases, Dataset
 from trsr.errors import ConfigError, StoreError
 from trsr.pipeline.artifacts import CASES, SPLITS, read_summaries
-from trsr.pipeline.finished import is_kept
 from trsr.pipeline.told import told_summaries
 from trsr.prompts import PromptWriter
 from trsr.rank import Rankings, read_rankings
@@ -54,18 +53,13 @@ class Evidence:
         folder: The run directory.
 
     Raises:
-        StoreError: If the folder does not hold all of the prepared data, or is a kept copy.
+        StoreError: If the folder does not hold all of the prepared data.
         ConfigError: If the run is not about the test cases.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         lacking = [name for name in PREPARED if not (self.folder / name).is_file()]
-        if lacking and is_kept(self.folder):
-            raise StoreError(
-                f"{folder}: a kept copy (`trsr keep`) holds a run's figures and none of its data, "
-                "so it cannot be audited; audit the run that it was made from"
-            )
         if lacking:
             raise StoreError(
                 f"{folder}: not a run directory with prepared data ({', '.join(lacking)} is "
@@ -114,11 +108,6 @@ class Evidence:
         for split in self.cases:
             found |= told_summaries(self.config, self.dataset, split, self.summaries)
         return found
-
-    @property
-    def others_told(self) -> bool:
-        """Whether the prompts tell other users' summaries, as an ablation's control."""
-        return self.config.prompts.summary_of == "another"
 
     @cached_property
     def rankings(self) -> dict[str, Rankings]:

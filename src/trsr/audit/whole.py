@@ -45,13 +45,11 @@ def whole_history(run: Evidence) -> Check:
         f"{numbers['items']:,} items at most, about {numbers['tokens']:,.0f} tokens at the median, "
         f"{numbers['longest']:,.0f} at the longest"
     )
-    chain = config.prompts.layout == "chain"
-    every = config.summarize.strategy == "none" if chain else config.prompts.recent >= max(lengths)
     share = f"{100 * fits:.0f} % fit into {config.model.context_tokens:,} tokens"
-    if every:
+    if config.prompts.recent >= max(lengths):
         return Check(NAME, "ok", f"it is told whole: {size}; {share}", numbers)
     if fits < MOST:
         return Check(NAME, "ok", f"{size}; {share}, so something must stand for the rest", numbers)
-    other = "summarize.strategy=none" + ("" if chain else f" prompts.recent={max(lengths)}")
+    other = f"summarize.strategy=none prompts.recent={max(lengths)}"
     advice = f"set beside this run one that tells it whole ({other}): a summary has to beat that"
     return Check(NAME, "ok", f"{size}; {share}; {advice}", numbers)
