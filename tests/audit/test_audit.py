@@ -13,14 +13,10 @@ import pytest
 from planted import CONFIG, change, states, write
 
 from trsr.audit import audit
-from trsr.audit.model import _changes
-from trsr.audit.numbers import numbers_of
-from trsr.audit.shortcuts import chi_square_tail
-from trsr.audit.texts import at_least
+from trsr.audit.shortcuts import chi_square_tail, numbers_of
 from trsr.config import load_config
 from trsr.errors import StoreError
 from trsr.pipeline import run
-from trsr.types import Interaction, Item, Query, Summary, UserHistory
 
 
 def test_a_clean_run_has_no_findings(clean: Path) -> None:
@@ -28,7 +24,6 @@ def test_a_clean_run_has_no_findings(clean: Path) -> None:
     assert [check for check in found.checks if check.state == "finding"] == []
     skipped = {check.name for check in found.checks if check.state == "skipped"}
     assert skipped == {
-        "numbers in the told texts give the target away",
         "summaries repeat the prompts' examples",
         "does the order of the history matter",
         "does the user's own summary matter",
@@ -55,13 +50,7 @@ def test_given_lists_may_hold_met_items(faulty: Path) -> None:
     (faulty / "config.toml").write_text(given, "utf-8")
     found = states(faulty)
     assert found["target in the history"] == "warning"
-    assert found["target in the prompt"] == "skipped"
-
-
-def test_targets_told_by_the_prompt_are_found(faulty: Path) -> None:
-    last = pl.concat_list(pl.col("items").list.slice(1), pl.col("relevant"))
-    change(faulty, "cases.test.parquet", last.alias("items"))
-    assert states(faulty)["target in the prompt"] == "finding"
+    assert found["words of the target in the prompt"] == "skipped"
 
 
 def test_candidates_that_stand_twice_and_missing_answers_are_found(faulty: Path) -> None:
@@ -87,20 +76,6 @@ def test_summaries_that_cover_the_target_or_belong_elsewhere_are_found(faulty: P
     assert states(faulty)["summaries that saw later events"] == "ok"
     change(faulty, "summaries.test.parquet", pl.lit("u1").alias("user"))
     assert states(faulty)["summaries that saw later events"] == "finding"
-
-
-def test_summaries_that_name_the_target_are_found(faulty: Path) -> None:
-    titles = dict(pl.read_parquet(faulty / "items.parquet").select("id", "title").iter_rows())
-    cases = pl.read_parquet(faulty / "cases.test.parquet")
-    told = {
-        query: f"The user likes {titles[target]}, and lamps."
-        for query, target in zip(cases["query"], cases["relevant"].list.first(), strict=True)
-    }
-    text = pl.col("query").replace_strict(told, default=pl.col("text"))
-    change(faulty, "summaries.test.parquet", text.alias("text"))
-    found = states(faulty)
-    assert found["target in the summary"] == "finding"
-    assert found["target in the prompt"] == "finding"
 
 
 @pytest.mark.parametrize("fault", ["target", "later"])
@@ -134,12 +109,6 @@ def test_a_date_parts_what_is_fitted_from_what_is_asked(tmp_path: Path) -> None:
     assert states(folder)["other users' later events"] == "ok"
     change(folder, "interactions.parquet", (pl.col("time") + 300).alias("time"))
     assert states(folder)["other users' later events"] == "warning"
-
-
-def test_popularity_counted_on_other_events_is_found(faulty: Path) -> None:
-    path = faulty / "interactions.parquet"
-    pl.read_parquet(path).head(-200).write_parquet(path)
-    assert states(faulty)["popularity that saw later events"] == "finding"
 
 
 def test_other_users_later_events_are_told(clean: Path, faulty: Path) -> None:
@@ -213,6 +182,25 @@ def test_times_that_tell_the_target_are_a_warning(faulty: Path) -> None:
     assert states(faulty)[name] == "warning"
 
 
+def test_popular_targets_among_uniform_negatives_are_a_warning(clean: Path, faulty: Path) -> None:
+    name = "items' popularity gives the target away"
+    assert states(clean)[name] == "ok"
+    targets = pl.read_parquet(faulty / "cases.test.parquet")["relevant"].list.first().unique()
+    rows = pl.read_parquet(faulty / "interactions.parquet")
+    again = rows.filter(pl.col("item").is_in(targets.implode()))
+    pl.concat([rows, again, again, again]).write_parquet(faulty / "interactions.parquet")
+    assert states(faulty)[name] == "warning"
+
+
+def test_summaries_that_tell_no_user_from_another_are_a_warning(faulty: Path) -> None:
+    name = "summaries that tell no user from another"
+    for split in ("train", "valid", "test"):
+        change(faulty, f"summaries.{split}.parquet", pl.col("user").alias("text"))
+    assert states(faulty)[name] == "ok"
+    change(faulty, "summaries.test.parquet", pl.lit("The user likes things.").alias("text"))
+    assert states(faulty)[name] == "warning"
+
+
 def test_ties_and_lists_that_do_not_answer_are_found(faulty: Path) -> None:
     flat = pl.col("scores").list.eval(pl.element() * 0)
     change(faulty, "rankings.parquet", flat.alias("scores"))
@@ -243,39 +231,6 @@ def test_the_model_is_asked_whether_its_inputs_matter(clean: Path, faulty: Path)
     checks = {check.name: check for check in audit(faulty, 60).checks}
     assert checks["does the user's own summary matter"].state == "warning"
     assert checks["does the user's own summary matter"].numbers["auc"] == 0.0
-
-
-def test_a_run_that_tells_other_users_summaries_is_audited_by_what_it_tells(faulty: Path) -> None:
-    titles = dict(pl.read_parquet(faulty / "items.parquet").select("id", "title").iter_rows())
-    cases = pl.read_parquet(faulty / "cases.test.parquet")
-    own = {
-        query: f"The user likes {titles[target]}."
-        for query, target in zip(cases["query"], cases["relevant"].list.first(), strict=True)
-    }
-    text = pl.col("query").replace_strict(own, default=pl.col("text"))
-    change(faulty, "summaries.test.parquet", text.alias("text"), pl.col("covers").clip(0, 0))
-    assert states(faulty)["target in the summary"] == "finding"
-    settings = (faulty / "config.toml").read_text("utf-8")
-    another = settings.replace('summary_of = "own"', 'summary_of = "another"')
-    (faulty / "config.toml").write_text(another, "utf-8")
-    checks = {check.name: check for check in audit(faulty, 60).checks}
-    assert checks["target in the summary"].state == "ok"
-    assert checks["target in the prompt"].state == "ok"
-    for name in ("summaries that saw later events", "does the user's own summary matter"):
-        assert checks[name].state == "skipped"
-        assert "other users' summaries" in checks[name].seen
-    assert checks["does a summary matter"].seen.startswith("another user's against none")
-
-
-def test_another_users_summary_covers_what_the_own_did() -> None:
-    history = UserHistory("ann", (Interaction(Item("a", (("title", "a"),)), 0.0),) * 8)
-    shown = (Item("b", (("title", "b"),)),)
-    mine = Query("q1", history, shown, Summary("ann", "Ann likes tape.", 6))
-    other = Query("q2", UserHistory("bob", ()), shown, Summary("bob", "Bob likes bolts.", 0))
-    nobody = Query("q3", UserHistory("eve", ()), shown, None)
-    swapped = _changes([mine, other, nobody])["swapped"]
-    assert swapped(mine).summary == Summary("ann", "Bob likes bolts.", 6)
-    assert swapped(nobody).summary is None
 
 
 def test_what_is_missing_or_damaged_is_told(faulty: Path) -> None:
@@ -353,9 +308,3 @@ def test_the_chi_square_tail_is_that_of_scipy(value: float, freedom: int) -> Non
     assert chi_square_tail(value, freedom) == pytest.approx(
         stats.chi2.sf(value, freedom), rel=0.1, abs=1e-5
     )
-
-
-def test_the_sign_test() -> None:
-    assert at_least(0, 0) == 1
-    assert at_least(3, 3) == 1 / 8
-    assert at_least(8, 10) == pytest.approx(56 / 1024)

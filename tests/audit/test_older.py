@@ -86,33 +86,6 @@ def test_a_run_that_summarizes_them_is_warned(tmp_path: Path) -> None:
     assert found["words"].state == "warning"
 
 
-def test_what_the_model_knows_already_is_no_gain(tmp_path: Path) -> None:
-    """A model that ranks by what the older items tell leaves nothing for a summary."""
-    write(tmp_path, older_tell=True)
-    folder = prepared(tmp_path, 'rank.rankers=["popular"]')
-    cases = pl.read_parquet(folder / "cases.test.parquet")
-    path = folder / "rankings.parquet"
-    rows = pl.read_parquet(path)
-    titles = dict(pl.read_parquet(folder / "items.parquet").select("id", "title").iter_rows())
-    ranked = []
-    for query, items, candidates in cases.select("query", "items", "candidates").iter_rows():
-        theme = titles[items[0]].split()[0]
-        scores = {item: float(titles[item].startswith(theme)) for item in candidates}
-        order = sorted(candidates, key=lambda item: -scores[item])
-        ranked.append(
-            {
-                "ranker": "llm",
-                "query": query,
-                "items": order,
-                "scores": [scores[item] for item in order],
-            }
-        )
-    pl.concat([rows, pl.DataFrame(ranked, schema=rows.schema)]).write_parquet(path)
-    found = looked(folder)
-    assert "the trained model" in found["words"].seen
-    assert abs(found["words"].numbers["gain"]) < 0.01  # type: ignore[arg-type]
-
-
 def test_where_all_is_told_or_nothing_recent_it_says_so(tmp_path: Path) -> None:
     write(tmp_path, older_tell=True)
     folder = prepared(tmp_path, "prompts.recent=9")
@@ -121,13 +94,6 @@ def test_where_all_is_told_or_nothing_recent_it_says_so(tmp_path: Path) -> None:
     shutil.rmtree(folder)
     folder = prepared(tmp_path, "prompts.recent=0")
     assert "no recent items" in looked(folder)["words"].seen
-
-
-def test_the_whole_catalogue_is_stood_for_by_some(tmp_path: Path) -> None:
-    write(tmp_path, older_tell=True)
-    folder = prepared(tmp_path, "data.candidates=full", 'rank.rankers=["popular"]')
-    found = looked(folder)
-    assert all(check.numbers["low"] > 0.1 for check in found.values())  # type: ignore[operator]
 
 
 def test_the_order_of_cases_and_candidates_changes_nothing(tmp_path: Path) -> None:

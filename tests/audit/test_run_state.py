@@ -6,20 +6,15 @@ import json
 import tomllib
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 import tomli_w
-from planted import CONFIG, change, check, write
+from planted import change, check
 
 from trsr.audit import audit
-from trsr.audit.model import _compared
-from trsr.config import load_config
-from trsr.pipeline import run
 from trsr.store.rundir import hash_file
 
 FILES = "files as their stages wrote them"
-POPULARITY = "popularity that saw later events"
 
 
 @pytest.mark.parametrize(
@@ -69,47 +64,10 @@ def test_rankings_of_other_cases_are_found(faulty: Path) -> None:
     assert "cases.test.parquet was made anew (rank read what was there before)" in found.seen
 
 
-def test_recent_popularity_and_that_of_a_blend_are_looked_at(tmp_path: Path) -> None:
-    pytest.importorskip("scipy", reason="scipy is not installed")
-    write(tmp_path)
-    (tmp_path / "mine.toml").write_text(CONFIG)
-    folder = tmp_path / "run"
-    rankers = ['rank.rankers=["popular_recent","blend"]', 'rank.blend=["random","popular"]']
-    list(run(load_config(tmp_path / "mine.toml", [f"run.folder={folder}", *rankers])))
-    found = check(folder, POPULARITY)
-    assert found.state == "ok", found
-    assert "all 1,200 scores of popular_recent are counts" in found.seen
-    assert "the blend's popular counted interactions.parquet as it is" in found.seen
-    path = folder / "interactions.parquet"
-    pl.read_parquet(path).head(-200).write_parquet(path)
-    found = check(folder, POPULARITY)
-    assert found.state == "finding"
-    assert "scores of popular_recent (86.6 %) are not the counts" in found.seen
-    assert "the blend's popular counted another interactions.parquet" in found.seen
-
-
-def test_rankers_that_add_popularity_are_asked_what_they_counted(tmp_path: Path) -> None:
-    pytest.importorskip("scipy", reason="scipy is not installed")
-    write(tmp_path)
-    (tmp_path / "mine.toml").write_text(CONFIG)
-    folder = tmp_path / "run"
-    told = [f"run.folder={folder}", "rank.rankers=['random', 'item_knn', 'ease']"]
-    list(run(load_config(tmp_path / "mine.toml", told)))
-    found = check(folder, POPULARITY)
-    assert (found.state, found.seen) == (
-        "ok",
-        "item_knn, ease counted interactions.parquet as it is",
-    )
-    path = folder / "interactions.parquet"
-    pl.read_parquet(path).head(-200).write_parquet(path)
-    assert check(folder, POPULARITY).state == "finding"
-
-
 def test_without_test_queries_nothing_is_called_ok_for_them(faulty: Path) -> None:
     for name in ("cases.test.parquet", "rankings.parquet"):
         path = faulty / name
         pl.read_parquet(path).head(0).write_parquet(path)
-    assert check(faulty, POPULARITY).state == "skipped"
     for split in ("train", "valid"):
         path = faulty / f"cases.{split}.parquet"
         pl.read_parquet(path).head(0).write_parquet(path)
@@ -171,24 +129,3 @@ def test_a_model_that_is_asked_by_a_blend_alone_is_looked_at(faulty: Path) -> No
     with_rankers(faulty, "popular", "blend")
     found = {one.name: one for one in audit(faulty, 20).checks}
     assert {found[name].state for name in MODEL_CHECKS} <= {"ok", "warning"}
-
-
-def test_nothing_is_shown_before_the_correction_for_two_metrics() -> None:
-    draw = np.random.default_rng(3)
-    noise = draw.normal(size=(200, 2))
-    noise -= noise.mean(axis=0)
-    users = [f"u{n}" for n in range(200)]
-
-    def said(auc: float, ndcg: float) -> tuple[str, str]:
-        """Differences so many standard errors from 0."""
-        error = noise.std(axis=0, ddof=1) / np.sqrt(200)
-        found = _compared("x", "none", "llm", noise + error * [auc, ndcg], users, "own")
-        return found.state, found.seen
-
-    # p = .035 of one metric alone would be below .05
-    assert said(2.1, 0.1)[0] == said(-2.1, 0.1)[0] == "warning"
-    assert said(2.1, 0.1)[1].endswith("no gain is shown, and no loss")
-    assert said(-2.1, 0.1)[1].endswith("no gain is shown, and no loss")
-    assert said(3.0, 0.1)[0] == "ok"
-    assert said(-3.0, 0.1)[1].endswith("own summary ranks lower")
-    assert said(-4.0, 4.0)[1].endswith("higher by one metric and lower by the other")

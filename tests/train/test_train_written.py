@@ -42,7 +42,7 @@ def settings_of(model: Path) -> ModelSettings:
 
 
 def taught(model: Path, folder: Path, found: list[Written], **more: Any) -> Any:
-    own = {"epochs": 60, "learning_rate": 2e-2, "warmup_steps": 2, "texts_per_step": 2}
+    own = {"epochs": 60, "learning_rate": 2e-2, "texts_per_step": 2}
     own |= {"rank": 16, "alpha": 32, "targets": ("q_proj", "v_proj", "up_proj", "down_proj")}
     return train_written(
         found,

@@ -46,13 +46,9 @@ max_tokens = 16
 users = 12
 samples = 6
 temperature = 0.6
-top_p = 0.9
 epochs = 6
 learning_rate = 1e-2
 alpha = 32
-warmup_steps = 2
-checkpoint_steps = 1
-shown = 2
 """
 
 

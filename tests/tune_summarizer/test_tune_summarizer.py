@@ -1,8 +1,9 @@
-"""Tuning a summarizer as a whole, with a tiny model and a judge that likes a way of writing."""
+"""Tuning a summarizer, with a tiny model and a ranker that one way of writing helps."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import polars as pl
@@ -10,39 +11,64 @@ import pytest
 from stopping import StopHereError, Stopping
 from tune_judge import LIKED
 
+from trsr.data import Dataset
 from trsr.errors import ConfigError, DataError, StaleRunError, StoreError
 from trsr.llm import ModelSettings, open_model
 from trsr.llm.base import Sampling
+from trsr.llm.scripted import ScriptedModel
+from trsr.progress import Silent
+from trsr.prompts import PromptSettings, PromptWriter
+from trsr.summarize import SummarizeSettings
 from trsr.tune_summarizer import tune_summarizer
-from trsr.tune_summarizer.keeping import read_kept
+from trsr.tune_summarizer.sampling import sample_cases, sample_summaries
+from trsr.tune_summarizer.tuning import log_likelihood
+from trsr.types import Case, Entry, Interaction, Item, Query, RankedList, UserHistory
 
 pytest.importorskip("torch", reason="the extra `local` is not installed")
 pytestmark = pytest.mark.usefixtures("one_thread", "gold_judge")
 
-WEIGHTS = ("model.safetensors", "adapter/adapter_model.safetensors", "kept.jsonl")
+WEIGHTS = ("model.safetensors", "adapter/adapter_model.safetensors")
 
 
 def outcome(folder):
-    """All that a tuning gives, without the time that it took."""
-    result = json.loads((folder / "summarizer.json").read_text())
-    for round_ in result["rounds"]:
-        del round_["seconds"]
-    del result["seconds"]
-    return result, [(folder / name).read_bytes() for name in WEIGHTS]
+    """All that a tuning gives."""
+    found = json.loads((folder / "summarizer.json").read_text())
+    return found, [(folder / name).read_bytes() for name in WEIGHTS]
 
 
-def test_what_is_kept_helps_the_judge_and_opens_as_a_model(prepared, tmp_path, taught_model):
-    config = prepared()
-    tuned = tune_summarizer(config, tmp_path / "tuned")
-    assert tuned.kept == 1
+def test_it_learns_what_helps_the_ranker_and_opens_as_a_model(
+    prepared, tmp_path, taught_model, monkeypatch
+):
+    from trsr.tune_summarizer import tuning
+
+    sampled = {}
+    sample = tuning.sample_summaries
+
+    def watched(*args):
+        found = sample(*args)
+        for query, one in found.items():
+            sampled.setdefault(query, []).append(one)
+        return found
+
+    monkeypatch.setattr(tuning, "sample_summaries", watched)
+    tuned = tune_summarizer(prepared(), tmp_path / "tuned")
     assert tuned.made
-    measured = tuned.rounds[0].measured["log_likelihood"]
+    assert tuned.found["better"]
+    measured = tuned.found["measured"]
     assert measured["low"] > 0
     assert measured["p"] < 0.05
     assert measured["tuned"] - measured["untuned"] == pytest.approx(measured["difference"])
-    # the merged folder is the base with the adapter, and writes as the judge likes it
-    kept = read_kept(tmp_path / "tuned/kept.jsonl")
-    prompts = [one.written[0].prompt for one in kept.values()]
+    # A user is learned from exactly where a sample is liked and the greedy summary is not.
+    wanted = [
+        query
+        for query, (greedy, *samples) in sampled.items()
+        if query.startswith("train")
+        and LIKED not in greedy.summary.text
+        and any(LIKED in one.summary.text for one in samples)
+    ]
+    assert tuned.found["selected"] == len(wanted) > 0
+    # The merged folder is the base with the adapter, and writes as the ranker likes it.
+    prompts = [sampled[query][0].texts[0].prompt for query in wanted]
 
     def texts(name, adapter=None):
         settings = ModelSettings(name=str(name), dtype="float32", device="cpu")
@@ -52,123 +78,55 @@ def test_what_is_kept_helps_the_judge_and_opens_as_a_model(prepared, tmp_path, t
     merged = texts(tmp_path / "tuned")
     assert merged == texts(taught_model, tmp_path / "tuned/adapter")
     assert merged.count(LIKED) > texts(taught_model).count(LIKED)
-    page = (tmp_path / "tuned/summarizer.md").read_text()
-    assert tuned.why[1:] in page
-    assert page.count("- tuned:") == page.count("- kept:") == 2
+    shown = tuned.found["examples"]
+    assert {one["query"].partition("/")[0] for one in shown} == {"valid"}
 
 
-def test_a_kept_sample_is_the_best_that_was_drawn(prepared, tmp_path, monkeypatch):
-    from trsr.tune_summarizer import tuning
-
-    drawn = {}
-    ask = tuning.draw_summaries
-
-    def watched(histories, **more):
-        found = ask(histories, **more)
-        for query, one in found.items():
-            drawn.setdefault(query, []).append(one.summary.text)
-        return found
-
-    monkeypatch.setattr(tuning, "draw_summaries", watched)
-    tune_summarizer(prepared(), tmp_path / "tuned")
-    kept = read_kept(tmp_path / "tuned/kept.jsonl")
-    assert kept
-    for query, one in kept.items():
-        greedy, *samples = drawn[query]
-        assert LIKED in one.text
-        assert LIKED not in greedy
-        assert one.greedy == greedy
-        assert one.text in samples
-    # who is not among them has none that is liked, or wrote it before
-    for query, (greedy, *samples) in drawn.items():
-        if query.startswith("train") and query not in kept:
-            assert LIKED in greedy or not any(LIKED in text for text in samples)
-
-
-def test_only_training_and_validation_cases_are_read(prepared, tmp_path):
-    config = prepared()
-    tuned = tune_summarizer(config, tmp_path / "tuned")
-    kept = read_kept(tmp_path / "tuned/kept.jsonl")
-    assert {query.partition("/")[0] for query in kept} == {"train"}
-    shown = [one["query"] for round_ in tuned.rounds for one in round_.shown]
-    assert {query.partition("/")[0] for query in shown} == {"valid"}
-    # whatever the test cases are, a readable file of somebody's own, it comes to the same
-    other = prepared(f"run.outputs={tmp_path / 'other.sqlite'}")
-    pl.DataFrame({"own": [1]}).write_parquet(other.run.folder / "cases.test.parquet")
-    tune_summarizer(other, tmp_path / "again/tuned")
-    assert outcome(tmp_path / "tuned") == outcome(tmp_path / "again/tuned")
-
-
-def test_the_same_seed_gives_the_same_and_another_one_another(prepared, tmp_path):
-    config = prepared()
-    tune_summarizer(config, tmp_path / "tuned")
-    fresh = prepared(f"run.outputs={tmp_path / 'other.sqlite'}")
-    tune_summarizer(fresh, tmp_path / "again/tuned")
-    assert outcome(tmp_path / "tuned") == outcome(tmp_path / "again/tuned")
-    seeded = prepared("run.seed=7", "data.seed=0")
-    tune_summarizer(seeded, tmp_path / "seeded")
-    kept = [read_kept(tmp_path / name / "kept.jsonl") for name in ("tuned", "seeded")]
-    assert kept[0] != kept[1]
-
-
-def test_one_stopped_anywhere_ends_like_an_unbroken_one(prepared, tmp_path):
-    two = ("tune_summarizer.rounds=2", "tune_summarizer.significant=false")
+def test_one_stopped_anywhere_ends_like_an_unbroken_one(prepared, tmp_path, monkeypatch):
     whole = Stopping(10**9)
-    assert len(tune_summarizer(prepared(*two), tmp_path / "tuned", whole).rounds) == 2
-    config = prepared(*two, f"run.outputs={tmp_path / 'other.sqlite'}")
-    # the fourth is stopped in the second round, and those after it do not make the first again
-    for part in (0.1, 0.3, 0.45, 0.62, 0.1, 0.3):
+    tune_summarizer(prepared(), tmp_path / "tuned", whole)
+    config = prepared(f"run.outputs={tmp_path / 'other.sqlite'}")
+    # Whatever the test cases are, a readable file of somebody's own, it comes to the same.
+    pl.DataFrame({"own": [1]}).write_parquet(config.run.folder / "cases.test.parquet")
+    for part in (0.3, 0.5, 0.4, 0.2):
         stop = Stopping(int(part * sum(whole.told)))
         with pytest.raises(StopHereError):
             tune_summarizer(config, tmp_path / "broken/tuned", stop)
         assert not (tmp_path / "broken/tuned/summarizer.json").exists()
     tune_summarizer(config, tmp_path / "broken/tuned")
     assert outcome(tmp_path / "tuned") == outcome(tmp_path / "broken/tuned")
-    assert not (tmp_path / "broken/tuned/.work").exists()
-
-
-def test_nothing_is_asked_twice(prepared, tmp_path, monkeypatch):
-    config = prepared()
-    tune_summarizer(config, tmp_path / "tuned")
+    assert not list((tmp_path / "broken/tuned").glob(".work/*"))
 
     def refuse(self, feed, sampling):
         assert not [prompt for prompt in feed if prompt], "a prompt is asked again"
         return iter(())
 
     monkeypatch.setattr("trsr.llm.generate.Generator.answer", refuse)
-    done = tune_summarizer(config, tmp_path / "tuned")
+    done = tune_summarizer(config, tmp_path / "broken/tuned")
     assert not done.made
-    assert done.kept == 1
-    # the model is known by its name and its weights, wherever it lies
+    assert done.found["better"]
+    # The model is known by its name and its weights, wherever it lies.
     tune_summarizer(config, tmp_path / "elsewhere/tuned")
     assert outcome(tmp_path / "tuned") == outcome(tmp_path / "elsewhere/tuned")
+    with pytest.raises(StaleRunError, match=r"tune_summarizer\.samples: 6 → 5"):
+        tune_summarizer(prepared("tune_summarizer.samples=5"), tmp_path / "tuned")
 
 
 def test_where_nothing_is_better_no_model_is_written(prepared, tmp_path):
-    config = prepared("tune_summarizer.margin=100")
-    tuned = tune_summarizer(config, tmp_path / "tuned")
-    assert tuned.kept == 0
-    assert "nothing was trained" in tuned.why
+    tuned = tune_summarizer(prepared("tune_summarizer.margin=100"), tmp_path / "tuned")
+    assert not tuned.found["better"]
+    assert "nothing was trained" in tuned.verdict
     names = {path.name for path in (tmp_path / "tuned").iterdir()}
-    assert names - {".lock"} == {"summarizer.json", "summarizer.md"}
-    assert "keep the untuned summarizer" in (tmp_path / "tuned/summarizer.md").read_text()
-
-
-def test_the_settings_of_stages_do_not_know_of_tuning(prepared, tmp_path):
-    from trsr.pipeline import run_prepare
-
-    prepared()
-    assert not run_prepare(prepared("tune_summarizer.users=3")).made
+    assert names == {".lock", ".work", "manifest.json", "summarizer.json"}
 
 
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
         ("summarize.strategy=none", "summarize.strategy: none asks no model"),
-        ("prompts.use_summary=false", "the judge must be told the summary"),
+        ("prompts.use_summary=false", "the ranker must read the summary"),
         ("summarize.model.backend=scripted", "scripted has no weights here"),
-        ("tune_summarizer.judge=llm", "has no trained adapter"),
-        ("prompts.summary_of=another", "judged by its own user"),
+        ("prompts.summary_of=another", "must be own"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(prepared, tmp_path, setting, said):
@@ -178,8 +136,12 @@ def test_what_cannot_be_tuned_is_refused(prepared, tmp_path, setting, said):
     assert not (tmp_path / "tuned").exists()
 
 
-def test_runs_that_lack_something_are_refused(prepared, tmp_path):
-    prepared()
+def test_runs_and_folders_that_will_not_do_are_refused(prepared, tmp_path):
+    config = prepared()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("…")
+    with pytest.raises(StoreError, match="choose another --out"):
+        tune_summarizer(config, tmp_path / "mine")
     without = ("data.split=global_time", "data.valid_share=0")
     other = prepared(*without, f"run.folder={tmp_path / 'novalid'}")
     with pytest.raises(DataError, match="no validation cases"):
@@ -192,17 +154,52 @@ def test_runs_that_lack_something_are_refused(prepared, tmp_path):
         tune_summarizer(long, tmp_path / "c")
 
 
-def test_other_peoples_folders_and_other_settings_are_refused(prepared, tmp_path):
-    config = prepared()
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/thesis.txt").write_text("…")
-    with pytest.raises(StoreError, match=r"choose another --out"):
-        tune_summarizer(config, tmp_path / "mine")
-    with pytest.raises(StopHereError):
-        tune_summarizer(config, tmp_path / "tuned", Stopping(3))
-    said = r"tune_summarizer\.samples: 6 → 5"
-    with pytest.raises(StaleRunError, match=said):
-        tune_summarizer(prepared("tune_summarizer.samples=5"), tmp_path / "tuned")
-    tune_summarizer(config, tmp_path / "tuned")
-    with pytest.raises(StaleRunError, match=said):
-        tune_summarizer(prepared("tune_summarizer.samples=5"), tmp_path / "tuned")
+def test_the_reward_is_the_log_softmax_of_the_scores_over_the_candidates():
+    ranked = RankedList("q", tuple(Entry(i, s) for i, s in (("a", 2.0), ("b", 1.0), ("c", -1.0))))
+    total = math.log(math.exp(2) + math.exp(1) + math.exp(-1))
+    assert log_likelihood(ranked, frozenset("b")) == pytest.approx(1 - total)
+    assert log_likelihood(ranked, frozenset("ac")) == pytest.approx((2 - 1) / 2 - total)
+    far = RankedList("q", (Entry("a", 5000.0), Entry("b", -5000.0)))
+    assert log_likelihood(far, frozenset("b")) == -10000
+
+
+def case_of(user, n):
+    items = (Item(f"{user}{place}", (("title", f"thing {place} of {user}"),)) for place in range(n))
+    history = UserHistory(user, tuple(Interaction(item, 0.0) for item in items))
+    return Case(Query(f"train/{user}/{n}", history, history.items[:1]), frozenset({f"{user}0"}))
+
+
+def test_what_is_learned_is_what_was_written_on_the_way_to_the_summary():
+    answers = iter(["likes bolts. And nuts", "likes bolts and lamps", "both."])
+    model = ScriptedModel(lambda prompt: next(answers), in_flight=1, context_tokens=4000)
+    writer = PromptWriter(PromptSettings(), model.count_tokens, 4000)
+    settings = SummarizeSettings(strategy="recurrent", block_items=2)
+    (found,) = sample_summaries([case_of("u", 5)], model, writer, settings, Silent()).values()
+    texts = [(one.text, one.whole) for one in found.texts]
+    assert texts == [("likes bolts.", True), ("likes bolts and lamps", False), ("both.", True)]
+    # A text's prompt is the one that was asked: the second holds the first summary.
+    assert "likes bolts." in found.texts[1].prompt.messages[-1].content
+    assert found.summary.text == "both."
+
+
+def test_a_begun_answer_is_not_learned_again():
+    model = ScriptedModel(lambda prompt: " bolts and nuts. More", context_tokens=4000)
+    prompts = PromptSettings(domain="products", style="worked")
+    writer = PromptWriter(prompts, model.count_tokens, 4000)
+    asked = ([case_of("u", 2)], model, writer, SummarizeSettings(), Silent())
+    (found,) = sample_summaries(*asked).values()
+    (one,) = found.texts
+    assert one.text == " bolts and nuts."
+    assert found.summary.text == f"{one.prompt.begun}{one.text}"
+
+
+def test_one_case_a_user_is_drawn_and_more_of_them_change_none(prepared):
+    cases = Dataset.load(prepared().run.folder).cases("train")
+
+    def drawn(most, seed):
+        return sample_cases(cases, most, seed, one_per_user=True)
+
+    assert len({case.query.history.user for case in drawn(6, 1)}) == 6
+    assert drawn(6, 1) != drawn(6, 2)
+    assert [case for case in drawn(9, 1) if case in drawn(6, 1)] == drawn(6, 1)
+    assert len(sample_cases(cases, 0, 1)) == len(cases)

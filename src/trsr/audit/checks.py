@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trsr.audit import echoes, files, leaks, older, overlap, popularity, shortcuts, texts, whole
+from trsr.audit import echoes, files, leaks, older, overlap, shortcuts, texts, whole
 from trsr.audit.evidence import Check, Evidence
 from trsr.audit.model import model_checks
 from trsr.progress import Progress, Silent
@@ -22,12 +22,11 @@ CHEAP: tuple[Look, ...] = (
     leaks.summary_covers,
     leaks.fitted_later,
     leaks.lists_elsewhere,
-    popularity.popularity,
-    texts.target_in_summary,
-    texts.target_in_prompt,
+    leaks.future_of_others,
     overlap.words_in_summary,
     overlap.words_in_prompt,
     echoes.repeated_examples,
+    echoes.same_for_all,
     texts.alike,
     shortcuts.places,
     shortcuts.shortcuts,

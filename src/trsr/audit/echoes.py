@@ -1,4 +1,4 @@
-"""Checks whether summaries say what the prompts' worked examples say, and nothing that was read."""
+"""Checks of summaries that carry nothing of their user: the prompts' examples, others' texts."""
 
 from __future__ import annotations
 
@@ -39,33 +39,47 @@ def repeated_examples(run: Evidence) -> Check:
     words = Words(reader)
     found: Counter[str] = Counter()
     summaries = repeating = 0
-    for split in SPLITS:
-        for case in reader.cases(split):
-            summary = run.summaries.get(case.query.id)
-            if summary is None or not summary.text:
-                continue
-            items = case.query.history.items[: summary.covers]
-            read = {_stem(word) for item in items for word in words.of(item, told=True)}
-            said = set(folded(summary.text).split()) & own
-            repeated = {word for word in said if _stem(word) not in read}
-            found.update(repeated)
-            summaries += 1
-            repeating += bool(repeated)
+    for case in itertools.chain.from_iterable(map(reader.cases, SPLITS)):
+        summary = run.summaries.get(case.query.id)
+        if summary is None or not summary.text:
+            continue
+        items = case.query.history.items[: summary.covers]
+        read = {word[:ALIKE] for item in items for word in words.of(item, told=True)}
+        said = own.intersection(folded(summary.text).split())
+        repeated = {word for word in said if word[:ALIKE] not in read}
+        found.update(repeated)
+        summaries += 1
+        repeating += bool(repeated)
     if not summaries:
         return Check(NAME, "skipped", "the run has no summaries")
-    share = repeating / summaries
+    numbers = {"share": repeating / summaries, "summaries": summaries}
     seen = f"{counted(repeating, summaries, 'summaries')} say words of an example that no item has"
     if found:
         most = ", ".join(f"{word} ({times:,})" for word, times in found.most_common(5))
         seen = f"{seen}: {most}"
-    numbers = {"share": share, "summaries": summaries}
-    if share < MANY:
+    if repeating / summaries < MANY:
         return Check(NAME, "ok", seen, numbers)
-    advice = (
-        "such words tell nothing of the user; try prompts.style, or a domain file whose examples "
-        "are items as yours are (prompts.domain), and compare by bm25_summary"
-    )
-    return Check(NAME, "warning", f"{seen}; {advice}", numbers)
+    advice = "try prompts.style, or a domain file whose examples are items as yours are"
+    return Check(NAME, "warning", f"{seen}; {advice} (prompts.domain)", numbers)
+
+
+def same_for_all(run: Evidence) -> Check:
+    """Whether summaries are empty, or say of several users the same, word for word."""
+    name = "summaries that tell no user from another"
+    if not run.summaries:
+        return Check(name, "skipped", "the run has no summaries")
+    users: dict[str, set[str]] = {}
+    for summary in run.summaries.values():
+        users.setdefault(folded(summary.text), set()).add(summary.user)
+    texts = [folded(summary.text) for summary in run.summaries.values()]
+    empty = texts.count("")
+    shared = sum(bool(text) and len(users[text]) > 1 for text in texts)
+    numbers = {"empty": empty, "shared": shared, "summaries": len(texts)}
+    seen = f"{empty:,} empty, and {counted(shared, len(texts), 'summaries')} stand for other users"
+    if empty + shared < MANY * len(texts):
+        return Check(name, "ok", f"{seen}, too", numbers)
+    advice = "read some (`trsr show`); try prompts.style, a larger model or other item texts"
+    return Check(name, "warning", f"{seen}, too; {advice}", numbers)
 
 
 def example_words(style: Style) -> frozenset[str]:
@@ -87,7 +101,3 @@ def _answers(turns: tuple[Turn, ...]) -> Iterator[frozenset[str]]:
     for turn in turns[:-1]:
         if turn.role == "assistant":
             yield frozenset(folded(turn.content).split())
-
-
-def _stem(word: str) -> str:
-    return word[:ALIKE]

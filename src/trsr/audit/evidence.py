@@ -109,11 +109,6 @@ class Evidence:
             found |= told_summaries(self.config, self.dataset, split, self.summaries)
         return found
 
-    @property
-    def others_told(self) -> bool:
-        """Whether the prompts tell other users' summaries, as an ablation's control."""
-        return self.config.prompts.summary_of == "another"
-
     @cached_property
     def rankings(self) -> dict[str, Rankings]:
         """The ranked lists by ranker; empty where nothing is ranked yet."""

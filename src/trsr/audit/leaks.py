@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from trsr.audit.evidence import Check, Evidence, State, counted
+from trsr.audit.evidence import Check, Evidence, counted
+
+LATER = 0.01
+"""The share of the fitting data after a test question, above which it is a warning."""
 
 
 def target_in_history(run: Evidence) -> Check:
@@ -14,84 +17,73 @@ def target_in_history(run: Evidence) -> Check:
     name = "target in the history"
     if run.all_cases.is_empty():
         return Check(name, "skipped", "there are no cases")
-    frame = run.all_cases.with_columns(
-        hit=pl.col("items").list.set_intersection("relevant").list.len() > 0
-    )
-    hits = _by_split(frame, "hit")
+    hit = pl.col("items").list.set_intersection("relevant").list.len() > 0
+    found = run.all_cases.group_by("split", maintain_order=True).agg(hit.sum().alias("hits"))
+    hits: dict[str, int] = dict(found.iter_rows())
+    seen = f"in {counted(sum(hits.values()), len(run.all_cases), 'cases')}"
     if not sum(hits.values()):
-        return _twins_in_history(run, name, f"in none of {len(frame):,} cases", hits)
-    seen = counted(sum(hits.values()), len(frame), "cases")
+        return _twins_in_history(run, name, seen, hits)
     if run.config.data.candidates == "given":
-        return Check(name, "warning", f"in {seen}; given lists may hold other met items too", hits)
-    return Check(
-        name,
-        "finding",
-        f"in {seen}: negatives are never met items, so the history gives these answers away; "
-        "prepare with data.drop_repeats = true",
-        hits,
-    )
+        return Check(name, "warning", f"{seen}; given lists may hold other met items too", hits)
+    why = "negatives are never met items, so the history gives these answers away; prepare with "
+    return Check(name, "finding", f"{seen}: {why}data.drop_repeats = true", hits)
 
 
 def _twins_in_history(run: Evidence, name: str, seen: str, hits: dict[str, int]) -> Check:
-    """Whether what is told of a target is told of an item of its history, too."""
+    """Whether what the prompt says of a target it says of an item of its history, too."""
     texts = run.item_texts
-    targets = of_targets = negatives = of_negatives = 0
+    twins = {"twins of targets": 0, "twins of negatives": 0}
+    whole = dict.fromkeys(twins, 0)
     columns = run.frame("test").select("items", "candidates", "relevant")
     for items, candidates, relevant in columns.iter_rows():
         read = {texts[item] for item in items}
         others = set(candidates).difference(relevant, items)
-        targets += len(relevant)
-        of_targets += sum(texts[item] in read for item in relevant)
-        negatives += len(others)
-        of_negatives += sum(texts[item] in read for item in others)
-    numbers = hits | {"twins of targets": of_targets, "twins of negatives": of_negatives}
-    if not of_targets:
-        return Check(name, "ok", seen, numbers)
-    beside = f", and {counted(of_negatives, negatives, 'negatives')}" if negatives else ""
+        for kind, asked in zip(twins, (relevant, others), strict=True):
+            whole[kind] += len(asked)
+            twins[kind] += sum(texts[item] in read for item in asked)
+    targets, negatives = (
+        counted(twins[kind], whole[kind], what)
+        for kind, what in zip(twins, ("test targets", "negatives"), strict=True)
+    )
+    if not twins["twins of targets"]:
+        return Check(name, "ok", seen, hits | twins)
+    why = f"{targets} read as an item of their history does, and {negatives}: to a model that reads"
     return Check(
         name,
         "warning",
-        f"{seen}, but {counted(of_targets, targets, 'test targets')} read as an item of their "
-        f"history does{beside}: to a model that reads texts these are repeats; merge such items",
-        numbers,
+        f"{seen}, but {why} texts these are repeats; merge such items",
+        hits | twins,
     )
 
 
 def candidates_once(run: Evidence) -> Check:
     """Each candidate stands once, and the answer is among them."""
-    name = "candidates, each once"
-    listed = run.all_cases.filter(pl.col("candidates").list.len() > 0)
-    if listed.is_empty():
-        return Check(name, "skipped", _none_listed(run))
-    frame = listed.with_columns(
-        twice=pl.col("candidates").list.n_unique() < pl.col("candidates").list.len(),
-        lacking=pl.col("relevant").list.set_difference("candidates").list.len() > 0,
+    twice = pl.col("candidates").list.n_unique() < pl.col("candidates").list.len()
+    lacking = pl.col("relevant").list.set_difference("candidates").list.len() > 0
+    return _listed(
+        run, "candidates, each once", {"with one twice": twice, "without the answer": lacking}
     )
-    twice, lacking = int(frame["twice"].sum()), int(frame["lacking"].sum())
-    numbers = {"twice": twice, "answer missing": lacking}
-    if twice or lacking:
-        return Check(
-            name,
-            "finding",
-            f"a candidate stands twice in {counted(twice, len(frame), 'cases')}; the answer is not "
-            f"among the candidates of {lacking:,}",
-            numbers,
-        )
-    return Check(name, "ok", f"in all {len(frame):,} cases", numbers)
 
 
 def negatives_met(run: Evidence) -> Check:
     """A negative that the user has met is told apart by the history, or is a positive."""
     name = "negatives in the history"
-    listed = run.all_cases.filter(pl.col("candidates").list.len() > 0)
-    if listed.is_empty():
-        return Check(name, "skipped", _none_listed(run))
     if run.config.data.candidates == "given":
         return Check(name, "skipped", "the candidates are the data's own lists")
     wrong = pl.col("candidates").list.set_difference("relevant").list.set_intersection("items")
-    hits = int(listed.select((wrong.list.len() > 0).sum()).item())
-    state: State = "finding" if hits else "ok"
-    return Check(name, state, f"in {counted(hits, len(listed), 'cases')}", {"cases": hits})
+    return _listed(run, name, {"with a met negative": wrong.list.len() > 0})
+
+
+def _listed(run: Evidence, name: str, faults: dict[str, pl.Expr]) -> Check:
+    """A finding where any case that lists candidates has one of the faults."""
+    cases = run.all_cases.filter(pl.col("candidates").list.len() > 0)
+    if cases.is_empty():
+        whole = "the candidates are the whole catalogue"
+        return Check(name, "skipped", whole if len(run.all_cases) else "there are no cases")
+    hits = {what: int(cases.select(fault.sum()).item()) for what, fault in faults.items()}
+    seen = ", ".join(f"{number:,} {what}" for what, number in hits.items())
+    seen = f"of {len(cases):,} cases {seen}"
+    return Check(name, "finding" if any(hits.values()) else "ok", seen, hits)
 
 
 def summary_covers(run: Evidence) -> Check:
@@ -99,15 +91,8 @@ def summary_covers(run: Evidence) -> Check:
     name = "summaries that saw later events"
     if not run.summaries:
         return Check(name, "skipped", "the run has no summaries")
-    if run.others_told:
-        reason = "the run tells other users' summaries, which have read nothing of the user"
-        return Check(name, "skipped", reason)
-    known = {
-        query: (user, length)
-        for query, user, length in run.all_cases.select(
-            "query", "user", pl.col("items").list.len()
-        ).iter_rows()
-    }
+    columns = run.all_cases.select("query", "user", pl.col("items").list.len())
+    known = {query: (user, length) for query, user, length in columns.iter_rows()}
     past = strange = 0
     for query, summary in run.summaries.items():
         user, length = known.get(query, ("", -1))
@@ -115,14 +100,9 @@ def summary_covers(run: Evidence) -> Check:
         past += user == summary.user and summary.covers > length
     numbers = {"past the history": past, "of another query": strange}
     if past or strange:
-        return Check(
-            name,
-            "finding",
-            f"{counted(past, len(run.summaries), 'summaries')} cover more interactions than the "
-            f"history holds, so they have read the target; {strange:,} belong to no such query or "
-            "to another user",
-            numbers,
-        )
+        seen = f"{counted(past, len(run.summaries), 'summaries')} cover more interactions than the "
+        seen += f"history holds, so they have read the target; {strange:,} are of another query"
+        return Check(name, "finding", seen, numbers)
     return Check(name, "ok", f"none of {len(run.summaries):,}", numbers)
 
 
@@ -164,13 +144,38 @@ def fitted_later(run: Evidence) -> Check:
     return Check(name, "ok", f"none of {len(fitted):,} interactions", numbers)
 
 
-def _none_listed(run: Evidence) -> str:
-    return "the candidates are the whole catalogue" if len(run.all_cases) else "there are no cases"
+def future_of_others(run: Evidence) -> Check:
+    """Leave-last-out lets a ranker be fitted on what others did after the question was asked."""
+    name = "other users' later events"
+    if not run.dataset.timed:
+        return Check(name, "skipped", "the data has no times")
+    asked = run.frame("test").select(last=pl.col("times").list.last())["last"].drop_nulls()
+    fitted = run.dataset.interactions["time"].sort()
+    if asked.is_empty() or fitted.is_empty():
+        return Check(name, "skipped", "there are no test cases, or nothing to fit on")
+    if run.config.data.split == "global_time":
+        # A question is asked when its window opens, not when its history ends.
+        asked = asked.clip(lower_bound=_first_left_out(run))
+    later = 1 - fitted.search_sorted(asked, side="right") / len(fitted)
+    mean = float(str(later.mean()))
+    seen = f"{100 * mean:.1f} % of the fitting data is later than a test question, in the mean"
+    if mean <= LATER:
+        return Check(name, "ok", seen, {"share": mean})
+    return Check(
+        name,
+        "warning",
+        f"{seen}: fitted rankers and popularity know other users' future "
+        f"(data.split = {run.config.data.split}); global_time does not let them",
+        {"share": mean},
+    )
 
 
-def _by_split(frame: pl.DataFrame, column: str) -> dict[str, int]:
-    found = frame.group_by("split", maintain_order=True).agg(pl.col(column).sum())
-    return {split: int(hits) for split, hits in found.iter_rows()}
+def _first_left_out(run: Evidence) -> float | None:
+    """When the first interaction of a test history happened that is not for fitting."""
+    history = run.frame("test").select("user", item="items", time="times").explode("item", "time")
+    known = run.dataset.interactions.select("user", "item", "time")
+    first = history.drop_nulls().join(known, on=["user", "item", "time"], how="anti")["time"].min()
+    return None if first is None else float(str(first))
 
 
 def lists_elsewhere(run: Evidence) -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""Checks of what a summary could tell: does the history before the recent items tell of targets."""
+"""Whether the history before the recent items, which a summary is made of, tells of targets."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import numpy.typing as npt
 import polars as pl
 
 from trsr.audit.evidence import Check, Evidence, State
-from trsr.audit.shortcuts import drawn
-from trsr.audit.texts import cases_named
-from trsr.data import Cases
 from trsr.errors import ConfigError
 from trsr.evaluate.statistics import LEVEL, Difference, compare_columns, holm
 from trsr.rank.blend import Examples, fit_weights
@@ -23,7 +20,7 @@ from trsr.settings import derive_seed
 from trsr.types import Case, Query, RankedList, UserHistory
 
 LOOKED_AT = 1000
-"""Test queries that are looked at, drawn by lot."""
+"""Test queries that are looked at, drawn at random."""
 FEWEST = 50
 """Fewer queries teach no weights."""
 FOLDS = 5
@@ -39,28 +36,24 @@ NAMES = {
 }
 
 Array = npt.NDArray[np.float64]
-Lists = Mapping[str, RankedList]
 
 
 def older_items(run: Evidence) -> Iterator[Check]:
     """Whether older items tell targets from negatives where the recent ones do not.
 
-    A summary is made of items that the prompts do not tell one by one. Two cheap rankers, BM25
-    over the told texts and co-occurrence, are asked with the recent items alone and with all
+    The prompts list the recent items one by one; a summary is made of those before them. Two cheap
+    rankers, BM25 over the texts and co-occurrence, rank by the recent items alone and by all
     before them. What the older ones add is the AUC of the blend of both less that of the recent
-    alone. Where the run has ranked without summaries, the trained model's own scores stand on both
-    sides: what it makes of the recent items no summary need tell. The weights (a conditional
-    logit, as the ranker `blend` has) are learned on other users, fold by fold. That bounds no
-    summary strictly, but it tells how much there is to tell.
+    alone. The weights (a conditional logit, as the ranker `blend` has) are learned on other users,
+    fold by fold. That bounds no summary strictly, but it shows how much there is to tell.
     """
     recent = run.config.prompts.recent
     cases, reason = _longer(run, recent)
-    own = {} if reason else _own(run, cases)
     found: dict[str, tuple[Array, Array]] = {}
     skipped = dict.fromkeys(NAMES, reason) if reason else {}
     for view in () if reason else NAMES:
         try:
-            found[view] = _aucs(_ranker(run, view), cases, recent, own)
+            found[view] = _aucs(_ranker(run, view), cases, recent)
         except ConfigError as error:  # an extra is not installed
             skipped[view] = str(error)
     users = [case.query.history.user for case in cases]
@@ -71,43 +64,40 @@ def older_items(run: Evidence) -> Iterator[Check]:
             yield Check(name, "skipped", skipped[view])
             continue
         base = float(found[view][0].mean())
-        last = "the last item" if recent == 1 else f"the last {recent} items"
-        last = f"{last} and the trained model" if own else last
-        of = f"AUC {base:.3f} by {last} ({len(cases):,} queries)"
-        yield _judged(run, name, of, base, tests[view], corrected[view])
+        yield _judged(run, name, base, tests[view], corrected[view])
 
 
-def _judged(
-    run: Evidence, name: str, of: str, base: float, test: Difference, p: float | None
-) -> Check:
+def _judged(run: Evidence, name: str, base: float, test: Difference, p: float | None) -> Check:
     numbers = {"auc": base, "gain": test.mean, "low": test.low, "high": test.high, "p": p}
     if test.mean is None or test.low is None or test.high is None or p is None:
         return Check(name, "skipped", "all queries are of one user", numbers)
     numbers["queries"] = test.queries
-    seen = f"{of}; those before add {test.mean:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"
-    seen = f"{seen}, p = {p:.2g} (Holm)"
+    recent = run.config.prompts.recent
+    last = "the last item" if recent == 1 else f"the last {recent} items"
+    seen = f"AUC {base:.3f} by {last} ({test.queries:,} queries); those before add "
+    seen += f"{test.mean:+.3f} [{test.low:+.3f}, {test.high:+.3f}], p = {p:.2g} (Holm)"
     if p < LEVEL and test.mean > 0:
         return Check(name, "ok", seen, numbers)
     state: State = "warning" if run.config.summarized else "ok"
+    why = "no gain is shown; more test queries (data.test_cases) would tell more surely"
     if test.high < LITTLE:
         why = "no gain is shown, so there is little for a summary to tell"
-    else:
-        why = "no gain is shown; more test queries (data.test_cases) would tell more surely"
     return Check(name, state, f"{seen}: {why}", numbers)
 
 
 def _longer(run: Evidence, recent: int) -> tuple[list[Case], str]:
-    """Test cases with more history than its recent items, some drawn by lot; or why there are none.
-
-    Where candidates are the whole catalogue some unmet items stand for the negatives.
-    """
+    """Test cases with more history than its recent items, some drawn at random; or why none are."""
+    cases = run.cases["test"].only(pl.col("items").list.len() > recent)
     if not recent:
         return [], "the prompts tell no recent items (prompts.recent), so all are before them"
-    cases = run.cases["test"].only(pl.col("items").list.len() > recent)
+    if cases.full:
+        return [], "the candidates are the whole catalogue; audit a run with sampled candidates"
     names = sorted(cases.frame["query"], key=lambda name: derive_seed(0, "audit older", name))
-    cases = cases.only(cases_named(names[:LOOKED_AT]))
-    found = list(_drawn(run, cases) if cases.full else cases)
-    found = [case for case in found if _decidable(case)]
+    found = [
+        case
+        for case in cases.only(pl.col("query").is_in(names[:LOOKED_AT]))
+        if len(case.relevant) < len(case.query.candidates)
+    ]
     if len(found) < FEWEST:
         return [], (
             f"the prompts tell the last {recent} one by one, and {len(found):,} test queries have "
@@ -116,63 +106,31 @@ def _longer(run: Evidence, recent: int) -> tuple[list[Case], str]:
     return found, ""
 
 
-def _drawn(run: Evidence, cases: Cases) -> Iterator[Case]:
-    catalog = run.dataset.catalog
-    ids = catalog.ids
-    row_of = {item: row for row, item in enumerate(ids)}
-    right = dict(cases.frame.select("query", "relevant").iter_rows())
-    for name, history in cases.histories():
-        relevant = [item for item in right[name] if item in row_of]
-        met = {row_of[item] for item in (*(one.id for one in history.items), *relevant)}
-        shown = (*relevant, *(ids[row] for row in drawn(name, len(ids), met)))
-        yield Case(
-            Query(name, history, tuple(map(catalog.__getitem__, shown))), frozenset(relevant)
-        )
-
-
-def _decidable(case: Case) -> bool:
-    right = sum(item.id in case.relevant for item in case.query.candidates)
-    return 0 < right < len(case.query.candidates)
-
-
-def _own(run: Evidence, cases: Sequence[Case]) -> Lists:
-    """The trained model's lists; none if it was told summaries or has not ranked all candidates."""
-    if run.config.summarized:
-        return {}
-    lists = {one.query: one for one in run.rankings.get("llm", ())}
-    for case in cases:
-        ranked = lists.get(case.query.id)
-        asked = {item.id for item in case.query.candidates}
-        if ranked is None or {entry.item for entry in ranked} != asked:
-            return {}
-    return lists
-
-
 def _ranker(run: Evidence, view: str) -> QueryRanker:
-    """Each item of the asked history counts alike, as in a profile.
+    """Each item of the history counts alike, as in a profile.
 
     Raises:
         ConfigError: If its library is not installed.
     """
     if view == "co-occurrence":
         return ItemKnnRanker(InteractionMatrix(run.dataset.interactions, "item_knn"), SHRINKAGE)
-    told = run.config.prompts
-    texts = {"text_fields": told.fields, "text_words": told.words}
+    prompts = run.config.prompts
+    texts = {"text_fields": prompts.fields, "text_words": prompts.words}
     settings = run.config.rank.model_copy(update=texts)
     return Bm25Ranker(Bm25Index(run.dataset.catalog, settings), 0, 1.0)
 
 
-def _aucs(
-    ranker: QueryRanker, cases: Sequence[Case], recent: int, own: Lists
-) -> tuple[Array, Array]:
+def _aucs(ranker: QueryRanker, cases: Sequence[Case], recent: int) -> tuple[Array, Array]:
     """AUC of each query by the recent items, and by them and those before."""
-    last = _asked(ranker, cases, -recent, None)
-    before = _asked(ranker, cases, 0, -recent)
-    base = [*([own] if own else []), last]
-    return _crossed(cases, base), _crossed(cases, [*base, before])
+    last = _ranked(ranker, cases, -recent, None)
+    before = _ranked(ranker, cases, 0, -recent)
+    examples = Examples.of(cases, [last, before])
+    return _auc(examples, examples.scores[:, :, 0]), _auc(examples, _blended(examples))
 
 
-def _asked(ranker: QueryRanker, cases: Sequence[Case], start: int, end: int | None) -> Lists:
+def _ranked(
+    ranker: QueryRanker, cases: Sequence[Case], start: int, end: int | None
+) -> Mapping[str, RankedList]:
     """The lists by query id, of a part of each history."""
     found = {}
     for case in cases:
@@ -183,14 +141,8 @@ def _asked(ranker: QueryRanker, cases: Sequence[Case], start: int, end: int | No
     return found
 
 
-def _crossed(cases: Sequence[Case], lists: Sequence[Lists]) -> Array:
-    """AUC of each query by the blend of the lists, its weights learned on the other folds' users.
-
-    A single list needs no weight.
-    """
-    examples = Examples.of(cases, lists)
-    if len(lists) == 1:
-        return _auc(examples, examples.scores[:, :, 0])
+def _blended(examples: Examples) -> Array:
+    """The blended scores of all queries, the weights learned on the other folds' users."""
     users = sorted(set(examples.users), key=lambda user: derive_seed(0, "audit folds", user))
     fold_of = {user: place % FOLDS for place, user in enumerate(users)}
     fold = np.array([fold_of[user] for user in examples.users])
@@ -198,7 +150,7 @@ def _crossed(cases: Sequence[Case], lists: Sequence[Lists]) -> Array:
     for n in range(FOLDS):
         if (fold == n).any() and (fold != n).any():
             sums[fold == n] = examples.scores[fold == n] @ fit_weights(examples[fold != n], L2)
-    return _auc(examples, sums)
+    return sums
 
 
 def _auc(examples: Examples, scores: Array) -> Array:

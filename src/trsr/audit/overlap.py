@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 
 import numpy as np
 
@@ -28,15 +27,11 @@ class Words:
     """The words of items, found once an item."""
 
     def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+        self._fields = frozenset(reader.run.config.prompts.fields)
         self._of: dict[tuple[str, bool], frozenset[str]] = {}
 
-    @cached_property
-    def _fields(self) -> frozenset[str]:
-        return frozenset(self._reader.run.config.prompts.fields)
-
     def of(self, item: Item, *, told: bool) -> frozenset[str]:
-        """Of the fields that are told, or of all of them."""
+        """Of the fields that the prompts show, or of all of them."""
         key = item.id, told
         if key not in self._of:
             fields = self._fields if told else frozenset()
@@ -51,7 +46,14 @@ def words_in_summary(run: Evidence) -> Check:
     if not run.summaries:
         return Check(name, "skipped", "the run has no summaries")
     reader = Reader(run)
-    texts = {split: list(_summaries(reader, split)) for split in SPLITS}
+    texts = {
+        split: [
+            (case, case.query.summary.text)
+            for case in reader.cases(split)
+            if case.query.summary is not None and case.query.summary.text
+        ]
+        for split in SPLITS
+    }
     return _check(name, "summaries", reader, texts)
 
 
@@ -60,12 +62,6 @@ def words_in_prompt(run: Evidence) -> Check:
     reader = Reader(run)
     texts = {"test": [(case, reader.shared(case.query)) for case in reader.cases("test")]}
     return _check("words of the target in the prompt", "prompts", reader, texts)
-
-
-def _summaries(reader: Reader, split: str) -> Iterator[tuple[Case, str]]:
-    for case in reader.cases(split):
-        if case.query.summary is not None and case.query.summary.text:
-            yield case, case.query.summary.text
 
 
 def _check(name: str, what: str, reader: Reader, texts: dict[str, list[tuple[Case, str]]]) -> Check:

@@ -1,11 +1,11 @@
-"""`trsr tune-summarizer`: the table of rounds, and what was kept."""
+"""`trsr tune-summarizer`: what was found, and how to use it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from trsr.cli.terminal import err, out, table
+from trsr.cli.terminal import err, out
 from trsr.config import load_config
 from trsr.progress import Progress
 from trsr.tune_summarizer import tune_summarizer
@@ -16,9 +16,8 @@ def tune(config: Path, settings: Sequence[str], folder: Path, progress: Progress
     tuned = tune_summarizer(load_config(config, settings), folder, progress)
     if not tuned.made:
         err.print("tune-summarizer: up to date", markup=False)
-    header, rows = tuned.table()
-    table(header, rows)
-    out.print(tuned.why, markup=False)
-    if tuned.kept:
-        out.print(f"use it: summarize.model.name={tuned.folder}", markup=False)
-    out.print(f"page: {tuned.folder / 'summarizer.md'}", markup=False)
+    lines = [tuned.verdict, f"figures and examples: {tuned.folder / 'summarizer.json'}"]
+    if tuned.found["better"]:
+        lines.append(f"use it: summarize.model.name={tuned.folder}")
+    for line in lines:
+        out.print(line, markup=False)

@@ -67,60 +67,39 @@ class TrainSettings(Settings):
 class TuneSummarizerSettings(Settings):
     """Fine-tuning of the summarizing model on its own best summaries (`trsr tune-summarizer`)."""
 
-    rounds: int = Field(
-        1, ge=1, description="times that summaries are drawn, judged, kept and trained on"
-    )
     users: int = Field(
         200, ge=1, description="training users whose histories are summarized, one case of each"
     )
-    samples: int = Field(8, ge=1, description="summaries drawn of each history in a round")
-    temperature: float = Field(0.8, gt=0, description="the temperature that they are drawn with")
-    top_p: float = Field(0.95, gt=0, le=1, description="the share of the probability drawn from")
-    judge: Literal["auto", "llm", "untuned"] = Field(
-        "auto",
-        description="the model of [model] that judges summaries: llm: with the run's trained "
-        "adapter; untuned: as it came; auto: llm where the run has an adapter",
-    )
-    against: Literal["greedy", "mean"] = Field(
-        "greedy",
-        description="what a user's best sample must beat to be kept: the greedy summary of the "
-        "model as it came, or the mean of the round's samples",
-    )
+    samples: int = Field(8, ge=1, description="summaries sampled of each history")
+    temperature: float = Field(0.8, gt=0, description="the temperature of sampling")
     margin: float = Field(
-        0.05, ge=0, description="by how much, in log-likelihood of the next item (nats)"
+        0.05,
+        ge=0,
+        description="by how much a user's best sample must beat the greedy summary to be learned "
+        "from, in log-likelihood of the next item (nats)",
     )
     valid_cases: int = Field(
-        0, ge=0, description="validation cases that a round is measured on, drawn; 0: all"
+        0, ge=0, description="validation cases that the tuned model is measured on; 0: all"
     )
-    significant: bool = Field(
-        True,
-        description="keep a round only where the validation cases' log-likelihood is "
-        "significantly higher (p below .05, corrected for the rounds); false: where it is higher",
-    )
-    epochs: int = Field(2, ge=1, description="passes over the kept texts")
+    epochs: int = Field(2, ge=1, description="passes over the selected texts")
     learning_rate: float = Field(2e-4, gt=0, description="AdamW's peak rate")
-    warmup_steps: int = Field(5, ge=0, description="steps of rising rate before the linear decay")
     texts_per_step: int = Field(8, ge=1, description="texts an optimizer step")
     rank: int = Field(8, ge=1, description="LoRA rank")
     alpha: int = Field(16, ge=1, description="LoRA alpha")
-    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
     targets: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj"), description="the layers that LoRA adapts"
     )
-    checkpoint_steps: int = Field(25, ge=1, description="steps between resumable states")
-    shown: int = Field(5, ge=0, description="users whose summaries stand on the page")
 
     @property
     def training(self) -> TrainSettings:
-        """The settings of one round's training."""
+        """The settings of the training."""
         return TrainSettings(
             epochs=self.epochs,
             learning_rate=self.learning_rate,
-            warmup_steps=self.warmup_steps,
+            warmup_steps=5,
             cases_per_step=self.texts_per_step,
             rank=self.rank,
             alpha=self.alpha,
-            dropout=self.dropout,
+            dropout=0.0,
             targets=self.targets,
-            checkpoint_steps=self.checkpoint_steps,
         )

@@ -20,10 +20,7 @@ from trsr.train.schedule import Schedule
 from trsr.train.settings import TuneSummarizerSettings
 from trsr.train.start import HUB_IDS, own_world
 
-_TOLD = frozenset(
-    {"epochs", "learning_rate", "warmup_steps", "texts_per_step"}
-    | {"rank", "alpha", "dropout", "targets"}
-)
+_TOLD = frozenset({"epochs", "learning_rate", "texts_per_step", "rank", "alpha", "targets"})
 """Settings that decide about the adapter: a run goes on with the same ones only."""
 
 

@@ -1,10 +1,12 @@
-"""The rounds of tuning: draw summaries, judge them, keep the best, train on them, measure."""
+"""Samples summaries, rewards those that help the ranker, trains on the best, and measures."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,343 +14,318 @@ import numpy as np
 
 from trsr.config import Config
 from trsr.data import Dataset
-from trsr.errors import ConfigError, DataError
-from trsr.llm.base import Sampling
+from trsr.errors import ConfigError, DataError, PromptError, StaleRunError, StoreError
+from trsr.evaluate.comparison import difference_json
+from trsr.evaluate.statistics import LEVEL, compare_columns
 from trsr.llm.settings import ModelSettings
 from trsr.pipeline.artifacts import adapter_of
 from trsr.pipeline.stages import STAGES
-from trsr.pipeline.stair import refuse_stale, versions
+from trsr.pipeline.stair import differences, refuse_stale, versions
 from trsr.progress import Progress, Silent
 from trsr.prompts import load_domain
-from trsr.rank import YesNoRanker
+from trsr.rank import YesNoRanker, rank_what_fits
 from trsr.recommender import judge, open_stored, summary_writer
-from trsr.settings import derive_seed
-from trsr.store.rundir import RunDirectory
+from trsr.settings import derive_seed, digest
+from trsr.store.rundir import RunDirectory, StageRecord
 from trsr.summarize import SILENT
-from trsr.tune_summarizer.judging import judge_summaries, log_likelihood
-from trsr.tune_summarizer.keeping import Kept, best_of, keep
-from trsr.tune_summarizer.page import page
-from trsr.tune_summarizer.result import Round, Tuned, decide, measure
-from trsr.tune_summarizer.samples import (
-    Sample,
-    draw_cases,
-    draw_summaries,
-    draw_users,
-    samplings,
-    without_history,
-)
-from trsr.tune_summarizer.work import Work, locked
-from trsr.types import Case, RankedList
+from trsr.train.examples import Written
+from trsr.tune_summarizer.sampling import Sample, sample_cases, sample_summaries
+from trsr.types import Case, Query, RankedList
 
 COMMAND = "tune-summarizer"
+RESULT = "summarizer.json"
 READ = ("items.parquet", "cases.train.parquet", "cases.valid.parquet")
-"""The files of the run that are read, with the adapter where it judges: no test case is."""
+"""The files of the run that are read, beside the adapter: no test case is."""
 
-TRAINED = frozenset({"transformers", "openvino"})
-"""Backends that read weights which can be trained."""
+GREEDY, TOP_P = {"temperature": 0.0}, 0.95
+EXAMPLES = 5
+"""Validation users whose summaries before and after stand in the result, to be read."""
 
 
-def tune_summarizer(config: Config, out: Path | str, progress: Progress | None = None) -> Tuned:
+@dataclass(frozen=True)
+class TunedSummarizer:
+    """What tuning found.
+
+    Attributes:
+        folder: The output folder; it holds a model where `found["better"]`.
+        found: What `summarizer.json` holds. `better`: whether the tuned model is significantly
+            better; `users` whose samples could be ranked with, `selected` of them learned from;
+            `spread`: the standard deviation of a user's rewards, mean over users. Where something
+            was selected: `texts`, `steps`, first and last of the `losses`; `measured`: the mean
+            rewards of validation users, `untuned` and `tuned`, with their paired difference as
+            `difference_json`; `examples` of their summaries.
+        made: Whether work was done, or all was there.
+    """
+
+    folder: Path
+    found: Mapping[str, Any]
+    made: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """In one sentence, whether the model is kept, and why."""
+        if "measured" not in self.found:
+            return "no sample beat its user's greedy summary: nothing was trained"
+        gain, p = (self.found["measured"][name] for name in ("difference", "p"))
+        kept = "better" if self.found["better"] else "not significantly better, none is kept"
+        sure = "" if p is None else f", p = {p:.2g}"
+        return (
+            f"the tuned summarizer is {kept}: log-likelihood of validation users' next items "
+            f"{gain or 0.0:+.3f} nats{sure}"
+        )
+
+
+def tune_summarizer(
+    config: Config, out: Path | str, progress: Progress | None = None
+) -> TunedSummarizer:
     """Fine-tunes the summarizing model on those of its own summaries that tell what comes next.
 
-    Each round draws several summaries of training users' histories, with the strategy and the
-    prompts of `summarize`; takes as a summary's worth the log-likelihood of the user's next item
-    among its negatives, as the ranking model sees it when told that summary; and trains a LoRA
-    adapter, from the untuned model on, on what led to each user's best one, where that is better
-    enough. This is expert iteration (Anthony et al. 2017; for language models: STaR, Zelikman et
-    al. 2022, and ReST-EM, Singh et al. 2024) with the ranker's likelihood as the reward. After
-    each round the greedy summaries of validation users are compared with the untuned model's.
-
-    A call that was stopped goes on where it was.
+    It samples several summaries of training users' histories, with the strategy and the prompts
+    of `summarize`. A summary's reward is the log-likelihood of the user's next item among its
+    negatives, as the ranking model scores them with that summary in the prompt. A LoRA adapter
+    learns what led to each user's best sample, where that beats the greedy summary by `margin`.
+    This is one step of expert iteration (Anthony et al. 2017; for language models STaR, Zelikman
+    et al. 2022, and ReST-EM, Singh et al. 2024). Greedy summaries of validation users are then
+    compared with the untuned model's. A stopped call goes on where it was.
 
     Args:
-        config: All settings; the run directory holds the prepared data.
-        out: The folder of the result. Where a round is kept, any backend opens it as a model, and
-            `adapter/` holds the same in PEFT's format. `summarizer.json` and `summarizer.md` say
-            what was found; `kept.jsonl` holds the texts that were learned.
-        progress: Told how far the work is.
+        config: All settings; the run directory holds the prepared data. Where it holds a trained
+            adapter, that one ranks; else the ranking model as it came.
+        out: The folder of the result. Where the tuned model is better, any backend opens it as a
+            model, and `adapter/` holds the same in PEFT's format. `summarizer.json` has the
+            figures and some summaries before and after.
+        progress: Shows how far the work is.
 
     Raises:
         ConfigError: If the settings leave nothing to tune.
-        DataError: If there are no training or validation cases.
+        DataError: If there are no training or validation cases, or no history to summarize.
         ModelError: If a model cannot be loaded or fails.
         StaleRunError: If the run lacks a stage, or `out` was begun with other settings.
-        StoreError: If a folder cannot be read or written, or another process is at it.
+        StoreError: If a folder cannot be read or written, or another process writes it.
     """
     _refuse(config)
-    run = RunDirectory(config.run.folder)
-    adapter = _judging_adapter(config, run)
-    cases = _cases(config, Dataset.load(run.folder))
-    folder = Path(out).absolute()
-    with locked(folder):
-        work = Work(folder, _meaning(config, run, adapter))
-        done = work.done()
-        if done is not None:
-            return Tuned.from_json(folder, done)
-        tuner = _Tuner(config, cases, adapter, work, progress or Silent())
-        began = time.perf_counter()
-        found = tuner.run()
-        rounds = [round_ for round_, _ in found]
-        tuned = decide(folder, rounds, significant=config.tune_summarizer.significant)
-        value = {
-            **tuned.to_json(),
-            "judge": "untuned" if adapter is None else "llm",
-            "seconds": round(time.perf_counter() - began, 1),
-            "seed": config.run.seed,
-            "versions": versions(),
-        }
-        _, kept = found[tuned.kept - 1]  # where none is kept, the last round's are shown
-        work.finish(tuned.kept, value, page(tuned, kept, config))
-    return tuned
+    run, output = RunDirectory(config.run.folder), RunDirectory(Path(out).absolute())
+    adapter = adapter_of(run)
+    names = ("prepare", "train") if adapter else ("prepare",)
+    refuse_stale([stage for stage in STAGES if stage.name in names], config, run, COMMAND)
+    dataset, settings, seed = Dataset.load(run.folder), config.tune_summarizer, config.run.seed
+    train = sample_cases(dataset.cases("train"), settings.users, seed, one_per_user=True)
+    valid = sample_cases(dataset.cases("valid"), settings.valid_cases, seed)
+    if not train or not valid:
+        raise DataError(
+            f"{COMMAND}: the run has no {'validation' if train else 'training'} cases; lower "
+            "data.min_history, or choose a data.split that makes some"
+        )
+    meaning = _meaning(config, run, adapter)
+    with output.locked("--out FOLDER"):
+        if not _is_done(output, meaning):
+            tuner = _Tuner(config, train, valid, adapter, output, progress or Silent())
+            return TunedSummarizer(output.folder, tuner.run(meaning))
+    return TunedSummarizer(output.folder, json.loads((output / RESULT).read_text("utf-8")), False)
 
 
 def _refuse(config: Config) -> None:
     """Raises ConfigError with every setting that leaves nothing to tune."""
-    mistakes = []
-    if config.summarize.strategy in SILENT:
-        mistakes.append(
-            f"summarize.strategy: {config.summarize.strategy} asks no model; choose another one"
-        )
-    if not config.prompts.use_summary:
-        mistakes.append("prompts.use_summary: the judge must be told the summary; set it to true")
-    if config.prompts.summary_of != "own":
-        mistakes.append("prompts.summary_of: a text is judged by its own user; set it to own")
-    if config.summarize.samples > 1:
-        mistakes.append("summarize.samples: the texts are drawn here; set it to 1")
-    if config.summarizer.backend not in TRAINED:
-        mistakes.append(
-            f"summarize.model.backend: {config.summarizer.backend} has no weights here that could "
-            f"be trained; use {' or '.join(sorted(TRAINED))}"
-        )
+    strategy, backend = config.summarize.strategy, config.summarizer.backend
+    rules = (
+        (strategy in SILENT, f"summarize.strategy: {strategy} asks no model; choose another one"),
+        (not config.prompts.use_summary, "prompts.use_summary: the ranker must read the summary"),
+        (config.prompts.summary_of != "own", "prompts.summary_of: must be own"),
+        (config.summarize.samples > 1, "summarize.samples: tuning samples itself; set it to 1"),
+        (
+            backend not in ("transformers", "openvino"),
+            f"summarize.model.backend: {backend} has no weights here; use transformers",
+        ),
+    )
+    mistakes = [f"\n  {text}" for wrong, text in rules if wrong]
     if mistakes:
-        told = "".join(f"\n  {one}" for one in mistakes)
-        raise ConfigError(f"{COMMAND}: there is nothing to tune{told}")
-
-
-def _judging_adapter(config: Config, run: RunDirectory) -> Path | None:
-    """The adapter of the judge; None for the model as it came."""
-    wanted = config.tune_summarizer.judge
-    found = None if wanted == "untuned" else adapter_of(run)
-    if wanted == "llm" and found is None:
-        raise ConfigError(
-            f"tune_summarizer.judge: {run.folder} has no trained adapter; give `trsr train` first, "
-            "or set it to untuned"
-        )
-    names = ("prepare",) if found is None else ("prepare", "train")
-    stages = [stage for stage in STAGES if stage.name in names]
-    refuse_stale(stages, config, run, COMMAND)
-    return found
-
-
-def _cases(config: Config, dataset: Dataset) -> tuple[list[Case], list[Case]]:
-    """The training and validation cases, drawn."""
-    told, seed = config.tune_summarizer, config.run.seed
-    train = draw_users(dataset.cases("train"), told.users, seed)
-    valid = draw_cases(dataset.cases("valid"), told.valid_cases, seed)
-    for kind, cases in (("training", train), ("validation", valid)):
-        if not cases:
-            raise DataError(
-                f"{COMMAND}: the run has no {kind} cases; lower data.min_history, or choose a "
-                "data.split that makes some"
-            )
-    return train, valid
+        raise ConfigError(f"{COMMAND}: there is nothing to tune{''.join(mistakes)}")
 
 
 def _meaning(config: Config, run: RunDirectory, adapter: Path | None) -> dict[str, Any]:
     """What the result depends on, as plain values."""
-    return {
-        "tune_summarizer": config.tune_summarizer.model_dump(
-            mode="json", exclude={"checkpoint_steps"}
-        ),
+    value = {
+        "tune_summarizer": config.tune_summarizer.model_dump(mode="json"),
         "summarize": config.summarize.model_dump(mode="json", exclude={"model"}),
         "summarizer": config.summarizer.meaning(),
         "prompts": config.prompts.model_dump(mode="json", exclude={"summary_of"}),
         "words": load_domain(config.prompts.domain).digest(config.prompts.style),
-        "judge": config.model.meaning() | {"scorer": config.model.scorer},
+        "ranker": config.model.meaning() | {"scorer": config.model.scorer},
         "read": run.hashes([*READ, *(["adapter"] if adapter else [])]),
-        "run": {"seed": config.run.seed},
+        "seed": config.run.seed,
     }
+    return dict(json.loads(json.dumps(value)))
 
 
+def _is_done(output: RunDirectory, meaning: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this very result; refuses one that holds something else."""
+    record = output.records().get(COMMAND)
+    if record is None:
+        if any(path.name not in (".lock", ".work") for path in output.folder.iterdir()):
+            raise StoreError(f"{output.folder}: is not empty; choose another --out")
+        return False
+    changed = differences(record.settings, meaning)
+    if changed:
+        raise StaleRunError(
+            f"{output.folder} was made with other settings: {'; '.join(changed)}; choose "
+            "another --out, remove it, or go back to those settings"
+        )
+    return not output.faults(record)
+
+
+@dataclass
 class _Tuner:
-    """Makes the rounds.
+    """Does the work; a model is opened for one step of it, so that a device need not hold two.
 
-    Models are opened for one step of a round and let go after it, so that a device need not hold
-    two at once.
+    A later call finds texts and scores in the output store, the rest in the workspace.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        cases: tuple[list[Case], list[Case]],
-        adapter: Path | None,
-        work: Work,
-        progress: Progress,
-    ) -> None:
-        self.config = config
-        self.settings = config.tune_summarizer
-        self.adapter = adapter
-        self.work = work
-        self.progress = progress
-        self.greedy = config.summarize.sampling.model_copy(update={"temperature": 0.0})
-        self.train, self.valid = cases
+    config: Config
+    train: list[Case]
+    valid: list[Case]
+    adapter: Path | None
+    output: RunDirectory
+    progress: Progress
 
-    def run(self) -> list[tuple[Round, dict[str, Kept]]]:
-        """All rounds with the samples kept so far; a round that finds none better is the last."""
-        rounds: list[tuple[Round, dict[str, Kept]]] = []
-        for number in range(1, self.settings.rounds + 1):
-            found = self.work.round(number)
-            if found is None:
-                found = self._round(number, rounds[-1][1] if rounds else {})
-                self.work.finish_round(*found)
-            rounds.append(found)
-            if not found[0].measured:
-                break
-        return rounds
+    def run(self, meaning: Mapping[str, Any]) -> dict[str, Any]:
+        work = self.output.workspace(f"{COMMAND}/{digest(dict(meaning))}")
+        # The store and the backends know a model by its folder's name and files: called as the
+        # output folder is, the result is the very model that was measured.
+        model = work / "model" / self.output.folder.name
+        selected, found = self._select()
+        if selected:
+            found |= self._fit([text for one in selected for text in one.texts], work, model)
+            found |= self._measure(model)
+        with self.output.writing(COMMAND) as folder:
+            if found["better"]:
+                shutil.copytree(model, folder, dirs_exist_ok=True)
+                shutil.copytree(work / "adapter", folder / "adapter")
+            (folder / RESULT).write_text(json.dumps(found, indent=1, ensure_ascii=False), "utf-8")
+            info = {"versions": versions()}
+            self.output.publish(COMMAND, folder, StageRecord(meaning, {}, {}, info))
+        return found
 
-    def _round(self, number: int, earlier: Mapping[str, Kept]) -> tuple[Round, dict[str, Kept]]:
-        began = time.perf_counter()
-        facts, now = self._keep(number)
-        kept = best_of(earlier, now)
-        gains = [one.log_likelihood - one.reference for one in kept.values()]
-        facts |= {"kept": len(kept), "gain": float(np.mean(gains)) if gains else None}
-        # without anything new, training would give the last round's model once more
-        if kept == dict(earlier):
-            return Round(number, seconds=_since(began), **facts), kept
-        facts |= self._train(number, kept)
-        facts |= self._measure(number)
-        return Round(number, seconds=_since(began), **facts), kept
-
-    def _keep(self, number: int) -> tuple[dict[str, Any], dict[str, Kept]]:
-        """Draws and judges a round's samples: figures, and the best samples by query."""
-        told, title = self.settings, f"round {number}"
-        (greedy,) = self._summaries(0, self.train, [self.greedy], f"{title} greedy summaries")
+    def _select(self) -> tuple[list[Sample], dict[str, Any]]:
+        """The best sample of each user whose one is better enough, and figures."""
+        settings, seed = self.config.tune_summarizer, self.config.run.seed
+        (greedy,) = self._summaries(self.train, [GREEDY], "greedy summaries")
         cases = [case for case in self.train if greedy[case.query.id].summary.sources]
-        if without_history(list(greedy.values())) == len(self.train):
+        if not cases:
             raise DataError(
                 f"{COMMAND}: no history holds a block to summarize; lower summarize.block_items, "
                 "or set summarize.last_block to true"
             )
-        drawn = samplings(
-            self.greedy,
-            self.config.run.seed,
-            number,
-            told.samples,
-            temperature=told.temperature,
-            top_p=told.top_p,
-        )
-        samples = self._summaries(number - 1, cases, drawn, f"{title} samples")
-        judged = self._judged(cases, [greedy, *samples], f"{title} judgements")
-        found, spreads = {}, []
-        for case in cases:
-            query = case.query.id
-            if query not in judged[0]:
-                continue  # a prompt too long for the judge, whatever the summary
-            before, *own = (log_likelihood(one[query], case.relevant) for one in judged)
-            spreads.append(float(np.std(own)))
-            best = keep(
-                query,
-                [one[query] for one in samples],
-                own,
-                reference=before if told.against == "greedy" else float(np.mean(own)),
-                margin=told.margin,
-                greedy=greedy[query].summary.text,
-            )
-            if best is not None:
-                found[query] = best
-        spread = float(np.mean(spreads)) if spreads else 0.0
-        return {"users": len(spreads), "spread": spread}, found
+        drawn = {"temperature": settings.temperature, "top_p": TOP_P}
+        seeds = [derive_seed(seed, COMMAND, f"sample {n}") for n in range(settings.samples)]
+        samplings = [drawn | {"seed": one} for one in seeds]
+        samples = self._summaries(cases, samplings, "samples")
+        rewards = self._rewards(cases, [greedy, *samples], "rewards of samples")
+        selected = []
+        for query, (greedy_reward, *own) in rewards.items():
+            best = samples[int(np.argmax(own))][query]
+            if max(own) - greedy_reward > settings.margin and best.summary.text and best.texts:
+                selected.append(best)
+        spread = float(np.mean([np.std(own[1:]) for own in rewards.values()])) if rewards else 0.0
+        counts = {"users": len(rewards), "selected": len(selected), "spread": spread}
+        return selected, {"better": False, **counts}
 
-    def _train(self, number: int, kept: Mapping[str, Kept]) -> dict[str, Any]:
+    def _fit(self, texts: list[Written], work: Path, model: Path) -> dict[str, Any]:
+        """Trains the adapter, and writes the model that it makes."""
         from trsr.llm.merge import write_merged
         from trsr.train.written import train_written
 
-        place, model = self.work.place(number), self.work.model(number)
-        texts = [text for one in kept.values() for text in one.written]
         base = self.config.summarizer.model_copy(update={"backend": "transformers"})
         result = train_written(
             texts,
             model=base,
-            settings=self.settings,
-            seed=derive_seed(self.config.run.seed, "tune_summarizer", f"round {number}"),
-            out=place / "adapter",
-            state=place / "state",
+            settings=self.config.tune_summarizer,
+            seed=derive_seed(self.config.run.seed, "tune_summarizer"),
+            out=work / "adapter",
+            state=work / "state",
             progress=self.progress,
         )
         if not model.is_dir():
-            fresh = place / "merging"
+            fresh = work / "merging"
             shutil.rmtree(fresh, ignore_errors=True)
-            write_merged(base, place / "adapter", fresh)
+            write_merged(base, work / "adapter", fresh)
             model.parent.mkdir(exist_ok=True)
             fresh.rename(model)
         losses = [result.losses[0], result.losses[-1]]
         return {"texts": len(texts), "steps": result.steps, "losses": losses}
 
-    def _measure(self, number: int) -> dict[str, Any]:
-        """Compares the validation users' greedy summaries, and picks some to show."""
-        title = f"round {number} validation"
-        (before,) = self._summaries(0, self.valid, [self.greedy], f"{title} summaries, untuned")
-        (after,) = self._summaries(number, self.valid, [self.greedy], f"{title} summaries")
-        untuned, tuned = self._judged(self.valid, [before, after], f"{title} judgements")
-        shown: list[dict[str, Any]] = []
-        for case in draw_order(self.valid, self.config.run.seed):
-            query = case.query.id
-            if query in untuned and query in tuned and len(shown) < self.settings.shown:
-                likelihoods = [
-                    log_likelihood(one[query], case.relevant) for one in (untuned, tuned)
-                ]
-                shown.append(
-                    {
-                        "query": query,
-                        "untuned": before[query].summary.text,
-                        "tuned": after[query].summary.text,
-                        "difference": likelihoods[1] - likelihoods[0],
-                    }
-                )
-        return {"measured": measure(self.valid, untuned, tuned), "shown": shown}
+    def _measure(self, model: Path) -> dict[str, Any]:
+        """Compares greedy summaries of the validation users, and takes some to be read."""
+        changed = {"name": str(model), "revision": None}
+        tuned = self.config.summarizer.model_copy(update=changed)
+        (old,) = self._summaries(self.valid, [GREEDY], "validation summaries, untuned")
+        (new,) = self._summaries(self.valid, [GREEDY], "validation summaries, tuned", tuned)
+        rewards = self._rewards(self.valid, [old, new], "rewards of validation summaries")
+        users = [case.query.history.user for case in self.valid if case.query.id in rewards]
+        table = np.array(list(rewards.values())).reshape(-1, 2)
+        (found,) = compare_columns(table[:, 1:] - table[:, :1], users)
+        means = dict(zip(("untuned", "tuned"), table.mean(axis=0).tolist(), strict=True))
+        examples = [
+            {"query": query, "untuned": old[query].summary.text, "tuned": new[query].summary.text}
+            for query in sorted(old, key=lambda query: derive_seed(0, "examples", query))[:EXAMPLES]
+        ]
+        return {
+            "better": found.p is not None and found.p < LEVEL and (found.mean or 0.0) > 0,
+            "measured": means | difference_json(found),
+            "examples": examples,
+        }
 
     def _summaries(
-        self, tuned: int, cases: Sequence[Case], drawn: Sequence[Sampling], unit: str
+        self,
+        cases: Sequence[Case],
+        samplings: Sequence[Mapping[str, Any]],
+        unit: str,
+        model: ModelSettings | None = None,
     ) -> list[dict[str, Sample]]:
-        """Summaries by the model of a round (0: the untuned one), once with each sampling."""
-        config = self.config
-        model = open_stored(config, self._model(tuned))
-        writer = summary_writer(config, model)
-        self.progress.begin(len(cases) * len(drawn), unit)
-        return [
-            draw_summaries(
-                ((case.query.id, case.query.history) for case in cases),
-                model=model,
-                writer=writer,
-                settings=config.summarize.model_copy(update={"sampling": sampling}),
-                progress=self.progress,
-            )
-            for sampling in drawn
-        ]
+        """Summaries by the summarizing model or another one, once with each sampling."""
+        opened = open_stored(self.config, model or self.config.summarizer)
+        writer, settings = summary_writer(self.config, opened), self.config.summarize
+        self.progress.begin(len(cases) * len(samplings), unit)
+        found = []
+        for own in samplings:
+            sampling = settings.sampling.model_copy(update=dict(own))
+            asked = settings.model_copy(update={"sampling": sampling})
+            found.append(sample_summaries(cases, opened, writer, asked, self.progress))
+        return found
 
-    def _model(self, tuned: int) -> ModelSettings:
-        if not tuned:
-            return self.config.summarizer
-        changed = {"name": str(self.work.model(tuned)), "revision": None}
-        return self.config.summarizer.model_copy(update=changed)
-
-    def _judged(
+    def _rewards(
         self, cases: Sequence[Case], samples: Sequence[Mapping[str, Sample]], unit: str
-    ) -> list[dict[str, RankedList]]:
-        """The judge's lists, for each table of samples by query."""
-        model, writer = judge(self.config, self.adapter)
-        ranker = YesNoRanker(model, writer, self.config.rank.queries_per_batch)
+    ) -> dict[str, list[float]]:
+        """By query the reward of each of its samples; what does not fit a prompt is left out."""
+        ranker = YesNoRanker(*judge(self.config, self.adapter), self.config.rank.queries_per_batch)
         self.progress.begin(len(cases) * len(samples), unit)
-        summaries = [{query: one.summary for query, one in table.items()} for table in samples]
-        return judge_summaries(ranker, cases, summaries, self.progress)
+        asked: dict[str, Case] = {}
+
+        def queries() -> Iterator[Query]:
+            # All of one user's stand together: their prompts begin alike up to the summary.
+            for case in cases:
+                for place, table in enumerate(samples):
+                    name = f"{case.query.id} with summary {place}"
+                    asked[name] = case
+                    summary = table[case.query.id].summary
+                    yield dataclasses.replace(case.query, id=name, summary=summary)
+
+        def skipped(query: Query, error: PromptError) -> None:
+            self.progress.advance(1, "a prompt does not fit")
+
+        found: dict[str, list[float]] = {}
+        for ranked in rank_what_fits(ranker, queries(), skipped):
+            case = asked[ranked.query]
+            found.setdefault(case.query.id, []).append(log_likelihood(ranked, case.relevant))
+            self.progress.advance()
+        return {query: own for query, own in found.items() if len(own) == len(samples)}
 
 
-def draw_order(cases: Sequence[Case], seed: int) -> list[Case]:
-    """The cases in an order by lot: what is shown is not chosen."""
-    return sorted(
-        cases, key=lambda case: derive_seed(seed, "tune_summarizer", "shown", case.query.id)
-    )
+def log_likelihood(ranked: RankedList, relevant: frozenset[str]) -> float:
+    """The log-probability (nats) of the relevant item in a softmax over all candidates' scores.
 
-
-def _since(began: float) -> float:
-    return round(time.perf_counter() - began, 1)
+    At most 0; −log(candidates) where all score the same. Several relevant ones count their mean.
+    """
+    scores = np.array([entry.score for entry in ranked])
+    highest = float(scores.max())
+    total = highest + float(np.log(np.exp(scores - highest).sum()))
+    return float(np.mean([entry.score - total for entry in ranked if entry.item in relevant]))

@@ -1,0 +1,7 @@
+"""Maps work over shards, each done exactly once, by local processes now and clusters later."""
+
+from trsr.engine.base import Done, Engine, Resources, Shard, Work
+from trsr.engine.local import LocalEngine
+from trsr.engine.locks import exclusive
+
+__all__ = ["Done", "Engine", "LocalEngine", "Resources", "Shard", "Work", "exclusive"]

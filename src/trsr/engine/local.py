@@ -1,0 +1,282 @@
+"""Does shards in processes of this machine; several calls may share the same ones."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, Generic
+
+from trsr.engine.base import Done, Resources, S, Work
+from trsr.engine.locks import POLL, attempt, failed_at, note_failure
+from trsr.machine import cores
+from trsr.progress import Progress, Silent
+
+ATTEMPTS = 2
+"""Times that a shard is begun whose process is killed; one that takes too much memory always is."""
+
+EVERY = 0.2
+"""Seconds between two notes of a worker."""
+
+THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
+"""What says to the libraries that compute how many threads to use."""
+
+DEVICES = "CUDA_VISIBLE_DEVICES"
+
+
+class LocalEngine:
+    """Does shards in this process, or in several that it starts.
+
+    Args:
+        folder: Holds locks and notes of failures. Calls with one folder share their shards, on
+            machines that share the folder too.
+        progress: Its notes say what each worker is at; steps are the caller's.
+    """
+
+    def __init__(self, folder: Path, progress: Progress | None = None) -> None:
+        self._folder = folder
+        self._progress = progress or Silent()
+
+    def map(
+        self, work: Work[S], shards: Sequence[S], resources: Resources | None = None
+    ) -> Generator[Done[S]]:
+        """As `Engine.map`; what another call is doing is waited for."""
+        resources = resources or Resources()
+        before = {shard.key: failed_at(self._folder, shard.key) for shard in shards}
+        workers = min(resources.workers, len(shards))
+        if workers <= 1:
+            yield from self._here(work, shards, before)
+            return
+        pool = _Pool(self._folder, work, before, self._progress)
+        pool.todo.extend(shards)
+        with contextlib.closing(pool.run(shares(workers, resources.devices))) as results:
+            yield from results
+
+    def _here(
+        self, work: Work[S], shards: Sequence[S], before: Mapping[str, int | None]
+    ) -> Iterator[Done[S]]:
+        todo, passed_over = deque(shards), 0
+        while todo:
+            shard = todo.popleft()
+            done = attempt(self._folder, work, shard, before[shard.key], self._progress)
+            if done is not None:
+                passed_over = 0
+                yield done
+                continue
+            todo.append(shard)
+            passed_over += 1
+            if passed_over == len(todo):
+                self._progress.advance(0, f"waits for another process: {shard.name}")
+                time.sleep(POLL)
+                passed_over = 0
+
+
+@dataclass(frozen=True)
+class Share:
+    """A worker's part of the machine.
+
+    Attributes:
+        cores: The cores that it may use; empty where the system cannot keep it to some.
+        environment: What tells libraries of it. Threads that the user has set stay as they are.
+    """
+
+    cores: tuple[int, ...]
+    environment: Mapping[str, str]
+
+
+def shares(workers: int, devices: Sequence[str]) -> list[Share]:
+    """Each worker's part; where there are more workers than cores or GPUs, some share.
+
+    Args:
+        workers: How many.
+        devices: The GPUs, by the names that CUDA knows them by.
+    """
+    each = max(1, cores() // workers)
+    threads = {name: str(each) for name in THREADS if name not in os.environ}
+    found = []
+    for place in range(workers):
+        own: tuple[int, ...] = ()
+        if hasattr(os, "sched_getaffinity"):
+            mine = sorted(os.sched_getaffinity(0))
+            own = tuple(mine[(place * each + one) % len(mine)] for one in range(each))
+        device = {DEVICES: devices[place % len(devices)]} if devices else {}
+        found.append(Share(own, threads | device))
+    return found
+
+
+class _Pool(Generic[S]):
+    """Hands shards to workers, and gives those of killed ones to others."""
+
+    def __init__(
+        self,
+        folder: Path,
+        work: Work[S],
+        before: Mapping[str, int | None],
+        progress: Progress,
+    ) -> None:
+        self.todo: deque[S] = deque()
+        self._folder, self._work, self._before, self._progress = folder, work, before, progress
+        self._elsewhere: list[S] = []
+        self._begun: Counter[str] = Counter()
+
+    def run(self, parts: Sequence[Share]) -> Generator[Done[S]]:
+        workers: list[_Worker[S]] = [_Worker(self._folder, self._work, part) for part in parts]
+        try:
+            while self.todo or self._elsewhere or any(worker.shard for worker in workers):
+                for worker in workers:
+                    if worker.shard is None and self.todo:
+                        self._give(worker)
+                busy = [worker for worker in workers if worker.shard is not None]
+                limit = POLL if self._elsewhere else None
+                ready = wait([worker.connection for worker in busy], limit) if busy else []
+                for worker in busy:
+                    done = self._heard(worker, workers) if worker.connection in ready else None
+                    if done is not None:
+                        yield done
+                if not busy:  # other processes are at all that is left
+                    time.sleep(POLL)
+                if not self.todo:
+                    self.todo.extend(self._elsewhere)
+                    self._elsewhere.clear()
+        finally:
+            for worker in workers:
+                worker.stop()
+
+    def _give(self, worker: _Worker[S]) -> None:
+        shard = self.todo.popleft()
+        self._begun[shard.key] += 1
+        worker.begin(shard, self._before[shard.key])
+
+    def _heard(self, worker: _Worker[S], workers: Sequence[_Worker[S]]) -> Done[S] | None:
+        """Takes in what a worker says; what became of its shard, where that is known now."""
+        shard = worker.shard
+        if shard is None:
+            return None
+        try:
+            said = worker.connection.recv()
+        except (EOFError, OSError):
+            return self._killed(worker, shard)
+        if isinstance(said, str):
+            worker.note = said
+            self._progress.advance(0, " · ".join(one.note for one in workers if one.note))
+            return None
+        worker.shard, worker.note = None, ""
+        if said is None:
+            self._begun[shard.key] -= 1
+            self._elsewhere.append(shard)
+            return None
+        done: Done[S] = dataclasses.replace(said, shard=shard)
+        return done
+
+    def _killed(self, worker: _Worker[S], shard: S) -> Done[S] | None:
+        how = worker.stop()
+        if self._begun[shard.key] < ATTEMPTS:
+            self.todo.append(shard)
+            return None
+        cause = f"its process {how}; if memory is short, use fewer processes"
+        note_failure(self._folder, shard.key, cause)
+        return Done(shard, error=cause)
+
+
+class _Worker(Generic[S]):
+    """A process that does one shard after the other; started when the first one is given."""
+
+    connection: Connection[Any, Any]
+
+    def __init__(self, folder: Path, work: Work[S], share: Share) -> None:
+        self._folder, self._work, self._share = folder, work, share
+        self._process: SpawnProcess | None = None
+        self.shard: S | None = None
+        self.note = ""
+
+    def begin(self, shard: S, before: int | None) -> None:
+        if self._process is None:
+            context = multiprocessing.get_context("spawn")
+            self.connection, theirs = context.Pipe()
+            process = context.Process(
+                target=_work_on, args=(theirs, self._folder, self._work, self._share.cores)
+            )
+            with _environment(self._share.environment):
+                process.start()
+            theirs.close()  # so that the worker's death ends the connection
+            self._process = process
+        self.shard = shard
+        with contextlib.suppress(OSError):  # it died meanwhile, as the next look will tell
+            self.connection.send((shard, before))
+
+    def stop(self) -> str:
+        """Ends the process, and says how it ended; what its shard has done stays."""
+        process, self._process, self.shard, self.note = self._process, None, None, ""
+        if process is None:
+            return ""
+        self.connection.close()
+        process.join(POLL) if process.exitcode is None else None
+        process.terminate()
+        process.join()
+        code = process.exitcode or 0
+        return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Changes this process's environment, which one that starts now inherits."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _work_on(
+    connection: Connection[Any, Any], folder: Path, work: Work[S], own: Sequence[int]
+) -> None:
+    """A worker's life: shards in, what became of them out."""
+    if own:
+        os.sched_setaffinity(0, own)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.dup2(2, 1)  # what libraries print is no output of the command
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            shard, before = connection.recv()
+            connection.send(attempt(folder, work, shard, before, _Notes(connection)))
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the parent was killed: work must not go on unseen."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class _Notes:
+    """A worker's progress, sent to the parent now and then."""
+
+    def __init__(self, connection: Connection[Any, Any]) -> None:
+        self._connection = connection
+        self._sent = 0.0
+
+    def begin(self, total: int | None, unit: str) -> None:
+        """The parent counts shards, not steps."""
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        now = time.monotonic()
+        if note and now - self._sent >= EVERY:
+            self._sent = now
+            self._connection.send(note)

@@ -1,0 +1,108 @@
+"""Locks that die with their owner, and notes of failures, in a folder that all processes share."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import filelock
+
+from trsr.engine.base import Done, S, Work
+from trsr.errors import TrsrError
+from trsr.progress import Progress
+from trsr.store.rundir import explained, write_atomic
+
+POLL = 0.5
+"""Seconds between two looks at a lock that another process holds."""
+
+
+@contextlib.contextmanager
+def exclusive(
+    folder: Path, key: str, waits: Callable[[], None] | None = None
+) -> Iterator[filelock.BaseFileLock]:
+    """Lets one process at a time do what has this key; the others wait for it.
+
+    The system releases a killed process's lock.
+
+    Args:
+        folder: What all processes share; its disk must keep file locks.
+        key: Of the work.
+        waits: Called once where another process is at it.
+    """
+    lock = _lock(folder, key)
+    if not _acquired(lock):
+        if waits is not None:
+            waits()
+        while not _acquired(lock):
+            time.sleep(POLL)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def attempt(
+    folder: Path, work: Work[S], shard: S, before: int | None, progress: Progress
+) -> Done[S] | None:
+    """Does a shard, unless it is done; None while another process is at it.
+
+    Args:
+        folder: Of the locks.
+        work: What to do.
+        shard: Of what.
+        before: `failed_at` when the call began: a failure since is another process's, and final.
+        progress: Of the work.
+    """
+    lock = _lock(folder, shard.key)
+    if not _acquired(lock):
+        return None
+    try:
+        if shard.is_done():
+            return Done(shard, made=False)
+        if failed_at(folder, shard.key) not in (None, before):
+            return Done(shard, error=_note(folder, shard.key).read_text("utf-8"), made=False)
+        value = work(shard, progress)
+        _note(folder, shard.key).unlink(missing_ok=True)
+        return Done(shard, value)
+    except Exception as error:  # the other shards go on, whatever is wrong with this one
+        cause = str(error) if isinstance(error, TrsrError) else f"{type(error).__name__}: {error}"
+        note_failure(folder, shard.key, cause)
+        return Done(shard, error=cause, trace=traceback.format_exc())
+    finally:
+        lock.release()
+
+
+def failed_at(folder: Path, key: str) -> int | None:
+    """When a failure of this shard was last noted; None where none is."""
+    try:
+        return _note(folder, key).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def note_failure(folder: Path, key: str, cause: str) -> None:
+    """Tells other processes that a shard failed, so that they do not try it, too."""
+    with contextlib.suppress(OSError):  # this process reports it in any case
+        write_atomic(_note(folder, key), cause)
+
+
+def _note(folder: Path, key: str) -> Path:
+    return folder / f"{key}.failed"
+
+
+def _lock(folder: Path, key: str) -> filelock.BaseFileLock:
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    # Lock files stay: to remove one that another process is about to lock would part the two.
+    return filelock.FileLock(folder / f"{key}.lock", timeout=0)
+
+
+def _acquired(lock: filelock.BaseFileLock) -> bool:
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return False
+    return True
