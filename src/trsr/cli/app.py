@@ -321,9 +321,9 @@ def _run(config: Path, settings: list[str] | None, stages: tuple[str, ...]) -> N
     loaded = load_config(config, settings or [])
     for name in stages:
         with Bar(name) as bar:
-            outcome = run_stage(loaded, name, bar)
+            outcome = run_stage(loaded, name, bar, alone=len(stages) == 1)
         if not outcome.made:
-            err.print(f"{name}: up to date", markup=False)
+            err.print(f"{name}: {outcome.why}", markup=False)
             continue
         if outcome.why != "not made yet":
             err.print(f"{name}: made again, {outcome.why}", markup=False)

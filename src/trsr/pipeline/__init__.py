@@ -36,6 +36,8 @@ def run_stage(
     name: str,
     progress: Progress | None = None,
     donors: Sequence[RunDirectory] = (),
+    *,
+    alone: bool = False,
 ) -> Outcome:
     """Does one stage in the run directory, unless what it made before still holds.
 
@@ -45,17 +47,19 @@ def run_stage(
         progress: Told how far the work is.
         donors: Other runs: a stage that one of them has made with the same settings and inputs is
             copied.
+        alone: Whether this stage alone was asked for: then files made elsewhere that are in its
+            place are an error; else they are taken as they are.
 
     Raises:
         StaleRunError: If an earlier stage is missing or was made with other settings.
-        StoreError: If the run directory cannot be written, is a kept copy, or another process
-            writes it.
+        StoreError: If trsr has not made a file that the stage writes, or the run directory cannot
+            be written, is a kept copy, or another process writes it.
     """
     directory = RunDirectory(config.run.folder)
     refuse_kept(directory.folder)
     with directory.locked():
         directory.write_text("config.toml", config.to_toml())
-        return advance(STAGES, name, config, directory, progress or Silent(), donors)
+        return advance(STAGES, name, config, directory, progress or Silent(), donors, alone=alone)
 
 
 def is_finished(config: Config) -> bool:
@@ -88,24 +92,24 @@ def run(config: Config, bars: Bars = lambda stage: Silent()) -> Iterator[Outcome
 
 def run_prepare(config: Config, progress: Progress | None = None) -> Outcome:
     """Reads, filters and splits the data, and draws the candidates."""
-    return run_stage(config, "prepare", progress)
+    return run_stage(config, "prepare", progress, alone=True)
 
 
 def run_summarize(config: Config, progress: Progress | None = None) -> Outcome:
     """Summarizes the histories of all cases that a later stage reads."""
-    return run_stage(config, "summarize", progress)
+    return run_stage(config, "summarize", progress, alone=True)
 
 
 def run_train(config: Config, progress: Progress | None = None) -> Outcome:
     """Fine-tunes the model on the training cases."""
-    return run_stage(config, "train", progress)
+    return run_stage(config, "train", progress, alone=True)
 
 
 def run_rank(config: Config, progress: Progress | None = None) -> Outcome:
     """Orders the candidates of the test queries with every ranker."""
-    return run_stage(config, "rank", progress)
+    return run_stage(config, "rank", progress, alone=True)
 
 
 def run_evaluate(config: Config, progress: Progress | None = None) -> Outcome:
     """Computes the metrics and writes the reports."""
-    return run_stage(config, "evaluate", progress)
+    return run_stage(config, "evaluate", progress, alone=True)

@@ -18,7 +18,8 @@ from trsr.errors import DataError, StaleRunError, StoreError
 from trsr.evaluate.metrics import parse_metric
 from trsr.pipeline.artifacts import cases_file
 from trsr.settings import digest
-from trsr.store.rundir import MANIFEST, PLACE, RunDirectory, hash_file
+from trsr.store.files import hash_file
+from trsr.store.rundir import MANIFEST, PLACE, RunDirectory
 
 VALUES = "per_query.parquet"
 FIXED = ("ranker", "query", "user", "history", "candidates", "tied", "missing")

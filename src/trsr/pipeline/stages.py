@@ -268,6 +268,7 @@ STAGES = (
         ("items.parquet", "interactions.parquet", *CASES),
         data_settings,
         _prepare,
+        writes_more=("prepare.json",),
     ),
     Stage(
         "summarize",
@@ -292,6 +293,7 @@ STAGES = (
         rank_settings,
         rank_candidates,
         _rank_reads,
+        writes_more=(PROPOSALS,),
     ),
     Stage(
         "evaluate",
@@ -300,6 +302,10 @@ STAGES = (
         evaluate_settings,
         _evaluate,
         _evaluate_reads,
+        writes_more=(
+            *("report.html", "report.md", "table.tex", "per_query.parquet"),
+            *("qrels.trec", "run.*.trec"),
+        ),
         unread=(SOURCE,),
         last=True,
     ),

@@ -22,7 +22,8 @@ from trsr.errors import StoreError, TrsrError
 from trsr.markdown import without_paths
 from trsr.pipeline.finished import KEPT, REPORT, VALUES, is_kept, kept_name
 from trsr.results.runs import Run, open_run
-from trsr.store.rundir import MANIFEST, StageRecord, explained, hash_file, write_atomic
+from trsr.store.files import hash_file
+from trsr.store.rundir import MANIFEST, StageRecord, explained, write_atomic
 
 SWEEP, SWEEP_PAGE, ERROR = "sweep.json", "sweep.md", "error.txt"
 INTO = "--into"
