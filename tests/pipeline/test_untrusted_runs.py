@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
+import polars as pl
 import pytest
 from pipeline_data import write_data
 
 from trsr.config import load_config
-from trsr.errors import StoreError
+from trsr.errors import StoreError, TrsrError
 from trsr.pipeline import is_finished, run, run_stage
 from trsr.store.rundir import RunDirectory
 
@@ -175,3 +176,66 @@ def test_a_run_is_for_its_user_alone(config):
     list(run(config))
     for path in (folder, *folder.rglob("*"), config.run.outputs):
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+def _put(folder, name, change):
+    path = folder / name
+    change(pl.read_parquet(path)).write_parquet(path)
+
+
+SUMMARIES = "summaries.test.parquet"
+
+
+def test_summaries_with_columns_in_another_order_are_read_as_they_are_named(config):
+    _put(config.run.folder, SUMMARIES, lambda frame: frame.select(reversed(frame.columns)))
+    before = pl.read_parquet(config.run.folder / "rankings.parquet")
+    assert [one.stage for one in run(config) if one.made] == ["rank", "evaluate"]
+    assert pl.read_parquet(config.run.folder / "rankings.parquet").equals(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            SUMMARIES,
+            lambda f: f.with_columns(user=pl.lit("u")),
+            r"query test/\S+ is of user u, and",
+        ),
+        (
+            SUMMARIES,
+            lambda f: f.with_columns(covers=99),
+            "query .* covers 99 interactions, and the",
+        ),
+        (SUMMARIES, lambda f: f.rename({"text": "summary"}), "there is no column text, but"),
+        (
+            SUMMARIES,
+            lambda f: f.with_columns(query=pl.format("x{}", "query")),
+            "no summary for any of the 8 test queries, but 8 of others, such as x",
+        ),
+        (
+            "cases.test.parquet",
+            lambda f: f.with_columns(items=pl.lit(["ghost"])),
+            "query test/.* (names the item ghost, which is not in items|: .*shorter)",
+        ),
+        ("items.parquet", lambda f: pl.concat([f, f]), "two rows for id"),
+        ("items.parquet", lambda f: f.head(2), "names the item .*, which is not in items.parquet"),
+        (
+            "interactions.parquet",
+            lambda f: f.with_columns(time=pl.lit(None, pl.Float64)),
+            "the column time has an empty value in row 1",
+        ),
+    ],
+)
+def test_files_put_into_a_run_that_do_not_fit_are_told(config, name, change, message):
+    _put(config.run.folder, name, change)
+    with pytest.raises(TrsrError, match=message) as told:
+        list(run(config))
+    assert name in str(told.value)
+
+
+def test_queries_without_a_summary_are_counted_and_told(config):
+    _put(config.run.folder, SUMMARIES, lambda frame: frame.head(5))
+    outcomes = {one.stage: one for one in run(config)}
+    assert outcomes["rank"].info["queries_without_summary"] == 3
+    report = json.loads((config.run.folder / "report.json").read_text())
+    assert any(note.startswith("3 of 8 queries have no summary") for note in report["notes"])

@@ -12,10 +12,11 @@ import polars as pl
 
 from trsr.config import Config
 from trsr.data import Cases, Catalog
-from trsr.errors import ConfigError, DataError, StoreError
+from trsr.errors import ConfigError, DataError
 from trsr.evaluate.report import Estimate
 from trsr.evaluate.table import number
 from trsr.rank import Ranker, checked, top
+from trsr.store.tables import read_table
 from trsr.types import Query, Summary
 
 PROPOSALS = "proposals.parquet"
@@ -94,10 +95,8 @@ def read_proposals(path: Path) -> dict[str, list[str]]:
     Raises:
         StoreError: If the file is damaged.
     """
-    try:
-        found = pl.read_parquet(path, glob=False).select("query", "items")
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise StoreError(f"{path}: is damaged ({error}); give `trsr rank` again") from error
+    columns = {"query": pl.String(), "items": pl.List(pl.String())}
+    found = read_table(path, columns, again="give `trsr rank` again")
     return dict(found.iter_rows())
 
 

@@ -25,7 +25,7 @@ from trsr.pipeline.artifacts import (
     SUMMARIES,
     SUMMARY_COLUMNS,
     cases_file,
-    read_summaries,
+    run_summaries,
     summaries_file,
 )
 from trsr.pipeline.beforehand import check_prepared
@@ -144,7 +144,7 @@ def _train(job: Job) -> dict[str, Any]:
     told = config.prompts.use_summary  # untold, a summary must not part a user's cases either
     used = config.train.validate_steps
     splits = ("train", "valid") if used else ("train",)
-    summaries = read_summaries(job.run.folder, splits) if told else {}
+    summaries, fit = run_summaries(dataset, splits if told else (), needed=config.summarized)
     valid = list(told_cases(config, dataset, "valid", summaries)) if used else []
     prior = training_prior(config, dataset, job.progress)
     writers: list[PromptWriter] = []
@@ -173,7 +173,7 @@ def _train(job: Job) -> dict[str, Any]:
         progress=job.progress,
         prior=prior.added if prior else None,
     )
-    info = dataclasses.asdict(result) | {"prompts": writers[0].digest}
+    info = dataclasses.asdict(result) | {"prompts": writers[0].digest} | fit.to_json()
     if prior:
         prior.prior.write(job.out / "adapter")
         info["prior"] = dict(prior.info)
@@ -204,6 +204,7 @@ _ELSEWHERE = (
     "lists that were made elsewhere (rank.lists). What they were fitted and chosen on, and whether "
     "they knew the answers, is not known here."
 )
+_UNSUMMARIZED = "they are ranked without; `trsr summarize` writes them."
 _UNTIMED = (
     "popular_recent: the data has no times, so places in users' histories stand for them; its "
     "window is one of places, and says little of what was popular when."
@@ -255,7 +256,11 @@ def _evaluate(job: Job) -> dict[str, Any]:
     notes += [Note(f"{name}: {_ELSEWHERE}", serious=True) for name in config.rank.elsewhere]
     told = learning_notes(job.run.records(), config.rank.used)
     report = report.noted([*notes, *(Note(text, serious=True) for text in told)])
-    summaries = read_summaries(job.run.folder, (config.rank.split,))
+    needed = config.reads_summary(config.rank.used)
+    summaries, fit = run_summaries(dataset, (config.rank.split,), needed=needed)
+    if fit.without:
+        text = f"{fit.without:,} of {len(cases):,} queries have no summary: {_UNSUMMARIZED}"
+        report = report.noted([Note(text, serious=True)])
     done = [stage.name for stage in STAGES if stage.work is not _evaluate]
     write_pages(job, report, dataset, summaries, rankings, done, first)
     return {"queries": report.queries}
