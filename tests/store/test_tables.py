@@ -41,7 +41,10 @@ def test_columns_go_by_name_and_by_what_their_values_are(tmp_path, frame):
     ("frame", "message"),
     [
         (GOOD.drop("covers"), "there is no column covers, but query, sources"),
-        (GOOD.with_columns(covers=pl.Series([1.0, 2.5])), r"covers holds Float64, 2\.5 for query b,"),
+        (
+            GOOD.with_columns(covers=pl.Series([1.0, 2.5])),
+            r"covers holds Float64, 2\.5 for query b,",
+        ),
         (GOOD.with_columns(covers=pl.Series(["1", "x"])), "'x' for query b, which cannot be read"),
         (GOOD.with_columns(covers=pl.Series([None, 1])), "covers has an empty value for query a"),
         (GOOD.with_columns(sources=pl.Series([["x"], [None]])), "sources has an empty .* query b"),

@@ -151,8 +151,7 @@ class Cases:
                 f"items.parquet; {_AGAIN}"
             ) from error
         except ValueError as error:
-            what = str(error).removeprefix(f"query {query}: ")
-            raise DataError(f"{self._source}: query {query}: {what}; {_AGAIN}") from error
+            raise DataError(f"{self._source}: query {query}: {error}; {_AGAIN}") from error
 
     def _history(self, user: str, items: list[str], times: list[float]) -> UserHistory:
         pairs = zip(items, times, strict=True)

@@ -17,6 +17,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO
@@ -238,18 +239,43 @@ def writing_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _temporary(path: Path, private: bool) -> Iterator[tuple[int, Path]]:
-    """A new file beside another one, open; it takes the other's place, or goes on an error."""
-    temporary = path.with_name(f".{path.name}.new")
-    remove(temporary)  # of a kill, or a link that somebody has laid there
-    mode = FILE_MODE if private else 0o666
-    handle = os.open(temporary, _NEW | getattr(os, "O_BINARY", 0), mode)
+    """A new file beside another one, open; it takes the other's place, or goes on an error.
+
+    Its name is its own, so that of two writers of one file the last wins and none fails.
+    """
+    # made anew (O_EXCL, O_NOFOLLOW), with 0600
+    handle, name = tempfile.mkstemp(_UNFINISHED, f".{path.name}.", path.parent)
+    temporary = Path(name)
     try:
+        if not private:
+            os.chmod(temporary, 0o666 & ~_umask())
         yield handle, temporary
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+_UNFINISHED = ".new"
+"""Ends the names of files that are being written."""
+
+
+@functools.cache
+def _umask() -> int:
+    """What the user takes from the mode of new files; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def drop_unfinished(folder: Path) -> None:
+    """Removes from a folder what writers have left there that were killed long ago."""
+    long_ago = time.time() - 3600
+    for path in listed(folder, f".*{_UNFINISHED}"):
+        with contextlib.suppress(OSError):
+            if os.lstat(path).st_mtime < long_ago:
+                remove(path)
 
 
 def write_bytes(path: Path, content: bytes, *, private: bool = True) -> None:

@@ -93,6 +93,7 @@ class RunDirectory:
                     f"another one with {place}"
                 ) from error
         try:
+            files.drop_unfinished(self.folder)
             yield
         finally:
             lock.release()
