@@ -19,6 +19,7 @@ from trsr.errors import ConfigError
 from trsr.mistakes import conflicts, wrong_names
 from trsr.plugins import near
 from trsr.rooms import Config, RunSettings
+from trsr.store import files
 from trsr.store.rundir import RunDirectory
 
 __all__ = [
@@ -111,7 +112,7 @@ def sweep_recipes() -> dict[str, Path]:
 
 def _shipped() -> dict[str, Path]:
     folder = Path(__file__).parent / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: path for path in files.listed(folder, "*.toml")}
 
 
 def _is_sweep(path: Path) -> bool:
@@ -120,9 +121,9 @@ def _is_sweep(path: Path) -> bool:
 
 def find_config(path: Path) -> Path:
     """A configuration file: a path, a run's folder, or a recipe that comes with trsr by name."""
-    if path.is_file():
+    if files.is_file(path):
         return Path(os.path.abspath(path))
-    if path.is_dir() and (path / "config.toml").is_file():
+    if files.is_folder(path) and files.is_file(path / "config.toml"):
         return Path(os.path.abspath(path / "config.toml"))
     known = recipes()
     if path.stem in known and path.parent.name in ("", "recipes"):
@@ -139,7 +140,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: If it cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(files.read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     except UnicodeDecodeError as error:
@@ -177,7 +178,7 @@ def _stay(values: dict[str, Any], folder: Path) -> None:
     before, outputs = run.get("folder"), run.get("outputs")
     run["folder"] = str(folder)
     # beside the run by default: a store that was moved with it is beside it still
-    if before and outputs == str(_outputs_beside(str(before))) and not Path(outputs).exists():
+    if before and outputs == str(_outputs_beside(str(before))) and not files.exists(Path(outputs)):
         del run["outputs"]
 
 

@@ -58,7 +58,7 @@ def run_stage(
     directory = RunDirectory(config.run.folder)
     refuse_kept(directory.folder)
     with directory.locked():
-        directory.write_text("config.toml", config.to_toml())
+        directory.write_config(config.to_toml())
         return advance(STAGES, name, config, directory, progress or Silent(), donors, alone=alone)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from trsr.errors import DataError, StaleRunError, StoreError
 from trsr.evaluate.metrics import parse_metric
 from trsr.pipeline.artifacts import cases_file
 from trsr.settings import digest
+from trsr.store import files
 from trsr.store.files import hash_file
 from trsr.store.rundir import MANIFEST, PLACE, RunDirectory
 
@@ -68,7 +68,7 @@ class FinishedRun:
         """
         path = self.folder / REPORT
         try:
-            found = json.loads(path.read_text("utf-8"))
+            found = files.read_json(path)
         except OSError as error:
             raise StoreError(f"{path}: no report; give `trsr evaluate` first") from error
         except ValueError:
@@ -184,7 +184,7 @@ class FinishedRun:
     def _settings(self) -> dict[str, Any]:
         path = self.folder / "config.toml"
         try:
-            found: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+            found: dict[str, Any] = tomllib.loads(files.read_text(path))
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise StoreError(f"{path}: the run's settings cannot be read ({error})") from error
         return found
@@ -215,7 +215,7 @@ class FinishedRun:
                 f"{self.folder}: {', '.join(stopped)} was stopped before its end; give "
                 f"`trsr run {self.folder}` again"
             )
-        if not (self.folder / VALUES).is_file():
+        if not files.is_file(self.folder / VALUES):
             raise StoreError(_lacking(self.folder, VALUES))
         if is_kept(self.folder):
             self._check_copy()
@@ -247,10 +247,10 @@ class FinishedRun:
     def _check_copy(self) -> None:
         """Holds a copy to what `trsr keep` wrote; an older trsr did not note that."""
         path = self.folder / MANIFEST
-        noted = json.loads(path.read_text("utf-8")).get(KEPT) if path.is_file() else None
+        noted = files.read_json(path).get(KEPT) if files.is_file(path) else None
         for name, known in (noted if isinstance(noted, dict) else {}).items():
             file = self.folder / Path(name).name
-            if not file.is_file() or hash_file(file) != known:
+            if not files.is_file(file) or hash_file(file) != known:
                 raise StaleRunError(
                     f"{file}: is not the file that `trsr keep` wrote (its SHA-256 is not that of "
                     f"{MANIFEST}); {self._again}"
@@ -301,7 +301,7 @@ def is_kept(folder: Path) -> bool:
     A run whose manifest tells of files of its own is none, whatever somebody wrote in its report.
     """
     try:
-        said = bool(json.loads((folder / REPORT).read_text("utf-8")).get(KEPT))
+        said = bool(files.read_json(folder / REPORT).get(KEPT))
     except (OSError, ValueError, AttributeError):
         return False
     return said and not any(one.files for one in RunDirectory(folder).records().values())
@@ -331,16 +331,16 @@ def need_folder(folder: Path) -> None:
     Raises:
         StoreError: Saying what it is.
     """
-    if folder.is_dir():
+    if files.is_folder(folder):
         return
-    if folder.exists():
+    if files.exists(folder):
         raise StoreError(f"{folder}: is a file and not a run directory; leave it out")
     raise StoreError(f"{folder}: there is no such run directory")
 
 
 def _lacking(folder: Path, name: str) -> str:
     """What to say of a file that is not there."""
-    if (folder / "config.toml").is_file() or (folder / MANIFEST).is_file():
+    if files.is_file(folder / "config.toml") or files.is_file(folder / MANIFEST):
         return f"{folder / name}: there is no such file; give `trsr run {folder}` first"
     return (
         f"{folder}: is not a run directory, as there is no {name} in it; name one that `trsr run` "
@@ -366,10 +366,10 @@ def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
         StoreError: If it is not there, is damaged, or lacks a column.
     """
     need_folder(path.parent)
-    if not path.is_file():
+    if not files.is_file(path):
         raise StoreError(_lacking(path.parent, path.name))
     try:
-        frame = pl.read_parquet(path, glob=False)
+        frame = files.read_parquet(path)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise StoreError(f"{path}: is damaged ({error}); give `trsr run` again") from error
     missing = [name for name in columns if name not in frame.columns]

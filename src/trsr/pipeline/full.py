@@ -16,6 +16,7 @@ from trsr.errors import ConfigError, DataError
 from trsr.evaluate.report import Estimate
 from trsr.evaluate.table import number
 from trsr.rank import Ranker, checked, top
+from trsr.store import files
 from trsr.store.tables import read_table
 from trsr.types import Query, Summary
 
@@ -65,7 +66,7 @@ class FirstStage:
         """Writes what was proposed."""
         found = self._proposals()
         schema = {"query": pl.String(), "items": pl.List(pl.String())}
-        pl.DataFrame([list(found), list(found.values())], schema=schema).write_parquet(path)
+        files.write_parquet(pl.DataFrame([list(found), list(found.values())], schema=schema), path)
 
     def _proposals(self) -> dict[str, list[str]]:
         if self._made is None:
@@ -107,7 +108,7 @@ def first_stage_report(path: Path, cases: Cases, config: Config) -> dict[str, An
         DataError: If the file's queries are not the cases.
         StoreError: If the file is damaged.
     """
-    if not path.exists() or not cases.full:
+    if not files.exists(path) or not cases.full:
         return None
     proposed = read_proposals(path)
     found = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
@@ -50,6 +49,7 @@ from trsr.prompts import PromptWriter
 from trsr.rank import YesNoRanker, rank_what_fits, read_rankings
 from trsr.rank.settings import JUDGES, SUMMARY_ALONE
 from trsr.recommender import judge_writer, open_stored, summary_writer
+from trsr.store import files
 from trsr.summarize import summarize
 from trsr.train import guess_loss, train
 from trsr.types import Summary
@@ -68,9 +68,7 @@ def located(settings: DataSettings) -> DataSettings:
 def _prepare(job: Job) -> dict[str, Any]:
     settings = located(job.config.data)
     report = prepare(settings, job.out, seed=data_seed(job.config), progress=job.progress)
-    (job.out / "prepare.json").write_text(
-        json.dumps({"counts": report.counts, "lines": report.lines()}, indent=1), "utf-8"
-    )
+    files.write_json(job.out / "prepare.json", {"counts": report.counts, "lines": report.lines()})
     shown = ("users", "items", "interactions", "cases_train", "cases_valid", "cases_test")
     return {key: report.counts.get(key, 0) for key in shown} | {"counts": report.counts}
 
@@ -111,7 +109,7 @@ def _summarize(job: Job) -> dict[str, Any]:
         queries = tables[split].frame["query"] if split in tables else ()
         own = {query: found[query] for query in queries if query in found}
         frame = _summary_frame(own, ends=config.summarize.block_tokens > 0)
-        frame.write_parquet(job.out / summaries_file(split))
+        files.write_parquet(frame, job.out / summaries_file(split))
     words = [len(one.text.split(" ")) for one in found.values()]
     return info | {"summaries": len(words), "words_mean": fmean(words) if words else 0}
 

@@ -37,8 +37,8 @@ _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something, also a link that leads nowhere."""
-    return os.path.lexists(path)
+    """Whether there is a file or folder, behind a link too; not so where that leads nowhere."""
+    return os.path.exists(path)
 
 
 def is_file(path: Path) -> bool:
@@ -228,6 +228,16 @@ def writing(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
+def writing_text(path: Path) -> Iterator[TextIO]:
+    """As `writing`, for text in UTF-8, its line ends as they are."""
+    with writing(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=False)
+        yield text
+        text.flush()
+        text.detach()
+
+
+@contextlib.contextmanager
 def writing_path(path: Path) -> Iterator[Path]:
     """As `writing`, for libraries that write to a path of the local disk."""
     make_folder(path.parent)
@@ -317,6 +327,12 @@ def open_append(path: Path) -> TextIO:
     """
     handle = os.open(path, _APPEND, FILE_MODE)
     return open(handle, "a", encoding="utf-8")
+
+
+def open_update(path: Path) -> io.BufferedRandom:
+    """Opens a file that is there to write within it: for scratch files, not whole or nothing."""
+    _refuse_special(path)
+    return open(path, "r+b")
 
 
 def sync(path: Path) -> None:

@@ -29,6 +29,7 @@ from trsr.store.files import hash_file
 from trsr.store.whole import readable
 
 MANIFEST = "manifest.json"
+CONFIG = "config.toml"
 WORK = ".work"
 """Holds, in a run's folder, what unfinished stages need to go on."""
 
@@ -142,20 +143,26 @@ class RunDirectory:
         return [
             path.name
             for path, known in paths
-            if not _there(path) or (hash_file(path) != known and not readable(path))
+            if not files.exists(path) or (hash_file(path) != known and not readable(path))
         ]
 
     def altered(self, record: StageRecord) -> list[str]:
         """The files of a finished stage that are there, and not as it wrote them."""
         paths = ((self.folder / name, known) for name, known in record.files.items())
-        return [path.name for path, known in paths if _there(path) and hash_file(path) != known]
+        return [
+            path.name for path, known in paths if files.exists(path) and hash_file(path) != known
+        ]
 
     def hashes(self, names: Sequence[str]) -> dict[str, str]:
         """The files' SHA-256 as they are now, by name; files that do not exist are left out.
 
         A file that somebody put in the place of a stage's own is thus seen by the stages below.
         """
-        return {name: hash_file(self.folder / name) for name in names if _there(self.folder / name)}
+        return {
+            name: hash_file(self.folder / name)
+            for name in names
+            if files.exists(self.folder / name)
+        }
 
     def foreign(self, stage: str, writes: Collection[str]) -> list[str]:
         """Files that a stage would replace and that trsr has not made.
@@ -174,7 +181,7 @@ class RunDirectory:
         there = [
             path
             for path in files.listed(self.folder)
-            if is_among(path.name, writes) and _there(path)
+            if is_among(path.name, writes) and files.exists(path)
         ]
         other = (path for path in there if hash_file(path) != known.get(path.name))
         return [path.name for path in other if readable(path)]
@@ -268,10 +275,10 @@ class RunDirectory:
             if not files.exists(output / name):
                 files.remove(self.folder / name)
 
-    def write_text(self, name: str, text: str) -> None:
-        """Writes a small file whole or not at all."""
+    def write_config(self, text: str) -> None:
+        """Writes the settings as they were resolved."""
         with explained(self.folder):
-            files.write_text(self.folder / name, text)
+            files.write_text(self.folder / CONFIG, text)
 
     def _write_manifest(
         self, records: Mapping[str, StageRecord], unfinished: Sequence[str]
@@ -308,11 +315,6 @@ def _refuse_paths(manifest: Path, stage: str, names: Collection[object]) -> None
 def is_among(name: str, patterns: Collection[str]) -> bool:
     """Whether a name is one of these; `*` stands for any letters."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _there(path: Path) -> bool:
-    """Whether there is something to read; not so behind a link that leads nowhere."""
-    return files.is_file(path) or files.is_folder(path)
 
 
 @contextlib.contextmanager
