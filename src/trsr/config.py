@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from trsr.errors import ConfigError
+from trsr.methods import DEFAULT, METHODS
 from trsr.mistakes import conflicts, wrong_names
 from trsr.plugins import near
 from trsr.rooms import Config, RunSettings
@@ -85,9 +86,16 @@ def load_config(
 def check_config(values: Mapping[str, Any], source: str = "settings") -> Config:
     """Makes a `Config` of plain values.
 
+    Args:
+        values: What is said; the rest is the method's, else the defaults.
+        source: Where it is said, as a message names it.
+
     Raises:
         ConfigError: Listing every mistake, one a line.
     """
+    method = values.get("method", DEFAULT)
+    if method in METHODS.names():  # else it is among the wrong names
+        values = METHODS.load(method).fill(values)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -213,7 +221,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     """Applies one `section.key=value`; the value is TOML, or else plain text."""
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
-    if not equals or len(keys) < 2 or not all(keys):
+    if not equals or (len(keys) < 2 and keys != ["method"]) or not all(keys):
         raise ConfigError(f"{override!r} is not a setting: write section.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from trsr.data.settings import LISTLESS, READERS
 from trsr.errors import TrsrError
 from trsr.llm.settings import BACKENDS
+from trsr.methods import DEFAULT, METHODS
 from trsr.plugins import near
 from trsr.rank.settings import JUDGES, RANKERS, SUMMARY_ALONE, TRAINED
 from trsr.rooms import Config
@@ -18,6 +19,7 @@ def wrong_names(config: Config) -> Iterator[str]:
     """Names of parts, metrics and domains that do not exist."""
     prior = [config.train.prior] if config.train.prior else []
     named = [
+        ("method", "method", METHODS.names(), [config.method]),
         ("data.reader", "reader", READERS.names(), [config.data.reader]),
         ("summarize.strategy", "strategy", STRATEGIES.names(), [config.summarize.strategy]),
         ("model.backend", "model backend", BACKENDS.names(), [config.model.backend]),
@@ -53,6 +55,7 @@ def wrong_names(config: Config) -> Iterator[str]:
 
 def conflicts(config: Config) -> Iterator[str]:
     """Settings that contradict each other, which no single room can see."""
+    yield from _stages_wanted(config)
     if not config.data.dataset and config.data.interactions is None:
         yield "data.interactions: name the interactions' file or folder (or data.dataset)"
     for name in sorted(TRAINED & set(config.rank.used)) if config.train.epochs == 0 else ():
@@ -171,4 +174,21 @@ def _broken_chain(config: Config) -> Iterator[str]:
             "prompts.layout: chain needs histories that begin alike; set data.history_step to "
             f"{config.summarize.block_items} (summarize.block_items) or a multiple of it, or "
             "data.max_history to 0"
+        )
+
+
+def _stages_wanted(config: Config) -> Iterator[str]:
+    """What is asked that no stage of the method makes."""
+    if config.method not in METHODS.names():
+        return
+    stages = METHODS.load(config.method).stages
+    if "summarize" not in stages and config.reads_summary(config.rank.used):
+        yield (
+            f"summarize.strategy: the method {config.method} writes no summaries; leave it out, or "
+            f"set method = {DEFAULT!r}"
+        )
+    if "train" not in stages and config.trained:
+        yield (
+            f"rank.rankers: the method {config.method} trains no language model; leave out "
+            f"{', '.join(sorted(TRAINED & set(config.rank.used)))}, or set method = {DEFAULT!r}"
         )

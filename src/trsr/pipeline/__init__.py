@@ -1,14 +1,16 @@
-"""The five stages over a run directory, one function each, and all in order."""
+"""The stages of a method over a run directory, one function each, and all in order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
 from trsr.config import Config
+from trsr.errors import ConfigError
+from trsr.methods import METHODS, Method
 from trsr.pipeline import stair
 from trsr.pipeline.finished import refuse_kept
-from trsr.pipeline.stages import STAGES
-from trsr.pipeline.stair import Outcome, advance, refuse_stale
+from trsr.pipeline.stages import STAGE_TABLE, STAGES
+from trsr.pipeline.stair import Outcome, Stage, advance, refuse_stale
 from trsr.progress import Progress, Silent
 from trsr.store.rundir import RunDirectory
 
@@ -25,10 +27,26 @@ __all__ = [
     "run_summarize",
     "run_train",
     "stage_key",
+    "stage_names",
+    "stages_of",
 ]
 
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
+"""Of all methods that come with trsr."""
+
 Bars = Callable[[str], Progress]
+
+
+def stages_of(config: Config) -> tuple[Stage, ...]:
+    """The stages of a configuration's method, in order."""
+    method: Method = METHODS.load(config.method)
+    return tuple(STAGE_TABLE.load(name) for name in method.stages)
+
+
+def stage_names(config: Config) -> tuple[str, ...]:
+    """The names of the stages of a configuration's method, in order."""
+    method: Method = METHODS.load(config.method)
+    return method.stages
 
 
 def run_stage(
@@ -51,15 +69,23 @@ def run_stage(
             place are an error; else they are taken as they are.
 
     Raises:
+        ConfigError: If the configuration's method has no such stage.
         StaleRunError: If an earlier stage is missing or was made with other settings.
         StoreError: If trsr has not made a file that the stage writes, or the run directory cannot
             be written, is a kept copy, or another process writes it.
     """
+    if name not in stage_names(config):
+        raise ConfigError(
+            f"the method {config.method} has no stage {name}: there are "
+            f"{', '.join(stage_names(config))}"
+        )
     directory = RunDirectory(config.run.folder)
     refuse_kept(directory.folder)
     with directory.locked():
         directory.write_config(config.to_toml())
-        return advance(STAGES, name, config, directory, progress or Silent(), donors, alone=alone)
+        return advance(
+            stages_of(config), name, config, directory, progress or Silent(), donors, alone=alone
+        )
 
 
 def is_finished(config: Config) -> bool:
@@ -68,12 +94,12 @@ def is_finished(config: Config) -> bool:
     Raises:
         StoreError: If the manifest cannot be read.
     """
-    return stair.is_finished(STAGES, config, RunDirectory(config.run.folder))
+    return stair.is_finished(stages_of(config), config, RunDirectory(config.run.folder))
 
 
 def stage_key(config: Config, name: str) -> str:
     """A hash of all that a stage's output depends on, the earlier stages' files among it."""
-    return stair.stage_key(STAGES, name, config, RunDirectory(config.run.folder))
+    return stair.stage_key(stages_of(config), name, config, RunDirectory(config.run.folder))
 
 
 def run(config: Config, bars: Bars = lambda stage: Silent()) -> Iterator[Outcome]:
@@ -86,7 +112,7 @@ def run(config: Config, bars: Bars = lambda stage: Silent()) -> Iterator[Outcome
     Yields:
         What became of each stage, as it ends.
     """
-    for name in STAGE_NAMES:
+    for name in stage_names(config):
         yield run_stage(config, name, bars(name))
 
 

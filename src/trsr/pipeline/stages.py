@@ -45,6 +45,7 @@ from trsr.pipeline.prior import prior_reads, training_prior
 from trsr.pipeline.ranking import rank_candidates
 from trsr.pipeline.stair import SOURCE, Job, Stage
 from trsr.pipeline.told import told_cases
+from trsr.plugins import PluginTable
 from trsr.prompts import PromptWriter
 from trsr.rank import YesNoRanker, rank_what_fits, read_rankings
 from trsr.rank.settings import JUDGES, SUMMARY_ALONE
@@ -264,52 +265,58 @@ def _evaluate(job: Job) -> dict[str, Any]:
     return {"queries": report.queries}
 
 
-STAGES = (
-    Stage(
-        "prepare",
-        (),
-        ("items.parquet", "interactions.parquet", *CASES),
-        data_settings,
-        _prepare,
-        writes_more=("prepare.json",),
-    ),
-    Stage(
-        "summarize",
-        ("items.parquet", *CASES),
-        SUMMARIES,
-        summarize_settings,
-        _summarize,
-        optional=True,
-    ),
-    Stage(
-        "train",
-        ("items.parquet", cases_file("train"), summaries_file("train")),
-        ("adapter",),
-        train_settings,
-        _train,
-        _train_reads,
-    ),
-    Stage(
-        "rank",
-        ("items.parquet", "interactions.parquet", *CASES, "adapter"),
-        ("rankings.parquet",),
-        rank_settings,
-        rank_candidates,
-        _rank_reads,
-        writes_more=(PROPOSALS,),
-    ),
-    Stage(
-        "evaluate",
-        ("items.parquet", "rankings.parquet", PROPOSALS),
-        ("report.json",),
-        evaluate_settings,
-        _evaluate,
-        _evaluate_reads,
-        writes_more=(
-            *("report.html", "report.md", "table.tex", "per_query.parquet"),
-            *("qrels.trec", "run.*.trec"),
-        ),
-        unread=(SOURCE,),
-        last=True,
-    ),
+PREPARE = Stage(
+    "prepare",
+    (),
+    ("items.parquet", "interactions.parquet", *CASES),
+    data_settings,
+    _prepare,
+    writes_more=("prepare.json",),
 )
+SUMMARIZE = Stage(
+    "summarize",
+    ("items.parquet", *CASES),
+    SUMMARIES,
+    summarize_settings,
+    _summarize,
+    optional=True,
+)
+TRAIN = Stage(
+    "train",
+    ("items.parquet", cases_file("train"), summaries_file("train")),
+    ("adapter",),
+    train_settings,
+    _train,
+    _train_reads,
+)
+RANK = Stage(
+    "rank",
+    ("items.parquet", "interactions.parquet", *CASES, "adapter"),
+    ("rankings.parquet",),
+    rank_settings,
+    rank_candidates,
+    _rank_reads,
+    writes_more=(PROPOSALS,),
+)
+EVALUATE = Stage(
+    "evaluate",
+    ("items.parquet", "rankings.parquet", PROPOSALS),
+    ("report.json",),
+    evaluate_settings,
+    _evaluate,
+    _evaluate_reads,
+    writes_more=(
+        *("report.html", "report.md", "table.tex", "per_query.parquet"),
+        *("qrels.trec", "run.*.trec"),
+    ),
+    unread=(SOURCE,),
+    last=True,
+)
+STAGES = (PREPARE, SUMMARIZE, TRAIN, RANK, EVALUATE)
+
+STAGE_TABLE = PluginTable(
+    "stage",
+    "trsr.stages",
+    {stage.name: f"trsr.pipeline.stages:{stage.name.upper()}" for stage in STAGES},
+)
+"""Each part is a `Stage`; a method names those that it has."""
