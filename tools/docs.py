@@ -34,6 +34,12 @@ def configuration() -> str:
         "run is then made there, or with `run.folder=…` another one with its settings. "
         "`trsr check mine.toml` tells every mistake at once.",
     ]
+    lines += ["", "## At the top", "", "| key | default | meaning |", "|---|---|---|"]
+    lines += [
+        f"| `{name}` | {shown(field.get_default())} | {field.description} |"
+        for name, field in Config.model_fields.items()
+        if field.annotation is str
+    ]
     for name, field in Config.model_fields.items():
         model = field.annotation
         if isinstance(model, type) and issubclass(model, BaseModel):

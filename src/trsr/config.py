@@ -16,9 +16,11 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from trsr.errors import ConfigError
+from trsr.methods import DEFAULT, METHODS
 from trsr.mistakes import conflicts, wrong_names
 from trsr.plugins import near
 from trsr.rooms import Config, RunSettings
+from trsr.store import files
 from trsr.store.rundir import RunDirectory
 
 __all__ = [
@@ -83,9 +85,16 @@ def load_config(
 def check_config(values: Mapping[str, Any], source: str = "settings") -> Config:
     """Makes a `Config` of plain values.
 
+    Args:
+        values: What is said; the rest is the method's, else the defaults.
+        source: Where it is said, as a message names it.
+
     Raises:
         ConfigError: Listing every mistake, one a line.
     """
+    method = values.get("method", DEFAULT)
+    if method in METHODS.names():  # else it is among the wrong names
+        values = METHODS.load(method).fill(values)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -101,14 +110,14 @@ def check_config(values: Mapping[str, Any], source: str = "settings") -> Config:
 def recipes() -> dict[str, Path]:
     """The configurations that come with trsr, by name."""
     folder = Path(__file__).parent / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: path for path in files.listed(folder, "*.toml")}
 
 
 def find_config(path: Path) -> Path:
     """A configuration file: a path, a run's folder, or a recipe that comes with trsr by name."""
-    if path.is_file():
+    if files.is_file(path):
         return Path(os.path.abspath(path))
-    if path.is_dir() and (path / "config.toml").is_file():
+    if files.is_folder(path) and files.is_file(path / "config.toml"):
         return Path(os.path.abspath(path / "config.toml"))
     known = recipes()
     if path.stem in known and path.parent.name in ("", "recipes"):
@@ -125,7 +134,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: If it cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(files.read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     except UnicodeDecodeError as error:
@@ -163,7 +172,7 @@ def _stay(values: dict[str, Any], folder: Path) -> None:
     before, outputs = run.get("folder"), run.get("outputs")
     run["folder"] = str(folder)
     # beside the run by default: a store that was moved with it is beside it still
-    if before and outputs == str(_outputs_beside(str(before))) and not Path(outputs).exists():
+    if before and outputs == str(_outputs_beside(str(before))) and not files.exists(Path(outputs)):
         del run["outputs"]
 
 
@@ -198,7 +207,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     """Applies one `section.key=value`; the value is TOML, or else plain text."""
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
-    if not equals or len(keys) < 2 or not all(keys):
+    if not equals or (len(keys) < 2 and keys != ["method"]) or not all(keys):
         raise ConfigError(f"{override!r} is not a setting: write section.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]

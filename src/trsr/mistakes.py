@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from trsr.data.settings import LISTLESS, READERS
 from trsr.errors import TrsrError
 from trsr.llm.settings import BACKENDS
+from trsr.methods import DEFAULT, METHODS
 from trsr.plugins import near
 from trsr.rank.settings import JUDGES, RANKERS, SUMMARY_ALONE, TRAINED
 from trsr.rooms import Config
@@ -16,6 +17,7 @@ from trsr.summarize.settings import STRATEGIES
 def wrong_names(config: Config) -> Iterator[str]:
     """Names of parts, metrics and domains that do not exist."""
     named = [
+        ("method", "method", METHODS.names(), [config.method]),
         ("data.reader", "reader", READERS.names(), [config.data.reader]),
         ("summarize.strategy", "strategy", STRATEGIES.names(), [config.summarize.strategy]),
         ("model.backend", "model backend", BACKENDS.names(), [config.model.backend]),
@@ -50,6 +52,7 @@ def wrong_names(config: Config) -> Iterator[str]:
 
 def conflicts(config: Config) -> Iterator[str]:
     """Settings that contradict each other, which no single room can see."""
+    yield from _stages_wanted(config)
     if not config.data.dataset and config.data.interactions is None:
         yield "data.interactions: name the interactions' file or folder (or data.dataset)"
     for name in sorted(TRAINED & set(config.rank.used)) if config.train.epochs == 0 else ():
@@ -132,4 +135,21 @@ def _untold_summary(config: Config) -> Iterator[str]:
         yield (
             "prompts.summary_of: there is no summary to exchange; set prompts.use_summary to true "
             "and summarize.strategy to another one than none, or summary_of to own"
+        )
+
+
+def _stages_wanted(config: Config) -> Iterator[str]:
+    """What is asked that no stage of the method makes."""
+    if config.method not in METHODS.names():
+        return
+    stages = METHODS.load(config.method).stages
+    if "summarize" not in stages and config.reads_summary(config.rank.used):
+        yield (
+            f"summarize.strategy: the method {config.method} writes no summaries; leave it out, or "
+            f"set method = {DEFAULT!r}"
+        )
+    if "train" not in stages and config.trained:
+        yield (
+            f"rank.rankers: the method {config.method} trains no language model; leave out "
+            f"{', '.join(sorted(TRAINED & set(config.rank.used)))}, or set method = {DEFAULT!r}"
         )

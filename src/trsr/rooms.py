@@ -12,6 +12,7 @@ from pydantic import Field
 from trsr.data.settings import DataSettings
 from trsr.evaluate.settings import EvaluateSettings
 from trsr.llm.settings import ModelSettings
+from trsr.methods import DEFAULT
 from trsr.prompts.settings import PromptSettings
 from trsr.rank.settings import SUMMARY_ALONE, TOLD, TRAINED, RankSettings
 from trsr.settings import Settings
@@ -36,6 +37,11 @@ class RunSettings(Settings):
 class Config(Settings):
     """All settings of a run."""
 
+    method: str = Field(
+        DEFAULT,
+        description="a published method (`trsr ls methods`): its stages, and its settings where a "
+        "configuration says nothing",
+    )
     run: RunSettings = Field(RunSettings(), description="where the run lives")
     data: DataSettings = Field(DataSettings(), description="the data, its splits and candidates")
     prompts: PromptSettings = Field(PromptSettings(), description="what is said to a model")

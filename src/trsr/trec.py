@@ -25,6 +25,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from trsr.errors import DataError
+from trsr.store import files
 from trsr.types import Case, Entry, RankedList
 
 _UNSAFE = re.compile(r"[\s%\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -51,7 +52,7 @@ def write_trec_run(path: Path, ranker: str, lists: Iterable[RankedList]) -> None
         lists: Read once; queries without a list are not in the file.
     """
     tag = escape(ranker)
-    with path.open("w", encoding="utf-8", newline="\n") as file:
+    with files.writing_text(path) as file:
         for ranked in lists:
             query = escape(ranked.query)
             ordered = list(untied(ranked))
@@ -79,7 +80,7 @@ def read_trec_run(path: Path) -> dict[str, dict[str, float]]:
     """
     found: dict[str, dict[str, float]] = {}
     try:
-        with path.open(encoding="utf-8") as file:
+        with files.open_text(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     query, item, score = _read_line(line, f"{path}:{number}")
@@ -119,7 +120,7 @@ def write_qrels(path: Path, cases: Iterable[Case]) -> None:
         path: The file to write.
         cases: Read once.
     """
-    with path.open("w", encoding="utf-8", newline="\n") as file:
+    with files.writing_text(path) as file:
         for case in cases:
             query = escape(case.query.id)
             file.writelines(f"{query} 0 {escape(item)} 1\n" for item in sorted(case.relevant))

@@ -49,7 +49,7 @@ def test_cases_are_made_one_at_a_time(bench: Any) -> None:
     )
     queries = broken.queries()
     assert next(queries).id == "test/u0/5"
-    with pytest.raises(ValueError, match="not candidates"):
+    with pytest.raises(DataError, match="test/u0/5: .* not candidates"):
         next(iter(broken))
 
 

@@ -340,3 +340,70 @@ def test_folders_within_weights_are_kept_and_every_file_is_checked(
     assert (folder / "1_Pooling" / "config.json").read_bytes() == b"1_Pooling/config.json"
     facts = json.loads((folder / "source.json").read_text())
     assert set(facts["sha256"]) == set(texts)
+
+
+class Broken(Quiet):
+    """Answers each request for data by a way of its own to go wrong."""
+
+    way = ""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        if self.way == "no HTTP":
+            self.wfile.write(b"\x00\xff nonsense\r\n\r\n")
+            return
+        if self.way == "redirected in a circle":
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.end_headers()
+            return
+        self.send_response(200)
+        page = self.way == "a page"
+        self.send_header("Content-Type", "text/html" if page else "application/zip")
+        announced = {"short": 10**6, "long": 3, "no length": "many", "negative": -4}
+        if self.way == "cut off in a chunk":
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(announced.get(self.way, len(ARCHIVE))))
+        self.end_headers()
+        self.wfile.write(b"ffff\r\nabc" if self.way == "cut off in a chunk" else ARCHIVE)
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        ("short", "ended after .* of 1,000,000 bytes"),
+        ("long", "damaged or changed"),
+        ("no length", "announces 'many' bytes"),
+        ("negative", "announces '-4' bytes"),
+        ("a page", "a web page in place of the file"),
+        ("no HTTP", "nonsense"),
+        ("cut off in a chunk", "IncompleteRead"),
+        ("redirected in a circle", "redirect"),
+    ],
+)
+def test_a_broken_answer_is_told_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str, reason: str
+) -> None:
+    monkeypatch.setattr(Broken, "way", way)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Broken)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}/ml-100k.zip"
+    monkeypatch.setattr(movielens, "MOVIELENS_URL", address)
+    with pytest.raises(DataError, match=reason):
+        fetch.get("ml-100k")
+    server.shutdown()
+    server.server_close()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["ml-100k.lock"]
+
+
+def test_a_damaged_wheel_put_into_the_cache_by_hand_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    damaged = bytearray(zipped({RECBOLE + "ml-100k.inter": b"x" * 99}))
+    damaged[damaged.index(b"xxxx")] = 0
+    (tmp_path / "cache" / "recbole-1.2.1-py3-none-any.whl").write_bytes(bytes(damaged))
+    with pytest.raises(DataError, match="CRC"):
+        fetch.get("ml-100k")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import polars as pl
 import pytest
 
 from trsr.config import load_config
 from trsr.pipeline import run
-from trsr.pipeline.artifacts import SUMMARIES, read_summaries
+from trsr.pipeline.artifacts import SUMMARIES
 from trsr.store.rundir import hash_file
 
 TRAINED = ["train.epochs=1", "train.validate_steps=0", "rank.rankers=['llm']"]
@@ -52,26 +50,3 @@ def test_further_validation_cases_leave_the_training_as_it_is(made):
     made(*few, "data.valid_cases=4")
     assert "train" not in made(*few, "data.valid_cases=5")
     assert made(*few, "data.valid_cases=6", *BLEND) == ["prepare", "summarize", "rank", "evaluate"]
-
-
-def test_a_run_from_when_all_summaries_were_one_file_is_read_and_made_anew(made, tmp_path):
-    folder = tmp_path / "run"
-    before = read_summaries(folder)
-    assert before
-    old = folder / "summaries.parquet"
-    pl.concat([pl.read_parquet(folder / name) for name in SUMMARIES]).write_parquet(old)
-    for name in SUMMARIES:
-        (folder / name).unlink()
-    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    summarized = manifest["stages"]["summarize"]
-    del summarized["settings"]["format of summaries"]
-    summarized["files"] = {old.name: hash_file(old)}
-    for record in manifest["stages"].values():
-        parents = record["parents"]
-        kept = {name: one for name, one in parents.items() if name not in SUMMARIES}
-        record["parents"] = kept | ({old.name: hash_file(old)} if kept != parents else {})
-    (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-    assert read_summaries(folder) == before
-    assert made() == ["summarize", "train", "rank", "evaluate"]
-    assert not old.exists()
-    assert read_summaries(folder) == before

@@ -17,7 +17,7 @@ def publish(run, stage, **files):
     with run.writing(stage) as out:
         for name, text in files.items():
             (out / name).write_text(text)
-        return run.publish(stage, out, StageRecord({"a": 1}, {}, {}, {"n": 2}))
+        return run.publish(stage, out, StageRecord({"a": 1}, {}, {}, {"n": 2}), ["*"])
 
 
 def test_a_published_stage_is_recorded_with_the_hashes_of_its_files(tmp_path):
@@ -36,11 +36,11 @@ def test_publishing_again_replaces_files_and_folders(tmp_path):
     with run.writing("train") as out:
         (out / "adapter").mkdir()
         (out / "adapter" / "old").write_text("1")
-        run.publish("train", out, StageRecord({}, {}, {}))
+        run.publish("train", out, StageRecord({}, {}, {}), ["adapter"])
     with run.writing("train") as out:
         (out / "adapter").mkdir()
         (out / "adapter" / "new").write_text("2")
-        run.publish("train", out, StageRecord({}, {}, {}))
+        run.publish("train", out, StageRecord({}, {}, {}), ["adapter"])
     assert [path.name for path in (run / "adapter").iterdir()] == ["new"]
 
 
@@ -49,16 +49,16 @@ def test_what_a_stage_makes_no_more_is_removed(tmp_path):
     with run.writing("train") as out:
         (out / "adapter").mkdir()
         (out / "adapter" / "weights").write_text("1")
-        run.publish("train", out, StageRecord({}, {}, {}))
+        run.publish("train", out, StageRecord({}, {}, {}), ["adapter"])
     with run.writing("train") as out:
-        run.publish("train", out, StageRecord({"epochs": 0}, {}, {}))
+        run.publish("train", out, StageRecord({"epochs": 0}, {}, {}), ["adapter"])
     assert not (run / "adapter").exists()
 
 
 def test_a_stop_while_publishing_leaves_a_stage_that_is_not_done(tmp_path, monkeypatch):
     run = RunDirectory(tmp_path)
     publish(run, "prepare", items="old", cases="old")
-    import trsr.store.rundir as module
+    import trsr.store.files as module
 
     moves = []
     replace = module.os.replace

@@ -81,10 +81,8 @@ def check(config: ConfigPath, settings: Overrides = None) -> None:
 
 @app.command()
 def run(config: ConfigPath, settings: Overrides = None) -> None:
-    """Run all five stages; a stage whose output still holds is skipped."""
-    from trsr.pipeline import STAGE_NAMES
-
-    _run(config, settings, STAGE_NAMES)
+    """Run all stages of the method; a stage whose output still holds is skipped."""
+    _run(config, settings, ())
 
 
 def _stage(name: str, text: str) -> None:
@@ -242,7 +240,8 @@ def sweep(
 @app.command()
 def ls(
     kind: Annotated[
-        str, typer.Argument(help="readers, strategies, models, rankers, metrics or recipes")
+        str,
+        typer.Argument(help="methods, readers, strategies, models, rankers, metrics or recipes"),
     ] = "",
 ) -> None:
     """List the parts that a configuration can name."""
@@ -267,14 +266,16 @@ def get(
 def _run(config: Path, settings: list[str] | None, stages: tuple[str, ...]) -> None:
     from trsr.cli.inspect import report_table
     from trsr.config import load_config
-    from trsr.pipeline import run_stage
+    from trsr.pipeline import run_stage, stage_names
 
     loaded = load_config(config, settings or [])
+    alone = len(stages) == 1
+    stages = stages or stage_names(loaded)
     for name in stages:
         with Bar(name) as bar:
-            outcome = run_stage(loaded, name, bar)
+            outcome = run_stage(loaded, name, bar, alone=alone)
         if not outcome.made:
-            err.print(f"{name}: up to date", markup=False)
+            err.print(f"{name}: {outcome.why}", markup=False)
             continue
         if outcome.why != "not made yet":
             err.print(f"{name}: made again, {outcome.why}", markup=False)

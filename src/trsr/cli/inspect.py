@@ -76,11 +76,17 @@ def parts(kind: str) -> Iterator[str]:
     from trsr.evaluate import METRICS
     from trsr.fetch import names
     from trsr.llm.settings import BACKENDS
+    from trsr.methods import METHODS
     from trsr.plugins import near
     from trsr.rank.settings import RANKERS
     from trsr.summarize.settings import STRATEGIES
 
     known = {
+        "methods": [
+            f"{name}: {one.description} ({one.source})"
+            for name in METHODS.names()
+            for one in [METHODS.load(name)]
+        ],
         "readers": READERS.names(),
         "strategies": STRATEGIES.names(),
         "models": BACKENDS.names(),

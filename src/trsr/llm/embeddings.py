@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from trsr.errors import ModelError
 from trsr.llm.weights import file_digest, local_weights, quiet
 from trsr.plugins import optional
 from trsr.progress import Progress, Silent
+from trsr.store import files
 
 EMBEDDED = ("minilm",)
 """Models that `trsr get` knows."""
@@ -68,18 +68,16 @@ class SentenceEncoder:
         self.name = name
         if name in EMBEDDED:
             self.folder = fetch.get(name, progress=progress)
-        elif (Path(name).expanduser() / "modules.json").is_file():
+        elif files.is_file(Path(name).expanduser() / "modules.json"):
             self.folder = Path(name).expanduser()
         else:
             self.folder = local_weights(name)
-        files = sorted(
+        own = sorted(
             path
-            for path in self.folder.rglob("*")
+            for path in files.walk(self.folder)
             if path.suffix == ".safetensors" or path.name in _MEANT
         )
-        facts = [
-            f"{path.relative_to(self.folder).as_posix()}:{file_digest(path)}" for path in files
-        ]
+        facts = [f"{path.relative_to(self.folder).as_posix()}:{file_digest(path)}" for path in own]
         self.identity = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
         self._model: Any = None
 
@@ -165,11 +163,11 @@ def _read(folder: Path, wanted: Iterable[str]) -> dict[str, Vectors]:
     """What is kept of these keys; a damaged file counts as not there, and is said."""
     keys = pl.Series("key", list(wanted), dtype=pl.String)
     found: dict[str, Vectors] = {}
-    for path in sorted(folder.glob("*.parquet")):
+    for path in files.listed(folder, "*.parquet"):
         try:
-            rows = pl.read_parquet(path, glob=False).join(keys.to_frame(), on="key", how="semi")
+            rows = files.read_parquet(path).join(keys.to_frame(), on="key", how="semi")
             found.update(zip(rows["key"], rows["vector"].to_numpy(), strict=True))
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        except (pl.exceptions.PolarsError, ValueError, OSError) as error:
             _log.warning("%s: cannot be read (%s); its texts are embedded again", path, error)
     return found
 
@@ -178,12 +176,7 @@ def _write(folder: Path, keys: Sequence[str], vectors: Vectors) -> None:
     name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
     columns = {"key": keys, "vector": pl.Series(vectors, dtype=_vector(vectors))}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # a name of its own: threads and processes may write the same texts at once
-        with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as making:
-            beside = Path(making) / "part"
-            pl.DataFrame(columns).write_parquet(beside)
-            beside.replace(folder / f"{name}.parquet")
+        files.write_parquet(pl.DataFrame(columns), folder / f"{name}.parquet")
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ModelError(
             f"embeddings cannot be kept in {folder} ({error}): free some space or make the folder "

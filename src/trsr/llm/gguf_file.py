@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trsr.errors import ModelError
+from trsr.store import files
 
 Array = npt.NDArray[Any]
 
@@ -42,14 +42,10 @@ def write_f16(folder: Path, path: Path) -> None:
     Raises:
         ModelError: If the model is not a plain Llama with a byte-level BPE tokenizer.
     """
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config = files.read_json(folder / "config.json")
     _check(config, folder)
-    part = path.with_name(f".{path.name}.part")  # one writer at a time: the caller holds a lock
-    try:
+    with files.writing_path(path) as part:
         _write(folder, config, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _check(config: dict[str, Any], folder: Path) -> None:
@@ -58,7 +54,7 @@ def _check(config: dict[str, Any], folder: Path) -> None:
         "it is not a LlamaForCausalLM": config.get("architectures") != ["LlamaForCausalLM"],
         "its projections have biases": config.get("attention_bias") or config.get("mlp_bias"),
         "its positions are scaled": rope.get("rope_type", "default") != "default",
-        "it has no tokenizer.json": not (folder / "tokenizer.json").is_file(),
+        "it has no tokenizer.json": not files.is_file(folder / "tokenizer.json"),
     }
     for problem, there in problems.items():
         if there:
@@ -108,10 +104,10 @@ def _write(folder: Path, config: dict[str, Any], path: Path) -> None:
 def _tensors(folder: Path) -> Iterator[tuple[str, Array]]:
     from safetensors import safe_open
 
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
+    found = files.listed(folder, "*.safetensors")
+    if not found:
         raise ModelError(f"{folder} holds no safetensors")
-    for file in files:
+    for file in found:
         # torch, not numpy: numpy has no bfloat16
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  (it is not a mapping)
@@ -138,7 +134,7 @@ def _interleaved(rows: Array, heads: int) -> Array:
 
 def _add_tokenizer(writer: Any, folder: Path, config: dict[str, Any]) -> None:
     """The tokenizer, which the reader insists on; trsr itself hands it tokens."""
-    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    content = files.read_json(folder / "tokenizer.json")
     model = content["model"]
     if model.get("type") != "BPE":
         raise ModelError(f"the tokenizer in {folder} is not BPE: use the transformers backend")

@@ -19,6 +19,8 @@ from trsr.llm.kept import decoder_of
 from trsr.llm.lora import lean
 from trsr.llm.settings import ModelSettings
 from trsr.llm.weights import file_digest, quiet
+from trsr.machine import cpuinfo
+from trsr.store import files
 
 _UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError)
 TOKENIZER = ("tokenizer", "chat_template", "special_tokens", "vocab", "merges", "added_tokens")
@@ -113,16 +115,16 @@ def identity(settings: ModelSettings, folder: Path, adapter: Path | None, dtype:
 
     Names no path of the machine, so that a store can move.
     """
-    files = [path for path in sorted(folder.iterdir()) if _counts(path)]
+    own = [path for path in files.listed(folder) if _counts(path)]
     parts = [
-        Path(settings.name).name if Path(settings.name).is_dir() else settings.name,
-        _together(files),
+        Path(settings.name).name if files.is_folder(Path(settings.name)) else settings.name,
+        _together(own),
         str(dtype).removeprefix("torch."),
     ]
     if settings.quantize != "none":
         parts.append(settings.quantize)
     if adapter is not None:
-        adapted = [adapter / "adapter_config.json", *sorted(adapter.glob("*.safetensors"))]
+        adapted = [adapter / "adapter_config.json", *files.listed(adapter, "*.safetensors")]
         parts.append(f"adapter {_together(adapted)}")
     return " ".join(parts)
 
@@ -136,15 +138,15 @@ def _counts(path: Path) -> bool:
     )
 
 
-def _together(files: list[Path]) -> str:
-    lines = [f"{path.name} {file_digest(path)}" for path in files]
+def _together(paths: list[Path]) -> str:
+    lines = [f"{path.name} {file_digest(path)}" for path in paths]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _adapted(network: Any, adapter: Path, dtype: torch.dtype) -> Any:
     import peft
 
-    if not (adapter / "adapter_config.json").is_file():
+    if not files.is_file(adapter / "adapter_config.json"):
         raise ModelError(
             f"{adapter} holds no adapter (no adapter_config.json): has `trsr train` finished?"
         )
@@ -191,8 +193,5 @@ def _check_parts(network: Any, folder: Path) -> None:
 def _cpu_has_bf16() -> bool:
     if platform.system() != "Linux":
         return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text("utf-8", "replace")
-    except OSError:
-        return False
+    flags = cpuinfo("flags")
     return "avx512_bf16" in flags or "amx_bf16" in flags

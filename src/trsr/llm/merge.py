@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from trsr.errors import ModelError
 from trsr.llm.load import TOKENIZER, load_network
 from trsr.llm.settings import ModelSettings
 from trsr.llm.weights import local_weights, quiet
+from trsr.store import files
 
 
 def write_merged(settings: ModelSettings, adapter: Path, folder: Path) -> None:
@@ -34,9 +34,9 @@ def write_merged(settings: ModelSettings, adapter: Path, folder: Path) -> None:
         with quiet():
             network.save_pretrained(folder)
         # as they are, so that texts become the same tokens, byte for byte
-        for path in sorted(base.iterdir()):
+        for path in files.listed(base):
             if path.name.startswith(TOKENIZER):
-                shutil.copyfile(path, folder / path.name)
+                files.copy(path, folder / path.name)
     except OSError as error:
         raise ModelError(
             f"the tuned model cannot be written into {folder} ({error}): make room or choose "

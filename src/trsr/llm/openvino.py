@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from trsr.llm.layout import Layout
 from trsr.llm.settings import ModelSettings
 from trsr.llm.weights import local_weights
 from trsr.settings import derive_seed, digest
+from trsr.store import files
 from trsr.types import Prompt
 
 _PRECISIONS = {"auto": "", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -89,7 +89,7 @@ class OpenVINOModel:
         from trsr.llm import load  # torch, which reading settings must not need
 
         self.layout = Layout(load.load_tokenizer(folder), settings.name, "openvino")
-        self._config = json.loads((folder / "config.json").read_text("utf-8"))
+        self._config = files.read_json(folder / "config.json")
         own = int(self._config.get("max_position_embeddings", settings.context_tokens))
         self._context_tokens = min(settings.context_tokens, own)
         self._stops = _stop_tokens(folder, self._config, self.layout)
@@ -162,7 +162,9 @@ class OpenVINOModel:
             if precision
             else {}
         )
-        source = folder if (folder / "openvino_model.xml").is_file() else self._made_ready(folder)
+        source = (
+            folder if files.is_file(folder / "openvino_model.xml") else self._made_ready(folder)
+        )
         try:
             return genai.ContinuousBatchingPipeline(str(source), scheduler, "CPU", properties, {})
         except RuntimeError as error:
@@ -173,9 +175,9 @@ class OpenVINOModel:
         root = fetch.cache_folder() / "openvino"
         path = root / f"{digest(self._identity)}.gguf"
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            files.make_folder(root)
             with FileLock(path.with_suffix(".lock")):
-                if not path.exists():
+                if not files.exists(path):
                     write_f16(folder, path)
         except OSError as error:
             raise ModelError(
@@ -291,7 +293,7 @@ def _stop_tokens(folder: Path, config: dict[str, Any], layout: Layout) -> frozen
     """The tokens that end a text: the tokenizer's, and all that the model's own settings name."""
     named = [config.get("eos_token_id"), layout.tokenizer.eos_token_id]
     path = folder / "generation_config.json"
-    if path.is_file():
-        named.append(json.loads(path.read_text("utf-8")).get("eos_token_id"))
+    if files.is_file(path):
+        named.append(files.read_json(path).get("eos_token_id"))
     every = [token for one in named for token in (one if isinstance(one, list) else [one])]
     return frozenset(token for token in every if token is not None)

@@ -1,13 +1,15 @@
-"""The five stages over a run directory, one function each, and all in order."""
+"""The stages of a method over a run directory, one function each, and all in order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
 from trsr.config import Config
+from trsr.errors import ConfigError
+from trsr.methods import METHODS, Method
 from trsr.pipeline import stair
-from trsr.pipeline.stages import STAGES
-from trsr.pipeline.stair import Outcome, advance, refuse_stale
+from trsr.pipeline.stages import STAGE_TABLE, STAGES
+from trsr.pipeline.stair import Outcome, Stage, advance, refuse_stale
 from trsr.progress import Progress, Silent
 from trsr.store.rundir import RunDirectory
 
@@ -24,10 +26,26 @@ __all__ = [
     "run_summarize",
     "run_train",
     "stage_key",
+    "stage_names",
+    "stages_of",
 ]
 
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
+"""Of all methods that come with trsr."""
+
 Bars = Callable[[str], Progress]
+
+
+def stages_of(config: Config) -> tuple[Stage, ...]:
+    """The stages of a configuration's method, in order."""
+    method: Method = METHODS.load(config.method)
+    return tuple(STAGE_TABLE.load(name) for name in method.stages)
+
+
+def stage_names(config: Config) -> tuple[str, ...]:
+    """The names of the stages of a configuration's method, in order."""
+    method: Method = METHODS.load(config.method)
+    return method.stages
 
 
 def run_stage(
@@ -35,6 +53,8 @@ def run_stage(
     name: str,
     progress: Progress | None = None,
     donors: Sequence[RunDirectory] = (),
+    *,
+    alone: bool = False,
 ) -> Outcome:
     """Does one stage in the run directory, unless what it made before still holds.
 
@@ -44,15 +64,26 @@ def run_stage(
         progress: Told how far the work is.
         donors: Other runs: a stage that one of them has made with the same settings and inputs is
             copied.
+        alone: Whether this stage alone was asked for: then files made elsewhere that are in its
+            place are an error; else they are taken as they are.
 
     Raises:
+        ConfigError: If the configuration's method has no such stage.
         StaleRunError: If an earlier stage is missing or was made with other settings.
-        StoreError: If the run directory cannot be written, or another process writes it.
+        StoreError: If trsr has not made a file that the stage writes, or the run directory cannot
+            be written, or another process writes it.
     """
+    if name not in stage_names(config):
+        raise ConfigError(
+            f"the method {config.method} has no stage {name}: there are "
+            f"{', '.join(stage_names(config))}"
+        )
     directory = RunDirectory(config.run.folder)
     with directory.locked():
-        directory.write_text("config.toml", config.to_toml())
-        return advance(STAGES, name, config, directory, progress or Silent(), donors)
+        directory.write_config(config.to_toml())
+        return advance(
+            stages_of(config), name, config, directory, progress or Silent(), donors, alone=alone
+        )
 
 
 def is_finished(config: Config) -> bool:
@@ -61,12 +92,12 @@ def is_finished(config: Config) -> bool:
     Raises:
         StoreError: If the manifest cannot be read.
     """
-    return stair.is_finished(STAGES, config, RunDirectory(config.run.folder))
+    return stair.is_finished(stages_of(config), config, RunDirectory(config.run.folder))
 
 
 def stage_key(config: Config, name: str) -> str:
     """A hash of all that a stage's output depends on, the earlier stages' files among it."""
-    return stair.stage_key(STAGES, name, config, RunDirectory(config.run.folder))
+    return stair.stage_key(stages_of(config), name, config, RunDirectory(config.run.folder))
 
 
 def run(config: Config, bars: Bars = lambda stage: Silent()) -> Iterator[Outcome]:
@@ -79,30 +110,30 @@ def run(config: Config, bars: Bars = lambda stage: Silent()) -> Iterator[Outcome
     Yields:
         What became of each stage, as it ends.
     """
-    for name in STAGE_NAMES:
+    for name in stage_names(config):
         yield run_stage(config, name, bars(name))
 
 
 def run_prepare(config: Config, progress: Progress | None = None) -> Outcome:
     """Reads, filters and splits the data, and draws the candidates."""
-    return run_stage(config, "prepare", progress)
+    return run_stage(config, "prepare", progress, alone=True)
 
 
 def run_summarize(config: Config, progress: Progress | None = None) -> Outcome:
     """Summarizes the histories of all cases that a later stage reads."""
-    return run_stage(config, "summarize", progress)
+    return run_stage(config, "summarize", progress, alone=True)
 
 
 def run_train(config: Config, progress: Progress | None = None) -> Outcome:
     """Fine-tunes the model on the training cases."""
-    return run_stage(config, "train", progress)
+    return run_stage(config, "train", progress, alone=True)
 
 
 def run_rank(config: Config, progress: Progress | None = None) -> Outcome:
     """Orders the candidates of the test queries with every ranker."""
-    return run_stage(config, "rank", progress)
+    return run_stage(config, "rank", progress, alone=True)
 
 
 def run_evaluate(config: Config, progress: Progress | None = None) -> Outcome:
     """Computes the metrics and writes the reports."""
-    return run_stage(config, "evaluate", progress)
+    return run_stage(config, "evaluate", progress, alone=True)

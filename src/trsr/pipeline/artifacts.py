@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from trsr.data import Dataset
 from trsr.errors import StoreError
+from trsr.store import files
 from trsr.store.rundir import RunDirectory
+from trsr.store.tables import read_table
 from trsr.types import Case, Query, Summary
 
 
@@ -38,10 +41,7 @@ SUMMARIES = tuple(map(summaries_file, SPLITS))
 """The files of the three splits' summaries."""
 
 SUMMARY_FORMAT = 2
-"""1 was one file for all splits. Runs from then can be read, but the stages below `prepare` are
-made again: summaries from the store, trainings not."""
-
-_ONE_FILE = "summaries.parquet"
+"""Counted up when these columns become others."""
 
 SUMMARY_COLUMNS = pl.Schema(
     {
@@ -58,34 +58,96 @@ ENDS = "ends"
 """A further column where blocks are cut by tokens: the interactions up to each block's end."""
 
 
+@dataclass(frozen=True, slots=True)
+class SummaryCounts:
+    """How a run's summaries fit its cases.
+
+    Attributes:
+        without: Queries that have none.
+        unknown: Summaries of other queries, which nothing reads.
+    """
+
+    without: int = 0
+    unknown: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        """Those that are not 0, by the name that the manifest gives them."""
+        named = {"queries_without_summary": self.without, "summaries_unread": self.unknown}
+        return {name: count for name, count in named.items() if count}
+
+
 def read_summaries(folder: Path, splits: Iterable[str] = SPLITS) -> dict[str, Summary]:
     """The summaries of a run's splits by query id; empty where there are none.
 
-    A run from when all splits stood in one file is read from there, whole.
-
     Raises:
-        StoreError: If a file is damaged.
+        StoreError: If a file is damaged, or a column is missing or of another type.
     """
-    if not any((folder / name).exists() for name in SUMMARIES):
-        return _read(folder / _ONE_FILE)
     found: dict[str, Summary] = {}
     for split in splits:
         found |= _read(folder / summaries_file(split))
     return found
 
 
+def run_summaries(
+    dataset: Dataset, splits: Iterable[str], *, needed: bool
+) -> tuple[dict[str, Summary], SummaryCounts]:
+    """The summaries of a run's splits by query id, held to its cases.
+
+    Args:
+        dataset: The run's data.
+        splits: Which.
+        needed: Whether they are to be read: then queries without one are counted.
+
+    Raises:
+        StoreError: If a file is damaged; if a summary is of another user than the query, or has
+            read more than the query's history holds; or if they are needed, and of a whole split
+            there is none.
+    """
+    found: dict[str, Summary] = {}
+    without = unknown = 0
+    for split in splits:
+        path = dataset.folder / summaries_file(split)
+        own = _read(path)
+        cases = dataset.cases(split).frame.select("query", "user", pl.col("items").list.len())
+        known = 0
+        for query, user, length in cases.iter_rows():
+            if query in own:
+                known += 1
+                _check(path, query, own[query], user, length)
+        if needed and len(cases) and not known:
+            there = f", but {len(own):,} of others, such as {next(iter(own))}" if own else ""
+            raise StoreError(
+                f"{path}: there is no summary for any of the {len(cases):,} {split} queries"
+                f"{there}; give `trsr summarize` again, or set prompts.use_summary = false"
+            )
+        without += len(cases) - known if needed else 0
+        unknown += len(own) - known
+        found |= own
+    return found, SummaryCounts(without, unknown)
+
+
+def _check(path: Path, query: str, summary: Summary, user: str, length: int) -> None:
+    if summary.user != user:
+        wrong = f"is of user {summary.user}, and the query of user {user}"
+    elif not 0 <= summary.covers <= length:
+        wrong = f"covers {summary.covers} interactions, and the history holds {length}"
+    elif any(not 0 < end <= length for end in summary.ends):
+        wrong = f"has a block that ends after {max(summary.ends)} of {length} interactions"
+    else:
+        return
+    raise StoreError(f"{path}: the summary of query {query} {wrong}; give `trsr summarize` again")
+
+
 def _read(path: Path) -> dict[str, Summary]:
-    if not path.exists():
+    if not files.exists(path):
         return {}
-    try:
-        frame = pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise StoreError(f"{path}: is damaged ({error}); give `trsr summarize` again") from error
-    ends = frame[ENDS].to_list() if ENDS in frame.columns else itertools.repeat(())
-    rows = frame.drop(ENDS, strict=False).iter_rows()
+    again = "give `trsr summarize` again"
+    frame = read_table(path, SUMMARY_COLUMNS, again=again, further={ENDS: pl.List(pl.Int64())})
+    if ENDS not in frame.columns:
+        frame = frame.with_columns(pl.lit(None).alias(ENDS))
     return {
         query: Summary(user, text, covers, tuple(of), tuple(cut or ()))
-        for (query, user, text, covers, of), cut in zip(rows, ends, strict=False)
+        for query, user, text, covers, of, cut in frame.iter_rows()
     }
 
 
@@ -102,7 +164,7 @@ def summarized(query: Query, summary: Summary) -> Query:
 
 def adapter_of(run: RunDirectory) -> Path | None:
     """The trained adapter, where there is one."""
-    return run / "adapter" if (run / "adapter").is_dir() else None
+    return run / "adapter" if files.is_folder(run / "adapter") else None
 
 
 def needed_adapter(run: RunDirectory) -> Path:

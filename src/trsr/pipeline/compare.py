@@ -18,6 +18,7 @@ from trsr.pipeline.shared import shared, shared_notes
 from trsr.pipeline.sides import make_side, shared_metrics, usual, wanted_metrics
 from trsr.pipeline.unseen import unseen, unseen_notes
 from trsr.plugins import like
+from trsr.store import files
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _warnings(every: Sequence[Chosen]) -> Iterator[str]:
 def _split(text: str) -> tuple[Path, str]:
     """`RUN` or `RUN:RANKER`; a directory whose name holds a colon is a run."""
     head, colon, tail = text.rpartition(":")
-    if not colon or Path(text).is_dir():
+    if not colon or files.is_folder(Path(text)):
         head, tail = text, ""
     if not head.strip():
         raise ConfigError(
@@ -209,7 +210,7 @@ def _against(baseline: str, named: Sequence[tuple[Path, str]]) -> tuple[Path, st
     """The baseline's run and ranker; a bare name is a ranker where there is one run."""
     if not baseline:
         return None
-    bare = not (Path(baseline).is_dir() or {":", "/"} & set(baseline))
+    bare = not (files.is_folder(Path(baseline)) or {":", "/"} & set(baseline))
     alone = len({folder for folder, _ in named}) == 1
     return (named[0][0], baseline) if bare and alone else _split(baseline)
 
@@ -232,7 +233,7 @@ def _base(
 def _check_baseline(against: tuple[Path, str], chosen: Sequence[Chosen]) -> None:
     """Refuses a ranker's name alone, where there are several runs that it could be of."""
     folder, ranker = against
-    if ranker or folder.exists() or len(folder.parts) > 1:
+    if ranker or files.exists(folder) or len(folder.parts) > 1:
         return
     owners = {name: one.run.folder for one in chosen[::-1] for name in one.run.rankers}
     name = str(folder)

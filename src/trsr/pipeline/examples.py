@@ -18,6 +18,7 @@ from trsr.pipeline.told import told_summaries
 from trsr.prompts import PromptWriter
 from trsr.rank import Rankings, p_yes
 from trsr.rank.settings import JUDGES
+from trsr.store import files
 from trsr.summarize.settings import SILENT
 from trsr.types import Case, Item, RankedList, Summary
 
@@ -54,7 +55,9 @@ def examples(
     cases = dataset.cases(split)
     # of lists made elsewhere nobody proposed the candidates
     proposed = (
-        read_proposals(path) if cases.full and asks_model(config, name) and path.exists() else {}
+        read_proposals(path)
+        if cases.full and asks_model(config, name) and files.exists(path)
+        else {}
     )
     view = _View(config, page_writer(config), name, proposed)
     users, missing = [], 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from trsr.data.cases import MET
 from trsr.errors import DataError, StaleRunError, StoreError
 from trsr.pipeline.artifacts import cases_file
 from trsr.settings import digest
+from trsr.store import files
 from trsr.store.rundir import MANIFEST, RunDirectory
 
 VALUES = "per_query.parquet"
@@ -58,7 +58,7 @@ class FinishedRun:
         """
         path = self.folder / REPORT
         try:
-            found = json.loads(path.read_text("utf-8"))
+            found = files.read_json(path)
         except OSError as error:
             raise StoreError(f"{path}: no report; give `trsr evaluate` first") from error
         except ValueError:
@@ -168,7 +168,7 @@ class FinishedRun:
     def _settings(self) -> dict[str, Any]:
         path = self.folder / "config.toml"
         try:
-            found: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+            found: dict[str, Any] = tomllib.loads(files.read_text(path))
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise StoreError(f"{path}: the run's settings cannot be read ({error})") from error
         return found
@@ -199,7 +199,7 @@ class FinishedRun:
                 f"{self.folder}: {', '.join(stopped)} was stopped before its end; give "
                 f"`trsr run {self.folder}` again"
             )
-        if not (self.folder / VALUES).is_file():
+        if not files.is_file(self.folder / VALUES):
             raise StoreError(_lacking(self.folder, VALUES))
         record = records.get("evaluate")
         if record is None:
@@ -268,16 +268,16 @@ def need_folder(folder: Path) -> None:
     Raises:
         StoreError: Saying what it is.
     """
-    if folder.is_dir():
+    if files.is_folder(folder):
         return
-    if folder.exists():
+    if files.exists(folder):
         raise StoreError(f"{folder}: is a file and not a run directory; leave it out")
     raise StoreError(f"{folder}: there is no such run directory")
 
 
 def _lacking(folder: Path, name: str) -> str:
     """What to say of a file that is not there."""
-    if (folder / "config.toml").is_file() or (folder / MANIFEST).is_file():
+    if files.is_file(folder / "config.toml") or files.is_file(folder / MANIFEST):
         return f"{folder / name}: there is no such file; give `trsr run {folder}` first"
     return (
         f"{folder}: is not a run directory, as there is no {name} in it; name one that `trsr run` "
@@ -303,10 +303,10 @@ def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
         StoreError: If it is not there, is damaged, or lacks a column.
     """
     need_folder(path.parent)
-    if not path.is_file():
+    if not files.is_file(path):
         raise StoreError(_lacking(path.parent, path.name))
     try:
-        frame = pl.read_parquet(path, glob=False)
+        frame = files.read_parquet(path)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise StoreError(f"{path}: is damaged ({error}); give `trsr run` again") from error
     missing = [name for name in columns if name not in frame.columns]

@@ -12,10 +12,12 @@ import polars as pl
 
 from trsr.config import Config
 from trsr.data import Cases, Catalog
-from trsr.errors import ConfigError, DataError, StoreError
+from trsr.errors import ConfigError, DataError
 from trsr.evaluate.report import Estimate
 from trsr.evaluate.table import number
 from trsr.rank import Ranker, checked, top
+from trsr.store import files
+from trsr.store.tables import read_table
 from trsr.types import Query, Summary
 
 PROPOSALS = "proposals.parquet"
@@ -64,7 +66,7 @@ class FirstStage:
         """Writes what was proposed."""
         found = self._proposals()
         schema = {"query": pl.String(), "items": pl.List(pl.String())}
-        pl.DataFrame([list(found), list(found.values())], schema=schema).write_parquet(path)
+        files.write_parquet(pl.DataFrame([list(found), list(found.values())], schema=schema), path)
 
     def _proposals(self) -> dict[str, list[str]]:
         if self._made is None:
@@ -94,10 +96,8 @@ def read_proposals(path: Path) -> dict[str, list[str]]:
     Raises:
         StoreError: If the file is damaged.
     """
-    try:
-        found = pl.read_parquet(path, glob=False).select("query", "items")
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise StoreError(f"{path}: is damaged ({error}); give `trsr rank` again") from error
+    columns = {"query": pl.String(), "items": pl.List(pl.String())}
+    found = read_table(path, columns, again="give `trsr rank` again")
     return dict(found.iter_rows())
 
 
@@ -108,7 +108,7 @@ def first_stage_report(path: Path, cases: Cases, config: Config) -> dict[str, An
         DataError: If the file's queries are not the cases.
         StoreError: If the file is damaged.
     """
-    if not path.exists() or not cases.full:
+    if not files.exists(path) or not cases.full:
         return None
     proposed = read_proposals(path)
     found = []

@@ -10,7 +10,7 @@ from trsr.data import Cases, Dataset
 from trsr.errors import PromptError
 from trsr.llm import ScoringModel
 from trsr.machine import give_back_memory
-from trsr.pipeline.artifacts import needed_adapter, read_summaries, summarized
+from trsr.pipeline.artifacts import needed_adapter, run_summaries, summarized
 from trsr.pipeline.beforehand import check_prepared
 from trsr.pipeline.costs import CostBook
 from trsr.pipeline.depends import ranked_splits
@@ -27,7 +27,8 @@ def rank_candidates(job: Job) -> dict[str, Any]:
     """Ranks the candidates of `rank.split`'s cases with every ranker; writes `rankings.parquet`."""
     config = job.config
     dataset = Dataset.load(job.run.folder)
-    summaries = read_summaries(job.run.folder, ranked_splits(config))
+    needed = config.reads_summary(config.rank.used)
+    summaries, fit = run_summaries(dataset, ranked_splits(config), needed=needed)
     check_prepared(config, dataset)
     split = config.rank.split
     told = told_summaries(config, dataset, split, summaries)
@@ -95,7 +96,7 @@ def rank_candidates(job: Job) -> dict[str, Any]:
     if unfit and len(unfit) == len(cases):
         raise PromptError(f"no query fits the context; the first: {next(iter(unfit.values()))}")
     info = {"queries": len(cases), "unfit": len(unfit), "rankers": list(names), "models": models}
-    info |= {"chosen": chosen, "costs": book.to_json()}
+    info |= {"chosen": chosen, "costs": book.to_json(), **fit.to_json()}
     return info | ({"unfit_queries": dict(islice(unfit.items(), 20))} if unfit else {})
 
 

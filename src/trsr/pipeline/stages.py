@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
@@ -25,7 +24,7 @@ from trsr.pipeline.artifacts import (
     SUMMARIES,
     SUMMARY_COLUMNS,
     cases_file,
-    read_summaries,
+    run_summaries,
     summaries_file,
 )
 from trsr.pipeline.beforehand import check_prepared
@@ -45,10 +44,12 @@ from trsr.pipeline.pages import watched, write_pages
 from trsr.pipeline.ranking import rank_candidates
 from trsr.pipeline.stair import SOURCE, Job, Stage
 from trsr.pipeline.told import told_cases
+from trsr.plugins import PluginTable
 from trsr.prompts import PromptWriter
 from trsr.rank import YesNoRanker, rank_what_fits, read_rankings
 from trsr.rank.settings import JUDGES, SUMMARY_ALONE
 from trsr.recommender import judge_writer, open_stored, summary_writer
+from trsr.store import files
 from trsr.summarize import summarize
 from trsr.train import guess_loss, train
 from trsr.types import Summary
@@ -67,9 +68,7 @@ def located(settings: DataSettings) -> DataSettings:
 def _prepare(job: Job) -> dict[str, Any]:
     settings = located(job.config.data)
     report = prepare(settings, job.out, seed=data_seed(job.config), progress=job.progress)
-    (job.out / "prepare.json").write_text(
-        json.dumps({"counts": report.counts, "lines": report.lines()}, indent=1), "utf-8"
-    )
+    files.write_json(job.out / "prepare.json", {"counts": report.counts, "lines": report.lines()})
     shown = ("users", "items", "interactions", "cases_train", "cases_valid", "cases_test")
     return {key: report.counts.get(key, 0) for key in shown} | {"counts": report.counts}
 
@@ -110,7 +109,7 @@ def _summarize(job: Job) -> dict[str, Any]:
         queries = tables[split].frame["query"] if split in tables else ()
         own = {query: found[query] for query in queries if query in found}
         frame = _summary_frame(own, ends=config.summarize.block_tokens > 0)
-        frame.write_parquet(job.out / summaries_file(split))
+        files.write_parquet(frame, job.out / summaries_file(split))
     words = [len(one.text.split(" ")) for one in found.values()]
     return info | {"summaries": len(words), "words_mean": fmean(words) if words else 0}
 
@@ -143,7 +142,7 @@ def _train(job: Job) -> dict[str, Any]:
     told = config.prompts.use_summary  # untold, a summary must not part a user's cases either
     used = config.train.validate_steps
     splits = ("train", "valid") if used else ("train",)
-    summaries = read_summaries(job.run.folder, splits) if told else {}
+    summaries, fit = run_summaries(dataset, splits if told else (), needed=config.summarized)
     valid = list(told_cases(config, dataset, "valid", summaries)) if used else []
     writers: list[PromptWriter] = []
 
@@ -169,7 +168,7 @@ def _train(job: Job) -> dict[str, Any]:
         validate=validate if valid else None,
         progress=job.progress,
     )
-    info = dataclasses.asdict(result) | {"prompts": writers[0].digest}
+    info = dataclasses.asdict(result) | {"prompts": writers[0].digest} | fit.to_json()
     frame = dataset.cases("train").frame
     sizes = frame.select(pl.col("candidates", "relevant").list.len()).rows()
     info |= learned(result.losses, guess_loss(config.train.loss, sizes))
@@ -196,6 +195,7 @@ _ELSEWHERE = (
     "lists that were made elsewhere (rank.lists). What they were fitted and chosen on, and whether "
     "they knew the answers, is not known here."
 )
+_UNSUMMARIZED = "they are ranked without; `trsr summarize` writes them."
 _UNTIMED = (
     "popular_recent: the data has no times, so places in users' histories stand for them; its "
     "window is one of places, and says little of what was popular when."
@@ -244,52 +244,68 @@ def _evaluate(job: Job) -> dict[str, Any]:
     notes += [Note(f"{name}: {_ELSEWHERE}", serious=True) for name in config.rank.elsewhere]
     told = learning_notes(job.run.records(), config.rank.used)
     report = report.noted([*notes, *(Note(text, serious=True) for text in told)])
-    summaries = read_summaries(job.run.folder, (config.rank.split,))
+    needed = config.reads_summary(config.rank.used)
+    summaries, fit = run_summaries(dataset, (config.rank.split,), needed=needed)
+    if fit.without:
+        text = f"{fit.without:,} of {len(cases):,} queries have no summary: {_UNSUMMARIZED}"
+        report = report.noted([Note(text, serious=True)])
     done = [stage.name for stage in STAGES if stage.work is not _evaluate]
     write_pages(job, report, dataset, summaries, rankings, done, first)
     return {"queries": report.queries}
 
 
-STAGES = (
-    Stage(
-        "prepare",
-        (),
-        ("items.parquet", "interactions.parquet", *CASES),
-        data_settings,
-        _prepare,
-    ),
-    Stage(
-        "summarize",
-        ("items.parquet", *CASES),
-        SUMMARIES,
-        summarize_settings,
-        _summarize,
-        optional=True,
-    ),
-    Stage(
-        "train",
-        ("items.parquet", cases_file("train"), summaries_file("train")),
-        ("adapter",),
-        train_settings,
-        _train,
-        _train_reads,
-    ),
-    Stage(
-        "rank",
-        ("items.parquet", "interactions.parquet", *CASES, "adapter"),
-        ("rankings.parquet",),
-        rank_settings,
-        rank_candidates,
-        _rank_reads,
-    ),
-    Stage(
-        "evaluate",
-        ("items.parquet", "rankings.parquet", PROPOSALS),
-        ("report.json",),
-        evaluate_settings,
-        _evaluate,
-        _evaluate_reads,
-        unread=(SOURCE,),
-        last=True,
-    ),
+PREPARE = Stage(
+    "prepare",
+    (),
+    ("items.parquet", "interactions.parquet", *CASES),
+    data_settings,
+    _prepare,
+    writes_more=("prepare.json",),
 )
+SUMMARIZE = Stage(
+    "summarize",
+    ("items.parquet", *CASES),
+    SUMMARIES,
+    summarize_settings,
+    _summarize,
+    optional=True,
+)
+TRAIN = Stage(
+    "train",
+    ("items.parquet", cases_file("train"), summaries_file("train")),
+    ("adapter",),
+    train_settings,
+    _train,
+    _train_reads,
+)
+RANK = Stage(
+    "rank",
+    ("items.parquet", "interactions.parquet", *CASES, "adapter"),
+    ("rankings.parquet",),
+    rank_settings,
+    rank_candidates,
+    _rank_reads,
+    writes_more=(PROPOSALS,),
+)
+EVALUATE = Stage(
+    "evaluate",
+    ("items.parquet", "rankings.parquet", PROPOSALS),
+    ("report.json",),
+    evaluate_settings,
+    _evaluate,
+    _evaluate_reads,
+    writes_more=(
+        *("report.html", "report.md", "table.tex", "per_query.parquet"),
+        *("qrels.trec", "run.*.trec"),
+    ),
+    unread=(SOURCE,),
+    last=True,
+)
+STAGES = (PREPARE, SUMMARIZE, TRAIN, RANK, EVALUATE)
+
+STAGE_TABLE = PluginTable(
+    "stage",
+    "trsr.stages",
+    {stage.name: f"trsr.pipeline.stages:{stage.name.upper()}" for stage in STAGES},
+)
+"""Each part is a `Stage`; a method names those that it has."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from trsr.config import Config
-from trsr.errors import StaleRunError
+from trsr.errors import StaleRunError, StoreError
 from trsr.machine import Witness, give_back_memory
 from trsr.progress import Progress
 from trsr.settings import digest
-from trsr.store.rundir import RunDirectory, StageRecord
+from trsr.store import files
+from trsr.store.rundir import MANIFEST, PLACE, RunDirectory, StageRecord
 
 PACKAGES = (
     *("trsr", "torch", "transformers", "peft", "polars", "numpy", "openvino-genai", "openai"),
@@ -56,7 +55,8 @@ class Stage:
         name: The command line's verb.
         reads: The files of earlier stages that it reads; those that do not exist are left out.
         reads_more: Further ones that it reads with some settings only.
-        writes: The files that it writes.
+        writes: The files that it writes, and that the stages below read.
+        writes_more: Further names that it may write; `*` stands for any letters.
         settings: The settings that its output depends on, as plain values.
         work: Does it; returns counts for the manifest.
         unread: Settings of earlier stages that do not matter to it: it reads what these made.
@@ -72,9 +72,15 @@ class Stage:
     settings: Callable[[Config], dict[str, Any]]
     work: Callable[[Job], dict[str, Any]]
     reads_more: Callable[[Config], tuple[str, ...]] = lambda config: ()
+    writes_more: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     optional: bool = False
     last: bool = False
+
+    @property
+    def may_write(self) -> tuple[str, ...]:
+        """All names that it may write; `*` stands for any letters."""
+        return (*self.writes, *self.writes_more)
 
     def parents(self, config: Config, run: RunDirectory) -> dict[str, str]:
         """The hashes of the files that it reads, as they are now."""
@@ -98,8 +104,13 @@ def advance(
     run: RunDirectory,
     progress: Progress,
     donors: Sequence[RunDirectory] = (),
+    *,
+    alone: bool = False,
 ) -> Outcome:
     """Does one stage, unless what it made before still holds, or another run has made the same.
+
+    Files that somebody put in the run are never replaced. Among all stages, one whose files were
+    made elsewhere is passed over.
 
     Args:
         stages: The staircase.
@@ -108,9 +119,11 @@ def advance(
         run: Where it is made.
         progress: Told how far the work is.
         donors: Runs whose stages are copied where settings and inputs are the same.
+        alone: Whether this stage was asked for by its name.
 
     Raises:
         StaleRunError: If an earlier stage is missing or was made with other settings.
+        StoreError: If a file that the stage writes is there and trsr has not made it.
     """
     stage = next(one for one in stages if one.name == name)
     earlier = list(itertools.takewhile(lambda one: one.name != name, stages))
@@ -118,6 +131,9 @@ def advance(
     why = reason(stage, config, run)
     if not why:
         return Outcome(name, False, "up to date", run.records()[name].info)
+    if not alone and not stage.last and _made_elsewhere(stage, run):
+        return Outcome(name, False, "made elsewhere, taken as it is", {})
+    _refuse_foreign(stage, run)
     parents = stage.parents(config, run)
     donor = _donor(stage, config, parents, donors)
     if donor is not None:
@@ -128,9 +144,25 @@ def advance(
         took = time.perf_counter() - started + info.get("earlier_seconds", 0)
         info |= {"seconds": round(took, 2)}
         info |= {"seed": config.run.seed, "versions": versions(), "made": witness.tell()}
-        run.publish(name, out, StageRecord(stage.settings(config), parents, {}, info))
+        record = StageRecord(stage.settings(config), parents, {}, info)
+        run.publish(name, out, record, stage.may_write)
     give_back_memory()
     return Outcome(name, True, why, info)
+
+
+def _refuse_foreign(stage: Stage, run: RunDirectory) -> None:
+    """Refuses to replace what trsr has not made, before hours of work and not after."""
+    record = run.records().get(stage.name)
+    if record is not None:
+        run.refuse_unwritten(stage.name, record.files, stage.may_write)
+        if stage.last:  # a report is nobody else's: one that was changed is made again
+            return
+    foreign = run.foreign(stage.name, stage.may_write)
+    if foreign:
+        raise StoreError(
+            f"{run / foreign[0]}: {stage.name} would write over {', '.join(foreign)}, which trsr "
+            f"has not made as {MANIFEST} tells; move it away, or choose another folder with {PLACE}"
+        )
 
 
 def _donor(
@@ -142,7 +174,9 @@ def _donor(
         record = donor.records().get(stage.name)
         if record is None or record.settings != wanted or record.parents != parents:
             continue
-        if donor.hashes(list(record.files)) == record.files:
+        donor.refuse_unwritten(stage.name, record.files, stage.may_write)
+        linked = any(files.is_link(donor / name) for name in record.files)
+        if not linked and donor.hashes(list(record.files)) == record.files:
             return donor
     return None
 
@@ -153,9 +187,9 @@ def _taken(stage: Stage, run: RunDirectory, donor: RunDirectory, why: str) -> Ou
     info = {**record.info, "taken_from": donor.folder.name}
     with run.writing(stage.name) as out:
         for name in record.files:
-            source = donor / name
-            (shutil.copytree if source.is_dir() else shutil.copy2)(source, out / name)
-        run.publish(stage.name, out, StageRecord(record.settings, record.parents, {}, info))
+            files.copy(donor / name, out / name)
+        copied = StageRecord(record.settings, record.parents, {}, info)
+        run.publish(stage.name, out, copied, stage.may_write)
     return Outcome(stage.name, True, why, info)
 
 
@@ -210,7 +244,10 @@ def reason(stage: Stage, config: Config, run: RunDirectory, unread: Sequence[str
 
 def is_finished(stages: Sequence[Stage], config: Config, run: RunDirectory) -> bool:
     """Whether all stages are made, and still hold."""
-    return not any(reason(stage, config, run) for stage in stages)
+    return not any(
+        reason(stage, config, run) and (stage.last or not _made_elsewhere(stage, run))
+        for stage in stages
+    )
 
 
 def stage_key(stages: Sequence[Stage], name: str, config: Config, run: RunDirectory) -> str:
@@ -245,22 +282,17 @@ def fingerprint(sources: Mapping[str, Path | None]) -> dict[str, list[int]]:
     """
     found: dict[str, dict[Path, str]] = {}  # name → its files, and the first role of each
     for role, path in sources.items():
-        if path is None or not path.exists():
+        if path is None or not files.exists(path):
             continue
-        files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
-        for file in files:
+        within = [path] if files.is_file(path) else filter(files.is_file, files.listed(path))
+        for file in within:
             found.setdefault(file.name, {}).setdefault(file, role)
     return {
         # the name alone where it can be: so were all once, and those runs still hold
-        name if len(files) == 1 else f"{role}:{name}": _seen(file)
-        for name, files in found.items()
-        for file, role in files.items()
+        name if len(roles) == 1 else f"{role}:{name}": list(files.stamp(file))
+        for name, roles in found.items()
+        for file, role in roles.items()
     }
-
-
-def _seen(file: Path) -> list[int]:
-    status = os.stat(file)
-    return [status.st_size, status.st_mtime_ns]
 
 
 def versions() -> dict[str, str]:
@@ -280,7 +312,7 @@ def _version(package: str) -> str:
 def _made_elsewhere(stage: Stage, run: RunDirectory) -> bool:
     if stage.name in run.records() or stage.name in run.unfinished():
         return False
-    there = [(run / name).exists() for name in stage.writes]
+    there = [files.exists(run / name) for name in stage.writes]
     return any(there) if stage.optional else bool(there) and all(there)
 
 

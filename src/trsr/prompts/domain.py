@@ -10,7 +10,6 @@ from __future__ import annotations
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Literal, Self
@@ -20,6 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from trsr.errors import ConfigError
 from trsr.plugins import near
 from trsr.settings import Settings, digest
+from trsr.store import files
 from trsr.types import Message, Prompt, Role
 
 Kind = Literal["write", "revise", "merge", "judge", "judge_plain"]
@@ -181,10 +181,12 @@ class Form:
         )
 
 
+_OURS = Path(__file__).parent / "domains"
+
+
 def domains() -> list[str]:
     """The domains that come with trsr."""
-    files = resources.files("trsr.prompts").joinpath("domains").iterdir()
-    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+    return [path.stem for path in files.listed(_OURS, "*.toml")]
 
 
 def load_domain(name: str) -> Domain:
@@ -195,7 +197,7 @@ def load_domain(name: str) -> Domain:
     """
     if name.endswith(".toml"):
         try:
-            return parse_domain(Path(name).read_text("utf-8"), name)
+            return parse_domain(files.read_text(Path(name)), name)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the domain file {name} cannot be read: {error}") from error
     if name not in domains():
@@ -203,8 +205,7 @@ def load_domain(name: str) -> Domain:
             f"there is no domain {name!r}{near(name, domains())} "
             "(a file of your own is named by its path, ending in .toml)"
         )
-    file = resources.files("trsr.prompts").joinpath("domains", f"{name}.toml")
-    return parse_domain(file.read_text("utf-8"), f"{name}.toml")
+    return parse_domain(files.read_text(_OURS / f"{name}.toml"), f"{name}.toml")
 
 
 def check_domain(name: str) -> None:

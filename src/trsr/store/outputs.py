@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from trsr.errors import StoreError
+from trsr.store import files
 from trsr.types import Prompt
 
 SCHEMA = 2
@@ -90,11 +91,11 @@ class OutputStore:
     def __init__(self, path: Path, *, write: bool = True) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
-        if not write and not self.path.is_file():
+        if not write and not files.is_file(self.path):
             raise StoreError(f"there is no output store {self.path}")
         with self._in_words("opened"):
             if write:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                files.make_file(self.path)  # private; SQLite's own files beside it are then too
             self._connection = sqlite3.connect(
                 self.path if write else f"{self.path.absolute().as_uri()}?mode=rw",
                 timeout=_BUSY_SECONDS,

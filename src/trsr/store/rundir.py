@@ -2,6 +2,9 @@
 
 Layout: the stages' files, `config.toml` as resolved, `manifest.json`, and `.work/STAGE/` for what
 an unfinished stage needs to go on. The store knows no stage: it is told their names.
+
+A run directory may come from somebody else. Names in its manifest are plain names, or it is
+refused; nothing is written or removed through a link.
 """
 
 from __future__ import annotations
@@ -9,13 +12,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
-import functools
-import hashlib
-import json
+import fnmatch
 import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,12 @@ import filelock
 import polars as pl
 
 from trsr.errors import StoreError
+from trsr.store import files
+from trsr.store.files import hash_file
 from trsr.store.whole import readable
 
 MANIFEST = "manifest.json"
+CONFIG = "config.toml"
 WORK = ".work"
 """Holds, in a run's folder, what unfinished stages need to go on."""
 
@@ -67,7 +70,7 @@ class RunDirectory:
     @property
     def begun(self) -> bool:
         """Whether a stage was done here, or at least begun."""
-        return (self.folder / MANIFEST).is_file() or (self.folder / WORK).is_dir()
+        return files.is_file(self.folder / MANIFEST) or files.is_folder(self.folder / WORK)
 
     @contextlib.contextmanager
     def locked(self, place: str = PLACE, wait: float = 0) -> Iterator[None]:
@@ -81,8 +84,8 @@ class RunDirectory:
             StoreError: If another process is writing this folder.
         """
         with explained(self.folder, place):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.folder / ".lock", timeout=wait)
+            files.make_folder(self.folder)
+            lock = filelock.FileLock(self.folder / ".lock", timeout=wait, mode=files.FILE_MODE)
             try:
                 lock.acquire()
             except filelock.Timeout as error:
@@ -91,6 +94,7 @@ class RunDirectory:
                     f"another one with {place}"
                 ) from error
         try:
+            files.drop_unfinished(self.folder)
             yield
         finally:
             lock.release()
@@ -108,7 +112,7 @@ class RunDirectory:
         """When a stage was last finished (ISO, UTC); empty where none is."""
         if not self._manifest()[0]:
             return ""
-        return str(json.loads((self.folder / MANIFEST).read_text("utf-8")).get("written", ""))
+        return str(files.read_json(self.folder / MANIFEST).get("written", ""))
 
     def unfinished(self) -> list[str]:
         """The stages whose files a kill may have left half old and half new."""
@@ -117,8 +121,10 @@ class RunDirectory:
     def _manifest(self) -> tuple[dict[str, StageRecord], list[str]]:
         path = self.folder / MANIFEST
         try:
-            value = json.loads(path.read_text("utf-8"))
+            value = files.read_json(path)
             records = {name: StageRecord(**record) for name, record in value["stages"].items()}
+            for stage, record in records.items():
+                _refuse_paths(path, stage, (*record.files, *record.parents))
             return records, list(value["unfinished"])
         except FileNotFoundError:
             return {}, []
@@ -137,77 +143,142 @@ class RunDirectory:
         return [
             path.name
             for path, known in paths
-            if not path.exists() or (hash_file(path) != known and not readable(path))
+            if not files.exists(path) or (hash_file(path) != known and not readable(path))
         ]
 
     def altered(self, record: StageRecord) -> list[str]:
         """The files of a finished stage that are there, and not as it wrote them."""
         paths = ((self.folder / name, known) for name, known in record.files.items())
-        return [path.name for path, known in paths if path.exists() and hash_file(path) != known]
+        return [
+            path.name for path, known in paths if files.exists(path) and hash_file(path) != known
+        ]
 
-    def hashes(self, names: list[str]) -> dict[str, str]:
+    def hashes(self, names: Sequence[str]) -> dict[str, str]:
         """The files' SHA-256 as they are now, by name; files that do not exist are left out.
 
         A file that somebody put in the place of a stage's own is thus seen by the stages below.
         """
         return {
-            name: hash_file(self.folder / name) for name in names if (self.folder / name).exists()
+            name: hash_file(self.folder / name)
+            for name in names
+            if files.exists(self.folder / name)
         }
+
+    def foreign(self, stage: str, writes: Collection[str]) -> list[str]:
+        """Files that a stage would replace and that trsr has not made.
+
+        Not among them: what the manifest tells of, what cannot be read any more, and what a kill
+        left while the stage was published.
+
+        Args:
+            stage: The stage.
+            writes: The names that it may write; `*` stands for any letters.
+        """
+        records, unfinished = self._manifest()
+        if stage in unfinished:
+            return []
+        known = records[stage].files if stage in records else {}
+        there = [
+            path
+            for path in files.listed(self.folder)
+            if is_among(path.name, writes) and files.exists(path)
+        ]
+        other = (path for path in there if hash_file(path) != known.get(path.name))
+        return [path.name for path in other if readable(path)]
 
     def workspace(self, stage: str) -> Path:
         """A folder for what an unfinished stage needs to go on; kept until it is finished."""
-        path = self.folder / WORK / stage
-        path.mkdir(parents=True, exist_ok=True)
+        path = self._work() / stage
+        if files.is_link(path):
+            files.remove(path)
+        files.make_folder(path)
+        files.drop_links(path)
         return path
 
     @contextlib.contextmanager
     def writing(self, stage: str) -> Iterator[Path]:
         """An empty folder for a stage's output; emptied again when the stage was stopped."""
-        path = self.folder / WORK / f"{stage}.out"
-        shutil.rmtree(path, ignore_errors=True)
         with explained(self.folder):
-            path.mkdir(parents=True)
+            path = self._work() / f"{stage}.out"
+            files.empty_folder(path)
             yield path
 
-    def publish(self, stage: str, output: Path, record: StageRecord) -> StageRecord:
+    def _work(self) -> Path:
+        """The folder of unfinished work, made here: a link would lead out of the run."""
+        path = self.folder / WORK
+        if files.is_link(path):
+            files.remove(path)
+        files.make_folder(path)
+        return path
+
+    def publish(
+        self, stage: str, output: Path, record: StageRecord, writes: Collection[str]
+    ) -> StageRecord:
         """Moves a stage's output into place and writes it down.
 
         The record is taken out of the manifest first and put back last: a kill in between leaves
         a stage that is not done, never one that is half old and half new.
 
+        Args:
+            stage: The stage.
+            output: The folder that it has written into.
+            record: Of what it was made.
+            writes: The names that it may write; `*` stands for any letters.
+
         Returns:
             The record, with the hashes of the files.
+
+        Raises:
+            StoreError: If a file cannot be written, or the manifest names one that the stage does
+                not write.
         """
         with explained(self.folder):
             records, unfinished = self._manifest()
-            self._drop_leftovers(records.pop(stage, None), output)
+            before = records.pop(stage, None)
+            self.refuse_unwritten(stage, before.files if before else (), writes)
+            self._drop_leftovers(before, output)
             self._write_manifest(records, sorted({*unfinished, stage}))
-            files = {}
-            for path in sorted(output.iterdir()):
-                files[path.name] = hash_file(path)
-                target = self.folder / path.name
-                if target.is_dir():
-                    shutil.rmtree(target)
-                os.replace(path, target)
-            done = StageRecord(record.settings, record.parents, files, record.info)
+            files.make_private(output)
+            made = {}
+            for path in files.listed(output):
+                made[path.name] = hash_file(path)
+                files.move(path, self.folder / path.name)
+            done = StageRecord(record.settings, record.parents, made, record.info)
             self._write_manifest(
                 {**records, stage: done}, [name for name in unfinished if name != stage]
             )
-            shutil.rmtree(self.folder / WORK / stage, ignore_errors=True)
-            shutil.rmtree(output, ignore_errors=True)
+            files.remove(self.folder / WORK / stage)
+            files.remove(output)
             return done
+
+    def refuse_unwritten(self, stage: str, names: Collection[str], writes: Collection[str]) -> None:
+        """Refuses names of a stage's files that are none of what it writes.
+
+        Args:
+            stage: The stage.
+            names: What the manifest says that it wrote.
+            writes: The names that it may write; `*` stands for any letters.
+
+        Raises:
+            StoreError: Naming manifest, stage and file.
+        """
+        for name in names:
+            if not is_among(name, writes):
+                raise StoreError(
+                    f"{self.folder / MANIFEST}: stage {stage} names the file {name!r}, which it "
+                    f"does not write; {_UNTRUE}"
+                )
 
     def _drop_leftovers(self, before: StageRecord | None, output: Path) -> None:
         """Removes what the stage made before and makes no more, such as another run's adapter."""
         for name in before.files if before else ():
-            path = self.folder / name
-            if not (output / name).exists() and path.exists():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not files.exists(output / name):
+                files.remove(self.folder / name)
 
-    def write_text(self, name: str, text: str) -> None:
-        """Writes a small file whole or not at all."""
+    def write_config(self, text: str) -> None:
+        """Writes the settings as they were resolved."""
         with explained(self.folder):
-            write_atomic(self.folder / name, text)
+            files.write_text(self.folder / CONFIG, text)
 
     def _write_manifest(
         self, records: Mapping[str, StageRecord], unfinished: Sequence[str]
@@ -217,35 +288,33 @@ class RunDirectory:
             "stages": {name: vars(record) for name, record in records.items()},
             "unfinished": list(unfinished),
         }
-        text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
-        write_atomic(self.folder / MANIFEST, text)
+        files.write_json(self.folder / MANIFEST, value, default=str)
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Writes a text file so that a kill leaves the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    files.write_text(path, text)
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files and their names."""
-    if path.is_dir():
-        parts = [f"{p.name}:{hash_file(p)}" for p in sorted(path.iterdir())]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    status = path.stat()
-    return _hash(path, status.st_size, status.st_mtime_ns)
+_UNTRUE = (
+    "trsr did not write that: do not trust this folder; to use it all the same, take that line out"
+)
 
 
-@functools.lru_cache(maxsize=4096)
-def _hash(path: Path, size: int, changed: int) -> str:
-    """Size and time of change are part of what is remembered, so a changed file is read again."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _refuse_paths(manifest: Path, stage: str, names: Collection[object]) -> None:
+    """Refuses what is no plain name: a manifest from elsewhere could name any file."""
+    for name in names:
+        plain = isinstance(name, str) and name and not re.search(r"[/\\\x00-\x1f]", name)
+        if not plain or str(name).startswith("."):
+            raise StoreError(
+                f"{manifest}: stage {stage} names the file {name!r}, which is no plain name; "
+                f"{_UNTRUE}"
+            )
+
+
+def is_among(name: str, patterns: Collection[str]) -> bool:
+    """Whether a name is one of these; `*` stands for any letters."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import polars as pl
+from trsr.errors import StoreError
+from trsr.store import files
 
 
 def readable(path: Path) -> bool:
@@ -15,11 +16,11 @@ def readable(path: Path) -> bool:
     A file that was cut off or written over is none of these any more; files of other kinds are not
     looked into.
     """
-    if path.is_dir():
-        return all(map(readable, path.iterdir()))
+    if files.is_folder(path):
+        return all(map(readable, files.listed(path)))
     try:
         return _KINDS.get(path.suffix, _anything)(path)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError):
+    except (OSError, ValueError, RecursionError, StoreError):
         return False
 
 
@@ -28,20 +29,20 @@ def _anything(path: Path) -> bool:
 
 
 def _parquet(path: Path) -> bool:
-    pl.read_parquet(path, glob=False)
+    files.read_parquet(path)
     return True
 
 
 def _json(path: Path) -> bool:
-    json.loads(path.read_text("utf-8"))
+    files.read_json(path)
     return True
 
 
 def _safetensors(path: Path) -> bool:
     """Its head says where the last tensor ends, and that must be the end of the file."""
-    with path.open("rb") as file:
+    with files.open_read(path) as file:
         length = int.from_bytes(file.read(8), "little")
-        size = path.stat().st_size - 8 - length
+        size = files.size(path) - 8 - length
         head = json.loads(file.read(length)) if size >= 0 else {}
     ends = [one["data_offsets"][1] for name, one in head.items() if name != "__metadata__"]
     return bool(max(ends, default=-1) == size)

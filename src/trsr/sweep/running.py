@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from trsr.errors import ConfigError, StoreError, TrsrError
-from trsr.pipeline import STAGE_NAMES, is_finished, run_stage, stage_key
+from trsr.pipeline import STAGE_NAMES, is_finished, run_stage, stage_key, stage_names
 from trsr.pipeline.finished import FinishedRun
 from trsr.pipeline.notes import run_notes
 from trsr.progress import Pace, Progress, Silent
@@ -169,7 +169,7 @@ class _Board:
 
 def _there(run: Planned) -> Outcome:
     records = RunDirectory(run.config.run.folder).records()
-    taken = tuple(name for name in STAGE_NAMES if "taken_from" in records[name].info)
+    taken = tuple(name for name, one in records.items() if "taken_from" in one.info)
     return Outcome(run.name, run.settings, run.seed, taken=taken)
 
 
@@ -226,7 +226,7 @@ def make_run(
     try:
         taken = []
         again: tuple[str, ...] = ()
-        for stage in stages:
+        for stage in (one for one in stages if one in stage_names(run.config)):
             if stage == STAGE_NAMES[-1]:
                 again = _altered(own)
             inner = _Inner(progress, f"{run.name}: {stage}")

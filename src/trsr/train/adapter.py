@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from trsr.errors import ConfigError
 from trsr.llm.lora import lean
 from trsr.settings import derive_seed
+from trsr.store import files
 from trsr.train.settings import TrainSettings
 
 
@@ -79,7 +80,7 @@ class Adapter:
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Writes `adapter_model.safetensors` and `adapter_config.json`."""
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         save_file(dict(weights), folder / "adapter_model.safetensors", {"format": "pt"})
         config = self._model.peft_config["default"]
         config.base_model_name_or_path = self._base

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from trsr.store.rundir import write_atomic
+from trsr.store import files
 
 FILE = "curves.jsonl"
 
@@ -37,8 +36,8 @@ class Curves:
         kept, dropped = _read(path, step)
         self.rows: list[Row] = kept
         self.dropped = dropped
-        write_atomic(path, "".join(f"{json.dumps(row)}\n" for row in kept))
-        self._file = path.open("a", encoding="utf-8")
+        files.write_text(path, "".join(f"{json.dumps(row)}\n" for row in kept))
+        self._file = files.open_append(path)
 
     def add(self, row: Row) -> None:
         """Writes one row."""
@@ -48,7 +47,7 @@ class Curves:
 
     def sync(self) -> None:
         """Makes sure that the rows are on the disk: called before a state is."""
-        os.fsync(self._file.fileno())
+        files.flush(self._file)
 
     def __enter__(self) -> Curves:
         return self
@@ -64,11 +63,11 @@ class Curves:
 
 def _read(path: Path, step: int) -> tuple[list[Row], int]:
     """Rows up to a step, and the last step beyond it."""
-    if not path.exists():
+    if not files.exists(path):
         return [], 0
     kept: list[Row] = []
     dropped = 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in files.read_text(path, errors="replace").splitlines():
         try:
             row = json.loads(line)
         except ValueError:  # the line that a kill cut off

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from typing import Any
 from trsr.errors import ConfigError
 from trsr.machine import give_back_memory
 from trsr.progress import Progress
+from trsr.store import files
 from trsr.train.curves import FILE, Curves, Row
 from trsr.train.learner import Learner
 from trsr.train.result import TrainResult
@@ -70,7 +70,7 @@ class Loop:
             StaleRunError: If the state was made with other settings.
             StoreError: If a state cannot be read or written.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self._folder)
         self._resume()
         with Curves(self._folder / FILE, self._step) as curves:
             names, told = self._settings.trackers, self._identity
@@ -164,10 +164,10 @@ class Loop:
     def _finish(self, out: Path, rows: Sequence[Row]) -> TrainResult:
         adapter = self._learner.adapter
         adapter.write(out, self._best or adapter.weights())
-        shutil.copyfile(self._folder / FILE, out / FILE)
+        files.copy(self._folder / FILE, out / FILE)
         events = self._folder / "tensorboard"
-        if events.exists():
-            shutil.copytree(events, out / "tensorboard", dirs_exist_ok=True)
+        if files.exists(events):
+            files.copy(events, out / "tensorboard")
         counts = self._counts
         return TrainResult(
             adapter=out,

@@ -24,6 +24,7 @@ from trsr.llm.kept import can_keep, decoder_of
 from trsr.llm.packed import can_pack
 from trsr.llm.tokens import Tokens, common
 from trsr.llm.tree import answer_states
+from trsr.store import files
 from trsr.train.encode import EncodedCase
 from trsr.train.settings import TrainSettings
 
@@ -83,8 +84,7 @@ class LowerLayers:
         self._offsets: dict[str, int] = {}
         self._end = 0
         with self._written():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(b"")
+            files.write_bytes(file, b"")
 
     @contextlib.contextmanager
     def given(self, cases: Sequence[EncodedCase]) -> Iterator[None]:
@@ -108,7 +108,7 @@ class LowerLayers:
             told = self._computed(sequences)
             rows = [one[-count:] for one, count in zip(told.states, fresh, strict=True)]
             self._offsets[case.id] = self._end
-            with self._written(), self._file.open("r+b") as file:
+            with self._written(), files.open_update(self._file) as file:
                 file.seek(self._end)
                 for part in rows:
                     file.write(part.contiguous().view(torch.uint8).numpy().data)
@@ -126,7 +126,7 @@ class LowerLayers:
         parameter: Tensor = next(self._decoder.parameters())
         width = self._decoder.config.hidden_size
         count = sum(fresh) * width * parameter.element_size()
-        with self._file.open("rb") as file:
+        with files.open_read(self._file) as file:
             file.seek(offset)
             read = np.fromfile(file, np.uint8, count)
         rows = torch.split(torch.from_numpy(read).view(parameter.dtype).view(-1, width), fresh)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trsr.errors import StaleRunError, StoreError
+from trsr.store import files
 
 Weights = Mapping[str, Tensor]
 
@@ -74,7 +73,7 @@ def save(folder: Path, state: State, identity: Mapping[str, Any]) -> None:
         StoreError: If it cannot be written, such as on a full disk; the older state stays.
     """
     final = folder / f"step-{state.step:08d}"
-    if not final.exists():
+    if not files.exists(final):
         try:
             _write(folder, final, state, identity)
         except (OSError, SafetensorError) as error:
@@ -82,12 +81,12 @@ def save(folder: Path, state: State, identity: Mapping[str, Any]) -> None:
                 f"the training state {final} cannot be written ({error}); make room or choose "
                 "another folder, then run the same command again: it goes on from the last state"
             ) from error
-    for old in folder.glob("step-*"):
+    for old in files.listed(folder, "step-*"):
         if old.name < final.name:
             # A name that `load` does not know first: a half-removed state must not be read.
             gone = folder / f".old-{old.name}"
-            old.rename(gone)
-            shutil.rmtree(gone)
+            files.move(old, gone)
+            files.remove(gone)
 
 
 def load(folder: Path, identity: Mapping[str, Any]) -> State | None:
@@ -97,21 +96,21 @@ def load(folder: Path, identity: Mapping[str, Any]) -> State | None:
         StaleRunError: If it was made with another identity; the message names what differs.
         StoreError: If it cannot be read.
     """
-    for rest in (*folder.glob(".new-*"), *folder.glob(".old-*")):
-        shutil.rmtree(rest)
-    found = sorted(folder.glob("step-*"))
+    for rest in (*files.listed(folder, ".new-*"), *files.listed(folder, ".old-*")):
+        files.remove(rest)
+    found = files.listed(folder, "step-*")
     if not found:
         return None
     latest = found[-1]
     try:
-        facts = json.loads((latest / "state.json").read_text(encoding="utf-8"))
+        facts = files.read_json(latest / "state.json")
         _check(latest, facts["identity"], identity)
         best = latest / "best.safetensors"
         return State(
             facts["step"],
             load_file(latest / "adapter.safetensors"),
             load_file(latest / "moments.safetensors"),
-            load_file(best) if best.exists() else {},
+            load_file(best) if files.exists(best) else {},
             Counts(**facts["counts"]),
         )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -134,28 +133,15 @@ def _check(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> N
 
 def _write(folder: Path, final: Path, state: State, identity: Mapping[str, Any]) -> None:
     fresh = folder / f".new-{final.name}"
-    if fresh.exists():
-        shutil.rmtree(fresh)
-    fresh.mkdir(parents=True)
+    files.empty_folder(fresh)
     tensors = {"adapter": state.adapter, "moments": state.moments, "best": state.best}
     for name, weights in tensors.items():
         if weights:
             save_file(dict(weights), fresh / f"{name}.safetensors")
     counts = {name: getattr(state.counts, name) for name in Counts.__slots__}
     facts = {"step": state.step, "identity": identity, "counts": counts}
-    (fresh / "state.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    for path in (*fresh.iterdir(), fresh):
-        _sync(path)
-    fresh.rename(final)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    """Brings a file, or a folder's list of names, to the disk."""
-    if path.is_dir() and os.name == "nt":  # Windows cannot open a folder
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    files.write_text(fresh / "state.json", json.dumps(facts, indent=1))
+    for path in (*files.listed(fresh), fresh):
+        files.sync(path)
+    files.move(fresh, final)
+    files.sync(folder)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import logging
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from trsr.errors import ConfigError
+from trsr.store import files
 from trsr.train.curves import Row
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class TensorBoard:
         self, folder: Path, settings: Mapping[str, Any], rows: Sequence[Row], sent: int
     ) -> None:
         module = _library("torch.utils.tensorboard", "tensorboard")
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        files.remove(folder / "tensorboard")
         self._writer = module.SummaryWriter(str(folder / "tensorboard"))
         for name, value in settings.items():
             self._writer.add_text(name, str(value))
@@ -60,12 +60,12 @@ class MLflow:
         self._sent = sent
         known = folder / "mlflow_run.txt"
         try:
-            if known.exists():
-                self._mlflow.start_run(run_id=known.read_text(encoding="utf-8"))
+            if files.exists(known):
+                self._mlflow.start_run(run_id=files.read_text(known))
                 return
             self._mlflow.set_experiment("trsr")
             run = self._mlflow.start_run()
-            known.write_text(run.info.run_id, encoding="utf-8")
+            files.write_text(known, run.info.run_id)
             self._mlflow.log_params({name: str(value) for name, value in settings.items()})
         except Exception as error:
             raise ConfigError(
@@ -95,7 +95,7 @@ class WeightsAndBiases:
         wandb = _library("wandb", "wandb")
         self._sent = sent
         known = folder / "wandb_run.txt"
-        before = known.read_text(encoding="utf-8") if known.exists() else None
+        before = files.read_text(known) if files.exists(known) else None
         try:
             self._run = wandb.init(
                 project="trsr", id=before, resume="allow", dir=str(folder), config=dict(settings)
@@ -105,7 +105,7 @@ class WeightsAndBiases:
                 f"train.trackers: wandb cannot begin a run ({error}); log in with `wandb login`, "
                 "set WANDB_MODE=offline, or take wandb out of train.trackers"
             ) from error
-        known.write_text(self._run.id, encoding="utf-8")
+        files.write_text(known, self._run.id)
 
     def send(self, row: Row) -> None:
         """Logs a row's numbers, unless an earlier sitting has."""

@@ -202,7 +202,8 @@ class _Tuner:
                 shutil.copytree(work / "adapter", folder / "adapter")
             (folder / RESULT).write_text(json.dumps(found, indent=1, ensure_ascii=False), "utf-8")
             info = {"versions": versions()}
-            self.output.publish(COMMAND, folder, StageRecord(meaning, {}, {}, info))
+            record = StageRecord(meaning, {}, {}, info)
+            self.output.publish(COMMAND, folder, record, writes=("*",))
         return found
 
     def _select(self) -> tuple[list[Sample], dict[str, Any]]:

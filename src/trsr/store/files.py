@@ -1,0 +1,436 @@
+"""The one door to files: what runs, caches and data keep is read, written and listed here.
+
+The rest of the package makes no file-system call of its own (`tests/test_house.py`), so another
+kind of storage needs another door and no other change. What is written appears whole or not at
+all, is private to the user (0600, in folders of 0700), and never goes through a link: a run
+directory may come from somebody else. What is read must be a file: a pipe would hang.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, BinaryIO, TextIO
+
+import polars as pl
+
+from trsr.errors import StoreError
+
+FILE_MODE = 0o600
+FOLDER_MODE = 0o700
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+
+
+# What is there
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder, behind a link too; not so where that leads nowhere."""
+    return os.path.exists(path)
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a regular file, or a link to one."""
+    return os.path.isfile(path)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder, or a link to one."""
+    return os.path.isdir(path)
+
+
+def is_link(path: Path) -> bool:
+    """Whether it is a symbolic link."""
+    return os.path.islink(path)
+
+
+def size(path: Path) -> int:
+    """A file's size in bytes."""
+    return os.stat(path).st_size
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """A file's size and time of change in nanoseconds: other ones mean other content."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def listed(folder: Path, pattern: str = "*") -> list[Path]:
+    """What lies in a folder under names of this pattern, sorted; empty where it is no folder."""
+    return sorted(Path(folder).glob(pattern)) if is_folder(folder) else []
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """All below a folder, links not followed; each folder before what lies in it."""
+    for path in listed(folder):
+        yield path
+        if is_folder(path) and not is_link(path):
+            yield from walk(path)
+
+
+def free_bytes(folder: Path) -> int:
+    """The free space of the disk that holds a folder."""
+    return shutil.disk_usage(folder).free
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files and their names."""
+    if is_folder(path):
+        # a linked folder within may lead back up
+        parts = [
+            f"{p.name}:{_link(p) if is_link(p) and is_folder(p) else hash_file(p)}"
+            for p in listed(path)
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return _hash(Path(path), *stamp(path))
+
+
+def _link(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(os.readlink(path))).hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _hash(path: Path, size: int, changed: int) -> str:
+    """Size and time of change are part of what is remembered, so a changed file is read again."""
+    return digest(path, "sha256")
+
+
+def digest(path: Path, kind: str) -> str:
+    """A file's sum of a kind that hashlib knows, in hexadecimal digits."""
+    with open_read(path) as file:
+        return hashlib.file_digest(file, functools.partial(_sum, kind)).hexdigest()
+
+
+def _sum(kind: str) -> Any:
+    return hashlib.new(kind, usedforsecurity=False)
+
+
+# Reading
+
+
+def open_read(path: Path) -> io.BufferedReader:
+    """Opens a file to read its bytes.
+
+    Raises:
+        OSError: If there is none.
+        StoreError: If it is a pipe or a device, which would be waited for without end.
+    """
+    _refuse_special(path)
+    return open(path, "rb")
+
+
+def open_text(path: Path, encoding: str = "utf-8", newline: str | None = None) -> TextIO:
+    """Opens a file to read its lines; errors as `open_read`."""
+    _refuse_special(path)
+    return open(path, encoding=encoding, newline=newline)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes; errors as `open_read`."""
+    with open_read(path) as file:
+        return file.read()
+
+
+def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """A file's text, its line ends as they are written; errors as `open_read`."""
+    return read_bytes(path).decode(encoding, errors)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is no JSON in UTF-8, or nested beyond reading.
+    """
+    try:
+        return json.loads(read_text(path))
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def read_parquet(path: Path) -> pl.DataFrame:
+    """A Parquet file's table.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is damaged, or no Parquet.
+    """
+    _refuse_special(path)
+    with parquet_errors():
+        return pl.read_parquet(path, glob=False)
+
+
+def scan_parquet(path: Path) -> pl.LazyFrame:
+    """A Parquet file's table, read when it is collected; errors come then, as polars' own."""
+    _refuse_special(path)
+    return pl.scan_parquet(path, glob=False)
+
+
+def parquet_metadata(path: Path) -> dict[str, str]:
+    """What a Parquet file says of itself by name; errors as `read_parquet`."""
+    _refuse_special(path)
+    with parquet_errors():
+        return pl.read_parquet_metadata(path)
+
+
+@contextlib.contextmanager
+def parquet_errors() -> Iterator[None]:
+    """Turns all that polars raises over a damaged file into ValueError.
+
+    A panic of its Rust core is among it, which no `except Exception` catches.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _refuse_special(path: Path) -> None:
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise StoreError(f"{path}: is a pipe or a device and no file; give a file")
+
+
+# Writing
+
+
+@contextlib.contextmanager
+def writing(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
+    """A new file that takes its place, whole, at the end of the block.
+
+    A kill or an error leaves what was there before. A link in its place is replaced, and what it
+    leads to is left as it is.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        private: Whether only the user may read it.
+    """
+    make_folder(path.parent, private=private)
+    with _temporary(path, private) as temporary, open(temporary[0], "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def writing_text(path: Path) -> Iterator[TextIO]:
+    """As `writing`, for text in UTF-8, its line ends as they are."""
+    with writing(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=False)
+        yield text
+        text.flush()
+        text.detach()
+
+
+@contextlib.contextmanager
+def writing_path(path: Path) -> Iterator[Path]:
+    """As `writing`, for libraries that write to a path of the local disk."""
+    make_folder(path.parent)
+    with _temporary(path, private=True) as (handle, temporary):
+        os.close(handle)
+        yield temporary
+        sync(temporary)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, private: bool) -> Iterator[tuple[int, Path]]:
+    """A new file beside another one, open; it takes the other's place, or goes on an error.
+
+    Its name is its own, so that of two writers of one file the last wins and none fails.
+    """
+    # made anew (O_EXCL, O_NOFOLLOW), with 0600
+    handle, name = tempfile.mkstemp(_UNFINISHED, f".{path.name}.", path.parent)
+    temporary = Path(name)
+    try:
+        if not private:
+            os.chmod(temporary, 0o666 & ~_umask())
+        yield handle, temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+_UNFINISHED = ".new"
+"""Ends the names of files that are being written."""
+
+
+@functools.cache
+def _umask() -> int:
+    """What the user takes from the mode of new files; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def drop_unfinished(folder: Path) -> None:
+    """Removes from a folder what writers have left there that were killed long ago."""
+    long_ago = time.time() - 3600
+    for path in listed(folder, f".*{_UNFINISHED}"):
+        with contextlib.suppress(OSError):
+            if os.lstat(path).st_mtime < long_ago:
+                remove(path)
+
+
+def write_bytes(path: Path, content: bytes, *, private: bool = True) -> None:
+    """Writes a file whole or not at all."""
+    with writing(path, private=private) as file:
+        file.write(content)
+
+
+def write_text(path: Path, text: str, *, private: bool = True) -> None:
+    """Writes text in UTF-8, its line ends as they are, whole or not at all."""
+    write_bytes(path, text.encode(), private=private)
+
+
+def write_json(
+    path: Path, value: Any, *, indent: int | None = 1, default: Callable[[Any], Any] | None = None
+) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, default=default))
+
+
+def write_parquet(frame: pl.DataFrame, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes a table whole or not at all."""
+    with writing(path) as file:
+        frame.write_parquet(file, metadata=metadata)
+
+
+def make_file(path: Path) -> None:
+    """Makes an empty file, where there is none, for a library that opens it itself."""
+    make_folder(path.parent)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, _NEW, FILE_MODE))
+
+
+def open_append(path: Path) -> TextIO:
+    """Opens a text file to write at its end; it is made where it is missing.
+
+    Raises:
+        OSError: If it cannot be written, or is a link.
+    """
+    handle = os.open(path, _APPEND, FILE_MODE)
+    return open(handle, "a", encoding="utf-8")
+
+
+def open_update(path: Path) -> io.BufferedRandom:
+    """Opens a file that is there to write within it: for scratch files, not whole or nothing."""
+    _refuse_special(path)
+    return open(path, "r+b")
+
+
+def sync(path: Path) -> None:
+    """Brings a file, or a folder's list of names, to the disk."""
+    if os.name == "nt" and is_folder(path):  # Windows cannot open a folder
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush(file: IO[Any]) -> None:
+    """Brings what was written to an open file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+# Folders, moves, removal
+
+
+def make_folder(folder: Path, *, private: bool = True) -> None:
+    """Makes a folder and those above it, where they are missing; those there stay as they are."""
+    if is_folder(folder):
+        return
+    parent = Path(folder).parent
+    if parent != folder:
+        make_folder(parent, private=private)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, FOLDER_MODE if private else 0o777)
+        return
+    if not is_folder(folder):
+        raise FileExistsError(17, os.strerror(17), str(folder))
+
+
+def empty_folder(folder: Path) -> None:
+    """Makes a folder anew: whatever was in its place is gone, and a link is not followed."""
+    remove(folder)
+    make_folder(folder)
+
+
+@contextlib.contextmanager
+def temporary_folder(within: Path | None = None, prefix: str = "trsr-") -> Iterator[Path]:
+    """A private folder that is gone after the block.
+
+    Args:
+        within: The folder that it lies in; None: the system's own for such.
+        prefix: Begins its name.
+    """
+    if within is not None:
+        make_folder(within)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=within) as name:
+        yield Path(name)
+
+
+def move(source: Path, target: Path) -> None:
+    """Renames within a disk; a file, folder or link in the place of `target` is removed."""
+    if is_folder(target):
+        remove(target)
+    os.replace(source, target)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies a file or a folder, for the user alone; links in a folder are left out."""
+    if is_folder(source):
+        make_folder(target)
+        for path in listed(source):
+            if not is_link(path):
+                copy(path, target / path.name)
+        return
+    with open_read(source) as old, writing(target) as new:
+        shutil.copyfileobj(old, new)
+    status = os.stat(source)
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a folder with all that is in it, or a link, never what a link leads to."""
+    if is_link(path) or not is_folder(path):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(path)
+        return
+    shutil.rmtree(path)
+
+
+def drop_links(folder: Path) -> None:
+    """Removes the links below a folder of our own: trsr makes none, so somebody else did."""
+    for path in walk(folder):
+        if is_link(path):
+            remove(path)
+
+
+def make_private(path: Path) -> None:
+    """Takes a file, or a folder with all in it, from everybody but the user."""
+    if is_link(path):
+        return
+    os.chmod(path, FOLDER_MODE if is_folder(path) else FILE_MODE)
+    for one in walk(path):
+        if not is_link(one):
+            os.chmod(one, FOLDER_MODE if is_folder(one) else FILE_MODE)
