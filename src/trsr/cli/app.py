@@ -190,7 +190,7 @@ def audit(
     """Look for leaks, shortcuts, biases and idle inputs; findings end with exit code 1."""
     from trsr.cli.audit import show_audit
 
-    with Bar("audit") as bar:
+    with Bar("audit", resumes=False) as bar:
         clean = show_audit(run, json, llm_queries, bar)
     if not clean:
         raise typer.Exit(1)
@@ -287,7 +287,9 @@ def _run(config: Path, settings: list[str] | None, stages: tuple[str, ...]) -> N
         took = duration(outcome.info["seconds"])
         err.print(f"{name}: done in {took}{f' ({counts})' if counts else ''}", markup=False)
     if "evaluate" in stages:
+        from trsr.cli.ending import ending
+
         header, rows, notes = report_table(loaded.run.folder)
         table(header, rows)
-        for note in notes:
-            out.print(note, markup=False)
+        for line in (*notes, "", *ending(loaded)):
+            out.print(line, markup=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trsr.config import Config, load_config, recipes
@@ -129,12 +129,15 @@ def report_table(folder: Path) -> tuple[list[str], list[list[str]], list[str]]:
     """
     path = folder / "report.json"
     try:
-        table = json.loads(path.read_text("utf-8"))["table"]
+        report = json.loads(path.read_text("utf-8"))
+        table = report["table"]
         lines: list[Sequence[object]] = [table["header"], *table["rows"]]
+        if report.get("costs"):
+            lines = _with_costs(lines, report["costs"])
         turned = list(zip(*lines, strict=True))
         # the more there are of either, the more lines; across, their names would be cut
         header, *rows = turned if len(lines) <= max(len(turned), 1) else lines
-        notes = [*map(str, table["notes"]), f"report: {folder / 'report.html'}"]
+        notes = [*map(str, table["notes"])]
     except OSError as error:
         raise StoreError(f"{path}: no report; give `trsr evaluate {folder}` first") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -142,3 +145,19 @@ def report_table(folder: Path) -> tuple[list[str], list[list[str]], list[str]]:
             f"{path}: not a report that trsr wrote; delete it, and give `trsr evaluate {folder}`"
         ) from error
     return list(map(str, header)), [list(map(str, row)) for row in rows], notes
+
+
+def _with_costs(
+    lines: Sequence[Sequence[object]], costs: Mapping[str, Mapping[str, object]]
+) -> list[Sequence[object]]:
+    """The table's lines with what each ranker takes: before its first query, and a query."""
+    from trsr.evaluate.cost_chart import brief_seconds
+    from trsr.evaluate.costs import read_costs
+
+    took = {
+        one.ranker: (brief_seconds(one.preparing), brief_seconds(one.seconds_a_query))
+        for one in read_costs(costs)
+    }
+    header, *rows = lines
+    wider: list[Sequence[object]] = [[*header, "to prepare", "a query"]]
+    return wider + [[*row, *took.get(str(row[0]), ("", ""))] for row in rows]

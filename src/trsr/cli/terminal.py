@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -59,10 +61,18 @@ def complain(message: str) -> None:
 
 
 class Bar:
-    """A job's progress: a bar on a terminal, else a line now and then; always with an estimate."""
+    """A job's progress: a bar on a terminal, else a line now and then; always with an estimate.
 
-    def __init__(self, name: str) -> None:
+    A job that is stopped from the keyboard ends with one line and exit code 130.
+
+    Args:
+        name: Of the job, such as a stage.
+        resumes: Whether the same command goes on where the job was stopped.
+    """
+
+    def __init__(self, name: str, *, resumes: bool = True) -> None:
         self.name = name
+        self._resumes = resumes
         self._unit = "steps"
         self._said = time.monotonic()
         self._pace = Pace()
@@ -91,6 +101,11 @@ class Bar:
     ) -> None:
         if err.is_terminal:
             self._bar.stop()
+        if kind is KeyboardInterrupt:
+            command = shlex.join(["trsr", *sys.argv[1:]])
+            kept = f"; what is done is kept. Go on with: {command}" if self._resumes else ""
+            err.print(f"stopped in {self.name}{kept}", markup=False)
+            raise typer.Exit(130) from None
 
     def begin(self, total: int | None, unit: str) -> None:
         """The job has `total` steps of this unit."""

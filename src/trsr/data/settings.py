@@ -143,6 +143,11 @@ class DataSettings(Settings):
     )
     valid_cases: int = Field(0, ge=0, description="most validation cases; 0: all")
     test_cases: int = Field(0, ge=0, description="most test cases; 0: all")
+    same_users: bool = Field(
+        False,
+        description="draw train_users, valid_cases and test_cases from one order of users: the "
+        "three then share users, and summaries written for one are read again by the others",
+    )
     targets_per_user: int = Field(
         1,
         ge=1,

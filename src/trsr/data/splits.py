@@ -49,7 +49,7 @@ def split(records: Records, settings: DataSettings, seed: int, tally: Tally) -> 
             f"{settings.min_history}:\n" + "\n".join(tally.report().lines())
         )
     drawn = {
-        part: _drawn(records, positions, part, settings.most(part), seed)
+        part: _drawn(records, positions, part, settings, seed)
         for part, positions in long_enough.items()
     }
     return Targets(drawn, targets.fit)
@@ -61,16 +61,21 @@ def _long_enough(records: Records, positions: Ints, part: str, least: int, tally
     return positions[enough]
 
 
-def _drawn(records: Records, positions: Ints, part: str, most: int, seed: int) -> Ints:
+def _drawn(records: Records, positions: Ints, part: str, settings: DataSettings, seed: int) -> Ints:
     """At most so many training users, or validation or test cases, drawn by seed."""
+    most = settings.most(part)
     if not most:
         return positions
     users = records.user[positions]
     if part == "train":
         chosen = np.unique(users)
-        kept = chosen[lottery(records.users.gather(chosen), most, seed, "cases", part)]
+        draw = "users" if settings.same_users else part
+        kept = chosen[lottery(records.users.gather(chosen), most, seed, "cases", draw)]
         return positions[np.isin(users, kept)]
-    places = pl.DataFrame({"user": records.users.gather(users), "n": records.place[positions]})
+    names = records.users.gather(users)
+    if settings.same_users:
+        return positions[lottery(names, most, seed, "cases", "users")]
+    places = pl.DataFrame({"user": names, "n": records.place[positions]})
     names = places.select(pl.format("{}/{}", "user", "n")).to_series()
     return positions[lottery(names, most, seed, "cases", part)]
 

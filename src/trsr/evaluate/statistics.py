@@ -133,7 +133,7 @@ def compare_seeds(
     ]
     if not parts or plain.mean is None or plain.low is None:
         return plain
-    over_users = _standard_error((first.mean(axis=0) - second.mean(axis=0))[:, None], users)
+    over_users = standard_error((first.mean(axis=0) - second.mean(axis=0))[:, None], users)
     parts.append((over_users**2, plain.users - 1))
     variance = math.fsum(part for part, _ in parts)
     if variance <= 0:
@@ -171,7 +171,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def _standard_error(differences: Floats, users: Sequence[str]) -> float:
+def standard_error(differences: Floats, users: Sequence[str]) -> float:
+    """Of the mean of one column of differences, [queries, 1], over users (two at least)."""
     _, code = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)
     return float(Sample.of(differences, code.astype(np.int64)).standard_errors[0])
 

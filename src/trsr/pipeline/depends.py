@@ -11,7 +11,7 @@ from trsr.data.cases import OPEN_FORMAT
 from trsr.pipeline.artifacts import SUMMARY_FORMAT
 from trsr.pipeline.stair import SOURCE, fingerprint
 from trsr.prompts import load_domain
-from trsr.rank.settings import JUDGES, SUMMARY_ALONE, SUMMARY_READERS, RankSettings
+from trsr.rank.settings import JUDGES, RANKERS, SUMMARY_ALONE, SUMMARY_READERS, RankSettings
 
 _FORMAT = "format of summaries"
 
@@ -25,9 +25,15 @@ def used_splits(config: Config) -> list[str]:
     """The splits whose summaries some later stage reads."""
     train = ["train"] if config.trained else []
     blended = SUMMARY_READERS & set(config.rank.blended)
-    asked = config.rank.split
+    asked = config.rank.split if reads_summaries(config) else ""
     valid = blended or (train and config.train.validate_steps) or asked == "valid"
     return [*train, *(["valid"] if valid else []), *(["test"] if asked == "test" else [])]
+
+
+def reads_summaries(config: Config) -> bool:
+    """Whether some ranker may read summaries; of another package's rankers it is not known."""
+    used = set(config.rank.used)
+    return bool(SUMMARY_READERS & used) or any(map(RANKERS.added, used))
 
 
 def ranked_splits(config: Config) -> list[str]:

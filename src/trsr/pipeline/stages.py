@@ -81,7 +81,9 @@ def _summarize(job: Job) -> dict[str, Any]:
     job.progress.begin(sum(map(len, tables.values())), "histories")
     found: dict[str, Summary] = {}
     info: dict[str, Any] = {}
-    if config.summarize.strategy != "none":
+    if not tables:
+        info = {"why": "none is read: no ranker of rank.rankers reads summaries"}
+    elif config.summarize.strategy != "none":
         model = open_stored(config, config.summarizer)
         writer = summary_writer(config, model, dataset.catalog)
         histories = (told for table in tables.values() for told in table.histories())

@@ -1,0 +1,212 @@
+"""What `trsr run` ends with: what the figures say, one user's list, and what to do next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from trsr.cli.recommend import title
+from trsr.config import Config
+from trsr.data import Dataset
+from trsr.evaluate.cost_chart import brief_seconds
+from trsr.evaluate.costs import RankerCost, read_costs
+from trsr.evaluate.statistics import standard_error
+from trsr.evaluate.table import decimals
+from trsr.pipeline.artifacts import read_summaries
+from trsr.progress import duration
+from trsr.store.rundir import RunDirectory
+from trsr.types import Case
+
+ITEMS = 5
+"""Items shown of the example user's history, and of the list."""
+
+STAGES = ("prepare", "summarize", "train", "rank")
+"""The stages whose time is shown; evaluate's is short, and differs whenever it is made again."""
+
+
+def ending(config: Config) -> Iterator[str]:
+    """The lines below a finished run's table.
+
+    The best ranker is the one with the highest mean NDCG@10, or of the first metric where that was
+    not asked for or is a lower bound. Differences are paired over queries; a difference counts as
+    shown from two standard errors on.
+    """
+    folder = config.run.folder
+    report = json.loads((folder / "report.json").read_text("utf-8"))
+    metric = _metric(report)
+    yield from _times(folder)
+    ranked = _ranked(report, metric)
+    if ranked:
+        yield ""
+        yield from _meaning(report, metric, ranked, folder)
+    best = ranked[0] if ranked else str(report["main"])
+    case = next(iter(Dataset.load(folder).cases(config.rank.split)), None)
+    if case is not None:
+        yield ""
+        yield from _example(config, case, best)
+    yield ""
+    yield from _next(config, case.query.history.user if case else "USER", best)
+
+
+def _metric(report: Mapping[str, Any]) -> str:
+    """The metric to tell of; empty where all are lower bounds or there is no query."""
+    bounds = {name for one in report["rankers"].values() for name in one["lower_bounds"]}
+    usable = [
+        name for name, mean in report["chance"].items() if name not in bounds and mean is not None
+    ]
+    return "ndcg@10" if "ndcg@10" in usable else next(iter(usable), "")
+
+
+def _ranked(report: Mapping[str, Any], metric: str) -> list[str]:
+    """The rankers, the highest mean first; of equals the one that stands first in the table."""
+    if not metric:
+        return []
+    means = {name: one["metrics"][metric]["mean"] for name, one in report["rankers"].items()}
+    return sorted(means, key=lambda name: -means[name])
+
+
+def _times(folder: Path) -> Iterator[str]:
+    records = RunDirectory(folder).records()
+    took = {name: float(records[name].info.get("seconds", 0)) for name in STAGES if name in records}
+    parts = [f"{name} {duration(seconds)}" for name, seconds in took.items() if seconds >= 1]
+    if parts:
+        yield f"time: {', '.join(parts)}; in all {duration(sum(took.values()))}"
+
+
+def _meaning(
+    report: Mapping[str, Any], metric: str, ranked: Sequence[str], folder: Path
+) -> Iterator[str]:
+    """Three sentences: the best against chance, against the next, and what it costs."""
+    best = ranked[0]
+    own = report["rankers"][best]["metrics"][metric]
+    chance = float(report["chance"][metric])
+    clear = own["se"] is not None and own["mean"] - chance >= 2 * own["se"]
+    beside = ""
+    if "popular" in ranked[1:]:
+        popular = report["rankers"]["popular"]["metrics"][metric]["mean"]
+        beside = f" and the most popular items first {decimals(popular)}"
+    yield "What the figures say:"
+    yield (
+        f"  {best} has the highest {metric}: {_value(own)}. A random order reaches "
+        f"{decimals(chance)}{beside}."
+        + ("" if clear else " So few queries do not show that it is better than a random order.")
+    )
+    values = _per_query(folder, metric)
+    if len(ranked) > 1:
+        yield f"  {_lead(values, metric, ranked)}"
+    costs = {one.ranker: one for one in read_costs(report.get("costs"))}
+    yield from (f"  {line}" for line in _price(values, report, metric, ranked, costs))
+
+
+def _value(found: Mapping[str, Any]) -> str:
+    error = "" if found["se"] is None else f" ± {decimals(found['se'])}"
+    return decimals(found["mean"]) + error
+
+
+def _per_query(folder: Path, metric: str) -> pl.DataFrame:
+    columns = ["ranker", "query", "user", metric]
+    return pl.read_parquet(folder / "per_query.parquet", columns=columns, glob=False)
+
+
+def _difference(
+    values: pl.DataFrame, metric: str, first: str, second: str
+) -> tuple[float, float | None]:
+    """The mean difference over the queries and its standard error; None for one user alone."""
+    sides = [values.filter(pl.col("ranker") == name).sort("query") for name in (first, second)]
+    differences = (sides[0][metric] - sides[1][metric]).to_numpy()
+    users = sides[0]["user"].to_list()
+    error = standard_error(differences[:, None], users) if len(set(users)) > 1 else None
+    return float(differences.mean()), error
+
+
+def _lead(values: pl.DataFrame, metric: str, ranked: Sequence[str]) -> str:
+    mean, error = _difference(values, metric, ranked[0], ranked[1])
+    users = values["user"].n_unique()
+    said = f"It leads {ranked[1]}, the next, by {decimals(mean)}"
+    if error is None:
+        return f"{said}; one user does not tell how sure that is."
+    said += f" ± {decimals(error)} on the same queries"
+    if mean >= 2 * error and mean > 0:
+        return f"{said}: more than two standard errors, so the lead is hardly chance."
+    return f"{said}: less than two standard errors, so {users} users do not tell which is better."
+
+
+def _price(
+    values: pl.DataFrame,
+    report: Mapping[str, Any],
+    metric: str,
+    ranked: Sequence[str],
+    costs: Mapping[str, RankerCost],
+) -> Iterator[str]:
+    """What the best takes, and the fastest of those that are not clearly worse."""
+    took = {
+        name: costs[name].seconds_a_query
+        for name in ranked
+        if name in costs and costs[name].seconds_a_query is not None
+    }
+    best = ranked[0]
+    if best not in took:
+        return
+    close = [name for name in took if _is_close(values, metric, best, name)]
+    fastest = min(close, key=lambda name: took[name] or 0.0)
+    said = f"{best} takes {brief_seconds(took[best])} a query"
+    if fastest == best:
+        yield f"{said}; every faster ranker is clearly worse." if len(took) > 1 else f"{said}."
+        return
+    mean = report["rankers"][fastest]["metrics"][metric]["mean"]
+    yield (
+        f"{said}; {fastest}, the fastest that is not clearly worse, reaches {decimals(mean)} in "
+        f"{brief_seconds(took[fastest])}."
+    )
+
+
+def _is_close(values: pl.DataFrame, metric: str, best: str, name: str) -> bool:
+    if name == best:
+        return True
+    mean, error = _difference(values, metric, best, name)
+    return error is None or mean < 2 * error
+
+
+def _example(config: Config, case: Case, ranker: str) -> Iterator[str]:
+    """The first ranked user: what came last, the summary, and the head of the best list."""
+    folder, history = config.run.folder, case.query.history
+    split = config.rank.split
+    yield f"An example, user {history.user}, the first of the {split} cases:"
+    recent = [title(item, 40) for item in history.recent(ITEMS)]
+    yield f"  last {len(recent)} of {len(history)} items: {' · '.join(recent)}"
+    found = read_summaries(folder, (split,)).get(case.query.id)
+    if found is not None and found.text:
+        yield f"  summary of {found.covers} items: {found.text}"
+    items = _list(folder / "rankings.parquet", ranker, case.query.id)
+    names = {item.id: title(item, 60) for item in case.query.candidates}
+    yield f"  {ranker}'s list of {len(items)} candidates (→ what the user took next):"
+    for place, item in enumerate(items, 1):
+        taken = item in case.relevant
+        if place <= ITEMS or taken:
+            yield f"  {'→' if taken else ' '}{place:4d}. {names.get(item, item)}"
+
+
+def _list(path: Path, ranker: str, query: str) -> list[str]:
+    """The items of one list, best first; empty where there is none."""
+    wanted = (pl.col("ranker") == ranker) & (pl.col("query") == query)
+    found = pl.scan_parquet(path, glob=False).filter(wanted).select("items").head(1).collect()
+    return list(found["items"][0]) if found.height else []
+
+
+def _next(config: Config, user: str, best: str) -> Iterator[str]:
+    folder = str(config.run.folder)
+    commands = {
+        shlex.join(["trsr", "show", folder, user]): "what was read, written and ranked",
+        shlex.join(["trsr", "recommend", folder, user, "--ranker", best]): "items for this user",
+    }
+    if config.data.dataset:
+        commands["trsr init EVENTS.csv ITEMS.csv"] = "a configuration for your own data"
+    widest = max(map(len, commands))
+    yield "Next:"
+    yield from (f"  {command:<{widest}}  {what}" for command, what in commands.items())
+    yield f"report: {config.run.folder / 'report.html'}"

@@ -1,0 +1,100 @@
+"""What a run ends with on the terminal, and what stopping one says."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+import polars as pl
+import pytest
+import typer
+from pipeline_data import write_data
+
+from trsr.cli import ending, terminal
+from trsr.config import load_config
+from trsr.data import Dataset
+from trsr.pipeline import run
+from trsr.store.rundir import RunDirectory
+
+SETTINGS = """
+[data]
+interactions = "clicks.csv"
+items = "products.jsonl"
+min_history = 4
+negatives = 6
+
+[model]
+backend = "scripted"
+
+[prompts]
+domain = "products"
+
+[train]
+epochs = 0
+"""
+
+
+def made(folder, *more):
+    write_data(folder, items=60)
+    (folder / "mine.toml").write_text(SETTINGS)
+    config = load_config(folder / "mine.toml", [f"run.folder={folder / 'run'}", *more])
+    list(run(config))
+    return config
+
+
+def values(*means_by_ranker):
+    """Per-query values of rankers a, b, …, a user a query."""
+    names = "abc"
+    return pl.DataFrame(
+        [
+            {"ranker": names[n], "query": f"q{q:02d}", "user": f"u{q}", "ndcg@10": value}
+            for n, column in enumerate(means_by_ranker)
+            for q, value in enumerate(column)
+        ]
+    )
+
+
+def test_a_run_ends_with_what_its_own_figures_say(tmp_path):
+    config = made(tmp_path, 'rank.rankers=["random", "popular", "untuned"]')
+    said = list(ending.ending(config))
+    text = "\n".join(said)
+    report = json.loads((config.run.folder / "report.json").read_text("utf-8"))
+    means = {name: one["metrics"]["ndcg@10"]["mean"] for name, one in report["rankers"].items()}
+    best = max(means, key=means.__getitem__)
+    assert f"{best} has the highest ndcg@10: {means[best]:.3f}".replace("0.", ".") in text
+    case = next(iter(Dataset.load(config.run.folder).cases("test")))
+    user = case.query.history.user
+    (line,) = [line for line in said if line.startswith("  →")]
+    (taken,) = (item for item in case.query.candidates if item.id in case.relevant)
+    assert taken.fields[0][1] in line
+    assert f"trsr show {config.run.folder} {user}" in text
+    assert f"trsr recommend {config.run.folder} {user} --ranker {best}" in text
+    assert said[-1] == f"report: {config.run.folder / 'report.html'}"
+
+
+def test_a_lead_is_called_sure_only_where_it_is_larger_than_two_standard_errors():
+    clear = values([0.8, 0.9, 0.7, 0.8], [0.1, 0.2, 0.1, 0.1])
+    assert "the lead is hardly chance" in ending._lead(clear, "ndcg@10", ["a", "b"])
+    noisy = values([0.9, 0.1, 0.8, 0.3], [0.1, 0.9, 0.3, 0.6])
+    assert "4 users do not tell which is better" in ending._lead(noisy, "ndcg@10", ["a", "b"])
+    same = values([0.5, 0.5], [0.5, 0.5])
+    assert "do not tell which is better" in ending._lead(same, "ndcg@10", ["a", "b"])
+
+
+def test_a_stopped_job_says_in_one_line_how_to_go_on(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/bin/trsr", "run", "my demo.toml"])
+    with pytest.raises(typer.Exit) as stopped, terminal.Bar("train"):
+        raise KeyboardInterrupt
+    assert stopped.value.exit_code == 130
+    assert capsys.readouterr().err == (
+        "stopped in train; what is done is kept. Go on with: trsr run 'my demo.toml'\n"
+    )
+
+
+def test_summaries_that_no_ranker_reads_are_not_written(tmp_path):
+    config = made(tmp_path, 'rank.rankers=["random", "popular"]')
+    info = RunDirectory(config.run.folder).records()["summarize"].info
+    assert info["summaries"] == 0
+    assert "no ranker" in info["why"]
+    assert tomllib.loads(config.to_toml())["summarize"]["strategy"] == "hierarchical"
+    assert "summary of" not in "\n".join(ending.ending(config))
