@@ -14,8 +14,8 @@ FEWEST = 5
 NEAR = 0.95
 """From this share of the guess's loss on a training has hardly learned.
 
-Of the single trainings in recipes/ablations_ml100k.toml those that rank with an AUC of .69 and more
-ended at .80 to .91 of it, and those that stayed at .65 at .93 to .98.
+Of the single trainings in benchmarks/recipes/ablations_ml100k.toml those that rank with an AUC of
+.69 and more ended at .80 to .91 of it, and those that stayed at .65 at .93 to .98.
 """
 
 
