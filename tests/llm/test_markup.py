@@ -40,7 +40,7 @@ MARKS = {
     "DeepSeek, Hunyuan": "<｜User｜> <｜Assistant｜> <｜begin▁of▁sentence｜> <｜end▁of▁sentence｜> "
     "<｜hy_User｜> <｜tool▁calls▁begin｜>",
     "gpt-oss": "<|start|> <|channel|> <|message|> <|return|> <|call|> <|constrain|>",
-    "Kimi": "<|im_user|> <|im_assistant|> <|im_system|> <|im_middle|> [BOS] [EOT] [start_header_id] ◁think▷",
+    "Kimi": "<|im_user|> <|im_assistant|> <|im_middle|> [BOS] [EOT] [start_header_id] ◁think▷",
     "GLM": "<|observation|> <sop> <eop> [gMASK] [sMASK] <|begin_of_image|>",
     "Granite": "<|start_of_role|> <|end_of_role|> <|end_of_text|> <|tool_call|>",
     "EXAONE": "[|system|] [|user|] [|assistant|] [|endofturn|]",
