@@ -53,7 +53,9 @@ class TransformersModel:
         folder = local_weights(settings.name, revision=settings.revision)
         self.device = load.pick_device(settings)
         self.network = load.load_network(settings, folder, adapter, self.device)
-        self.layout = Layout(load.load_tokenizer(folder), settings.name)
+        self.layout = Layout(
+            load.load_tokenizer(folder), settings.name, specials=settings.special_tokens
+        )
         own = getattr(self.network.config, "max_position_embeddings", None)
         self._context_tokens = min(settings.context_tokens, own or settings.context_tokens)
         dtype = load.pick_dtype(settings, self.device)
@@ -61,6 +63,7 @@ class TransformersModel:
         self._identity = load.identity(settings, folder, adapter, dtype)
         if self._scorer != "torch":
             self._identity += f" {self._scorer}"
+        self._identity += settings.special_name
         self._memory = Memory(settings.kept_tokens)
 
     @property

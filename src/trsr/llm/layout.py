@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 LABELS = {"system": "### System:", "user": "### User:", "assistant": "### Assistant:"}
 """The plain layout: each message under its label, for tokenizers without a chat template."""
 
-_MARKUP = re.compile(r"^\s*[<\[].*[>\]]\s*$")
+_MARKUP = re.compile(r"(?=.*[^\W\d]).*[<>\[\]|｜◁▷]", re.DOTALL)
 _REMEMBERED = 4096  # prompts; the writer counts a prompt just before the model reads it
 
 
@@ -43,20 +43,27 @@ class Layout:
     With a chat template that is the template, the begun answer as the last assistant message left
     open. Where the template takes no system message, it is put before the first user message.
     Without a template, messages stand under the labels of `LABELS`. Message contents are
-    made inert first: no special token can come out of them.
+    made inert first: no special token can come out of them, nor what other models read as one.
 
     Args:
         tokenizer: A fast tokenizer of transformers.
         name: The model's name, for messages.
         backend: What runs the model, for messages.
+        specials: Further text that the model reads as markup (`model.special_tokens`).
     """
 
-    def __init__(self, tokenizer: Any, name: str, backend: str = "transformers") -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        name: str,
+        backend: str = "transformers",
+        specials: Collection[str] = (),
+    ) -> None:
         self.tokenizer = tokenizer
         self.name = name
         self.backend = backend
         self.templated = bool(tokenizer.chat_template)
-        self.markers = _markers(tokenizer)
+        self.markers = _markers(tokenizer) | frozenset(specials)
         # a long prompt is our error to raise, with the prompt's name: not the tokenizer's to log
         tokenizer.model_max_length = 10**9
         self._bos: Tokens = ()
@@ -266,7 +273,7 @@ def _fold_system(messages: Sequence[Message]) -> list[Message]:
 
 
 def _markers(tokenizer: Any) -> frozenset[str]:
-    """Special tokens, and added ones that look like markup (`<think>`, `[TOOL_CALLS]`)."""
+    """Special tokens, and added ones with a bracket or bar (`<think>`, `[TOOL_CALLS]`)."""
     added = tokenizer.added_tokens_decoder.values()
     marked = {token.content for token in added if token.special or _MARKUP.match(token.content)}
     return frozenset(marked | set(tokenizer.all_special_tokens))

@@ -17,7 +17,6 @@ from trsr.llm.base import Feed, Sampling, text_only
 from trsr.llm.markup import inert
 from trsr.llm.settings import ModelSettings
 from trsr.llm.wire import (
-    WELL_KNOWN_MARKUP,
     address_of,
     after,
     asked_wait,
@@ -117,7 +116,8 @@ class OpenAIModel:
         """Endpoint, model and the settings that its texts depend on."""
         extra = json.dumps(self.settings.extra, sort_keys=True)
         begun = "continues" if self.settings.prefill else "starts anew"
-        return f"openai {self.settings.name} at {self.address}, {begun}, {extra}"
+        specials = self.settings.special_name
+        return f"openai {self.settings.name} at {self.address}, {begun}, {extra}{specials}"
 
     @property
     def context_tokens(self) -> int:
@@ -211,7 +211,7 @@ class OpenAIModel:
         if prompt.begun and not self.settings.prefill:
             messages = messages[:-1]
         said = [
-            {"role": message.role, "content": inert(message.content, WELL_KNOWN_MARKUP)}
+            {"role": message.role, "content": inert(message.content, self.settings.special_tokens)}
             for message in messages
         ]
         body: dict[str, Any] = {"model": self.settings.name, "messages": said}

@@ -88,12 +88,15 @@ class OpenVINOModel:
         folder = local_weights(settings.name, revision=settings.revision)
         from trsr.llm import load  # torch, which reading settings must not need
 
-        self.layout = Layout(load.load_tokenizer(folder), settings.name, "openvino")
+        self.layout = Layout(
+            load.load_tokenizer(folder), settings.name, "openvino", settings.special_tokens
+        )
         self._config = files.read_json(folder / "config.json")
         own = int(self._config.get("max_position_embeddings", settings.context_tokens))
         self._context_tokens = min(settings.context_tokens, own)
         self._stops = _stop_tokens(folder, self._config, self.layout)
         self._identity = load.identity(settings, folder, None, f"openvino {settings.dtype}")
+        self._identity += settings.special_name
         self._pipeline = self._load(folder)
         self._sent = 0
 

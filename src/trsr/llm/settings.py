@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,12 @@ class ModelSettings(Settings):
         "and for Llama, Mistral and Qwen models; auto: openvino where it is installed and can "
         "take the model, else torch. Training and its validation keep to torch",
     )
+    special_tokens: tuple[str, ...] = Field(
+        (),
+        description="further text that the model reads as chat markup: it is broken up wherever "
+        "items or summaries hold it, as are the marks of all families in wide use and a local "
+        "tokenizer's own (docs/architecture.md)",
+    )
     prefill: bool = Field(
         True, description="the model can continue an answer begun for it (openai: the server can)"
     )
@@ -83,6 +90,11 @@ class ModelSettings(Settings):
     )
     price_in: float = Field(0.0, ge=0, description="openai: cost of a million prompt tokens")
     price_out: float = Field(0.0, ge=0, description="openai: cost of a million answer tokens")
+
+    @property
+    def special_name(self) -> str:
+        """What `special_tokens` adds to a model's identity; nothing where there are none."""
+        return f" without {json.dumps(self.special_tokens)}" if self.special_tokens else ""
 
     def meaning(self) -> dict[str, Any]:
         """The settings that a text or a training depends on, as plain values."""

@@ -19,20 +19,6 @@ FIRST_WAIT = 0.5  # seconds before the second try; doubled before each further o
 LONGEST_WAIT = 30.0
 _SAID = 300  # characters of an endpoint's own words in our messages
 
-# An endpoint may read these in a message's content as its own chat layout, and we cannot know
-# which: the layouts of the model families in wide use.
-WELL_KNOWN_MARKUP = (
-    *("<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|endoftext|>", "<|endofprompt|>"),
-    *("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>"),
-    *("<|eot_id|>", "<|eom_id|>", "<|python_tag|>", "<s>", "</s>", "<unk>", "<pad>"),
-    *("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"),
-    *("[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "<bos>", "<eos>"),
-    *("<start_of_turn>", "<end_of_turn>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
-    *("<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<think>", "</think>"),
-    *("<|start|>", "<|channel|>", "<|message|>", "<|return|>", "<|call|>"),
-    *("<｜User｜>", "<｜Assistant｜>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
-)
-
 
 def address_of(base_url: str) -> str:
     """The endpoint's address, checked.
