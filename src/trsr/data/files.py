@@ -215,18 +215,15 @@ def sniff(path: Path, encoding: str = "utf-8", separator: str = "") -> Dialect:
     skip, notes = 0, []
     if said:
         skip, separator = 1, separator or said[1]
-    while lines[skip:] and _comment(lines[skip:], separator or _separator(lines[skip + 1 :], path)):
-        notes.append(f"{path}: the line {lines[skip][:60]!r} is taken as a comment and skipped")
+    body = [line for line in lines[skip:] if not line.startswith("#")]
+    found = separator or _separator(body or lines[skip:], path)
+    for line in lines[skip:]:
+        # a header may begin with the sign too, but has as many fields as the rows
+        if not (line.startswith("#") and body and line.count(found) != body[0].count(found)):
+            break
+        notes.append(f"{path}: the line {line[:60]!r} is taken as a comment and skipped")
         skip += 1
-    found = separator or _separator(lines[skip:], path)
     return Dialect(found, _quoted(_with_marks(path, encoding), found), skip, tuple(notes))
-
-
-def _comment(lines: list[str], separator: str) -> bool:
-    """Whether the first line is a comment: with another number of fields than the next."""
-    if not lines[0].startswith("#") or len(lines) < 2:
-        return False
-    return lines[0].count(separator) != lines[1].count(separator) > 0
 
 
 def _with_marks(path: Path, encoding: str) -> list[str]:

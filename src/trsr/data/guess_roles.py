@@ -67,6 +67,11 @@ class _Column:
         prose = some.str.contains(r"[.!?:]\s|\d:\d\d").mean()
         return float(str(pieces.mean() or 0)) >= 1.5 and float(str(prose or 0)) < 0.5
 
+    @property
+    def text(self) -> pl.Series:
+        """The cells as text; null where they cannot be."""
+        return self._text(self.values)
+
     def _text(self, values: pl.Series) -> pl.Series:
         try:
             return to_text(values, self.path)
@@ -76,7 +81,7 @@ class _Column:
     @cached_property
     def ids(self) -> pl.Series:
         """The cells as ids; none where they cannot be."""
-        return self._ids(self._text(self.values))
+        return self._ids(self.text)
 
     @cached_property
     def pieces(self) -> pl.Series:
@@ -103,13 +108,16 @@ class _Column:
         """The cells as numbers, if all of them are."""
         if self.values.dtype.is_nested() or not (len(self.ids) or self.values.dtype.is_numeric()):
             return None
-        text = (
-            self._text(self.values).str.strip_chars().str.replace(r"^(-?\d+),(\d+)$", "${1}.${2}")
-        )
+        text = self.text.str.strip_chars().str.replace(r"^(-?\d+),(\d+)$", "${1}.${2}")
         frame = pl.DataFrame({"text": text})
         some = frame.filter(~is_missing("text"))["text"]
         numbers = some.cast(pl.Float64, strict=False)
         return None if numbers.null_count() or numbers.is_empty() else numbers
+
+    @cached_property
+    def has_fractions(self) -> bool:
+        """Whether the cells are numbers and not all whole."""
+        return self.numbers is not None and bool((self.numbers % 1 != 0).any())
 
     @cached_property
     def dates(self) -> Times | DataError | None:
@@ -232,7 +240,8 @@ def _key(column: pl.Series, path: Path) -> pl.Series | None:
         return None
     distinct = ids.unique()
     long = float(str(ids.head(_CELLS).str.len_chars().mean() or 0)) > 64
-    if long or not len(ids) or len(ids) < 0.9 * len(column) or len(distinct) < 0.9 * len(ids):
+    # an id may come again, but a brand or a day comes more often
+    if long or len(ids) <= 0.5 * len(column) or len(distinct) < 0.5 * len(ids):
         return None
     return distinct
 
@@ -277,13 +286,13 @@ def _all_days(numbers: pl.Series) -> bool:
 
 def _no_time(left: dict[str, _Column]) -> list[str]:
     """Why no column holds the time."""
-    taken = "the rows of a user are taken as oldest first in the file"
     refused = [
-        f"time: column {name!r} looks like dates, but cannot be read: {column.dates}; until then "
-        f"{taken}"
+        f"time: column {name!r} looks like dates, but cannot be read: {column.dates}, and "
+        f"data.columns.time = {name!r}"
         for name, column in left.items()
         if isinstance(column.dates, DataError)
     ]
+    taken = "the rows of a user are taken as oldest first in the file"
     return refused or [f"time: no column holds dates or moments: {taken}"]
 
 
@@ -322,7 +331,7 @@ def _say_events(left: dict[str, _Column], reasons: list[str]) -> None:
 def _texts_inside(left: dict[str, _Column], found: dict[str, str], reasons: list[str]) -> list[str]:
     """Finds the item and its texts where each row describes its item; adds `item` to `found`."""
     free = {name: one for name, one in left.items() if not _named(name, "user")}
-    words = {name: _words(one.values) for name, one in free.items() if one.numbers is None}
+    words = {name: _words(one.text) for name, one in free.items() if one.numbers is None}
     texts = [name for name in words if words[name] >= 1.5]
     if not texts:
         raise DataError(
@@ -331,7 +340,7 @@ def _texts_inside(left: dict[str, _Column], found: dict[str, str], reasons: list
         )
     title = max(texts, key=lambda name: (plain(name) in TITLES, len(free[name].distinct)))
     usual = [name for name in free if _named(name, "item")]
-    others = [name for name in free if name not in texts]
+    others = [name for name in free if name not in texts and not free[name].has_fractions]
     sure = [name for name in others if _tells(free[name], free[title]) >= 0.8]
     item = next(iter(usual + sorted(sure, key=lambda name: -len(free[name].distinct))), title)
     found["item"] = item
@@ -346,18 +355,17 @@ def _texts_inside(left: dict[str, _Column], found: dict[str, str], reasons: list
     return kept
 
 
-def _words(values: pl.Series) -> float:
-    if values.dtype not in (pl.String, pl.Categorical, pl.Binary):
-        return 0.0
-    letters = values.head(_CELLS).cast(pl.String, strict=False).str.count_matches(r"\p{L}{2,}")
+def _words(text: pl.Series) -> float:
+    letters = text.head(_CELLS).str.count_matches(r"\p{L}{2,}")
     return float(str(letters.mean() or 0))
 
 
 def _tells(key: _Column, other: _Column) -> float:
     """How far a column tells another, from 0 (as good as guessing) to 1."""
-    both = pl.DataFrame({"key": key.values.cast(pl.String, strict=False)})
-    both = both.with_columns(other=other.values.cast(pl.String, strict=False)).drop_nulls()
-    if both.is_empty() or both["key"].n_unique() > 0.9 * len(both):
+    both = pl.DataFrame({"key": key.text, "other": other.text}).drop_nulls()
+    # what comes once tells nothing
+    both = both.filter(pl.col("key").is_duplicated())
+    if both.is_empty():
         return 0.0
     counts = both.group_by("key", "other").len()
     most = float(str(counts.group_by("key").agg(pl.col("len").max())["len"].sum()))
@@ -372,18 +380,22 @@ def _order(
     user, time = (columns[found[role]] for role in ("user", "time"))
     frame = pl.DataFrame(
         {
-            "user": to_text(user.values, user.path),
+            "user": id_text(user.values, user.path),
             "time": seconds(time.values, time.path).values,
+            "row": pl.int_range(len(user.values), eager=True),
         }
     )
+    frame = frame.drop_nulls()
+    rows = frame["row"]
+    frame = frame.drop("row")
     share = _tied(frame)
     if share < MANY_TIES:
         return "", False
     said = f"{share:.0%} of a user's neighbouring interactions have the same {time.name!r}"
     for name, column in left.items():
         hinted = any(word in plain(name) for word in _ORDERS) and not plain(name).endswith("id")
-        if hinted and column.numbers is not None and len(column.numbers) == len(frame):
-            finer = _tied(frame.with_columns(finer=column.numbers))
+        if hinted and column.numbers is not None and len(column.numbers) == len(user.values):
+            finer = _tied(frame.with_columns(finer=column.numbers.gather(rows)))
             if finer <= 0.5 * share:
                 reasons.append(f"order: column {name!r}: {said}, and it orders them")
                 return name, False
@@ -430,9 +442,8 @@ def _user(
     sizes = {}
     for name, column in left.items():
         size = len(column.distinct)
-        fractions = column.numbers is not None and bool((column.numbers % 1 != 0).any())
         enough = size > 0.9 * rows if a_row_each else 1 < size <= 0.8 * rows
-        if not column.values.dtype.is_nested() and not fractions and enough:
+        if not column.values.dtype.is_nested() and not column.has_fractions and enough:
             sizes[name] = size
     ranked = sorted(sizes, key=lambda name: -sizes[name])
     if not ranked and a_row_each:

@@ -42,7 +42,7 @@ _DOMAINS: dict[str, tuple[frozenset[str], str]] = {
 """Domain → the column names and the values that tell it."""
 _FILE_WORDS = {
     "films": ("movie", "film"),
-    "products": ("product", "goods", "shop"),
+    "products": ("product", "goods", "shop", "retail", "order", "purchase"),
     "news": ("news", "article"),
 }
 

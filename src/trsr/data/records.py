@@ -186,7 +186,7 @@ def _say_merged(column: pl.Series, ids: pl.Series, path: Path, tally: Tally) -> 
     if found := merged(column, ids):
         tally.add(f"{ids.name}s_merged", found)
     if words := words_for_none(column, ids):
-        tally.warn(f"{path}: rows whose {ids.name} is {', '.join(words[:5])} count as without one")
+        tally.warn(f"{path}: rows whose {ids.name} is {', '.join(words[:9])} count as without one")
 
 
 def _wanted_events(frame: pl.DataFrame, settings: DataSettings) -> pl.Series | None:
@@ -317,8 +317,8 @@ def _sorted(
     ).row(0)
     tally.add("unsorted", found[0])
     tally.add("equal_times", found[1])
-    if not drawn:
-        _warn_ties(found[1], found[2], found[3], source, tally)
+    if found[1] and found[1] >= MANY_TIES * found[3]:
+        tally.warn(_ties(found[1] / found[3], found[2] / found[1], drawn, source))
     return frame.with_columns(timed=pl.lit(value=True))
 
 
@@ -331,17 +331,19 @@ def _tickets(frame: pl.DataFrame, users: pl.Series, items: pl.Series, seed: int)
     return pl.Series("ticket", user[frame["user"].to_numpy()] ^ item[frame["item"].to_numpy()])
 
 
-def _warn_ties(ties: int, rising: int, pairs: int, source: Source, tally: Tally) -> None:
-    """Says that the order within one moment is the file's, which may be that of the ids."""
-    if not ties or ties < MANY_TIES * pairs:
-        return
-    order = ""
-    if ties > 20 and (rising > 0.95 * ties or rising < 0.05 * ties):
-        order = ", which is that of the item ids: the next item can be told from it"
-    tally.warn(
-        f"{source.interactions_path}: {ties / pairs:.0%} of a user's neighbouring interactions "
-        f"have the same time, and stand in the file's order{order}; is there a column that orders "
-        'them (data.columns.order)? Else set data.ties = "drawn", or "step" for baskets'
+def _ties(share: float, rising: float, drawn: bool, source: Source) -> str:
+    """Says that the order within one moment is not known; it may be that of the ids."""
+    said = (
+        f"{source.interactions_path}: {share:.0%} of a user's neighbouring interactions have the "
+        "same time"
+    )
+    if drawn:
+        return f"{said}; their order is drawn (data.ties)"
+    if rising > 0.95 or rising < 0.05:
+        said = f"{said} and stand in the order of item ids, which tells the next item"
+    return (
+        f"{said}; is there a column that orders them (data.columns.order)? Else set data.ties = "
+        '"drawn", or "step" for baskets'
     )
 
 

@@ -22,11 +22,11 @@ _ENTITY = r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
 _TAG = (
     r"(?i:</?(?:a|abbr|article|b|big|blockquote|body|br|center|code|dd|div|dl|dt|em|figure|font|"
     r"footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|label|li|link|main|meta|nav|ol|p|pre|"
-    r"q|section|small|span|strike|strong|sub|sup|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul|"
+    r"q|script|section|small|span|strike|strong|style|sub|sup|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul|"
     r"video)(?:\s[^<>]*)?/?>|<!--.{0,2000}?-->)"
 )
 """Tags by name: not everything in pointed brackets is HTML."""
-_UNSEEN = r"(?is)<(script|style)\b[^>]*>.*?</\1\s*>"
+_UNSEEN = r"(?is)<(?:script|style)\b[^>]*>.*?</(?:script|style)\s*>"
 
 _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 _LONG_VECTOR = 32
@@ -54,7 +54,7 @@ def catalogue(source: Source, tally: Tally) -> pl.DataFrame:
             tally.add("items_read", len(frame))
             tally.add("items_without_id", ids.null_count())
             if words := words_for_none(frame["id"], ids):
-                tally.warn(f"{path}: rows whose item id is {', '.join(words[:5])} are left out")
+                tally.warn(f"{path}: rows whose item id is {', '.join(words[:9])} are left out")
             if found := merged(frame["id"], ids):
                 tally.add("items_merged", found)
         named = frame.with_columns(ids.alias("id")).drop_nulls("id")
