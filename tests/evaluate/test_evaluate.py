@@ -218,13 +218,8 @@ def test_sampled_candidates_are_warned_about() -> None:
     assert any("Krichene" in note for note in warned)
     uniform = " ".join(evaluate(CASES, {"llm": PERFECT}, ["auc"], drawn="uniform").notes)
     assert "drawn uniformly" in uniform
-    assert "evaluate.corrected estimates those" in uniform
-    told = evaluate(CASES, {"llm": PERFECT}, ["auc"], drawn="uniform", corrected=True).warnings
-    assert any("drawn uniformly" in note for note in told)
-    assert not any("evaluate.corrected" in note for note in told)
     popular = " ".join(evaluate(CASES, {"llm": PERFECT}, ["auc"], drawn="popular").notes)
     assert "drawn by popularity" in popular
-    assert "evaluate.corrected" not in popular  # that rests on uniform draws
     whole = evaluate(CASES, {"llm": PERFECT}, ["auc"], sampled=False).notes
     assert not any("Krichene" in note for note in whole)
 

@@ -57,23 +57,6 @@ def test_what_a_report_says_is_known_for_what_it_is(tmp_path: Path) -> None:
     assert (nobody.subject, nobody.text) == ("", "nobody: what is this?")
 
 
-def test_what_a_run_could_have_asked_for_besides_makes_no_second_warning(tmp_path: Path) -> None:
-    runs = []
-    for name, corrected in (("a", False), ("b", True)):
-        run = write_run(tmp_path / name, seed=int(corrected))
-        case = Case(Query("q", UserHistory("u", ()), (Item("a"), Item("b"))), frozenset({"a"}))
-        lists = {"llm": [RankedList.of(case.query, [1.0, 0.0])]}
-        made = evaluate([case], lists, ["auc"], drawn="uniform", corrected=corrected)
-        report = json.loads((run / "report.json").read_text())
-        notes = [note for note in made.notes if SAMPLED in note]
-        assert ("evaluate.corrected" in notes[0]) is not corrected
-        (run / "report.json").write_text(json.dumps(report | {"notes": notes}))
-        runs.append(str(run))
-    (note,) = told(runs, SAMPLED)
-    assert note.startswith(SAMPLED)
-    assert "evaluate.corrected" not in note
-
-
 def test_a_note_that_evaluate_writes_on_ties_is_known(tmp_path: Path) -> None:
     query = Query("q", UserHistory("u", ()), (Item("a"), Item("b")))
     lists = {"llm": [RankedList.of(query, [1.0, 1.0])]}

@@ -29,7 +29,6 @@ def evaluate(
     *,
     sampled: bool = True,
     drawn: str = "",
-    corrected: bool = False,
 ) -> Report:
     """Computes the metrics of every ranker on the same cases.
 
@@ -42,7 +41,6 @@ def evaluate(
         metrics: As `parse_metric` reads them; repeated ones count once.
         sampled: Whether the candidates were drawn, which the report then warns about.
         drawn: How, where it is known: uniform or popular.
-        corrected: Whether what they say of the whole catalogue is estimated beside.
 
     Raises:
         ConfigError: If a metric is unknown.
@@ -75,7 +73,7 @@ def evaluate(
         comparisons=compare_rankers(
             per_query, list(rankings), main, [str(metric) for metric in wanted], bounds
         ),
-    ).noted(notes(key, scores, sampled=sampled, drawn=drawn, corrected=corrected))
+    ).noted(notes(key, scores, sampled=sampled, drawn=drawn))
 
 
 def _per_query(

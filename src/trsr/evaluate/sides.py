@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from trsr.evaluate.comparison import BETTER, WORSE, difference_json
-from trsr.evaluate.correction import corrected_note
 from trsr.evaluate.notes import FEW
 from trsr.evaluate.resampling import Floats
 from trsr.evaluate.statistics import LEVEL, Difference, compare_seeds, holm
@@ -278,9 +277,6 @@ def _notes(results: Sequence[SideResult], baseline: str, queries: int, users: in
             "Student's t with the variance over users and over seeds, and a side with one seed "
             "counts as if its seed did not matter"
         )
-    corrected = corrected_note(dict.fromkeys(one.metric for one in results))
-    if corrected:
-        yield corrected
 
 
 def _plain(one: SideResult) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 
 from trsr.evaluate.comparison import BETTER, WORSE
-from trsr.evaluate.correction import Corrected
 from trsr.evaluate.groups import HistoryGroup
 from trsr.evaluate.page import Page, StageTime
 from trsr.evaluate.report import Estimate, Report
@@ -22,7 +21,6 @@ from trsr.evaluate.table import (
     difference_rows,
     differences_note,
     least,
-    number,
     share,
 )
 from trsr.evaluate.words import (
@@ -59,7 +57,6 @@ def markdown(report: Report, page: Page) -> str:
         [f"- {_inline(note)}" for note in report.rows().notes if note not in report.warnings],
         _differences(report),
         _groups(report, page.groups),
-        _corrected(page.corrected),
         _costs(report, page),
         _calibration(page),
         _stages(page.stages),
@@ -181,20 +178,6 @@ def _interval(one: Difference) -> str:
     if one.low is None or one.high is None:
         return decimals(one.mean)
     return f"{decimals(one.mean)} ({decimals(one.low)} to {decimals(one.high)})"
-
-
-def _corrected(corrected: Corrected | None) -> list[str]:
-    if corrected is None:
-        return []
-    lines = ["## Estimates for the whole catalogue", "", _inline(corrected.note)]
-    if not corrected.means:
-        return lines
-    metrics = list(next(iter(corrected.means.values())))
-    rows = [
-        [_inline(ranker), *(number(one) for one in means.values())]
-        for ranker, means in corrected.means.items()
-    ]
-    return [*lines, "", *_rows(["ranker", *metrics], rows)]
 
 
 def _calibration(page: Page) -> list[str]:

@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 
 from trsr.errors import ConfigError
-from trsr.evaluate.correction import SUFFIX
 from trsr.evaluate.metrics import USUAL
 from trsr.evaluate.sides import Side
 from trsr.pipeline.finished import FinishedRun
@@ -31,14 +30,9 @@ def wanted_metrics(runs: Sequence[FinishedRun], wanted: Sequence[str]) -> list[s
         if name in shared:
             continue
         lacking = [str(run.folder) for run in runs if name not in run.metrics]
-        how = (
-            "for estimates of the whole catalogue set evaluate.corrected to true"
-            if name.endswith(SUFFIX)
-            else "to add one, name it in evaluate.metrics"
-        )
         raise ConfigError(
             f"{lacking[0]} has no metric {name!r}{like(name, shared)}; all runs have "
-            f"{', '.join(shared)}; {how} and give `trsr evaluate`"
+            f"{', '.join(shared)}; to add one, name it in evaluate.metrics and give `trsr evaluate`"
         )
     if not shared:
         raise ConfigError("the runs have no metric in common; set the same evaluate.metrics")

@@ -244,7 +244,6 @@ def _evaluate(job: Job) -> dict[str, Any]:
         config.evaluate.metrics,
         sampled=sampled,
         drawn=drawn,
-        corrected=config.evaluate.corrected,
     )
     first = first_stage_report(job.run / PROPOSALS, cases, config)
     notes = [Note(text) for text in (full_notes(config, first) if cases.full else ())]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from trsr.errors import ConfigError, DataError, StoreError
-from trsr.evaluate.correction import corrected_note
 from trsr.evaluate.sides import SidesReport
 from trsr.evaluate.table import BOUND
 from trsr.markdown import cell, without_paths
@@ -301,8 +300,6 @@ def _legend(
         )
     words.append("tied: queries in which a right item has a wrong one's score")
     words += [BOUND] if any(row.side.bounds for row in rows) else []
-    corrected = corrected_note(metrics)
-    words += [corrected] if corrected else []
     return "; ".join(words) + "."
 
 
