@@ -225,7 +225,7 @@ def test_two_runs_in_one_directory(folder):
 
 
 def test_evaluate_writes_the_report_in_every_form(folder):
-    trsr("run", "mine.toml", cwd=folder)
+    trsr("run", "mine.toml", "evaluate.trec=true", cwd=folder)
     run = folder / "runs" / "mine"
     names = {path.name for path in run.iterdir()}
     assert names >= {"report.html", "report.md", "table.tex", "qrels.trec", "run.untuned.trec"}
@@ -233,7 +233,7 @@ def test_evaluate_writes_the_report_in_every_form(folder):
     assert {one["ranker"] for one in report["comparisons"]} == {"random", "popular"}
     assert report["calibration"]["untuned"]["candidates"] == 14 * 7
     assert sum(group["queries"] for group in report["history_groups"]) == 14
-    trsr("evaluate", "mine.toml", "evaluate.trec=false", cwd=folder)
+    trsr("evaluate", "mine.toml", cwd=folder)
     assert not (run / "qrels.trec").exists()
 
 

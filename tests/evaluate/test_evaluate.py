@@ -240,7 +240,7 @@ def test_each_ranker_is_set_against_the_main_one_and_marked() -> None:
     rows = report.rows()
     assert rows.rows[0][1] == ".250 ±.000 ↓"
     assert "↓" not in rows.rows[1][1] + rows.rows[2][1]
-    assert any("worse than llm" in note for note in rows.notes)
+    assert any("lower than llm" in note for note in rows.notes)
     assert evaluate(cases, {"llm": best}, ["auc"]).to_json()["comparisons"] == []
 
 

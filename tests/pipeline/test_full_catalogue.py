@@ -165,6 +165,7 @@ def test_evaluating_long_lists_tells_how_far_it_is(tmp_path):
     write_data(tmp_path, users=8, items=30)
     (tmp_path / "full.toml").write_text(CONFIG)
     settings = [f"run.folder={tmp_path / 'run'}", 'rank.rankers=["random", "popular"]']
+    settings.append("evaluate.trec=true")
     config = load_config(tmp_path / "full.toml", settings)
     for stage in ("prepare", "summarize", "train", "rank"):
         run_stage(config, stage)

@@ -9,8 +9,7 @@ import numpy as np
 
 from trsr.audit.evidence import Check, Evidence
 from trsr.errors import PromptError
-from trsr.evaluate import FullAnswerKey, evaluate
-from trsr.evaluate.answers import AnswerKey
+from trsr.evaluate import AnswerKey, evaluate
 from trsr.evaluate.statistics import LEVEL, compare_columns, holm
 from trsr.pipeline.artifacts import adapter_of, with_summary
 from trsr.pipeline.full import PROPOSALS, read_proposals
@@ -107,9 +106,7 @@ def _key(run: Evidence, chosen: Sequence[Query]) -> Callable[[], AnswerKey]:
     import polars as pl
 
     cases = run.cases["test"].only(pl.col("query").is_in([query.id for query in chosen]))
-    if cases.full:
-        return lambda: FullAnswerKey(cases.answers(), run.dataset.catalog.ids)
-    return lambda: AnswerKey(cases)
+    return lambda: AnswerKey(cases.frame, run.dataset.catalog.ids)
 
 
 def _changes(chosen: Sequence[Query]) -> dict[str, Change]:

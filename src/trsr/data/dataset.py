@@ -108,12 +108,6 @@ class Cases:
             for name, *told in part.iter_rows():
                 yield name, self._history(*told)
 
-    def answers(self) -> Iterator[FullAnswer]:
-        """What evaluation needs of each case whose candidates are the whole catalogue."""
-        columns = ("query", "user", pl.col("items").list.len(), "relevant", MET)
-        for name, user, length, relevant, met in self.frame.select(*columns).iter_rows():
-            yield FullAnswer(name, user, length, frozenset(relevant), frozenset(met))
-
     def of_user(self, user: str) -> Cases:
         """One user's cases."""
         return self.only(pl.col("user") == user)
@@ -138,25 +132,6 @@ class Cases:
     def _unmet(self, met: list[str]) -> tuple[Item, ...]:
         known = set(met)
         return tuple(item for item in self._catalog.all if item.id not in known)
-
-
-@dataclass(frozen=True, slots=True)
-class FullAnswer:
-    """A case whose candidates are the whole catalogue except what its user has met.
-
-    Attributes:
-        query: The query's id.
-        user: The user's id.
-        history: The length of the history.
-        relevant: The right items.
-        met: Items that are no candidates.
-    """
-
-    query: str
-    user: str
-    history: int
-    relevant: frozenset[str]
-    met: frozenset[str]
 
 
 @dataclass(frozen=True)

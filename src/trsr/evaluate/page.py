@@ -112,6 +112,7 @@ class Page:
         groups: The queries by length of history.
         calibrations: Of the rankers that give probabilities.
         calibration_notes: What these probabilities are, where that has to be said.
+        trec: Whether there are files for other tools.
         costs: What rankers took.
         costs_note: Said where costs are not known; empty: nothing is.
     """
@@ -132,5 +133,6 @@ class Page:
     groups: Sequence[HistoryGroup] = ()
     calibrations: Sequence[Calibration] = ()
     calibration_notes: Sequence[str] = ()
+    trec: bool = False
     costs: Sequence[RankerCost] = ()
     costs_note: str = ""

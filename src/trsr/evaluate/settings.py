@@ -34,4 +34,4 @@ class EvaluateSettings(Settings):
         description="quality by length of history: the lengths at which a new group begins; empty: "
         "quartiles",
     )
-    trec: bool = Field(True, description="write run.RANKER.trec and qrels.trec for other tools")
+    trec: bool = Field(False, description="write run.RANKER.trec and qrels.trec for other tools")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from trsr.evaluate.comparison import BETTER, WORSE, difference_json
+from trsr.evaluate.metrics import parse_metric
 from trsr.evaluate.notes import FEW
 from trsr.evaluate.resampling import Floats
 from trsr.evaluate.statistics import LEVEL, Difference, compare_seeds, holm
@@ -175,7 +176,9 @@ class SidesReport:
         return Table(("", "metric", *seeds, "mean", *DIFFERENCES), tuple(rows), self.notes)
 
     def _best(self, metric: str) -> float | None:
-        """The highest mean; None where any is a lower bound."""
+        """The highest mean; None where it is not the best, or any is a lower bound."""
+        if parse_metric(metric).family.accuracy is None:
+            return None
         those = [one for one in self.results if one.metric == metric]
         means = [one.mean for one in those if one.mean is not None]
         return None if any(one.bound for one in those) else max(means, default=None)

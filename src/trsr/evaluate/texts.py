@@ -34,13 +34,16 @@ from trsr.evaluate.words import (
 )
 
 FILES = (
-    "Beside this file: `report.json` (all numbers), `report.html`, `per_query.parquet`, "
-    "`table.tex`, and for other tools `run.RANKER.trec` and `qrels.trec`. In the TREC files blanks "
-    "and % in ids are written as in URLs, and ties are broken by a made-up order, as the format "
-    "asks: trsr counts a tie as its expected value, so other tools' values differ where there are "
-    "ties. They also leave out queries without a result, which count as 0 here (`trec_eval -c`)."
+    "Beside this file: `report.json` (all numbers), `report.html`, `per_query.parquet`, and "
+    "`table.tex`."
 )
 
+TREC_FILES = (
+    "For other tools: `run.RANKER.trec` and `qrels.trec`. In them blanks and % in ids are written "
+    "as in URLs, and ties are broken by a made-up order, as the format asks: trsr counts a tie as "
+    "its expected value, so other tools' values differ where there are ties. They also leave out "
+    "queries without a result, which count as 0 here (`trec_eval -c`)."
+)
 
 ELSEWHERE = (
     "Drawings, and example users with what was read, written and ranked: `report.html` alone."
@@ -62,7 +65,7 @@ def markdown(report: Report, page: Page) -> str:
         _stages(page.stages),
         _summaries(page),
         _settings(page),
-        ["## Files", "", ELSEWHERE, "", FILES],
+        ["## Files", "", ELSEWHERE, "", FILES, *(["", TREC_FILES] if page.trec else [])],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
@@ -165,13 +168,13 @@ def _groups(report: Report, groups: Sequence[HistoryGroup]) -> list[str]:
             _inline(scores.ranker),
             *(
                 least(scores.bounds, metric) + _interval(group.means[scores.ranker, metric])
-                for metric in report.metrics
+                for metric in report.paired
             ),
         ]
         for group in groups
         for scores in report.rankers
     ]
-    return [*lines, *_rows(["history", "queries", "ranker", *report.metrics], rows)]
+    return [*lines, *_rows(["history", "queries", "ranker", *report.paired], rows)]
 
 
 def _interval(one: Difference) -> str:
@@ -249,7 +252,7 @@ def latex(report: Report) -> str:
         "1 query" if report.queries == 1 else f"{report.queries:,} queries".replace(",", "{,}")
     )
     marks = (
-        f" $\\uparrow$ $\\downarrow$: significantly better or worse than {_tex(report.main)} "
+        f" $\\uparrow$ $\\downarrow$: significantly higher or lower than {_tex(report.main)} "
         f"(paired randomization test, $p < {decimals(LEVEL, 2)}$ after Holm's correction for "
         f"{len(report.comparisons)} comparisons)."
         if report.comparisons

@@ -95,6 +95,7 @@ def write_pages(
         groups=groups,
         calibrations=calibrations,
         calibration_notes=likely_notes(config, [one.ranker for one in calibrations]),
+        trec=config.evaluate.trec,
         costs=costs,
         costs_note="" if costs else UNRECORDED,
         cases="validation cases" if config.rank.split == "valid" else "test cases",
