@@ -34,13 +34,13 @@ def wrong_names(config: Config) -> Iterator[str]:
         )
     for name in sorted(set(config.rank.lists) & set(RANKERS.names())):
         yield f"rank.lists: {name} is a ranker of its own; give the lists another name"
-    from trsr.evaluate import parse_metric
+    from trsr.evaluate.metrics import parse_accuracy, parse_metric
     from trsr.prompts import check_domain
 
     for key, check, texts in (
         ("evaluate.metrics", parse_metric, config.evaluate.metrics),
-        ("train.select_on", parse_metric, config.train.select_on),
-        ("rank.tune_on", parse_metric, config.rank.tune_on),
+        ("train.select_on", parse_accuracy, config.train.select_on),
+        ("rank.tune_on", parse_accuracy, config.rank.tune_on),
         ("prompts.domain", check_domain, (config.prompts.domain,)),
     ):
         for text in texts:

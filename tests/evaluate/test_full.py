@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import polars as pl
 import pytest
 
 from trsr.errors import DataError
-from trsr.evaluate import FullAnswerKey, evaluate
+from trsr.evaluate import AnswerKey, evaluate
 from trsr.rank import top
 from trsr.types import Case, Entry, Item, Query, RankedList, UserHistory
 
@@ -25,6 +26,17 @@ class Answer:
     history: int = field(default=2)
 
 
+def key_of(answers: list[Answer], catalogue: list[str] = CATALOGUE) -> AnswerKey:
+    rows = [
+        (one.query, one.user, ["i0"] * one.history, [], sorted(one.relevant), sorted(one.met))
+        for one in answers
+    ]
+    lists = pl.List(pl.String)
+    kinds = {"query": pl.String, "user": pl.String, "items": lists, "candidates": lists}
+    frame = pl.DataFrame(rows, schema=kinds | {"relevant": lists, "met": lists}, orient="row")
+    return AnswerKey(frame, catalogue)
+
+
 def ranked(query: str, *items: str) -> RankedList:
     return RankedList(query, tuple(Entry(item, -float(at)) for at, item in enumerate(items)))
 
@@ -35,7 +47,7 @@ def test_a_target_that_is_not_listed_is_beyond_every_cut_off_and_stays_in_the_me
         Answer("b", frozenset({"i6"})),
     ]
     lists = [ranked("a", "i3", "i5", "i4"), ranked("b", "i3", "i5", "i4")]
-    report = evaluate(FullAnswerKey(answers, CATALOGUE), {"llm": lists}, METRICS, sampled=False)
+    report = evaluate(key_of(answers), {"llm": lists}, METRICS, sampled=False)
     assert report.candidates == (10, 12)
     means = report.means("llm")
     # a: rank 2 of 10; b: not found.
@@ -58,7 +70,7 @@ def test_whole_lists_score_as_with_given_candidates() -> None:
         query = Query(name, UserHistory("u", ()), tuple(Item(i) for i in CATALOGUE))
         cases.append(Case(query, frozenset({"i7"})))
         lists.append(RankedList(name, tuple(map(Entry, order, map(float, scores)))))
-    full = evaluate(FullAnswerKey(answers, CATALOGUE), {"x": lists}, METRICS[:-1], sampled=False)
+    full = evaluate(key_of(answers), {"x": lists}, METRICS[:-1], sampled=False)
     given = evaluate(cases, {"x": lists}, METRICS[:-1], sampled=False)
     assert full.means("x") == pytest.approx(given.means("x"))
     assert full.chance == pytest.approx(given.chance)
@@ -71,7 +83,7 @@ def test_a_cut_among_ties_keeps_the_expected_value() -> None:
     cut = [top(RankedList(answer.query, flat), 4, seed=1) for answer in answers]
     assert {len(one.entries) for one in cut} == {4}
     assert all(one.entries[0].item == "i0" for one in cut)
-    report = evaluate(FullAnswerKey(answers, CATALOGUE), {"x": cut}, ["recall@3"], sampled=False)
+    report = evaluate(key_of(answers), {"x": cut}, ["recall@3"], sampled=False)
     assert report.means("x")["recall@3"] == pytest.approx(2 / 11, abs=0.02)
     plain = ranked("q", "i3", "i5", "i4")
     assert top(plain, 2, seed=0).entries == plain.entries[:2]
@@ -80,14 +92,14 @@ def test_a_cut_among_ties_keeps_the_expected_value() -> None:
 
 @pytest.mark.parametrize("item", ["i0", "x9"], ids=["met", "unknown"])
 def test_lists_may_not_invent_candidates(item: str) -> None:
-    key = FullAnswerKey([Answer("a", frozenset({"i5"}), frozenset({"i0"}))], CATALOGUE)
+    key = key_of([Answer("a", frozenset({"i5"}), frozenset({"i0"}))])
     with pytest.raises(DataError, match=f"ranker llm: the list of query a invents 1 .{item}"):
         evaluate(key, {"llm": [ranked("a", "i5", item)]}, ["recall@1"])
 
 
 def test_an_answer_that_is_no_candidate_is_refused() -> None:
     with pytest.raises(DataError, match="query a: the relevant"):
-        FullAnswerKey([Answer("a", frozenset({"i5"}), frozenset({"i5"}))], CATALOGUE)
+        key_of([Answer("a", frozenset({"i5"}), frozenset({"i5"}))])
 
 
 def test_several_answers_that_are_not_listed_stand_in_the_last_places() -> None:
@@ -95,7 +107,7 @@ def test_several_answers_that_are_not_listed_stand_in_the_last_places() -> None:
     shown = ["i1", "i3", "i2"]
     rest = [item for item in CATALOGUE if item not in {*shown, "i8", "i9"}]
     cut, whole = ranked("q", *shown), ranked("q", *shown, *rest, "i8", "i9")
-    key = FullAnswerKey([answer], CATALOGUE)
+    key = key_of([answer])
     metrics = [*METRICS[:-1], "mrr@12"]
     found = evaluate(key, {"cut": [cut], "whole": [whole]}, metrics, sampled=False)
     assert found.means("cut") == pytest.approx(found.means("whole"))

@@ -7,10 +7,11 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import polars as pl
 import pytest
 
 from trsr.evaluate import (
-    FullAnswerKey,
+    AnswerKey,
     Page,
     Report,
     ShownBlock,
@@ -236,28 +237,24 @@ def test_a_name_that_is_not_beside_its_point_is_led_to() -> None:
     assert render(shown, Page(costs=costs)).count('class="leader near"') == led
 
 
-class Answer:
-    def __init__(self, query: str) -> None:
-        self.query = self.user = query
-        self.history = 2
-        self.relevant, self.met = frozenset({"i7"}), frozenset[str]()
-
-
 def cut(places: int) -> Report:
     """`llm` ranks some of 2,000 items, `popular` all; the right one is the eighth of both."""
     catalogue = [f"i{n}" for n in range(2000)]
-    answers = [Answer(f"q{n}") for n in range(30)]
+    names = [f"q{n}" for n in range(30)]
     lists = {
         name: [
-            RankedList.of(Query(one.query, UserHistory("u", ()), items), range(len(items), 0, -1))
-            for one in answers
+            RankedList.of(Query(one, UserHistory("u", ()), items), range(len(items), 0, -1))
+            for one in names
         ]
         for name, items in (
             ("popular", tuple(map(Item, catalogue))),
             ("llm", tuple(map(Item, catalogue[:places]))),
         )
     }
-    key = FullAnswerKey(answers, catalogue)
+    cases = pl.DataFrame({"query": names, "user": names}).with_columns(
+        items=pl.lit(["i0", "i0"]), relevant=pl.lit(["i7"]), met=pl.lit([], pl.List(pl.String))
+    )
+    key = AnswerKey(cases, catalogue)
     return evaluate(key, lists, ["recall@10", "auc"], sampled=False)
 
 

@@ -310,7 +310,7 @@ def test_significance_is_on_the_page_in_words_too(tmp_path: Path) -> None:
         for name, scores in (("bad", [0.0, 1, 2, 3]), ("llm", [3.0, 2, 1, 0]))
     }
     reader = read(tmp_path, shown=evaluate(cases, lists, ["recall@1"]))
-    assert "significantly worse than llm" in reader.text
+    assert "significantly lower than llm" in reader.text
 
 
 def test_quality_lies_above_cost_on_an_axis_that_suits_it() -> None:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trsr.errors import ConfigError
+from trsr.evaluate.answers import CASES, LISTS, AnswerKey
 from trsr.evaluate.metrics import METRICS, parse_metric
 from trsr.evaluate.ranks import Ranks
 
@@ -36,6 +38,10 @@ PLAIN: dict[str, Callable[[Marks, int], float]] = {
     "mrr": lambda marks, k: next((1 / (i + 1) for i, m in enumerate(marks[:k]) if m), 0.0),
     "ndcg": lambda marks, k: _dcg(marks[:k]) / _dcg(sorted(marks, reverse=True)[:k]),
     "auc": _auc,
+    "map": lambda marks, k: (
+        sum(sum(marks[: i + 1]) / (i + 1) for i, m in enumerate(marks[:k]) if m) / sum(marks)
+    ),
+    "rbp": lambda marks, k: sum(0.2 * 0.8**i for i, m in enumerate(marks[:k]) if m),
 }
 
 
@@ -51,17 +57,29 @@ def reference(name: str, scores: Sequence[float], marks: Marks, k: int) -> float
 
 
 def ranks_of(scores: Sequence[Sequence[float]], marks: Sequence[Marks]) -> Ranks:
-    width = max(map(len, scores))
-    padded = np.zeros((len(scores), width))
-    right, real = np.zeros_like(padded, dtype=bool), np.zeros_like(padded, dtype=bool)
-    for row, (one, mark) in enumerate(zip(scores, marks, strict=True)):
-        padded[row, : len(one)], right[row, : len(one)] = one, mark
-        real[row, : len(one)] = True
-    return Ranks.of(padded, right, real)
+    """The ranks of queries with candidates 0, 1, …, as an answer key finds them."""
+    names = [[f"i{n}" for n in range(len(one))] for one in scores]
+    right = [[f"i{n}" for n, mark in enumerate(one) if mark] for one in marks]
+    queries = [f"q{n:05d}" for n in range(len(scores))]
+    cases = pl.DataFrame(
+        [queries, queries, [[]] * len(queries), names, right], schema=CASES, orient="col"
+    )
+    orders = [sorted(range(len(one)), key=lambda n, one=one: -one[n]) for one in scores]
+    lists = pl.DataFrame(
+        [
+            queries,
+            [[f"i{n}" for n in order] for order in orders],
+            [[one[n] for n in order] for one, order in zip(scores, orders, strict=True)],
+        ],
+        schema=LISTS,
+        orient="col",
+    )
+    (batch,) = AnswerKey(cases).check("x", lists)
+    return batch.ranks
 
 
 def value(name: str, scores: Sequence[float], marks: Marks, k: int) -> float:
-    metric = parse_metric(f"{name}@{k}" if METRICS[name].cut_off else name)
+    metric = parse_metric(METRICS[name].example(name, str(k)))
     return float(metric.values(ranks_of([scores], [marks]))[0])
 
 
@@ -74,7 +92,7 @@ query = st.integers(1, 6).flatmap(
 )
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", sorted(PLAIN))
 @settings(deadline=None)
 @given(query, st.integers(1, 8))
 def test_a_tie_counts_as_the_mean_over_all_orders(
@@ -83,18 +101,18 @@ def test_a_tie_counts_as_the_mean_over_all_orders(
     assert value(name, *one, k) == pytest.approx(reference(name, *one, k), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", sorted(PLAIN))
 @settings(deadline=None, max_examples=40)
 @given(st.lists(query, min_size=2, max_size=5), st.integers(1, 8))
 def test_queries_computed_together_equal_queries_computed_alone(
     name: str, many: list[tuple[list[float], list[bool]]], k: int
 ) -> None:
-    metric = parse_metric(f"{name}@{k}" if METRICS[name].cut_off else name)
+    metric = parse_metric(METRICS[name].example(name, str(k)))
     together = metric.values(ranks_of(*zip(*many, strict=True)))
     assert together.tolist() == pytest.approx([value(name, *one, k) for one in many], abs=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", sorted(PLAIN))
 @settings(deadline=None, max_examples=40)
 @given(query, st.integers(1, 8), st.randoms(use_true_random=False))
 def test_the_order_in_which_candidates_come_means_nothing(name: str, one, k: int, random) -> None:
@@ -104,10 +122,10 @@ def test_the_order_in_which_candidates_come_means_nothing(name: str, one, k: int
     assert value(name, scores, marks, k) == pytest.approx(value(name, *one, k), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", sorted(PLAIN))
 def test_chance_is_what_a_ranker_gets_that_tells_nothing_apart(name: str) -> None:
     marks = [True, False, True, False, False]
-    metric = parse_metric(f"{name}@3" if METRICS[name].cut_off else name)
+    metric = parse_metric(METRICS[name].example(name, "3"))
     chance = metric.values(Ranks.at_random(np.array([2]), np.array([5])))[0]
     assert chance == pytest.approx(reference(name, [0.0] * 5, marks, 3), abs=1e-12)
 
@@ -153,7 +171,13 @@ def test_trec_eval_agrees_where_there_are_no_ties() -> None:
         qrels[f"q{q}"] = {f"d{i}": int(m) for i, m in enumerate(mark)}
         runs[f"q{q}"] = {f"d{i}": float(s) for i, s in enumerate(score)}
     ranks = ranks_of(scores, marks)
-    pairs = {"recall": "recall", "precision": "P", "ndcg": "ndcg_cut", "hit": "success"}
+    pairs = {
+        "recall": "recall",
+        "precision": "P",
+        "ndcg": "ndcg_cut",
+        "hit": "success",
+        "map": "map_cut",
+    }
     cuts = (1, 3, 5, 10, 50)
     wanted = {f"{theirs}.{','.join(map(str, cuts))}" for theirs in pairs.values()}
     found = trec.RelevanceEvaluator(qrels, wanted | {"recip_rank"}).evaluate(runs)
@@ -168,7 +192,7 @@ def test_trec_eval_agrees_where_there_are_no_ties() -> None:
 @settings(deadline=None)
 @given(st.sampled_from(sorted(METRICS)), st.integers(1, 999_999_999))
 def test_a_metric_prints_as_it_parses(name: str, k: int) -> None:
-    text = f"{name}@{k}" if METRICS[name].cut_off else name
+    text = METRICS[name].example(name, str(k))
     assert str(parse_metric(text)) == text
     assert parse_metric(str(parse_metric(text))) == parse_metric(text)
 
@@ -191,6 +215,12 @@ def test_a_metric_prints_as_it_parses(name: str, k: int) -> None:
         ("auc@5", "write auc"),
         ("auc@", "write auc"),
         ("", "there are auc"),
+        ("rbp@10", r"write rbp\(p=0.8\)@10"),
+        ("rbp(p=1)@10", "between 0 and 1"),
+        ("rbp(p=0.80)@10", r"write rbp\(p=0.8\)@10"),
+        ("ndcg(p=0.8)@10", "takes no p; write ndcg@10"),
+        ("noveltey@5", "did you mean novelty@5"),
+        ("coverage", "write coverage@10"),
     ],
 )
 def test_a_mistyped_metric_is_refused_with_a_hint(text: str, hint: str) -> None:

@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 
 from trsr.evaluate import Page, Report, StageTime, evaluate
 from trsr.evaluate.calibration import calibrate
-from trsr.evaluate.correction import Corrected, correct
 from trsr.evaluate.costs import RankerCost
 from trsr.evaluate.groups import history_groups
 from trsr.evaluate.html import render
 from trsr.evaluate.length_chart import MOST, length_chart
-from trsr.evaluate.report import Estimate
 from trsr.evaluate.texts import latex, markdown
 from trsr.types import Case, Interaction, Item, Query, RankedList, UserHistory
 
@@ -156,17 +154,6 @@ def test_of_many_rankers_the_main_and_the_best_are_drawn_and_the_others_named() 
     assert "not drawn" not in render(few, Page(groups=history_groups(few)))
 
 
-def test_the_page_shows_estimates_over_the_whole_catalogue() -> None:
-    shown = report([1, 2, 3])
-    found = Corrected(100, 3, 0.1, {"llm": {"recall@1": Estimate(-0.25, 0.01)}}, "An estimate.")
-    text = render(shown, Page(corrected=found))
-    assert "An estimate." in text
-    assert "−.250 ±.010" in text
-    without = render(shown, Page(corrected=Corrected(100, 0, 0.1, {}, "Not possible.")))
-    assert "Not possible." in without
-    assert "Table of estimates" not in without
-
-
 def test_calibration_by_hand() -> None:
     found = calibrate("llm", np.array([0.05, 0.05, 0.95, 1.0]), np.array([0.0, 1, 1, 1]))
     low, high = found.bins
@@ -194,16 +181,10 @@ EVIL = "a|b_<script>*x*\n# &%$#{}~^\\"
 
 def test_markdown_holds_every_part_and_its_tables_are_whole() -> None:
     shown = report([1] * 20 + [5] * 20, ("evil|_", "llm"))
-    cases = [
-        Case(Query(f"q{n}", UserHistory(f"u{n}", ()), ITEMS), frozenset({"i0"})) for n in range(40)
-    ]
-    lists = {"evil|_": [], "llm": []}
-    corrected, _ = correct(shown, cases, lists, 100)
     page = Page(
         title=EVIL,
         groups=history_groups(shown),
         calibrations=[calibrate("llm", np.array([0.5]), np.array([1.0]))],
-        corrected=corrected,
         costs=[RankerCost("llm", 40, 75.0, 80.0, prompts=840, tokens=420_000)],
         stages=[StageTime("rank", 80.0, {"tokens": 420_000, "stopped_early": False})],
         settings={"run": {"seed": 7}, "prompts": {"style": EVIL}},
@@ -211,7 +192,7 @@ def test_markdown_holds_every_part_and_its_tables_are_whole() -> None:
         made=[("machine", EVIL)],
     )
     text = markdown(shown, page)
-    for head in ("Results", "Differences to llm", "By length", "Estimates", "Calibration", "Files"):
+    for head in ("Results", "Differences to llm", "By length", "Calibration", "Files"):
         assert f"## {head}" in text
     assert "**1.000** ±.000" in text
     assert ".000 ±.000 ↓" in text

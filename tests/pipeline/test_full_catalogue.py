@@ -12,7 +12,6 @@ from trsr.config import load_config
 from trsr.data import Dataset
 from trsr.errors import ConfigError, DataError
 from trsr.pipeline import run, run_evaluate, run_stage
-from trsr.pipeline.pages import whole
 from trsr.progress import Silent
 from trsr.rank import RANKERS
 from trsr.recommender import Recommender
@@ -133,18 +132,6 @@ def test_data_prepared_before_cases_told_what_was_met_is_prepared_again(tmp_path
     assert Dataset.load(folder).cases("test").full
 
 
-def test_negatives_come_from_the_same_catalogue_however_much_of_histories_is_kept(tmp_path):
-    write_data(tmp_path, users=30, items=60)
-    (tmp_path / "full.toml").write_text(CONFIG)
-    sizes = set()
-    for kept in (0, 4):
-        folder = f"run.folder={tmp_path / str(kept)}"
-        told = [folder, f"data.max_history={kept}", "data.candidates=uniform"]
-        run_stage(load_config(tmp_path / "full.toml", told), "prepare")
-        sizes.add(whole(Dataset.load(tmp_path / str(kept))))
-    assert len(sizes) == 1
-
-
 def test_what_cannot_work_is_told_beforehand(tmp_path):
     (tmp_path / "full.toml").write_text(CONFIG)
     with pytest.raises(ConfigError) as caught:
@@ -178,6 +165,7 @@ def test_evaluating_long_lists_tells_how_far_it_is(tmp_path):
     write_data(tmp_path, users=8, items=30)
     (tmp_path / "full.toml").write_text(CONFIG)
     settings = [f"run.folder={tmp_path / 'run'}", 'rank.rankers=["random", "popular"]']
+    settings.append("evaluate.trec=true")
     config = load_config(tmp_path / "full.toml", settings)
     for stage in ("prepare", "summarize", "train", "rank"):
         run_stage(config, stage)

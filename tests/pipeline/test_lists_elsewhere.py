@@ -25,7 +25,13 @@ def made(tmp_path):
 
     def make(name: str, *changes: str) -> Path:
         config = load_config(
-            tmp_path / "mine.toml", [f"run.folder={tmp_path / name}", "data.seed=3", *changes]
+            tmp_path / "mine.toml",
+            [
+                f"run.folder={tmp_path / name}",
+                "data.seed=3",
+                "evaluate.trec=true",
+                *changes,
+            ],
         )
         list(run(config))
         return config.run.folder

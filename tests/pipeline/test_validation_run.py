@@ -60,7 +60,7 @@ def cases(folder: Path, split: str) -> set[str]:
 
 
 def test_the_validation_cases_are_ranked_told_and_evaluated(made):
-    folder = made("valid", "rank.split=valid")
+    folder = made("valid", "rank.split=valid", "evaluate.trec=true")
     assert asked(folder) == cases(folder, "valid")
     assert not asked(folder) & cases(folder, "test")
     summaries = set(read_summaries(folder))

@@ -12,8 +12,7 @@ import numpy.typing as npt
 from trsr.audit.evidence import Check, Evidence, State, counted
 from trsr.audit.texts import ids_in_prompt
 from trsr.errors import DataError
-from trsr.evaluate import FullAnswerKey
-from trsr.evaluate.answers import AnswerKey
+from trsr.evaluate import AnswerKey
 from trsr.rank.settings import JUDGES
 from trsr.settings import derive_seed
 
@@ -225,8 +224,7 @@ def ranked_lists(run: Evidence) -> Iterator[Check]:
         yield Check(name, "skipped", why)
         return
     try:
-        ids = run.dataset.catalog.ids
-        key = FullAnswerKey(cases.answers(), ids) if cases.full else AnswerKey(cases)
+        key = AnswerKey(cases.frame, run.dataset.catalog.ids)
         ties = [_ties(key, ranker, run) for ranker in run.rankings]
     except (DataError, ValueError) as error:
         yield Check(name, "finding", str(error))
@@ -238,7 +236,7 @@ def ranked_lists(run: Evidence) -> Iterator[Check]:
 def _ties(key: AnswerKey, ranker: str, run: Evidence) -> Check:
     name = f"ties of {ranker}"
     tied = answered = 0
-    for batch in key.check(ranker, run.rankings[ranker]):
+    for batch in key.check(ranker, run.rankings[ranker].frame):
         tied += int(batch.ranks.ambiguous.sum())
         answered += len(batch.rows)
     if not answered:

@@ -91,7 +91,7 @@ def parts(kind: str) -> Iterator[str]:
         "strategies": STRATEGIES.names(),
         "models": BACKENDS.names(),
         "rankers": RANKERS.names(),
-        "metrics": [f"{name}@k" if family.cut_off else name for name, family in METRICS.items()],
+        "metrics": [family.example(name, "k") for name, family in METRICS.items()],
         "recipes": [f"{name}: {_opening(path)}" for name, path in recipes().items()],
         "downloads": list(names()),
     }

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trsr.data.dataset import Cases, Catalog, Dataset, FullAnswer
+    from trsr.data.dataset import Cases, Catalog, Dataset
     from trsr.data.guessing import Guess, guess
     from trsr.data.report import DataReport
     from trsr.data.settings import READERS, Columns, DataSettings
@@ -24,7 +24,6 @@ __all__ = [
     "DataReport",
     "DataSettings",
     "Dataset",
-    "FullAnswer",
     "Guess",
     "Reader",
     "Source",
@@ -41,7 +40,6 @@ _HOMES = {
     "DataReport": "report",
     "DataSettings": "settings",
     "Dataset": "dataset",
-    "FullAnswer": "dataset",
     "Guess": "guessing",
     "Reader": "source",
     "Source": "source",

@@ -116,12 +116,6 @@ class Cases:
                     history = self._history(*told)
                 yield name, history
 
-    def answers(self) -> Iterator[FullAnswer]:
-        """What evaluation needs of each case whose candidates are the whole catalogue."""
-        columns = ("query", "user", pl.col("items").list.len(), "relevant", MET)
-        for name, user, length, relevant, met in self.frame.select(*columns).iter_rows():
-            yield FullAnswer(name, user, length, frozenset(relevant), frozenset(met))
-
     def of_user(self, user: str) -> Cases:
         """One user's cases."""
         return self.only(pl.col("user") == user)
@@ -161,25 +155,6 @@ class Cases:
     def _unmet(self, met: list[str]) -> tuple[Item, ...]:
         known = set(met)
         return tuple(item for item in self._catalog.all if item.id not in known)
-
-
-@dataclass(frozen=True, slots=True)
-class FullAnswer:
-    """A case whose candidates are the whole catalogue except what its user has met.
-
-    Attributes:
-        query: The query's id.
-        user: The user's id.
-        history: The length of the history.
-        relevant: The right items.
-        met: Items that are no candidates.
-    """
-
-    query: str
-    user: str
-    history: int
-    relevant: frozenset[str]
-    met: frozenset[str]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trsr.evaluate.answers import AnswerKey
+    from trsr.evaluate.beyond import ItemFacts
     from trsr.evaluate.compute import evaluate
-    from trsr.evaluate.full import FullAnswerKey
     from trsr.evaluate.html import write_html
     from trsr.evaluate.metrics import METRICS, Metric, parse_metric
     from trsr.evaluate.page import Page, ShownBlock, ShownCandidate, ShownUser, StageTime
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METRICS",
+    "AnswerKey",
     "Estimate",
     "EvaluateSettings",
-    "FullAnswerKey",
+    "ItemFacts",
     "Metric",
     "Page",
     "Report",
@@ -38,8 +40,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "answers": ("AnswerKey",),
+    "beyond": ("ItemFacts",),
     "compute": ("evaluate",),
-    "full": ("FullAnswerKey",),
     "html": ("write_html",),
     "metrics": ("METRICS", "Metric", "parse_metric"),
     "page": ("Page", "ShownBlock", "ShownCandidate", "ShownUser", "StageTime"),

@@ -9,14 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from trsr.errors import DataError
-from trsr.evaluate.answers import AnswerKey
+from trsr.errors import ConfigError, DataError
+from trsr.evaluate.answers import AnswerKey, Lists
+from trsr.evaluate.beyond import ItemFacts, Places, Shown, first_places
 from trsr.evaluate.comparison import compare_rankers
-from trsr.evaluate.metrics import Metric, parse_metric
+from trsr.evaluate.metrics import Metric, Values, parse_metric
 from trsr.evaluate.notes import notes
 from trsr.evaluate.ranks import Ranks
 from trsr.evaluate.report import Estimate, Report, Scores
-from trsr.types import Case, RankedList
+from trsr.progress import Progress, Silent
+from trsr.types import Case
 
 MAIN = "llm"
 """The ranker that a report is about, where it is among the rankers; else the last one is."""
@@ -24,12 +26,13 @@ MAIN = "llm"
 
 def evaluate(
     cases: Iterable[Case] | AnswerKey,
-    rankings: Mapping[str, Iterable[RankedList]],
+    rankings: Mapping[str, Lists],
     metrics: Sequence[str],
     *,
     sampled: bool = True,
     drawn: str = "",
-    corrected: bool = False,
+    items: ItemFacts | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Computes the metrics of every ranker on the same cases.
 
@@ -37,91 +40,144 @@ def evaluate(
     errors take queries as independent: sample standard deviation / √queries.
 
     Args:
-        cases: Read once; a `FullAnswerKey` where the candidates are the whole catalogue.
+        cases: Read once.
         rankings: ranker → its lists, each read once and in any order.
         metrics: As `parse_metric` reads them; repeated ones count once.
         sampled: Whether the candidates were drawn, which the report then warns about.
         drawn: How, where it is known: uniform or popular.
-        corrected: Whether what they say of the whole catalogue is estimated beside.
+        items: What metrics that look beyond accuracy must know, in the key's order of items.
+        progress: Is told of each list that is done.
 
     Raises:
-        ConfigError: If a metric is unknown.
+        ConfigError: If a metric is unknown, or looks beyond accuracy and there are no `items`.
         DataError: If there are no rankings, if a query stands twice among the cases, or if a
             ranker's lists do not answer the cases (see `AnswerKey.check`).
     """
     wanted = [parse_metric(text) for text in dict.fromkeys(metrics)]
     if not rankings:
         raise DataError("there are no rankings to evaluate; rank first")
-    key = cases if isinstance(cases, AnswerKey) else AnswerKey(cases)
-    found = {name: _per_query(key, name, lists, wanted) for name, lists in rankings.items()}
-    tables = [table for table, _ in found.values()]
-    scores = tuple(_sum_up(table, name, wanted, cut) for name, (table, cut) in found.items())
+    key = cases if isinstance(cases, AnswerKey) else AnswerKey.of(cases)
+    found = {
+        name: _measure(key, name, lists, wanted, items, progress or Silent())
+        for name, lists in rankings.items()
+    }
+    scores = tuple(scores for _, scores in found.values())
     bounds = {one.ranker: one.bounds for one in scores}
-    unclear = frozenset().union(*bounds.values())
-    chance = Ranks.at_random(key.relevant, key.candidates)
-    sizes = (int(key.candidates.min()), int(key.candidates.max())) if len(key) else (0, 0)
     main = MAIN if MAIN in rankings else scores[-1].ranker
-    per_query = pl.concat(tables)
+    per_query = pl.concat([table for table, _ in found.values()])
+    paired = [str(metric) for metric in wanted if metric.family.together is None]
     return Report(
         main=main,
         rankers=scores,
-        chance={
-            str(metric): None if str(metric) in unclear else estimate(metric.values(chance)).mean
-            for metric in wanted
-        },
-        candidates=sizes,
+        chance=_chance(key, wanted, frozenset().union(*bounds.values())),
+        candidates=(int(key.candidates.min()), int(key.candidates.max())) if len(key) else (0, 0),
         per_query=per_query,
         notes=(),
-        comparisons=compare_rankers(
-            per_query, list(rankings), main, [str(metric) for metric in wanted], bounds
-        ),
-    ).noted(notes(key, scores, sampled=sampled, drawn=drawn, corrected=corrected))
+        comparisons=compare_rankers(per_query, list(rankings), main, paired, bounds),
+    ).noted(notes(key, scores, sampled=sampled, drawn=drawn))
 
 
-def _per_query(
-    key: AnswerKey, ranker: str, lists: Iterable[RankedList], metrics: Sequence[Metric]
-) -> tuple[pl.DataFrame, bool]:
-    """A row for each query; and whether lists leave out candidates."""
-    values = np.zeros((len(metrics), len(key)))
-    ambiguous = np.zeros(len(key), np.bool_)
-    missing = np.ones(len(key), np.bool_)
+def _chance(
+    key: AnswerKey, metrics: Sequence[Metric], unclear: frozenset[str]
+) -> dict[str, float | None]:
+    """Expectations under random orders, of accuracy metrics that are no lower bounds."""
+    ranks = Ranks.at_random(key.relevant, key.candidates)
+    return {
+        str(metric): None
+        if str(metric) in unclear or metric.family.accuracy is None
+        else estimate(metric.values(ranks)).mean
+        for metric in metrics
+    }
+
+
+def _measure(
+    key: AnswerKey,
+    ranker: str,
+    lists: Lists,
+    metrics: Sequence[Metric],
+    items: ItemFacts | None,
+    progress: Progress,
+) -> tuple[pl.DataFrame, Scores]:
+    """A row for each query, and the means."""
+    ranked = [metric for metric in metrics if metric.family.accuracy]
+    cuts = {metric.k or 0 for metric in metrics if not metric.family.accuracy}
+    values: dict[str, Values] = {str(metric): np.zeros(len(key)) for metric in ranked}
+    places: dict[int, list[Places]] = {k: [] for k in cuts}
+    tied, missing = np.zeros(len(key), np.bool_), np.ones(len(key), np.bool_)
     cut = False
     for batch in key.check(ranker, lists):
         cut |= batch.cut
         missing[batch.rows] = False
-        ambiguous[batch.rows] = batch.ranks.ambiguous
-        for place, metric in enumerate(metrics):
-            values[place, batch.rows] = metric.values(batch.ranks)
+        tied[batch.rows] = batch.ranks.ambiguous
+        for metric in ranked:
+            values[str(metric)][batch.rows] = metric.values(batch.ranks)
+        for k, found in places.items():
+            found.append(first_places(batch, k))
+        progress.advance(len(batch.rows), ranker)
+    shown = {k: Shown.of(found, len(key)) for k, found in places.items()}
+    one_value: dict[str, float] = {}
+    for metric in metrics:
+        _beyond(metric, shown, key, items, values, one_value)
+    names = [str(metric) for metric in metrics]
     table = pl.DataFrame(
         {
             "ranker": pl.repeat(ranker, len(key), dtype=pl.String, eager=True),
-            "query": pl.Series(key.queries, dtype=pl.String),
-            "user": pl.Series(key.users, dtype=pl.String),
+            "query": key.queries,
+            "user": key.users,
             "history": key.history,
             "candidates": key.candidates,
-            **{str(metric): values[place] for place, metric in enumerate(metrics)},
-            "tied": ambiguous,
+            **{name: values[name] for name in names if name in values},
+            "tied": tied,
             "missing": missing,
         }
     )
-    return table, cut
-
-
-def _sum_up(table: pl.DataFrame, ranker: str, metrics: Sequence[Metric], cut: bool) -> Scores:
-    missing = int(table["missing"].sum())
-    answered = table.height - missing
-    return Scores(
+    answered = int((~missing).sum())
+    unit = {str(metric): metric.unit for metric in metrics}
+    return table, Scores(
         ranker=ranker,
-        metrics={str(metric): estimate(table[str(metric)].to_numpy()) for metric in metrics},
-        queries=table.height,
-        tied=int(table["tied"].sum()) / answered if answered else None,
-        missing=missing,
-        bounds=frozenset(str(metric) for metric in metrics if cut and metric.whole),
+        metrics={
+            name: estimate(values[name], unit=unit[name])
+            if name in values
+            else Estimate(one_value[name] if len(key) else None, None, unit[name])
+            for name in names
+        },
+        queries=len(key),
+        tied=int(tied.sum()) / answered if answered else None,
+        missing=len(key) - answered,
+        bounds=frozenset(str(one) for one in ranked if cut and one.whole),
     )
 
 
-def estimate(values: npt.NDArray[np.float64]) -> Estimate:
-    """The mean of queries' values, and its standard error."""
+def _beyond(
+    metric: Metric,
+    shown: Mapping[int, Shown],
+    key: AnswerKey,
+    items: ItemFacts | None,
+    values: dict[str, Values],
+    one_value: dict[str, float],
+) -> None:
+    """Adds a metric of what is shown, where it is one."""
+    family = metric.family
+    if family.accuracy:
+        return
+    if items is None:
+        raise ConfigError(f"{metric} needs the items' texts and interactions, which are not known")
+    if list(items.ids) != key.items.to_list():
+        raise ValueError("the items' facts are in another order than the key's items")
+    found = shown[metric.k or 0]
+    if family.lists:
+        values[str(metric)] = family.lists(found, key, items)
+    elif family.together:
+        one_value[str(metric)] = family.together(found, key, items)
+
+
+def estimate(values: npt.NDArray[np.float64], *, unit: bool = True) -> Estimate:
+    """The mean of queries' values, and its standard error.
+
+    Args:
+        values: Shape (queries,).
+        unit: Whether they lie between 0 and 1.
+    """
     n = len(values)
     mean = float(values.mean()) if n else None
-    return Estimate(mean, float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None)
+    return Estimate(mean, float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None, unit)

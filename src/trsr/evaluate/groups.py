@@ -85,9 +85,9 @@ def history_groups(report: Report, bins: Sequence[int] = ()) -> list[HistoryGrou
 def _group(table: pl.DataFrame, report: Report) -> HistoryGroup:
     rankers = [scores.ranker for scores in report.rankers]
     by_ranker = table.partition_by("ranker", as_dict=True)
-    values = {name: by_ranker[name,].select(report.metrics).to_numpy() for name in rankers}
+    values = {name: by_ranker[name,].select(report.paired).to_numpy() for name in rankers}
     users = by_ranker[report.main,]["user"].to_list()
-    keys = [(name, metric) for name in rankers for metric in report.metrics]
+    keys = [(name, metric) for name in rankers for metric in report.paired]
     means = compare_columns(np.hstack([values[name] for name in rankers]), users)
     others = [name for name in rankers if name != report.main]
     against: dict[tuple[str, str], Difference] = {}
@@ -95,7 +95,7 @@ def _group(table: pl.DataFrame, report: Report) -> HistoryGroup:
         found = compare_columns(
             np.hstack([values[name] - values[report.main] for name in others]), users
         )
-        pairs = [(name, metric) for name in others for metric in report.metrics]
+        pairs = [(name, metric) for name in others for metric in report.paired]
         unclear = report[report.main].bounds
         against = {
             (name, metric): one

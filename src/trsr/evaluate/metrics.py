@@ -10,7 +10,8 @@ metric as usually defined. In the formulas, for one relevant candidate:
 - n: candidates of its score, itself included; it stands at each of ranks a+1 … a+n equally often,
 - r: those of the n that are relevant,
 
-and for its query R relevant ones among N candidates, and the cut-off k.
+and for its query R relevant ones among N candidates, and the cut-off k. Metrics of what is
+recommended, whether or not it is right, stand in `beyond`.
 """
 
 from __future__ import annotations
@@ -19,18 +20,26 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from trsr.errors import ConfigError
+from trsr.evaluate import beyond
+from trsr.evaluate.beyond import ItemFacts, Shown
 from trsr.evaluate.ranks import Ranks
 from trsr.plugins import near
+
+if TYPE_CHECKING:
+    from trsr.evaluate.answers import AnswerKey
 
 Values = npt.NDArray[np.float64]
 
 USUAL = "ndcg@10"
 """The metric that is looked at where none is asked for."""
+
+_FORM = re.compile(r"(\w*)(?:\(p=([0-9.]+)\))?(?:(@)(.*))?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +49,21 @@ class Metric:
     Attributes:
         name: A name in `METRICS`.
         k: Only the first k ranks count; None for a metric without a cut-off.
+        p: Its parameter; None for a metric without one.
     """
 
     name: str
     k: int | None = None
+    p: float | None = None
 
     def __str__(self) -> str:
-        return self.name if self.k is None else f"{self.name}@{self.k}"
+        chosen = "" if self.p is None else f"(p={self.p:g})"
+        return f"{self.name}{chosen}" + ("" if self.k is None else f"@{self.k}")
+
+    @property
+    def family(self) -> Family:
+        """What all metrics of this name have in common."""
+        return METRICS[self.name]
 
     @property
     def whole(self) -> bool:
@@ -54,76 +71,127 @@ class Metric:
         return self.k is None
 
     @property
+    def unit(self) -> bool:
+        """Whether its values lie between 0 and 1."""
+        return self.name not in ("novelty", "popularity", "popularity_lift")
+
+    @property
     def meaning(self) -> str:
         """The metric in a few words for people."""
-        return METRICS[self.name].meaning.replace("first k", f"first {self.k}")
+        return self.family.meaning.replace("first k", f"first {self.k}")
 
     def values(self, ranks: Ranks) -> Values:
-        """The metric of each query, between 0 (worst) and 1; shape (queries,)."""
-        return METRICS[self.name].compute(ranks, self.k or 0)
+        """An accuracy metric of each query, between 0 (worst) and 1; shape (queries,)."""
+        compute = self.family.accuracy
+        if compute is None:
+            raise TypeError(f"{self} is no metric of ranks")
+        return compute(ranks, self)
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Metrics of one name.
+    """Metrics of one name; just one of the three functions is there.
 
     Attributes:
-        compute: (ranks, k) → values of shape (queries,).
-        cut_off: Whether the name takes one.
         meaning: One line for people.
+        accuracy: (ranks, metric) → values of shape (queries,), between 0 and 1.
+        lists: Of what is shown, right or not: values of shape (queries,).
+        together: Of all that is shown: one value.
+        cut_off: Whether the name takes one.
+        p: What the parameter usually is; None: the name takes none.
     """
 
-    compute: Callable[[Ranks, int], Values]
-    cut_off: bool
     meaning: str
+    accuracy: Callable[[Ranks, Metric], Values] | None = None
+    lists: Callable[[Shown, AnswerKey, ItemFacts], Values] | None = None
+    together: Callable[[Shown, AnswerKey, ItemFacts], float] | None = None
+    cut_off: bool = True
+    p: float | None = None
+
+    def example(self, name: str, cut: str = "10") -> str:
+        """How a metric of this name is written."""
+        chosen = "" if self.p is None else f"(p={self.p:g})"
+        return f"{name}{chosen}" + (f"@{cut}" if self.cut_off else "")
 
 
 def parse_metric(text: str) -> Metric:
     """Reads a metric; `str` of it gives the same text again.
 
     Raises:
-        ConfigError: If there is no such metric, or its cut-off is missing, odd or too much; near
-            names are suggested.
+        ConfigError: If there is no such metric, or its cut-off or parameter is missing, odd or too
+            much; near names are suggested.
     """
-    name, at, cut = text.partition("@")
+    found = _FORM.fullmatch(text)
+    name, p, at, cut = found.groups() if found else (text, None, None, None)
     if name not in METRICS:
-        names = [f"{one}@{cut or 10}" if f.cut_off else one for one, f in METRICS.items()]
+        names = [one.example(other, cut or "10") for other, one in METRICS.items()]
         raise ConfigError(f"there is no metric {text!r}{near(text.lower(), names)}")
-    if not METRICS[name].cut_off:
-        if at:
-            raise ConfigError(f"{text!r}: {name} takes no cut-off; write {name}")
-        return Metric(name)
-    if not re.fullmatch(r"[1-9][0-9]{0,8}", cut):
-        raise ConfigError(f"{text!r}: {name} takes a cut-off from 1 up; write {name}@10")
-    return Metric(name, int(cut))
+    family = METRICS[name]
+    if not family.cut_off and at:
+        raise ConfigError(f"{text!r}: {name} takes no cut-off; write {name}")
+    if family.cut_off and not re.fullmatch(r"[1-9][0-9]{0,8}", cut or ""):
+        raise ConfigError(
+            f"{text!r}: {name} takes a cut-off from 1 up; write {family.example(name)}"
+        )
+    metric = Metric(
+        name, int(cut or 0) if family.cut_off else None, _parameter(text, family, name, p)
+    )
+    if str(metric) != text:
+        raise ConfigError(f"{text!r}: write {metric}")
+    return metric
 
 
-def recall(ranks: Ranks, k: int) -> Values:
+def _parameter(text: str, family: Family, name: str, p: str | None) -> float | None:
+    if family.p is None and p is None:
+        return None
+    if family.p is None:
+        raise ConfigError(f"{text!r}: {name} takes no p; write {family.example(name)}")
+    if p is None or not re.fullmatch(r"0?\.[0-9]{1,6}", p) or not float(p):
+        raise ConfigError(
+            f"{text!r}: {name} takes a p between 0 and 1; write {family.example(name)}"
+        )
+    return float(p)
+
+
+def parse_accuracy(text: str) -> Metric:
+    """Reads a metric of how right a list is, by which something can be chosen.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    metric = parse_metric(text)
+    if metric.family.accuracy is None:
+        known = [one.example(name) for name, one in METRICS.items() if one.accuracy]
+        raise ConfigError(f"{text!r} says nothing of how right a list is; there are {known}")
+    return metric
+
+
+def recall(ranks: Ranks, metric: Metric) -> Values:
     """Share of the relevant candidates that stand in the first k ranks.
 
     Manning, Raghavan and Schütze, *Introduction to Information Retrieval* (2008), 8.3, cut at k;
     divided by R also where R > k, as `trec_eval`'s `recall_k` does. Expected:
     Σ min(max(k − a, 0), n) / n over the relevant, divided by R.
     """
-    return ranks.sum(_share_within(ranks, k)) / ranks.relevant
+    return ranks.sum(_share_within(ranks, _cut(metric))) / ranks.relevant
 
 
-def precision(ranks: Ranks, k: int) -> Values:
+def precision(ranks: Ranks, metric: Metric) -> Values:
     """Share of the first k ranks that hold a relevant candidate.
 
     Manning et al. (2008), 8.4; divided by k also where N < k, as `trec_eval`'s `P_k` does.
     Expected as for recall, divided by k.
     """
-    return ranks.sum(_share_within(ranks, k)) / k
+    return ranks.sum(_share_within(ranks, _cut(metric))) / _cut(metric)
 
 
-def hit(ranks: Ranks, k: int) -> Values:
+def hit(ranks: Ranks, metric: Metric) -> Values:
     """1 where a relevant candidate stands in the first k ranks, else 0 (`trec_eval`'s `success_k`).
 
     Expected: 1 − C(n−r, m)/C(n, m) with m = k − a ranks left for the tie group: a draw of m
     without replacement that holds none of the r. Written as 1 − Π (n−m−i)/(n−i) for i < r.
     """
-    left = np.clip(k - ranks.above, 0, ranks.tied)
+    left = np.clip(_cut(metric) - ranks.above, 0, ranks.tied)
     none = np.ones(len(left))
     for i in range(int(ranks.partners.max(initial=0))):
         factor = np.maximum(ranks.tied - left - i, 0) / np.maximum(ranks.tied - i, 1)
@@ -132,14 +200,14 @@ def hit(ranks: Ranks, k: int) -> Values:
     return ranks.best(1.0 - none)
 
 
-def mrr(ranks: Ranks, k: int) -> Values:
+def mrr(ranks: Ranks, metric: Metric) -> Values:
     """1 / rank of the first relevant candidate, 0 where that rank is beyond k; its mean is MRR@k.
 
     Voorhees, "The TREC-8 question answering track report" (1999), cut at k. Expected:
     Σ p(j)/(a+j) over j ≤ min(n−r+1, k−a), p(j) = C(n−j, r−1)/C(n, r) being the chance that the
     first of r relevant among n tied is the j-th; p(1) = r/n, p(j+1) = p(j) (n−j−r+1)/(n−j).
     """
-    last = np.minimum(ranks.tied - ranks.partners + 1, k - ranks.above)
+    last = np.minimum(ranks.tied - ranks.partners + 1, _cut(metric) - ranks.above)
     chance = ranks.partners / ranks.tied
     total = np.zeros(len(chance))
     for j in range(1, int(last.max(initial=0)) + 1):
@@ -150,14 +218,14 @@ def mrr(ranks: Ranks, k: int) -> Values:
     return ranks.best(total)
 
 
-def ndcg(ranks: Ranks, k: int) -> Values:
+def ndcg(ranks: Ranks, metric: Metric) -> Values:
     """Discounted gain of the first k ranks over that of the best order.
 
     Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques" (TOIS 2002), with
     the discount 1/log2(rank + 1) and gain 1; the best order is cut at k too (`trec_eval`'s
     `ndcg_cut_k`). Expected: a relevant candidate's mean discount over its ranks a+1 … a+n.
     """
-    k = min(k, int(ranks.candidates.max(initial=0)))
+    k = min(_cut(metric), int(ranks.candidates.max(initial=0)))
     discounts = np.zeros(k + 1)
     np.cumsum(1.0 / np.log2(np.arange(2, k + 2)), out=discounts[1:])
     upto = discounts[np.minimum(ranks.above + ranks.tied, k)]
@@ -165,7 +233,7 @@ def ndcg(ranks: Ranks, k: int) -> Values:
     return ranks.sum(gains) / discounts[np.minimum(ranks.relevant, k)]
 
 
-def auc(ranks: Ranks, _: int) -> Values:
+def auc(ranks: Ranks, _: Metric) -> Values:
     """Chance that a relevant candidate stands before one that is not; a tie counts half.
 
     The Mann–Whitney statistic (Hanley and McNeil, *Radiology* 143, 1982):
@@ -178,6 +246,40 @@ def auc(ranks: Ranks, _: int) -> Values:
     return np.where(pairs > 0, 1 - lost / np.maximum(pairs, 1), 0.5)
 
 
+def average_precision(ranks: Ranks, metric: Metric) -> Values:
+    """Mean of the precision at each relevant candidate's rank, 0 beyond k; its mean is MAP@k.
+
+    Manning et al. (2008), 8.4, cut at k and divided by R also where R > k, as `trec_eval`'s
+    `map_cut_k`. Expected, with b relevant candidates of a better score (McSherry and Najork 2008,
+    equation 6): Σ (b + 1 + (j − 1)(r − 1)/(n − 1)) / (a + j) / n over j ≤ min(n, k − a).
+    """
+    k = min(_cut(metric), int(ranks.candidates.max(initial=0)))
+    harmonic = np.zeros(k + 1)
+    np.cumsum(1.0 / np.arange(1, k + 1), out=harmonic[1:])
+    above = np.minimum(ranks.above, k)
+    places = np.clip(k - ranks.above, 0, ranks.tied)
+    inverse = harmonic[above + places] - harmonic[above]
+    others = (ranks.partners - 1) / np.maximum(ranks.tied - 1, 1)
+    gains = (ranks.before + 1) * inverse + others * (places - (above + 1) * inverse)
+    return ranks.sum(gains / ranks.tied) / ranks.relevant
+
+
+def rbp(ranks: Ranks, metric: Metric) -> Values:
+    """Rank-biased precision: (1 − p) Σ p^(rank − 1) over the relevant in the first k ranks.
+
+    Moffat and Zobel, "Rank-biased precision for measurement of retrieval effectiveness" (TOIS
+    2008), equation 5; p is the chance to look at the next place. Expected: p^a (1 − p^m) / n for
+    each relevant candidate, m = min(max(k − a, 0), n).
+    """
+    p = metric.p or 0.0
+    places = np.clip(_cut(metric) - ranks.above, 0, ranks.tied)
+    return ranks.sum(p ** ranks.above.astype(np.float64) * (1 - p**places) / ranks.tied)
+
+
+def _cut(metric: Metric) -> int:
+    return metric.k or 0
+
+
 def _share_within(ranks: Ranks, k: int) -> Values:
     """For each relevant candidate, the chance to stand in the first k ranks."""
     return np.clip(k - ranks.above, 0, ranks.tied) / ranks.tied
@@ -185,12 +287,25 @@ def _share_within(ranks: Ranks, k: int) -> Values:
 
 METRICS: Mapping[str, Family] = MappingProxyType(
     {
-        "recall": Family(recall, True, "share of the relevant items in the first k"),
-        "mrr": Family(mrr, True, "1 / rank of the first relevant item, if in the first k"),
-        "ndcg": Family(ndcg, True, "discounted gain of the first k, over the best order's"),
-        "hit": Family(hit, True, "whether a relevant item is in the first k"),
-        "precision": Family(precision, True, "share of the first k that is relevant"),
-        "auc": Family(auc, False, "chance that a relevant item stands before another one"),
+        "recall": Family("share of the relevant items in the first k", recall),
+        "mrr": Family("1 / rank of the first relevant item, if in the first k", mrr),
+        "ndcg": Family("discounted gain of the first k, over the best order's", ndcg),
+        "hit": Family("whether a relevant item is in the first k", hit),
+        "precision": Family("share of the first k that is relevant", precision),
+        "map": Family("mean precision at the relevant items in the first k", average_precision),
+        "rbp": Family("precision of the first k for a reader who stops early", rbp, p=0.8),
+        "auc": Family("chance that a relevant item stands before another one", auc, cut_off=False),
+        "novelty": Family("self-information of the first k items, in bits", lists=beyond.novelty),
+        "popularity": Family("users that the first k items have", lists=beyond.popularity),
+        "diversity": Family("distance of the first k items' texts", lists=beyond.diversity),
+        "coverage": Family(
+            "share of the catalogue that is in the first k of a list", together=beyond.coverage
+        ),
+        "gini": Family("how unevenly the first k fall on the catalogue", together=beyond.gini),
+        "popularity_lift": Family(
+            "how much more popular the first k are than the histories",
+            together=beyond.popularity_lift,
+        ),
     }
 )
 """Every metric by name."""

@@ -16,9 +16,6 @@ FEW = 30
 TIED_OFTEN = 0.05
 """From this share of queries on, ties are worth a sentence."""
 
-HINT = " (evaluate.corrected estimates those)"
-"""In the note on sampled candidates, of a run that does not have these estimates."""
-
 _TIES = "each tie counts as its expected value over random orders."
 """Ends that sentence."""
 
@@ -29,12 +26,11 @@ def notes(
     *,
     sampled: bool,
     drawn: str = "",
-    corrected: bool = False,
 ) -> Iterator[Note]:
     """Yields the sentences that these results call for."""
     yield from _about_size(key)
     if len(key):
-        yield from _about_candidates(key, sampled, drawn, corrected)
+        yield from _about_candidates(key, sampled, drawn)
     for scores in rankers:
         yield from _about_ranker(scores)
 
@@ -59,16 +55,13 @@ def _about_size(key: AnswerKey) -> Iterator[Note]:
         )
 
 
-def _about_candidates(key: AnswerKey, sampled: bool, drawn: str, corrected: bool) -> Iterator[Note]:
+def _about_candidates(key: AnswerKey, sampled: bool, drawn: str) -> Iterator[Note]:
     fewest, most = int(key.candidates.min()), int(key.candidates.max())
     if sampled:
         how = {"uniform": ", drawn uniformly", "popular": ", drawn by popularity"}.get(drawn, "")
-        # the estimate rests on uniform draws; who asked for it has it, and needs no hint
-        hint = drawn == "uniform" and not corrected
-        more = HINT if hint else ""
         yield Note(
             f"Candidates are sampled ({_range(fewest, most)} a query{how}): these values are far "
-            f"above those of ranking the whole catalogue{more}, may order rankers differently, and "
+            f"above those of ranking the whole catalogue, may order rankers differently, and "
             "compare only with values of the same protocol (Krichene and Rendle, KDD 2020).",
             serious=True,
         )

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trsr.evaluate.calibration import P_YES, Calibration
-from trsr.evaluate.correction import Corrected
 from trsr.evaluate.costs import RankerCost
 from trsr.evaluate.groups import HistoryGroup
 from trsr.evaluate.summaries import SummaryTexts
@@ -111,9 +110,9 @@ class Page:
         examples: Some users.
         examples_notes: What is shown of them.
         groups: The queries by length of history.
-        corrected: Estimates over the whole catalogue.
         calibrations: Of the rankers that give probabilities.
         calibration_notes: What these probabilities are, where that has to be said.
+        trec: Whether there are files for other tools.
         costs: What rankers took.
         costs_note: Said where costs are not known; empty: nothing is.
     """
@@ -132,8 +131,8 @@ class Page:
     examples: Sequence[ShownUser] = ()
     examples_notes: Sequence[str] = ()
     groups: Sequence[HistoryGroup] = ()
-    corrected: Corrected | None = None
     calibrations: Sequence[Calibration] = ()
     calibration_notes: Sequence[str] = ()
+    trec: bool = False
     costs: Sequence[RankerCost] = ()
     costs_note: str = ""

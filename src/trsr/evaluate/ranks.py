@@ -1,4 +1,4 @@
-"""Where relevant candidates stand, ties included: all that any metric needs to know."""
+"""Where relevant candidates stand, ties included: all that an accuracy metric needs to know."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+NOT_FOUND = 1 << 40
+"""The place of a relevant item that a list leaves out: beyond every cut-off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,45 +36,25 @@ class Ranks:
     candidates: Counts
 
     @classmethod
-    def of(
-        cls,
-        scores: npt.NDArray[np.float64],
-        relevant: npt.NDArray[np.bool_],
-        real: npt.NDArray[np.bool_],
-    ) -> Ranks:
-        """Counts places by score; the order of the columns means nothing.
-
-        Args:
-            scores: Shape (queries, most candidates); none is NaN where `real`.
-            relevant: Same shape; at least one a query.
-            real: Same shape; False where a query has fewer candidates.
-        """
-        row, column = np.nonzero(relevant)
-        own = scores[row, column][:, None]
-        beside, there = scores[row], real[row]
-        same = (beside == own) & there
-        return cls(
-            row,
-            np.count_nonzero((beside > own) & there, axis=1),
-            np.count_nonzero(same, axis=1),
-            np.count_nonzero(same & relevant[row], axis=1),
-            np.count_nonzero(relevant, axis=1),
-            np.count_nonzero(real, axis=1),
-        )
-
-    @classmethod
     def at_random(cls, relevant: Counts, candidates: Counts) -> Ranks:
         """All candidates of each query tied: the expectation over random orders, chance level."""
         row = np.repeat(np.arange(len(relevant)), relevant)
         return cls(row, np.zeros_like(row), candidates[row], relevant[row], relevant, candidates)
 
-    def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Sums values of relevant candidates over each query; shape (queries,)."""
-        found = np.zeros(len(self.relevant))
-        np.add.at(found, self.row, values)
-        return found
+    @property
+    def before(self) -> Counts:
+        """How many relevant candidates have a strictly better score; as `above`."""
+        keys = self.row * (2 * NOT_FOUND) + self.above
+        ordered = np.sort(keys)
+        return np.searchsorted(ordered, keys) - np.searchsorted(
+            self.row[np.argsort(keys)], self.row
+        )
 
-    def best(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def sum(self, values: Floats) -> Floats:
+        """Sums values of relevant candidates over each query; shape (queries,)."""
+        return np.bincount(self.row, values, len(self.relevant)).astype(np.float64)
+
+    def best(self, values: Floats) -> Floats:
         """The highest of the values of each query's relevant candidates, at least 0."""
         found = np.zeros(len(self.relevant))
         np.maximum.at(found, self.row, values)

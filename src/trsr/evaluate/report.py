@@ -24,18 +24,22 @@ class Estimate:
 
     Attributes:
         mean: None where there is no query.
-        se: Its standard error; None where there are fewer than two queries.
+        se: Its standard error; None where there are fewer than two queries, or where the metric
+            has no values of single queries.
+        unit: Whether it lies between 0 and 1.
     """
 
     mean: float | None
     se: float | None
+    unit: bool = True
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The normal 95 % interval, within 0 and 1, where there is a standard error."""
+        """The normal 95 % interval, where there is a standard error."""
         if self.mean is None or self.se is None:
             return None
-        return max(0.0, self.mean - Z95 * self.se), min(1.0, self.mean + Z95 * self.se)
+        low, high = self.mean - Z95 * self.se, self.mean + Z95 * self.se
+        return (max(0.0, low), min(1.0, high)) if self.unit else (low, high)
 
 
 def over_seeds(each: Iterable[Estimate]) -> tuple[Estimate, float | None]:
@@ -128,6 +132,11 @@ class Report:
     def metrics(self) -> tuple[str, ...]:
         """The metrics' names, in the order asked for."""
         return tuple(self.chance)
+
+    @property
+    def paired(self) -> tuple[str, ...]:
+        """Those of them that have a value for each query."""
+        return tuple(name for name in self.metrics if name in self.per_query.columns)
 
     def __getitem__(self, ranker: str) -> Scores:
         for scores in self.rankers:

@@ -34,15 +34,4 @@ class EvaluateSettings(Settings):
         description="quality by length of history: the lengths at which a new group begins; empty: "
         "quartiles",
     )
-    corrected: bool = Field(
-        False,
-        description="estimate the metrics over the whole catalogue from sampled candidates "
-        "(Krichene and Rendle, KDD 2020)",
-    )
-    corrected_gamma: float = Field(
-        0.1,
-        ge=0,
-        lt=1,
-        description="the weight of variance against bias in those estimates; 0: the least bias",
-    )
-    trec: bool = Field(True, description="write run.RANKER.trec and qrels.trec for other tools")
+    trec: bool = Field(False, description="write run.RANKER.trec and qrels.trec for other tools")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trsr.evaluate.comparison import BETTER, WORSE, difference_json
-from trsr.evaluate.correction import corrected_note
+from trsr.evaluate.metrics import parse_metric
 from trsr.evaluate.notes import FEW
 from trsr.evaluate.resampling import Floats
 from trsr.evaluate.statistics import LEVEL, Difference, compare_seeds, holm
@@ -176,7 +176,9 @@ class SidesReport:
         return Table(("", "metric", *seeds, "mean", *DIFFERENCES), tuple(rows), self.notes)
 
     def _best(self, metric: str) -> float | None:
-        """The highest mean; None where any is a lower bound."""
+        """The highest mean; None where it is not the best, or any is a lower bound."""
+        if parse_metric(metric).family.accuracy is None:
+            return None
         those = [one for one in self.results if one.metric == metric]
         means = [one.mean for one in those if one.mean is not None]
         return None if any(one.bound for one in those) else max(means, default=None)
@@ -278,9 +280,6 @@ def _notes(results: Sequence[SideResult], baseline: str, queries: int, users: in
             "Student's t with the variance over users and over seeds, and a side with one seed "
             "counts as if its seed did not matter"
         )
-    corrected = corrected_note(dict.fromkeys(one.metric for one in results))
-    if corrected:
-        yield corrected
 
 
 def _plain(one: SideResult) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from trsr.evaluate.comparison import BETTER, WORSE, significance
+from trsr.evaluate.metrics import parse_metric
 from trsr.evaluate.statistics import LEVEL, Difference
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _marks(report: Report) -> Iterator[str]:
         yield BOUND
     if any(one.mark for one in report.comparisons):
         yield (
-            f"{BETTER} {WORSE} significantly better or worse than {report.main}: paired "
+            f"{BETTER} {WORSE} significantly higher or lower than {report.main}: paired "
             f"randomization test, p < {decimals(LEVEL, 2)} after Holm's correction for the "
             f"{len(report.comparisons)} comparisons of the table; no arrow says only that no "
             "difference was shown"
@@ -200,8 +201,8 @@ def differences_note(report: Report) -> str:
 
 
 def best_mean(report: Report, metric: str) -> float | None:
-    """The highest mean of a metric; None where there is nothing to compare, or a lower bound."""
-    if metric in report.bounds:
+    """The highest mean; None where it is not the best, nothing to compare, or a lower bound."""
+    if metric in report.bounds or parse_metric(metric).family.accuracy is None:
         return None
     means = [scores.metrics[metric].mean for scores in report.rankers]
     return max((mean for mean in means if mean is not None), default=None) if means[1:] else None

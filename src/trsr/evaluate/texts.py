@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 
 from trsr.evaluate.comparison import BETTER, WORSE
-from trsr.evaluate.correction import Corrected
 from trsr.evaluate.groups import HistoryGroup
 from trsr.evaluate.page import Page, StageTime
 from trsr.evaluate.report import Estimate, Report
@@ -22,7 +21,6 @@ from trsr.evaluate.table import (
     difference_rows,
     differences_note,
     least,
-    number,
     share,
 )
 from trsr.evaluate.words import (
@@ -36,13 +34,16 @@ from trsr.evaluate.words import (
 )
 
 FILES = (
-    "Beside this file: `report.json` (all numbers), `report.html`, `per_query.parquet`, "
-    "`table.tex`, and for other tools `run.RANKER.trec` and `qrels.trec`. In the TREC files blanks "
-    "and % in ids are written as in URLs, and ties are broken by a made-up order, as the format "
-    "asks: trsr counts a tie as its expected value, so other tools' values differ where there are "
-    "ties. They also leave out queries without a result, which count as 0 here (`trec_eval -c`)."
+    "Beside this file: `report.json` (all numbers), `report.html`, `per_query.parquet`, and "
+    "`table.tex`."
 )
 
+TREC_FILES = (
+    "For other tools: `run.RANKER.trec` and `qrels.trec`. In them blanks and % in ids are written "
+    "as in URLs, and ties are broken by a made-up order, as the format asks: trsr counts a tie as "
+    "its expected value, so other tools' values differ where there are ties. They also leave out "
+    "queries without a result, which count as 0 here (`trec_eval -c`)."
+)
 
 ELSEWHERE = (
     "Drawings, and example users with what was read, written and ranked: `report.html` alone."
@@ -59,13 +60,12 @@ def markdown(report: Report, page: Page) -> str:
         [f"- {_inline(note)}" for note in report.rows().notes if note not in report.warnings],
         _differences(report),
         _groups(report, page.groups),
-        _corrected(page.corrected),
         _costs(report, page),
         _calibration(page),
         _stages(page.stages),
         _summaries(page),
         _settings(page),
-        ["## Files", "", ELSEWHERE, "", FILES],
+        ["## Files", "", ELSEWHERE, "", FILES, *(["", TREC_FILES] if page.trec else [])],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
@@ -168,33 +168,19 @@ def _groups(report: Report, groups: Sequence[HistoryGroup]) -> list[str]:
             _inline(scores.ranker),
             *(
                 least(scores.bounds, metric) + _interval(group.means[scores.ranker, metric])
-                for metric in report.metrics
+                for metric in report.paired
             ),
         ]
         for group in groups
         for scores in report.rankers
     ]
-    return [*lines, *_rows(["history", "queries", "ranker", *report.metrics], rows)]
+    return [*lines, *_rows(["history", "queries", "ranker", *report.paired], rows)]
 
 
 def _interval(one: Difference) -> str:
     if one.low is None or one.high is None:
         return decimals(one.mean)
     return f"{decimals(one.mean)} ({decimals(one.low)} to {decimals(one.high)})"
-
-
-def _corrected(corrected: Corrected | None) -> list[str]:
-    if corrected is None:
-        return []
-    lines = ["## Estimates for the whole catalogue", "", _inline(corrected.note)]
-    if not corrected.means:
-        return lines
-    metrics = list(next(iter(corrected.means.values())))
-    rows = [
-        [_inline(ranker), *(number(one) for one in means.values())]
-        for ranker, means in corrected.means.items()
-    ]
-    return [*lines, "", *_rows(["ranker", *metrics], rows)]
 
 
 def _calibration(page: Page) -> list[str]:
@@ -266,7 +252,7 @@ def latex(report: Report) -> str:
         "1 query" if report.queries == 1 else f"{report.queries:,} queries".replace(",", "{,}")
     )
     marks = (
-        f" $\\uparrow$ $\\downarrow$: significantly better or worse than {_tex(report.main)} "
+        f" $\\uparrow$ $\\downarrow$: significantly higher or lower than {_tex(report.main)} "
         f"(paired randomization test, $p < {decimals(LEVEL, 2)}$ after Holm's correction for "
         f"{len(report.comparisons)} comparisons)."
         if report.comparisons

@@ -115,7 +115,8 @@ def count_words(stage: StageTime) -> list[tuple[str, str]]:
 def headline_metrics(report: Report) -> list[str]:
     """One metric of each name, with its widest cut-off; four at most, and no lower bounds."""
     widest: dict[str, str] = {}
-    for text in sorted(report.metrics, key=lambda text: parse_metric(text).k or 0):
+    known = [text for text in report.metrics if parse_metric(text).family.accuracy]
+    for text in sorted(known, key=lambda text: parse_metric(text).k or 0):
         widest[parse_metric(text).name] = text
     shown = [text for text in report.metrics if text in widest.values()]
     return [text for text in shown if text not in report.bounds][:4]

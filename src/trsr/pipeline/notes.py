@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from trsr.evaluate.notes import HINT, on_errors, on_ties
+from trsr.evaluate.notes import on_errors, on_ties
 from trsr.pipeline.finished import FinishedRun
 
 
@@ -53,12 +53,11 @@ def run_notes(run: FinishedRun) -> tuple[ReadNote, ...]:
     """The notes of a run's report.
 
     One that begins with rankers' names and a colon is about these, and about a blend that has any
-    of them for a member. What a run could have asked for besides is left to its own report: runs
-    side by side would say the same warning twice, with that and without.
+    of them for a member.
     """
     notes, found = run.report.get("notes"), []
     for note in notes if isinstance(notes, list) else ():
-        said = str(note).replace(HINT, "")
+        said = str(note)
         subject, colon, text = said.partition(": ")
         names = set(subject.split(", "))
         if not colon or not names <= {*run.rankers, *run.blended}:

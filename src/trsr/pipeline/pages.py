@@ -6,7 +6,7 @@ import functools
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,7 +15,6 @@ from trsr.config import Config
 from trsr.data import Dataset
 from trsr.evaluate import Page, Report, write_html
 from trsr.evaluate.calibration import Calibration, calibrate
-from trsr.evaluate.correction import Corrected, correct
 from trsr.evaluate.costs import UNRECORDED, RankerCost, read_costs
 from trsr.evaluate.groups import history_groups
 from trsr.evaluate.summaries import SummaryTexts, ToldOf, summary_texts
@@ -68,11 +67,9 @@ def write_pages(
     ]
     costs = _costs(job, rankings)
     told = _summary_texts(job, dataset, summaries)
-    corrected, report = _corrected(job, report, dataset, rankings)
     values |= {
         "history_groups": [group.to_json() for group in groups],
         "calibration": {one.ranker: one.to_json() for one in calibrations},
-        "corrected": corrected.to_json() if corrected else None,
         "costs": {one.ranker: one.to_json() for one in costs},
         "summaries": told.to_json() if told else None,
     }
@@ -97,9 +94,9 @@ def write_pages(
         validation=validations,
         validated=_validated(config),
         groups=groups,
-        corrected=corrected,
         calibrations=calibrations,
         calibration_notes=likely_notes(config, [one.ranker for one in calibrations]),
+        trec=config.evaluate.trec,
         costs=costs,
         costs_note="" if costs else UNRECORDED,
         cases="validation cases" if config.rank.split == "valid" else "test cases",
@@ -129,24 +126,6 @@ def _subtitle(config: Config, rankings: Iterable[str]) -> str:
 
 def _told(config: Config) -> str:
     return f"{config.prompts.recent} recent item{'' if config.prompts.recent == 1 else 's'}"
-
-
-def _corrected(
-    job: Job, report: Report, dataset: Dataset, rankings: Mapping[str, Rankings]
-) -> tuple[Corrected | None, Report]:
-    """Estimates over the whole catalogue, where they are asked for."""
-    config, split = job.config, job.config.rank.split
-    gamma = config.evaluate.corrected_gamma
-    if not config.evaluate.corrected:
-        return None, report
-    if config.data.candidates != "uniform":
-        note = (
-            "No estimate for the whole catalogue: it was ranked itself."
-            if config.data.candidates == "full"
-            else "No estimate for the whole catalogue: the candidates are not drawn uniformly."
-        )
-        return Corrected(whole(dataset, split), 0, gamma, {}, note), report
-    return correct(report, dataset.cases(split), rankings, whole(dataset, split), gamma)
 
 
 def _summary_texts(
@@ -189,24 +168,6 @@ def calibrated(
             likely.append(p_yes(entry.score))
             marks.append(entry.item in right[ranked.query])
     return calibrate(name, np.array(likely), np.array(marks), called)
-
-
-def whole(dataset: Dataset, split: str = "test") -> int:
-    """How many items a ranking of the whole catalogue holds.
-
-    The catalogue less the median number of items that a user has met: negatives are never such.
-    """
-    cases = dataset.cases(split).frame
-    # Histories may be kept in part; what lies before them is among the interactions for fitting.
-    pairs = pl.concat(
-        [
-            cases.select("user", pl.col("items").alias("item")).explode("item"),
-            dataset.interactions.select("user", "item"),
-        ]
-    )
-    counts = pairs.unique().group_by("user").len()
-    met = cases.select("user").unique().join(counts, on="user")["len"].median()
-    return len(dataset.catalog) - int(cast("float | None", met) or 0)
 
 
 def watched(lists: Rankings, progress: Progress, note: str) -> Iterator[RankedList]:

@@ -8,8 +8,7 @@ import numpy as np
 import polars as pl
 
 from trsr.errors import ConfigError
-from trsr.evaluate.correction import SUFFIX
-from trsr.evaluate.metrics import USUAL
+from trsr.evaluate.metrics import USUAL, parse_metric
 from trsr.evaluate.sides import Side
 from trsr.pipeline.finished import FinishedRun
 from trsr.plugins import like
@@ -30,19 +29,27 @@ def wanted_metrics(runs: Sequence[FinishedRun], wanted: Sequence[str]) -> list[s
     for name in wanted:
         if name in shared:
             continue
+        if _together(name):
+            raise ConfigError(
+                f"{name} is one value of all lists together, so it cannot be compared by query; it "
+                "stands in the runs' report.json"
+            )
         lacking = [str(run.folder) for run in runs if name not in run.metrics]
-        how = (
-            "for estimates of the whole catalogue set evaluate.corrected to true"
-            if name.endswith(SUFFIX)
-            else "to add one, name it in evaluate.metrics"
-        )
         raise ConfigError(
             f"{lacking[0]} has no metric {name!r}{like(name, shared)}; all runs have "
-            f"{', '.join(shared)}; {how} and give `trsr evaluate`"
+            f"{', '.join(shared)}; to add one, name it in evaluate.metrics and give `trsr evaluate`"
         )
     if not shared:
         raise ConfigError("the runs have no metric in common; set the same evaluate.metrics")
     return list(dict.fromkeys(wanted)) or shared
+
+
+def _together(name: str) -> bool:
+    """Whether a metric has one value for all lists."""
+    try:
+        return parse_metric(name).family.together is not None
+    except ConfigError:
+        return False
 
 
 def usual(metrics: Sequence[str]) -> str:

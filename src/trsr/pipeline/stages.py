@@ -12,7 +12,7 @@ import polars as pl
 from trsr.config import Config
 from trsr.data import Dataset, prepare
 from trsr.data.settings import DataSettings
-from trsr.evaluate import FullAnswerKey
+from trsr.evaluate import AnswerKey, ItemFacts, parse_metric
 from trsr.evaluate import evaluate as compute
 from trsr.evaluate.report import Note
 from trsr.fetch import get
@@ -40,7 +40,7 @@ from trsr.pipeline.depends import (
 )
 from trsr.pipeline.full import PROPOSALS, first_stage_report, full_notes
 from trsr.pipeline.learned import learned, learning_notes
-from trsr.pipeline.pages import watched, write_pages
+from trsr.pipeline.pages import write_pages
 from trsr.pipeline.ranking import rank_candidates
 from trsr.pipeline.stair import SOURCE, Job, Stage
 from trsr.pipeline.told import told_cases
@@ -226,16 +226,15 @@ def _evaluate(job: Job) -> dict[str, Any]:
     job.progress.begin(passes * sum(map(len, rankings.values())), "lists")
     cases = dataset.cases(config.rank.split)
     sampled = config.data.candidates != "given" and not cases.full
-    key = FullAnswerKey(cases.answers(), dataset.catalog.ids) if cases.full else cases
-    lists = {name: watched(ranked, job.progress, name) for name, ranked in rankings.items()}
-    drawn = config.data.candidates if sampled else ""
+    beyond = any(not parse_metric(one).family.accuracy for one in config.evaluate.metrics)
     report = compute(
-        key,
-        lists,
+        AnswerKey(cases.frame, dataset.catalog.ids),
+        {name: ranked.frame for name, ranked in rankings.items()},
         config.evaluate.metrics,
         sampled=sampled,
-        drawn=drawn,
-        corrected=config.evaluate.corrected,
+        drawn=config.data.candidates if sampled else "",
+        items=ItemFacts(dataset.catalog.frame, dataset.interactions) if beyond else None,
+        progress=job.progress,
     )
     first = first_stage_report(job.run / PROPOSALS, cases, config)
     notes = [Note(text) for text in (full_notes(config, first) if cases.full else ())]

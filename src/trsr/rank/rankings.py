@@ -37,14 +37,14 @@ class Rankings:
 
     def __init__(self, ranker: str, frame: pl.DataFrame, source: str) -> None:
         self.ranker = ranker
-        self._frame = frame
+        self.frame = frame
         self._source = source
 
     def __len__(self) -> int:
-        return self._frame.height
+        return self.frame.height
 
     def __iter__(self) -> Iterator[RankedList]:
-        for chunk in self._frame.iter_slices(_CHUNK):
+        for chunk in self.frame.iter_slices(_CHUNK):
             for query, items, scores in chunk.iter_rows():
                 yield self._list(query, items, scores)
 
