@@ -1,0 +1,110 @@
+"""Prints the size of the house beside its limits; exits 1 where one is exceeded."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from trsr.cli.app import app
+from trsr.config import Config
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ROOT / "src" / "trsr"
+DOOR = "storage"
+"""The package whose work is files."""
+
+PATH_CALLS = frozenset(
+    "exists is_file is_dir is_symlink iterdir glob rglob read_text read_bytes write_text "
+    "write_bytes mkdir rmdir unlink rename replace touch symlink_to chmod stat open".split()
+)
+MODULE_CALLS = {
+    "os": frozenset(
+        "open listdir scandir mkdir makedirs remove unlink rename replace rmdir symlink link "
+        "stat chmod fsync walk truncate".split()
+    ),
+    "os.path": frozenset("exists isfile isdir getsize getmtime islink".split()),
+    "shutil": frozenset("copy copy2 copyfile copytree rmtree move disk_usage".split()),
+    "tempfile": frozenset(
+        "mkdtemp mkstemp TemporaryDirectory NamedTemporaryFile TemporaryFile".split()
+    ),
+}
+
+
+def lines_of(folder: Path) -> tuple[int, int]:
+    """Lines and files of Python under a folder."""
+    files = list(folder.rglob("*.py"))
+    return sum(len(path.read_text("utf-8").splitlines()) for path in files), len(files)
+
+
+def settings_of(model: type[BaseModel], seen: tuple[type[BaseModel], ...] = ()) -> Iterator[str]:
+    """The names of all settings under a model; one nested in itself is counted once."""
+    for name, field in model.model_fields.items():
+        inner = [
+            one
+            for one in (field.annotation, *get_args(field.annotation))
+            if isinstance(one, type) and issubclass(one, BaseModel)
+        ]
+        if not inner:
+            yield name
+        elif inner[0] not in seen:
+            for one in settings_of(inner[0], (*seen, inner[0])):
+                yield f"{name}.{one}"
+
+
+def raw_calls(path: Path) -> list[int]:
+    """The lines of a module that reach for the file system by themselves."""
+    found = []
+    for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(call, ast.Call):
+            continue
+        name = ast.unparse(call.func)
+        owner, _, method = name.rpartition(".")
+        by_module = method in MODULE_CALLS.get(owner, ())
+        # `text.replace(a, b)` has two arguments, a path's `replace` one
+        by_path = bool(owner) and method in PATH_CALLS and owner not in ("files", "self")
+        if method == "replace" and len(call.args) != 1:
+            by_path = False
+        if name == "open" or by_module or by_path:
+            found.append(call.lineno)
+    return found
+
+
+def figures() -> dict[str, tuple[int, int]]:
+    """Each figure with its limit."""
+    source_lines, source_files = lines_of(SOURCES)
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)  # noqa: S607
+    raw = sum(
+        len(raw_calls(path))
+        for path in SOURCES.rglob("*.py")
+        if path.relative_to(SOURCES).parts[0] != DOOR
+    )
+    commands: Any = app.registered_commands
+    groups: Any = app.registered_groups
+    return {
+        "lines of src": (source_lines, 27_000),
+        "lines of tests": (lines_of(ROOT / "tests")[0], 19_000),
+        "files in src": (source_files, 170),
+        "tracked files": (len(tracked.stdout.splitlines()), 450),
+        "settings": (len(list(settings_of(Config))), 160),
+        "commands": (len(commands) + len(groups), 20),
+        "raw file-system calls outside storage": (raw, 0),
+    }
+
+
+def main() -> int:
+    """Prints the table."""
+    rows = figures()
+    for name, (now, limit) in rows.items():
+        mark = "" if now <= limit else "  over"
+        sys.stdout.write(f"{name:<40} {now:>7,}  limit {limit:>7,}{mark}\n")
+    return 1 if any(now > limit for now, limit in rows.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
