@@ -114,7 +114,7 @@ def test_a_search_has_no_runs_to_name(path):
     search = path.with_name("search.toml")
     search.write_text(
         'base = "base.toml"\n[search]\nranker = "popular"\n'
-        "space = { 'data.max_history' = [4, 6] }\n"
+        "space = { 'prompts.recent' = [4, 6] }\n"
     )
     with pytest.raises(ConfigError, match="a search chooses its runs itself"):
         sweep(read_plan(search), only=["short"])

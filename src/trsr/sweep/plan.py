@@ -274,6 +274,12 @@ def _check_space(plan: Plan) -> None:
 
     Values that contradict each other are none such: a trial that draws them fails by itself.
     """
+    for key in plan.space():
+        if key.startswith(("data.", "run.")):
+            raise ConfigError(
+                f"{plan.path}: search.space: {key} may change the validation cases, and the "
+                "easiest would win; give it one value in [set], or list values in a [grid]"
+            )
     space = {
         key: (one.low, one.high) if isinstance(one, Range) else one
         for key, one in plan.space().items()
