@@ -460,11 +460,12 @@ def test_a_recipe_of_one_run_is_no_sweep():
 def test_values_that_contradict_each_other_fail_their_trial_alone(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
     text = SEARCH.partition("[search.space]")[0].replace("trials = 6", "trials = 8")
-    text += '[search.space]\ndata.candidates = ["uniform", "full"]\n'
-    text += 'evaluate.metrics = [["auc"], ["recall@9999"]]\n'
+    text += '[search.space]\nrank.depth = [5, 1000]\n'
+    text += 'evaluate.metrics = [["recall@3"], ["recall@10"]]\n'
+    text += '[set]\ndata.candidates = "full"\n'
     swept = sweep(plan_of(folder, text, "search.toml"))
     (failed,) = swept.failed
-    assert failed.name == "candidates=full,metrics=recall-9999"
+    assert failed.name == "depth=5,metrics=recall-10"
     assert "rank.depth" in failed.error
     assert "rank.depth" in (folder / "out" / failed.name / "error.txt").read_text()
     assert any(one.rankers for one in swept.outcomes)
