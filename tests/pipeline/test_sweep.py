@@ -460,7 +460,7 @@ def test_a_recipe_of_one_run_is_no_sweep():
 def test_values_that_contradict_each_other_fail_their_trial_alone(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
     text = SEARCH.partition("[search.space]")[0].replace("trials = 6", "trials = 8")
-    text += '[search.space]\nrank.depth = [5, 1000]\n'
+    text += "[search.space]\nrank.depth = [5, 1000]\n"
     text += 'evaluate.metrics = [["recall@3"], ["recall@10"]]\n'
     text += '[set]\ndata.candidates = "full"\n'
     swept = sweep(plan_of(folder, text, "search.toml"))
