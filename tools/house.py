@@ -20,18 +20,56 @@ DOOR = "storage"
 """The package whose work is files."""
 
 PATH_CALLS = frozenset(
-    "exists is_file is_dir is_symlink iterdir glob rglob read_text read_bytes write_text "
-    "write_bytes mkdir rmdir unlink rename replace touch symlink_to chmod stat open".split()
+    [
+        "exists",
+        "is_file",
+        "is_dir",
+        "is_symlink",
+        "iterdir",
+        "glob",
+        "rglob",
+        "read_text",
+        "read_bytes",
+        "write_text",
+        "write_bytes",
+        "mkdir",
+        "rmdir",
+        "unlink",
+        "rename",
+        "replace",
+        "touch",
+        "symlink_to",
+        "chmod",
+        "stat",
+        "open",
+    ]
 )
 MODULE_CALLS = {
     "os": frozenset(
-        "open listdir scandir mkdir makedirs remove unlink rename replace rmdir symlink link "
-        "stat chmod fsync walk truncate".split()
+        [
+            "open",
+            "listdir",
+            "scandir",
+            "mkdir",
+            "makedirs",
+            "remove",
+            "unlink",
+            "rename",
+            "replace",
+            "rmdir",
+            "symlink",
+            "link",
+            "stat",
+            "chmod",
+            "fsync",
+            "walk",
+            "truncate",
+        ]
     ),
-    "os.path": frozenset("exists isfile isdir getsize getmtime islink".split()),
-    "shutil": frozenset("copy copy2 copyfile copytree rmtree move disk_usage".split()),
+    "os.path": frozenset(["exists", "isfile", "isdir", "getsize", "getmtime", "islink"]),
+    "shutil": frozenset(["copy", "copy2", "copyfile", "copytree", "rmtree", "move", "disk_usage"]),
     "tempfile": frozenset(
-        "mkdtemp mkstemp TemporaryDirectory NamedTemporaryFile TemporaryFile".split()
+        ["mkdtemp", "mkstemp", "TemporaryDirectory", "NamedTemporaryFile", "TemporaryFile"]
     ),
 }
 

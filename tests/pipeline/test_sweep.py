@@ -149,7 +149,7 @@ def test_equal_stages_are_made_once_and_done_runs_are_left_as_they_are(folder):
     assert first["prepare"].files == last["prepare"].files
     assert first["summarize"].files != last["summarize"].files
     # Copies, not links: a file changed in place is one run's own.
-    runs = [path for path in (folder / "out").iterdir() if path.is_dir()]
+    runs = list((folder / "out").glob("strategy=*"))
     assert {(path / "items.parquet").stat().st_nlink for path in runs} == {1}
     manifests = {path: (path / "manifest.json").stat().st_mtime_ns for path in runs}
     again = sweep(plan)
@@ -243,7 +243,7 @@ def test_one_failing_run_is_reported_and_the_others_go_on(folder):
 
 
 def test_a_folder_that_cannot_be_written_names_the_sweeps_own_setting(folder, monkeypatch):
-    monkeypatch.setattr("trsr.sweep.claims.WAIT", 0.2)
+    monkeypatch.setattr("trsr.sweep.running.WAIT", 0.2)
     plan = plan_of(folder, GRID.replace('"out"', '"clicks.csv/out"'))
     with pytest.raises(StoreError, match=r"cannot be written .* with sweep\.folder"):
         sweep(plan)
@@ -399,17 +399,6 @@ def test_a_damaged_validation_value_is_measured_again(folder, damage):
     assert path.read_bytes() == whole
 
 
-def test_another_seed_of_what_rankers_draw_is_measured_anew(folder):
-    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
-    text = SEARCH.replace("trials = 6", "trials = 1").replace('"untuned"', '"random"')
-    found = []
-    for seed in (1, 2, 1):
-        drawn = f"[set]\nrank.rankers = ['random']\ndata.seed = 0\nrun.seed = {seed}\n\n[search]"
-        (one,) = sweep(plan_of(folder, text.replace("[search]", drawn, 1), "s.toml")).outcomes
-        found.append(one.validation)
-    assert found[0] == found[2] != found[1]
-
-
 def test_the_notes_count_the_runs_that_earlier_calls_asked_about_test_cases(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
     text = SEARCH.partition("[search.space]")[0] + "[search.space]\nprompts.recent = [0, 1, 3]\n"
@@ -453,11 +442,12 @@ def test_the_notes_tell_the_best_settings_of_several_seeds(folder):
     assert any("only its 2 runs were asked about test cases" in one for one in swept.notes())
 
 
-def test_a_search_without_validation_cases_is_refused_before_anything_dear(folder):
+def test_without_validation_cases_all_trials_fail_before_anything_dear(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
     text = SEARCH + '[set]\ndata.split = "global_time"\ndata.valid_share = 0\n'
-    with pytest.raises(ConfigError, match=r"search\.toml: a search goes by validation cases, and"):
-        sweep(plan_of(folder, text, "search.toml"))
+    swept = sweep(plan_of(folder, text.replace("trials = 6", "trials = 2"), "search.toml"))
+    assert [("no validation" in one.error or "there are none" in one.error) for one in swept.failed]
+    assert len(swept.failed) == 2
     assert list((folder / "out").glob("*/items.parquet"))
     assert not list((folder / "out").glob("*/summaries.*.parquet"))
 
@@ -470,11 +460,12 @@ def test_a_recipe_of_one_run_is_no_sweep():
 def test_values_that_contradict_each_other_fail_their_trial_alone(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
     text = SEARCH.partition("[search.space]")[0].replace("trials = 6", "trials = 8")
-    text += '[search.space]\ndata.candidates = ["uniform", "full"]\n'
-    text += 'evaluate.metrics = [["auc"], ["recall@9999"]]\n'
+    text += "[search.space]\nrank.depth = [5, 1000]\n"
+    text += 'evaluate.metrics = [["recall@3"], ["recall@10"]]\n'
+    text += '[set]\ndata.candidates = "full"\n'
     swept = sweep(plan_of(folder, text, "search.toml"))
     (failed,) = swept.failed
-    assert failed.name == "candidates=full,metrics=recall-9999"
+    assert failed.name == "depth=5,metrics=recall-10"
     assert "rank.depth" in failed.error
     assert "rank.depth" in (folder / "out" / failed.name / "error.txt").read_text()
     assert any(one.rankers for one in swept.outcomes)
@@ -510,17 +501,17 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
         ('base = "base.toml"\n[grid]\nprompts.recent = 3\n', "write a list of values"),
         ('base = "base.toml"\n[grid]\nrun.folder = ["a"]\n', "cannot differ in a sweep"),
         ('base = "base.toml"\n[grid]\nprompts.recnt = [1]\n', "recnt: unknown setting"),
-        ('base = "base.toml"\n[grid]\nprompts.recent = [1, 1]\n', "stands twice; a value is"),
-        ('base = "base.toml"\nseeds = [1, 1]\n', "seed=1 stands twice; a value is repeated"),
+        ('base = "base.toml"\n[grid]\nprompts.recent = [1, 1]\n', "two runs are named recent=1"),
+        ('base = "base.toml"\nseeds = [1, 1]\n', "two runs are named seed=1"),
         (
             'base = "base.toml"\n[grid]\nrank.bm25.k1 = [1.0, 1.00000001]\n',
-            r"folder k1=1, to which rank\.bm25\.k1 = 1\.0 and rank\.bm25\.k1 = 1\.00000001 are",
+            "two runs are named k1=1: .* shortened",
         ),
         (
             VARIANTS.replace("recurrent]", '"recent only"]').replace(
                 "recent-only]", '"recent?only"]'
             ),
-            "variant = 'recent.only' and variant = 'recent.only' are both shortened",
+            "two runs are named recent-only",
         ),
         ('base = "base.toml"\ngrids = 1\n', "grids"),
         (
@@ -528,6 +519,10 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
             "recurrent: prompts.recent is in the grid",
         ),
         (VARIANTS.replace("prompts.recent = 1", "train.seed = 1"), "is the sweep's own"),
+        (
+            SEARCH.replace("[search.space]", "[search.space]\ndata.negatives = [3, 6]"),
+            "data.negatives may change the validation cases",
+        ),
         (SEARCH + "[variants.a]\nprompts.recent = 1\n", "not both"),
         (SEARCH + "[grid]\nprompts.recent = [1]\n", "not both"),
         (SEARCH.replace("high = 5", "high = 1"), "is no range"),

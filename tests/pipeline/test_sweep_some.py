@@ -93,15 +93,6 @@ def test_a_name_that_there_is_none_of_is_refused_with_what_was_meant(path):
     assert not made(path)
 
 
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [("seed=2", "short,seed=2 or middle,seed=2 or long,seed=2"), ("mid", "middle or middle,seed")],
-)
-def test_a_part_of_a_name_is_taken_for_the_names_that_hold_it(path, name, meant):
-    with pytest.raises(ConfigError, match=f"did you mean {meant}"):
-        read_plan(path).only([name])
-
-
 def test_dry_run_lists_the_named(path, capsys):
     from trsr.cli.app import app
 
@@ -114,7 +105,7 @@ def test_a_search_has_no_runs_to_name(path):
     search = path.with_name("search.toml")
     search.write_text(
         'base = "base.toml"\n[search]\nranker = "popular"\n'
-        "space = { 'data.max_history' = [4, 6] }\n"
+        "space = { 'prompts.recent' = [4, 6] }\n"
     )
     with pytest.raises(ConfigError, match="a search chooses its runs itself"):
         sweep(read_plan(search), only=["short"])

@@ -214,7 +214,7 @@ def tune_summarizer(
 @app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a TOML file, or a recipe's name")],
-    jobs: Annotated[
+    processes: Annotated[
         int,
         typer.Option(min=1, help="runs made side by side, each with its share of cores and GPUs"),
     ] = 1,
@@ -232,7 +232,7 @@ def sweep(
             out.print(line, markup=False)
         return
     with Bar("sweep") as bar:
-        whole = run_sweep(file, jobs, bar, only or ())
+        whole = run_sweep(file, processes, bar, only or ())
     if not whole:
         raise typer.Exit(1)
 

@@ -19,9 +19,9 @@ def list_runs(path: Path, only: Sequence[str] = ()) -> list[str]:
     return [f"{key}: {space}" for key, space in plan.space().items()]
 
 
-def run_sweep(path: Path, jobs: int, progress: Progress, only: Sequence[str] = ()) -> bool:
+def run_sweep(path: Path, processes: int, progress: Progress, only: Sequence[str] = ()) -> bool:
     """Runs a sweep and prints its table; whether every run succeeded."""
-    swept = sweep(read_plan(path), progress, jobs, only)
+    swept = sweep(read_plan(path), progress, processes, only)
     header, rows = swept.table()
     if rows:
         table(header, rows)

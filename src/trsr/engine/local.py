@@ -183,7 +183,10 @@ class _Pool(Generic[S]):
         if self._begun[shard.key] < ATTEMPTS:
             self.todo.append(shard)
             return None
-        cause = f"its process {how}; if memory is short, use fewer processes"
+        advice = "if memory is short, use fewer processes"
+        if "code" in how:  # it never came to the work
+            advice = "a script that starts workers does so under `if __name__ == '__main__':`"
+        cause = f"its process {how}; {advice}"
         note_failure(self._folder, shard.key, cause)
         return Done(shard, error=cause)
 
@@ -220,7 +223,7 @@ class _Worker(Generic[S]):
         if process is None:
             return ""
         self.connection.close()
-        process.join(POLL) if process.exitcode is None else None
+        process.join(POLL)
         process.terminate()
         process.join()
         code = process.exitcode or 0

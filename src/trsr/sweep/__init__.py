@@ -1,6 +1,6 @@
 """Many runs of one configuration: a grid of settings, or a search, with what they share made once.
 
-Names are imported when asked for, so that the command line starts quickly.
+Names are imported when asked for, so that a plan is read without the pipeline.
 """
 
 from __future__ import annotations
@@ -15,17 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "Plan", "Swept", "label", "read_plan", "sweep"]
 
-_HOMES = {
-    "Outcome": "table",
-    "Plan": "plan",
-    "Swept": "table",
-    "label": "plan",
-    "read_plan": "plan",
-    "sweep": "running",
-}
+_HOMES = {"Outcome": "table", "Swept": "table", "sweep": "running"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'trsr.sweep' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"trsr.sweep.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"trsr.sweep.{_HOMES.get(name, 'plan')}"), name)

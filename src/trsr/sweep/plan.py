@@ -8,7 +8,6 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +36,6 @@ _STORE = "outputs.sqlite"
 
 _FILES = frozenset({"sweep.md", "sweep.json", *(_STORE + end for end in ("", "-wal", "-shm"))})
 """What lies beside the runs' folders, which none may be named like."""
-
-MOST_NAMES = 12
-"""Names that a message lists; where there are more, `--dry-run` does."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,10 @@ class Plan:
         for run in found:
             other = named.setdefault(run.name, run)
             if other is not run:
-                raise ConfigError(f"{self.path}: {_twice(other, run)}")
+                raise ConfigError(
+                    f"{self.path}: two runs are named {run.name}: a value is repeated, or values "
+                    "are shortened to the same; write them as [variants] with names of their own"
+                )
         return found
 
     def only(self, names: Sequence[str]) -> list[Planned]:
@@ -118,7 +117,8 @@ class Plan:
         for name in names:
             if name not in known:
                 raise ConfigError(
-                    f"{self.path}: there is no run or variant {name!r}{_meant(name, known)}"
+                    f"{self.path}: there is no run or variant {name!r}{near(name, known)}; "
+                    "--dry-run lists them"
                 )
         return [run for run, own in zip(runs, called, strict=True) if not names or own & {*names}]
 
@@ -142,16 +142,15 @@ class Plan:
         """
         runs = self.runs(settings)
         config, ranker = runs[0].config, self.file.search.ranker if self.file.search else ""
-        if config.prompts.summary_of != "own":
-            raise ConfigError(
-                f"{self.path}: prompts.summary_of: a search tells own summaries alone; set it to "
-                "own, or name its values in a [grid]"
-            )
-        if config.rank.split != "test":
-            raise ConfigError(
-                f"{self.path}: rank.split: a search looks at the validation cases itself, and at "
-                "the test cases for the best settings; set it to test"
-            )
+        for key, value, wanted in (
+            ("prompts.summary_of", config.prompts.summary_of, "own"),
+            ("rank.split", config.rank.split, "test"),
+        ):
+            if value != wanted:
+                raise ConfigError(
+                    f"{self.path}: {key}: a search ranks the validation cases with own summaries, "
+                    f"and the test cases with the best settings; set it to {wanted}"
+                )
         asked = config.rank.blend if ranker == "blend" else (ranker,)
         if TRAINED & set(asked) and not config.trained:
             raise ConfigError(
@@ -162,8 +161,7 @@ class Plan:
         if ranker not in config.rank.rankers:
             raise ConfigError(
                 f"{self.path}: search.ranker: {ranker} is not among rank.rankers "
-                f"({', '.join(config.rank.rankers)}), so the best run would not test it: name it "
-                "there in [set], or search by one of them"
+                f"({', '.join(config.rank.rankers)}); name it there in [set], or search by another"
             )
         return runs
 
@@ -274,6 +272,12 @@ def _check_space(plan: Plan) -> None:
 
     Values that contradict each other are none such: a trial that draws them fails by itself.
     """
+    for key in plan.space():
+        if key.startswith(("data.", "run.")):
+            raise ConfigError(
+                f"{plan.path}: search.space: {key} may change the validation cases, and the "
+                "easiest would win; give it one value in [set], or list values in a [grid]"
+            )
     space = {
         key: (one.low, one.high) if isinstance(one, Range) else one
         for key, one in plan.space().items()
@@ -288,33 +292,6 @@ def _check_space(plan: Plan) -> None:
             except ConfigError:
                 if not left:
                     raise
-
-
-def _twice(first: Planned, second: Planned) -> str:
-    """Why two runs have one name."""
-    if first.settings == second.settings and first.seed == second.seed:
-        return f"the run {first.name} stands twice; a value is repeated"
-    told = [
-        ", ".join(f"{key} = {value!r}" for key, value in one.items() if value != other.get(key))
-        for one, other in (
-            (first.settings, second.settings),
-            (second.settings, first.settings),
-        )
-    ]
-    return (
-        f"two runs would have the folder {first.name}, to which {' and '.join(told)} are both "
-        "shortened; write them as [variants] with names of their own"
-    )
-
-
-def _meant(name: str, known: Sequence[str]) -> str:
-    """A hint for a name that is none: what holds it, else what is near."""
-    within = [one for one in known if name and name.casefold() in one.casefold()]
-    if within:
-        return f": did you mean {' or '.join(within[:3])}?"
-    if len(known) > MOST_NAMES and not get_close_matches(name, known, n=1):
-        return "; --dry-run lists what there is"
-    return near(name, list(known))
 
 
 def flat(table: Mapping[str, Any], prefix: str = "", leaves: bool = True) -> dict[str, Any]:

@@ -1,187 +1,185 @@
-"""Runs a sweep: each run in its folder, with what others have made copied and failures told."""
+"""Runs a sweep: each run is a shard of the engine, and what others have made is copied."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-import shutil
-import traceback
-from collections.abc import Callable, Generator, Sequence
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from trsr.config import Config
+from trsr.engine import Done, LocalEngine, Resources, exclusive
 from trsr.errors import ConfigError, StoreError, TrsrError
 from trsr.pipeline import STAGE_NAMES, is_finished, run_stage, stage_key, stage_names
 from trsr.pipeline.finished import FinishedRun
 from trsr.pipeline.notes import run_notes
 from trsr.progress import Pace, Progress, Silent
+from trsr.settings import digest
 from trsr.store.rundir import RunDirectory
-from trsr.sweep.claims import ERROR, MAKING, Claims, failed, making
 from trsr.sweep.plan import Plan, Planned
 from trsr.sweep.read import answers, cases_digest, read_report
-from trsr.sweep.table import Outcome, Swept
+from trsr.sweep.table import PLACE, Outcome, Swept
 
-AHEAD = ".ahead-"
-"""Begins the folders, beside the runs while a search goes on, of data prepared to be looked at."""
+ERROR = "error.txt"
+"""In a failed run's folder: why, and where there is one the whole trace."""
 
-TRAINED = STAGE_NAMES[: STAGE_NAMES.index("train") + 1]
-"""The stages that come before any test case is asked."""
+ENGINE = ".engine"
+"""In the sweep's folder: the engine's locks, of runs and of stages that are being made."""
+
+WAIT = 30.0
+"""Seconds to wait for another process that writes the table."""
+
+
+@dataclass(frozen=True)
+class RunShard:
+    """One run of a sweep.
+
+    Attributes:
+        name: Its folder's name.
+        config: All its settings; they cross to the worker, so that a file which is edited while
+            the sweep goes on changes no later run.
+        folder: The sweep's, in which other runs may have made the same stages.
+        stages: Which stages, in order.
+    """
+
+    name: str
+    config: Config
+    folder: Path
+    stages: tuple[str, ...] = STAGE_NAMES
+
+    @property
+    def key(self) -> str:
+        """Of its name and settings."""
+        return digest([self.name, self.config.model_dump(mode="json"), list(self.stages)])
+
+    def is_done(self) -> bool:
+        """Whether all stages are made, and still hold; a search's trial has more to say."""
+        try:
+            return self.stages == STAGE_NAMES and is_finished(self.config)
+        except TrsrError:  # reported when it is made
+            return False
 
 
 def sweep(
-    plan: Plan, progress: Progress | None = None, jobs: int = 1, only: Sequence[str] = ()
+    plan: Plan, progress: Progress | None = None, processes: int = 1, only: Sequence[str] = ()
 ) -> Swept:
-    """Makes all runs of a sweep, those that are done already left as they are.
+    """Makes all runs of a sweep; those that are done already stay as they are.
 
     Stages with the same settings and inputs are made once and copied, and language models' outputs
     are shared through one store. After each run `sweep.json` and `sweep.md` are written. A run that
     fails is reported, and the others go on; after a kill the same call goes on where it was.
 
-    Several processes may be at one grid, on machines that share its folder too: each makes runs
-    that nobody else is making, and what the others come to stands in everybody's table.
+    Several calls may be at one grid, on machines that share its folder too: each makes runs that
+    nobody else is making, waits for the others' last ones, and reports all of them.
 
     Args:
         plan: What to run.
-        progress: Told of each run, with what its stages are at.
-        jobs: How many runs are made at a time; more than one, each in a process of its own. What
+        progress: Shows each run, with what its stages are at.
+        processes: How many runs are made at a time; more than one, in processes of their own. What
             they come to is the same, but for what the number of threads changes in rounding.
-        only: Names of the variants or runs to make now; empty for all. What others have come to
-            already stands in the table too.
+        only: Names of the variants or runs to make now; empty for all. What is there already
+            stands in the table too.
 
     Raises:
-        ConfigError: If the settings of any run are wrong, or a name is none of them: told before
-            the first one begins; or if a search is to try several settings at a time, or only some.
-        StoreError: If another process is at a search, or at a grid where this is a search; or if
-            the folder cannot be written.
+        ConfigError: If the settings of any run are wrong, or a name is none of them, before the
+            first one begins; or if a search is to try several settings at a time, or only some.
+        StoreError: If another process is at a search in this folder; or if the folder cannot be
+            written.
     """
     progress = progress or Silent()
-    if jobs < 1 or (jobs > 1 and plan.file.search is not None):
+    if processes < 1 or (processes > 1 and plan.file.search is not None):
         raise ConfigError(
-            f"{plan.path}: jobs: {jobs} cannot be; a search tries one run at a time, as it goes by "
-            "what it has found, and a grid one or more"
+            f"{plan.path}: processes: {processes} cannot be; a search tries one run at a time, as "
+            "it goes by what it has found, and a grid one or more"
         )
     asked = plan.only(only)
     if plan.file.search is None:
-        return _grid(plan, asked, progress, jobs)
+        return _grid(plan, asked, progress, processes)
     from trsr.sweep.search import search
 
-    with Claims(plan.folder).alone():
-        try:
-            return search(plan, progress)
-        finally:
-            for path in (plan.folder / MAKING, *plan.folder.glob(f"{AHEAD}*")):
-                shutil.rmtree(path, ignore_errors=True)
+    with RunDirectory(plan.folder).locked(PLACE):
+        return search(plan, progress)
 
 
-def _grid(plan: Plan, asked: Sequence[Planned], progress: Progress, jobs: int) -> Swept:
-    board = _Board(plan, asked)
-    # runs that were there already say nothing of how long one takes
-    left = board.begin()
+def _grid(plan: Plan, asked: Sequence[Planned], progress: Progress, processes: int) -> Swept:
+    runs = {run.name: run for run in plan.grid()}
+    found: dict[str, Outcome] = {}
+    swept = _written(plan, runs, found, asked)
+    left = [shard_of(plan, run) for run in asked if run.name not in found]
+    # Runs that were there already say nothing of how long one takes.
     progress.begin(len(left), "runs")
-    try:
-        if jobs == 1 or not left:
-            made = _one_by_one(plan, left, board.claims, progress)
-        else:
-            from trsr.sweep.side_by_side import make_side_by_side
-
-            made = make_side_by_side(plan, left, board.claims, jobs, progress)
-        with contextlib.closing(made):
-            for run, outcome in made:
-                board.enter(run, outcome)
-                # what another makes says nothing of how long one takes
-                progress.advance(0 if outcome is None else 1, run.name)
-        return board.swept()
-    finally:
-        board.claims.clean()
+    engine = LocalEngine(plan.folder / ENGINE, progress)
+    resources = Resources(processes, _devices() if processes > 1 else ())
+    with contextlib.closing(engine.map(make_run, left, resources)) as results:
+        for done in results:
+            run = runs[done.shard.name]
+            found[done.shard.name] = tested(run, outcome_of(run, done))
+            swept = _written(plan, runs, found, asked)
+            progress.advance(int(done.made), done.shard.name)
+    return swept
 
 
-def _one_by_one(
-    plan: Plan, runs: Sequence[Planned], claims: Claims, progress: Progress
-) -> Generator[tuple[Planned, Outcome | None]]:
-    for run in runs:
-        make = functools.partial(make_run, run, plan.folder, STAGE_NAMES, progress, as_it_is)
-        yield run, claims.make(run, make)
-
-
-class _Board:
-    """What is known of a grid's runs: this process's, and those that others have made.
-
-    Args:
-        plan: The sweep.
-        asked: The runs to make now.
-    """
-
-    def __init__(self, plan: Plan, asked: Sequence[Planned]) -> None:
-        self._plan = plan
-        self._asked = asked
-        self._runs = plan.grid()
-        self._found: dict[str, Outcome] = {}
-        self._elsewhere: set[str] = set()
-        self.claims = Claims(plan.folder, self._runs)
-
-    def begin(self) -> list[Planned]:
-        """Looks at what is there; the runs that are left to make."""
-        self._look()
-        if self._found:
-            self._write()
-        return [run for run in self._asked if run.name not in self._found]
-
-    def enter(self, run: Planned, outcome: Outcome | None) -> None:
-        """Enters what became of a run, and writes the table.
-
-        Args:
-            run: The run.
-            outcome: What making it came to; None where another process is making it.
-        """
-        if outcome is None:
-            self._elsewhere.add(run.name)
-        else:
-            self._found[run.name] = tested(run, outcome)
-        self._look()
-        self._write()
-
-    def swept(self) -> Swept:
-        """The runs as far as they are known."""
-        unknown = [run.name for run in self._runs if run.name not in self._found]
-        asked = {run.name for run in self._asked}
-        return Swept(
-            self._plan,
-            tuple(self._found[run.name] for run in self._runs if run.name in self._found),
-            left=tuple(name for name in unknown if name not in asked),
-            elsewhere=tuple(name for name in unknown if name in self._elsewhere),
+def _written(
+    plan: Plan, runs: dict[str, Planned], found: dict[str, Outcome], asked: Sequence[Planned]
+) -> Swept:
+    """Takes in what is there by now, whoever made it, and writes the table."""
+    with RunDirectory(plan.folder).locked(PLACE, wait=WAIT):  # nobody's row is written over
+        for name, run in runs.items():
+            if name not in found and shard_of(plan, run).is_done():
+                records = RunDirectory(run.config.run.folder).records()
+                taken = tuple(one for one in records if "taken_from" in records[one].info)
+                outcome = Outcome(name, run.settings, run.seed, taken=taken)
+                found[name] = tested(run, outcome)
+        names = {run.name for run in asked}
+        swept = Swept(
+            plan,
+            tuple(found[name] for name in runs if name in found),
+            left=tuple(name for name in runs if name not in names and name not in found),
         )
-
-    def _write(self) -> None:
-        with self.claims.record():
-            self._look()  # again, and quick now: nobody's row may be written over
-            self.swept().write()
-
-    def _look(self) -> None:
-        """Takes in what others have come to since."""
-        for run in self._runs:
-            known = self._found.get(run.name)
-            if known is not None and not known.error:
-                continue
-            there = _there(run) if _is_there(run) else self.claims.failed_elsewhere(run)
-            if there is not None and (known is None or not there.error):
-                self._found[run.name] = tested(run, there)
+        if found:
+            swept.write()
+    return swept
 
 
-def _there(run: Planned) -> Outcome:
-    records = RunDirectory(run.config.run.folder).records()
-    taken = tuple(name for name, one in records.items() if "taken_from" in one.info)
-    return Outcome(run.name, run.settings, run.seed, taken=taken)
+def shard_of(plan: Plan, run: Planned, stages: tuple[str, ...] = STAGE_NAMES) -> RunShard:
+    """A run as a shard."""
+    return RunShard(run.name, run.config, plan.folder, stages)
 
 
-def _is_there(run: Planned) -> bool:
-    try:
-        return is_finished(run.config)
-    except TrsrError:  # told when it is made
-        return False
+def make_run(shard: RunShard, progress: Progress) -> list[str]:
+    """Does the stages of one run; gives those that were copied from other runs."""
+    taken = []
+    for stage in (one for one in shard.stages if one in stage_names(shard.config)):
+        inner = _Inner(progress, f"{shard.name}: {stage}")
+        waits = functools.partial(
+            progress.advance, 0, f"{shard.name}: waits for a run that makes the same {stage}"
+        )
+        with exclusive(shard.folder / ENGINE, stage_key(shard.config, stage), waits):
+            made = run_stage(shard.config, stage, inner, _donors(shard))
+        if "taken_from" in made.info:
+            taken.append(stage)
+    return taken
 
 
-def as_it_is(run: Planned, outcome: Outcome) -> Outcome:
-    """The outcome, with nothing added."""
+def outcome_of(run: Planned, done: Done[RunShard]) -> Outcome:
+    """What became of a run; where it failed, its folder says why."""
+    if not done.error:
+        note = run.config.run.folder / ERROR
+        note.unlink(missing_ok=True)
+        return Outcome(run.name, run.settings, run.seed, taken=tuple(done.value or ()))
+    outcome = Outcome(run.name, run.settings, run.seed, error=done.error)
+    return failed(outcome, run.config.run.folder, done.trace)
+
+
+def failed(outcome: Outcome, folder: Path, trace: str = "") -> Outcome:
+    """The outcome of a failed run, whose folder says why."""
+    with contextlib.suppress(OSError):  # it is reported in any case
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = [outcome.error, *([trace] if trace else [])]
+        (folder / ERROR).write_text("\n\n".join(parts) + "\n", "utf-8")
     return outcome
 
 
@@ -204,70 +202,27 @@ def tested(run: Planned, outcome: Outcome) -> Outcome:
         return failed(dataclasses.replace(outcome, error=str(error)), folder)
 
 
-def make_run(
-    run: Planned,
-    folder: Path,
-    stages: Sequence[str],
-    progress: Progress,
-    finish: Callable[[Planned, Outcome], Outcome],
-) -> Outcome:
-    """Does stages of one run, and never raises for what is wrong with that run alone.
-
-    Args:
-        run: The run.
-        folder: The sweep's folder, in which other runs may have made the same.
-        stages: Which stages, in order.
-        progress: Its note says what is going on.
-        finish: Adds to the outcome what the run has found.
-    """
-    own = run.config.run.folder
-    note = own / ERROR
-    outcome = Outcome(run.name, run.settings, run.seed)
-    try:
-        taken = []
-        again: tuple[str, ...] = ()
-        for stage in (one for one in stages if one in stage_names(run.config)):
-            if stage == STAGE_NAMES[-1]:
-                again = _altered(own)
-            inner = _Inner(progress, f"{run.name}: {stage}")
-            key = stage_key(run.config, stage)
-            with making(folder, key, functools.partial(_waits, progress, run, stage)):
-                made = run_stage(run.config, stage, inner, _donors(folder, own))
-            if "taken_from" in made.info:
-                taken.append(stage)
-        begun = Outcome(run.name, run.settings, run.seed, taken=tuple(taken), again=again)
-        outcome = finish(run, begun)
-    except Exception as error:  # the other runs go on, whatever is wrong with this one
-        said = str(error) if isinstance(error, TrsrError) else f"{type(error).__name__}: {error}"
-        return failed(dataclasses.replace(outcome, error=said), own, traceback.format_exc())
-    note.unlink(missing_ok=True)
-    return outcome
-
-
-def _altered(folder: Path) -> tuple[str, ...]:
-    """The files of a run's report that somebody changed since they were written."""
-    run = RunDirectory(folder)
-    record = run.records().get(STAGE_NAMES[-1])
-    return tuple(run.altered(record)) if record else ()
-
-
-def _waits(progress: Progress, run: Planned, stage: str) -> None:
-    progress.advance(0, f"{run.name}: waits for a run that makes the same {stage}")
-
-
-def _donors(folder: Path, own: Path) -> list[RunDirectory]:
+def _donors(shard: RunShard) -> list[RunDirectory]:
     """The other runs in the folder whose manifest can be read."""
     found = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(shard.folder.iterdir()):
         donor = RunDirectory(path)
-        if path == own or not path.is_dir():
-            continue
-        try:
-            if donor.records():
+        with contextlib.suppress(StoreError):
+            if path != shard.config.run.folder and path.is_dir() and donor.records():
                 found.append(donor)
-        except StoreError:
-            continue
     return found
+
+
+def _devices() -> list[str]:
+    """The GPUs by the names that CUDA knows them by; none where there are none."""
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if told is not None:
+        return [one for one in told.split(",") if one]
+    try:
+        from trsr.llm.load import cuda_devices
+    except ImportError:  # without torch, nothing uses them
+        return []
+    return cuda_devices()
 
 
 class _Inner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trsr.data import Dataset
+from trsr.engine import LocalEngine
 from trsr.errors import ConfigError
 from trsr.evaluate import evaluate
 from trsr.evaluate.report import Estimate
@@ -20,17 +22,18 @@ from trsr.rank import rank_what_fits
 from trsr.recommender import Recommender
 from trsr.settings import digest
 from trsr.store.rundir import RunDirectory, write_atomic
-from trsr.sweep.claims import failed
-from trsr.sweep.draws import Draws
-from trsr.sweep.plan import Plan, Planned, run_name
-from trsr.sweep.running import TRAINED, make_run, tested
-from trsr.sweep.same_cases import SameCases
-from trsr.sweep.space import combinations
+from trsr.sweep.file import SearchOptions
+from trsr.sweep.plan import Plan, run_name
+from trsr.sweep.running import ENGINE, RunShard, failed, make_run, outcome_of, shard_of, tested
+from trsr.sweep.space import combinations, draw
 from trsr.sweep.table import Outcome, Swept
 from trsr.types import Query, RankedList
 
 VALUE = "validation.json"
 """In a run's folder: its metric on the validation cases, and of what it was measured."""
+
+TRAINED = STAGE_NAMES[: STAGE_NAMES.index("train") + 1]
+"""The stages that come before any test case is asked."""
 
 
 def search(plan: Plan, progress: Progress) -> Swept:
@@ -41,66 +44,57 @@ def search(plan: Plan, progress: Progress) -> Swept:
     killed asks for the same trials again and finds them done.
 
     Raises:
-        ConfigError: If Optuna is not installed, there are no validation cases, or settings change
-            them.
+        ConfigError: If Optuna is not installed.
     """
     options = plan.file.search
     if options is None:
         raise ConfigError(f"{plan.path}: there is no [search]")
-    draws = Draws(plan.space(), options.seed)
     trials = min(options.trials, combinations(plan.space()) or options.trials)
     progress.begin(trials + 1, "trials")
-    cases = SameCases(plan, progress)
-    cases.look_ahead()
+    engine = LocalEngine(plan.folder / ENGINE, progress)
     outcomes: dict[str, Outcome] = {}
-    tried: list[tuple[float, dict[str, Any]]] = []
-    for _ in range(trials):
-        drawn = draws.next()
-        if drawn is None:
-            break
-        settings = dict(drawn.settings)
-        found = _tried(plan, settings, progress, cases)
+    best: tuple[float, Mapping[str, Any]] | None = None
+    for drawn in draw(plan.space(), options.seed, trials):
+        found = _tried(plan, drawn.settings, options, engine)
         outcomes |= {one.name: one for one in found}
-        value = _objective(found)
-        draws.tell(drawn, value)
-        if value is not None:
-            tried.append((value, settings))
-        best = max(tried, key=lambda one: one[0], default=None)
+        drawn.value = _objective(found)
+        if drawn.value is not None and (best is None or drawn.value > best[0]):
+            best = drawn.value, drawn.settings
         Swept(plan, tuple(outcomes.values()), best and best[1]).write()
         progress.advance(1, f"best {best[0]:.4f}" if best else "")
-    swept = _tested(plan, outcomes, tried, progress)
+    if best is not None:
+        runs = {run.name: run for run in plan.runs(best[1])}
+        for done in engine.map(make_run, [shard_of(plan, run) for run in runs.values()]):
+            run = runs[done.shard.name]
+            outcome = tested(run, outcome_of(run, done))
+            validation = outcomes[run.name].validation
+            outcomes[run.name] = dataclasses.replace(outcome, validation=validation)
+    swept = Swept(plan, tuple(outcomes.values()), best and best[1])
     swept.write()
     progress.advance(1)
     return swept
 
 
 def _tried(
-    plan: Plan, settings: Mapping[str, Any], progress: Progress, cases: SameCases
+    plan: Plan, settings: Mapping[str, Any], options: SearchOptions, engine: LocalEngine
 ) -> list[Outcome]:
+    """What a trial's runs came to, one a seed."""
     try:
-        runs = plan.trial(settings)
+        runs = {run.name: run for run in plan.trial(settings)}
     except ConfigError as error:  # values that contradict each other; other trials may do
         name = run_name(settings)
         return [failed(Outcome(name, settings, None, error=str(error)), plan.folder / name)]
-    prepared = [cases.prepared(run) for run in runs]  # of all seeds, before anything dear
-    for run, one in zip(runs, prepared, strict=True):
-        if not one.error and not len(Dataset.load(run.config.run.folder).cases("valid")):
-            raise ConfigError(
-                f"{plan.path}: a search goes by validation cases, and the trial {run.name} has "
-                "none: make some (data.split, data.valid_share, data.valid_cases), or list values "
-                "in a [grid]"
-            )
-    return [
-        one if one.error else _validated(run, plan, progress)
-        for run, one in zip(runs, prepared, strict=True)
-    ]
-
-
-def _validated(run: Planned, plan: Plan, progress: Progress) -> Outcome:
-    def finish(run: Planned, outcome: Outcome) -> Outcome:
-        return dataclasses.replace(outcome, validation=validation(run, plan))
-
-    return make_run(run, plan.folder, TRAINED, progress, finish)
+    work = functools.partial(validated, options=options)
+    shards = [shard_of(plan, run, TRAINED) for run in runs.values()]
+    found = []
+    for done in engine.map(work, shards):
+        outcome = outcome_of(runs[done.shard.name], done)
+        if not outcome.error:
+            estimate = Estimate(*done.value["estimate"])
+            taken = tuple(done.value["taken"])
+            outcome = dataclasses.replace(outcome, validation=estimate, taken=taken)
+        found.append(outcome)
+    return found
 
 
 def _objective(found: Sequence[Outcome]) -> float | None:
@@ -110,30 +104,35 @@ def _objective(found: Sequence[Outcome]) -> float | None:
     return statistics.fmean(known) if known and len(known) == len(found) else None
 
 
-def validation(run: Planned, plan: Plan) -> Estimate:
-    """The search's metric on a run's validation cases; kept in the run's folder.
+def validated(shard: RunShard, progress: Progress, options: SearchOptions) -> dict[str, Any]:
+    """Makes a trial's run up to its training: the metric on its validation cases.
+
+    It is kept in the run's folder.
 
     Raises:
         ConfigError: If there are no validation cases.
     """
-    options = plan.file.search
-    if options is None:
-        raise ConfigError(f"{plan.path}: there is no [search]")
-    folder = run.config.run.folder
-    records = RunDirectory(folder).records()
+    config = shard.config
+    taken = make_run(dataclasses.replace(shard, stages=TRAINED[:1]), progress)
+    if not len(Dataset.load(config.run.folder).cases("valid")):  # before anything dear
+        raise ConfigError(
+            "a search goes by validation cases, and there are none: make some (data.split, "
+            "data.valid_share, data.valid_cases), or list values in a [grid]"
+        )
+    taken += make_run(dataclasses.replace(shard, stages=TRAINED[1:]), progress)
+    records = RunDirectory(config.run.folder).records()
     made = {name: dict(records[name].files) for name in TRAINED}
-    settings = run.config.model_dump(mode="json", include={"rank", "prompts", "model"})
-    # what a ranker draws to be fitted is not in its settings
-    seeds = [run.config.run.seed, run.config.train_seed]
+    settings = config.model_dump(mode="json", include={"rank", "prompts", "model"})
+    # What a ranker draws to be fitted is not in its settings.
+    seeds = [config.run.seed, config.train_seed]
     asked = digest([made, settings, seeds, options.metric, options.ranker])
-    path = folder / VALUE
+    path = config.run.folder / VALUE
     known = _known(path, asked)
-    if known is not None:
-        return known
-    found = _measured(folder, options.ranker, options.metric)
-    value = {"asked": asked, "metric": options.metric, "ranker": options.ranker}
-    write_atomic(path, json.dumps(value | {"mean": found.mean, "se": found.se}))
-    return found
+    if known is None:
+        known = _measured(config.run.folder, options.ranker, options.metric)
+        value = {"asked": asked, "metric": options.metric, "ranker": options.ranker}
+        write_atomic(path, json.dumps(value | {"mean": known.mean, "se": known.se}))
+    return {"estimate": [known.mean, known.se], "taken": taken}
 
 
 def _known(path: Path, asked: str) -> Estimate | None:
@@ -149,8 +148,6 @@ def _measured(folder: Path, ranker: str, metric: str) -> Estimate:
     recommender = Recommender.load(folder, ranker)
     summaries = read_summaries(folder, ("valid",))
     cases = [with_summary(case, summaries) for case in recommender.dataset.cases("valid")]
-    if not cases:
-        raise ConfigError(f"{folder}: a search needs validation cases, and there are none")
     # What the strategy has not summarized yet is summarized here: only test cases always are.
     queries = recommender.summarized([case.query for case in cases], Silent())
     lists = rank_what_fits(_Asked(recommender), queries, lambda query, error: None, ranker)
@@ -165,24 +162,3 @@ class _Asked:
 
     def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
         return self.recommender.recommend(queries)
-
-
-def _tested(
-    plan: Plan,
-    outcomes: Mapping[str, Outcome],
-    tried: Sequence[tuple[float, dict[str, Any]]],
-    progress: Progress,
-) -> Swept:
-    """The best settings' runs ranked and evaluated on test cases."""
-    if not tried:
-        return Swept(plan, tuple(outcomes.values()))
-    best = max(tried, key=lambda one: one[0])[1]
-    found = dict(outcomes)
-
-    def finish(run: Planned, outcome: Outcome) -> Outcome:
-        known = outcomes[run.name].validation
-        return dataclasses.replace(tested(run, outcome), validation=known)
-
-    for run in plan.runs(best):
-        found[run.name] = make_run(run, plan.folder, STAGE_NAMES, progress, finish)
-    return Swept(plan, tuple(found.values()), best)

@@ -1,15 +1,22 @@
-"""What a search chooses from: listed values, and ranges of numbers."""
+"""What a search chooses from: listed values and ranges of numbers, drawn with Optuna."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trsr.errors import ConfigError
 from trsr.settings import digest
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial
+
+ASKS = 20
+"""Settings that Optuna may draw in turn that were tried before, until one of the rest is taken."""
 
 
 @dataclass(frozen=True)
@@ -26,36 +33,128 @@ class Range:
         """Whether its numbers are whole."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
-    @property
-    def count(self) -> int | None:
-        """How many numbers it has; None where there is no end of them."""
+    def values(self) -> list[float] | None:
+        """Its numbers; None where there is no end of them."""
         if self.step is None and not self.whole:
             return None
-        # decimal, as it is written: 0.3 / 0.1 is below 3
-        low, high, step = (Decimal(str(one)) for one in (self.low, self.high, self.step or 1))
-        return int((high - low) // step) + 1
-
-    def number(self, place: int) -> float:
-        """One of its numbers, where they are counted."""
-        if self.whole:
-            return int(self.low) + place * int(self.step or 1)
-        return float(Decimal(str(self.low)) + place * Decimal(str(self.step)))
-
-    def place(self, number: float) -> float:
-        """Which of its numbers one is, where they are counted; else the number itself."""
-        return number if self.count is None else round((number - self.low) / (self.step or 1))
+        step = self.step or 1
+        count = math.floor((self.high - self.low) / step + 1e-9) + 1
+        return [
+            int(self.low) + n * int(step) if self.whole else round(self.low + n * step, 12)
+            for n in range(count)
+        ]
 
 
-def size(choice: Sequence[Any] | Range) -> int | None:
-    """How many values there are to choose from; None where there is no end of them."""
-    return choice.count if isinstance(choice, Range) else len(choice)
+Space = Mapping[str, Sequence[Any] | Range]
+"""`section.key` → what there is to choose from."""
 
 
-def combinations(space: Mapping[str, Sequence[Any] | Range]) -> int | None:
+def combinations(space: Space) -> int | None:
     """How many settings a space holds; None where there is no end of them."""
-    counts = [size(one) for one in space.values()]
-    known = [one for one in counts if one is not None]
-    return math.prod(known) if len(known) == len(counts) else None
+    listed = [_listed(one) for one in space.values()]
+    known = [one for one in listed if one is not None]
+    return math.prod(map(len, known)) if len(known) == len(listed) else None
+
+
+def draw(space: Space, seed: int, most: int) -> Iterator[Draw]:
+    """Settings to try, none of them twice; the next go by the values set on those before.
+
+    Args:
+        space: What is chosen from.
+        seed: Of the draws.
+        most: How many, at most.
+
+    Raises:
+        ConfigError: If Optuna is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError("a [search] needs Optuna: pip install 'trsr[sweep]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    distributions = {key: _distribution(one) for key, one in space.items()}
+    known: set[str] = set()
+    while len(known) < most:
+        for _ in range(ASKS):
+            trial = study.ask(distributions)
+            settings = {key: _value(space[key], trial.params[key]) for key in space}
+            if digest(settings) not in known:
+                break
+            # Its value is known already: told twice, it would count twice.
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            untried = _untried(space, known)
+            if untried is None:
+                return
+            study.enqueue_trial(untried)
+            trial = study.ask(distributions)
+            settings = {key: _value(space[key], trial.params[key]) for key in space}
+        known.add(digest(settings))
+        drawn = Draw(trial, settings)
+        yield drawn
+        if drawn.value is None:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(trial, drawn.value)
+
+
+@dataclass
+class Draw:
+    """Settings to try.
+
+    Attributes:
+        trial: Optuna's.
+        settings: `section.key` → value.
+        value: What they came to, to be set before the next are drawn; None where they failed.
+    """
+
+    trial: Trial
+    settings: Mapping[str, Any]
+    value: float | None = None
+
+
+def _listed(choice: Sequence[Any] | Range) -> Sequence[Any] | None:
+    return choice.values() if isinstance(choice, Range) else choice
+
+
+def _distribution(choice: Sequence[Any] | Range) -> BaseDistribution:
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    if not isinstance(choice, Range):
+        # Optuna takes plain values; a list among them is chosen by its place.
+        return CategoricalDistribution(range(len(choice)))
+    # The last number that there is: Optuna would find it too, and warn.
+    high = max(choice.values() or [choice.high])
+    if choice.whole:
+        step = int(choice.step or 1)
+        return IntDistribution(int(choice.low), int(high), log=choice.log, step=step)
+    return FloatDistribution(choice.low, high, log=choice.log, step=choice.step)
+
+
+def _value(choice: Sequence[Any] | Range, drawn: Any) -> Any:
+    if not isinstance(choice, Range):
+        return choice[drawn]
+    return round(drawn, 12) if choice.step is not None and not choice.whole else drawn
+
+
+def _untried(space: Space, known: set[str]) -> dict[str, Any] | None:
+    """The first settings that were not drawn, as Optuna names them; None where there are none."""
+    if combinations(space) is None:
+        return None
+    listed = [list(enumerate(_listed(one) or ())) for one in space.values()]
+    for chosen in itertools.product(*listed):
+        if digest({key: value for key, (_, value) in zip(space, chosen, strict=True)}) not in known:
+            return {
+                key: value if isinstance(space[key], Range) else place
+                for key, (place, value) in zip(space, chosen, strict=True)
+            }
+    return None
 
 
 def read_choice(where: str, value: Any) -> list[Any] | Range:
@@ -70,36 +169,39 @@ def read_choice(where: str, value: Any) -> list[Any] | Range:
     """
     if isinstance(value, list) and value:
         return list({digest(one): one for one in value}.values())  # each once
-    if not isinstance(value, Mapping) or not {"low", "high"} <= set(value) <= {
-        *("low", "high", "step", "log")
-    }:
+    keys = set(value) if isinstance(value, Mapping) else set()
+    if not {"low", "high"} <= keys <= {"low", "high", "step", "log"}:
         raise ConfigError(f"{where}: write a list of values, [a, b], or {{low = …, high = …}}")
-    told = {key: one for key, one in value.items() if key != "log"}
-    if not all(_is_number(one) for one in told.values()) or not isinstance(
-        value.get("log", False), bool
-    ):
-        raise ConfigError(
-            f"{where}: {dict(value)} is no range: low, high and step are numbers, log is true or "
-            "false"
-        )
-    found = Range(**value)
-    if not found.low < found.high:
-        raise ConfigError(f"{where}: {dict(value)} is no range: low must be below high")
-    if found.log and (found.low <= 0 or found.step is not None):
-        raise ConfigError(
-            f"{where}: {dict(value)} is no range: with log, low is above 0 and there is no step"
-        )
-    if found.step is not None and not 0 < found.step <= found.high - found.low:
-        raise ConfigError(
-            f"{where}: {dict(value)} is no range: step is above 0, and no more than from low to "
-            "high"
-        )
-    if found.whole and found.step is not None and not isinstance(found.step, int):
-        raise ConfigError(
-            f"{where}: {dict(value)} is no range: between whole numbers the step is whole; for "
-            "others write low and high with a point, such as 1.0"
-        )
-    return found
+    why = _fault(value)
+    if why:
+        raise ConfigError(f"{where}: {dict(value)} is no range: {why}")
+    return Range(**value)
+
+
+def _fault(value: Mapping[str, Any]) -> str:
+    """Why a table is no range; empty where it is one."""
+    low, high, log = value["low"], value["high"], value.get("log", False)
+    numbers = [low, high, value.get("step", 1)]
+    if not all(map(_is_number, numbers)) or not isinstance(log, bool):
+        return "low, high and step are numbers, log is true or false"
+    whole = isinstance(low, int) and isinstance(high, int)
+    step = value.get("step")
+    rules = (
+        (low >= high, "low must be below high"),
+        (
+            log and (low <= 0 or step is not None),
+            "with log, low is above 0 and there is no step",
+        ),
+        (
+            step is not None and not 0 < step <= high - low,
+            "step is above 0, and no more than from low to high",
+        ),
+        (
+            whole and step is not None and not isinstance(step, int),
+            "between whole numbers the step is whole; for others write 1.0 in place of 1",
+        ),
+    )
+    return next((why for wrong, why in rules if wrong), "")
 
 
 def _is_number(value: Any) -> bool:

@@ -36,7 +36,6 @@ class Outcome:
         notes: What its report warns of.
         cases: A digest of the cases that it answered; empty where it was not asked.
         answers: ranker → a digest of its metrics by query; the same where nothing drew it anew.
-        again: The files of its report that this call found changed, and made again.
     """
 
     name: str
@@ -50,7 +49,6 @@ class Outcome:
     notes: tuple[ReadNote, ...] = ()
     cases: str = ""
     answers: Mapping[str, str] = field(default_factory=dict)
-    again: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -82,14 +80,12 @@ class Swept:
         outcomes: Its runs, in order.
         best: A search's best settings; None for a grid.
         left: The runs that were not asked for and are not done.
-        elsewhere: The runs that another process is making.
     """
 
     plan: Plan
     outcomes: tuple[Outcome, ...]
     best: Mapping[str, Any] | None = None
     left: tuple[str, ...] = ()
-    elsewhere: tuple[str, ...] = ()
 
     @property
     def failed(self) -> tuple[Outcome, ...]:
@@ -138,14 +134,9 @@ class Swept:
             chosen = ", ".join(f"{key} = {_plain(value)}" for key, value in self.best.items())
             found.append(f"best on the validation cases: {chosen}; {self._asked()}")
         found += [*self._once(), *self._apart()]
-        again = [f"{one.name}/{name}" for one in self.outcomes for name in one.again]
-        if again:
-            found.append(f"changed since trsr wrote it, and made again: {', '.join(again)}")
         shown = [one for one in self.outcomes if one.rankers]
         found += merged([Told(one.name, one.rankers, one.notes) for one in shown])
         found += [f"failed: {one.name}: {one.error}" for one in self.failed]
-        if self.elsewhere:
-            found.append(f"another trsr is making: {', '.join(self.elsewhere)}")
         if self.left:
             found.append(f"not asked for, and not made: {', '.join(self.left)}")
         return found
