@@ -29,7 +29,7 @@ def write_run(
 ) -> Path:
     """Writes a finished run; `skills` is how far each ranker lifts the right item's score.
 
-    Its manifest holds no hash, as a kept run's, so that a test may alter the values.
+    Its manifest holds no hash, so that a test may alter the values.
     """
     folder.mkdir(parents=True)
     rows, cases = [], []

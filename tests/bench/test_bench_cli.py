@@ -30,7 +30,8 @@ def model(tmp_path_factory):
 
 def test_json_is_one_object_a_variant_with_all_keys(model, bench):
     sizes = ["--prefix", 40, "--rest", 8, "--candidates", 4, "--repeats", 1, "--seed", 5]
-    done = bench("score", "--model", model, "--dtype", "float32", *sizes, "--json")
+    own = ["--model", model, "--dtype", "float32", "--variant", "tree"]
+    done = bench("score", *own, *sizes, "--json")
     records = [json.loads(line) for line in done.out.splitlines()]
     assert [list(record) for record in records] == [list(KEYS)] * len(records)
     assert [record["variant"] for record in records][:1] == ["40+4x8/pairwise"]
@@ -52,7 +53,7 @@ def test_real_queries_come_from_a_configuration_or_two_files(model, bench, tmp_p
     write_data(tmp_path, items=60)
     files = ["--interactions", "clicks.csv", "--items", "products.jsonl"]
     sizes = ["--queries", 2, "--candidates", 5, "--candidates", 8, "--repeats", 1]
-    own = ["--model", model, "--dtype", "float32"]
+    own = ["--model", model, "--dtype", "float32", "--variant", "tree"]
     done = bench("score", *files, *own, *sizes, "--json")
     records = [json.loads(line) for line in done.out.splitlines()]
     assert {record["variant"].split("/")[0] for record in records} == {"clicks-5", "clicks-8"}

@@ -16,7 +16,7 @@ def shared(runs: Sequence[FinishedRun]) -> tuple[pl.DataFrame, tuple[AskedAlone,
     """What every run was asked, and how many queries of each are none of these.
 
     Args:
-        runs: At least one; kept runs and whole ones have other names for one query.
+        runs: At least one.
 
     Returns:
         The `query` of each, in the order of their ids; the runs, each once.
