@@ -371,8 +371,8 @@ def _no_costs(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (_no_lists, r"cases\.test\.parquet: candidates or relevant are no lists"),
-        (_no_user, r"per_query\.parquet: a query has no user"),
+        (_no_lists, r"cases\.test\.parquet: the column candidates holds"),
+        (_no_user, r"per_query\.parquet: the column user has an empty value"),
         (_no_seed, r"seed"),
         (_no_sizes, r"report\.json: not a report that trsr wrote"),
         (_no_costs, r"manifest\.json: costs that trsr did not write"),

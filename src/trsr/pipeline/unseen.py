@@ -98,13 +98,7 @@ def _asked(folder: Path, split: str) -> pl.DataFrame:
         return (
             read_table(folder / name, ("query",)).select("query").join(users, "query", how="left")
         )
-    cases = read_table(folder / name, ("query", "user")).select("query", "user")
-    wrong = [column for column in cases.columns if cases[column].dtype != pl.String]
-    if wrong:
-        raise StoreError(
-            f"{folder / name}: its column {wrong[0]} holds no text, so these are no cases that "
-            f"`trsr prepare` wrote; give `trsr run {folder}` again"
-        )
+    cases = read_table(folder / name, ("query", "user"), key=("query",)).select("query", "user")
     _check_whole(folder, name)
     return cases
 
