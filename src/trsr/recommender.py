@@ -18,7 +18,6 @@ from trsr.progress import Progress, Silent
 from trsr.prompts import PromptWriter
 from trsr.rank import RankContext, Ranker, checked, make_ranker, top
 from trsr.rank.prior import Prior
-from trsr.store import files
 from trsr.store.outputs import OutputStore
 from trsr.summarize import summarize
 from trsr.types import Case, Item, Prompt, Query, RankedList, Summary, UserHistory
@@ -142,15 +141,13 @@ class Recommender:
             StoreError: If the folder is not a run directory, or holds no prepared data.
         """
         folder = Path(folder)
-        if not files.is_file(folder / "config.toml") or not files.is_file(folder / "items.parquet"):
+        if not (folder / "config.toml").is_file() or not (folder / "items.parquet").is_file():
             raise StoreError(
                 f"{folder}: not a run directory with prepared data; make one with `trsr run CONFIG`"
             )
         config = load_config(folder / "config.toml")
         adapter = folder / "adapter"
-        return cls(
-            config, Dataset.load(folder), adapter if files.is_folder(adapter) else None, ranker
-        )
+        return cls(config, Dataset.load(folder), adapter if adapter.is_dir() else None, ranker)
 
     @property
     def catalog(self) -> Catalog:

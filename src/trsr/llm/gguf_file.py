@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import numpy.typing as npt
 
 from trsr.errors import ModelError
 from trsr.llm.turned import turned
-from trsr.store import files
 
 Array = npt.NDArray[Any]
 
@@ -44,10 +44,14 @@ def write_f16(folder: Path, path: Path, *, turn: bool = False) -> None:
     Raises:
         ModelError: If the model is not a plain Llama with a byte-level BPE tokenizer.
     """
-    config = files.read_json(folder / "config.json")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
     _check(config, folder)
-    with files.writing_path(path) as part:
+    part = path.with_name(f".{path.name}.part")  # one writer at a time: the caller holds a lock
+    try:
         _write(folder, config, part, turn=turn)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _check(config: dict[str, Any], folder: Path) -> None:
@@ -56,7 +60,7 @@ def _check(config: dict[str, Any], folder: Path) -> None:
         "it is not a LlamaForCausalLM": config.get("architectures") != ["LlamaForCausalLM"],
         "its projections have biases": config.get("attention_bias") or config.get("mlp_bias"),
         "its positions are scaled": rope.get("rope_type", "default") != "default",
-        "it has no tokenizer.json": not files.is_file(folder / "tokenizer.json"),
+        "it has no tokenizer.json": not (folder / "tokenizer.json").is_file(),
     }
     for problem, there in problems.items():
         if there:
@@ -109,10 +113,10 @@ def _write(folder: Path, config: dict[str, Any], path: Path, *, turn: bool) -> N
 def _tensors(folder: Path) -> Iterator[tuple[str, Array]]:
     from safetensors import safe_open
 
-    found = files.listed(folder, "*.safetensors")
-    if not found:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
         raise ModelError(f"{folder} holds no safetensors")
-    for file in found:
+    for file in files:
         # torch, not numpy: numpy has no bfloat16
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  (it is not a mapping)
@@ -139,7 +143,7 @@ def _interleaved(rows: Array, heads: int) -> Array:
 
 def _add_tokenizer(writer: Any, folder: Path, config: dict[str, Any]) -> None:
     """The tokenizer, which the reader insists on; trsr itself hands it tokens."""
-    content = files.read_json(folder / "tokenizer.json")
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     model = content["model"]
     if model.get("type") != "BPE":
         raise ModelError(f"the tokenizer in {folder} is not BPE: use the transformers backend")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,6 @@ from trsr.llm.layout import Layout
 from trsr.llm.settings import ModelSettings
 from trsr.llm.weights import local_weights
 from trsr.settings import derive_seed, digest
-from trsr.store import files
 from trsr.types import Prompt
 
 _PRECISIONS = {"auto": "", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -88,7 +88,7 @@ class OpenVINOModel:
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
         folder = local_weights(settings.name, revision=settings.revision)
-        if settings.quantize != "none" and files.is_file(folder / EXPORTED):
+        if settings.quantize != "none" and (folder / EXPORTED).is_file():
             raise ConfigError(
                 f"model.quantize: {settings.name} is exported for OpenVINO in a format of its own: "
                 "set it to none"
@@ -96,7 +96,7 @@ class OpenVINOModel:
         from trsr.llm import load  # torch, which reading settings must not need
 
         self.layout = Layout(load.load_tokenizer(folder), settings.name)
-        self._config = files.read_json(folder / "config.json")
+        self._config = json.loads((folder / "config.json").read_text("utf-8"))
         own = int(self._config.get("max_position_embeddings", settings.context_tokens))
         self._context_tokens = min(settings.context_tokens, own)
         self._stops = _stop_tokens(folder, self._config, self.layout)
@@ -171,7 +171,7 @@ class OpenVINOModel:
             if precision
             else {}
         )
-        source = folder if files.is_file(folder / EXPORTED) else self._made_ready(folder)
+        source = folder if (folder / EXPORTED).is_file() else self._made_ready(folder)
         try:
             return genai.ContinuousBatchingPipeline(str(source), scheduler, "CPU", properties, {})
         except RuntimeError as error:
@@ -189,9 +189,9 @@ class OpenVINOModel:
         root = fetch.cache_folder() / "openvino"
         path = root / (digest(self._identity) + ("" if self._eight_bits else ".gguf"))
         try:
-            files.make_folder(root)
+            root.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
-                if not files.exists(path):
+                if not path.exists():
                     (write_eight_bits if self._eight_bits else write_f16)(folder, path)
         except OSError as error:
             raise ModelError(
@@ -307,7 +307,7 @@ def _stop_tokens(folder: Path, config: dict[str, Any], layout: Layout) -> frozen
     """The tokens that end a text: the tokenizer's, and all that the model's own settings name."""
     named = [config.get("eos_token_id"), layout.tokenizer.eos_token_id]
     path = folder / "generation_config.json"
-    if files.is_file(path):
-        named.append(files.read_json(path).get("eos_token_id"))
+    if path.is_file():
+        named.append(json.loads(path.read_text("utf-8")).get("eos_token_id"))
     every = [token for one in named for token in (one if isinstance(one, list) else [one])]
     return frozenset(token for token in every if token is not None)

@@ -25,7 +25,6 @@ from trsr.llm.masked import wants_mask
 from trsr.llm.packed import can_pack
 from trsr.llm.tokens import Tokens, common
 from trsr.llm.tree import answer_states
-from trsr.store import files
 from trsr.train.encode import EncodedCase
 from trsr.train.settings import TrainSettings
 
@@ -94,7 +93,8 @@ class LowerLayers:
         self._offsets: dict[int, int] = {}
         self._end = 0
         with self._written():
-            files.write_bytes(file, b"")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"")
 
     @contextlib.contextmanager
     def given(self, cases: Sequence[EncodedCase]) -> Iterator[None]:
@@ -119,7 +119,7 @@ class LowerLayers:
             told = self._computed(sequences)
             rows = [one[-count:] for one, count in zip(told.states, fresh, strict=True)]
             self._offsets[number] = self._end
-            with self._written(), files.open_update(self._file) as file:
+            with self._written(), self._file.open("r+b") as file:
                 file.seek(self._end)
                 for part in rows:
                     file.write(part.contiguous().view(torch.uint8).numpy().data)
@@ -137,7 +137,7 @@ class LowerLayers:
         parameter: Tensor = next(self._decoder.parameters())
         width = self._decoder.config.hidden_size
         count = sum(fresh) * width * parameter.element_size()
-        with files.open_read(self._file) as file:
+        with self._file.open("rb") as file:
             file.seek(offset)
             read = np.fromfile(file, np.uint8, count)
         rows = torch.split(torch.from_numpy(read).view(parameter.dtype).view(-1, width), fresh)
