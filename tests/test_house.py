@@ -14,15 +14,6 @@ SOURCES = Path(__file__).parent.parent / "src" / "trsr"
 HEAVY = ("torch", "transformers", "peft", "openvino_genai", "openai", "sqlite3")
 
 
-def test_no_source_file_is_over_400_lines():
-    long = {
-        path.name: lines
-        for path in SOURCES.rglob("*.py")
-        if (lines := len(path.read_text("utf-8").splitlines())) > 400
-    }
-    assert long == {}
-
-
 def test_polars_takes_no_path_for_a_pattern():
     """Else `r[1]` is read as `r1`: a reader is told `glob=False`, or is handed an open file."""
     patterns = []

@@ -97,7 +97,8 @@ def is_finished(config: Config) -> bool:
 
 def stage_key(config: Config, name: str) -> str:
     """A hash of all that a stage's output depends on, the earlier stages' files among it."""
-    return stair.stage_key(stages_of(config), name, config, RunDirectory(config.run.folder))
+    stage = next(one for one in stages_of(config) if one.name == name)
+    return stage.key(config, RunDirectory(config.run.folder))
 
 
 def run(config: Config, bars: Bars = lambda stage: Silent()) -> Iterator[Outcome]:

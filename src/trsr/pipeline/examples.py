@@ -18,7 +18,6 @@ from trsr.pipeline.told import told_summaries
 from trsr.prompts import PromptWriter
 from trsr.rank import Rankings, p_yes
 from trsr.rank.settings import JUDGES
-from trsr.store import files
 from trsr.summarize.settings import SILENT
 from trsr.types import Case, Item, RankedList, Summary
 
@@ -55,9 +54,7 @@ def examples(
     cases = dataset.cases(split)
     # of lists made elsewhere nobody proposed the candidates
     proposed = (
-        read_proposals(path)
-        if cases.full and asks_model(config, name) and files.exists(path)
-        else {}
+        read_proposals(path) if cases.full and asks_model(config, name) and path.exists() else {}
     )
     view = _View(config, page_writer(config), name, proposed)
     users, missing = [], 0

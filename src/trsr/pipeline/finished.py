@@ -15,7 +15,7 @@ from trsr.data.cases import MET
 from trsr.errors import DataError, StaleRunError, StoreError
 from trsr.pipeline.artifacts import cases_file
 from trsr.settings import digest
-from trsr.store import files
+from trsr.store import files, tables
 from trsr.store.rundir import MANIFEST, RunDirectory
 
 VALUES = "per_query.parquet"
@@ -108,11 +108,6 @@ class FinishedRun:
         """
         columns = ("query", "candidates", "relevant")
         cases = read_table(self.folder / self.cases_file, columns)
-        if any(not isinstance(cases.schema[name], pl.List) for name in columns[1:]):
-            raise StoreError(
-                f"{self.folder / self.cases_file}: candidates or relevant are no lists, so it is "
-                f"none that trsr wrote; {self._again}"
-            )
         if set(cases["query"]) != set(self.values["query"]):
             raise StaleRunError(
                 f"{self.folder}: {VALUES} is not of the queries of {self.cases_file}; give "
@@ -227,8 +222,6 @@ class FinishedRun:
 
     def _check_values(self) -> None:
         path, asked = self.folder / VALUES, self.asked["query"]
-        if self.values["user"].null_count():
-            raise DataError(f"{path}: a query has no user; {self._again}")
         for (ranker,), rows in self.values.group_by("ranker", maintain_order=True):
             lacking = asked.filter(~asked.is_in(rows["query"].to_list()))
             if len(lacking):
@@ -296,20 +289,17 @@ _FREE = ("run", "evaluate")
 """Tables of the settings in which runs that differ only by their seed may differ."""
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """A table of a run, which has these columns.
+_LISTS = {name: pl.List(pl.String()) for name in ("candidates", "relevant", MET)}
+
+
+def read_table(path: Path, columns: Sequence[str], key: tuple[str, ...] = ()) -> pl.DataFrame:
+    """A table of a run, which has these columns, and no two rows with one `key`.
 
     Raises:
-        StoreError: If it is not there, is damaged, or lacks a column.
+        StoreError: If it is not there, is damaged, lacks a column, or has one of another type.
     """
     need_folder(path.parent)
     if not files.is_file(path):
         raise StoreError(_lacking(path.parent, path.name))
-    try:
-        frame = files.read_parquet(path)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise StoreError(f"{path}: is damaged ({error}); give `trsr run` again") from error
-    missing = [name for name in columns if name not in frame.columns]
-    if missing:
-        raise StoreError(f"{path}: there is no column {missing[0]}; give `trsr evaluate` again")
-    return frame
+    types = {name: _LISTS.get(name, pl.String()) for name in columns}
+    return tables.read_table(path, types, key=key, keep=True, again="give `trsr run` again")

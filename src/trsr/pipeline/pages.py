@@ -27,7 +27,6 @@ from trsr.progress import Progress
 from trsr.rank import Rankings, p_yes
 from trsr.rank.settings import JUDGES, SUMMARY_ALONE, TOLD
 from trsr.settings import derive_seed
-from trsr.store import files
 from trsr.summarize.settings import SILENT
 from trsr.trec import file_name, write_qrels, write_trec_run
 from trsr.types import Case, RankedList, Summary
@@ -75,9 +74,9 @@ def write_pages(
     }
     if first_stage is not None:
         values["first_stage"] = dict(first_stage)
-    files.write_json(job.out / "report.json", values)
-    files.write_parquet(report.per_query, job.out / "per_query.parquet")
-    files.write_text(job.out / "table.tex", latex(report))
+    (job.out / "report.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), "utf-8")
+    report.per_query.write_parquet(job.out / "per_query.parquet")
+    (job.out / "table.tex").write_text(latex(report), "utf-8")
     if config.evaluate.trec:
         _write_trec(job, dataset, rankings)
     records = job.run.records()
@@ -105,7 +104,7 @@ def write_pages(
         examples_notes=shown.notes,
     )
     write_html(report, job.out / "report.html", page)
-    files.write_text(job.out / "report.md", markdown(report, page))
+    (job.out / "report.md").write_text(markdown(report, page), "utf-8")
 
 
 def _subtitle(config: Config, rankings: Iterable[str]) -> str:
@@ -202,9 +201,9 @@ def _validated(config: Config) -> str:
 def _curves(job: Job) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
     """The training loss, and the sum that the best adapter is chosen by, at each step."""
     path = job.run / "adapter" / "curves.jsonl"
-    if not files.is_file(path):
+    if not path.is_file():
         return [], []
-    rows = [json.loads(line) for line in files.read_text(path).splitlines()]
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     chosen = job.config.train.select_on
     losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     found = [

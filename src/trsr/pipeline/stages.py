@@ -17,6 +17,7 @@ from trsr.evaluate import evaluate as compute
 from trsr.evaluate.report import Note
 from trsr.fetch import get
 from trsr.llm import LanguageModel, ScoringModel
+from trsr.methods import METHODS
 from trsr.pipeline.artifacts import (
     CASES,
     ENDS,
@@ -250,7 +251,7 @@ def _evaluate(job: Job) -> dict[str, Any]:
     if fit.without:
         text = f"{fit.without:,} of {len(cases):,} queries have no summary: {_UNSUMMARIZED}"
         report = report.noted([Note(text, serious=True)])
-    done = [stage.name for stage in STAGES if stage.work is not _evaluate]
+    done = [name for name in METHODS.load(config.method).stages if name != EVALUATE.name]
     write_pages(job, report, dataset, summaries, rankings, done, first)
     return {"queries": report.queries}
 

@@ -86,6 +86,10 @@ class Stage:
         """The hashes of the files that it reads, as they are now."""
         return run.hashes([*self.reads, *self.reads_more(config)])
 
+    def key(self, config: Config, run: RunDirectory) -> str:
+        """A hash of all that its output depends on, in any run; what it reads must be made."""
+        return digest([self.name, _as_stored(self.settings(config)), self.parents(config, run)])
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -248,12 +252,6 @@ def is_finished(stages: Sequence[Stage], config: Config, run: RunDirectory) -> b
         reason(stage, config, run) and (stage.last or not _made_elsewhere(stage, run))
         for stage in stages
     )
-
-
-def stage_key(stages: Sequence[Stage], name: str, config: Config, run: RunDirectory) -> str:
-    """A hash of all that a stage's output depends on, in any run; its parents must be made."""
-    stage = next(one for one in stages if one.name == name)
-    return digest([name, _as_stored(stage.settings(config)), stage.parents(config, run)])
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -25,6 +25,7 @@ def read_table(
     key: tuple[str, ...] = ("query",),
     further: Columns | None = None,
     rest: pl.DataType | None = None,
+    keep: bool = False,
     error: type[TrsrError] = StoreError,
 ) -> pl.DataFrame:
     """Reads a Parquet file of a run by its columns' names, as these types.
@@ -38,10 +39,12 @@ def read_table(
         key: Columns that together tell each row from the others.
         further: Columns that it may have; these may be empty.
         rest: The type of all other columns, which may be empty; None: they are left out.
+        keep: Whether all other columns are taken as they are.
         error: What is raised.
 
     Returns:
-        The columns in the order of `columns`, `further`, and of the rest as in the file.
+        The columns in the order of `columns`, `further`, and of the rest as in the file; with
+        `keep` all of them as in the file.
 
     Raises:
         TrsrError: An `error` that names the file, the column and the row's key: the file is
@@ -63,7 +66,8 @@ def read_table(
     if rest is not None:
         wanted |= {name: rest for name in frame.columns if name not in wanted}
     check = _Check(path, frame, key, again, error)
-    frame = pl.DataFrame([check.cast(name, kind) for name, kind in wanted.items()])
+    made = [check.cast(name, kind) for name, kind in wanted.items()]
+    frame = frame.with_columns(made) if keep else pl.DataFrame(made)
     check.refuse_empty(frame.select(columns.keys()))
     check.refuse_repeated(frame)
     return frame
