@@ -199,6 +199,12 @@ def test_a_finer_column_orders_what_ties(tmp_path: Path) -> None:
     found = guess(path, goods(tmp_path))
     assert (found.settings.columns.time, found.settings.columns.order) == ("eventdate", "timeframe")
     assert targets(made(tmp_path, found.settings)[1]) == TARGETS
+    # a time of the day beside the day
+    hours = [(u, f"{k // 60:02}:{k % 60:02}", i, day) for u, i, k, day in rows]
+    path = table(tmp_path / "e.csv", ("user", "Time", "item", "Date"), hours)
+    found = guess(path, goods(tmp_path))
+    assert (found.settings.columns.time, found.settings.columns.order) == ("Date", "Time")
+    assert targets(made(tmp_path, found.settings)[1]) == TARGETS
     # a price orders nothing, however fine
     path = table(tmp_path / "d.csv", ("sessionId", "itemId", "price", "eventdate"), rows, ";")
     found = guess(path, goods(tmp_path))

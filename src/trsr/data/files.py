@@ -34,7 +34,15 @@ _MOST_KEYS = 5_000
 _PIECE = 1 << 24
 """Characters looked through at a time."""
 
-_MAGIC = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7z", b"BZh": "bzip2"}
+_MAGIC = {
+    **{b"PK\x03\x04": "a zip archive or a workbook", b"7z\xbc\xaf": "a 7z archive"},
+    **{
+        b"BZh": "a bzip2 archive",
+        b"\xfd7zX": "an xz archive",
+        b"\x28\xb5\x2f\xfd": "a zstd archive",
+    },
+    **{b"\xd0\xcf\x11\xe0": "a workbook", b"ARRO": "an Arrow file", b"SQLi": "an SQLite file"},
+}
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _MARKS = {"utf-16": _UTF16, "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)}
 
@@ -104,9 +112,11 @@ def a_file(path: Path | None, key: str, what: str) -> Path:
         raise DataError(f"{found}: is a folder, a file is needed (data.{key})")
     with located(found), found.open("rb") as stream:
         start = stream.read(4)
-    packed = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), "")
-    if packed not in ("", "gzip"):
-        raise DataError(f"{found}: is a {packed} archive; unpack it first (data.{key})")
+    other = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), "")
+    if other:
+        raise DataError(
+            f"{found}: is {other}; unpack it first, or save it as CSV or Parquet (data.{key})"
+        )
     return found
 
 
@@ -350,9 +360,9 @@ def _stream(source: Path | bytes) -> Path | io.BytesIO:
 
 
 def _lines(source: Path | bytes) -> pl.LazyFrame:
-    """`line` and `number`, without blank lines."""
+    """`line` and `number`, without blank lines (tabs alone may be a row)."""
     lines = pl.scan_lines(_stream(source), glob=False).with_row_index("number", offset=1)
-    return lines.filter(pl.col("line").str.contains(r"\S"))
+    return lines.filter(pl.col("line").str.contains("[^ \r]"))
 
 
 def _row_a_line(lines: pl.LazyFrame, separator: str) -> bool:
@@ -474,7 +484,7 @@ class _Lines:
     def __iter__(self) -> Iterator[str]:
         for line in self._text:
             self.number += 1
-            if self._skip and line.strip():
+            if self._skip and line.strip(" \r\n"):
                 self._skip -= 1
                 continue
             clean = line.rstrip("\r\n").replace("\r", " ") + "\n"
@@ -502,7 +512,7 @@ def _checked_rows(path: Path, lines: _Lines, dialect: Dialect) -> Iterator[list[
                 f"{path}, line {start}: {error}: a quotation mark inside a field that is not "
                 "quoted, or not doubled; quote the field and double the mark in it"
             ) from None
-        if not any(line.strip() for line in lines.row):
+        if not any(line.strip(" \n") for line in lines.row):
             continue
         width = width or len(row)
         if len(row) > width:
