@@ -295,29 +295,26 @@ def delimited(
         source = _source(path, encoding)
         lines = _lines(source)
         quoted = dialect.quoted and len(dialect.separator) == 1
-        plain = not quoted or _row_a_line(lines, dialect.separator)
-        if not plain:
+        if quoted and not _row_a_line(lines, dialect.separator):
             rows, notes = _csv_frame(path, source, dialect, header)
             return Table(rows.lazy(), frozenset(), (*dialect.notes, *notes))
         first = lines.slice(dialect.skip).head(1).collect()
         if first.is_empty():
             raise DataError(f"{path}: the file is empty")
-        if quoted:
-            frame = _scanned(source, dialect, header)
-            names, notes = _names(frame.collect_schema().names(), path, header)
-            frame = frame.rename(dict(zip(frame.collect_schema().names(), names, strict=True)))
-            return Table(frame, frozenset(), (*dialect.notes, *notes))
-        cells = str(first["line"][0]).split(dialect.separator)
+        line = str(first["line"][0])
+        cut = csv.reader([line], delimiter=dialect.separator) if quoted else None
+        cells = next(cut) if cut else line.split(dialect.separator)
         names, notes = _names(cells, path, header)
-        body = lines.slice(dialect.skip + header)
-        short = _widths(body, path, dialect, len(cells))
-        parts = pl.col("line").str.split_exact(dialect.separator, len(cells) - 1)
-        frame = body.select(parts.struct.rename_fields(names).alias("parts")).unnest("parts")
-        return Table(
-            frame.with_columns(pl.when(pl.all() != "").then(pl.all()).name.keep()),
-            frozenset(),
-            (*dialect.notes, *notes, *_short(short, path)),
-        )
+        skip = dialect.skip + header
+        body = lines.slice(skip)
+        notes += _short(_widths(body, path, dialect, len(cells), quoted=quoted), path)
+        if quoted:
+            frame = _scanned(source, dialect.separator, skip, names)
+        else:
+            parts = pl.col("line").str.split_exact(dialect.separator, len(cells) - 1)
+            frame = body.select(parts.struct.rename_fields(names).alias("parts")).unnest("parts")
+            frame = frame.with_columns(pl.when(pl.all() != "").then(pl.all()).name.keep())
+        return Table(frame, frozenset(), (*dialect.notes, *notes))
 
 
 def _source(path: Path, encoding: str) -> Path | bytes:
@@ -367,7 +364,7 @@ def _lines(source: Path | bytes) -> pl.LazyFrame:
 
 def _row_a_line(lines: pl.LazyFrame, separator: str) -> bool:
     """Whether each line is a row of well-quoted fields, so that polars reads what is meant."""
-    mark = re.escape(separator)
+    mark = f"\\x{{{ord(separator):x}}}"
     field = f'(?:"(?:[^"]|"")*"|[^"{mark}]*)'
     line = pl.col("line")
     good = ~line.str.contains('"', literal=True) | line.str.contains(f"^{field}(?:{mark}{field})*$")
@@ -376,14 +373,14 @@ def _row_a_line(lines: pl.LazyFrame, separator: str) -> bool:
     return bool(lines.select(good.all() & dense).collect(engine="streaming").item())
 
 
-def _scanned(source: Path | bytes, dialect: Dialect, header: bool) -> pl.LazyFrame:
+def _scanned(source: Path | bytes, separator: str, skip: int, names: list[str]) -> pl.LazyFrame:
     return pl.scan_csv(
         _stream(source),
-        separator=dialect.separator,
+        separator=separator,
         quote_char='"',
-        has_header=header,
-        skip_rows=dialect.skip,
-        infer_schema=False,
+        has_header=False,
+        skip_rows=skip,
+        schema=dict.fromkeys(names, pl.String()),
         glob=False,
     )
 
@@ -405,21 +402,23 @@ def _names(cells: list[str], path: Path, header: bool) -> tuple[list[str], list[
     return names, notes
 
 
-def _widths(rows: pl.LazyFrame, path: Path, dialect: Dialect, width: int) -> int:
+def _widths(rows: pl.LazyFrame, path: Path, dialect: Dialect, width: int, *, quoted: bool) -> int:
     """How many rows have too few fields.
 
     Raises:
         DataError: If one has too many.
     """
-    more = pl.col("line").str.count_matches(dialect.separator, literal=True).cast(pl.Int64) + 1
-    counts = rows.with_columns(fields=more).select(
+    line = pl.col("line")
+    bare = line.str.replace_all('"(?:[^"]|"")*"', "") if quoted else line
+    fields = bare.str.count_matches(dialect.separator, literal=True).cast(pl.Int64) + 1
+    counts = rows.with_columns(fields=fields).select(
         short=(pl.col("fields") < width).sum(),
         number=pl.col("number").filter(pl.col("fields") > width).first(),
         fields=pl.col("fields").filter(pl.col("fields") > width).first(),
     )
-    short, number, fields = counts.collect(engine="streaming").row(0)
+    short, number, most = counts.collect(engine="streaming").row(0)
     if number is not None:
-        raise _too_wide(path, number, fields, width, dialect)
+        raise _too_wide(path, number, most, width, dialect)
     return int(short)
 
 
