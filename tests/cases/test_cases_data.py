@@ -25,6 +25,7 @@ from trsr.config import load_config
 from trsr.data import DataReport, Dataset, DataSettings, guess, inspect, prepare
 from trsr.data.dataset import Catalog
 from trsr.data.given import read_histories, read_items
+from trsr.data.tables import opened
 from trsr.errors import DataError
 from trsr.pipeline.stages import located
 from trsr.progress import Silent
@@ -198,6 +199,12 @@ def test_a_finer_column_orders_what_ties(tmp_path: Path) -> None:
     path = table(tmp_path / "c.csv", ("sessionId", "itemId", "timeframe", "eventdate"), rows, ";")
     found = guess(path, goods(tmp_path))
     assert (found.settings.columns.time, found.settings.columns.order) == ("eventdate", "timeframe")
+    assert targets(made(tmp_path, found.settings)[1]) == TARGETS
+    # a time of the day beside the day
+    hours = [(u, f"{k // 60:02}:{k % 60:02}", i, day) for u, i, k, day in rows]
+    path = table(tmp_path / "e.csv", ("user", "Time", "item", "Date"), hours)
+    found = guess(path, goods(tmp_path))
+    assert (found.settings.columns.time, found.settings.columns.order) == ("Date", "Time")
     assert targets(made(tmp_path, found.settings)[1]) == TARGETS
     # a price orders nothing, however fine
     path = table(tmp_path / "d.csv", ("sessionId", "itemId", "price", "eventdate"), rows, ";")
@@ -388,6 +395,20 @@ def test_fields_too_many_are_refused_and_too_few_said(tmp_path: Path) -> None:
     report, dataset = guessed(tmp_path, log(tmp_path), dat)
     assert any("1 rows have fewer fields" in text for text in report.warnings)
     assert texts(dataset, "p11") == {}
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|", "\t", "^", "]", "-", " "])
+def test_quoted_fields_of_any_separator(tmp_path: Path, separator: str) -> None:
+    rows = [(sku, f"{title}{separator}x", "") for sku, title, _ in GOODS]
+    path = table(tmp_path / "g.csv", ("sku", "title", "brand"), rows, separator)
+    settings = DataSettings(
+        interactions=path, items=path, separator=separator, columns=guess_columns()
+    )
+    frame = opened(path, settings, header=True).frame.collect()
+    assert frame.rows() == [(sku, title, None) for sku, title, _ in rows]
+    path.write_text(f'{path.read_text()}p99{separator}"a"{separator}{separator}\n')
+    with pytest.raises(DataError, match=r"g\.csv, line 14: 4 fields where the first line has 3"):
+        opened(path, settings, header=True)
 
 
 def test_candidates_of_mind_that_say_nothing_are_counted(tmp_path: Path) -> None:

@@ -164,7 +164,9 @@ def test_quotation_marks_of_all_kinds(bench: Any) -> None:
 
 
 def test_archives_and_damaged_files(bench: Any) -> None:
-    assert "is a zip archive; unpack it" in refused(bench, bench.raw("c.zip", b"PK\x03\x04abc"))
+    assert "is a zip archive or a workbook; unpack it" in refused(
+        bench, bench.raw("c.zip", b"PK\x03\x04abc")
+    )
     packed = gzip.compress(GOOD.encode() * 200)
     path = bench.raw("c.csv.gz", packed[: len(packed) // 2])
     assert f"{path}: cannot be read" in refused(bench, path)

@@ -34,7 +34,15 @@ _MOST_KEYS = 5_000
 _PIECE = 1 << 24
 """Characters looked through at a time."""
 
-_MAGIC = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7z", b"BZh": "bzip2"}
+_MAGIC = {
+    **{b"PK\x03\x04": "a zip archive or a workbook", b"7z\xbc\xaf": "a 7z archive"},
+    **{
+        b"BZh": "a bzip2 archive",
+        b"\xfd7zX": "an xz archive",
+        b"\x28\xb5\x2f\xfd": "a zstd archive",
+    },
+    **{b"\xd0\xcf\x11\xe0": "a workbook", b"ARRO": "an Arrow file", b"SQLi": "an SQLite file"},
+}
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _MARKS = {"utf-16": _UTF16, "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)}
 
@@ -104,9 +112,11 @@ def a_file(path: Path | None, key: str, what: str) -> Path:
         raise DataError(f"{found}: is a folder, a file is needed (data.{key})")
     with located(found), found.open("rb") as stream:
         start = stream.read(4)
-    packed = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), "")
-    if packed not in ("", "gzip"):
-        raise DataError(f"{found}: is a {packed} archive; unpack it first (data.{key})")
+    other = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), "")
+    if other:
+        raise DataError(
+            f"{found}: is {other}; unpack it first, or save it as CSV or Parquet (data.{key})"
+        )
     return found
 
 
@@ -285,29 +295,26 @@ def delimited(
         source = _source(path, encoding)
         lines = _lines(source)
         quoted = dialect.quoted and len(dialect.separator) == 1
-        plain = not quoted or _row_a_line(lines, dialect.separator)
-        if not plain:
+        if quoted and not _row_a_line(lines, dialect.separator):
             rows, notes = _csv_frame(path, source, dialect, header)
             return Table(rows.lazy(), frozenset(), (*dialect.notes, *notes))
         first = lines.slice(dialect.skip).head(1).collect()
         if first.is_empty():
             raise DataError(f"{path}: the file is empty")
-        if quoted:
-            frame = _scanned(source, dialect, header)
-            names, notes = _names(frame.collect_schema().names(), path, header)
-            frame = frame.rename(dict(zip(frame.collect_schema().names(), names, strict=True)))
-            return Table(frame, frozenset(), (*dialect.notes, *notes))
-        cells = str(first["line"][0]).split(dialect.separator)
+        line = str(first["line"][0])
+        cut = csv.reader([line], delimiter=dialect.separator) if quoted else None
+        cells = next(cut) if cut else line.split(dialect.separator)
         names, notes = _names(cells, path, header)
-        body = lines.slice(dialect.skip + header)
-        short = _widths(body, path, dialect, len(cells))
-        parts = pl.col("line").str.split_exact(dialect.separator, len(cells) - 1)
-        frame = body.select(parts.struct.rename_fields(names).alias("parts")).unnest("parts")
-        return Table(
-            frame.with_columns(pl.when(pl.all() != "").then(pl.all()).name.keep()),
-            frozenset(),
-            (*dialect.notes, *notes, *_short(short, path)),
-        )
+        skip = dialect.skip + header
+        body = lines.slice(skip)
+        notes += _short(_widths(body, path, dialect, len(cells), quoted=quoted), path)
+        if quoted:
+            frame = _scanned(source, dialect.separator, skip, names)
+        else:
+            parts = pl.col("line").str.split_exact(dialect.separator, len(cells) - 1)
+            frame = body.select(parts.struct.rename_fields(names).alias("parts")).unnest("parts")
+            frame = frame.with_columns(pl.when(pl.all() != "").then(pl.all()).name.keep())
+        return Table(frame, frozenset(), (*dialect.notes, *notes))
 
 
 def _source(path: Path, encoding: str) -> Path | bytes:
@@ -350,14 +357,14 @@ def _stream(source: Path | bytes) -> Path | io.BytesIO:
 
 
 def _lines(source: Path | bytes) -> pl.LazyFrame:
-    """`line` and `number`, without blank lines."""
+    """`line` and `number`, without blank lines (tabs alone may be a row)."""
     lines = pl.scan_lines(_stream(source), glob=False).with_row_index("number", offset=1)
-    return lines.filter(pl.col("line").str.contains(r"\S"))
+    return lines.filter(pl.col("line").str.contains("[^ \r]"))
 
 
 def _row_a_line(lines: pl.LazyFrame, separator: str) -> bool:
     """Whether each line is a row of well-quoted fields, so that polars reads what is meant."""
-    mark = re.escape(separator)
+    mark = f"\\x{{{ord(separator):x}}}"
     field = f'(?:"(?:[^"]|"")*"|[^"{mark}]*)'
     line = pl.col("line")
     good = ~line.str.contains('"', literal=True) | line.str.contains(f"^{field}(?:{mark}{field})*$")
@@ -366,14 +373,14 @@ def _row_a_line(lines: pl.LazyFrame, separator: str) -> bool:
     return bool(lines.select(good.all() & dense).collect(engine="streaming").item())
 
 
-def _scanned(source: Path | bytes, dialect: Dialect, header: bool) -> pl.LazyFrame:
+def _scanned(source: Path | bytes, separator: str, skip: int, names: list[str]) -> pl.LazyFrame:
     return pl.scan_csv(
         _stream(source),
-        separator=dialect.separator,
+        separator=separator,
         quote_char='"',
-        has_header=header,
-        skip_rows=dialect.skip,
-        infer_schema=False,
+        has_header=False,
+        skip_rows=skip,
+        schema=dict.fromkeys(names, pl.String()),
         glob=False,
     )
 
@@ -395,21 +402,23 @@ def _names(cells: list[str], path: Path, header: bool) -> tuple[list[str], list[
     return names, notes
 
 
-def _widths(rows: pl.LazyFrame, path: Path, dialect: Dialect, width: int) -> int:
+def _widths(rows: pl.LazyFrame, path: Path, dialect: Dialect, width: int, *, quoted: bool) -> int:
     """How many rows have too few fields.
 
     Raises:
         DataError: If one has too many.
     """
-    more = pl.col("line").str.count_matches(dialect.separator, literal=True).cast(pl.Int64) + 1
-    counts = rows.with_columns(fields=more).select(
+    line = pl.col("line")
+    bare = line.str.replace_all('"(?:[^"]|"")*"', "") if quoted else line
+    fields = bare.str.count_matches(dialect.separator, literal=True).cast(pl.Int64) + 1
+    counts = rows.with_columns(fields=fields).select(
         short=(pl.col("fields") < width).sum(),
         number=pl.col("number").filter(pl.col("fields") > width).first(),
         fields=pl.col("fields").filter(pl.col("fields") > width).first(),
     )
-    short, number, fields = counts.collect(engine="streaming").row(0)
+    short, number, most = counts.collect(engine="streaming").row(0)
     if number is not None:
-        raise _too_wide(path, number, fields, width, dialect)
+        raise _too_wide(path, number, most, width, dialect)
     return int(short)
 
 
@@ -474,7 +483,7 @@ class _Lines:
     def __iter__(self) -> Iterator[str]:
         for line in self._text:
             self.number += 1
-            if self._skip and line.strip():
+            if self._skip and line.strip(" \r\n"):
                 self._skip -= 1
                 continue
             clean = line.rstrip("\r\n").replace("\r", " ") + "\n"
@@ -502,7 +511,7 @@ def _checked_rows(path: Path, lines: _Lines, dialect: Dialect) -> Iterator[list[
                 f"{path}, line {start}: {error}: a quotation mark inside a field that is not "
                 "quoted, or not doubled; quote the field and double the mark in it"
             ) from None
-        if not any(line.strip() for line in lines.row):
+        if not any(line.strip(" \n") for line in lines.row):
             continue
         width = width or len(row)
         if len(row) > width:

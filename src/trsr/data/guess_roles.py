@@ -13,7 +13,7 @@ from trsr.data.ids import id_text, is_missing, likely_cause, to_text
 from trsr.data.records import MANY_TIES, PART_NAMES
 from trsr.data.settings import Columns
 from trsr.data.source import USUAL_NAMES, listed, plain
-from trsr.data.times import Times, seconds, unit_of
+from trsr.data.times import DAY, Times, seconds, unit_of
 from trsr.errors import DataError
 
 _CELLS = 1000
@@ -259,7 +259,7 @@ def _parts(left: dict[str, _Column]) -> tuple[str, str] | None:
 def _times(left: dict[str, _Column]) -> tuple[str, str] | None:
     told: dict[str, tuple[int, str]] = {}
     for name, column in left.items():
-        if isinstance(column.dates, Times):
+        if isinstance(column.dates, Times) and (column.dates.values.max() or 0) > DAY:  # type: ignore[operator]
             why = "; ".join(("its values are dates", *column.dates.notes))
             told[name] = (len(column.distinct), why)
         elif column.numbers is not None:
@@ -332,11 +332,13 @@ def _texts_inside(left: dict[str, _Column], found: dict[str, str], reasons: list
     """Finds the item and its texts where each row describes its item; adds `item` to `found`."""
     free = {name: one for name, one in left.items() if not _named(name, "user")}
     words = {name: _words(one.text) for name, one in free.items() if one.numbers is None}
-    texts = [name for name in words if words[name] >= 1.5]
+    texts = [name for name in words if words[name] >= 1.5] or [
+        name for name in words if words[name] >= 0.9 and _letters(free[name].text) > 0.9
+    ]
     if not texts:
         raise DataError(
-            f"{next(iter(left.values())).path}: no column holds texts of several words that "
-            "describe items; give a second file with the items and their texts"
+            f"{next(iter(left.values())).path}: no column holds texts that describe "
+            "items; give a second file with the items and their texts"
         )
     title = max(texts, key=lambda name: (plain(name) in TITLES, len(free[name].distinct)))
     usual = [name for name in free if _named(name, "item")]
@@ -358,6 +360,10 @@ def _texts_inside(left: dict[str, _Column], found: dict[str, str], reasons: list
 def _words(text: pl.Series) -> float:
     letters = text.head(_CELLS).str.count_matches(r"\p{L}{2,}")
     return float(str(letters.mean() or 0))
+
+
+def _letters(text: pl.Series) -> float:
+    return float(str((~text.head(_CELLS).str.contains(r"\d")).mean() or 0))
 
 
 def _tells(key: _Column, other: _Column) -> float:
@@ -394,8 +400,11 @@ def _order(
     said = f"{share:.0%} of a user's neighbouring interactions have the same {time.name!r}"
     for name, column in left.items():
         hinted = any(word in plain(name) for word in _ORDERS) and not plain(name).endswith("id")
-        if hinted and column.numbers is not None and len(column.numbers) == len(user.values):
-            finer = _tied(frame.with_columns(finer=column.numbers.gather(rows)))
+        clock = isinstance(column.dates, Times)
+        if hinted and (clock or column.numbers is not None):
+            finer = _tied(
+                frame.with_columns(finer=seconds(column.values, column.path).values.gather(rows))
+            )
             if finer <= 0.5 * share:
                 reasons.append(f"order: column {name!r}: {said}, and it orders them")
                 return name, False

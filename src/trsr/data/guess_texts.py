@@ -17,7 +17,15 @@ _LONG = 25
 
 TITLES = (
     *("title", "name", "headline", "movietitle", "producttitle", "productname", "itemname"),
-    *("itemtitle", "newstitle", "booktitle", "label", "bezeichnung", "description"),
+    *(
+        "itemtitle",
+        "newstitle",
+        "booktitle",
+        "label",
+        "bezeichnung",
+        "description",
+        "itemdescription",
+    ),
 )
 """Names of columns that hold titles, the surest first."""
 _NUMBERS = ("price", "year", "releaseyear")

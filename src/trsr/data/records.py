@@ -153,7 +153,9 @@ def _typed(
     for name in {"time", "order"} & set(frame.columns):
         pattern = settings.time_format if name == "time" else ""
         times = seconds(frame[name], path, pattern)
-        columns.append(times.values.alias(name))
+        # a row without an order comes last at its time
+        values = times.values.fill_null(np.inf) if name == "order" else times.values
+        columns.append(values.alias(name))
         for note in times.notes:
             tally.warn(note)
     kept = _wanted_events(frame, settings)
@@ -215,6 +217,9 @@ def _ratings(frame: pl.DataFrame, path: Path, settings: DataSettings) -> pl.Seri
 
 def _number(column: pl.Series, path: Path, what: str) -> pl.Series:
     """Numbers, null where there is none; decimal commas are read too."""
+    number = column.cast(pl.Float64, strict=False) if column.dtype == pl.String else None
+    if number is not None and number.null_count() == column.null_count():
+        return finite(number.alias(what))
     frame = pl.DataFrame({"text": to_text(column, path).str.strip_chars()})
     text = frame.select(pl.when(~is_missing("text")).then("text")).to_series()
     number = text.str.replace(r"^([+-]?\d+),(\d+)$", "${1}.${2}").cast(pl.Float64, strict=False)
@@ -300,15 +305,17 @@ def _sorted(
     drawn = settings.ties != "file"
     if drawn:
         frame = frame.with_columns(_tickets(frame, users, items, seed))
-    frame = frame.sort("user", *at, *(["ticket"] if drawn else []), "row", nulls_last=True)
-    same = pl.struct("user", *at)
-    tie = (same == same.shift(1)).fill_null(value=False)
-    frame = frame.with_columns(tied=tie | tie.shift(-1, fill_value=False))
-    ties = frame.filter("tied")
-    twice = ties.filter(~pl.struct("user", "item", *at).is_first_distinct())["row"]
+    frame = frame.sort("user", *at, *(["ticket"] if drawn else []), "row")
+    keys = [pl.col(name) for name in ("user", *at)]
+    ties = pl.all_horizontal(key.eq_missing(key.shift(1)) for key in keys)
+    frame = frame.with_columns(tie=ties).with_columns(
+        tied=pl.col("tie") | pl.col("tie").shift(-1, fill_value=False)
+    )
+    twice = frame.filter("tied").filter(~pl.struct("user", "item", *at).is_first_distinct())["row"]
     tally.add("duplicates", len(twice))
     if len(twice):
-        frame = frame.filter(~pl.col("row").is_in(twice.implode()))
+        frame = frame.filter(~pl.col("row").is_in(twice.implode())).with_columns(tie=ties)
+    tie = pl.col("tie")
     earlier = pl.col("user") == pl.col("user").shift(1)
     sunk = earlier & (pl.col("row") < pl.col("row").shift(1)) & ~tie
     rising = tie & (pl.col("item") > pl.col("item").shift(1))

@@ -133,7 +133,7 @@ def _unsure(
     sequence = sequence_column(names, columns, path)
     if sequence and not find(names, "user", columns.user, path):
         return (f"{path}: no column holds the user: each line is taken as a user of its own",)
-    if sequence or "time" in interactions.collect_schema().names():
+    if sequence or {"time", "order"} & set(interactions.collect_schema().names()):
         return ()
     return (
         f"{path}: no column holds the time, so the rows of a user are taken as oldest first in the "

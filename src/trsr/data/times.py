@@ -14,6 +14,8 @@ from trsr.errors import DataError
 
 SCALES = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 """Units of numbers that are moments since 1970."""
+DAY = 86_400.0
+"""Seconds."""
 _MOMENTS = (5e8, 4e9)
 """Seconds from 1985 to 2096."""
 
@@ -40,10 +42,11 @@ _FORMS = tuple(
         rf"{_WEEKDAY}(?<day>\d{{1,2}})(?:st|nd|rd|th)?\.?[-/ ]\s*{_MONTH}[-/ ,]+{_YEAR}{_REST}",
         rf"{_WEEKDAY}{_MONTH}[- ]+(?<day>\d{{1,2}})(?:st|nd|rd|th)?,?[- ]+(?<year>\d{{4}}){_REST}",
         rf"{_WEEKDAY}{_MONTH}\s+(?<day>\d{{1,2}})\s+{_CLOCK}\s*{_ZONE}\s+(?<year>\d{{4}})",
+        _CLOCK,
     )
 )
 """ISO; compact ISO; numbers with day and month in either order; then months by name: RFC 2822 and
-Apache, American and JavaScript, Ruby, Java, Twitter and C."""
+Apache, American and JavaScript, Ruby, Java, Twitter and C; last a time of the day alone."""
 _PARTS = (
     *("year", "month", "day", "first", "mark", "other", "word"),
     *("hour", "minute", "second", "fraction", "half", "zone"),
@@ -71,6 +74,8 @@ class Times:
 
 def seconds(column: pl.Series, path: Path, pattern: str = "") -> Times:
     """Times as float64: numbers as they are, dates and date texts as seconds since 1970.
+
+    A time of the day alone is in seconds since midnight.
 
     Numbers of several units (1700000000 and 1700000000000), or beside dates, become seconds.
     Whether 3/4/2024 is in March or April is told by dates with a day above 12.
@@ -169,7 +174,8 @@ def _dates(dates: pl.DataFrame, name: str, path: Path) -> Times:
         .str.to_lowercase()
         .replace_strict({month: str(n) for n, month in enumerate(_MONTHS, 1)}, default=None)
     )
-    year = pl.col("year").cast(pl.Int64)
+    no_day = pl.col("year").is_null() & pl.col("hour").is_not_null()
+    year = pl.when(no_day).then(pl.lit("1970")).otherwise(pl.col("year")).cast(pl.Int64)
     hour, half = pl.col("hour").cast(pl.Int64).fill_null(0), pl.col("half").str.to_lowercase()
     day_hour = hour % 12 + 12 * (half == "p").cast(pl.Int64)
     at = parts.select(
@@ -178,7 +184,9 @@ def _dates(dates: pl.DataFrame, name: str, path: Path) -> Times:
         .when(year < 100)
         .then(year + 1900)
         .otherwise(year),
-        month=pl.coalesce("month", word, first if month_first else other),
+        month=pl.when(no_day)
+        .then(pl.lit("1"))
+        .otherwise(pl.coalesce("month", word, first if month_first else other)),
         day=pl.coalesce("day", other if month_first else first, pl.lit("1")),
         hour=pl.when(half.is_null() | (hour > 12)).then(hour).otherwise(day_hour),
         minute=pl.col("minute").fill_null("0"),
