@@ -253,7 +253,8 @@ def _say(error: Any, root: type[BaseModel]) -> str:
     if error["type"] == "extra_forbidden":
         names = _names(error["loc"][:-1], root)
         return f"{where}: unknown setting{near(str(error['loc'][-1]), names)}"
-    given = "" if isinstance(error["input"], dict) else f" (given: {error['input']!r})"
+    untold = isinstance(error["input"], dict) or error["type"] == "secret"
+    given = "" if untold else f" (given: {error['input']!r})"
     if error["type"] == "too_short":
         return f"{where}: too few values: give at least {error['ctx']['min_length']}{given}"
     return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}{given}"

@@ -28,6 +28,7 @@ class Row:
         prompt: Its tokens.
         layout: What made them.
         turns: Tokens of what the assistant has said in it: worked examples, the begun answer last.
+        opened: The mark with which the prompt itself opens a thinking, empty where it does not.
         draws: The prompt's own random numbers, so that its neighbours change nothing.
         tokens: What has been generated.
         done: Whether the text is finished.
@@ -37,6 +38,7 @@ class Row:
     prompt: Tokens
     layout: Layout
     turns: tuple[Tokens, ...]
+    opened: str
     draws: random.Random
     tokens: list[int] = field(default_factory=list)
     done: bool = False
@@ -48,8 +50,8 @@ class Row:
 
     @property
     def text(self) -> str:
-        """What has been generated, without what ends it."""
-        text = self.layout.decode(self.prompt, self.tokens)
+        """What has been generated, without what ends it, behind the mark that the prompt left."""
+        text = self.opened + self.layout.decode(self.prompt, self.tokens)
         return text.partition(self.layout.stop)[0] if self.layout.stop else text
 
     def write(self, token: int, stops: Collection[int], most: int) -> None:
@@ -87,7 +89,7 @@ def row_of(
             f"{context_tokens}: shorten the prompt or raise model.context_tokens"
         )
     draws = random.Random(derive_seed(sampling.seed, *prompt.seed_parts))  # noqa: S311
-    return Row(position, tokens, layout, layout.turns(prompt), draws)
+    return Row(position, tokens, layout, layout.turns(prompt), layout.opened(prompt), draws)
 
 
 def enumerate_prompts(feed: Feed) -> Iterator[tuple[int, Prompt] | None]:

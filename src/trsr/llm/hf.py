@@ -20,6 +20,7 @@ from trsr.llm.generate import Generator
 from trsr.llm.layout import Layout, Question
 from trsr.llm.prefixes import Memory
 from trsr.llm.settings import ModelSettings
+from trsr.llm.thinking import Unsaid
 from trsr.llm.tokens import Tokens
 from trsr.llm.tree import answer_logits, answer_states, log_normalizer
 from trsr.llm.weights import local_weights
@@ -161,7 +162,7 @@ class TransformersModel:
         return scores
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
-        """Yields (position, text), each as soon as it is finished.
+        """Yields (position, text), each as soon as it is finished, without the model's thinking.
 
         Greedy in bfloat16, a text may depend on the prompts that it was made beside: sums are
         then taken in another order. Stored outputs do not change.
@@ -170,7 +171,12 @@ class TransformersModel:
             ModelError: If the model cannot generate here.
             PromptError: If a prompt leaves no room for its answer.
         """
-        yield from self._generator.answer(prompts, sampling)
+        unsaid = Unsaid()
+        try:
+            for position, text in self._generator.answer(prompts, sampling):
+                yield position, unsaid.text(text, sampling.max_tokens)
+        finally:
+            unsaid.tell("name a model that does not think")
 
     @functools.cached_property
     def _generator(self) -> Generator:

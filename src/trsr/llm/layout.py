@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from trsr.errors import ModelError
 from trsr.llm.base import text_only
 from trsr.llm.markup import inert
+from trsr.llm.thinking import MARK, thinks
 from trsr.llm.tokens import Tokens, common
 from trsr.types import Message, Prompt
 
@@ -64,6 +65,11 @@ class Layout:
         self.backend = backend
         self.templated = bool(tokenizer.chat_template)
         self.markers = _markers(tokenizer) | frozenset(specials)
+        self._thinking = {
+            number: token.content
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.special and MARK.fullmatch(token.content)
+        }
         # a long prompt is our error to raise, with the prompt's name: not the tokenizer's to log
         tokenizer.model_max_length = 10**9
         self._bos: Tokens = ()
@@ -179,6 +185,10 @@ class Layout:
             for text in said
         )
 
+    def opened(self, prompt: Prompt) -> str:
+        """The mark with which the template opens the model's thinking; empty where it does not."""
+        return thinks(self._lay([prompt])[0][0])
+
     def decode(self, before: Sequence[int], tokens: Sequence[int]) -> str:
         """The text of tokens that follow others, without special tokens.
 
@@ -191,6 +201,13 @@ class Layout:
         return whole[len(said) :] if whole.startswith(said) else self._said(tokens)
 
     def _said(self, tokens: Sequence[int]) -> str:
+        """Text without special tokens, but for those that tell thinking from answer."""
+        if self._thinking.keys() & set(tokens):
+            runs = itertools.groupby(tokens, key=self._thinking.get)
+            return "".join(mark or self._plainly(list(run)) for mark, run in runs)
+        return self._plainly(tokens)
+
+    def _plainly(self, tokens: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(
             list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )

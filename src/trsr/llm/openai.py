@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import queue
 import threading
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,9 @@ from trsr.errors import ConfigError, ModelError
 from trsr.llm.base import Feed, Sampling, text_only
 from trsr.llm.markup import inert
 from trsr.llm.settings import ModelSettings
+from trsr.llm.thinking import Unsaid, after_thinking
 from trsr.llm.wire import (
+    Said,
     address_of,
     after,
     asked_wait,
@@ -34,6 +38,12 @@ if TYPE_CHECKING:
 
 LONGEST_ASKED_WAIT = 600.0  # an endpoint that asks for more (a day's quota) is given up at once
 _RETRIED = frozenset({408, 409, 425, 429})  # beside all of 500 and above
+MOST_BYTES = 2**24
+"""Of an answer's body: far more than any model writes."""
+_TURN_OFF = (
+    'turn the thinking off in model.extra, such as chat_template_kwargs = {"enable_thinking" = '
+    'false} or reasoning_effort = "none", as the endpoint names it'
+)
 _BYTES_A_TOKEN = 3
 _TOKENS_A_MESSAGE = 8
 _TOKENS_A_PROMPT = 32  # a layout may put a system message of its own before ours
@@ -57,6 +67,7 @@ class Usage:
         requests: Requests sent, failed ones included.
         retries: Requests sent again after a failed one.
         cost: By the settings' prices, in their currency.
+        without_text: Answers that hold no text: still thinking, filtered, or empty.
     """
 
     prompt_tokens: int = 0
@@ -64,6 +75,7 @@ class Usage:
     requests: int = 0
     retries: int = 0
     cost: float = 0.0
+    without_text: int = 0
 
 
 class _AgainError(Exception):
@@ -94,7 +106,9 @@ class OpenAIModel:
 
     `max_tokens`, `temperature`, `top_p` and `seed` are sent. The repetition settings have no
     field that endpoints agree on and are left out; `model.extra` holds whatever an endpoint knows
-    by another name, such as `repetition_penalty`.
+    by another name, such as `repetition_penalty`. Of a model that thinks, the text is what follows
+    its thinking. Answers without a text (the thinking was cut, or the endpoint filters) are empty
+    texts: they are counted, named in the log, and not asked again.
 
     Raises:
         ConfigError: If the address or the key is missing or wrong.
@@ -110,6 +124,7 @@ class OpenAIModel:
         self._limit = "max_tokens"
         self._lock = threading.Lock()
         self._usage = Usage()
+        self._unsaid = Unsaid()
 
     @property
     def identity(self) -> str:
@@ -179,6 +194,7 @@ class OpenAIModel:
                     stop.set()
         finally:
             stop.set()  # also when the caller stops reading: no try after those under way
+            self._unsaid.tell(_TURN_OFF)
         if failure is not None:
             raise failure
         if not ended:
@@ -192,7 +208,7 @@ class OpenAIModel:
         for attempt in range(tries):
             try:
                 self._count(requests=1, retries=int(attempt > 0))
-                return after(prompt.begun, self._try(body))
+                return after(prompt.begun, self._within(body))
             except _AgainError as error:
                 reason = str(error)
                 if error.wait > LONGEST_ASKED_WAIT:
@@ -222,6 +238,18 @@ class OpenAIModel:
         body["max_tokens"] = sampling.max_tokens
         return body
 
+    def _within(self, body: dict[str, Any]) -> str:
+        """`_try`, given up at the deadline even where a byte comes now and then."""
+        finished: queue.SimpleQueue[tuple[int, str | BaseException]] = queue.SimpleQueue()
+        _start(lambda: self._try(body), 0, finished)
+        try:
+            _, outcome = finished.get(timeout=self.settings.timeout + 1)
+        except queue.Empty:
+            raise _late(self.settings.timeout) from None
+        if isinstance(outcome, str):
+            return outcome
+        raise outcome
+
     def _try(self, body: dict[str, Any]) -> str:
         """Sends one request.
 
@@ -237,10 +265,10 @@ class OpenAIModel:
         try:
             answer = create(**fields, extra_body=self.settings.extra)
         except openai.APITimeoutError:
-            raise _AgainError(
-                f"no answer within {self.settings.timeout:g} s (model.timeout)"
-            ) from None
+            raise _late(self.settings.timeout) from None
         except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, (_AgainError, ModelError)):  # of our own (`_watched`)
+                raise error.__cause__ from None
             raise _AgainError(f"{self._without_key(str(error.__cause__ or error))}") from None
         except openai.APIStatusError as error:
             newer = "max_completion_tokens"  # the only name that the newest models take
@@ -248,7 +276,7 @@ class OpenAIModel:
                 self._limit = newer
                 return self._try(body)
             raise self._refusal(error) from None
-        return self._text(answer.text)
+        return self._text(answer.text, body["max_tokens"])
 
     def _refusal(self, error: openai.APIStatusError) -> Exception:
         """What an HTTP status other than success means for us."""
@@ -259,27 +287,50 @@ class OpenAIModel:
         advice = _ADVICE.get(status, "Look at model.base_url").format(key_env=self.settings.key_env)
         return ModelError(f"{self.address} refused (HTTP {status}): {said}. {advice}")
 
-    def _text(self, answer: str) -> str:
-        """The text of a successful answer, its tokens counted."""
+    def _text(self, answer: str, max_tokens: int) -> str:
+        """The text of a successful answer, its tokens counted; empty where it holds none."""
         try:
             content = json.loads(answer)
-        except ValueError as error:
-            raise _AgainError(f"malformed JSON ({error})") from None
+        except (ValueError, RecursionError) as error:
+            raise _AgainError(f"malformed JSON ({type(error).__name__}: {error})") from None
         try:
-            text = content["choices"][0]["message"]["content"]
-        except (LookupError, TypeError):
-            text = None
-        if not isinstance(text, str):
+            choice = content["choices"][0]
+            said = Said.of(choice["message"], choice.get("finish_reason"))
+        except (LookupError, TypeError, AttributeError):
+            said = None
+        if said is None:
             raise _AgainError(f"an answer without a text: {self._without_key(words_of(answer))}")
         used = content.get("usage") or {}
+        text = self._said(said, max_tokens)
         self._count(
             prompt_tokens=whole(used, "prompt_tokens"),
             answer_tokens=whole(used, "completion_tokens"),
+            without_text=int(not text.strip()),
         )
         return text
 
+    def _said(self, said: Said, max_tokens: int) -> str:
+        """What follows the thinking; empty, and counted with its reason, where nothing does."""
+        text, cut = after_thinking(said.text)
+        finish = self._without_key(said.finish)
+        if said.finish == "content_filter":
+            text = ""  # a part of an answer is none
+        if text.strip():
+            return text
+        with self._lock:
+            if cut or said.thought:
+                self._unsaid.still_thinking(max_tokens, finish)
+            else:
+                self._unsaid.counts[f"finish_reason {finish or 'not told'}"] += 1
+        return ""
+
     def _count(
-        self, prompt_tokens: int = 0, answer_tokens: int = 0, requests: int = 0, retries: int = 0
+        self,
+        prompt_tokens: int = 0,
+        answer_tokens: int = 0,
+        requests: int = 0,
+        retries: int = 0,
+        without_text: int = 0,
     ) -> None:
         price = prompt_tokens * self.settings.price_in + answer_tokens * self.settings.price_out
         with self._lock:
@@ -290,6 +341,7 @@ class OpenAIModel:
                 old.requests + requests,
                 old.retries + retries,
                 old.cost + price / 1e6,
+                old.without_text + without_text,
             )
 
     def _without_key(self, text: str) -> str:
@@ -308,8 +360,68 @@ def _client(settings: ModelSettings, address: str, key: str) -> openai.OpenAI:
         base_url=address,
         timeout=settings.timeout,
         max_retries=0,  # ours are counted, and cover malformed answers too
+        default_headers={"Accept-Encoding": "identity"},  # a small body cannot become a large one
         # A proxy for the world outside must not get what is said on this machine.
-        http_client=openai.DefaultHttpxClient(trust_env=not here(address)),
+        http_client=openai.DefaultHttpxClient(
+            trust_env=not here(address),
+            event_hooks={"response": [_watched(settings.timeout)]},
+        ),
+    )
+
+
+def _watched(timeout: float) -> Callable[[Any], None]:
+    """What is done with each response of the HTTP client before it is followed or read."""
+    import openai
+
+    # httpx, or httpx2, the fork of it that newer versions of the package stand on
+    client: Any = openai.DefaultHttpxClient.__base__
+    http: Any = importlib.import_module(client.__module__.partition(".")[0])
+
+    class Bounded(http.SyncByteStream):  # type: ignore[misc]
+        """A body that ends in time and is of bounded size."""
+
+        def __init__(self, stream: Any) -> None:
+            self.stream, self.ends = stream, time.monotonic() + timeout
+
+        def __iter__(self) -> Iterator[bytes]:
+            size = 0
+            for part in self.stream:
+                size += len(part)
+                if time.monotonic() > self.ends:
+                    raise _late(timeout)
+                if size > MOST_BYTES:
+                    raise _AgainError(f"an answer of more than {MOST_BYTES:,} bytes")
+                yield part
+
+        def close(self) -> None:
+            self.stream.close()
+
+    def watch(response: Any) -> None:
+        response.stream = Bounded(response.stream)
+        if response.has_redirect_location:
+            old = response.request.url
+            _check_redirect(old, old.join(response.headers["location"]), response.status_code)
+
+    return watch
+
+
+def _late(timeout: float) -> _AgainError:
+    return _AgainError(f"no answer within {timeout:g} s (model.timeout)")
+
+
+def _check_redirect(old: Any, new: Any, status: int) -> None:
+    """Refuses a redirect to another host: what is said of people goes to the one that is set.
+
+    Raises:
+        ModelError: Names the place that it points to.
+    """
+    safer = old.scheme == "http" and new.scheme == "https" and old.host == new.host
+    if safer or (old.scheme, old.host, old.port) == (new.scheme, new.host, new.port):
+        return
+    raise ModelError(
+        f"{old.scheme}://{old.netloc.decode()} answers with a redirect (HTTP {status}) to "
+        f"{new.scheme}://{new.netloc.decode()}, where nothing is sent: set model.base_url to it if "
+        "you trust it"
     )
 
 

@@ -16,6 +16,7 @@ from trsr.llm.base import Feed, Sampling
 from trsr.llm.gguf_file import write_f16
 from trsr.llm.layout import Layout
 from trsr.llm.settings import ModelSettings
+from trsr.llm.thinking import Unsaid
 from trsr.llm.weights import local_weights
 from trsr.settings import derive_seed, digest
 from trsr.store import files
@@ -56,6 +57,7 @@ class _Request:
         prompt: Its tokens.
         answer: The answer so far, as begun and as generated.
         begun: How many tokens of the answer were begun.
+        opened: The mark with which the prompt itself opens a thinking.
         runs: The runs of tokens that the answer holds, where none may occur twice.
     """
 
@@ -64,6 +66,7 @@ class _Request:
     prompt: Sequence[int]
     answer: list[int]
     begun: int
+    opened: str = ""
     runs: set[tuple[int, ...]] = field(default_factory=set)
 
 
@@ -123,6 +126,7 @@ class OpenVINOModel:
         """
         source, ended, position = iter(prompts), False, 0
         going: list[_Request] = []
+        unsaid = Unsaid()
         try:
             while True:
                 while not ended and len(going) < self.settings.batch_size:
@@ -141,9 +145,11 @@ class OpenVINOModel:
                 done = [request for request in going if self._read(request, sampling)]
                 going = [request for request in going if request not in done]
                 for request in done:
-                    yield request.position, self._text(request)
+                    text = request.opened + self._text(request)
+                    yield request.position, unsaid.text(text, sampling.max_tokens)
         finally:
             self._drop(going)
+            unsaid.tell("name a model that does not think")
         if not ended:
             raise RuntimeError("the feed waits for an answer, but none is being made")
 
@@ -216,7 +222,7 @@ class OpenVINOModel:
             self._generation(prompt, sampling),
         )
         begun = self.layout.turns(prompt)[-1]
-        request = _Request(position, handle, tokens, [], len(begun))
+        request = _Request(position, handle, tokens, [], len(begun), self.layout.opened(prompt))
         for token in begun:
             _write(request, token, sampling.no_repeat_ngram)
         request.answer[:] = begun  # whole, even where it repeats itself

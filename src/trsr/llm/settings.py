@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from trsr.plugins import PluginTable
 from trsr.settings import Settings
@@ -28,6 +29,16 @@ SPEED_ONLY = frozenset(
     | {"key_env", "concurrency", "timeout", "retries", "price_in", "price_out"}
 )
 """Settings that change how fast or dear a model's answers come, not which answers."""
+
+
+def _secret_in(base_url: str) -> str:
+    """What is wrong with an address that may hold a key; empty where nothing is."""
+    advice = "put the key into the environment variable that model.key_env names"
+    if "@" in base_url:
+        return f"holds a user name or password: {advice}"
+    if "?" in base_url or "#" in base_url:
+        return f"holds a query (? or #), which is written into files and reports: {advice}"
+    return ""
 
 
 class ModelSettings(Settings):
@@ -90,6 +101,13 @@ class ModelSettings(Settings):
     )
     price_in: float = Field(0.0, ge=0, description="openai: cost of a million prompt tokens")
     price_out: float = Field(0.0, ge=0, description="openai: cost of a million answer tokens")
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_secret(cls, base_url: str) -> str:
+        if secret := _secret_in(base_url):
+            raise PydanticCustomError("secret", "{why}", {"why": secret})
+        return base_url
 
     @property
     def special_name(self) -> str:

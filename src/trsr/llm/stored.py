@@ -43,18 +43,22 @@ class Tally:
 class StoredModel(Around):
     """A `LanguageModel` whose answers are kept: each is committed before it is yielded.
 
+    An empty one is kept for as long as this model is open, and no longer: a filter may be lifted.
+
     Args:
         inner: The model that is asked what the store does not know.
         store: Where answers are kept, under the inner model's identity.
 
     Attributes:
         tally: What it was asked.
+        empty: Keys of the answers that held no text.
     """
 
     def __init__(self, inner: LanguageModel, store: OutputStore) -> None:
         super().__init__(inner)
         self.store = store
         self.tally = Tally()
+        self.empty: set[str] = set()
 
     def _found(self, keys: Sequence[str]) -> None:
         """Counts what the store's answers to these keys, each once, had taken."""
@@ -158,7 +162,11 @@ class _Asking:
                 raise RuntimeError(f"the model ended with {len(self.under_way)} prompts unanswered")
             yield from self._drain()
             key = self._taken_key(index)
-            self.model.store.put(key, text, Cost(seconds, self.tokens.pop(key)))
+            cost = Cost(seconds, self.tokens.pop(key))
+            if text.strip():
+                self.model.store.put(key, text, cost)
+            else:
+                self.model.empty.add(key)
             for position in self.under_way.pop(key):
                 yield position, text
         for index, _ in answers:  # also lets the model close what it opened
@@ -197,7 +205,7 @@ class _Asking:
             self.model.tally.hits += 1
             self.under_way[key].append(position)
             return True
-        known = self.model.store.get([key])
+        known = {key: ""} if key in self.model.empty else self.model.store.get([key])
         if key in known:
             self.model.tally.hits += 1
             if self._is_new(key):

@@ -9,7 +9,7 @@ import urllib.parse
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from trsr.errors import ConfigError
 from trsr.llm.settings import ModelSettings
@@ -17,6 +17,8 @@ from trsr.settings import derive_seed
 
 FIRST_WAIT = 0.5  # seconds before the second try; doubled before each further one
 LONGEST_WAIT = 30.0
+MOST_COUNTED = 2**53  # tokens of one answer: a larger number is none
+_FINISH = 40  # characters of a reason to stop
 _SAID = 300  # characters of an endpoint's own words in our messages
 
 
@@ -24,13 +26,8 @@ def address_of(base_url: str) -> str:
     """The endpoint's address, checked.
 
     Raises:
-        ConfigError: If it is no address, or holds a password.
+        ConfigError: If it is no address.
     """
-    if "@" in base_url:
-        raise ConfigError(
-            "model.base_url holds a user name or password: put the key into the environment "
-            "variable that model.key_env names"
-        )
     try:
         parts = urllib.parse.urlsplit(base_url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -97,16 +94,53 @@ def words_of(body: str) -> str:
     try:
         error = json.loads(body)["error"]
         body = error["message"] if isinstance(error, dict) else str(error)
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         pass
     line = " ".join(str(body).split()) or "nothing more said"
     return line if len(line) <= _SAID else line[:_SAID] + "…"
 
 
 def whole(counts: Any, name: str) -> int:
-    """A count that an endpoint gave, 0 where it gave none."""
+    """A count that an endpoint gave, 0 where it gave none that can be one."""
     value = counts.get(name) if isinstance(counts, dict) else None
-    return value if isinstance(value, int) else 0
+    return value if isinstance(value, int) and 0 <= value <= MOST_COUNTED else 0
+
+
+class Said(NamedTuple):
+    """What an answer's message holds.
+
+    Attributes:
+        text: The text, whether it is a string or a list of parts; empty where there is none.
+        thought: Whether the endpoint gave thinking apart from it.
+        finish: Why the model stopped, empty where that is not told.
+    """
+
+    text: str
+    thought: bool
+    finish: str
+
+    @classmethod
+    def of(cls, message: Any, finish: Any) -> Said | None:
+        """Reads a message; None where it is none."""
+        content = message.get("content")
+        thought = any(message.get(name) for name in ("reasoning_content", "reasoning"))
+        finish = finish if isinstance(finish, str) else ""
+        if isinstance(content, list):
+            thought = thought or any(_kind(part) in ("thinking", "reasoning") for part in content)
+            content = "".join(map(_part, content))
+        if content is None and (thought or finish):
+            content = ""
+        return cls(content, thought, finish[:_FINISH]) if isinstance(content, str) else None
+
+
+def _kind(part: Any) -> object:
+    return part.get("type") if isinstance(part, dict) else None
+
+
+def _part(part: Any) -> str:
+    """The text of one part of a content; thinking is none."""
+    text = part.get("text") if _kind(part) in ("text", "output_text") else part
+    return text if isinstance(text, str) else ""
 
 
 def after(begun: str, text: str) -> str:
