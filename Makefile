@@ -26,6 +26,7 @@ weights: setup
 
 demo: weights
 	$(BIN)/trsr get ml-100k
+	$(BIN)/trsr get minilm
 	$(BIN)/trsr run recipes/demo.toml
 
 test: weights
