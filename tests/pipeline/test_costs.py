@@ -11,7 +11,7 @@ import pytest
 from pipeline_data import write_data
 
 from trsr.config import load_config
-from trsr.evaluate.costs import UNRECORDED, read_costs
+from trsr.evaluate.costs import UNRECORDED
 from trsr.pipeline import run, run_evaluate, run_rank
 from trsr.store.rundir import RunDirectory, StageRecord
 
@@ -185,17 +185,6 @@ def test_a_blend_costs_what_its_members_computed_for_it_before(finished):
     (config.run.folder / "report.json").unlink()
     run_evaluate(config)
     assert report_of(config)["costs"] == costs
-
-
-def test_older_records_of_a_blend_count_what_its_members_computed_for_it():
-    old = {"queries": 4, "preparing": 0.0, "seconds": 2.0, "prompts": 8, "tokens": 800}
-    llm = old | {"from_store": 0, "members": []}
-    blend = old | {"seconds": 0.5, "tokens": 0, "from_store": 8, "members": ["llm"]}
-    costs = {one.ranker: one for one in read_costs({"llm": llm, "blend": blend})}
-    assert costs["blend"].seconds_a_query == pytest.approx(2.5 / 4)
-    assert costs["blend"].tokens_a_query == pytest.approx(800 / 4)
-    alone = read_costs({"blend": blend | {"members": []}})
-    assert not alone[0].known
 
 
 def test_summaries_from_the_store_tell_what_they_had_taken(finished):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 MOST_KNOWN = 0.1
@@ -30,8 +30,7 @@ class RankerCost:
         tokens: Of those that were computed, each prompt counted whole.
         stored_seconds: What the answers from the store took when they were computed, each once.
         stored_tokens: Likewise.
-        stored_unknown: Of how many of them that is not known; None: of all, as in older records.
-        members: In older records the rankers whose scores it reads, as a blend does.
+        stored_unknown: Of how many of them that is not known.
     """
 
     ranker: str
@@ -43,14 +42,12 @@ class RankerCost:
     tokens: int = 0
     stored_seconds: float = 0.0
     stored_tokens: int = 0
-    stored_unknown: int | None = None
-    members: tuple[str, ...] = ()
+    stored_unknown: int = 0
 
     @property
     def known(self) -> bool:
         """Whether there are queries, and it is known what all but a few answers took."""
-        unknown = self.from_store if self.stored_unknown is None else self.stored_unknown
-        return self.queries > 0 and unknown <= MOST_KNOWN * self.prompts
+        return self.queries > 0 and self.stored_unknown <= MOST_KNOWN * self.prompts
 
     @property
     def seconds_a_query(self) -> float | None:
@@ -70,30 +67,7 @@ class RankerCost:
         values.pop("ranker")
         return values
 
-    def alone(self, costs: Mapping[str, RankerCost]) -> RankerCost:
-        """What it would take alone: with what its members computed for it before, by their names.
-
-        A blend that ranks after its members finds their language model's answers in the store,
-        which tells what they took, but in older records did not.
-        """
-        found = replace(self, members=())
-        if self.stored_unknown is not None:
-            return found
-        for one in (costs[name] for name in self.members if name in costs):
-            if one.prompts and found.from_store:
-                found = replace(
-                    found,
-                    seconds=found.seconds + one.seconds,
-                    from_store=max(found.from_store - one.prompts + one.from_store, 0),
-                    tokens=found.tokens + one.tokens,
-                )
-        return found
-
 
 def read_costs(values: Mapping[str, Mapping[str, Any]] | None) -> tuple[RankerCost, ...]:
-    """Costs by ranker, as `to_json` gives them, each alone; empty where there are none."""
-    every = {
-        name: RankerCost(name, **{**one, "members": tuple(one.get("members", ()))})
-        for name, one in (values or {}).items()
-    }
-    return tuple(one.alone(every) for one in every.values())
+    """Costs by ranker, as `to_json` gives them; empty where there are none."""
+    return tuple(RankerCost(name, **one) for name, one in (values or {}).items())

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
-from trsr.evaluate.distributions import t_quantile, t_two_sided
 from trsr.evaluate.resampling import Floats, Sample, bootstrap, flip_signs
 
 LEVEL = 0.05
@@ -141,14 +141,14 @@ def compare_seeds(
     freedom = variance**2 / math.fsum(part**2 / df for part, df in parts)
     df = max(1, math.floor(freedom + 1e-9))
     error = math.sqrt(variance)
-    reach = t_quantile(0.95, df) * error
+    reach = float(special.stdtrit(df, 0.975)) * error
     return Difference(
         plain.queries,
         plain.users,
         mean=plain.mean,
         low=plain.mean - reach,
         high=plain.mean + reach,
-        p=t_two_sided(plain.mean / error, df),
+        p=_two_sided(plain.mean / error, df),
         p_t=plain.p_t,
         d_z=plain.d_z,
         test="seeds",
@@ -178,8 +178,13 @@ def _standard_error(differences: Floats, users: Sequence[str]) -> float:
 
 def _t_test(mean: float, error: float, df: int) -> float:
     if error > 1e-12 * abs(mean):
-        return t_two_sided(mean / error, df)
+        return _two_sided(mean / error, df)
     return 1.0 if mean == 0 else 0.0
+
+
+def _two_sided(t: float, df: int) -> float:
+    """The chance of a value at least as far from 0, under Student's t."""
+    return float(2 * special.stdtr(df, -abs(t)))
 
 
 def _varies(spread: np.float64, values: npt.NDArray[np.float64]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -117,9 +117,11 @@ def _checked(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
         frame = frame.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{path}: a column is of the wrong type ({error})") from error
-    hole = pl.any_horizontal(pl.all().is_null()) | _has_null("items") | _has_null("scores")
+    hole = pl.any_horizontal(pl.all().is_null())
+    for column in ("items", "scores"):
+        hole |= _any_value(frame, column, pl.Expr.is_null)
     uneven = pl.col("items").list.len() != pl.col("scores").list.len()
-    not_numbers = pl.col("scores").list.eval(pl.element().is_nan()).list.any()
+    not_numbers = _any_value(frame, "scores", pl.Expr.is_nan)
     for bad, what in (
         (hole, "has an empty value"),
         (uneven, "has not one score an item"),
@@ -135,5 +137,9 @@ def _checked(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     return frame
 
 
-def _has_null(column: str) -> pl.Expr:
-    return pl.col(column).list.eval(pl.element().is_null()).list.any()
+def _any_value(frame: pl.DataFrame, column: str, wrong: Callable[[pl.Expr], pl.Expr]) -> pl.Expr:
+    """Which lists have a wrong value; looked at list by list only where there is one at all."""
+    filled = frame[column].filter(frame[column].list.len() > 0)
+    if not filled.explode().to_frame("value").select(wrong(pl.col("value")).any()).item():
+        return pl.lit(value=False)
+    return pl.col(column).list.eval(wrong(pl.element())).list.any()

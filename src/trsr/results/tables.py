@@ -29,8 +29,8 @@ from trsr.evaluate.table import (
 )
 from trsr.evaluate.words import duration
 from trsr.pipeline import STAGE_NAMES
+from trsr.pipeline.compare import make_side, usual, wanted_metrics
 from trsr.pipeline.finished import counted
-from trsr.pipeline.sides import make_side, usual, wanted_metrics
 from trsr.plugins import like
 from trsr.results.runs import Run, Variant, folder_names
 
