@@ -92,8 +92,8 @@ def read_rankings(path: Path) -> dict[str, Rankings]:
         raise DataError(f"{path}: not a Parquet file ({error}); give `trsr rank` again") from error
     frame = _checked(frame, path)
     names = dict.fromkeys((*json.loads(named), *frame["ranker"].unique(maintain_order=True)))
-    lists = frame.partition_by("ranker", as_dict=True, include_key=False)
-    return {name: Rankings(name, lists.get((name,), frame.clear()), str(path)) for name in names}
+    lists = _by_ranker(frame)
+    return {name: Rankings(name, lists.get(name, frame.clear()), str(path)) for name in names}
 
 
 def _columns(ranker: str, lists: list[RankedList]) -> pl.DataFrame:
@@ -143,3 +143,16 @@ def _any_value(frame: pl.DataFrame, column: str, wrong: Callable[[pl.Expr], pl.E
     if not filled.explode().to_frame("value").select(wrong(pl.col("value")).any()).item():
         return pl.lit(value=False)
     return pl.col(column).list.eval(wrong(pl.element())).list.any()
+
+
+def _by_ranker(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Each ranker's lists: a view where they stand together, as `write_rankings` puts them."""
+    runs = frame["ranker"].rle().struct.unnest()
+    if runs["value"].is_duplicated().any():
+        parts = frame.partition_by("ranker", as_dict=True)
+        return {str(name): lists for (name,), lists in parts.items()}
+    starts = runs["len"].cum_sum() - runs["len"]
+    return {
+        name: frame.slice(start, size)
+        for name, start, size in zip(runs["value"], starts, runs["len"], strict=True)
+    }
