@@ -25,7 +25,6 @@ from trsr.evaluate.cost_chart import seconds_chart
 from trsr.evaluate.costs import RankerCost
 from trsr.evaluate.groups import history_groups
 from trsr.evaluate.html import render
-from trsr.evaluate.summaries import ToldOf, summary_texts
 from trsr.evaluate.texts import latex, markdown
 from trsr.types import Case, Interaction, Item, Query, RankedList, UserHistory
 
@@ -70,7 +69,6 @@ def report(rankers: tuple[str, ...] = ("random", "llm"), sampled: bool = True) -
 def page(shown: Report) -> Page:
     """A page with every part."""
     candidates = [ShownCandidate("x", 0.75, True), ShownCandidate("y", None, False)]
-    told = [ToldOf(f"u{n}", f"likes bolts {n}", ["bolts"]) for n in range(3)]
     return Page(
         settings={"run": {"seed": 7}, "model": {"name": "small", "tree": "auto"}},
         changed={"model": {"name": "small"}},
@@ -78,7 +76,6 @@ def page(shown: Report) -> Page:
         stages=[StageTime("rank", 80.0, {"tokens": 420_000, "stopped_early": False, "rich": True})],
         curve=[(step, 1 / step) for step in range(1, 60)],
         groups=history_groups(shown),
-        summaries=summary_texts(told),
         examples=[ShownUser("ann", [ShownBlock(["x"], "y")], "y", candidates, "llm")],
         calibrations=[calibrate("llm", np.array([0.2, 0.7]), np.array([0.0, 1]))],
         costs=[
@@ -93,7 +90,7 @@ def test_every_table_has_a_caption_and_every_row_a_header() -> None:
     reader = Reader(render(shown, page(shown)))
     tags = [tag for tag, _ in reader.tags]
     tables = tags.count("table")
-    assert tables == 10
+    assert tables == 9
     assert [after for one, after in itertools.pairwise(tags) if one == "table"] == [
         "caption"
     ] * tables

@@ -27,7 +27,6 @@ from trsr.evaluate.charts import Axis, calibration_chart, dot_chart, line_chart
 from trsr.evaluate.cost_chart import brief_seconds, seconds_chart, tokens_chart
 from trsr.evaluate.costs import RankerCost
 from trsr.evaluate.report import Note
-from trsr.evaluate.summaries import ToldOf, summary_texts
 from trsr.evaluate.texts import markdown
 from trsr.types import Case, Item, Query, RankedList, UserHistory
 
@@ -197,13 +196,6 @@ def test_a_screen_reader_tells_example_users_apart(tmp_path: Path) -> None:
     assert "not told" in reader.text
 
 
-def test_the_table_of_what_summaries_hold_names_its_columns(tmp_path: Path) -> None:
-    told = summary_texts([ToldOf(f"u{n}", f"likes bolts {n}", ["bolts"]) for n in range(3)])
-    read(tmp_path, Page(summaries=told))
-    part = (tmp_path / "report.html").read_text("utf-8").partition('id="summaries"')[2]
-    assert part.index("</thead>") < part.index("<tbody>")
-
-
 @pytest.mark.parametrize("queries", [0, 1])
 def test_a_report_that_can_say_little_is_still_a_page(tmp_path: Path, queries: int) -> None:
     reader = read(tmp_path, shown=report(queries))
@@ -366,7 +358,9 @@ def test_short_times_are_told_in_their_unit(seconds: float | None, said: str) ->
 
 
 def test_costs_stand_in_a_table_too_and_what_is_not_known_is_said(tmp_path: Path) -> None:
-    stored = RankerCost("llm", 40, 1.0, 2.0, prompts=840, from_store=800, tokens=20_000)
+    stored = RankerCost(
+        "llm", 40, 1.0, 2.0, prompts=840, from_store=800, tokens=20_000, stored_unknown=800
+    )
     reader = read(tmp_path, Page(costs=[COSTS[0], stored]))
     assert "10 µs" in reader.text
     assert "Of llm many answers were in the store" in reader.text

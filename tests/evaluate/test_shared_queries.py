@@ -42,9 +42,8 @@ def test_values_are_those_of_the_queries_that_all_were_asked(
     by_hand = compare([str(cut(run, 10, 30)) for run in alike], metrics=metrics)
     assert found.results == by_hand.results
     assert (found.queries, found.users) == (20, 20)
-    assert by_hand.shared is None
-    plain = found.to_json()["shared"]
-    assert [(one["queries"], one["left_out"]) for one in plain] == [(40, 20), (30, 10), (30, 10)]
+    assert not by_hand.left_out
+    assert list(found.to_json()["left_out"].values()) == [20, 10, 10]
     assert (
         f"left out: 20 of the 40 queries of {runs[0]}, which not all of the compared runs were "
         "asked"
@@ -64,19 +63,6 @@ def test_runs_with_the_same_queries_lose_none(tmp_path: Path) -> None:
     found = compare(names, only_shared=True)
     assert found.results == compare(names).results
     assert any("--shared left out none" in note for note in found.notes)
-
-
-def test_what_other_runs_were_asked_is_left_out_of_what_is_shared(
-    tmp_path: Path, runs: list[Path]
-) -> None:
-    few = tmp_path / "few"
-    few.mkdir()
-    pl.read_parquet(runs[0] / CASES)[:15].write_parquet(few / CASES)
-    found = compare([str(run) for run in runs], only_shared=True, unseen_by=[str(few)])
-    assert found.queries == 15
-    assert found.unseen is not None
-    assert found.unseen.left_out == 5
-    assert f"left out: 5 of 20 queries, which {few} was asked" in found.notes
 
 
 def test_without_it_such_runs_are_refused_and_it_is_named(runs: list[Path]) -> None:
@@ -118,6 +104,6 @@ def test_the_command_says_what_it_left_out(
     text, code = command("--shared")
     assert code == 0
     assert "20 queries of 20 users" in text
-    assert json.loads(command("--shared", "--json")[0])["shared"][0]["left_out"] == 20
+    assert list(json.loads(command("--shared", "--json")[0])["left_out"].values()) == [20, 10, 10]
     assert json.loads(command("--shared", "--json")[0])["queries"] == 20
     assert command()[1] == 2

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from trsr.evaluate.distributions import t_quantile, t_two_sided
 from trsr.evaluate.resampling import Sample, bootstrap, flip_signs
 from trsr.evaluate.statistics import compare_columns, compare_seeds, holm
 
@@ -27,22 +26,6 @@ def column(values) -> np.ndarray:
 
 def sample(values, per_user: int = 1) -> Sample:
     return Sample.of(column(values), np.arange(len(values)) // per_user)
-
-
-@pytest.mark.parametrize("df", [1, 2, 3, 4, 7, 30, 199, 10_000])
-def test_students_t_is_scipys(df: int) -> None:
-    for t in (0.0, 0.1, -1.0, 1.96, 5.0, 20.0):
-        assert t_two_sided(t, df) == pytest.approx(2 * stats.t.sf(abs(t), df), abs=1e-12)
-    assert t_two_sided(math.inf, df) == pytest.approx(0.0, abs=1e-12)
-    for confidence in (0.5, 0.95, 0.99):
-        expected = stats.t.ppf((1 + confidence) / 2, df)
-        assert t_quantile(confidence, df) == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize("bad", [lambda: t_two_sided(1.0, 0), lambda: t_quantile(1.0, 5)])
-def test_students_t_refuses_what_it_cannot_say(bad) -> None:
-    with pytest.raises(ValueError, match=r"degree|between 0 and 1"):
-        bad()
 
 
 def test_the_t_test_and_the_effect_size_are_the_textbooks() -> None:

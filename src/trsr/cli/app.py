@@ -139,12 +139,6 @@ def compare(
     shared: Annotated[
         bool, typer.Option("--shared", help="only on queries that all of these runs were asked")
     ] = False,
-    unseen_by: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="RUN", help="only on queries that this run was not asked; may be repeated"
-        ),
-    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Compare rankers on the same queries: differences, intervals, tests, effect sizes."""
@@ -159,7 +153,6 @@ def compare(
         baseline=baseline,
         seeds=seeds,
         only_shared=shared,
-        unseen_by=unseen_by or (),
     )
     if json:
         out.print(dumps(found.to_json(), indent=1, ensure_ascii=False), markup=False)

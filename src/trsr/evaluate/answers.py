@@ -278,7 +278,8 @@ def _columns(lists: Iterable[RankedList]) -> pl.DataFrame:
 
 def _flat(lists: pl.Series) -> pl.Series:
     """All values of lists, end to end; of an empty list nothing."""
-    return lists.filter(lists.list.len() > 0).explode()
+    filled = lists.list.len() > 0
+    return (lists if filled.all() else lists.filter(filled)).explode()
 
 
 def _spans(starts: Counts, sizes: Counts) -> Counts:

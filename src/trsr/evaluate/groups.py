@@ -25,8 +25,8 @@ class HistoryGroup:
         queries: How many there are.
         means: (ranker, metric) → the mean and its 95 % bootstrap interval (`low`, `high`; None
             for one user's queries).
-        against: (ranker, metric) → the ranker minus the main one, within the group; the p-values
-            are not corrected: groups describe, they do not decide. Without lower bounds.
+        against: (ranker, metric) → the ranker minus the main one, within the group, without
+            p-values: groups describe, they do not decide. Without lower bounds.
     """
 
     shortest: int
@@ -88,12 +88,12 @@ def _group(table: pl.DataFrame, report: Report) -> HistoryGroup:
     values = {name: by_ranker[name,].select(report.paired).to_numpy() for name in rankers}
     users = by_ranker[report.main,]["user"].to_list()
     keys = [(name, metric) for name in rankers for metric in report.paired]
-    means = compare_columns(np.hstack([values[name] for name in rankers]), users)
+    means = compare_columns(np.hstack([values[name] for name in rankers]), users, tests=False)
     others = [name for name in rankers if name != report.main]
     against: dict[tuple[str, str], Difference] = {}
     if others:
         found = compare_columns(
-            np.hstack([values[name] - values[report.main] for name in others]), users
+            np.hstack([values[name] - values[report.main] for name in others]), users, tests=False
         )
         pairs = [(name, metric) for name in others for metric in report.paired]
         unclear = report[report.main].bounds

@@ -14,7 +14,6 @@ from trsr.evaluate.length_chart import length_chart
 from trsr.evaluate.metrics import parse_metric
 from trsr.evaluate.page import Page
 from trsr.evaluate.report import Estimate, Report
-from trsr.evaluate.summaries import SUMMARY_TEXTS, summary_rows
 from trsr.evaluate.table import (
     BOUND,
     NOTHING,
@@ -110,8 +109,6 @@ def render(report: Report, page: Page) -> str:
         differences_said=differences_note(report),
         stages=[(one, count_words(one)) for one in page.stages],
         best={name: best_mean(report, name) for name in report.metrics},
-        summary_rows=summary_rows(page.summaries) if page.summaries else [],
-        summary_texts=SUMMARY_TEXTS,
         settings=setting_rows(page.settings, page.changed),
         bound=BOUND,
     )

@@ -162,7 +162,7 @@ def parse_accuracy(text: str) -> Metric:
     metric = parse_metric(text)
     if metric.family.accuracy is None:
         known = [one.example(name) for name, one in METRICS.items() if one.accuracy]
-        raise ConfigError(f"{text!r} says nothing of how right a list is; there are {known}")
+        raise ConfigError(f"{text!r} says nothing of how right a list is; use {', '.join(known)}")
     return metric
 
 

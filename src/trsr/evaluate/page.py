@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from trsr.evaluate.calibration import P_YES, Calibration
 from trsr.evaluate.costs import RankerCost
 from trsr.evaluate.groups import HistoryGroup
-from trsr.evaluate.summaries import SummaryTexts
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +104,6 @@ class Page:
         curve: (step, training loss).
         validation: (step, what the best adapter is chosen by).
         validated: What that is, in a few words.
-        cases: Which cases were ranked.
-        summaries: What these cases' summaries hold.
         examples: Some users.
         examples_notes: What is shown of them.
         groups: The queries by length of history.
@@ -126,8 +123,6 @@ class Page:
     curve: Sequence[tuple[int, float]] = ()
     validation: Sequence[tuple[int, float]] = ()
     validated: str = "Validation"
-    cases: str = "test cases"
-    summaries: SummaryTexts | None = None
     examples: Sequence[ShownUser] = ()
     examples_notes: Sequence[str] = ()
     groups: Sequence[HistoryGroup] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -73,61 +73,6 @@ class SideResult:
 
 
 @dataclass(frozen=True, slots=True)
-class AskedBefore:
-    """What another run had been asked of the queries that were to be compared.
-
-    Attributes:
-        run: The other run.
-        queries: How many of them.
-        users: Of how many of the queries that are left it was asked another one of the same user.
-    """
-
-    run: str
-    queries: int
-    users: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unseen:
-    """The comparison stands on queries alone that other runs were not asked.
-
-    Attributes:
-        left_out: How many queries some of these runs was asked.
-        runs: By run; what several were asked counts for each.
-    """
-
-    left_out: int
-    runs: tuple[AskedBefore, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        runs = [
-            {"run": one.run, "left_out": one.queries, "left_of_its_users": one.users}
-            for one in self.runs
-        ]
-        return {"left_out": self.left_out, "runs": runs}
-
-
-@dataclass(frozen=True, slots=True)
-class AskedAlone:
-    """How much of a run is not compared, as not all others were asked it.
-
-    Attributes:
-        run: One of the compared runs.
-        queries: How many it was asked.
-        left_out: How many of them are left out.
-    """
-
-    run: str
-    queries: int
-    left_out: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"run": self.run, "queries": self.queries, "left_out": self.left_out}
-
-
-@dataclass(frozen=True, slots=True)
 class SidesReport:
     """All sides against the baseline.
 
@@ -137,8 +82,7 @@ class SidesReport:
         users: Whose they are.
         results: By metric, then by side.
         notes: What a reader must know.
-        shared: What of each run was left out, where only what all were asked was to be compared.
-        unseen: What other runs were asked, where that was to be left out.
+        left_out: run → its queries that were not compared, where that was asked for.
     """
 
     baseline: str
@@ -146,8 +90,7 @@ class SidesReport:
     users: int
     results: tuple[SideResult, ...]
     notes: tuple[str, ...]
-    shared: tuple[AskedAlone, ...] | None = None
-    unseen: Unseen | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what cannot be said is null."""
@@ -155,8 +98,7 @@ class SidesReport:
             "baseline": self.baseline,
             "queries": self.queries,
             "users": self.users,
-            "shared": self.shared and [one.to_json() for one in self.shared],
-            "unseen_by": self.unseen and self.unseen.to_json(),
+            "left_out": dict(self.left_out),
             "comparisons": [_plain(one) for one in self.results],
             "notes": list(self.notes),
         }

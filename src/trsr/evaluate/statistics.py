@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
-from trsr.evaluate.distributions import t_quantile, t_two_sided
 from trsr.evaluate.resampling import Floats, Sample, bootstrap, flip_signs
 
 LEVEL = 0.05
@@ -58,7 +58,7 @@ class Difference:
 
 
 def compare_columns(
-    differences: Floats, users: Sequence[str], *, seed: int = 0
+    differences: Floats, users: Sequence[str], *, seed: int = 0, tests: bool = True
 ) -> list[Difference]:
     """Compares many pairs at once; the order of the queries means nothing.
 
@@ -66,6 +66,7 @@ def compare_columns(
         differences: [queries, columns] first side minus second.
         users: [queries] the user of each.
         seed: Of the resampling.
+        tests: Whether p-values are wanted; else there are intervals alone.
 
     Returns:
         One for each column.
@@ -85,6 +86,9 @@ def compare_columns(
     if len(known) < 2:
         return [Difference(queries, 1, float(mean)) for mean in means]
     low, high = bootstrap(sample, seed=seed)
+    if not tests:
+        ends = zip(means, low, high, strict=True)
+        return [Difference(queries, len(known), float(m), float(a), float(b)) for m, a, b in ends]
     p, exact = flip_signs(sample, seed=seed)
     errors = sample.standard_errors
     spread = ordered.std(axis=0, ddof=1)
@@ -141,14 +145,14 @@ def compare_seeds(
     freedom = variance**2 / math.fsum(part**2 / df for part, df in parts)
     df = max(1, math.floor(freedom + 1e-9))
     error = math.sqrt(variance)
-    reach = t_quantile(0.95, df) * error
+    reach = float(special.stdtrit(df, 0.975)) * error
     return Difference(
         plain.queries,
         plain.users,
         mean=plain.mean,
         low=plain.mean - reach,
         high=plain.mean + reach,
-        p=t_two_sided(plain.mean / error, df),
+        p=_two_sided(plain.mean / error, df),
         p_t=plain.p_t,
         d_z=plain.d_z,
         test="seeds",
@@ -179,8 +183,13 @@ def standard_error(differences: Floats, users: Sequence[str]) -> float:
 
 def _t_test(mean: float, error: float, df: int) -> float:
     if error > 1e-12 * abs(mean):
-        return t_two_sided(mean / error, df)
+        return _two_sided(mean / error, df)
     return 1.0 if mean == 0 else 0.0
+
+
+def _two_sided(t: float, df: int) -> float:
+    """The chance of a value at least as far from 0, under Student's t."""
+    return float(2 * special.stdtr(df, -abs(t)))
 
 
 def _varies(spread: np.float64, values: npt.NDArray[np.float64]) -> bool:

@@ -10,7 +10,6 @@ from trsr.evaluate.groups import HistoryGroup
 from trsr.evaluate.page import Page, StageTime
 from trsr.evaluate.report import Estimate, Report
 from trsr.evaluate.statistics import LEVEL, Difference
-from trsr.evaluate.summaries import SUMMARY_TEXTS, summary_rows
 from trsr.evaluate.table import (
     BOUND,
     DIFFERENCES,
@@ -63,7 +62,6 @@ def markdown(report: Report, page: Page) -> str:
         _costs(report, page),
         _calibration(page),
         _stages(page.stages),
-        _summaries(page),
         _settings(page),
         ["## Files", "", ELSEWHERE, "", FILES, *(["", TREC_FILES] if page.trec else [])],
     ]
@@ -206,14 +204,6 @@ def _calibration(page: Page) -> list[str]:
     head = ["ranker", "probability", "candidates", "right", "mean", error, "Brier"]
     notes = [line for note in page.calibration_notes for line in (_inline(note), "")]
     return ["## Calibration of p(yes)", "", text, "", *notes, *_rows(head, rows)]
-
-
-def _summaries(page: Page) -> list[str]:
-    if page.summaries is None:
-        return []
-    rows = [[what, value] for what, value in summary_rows(page.summaries)]
-    head = [f"of the {page.cases}' summaries", "mean"]
-    return ["## Summaries", "", SUMMARY_TEXTS, "", *_rows(head, rows)]
 
 
 def _inline(text: str) -> str:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from trsr.errors import ConfigError, DataError
-from trsr.evaluate.sides import SidesReport, compare_sides
+from trsr.evaluate.metrics import USUAL, parse_metric
+from trsr.evaluate.sides import Side, SidesReport, compare_sides
 from trsr.pipeline.finished import FinishedRun, counted
 from trsr.pipeline.notes import Told, merged, run_notes
-from trsr.pipeline.shared import shared, shared_notes
-from trsr.pipeline.sides import make_side, shared_metrics, usual, wanted_metrics
-from trsr.pipeline.unseen import unseen, unseen_notes
 from trsr.plugins import like
 from trsr.store import files
 
@@ -42,7 +42,6 @@ def compare(
     baseline: str = "",
     seeds: bool = False,
     only_shared: bool = False,
-    unseen_by: Sequence[str] = (),
 ) -> SidesReport:
     """Compares rankers of finished runs on the same queries and candidates.
 
@@ -58,7 +57,6 @@ def compare(
             the same, query by query, count as one.
         only_shared: Whether queries that not all of the runs were asked are left out; else runs
             with such are refused.
-        unseen_by: Run directories; only queries that none of these was asked are compared.
 
     Raises:
         ConfigError: If a ranker or a metric is not in a run, nothing is named, something is named
@@ -79,13 +77,10 @@ def compare(
     base = _base(against, chosen, rankers, lone, opened)
     every = list({one.key: one for one in (*chosen, base)}.values())
     runs_of = [one.run for one in every]
-    queries, alone = shared(runs_of) if only_shared else (base.run.asked.select("query"), None)
+    queries, left_out = _common(runs_of) if only_shared else (base.run.asked.select("query"), {})
     check_comparable(runs_of, queries if only_shared else None)
     wanted = wanted_metrics(runs_of, metrics)
     wanted = wanted if metrics else [usual(wanted)]
-    left_out = None
-    if unseen_by:
-        queries, left_out = unseen(base.run, unseen_by, queries)
     groups = _groups(every, seeds)
     names = _names(groups)
     pooled = [_apart(group) for group in groups]
@@ -107,13 +102,12 @@ def compare(
         if len(one) < len(group)
     ]
     none = () if sides[1:] else (_NONE,)
-    told = shared_notes(alone) if alone else ()
-    fewer = unseen_notes(left_out, report.queries) if left_out else ()
+    told = _left_out(left_out, report.queries)
     warned = [note for note in _warnings(every) if note not in report.notes]
     if warned and report.queries < max(len(one.run.asked) for one in every):
         warned.insert(0, "what the runs' own reports say is of all that they were asked:")
-    notes = (*report.notes, *none, *told, *fewer, *once, *warned)
-    return replace(report, notes=notes, shared=alone, unseen=left_out)
+    notes = (*report.notes, *none, *told, *once, *warned)
+    return replace(report, notes=notes, left_out=left_out)
 
 
 _NONE = (
@@ -385,3 +379,103 @@ def _unlike(
         f"{other.folder} has other {what} than {first.folder}: of query {row['query']} "
         f"{' and '.join(only) or 'the numbers differ'}"
     )
+
+
+def _common(runs: Sequence[FinishedRun]) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The queries that every run was asked, by their ids; and how many others each was asked.
+
+    Raises:
+        DataError: If there is no such query.
+    """
+    once = list({run.folder.resolve(): run for run in runs}.values())
+    asked = [run.asked.select("query") for run in once]
+    common = reduce(lambda some, other: some.join(other, on="query", how="semi"), asked)
+    if not common.height and any(frame.height for frame in asked):
+        raise DataError(_nothing(once))
+    pairs = zip(once, asked, strict=True)
+    return common, {str(run.folder): frame.height - common.height for run, frame in pairs}
+
+
+def _left_out(runs: Mapping[str, int], common: int) -> Iterator[str]:
+    """What to say below a table of common queries."""
+    for run, left_out in runs.items():
+        if left_out:
+            yield (
+                f"left out: {left_out:,} of the {left_out + common:,} queries of {run}, which "
+                "not all of the compared runs were asked"
+            )
+    if runs and not any(runs.values()):
+        yield "all of the compared runs were asked the same queries: --shared left out none"
+
+
+def _nothing(runs: Sequence[FinishedRun]) -> str:
+    said = "there is no query that all of these runs were asked"
+    examples = ", ".join(
+        f"{run.folder} has {run.asked['query'][0] if run.asked.height else 'none'}" for run in runs
+    )
+    return f"{said} ({examples}): are they of the same data and split?"
+
+
+def shared_metrics(runs: Sequence[FinishedRun]) -> list[str]:
+    """The metrics that all of the runs have; there is at least one run."""
+    return [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
+
+
+def wanted_metrics(runs: Sequence[FinishedRun], wanted: Sequence[str]) -> list[str]:
+    """The wanted metrics, each once; all that the runs share where none is named.
+
+    Raises:
+        ConfigError: If a run lacks a wanted one, or the runs share none.
+    """
+    shared = shared_metrics(runs)
+    for name in wanted:
+        if name in shared:
+            continue
+        if _together(name):
+            raise ConfigError(
+                f"{name} is one value of all lists together, so it cannot be compared by query; it "
+                "stands in the runs' report.json"
+            )
+        lacking = [str(run.folder) for run in runs if name not in run.metrics]
+        raise ConfigError(
+            f"{lacking[0]} has no metric {name!r}{like(name, shared)}; all runs have "
+            f"{', '.join(shared)}; to add one, name it in evaluate.metrics and give `trsr evaluate`"
+        )
+    if not shared:
+        raise ConfigError("the runs have no metric in common; set the same evaluate.metrics")
+    return list(dict.fromkeys(wanted)) or shared
+
+
+def _together(name: str) -> bool:
+    """Whether a metric has one value for all lists."""
+    try:
+        return parse_metric(name).family.together is not None
+    except ConfigError:
+        return False
+
+
+def usual(metrics: Sequence[str]) -> str:
+    """The metric to look at where none is named."""
+    return USUAL if USUAL in metrics else metrics[0]
+
+
+def make_side(
+    name: str,
+    runs: Sequence[FinishedRun],
+    ranker: str,
+    metrics: Sequence[str],
+    queries: pl.DataFrame | None = None,
+) -> Side:
+    """One ranker of one run, or of several that differ by their seed alone.
+
+    Args:
+        name: As it is printed.
+        runs: One for each seed; they ranked the same queries.
+        ranker: The ranker.
+        metrics: Which of the runs' metrics.
+        queries: Only these `query` count; None: all.
+    """
+    tables = [run.of(ranker, queries) for run in runs]
+    values = {one: np.stack([rows[one].to_numpy() for rows in tables]) for one in metrics}
+    bounds = frozenset().union(*(run.bounds[ranker] for run in runs))
+    return Side(name, values, bounds & values.keys())

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
+from scipy import special
 
 from trsr.config import Config
 from trsr.data import Dataset
@@ -17,22 +15,17 @@ from trsr.evaluate import Page, Report, write_html
 from trsr.evaluate.calibration import Calibration, calibrate
 from trsr.evaluate.costs import UNRECORDED, RankerCost, read_costs
 from trsr.evaluate.groups import history_groups
-from trsr.evaluate.summaries import SummaryTexts, ToldOf, summary_texts
 from trsr.evaluate.texts import latex, markdown
 from trsr.pipeline.examples import examples
 from trsr.pipeline.likely import likely_called, likely_notes
 from trsr.pipeline.records import made_with, stage_times
 from trsr.pipeline.stair import Job
 from trsr.progress import Progress
-from trsr.rank import Rankings, p_yes
+from trsr.rank import Rankings
 from trsr.rank.settings import JUDGES, SUMMARY_ALONE, TOLD
-from trsr.settings import derive_seed
 from trsr.summarize.settings import SILENT
 from trsr.trec import file_name, write_qrels, write_trec_run
-from trsr.types import Case, RankedList, Summary
-
-READ = 5000
-"""Ranked cases whose summaries are read, drawn by lot."""
+from trsr.types import RankedList, Summary
 
 
 def write_pages(
@@ -59,18 +52,17 @@ def write_pages(
     header, rows, notes = report.rows()
     values = report.to_json() | {"table": {"header": header, "rows": rows, "notes": notes}}
     groups = history_groups(report, config.evaluate.history_bins)
+    cases = dataset.cases(config.rank.split).frame
     calibrations = [
-        calibrated(name, dataset.cases(config.rank.split), rankings[name], called)
+        calibrated(name, cases, rankings[name].frame, called)
         for name in rankings
         if (called := likely_called(name))
     ]
     costs = _costs(job, rankings)
-    told = _summary_texts(job, dataset, summaries)
     values |= {
         "history_groups": [group.to_json() for group in groups],
         "calibration": {one.ranker: one.to_json() for one in calibrations},
         "costs": {one.ranker: one.to_json() for one in costs},
-        "summaries": told.to_json() if told else None,
     }
     if first_stage is not None:
         values["first_stage"] = dict(first_stage)
@@ -98,8 +90,6 @@ def write_pages(
         trec=config.evaluate.trec,
         costs=costs,
         costs_note="" if costs else UNRECORDED,
-        cases="validation cases" if config.rank.split == "valid" else "test cases",
-        summaries=told,
         examples=shown.users,
         examples_notes=shown.notes,
     )
@@ -127,46 +117,13 @@ def _told(config: Config) -> str:
     return f"{config.prompts.recent} recent item{'' if config.prompts.recent == 1 else 's'}"
 
 
-def _summary_texts(
-    job: Job, dataset: Dataset, summaries: Mapping[str, Summary]
-) -> SummaryTexts | None:
-    """What the ranked cases' summaries hold; None where there are none."""
-    frame = dataset.cases(job.config.rank.split).frame.select("query", "user", "items")
-    names = [name for name in frame["query"].to_list() if name in summaries]
-    drawn = sorted(names, key=lambda name: derive_seed(0, "summary texts", name))[:READ]
-    if not drawn:
-        return None
-    fields = set(job.config.prompts.fields)
-
-    @functools.cache
-    def text(item: str) -> str:
-        told = dataset.catalog[item].fields
-        return " ".join(value for name, value in told if not fields or name in fields)
-
-    rows = frame.filter(pl.col("query").is_in(drawn)).rows_by_key("query", named=True, unique=True)
-    return summary_texts(
-        [
-            ToldOf(
-                str(rows[name]["user"]),
-                summaries[name].text,
-                [text(item) for item in rows[name]["items"][: summaries[name].covers]],
-            )
-            for name in drawn
-        ]
-    )
-
-
-def calibrated(
-    name: str, cases: Iterable[Case], lists: Iterable[RankedList], called: str
-) -> Calibration:
+def calibrated(name: str, cases: pl.DataFrame, lists: pl.DataFrame, called: str) -> Calibration:
     """The calibration of a ranker whose scores are log-odds of yes against no."""
-    right = {case.query.id: case.relevant for case in cases}
-    likely, marks = array("d"), array("d")
-    for ranked in lists:
-        for entry in ranked:
-            likely.append(p_yes(entry.score))
-            marks.append(entry.item in right[ranked.query])
-    return calibrate(name, np.array(likely), np.array(marks), called)
+    rows = lists.join(cases.select("query", "relevant"), on="query").explode("items", "scores")
+    rows = rows.drop_nulls("items")  # an empty list gives a row without one
+    right = rows.select(pl.col("items").is_in(pl.col("relevant"))).to_series()
+    likely = special.expit(rows["scores"].to_numpy())
+    return calibrate(name, likely, right.cast(pl.Float64).to_numpy(), called)
 
 
 def watched(lists: Rankings, progress: Progress, note: str) -> Iterator[RankedList]:

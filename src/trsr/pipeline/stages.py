@@ -216,7 +216,13 @@ def _rank_reads(config: Config) -> tuple[str, ...]:
 
 
 def _evaluate_reads(config: Config) -> tuple[str, ...]:
-    return (cases_file(config.rank.split), summaries_file(config.rank.split))
+    own = ("interactions.parquet",) if _beyond_accuracy(config) else ()
+    return (cases_file(config.rank.split), summaries_file(config.rank.split), *own)
+
+
+def _beyond_accuracy(config: Config) -> bool:
+    """Whether a metric asks for more than where the right items stand."""
+    return any(not parse_metric(text).family.accuracy for text in config.evaluate.metrics)
 
 
 def _evaluate(job: Job) -> dict[str, Any]:
@@ -227,7 +233,7 @@ def _evaluate(job: Job) -> dict[str, Any]:
     job.progress.begin(passes * sum(map(len, rankings.values())), "lists")
     cases = dataset.cases(config.rank.split)
     sampled = config.data.candidates != "given" and not cases.full
-    beyond = any(not parse_metric(one).family.accuracy for one in config.evaluate.metrics)
+    beyond = _beyond_accuracy(config)
     report = compute(
         AnswerKey(cases.frame, dataset.catalog.ids),
         {name: ranked.frame for name, ranked in rankings.items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -92,8 +92,8 @@ def read_rankings(path: Path) -> dict[str, Rankings]:
         raise DataError(f"{path}: not a Parquet file ({error}); give `trsr rank` again") from error
     frame = _checked(frame, path)
     names = dict.fromkeys((*json.loads(named), *frame["ranker"].unique(maintain_order=True)))
-    lists = frame.partition_by("ranker", as_dict=True, include_key=False)
-    return {name: Rankings(name, lists.get((name,), frame.clear()), str(path)) for name in names}
+    lists = _by_ranker(frame)
+    return {name: Rankings(name, lists.get(name, frame.clear()), str(path)) for name in names}
 
 
 def _columns(ranker: str, lists: list[RankedList]) -> pl.DataFrame:
@@ -117,9 +117,11 @@ def _checked(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
         frame = frame.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{path}: a column is of the wrong type ({error})") from error
-    hole = pl.any_horizontal(pl.all().is_null()) | _has_null("items") | _has_null("scores")
+    hole = pl.any_horizontal(pl.all().is_null())
+    for column in ("items", "scores"):
+        hole |= _any_value(frame, column, pl.Expr.is_null)
     uneven = pl.col("items").list.len() != pl.col("scores").list.len()
-    not_numbers = pl.col("scores").list.eval(pl.element().is_nan()).list.any()
+    not_numbers = _any_value(frame, "scores", pl.Expr.is_nan)
     for bad, what in (
         (hole, "has an empty value"),
         (uneven, "has not one score an item"),
@@ -135,5 +137,22 @@ def _checked(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     return frame
 
 
-def _has_null(column: str) -> pl.Expr:
-    return pl.col(column).list.eval(pl.element().is_null()).list.any()
+def _any_value(frame: pl.DataFrame, column: str, wrong: Callable[[pl.Expr], pl.Expr]) -> pl.Expr:
+    """Which lists have a wrong value; looked at list by list only where there is one at all."""
+    filled = frame[column].filter(frame[column].list.len() > 0)
+    if not filled.explode().to_frame("value").select(wrong(pl.col("value")).any()).item():
+        return pl.lit(value=False)
+    return pl.col(column).list.eval(wrong(pl.element())).list.any()
+
+
+def _by_ranker(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Each ranker's lists: a view where they stand together, as `write_rankings` puts them."""
+    runs = frame["ranker"].rle().struct.unnest()
+    if runs["value"].is_duplicated().any():
+        parts = frame.partition_by("ranker", as_dict=True)
+        return {str(name): lists for (name,), lists in parts.items()}
+    starts = runs["len"].cum_sum() - runs["len"]
+    return {
+        name: frame.slice(start, size)
+        for name, start, size in zip(runs["value"], starts, runs["len"], strict=True)
+    }
