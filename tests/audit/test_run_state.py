@@ -76,7 +76,7 @@ def test_recent_popularity_and_that_of_a_blend_are_looked_at(tmp_path: Path) -> 
     write(tmp_path)
     (tmp_path / "mine.toml").write_text(CONFIG)
     folder = tmp_path / "run"
-    rankers = ['rank.rankers=["popular_recent","blend"]', 'rank.blend=["random","popular"]']
+    rankers = ['rank.rankers=["popular_recent","blend"]', 'rank.blend.members=["random","popular"]']
     list(run(load_config(tmp_path / "mine.toml", [f"run.folder={folder}", *rankers])))
     found = check(folder, POPULARITY)
     assert found.state == "ok", found

@@ -13,7 +13,7 @@ from trsr.pipeline.artifacts import SUMMARIES, read_summaries
 from trsr.store.rundir import hash_file
 
 TRAINED = ["train.epochs=1", "train.validate_steps=0", "rank.rankers=['llm']"]
-BLEND = ["rank.rankers=['llm', 'blend']", "rank.blend=['popular', 'llm']"]
+BLEND = ["rank.rankers=['llm', 'blend']", "rank.blend.members=['popular', 'llm']"]
 
 
 @pytest.fixture

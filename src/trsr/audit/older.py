@@ -14,11 +14,10 @@ from trsr.audit.texts import cases_named
 from trsr.data import Cases
 from trsr.errors import ConfigError
 from trsr.evaluate.statistics import LEVEL, Difference, compare_columns, holm
-from trsr.rank.blend import Examples, fit_weights
-from trsr.rank.bm25 import Bm25Index, Bm25Ranker
-from trsr.rank.item_knn import ItemKnnRanker
-from trsr.rank.matrix import InteractionMatrix
-from trsr.rank.tune import QueryRanker
+from trsr.rank import FitData, FitOptions, Ranker, Resources
+from trsr.rank.blend import Examples, fit_weights, standardized
+from trsr.rank.bm25 import Bm25Ranker
+from trsr.rank.item_knn import ItemKnnConfig, ItemKnnRanker
 from trsr.settings import derive_seed
 from trsr.types import Case, Query, RankedList, UserHistory
 
@@ -148,23 +147,28 @@ def _own(run: Evidence, cases: Sequence[Case]) -> Lists:
     return lists
 
 
-def _ranker(run: Evidence, view: str) -> QueryRanker:
+def _ranker(run: Evidence, view: str) -> Ranker:
     """Each item of the asked history counts alike, as in a profile.
 
     Raises:
         ConfigError: If its library is not installed.
     """
+    catalog = run.dataset.catalog
+    ranker: Ranker
     if view == "co-occurrence":
-        return ItemKnnRanker(InteractionMatrix(run.dataset.interactions, "item_knn"), SHRINKAGE)
-    told = run.config.prompts
-    texts = {"text_fields": told.fields, "text_words": told.words}
-    settings = run.config.rank.model_copy(update=texts)
-    return Bm25Ranker(Bm25Index(run.dataset.catalog, settings), 0, 1.0)
+        one = ItemKnnConfig(shrinkage=(SHRINKAGE,), popularity=(0.0,))
+        ranker = ItemKnnRanker(one, Resources(catalog), "item_knn")
+    else:
+        told = run.config.prompts
+        texts = {"text_fields": told.fields, "text_words": told.words}
+        settings = run.config.rank.model_copy(update=texts)
+        alike = settings.table("bm25").model_copy(update={"last": (0,), "decay": (1.0,)})
+        ranker = Bm25Ranker(alike, Resources(catalog, settings), "bm25")
+    ranker.fit(FitData(catalog, run.dataset.interactions), FitOptions())
+    return ranker
 
 
-def _aucs(
-    ranker: QueryRanker, cases: Sequence[Case], recent: int, own: Lists
-) -> tuple[Array, Array]:
+def _aucs(ranker: Ranker, cases: Sequence[Case], recent: int, own: Lists) -> tuple[Array, Array]:
     """AUC of each query by the recent items, and by them and those before."""
     last = _asked(ranker, cases, -recent, None)
     before = _asked(ranker, cases, 0, -recent)
@@ -172,14 +176,14 @@ def _aucs(
     return _crossed(cases, base), _crossed(cases, [*base, before])
 
 
-def _asked(ranker: QueryRanker, cases: Sequence[Case], start: int, end: int | None) -> Lists:
+def _asked(ranker: Ranker, cases: Sequence[Case], start: int, end: int | None) -> Lists:
     """The lists by query id, of a part of each history."""
     found = {}
     for case in cases:
         query = case.query
         part = UserHistory(query.history.user, query.history.interactions[start:end])
         asked = Query(query.id, part, query.candidates)
-        found[query.id] = RankedList.of(asked, list(ranker.scores(asked)))
+        (found[query.id],) = ranker.rank([asked])
     return found
 
 
@@ -188,7 +192,7 @@ def _crossed(cases: Sequence[Case], lists: Sequence[Lists]) -> Array:
 
     A single list needs no weight.
     """
-    examples = Examples.of(cases, lists)
+    examples = Examples.of(cases, [_standardized(cases, one) for one in lists])
     if len(lists) == 1:
         return _auc(examples, examples.scores[:, :, 0])
     users = sorted(set(examples.users), key=lambda user: derive_seed(0, "audit folds", user))
@@ -199,6 +203,16 @@ def _crossed(cases: Sequence[Case], lists: Sequence[Lists]) -> Array:
         if (fold == n).any() and (fold != n).any():
             sums[fold == n] = examples.scores[fold == n] @ fit_weights(examples[fold != n], L2)
     return _auc(examples, sums)
+
+
+def _standardized(cases: Sequence[Case], lists: Lists) -> Mapping[str, Array]:
+    """The candidates' standardized scores, by query id."""
+    found = {}
+    for case in cases:
+        query = case.query
+        scores = {entry.item: entry.score for entry in lists[query.id]}
+        found[query.id] = standardized(np.array([scores[item.id] for item in query.candidates]))
+    return found
 
 
 def _auc(examples: Examples, scores: Array) -> Array:

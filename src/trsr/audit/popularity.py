@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import polars as pl
 
 from trsr.audit.evidence import Check, Evidence, counted
-from trsr.rank.popular_recent import ItemTimes, PopularRecentRanker
+from trsr.rank import FitData, FitOptions, Resources
+from trsr.rank.popular_recent import PopularRecentRanker
 from trsr.types import Interaction, Item, Query, RankedList, UserHistory
 
 FITTED = "interactions.parquet"
@@ -75,7 +76,7 @@ def _counting_inside(run: Evidence) -> Iterator[str]:
     config = run.config
     yield from (one for one in ADDING if one in run.rankings)
     counting = (*COUNTING, *ADDING)
-    members = [one for one in counting if one in config.rank.blend]
+    members = [one for one in counting if one in config.rank.members("blend")]
     if members and "blend" in run.rankings:
         yield f"the blend's {' and '.join(members)}"
     if config.data.candidates == "full" and config.rank.first_stage in counting:
@@ -102,23 +103,33 @@ def _popular(run: Evidence) -> Scores:
 
 def _popular_recent(run: Evidence) -> Scores | None:
     """None where the window that was chosen is not known."""
-    settings = run.config.rank.popular_recent
+    settings = run.config.rank.table("popular_recent")
     record = run.records.get("rank")
     chosen = record.info.get("chosen", {}).get("popular_recent", {}) if record else {}
-    share = chosen.get("share", settings.share[0] if len(settings.share) == 1 else None)
+    shares = settings.model_dump()["share"]
+    share = chosen.get("share", shares[0] if len(shares) == 1 else None)
     if share is None:
         return None
-    ranker = PopularRecentRanker(ItemTimes(run.dataset.interactions), share, settings.until)
+    catalog = run.dataset.catalog
+    config = settings.model_copy(update={"share": (share,)})
+    ranker = PopularRecentRanker(config, Resources(catalog))
+    ranker.fit(FitData(catalog, run.dataset.interactions), FitOptions())
     columns = run.frame("test").select("query", "user", "items", "times")
     histories = {query: told for query, *told in columns.iter_rows()}
 
+    def item(name: str) -> Item:
+        return catalog[name] if name in catalog else Item(name)
+
     def expected(ranked: RankedList) -> list[float]:
         user, items, times = histories.get(ranked.query, ("", (), ()))
-        met = tuple(Interaction(Item(item), time) for item, time in zip(items, times, strict=True))
-        candidates = tuple(Item(entry.item) for entry in ranked)
+        met = tuple(Interaction(item(one), time) for one, time in zip(items, times, strict=True))
+        candidates = tuple(item(entry.item) for entry in ranked)
         if not candidates:
             return []
-        return list(ranker.scores(Query(ranked.query, UserHistory(user, met), candidates)))
+        asked = Query(ranked.query, UserHistory(user, met), candidates)
+        (found,) = ranker.rank([asked])
+        scores = {entry.item: entry.score for entry in found}
+        return [scores[entry.item] for entry in ranked]
 
     return expected
 

@@ -94,7 +94,9 @@ class Run:
     def settings(self) -> Mapping[str, Any]:
         """`section.key` → value of all that a ranking depends on, the data's files apart."""
         values = self.config.model_dump(mode="json", exclude=set(_PLACES))
-        values["rank"] = self.config.rank.model_dump(mode="json", exclude=self.config.rank.unread)
+        values["rank"] = self.config.rank.meaning() | self.config.rank.model_dump(
+            mode="json", include={"queries_per_batch", "proposals", "first_stage", "depth", "lists"}
+        )
         values["model"] = self.config.model.meaning() | {"scorer": self.config.model.scorer}
         values["summarize"]["model"] = self.config.summarizer.meaning()
         found = flat(values, leaves=False)
