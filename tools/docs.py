@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from trsr.cli.app import app
 from trsr.config import Config
+from trsr.rank.settings import RANKERS, RankSettings, ranker_class
 
 DOCS = Path(__file__).parent.parent / "docs"
 NOTE = "<!-- Written by `make docs` from the code; changes here are lost. -->"
@@ -65,10 +66,19 @@ def table(name: str, model: type[BaseModel]) -> Iterator[str]:
         text = (field.description or "").replace("|", "\\|")
         default = f"table `[{inner[-1][0]}]`" if nested else shown(field.get_default())
         yield f"| `{key}` | {default} | {text}{choices(field.annotation)} |"
+    if model is RankSettings:
+        for ranker in RANKERS.names():
+            own = ranker_class(ranker).config_class()
+            if own.model_fields:
+                inner.append((f"{name}.{ranker}", own))
     for title, one in inner:
         yield ""
         yield f"### `[{title}]`"
         yield ""
+        if model is RankSettings and not title.endswith("NAME"):
+            said = " ".join((one.__doc__ or "").split("\n\n", maxsplit=1)[0].split())
+            yield f"Settings of the ranker `{title.partition('.')[2]}`: {said}"
+            yield ""
         if title == "summarize.model":
             yield "The same settings as `[model]`, for a summarizing model of its own."
         else:

@@ -19,6 +19,7 @@ from trsr.errors import ConfigError
 from trsr.methods import DEFAULT, METHODS
 from trsr.mistakes import conflicts, wrong_names
 from trsr.plugins import near
+from trsr.rank.settings import RANKERS, RankSettings, ranker_class
 from trsr.rooms import Config, RunSettings
 from trsr.store import files
 from trsr.store.rundir import RunDirectory
@@ -264,12 +265,16 @@ def _names(where: Sequence[int | str], model: type[BaseModel]) -> list[str]:
     """The names of the settings in a table."""
     parts = iter(where)
     for part in parts:
+        if issubclass(model, RankSettings) and str(part) not in model.model_fields:
+            model = ranker_class(str(part)).config_class()
+            continue
         annotation = model.model_fields[str(part)].annotation
         options = (annotation, *get_args(annotation))
         model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
         if get_origin(annotation) is dict:  # tables by names of people's own: the next part is one
             next(parts, None)
-    return list(model.model_fields)
+    tables = RANKERS.names() if issubclass(model, RankSettings) else ()
+    return [*model.model_fields, *tables]
 
 
 def _wrong_names_beside(values: Mapping[str, Any], error: ValidationError) -> list[str]:

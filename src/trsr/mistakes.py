@@ -9,7 +9,7 @@ from trsr.errors import TrsrError
 from trsr.llm.settings import BACKENDS
 from trsr.methods import DEFAULT, METHODS
 from trsr.plugins import near
-from trsr.rank.settings import JUDGES, RANKERS, SUMMARY_ALONE, TRAINED
+from trsr.rank.settings import RANKERS, RankSettings
 from trsr.rooms import Config
 from trsr.summarize.settings import STRATEGIES
 
@@ -23,7 +23,10 @@ def wrong_names(config: Config) -> Iterator[str]:
         ("model.backend", "model backend", BACKENDS.names(), [config.model.backend]),
         ("summarize.model.backend", "model backend", BACKENDS.names(), [config.summarizer.backend]),
         ("rank.rankers", "ranker", config.rank.names, config.rank.rankers),
-        ("rank.blend", "ranker", config.rank.names, config.rank.blend),
+        *(
+            (f"rank.{name}.members", "ranker", config.rank.names, config.rank.members(name))
+            for name in _composed(config.rank)
+        ),
         ("rank.first_stage", "ranker", RANKERS.names(), [config.rank.first_stage]),
     ]
     for key, kind, known, names in named:
@@ -55,9 +58,10 @@ def conflicts(config: Config) -> Iterator[str]:
     yield from _stages_wanted(config)
     if not config.data.dataset and config.data.interactions is None:
         yield "data.interactions: name the interactions' file or folder (or data.dataset)"
-    for name in sorted(TRAINED & set(config.rank.used)) if config.train.epochs == 0 else ():
+    for name in sorted(config.rank.those("needs_training")) if config.train.epochs == 0 else ():
         yield f"rank.rankers: {name} asks the trained model, but train.epochs is 0; use untuned"
-    if JUDGES & set(config.rank.only(config.rank.first_stage).used):
+    first = config.rank.only(config.rank.first_stage)
+    if first.those("uses_llm"):
         yield (
             "rank.first_stage: name a ranker without a language model, itself or blended, such as "
             "popular"
@@ -68,7 +72,7 @@ def conflicts(config: Config) -> Iterator[str]:
         if deepest > config.rank.depth:
             yield f"rank.depth: lists of {config.rank.depth} places cannot tell a metric @{deepest}"
     yield from _repeated(config)
-    if config.model.backend == "openai" and JUDGES & set(config.rank.used):
+    if config.model.backend == "openai" and config.rank.those("uses_llm"):
         yield (
             "model.backend: openai gives no log-probabilities of answers, so it cannot rank; set "
             "it in [summarize.model] and a local backend in [model]"
@@ -85,20 +89,33 @@ def _repeated(config: Config) -> Iterator[str]:
         yield "rank.rankers: a ranker stands twice"
     if len(set(config.evaluate.history_bins)) < len(config.evaluate.history_bins):
         yield "evaluate.history_bins: a length stands twice"
-    if "blend" in config.rank.blend or len(set(config.rank.blend)) < len(config.rank.blend):
-        yield "rank.blend: blend cannot be a member, and no member stands twice"
+    for name in _composed(config.rank):
+        members = config.rank.members(name)
+        if name in config.rank.with_members(*members) or len(set(members)) < len(members):
+            yield f"rank.{name}.members: {name} cannot be a member, and no member stands twice"
 
 
 def _unwritten_summaries(config: Config) -> Iterator[str]:
     """Rankers of summaries where none is written, or where a ranker is asked without them."""
-    alone = sorted(SUMMARY_ALONE & set(config.rank.used))
+    alone = _summary_alone(config.rank)
     if alone and config.summarize.strategy == "none":
         yield (
             f"rank.rankers: {alone[0]} reads summaries, and summarize.strategy is none; name a "
             "strategy, such as recurrent, or leave it out"
         )
-    if SUMMARY_ALONE & set(config.rank.only(config.rank.first_stage).used):
+    if _summary_alone(config.rank.only(config.rank.first_stage)):
         yield "rank.first_stage: name a ranker that reads no summaries, itself or blended"
+
+
+def _summary_alone(rank: RankSettings) -> list[str]:
+    """The used rankers that read the summary and ask no language model."""
+    return sorted({*rank.those("reads_summary")} - {*rank.those("uses_llm")})
+
+
+def _composed(rank: RankSettings) -> list[str]:
+    """The rankers that ask others: used ones, and those with a table of settings."""
+    named = dict.fromkeys((*rank.used, *(rank.model_extra or ())))
+    return [name for name in named if rank.members(name)]
 
 
 def _no_lists(config: Config) -> Iterator[str]:
@@ -151,5 +168,5 @@ def _stages_wanted(config: Config) -> Iterator[str]:
     if "train" not in stages and config.trained:
         yield (
             f"rank.rankers: the method {config.method} trains no language model; leave out "
-            f"{', '.join(sorted(TRAINED & set(config.rank.used)))}, or set method = {DEFAULT!r}"
+            f"{', '.join(config.rank.those('needs_training'))}, or set method = {DEFAULT!r}"
         )

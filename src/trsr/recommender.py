@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from trsr.config import Config, load_config
 from trsr.data import Catalog, Dataset
 from trsr.errors import ConfigError, ModelError, StoreError
-from trsr.evaluate import evaluate
 from trsr.llm import LanguageModel, ModelSettings, ScoringModel, open_model
 from trsr.llm.stored import StoredScoringModel, stored
 from trsr.progress import Progress, Silent
 from trsr.prompts import PromptWriter
-from trsr.rank import RankContext, Ranker, checked, make_ranker, top
+from trsr.rank import (
+    QueryBatch,
+    Ranker,
+    Resources,
+    ScoreBatch,
+    batched,
+    make_ranker,
+    ranked,
+    scored,
+)
 from trsr.store import files
+from trsr.store.files import hash_file
 from trsr.store.outputs import OutputStore
 from trsr.summarize import summarize
-from trsr.types import Case, Item, Prompt, Query, RankedList, Summary, UserHistory
+from trsr.types import Item, Prompt, Query, RankedList, Summary, UserHistory
 
 ANSWER_TOKENS = 8
 """Room left in the judge prompt for the answer."""
@@ -61,67 +73,72 @@ def judge(config: Config, adapter: Path | None) -> tuple[StoredScoringModel, Pro
     return model, judge_writer(config, model)
 
 
-def rank_context(
+def rank_resources(
     config: Config,
     dataset: Dataset,
     open_judge: Callable[[bool], tuple[ScoringModel, PromptWriter]],
-    *,
-    validation: Callable[[], Iterable[Case]],
+    ranker: Callable[[str], Ranker],
     progress: Progress | None = None,
-) -> RankContext:
-    """What the rankers of a run are made of, in a stage or at run time.
+) -> Resources:
+    """What the rankers of a run may use, in a stage or at run time.
 
     Args:
         config: The run's settings.
         dataset: Its data.
-        open_judge: Opens the language model; the argument asks for the tuned one.
-        validation: The validation cases.
+        open_judge: Opens the language model; the argument asks for the trained one.
+        ranker: Gives a fitted ranker by its name.
         progress: Told about long preparations.
     """
+    return Resources(dataset.catalog, config.rank, open_judge, ranker, progress or Silent())
 
-    def quality(cases: Sequence[Case], lists: Sequence[RankedList]) -> Mapping[str, float]:
-        report = evaluate(cases, {"tuned": lists}, config.rank.tune_on)
-        return report.means("tuned")
 
-    return RankContext(
-        dataset.catalog,
-        dataset.interactions,
-        config.run.seed,
-        open_judge,
-        config.rank.queries_per_batch,
-        training=lambda: dataset.cases("train"),
-        validation=validation,
-        settings=config.rank,
-        quality=quality,
-        progress=progress or Silent(),
-        train_seed=config.train_seed,
-    )
+RANKERS = "rankers"
+"""In a run directory: a folder for each fitted ranker."""
+ITEMS = "items.parquet"
+"""The catalogue's file."""
+KEY = "key.json"
+"""In a fitted ranker's folder: all that it depends on."""
 
 
 class Recommender:
     """Ranks candidates for users and items, seen before or not.
 
+    It fits nothing: the run's stage `rank` has fitted its rankers, and they are loaded. Several
+    threads may use it at once; those that ask a language model take turns.
+
     Args:
         config: The run's settings.
-        dataset: The run's catalogue and the interactions that popularity is counted on.
+        dataset: The run's data.
         adapter: The trained LoRA adapter; None ranks with the model as it came.
         ranker: A ranker's name; left out: `llm` where there is an adapter, else `untuned`.
+        rankers: The folder of the fitted rankers; None: that of `dataset`'s run.
     """
 
     def __init__(
-        self, config: Config, dataset: Dataset, adapter: Path | None = None, ranker: str = ""
+        self,
+        config: Config,
+        dataset: Dataset,
+        adapter: Path | None = None,
+        ranker: str = "",
+        rankers: Path | None = None,
     ) -> None:
         self.config = config
         self.dataset = dataset
+        self.name = ranker or ("llm" if adapter else "untuned")
         self._adapter = adapter
-        self._name = ranker or ("llm" if adapter else "untuned")
+        self._folder = rankers or dataset.folder / RANKERS
+        self._lock = threading.RLock()
+        self._loaded: dict[str, Ranker] = {}
+        self._models: dict[bool, tuple[ScoringModel, PromptWriter]] = {}
 
     @classmethod
     def load(cls, folder: Path | str, ranker: str = "") -> Recommender:
         """Opens a run directory whose stages are done.
 
         Raises:
-            StoreError: If the folder is not a run directory, or holds no prepared data.
+            ConfigError: If there is no such ranker; near names are suggested.
+            StoreError: If the folder is not a run directory, holds no prepared data, or not this
+                ranker.
         """
         folder = Path(folder)
         if not files.is_file(folder / "config.toml") or not files.is_file(folder / "items.parquet"):
@@ -130,9 +147,11 @@ class Recommender:
             )
         config = load_config(folder / "config.toml")
         adapter = folder / "adapter"
-        return cls(
+        found = cls(
             config, Dataset.load(folder), adapter if files.is_folder(adapter) else None, ranker
         )
+        found.fitted(found.name)
+        return found
 
     @property
     def catalog(self) -> Catalog:
@@ -148,7 +167,15 @@ class Recommender:
         the output store only the steps never asked before are asked.
         """
         asked = self.summarized(list(queries), progress or Silent())
-        return checked(self._ranker, asked, self._name)
+        ranker = self.fitted(self.name)
+        for batch in batched(asked, self.catalog, ranker.batch_size):
+            yield from ranked(batch, self._scored(self.name, batch)).lists()
+
+    def _scored(self, name: str, batch: QueryBatch) -> ScoreBatch:
+        rank = self.config.rank
+        asking = rank.those("uses_llm", rank.with_members(name))
+        with self._lock if asking else contextlib.nullcontext():
+            return scored(self.fitted(name), batch, name)
 
     def summarized(self, queries: Sequence[Query], progress: Progress) -> list[Query]:
         """The queries, each with a summary where the run's strategy writes one.
@@ -157,7 +184,7 @@ class Recommender:
             ConfigError: If the run tells other users' summaries: a query alone has no other user.
         """
         wanted = [query for query in queries if query.summary is None]
-        names = self.config.rank.blend if self._name == "blend" else (self._name,)
+        names = self.config.rank.with_members(self.name)
         if not wanted or not self.config.reads_summary(names):
             return list(queries)
         if self.config.prompts.summary_of == "another":
@@ -175,17 +202,18 @@ class Recommender:
         self, histories: Sequence[tuple[str, UserHistory]], progress: Progress
     ) -> dict[str, Summary]:
         """The histories' summaries, by the key given with each."""
-        model, writer = self._summarizer
-        progress.begin(len(histories), "histories")
-        return dict(
-            summarize(
-                histories,
-                model=model,
-                writer=writer,
-                settings=self.config.summarize,
-                progress=progress,
+        with self._lock:
+            model, writer = self._summarizer
+            progress.begin(len(histories), "histories")
+            return dict(
+                summarize(
+                    histories,
+                    model=model,
+                    writer=writer,
+                    settings=self.config.summarize,
+                    progress=progress,
+                )
             )
-        )
 
     def propose(self, history: UserHistory, n: int = 0) -> tuple[Item, ...]:
         """Candidates for a user nobody gave candidates for: what `rank.first_stage` puts first.
@@ -194,64 +222,57 @@ class Recommender:
             history: The user's history.
             n: How many of the unseen items; 0: as `rank.proposals` says.
         """
-        seen = {item.id for item in history.items}
+        batch = QueryBatch.whole([(f"propose/{history.user}", history, None)], self.catalog)
+        found = self._scored(self.config.rank.first_stage, batch)
         wanted = n or self.config.rank.proposals
-        if self.config.rank.first_stage == "popular":
-            unseen = (item for item in self._by_popularity if item not in seen)
-            return tuple(self.catalog[item] for item, _ in zip(unseen, range(wanted), strict=False))
-        candidates = tuple(item for item in self.catalog.all if item.id not in seen)
-        query = Query(f"propose/{history.user}", history, candidates)
-        (ranked,) = checked(self._first_stage, [query], self.config.rank.first_stage)
-        chosen = top(ranked, wanted, self.config.run.seed)
-        return tuple(self.catalog[entry.item] for entry in chosen)
+        chosen = ranked(batch, found, wanted, self.config.run.seed).items[0]
+        return tuple(self.catalog.at(int(number)) for number in chosen)
 
     def prompts(self, query: Query) -> list[Prompt]:
         """The judge prompts of a query, one a candidate."""
         return self._judge(self._adapter is not None)[1].judge(query)
 
-    @functools.cached_property
-    def _by_popularity(self) -> list[str]:
-        counts = self.dataset.interactions["item"].value_counts(sort=True)
-        ranked = counts.sort(["count", "item"], descending=[True, False])["item"].to_list()
-        known = set(ranked)
-        return ranked + [item for item in self.catalog.ids if item not in known]
+    def fitted(self, name: str) -> Ranker:
+        """A ranker of the run, loaded once.
+
+        Raises:
+            ConfigError: If there is no such ranker; near names are suggested.
+            StoreError: If the run has not fitted it, or on other items.
+        """
+        with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = self._load(name)
+            return self._loaded[name]
+
+    def _load(self, name: str) -> Ranker:
+        resources = rank_resources(self.config, self.dataset, self._judge, self.fitted)
+        ranker = make_ranker(name, resources)
+        if not ranker.learns():
+            return ranker
+        folder = self._folder / name
+        try:
+            key = json.loads((folder / KEY).read_text("utf-8"))
+            items = key["files"].get(ITEMS)
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise StoreError(
+                f"{folder}: this run has no fitted ranker {name}; name it in rank.rankers (or "
+                "rank.first_stage) and give `trsr rank`"
+            ) from error
+        if items != hash_file(self.dataset.folder / ITEMS):
+            raise StoreError(
+                f"{folder}: the ranker {name} was fitted on another {ITEMS}; give `trsr rank` again"
+            )
+        return type(ranker).load(folder, resources)
 
     @functools.cached_property
     def _summarizer(self) -> tuple[Any, PromptWriter]:
         model = open_stored(self.config, self.config.summarizer)
         return model, summary_writer(self.config, model, self.dataset.catalog)
 
-    @functools.cached_property
-    def _ranker(self) -> Ranker:
-        return make_ranker(self._name, self._context)
-
-    @functools.cached_property
-    def _first_stage(self) -> Ranker:
-        return make_ranker(self.config.rank.first_stage, self._context)
-
-    @functools.cached_property
-    def _context(self) -> RankContext:
-        return rank_context(
-            self.config,
-            self.dataset,
-            self._judge,
-            validation=self._validation,
-        )
-
-    def _validation(self) -> Iterator[Case]:
-        """The validation cases, with summaries where what is tuned on them is told summaries."""
-        if self._name != "blend":  # a cheap ranker: the first stage's
-            yield from self.dataset.cases("valid")
-            return
-        for case in self.dataset.cases("valid"):
-            (query,) = self.summarized([case.query], Silent())
-            yield Case(query, case.relevant)
-
     def _judge(self, tuned: bool) -> tuple[ScoringModel, PromptWriter]:
         if tuned and self._adapter is None:
             raise StoreError("there is no trained adapter in this run; use the ranker `untuned`")
-        return self._judges(self._adapter if tuned else None)
-
-    @functools.cache  # noqa: B019 - a recommender lives as long as its models
-    def _judges(self, adapter: Path | None) -> tuple[ScoringModel, PromptWriter]:
-        return judge(self.config, adapter)
+        with self._lock:
+            if tuned not in self._models:
+                self._models[tuned] = judge(self.config, self._adapter if tuned else None)
+            return self._models[tuned]

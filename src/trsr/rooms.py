@@ -14,7 +14,7 @@ from trsr.evaluate.settings import EvaluateSettings
 from trsr.llm.settings import ModelSettings
 from trsr.methods import DEFAULT
 from trsr.prompts.settings import PromptSettings
-from trsr.rank.settings import SUMMARY_ALONE, TOLD, TRAINED, RankSettings
+from trsr.rank.settings import RankSettings
 from trsr.settings import Settings
 from trsr.summarize.settings import SummarizeSettings
 from trsr.train.settings import TrainSettings, TuneSummarizerSettings
@@ -66,15 +66,15 @@ class Config(Settings):
 
     def reads_summary(self, rankers: Collection[str]) -> bool:
         """Whether one of the rankers reads the summary, in its prompt or by itself."""
+        reading = self.rank.those("reads_summary", rankers)
+        prompted = self.rank.those("uses_llm", reading)
         written = self.summarize.strategy != "none"
-        return bool(
-            (TOLD & set(rankers) and self.summarized) or (SUMMARY_ALONE & set(rankers) and written)
-        )
+        return bool((prompted and self.summarized) or (len(reading) > len(prompted) and written))
 
     @property
     def trained(self) -> bool:
         """Whether a model is trained: some ranker asks it."""
-        return self.train.epochs > 0 and bool(TRAINED & set(self.rank.used))
+        return self.train.epochs > 0 and bool(self.rank.those("needs_training"))
 
     @property
     def train_seed(self) -> int:
@@ -83,7 +83,8 @@ class Config(Settings):
 
     def to_toml(self) -> str:
         """The settings as resolved, as a file that gives the same run."""
-        return tomli_w.dumps(_plain(self.model_dump(mode="json", exclude_none=True)))
+        filled = self.model_copy(update={"rank": self.rank.resolved()})
+        return tomli_w.dumps(_plain(filled.model_dump(mode="json", exclude_none=True)))
 
 
 def _plain(value: Any) -> Any:

@@ -8,9 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from trsr.data import Catalog
 from trsr.errors import DataError
 from trsr.evaluate import AnswerKey, evaluate
-from trsr.rank import top
+from trsr.rank import QueryBatch, ScoreBatch
+from trsr.rank import ranked as in_order
 from trsr.types import Case, Entry, Item, Query, RankedList, UserHistory
 
 CATALOGUE = [f"i{n}" for n in range(12)]
@@ -79,15 +81,21 @@ def test_whole_lists_score_as_with_given_candidates() -> None:
 def test_a_cut_among_ties_keeps_the_expected_value() -> None:
     """One of 11 tied items is right, one stands above: recall@3 is (3 - 1) / 11 by any cut."""
     answers = [Answer(f"q{n}", frozenset({"i5"})) for n in range(3000)]
-    flat = (Entry("i0", 1.0), *(Entry(f"i{n}", 0.0) for n in range(1, 12)))
-    cut = [top(RankedList(answer.query, flat), 4, seed=1) for answer in answers]
+    catalog = Catalog(pl.DataFrame({"id": [f"i{n}" for n in range(12)]}))
+    asked = [(answer.query, UserHistory("u", ()), None) for answer in answers]
+    batch = QueryBatch.whole(asked, catalog)
+    scores = np.zeros((3000, 12))
+    scores[:, 0] = 1.0
+    cut = list(in_order(batch, ScoreBatch(scores), 4, seed=1).lists())
     assert {len(one.entries) for one in cut} == {4}
     assert all(one.entries[0].item == "i0" for one in cut)
     report = evaluate(key_of(answers), {"x": cut}, ["recall@3"], sampled=False)
     assert report.means("x")["recall@3"] == pytest.approx(2 / 11, abs=0.02)
-    plain = ranked("q", "i3", "i5", "i4")
-    assert top(plain, 2, seed=0).entries == plain.entries[:2]
-    assert top(plain, 9, seed=0) is plain
+    plain = batch.select([0])
+    falling = ScoreBatch(-np.arange(12.0)[None])
+    whole = in_order(plain, falling).items[0].tolist()
+    assert in_order(plain, falling, 2).items[0].tolist() == whole[:2] == [0, 1]
+    assert in_order(plain, falling, 99).items[0].tolist() == whole
 
 
 @pytest.mark.parametrize("item", ["i0", "x9"], ids=["met", "unknown"])

@@ -26,7 +26,7 @@ def test_a_blend_with_the_trained_model_runs_and_recommends_as_it_ranked(
         "train.epochs=1",
         "train.validate_steps=0",
         'rank.rankers=["popular", "blend"]',
-        'rank.blend=["item_knn", "bm25", "llm"]',
+        'rank.blend.members=["item_knn", "bm25", "llm"]',
     ]
     config = load_config(path, changes)
     assert made(run(config)) == ["prepare", "summarize", "train", "rank", "evaluate"]

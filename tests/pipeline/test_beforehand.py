@@ -52,9 +52,12 @@ def prepared(tmp_path):
             ("rank.ease.max_items=3", "rank.rankers=['ease', 'llm']"),
             r"all \d+ items .* the limit is rank\.ease\.max_items = 3\b",
         ),
-        (("rank.ease.max_items=3", BLEND, "rank.blend=['popular', 'ease']"), "ease inverts"),
         (
-            ("rank.ease.max_items=3", "rank.first_stage=ease", "data.candidates=full"),
+            ("rank.ease.max_items=3", BLEND, "rank.blend.members=['popular', 'ease']"),
+            "ease inverts",
+        ),
+        (
+            ("rank.ease.max_items=3", "rank.first_stage=ease"),  # it proposes to `recommend`
             "ease inverts",
         ),
     ],
@@ -69,8 +72,7 @@ def test_it_is_told_before_anything_is_asked_or_trained(prepared, changes, said)
 @pytest.mark.parametrize(
     "changes",
     [
-        (*NO_CASES, "rank.blend=['popular']"),  # of a blend that is not used
-        ("rank.ease.max_items=3", "rank.first_stage=ease"),  # which proposes nothing here
+        (*NO_CASES, "rank.blend.members=['popular']"),  # of a blend that is not used
     ],
 )
 def test_what_is_not_used_is_not_refused(prepared, changes):

@@ -34,7 +34,7 @@ def test_a_run_trains_for_it_and_a_blend_takes_it_as_a_member(one_run):
     assert "tiny, told nothing of the user" in text
     both = one_run(
         'rank.rankers=["llm", "candidate_only", "blend"]',
-        'rank.blend=["llm", "candidate_only"]',
+        'rank.blend.members=["llm", "candidate_only"]',
         "summarize.strategy=none",
     )
     again = [one.stage for one in run(both) if one.made]

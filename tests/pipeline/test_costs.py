@@ -171,7 +171,7 @@ def test_a_blend_costs_what_its_members_computed_for_it_before(finished):
             f"run.folder={finished.run.folder.parent / 'blended'}",
             f"run.outputs={finished.run.folder.parent / 'own.sqlite'}",
             'rank.rankers=["popular", "untuned", "blend"]',
-            'rank.blend=["popular", "untuned"]',
+            'rank.blend.members=["popular", "untuned"]',
         ],
     )
     list(run(config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import polars as pl
 import pytest
 from pipeline_data import write_data
@@ -13,10 +14,9 @@ from trsr.data import Dataset
 from trsr.errors import ConfigError, DataError
 from trsr.pipeline import run, run_evaluate, run_stage
 from trsr.progress import Silent
-from trsr.rank import RANKERS
+from trsr.rank import RANKERS, Ranker, ScoreBatch
 from trsr.recommender import Recommender
 from trsr.store.rundir import hash_file
-from trsr.types import Entry, RankedList
 
 CONFIG = """
 [data]
@@ -84,7 +84,10 @@ def test_a_blend_with_a_model_orders_proposals_whichever_stands_first(tmp_path, 
     pytest.importorskip("scipy")
     write_data(tmp_path, users=30, items=60)
     (tmp_path / "full.toml").write_text(CONFIG)
-    told = [f"rank.rankers={json.dumps(['popular', *rankers])}", 'rank.blend=["popular","untuned"]']
+    told = [
+        f"rank.rankers={json.dumps(['popular', *rankers])}",
+        'rank.blend.members=["popular","untuned"]',
+    ]
     list(run(load_config(tmp_path / "full.toml", [f"run.folder={tmp_path / 'run'}", *told])))
     rankings = pl.read_parquet(tmp_path / "run" / "rankings.parquet")
     sizes = {
@@ -139,7 +142,7 @@ def test_what_cannot_work_is_told_beforehand(tmp_path):
             tmp_path / "full.toml", ["rank.first_stage=untuned", "evaluate.metrics=['ndcg@50']"]
         )
     assert "without a language model" in str(caught.value)
-    blended = ["rank.first_stage=blend", "rank.blend=['popular', 'untuned']"]
+    blended = ["rank.first_stage=blend", "rank.blend.members=['popular', 'untuned']"]
     with pytest.raises(ConfigError, match=r"rank\.first_stage: .*itself or blended"):
         load_config(tmp_path / "full.toml", blended)
     load_config(tmp_path / "full.toml", ["rank.first_stage=blend"])  # of cheap ones
@@ -178,33 +181,17 @@ def test_evaluating_long_lists_tells_how_far_it_is(tmp_path):
     }
 
 
-class Wrong:
-    """By the candidates' order; wrong in one way, from the third query on."""
+class Wrong(Ranker):
+    """By the candidates' order; wrong in one way from the third query on."""
 
-    right = 2
+    how = "unknown"
 
-    def __init__(self, how, context):
-        self.how = how
-        self.context = context
-        if how == "asks a model":
-            context.opened()
-
-    def rank(self, queries):
-        for place, query in enumerate(queries):
-            items = [item.id for item in query.candidates]
-            if place >= self.right:
-                if self.how == "skips":
-                    continue
-                items = self.changed(items, query)
-            yield RankedList(query.id, tuple(Entry(i, -float(n)) for n, i in enumerate(items)))
-
-    def changed(self, items, query):
-        if self.how == "asks a model":  # and ranks all that is unseen, whatever was proposed
-            met = {item.id for item in query.history.items}
-            return [item for item in self.context.catalog.ids if item not in met]
-        return {"few": items[:3], "invents": ["zzz", *items[1:]], "twice": [*items, items[0]]}[
-            self.how
-        ]
+    def score(self, batch):
+        found = batch.blank() - np.arange(len(batch.columns))
+        if self.how == "few":
+            return ScoreBatch(found[:, :3])
+        found[2:, -1] = np.nan
+        return ScoreBatch(found)
 
 
 @pytest.fixture
@@ -214,8 +201,8 @@ def wrong(tmp_path, monkeypatch):
     (tmp_path / "full.toml").write_text(CONFIG)
 
     def make(how, *changes):
-        monkeypatch.setattr(f"{__name__}.make_wrong", lambda one: Wrong(how, one), raising=False)
-        monkeypatch.setitem(RANKERS._own, "wrong", f"{__name__}:make_wrong")
+        monkeypatch.setattr(Wrong, "how", how)
+        monkeypatch.setitem(RANKERS._own, "wrong", f"{__name__}:Wrong")
         told = [f"run.folder={tmp_path / 'run'}", *changes]
         return list(run(load_config(tmp_path / "full.toml", told)))
 
@@ -223,37 +210,24 @@ def wrong(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        ("few", r"leaves out \d+ \(first: p\d+\), where 5\d candidates are asked"),
-        ("invents", r"leaves out 1 \(first: p\d+\) and invents 1 \(first: zzz\)"),
-        ("asks a model", r"invents \d+ \(first: p\d+\), where 7 candidates are asked"),
-    ],
+    "changes", [["rank.rankers=['wrong']"], ["rank.rankers=['untuned']", "rank.first_stage=wrong"]]
 )
-def test_a_ranker_that_leaves_out_or_invents_candidates_is_refused(wrong, how, said):
-    with pytest.raises(DataError, match=f"^the ranker wrong: its list of query test/.*{said}"):
-        wrong(how, "rank.rankers=['wrong']")
-
-
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("invents", "its list of query test/.* invents 1"),
-        ("skips", "gave no list for query test/"),
-        ("twice", "query test/.* an item is ranked twice"),
+        ("few", r"gave scores of the shape \(\d+, 3\) where \(\d+, \d+\) was due, .* test/"),
+        ("unknown", r"query test/.*: a score is not a number"),
     ],
 )
-def test_a_first_stage_that_does_so_is_refused(wrong, how, said):
+def test_a_ranker_that_scores_otherwise_than_asked_is_refused(wrong, changes, how, said):
     with pytest.raises(DataError, match=f"^the ranker wrong.*{said}"):
-        wrong(how, "rank.rankers=['untuned']", "rank.first_stage=wrong")
+        wrong(how, *changes)
 
 
-def test_who_is_recommended_to_is_told_of_a_wrong_ranker_too(wrong, tmp_path, monkeypatch):
-    wrong("invents", "rank.rankers=['popular']", "rank.first_stage=wrong")
-    monkeypatch.setattr(Wrong, "right", 0)
+def test_who_is_recommended_to_is_told_of_a_wrong_ranker_too(wrong, tmp_path):
+    with pytest.raises(DataError):
+        wrong("few", "rank.rankers=['wrong']")
     folder = tmp_path / "run"
     (query, *_) = Dataset.load(folder).cases("test").queries()
-    with pytest.raises(DataError, match="^the ranker wrong: its list of query propose/u.*zzz"):
-        Recommender.load(folder, "popular").propose(query.history)
-    with pytest.raises(DataError, match="^the ranker wrong: its list of query test/u.*zzz"):
+    with pytest.raises(DataError, match=r"^the ranker wrong gave .* from query test/u"):
         list(Recommender.load(folder, "wrong").recommend([query]))

@@ -76,9 +76,9 @@ def test_a_blend_learns_from_lists_of_two_runs_as_from_the_ranker(made):
         "blend",
         *lists_of(*apart, ranker="bm25"),
         'rank.rankers=["blend"]',
-        'rank.blend=["popular", "theirs"]',
+        'rank.blend.members=["popular", "theirs"]',
     )
-    whole = made("whole", 'rank.rankers=["blend"]', 'rank.blend=["popular", "bm25"]')
+    whole = made("whole", 'rank.rankers=["blend"]', 'rank.blend.members=["popular", "bm25"]')
     weights = [
         RunDirectory(folder).records()["rank"].info["chosen"]["blend"]["weights"]
         for folder in (blend, whole)
@@ -113,7 +113,7 @@ def test_a_blend_without_lists_for_the_validation_queries_says_so(made):
             "second",
             *lists_of(first / "run.bm25.trec"),
             'rank.rankers=["blend"]',
-            'rank.blend=["popular", "theirs"]',
+            'rank.blend.members=["popular", "theirs"]',
         )
 
 

@@ -480,15 +480,16 @@ def test_a_search_refuses_to_tell_other_users_summaries(folder):
 
 def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+    from fitting import fitted
+
     from trsr.evaluate import evaluate
-    from trsr.rank import PopularRanker, popularity
     from trsr.recommender import Recommender
 
     text = SEARCH.replace('"untuned"', '"popular"').replace("trials = 6", "trials = 1")
     swept = sweep(plan_of(folder, text, "search.toml"))
     (one,) = swept.outcomes
     dataset = Recommender.load(folder / "out" / one.name).dataset
-    ranker = PopularRanker(popularity(dataset.interactions))
+    ranker = fitted("popular", dataset.catalog, dataset.interactions)
     cases = list(dataset.cases("valid"))
     lists = list(ranker.rank(case.query for case in cases))
     assert one.validation.mean == evaluate(cases, {"x": lists}, ["auc"]).means("x")["auc"]

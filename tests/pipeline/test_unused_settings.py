@@ -39,7 +39,7 @@ def test_a_setting_is_told_only_where_it_is_used(told, name, base, changed):
     assert used != told("prompts.domain=films", *base)
 
 
-PLAIN = ['rank.rankers=["popular", "blend"]', 'rank.blend=["popular", "item_knn"]']
+PLAIN = ['rank.rankers=["popular", "blend"]', 'rank.blend.members=["popular", "item_knn"]']
 FULL = ["data.candidates=full", "rank.first_stage=gru4rec"]
 
 
@@ -47,10 +47,10 @@ FULL = ["data.candidates=full", "rank.first_stage=gru4rec"]
     ("settings", "told_by"),
     [
         (PLAIN, set()),
-        ([*PLAIN, "rank.first_stage=gru4rec"], set()),  # candidates are drawn: nothing is proposed
+        ([*PLAIN, "rank.first_stage=gru4rec"], {"rank"}),  # it proposes to `recommend`
         ([*PLAIN, *FULL], {"rank"}),
         (['rank.rankers=["bert4rec_text"]'], {"rank"}),
-        (['rank.rankers=["blend"]', 'rank.blend=["popular", "sasrec"]'], {"rank"}),
+        (['rank.rankers=["blend"]', 'rank.blend.members=["popular", "sasrec"]'], {"rank"}),
         (['rank.rankers=["llm"]', "train.epochs=1"], {"train"}),
     ],
 )

@@ -11,7 +11,7 @@ from trsr.pipeline.artifacts import SUMMARIES
 from trsr.store.rundir import hash_file
 
 TRAINED = ["train.epochs=1", "train.validate_steps=0", "rank.rankers=['llm']"]
-BLEND = ["rank.rankers=['llm', 'blend']", "rank.blend=['popular', 'llm']"]
+BLEND = ["rank.rankers=['llm', 'blend']", "rank.blend.members=['popular', 'llm']"]
 
 
 @pytest.fixture

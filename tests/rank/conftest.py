@@ -29,5 +29,4 @@ class HashEncoder:
 @pytest.fixture(autouse=True)
 def no_embedding_model(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("TRSR_CACHE", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr("trsr.rank.text_knn.SentenceEncoder", HashEncoder)
-    monkeypatch.setattr("trsr.rank.neural.SentenceEncoder", HashEncoder)
+    monkeypatch.setattr("trsr.rank.item_text.SentenceEncoder", HashEncoder)

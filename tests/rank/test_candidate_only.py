@@ -6,11 +6,13 @@ import hashlib
 import math
 
 import numpy as np
+import polars as pl
+from fitting import given
 
+from trsr.data import Catalog
 from trsr.llm.stored import StoredScoringModel
 from trsr.prompts import PromptSettings, PromptWriter
-from trsr.rank import YesNoRanker
-from trsr.rank.yesno import CandidateOnlyRanker
+from trsr.rank import make_ranker
 from trsr.store.outputs import OutputStore
 from trsr.types import Interaction, Item, Query, Summary, UserHistory
 
@@ -45,8 +47,10 @@ def query(name: str, user: str, seen: list[int], candidates: list[int], text: st
 
 def rankers(model, **chosen):
     prompts = PromptSettings(domain="films", fields=("title",), **chosen)
-    ranker = YesNoRanker(model, PromptWriter(prompts, model.count_tokens, 4096))
-    return ranker, CandidateOnlyRanker(ranker)
+    writer = PromptWriter(prompts, model.count_tokens, 4096)
+    catalog = Catalog(pl.DataFrame({"id": [one.id for one in FILMS[:4]]}))
+    resources = given(catalog, model=lambda tuned: (model, writer))
+    return make_ranker("llm", resources), make_ranker("candidate_only", resources)
 
 
 def scores(ranker, queries):

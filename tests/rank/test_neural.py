@@ -10,12 +10,16 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given, settings
+from fitting import fitted as fitted_by_name
+from fitting import given
+from hypothesis import given as drawn
+from hypothesis import settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -23,10 +27,16 @@ from trsr.data import Catalog
 from trsr.errors import DataError, ModelError
 from trsr.neural.fit import Held, cross_entropy, fit, ndcg
 from trsr.neural.networks import NETWORKS
-from trsr.neural.settings import AttentionSettings, Bert4recSettings, Gru4recSettings
+from trsr.neural.settings import (
+    AttentionSettings,
+    Bert4recSettings,
+    Gru4recSettings,
+    NetworkSettings,
+)
 from trsr.neural.table import SPREAD, ItemTable
 from trsr.neural.windows import MASK, PAD, batches, padded, windows
-from trsr.rank import RankContext, RankSettings, fit_neural, make_ranker
+from trsr.rank import FitData, FitOptions, RankSettings
+from trsr.rank.settings import ranker_class
 from trsr.types import Case, Interaction, Item, Query, UserHistory
 
 ITEMS = 12
@@ -78,8 +88,23 @@ def catalog(items: int = ITEMS + 4) -> Catalog:
     return Catalog(pl.DataFrame(rows, schema=["id", "title", "n"], orient="row"))
 
 
-def context(interactions: pl.DataFrame, **more) -> RankContext:
-    return RankContext(catalog(), interactions, 0, lambda tuned: None, **more)
+def neural(
+    kind: str,
+    interactions: pl.DataFrame,
+    settings: NetworkSettings,
+    *,
+    name: str = "",
+    embed=None,
+    of: Catalog | None = None,
+    validation: Sequence[Case] = (),
+    **options,
+) -> Any:
+    """A fitted network's ranker."""
+    of = of or catalog()
+    ranker = ranker_class(kind)(settings, given(of), name or kind)
+    ranker.embed = embed or ranker.embed
+    ranker.fit(FitData(of, interactions, validation=lambda: validation), FitOptions(**options))
+    return ranker
 
 
 def query(name: str, history: Sequence[int], candidates: Sequence[int] = range(ITEMS)) -> Query:
@@ -106,19 +131,12 @@ CYCLES = frame([cycle(start, 4 + start % 6) for start in range(ITEMS)] * 3)
 
 @pytest.fixture(scope="module")
 def fitted(one_thread: None):
-    return {kind: fit_neural(kind, context(CYCLES), SETTINGS[kind]) for kind in KINDS}
+    return {kind: neural(kind, CYCLES, SETTINGS[kind]) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
 def with_text(one_thread: None):
-    return fit_neural(
-        "sasrec",
-        context(CYCLES),
-        SETTINGS["sasrec"],
-        name="sasrec_text",
-        add_text=True,
-        embed=embed,
-    )
+    return neural("sasrec_text", CYCLES, SETTINGS["sasrec"], embed=embed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,8 +157,7 @@ def test_the_same_seed_gives_the_same_scores_and_another_seed_others(kind: str) 
         torch.manual_seed(np.random.default_rng(seed).integers(99))
         state = torch.random.get_rng_state()
         rows = CYCLES.sample(fraction=1, shuffle=True, seed=seed)
-        given = RankContext(catalog(), rows, seed // 10, lambda tuned: None)
-        found = scores(fit_neural(kind, given, short), asked)
+        found = scores(neural(kind, rows, short, seed=seed // 10), asked)
         assert torch.equal(torch.random.get_rng_state(), state)
         return found
 
@@ -150,7 +167,7 @@ def test_the_same_seed_gives_the_same_scores_and_another_seed_others(kind: str) 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=20)
-@given(
+@drawn(
     histories=st.lists(st.lists(st.integers(0, ITEMS - 1), max_size=12), min_size=1, max_size=12),
     order=st.randoms(use_true_random=False),
 )
@@ -202,7 +219,7 @@ def test_without_text_unseen_items_tie_with_the_lowest(kind: str, fitted) -> Non
 
 def test_an_empty_history_scores_by_popularity() -> None:
     few = SETTINGS["gru4rec"].model_copy(update={"max_epochs": 1})
-    ranker = fit_neural("gru4rec", context(frame([[0, 1, 0], [0, 2], [2, 0, 1]])), few)
+    ranker = neural("gru4rec", frame([[0, 1, 0], [0, 2], [2, 0, 1]]), few)
     for history in ([], [ITEMS]):
         (found,) = scores(ranker, query("q", history, [0, 1, 2, 3]))
         assert np.exp([found[item(n).id] for n in range(4)]) == pytest.approx(
@@ -213,13 +230,13 @@ def test_an_empty_history_scores_by_popularity() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_user_is_enough(kind: str) -> None:
     few = SETTINGS[kind].model_copy(update={"max_epochs": 2})
-    ranker = fit_neural(kind, context(frame([cycle(0, 20)])), few)
+    ranker = neural(kind, frame([cycle(0, 20)]), few)
     assert np.isfinite(list(scores(ranker, query("q", [1]))[0].values())).all()
 
 
 def test_users_with_one_interaction_teach_no_order() -> None:
     with pytest.raises(DataError, match=r"ranker sasrec: no user has two .* rank\.rankers"):
-        fit_neural("sasrec", context(frame([[0], [1]])), SETTINGS["sasrec"])
+        neural("sasrec", frame([[0], [1]]), SETTINGS["sasrec"])
 
 
 def test_text_scores_unseen_items_and_reads_them(with_text) -> None:
@@ -273,17 +290,17 @@ def test_with_fewer_components_than_entries_the_rest_is_random() -> None:
 
 def test_sasrec_starts_from_text_where_asked() -> None:
     short = SETTINGS["sasrec"].model_copy(update={"max_epochs": 1, "start": "text"})
-    ranker = fit_neural("sasrec", context(CYCLES), short, embed=embed)
+    ranker = neural("sasrec", CYCLES, short, embed=embed)
     assert ranker.network.items.text == "start"
     random = short.model_copy(update={"start": "random"})
-    plain = fit_neural("sasrec", context(CYCLES), random, embed=embed)
+    plain = neural("sasrec", CYCLES, random, embed=embed)
     assert plain.network.items.text == "none"
 
 
 @pytest.mark.parametrize(("name", "text"), [("sasrec_text", "add"), ("bert4rec_text", "start")])
 def test_the_runs_embedding_model_is_asked_where_none_is_given(name: str, text: str) -> None:
     settings = RankSettings(**{name: TINY | {"start": "random"}})  # which these do not read
-    ranker = make_ranker(name, context(CYCLES, settings=settings))
+    ranker = fitted_by_name(name, catalog(), CYCLES, settings)
     assert ranker.network.items.text == text
     (found,) = scores(ranker, query("q", [1, 2], range(ITEMS + 3)))
     assert len(set(found.values())) == ITEMS + 3
@@ -292,8 +309,7 @@ def test_the_runs_embedding_model_is_asked_where_none_is_given(name: str, text: 
 def test_where_no_item_has_text_it_is_trained_without(caplog) -> None:
     bare = Catalog(catalog().frame.select("id"))
     few = SETTINGS["sasrec"].model_copy(update={"max_epochs": 1})
-    given = RankContext(bare, CYCLES, 0, lambda tuned: None)
-    ranker = fit_neural("sasrec", given, few, name="sasrec_text", add_text=True)
+    ranker = neural("sasrec_text", CYCLES, few, of=bare)
     assert ranker.network.items.text == "none"
     assert "no item of training has text" in caplog.text
 
@@ -303,8 +319,7 @@ def test_an_item_without_text_starts_at_the_mean() -> None:
         pl.when(pl.col("id") != item(3).id).then(pl.col("title", "n"))
     )
     few = SETTINGS["sasrec"].model_copy(update={"max_epochs": 1})
-    given = RankContext(Catalog(frame_), CYCLES, 0, lambda tuned: None)
-    ranker = fit_neural("sasrec", given, few, add_text=True, embed=embed)
+    ranker = neural("sasrec_text", CYCLES, few, of=Catalog(frame_), embed=embed)
     assert ranker.network.items.texts[3].abs().max() < 1e-6
     assert ranker.network.items.texts[4].abs().max() > 0.1
 
@@ -317,7 +332,7 @@ def test_validation_decides_when_to_stop(caplog) -> None:
         for start in range(ITEMS)
     ]
     quick = SETTINGS["gru4rec"].model_copy(update={"patience": 3, "max_epochs": 30})
-    ranker = fit_neural("gru4rec", context(CYCLES, validation=lambda: cases), quick)
+    ranker = neural("gru4rec", CYCLES, quick, validation=cases)
     found = [record.args[3] for record in caplog.records]
     assert len(found) < 30
     assert found.index(max(found)) == len(found) - 4
@@ -361,9 +376,8 @@ FOLLOWING = [
 def test_validation_chooses_the_dropout_and_the_learning_rate(kind: str) -> None:
     def trained(**settings) -> tuple:
         told = Told()
-        given = context(CYCLES, validation=lambda: FOLLOWING, progress=told)
         made = type(SETTINGS[kind])(**TINY | settings)
-        ranker = fit_neural(kind, given, made)
+        ranker = neural(kind, CYCLES, made, validation=FOLLOWING, progress=told)
         return ranker.chosen, scores(ranker, query("q", [1, 2])), told
 
     values = {"dropout": [0.0, 0.5], "learning_rate": [1e-6, 0.05]}
@@ -401,30 +415,28 @@ def test_equals_keep_the_first_and_no_third_network_is_held(monkeypatch) -> None
     monkeypatch.setattr("trsr.neural.fit.NETWORKS", {"gru4rec": counted})
     # one layer has no dropout between layers: with a rate that changes nothing all are alike
     several = Gru4recSettings(**TINY | {"dropout": (0.3, 0.1, 0.2, 0.0), "learning_rate": 1e-12})
-    ranker = fit_neural("gru4rec", context(CYCLES, validation=lambda: FOLLOWING), several)
+    ranker = neural("gru4rec", CYCLES, several, validation=FOLLOWING)
     assert ranker.chosen["dropout"] == 0.3
     assert (len(made), most) == (4, 2)
 
 
 def test_without_cases_to_choose_on_the_first_settings_are_taken() -> None:
     several = Gru4recSettings(**TINY | {"dropout": (0.5, 0.0), "learning_rate": (1e-3, 1e-2)})
-    ranker = fit_neural("gru4rec", context(frame([cycle(0, 9), cycle(3, 9)])), several)
+    ranker = neural("gru4rec", frame([cycle(0, 9), cycle(3, 9)]), several)
     assert ranker.chosen["dropout"] == 0.5
     assert ranker.chosen["learning_rate"] == 1e-3
     assert (ranker.chosen["cases"], ranker.chosen["tried"]) == (0, 1)
     why = "no validation cases, and too few users to keep any back: the first setting"
     assert ranker.chosen["why"] == why
     # interactions that are kept back are cases to choose on
-    ranker = fit_neural(
-        "gru4rec", context(frame([cycle(n % ITEMS, 5) for n in range(120)])), several
-    )
+    ranker = neural("gru4rec", frame([cycle(n % ITEMS, 5) for n in range(120)]), several)
     assert ranker.chosen["why"] == "best of 4 on 12 cases"
 
 
 def test_a_number_alone_is_a_list_of_one() -> None:
-    given = RankSettings(sasrec={"dropout": 0, "learning_rate": 5e-4})
-    assert (given.sasrec.dropout, given.sasrec.learning_rate) == ((0.0,), (5e-4,))
-    assert given.sasrec == AttentionSettings(dropout=[0.0], learning_rate=[5e-4])
+    own = RankSettings(sasrec={"dropout": 0, "learning_rate": 5e-4}).table("sasrec")
+    assert (own.dropout, own.learning_rate) == ((0.0,), (5e-4,))
+    assert own == AttentionSettings(dropout=[0.0], learning_rate=[5e-4])
 
 
 @pytest.mark.parametrize(
@@ -448,7 +460,7 @@ def test_the_seed_of_training_draws_the_network_and_not_the_cases(kind: str) -> 
     few = type(SETTINGS[kind])(**TINY)
 
     def trained(**seeds) -> list[dict[str, float]]:
-        return scores(fit_neural(kind, context(CYCLES, **seeds), few), query("q", [1, 2]))
+        return scores(neural(kind, CYCLES, few, **seeds), query("q", [1, 2]))
 
     assert trained() == trained(train_seed=0) != trained(train_seed=1)
 
@@ -460,7 +472,7 @@ def test_the_seed_of_training_draws_the_network_and_not_the_cases(kind: str) -> 
                 "trsr.neural.fit.fit", lambda *given, **_: kept.append(given[3]) or 1 / 0
             )
             with pytest.raises(ZeroDivisionError):
-                fit_neural(kind, context(several, train_seed=seed), few)
+                neural(kind, several, few, train_seed=seed)
     one, other = ([held.history.tolist() for held in found] for found in kept)
     assert one == other
 
@@ -468,7 +480,7 @@ def test_the_seed_of_training_draws_the_network_and_not_the_cases(kind: str) -> 
 def test_without_validation_cases_last_items_are_kept_back(caplog) -> None:
     caplog.set_level(logging.INFO)
     few = SETTINGS["gru4rec"].model_copy(update={"max_epochs": 1})
-    fit_neural("gru4rec", context(frame([cycle(n % ITEMS, 5) for n in range(120)])), few)
+    neural("gru4rec", frame([cycle(n % ITEMS, 5) for n in range(120)]), few)
     assert "the last items of 12 users instead" in caplog.text
 
 
@@ -502,7 +514,7 @@ def test_the_loss_in_parts_is_the_loss_at_once() -> None:
             assert torch.allclose(one, other, atol=1e-6)
 
 
-@given(st.integers(0, 40), st.integers(1, 9), st.integers(0, 5))
+@drawn(st.integers(0, 40), st.integers(1, 9), st.integers(0, 5))
 def test_windows_hold_each_following_once(length: int, size: int, seed: int) -> None:
     found = list(windows(np.arange(length), size, np.random.default_rng(seed)))
     assert all(2 <= len(one) <= size + 1 for one in found)
@@ -510,7 +522,7 @@ def test_windows_hold_each_following_once(length: int, size: int, seed: int) -> 
     assert pairs == [(n, n + 1) for n in range(length - 1)]
 
 
-@given(st.lists(st.integers(2, 9), max_size=60), st.integers(1, 7), st.integers(0, 3))
+@drawn(st.lists(st.integers(2, 9), max_size=60), st.integers(1, 7), st.integers(0, 3))
 def test_batches_hold_each_window_once(lengths: list[int], size: int, seed: int) -> None:
     made = [np.full(length, n) for n, length in enumerate(lengths)]
     found = list(batches(made, size, np.random.default_rng(seed)))
@@ -519,7 +531,7 @@ def test_batches_hold_each_window_once(lengths: list[int], size: int, seed: int)
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(2, 7), min_size=1, max_size=20), st.integers(0, 9))
+@drawn(st.lists(st.integers(2, 7), min_size=1, max_size=20), st.integers(0, 9))
 def test_masks_hide_items_and_nothing_else(lengths: list[int], seed: int) -> None:
     network = NETWORKS["bert4rec"](ItemTable(9, 32), SETTINGS["bert4rec"], 0.0)
     batch = padded([np.arange(length) for length in lengths])

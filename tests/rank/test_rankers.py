@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import polars as pl
 import pytest
+from fitting import fitted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,23 +17,25 @@ from trsr.data import Catalog
 from trsr.errors import ConfigError, DataError, ModelError, PromptError
 from trsr.rank import (
     RANKERS,
-    PopularRanker,
-    RandomRanker,
-    RankContext,
+    QueryBatch,
+    Ranker,
     RankSettings,
+    ScoreBatch,
     YesNoRanker,
-    make_ranker,
     p_yes,
-    popularity,
     rank_what_fits,
+    ranked,
+    scored,
 )
-from trsr.types import Case, Item, Message, Prompt, Query, RankedList, UserHistory
+from trsr.settings import derive_seed
+from trsr.types import Case, Interaction, Item, Message, Prompt, Query, UserHistory
 
 ITEMS = [Item(f"i{n}", (("title", f"film {1990 + n}"),)) for n in range(12)]
 INTERACTIONS = pl.DataFrame(
     {"user": ["u", "u", "v", "w"], "item": ["i1", "i2", "i1", "i3"], "time": [1.0, 2.0, 3.0, 4.0]}
 )
 
+JUDGES = {"llm", "untuned", "candidate_only"}
 NETWORKS = ("sasrec", "gru4rec", "bert4rec", "bert4rec_text", "sasrec_text")
 QUICK = RankSettings(**{name: {"hidden": 8, "layers": 1, "max_epochs": 1} for name in NETWORKS})
 
@@ -71,23 +75,25 @@ class Judge:
         return np.array([[-1.0, -1.0 - self.margin(text)] for text in texts])
 
 
-def context(seed: int = 0) -> RankContext:
-    def judge(tuned: bool):
-        return Judge(lambda text: (1 if tuned else -1) * float(text.split(" i")[1])), Words()
+def judge(tuned: bool):
+    return Judge(lambda text: (1 if tuned else -1) * float(text.split(" i")[1])), Words()
 
-    catalog = Catalog(
-        pl.DataFrame(
-            {"id": [i.id for i in ITEMS], "title": [dict(i.fields)["title"] for i in ITEMS]}
-        )
-    )
-    valid = [Case(query(f"v{n}", n, n + 1, n + 2), frozenset({f"i{n}"})) for n in range(6)]
-    return RankContext(catalog, INTERACTIONS, seed, judge, validation=lambda: valid, settings=QUICK)
+
+CATALOG = Catalog(
+    pl.DataFrame({"id": [i.id for i in ITEMS], "title": [dict(i.fields)["title"] for i in ITEMS]})
+)
+VALID = [Case(query(f"v{n}", n, n + 1, n + 2), frozenset({f"i{n}"})) for n in range(6)]
+
+
+@functools.cache
+def made(name: str, seed: int = 0) -> Ranker:
+    return fitted(name, CATALOG, INTERACTIONS, QUICK, valid=VALID, model=judge, seed=seed)
 
 
 @pytest.mark.parametrize("name", RANKERS.names())
 def test_every_ranker_answers_each_query_once_in_order_with_all_candidates(name: str) -> None:
     queries = [query(f"q{n}", *range(n % 4, n % 4 + 1 + n % 5)) for n in range(30)]
-    lists = list(make_ranker(name, context()).rank(iter(queries)))
+    lists = list(made(name).rank(iter(queries)))
     assert [one.query for one in lists] == [one.id for one in queries]
     for asked, given_back in zip(queries, lists, strict=True):
         assert {entry.item for entry in given_back} == {item.id for item in asked.candidates}
@@ -102,42 +108,76 @@ def test_every_ranker_is_lazy(name: str) -> None:
             read.append(n)
             yield query(f"q{n}")
 
-    next(make_ranker(name, context()).rank(endless()))
-    assert len(read) <= context().queries_per_batch
+    ranker = made(name)
+    next(ranker.rank(endless()))
+    assert len(read) <= ranker.batch_size
+
+
+@pytest.mark.parametrize("name", RANKERS.names())
+def test_every_ranker_is_the_same_once_it_is_saved_and_loaded(name: str, tmp_path) -> None:
+    queries = [query(f"q{n}", *range(n % 4, n % 4 + 1 + n % 5)) for n in range(9)]
+    other = Item("i3", (("title", "film of another text"),))
+    history = UserHistory("u", (Interaction(ITEMS[1], 1.0), Interaction(other, 2.0)))
+    queries.append(Query("told", history, (*ITEMS[4:9], other, Item("i99", (("title", "a"),)))))
+    ranker = made(name)
+    ranker.save(tmp_path)
+    again = type(ranker).load(tmp_path, ranker.resources)
+    assert list(again.rank(queries)) == list(ranker.rank(queries))
+    assert (again.name, again.config, again.chosen) == (name, ranker.config, ranker.chosen)
+    kinds = {path.suffix for path in tmp_path.iterdir()}
+    assert kinds <= {".json", ".npy", ".safetensors"}
+
+
+@pytest.mark.parametrize("name", sorted(set(RANKERS.names()) - JUDGES))
+def test_every_ranker_scores_a_whole_catalogue_as_it_scores_candidates(name: str) -> None:
+    ranker = made(name)
+    seen = UserHistory("u", (Interaction(ITEMS[1], 1.0), Interaction(ITEMS[3], 2.0)))
+    asked = [("a", seen, None), ("b", UserHistory("v", ()), None)]
+    batch = QueryBatch.whole(asked, CATALOG)
+    found = list(ranked(batch, scored(ranker, batch)).lists())
+    unseen = tuple(item for item in CATALOG if item.id not in ("i1", "i3"))
+    candidates = (unseen, tuple(CATALOG))
+    few = ranker.rank(
+        Query(name, history, items)
+        for (name, history, _), items in zip(asked, candidates, strict=True)
+    )
+    for whole, one in zip(found, few, strict=True):
+        by_item = {entry.item: entry.score for entry in one}
+        assert {e.item: e.score for e in whole} == pytest.approx(by_item, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", RANKERS.names())
 def test_no_ranker_minds_the_order_of_candidates(name: str) -> None:
-    (one,) = make_ranker(name, context()).rank([query("q", 1, 2, 3, 4, 0)])
-    (other,) = make_ranker(name, context()).rank([query("q", 4, 0, 3, 2, 1)])
+    (one,) = made(name).rank([query("q", 1, 2, 3, 4, 0)])
+    (other,) = made(name).rank([query("q", 4, 0, 3, 2, 1)])
     assert {e.item: e.score for e in one} == {e.item: e.score for e in other}
 
 
 def test_an_unknown_ranker_is_refused_with_a_hint() -> None:
     with pytest.raises(ConfigError, match="did you mean popular"):
-        make_ranker("populer", context())
+        made("populer")
 
 
 def test_the_tuned_and_the_untuned_model_are_asked_for_by_name() -> None:
-    (tuned,) = make_ranker("llm", context()).rank([query("q")])
-    (untuned,) = make_ranker("untuned", context()).rank([query("q")])
+    (tuned,) = made("llm").rank([query("q")])
+    (untuned,) = made("untuned").rank([query("q")])
     assert [e.item for e in tuned] == [e.item for e in untuned][::-1]
 
 
 def test_popular_counts_training_interactions_and_leaves_ties_tied() -> None:
-    assert popularity(INTERACTIONS) == {"i1": 2, "i2": 1, "i3": 1}
-    (ranked,) = PopularRanker(popularity(INTERACTIONS)).rank([query("q", 0, 3, 2, 1, 4)])
-    assert [(e.item, e.score) for e in ranked] == [
+    (found,) = made("popular").rank([query("q", 0, 3, 2, 1, 4)])
+    assert [(e.item, e.score) for e in found] == [
         *(("i1", 2.0), ("i3", 1.0), ("i2", 1.0), ("i0", 0.0), ("i4", 0.0))
     ]
 
 
 def test_random_depends_on_seed_query_and_item_only() -> None:
     def scores(seed: int, name: str) -> dict[str, float]:
-        (ranked,) = RandomRanker(seed).rank([query(name)])
-        return {entry.item: entry.score for entry in ranked}
+        (found,) = made("random", seed).rank([query(name)])
+        return {entry.item: entry.score for entry in found}
 
-    assert scores(1, "q") == scores(1, "q")
+    lot = derive_seed(1, "random ranker", "q", "i2") / 2**63
+    assert scores(1, "q")["i2"] == lot
     assert scores(1, "q") != scores(2, "q")
     assert scores(1, "q") != scores(1, "p")
     drawn = [s for n in range(400) for s in scores(0, f"q{n}").values()]
@@ -228,43 +268,31 @@ def test_ranking_what_fits_leaves_out_only_what_does_not(
     assert skipped == [q.id for q in queries if q.id in too_long]
 
 
-class Odd:
+class Odd(Ranker):
     """A ranker with bad manners."""
 
-    def __init__(self, manner: str) -> None:
-        self.manner = manner
+    def __init__(self, found: np.ndarray) -> None:
+        super().__init__(name="odd")
+        self.found = found
 
-    def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
-        for n, one in enumerate(queries):
-            if self.manner == "stops early" and n == 1:
-                return
-            if self.manner == "leaves out" and n == 1:
-                continue
-            ranked = RankedList.of(one, [0.0] * len(one.candidates))
-            if self.manner == "answers twice":
-                yield ranked
-            yield RankedList("zz", ranked.entries) if self.manner == "answers another" else ranked
+    def score(self, batch: QueryBatch) -> ScoreBatch:
+        return ScoreBatch(self.found)
 
 
-@pytest.mark.parametrize(
-    ("manner", "message"),
-    [
-        ("stops early", "no list for query q1"),
-        ("leaves out", "answered query q2 where q1 was due"),
-        ("answers twice", "answered query q0 where none was due"),
-        ("answers another", "answered query zz where q0 was due"),
-    ],
-)
-def test_a_ranker_that_does_not_answer_each_query_once_is_an_error(manner, message) -> None:
+@pytest.mark.parametrize("shape", [(3, 5), (4, 6), (4,), (5, 4)])
+def test_a_ranker_that_does_not_score_each_query_and_candidate_is_an_error(shape) -> None:
     queries = [query(f"q{n}") for n in range(4)]
-    with pytest.raises(DataError, match=message):
-        list(rank_what_fits(Odd(manner), queries, lambda query, error: None))
+    with pytest.raises(
+        DataError, match=r"^the ranker odd gave scores of the shape .* from query q0"
+    ):
+        list(rank_what_fits(Odd(np.zeros(shape)), queries, lambda query, error: None))
 
 
-def test_a_ranker_that_leaves_the_last_query_unread_is_an_error() -> None:
-    class Early:
-        def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
-            yield RankedList.of(one := next(iter(queries)), [0.0] * len(one.candidates))
-
-    with pytest.raises(DataError, match="no list for query q1"):
-        list(rank_what_fits(Early(), [query("q0"), query("q1")], lambda query, error: None))
+def test_a_score_that_is_no_number_is_an_error_where_it_is_a_candidates() -> None:
+    queries = [query("q0", 0, 1), query("q1", 1, 2)]
+    found = np.zeros((2, 3))
+    found[0, 2] = math.nan  # no candidate of q0
+    assert len(list(Odd(found).rank(queries))) == 2
+    found[1, 2] = math.nan
+    with pytest.raises(DataError, match="^the ranker odd: query q1: a score is not a number"):
+        list(Odd(found).rank(queries))

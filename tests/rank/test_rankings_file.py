@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trsr.data import Catalog
 from trsr.errors import DataError
-from trsr.rank import read_rankings, write_rankings
-from trsr.types import Entry, RankedList
+from trsr.rank import QueryBatch, RankedBatch, read_rankings, write_rankings
+from trsr.types import Entry, Item, Query, RankedList, UserHistory
 
 scores = st.floats(allow_nan=False)
-entries = st.lists(st.tuples(st.text(max_size=5), scores), max_size=6, unique_by=lambda e: e[0])
+entries = st.lists(
+    st.tuples(st.text(max_size=5), scores), min_size=1, max_size=6, unique_by=lambda e: e[0]
+)
+
+
+def batch(lists: list[RankedList]) -> list[RankedBatch]:
+    """Lists as what rankers give; an item that several lists hold is one item."""
+    queries = [
+        Query(one.query, UserHistory("u", ()), tuple(Item(entry.item) for entry in one))
+        for one in lists
+    ]
+    if not queries:
+        return []
+    found = QueryBatch.of(queries, Catalog(pl.DataFrame({"id": ["a"]})))
+    scores = np.array([entry.score for one in lists for entry in one])
+    return [RankedBatch(found, found.candidates, scores)]
 
 
 def ranked(name: str, pairs: list[tuple[str, float]]) -> RankedList:
@@ -29,7 +46,7 @@ def test_what_is_written_is_read(tmp_path_factory, content) -> None:
         name: [ranked(f"q{n}", pairs) for n, pairs in enumerate(many)]
         for name, many in content.items()
     }
-    counts = write_rankings(path, {name: iter(many) for name, many in lists.items()})
+    counts = write_rankings(path, {name: iter(batch(many)) for name, many in lists.items()})
     found = read_rankings(path)
     assert list(found) == list(lists)
     assert {name: list(many) for name, many in found.items()} == lists
@@ -39,7 +56,7 @@ def test_what_is_written_is_read(tmp_path_factory, content) -> None:
 
 def test_a_ranker_without_lists_is_not_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "r.parquet"
-    write_rankings(path, {"llm": [], "random": [ranked("q", [("a", 1.0)])]})
+    write_rankings(path, {"llm": [], "random": batch([ranked("q", [("a", 1.0)])])})
     assert {name: len(many) for name, many in read_rankings(path).items()} == {
         "llm": 0,
         "random": 1,
@@ -49,13 +66,13 @@ def test_a_ranker_without_lists_is_not_forgotten(tmp_path: Path) -> None:
 def test_many_lists_keep_their_order(tmp_path: Path) -> None:
     path = tmp_path / "r.parquet"
     lists = [ranked(f"q{n}", [("a", float(n)), ("b", 0.5)]) for n in range(20_000)]
-    write_rankings(path, {"llm": lists})
+    write_rankings(path, {"llm": batch(lists)})
     assert list(read_rankings(path)["llm"]) == lists
 
 
 def test_the_columns_are_the_documented_ones(tmp_path: Path) -> None:
     path = tmp_path / "r.parquet"
-    write_rankings(path, {"llm": [ranked("q", [("a", 1.0), ("b", 2.0)])]})
+    write_rankings(path, {"llm": batch([ranked("q", [("a", 1.0), ("b", 2.0)])])})
     assert pl.read_parquet(path).to_dicts() == [
         {"ranker": "llm", "query": "q", "items": ["b", "a"], "scores": [2.0, 1.0]}
     ]

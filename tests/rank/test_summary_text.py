@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from fitting import given
 
 from trsr.config import load_config
+from trsr.data import Catalog
 from trsr.errors import ConfigError
 from trsr.pipeline import run
-from trsr.rank.bm25 import Bm25Index
-from trsr.rank.settings import RankSettings
+from trsr.rank import FitData, FitOptions
+from trsr.rank.item_text import TextEmbedder
 from trsr.rank.summary_text import Bm25SummaryRanker, TextSummaryRanker
-from trsr.rank.text_knn import ItemVectors
 from trsr.types import Item, Query, Summary, UserHistory
 
 ITEMS = tuple(
@@ -49,10 +50,14 @@ def ranker(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Bm25SummaryRanker | TextSummaryRanker:
     monkeypatch.setenv("TRSR_CACHE", str(tmp_path))
-    settings = RankSettings()
-    if request.param == "words":
-        return Bm25SummaryRanker(Bm25Index(ITEMS, settings))
-    return TextSummaryRanker(ItemVectors(ITEMS, Letters(), settings))
+    rows = [(one.id, *(text for _, text in one.fields)) for one in ITEMS]
+    catalog = Catalog(pl.DataFrame(rows, schema=["id", "title"], orient="row"))
+    log = pl.DataFrame(schema={"user": pl.String, "item": pl.String, "time": pl.Float64})
+    made = Bm25SummaryRanker if request.param == "words" else TextSummaryRanker
+    ranker = made(None, given(catalog), "ranker")
+    ranker.embed = TextEmbedder(Letters)
+    ranker.fit(FitData(catalog, log), FitOptions())
+    return ranker
 
 
 def test_what_the_summary_speaks_of_comes_first(
@@ -159,7 +164,7 @@ def test_another_users_summary_tells_nothing(data: Path) -> None:
 
 
 def test_a_blend_reads_the_summaries_of_validation_cases(data: Path) -> None:
-    blend = 'rank.blend=["bm25_summary", "popular"]'
+    blend = 'rank.blend.members=["bm25_summary", "popular"]'
     folder = made(data, 'rank.rankers=["blend"]', blend)
     assert auc(folder, "blend") > 0.9
 

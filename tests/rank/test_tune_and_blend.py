@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Iterator
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from fitting import fitted, given
+from hypothesis import given as drawn
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from trsr.config import check_config
 from trsr.data import Catalog
 from trsr.errors import ConfigError, PromptError
 from trsr.evaluate import evaluate
-from trsr.rank import RankContext, RankSettings, make_ranker, rank_what_fits
+from trsr.rank import (
+    FitData,
+    FitOptions,
+    QueryBatch,
+    Ranker,
+    RankSettings,
+    ScoreBatch,
+    rank_what_fits,
+)
 from trsr.rank.blend import BlendRanker, Examples, choose_l2, fit_weights, standardized
-from trsr.rank.tune import QueryRanker, tuned, validation_cases
-from trsr.types import Case, Item, Query, RankedList, UserHistory
+from trsr.rank.tune import tune, validation_cases
+from trsr.types import Case, Item, Query, UserHistory
 
 ITEMS = [Item(f"i{n}") for n in range(30)]
 CATALOG = Catalog(pl.DataFrame({"id": [item.id for item in ITEMS]}))
@@ -42,20 +51,21 @@ def quality(asked, lists):
     return evaluate(asked, {"x": lists}, ("ndcg@10", "auc")).means("x")
 
 
-def context(valid: Iterable[Case] = (), **changes) -> RankContext:
-    valid = list(valid)
+class Scorer(Ranker):
+    """A ranker that scores the candidates of one query at a time."""
 
-    def judge(tuned: bool):
-        raise AssertionError("no language model is asked for")
+    def scores(self, query: Query) -> list[float]:
+        raise NotImplementedError
 
-    changes = {"quality": quality} | changes
-    return RankContext(CATALOG, LOG, 0, judge, validation=lambda: valid, **changes)
+    def score(self, batch: QueryBatch) -> ScoreBatch:
+        return ScoreBatch(batch.scattered([s for one in batch.queries() for s in self.scores(one)]))
 
 
-class Noisy(QueryRanker):
+class Noisy(Scorer):
     """The right order (`case`: the lowest id is the answer), and so much noise."""
 
     def __init__(self, noise: float, salt: str = "") -> None:
+        super().__init__(resources=given(CATALOG))
         self.noise = noise
         self.salt = salt
         self.asked: list[str] = []
@@ -70,12 +80,26 @@ class Noisy(QueryRanker):
         return [(item.id == best) + self.noise * draw[item.id] for item in query.candidates]
 
 
+def tuned(name: str, valid: list[Case], options, make, settings=None, quality=quality):
+    """The ranker with the best of its settings."""
+    ranker = Noisy(0.0)
+    ranker.name, ranker.resources = name, given(CATALOG, settings)
+    tune(
+        ranker,
+        FitData(CATALOG, LOG, validation=lambda: valid),
+        FitOptions(0, None, quality),
+        options,
+        make,
+    )
+    return ranker
+
+
 # --- tune
 
 
 def test_the_setting_that_orders_the_validation_cases_best_is_chosen() -> None:
     options = [{"noise": noise} for noise in (3.0, 0.1, 1.0)]
-    ranker = tuned("noisy", context(cases(60)), options, Noisy)
+    ranker = tuned("noisy", cases(60), options, Noisy)
     assert ranker.noise == 0.1
     assert ranker.chosen["noise"] == 0.1
     assert ranker.chosen["why"] == "best of 3 on 60 validation cases"
@@ -102,72 +126,75 @@ class Stepped(Noisy):
 def test_a_number_chosen_at_an_end_of_its_list_is_told(lasts, told, caplog) -> None:
     options = [{"last": last, "decay": decay} for last in lasts for decay in (1.0, 0.5)]
     with caplog.at_level("WARNING", "trsr"):
-        ranker = tuned("few", context(cases(40)), options, Stepped)
+        ranker = tuned("few", cases(40), options, Stepped)
     assert ranker.chosen.get("at_end") == told
     assert ("rank.few.last may do better" in caplog.text) is bool(told)
 
 
 def test_between_equal_settings_the_first_is_chosen() -> None:
     options = [{"noise": 0.0, "salt": "x"}, {"noise": 0.0, "salt": "y"}]
-    assert tuned("noisy", context(cases(5)), options, Noisy).salt == "x"
+    assert tuned("noisy", cases(5), options, Noisy).salt == "x"
 
 
 def test_without_validation_cases_the_first_setting_is_taken_and_that_is_said() -> None:
     options = [{"noise": 3.0}, {"noise": 0.1}]
-    for given_context in (context(), context(cases(5), quality=None)):
-        ranker = tuned("noisy", given_context, options, Noisy)
+    for found in (
+        tuned("noisy", [], options, Noisy),
+        tuned("noisy", cases(5), options, Noisy, quality=None),
+    ):
+        ranker = found
         assert ranker.noise == 3.0
         assert ranker.chosen == {"noise": 3.0, "why": "no validation cases: the first setting"}
 
 
 def test_a_single_setting_asks_no_validation_case() -> None:
-    ranker = tuned("noisy", context(cases(5)), [{"noise": 1.0}], Noisy)
+    ranker = tuned("noisy", cases(5), [{"noise": 1.0}], Noisy)
     assert ranker.asked == []
     assert ranker.chosen["why"] == "the only setting"
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.permutations(range(20)), st.integers(1, 25))
+@drawn(st.permutations(range(20)), st.integers(1, 25))
 def test_cases_to_tune_on_are_drawn_by_their_own_lot(order: list[int], most: int) -> None:
     every = cases(20)
-    few = RankSettings(tune_cases=most)
-    straight = validation_cases(context(every, settings=few))
-    turned = validation_cases(context([every[n] for n in order], settings=few))
+
+    def drawn(valid: list[Case], most: int) -> list[Case]:
+        ranker = Noisy(0.0)
+        ranker.resources = given(CATALOG, RankSettings(tune_cases=most))
+        return validation_cases(
+            ranker, FitData(CATALOG, LOG, validation=lambda: valid), FitOptions()
+        )
+
+    straight = drawn(every, most)
+    turned = drawn([every[n] for n in order], most)
     assert len(straight) == min(most, 20)
     assert {one.query.id for one in straight} == {one.query.id for one in turned}
     assert [one.query.id for one in straight] == [one.query.id for one in every if one in straight]
-    assert len(validation_cases(context(every, settings=RankSettings(tune_cases=0)))) == 20
+    assert len(drawn(every, 0)) == 20
 
 
 # --- blend: its parts
 
 
-def ranked(scores: dict[str, float], name: str = "q") -> RankedList:
-    items = tuple(Item(one) for one in scores)
-    return RankedList.of(Query(name, UserHistory("u", ()), items), list(scores.values()))
-
-
 def test_scores_are_standardized_within_a_query() -> None:
-    found = standardized(ranked({"a": 1.0, "b": 3.0, "c": 5.0}))
     # mean 3, variance (4 + 0 + 4)/3
     root = math.sqrt(8 / 3)
-    assert found == pytest.approx({"a": -2 / root, "b": 0, "c": 2 / root})
-    assert standardized(ranked({"a": 7.7, "b": 7.7, "c": 7.7})) == {"a": 0, "b": 0, "c": 0}
-    assert standardized(ranked({"a": 0.0, "b": 0.0})) == {"a": 0, "b": 0}
+    assert standardized(np.array([1.0, 3.0, 5.0])) == pytest.approx([-2 / root, 0, 2 / root])
+    assert standardized(np.array([7.7, 7.7, 7.7])).tolist() == [0, 0, 0]
+    assert standardized(np.array([0.0, 0.0])).tolist() == [0, 0]
 
 
 @settings(deadline=None)
-@given(
+@drawn(
     st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=9), st.floats(0.01, 100), st.floats(-9, 9)
 )
 def test_standardizing_forgets_unit_and_origin(scores, unit, origin) -> None:
-    names = [f"i{n}" for n in range(len(scores))]
-    plain = dict(zip(names, scores, strict=True))
+    plain = np.array(scores)
     spread = np.std(scores)
     if spread < 1e-6 * max(map(abs, scores)) or spread < 1e-6:
         return
-    moved = standardized(ranked({name: unit * s + origin for name, s in plain.items()}))
-    assert moved == pytest.approx(standardized(ranked(plain)), rel=1e-4, abs=1e-4)
+    moved = standardized(unit * plain + origin)
+    assert moved == pytest.approx(standardized(plain), rel=1e-4, abs=1e-4)
 
 
 def examples(seed: int = 0, count: int = 40, members: int = 3) -> Examples:
@@ -217,60 +244,47 @@ def test_pure_noise_is_held_back_and_the_choice_depends_on_the_seed_alone() -> N
 # --- blend: the whole
 
 
-class Members:
-    """Rankers by name in place of the real ones, each made once."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **rankers) -> None:
-        from trsr.rank import base
-
-        real = base.RANKERS.load
-        found = {name: (lambda context, one=one: one) for name, one in rankers.items()}
-        monkeypatch.setattr(base.RANKERS, "load", lambda name: found.get(name) or real(name))
-
-
-def blend(monkeypatch, valid: list[Case], **rankers) -> BlendRanker:
-    Members(monkeypatch, **rankers)
-    rank = RankSettings(rankers=("blend",), blend=tuple(rankers))
-    made = make_ranker("blend", context(valid, settings=rank))
-    assert isinstance(made, BlendRanker)
-    return made
+def blend(valid: list[Case], **rankers) -> BlendRanker:
+    """A fitted blend of rankers that stand for those of their names."""
+    rank = RankSettings(rankers=("blend",), blend={"members": tuple(rankers)})
+    found = fitted("blend", CATALOG, LOG, rank, valid=valid, members=rankers)
+    assert isinstance(found, BlendRanker)
+    return found
 
 
 def auc(ranker, asked: list[Case]) -> float:
     return quality(asked, list(ranker.rank(one.query for one in asked)))["auc"]
 
 
-def test_the_blend_finds_the_better_member(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blend_finds_the_better_member() -> None:
     good, bad = Noisy(0.5, "good"), Noisy(50.0, "bad")
-    ranker = blend(monkeypatch, cases(200), popular=bad, bm25=good)
-    assert ranker.weights["bm25"] > 5 * abs(ranker.weights["popular"])
+    ranker = blend(cases(200), popular=bad, bm25=good)
+    assert ranker.weights_["bm25"] > 5 * abs(ranker.weights_["popular"])
     test = cases(300, seed=1, prefix="t")
     assert auc(ranker, test) > auc(good, test) - 0.02
     assert auc(ranker, test) > auc(bad, test) + 0.2
 
 
-def test_two_members_with_independent_noise_are_better_together(monkeypatch) -> None:
+def test_two_members_with_independent_noise_are_better_together() -> None:
     one, other = Noisy(0.8, "one"), Noisy(0.8, "other")
-    ranker = blend(monkeypatch, cases(200), popular=one, bm25=other)
+    ranker = blend(cases(200), popular=one, bm25=other)
     test = cases(400, seed=1, prefix="t")
     assert auc(ranker, test) > max(auc(one, test), auc(other, test)) + 0.02
 
 
-def test_a_member_that_is_wrong_gets_a_negative_weight(monkeypatch) -> None:
+def test_a_member_that_is_wrong_gets_a_negative_weight() -> None:
     class Wrong(Noisy):
         def scores(self, query: Query) -> list[float]:
             return [-score for score in super().scores(query)]
 
-    ranker = blend(monkeypatch, cases(100), popular=Wrong(0.5))
-    assert ranker.weights["popular"] < 0
+    ranker = blend(cases(100), popular=Wrong(0.5))
+    assert ranker.weights_["popular"] < 0
 
 
-def test_each_member_scores_each_validation_query_once_and_test_queries_only_when_asked(
-    monkeypatch,
-) -> None:
+def test_each_member_scores_each_validation_query_once_and_test_queries_only_when_asked() -> None:
     one, other = Noisy(1.0, "one"), Noisy(1.0, "other")
     valid, test = cases(20), cases(5, prefix="t")
-    ranker = blend(monkeypatch, valid, popular=one, bm25=other)
+    ranker = blend(valid, popular=one, bm25=other)
     assert one.asked == other.asked == [case.query.id for case in valid]
     list(ranker.rank(case.query for case in test))
     assert one.asked[20:] == other.asked[20:] == [case.query.id for case in test]
@@ -278,26 +292,14 @@ def test_each_member_scores_each_validation_query_once_and_test_queries_only_whe
     assert set(ranker.chosen["weights"]) == {"popular", "bm25"}
 
 
-def test_a_member_that_is_a_row_of_its_own_is_made_once(monkeypatch) -> None:
-    from trsr.rank import base
-
-    made = []
-    monkeypatch.setattr(
-        base.RANKERS, "load", lambda name: lambda context: made.append(name) or Noisy(1.0, name)
-    )
-    rank = RankSettings(rankers=("popular", "random", "blend"), blend=("popular",))
-    one = context(cases(5), settings=rank)
-    assert make_ranker("popular", one) is make_ranker("popular", one)
-    assert make_ranker("random", one) is not make_ranker("random", one)
-    assert made == ["popular", "random", "random"]
-
-
-def test_the_blend_answers_each_query_and_ties_what_all_members_tie(monkeypatch) -> None:
-    class Halves(QueryRanker):
+def test_the_blend_answers_each_query_and_ties_what_all_members_tie() -> None:
+    class Halves(Scorer):
         def scores(self, query: Query) -> list[float]:
             return [float(int(item.id[1:]) // 2) for item in query.candidates]
 
-    ranker = blend(monkeypatch, cases(20), popular=Halves(), bm25=Halves())
+    ranker = blend(
+        cases(20), popular=Halves(resources=given(CATALOG)), bm25=Halves(resources=given(CATALOG))
+    )
     forth = Query("q", UserHistory("u", ()), tuple(ITEMS[:9]))
     back = Query("q", UserHistory("u", ()), tuple(ITEMS[8::-1]))
     (one,), (other,) = ranker.rank([forth]), ranker.rank([back])
@@ -306,15 +308,14 @@ def test_the_blend_answers_each_query_and_ties_what_all_members_tie(monkeypatch)
     assert scores["i0"] == scores["i1"] != scores["i2"]
 
 
-def test_what_a_member_cannot_be_asked_is_left_out_of_both(monkeypatch) -> None:
+def test_what_a_member_cannot_be_asked_is_left_out_of_both() -> None:
     class Short(Noisy):
-        def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
-            for query in queries:
-                if query.id.endswith("7"):
-                    raise PromptError("too long")
-                yield RankedList.of(query, self.scores(query))
+        def scores(self, query: Query) -> list[float]:
+            if query.id.endswith("7"):
+                raise PromptError("too long")
+            return super().scores(query)
 
-    ranker = blend(monkeypatch, cases(20), popular=Short(0.5), bm25=Noisy(1.0))
+    ranker = blend(cases(20), popular=Short(0.5), bm25=Noisy(1.0))
     assert ranker.chosen["unfit"] == 2
     test = [case.query for case in cases(10, prefix="t")]
     skipped: list[str] = []
@@ -325,10 +326,9 @@ def test_what_a_member_cannot_be_asked_is_left_out_of_both(monkeypatch) -> None:
 
 def test_a_blend_that_cannot_be_learned_is_refused() -> None:
     with pytest.raises(ConfigError, match="validation cases, and there are none"):
-        make_ranker("blend", context(settings=RankSettings(rankers=("blend",))))
-    for name, message in (("bm52", "did you mean bm25"), ("blend", "no member 'blend'")):
-        with pytest.raises(ConfigError, match=message):
-            make_ranker("blend", context(cases(3), settings=RankSettings(blend=(name,))))
+        blend([], popular=Noisy(1.0))
+    with pytest.raises(ConfigError, match="did you mean bm25"):
+        fitted("blend", CATALOG, LOG, RankSettings(blend={"members": ["bm52"]}), valid=cases(3))
 
 
 # --- settings
@@ -337,10 +337,16 @@ def test_a_blend_that_cannot_be_learned_is_refused() -> None:
 def test_members_are_checked_with_the_other_settings() -> None:
     data = {"data": {"dataset": "ml-100k"}}
     with pytest.raises(ConfigError) as error:
-        check_config(data | {"rank": {"blend": ["item_kn", "blend"], "tune_on": ["ndgc@10"]}})
-    for words in ("rank.blend: there is no ranker 'item_kn'", "blend cannot be", "rank.tune_on"):
+        check_config(
+            data | {"rank": {"blend": {"members": ["item_kn", "blend"]}, "tune_on": ["ndgc@10"]}}
+        )
+    for words in (
+        "rank.blend.members: there is no ranker 'item_kn'",
+        "blend cannot be",
+        "rank.tune_on",
+    ):
         assert words in str(error.value)
-    untrained = {"rankers": ["blend"], "blend": ["llm"]}
+    untrained = {"rankers": ["blend"], "blend": {"members": ["llm"]}}
     with pytest.raises(ConfigError, match=r"train\.epochs is 0"):
         check_config(data | {"rank": untrained, "train": {"epochs": 0}})
 
@@ -350,6 +356,6 @@ def test_rankings_depend_on_the_settings_of_the_used_rankers_only() -> None:
     assert set(RankSettings(rankers=("ease",)).meaning()) == {
         *("rankers", "ease", "tune_on", "tune_cases")
     }
-    blended = RankSettings(rankers=("blend",), blend=("text_knn",)).meaning()
+    blended = RankSettings(rankers=("blend",), blend={"members": ("text_knn",)}).meaning()
     assert {"blend", "text_knn", "text_model", "text_fields", "tune_cases"} <= set(blended)
     assert not {"ease", "bm25", "item_knn", "queries_per_batch"} & set(blended)

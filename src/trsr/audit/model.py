@@ -15,7 +15,6 @@ from trsr.pipeline.artifacts import adapter_of, with_summary
 from trsr.pipeline.full import PROPOSALS, read_proposals
 from trsr.progress import Progress
 from trsr.rank import YesNoRanker, rank_what_fits
-from trsr.rank.settings import JUDGES
 from trsr.recommender import judge
 from trsr.settings import derive_seed
 from trsr.store.rundir import RunDirectory
@@ -45,7 +44,9 @@ def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Ch
     """
     used = run.config.rank.used
     why = "" if queries else "needs the language model: give --llm-queries N"
-    if not JUDGES & set(used):  # a model that the run never asked says nothing of its figures
+    if not run.config.rank.those(
+        "uses_llm"
+    ):  # a model that the run never asked says nothing of its figures
         why = f"no ranker of the run asks a language model ({', '.join(used)})"
     cases = [] if why else list(_cases(run, queries))
     if len(cases) < 2:

@@ -11,11 +11,10 @@ import polars as pl
 from trsr.audit.evidence import Check, Evidence, State
 from trsr.errors import ConfigError
 from trsr.evaluate.statistics import LEVEL, Difference, compare_columns, holm
-from trsr.rank.blend import Examples, fit_weights
-from trsr.rank.bm25 import Bm25Index, Bm25Ranker
-from trsr.rank.item_knn import ItemKnnRanker
-from trsr.rank.matrix import InteractionMatrix
-from trsr.rank.tune import QueryRanker
+from trsr.rank import FitData, FitOptions, Ranker, Resources
+from trsr.rank.blend import Examples, fit_weights, standardized
+from trsr.rank.bm25 import Bm25Ranker
+from trsr.rank.item_knn import ItemKnnConfig, ItemKnnRanker
 from trsr.settings import derive_seed
 from trsr.types import Case, Query, RankedList, UserHistory
 
@@ -106,30 +105,37 @@ def _longer(run: Evidence, recent: int) -> tuple[list[Case], str]:
     return found, ""
 
 
-def _ranker(run: Evidence, view: str) -> QueryRanker:
+def _ranker(run: Evidence, view: str) -> Ranker:
     """Each item of the history counts alike, as in a profile.
 
     Raises:
         ConfigError: If its library is not installed.
     """
+    catalog = run.dataset.catalog
+    ranker: Ranker
     if view == "co-occurrence":
-        return ItemKnnRanker(InteractionMatrix(run.dataset.interactions, "item_knn"), SHRINKAGE)
-    prompts = run.config.prompts
-    texts = {"text_fields": prompts.fields, "text_words": prompts.words}
-    settings = run.config.rank.model_copy(update=texts)
-    return Bm25Ranker(Bm25Index(run.dataset.catalog, settings), 0, 1.0)
+        one = ItemKnnConfig(shrinkage=(SHRINKAGE,), popularity=(0.0,))
+        ranker = ItemKnnRanker(one, Resources(catalog), "item_knn")
+    else:
+        prompts = run.config.prompts
+        texts = {"text_fields": prompts.fields, "text_words": prompts.words}
+        settings = run.config.rank.model_copy(update=texts)
+        alike = settings.table("bm25").model_copy(update={"last": (0,), "decay": (1.0,)})
+        ranker = Bm25Ranker(alike, Resources(catalog, settings), "bm25")
+    ranker.fit(FitData(catalog, run.dataset.interactions), FitOptions())
+    return ranker
 
 
-def _aucs(ranker: QueryRanker, cases: Sequence[Case], recent: int) -> tuple[Array, Array]:
+def _aucs(ranker: Ranker, cases: Sequence[Case], recent: int) -> tuple[Array, Array]:
     """AUC of each query by the recent items, and by them and those before."""
     last = _ranked(ranker, cases, -recent, None)
     before = _ranked(ranker, cases, 0, -recent)
-    examples = Examples.of(cases, [last, before])
+    examples = Examples.of(cases, [_standardized(cases, one) for one in (last, before)])
     return _auc(examples, examples.scores[:, :, 0]), _auc(examples, _blended(examples))
 
 
 def _ranked(
-    ranker: QueryRanker, cases: Sequence[Case], start: int, end: int | None
+    ranker: Ranker, cases: Sequence[Case], start: int, end: int | None
 ) -> Mapping[str, RankedList]:
     """The lists by query id, of a part of each history."""
     found = {}
@@ -137,7 +143,7 @@ def _ranked(
         query = case.query
         part = UserHistory(query.history.user, query.history.interactions[start:end])
         asked = Query(query.id, part, query.candidates)
-        found[query.id] = RankedList.of(asked, list(ranker.scores(asked)))
+        (found[query.id],) = ranker.rank([asked])
     return found
 
 
@@ -151,6 +157,16 @@ def _blended(examples: Examples) -> Array:
         if (fold == n).any() and (fold != n).any():
             sums[fold == n] = examples.scores[fold == n] @ fit_weights(examples[fold != n], L2)
     return sums
+
+
+def _standardized(cases: Sequence[Case], lists: Mapping[str, RankedList]) -> Mapping[str, Array]:
+    """The candidates' standardized scores, by query id."""
+    found = {}
+    for case in cases:
+        query = case.query
+        scores = {entry.item: entry.score for entry in lists[query.id]}
+        found[query.id] = standardized(np.array([scores[item.id] for item in query.candidates]))
+    return found
 
 
 def _auc(examples: Examples, scores: Array) -> Array:

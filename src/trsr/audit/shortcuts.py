@@ -13,7 +13,7 @@ from trsr.audit.evidence import Check, Evidence, State, counted
 from trsr.audit.texts import ids_in_prompt
 from trsr.errors import DataError
 from trsr.evaluate import AnswerKey
-from trsr.rank.settings import JUDGES
+from trsr.rank.settings import RankSettings
 from trsr.settings import derive_seed
 
 LOOKED_AT = 5000
@@ -244,7 +244,7 @@ def _ties(key: AnswerKey, ranker: str, run: Evidence) -> Check:
     share = tied / answered
     seen = f"the target ties in {counted(tied, answered, 'queries')}"
     state: State = "ok"
-    if share >= TIED_MOSTLY and ranker in JUDGES:
+    if share >= TIED_MOSTLY and RankSettings().traits(ranker).uses_llm:
         state, seen = "finding", f"{seen}: the scores say little (see model.dtype)"
     elif share >= TIED:
         state, seen = "warning", f"{seen}; each counts as its expected value"

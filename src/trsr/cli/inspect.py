@@ -39,10 +39,9 @@ def _installed(config: Config) -> Iterator[str]:
     """Whether the packages that what is asked needs are there, and which models are asked."""
     from importlib.util import find_spec
 
-    from trsr.rank.settings import JUDGES
     from trsr.summarize.settings import SILENT
 
-    ranking = [config.model] if JUDGES & set(config.rank.used) else []
+    ranking = [config.model] if config.rank.those("uses_llm") else []
     writing = [] if config.summarize.strategy in SILENT else [config.summarizer]
     needs = {"transformers": "local", "openvino": "openvino", "openai": "openai"}
     modules = {"transformers": "torch", "openvino": "openvino_genai", "openai": "openai"}
@@ -51,16 +50,12 @@ def _installed(config: Config) -> Iterator[str]:
             raise ConfigError(
                 f"the backend {backend} is not installed: pip install 'trsr[{needs[backend]}]'"
             )
-    baselines = ("item_knn", "item_knn_recent", "ease", "blend")
-    libraries = {"bm25": "bm25s", "bm25_summary": "bm25s"} | dict.fromkeys(baselines, "scipy")
-    libraries |= dict.fromkeys(("sasrec", "gru4rec", "bert4rec"), "transformers")
-    rank = config.rank
-    libraries |= dict.fromkeys(rank.embedding, "sentence_transformers")
-    extras = {"transformers": "local", "sentence_transformers": "embeddings"}
-    for ranker in sorted(set(rank.used) & set(libraries)):
-        if find_spec(libraries[ranker]) is None:
-            extra = extras.get(libraries[ranker], "baselines")
-            raise ConfigError(f"the ranker {ranker} is not installed: pip install 'trsr[{extra}]'")
+    for ranker in config.rank.used:
+        for module, extra in config.rank.traits(ranker).extras:
+            if find_spec(module) is None:
+                raise ConfigError(
+                    f"the ranker {ranker} is not installed: pip install 'trsr[{extra}]'"
+                )
     for kind, models in (("ranking", ranking), ("summaries", writing)):
         asked = [f"{one.name} through {one.backend}" for one in models] or ["none is asked"]
         yield f"model for {kind}: {asked[0]}"

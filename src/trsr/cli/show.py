@@ -20,7 +20,6 @@ from trsr.pipeline.growth import Growth, growth, page_writer
 from trsr.pipeline.told import told_summaries
 from trsr.prompts import PromptWriter
 from trsr.rank import read_rankings
-from trsr.rank.settings import JUDGES, TOLD
 from trsr.recommender import Recommender, judge_writer
 from trsr.types import Case, Query, Summary, UserHistory
 
@@ -114,8 +113,9 @@ class _Asked:
 
     def lines(self, query: Query) -> Iterator[str]:
         """The first prompt about a query, as it is written for the rankers that ask a model."""
-        used = set(self.config.rank.used)
-        if not JUDGES & used:
+        rank = self.config.rank
+        asking = rank.those("uses_llm")
+        if not asking:
             yield "no ranker of this run asks a language model, so there is no prompt"
             yield ""
             return
@@ -123,7 +123,7 @@ class _Asked:
         if chosen is not None:
             found = tuple(self.dataset.catalog[item] for item in chosen)
             query = dataclasses.replace(query, candidates=found)
-        told = bool(TOLD & used)
+        told = bool(rank.those("reads_summary", asking))
         if not told:
             nothing = UserHistory(query.history.user, ())
             query = dataclasses.replace(query, history=nothing, summary=None)

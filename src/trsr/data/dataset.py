@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from trsr.data.cases import MET, OPEN_SCHEMA, SCHEMA
@@ -49,6 +51,34 @@ class Catalog:
             KeyError: If there is none.
         """
         return self._made(item)
+
+    def number(self, item: str) -> int:
+        """The place of an id in the catalogue.
+
+        Raises:
+            KeyError: If there is no such item.
+        """
+        return self._rows[item]
+
+    def numbers(self, items: pl.Series) -> npt.NDArray[np.int64]:
+        """The places of ids in the catalogue.
+
+        Raises:
+            KeyError: If an item is not in it.
+        """
+        found = items.replace_strict(
+            self.frame["id"],
+            pl.int_range(len(self), eager=True),
+            default=-1,
+            return_dtype=pl.Int64,
+        ).to_numpy()
+        if len(found) and found.min() < 0:
+            raise KeyError(items.gather(np.flatnonzero(found < 0)[:1])[0])
+        return found
+
+    def at(self, number: int) -> Item:
+        """The item at a place."""
+        return self._made(self.ids[number])
 
     @cached_property
     def ids(self) -> Sequence[str]:

@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from trsr.errors import ModelError
 from trsr.neural.networks import NETWORKS, Network
-from trsr.neural.settings import NetworkSettings
-from trsr.neural.table import Floats, ItemTable, TextUse
+from trsr.neural.settings import NetworkSettings, TextUse
+from trsr.neural.table import Floats, ItemTable
 from trsr.neural.windows import PAD, Ints, batches, padded, windows
 from trsr.progress import Progress, Silent
 from trsr.settings import derive_seed

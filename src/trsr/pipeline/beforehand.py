@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.errors import ConfigError
-from trsr.rank import checked
+from trsr.rank import FitData, FitOptions, Resources, case_batches, make_ranker, scored
 from trsr.rank.blend import check_cases
-from trsr.rank.ease import check_size
-from trsr.rank.lists import read_lists
-from trsr.rank.settings import JUDGES
+from trsr.rank.ease import EaseRanker, check_size
 
 
 def check_prepared(config: Config, dataset: Dataset) -> None:
@@ -23,23 +19,28 @@ def check_prepared(config: Config, dataset: Dataset) -> None:
         DataError: If lists made elsewhere are not those of the cases' candidates.
     """
     made = set(config.rank.rankers)
-    if config.data.candidates == "full" and JUDGES & set(config.rank.used):
-        made.add(config.rank.first_stage)
-    used = config.rank.only(*made).used  # with a blend's members
-    if "blend" in used or config.rank.split == "valid":
+    made.add(config.rank.first_stage)
+    used = config.rank.only(*sorted(made)).used  # with a blend's members
+    learning = config.rank.those("learns_weights", used)
+    if learning or config.rank.split == "valid":
         cases = len(dataset.cases("valid"))
         if not cases and config.rank.split == "valid":
             raise ConfigError(
                 "rank.split is valid, but there are no validation cases; set data.valid_cases"
             )
-        if "blend" in used:
+        if learning:
             check_cases(cases)
-    for name, one in config.rank.elsewhere.items():
+    resources = Resources(dataset.catalog, config.rank)
+    for name in config.rank.elsewhere:
         splits = {config.rank.split} if name in config.rank.rankers else set()
-        splits |= {config.rank.split, "valid"} if name in config.rank.blended else set()
-        lists = read_lists(name, one)
+        splits |= {config.rank.split, "valid"} if name in config.rank.asked else set()
+        lists = make_ranker(name, resources)
+        lists.fit(FitData(dataset.catalog, dataset.interactions), FitOptions())
         for split in sorted(splits):
             # each list is looked at, so that none is refused after hours
-            deque(checked(lists, dataset.cases(split).queries(), name), maxlen=0)
-    if "ease" in used:
-        check_size(dataset.interactions["item"].n_unique(), config.rank.ease)
+            for batch in case_batches(dataset.cases(split), dataset.catalog, {}):
+                scored(lists, batch, name)
+    for name in used:
+        ranker = make_ranker(name, resources)
+        if isinstance(ranker, EaseRanker):
+            check_size(dataset.interactions["item"].n_unique(), ranker.config)

@@ -9,7 +9,7 @@ from typing import Any
 
 from trsr.evaluate.costs import RankerCost
 from trsr.llm.stored import Tally
-from trsr.types import RankedList
+from trsr.rank import RankedBatch
 
 
 class CostBook:
@@ -40,7 +40,7 @@ class CostBook:
         yield
         self._preparing[name] = time.perf_counter() - started
 
-    def ranking(self, name: str, lists: Iterable[RankedList]) -> Iterator[RankedList]:
+    def ranking(self, name: str, lists: Iterable[RankedBatch]) -> Iterator[RankedBatch]:
         """Yields the lists as they are; when all are there, their cost is in the book.
 
         Args:
@@ -55,7 +55,7 @@ class CostBook:
             seconds += time.perf_counter() - started
             if ranked is None:
                 break
-            queries += 1
+            queries += len(ranked)
             yield ranked
         found = {key: count - before[key] for key, count in self._counts().items()}
         self._found[name] = RankerCost(

@@ -11,7 +11,7 @@ from trsr.data.cases import OPEN_FORMAT
 from trsr.pipeline.artifacts import SUMMARY_FORMAT
 from trsr.pipeline.stair import SOURCE, fingerprint
 from trsr.prompts import load_domain
-from trsr.rank.settings import JUDGES, RANKERS, SUMMARY_ALONE, SUMMARY_READERS, RankSettings
+from trsr.rank.settings import RankSettings
 
 _FORMAT = "format of summaries"
 
@@ -24,16 +24,15 @@ def data_seed(config: Config) -> int:
 def used_splits(config: Config) -> list[str]:
     """The splits whose summaries some later stage reads."""
     train = ["train"] if config.trained else []
-    blended = SUMMARY_READERS & set(config.rank.blended)
+    blended = config.rank.those("reads_summary", config.rank.asked)
     asked = config.rank.split if reads_summaries(config) else ""
     valid = blended or (train and config.train.validate_steps) or asked == "valid"
     return [*train, *(["valid"] if valid else []), *(["test"] if asked == "test" else [])]
 
 
 def reads_summaries(config: Config) -> bool:
-    """Whether some ranker may read summaries; of another package's rankers it is not known."""
-    used = set(config.rank.used)
-    return bool(SUMMARY_READERS & used) or any(map(RANKERS.added, used))
+    """Whether some ranker reads summaries."""
+    return bool(config.rank.those("reads_summary"))
 
 
 def ranked_splits(config: Config) -> list[str]:
@@ -75,7 +74,8 @@ def summarize_settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _judge_settings(config: Config) -> dict[str, Any]:
+def judge_settings(config: Config) -> dict[str, Any]:
+    """What the ranking model is, and what is said to it."""
     excluded = {"summary_item_words", "summary_numbers", "summary_words"}
     domain = load_domain(config.prompts.domain)
     plain = [] if config.summarized else [turn.model_dump() for turn in domain.judge_plain]
@@ -94,7 +94,7 @@ def train_settings(config: Config) -> dict[str, Any]:
     # the run's own seed, named again, draws the same
     seed = None if config.train_seed == config.run.seed else config.train_seed
     own = config.train.meaning() | {"seed": seed}
-    return {"train": own} | _judge_settings(config)
+    return {"train": own} | judge_settings(config)
 
 
 def draws_apart(config: Config, rank: RankSettings) -> bool:
@@ -106,22 +106,23 @@ def rank_settings(config: Config) -> dict[str, Any]:
     """The used rankers' settings, and of a language model its words and how it scores."""
     own = config.rank.meaning()
     apart = draws_apart(config, config.rank)
+    # The first stage is fitted too, and reads settings that no ranker of the table may read.
+    first = config.rank.only(config.rank.first_stage)
+    own["first"] = first.meaning()
+    apart = apart or draws_apart(config, first)
     if config.data.candidates == "full":
-        # The first stage reads settings that no ranker of the table may read.
-        first = config.rank.only(config.rank.first_stage)
-        own |= {"first": first.meaning()} | _full_settings(config)
-        apart = apart or draws_apart(config, first)
+        own |= _full_settings(config)
     if config.rank.elsewhere:
         own["lists"] = {
             name: {"ranker": one.ranker, SOURCE: fingerprint(dict(_numbered(one.files)))}
             for name, one in config.rank.elsewhere.items()
         }
     drawn = {"train": {"seed": config.train_seed}} if apart else {}
-    if not JUDGES & set(config.rank.used):
-        if SUMMARY_ALONE & set(config.rank.used) and config.prompts.summary_of != "own":
+    if not config.rank.those("uses_llm"):
+        if config.rank.those("reads_summary") and config.prompts.summary_of != "own":
             own["summary_of"] = config.prompts.summary_of
         return {"rank": own, "run": {"seed": config.run.seed}} | drawn
-    return {"rank": own, "scorer": config.model.scorer} | _judge_settings(config) | drawn
+    return {"rank": own, "scorer": config.model.scorer} | judge_settings(config) | drawn
 
 
 def _numbered(files: Iterable[Path]) -> Iterator[tuple[str, Path]]:

@@ -17,7 +17,6 @@ from trsr.pipeline.stair import Job
 from trsr.pipeline.told import told_summaries
 from trsr.prompts import PromptWriter
 from trsr.rank import Rankings, p_yes
-from trsr.rank.settings import JUDGES
 from trsr.summarize.settings import SILENT
 from trsr.types import Case, Item, RankedList, Summary
 
@@ -72,18 +71,17 @@ def examples(
 
 def tells_summary(config: Config, ranker: str) -> bool:
     """Whether a ranker reads the user's summary."""
-    members = config.rank.blend if ranker == "blend" else (ranker,)
-    return config.reads_summary(members)
+    return config.reads_summary(config.rank.with_members(ranker))
 
 
 def asks_model(config: Config, ranker: str) -> bool:
     """Whether a ranker asks a language model, itself or by a member."""
-    return bool(JUDGES & set(config.rank.blend if ranker == "blend" else (ranker,)))
+    return bool(config.rank.those("uses_llm", config.rank.with_members(ranker)))
 
 
 def _notes(config: Config) -> list[str]:
     """In which words the items are shown."""
-    ranking = bool(JUDGES & set(config.rank.used))
+    ranking = bool(config.rank.those("uses_llm"))
     if config.summarize.strategy not in SILENT:
         those = "those of" if ranking else "those that would stand in"
         return [
@@ -174,7 +172,7 @@ class _View:
             right = entry.item in case.relevant
             if place > SHOWN and not right:
                 continue
-            likely = p_yes(entry.score) if self.ranker in JUDGES else None
+            likely = p_yes(entry.score) if likely_called(self.ranker) else None
             yield ShownCandidate(self._line(items[entry.item]), likely, right, f"{place:,}")
 
     def _elsewhere(self, case: Case, ranked: RankedList) -> Iterator[ShownCandidate]:

@@ -137,7 +137,9 @@ class FinishedRun:
     @property
     def blended(self) -> Sequence[str]:
         """The blend's members, where it is among the rankers."""
-        members: Sequence[str] = self._settings.get("rank", {}).get("blend", ())
+        blend = self._settings.get("rank", {}).get("blend", {})
+        # kept runs have the members alone
+        members: Sequence[str] = blend.get("members", ()) if isinstance(blend, dict) else blend
         return members if "blend" in self.rankers else ()
 
     @cached_property

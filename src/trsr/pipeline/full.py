@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,12 @@ import polars as pl
 
 from trsr.config import Config
 from trsr.data import Cases, Catalog
-from trsr.errors import ConfigError, DataError
+from trsr.errors import DataError
 from trsr.evaluate.report import Estimate
 from trsr.evaluate.table import number
-from trsr.rank import Ranker, checked, top
+from trsr.rank import Ranker, case_batches, ranked, scored
 from trsr.store import files
 from trsr.store.tables import read_table
-from trsr.types import Query, Summary
 
 PROPOSALS = "proposals.parquet"
 """Columns `query` and `items`, best first: what the first stage proposed."""
@@ -35,14 +34,14 @@ class FirstStage:
         config: All settings.
         cases: The test cases.
         catalog: The items.
-        make: Makes a ranker by its name, and says whether it asks a language model.
-        told: Is told of each query that is done.
+        make: Gives a fitted ranker by its name.
+        told: Is told of each batch of queries that is done.
     """
 
     config: Config
     cases: Cases
     catalog: Catalog
-    make: Callable[[str], tuple[Ranker, bool]]
+    make: Callable[[str], Ranker]
     told: Callable[[str], None]
     _made: dict[str, list[str]] | None = None
 
@@ -51,43 +50,24 @@ class FirstStage:
         """Whether any ranker has asked for proposals."""
         return self._made is not None
 
-    def queries(self, summaries: Mapping[str, Summary]) -> Iterator[Query]:
-        """The queries, with the proposals for candidates; these are made before it returns."""
-        return self._with(self._proposals(), summaries)
-
-    def _with(
-        self, found: Mapping[str, Sequence[str]], summaries: Mapping[str, Summary]
-    ) -> Iterator[Query]:
-        for name, history in self.cases.histories():
-            items = tuple(self.catalog[item] for item in found[name])
-            yield Query(name, history, items, summaries.get(name))
-
     def write(self, path: Path) -> None:
         """Writes what was proposed."""
-        found = self._proposals()
+        found = self.proposals()
         schema = {"query": pl.String(), "items": pl.List(pl.String())}
         files.write_parquet(pl.DataFrame([list(found), list(found.values())], schema=schema), path)
 
-    def _proposals(self) -> dict[str, list[str]]:
+    def proposals(self) -> dict[str, list[str]]:
+        """Item ids by query id, best first."""
         if self._made is None:
             size, seed = self.config.rank.proposals, self.config.run.seed
             found: dict[str, list[str]] = {}
-            name = self.config.rank.first_stage
-            for ranked in checked(self._ranker(), self.cases.queries(), name):
-                found[ranked.query] = [entry.item for entry in top(ranked, size, seed)]
+            ranker = self.make(self.config.rank.first_stage)
+            for batch in case_batches(self.cases, self.catalog, {}):
+                for one in ranked(batch, scored(ranker, batch), size, seed).lists():
+                    found[one.query] = [entry.item for entry in one]
                 self.told(f"first stage {len(found)}/{len(self.cases)}")
             self._made = found
         return self._made
-
-    def _ranker(self) -> Ranker:
-        name = self.config.rank.first_stage
-        ranker, dear = self.make(name)
-        if dear:
-            raise ConfigError(
-                f"rank.first_stage: {name} needs a language model, and would rank the whole "
-                "catalogue for every query; name a cheap ranker, such as popular"
-            )
-        return ranker
 
 
 def read_proposals(path: Path) -> dict[str, list[str]]:
@@ -135,7 +115,7 @@ def full_notes(config: Config, first: Mapping[str, Any] | None) -> tuple[str, ..
         f"{config.rank.depth:,} places, so auc is a lower bound in larger catalogues. Training and "
         "validation cases have sampled negatives."
     ]
-    if config.rank.blended:
+    if config.rank.those("learns_weights"):
         notes.append("blend: its weights are learned on validation cases with sampled negatives.")
     if first is not None:
         recall = number(Estimate(first["recall"], first["se"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trsr.rank.settings import TRAINED
+from trsr.rank.settings import RankSettings
 from trsr.store.rundir import StageRecord
 from trsr.train import hardly_learned, late_loss
 
@@ -35,7 +35,7 @@ def learning_notes(records: Mapping[str, StageRecord], rankers: Iterable[str]) -
         rankers: Which rankers it asks.
     """
     info = records["train"].info if "train" in records else {}
-    asking = [name for name in rankers if name in TRAINED]
+    asking = RankSettings().those("needs_training", rankers)
     if not info.get(FLAG) or not asking:
         return []
     return [

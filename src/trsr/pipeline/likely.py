@@ -6,17 +6,17 @@ from collections.abc import Collection
 
 from trsr.config import Config
 from trsr.evaluate.calibration import P_YES
-from trsr.rank.settings import JUDGES, TRAINED
+from trsr.rank.settings import RankSettings
 
 
 def likely_called(ranker: str) -> str:
     """What a ranker's probabilities are called; empty where its score is no log-odds of yes."""
-    return P_YES if ranker in JUDGES else ""
+    return P_YES if RankSettings().traits(ranker).log_odds else ""
 
 
 def likely_notes(config: Config, rankers: Collection[str]) -> list[str]:
     """What a reader of these rankers' probabilities must know of them."""
-    trained = [name for name in rankers if name in TRAINED]
+    trained = config.rank.those("needs_training", rankers)
     notes = []
     if trained and config.train.loss == "listwise":
         notes.append(

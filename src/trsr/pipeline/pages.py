@@ -22,7 +22,6 @@ from trsr.pipeline.records import made_with, stage_times
 from trsr.pipeline.stair import Job
 from trsr.progress import Progress
 from trsr.rank import Rankings
-from trsr.rank.settings import JUDGES, SUMMARY_ALONE, TOLD
 from trsr.summarize.settings import SILENT
 from trsr.trec import file_name, write_qrels, write_trec_run
 from trsr.types import RankedList, Summary
@@ -100,16 +99,18 @@ def write_pages(
 def _subtitle(config: Config, rankings: Iterable[str]) -> str:
     """What ranked, summarized and was told; no model that nothing asked."""
     strategy, used = config.summarize.strategy, {*config.rank.used, *rankings}
-    judge = [config.model.name] if JUDGES & used else []
-    if TOLD & used and (config.summarized or strategy == "none"):
+    asking = {*config.rank.those("uses_llm", used)}
+    reading = {*config.rank.those("reads_summary", used)}
+    judge = [config.model.name] if asking else []
+    if asking & reading and (config.summarized or strategy == "none"):
         whose = " of other users" if config.prompts.summary_of == "another" else ""
         kind = f"{strategy} summaries{whose}" if config.summarized else "no summaries"
         return ", ".join([*judge, kind, _told(config)])
-    told = [_told(config)] if TOLD & used else ["told nothing of the user"] if judge else []
+    told = [_told(config)] if asking & reading else ["told nothing of the user"] if judge else []
     if strategy == "none":
         return ", ".join([*judge, *told]) or "no language model was asked"
     wrote = "" if strategy in SILENT else f" by {config.summarizer.name}"
-    untold = "" if SUMMARY_ALONE & used else ", which no ranker is told"
+    untold = "" if reading - asking else ", which no ranker is told"
     return ", ".join([*judge, *told, f"{strategy} summaries{wrote}{untold}"])
 
 

@@ -48,8 +48,7 @@ from trsr.pipeline.told import told_cases
 from trsr.plugins import PluginTable
 from trsr.prompts import PromptWriter
 from trsr.rank import YesNoRanker, rank_what_fits, read_rankings
-from trsr.rank.settings import JUDGES, SUMMARY_ALONE
-from trsr.recommender import judge_writer, open_stored, summary_writer
+from trsr.recommender import RANKERS, judge_writer, open_stored, summary_writer
 from trsr.store import files
 from trsr.summarize import summarize
 from trsr.train import guess_loss, train
@@ -184,8 +183,7 @@ def _validation_notes(config: Config) -> Iterator[str]:
         "These are the validation cases (rank.split = valid): for choosing settings. What is "
         "chosen is to be told by its values on the test cases."
     )
-    fixed = JUDGES | SUMMARY_ALONE | {"random", "popular"} | set(config.rank.lists)
-    used = [name for name in config.rank.used if name not in fixed]
+    used = [name for name in config.rank.used if config.rank.traits(name).validates]
     used += ["llm"] if config.trained and config.train.validate_steps else []
     if used:
         yield (
@@ -289,7 +287,7 @@ TRAIN = Stage(
 RANK = Stage(
     "rank",
     ("items.parquet", "interactions.parquet", *CASES, "adapter"),
-    ("rankings.parquet",),
+    ("rankings.parquet", RANKERS),
     rank_settings,
     rank_candidates,
     _rank_reads,

@@ -9,44 +9,70 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trsr.rank.base import RankContext, Ranker, checked, make_ranker, rank_what_fits
-    from trsr.rank.cut import top
-    from trsr.rank.neural import NeuralRanker, fit_neural
+    from trsr.rank.base import (
+        FitData,
+        FitOptions,
+        Ranker,
+        Resources,
+        make_ranker,
+        rank_batches,
+        rank_what_fits,
+        score_what_fits,
+        scored,
+    )
+    from trsr.rank.batch import (
+        QueryBatch,
+        RankedBatch,
+        ScoreBatch,
+        batched,
+        case_batches,
+        ranked,
+    )
     from trsr.rank.rankings import Rankings, read_rankings, write_rankings
-    from trsr.rank.settings import RANKERS, RankSettings
-    from trsr.rank.simple import PopularRanker, RandomRanker, popularity
+    from trsr.rank.settings import RANKERS, RankerConfig, RankSettings, Traits
+    from trsr.rank.simple import PopularRanker, RandomRanker
     from trsr.rank.yesno import YesNoRanker, p_yes
+
+_HOMES = {
+    "base": (
+        *("FitData", "FitOptions", "Ranker", "Resources", "make_ranker", "rank_batches"),
+        *("rank_what_fits", "score_what_fits", "scored"),
+    ),
+    "batch": ("QueryBatch", "RankedBatch", "ScoreBatch", "batched", "case_batches", "ranked"),
+    "rankings": ("Rankings", "read_rankings", "write_rankings"),
+    "settings": ("RANKERS", "RankSettings", "RankerConfig", "Traits"),
+    "simple": ("PopularRanker", "RandomRanker"),
+    "yesno": ("YesNoRanker", "p_yes"),
+}
 
 __all__ = [
     "RANKERS",
-    "NeuralRanker",
+    "FitData",
+    "FitOptions",
     "PopularRanker",
+    "QueryBatch",
     "RandomRanker",
-    "RankContext",
     "RankSettings",
+    "RankedBatch",
     "Ranker",
+    "RankerConfig",
     "Rankings",
+    "Resources",
+    "ScoreBatch",
+    "Traits",
     "YesNoRanker",
-    "checked",
-    "fit_neural",
+    "batched",
+    "case_batches",
     "make_ranker",
     "p_yes",
-    "popularity",
+    "rank_batches",
     "rank_what_fits",
+    "ranked",
     "read_rankings",
-    "top",
+    "score_what_fits",
+    "scored",
     "write_rankings",
 ]
-
-_HOMES = {
-    "base": ("RankContext", "Ranker", "checked", "make_ranker", "rank_what_fits"),
-    "cut": ("top",),
-    "neural": ("NeuralRanker", "fit_neural"),
-    "rankings": ("Rankings", "read_rankings", "write_rankings"),
-    "settings": ("RANKERS", "RankSettings"),
-    "simple": ("PopularRanker", "RandomRanker", "popularity"),
-    "yesno": ("YesNoRanker", "p_yes"),
-}
 
 
 def __getattr__(name: str) -> object:

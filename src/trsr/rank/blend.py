@@ -4,46 +4,76 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from trsr.errors import ConfigError, DataError
-from trsr.plugins import near, optional
-from trsr.rank.base import checked, make_ranker, rank_what_fits
+from trsr.plugins import optional
+from trsr.progress import Progress
+from trsr.rank.base import FitData, FitOptions, Ranker, score_what_fits, scored
+from trsr.rank.batch import Floats, QueryBatch, ScoreBatch, batched
+from trsr.rank.settings import NotNegative, RankerConfig, Traits
 from trsr.rank.tune import validation_cases
 from trsr.settings import derive_seed
-from trsr.types import Case, Query, RankedList
+from trsr.types import Case
 
-if TYPE_CHECKING:
-    from trsr.rank.base import RankContext, Ranker
-
-Array = npt.NDArray[np.float64]
+Array = Floats
 
 
-def standardized(ranked: RankedList) -> dict[str, float]:
-    """Each item's (score − mean) / standard deviation over a query's candidates; 0 where all tie.
+class BlendConfig(RankerConfig):
+    """A weighted sum of other rankers' scores."""
 
-    The sums are exact, so the order of the candidates changes nothing.
+    members: tuple[str, ...] = Field(
+        ("popular_recent", "item_knn", "bm25"),
+        min_length=1,
+        description="the rankers whose scores are added, with weights learned on the validation "
+        "cases",
+    )
+    l2: tuple[NotNegative, ...] = Field(
+        (0.01, 0.001, 0.1, 1.0),
+        min_length=1,
+        description="candidates for the L2 penalty on the weights, chosen by cross-validation over "
+        "validation users",
+    )
+    folds: int = Field(5, ge=2, description="folds of that cross-validation")
+
+
+def standardized(scores: Array) -> Array:
+    """(score − mean) / standard deviation over a query's candidates; 0 where all tie.
+
+    Args:
+        scores: [candidates] finite numbers, in an order that does not depend on the query's.
+    """
+    mean = scores.sum() / len(scores)
+    spread = math.sqrt(((scores - mean) ** 2).sum() / len(scores))
+    # a spread of rounding errors alone tells nothing apart
+    if spread <= 1e-12 * np.abs(scores).max():
+        return np.zeros(len(scores))
+    found: Array = (scores - mean) / spread
+    return found
+
+
+def standardized_batch(batch: QueryBatch, found: ScoreBatch) -> Array:
+    """[queries, columns] standardized scores of each query's candidates; 0 elsewhere.
 
     Raises:
         DataError: If a score is infinite.
     """
-    scores = [entry.score for entry in ranked]
-    if not (math.isfinite(scores[0]) and math.isfinite(scores[-1])):  # sorted: the rest lie between
-        raise DataError(
-            f"query {ranked.query}: a score is infinite, which cannot be added to other scores; a "
-            "blend's member must score by finite numbers"
-        )
-    mean = math.fsum(scores) / len(scores)
-    spread = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores))
-    # a spread of rounding errors alone tells nothing apart
-    if spread <= 1e-12 * max(abs(score) for score in scores):
-        return dict.fromkeys((entry.item for entry in ranked), 0.0)
-    return {entry.item: (entry.score - mean) / spread for entry in ranked}
+    result = batch.blank()
+    for row, query in enumerate(batch.ids):
+        places = batch.places[row] if batch.full else np.sort(batch.places[row])
+        own = found.scores[row, places]
+        if np.isinf(own).any():
+            raise DataError(
+                f"query {query}: a score is infinite, which cannot be added to other scores; a "
+                "blend's member must score by finite numbers"
+            )
+        result[row, places] = standardized(own)
+    return result
 
 
 @dataclass(frozen=True)
@@ -63,20 +93,19 @@ class Examples:
     users: Sequence[str]
 
     @classmethod
-    def of(cls, cases: Sequence[Case], lists: Sequence[Mapping[str, RankedList]]) -> Examples:
-        """Of cases and, a member each, the lists of their queries by query id."""
+    def of(cls, cases: Sequence[Case], scores: Sequence[Mapping[str, Array]]) -> Examples:
+        """Of cases and, a member each, the candidates' standardized scores by query id."""
         widest = max(len(case.query.candidates) for case in cases)
-        scores = np.zeros((len(cases), widest, len(lists)))
+        found = np.zeros((len(cases), widest, len(scores)))
         relevant = np.zeros((len(cases), widest))
         real = np.zeros((len(cases), widest), np.bool_)
         for row, case in enumerate(cases):
             ids = [item.id for item in case.query.candidates]
             real[row, : len(ids)] = True
             relevant[row, : len(ids)] = [(i in case.relevant) / len(case.relevant) for i in ids]
-            for member, found in enumerate(lists):
-                of = standardized(found[case.query.id])
-                scores[row, : len(ids), member] = [of[i] for i in ids]
-        return cls(scores, relevant, real, [case.query.history.user for case in cases])
+            for member, own in enumerate(scores):
+                found[row, : len(ids), member] = own[case.query.id]
+        return cls(found, relevant, real, [case.query.history.user for case in cases])
 
     def __getitem__(self, rows: npt.NDArray[np.bool_]) -> Examples:
         users = list(itertools.compress(self.users, rows))
@@ -132,50 +161,86 @@ def choose_l2(examples: Examples, options: Sequence[float], folds: int, seed: in
     return options[losses.index(min(losses))]
 
 
-class BlendRanker:
+class BlendRanker(Ranker):
     """Σ weight · standardized score over the members; a weight may be negative.
 
     Scores are standardized a query and a member; a query whose candidates a member cannot tell
     apart gets 0 from it. Candidates that tie for every member tie.
 
-    Args:
-        members: The rankers by name.
-        weights: One each.
-        queries_per_batch: How many queries go to the members together.
-        chosen: Weights and how they were found, for the manifest.
+    Attributes:
+        weights_: One a member, by its name.
     """
 
-    def __init__(
-        self,
-        members: Mapping[str, Ranker],
-        weights: Mapping[str, float],
-        queries_per_batch: int = 8,
-        chosen: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.members = members
-        self.weights = weights
-        self.queries_per_batch = queries_per_batch
-        self.chosen = dict(chosen or {"weights": dict(weights)})
+    traits = Traits(learns_weights=True, extras=(("scipy", "baselines"),))
+    config: BlendConfig
+    weights_: dict[str, float]
 
-    def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
-        """Yields one list a query, in their order.
+    @classmethod
+    def members(cls, config: BlendConfig) -> tuple[str, ...]:
+        """The rankers whose scores are added."""
+        return config.members
+
+    @property
+    def batch_size(self) -> int:
+        """The least of its members'."""
+        return min(self.resources.ranker(name).batch_size for name in self.config.members)
+
+    def fit(self, data: FitData, options: FitOptions) -> None:
+        """Learns the weights on the validation cases.
+
+        Each member scores each validation case once. Cases that some member cannot be asked about
+        are left out and counted.
+
+        Raises:
+            ConfigError: If there are no validation cases.
+            DataError: If a member's score is not a finite number.
+        """
+        cases = validation_cases(self, data, options)
+        check_cases(len(cases))
+        found = [self._asked(name, cases, options.progress) for name in self.config.members]
+        whole = [case for case in cases if all(case.query.id in one for one in found)]
+        if not whole:
+            raise ConfigError(
+                "the ranker blend: no validation case fits the context of all members"
+            )
+        examples = Examples.of(whole, found)
+        l2 = choose_l2(examples, self.config.l2, self.config.folds, options.seed)
+        weights = fit_weights(examples, l2)
+        self.weights_ = {
+            name: float(weight) for name, weight in zip(self.config.members, weights, strict=True)
+        }
+        self.chosen = {
+            "weights": {name: round(weight, 4) for name, weight in self.weights_.items()},
+            "l2": l2,
+            "why": f"least loss on {len(whole)} validation cases",
+            "unfit": len(cases) - len(whole),
+        }
+
+    def _asked(self, name: str, cases: Sequence[Case], progress: Progress) -> dict[str, Array]:
+        """A member's standardized scores of the cases' candidates, by query id."""
+        ranker = self.resources.ranker(name)
+        progress.begin(len(cases), f"validation queries by {name}")
+        found = {}
+        batches = batched((case.query for case in cases), self.resources.catalog, ranker.batch_size)
+        for batch, scores in score_what_fits(ranker, batches, lambda query, error: None, name):
+            own = standardized_batch(batch, scores)
+            for row, query in enumerate(batch.ids):
+                found[query] = own[row, batch.places[row]]
+            progress.advance(len(batch))
+        return found
+
+    def score(self, batch: QueryBatch) -> ScoreBatch:
+        """[queries, columns] sums.
 
         Raises:
             PromptError: If a member that is a language model cannot be asked.
-            DataError: If a member does not rank just the candidates of each query.
+            DataError: If a member's score is not a finite number.
         """
-        source = iter(queries)
-        while batch := list(itertools.islice(source, self.queries_per_batch)):
-            found = {name: list(checked(one, batch, name)) for name, one in self.members.items()}
-            for place, query in enumerate(batch):
-                of = {name: standardized(lists[place]) for name, lists in found.items()}
-                yield RankedList.of(
-                    query,
-                    [
-                        sum(self.weights[name] * of[name][item.id] for name in self.members)
-                        for item in query.candidates
-                    ],
-                )
+        total = batch.blank()
+        for name, weight in self.weights_.items():
+            scores = scored(self.resources.ranker(name), batch, name)
+            total += weight * standardized_batch(batch, scores)
+        return ScoreBatch(total)
 
 
 def check_cases(count: int) -> None:
@@ -189,51 +254,3 @@ def check_cases(count: int) -> None:
             "the ranker blend learns its weights on validation cases, and there are none: make "
             "some (data.split, data.valid_cases), or leave blend out of rank.rankers"
         )
-
-
-def make_blend(context: RankContext) -> BlendRanker:
-    """The blend of `rank.blend`, its weights fitted on the validation cases.
-
-    Each member scores each validation case once. Cases that some member cannot be asked about are
-    left out and counted.
-
-    Raises:
-        ConfigError: If a member does not exist or there are no validation cases.
-        DataError: If a member does not rank just the candidates of each query.
-    """
-    settings = context.settings
-    for name in settings.blend:
-        others = [one for one in settings.names if one != "blend"]
-        if name not in others:
-            raise ConfigError(f"rank.blend: there is no member {name!r}{near(name, others)}")
-    cases = validation_cases(context)
-    check_cases(len(cases))
-    members = {name: make_ranker(name, context) for name in settings.blend}
-    lists = [_scored(name, one, cases, context) for name, one in members.items()]
-    whole = [case for case in cases if all(case.query.id in found for found in lists)]
-    if not whole:
-        raise ConfigError("the ranker blend: no validation case fits the context of all members")
-    examples = Examples.of(whole, lists)
-    l2 = choose_l2(examples, settings.blend_l2, settings.blend_folds, context.seed)
-    found = fit_weights(examples, l2)
-    weights = {name: float(weight) for name, weight in zip(members, found, strict=True)}
-    chosen = {
-        "weights": {name: round(weight, 4) for name, weight in weights.items()},
-        "l2": l2,
-        "why": f"least loss on {len(whole)} validation cases",
-        "unfit": len(cases) - len(whole),
-    }
-    return BlendRanker(members, weights, context.queries_per_batch, chosen)
-
-
-def _scored(
-    name: str, ranker: Ranker, cases: Sequence[Case], context: RankContext
-) -> dict[str, RankedList]:
-    """The ranker's lists of the cases' queries, by query id."""
-    context.progress.begin(len(cases), f"validation queries by {name}")
-    found = {}
-    queries = (case.query for case in cases)
-    for ranked in rank_what_fits(ranker, queries, lambda query, error: None, name):
-        found[ranked.query] = ranked
-        context.progress.advance()
-    return found

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from pydantic import Field
 
 from trsr.errors import ConfigError
 from trsr.plugins import optional
-from trsr.rank.matrix import InteractionMatrix
-from trsr.rank.tune import QueryRanker, tuned
-from trsr.types import Query
-
-if TYPE_CHECKING:
-    from trsr.rank.base import RankContext
-    from trsr.rank.baseline_settings import EaseSettings
-
+from trsr.rank.base import FitData, FitOptions, Ranker
+from trsr.rank.batch import Floats, Ints, QueryBatch, ScoreBatch
+from trsr.rank.matrix import POPULARITY, POPULARITY_IS, InteractionMatrix, known_histories
+from trsr.rank.settings import NotNegative, Positive, RankerConfig, Traits
+from trsr.rank.tune import tune
 
 _BYTES = 28
 """For each pair of items, at most: two matrices of float64, and the counts as a sparse one."""
 
-Weights = npt.NDArray[np.float64]
+
+class EaseConfig(RankerConfig):
+    """The closed-form linear item model."""
+
+    penalty: tuple[Positive, ...] = Field(
+        (200.0, 20.0, 1000.0, 5000.0, 20_000.0),
+        min_length=1,
+        description="candidates for lambda, the L2 penalty",
+    )
+    popularity: tuple[NotNegative, ...] = Field(POPULARITY, min_length=1, description=POPULARITY_IS)
+    max_items: int = Field(
+        20_000,
+        ge=1,
+        description="refuse more items with interactions than this: the dense inverse takes "
+        "up to 28 bytes × items², and the fitted ranker 8 on disk",
+    )
 
 
-class EaseRanker(QueryRanker):
+class EaseRanker(Ranker):
     """Σ B(j, i) over the history's different items j, and popularity.
 
     Steck, "Embarrassingly shallow autoencoders for sparse data" (WWW 2019), equation 8: with
@@ -36,33 +47,67 @@ class EaseRanker(QueryRanker):
     history tells nothing of, most of a sparse catalogue. Candidates that nobody met in training
     score 0.
 
-    Args:
-        matrix: Who met what in training.
-        weights: B, shape (items, items).
-        popularity: The weight of a candidate's own popularity.
+    Attributes:
+        rows_: [catalogue] an item's row in `weights_`; −1 where nobody met it.
+        fame_: [rows] the popularity of each.
+        weights_: [rows, rows] B.
+        popularity_: The weight of a candidate's own popularity.
     """
 
-    def __init__(
-        self, matrix: InteractionMatrix, weights: Weights, popularity: float = 0.0
-    ) -> None:
-        self.matrix = matrix
-        self.weights = weights
-        self.popularity = popularity
+    traits = Traits(tuned=True, extras=(("scipy", "baselines"),))
+    config: EaseConfig
+    rows_: Ints
+    fame_: Floats
+    weights_: Floats
+    popularity_: float
 
-    def scores(self, query: Query) -> Sequence[float]:
-        """One score a candidate."""
-        met = np.unique(self.matrix.rows(query.history.items))
-        met = met[met >= 0]
-        asked = self.matrix.rows(query.candidates)
+    def fit(self, data: FitData, options: FitOptions) -> None:
+        """Solves for B, its penalty tuned on the validation cases.
+
+        Raises:
+            ConfigError: If there are more items than `rank.ease.max_items`.
+        """
+        matrix = InteractionMatrix(data.interactions, data.catalog, self.name)
+        check_size(len(matrix.counts), self.config)
+        self.rows_, self.fame_ = matrix.rows, matrix.fame
+        settings = [
+            {"penalty": penalty, "popularity": popularity}
+            for penalty, popularity in itertools.product(
+                self.config.penalty, self.config.popularity
+            )
+        ]
+        # settings of one penalty follow each other: each is solved once, and two are held at most
+        solved: dict[float, Floats] = {}
+
+        def make(penalty: float, popularity: float) -> Ranker:
+            if penalty not in solved:
+                solved.clear()
+                solved[penalty] = ease_weights(matrix, penalty)
+            return self.altered(weights_=solved[penalty], popularity_=popularity)
+
+        tune(self, data, options, settings, make)
+
+    def score(self, batch: QueryBatch) -> ScoreBatch:
+        """[queries, columns] sums."""
+        sparse = optional("scipy.sparse", "baselines", f"the ranker {self.name}")
+        queries, met, _ = known_histories(batch, self.rows_)
+        # each once and in order, so that a sum does not depend on how the history was
+        pairs = np.unique(queries * len(self.fame_) + met)
+        asked = batch.extended(self.rows_, -1)[batch.columns]
         known = asked >= 0
-        total = np.zeros(len(query.candidates))
-        total[known] = self.popularity * self.matrix.fame[asked[known]]
-        if len(met) and known.any():
-            total[known] += self.weights[met[:, None], asked[known]].sum(axis=0)
-        return [float(score) for score in total]
+        found = batch.blank()
+        found[:, known] = self.popularity_ * self.fame_[asked[known]]
+        if not len(pairs):
+            return ScoreBatch(found)
+        queries, met = np.divmod(pairs, len(self.fame_))
+        read, places = np.unique(met, return_inverse=True)
+        shape = (len(batch), len(read))
+        histories = sparse.csr_array((np.ones(len(met)), (queries, places)), shape=shape)
+        found[:, known] += histories @ self.weights_[read[:, None], asked[known]]
+        return ScoreBatch(found)
 
 
-def ease_weights(matrix: InteractionMatrix, penalty: float) -> Weights:
+def ease_weights(matrix: InteractionMatrix, penalty: float) -> Floats:
     """B of EASE, shape (items, items), float64.
 
     Args:
@@ -90,11 +135,11 @@ def ease_weights(matrix: InteractionMatrix, penalty: float) -> Weights:
         inverse[row, row + 1 :] = inverse[row + 1 :, row]
     inverse /= -inverse.diagonal().copy()
     np.fill_diagonal(inverse, 0.0)
-    weights: Weights = inverse
+    weights: Floats = inverse
     return weights
 
 
-def check_size(items: int, settings: EaseSettings) -> None:
+def check_size(items: int, settings: EaseConfig) -> None:
     """Refuses a matrix that is too large.
 
     Args:
@@ -111,28 +156,3 @@ def check_size(items: int, settings: EaseSettings) -> None:
             f"rank.ease.max_items = {settings.max_items:,}. Raise it if there is the memory, keep "
             "fewer items with data.k_core, or leave ease out"
         )
-
-
-def make_ease(context: RankContext) -> EaseRanker:
-    """EASE on the training interactions, its penalty tuned on the validation cases.
-
-    Raises:
-        ConfigError: If there are more items than `rank.ease.max_items`.
-    """
-    own = context.settings.ease
-    matrix = InteractionMatrix(context.interactions, "ease")
-    check_size(len(matrix), own)
-    options = [
-        {"penalty": penalty, "popularity": popularity}
-        for penalty, popularity in itertools.product(own.penalty, own.popularity)
-    ]
-    # options of one penalty follow each other: each is solved once, and two are held at most
-    solved: dict[float, Weights] = {}
-
-    def make(penalty: float, popularity: float) -> EaseRanker:
-        if penalty not in solved:
-            solved.clear()
-            solved[penalty] = ease_weights(matrix, penalty)
-        return EaseRanker(matrix, solved[penalty], popularity)
-
-    return tuned("ease", context, options, make)

@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
+from pydantic import Field
 
-from trsr.rank.matrix import InteractionMatrix
-from trsr.rank.tune import QueryRanker, tuned
-from trsr.types import Query
+from trsr.plugins import optional
+from trsr.rank.base import FitData, FitOptions, Ranker
+from trsr.rank.batch import Floats, Ints, QueryBatch, ScoreBatch
+from trsr.rank.matrix import POPULARITY, POPULARITY_IS, InteractionMatrix, known_histories
+from trsr.rank.settings import Decay, Last, NotNegative, RankerConfig, Traits
+from trsr.rank.tune import tune
 
-if TYPE_CHECKING:
-    from trsr.rank.base import RankContext
+
+class ItemKnnConfig(RankerConfig):
+    """Items that the same users met, for the whole history."""
+
+    shrinkage: tuple[NotNegative, ...] = Field(
+        (10.0, 0.0, 50.0, 200.0),
+        min_length=1,
+        description="candidates for the number added to the cosine's denominator",
+    )
+    popularity: tuple[NotNegative, ...] = Field(POPULARITY, min_length=1, description=POPULARITY_IS)
 
 
-class ItemKnnRanker(QueryRanker):
+class ItemKnnRecentConfig(RankerConfig):
+    """Items that the same users met, for the last items only."""
+
+    last: tuple[Last, ...] = Field(
+        (5, 1, 3, 10, 0),
+        min_length=1,
+        description="candidates for how many of the latest items; 0: all",
+    )
+    decay: tuple[Decay, ...] = Field(
+        (0.7, 0.9),
+        min_length=1,
+        description="candidates for an item's weight against the one after it",
+    )
+    shrinkage: tuple[NotNegative, ...] = Field(
+        (10.0, 0.0, 50.0, 200.0), min_length=1, description="as for item_knn"
+    )
+    popularity: tuple[NotNegative, ...] = Field(
+        POPULARITY, min_length=1, description="as for item_knn"
+    )
+
+
+class ItemKnnRanker(Ranker):
     """Σ decayᵃ · c(i, j) / (√(c(i) c(j)) + shrinkage) over the history's items j, and popularity.
 
     c(i) is the number of users who met i in training, c(i, j) of those who met both, and a the
@@ -30,69 +62,97 @@ class ItemKnnRanker(QueryRanker):
     Co-occurrences are counted for the asked pairs only, so memory grows with the interactions and
     not with the square of the catalogue.
 
-    Args:
-        matrix: Who met what in training.
-        shrinkage: Holds back similarities that rest on few users.
-        last: How many of the latest items count; 0: all.
-        decay: An item's weight against the one after it.
-        popularity: The weight of a candidate's own popularity.
+    Attributes:
+        rows_: [catalogue] an item's row in `users_of_`; −1 where nobody met it.
+        users_of_: [rows, users] sparse, 1 where a user met an item.
+        counts_: [rows] how many users met each item.
+        fame_: [rows] its popularity.
+        shrinkage_: Holds back similarities that rest on few users.
+        last_: How many of the latest items count; 0: all.
+        decay_: An item's weight against the one after it.
+        popularity_: The weight of a candidate's own popularity.
     """
 
-    def __init__(
-        self,
-        matrix: InteractionMatrix,
-        shrinkage: float,
-        last: int = 0,
-        decay: float = 1.0,
-        popularity: float = 0.0,
-    ) -> None:
-        self.matrix = matrix
-        self.shrinkage = shrinkage
-        self.last = last
-        self.decay = decay
-        self.popularity = popularity
+    traits = Traits(tuned=True, extras=(("scipy", "baselines"),))
+    config: ItemKnnConfig
+    rows_: Ints
+    users_of_: Any
+    counts_: Floats
+    fame_: Floats
+    shrinkage_: float
+    last_: int
+    decay_: float
+    popularity_: float
 
-    def scores(self, query: Query) -> Sequence[float]:
-        """One score a candidate."""
-        history = query.history.items[::-1]
-        met = self.matrix.rows(history[: self.last] if self.last else history)
-        weights = self.decay ** np.arange(len(met))
-        met, weights = met[met >= 0], weights[met >= 0]
-        asked = self.matrix.rows(query.candidates)
+    def fit(self, data: FitData, options: FitOptions) -> None:
+        """Counts who met what; the settings are tuned on the validation cases."""
+        matrix = InteractionMatrix(data.interactions, data.catalog, self.name)
+        self.rows_, self.fame_ = matrix.rows, matrix.fame
+        self.users_of_, self.counts_ = matrix.users_of, matrix.counts
+        tune(self, data, options, self.tried(), self.with_settings)
+
+    def tried(self) -> Sequence[Mapping[str, Any]]:
+        """The settings to choose from."""
+        own = self.config
+        return [
+            {"shrinkage": shrinkage, "popularity": popularity}
+            for shrinkage, popularity in itertools.product(own.shrinkage, own.popularity)
+        ]
+
+    def with_settings(
+        self, shrinkage: float, last: int = 0, decay: float = 1.0, popularity: float = 0.0
+    ) -> Self:
+        """The same with these settings."""
+        return self.altered(shrinkage_=shrinkage, last_=last, decay_=decay, popularity_=popularity)
+
+    def score(self, batch: QueryBatch) -> ScoreBatch:
+        """[queries, columns] sums."""
+        sparse = optional("scipy.sparse", "baselines", f"the ranker {self.name}")
+        queries, met, ages = known_histories(batch, self.rows_)
+        if self.last_:
+            near = ages < self.last_
+            queries, met, ages = queries[near], met[near], ages[near]
+        asked = batch.extended(self.rows_, -1)[batch.columns]
         known = asked >= 0
         asked = asked[known]
-        total = np.zeros(len(query.candidates))
-        total[known] = self.popularity * self.matrix.fame[asked]
+        found = batch.blank()
+        found[:, known] = self.popularity_ * self.fame_[asked]
         if not len(met) or not len(asked):
-            return [float(score) for score in total]
-        users_of, counts = self.matrix.users_of, self.matrix.counts
-        both = (users_of[met] @ users_of[asked].T).toarray()
-        both[met[:, None] == asked] = 0.0
-        cosine = both / (np.sqrt(counts[met][:, None] * counts[asked]) + self.shrinkage)
-        total[known] += (weights[:, None] * cosine).sum(axis=0)
-        return [float(score) for score in total]
+            return ScoreBatch(found)
+        read, places = np.unique(met, return_inverse=True)
+        # latest first, as the sum is written; each item as often as it stands in the history
+        order = np.lexsort((ages, queries))
+        starts = np.concatenate([[0], np.cumsum(np.bincount(queries, minlength=len(batch)))])
+        parts = (self._powers(int(ages.max()))[ages[order]], places[order], starts)
+        weights = sparse.csr_array(parts, shape=(len(batch), len(read)))
+        found[:, known] += (weights @ self._cosines(read, asked)).toarray()
+        return ScoreBatch(found)
+
+    def _powers(self, most: int) -> Floats:
+        return np.power(self.decay_, np.arange(most + 1), dtype=np.float64)
+
+    def _cosines(self, read: Ints, asked: Ints) -> Any:
+        """[read, asked] sparse similarities."""
+        both = (self.users_of_[read] @ self.users_of_[asked].T).tocsr()
+        rows = np.repeat(np.arange(len(read)), np.diff(both.indptr))
+        mine, other = read[rows], asked[both.indices]
+        root = np.sqrt(self.counts_[mine] * self.counts_[other]) + self.shrinkage_
+        both.data = np.where(mine == other, 0.0, both.data / root)
+        return both
 
 
-def make_item_knn(context: RankContext) -> ItemKnnRanker:
-    """Co-occurrence with the whole history, tuned on the validation cases."""
-    own = context.settings.item_knn
-    options = [
-        {"shrinkage": shrinkage, "popularity": popularity}
-        for shrinkage, popularity in itertools.product(own.shrinkage, own.popularity)
-    ]
-    matrix = InteractionMatrix(context.interactions, "item_knn")
-    return tuned("item_knn", context, options, functools.partial(ItemKnnRanker, matrix))
+class ItemKnnRecentRanker(ItemKnnRanker):
+    """The same for the last items, the later the stronger."""
 
+    config: ItemKnnRecentConfig  # type: ignore[assignment]
 
-def make_item_knn_recent(context: RankContext) -> ItemKnnRanker:
-    """Co-occurrence with the last items, the later the stronger; tuned on the validation cases."""
-    own = context.settings.item_knn_recent
-    options = [
-        {"last": last, "decay": decay, "shrinkage": shrinkage, "popularity": popularity}
-        for last, decay, shrinkage, popularity in itertools.product(
-            own.last, own.decay, own.shrinkage, own.popularity
-        )
-        if last != 1 or decay == own.decay[0]
-    ]
-    matrix = InteractionMatrix(context.interactions, "item_knn_recent")
-    return tuned("item_knn_recent", context, options, functools.partial(ItemKnnRanker, matrix))
+    def tried(self) -> Sequence[Mapping[str, Any]]:
+        """The settings to choose from."""
+        own = self.config
+        return [
+            {"last": last, "decay": decay, "shrinkage": shrinkage, "popularity": popularity}
+            for last, decay, shrinkage, popularity in itertools.product(
+                own.last, own.decay, own.shrinkage, own.popularity
+            )
+            if last != 1 or decay == own.decay[0]
+        ]

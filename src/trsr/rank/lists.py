@@ -2,72 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trsr.errors import ConfigError, DataError
 from trsr.plugins import near
+from trsr.rank.base import FitData, FitOptions, Ranker
+from trsr.rank.batch import QueryBatch, ScoreBatch
 from trsr.rank.rankings import read_rankings
+from trsr.rank.settings import ListsSettings
 from trsr.trec import read_trec_run
-from trsr.types import Entry, Query, RankedList
-
-if TYPE_CHECKING:
-    from trsr.rank.settings import ListsSettings
 
 Scores = Mapping[str, float]
 
 
-class ListsRanker:
+class ListsRanker(Ranker):
     """Answers each query by the list that was given for it.
 
-    What is not just the query's candidates is left as it is: who asks refuses it (`checked`).
-
-    Args:
-        lists: Query → item → score.
-        source: Where they come from, as a message names it.
+    Attributes:
+        lists_: Query → item → score.
     """
 
-    def __init__(self, lists: Mapping[str, Scores], source: str) -> None:
-        self._lists = lists
-        self._source = source
+    config: ListsSettings
+    lists_: dict[str, dict[str, float]]
 
     def __len__(self) -> int:
         """How many queries have a list."""
-        return len(self._lists)
+        return len(self.lists_)
 
-    def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
-        """Yields one list a query, in their order; items of one score are a tie.
+    def fit(self, data: FitData, options: FitOptions) -> None:
+        """Reads the lists; raises as `read_lists`."""
+        self.lists_ = read_lists(self.name, self.config)
+
+    def score(self, batch: QueryBatch) -> ScoreBatch:
+        """[queries, columns] the given scores; items of one score are a tie.
 
         Raises:
-            DataError: If there is no list for a query.
+            DataError: If there is no list for a query, or it is not of just its candidates.
         """
-        for query in queries:
-            scores = self._lists.get(query.id)
-            if scores is None:
-                raise DataError(
-                    f"{self._source}: no list for query {query.id}, among lists for "
-                    f"{len(self._lists):,} queries; lists made elsewhere answer only the queries "
-                    "that they were made for: those of rank.split, and as the blend's member the "
-                    "validation queries too (queries and candidates: cases.*.parquet of a run)"
-                )
-            # ties keep the candidates' order, whatever the file's was
-            ids = [item.id for item in query.candidates if item.id in scores]
-            known = set(ids)
-            ids += sorted(item for item in scores if item not in known)
-            ids.sort(key=lambda item: -scores[item])
-            yield RankedList(query.id, tuple(Entry(item, scores[item]) for item in ids))
+        found = batch.blank()
+        items = batch.item_ids(batch.columns).to_list()
+        for row, query in enumerate(batch.ids):
+            found[row, batch.places[row]] = self._of(query, [items[n] for n in batch.places[row]])
+        return ScoreBatch(found)
+
+    def _of(self, query: str, asked: Sequence[str]) -> list[float]:
+        scores = self.lists_.get(query)
+        if scores is None:
+            source = ", ".join(map(str, self.config.files))
+            raise DataError(
+                f"{source}: no list for query {query}, among lists for {len(self.lists_):,} "
+                "queries; lists made elsewhere answer only the queries that they were made for: "
+                "those of rank.split, and as the blend's member the validation queries too "
+                "(queries and candidates: cases.*.parquet of a run)"
+            )
+        if scores.keys() == set(asked):
+            return [scores[item] for item in asked]
+        known = set(asked)
+        left_out = [item for item in asked if item not in scores]
+        invented = sorted(item for item in scores if item not in known)
+        faults = " and ".join(
+            f"{what} {len(ones):,} (first: {ones[0]})"
+            for what, ones in (("leaves out", left_out), ("invents", invented))
+            if ones
+        )
+        raise DataError(
+            f"the ranker {self.name}: its list of query {query} {faults}, where {len(asked):,} "
+            "candidates are asked; a list must be of just the query's candidates: mend it, or "
+            "name another one"
+        )
 
 
-def read_lists(name: str, settings: ListsSettings) -> ListsRanker:
-    """The ranker of `rank.lists.NAME`.
+def read_lists(name: str, settings: ListsSettings) -> dict[str, dict[str, float]]:
+    """The lists of `rank.lists.NAME`: query → item → score.
 
     Raises:
         ConfigError: If a file holds lists of several rankers and none of them is named, or not the
             one that is.
         DataError: If a file cannot be read, or a query has a list in two files.
     """
-    found: dict[str, Scores] = {}
+    found: dict[str, dict[str, float]] = {}
     for path in settings.files:
         lists = _parquet(name, path, settings.ranker) if _is_parquet(path) else read_trec_run(path)
         twice = found.keys() & lists.keys()
@@ -75,8 +89,8 @@ def read_lists(name: str, settings: ListsSettings) -> ListsRanker:
             raise DataError(
                 f"{path}: query {min(twice)} has a list in another file of rank.lists.{name} too"
             )
-        found |= lists
-    return ListsRanker(found, _named(settings.files))
+        found |= {query: dict(scores) for query, scores in lists.items()}
+    return found
 
 
 def _is_parquet(path: Path) -> bool:
@@ -98,7 +112,3 @@ def _parquet(name: str, path: Path, ranker: str) -> dict[str, Scores]:
         )
     chosen = rankers[ranker or next(iter(rankers))]
     return {ranked.query: {entry.item: entry.score for entry in ranked} for ranked in chosen}
-
-
-def _named(files: Sequence[Path]) -> str:
-    return ", ".join(map(str, files))

@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from trsr.errors import DataError
-from trsr.llm.embeddings import SentenceEncoder
-from trsr.llm.embeddings import embed as embed_kept
-from trsr.rank.item_text import item_text
+from trsr.neural.settings import (
+    AttentionSettings,
+    Bert4recSettings,
+    Gru4recSettings,
+    NetworkSettings,
+    TextUse,
+)
+from trsr.rank.base import FitData, FitOptions, Ranker, Resources
+from trsr.rank.batch import Floats, Ints, QueryBatch, ScoreBatch
+from trsr.rank.item_text import TextEmbedder, item_text
+from trsr.rank.settings import Traits
 from trsr.rank.tune import ends_told
-from trsr.settings import derive_seed
-from trsr.types import Item, Query, RankedList
+from trsr.settings import Settings, derive_seed
 
 if TYPE_CHECKING:
     from trsr.neural.fit import Held
     from trsr.neural.networks import Network
-    from trsr.neural.settings import NetworkSettings
-    from trsr.rank.base import RankContext
 
 _log = logging.getLogger(__name__)
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 Embed = Callable[[Sequence[str]], Floats]
 """[texts, any] embeddings of texts, each text's the same whatever stands beside it."""
 
 _MOST_HELD = 5_000
 """Validation cases looked at after each pass."""
 _LEAST_HELD = 10
+_WEIGHTS = "network.safetensors"
 
 
-class NeuralRanker:
+class NetworkRanker(Ranker):
     """Scores a candidate by the log-probability that it is the user's next item.
 
     The probability is a softmax over the items met in training. What training did not show:
@@ -49,217 +53,233 @@ class NeuralRanker:
     - A history's items that training did not meet are read by their texts, or passed over.
     - With nothing left of the history, items score by their share of the training interactions.
 
-    Args:
-        network: The trained network.
-        counts: item → number of training interactions, in the order of the network's numbers.
-        embed: Embeds texts; None where the network reads none.
-        text: An item's text; empty where it has none.
-        queries_per_batch: How many queries are scored together.
-
     Attributes:
-        chosen: The settings that were chosen, when training was stopped, and by what; for the
-            manifest.
+        kind: A name in `trsr.neural.networks.NETWORKS`.
+        text: What texts are used for, whatever `start` says; None: as it says.
+        network: The trained network.
+        numbers_: [catalogue] an item's number in the network, behind its own items those that it
+            knows by their texts alone; −1: not known.
+        shares_: [items of training] the logarithm of their shares of the interactions.
+        texts_: [items known by text alone, any] embeddings.
+        embed: Embeds further texts.
     """
 
-    chosen: Mapping[str, Any]
+    kind: ClassVar[str]
+    text: ClassVar[TextUse | None] = None
+    traits = Traits(
+        reads_text=True,
+        reads_validation=True,
+        learns_by_draws=True,
+        extras=(("transformers", "local"),),
+    )
+    config: NetworkSettings
+    network: Network
+    numbers_: Ints
+    shares_: Floats
+    texts_: Floats
 
     def __init__(
         self,
-        network: Network,
-        counts: dict[str, int],
-        embed: Embed | None = None,
-        text: Callable[[Item], str] | None = None,
-        queries_per_batch: int = 8,
+        config: Settings | None = None,
+        resources: Resources | None = None,
+        name: str = "",
     ) -> None:
-        self.chosen = {}
-        self.network = network
-        self.queries_per_batch = queries_per_batch
-        self._numbers = {item: number for number, item in enumerate(counts)}
-        share = np.array(list(counts.values()), dtype=np.float64)
-        self._shares = np.log(share / share.sum())
-        self._embed = embed
-        self._text = text
-        self._embedded: dict[str, Floats] = {}
+        super().__init__(config, resources, name)
+        self.embed: Embed = TextEmbedder.of(self.resources.settings, self.resources.progress)
 
-    def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
-        """Yields one list a query, in their order; reads at most one batch ahead."""
-        source = iter(queries)
-        while batch := list(islice(source, self.queries_per_batch)):
-            yield from self._rank_batch(batch)
+    @classmethod
+    def traits_of(cls, config: NetworkSettings) -> Traits:
+        """Embeddings are read where vectors start from texts, or texts are added."""
+        if cls.text is None and config.start != "text":
+            return cls.traits
+        extras = (*cls.traits.extras, ("sentence_transformers", "embeddings"))
+        return dataclasses.replace(cls.traits, embeds_text=True, extras=extras)
 
-    def _rank_batch(self, batch: list[Query]) -> Iterator[RankedList]:
-        new, texts = self._new(batch)
-        numbers = self._numbers | new if new else self._numbers
-        histories = [_numbered((item.id for item in one.history.items), numbers) for one in batch]
-        known = [history for history in histories if len(history)]
-        scored = iter(self.network.log_probabilities(known, texts) if known else ())
-        for query, history in zip(batch, histories, strict=True):
-            scores = next(scored) if len(history) else self._shares
-            lowest = scores[: len(self._numbers)].min()
-            places = [numbers.get(item.id, len(scores)) for item in query.candidates]
-            yield RankedList.of(
-                query, [float(scores[n] if n < len(scores) else lowest) for n in places]
+    def fit(self, data: FitData, options: FitOptions) -> None:
+        """Trains a network on the training interactions.
+
+        Training stops, and its settings are chosen, by NDCG@10 over all items of training on the
+        validation cases (at most 5,000, drawn by the seed). Without such cases, the last
+        interactions of a drawn tenth of the users are kept back for that; where that tenth is too
+        few, training stops by its loss, and the first settings are taken. It takes minutes for each
+        of the settings, and a run that is stopped meanwhile trains anew.
+
+        What training draws follows from `options.train_seed`, which cases decide from
+        `options.seed`.
+
+        Raises:
+            ConfigError: If texts are needed and sentence-transformers is not installed.
+            DataError: If no user has two training interactions.
+            ModelError: If training diverges, or the embedding model cannot be had.
+        """
+        from trsr.neural.fit import fit
+
+        seed = derive_seed(options.seed, self.name)
+        counts = dict(data.interactions["item"].value_counts().sort("item").iter_rows())
+        numbers = {item: number for number, item in enumerate(counts)}
+        sequences = _sequences(data.interactions, numbers)
+        if not any(len(one) > 1 for one in sequences.values()):
+            raise DataError(
+                f"ranker {self.name}: no user has two training interactions, so there is no order "
+                "to learn; take it out of rank.rankers"
             )
-
-    def _new(self, batch: list[Query]) -> tuple[dict[str, int], Floats | None]:
-        """Numbers and embedded texts of the batch's items that training did not meet."""
-        if self._embed is None or self._text is None:
-            return {}, None
-        read = (
-            item
-            for query in batch
-            for item in (*query.candidates, *query.history.recent(self.network.max_length))
-            if item.id not in self._numbers
+        held = _held(data, numbers, seed)
+        if not held:
+            sequences, held = _kept_back(sequences, seed)
+            _log.info(
+                "%s: no validation case; the last items of %d users instead", self.name, len(held)
+            )
+        use, texts = self._texts(data, list(counts))
+        _log.info("%s: %d users, %d items", self.name, len(sequences), len(counts))
+        fitted = fit(
+            self.kind,
+            list(sequences.values()),
+            len(counts),
+            held,
+            self.config,
+            seed=seed if options.train_seed is None else derive_seed(options.train_seed, self.name),
+            text=use,
+            texts=texts,
+            progress=options.progress,
         )
-        texts = {item.id: text for item in read if (text := self._text(item))}
-        if not texts:
-            return {}, None
-        # Kept by text: the same id may come with another text.
-        missing = sorted({text for text in texts.values() if text not in self._embedded})
-        if missing:
-            self._embedded.update(zip(missing, self._embed(missing), strict=True))
-        found = np.stack([self._embedded[text] for text in texts.values()])
-        start = len(self._numbers)
-        return {item: start + n for n, item in enumerate(texts)}, found
+        self.network = fitted.network
+        share = np.array(list(counts.values()), dtype=np.float64)
+        self.shares_ = np.log(share / share.sum())
+        self._number(data, numbers, use)
+        self.chosen = {
+            "dropout": fitted.dropout,
+            "learning_rate": fitted.learning_rate,
+            "passes": fitted.passes,
+            "on": "ndcg@10 over all items" if held else "minus the training loss",
+            "score": fitted.score,
+            "cases": len(held),
+            "tried": fitted.tried,
+            "why": _why(self.config, len(held)),
+        }
+        if fitted.tried > 1:
+            tried = [{"dropout": d, "learning_rate": r} for d, r in self.config.candidates]
+            self.chosen |= ends_told(self.name, self.chosen, tried)
+        _log.info("%s: %s", self.name, self.chosen)
+
+    def _texts(self, data: FitData, items: Sequence[str]) -> tuple[TextUse, Floats | None]:
+        """What texts are used for, and the embeddings of the items of training."""
+        use: TextUse = self.text or ("start" if self.config.start == "text" else "none")
+        if use == "none":
+            return use, None
+        text = functools.partial(item_text, settings=self.resources.settings)
+        written = [text(data.catalog[item]) if item in data.catalog else "" for item in items]
+        if any(written):
+            return use, _embedded(written, self.embed)
+        _log.warning("%s: no item of training has text; it is trained without", self.name)
+        return "none", None
+
+    def _number(self, data: FitData, numbers: dict[str, int], use: TextUse) -> None:
+        """Numbers the catalogue's items, those that training did not meet by their texts."""
+        self.numbers_ = np.array([numbers.get(item, -1) for item in data.catalog.ids], np.int64)
+        self.texts_ = np.zeros((0, 0))
+        unmet = np.flatnonzero(self.numbers_ < 0) if use != "none" else ()
+        texts = [item_text(data.catalog.at(int(n)), self.resources.settings) for n in unmet]
+        told = [(number, text) for number, text in zip(unmet, texts, strict=True) if text]
+        if told:
+            self.texts_ = self.embed([text for _, text in told])
+            places = len(numbers) + np.arange(len(told))
+            self.numbers_[[number for number, _ in told]] = places
+
+    def score(self, batch: QueryBatch) -> ScoreBatch:
+        """[queries, columns] log-probabilities."""
+        numbers, texts = self._placed(batch)
+        met = numbers[batch.histories.values]
+        histories = [one[one >= 0] for one in np.split(met, batch.histories.starts[1:-1])]
+        scores = np.empty((len(batch), len(self.shares_) + len(texts)))
+        own = scores[:, : len(self.shares_)]
+        known = [row for row, history in enumerate(histories) if len(history)]
+        empty = [row for row, history in enumerate(histories) if not len(history)]
+        if known:
+            asked = [histories[row] for row in known]
+            given = texts if len(texts) else None
+            scores[known] = self.network.log_probabilities(asked, given)
+        scores[empty, : len(self.shares_)] = self.shares_
+        lowest = own.min(axis=1, keepdims=True)
+        if empty:
+            scores[empty, len(self.shares_) :] = lowest[empty]
+        places = numbers[batch.columns]
+        return ScoreBatch(np.where(places >= 0, scores[:, places], lowest))
+
+    def _placed(self, batch: QueryBatch) -> tuple[Ints, Floats]:
+        """The number of each item of a batch, and the embeddings behind the network's own items."""
+        if not batch.outside:
+            return self.numbers_, self.texts_
+        numbers = batch.extended(self.numbers_, -1)
+        if self.network.items.text == "none":
+            return numbers, self.texts_
+        # what training met is known by its id; of the others the text counts that came with it
+        start, own = len(batch.catalog), len(self.shares_)
+        told = [
+            (place, text)
+            for place, item in enumerate(batch.outside, start)
+            if not 0 <= numbers[place] < own and (text := item_text(item, self.resources.settings))
+        ]
+        if not told:
+            return numbers, self.texts_
+        more = self.embed([text for _, text in told])
+        known = own + len(self.texts_)
+        numbers[[place for place, _ in told]] = known + np.arange(len(told))
+        return numbers, np.concatenate([self.texts_, more]) if len(self.texts_) else more
+
+    def save(self, folder: Path) -> None:
+        """Beside the arrays, the network's weights as safetensors."""
+        from safetensors.torch import save_file
+
+        super().save(folder)
+        weights = {
+            name: tensor.detach().cpu().contiguous().clone()
+            for name, tensor in self.network.state_dict().items()
+        }
+        save_file(weights, folder / _WEIGHTS)
+
+    @classmethod
+    def _loaded(cls, folder: Path, resources: Resources) -> Self:
+        from trsr.neural.networks import restored
+
+        ranker = super()._loaded(folder, resources)
+        ranker.network = restored(cls.kind, ranker.config, folder / _WEIGHTS)
+        return ranker
 
 
-def fit_neural(
-    kind: str,
-    context: RankContext,
-    settings: NetworkSettings,
-    *,
-    name: str = "",
-    add_text: bool = False,
-    embed: Embed | None = None,
-) -> NeuralRanker:
-    """Trains a network on the training interactions and makes its ranker.
+class SasrecRanker(NetworkRanker):
+    """SASRec (Kang and McAuley 2018)."""
 
-    Training stops, and its settings are chosen, by NDCG@10 over all items of training on the
-    validation cases (at most 5,000, drawn by the seed). Without such cases, the last interactions
-    of a drawn tenth of the users are kept back for that; where that tenth is too few, training
-    stops by its loss, and the first settings are taken. It takes minutes for each of the settings,
-    and a run that is stopped meanwhile trains anew.
-
-    What training draws follows from `train_seed` of the context, which cases decide from `seed`.
-
-    Args:
-        kind: sasrec, gru4rec or bert4rec.
-        context: What it is fitted on.
-        settings: Of the network and its training, with the candidates to choose from.
-        name: The ranker's name, for its messages and draws; left out: the kind.
-        add_text: Add a learned map of the text's embedding to each item's vector.
-        embed: Embeds texts; left out: by the run's embedding model, where texts are needed.
-
-    Raises:
-        ConfigError: If texts are needed and sentence-transformers is not installed.
-        DataError: If no user has two training interactions.
-        ModelError: If training diverges, or the embedding model cannot be had.
-    """
-    from trsr.neural.fit import fit
-
-    name = name or kind
-    seed = derive_seed(context.seed, name)
-    counts = dict(context.interactions["item"].value_counts().sort("item").iter_rows())
-    numbers = {item: number for number, item in enumerate(counts)}
-    sequences = _sequences(context.interactions, numbers)
-    if not any(len(one) > 1 for one in sequences.values()):
-        raise DataError(
-            f"ranker {name}: no user has two training interactions, so there is no order to learn; "
-            "take it out of rank.rankers"
-        )
-    held = _held(context, numbers, seed)
-    if not held:
-        sequences, held = _kept_back(sequences, seed)
-        _log.info("%s: no validation case; the last items of %d users instead", name, len(held))
-    use: Literal["none", "start", "add"] = (
-        "add" if add_text else "start" if settings.start == "text" else "none"
-    )
-    text = functools.partial(item_text, settings=context.settings)
-    written = [text(context.catalog[item]) if item in context.catalog else "" for item in counts]
-    if use != "none" and not any(written):
-        _log.warning("%s: no item of training has text; it is trained without", name)
-        use = "none"
-    texts = None
-    if use == "none":
-        embed = None
-    else:
-        embed = embed or text_embedder(context)
-        texts = _embedded(written, embed)
-    _log.info("%s: %d users, %d items", name, len(sequences), len(counts))
-    fitted = fit(
-        kind,
-        list(sequences.values()),
-        len(counts),
-        held,
-        settings,
-        seed=seed if context.train_seed is None else derive_seed(context.train_seed, name),
-        text=use,
-        texts=texts,
-        progress=context.progress,
-    )
-    ranker = NeuralRanker(fitted.network, counts, embed, text, context.queries_per_batch)
-    chosen: dict[str, Any] = {
-        "dropout": fitted.dropout,
-        "learning_rate": fitted.learning_rate,
-        "passes": fitted.passes,
-        "on": "ndcg@10 over all items" if held else "minus the training loss",
-        "score": fitted.score,
-        "cases": len(held),
-        "tried": fitted.tried,
-        "why": _why(settings, len(held)),
-    }
-    if fitted.tried > 1:
-        tried = [{"dropout": d, "learning_rate": r} for d, r in settings.candidates]
-        chosen |= ends_told(name, chosen, tried)
-    _log.info("%s: %s", name, chosen)
-    ranker.chosen = chosen
-    return ranker
+    kind = "sasrec"
+    config: AttentionSettings
 
 
-def text_embedder(context: RankContext) -> Embed:
-    """Embeds texts by the run's embedding model; each is computed once and kept.
+class Gru4recRanker(NetworkRanker):
+    """GRU4Rec (Hidasi et al. 2016)."""
 
-    Raises:
-        ConfigError: If sentence-transformers is not installed.
-        ModelError: If the embedding model cannot be had.
-    """
-    encoder = SentenceEncoder(context.settings.text_model, context.progress)
-
-    def embed(texts: Sequence[str]) -> Floats:
-        found = embed_kept(texts, encoder, progress=context.progress)
-        return np.stack([found[text] for text in texts]).astype(np.float64)
-
-    return embed
+    kind = "gru4rec"
+    config: Gru4recSettings
 
 
-def make_sasrec(context: RankContext) -> NeuralRanker:
-    """SASRec, fitted."""
-    return fit_neural("sasrec", context, context.settings.sasrec)
+class Bert4recRanker(NetworkRanker):
+    """BERT4Rec (Sun et al. 2019)."""
+
+    kind = "bert4rec"
+    config: Bert4recSettings
 
 
-def make_gru4rec(context: RankContext) -> NeuralRanker:
-    """GRU4Rec, fitted."""
-    return fit_neural("gru4rec", context, context.settings.gru4rec)
-
-
-def make_bert4rec(context: RankContext) -> NeuralRanker:
-    """BERT4Rec, fitted."""
-    return fit_neural("bert4rec", context, context.settings.bert4rec)
-
-
-def make_bert4rec_text(context: RankContext) -> NeuralRanker:
-    """BERT4Rec whose items' vectors start from their texts' embeddings, fitted.
+class Bert4recTextRanker(Bert4recRanker):
+    """BERT4Rec whose items' vectors start from their texts' embeddings.
 
     LLM2BERT4Rec: Harte et al. 2023, section 3.3.
     """
-    settings = context.settings.bert4rec_text.model_copy(update={"start": "text"})
-    return fit_neural("bert4rec", context, settings, name="bert4rec_text")
+
+    text = "start"
 
 
-def make_sasrec_text(context: RankContext) -> NeuralRanker:
-    """SASRec whose items' vectors are their own plus a map of their texts' embeddings, fitted."""
-    settings = context.settings.sasrec_text
-    return fit_neural("sasrec", context, settings, name="sasrec_text", add_text=True)
+class SasrecTextRanker(SasrecRanker):
+    """SASRec whose items' vectors are their own plus a map of their texts' embeddings."""
+
+    text = "add"
 
 
 def _why(settings: NetworkSettings, held: int) -> str:
@@ -295,12 +315,12 @@ def _sequences(interactions: pl.DataFrame, numbers: dict[str, int]) -> dict[str,
     return {user: _numbered(items, numbers) for user, items in rows}
 
 
-def _held(context: RankContext, numbers: dict[str, int], seed: int) -> list[Held]:
+def _held(data: FitData, numbers: dict[str, int], seed: int) -> list[Held]:
     """The validation cases that the network can be asked: at most `_MOST_HELD`, drawn by seed."""
     from trsr.neural.fit import Held
 
     found = []
-    for case in context.validation():
+    for case in data.validation():
         history = _numbered((item.id for item in case.query.history.items), numbers)
         relevant = _numbered(sorted(case.relevant), numbers)
         if len(history) and len(relevant):

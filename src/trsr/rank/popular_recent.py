@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Literal, Self
 
 import numpy as np
+from pydantic import Field
 
-from trsr.rank.tune import QueryRanker, tuned
-from trsr.types import Query
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from trsr.rank.base import RankContext
+from trsr.rank.base import FitData, FitOptions, Ranker
+from trsr.rank.batch import Floats, Ints, QueryBatch, ScoreBatch
+from trsr.rank.settings import RankerConfig, Share, Traits
+from trsr.rank.tune import tune
 
 
-class ItemTimes:
-    """When each item was met in training.
+class PopularRecentConfig(RankerConfig):
+    """Popularity in a window of time."""
 
-    Args:
-        interactions: Columns `item` (str) and `time` (f64).
-
-    Attributes:
-        first: The earliest time; 0 where there are no interactions.
-        last: The latest one.
-    """
-
-    def __init__(self, interactions: pl.DataFrame) -> None:
-        placed = interactions.select("item", "time").sort("item", "time")
-        self._times = placed["time"].to_numpy()
-        runs = placed["item"].rle().struct.unnest()
-        ends = np.cumsum(runs["len"].to_numpy())
-        starts = ends - runs["len"].to_numpy()
-        self._span = dict(zip(runs["value"], zip(starts, ends, strict=True), strict=True))
-        self.first = float(self._times.min()) if len(placed) else 0.0
-        self.last = float(self._times.max()) if len(placed) else 0.0
-
-    def count(self, item: str, begin: float, end: float, *, closed: bool) -> int:
-        """How often an item was met from `begin` on and before `end` (`closed`: or at it)."""
-        start, stop = self._span.get(item, (0, 0))
-        times = self._times[start:stop]
-        to = int(np.searchsorted(times, end, side="right" if closed else "left"))
-        return max(to - int(np.searchsorted(times, begin, side="left")), 0)
+    share: tuple[Share, ...] = Field(
+        (0.1, 0.03, 0.3, 1.0),
+        min_length=1,
+        description="candidates for the window's length, as a share of the time that the training "
+        "interactions span",
+    )
+    until: Literal["query", "training"] = Field(
+        "query",
+        description="where the window ends. query: just before the history's last interaction; "
+        "training: with the last training interaction, which for splits by user is later than some "
+        "queries",
+    )
 
 
-class PopularRecentRanker(QueryRanker):
+class PopularRecentRanker(Ranker):
     """A candidate's number of training interactions in [end − window, end).
 
     `end` is the time of the history's last interaction, and what happened at that very moment is
@@ -55,29 +39,61 @@ class PopularRecentRanker(QueryRanker):
     split by user, those may be later than the query. An item without an interaction in the window
     scores 0. Data without times has places in the history for times: then the window says little.
 
-    Args:
-        times: When each item was met.
-        share: The window's length, as a share of the time that the interactions span.
-        until: `query` or `training`.
+    Attributes:
+        times_: [interactions] the times of all training interactions, ascending.
+        items_: [interactions] the item of each: its place in the catalogue.
+        keys_: [interactions] item · interactions + place in `times_`, ascending: where an item's
+            interactions up to any moment end.
+        window_: The window's length.
     """
 
-    def __init__(self, times: ItemTimes, share: float, until: str = "query") -> None:
-        self.times = times
-        self.window = share * (times.last - times.first)
-        self.until = until
+    traits = Traits(tuned=True)
+    config: PopularRecentConfig
+    times_: Floats
+    items_: Ints
+    keys_: Ints
+    window_: float
 
-    def scores(self, query: Query) -> Sequence[float]:
-        """One count a candidate."""
-        asked = bool(len(query.history)) and self.until == "query"
-        end = query.history.interactions[-1].time if asked else self.times.last
-        return [
-            float(self.times.count(item.id, end - self.window, end, closed=not asked))
-            for item in query.candidates
-        ]
+    def fit(self, data: FitData, options: FitOptions) -> None:
+        """Sorts the interactions, and chooses the window on the validation cases."""
+        in_catalog = data.catalog.frame.select(item="id")
+        known = data.interactions.select("item", "time").join(in_catalog, on="item", how="semi")
+        known = known.sort("time")
+        self.times_ = known["time"].to_numpy().astype(np.float64)
+        self.items_ = data.catalog.numbers(known["item"])
+        self.keys_ = np.sort(self.items_ * len(known) + np.arange(len(known)))
+        settings = [{"share": share} for share in self.config.share]
+        tune(self, data, options, settings, self.with_share)
 
+    def with_share(self, share: float) -> Self:
+        """The same with a window of this share of the time that the interactions span."""
+        span = float(self.times_[-1] - self.times_[0]) if len(self.times_) else 0.0
+        return self.altered(window_=share * span)
 
-def make_popular_recent(context: RankContext) -> PopularRecentRanker:
-    """Recent popularity, its window tuned on the validation cases."""
-    own = context.settings.popular_recent
-    make = functools.partial(PopularRecentRanker, ItemTimes(context.interactions), until=own.until)
-    return tuned("popular_recent", context, [{"share": share} for share in own.share], make)
+    def score(self, batch: QueryBatch) -> ScoreBatch:
+        """[queries, columns] counts."""
+        begin, end = self._ends(batch)
+        items = batch.extended(np.arange(len(batch.catalog)), -1)[batch.columns]
+        found = batch.blank()
+        if batch.full:
+            for row, (first, last) in enumerate(zip(begin, end, strict=True)):
+                found[row] = np.bincount(self.items_[first:last], minlength=len(items))
+            return ScoreBatch(found)
+        # of few candidates: where in the item's own interactions the window begins and ends
+        size = len(self.times_)
+        found[:] = np.searchsorted(self.keys_, items * size + end[:, None])
+        found -= np.searchsorted(self.keys_, items * size + begin[:, None])
+        found[:, items < 0] = 0.0
+        return ScoreBatch(found)
+
+    def _ends(self, batch: QueryBatch) -> tuple[Ints, Ints]:
+        """[queries] the first interaction of each query's window, and the one after its last."""
+        last = float(self.times_[-1]) if len(self.times_) else 0.0
+        asked = (batch.histories.lengths > 0) & (self.config.until == "query")
+        end = np.full(len(batch), last)
+        end[asked] = batch.times[batch.histories.starts[1:][asked] - 1]
+        begin = np.searchsorted(self.times_, end - self.window_, side="left")
+        before = np.searchsorted(self.times_, end, side="left")
+        until = np.searchsorted(self.times_, end, side="right")
+        stop = np.where(asked, before, until)
+        return np.minimum(begin, stop), stop

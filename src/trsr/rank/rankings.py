@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 
 import polars as pl
 
 from trsr.errors import DataError
+from trsr.rank.batch import RankedBatch
 from trsr.types import Entry, RankedList
 
 SCHEMA = pl.Schema(
@@ -55,7 +55,7 @@ class Rankings:
             raise DataError(f"{self._source}, ranker {self.ranker}: {error}") from error
 
 
-def write_rankings(path: Path, rankings: Mapping[str, Iterable[RankedList]]) -> dict[str, int]:
+def write_rankings(path: Path, rankings: Mapping[str, Iterable[RankedBatch]]) -> dict[str, int]:
     """Writes ranked lists as Parquet, rankers in the mapping's order, lists in theirs.
 
     The iterables are read once, one after the other, and kept as columns.
@@ -64,13 +64,11 @@ def write_rankings(path: Path, rankings: Mapping[str, Iterable[RankedList]]) -> 
         ranker → number of lists.
     """
     frames = [SCHEMA.to_frame()]
-    counts = {}
-    for name, lists in rankings.items():
-        source = iter(lists)
-        counts[name] = 0
-        while chunk := list(islice(source, _CHUNK)):
-            counts[name] += len(chunk)
-            frames.append(_columns(name, chunk))
+    counts = dict.fromkeys(rankings, 0)
+    for name, batches in rankings.items():
+        for batch in batches:
+            counts[name] += len(batch)
+            frames.append(batch.frame().select(pl.lit(name).alias("ranker"), pl.all()))
     names = json.dumps(list(rankings))
     pl.concat(frames, rechunk=False).write_parquet(path, metadata={_NAMES: names})
     return counts
@@ -94,16 +92,6 @@ def read_rankings(path: Path) -> dict[str, Rankings]:
     names = dict.fromkeys((*json.loads(named), *frame["ranker"].unique(maintain_order=True)))
     lists = _by_ranker(frame)
     return {name: Rankings(name, lists.get(name, frame.clear()), str(path)) for name in names}
-
-
-def _columns(ranker: str, lists: list[RankedList]) -> pl.DataFrame:
-    columns = {
-        "ranker": [ranker] * len(lists),
-        "query": [one.query for one in lists],
-        "items": [[entry.item for entry in one] for one in lists],
-        "scores": [[entry.score for entry in one] for one in lists],
-    }
-    return pl.DataFrame(columns, schema=SCHEMA)
 
 
 def _checked(frame: pl.DataFrame, path: Path) -> pl.DataFrame:

@@ -1,92 +1,120 @@
-"""The settings of ranking, and the table of rankers."""
+"""The settings of ranking, the table of rankers, and what a run must know of one."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, GetPydanticSchema, model_validator
+from pydantic_core import PydanticKnownError, core_schema
 
-from trsr.neural.settings import (
-    AttentionSettings,
-    Bert4recSettings,
-    Gru4recSettings,
-)
+from trsr.errors import ConfigError
 from trsr.plugins import PluginTable
-from trsr.rank.baseline_settings import (
-    Bm25Settings,
-    EaseSettings,
-    ItemKnnRecentSettings,
-    ItemKnnSettings,
-    NotNegative,
-    PopularRecentSettings,
-    TextKnnSettings,
-)
 from trsr.settings import Settings
+
+if TYPE_CHECKING:
+    from trsr.rank.base import Ranker
 
 RANKERS = PluginTable(
     "ranker",
     "trsr.rankers",
     {
-        "random": "trsr.rank.simple:make_random",
-        "popular": "trsr.rank.simple:make_popular",
-        "popular_recent": "trsr.rank.popular_recent:make_popular_recent",
-        "bm25": "trsr.rank.bm25:make_bm25",
-        "item_knn": "trsr.rank.item_knn:make_item_knn",
-        "item_knn_recent": "trsr.rank.item_knn:make_item_knn_recent",
-        "text_knn": "trsr.rank.text_knn:make_text_knn",
-        "bm25_summary": "trsr.rank.summary_text:make_bm25_summary",
-        "text_summary": "trsr.rank.summary_text:make_text_summary",
-        "ease": "trsr.rank.ease:make_ease",
-        "sasrec": "trsr.rank.neural:make_sasrec",
-        "gru4rec": "trsr.rank.neural:make_gru4rec",
-        "bert4rec": "trsr.rank.neural:make_bert4rec",
-        "bert4rec_text": "trsr.rank.neural:make_bert4rec_text",
-        "sasrec_text": "trsr.rank.neural:make_sasrec_text",
-        "blend": "trsr.rank.blend:make_blend",
-        "llm": "trsr.rank.yesno:make_tuned",
-        "untuned": "trsr.rank.yesno:make_untuned",
-        "candidate_only": "trsr.rank.yesno:make_candidate_only",
+        "random": "trsr.rank.simple:RandomRanker",
+        "popular": "trsr.rank.simple:PopularRanker",
+        "popular_recent": "trsr.rank.popular_recent:PopularRecentRanker",
+        "bm25": "trsr.rank.bm25:Bm25Ranker",
+        "item_knn": "trsr.rank.item_knn:ItemKnnRanker",
+        "item_knn_recent": "trsr.rank.item_knn:ItemKnnRecentRanker",
+        "text_knn": "trsr.rank.text_knn:TextKnnRanker",
+        "bm25_summary": "trsr.rank.summary_text:Bm25SummaryRanker",
+        "text_summary": "trsr.rank.summary_text:TextSummaryRanker",
+        "ease": "trsr.rank.ease:EaseRanker",
+        "sasrec": "trsr.rank.neural:SasrecRanker",
+        "gru4rec": "trsr.rank.neural:Gru4recRanker",
+        "bert4rec": "trsr.rank.neural:Bert4recRanker",
+        "bert4rec_text": "trsr.rank.neural:Bert4recTextRanker",
+        "sasrec_text": "trsr.rank.neural:SasrecTextRanker",
+        "blend": "trsr.rank.blend:BlendRanker",
+        "llm": "trsr.rank.yesno:LlmRanker",
+        "untuned": "trsr.rank.yesno:UntunedRanker",
+        "candidate_only": "trsr.rank.yesno:CandidateOnlyRanker",
     },
 )
-"""Each part is a callable that takes a `RankContext` and gives a `Ranker`."""
-
-TRAINED = frozenset({"llm", "candidate_only"})
-"""Rankers that ask the trained model."""
-
-TOLD = frozenset({"llm", "untuned"})
-"""Rankers that tell a language model of the user."""
-
-SUMMARY_ALONE = frozenset({"bm25_summary", "text_summary"})
-"""Cheap rankers that read the summary and nothing else of the user."""
-
-SUMMARY_READERS = TOLD | SUMMARY_ALONE
-"""Rankers that read the summary, where there is one."""
-
-JUDGES = TRAINED | TOLD
-"""Rankers that ask a language model; a blend may, by its members."""
-
-NETWORKS = frozenset({"sasrec", "gru4rec", "bert4rec", "bert4rec_text", "sasrec_text"})
-"""Rankers that train a network on the item sequences."""
-
-_EMBEDDED = NETWORKS | {"text_knn", "text_summary"}
-_TEXT = _EMBEDDED | {"bm25", "bm25_summary"}
-_TUNED = frozenset({"bm25", "text_knn", "popular_recent", "item_knn", "item_knn_recent", "ease"})
-_READ_BY = {
-    "bm25": frozenset({"bm25", "bm25_summary"}),
-    "text_fields": _TEXT,
-    "text_words": _TEXT,
-    "text_model": _EMBEDDED,
-    "tune_on": _TUNED,
-    "tune_cases": _TUNED | {"blend"},
-    "blend": frozenset({"blend"}),
-    "blend_l2": frozenset({"blend"}),
-    "blend_folds": frozenset({"blend"}),
-}
-"""Settings that several rankers read, and which; a table named like a ranker is that ranker's."""
+"""Each part is a subclass of `trsr.rank.Ranker`."""
 
 
-class ListsSettings(Settings):
+@dataclass(frozen=True)
+class Traits:
+    """What a run must know of a ranker.
+
+    Attributes:
+        uses_llm: Asks the ranking model: in full-catalogue ranking it orders proposals.
+        needs_training: Asks the trained model, so that a model is trained.
+        log_odds: Its score is log p(yes) − log p(no).
+        reads_summary: Reads the user's summary, in its prompt or by itself.
+        reads_text: Reads item texts as `rank.text_fields` and `rank.text_words` say.
+        embeds_text: Reads embeddings of texts by `rank.text_model`.
+        tuned: Chooses between its settings on validation cases, by `rank.tune_on`.
+        learns_weights: Cannot do without validation cases: it learns on them.
+        reads_validation: Looks at validation cases in any other way.
+        learns_by_draws: Its training draws by `train.seed`.
+        extras: (module, extra of trsr that brings it) pairs without which it cannot work.
+    """
+
+    uses_llm: bool = False
+    needs_training: bool = False
+    log_odds: bool = False
+    reads_summary: bool = False
+    reads_text: bool = False
+    embeds_text: bool = False
+    tuned: bool = False
+    learns_weights: bool = False
+    reads_validation: bool = False
+    learns_by_draws: bool = False
+    extras: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def validates(self) -> bool:
+        """Whether its fitting looks at validation cases."""
+        return self.tuned or self.learns_weights or self.reads_validation
+
+
+def ranker_class(name: str) -> type[Ranker]:
+    """The class of a ranker.
+
+    Raises:
+        ConfigError: If there is none of this name, or what another package names is no ranker.
+    """
+    return _classed(name, RANKERS.load(name))
+
+
+@functools.cache
+def _classed(name: str, found: Any) -> type[Ranker]:
+    from trsr.rank.base import Ranker
+
+    if not (isinstance(found, type) and issubclass(found, Ranker)):
+        raise ConfigError(
+            f"the ranker {name}: {found!r} is no subclass of trsr.rank.Ranker; mend the package "
+            "that adds it"
+        )
+    return found
+
+
+class RankerConfig(Settings):
+    """The settings of a ranker that has none; each ranker's own class is derived from it."""
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Decay = Annotated[float, Field(gt=0, le=1)]
+Last = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class ListsSettings(RankerConfig):
     """Ranked lists that were made elsewhere."""
 
     files: tuple[Path, ...] = Field(
@@ -97,8 +125,37 @@ class ListsSettings(Settings):
     ranker: str = Field("", description="whose lists, where a .parquet file holds those of several")
 
 
+@dataclass(frozen=True)
+class _Named:
+    """A ranker's table with its name, on its way to the ranker's own class of settings."""
+
+    name: str
+    value: Any
+
+
+def _own_settings(given: Any) -> Any:
+    if not isinstance(given, _Named):
+        return given
+    if given.name not in RANKERS.names():
+        raise PydanticKnownError("extra_forbidden")
+    config = ranker_class(given.name).config_class()
+    # an error in it is told with the place of the table before its own
+    return given.value if isinstance(given.value, config) else config.model_validate(given.value)
+
+
+_Table = Annotated[
+    Any,
+    GetPydanticSchema(
+        lambda _, __: core_schema.no_info_plain_validator_function(_own_settings),
+    ),
+]
+
+
 class RankSettings(Settings):
     """Which rankers order the candidates."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, validate_default=True)
+    __pydantic_extra__: dict[str, _Table]
 
     rankers: tuple[str, ...] = Field(
         ("random", "popular", "untuned", "llm"),
@@ -150,61 +207,76 @@ class RankSettings(Settings):
         description="the embedding model: minilm (see `trsr get`), a folder or a hub id, in the "
         "format of sentence-transformers",
     )
-    popular_recent: PopularRecentSettings = Field(
-        PopularRecentSettings(), description="popularity in a window of time"
-    )
-    bm25: Bm25Settings = Field(Bm25Settings(), description="BM25 on item texts")
-    item_knn: ItemKnnSettings = Field(ItemKnnSettings(), description="items met by the same users")
-    item_knn_recent: ItemKnnRecentSettings = Field(
-        ItemKnnRecentSettings(), description="the same for the last items only"
-    )
-    text_knn: TextKnnSettings = Field(TextKnnSettings(), description="embeddings of item texts")
-    ease: EaseSettings = Field(EaseSettings(), description="the closed-form linear item model")
-    sasrec: AttentionSettings = Field(
-        AttentionSettings(), description="SASRec: attention to the items before"
-    )
-    gru4rec: Gru4recSettings = Field(Gru4recSettings(), description="GRU4Rec: a recurrent network")
-    bert4rec: Bert4recSettings = Field(
-        Bert4recSettings(), description="BERT4Rec: attention in both directions"
-    )
-    bert4rec_text: Bert4recSettings = Field(
-        Bert4recSettings(),
-        description="BERT4Rec whose items' vectors start from the main components of their texts' "
-        "embeddings (LLM2BERT4Rec); start is not read",
-    )
-    sasrec_text: AttentionSettings = Field(
-        AttentionSettings(),
-        description="SASRec whose vectors are an item's own plus a learned map of its text's "
-        "embedding; start is not read",
-    )
-    blend: tuple[str, ...] = Field(
-        ("popular_recent", "item_knn", "bm25"),
-        min_length=1,
-        description="blend: the rankers whose scores are added, with weights learned on the "
-        "validation cases",
-    )
-    blend_l2: tuple[NotNegative, ...] = Field(
-        (0.01, 0.001, 0.1, 1.0),
-        min_length=1,
-        description="blend: candidates for the L2 penalty on the weights, chosen by "
-        "cross-validation over validation users",
-    )
-    blend_folds: int = Field(5, ge=2, description="blend: folds of that cross-validation")
     lists: dict[str, ListsSettings] = Field(
         {},
         description="rankers that are lists made elsewhere, by the names that they have in "
-        "rank.rankers and rank.blend",
+        "rank.rankers and rank.blend.members",
     )
 
-    @property
-    def blended(self) -> tuple[str, ...]:
-        """The blend's members, where the blend is ranked by."""
-        return self.blend if "blend" in self.rankers else ()
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: Any) -> Any:
+        """Says of each ranker's table whose it is."""
+        if not isinstance(values, Mapping):
+            return values
+        fields = cls.model_fields
+        return {
+            key: one if key in fields or isinstance(one, _Named) else _Named(key, one)
+            for key, one in values.items()
+        }
+
+    def table(self, name: str) -> Settings:
+        """A ranker's own settings: its table, or their defaults.
+
+        Raises:
+            ConfigError: If there is no such ranker.
+        """
+        if name in self.lists:
+            return self.lists[name]
+        given: Settings | None = (self.__pydantic_extra__ or {}).get(name)
+        return ranker_class(name).config_class()() if given is None else given
+
+    def traits(self, name: str) -> Traits:
+        """What a run must know of a ranker; of one that there is not, nothing."""
+        if name in self.lists or name not in RANKERS.names():
+            return Traits()
+        return ranker_class(name).traits_of(self.table(name))
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """The rankers that a ranker asks; none for one that there is not."""
+        if name in self.lists or name not in RANKERS.names():
+            return ()
+        return ranker_class(name).members(self.table(name))
+
+    def with_members(self, *names: str) -> tuple[str, ...]:
+        """Rankers and all that they ask; each once."""
+        found = dict.fromkeys(names)
+        waiting = list(names)
+        while waiting:
+            more = [one for one in self.members(waiting.pop(0)) if one not in found]
+            found |= dict.fromkeys(more)
+            waiting += more
+        return tuple(found)
+
+    def those(self, trait: str, names: Iterable[str] | None = None) -> tuple[str, ...]:
+        """Rankers that have a trait.
+
+        Args:
+            trait: The name of a true or false one of `Traits`.
+            names: Of these; None: of the used ones.
+        """
+        asked = self.used if names is None else names
+        return tuple(name for name in asked if getattr(self.traits(name), trait))
 
     @property
     def used(self) -> tuple[str, ...]:
-        """Every ranker of a run, the blend's members included; each once."""
-        return tuple(dict.fromkeys((*self.rankers, *self.blended)))
+        """Every ranker of the table, with those that it asks; each once."""
+        return self.with_members(*self.rankers)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The used rankers that are asked by others, such as a blend's members."""
+        return tuple(dict.fromkeys(one for name in self.used for one in self.members(name)))
 
     @property
     def names(self) -> list[str]:
@@ -219,30 +291,37 @@ class RankSettings(Settings):
     @property
     def embedding(self) -> tuple[str, ...]:
         """The used rankers that read embeddings of texts."""
-        networks = {"sasrec": self.sasrec, "gru4rec": self.gru4rec, "bert4rec": self.bert4rec}
-        reading = {name for name, one in networks.items() if one.start == "text"}
-        reading |= {"text_knn", "text_summary", "bert4rec_text", "sasrec_text"}
-        return tuple(name for name in self.used if name in reading)
+        return self.those("embeds_text")
 
     @property
     def learning(self) -> tuple[str, ...]:
-        """The used rankers whose training may draw by lot: networks, and other packages' rankers.
-
-        What those do is not known; that they draw is the safe guess.
-        """
-        return tuple(name for name in self.used if name in NETWORKS or RANKERS.added(name))
+        """The used rankers whose training draws by lot."""
+        return self.those("learns_by_draws")
 
     def only(self, *rankers: str) -> RankSettings:
         """The same settings for these rankers."""
         return self.model_copy(update={"rankers": rankers})
 
-    @property
-    def unread(self) -> set[str]:
-        """The settings that no used ranker reads."""
-        tables = {name: frozenset({name}) for name in RANKERS.names()}
-        return {name for name, by in (tables | _READ_BY).items() if not by & set(self.used)}
-
     def meaning(self) -> dict[str, Any]:
         """What the rankings depend on, as plain values: the used rankers' settings only."""
-        apart = {"queries_per_batch", "proposals", "first_stage", "depth"}
-        return self.model_dump(mode="json", exclude=self.unread | apart | {"lists"})
+        read = {"rankers"} | ({"split"} if self.split != "test" else set())
+        for name in self.used:
+            traits = self.traits(name)
+            read |= {"text_fields", "text_words"} if traits.reads_text else set()
+            read |= {"text_model"} if traits.embeds_text else set()
+            read |= {"tune_on", "tune_cases"} if traits.tuned else set()
+            read |= {"tune_cases"} if traits.learns_weights else set()
+        own = self.model_dump(mode="json", include=read)
+        tables = {name: self.table(name) for name in self.used if name not in self.lists}
+        return own | {
+            name: one.model_dump(mode="json")
+            for name, one in tables.items()
+            if type(one).model_fields
+        }
+
+    def resolved(self) -> RankSettings:
+        """The same settings with a table for each used ranker that has settings."""
+        tables = {name: self.table(name) for name in self.used if name in RANKERS.names()}
+        return self.model_copy(
+            update={name: one for name, one in tables.items() if type(one).model_fields}
+        )

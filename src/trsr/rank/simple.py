@@ -2,73 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+import hashlib
 
-from trsr.settings import derive_seed
-from trsr.types import Query, RankedList
+import numpy as np
 
-if TYPE_CHECKING:
-    import polars as pl
-
-    from trsr.rank.base import RankContext
+from trsr.rank.base import FitData, FitOptions, Ranker
+from trsr.rank.batch import QueryBatch, ScoreBatch
 
 
-class RandomRanker:
+class RandomRanker(Ranker):
     """Scores each candidate by lot, between 0 and 1.
 
     A candidate's lot follows from the seed, the query and the item alone: neither the order of the
     queries nor that of the candidates changes it.
 
-    Args:
-        seed: The run's seed.
+    Attributes:
+        seed_: The run's seed.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    seed_: int = 0
 
-    def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
-        """Yields one list a query, in their order."""
-        for query in queries:
-            yield RankedList.of(query, [self._lot(query.id, item.id) for item in query.candidates])
+    def fit(self, data: FitData, options: FitOptions) -> None:
+        """Keeps the seed."""
+        self.seed_ = options.seed
 
-    def _lot(self, query: str, item: str) -> float:
-        return derive_seed(self.seed, "random ranker", query, item) / 2**63
+    def score(self, batch: QueryBatch) -> ScoreBatch:
+        """[queries, columns] lots."""
+        items = [item.encode() for item in batch.item_ids(batch.columns)]
+        found = batch.blank()
+        for row, query in enumerate(batch.ids):
+            # the digest of `derive_seed(seed, "random ranker", query, item)`, begun once a query
+            begun = hashlib.sha256(f"{self.seed_}\x1frandom ranker\x1f{query}\x1f".encode())
+            for at in batch.places[row]:
+                one = begun.copy()
+                one.update(items[at])
+                found[row, at] = (int.from_bytes(one.digest()[:8], "big") >> 1) / 2**63
+        return ScoreBatch(found)
 
 
-class PopularRanker:
+class PopularRanker(Ranker):
     """Scores each candidate by its number of training interactions; unseen items score 0.
 
     Equally popular items share a score: no hidden order decides between them.
 
-    Args:
-        counts: item → number of interactions.
+    Attributes:
+        counts_: [catalogue] interactions of each item.
     """
 
-    def __init__(self, counts: dict[str, int]) -> None:
-        self.counts = counts
+    counts_: np.ndarray
 
-    def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
-        """Yields one list a query, in their order."""
-        for query in queries:
-            scores = [float(self.counts.get(item.id, 0)) for item in query.candidates]
-            yield RankedList.of(query, scores)
+    def fit(self, data: FitData, options: FitOptions) -> None:
+        """Counts the training interactions."""
+        counts = dict(data.interactions["item"].value_counts().iter_rows())
+        self.counts_ = np.array([counts.get(item, 0) for item in data.catalog.ids], np.float64)
 
-
-def popularity(interactions: pl.DataFrame) -> dict[str, int]:
-    """The number of interactions of each item; items without any are left out.
-
-    Args:
-        interactions: Column `item` (str); each row is one interaction.
-    """
-    return dict(interactions["item"].value_counts().iter_rows())
-
-
-def make_random(context: RankContext) -> RandomRanker:
-    """The ranker by lot, with the run's seed."""
-    return RandomRanker(context.seed)
-
-
-def make_popular(context: RankContext) -> PopularRanker:
-    """The popularity ranker, fitted on the training interactions."""
-    return PopularRanker(popularity(context.interactions))
+    def score(self, batch: QueryBatch) -> ScoreBatch:
+        """[queries, columns] counts."""
+        counts = batch.extended(self.counts_, 0.0)[batch.columns]
+        return ScoreBatch(np.broadcast_to(counts, (len(batch), len(counts))))

@@ -2,82 +2,101 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+import itertools
+from collections.abc import Callable
+from typing import Any, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
+from pydantic import Field
 
-from trsr.llm.embeddings import Encoder, SentenceEncoder, embed
-from trsr.progress import Progress
-from trsr.rank.item_text import item_text
-from trsr.rank.settings import RankSettings
-from trsr.rank.tune import QueryRanker, tuned
-from trsr.types import Item, Query
+from trsr.rank.base import FitData, FitOptions, Ranker, Resources
+from trsr.rank.batch import Floats, Ints, QueryBatch, ScoreBatch
+from trsr.rank.item_text import DIGITS, TextEmbedder, distinct, item_text, text_vectors, unit
+from trsr.rank.settings import Decay, RankerConfig, Traits
+from trsr.rank.tune import tune
+from trsr.settings import Settings
 
-if TYPE_CHECKING:
-    from trsr.rank.base import RankContext
-
-Array = npt.NDArray[np.float64]
+EXTRAS = (("sentence_transformers", "embeddings"),)
+Profile = Literal["mean", "last", "decayed", "max3"]
 
 
-class ItemVectors:
-    """Unit vectors of item texts, one a different text.
+class TextKnnConfig(RankerConfig):
+    """Likeness of item texts by their embeddings."""
 
-    Args:
-        items: Those whose texts are embedded at once; others are when they are asked for.
-        encoder: The model.
-        settings: What of an item is its text.
-        progress: Told about what must be computed.
+    profile: tuple[Profile, ...] = Field(
+        ("decayed", "mean", "last", "max3"),
+        min_length=1,
+        description="candidates for what a candidate is compared with: the mean of the history's "
+        "embeddings, the last item's, their decayed mean, or each one (mean of the three nearest)",
+    )
+    decay: tuple[Decay, ...] = Field(
+        (0.8, 0.5, 0.3, 0.9),
+        min_length=1,
+        description="decayed: candidates for an item's weight against the one after it",
+    )
+
+
+class TextVectorRanker(Ranker):
+    """Compares a vector a query with those of item texts, by the cosine.
+
+    Attributes:
+        vectors_: [different, width] float32 unit vectors, each once.
+        rows_: [catalogue] the vector of an item's text; −1 where it has none.
+        embed: Embeds further texts; the model is opened when one is met.
     """
+
+    traits = Traits(reads_text=True, embeds_text=True, extras=EXTRAS)
+    vectors_: Any
+    rows_: Ints
 
     def __init__(
         self,
-        items: Iterable[Item],
-        encoder: Encoder,
-        settings: RankSettings,
-        progress: Progress | None = None,
+        config: Settings | None = None,
+        resources: Resources | None = None,
+        name: str = "",
     ) -> None:
-        self.encoder = encoder
-        self._settings = settings
-        self._texts = {item.id: (item, item_text(item, settings)) for item in items}
-        self._vectors: dict[str, npt.NDArray[np.float32]] = {}
-        self._width = 0
-        self._embed((text for _, text in self._texts.values()), progress)
+        super().__init__(config, resources, name)
+        self.embed: Callable[..., Floats] = TextEmbedder.of(
+            self.resources.settings, self.resources.progress
+        )
 
-    def of(self, items: Sequence[Item]) -> Array:
-        """Shape (items, width); zeros for an item without text."""
-        texts = [self._text(item) for item in items]
-        self._embed(texts, None)
-        found = np.zeros((len(items), self._width))
-        for row, text in enumerate(texts):
-            if text:
-                found[row] = self._vectors[text]
-        return found
+    def fit(self, data: FitData, options: FitOptions) -> None:
+        """Embeds the catalogue's texts.
 
-    def _text(self, item: Item) -> str:
-        known = self._texts.get(item.id)
-        if known is not None and (known[0] is item or known[0] == item):
-            return known[1]
-        return item_text(item, self._settings)
+        Raises:
+            ConfigError: If sentence-transformers is not installed.
+            ModelError: If the embedding model cannot be had.
+        """
+        texts = [item_text(item, self.resources.settings) for item in data.catalog]
+        vectors, rows = distinct(text_vectors(texts, self.embed))
+        self.vectors_ = vectors.astype(np.float32)
+        self.rows_ = np.where([bool(text) for text in texts], rows, -1)
 
-    def _embed(self, texts: Iterable[str], progress: Progress | None) -> None:
-        missing = [text for text in dict.fromkeys(texts) if text and text not in self._vectors]
-        if not missing:
-            return
-        for text, vector in embed(missing, self.encoder, progress=progress).items():
-            self._vectors[text] = unit(np.asarray(vector, np.float64)).astype(np.float32)
-            self._width = len(vector)
+    def placed(self, batch: QueryBatch) -> tuple[Floats, Ints]:
+        """[different, width] vectors, and for each item of a batch its row; −1 without text."""
+        if not batch.outside:
+            return self.vectors_, self.rows_
+        texts = [item_text(item, self.resources.settings) for item in batch.outside]
+        more = text_vectors(texts, self.embed)
+        if not more.shape[1]:  # none of them has a text
+            return self.vectors_, np.concatenate([self.rows_, np.full(len(texts), -1)])
+        own = self.vectors_ if self.vectors_.size else np.zeros((0, more.shape[1]))
+        # an outside item may have the text of one inside: equal vectors are one row
+        vectors, rows = distinct(np.concatenate([own, more]).astype(np.float64))
+        inside = np.where(self.rows_ >= 0, rows[self.rows_], -1)
+        outside = np.where([bool(text) for text in texts], rows[len(own) :], -1)
+        return vectors, np.concatenate([inside, outside])
+
+    def cosines(self, asked: Floats, vectors: Floats, rows: Ints) -> Floats:
+        """[asked, rows] the product of each asked vector with that of each row; 0 for row −1."""
+        different, places = np.unique(rows, return_inverse=True)
+        own = vectors[np.maximum(different, 0)].astype(np.float64)
+        found = np.round(asked @ own.T, DIGITS) + 0.0  # no −0
+        found[:, different < 0] = 0.0
+        return found[:, places]
 
 
-def unit(vector: Array) -> Array:
-    """The vector at length 1; zeros stay zeros."""
-    length = float(np.sqrt((vector * vector).sum()))
-    return vector / length if length > 0 else vector
-
-
-class TextKnnRanker(QueryRanker):
+class TextKnnRanker(TextVectorRanker):
     """The cosine of a candidate's text and a profile of the history's texts.
 
     Harte et al., "Leveraging large language models for sequential recommendation" (RecSys 2023),
@@ -89,57 +108,68 @@ class TextKnnRanker(QueryRanker):
     Equal texts tie. A candidate without text, and every candidate of a history without text,
     scores 0. Items outside the catalogue are embedded when they are met.
 
-    Args:
-        vectors: The items' vectors.
-        profile: mean, last, decayed or max3.
-        decay: For `decayed`: an item's weight against the one after it.
+    Attributes:
+        profile_: mean, last, decayed or max3.
+        decay_: For `decayed`: an item's weight against the one after it.
     """
 
-    def __init__(self, vectors: ItemVectors, profile: str, decay: float = 1.0) -> None:
-        self.vectors = vectors
-        self.profile = profile
-        self.decay = decay
+    traits = Traits(tuned=True, reads_text=True, embeds_text=True, extras=EXTRAS)
+    config: TextKnnConfig
+    profile_: str
+    decay_: float
 
-    def scores(self, query: Query) -> Sequence[float]:
-        """One cosine a candidate."""
-        items = query.history.items[::-1]
-        history = self.vectors.of(items[:1] if self.profile == "last" else items)
-        history = history[(history != 0).any(axis=1)]
-        candidates = self.vectors.of(query.candidates)
-        if not len(history):
-            return [0.0] * len(candidates)
-        if self.profile == "max3":
-            # one sum a row, not a matrix product: a score must not depend on its row's place
-            cosines = np.stack([(candidates * one).sum(axis=1) for one in history])
-            nearest = np.sort(cosines, axis=0)[-3:]
-            found = nearest.sum(axis=0) / len(nearest)
-        else:
-            decay = self.decay if self.profile == "decayed" else 1.0
-            weights = decay ** np.arange(len(history))
-            profile = unit((weights[:, None] * history).sum(axis=0))
-            found = (candidates * profile).sum(axis=1)
-        # no known text, nothing known: 0, as its zero vector gives
-        return [float(score) for score in found]
+    def fit(self, data: FitData, options: FitOptions) -> None:
+        """Embeds the catalogue's texts; the profile is tuned on the validation cases."""
+        super().fit(data, options)
+        settings: list[dict[str, Any]] = []
+        for profile in self.config.profile:
+            decays = self.config.decay if profile == "decayed" else ()
+            settings += [{"profile": profile, "decay": decay} for decay in decays]
+            settings += [] if decays else [{"profile": profile}]
+        tune(self, data, options, settings, self.with_profile)
+
+    def with_profile(self, profile: str, decay: float = 1.0) -> Self:
+        """The same with another profile."""
+        return self.altered(profile_=profile, decay_=decay)
+
+    def score(self, batch: QueryBatch) -> ScoreBatch:
+        """[queries, columns] cosines."""
+        vectors, rows = self.placed(batch)
+        met = rows[batch.histories.values]
+        histories = [self._read(met[start:end]) for start, end in _spans(batch)]
+        if self.profile_ == "max3":
+            return ScoreBatch(self._nearest(batch, histories, vectors, rows))
+        decay = self.decay_ if self.profile_ == "decayed" else 1.0
+        profiles = np.zeros((len(batch), vectors.shape[1]))
+        for row, history in enumerate(histories):
+            if len(history):
+                weights = decay ** np.arange(len(history))
+                own = vectors[history].astype(np.float64)
+                profiles[row] = (weights[:, None] * own).sum(axis=0)
+        return ScoreBatch(self.cosines(unit(profiles), vectors, rows[batch.columns]))
+
+    def _read(self, met: Ints) -> Ints:
+        """The rows of the history's texts that the profile reads, latest first."""
+        known = met[met >= 0][::-1]
+        if self.profile_ == "last":
+            return met[-1:] if len(met) and met[-1] >= 0 else met[:0]
+        return known
+
+    def _nearest(
+        self, batch: QueryBatch, histories: list[Ints], vectors: Floats, rows: Ints
+    ) -> Floats:
+        found = batch.blank()
+        read = np.unique(np.concatenate(histories)) if histories else rows[:0]
+        if not len(read):
+            return found
+        cosines = self.cosines(vectors[read].astype(np.float64), vectors, rows[batch.columns])
+        for row, history in enumerate(histories):
+            if len(history):
+                near = np.sort(cosines[np.searchsorted(read, history)], axis=0)[-3:]
+                found[row] = near.sum(axis=0) / len(near)
+        return found
 
 
-def item_vectors(context: RankContext) -> ItemVectors:
-    """The catalogue's vectors by the embedding model of the settings.
-
-    Raises:
-        ConfigError: If sentence-transformers is not installed.
-        ModelError: If the embedding model cannot be had.
-    """
-    encoder = SentenceEncoder(context.settings.text_model, context.progress)
-    return ItemVectors(context.catalog, encoder, context.settings, context.progress)
-
-
-def make_text_knn(context: RankContext) -> TextKnnRanker:
-    """Likeness of texts, its profile tuned on the validation cases; raises as `item_vectors`."""
-    settings = context.settings
-    vectors = item_vectors(context)
-    options: list[dict[str, Any]] = []
-    for profile in settings.text_knn.profile:
-        decays = settings.text_knn.decay if profile == "decayed" else ()
-        options += [{"profile": profile, "decay": decay} for decay in decays]
-        options += [] if decays else [{"profile": profile}]
-    return tuned("text_knn", context, options, functools.partial(TextKnnRanker, vectors))
+def _spans(batch: QueryBatch) -> list[tuple[int, int]]:
+    starts = batch.histories.starts.tolist()
+    return list(itertools.pairwise(starts))

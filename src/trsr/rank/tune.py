@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import abc
 import heapq
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from trsr.rank.base import checked
+from trsr.rank.base import FitData, FitOptions, Ranker, scored
+from trsr.rank.batch import batched, ranked
 from trsr.settings import derive_seed
-from trsr.types import Case, Query, RankedList
-
-if TYPE_CHECKING:
-    from trsr.rank.base import RankContext
+from trsr.types import Case, RankedList
 
 _log = logging.getLogger(__name__)
-
-
-class QueryRanker(abc.ABC):
-    """A ranker that scores the candidates of one query at a time.
-
-    Attributes:
-        chosen: The settings that it works with and how they were chosen, for the manifest.
-    """
-
-    chosen: Mapping[str, Any]
-
-    @abc.abstractmethod
-    def scores(self, query: Query) -> Sequence[float]:
-        """One score a candidate, in their order; a score does not depend on that order."""
-
-    def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
-        """Yields one list a query, in their order."""
-        for query in queries:
-            yield RankedList.of(query, list(self.scores(query)))
-
 
 _NATURAL = {
     "share": (1.0,),
@@ -48,55 +25,63 @@ _NATURAL = {
 }
 """Values of settings beyond which there is nothing to try."""
 
-R = TypeVar("R", bound=QueryRanker)
 
+def tune(
+    ranker: Ranker,
+    data: FitData,
+    options: FitOptions,
+    settings: Sequence[Mapping[str, Any]],
+    make: Callable[..., Ranker],
+) -> None:
+    """Gives a ranker that one of its settings which orders the validation cases best.
 
-def tuned(
-    name: str,
-    context: RankContext,
-    options: Sequence[Mapping[str, Any]],
-    make: Callable[..., R],
-) -> R:
-    """The ranker with that one of its settings which orders the validation cases best.
-
-    Best is the highest first metric of `context.quality`; the next metrics decide between equals,
-    then the order of the options. Without validation cases the first option is taken. A number
+    Best is the highest first metric of `options.quality`; the next metrics decide between equals,
+    then the order of the settings. Without validation cases the first one is taken. A number
     that was chosen at an end of those tried is told as `at_end` in what was chosen, and logged.
 
     Args:
-        name: The ranker's name, for the log and for messages.
-        context: Where validation cases and their judge are.
-        options: The settings to choose from, as keyword arguments of `make`.
-        make: Makes a ranker; what is costly is to be fitted before, once for all.
+        ranker: It gets the state of the best one, and what was `chosen`.
+        data: Where validation cases are.
+        options: Their judge.
+        settings: The settings to choose from, as keyword arguments of `make`.
+        make: Makes the ranker with a setting (see `Ranker.altered`); what is costly is to be
+            fitted before, once for all.
 
     Raises:
         DataError: If a score is not a number.
     """
-    cases = validation_cases(context) if len(options) > 1 and context.quality else []
-    if not cases or context.quality is None:
-        ranker = make(**options[0])
-        why = "the only setting" if len(options) == 1 else "no validation cases: the first setting"
-        ranker.chosen = {**options[0], "why": why}
-        _log.info("%s: %s", name, ranker.chosen)
-        return ranker
-    context.progress.begin(len(options), f"settings of {name}")
-    best: R | None = None
+    several = len(settings) > 1 and options.quality is not None
+    cases = validation_cases(ranker, data, options) if several else []
+    if not cases or options.quality is None:
+        why = "the only setting" if len(settings) == 1 else "no validation cases: the first setting"
+        _take(ranker, make(**settings[0]), {**settings[0], "why": why})
+        return
+    options.progress.begin(len(settings), f"settings of {ranker.name}")
+    catalog = ranker.resources.catalog
+    batches = list(batched((case.query for case in cases), catalog, ranker.batch_size))
+    best: Ranker | None = None
     reached: tuple[float, ...] = ()
-    for option in options:
-        ranker = make(**option)
-        lists = list(checked(ranker, (case.query for case in cases), name))
-        found = context.quality(cases, lists)
+    chosen: dict[str, Any] = {}
+    for setting in settings:
+        tried = make(**setting)
+        lists: list[RankedList] = []
+        for batch in batches:
+            lists += ranked(batch, scored(tried, batch, ranker.name)).lists()
+        found = options.quality(cases, lists)
         if best is None or tuple(found.values()) > reached:
-            best, reached = ranker, tuple(found.values())
-            rounded = {metric: round(value, 4) for metric, value in found.items()}
-            best.chosen = {**option, **rounded}
-        del ranker  # what it holds may be large, and the next is to be made
-        context.progress.advance()
+            best, reached = tried, tuple(found.values())
+            chosen = {**setting, **{metric: round(value, 4) for metric, value in found.items()}}
+        del tried  # what it holds may be large, and the next is to be made
+        options.progress.advance()
     assert best is not None  # noqa: S101  (settings refuse an empty list)
-    why = f"best of {len(options)} on {len(cases)} validation cases"
-    best.chosen = {**best.chosen, "why": why} | ends_told(name, best.chosen, options)
-    _log.info("%s: %s", name, best.chosen)
-    return best
+    why = f"best of {len(settings)} on {len(cases)} validation cases"
+    _take(ranker, best, {**chosen, "why": why} | ends_told(ranker.name, chosen, settings))
+
+
+def _take(ranker: Ranker, best: Ranker, chosen: dict[str, Any]) -> None:
+    vars(ranker).update(vars(best))
+    ranker.chosen = chosen
+    _log.info("%s: %s", ranker.name, chosen)
 
 
 def ends_told(
@@ -142,16 +127,16 @@ def _size(key: str, value: object) -> float:
     return math.inf if key == "last" and not value else float(value)  # 0: all items
 
 
-def validation_cases(context: RankContext) -> list[Case]:
+def validation_cases(ranker: Ranker, data: FitData, options: FitOptions) -> list[Case]:
     """The validation cases to choose on: at most `rank.tune_cases`, drawn by seed, in their order.
 
     A case's lot follows from the seed and its query id, whatever the other cases are.
     """
-    most = context.settings.tune_cases
+    most = ranker.resources.settings.tune_cases
     if not most:
-        return list(context.validation())
-    numbered = enumerate(context.validation())
-    kept = heapq.nsmallest(most, numbered, key=lambda one: (_lot(context.seed, one[1]), one[0]))
+        return list(data.validation())
+    numbered = enumerate(data.validation())
+    kept = heapq.nsmallest(most, numbered, key=lambda one: (_lot(options.seed, one[1]), one[0]))
     return [case for _, case in sorted(kept, key=lambda one: one[0])]
 
 

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from trsr.errors import StoreError
 from trsr.store import files
 
 
 def readable(path: Path) -> bool:
-    """Whether a Parquet, JSON or safetensors file is whole, of a folder whether all of them are.
+    """Whether a Parquet, JSON, NumPy or safetensors file is whole; of a folder, all of them.
 
     A file that was cut off or written over is none of these any more; files of other kinds are not
     looked into.
@@ -48,7 +50,13 @@ def _safetensors(path: Path) -> bool:
     return bool(max(ends, default=-1) == size)
 
 
+def _numpy(path: Path) -> bool:
+    np.load(path, mmap_mode="r", allow_pickle=False)  # looks whether the size is the head's
+    return True
+
+
 _KINDS: dict[str, Callable[[Path], bool]] = {
+    ".npy": _numpy,
     ".parquet": _parquet,
     ".json": _json,
     ".safetensors": _safetensors,

@@ -15,7 +15,7 @@ from trsr.config import Config, find_config, load_config, read_toml
 from trsr.errors import ConfigError
 from trsr.evaluate import parse_metric
 from trsr.plugins import near
-from trsr.rank.settings import RANKERS, TRAINED
+from trsr.rank.settings import RANKERS
 from trsr.settings import digest
 from trsr.sweep.file import SweepFile, beside, find_sweep, read_sweep
 from trsr.sweep.space import Range, read_choice
@@ -151,8 +151,8 @@ class Plan:
                     f"{self.path}: {key}: a search ranks the validation cases with own summaries, "
                     f"and the test cases with the best settings; set it to {wanted}"
                 )
-        asked = config.rank.blend if ranker == "blend" else (ranker,)
-        if TRAINED & set(asked) and not config.trained:
+        asked = config.rank.with_members(ranker)
+        if config.rank.those("needs_training", asked) and not config.trained:
             raise ConfigError(
                 f"{self.path}: search.ranker: {ranker} asks the trained model, and none is "
                 "trained: name llm in rank.rankers and set train.epochs above 0, or search by "

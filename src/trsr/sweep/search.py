@@ -6,17 +6,20 @@ import dataclasses
 import functools
 import json
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trsr.config import load_config
 from trsr.data import Dataset
 from trsr.engine import LocalEngine
 from trsr.errors import ConfigError
 from trsr.evaluate import evaluate
 from trsr.evaluate.report import Estimate
 from trsr.pipeline import STAGE_NAMES
-from trsr.pipeline.artifacts import read_summaries, with_summary
+from trsr.pipeline.artifacts import adapter_of, read_summaries, with_summary
+from trsr.pipeline.costs import CostBook
+from trsr.pipeline.ranking import fitted_rankers
 from trsr.progress import Progress, Silent
 from trsr.rank import rank_what_fits
 from trsr.recommender import Recommender
@@ -27,7 +30,6 @@ from trsr.sweep.plan import Plan, run_name
 from trsr.sweep.running import ENGINE, RunShard, failed, make_run, outcome_of, shard_of, tested
 from trsr.sweep.space import combinations, draw
 from trsr.sweep.table import Outcome, Swept
-from trsr.types import Query, RankedList
 
 VALUE = "validation.json"
 """In a run's folder: its metric on the validation cases, and of what it was measured."""
@@ -145,20 +147,20 @@ def _known(path: Path, asked: str) -> Estimate | None:
 
 
 def _measured(folder: Path, ranker: str, metric: str) -> Estimate:
-    recommender = Recommender.load(folder, ranker)
+    config, dataset = load_config(folder / "config.toml"), Dataset.load(folder)
     summaries = read_summaries(folder, ("valid",))
-    cases = [with_summary(case, summaries) for case in recommender.dataset.cases("valid")]
+    cases = [with_summary(case, summaries) for case in dataset.cases("valid")]
+    if not cases:
+        raise ConfigError(f"{folder}: a search needs validation cases, and there are none")
+    run = RunDirectory(folder)
+    adapter = adapter_of(run)
     # What the strategy has not summarized yet is summarized here: only test cases always are.
-    queries = recommender.summarized([case.query for case in cases], Silent())
-    lists = rank_what_fits(_Asked(recommender), queries, lambda query, error: None, ranker)
+    writer = Recommender(config, dataset, adapter, ranker)
+    queries = writer.summarized([case.query for case in cases], Silent())
+    told = {one.id: one.summary for one in queries if one.summary is not None}
+    # fitted here, a ranker is found by the stage `rank` of the best settings' run
+    rankers, _ = fitted_rankers(config, run, dataset, told, CostBook(), Silent())
+    found = rankers.get(ranker)
+    lists = list(rank_what_fits(found, queries, lambda query, error: None, ranker))
+    rankers.forget()
     return evaluate(cases, {"x": lists}, [metric])["x"].metrics[metric]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Asked:
-    """A recommender as a ranker."""
-
-    recommender: Recommender
-
-    def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
-        return self.recommender.recommend(queries)
