@@ -123,5 +123,5 @@ def test_a_sweep_says_whose_cases_its_values_are_of(made, tmp_path):
         'base = "mine.toml"\n[set]\nrank.split = "valid"\n'
         '[search]\nranker = "untuned"\ntrials = 1\nspace.prompts.recent = [1, 2]\n'
     )
-    with pytest.raises(ConfigError, match=r"rank\.split: a search looks"):
+    with pytest.raises(ConfigError, match=r"rank\.split: a search ranks"):
         sweep(read_plan(path))
