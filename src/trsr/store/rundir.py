@@ -130,8 +130,8 @@ class RunDirectory:
             return {}, []
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
-                f"{path}: not a manifest that trsr wrote ({error}); delete it to make every stage "
-                "again (the language model's outputs are kept elsewhere)"
+                f"{path}: not a manifest that trsr wrote ({error}); move the folder away and run "
+                "again to make every stage (the language model's outputs are kept elsewhere)"
             ) from error
 
     def faults(self, record: StageRecord) -> list[str]:
