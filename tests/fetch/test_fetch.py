@@ -372,6 +372,10 @@ class Broken(Quiet):
         self.wfile.write(b"ffff\r\nabc" if self.way == "cut off in a chunk" else ARCHIVE)
 
 
+def no_package(*_: Any) -> str:
+    raise web.NotHereError("no package")
+
+
 @pytest.mark.parametrize(
     ("way", "reason"),
     [
@@ -393,6 +397,7 @@ def test_a_broken_answer_is_told_and_leaves_nothing(
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}/ml-100k.zip"
     monkeypatch.setattr(movielens, "MOVIELENS_URL", address)
+    monkeypatch.setattr(fetch, "from_package", no_package)
     with pytest.raises(DataError, match=reason):
         fetch.get("ml-100k")
     server.shutdown()

@@ -112,8 +112,17 @@ def test_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
         pass
 
 
-def test_a_manifest_that_trsr_did_not_write_is_named(tmp_path):
-    (tmp_path / "manifest.json").write_text("{]")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{]",
+        '{"stages": {}, "unfinished": [null]}',
+        '{"stages": {"rank": {"settings": 1, "parents": {}, "files": {}}}, "unfinished": []}',
+        "[" * 100_000,
+    ],
+)
+def test_a_manifest_that_trsr_did_not_write_is_named(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(StoreError, match=r"manifest\.json: not a manifest"):
         RunDirectory(tmp_path).records()
 

@@ -146,6 +146,11 @@ def _ranked(case: Case, run: Path) -> Iterator[str]:
                 continue
             yield f"ranked by {ranker} (* the item that was taken next):"
             for place, entry in enumerate(ranked.entries, 1):
+                if entry.item not in items:
+                    raise DataError(
+                        f"{path}: ranker {ranker} ranks {entry.item} for query {case.query.id}, "
+                        "which is none of its candidates; give `trsr rank` again"
+                    )
                 mark = "*" if entry.item in case.relevant else " "
                 name = title(items[entry.item])
                 yield f"  {mark}{place:3d}. {entry.score:+9.4f}  {entry.item}  {name}"

@@ -19,8 +19,6 @@ from trsr.llm.kept import decoder_of
 from trsr.llm.lora import lean
 from trsr.llm.settings import ModelSettings
 from trsr.llm.weights import file_digest, quiet
-from trsr.machine import cpuinfo
-from trsr.store import files
 
 _UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError)
 TOKENIZER = ("tokenizer", "chat_template", "special_tokens", "vocab", "merges", "added_tokens")
@@ -115,16 +113,16 @@ def identity(settings: ModelSettings, folder: Path, adapter: Path | None, dtype:
 
     Names no path of the machine, so that a store can move.
     """
-    own = [path for path in files.listed(folder) if _counts(path)]
+    files = [path for path in sorted(folder.iterdir()) if _counts(path)]
     parts = [
-        Path(settings.name).name if files.is_folder(Path(settings.name)) else settings.name,
-        _together(own),
+        Path(settings.name).name if Path(settings.name).is_dir() else settings.name,
+        _together(files),
         str(dtype).removeprefix("torch."),
     ]
     if settings.quantize != "none":
         parts.append(settings.quantize)
     if adapter is not None:
-        adapted = [adapter / "adapter_config.json", *files.listed(adapter, "*.safetensors")]
+        adapted = [adapter / "adapter_config.json", *sorted(adapter.glob("*.safetensors"))]
         parts.append(f"adapter {_together(adapted)}")
     return " ".join(parts)
 
@@ -138,15 +136,15 @@ def _counts(path: Path) -> bool:
     )
 
 
-def _together(paths: list[Path]) -> str:
-    lines = [f"{path.name} {file_digest(path)}" for path in paths]
+def _together(files: list[Path]) -> str:
+    lines = [f"{path.name} {file_digest(path)}" for path in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _adapted(network: Any, adapter: Path, dtype: torch.dtype) -> Any:
     import peft
 
-    if not files.is_file(adapter / "adapter_config.json"):
+    if not (adapter / "adapter_config.json").is_file():
         raise ModelError(
             f"{adapter} holds no adapter (no adapter_config.json): has `trsr train` finished?"
         )
@@ -193,5 +191,8 @@ def _check_parts(network: Any, folder: Path) -> None:
 def _cpu_has_bf16() -> bool:
     if platform.system() != "Linux":
         return False
-    flags = cpuinfo("flags")
+    try:
+        flags = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return False
     return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
+import os
+import shutil
 import struct
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +18,6 @@ from filelock import FileLock
 from trsr import fetch
 from trsr.errors import ModelError
 from trsr.progress import Progress, Silent
-from trsr.store import files
 
 GGUF = {"smollm2-135m": "SmolLM2-135M-Instruct.Q4_1.gguf"}
 """Embedded models that may come as GGUF: `trsr get` name → file in the fetched folder."""
@@ -52,8 +55,8 @@ def local_weights(
     if name in GGUF:
         return _embedded(name, cache, progress or Silent())
     folder = Path(name).expanduser()
-    if files.is_folder(folder):
-        if not files.is_file(folder / "config.json"):
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
             raise ModelError(f"{folder} is not a model's folder: it has no config.json")
         return folder
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
@@ -64,18 +67,19 @@ def local_weights(
 def file_digest(path: Path, cache: Path | None = None) -> str:
     """A file's SHA-256, remembered in trsr's cache for as long as size and time stay the same."""
     path = path.resolve()
-    size, changed = files.stamp(path)
+    facts = path.stat()
     key = hashlib.sha256(str(path).encode()).hexdigest()[:32]
     note = fetch.cache_folder(cache) / "digests" / f"{key}.json"
-    stamp = {"size": size, "mtime_ns": changed}
+    stamp = {"size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
     with contextlib.suppress(OSError, ValueError):
-        known = files.read_json(note)
+        known = json.loads(note.read_text("utf-8"))
         if {"size": known.get("size"), "mtime_ns": known.get("mtime_ns")} == stamp:
             return str(known["sha256"])
     digest = _sha256(path)
-    if size >= 1 << 20:  # smaller ones cost less than the note
+    if facts.st_size >= 1 << 20:  # smaller ones cost less than the note
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
-            files.write_json(note, {**stamp, "sha256": digest}, indent=None)
+            note.parent.mkdir(parents=True, exist_ok=True)
+            _write(note, json.dumps({**stamp, "sha256": digest}))
     return digest
 
 
@@ -101,15 +105,15 @@ def quiet() -> Iterator[None]:
 def _embedded(name: str, cache: Path | None, progress: Progress) -> Path:
     root = fetch.cache_folder(cache) / "weights"
     folder = root / name
-    if files.is_file(folder / _MADE):
+    if (folder / _MADE).is_file():
         return folder
     raw = fetch.get(name, cache=cache, progress=progress)
-    if files.is_file(raw / "config.json"):
+    if (raw / "config.json").is_file():
         return raw
     try:
-        files.make_folder(root)
+        root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f"{name}.lock"):
-            if not files.is_file(folder / _MADE):
+            if not (folder / _MADE).is_file():
                 _convert(raw / GGUF[name], folder, progress)
     except OSError as error:
         raise ModelError(
@@ -126,9 +130,9 @@ def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
 
     progress.begin(3, "steps")
     progress.advance(0, f"converting {gguf.name}")
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        with files.temporary_folder(folder.parent, f".{folder.name}-") as making, quiet():
-            made = making / "made"
+        with quiet():
             where = {"gguf_file": gguf.name, "trust_remote_code": False}
             tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **where)
             tokenizer.save_pretrained(made)
@@ -141,14 +145,17 @@ def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
             network.hf_quantizer = None
             progress.advance()
             network.save_pretrained(made)
-            digests = {path.name: _sha256(path) for path in files.listed(made)}
-            facts = {"from": {gguf.name: _sha256(gguf)}, "sha256": digests}
-            files.write_json(made / _MADE, facts)
-            files.move(made, folder)
+        digests = {path.name: _sha256(path) for path in sorted(made.iterdir())}
+        facts = {"from": {gguf.name: _sha256(gguf)}, "sha256": digests}
+        _write(made / _MADE, json.dumps(facts, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
     except (ImportError, LookupError, RuntimeError, ValueError, struct.error) as error:
         raise ModelError(
             f"{gguf} cannot be converted ({error}): remove {gguf.parent} to fetch it again"
         ) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
     progress.advance()
 
 
@@ -169,5 +176,13 @@ def _from_hub(name: str, revision: str | None) -> Path:
     return Path(folder)
 
 
+def _write(path: Path, text: str) -> None:
+    """Writes a small file whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, "utf-8")
+    beside.replace(path)
+
+
 def _sha256(path: Path) -> str:
-    return files.digest(path, "sha256")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -53,6 +53,11 @@ class StageRecord:
     files: Mapping[str, str]
     info: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("settings", "parents", "files", "info"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise TypeError(f"{name} is no table")
+
 
 class RunDirectory:
     """One run's files.
@@ -123,16 +128,17 @@ class RunDirectory:
         try:
             value = files.read_json(path)
             records = {name: StageRecord(**record) for name, record in value["stages"].items()}
-            for stage, record in records.items():
-                _refuse_paths(path, stage, (*record.files, *record.parents))
-            return records, list(value["unfinished"])
+            unfinished = [_text(stage) for stage in value["unfinished"]]
         except FileNotFoundError:
             return {}, []
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
-                f"{path}: not a manifest that trsr wrote ({error}); delete it to make every stage "
-                "again (the language model's outputs are kept elsewhere)"
+                f"{path}: not a manifest that trsr wrote ({error}); move the folder away and run "
+                "again to make every stage (the language model's outputs are kept elsewhere)"
             ) from error
+        for stage, record in records.items():
+            _refuse_paths(path, stage, (*record.files, *record.parents))
+        return records, unfinished
 
     def faults(self, record: StageRecord) -> list[str]:
         """The files of a finished stage that are gone or damaged.
@@ -310,6 +316,12 @@ def _refuse_paths(manifest: Path, stage: str, names: Collection[object]) -> None
                 f"{manifest}: stage {stage} names the file {name!r}, which is no plain name; "
                 f"{_UNTRUE}"
             )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no stage")
+    return value
 
 
 def is_among(name: str, patterns: Collection[str]) -> bool:
