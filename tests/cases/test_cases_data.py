@@ -730,6 +730,16 @@ def test_each_row_is_used_or_counted(tmp_path_factory: Any, rows: Any, kind: str
     fuzz.balanced(report, len(frame), None if kind == "one" else len(items))
 
 
+@pytest.mark.parametrize("reader", fuzz.READERS)
+def test_each_row_of_a_published_format_is_used_or_counted(tmp_path: Path, reader: str) -> None:
+    for number in range(4):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        rng = random.Random(number)
+        found, rows, items = fuzz.published(rng, folder, reader, spoilt=False)
+        fuzz.prepared(found, rng, folder, rows, items)
+
+
 def test_spoilt_files_do_no_harm(tmp_path: Path) -> None:
     for number in range(60):
         folder = tmp_path / str(number)
