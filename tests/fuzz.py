@@ -16,6 +16,7 @@ import gzip
 import io
 import json
 import random
+import re
 import shutil
 import signal
 import sys
@@ -273,9 +274,13 @@ FORMATS: Mapping[str, Callable[[random.Random, Sequence[Row]], bytes]] = {
 }
 
 
-def published(rng: random.Random, folder: Path) -> DataSettings:
-    """Files of a format that has a reader of its own, now and then spoilt."""
-    reader = rng.choice(("mind", "recbole", "movielens", "amazon_m2", "amazon_reviews"))
+READERS = ("mind", "recbole", "movielens", "amazon_m2", "amazon_reviews")
+
+
+def published(
+    rng: random.Random, folder: Path, reader: str, *, spoilt: bool
+) -> tuple[DataSettings, int, int]:
+    """Files of a format that has a reader of its own, and how many interactions and items."""
     n = rng.randrange(5, 12)
     items, users = [f"B{k:03}" for k in range(n)], [f"u{k}" for k in range(4)]
     title = " ".join(rng.sample(WORDS, 3))
@@ -326,15 +331,16 @@ def published(rng: random.Random, folder: Path) -> DataSettings:
     }[reader]
     for name, lines in zip(names, made, strict=True):
         raw = "\n".join(lines).encode()
-        (folder / name).write_bytes(spoil_bytes(rng, raw) if rng.random() < 0.6 else raw)
+        (folder / name).write_bytes(spoil_bytes(rng, raw) if spoilt else raw)
     paths = [folder / name for name in names]
     given = reader == "mind" and rng.random() < 0.5
-    return DataSettings(
+    chosen = DataSettings(
         reader=reader,
         interactions=paths[0],
         items=paths[1],
         candidates="given" if given else "uniform",
     )
+    return chosen, len(flat), n
 
 
 def attempt(rng: random.Random, folder: Path) -> str:
@@ -343,50 +349,59 @@ def attempt(rng: random.Random, folder: Path) -> str:
     Raises:
         WrongError: If rows are lost.
     """
-    if rng.random() < 0.05:
-        return given(rng, folder)
-    if rng.random() < 0.2:
-        settings = published(rng, folder)
-        tried = guess(settings.interactions, settings.items) if rng.random() < 0.3 else None  # type: ignore[arg-type]
-        return _prepared(tried.settings if tried else settings, rng, folder, None, None)
+    return rng.choices((given, of_reader, of_table), (1, 4, 15))[0](rng, folder)
+
+
+def of_reader(rng: random.Random, folder: Path) -> str:
+    """A published format, mostly spoilt."""
+    spoilt = rng.random() < 0.8
+    found, rows, items = published(rng, folder, rng.choice(READERS), spoilt=spoilt)
+    if rng.random() < 0.3 and found.interactions:
+        found = guess(found.interactions, found.items).settings
+    known = not spoilt and found.reader in READERS
+    return prepared(found, rng, folder, rows if known else None, items if known else None)
+
+
+def of_table(rng: random.Random, folder: Path) -> str:
+    """Files of a shop, mostly spoilt."""
     clicks, goods = log(rng)
-    spoilt = rng.choice(("", "cells", "bytes", "both"))
-    paths, counts = [], []
-    for name, rows in (("clicks", clicks), ("goods", goods)):
-        if not rows:
-            continue
-        if spoilt in ("cells", "both") and rng.random() < 0.7:
-            spoil_cells(rng, rows)
-        kind = rng.choice(list(FORMATS))
-        raw = FORMATS[kind](rng, rows)
-        # what stands in no quotation marks may hold what separates fields or rows
-        loose = kind == "dat" and any(
-            mark in _cell(value)
-            for row in rows
-            for value in row.values()
-            for mark in ("::", "\n", "\r", "\x85", ":")
-        )
-        known = spoilt not in ("bytes", "both") and not loose
-        if spoilt in ("bytes", "both") and rng.random() < 0.8:
-            raw = spoil_bytes(rng, raw)
-        if rng.random() < 0.15:
-            raw, kind = gzip.compress(raw), f"{kind}.gz"
-            if spoilt in ("bytes", "both"):
-                raw = spoil_bytes(rng, raw)
-        path = folder / f"{name}.{kind}"
-        path.write_bytes(raw)
-        paths.append(path)
-        lists = any(isinstance(value, list) for row in rows for value in row.values())
-        counts.append(len(rows) if known and not lists and "items" not in rows[0] else None)
+    spoils = rng.choice(("", "cells", "bytes", "cells, bytes"))
+    made = [
+        written(rng, folder / name, rows, spoils)
+        for name, rows in (("clicks", clicks), ("goods", goods))
+        if rows
+    ]
+    paths = [path for path, _ in made]
     settings = _settings(rng, folder, paths, list(clicks[0]), list(goods[0]) if goods else [])
     if "event" in clicks[0] and rng.random() < 0.5:
         kinds = {str(row.get("event")): 1.0 for row in clicks}
         columns = settings.columns.model_copy(update={"event": "event"})
         settings = settings.model_copy(update={"events": kinds, "columns": columns})
-    lost_header = 0 if settings.header and settings.items_header else 1
-    rows_in = None if lost_header or not counts else counts[0]
-    items_in = None if lost_header or len(counts) < 2 else counts[1]
-    return _prepared(settings, rng, folder, rows_in, items_in)
+    # a header that was not seen is a row more
+    counts = [count if settings.header and settings.items_header else None for _, count in made]
+    return prepared(settings, rng, folder, counts[0], counts[1] if len(counts) > 1 else None)
+
+
+def written(
+    rng: random.Random, path: Path, rows: list[Row], spoils: str
+) -> tuple[Path, int | None]:
+    """Writes a file in any format; with the number of its rows, where that is sure."""
+    if "cells" in spoils and rng.random() < 0.7:
+        spoil_cells(rng, rows)
+    kind = rng.choice(list(FORMATS))
+    raw = FORMATS[kind](rng, rows)
+    cells = [value for row in rows for value in row.values()]
+    # what stands in no quotation marks may hold what separates fields or rows
+    loose = kind == "dat" and any(re.search("[:\n\r]", _cell(cell)) for cell in cells)
+    lists = any(isinstance(cell, list) for cell in cells)
+    if "bytes" in spoils:
+        raw = spoil_bytes(rng, raw)
+    if rng.random() < 0.15:
+        raw, kind = gzip.compress(raw), f"{kind}.gz"
+        raw = spoil_bytes(rng, raw) if "bytes" in spoils else raw
+    whole = path.with_suffix(f".{kind}")
+    whole.write_bytes(raw)
+    return whole, None if "bytes" in spoils or loose or lists else len(rows)
 
 
 def _settings(
@@ -428,9 +443,10 @@ def given(rng: random.Random, folder: Path) -> str:
     return "used"
 
 
-def _prepared(
+def prepared(
     settings: DataSettings, rng: random.Random, folder: Path, rows: int | None, items: int | None
 ) -> str:
+    """Prepares, or only inspects, and counts."""
     updates = {
         "negatives": 1,
         "min_history": 1,

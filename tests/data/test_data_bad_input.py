@@ -257,25 +257,14 @@ def test_ids_that_only_look_alike_stay_apart(bench: Any) -> None:
     assert list(dataset.catalog.ids) == ["1", "1.0", "v2.0"]
 
 
-TIMES = [
-    ("negative", ["-5", "-4", "-3", "-2", "-1.5"], [-5, -4, -3, -2]),
-    ("dates", [f"2024-05-0{k}" for k in range(1, 6)], [1714521600 + 86400 * k for k in range(4)]),
-    (
-        "iso",
-        [f"2024-05-01T00:00:0{k}Z" for k in range(4)] + ["2024-05-01 02:00:04+02:00"],
-        [1714521600 + k for k in range(4)],
-    ),
-    (
-        "american",
-        [f"11/1{k}/2019 12:30:00 PM" for k in range(5)],
-        [1573389000 + 86400 * k for k in range(4)],
-    ),
-    ("mixed", ["10", "1970-01-01 00:00:20", "30.5", "40", "50"], [10, 20, 30.5, 40]),
-]
-
-
-@pytest.mark.parametrize(("written", "read"), [t[1:] for t in TIMES], ids=[t[0] for t in TIMES])
-def test_times_of_any_kind(bench: Any, written: list[str], read: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (["-5", "-4", "-3", "-2", "-1.5"], [-5, -4, -3, -2]),
+        (["10", "1970-01-01 00:00:20", "30.5", "40", "50"], [10, 20, 30.5, 40]),
+    ],
+)
+def test_numbers_are_times_as_they_are(bench: Any, written: list[str], read: list[float]) -> None:
     clicks = bench.clicks([("u", f"i{k}", time) for k, time in enumerate(written)])
     _, dataset = bench.prepare(interactions=clicks, items=bench.goods(30))
     assert dataset.cases("test").frame["times"].to_list() == [read]
@@ -338,19 +327,6 @@ def test_a_description_of_a_megabyte_is_cut_and_counted(bench: Any) -> None:
     report, dataset = bench.prepare(interactions=bench.raw("c.csv", GOOD), items=goods)
     assert report.counts["texts_shortened"] == 1
     assert 19_990 <= len(dict(dataset.catalog["i1"].fields)["text"]) <= 20_000
-
-
-def test_items_twice_or_without_id_are_counted(bench: Any) -> None:
-    items = [
-        ("i1", "first"),
-        ("i1", "second"),
-        ("", "none"),
-        *((f"i{k}", "t") for k in range(2, 30)),
-    ]
-    goods = bench.table("g.csv", ("id", "title"), items)
-    report, dataset = bench.prepare(interactions=bench.raw("c.csv", GOOD), items=goods)
-    assert (report.counts["items_twice"], report.counts["items_without_id"]) == (1, 1)
-    assert dict(dataset.catalog["i1"].fields) == {"title": "first"}
 
 
 def test_an_items_other_id_column_keeps_a_name(bench: Any) -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 import polars as pl
 
 from trsr.data import files
+from trsr.data.delimited import Dialect, delimited
+from trsr.data.json_lines import json_lines, json_value
 from trsr.data.settings import DataSettings
 from trsr.data.source import Source
 from trsr.errors import DataError
 
 _ASIN = r"""[^\s,\[\]'"]+"""
-_COMMA = files.Dialect(",", quoted=True)
+_COMMA = Dialect(",", quoted=True)
 
 
 class AmazonM2Reader:
@@ -32,9 +34,7 @@ class AmazonM2Reader:
         path = _in(settings.interactions, "sessions_train.csv", "interactions")
         items_path = _in(settings.items or settings.interactions, "products_train.csv", "items")
         encoding = settings.encoding
-        tables = [
-            files.delimited(file, dialect=_COMMA, encoding=encoding) for file in (path, items_path)
-        ]
+        tables = [delimited(file, dialect=_COMMA, encoding=encoding) for file in (path, items_path)]
         sessions, products = (table.frame for table in tables)
         _must_have(sessions, ("prev_items", "next_item", "locale"), path)
         _must_have(products, ("id", "locale", "title"), items_path)
@@ -79,17 +79,17 @@ class AmazonReviewsReader:
         items_path = files.a_file(settings.items, "items", "the metadata's file")
         encoding = settings.encoding
         known = {key for layout in LAYOUTS for key in layout.values()}
-        reviews = files.json_lines(path, encoding=encoding, keys=known)
+        reviews = json_lines(path, encoding=encoding, keys=known)
         keys = reviews.names
         layout = next((new for new in LAYOUTS if set(new.values()) <= set(keys)), None)
         if layout is None:
             first = files.head(path, encoding, 1)[0]
-            keys = list(files.json_value(first, f"{path}, line 1", of=dict))
+            keys = list(json_value(first, f"{path}, line 1", of=dict))
             wanted = "; or ".join(", ".join(new.values()) for new in LAYOUTS)
             raise DataError(
                 f"{path}: Amazon reviews have the keys {wanted}; here are {', '.join(keys)}"
             )
-        meta = files.json_lines(items_path, encoding=encoding)
+        meta = json_lines(items_path, encoding=encoding)
         _must_have(meta.frame, (layout["item"],), items_path)
         texts = [name for name in _META if name in meta.names]
         chosen = [pl.col(layout["item"]).alias("id"), *map(pl.col, texts)]

@@ -11,6 +11,7 @@ from typing import Any
 from trsr.data import files
 from trsr.data.dataset import Catalog
 from trsr.data.ids import MISSING
+from trsr.data.json_lines import json_value
 from trsr.errors import DataError
 from trsr.types import Interaction, Item, UserHistory
 
@@ -26,7 +27,7 @@ def read_histories(path: Path, catalog: Catalog) -> list[UserHistory]:
     """
     histories: list[UserHistory] = []
     for where, line in _lines(path):
-        value = files.json_value(line, where)
+        value = json_value(line, where)
         if not isinstance(value, Mapping) or not isinstance(value.get("items"), list):
             raise DataError(f'{where}: not a history; write {{"user": "u1", "items": ["id", …]}}')
         items = [_item(one, catalog, where) for one in value["items"]]
@@ -56,7 +57,7 @@ def read_items(path: Path, catalog: Catalog) -> list[Item]:
     for where, line in _lines(path):
         bare = line.strip()
         as_json = bare not in catalog and bare.startswith(("{", '"'))
-        item = _item(files.json_value(bare, where) if as_json else bare, catalog, where)
+        item = _item(json_value(bare, where) if as_json else bare, catalog, where)
         if item.id in found:
             raise DataError(f"{where}: the item {item.id!r} stands on a line before; leave one out")
         found[item.id] = item

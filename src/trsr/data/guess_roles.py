@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 
+from trsr.data.guess_column import CELLS, Column
 from trsr.data.guess_texts import TITLES
-from trsr.data.ids import id_text, is_missing, likely_cause, to_text
+from trsr.data.ids import id_text, likely_cause
 from trsr.data.records import MANY_TIES, PART_NAMES
 from trsr.data.settings import Columns
-from trsr.data.source import USUAL_NAMES, listed, plain
+from trsr.data.source import USUAL_NAMES, plain
 from trsr.data.times import DAY, Times, seconds, unit_of
 from trsr.errors import DataError
 
-_CELLS = 1000
-"""Cells looked at where all of them would cost too much."""
-_LIKE_A_DATE = (
-    r"(?i)\d{1,4}[-/. ]\d{1,2}[-/. ]\d{2,4}|\d:\d\d|"
-    r"\b(mon|tue|wed|thu|fri|sat|sun|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
-)
 _ORDERS = (
     *("time", "order", "step", "seq", "position", "index", "frame", "rank", "clock", "number"),
     *("line", "hour", "minute", "row"),
@@ -48,93 +42,6 @@ class Roles:
     tied: bool = False
 
 
-@dataclass(frozen=True)
-class _Column:
-    """One column of the interactions and what its values look like."""
-
-    name: str
-    values: pl.Series
-    path: Path
-
-    @cached_property
-    def is_list(self) -> bool:
-        """Whether most cells seem to hold several ids."""
-        if isinstance(self.values.dtype, pl.List | pl.Array):
-            return True
-        some = self._text(self.values.head(_CELLS))
-        pieces = listed(some, self.path).list.len()
-        # Running text has pieces too, but signs that no printed list has.
-        prose = some.str.contains(r"[.!?:]\s|\d:\d\d").mean()
-        return float(str(pieces.mean() or 0)) >= 1.5 and float(str(prose or 0)) < 0.5
-
-    @property
-    def text(self) -> pl.Series:
-        """The cells as text; null where they cannot be."""
-        return self._text(self.values)
-
-    def _text(self, values: pl.Series) -> pl.Series:
-        try:
-            return to_text(values, self.path)
-        except DataError:
-            return pl.Series(self.name, [None] * len(values), dtype=pl.String)
-
-    @cached_property
-    def ids(self) -> pl.Series:
-        """The cells as ids; none where they cannot be."""
-        return self._ids(self.text)
-
-    @cached_property
-    def pieces(self) -> pl.Series:
-        """All ids in the cells' lists; none where they hold no lists of ids."""
-        try:
-            lists = listed(self.values, self.path)
-        except DataError:
-            return pl.Series(self.name, [], dtype=pl.String)
-        return self._ids(lists.explode(empty_as_null=True))
-
-    def _ids(self, values: pl.Series) -> pl.Series:
-        try:
-            return id_text(values, self.path).drop_nulls()
-        except DataError:
-            return values.clear()
-
-    @cached_property
-    def distinct(self) -> pl.Series:
-        """The cells' ids, each once."""
-        return self.ids.unique()
-
-    @cached_property
-    def numbers(self) -> pl.Series | None:
-        """The cells as numbers, if all of them are."""
-        if self.values.dtype.is_nested() or not (len(self.ids) or self.values.dtype.is_numeric()):
-            return None
-        text = self.text.str.strip_chars().str.replace(r"^(-?\d+),(\d+)$", "${1}.${2}")
-        frame = pl.DataFrame({"text": text})
-        some = frame.filter(~is_missing("text"))["text"]
-        numbers = some.cast(pl.Float64, strict=False)
-        return None if numbers.null_count() or numbers.is_empty() else numbers
-
-    @cached_property
-    def has_fractions(self) -> bool:
-        """Whether the cells are numbers and not all whole."""
-        return self.numbers is not None and bool((self.numbers % 1 != 0).any())
-
-    @cached_property
-    def dates(self) -> Times | DataError | None:
-        """The first cells as times if they are dates, or why they cannot be read as such."""
-        some = self.values.head(_CELLS)
-        if some.dtype not in (pl.String, pl.Binary, pl.Date, pl.Datetime, pl.Categorical):
-            return None
-        if some.dtype not in (pl.Date, pl.Datetime) and self.numbers is not None:
-            return None
-        try:
-            times = seconds(some, self.path)
-        except DataError as error:
-            alike = float(str(self._text(some).str.contains(_LIKE_A_DATE).mean() or 0))
-            return error if alike > 0.5 else None
-        return times if times.values.null_count() < 0.5 * len(some) else None
-
-
 def roles(
     rows: pl.DataFrame, items: pl.DataFrame | None, path: Path, items_path: Path, reasons: list[str]
 ) -> Roles:
@@ -150,7 +57,7 @@ def roles(
     Raises:
         DataError: If a column cannot be told.
     """
-    left = {name: _Column(name, rows[name], path) for name in rows.columns}
+    left = {name: Column(name, rows[name], path) for name in rows.columns}
     found: dict[str, str] = {}
     unknown, sequence = 0.0, False
     if items is not None:
@@ -189,13 +96,9 @@ def roles(
     return Roles(Columns(**found, texts=texts), unknown, least, "split" in found, tied)
 
 
-def _named(name: str, role: str) -> bool:
-    return plain(name) in USUAL_NAMES[role]
-
-
 def _item(
-    columns: dict[str, _Column], items: pl.DataFrame, path: Path, items_path: Path
-) -> tuple[_Column, str, float, bool]:
+    columns: dict[str, Column], items: pl.DataFrame, path: Path, items_path: Path
+) -> tuple[Column, str, float, bool]:
     """The item column, the items' id column, the share of unknown items, and whether of lists."""
     keys = {
         name: ids for name in items.columns if (ids := _key(items[name], items_path)) is not None
@@ -205,7 +108,7 @@ def _item(
             f"{items_path}: no column has a value of its own in each row; which is the item's id? "
             f"Set data.columns.item_id; the columns are {', '.join(items.columns)}"
         )
-    best: tuple[float, _Column, str, float, bool] | None = None
+    best: tuple[float, Column, str, float, bool] | None = None
     cause = ""
     for column in columns.values():
         for sequence in (False, True) if column.is_list else (False,):
@@ -216,12 +119,12 @@ def _item(
                 share = float(str(inside.mean()))
                 # Small numbers (a rating, a user's number) may be ids by chance, but cover few.
                 cover = float(inside.sum()) / len(ids)
-                usual = 0.3 * (_named(column.name, "item") or _named(column.name, "sequence"))
-                score = share + 0.5 * cover + usual + 0.1 * _named(key, "item_id")
+                usual = 0.3 if column.named("item") or column.named("sequence") else 0.0
+                score = share + 0.5 * cover + usual + 0.1 * (plain(key) in USUAL_NAMES["item_id"])
                 if share >= 0.3 and (best is None or score > best[0]):
                     unknown = 1 - float(str(values.is_in(ids.implode()).mean()))
                     best = (score, column, key, unknown, sequence)
-                elif usual and not share and _named(key, "item_id"):
+                elif usual and not share and plain(key) in USUAL_NAMES["item_id"]:
                     cause = cause or likely_cause(distinct, ids)
     if best is None:
         raise DataError(
@@ -239,14 +142,14 @@ def _key(column: pl.Series, path: Path) -> pl.Series | None:
     except DataError:
         return None
     distinct = ids.unique()
-    long = float(str(ids.head(_CELLS).str.len_chars().mean() or 0)) > 64
+    long = float(str(ids.head(CELLS).str.len_chars().mean() or 0)) > 64
     # an id may come again, but a brand or a day comes more often
     if long or len(ids) <= 0.5 * len(column) or len(distinct) < 0.5 * len(ids):
         return None
     return distinct
 
 
-def _parts(left: dict[str, _Column]) -> tuple[str, str] | None:
+def _parts(left: dict[str, Column]) -> tuple[str, str] | None:
     for name, column in left.items():
         ids = column.pieces if column.is_list else column.ids
         values = set(ids.unique().head(20).str.to_lowercase())
@@ -256,7 +159,7 @@ def _parts(left: dict[str, _Column]) -> tuple[str, str] | None:
     return None
 
 
-def _times(left: dict[str, _Column]) -> tuple[str, str] | None:
+def _times(left: dict[str, Column]) -> tuple[str, str] | None:
     told: dict[str, tuple[int, str]] = {}
     for name, column in left.items():
         if isinstance(column.dates, Times) and (column.dates.values.max() or 0) > DAY:  # type: ignore[operator]
@@ -269,7 +172,7 @@ def _times(left: dict[str, _Column]) -> tuple[str, str] | None:
                 told[name] = (len(column.distinct), why)
             elif low >= 19850101 and high <= 20961231 and _all_days(column.numbers):
                 told[name] = (len(column.distinct), "its values are days such as 20240131")
-    usual = [name for name in left if _named(name, "time")]
+    usual = [name for name in left if left[name].named("time")]
     for name in usual:
         if name in told or left[name].numbers is not None:
             return name, told.get(name, (0, "by its name"))[1]
@@ -284,7 +187,7 @@ def _all_days(numbers: pl.Series) -> bool:
     return not days.str.to_date("%Y%m%d", strict=False).null_count()
 
 
-def _no_time(left: dict[str, _Column]) -> list[str]:
+def _no_time(left: dict[str, Column]) -> list[str]:
     """Why no column holds the time."""
     refused = [
         f"time: column {name!r} looks like dates, but cannot be read: {column.dates}, and "
@@ -296,15 +199,15 @@ def _no_time(left: dict[str, _Column]) -> list[str]:
     return refused or [f"time: no column holds dates or moments: {taken}"]
 
 
-def _quantity(left: dict[str, _Column]) -> tuple[str, str] | None:
+def _quantity(left: dict[str, Column]) -> tuple[str, str] | None:
     for name, column in left.items():
-        if _named(name, "quantity") and column.numbers is not None:
+        if column.named("quantity") and column.numbers is not None:
             below = int((column.numbers <= 0).sum())
             return name, f"by its name; {below:,} rows with 0 or less, cancelled, are left out"
     return None
 
 
-def _ratings(left: dict[str, _Column]) -> tuple[str, str] | None:
+def _ratings(left: dict[str, Column]) -> tuple[str, str] | None:
     for name, column in left.items():
         numbers = column.numbers
         if numbers is None:
@@ -313,14 +216,14 @@ def _ratings(left: dict[str, _Column]) -> tuple[str, str] | None:
         steps = all((2 * value).is_integer() for value in values)
         if not (1 < len(values) <= 21 and steps and values[0] >= 0 and values[-1] <= 10):
             continue
-        if _named(name, "rating") or values[-1] in (5, 10):
+        if column.named("rating") or values[-1] in (5, 10):
             return name, f"{len(values)} values from {values[0]:g} to {values[-1]:g}"
     return None
 
 
-def _say_events(left: dict[str, _Column], reasons: list[str]) -> None:
+def _say_events(left: dict[str, Column], reasons: list[str]) -> None:
     for name, column in left.items():
-        if _named(name, "event") and 1 < len(column.distinct) <= 20:
+        if column.named("event") and 1 < len(column.distinct) <= 20:
             kinds = ", ".join(column.distinct.sort())
             reasons.append(
                 f"events: column {name!r} holds {kinds}, and all are kept; to keep or weigh some "
@@ -328,12 +231,12 @@ def _say_events(left: dict[str, _Column], reasons: list[str]) -> None:
             )
 
 
-def _texts_inside(left: dict[str, _Column], found: dict[str, str], reasons: list[str]) -> list[str]:
+def _texts_inside(left: dict[str, Column], found: dict[str, str], reasons: list[str]) -> list[str]:
     """Finds the item and its texts where each row describes its item; adds `item` to `found`."""
-    free = {name: one for name, one in left.items() if not _named(name, "user")}
-    words = {name: _words(one.text) for name, one in free.items() if one.numbers is None}
+    free = {name: one for name, one in left.items() if not one.named("user")}
+    words = {name: one.words for name, one in free.items() if one.numbers is None}
     texts = [name for name in words if words[name] >= 1.5] or [
-        name for name in words if words[name] >= 0.9 and _letters(free[name].text) > 0.9
+        name for name in words if words[name] >= 0.9 and free[name].without_digits > 0.9
     ]
     if not texts:
         raise DataError(
@@ -341,9 +244,9 @@ def _texts_inside(left: dict[str, _Column], found: dict[str, str], reasons: list
             "items; give a second file with the items and their texts"
         )
     title = max(texts, key=lambda name: (plain(name) in TITLES, len(free[name].distinct)))
-    usual = [name for name in free if _named(name, "item")]
+    usual = [name for name in free if left[name].named("item")]
     others = [name for name in free if name not in texts and not free[name].has_fractions]
-    sure = [name for name in others if _tells(free[name], free[title]) >= 0.8]
+    sure = [name for name in others if free[name].tells(free[title]) >= 0.8]
     item = next(iter(usual + sorted(sure, key=lambda name: -len(free[name].distinct))), title)
     found["item"] = item
     said = (
@@ -352,35 +255,13 @@ def _texts_inside(left: dict[str, _Column], found: dict[str, str], reasons: list
         else ("by its name" if item in usual else f"each value has one {title!r}")
     )
     reasons.append(f"item: column {item!r}: {said}")
-    kept = [n for n in free if n == title or (n != item and _tells(free[item], free[n]) >= 0.8)]
+    kept = [n for n in free if n == title or (n != item and free[item].tells(free[n]) >= 0.8)]
     reasons.append(f"texts: columns {', '.join(kept)}: what one item's rows have alike")
     return kept
 
 
-def _words(text: pl.Series) -> float:
-    letters = text.head(_CELLS).str.count_matches(r"\p{L}{2,}")
-    return float(str(letters.mean() or 0))
-
-
-def _letters(text: pl.Series) -> float:
-    return float(str((~text.head(_CELLS).str.contains(r"\d")).mean() or 0))
-
-
-def _tells(key: _Column, other: _Column) -> float:
-    """How far a column tells another, from 0 (as good as guessing) to 1."""
-    both = pl.DataFrame({"key": key.text, "other": other.text}).drop_nulls()
-    # what comes once tells nothing
-    both = both.filter(pl.col("key").is_duplicated())
-    if both.is_empty():
-        return 0.0
-    counts = both.group_by("key", "other").len()
-    most = float(str(counts.group_by("key").agg(pl.col("len").max())["len"].sum()))
-    base = float(str(both["other"].value_counts()["count"].max()))
-    return (most - base) / max(len(both) - base, 1)
-
-
 def _order(
-    columns: dict[str, _Column], left: dict[str, _Column], found: dict[str, str], reasons: list[str]
+    columns: dict[str, Column], left: dict[str, Column], found: dict[str, str], reasons: list[str]
 ) -> tuple[str, bool]:
     """A column that orders interactions at one time, and whether they are many without it."""
     user, time = (columns[found[role]] for role in ("user", "time"))
@@ -442,7 +323,7 @@ def least_liked(ratings: pl.Series, reasons: list[str]) -> float | None:
 
 
 def _user(
-    left: dict[str, _Column], a_row_each: bool, rows: int, path: Path
+    left: dict[str, Column], a_row_each: bool, rows: int, path: Path
 ) -> tuple[str, str] | None:
     usual = [name for name in USUAL_NAMES["user"] for column in left if plain(column) == name]
     for name in left:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from trsr.data import files
 from trsr.data.amazon import LAYOUTS
+from trsr.data.delimited import delimited, sniff
 from trsr.data.guess_roles import Roles, least_liked, roles
 from trsr.data.guess_texts import domain_of, text_fields
+from trsr.data.json_lines import json_value
 from trsr.data.report import Tally
 from trsr.data.settings import READERS, DataSettings
 from trsr.data.source import USUAL_NAMES, Source, plain
@@ -106,7 +108,7 @@ def _format(interactions: Path, items: Path | None) -> str:
     if interactions.is_file() and files.format_of(interactions) == "jsonl":
         first = next(iter(files.head(interactions, "utf-8", 1)), "")
         with suppress(DataError):
-            keys = files.json_value(first, "", of=dict)
+            keys = json_value(first, "", of=dict)
             if items and any(set(layout.values()) <= set(keys) for layout in LAYOUTS):
                 return "amazon_reviews"
     return ""
@@ -194,10 +196,12 @@ def _header(path: Path, encoding: str, reasons: list[str]) -> bool:
     if files.format_of(path) != "delimited":
         reasons.append(f"{path.name}: {files.format_of(path)}")
         return True
-    dialect = files.sniff(path, encoding)
-    frame = files.delimited(path, dialect=dialect, header=False, encoding=encoding).frame
+    dialect = sniff(path, encoding)
+    frame = delimited(path, dialect=dialect, header=False, encoding=encoding).frame
     with files.located(path, encoding):
         rows = [[cell or "" for cell in row] for row in frame.head(200).collect().rows()]
+    if not rows:
+        raise DataError(f"{path}: the file is empty")
     header = _names_columns(rows)
     said = "the first line names the columns" if header else "there is no line of column names"
     reasons.append(f"{path.name}: fields separated by {dialect.separator!r}; {said}")

@@ -10,11 +10,12 @@ from pathlib import Path
 import polars as pl
 
 from trsr.data import files
+from trsr.data.delimited import Dialect, delimited
 from trsr.data.settings import DataSettings
 from trsr.data.source import Source
 from trsr.errors import DataError
 
-_DIALECT = files.Dialect("\t", quoted=False)
+_DIALECT = Dialect("\t", quoted=False)
 _NEWS = ("id", "category", "subcategory", "title", "abstract")
 
 
@@ -91,7 +92,7 @@ def _in(path: Path | None, name: str, key: str) -> Path:
 
 
 def _columns(path: Path, least: int, encoding: str) -> files.Table:
-    table = files.delimited(path, dialect=_DIALECT, header=False, encoding=encoding)
+    table = delimited(path, dialect=_DIALECT, header=False, encoding=encoding)
     width = len(table.names)
     if width < least:
         raise DataError(

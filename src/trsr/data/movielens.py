@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from trsr.data import files
+from trsr.data.delimited import Dialect, delimited
 from trsr.data.settings import DataSettings
 from trsr.data.source import Source
 from trsr.errors import DataError
@@ -39,9 +40,9 @@ class MovieLensReader:
         ratings, films = folder / kind[0], folder / kind[1]
         separator = {"u.data": "\t", "ratings.dat": "::", "ratings.csv": ","}[kind[0]]
         header = kind[0] == "ratings.csv"
-        frame = files.delimited(
+        frame = delimited(
             files.a_file(ratings, "interactions", "ratings"),
-            dialect=files.Dialect(separator, quoted=False),
+            dialect=Dialect(separator, quoted=False),
             header=header,
         )
         if len(frame.names) < len(_ROLES):
@@ -61,8 +62,8 @@ class MovieLensReader:
 def _films(path: Path) -> tuple[pl.LazyFrame, tuple[str, ...]]:
     header = path.name == "movies.csv"
     separator = {"movies.csv": ",", "movies.dat": "::"}.get(path.name, "|")
-    dialect = files.Dialect(separator, quoted=header)
-    films = files.delimited(path, dialect=dialect, header=header, encoding=_encoding(path))
+    dialect = Dialect(separator, quoted=header)
+    films = delimited(path, dialect=dialect, header=header, encoding=_encoding(path))
     names = ("movieId", "title", "genres") if header else ("1", "2", "3")
     missing = set(names) - set(films.names)
     if missing:

@@ -10,12 +10,13 @@ from pathlib import Path
 import polars as pl
 
 from trsr.data import files
+from trsr.data.delimited import Dialect, delimited
 from trsr.data.settings import DataSettings
 from trsr.data.source import Source, find, need
 from trsr.data.tables import identified
 from trsr.errors import DataError
 
-_DIALECT = files.Dialect("\t", quoted=False)
+_DIALECT = Dialect("\t", quoted=False)
 _TYPES = ("token", "token_seq", "float", "float_seq")
 _WORDS = ("title", "name", "text", "description", "review", "summary", "abstract", "sentence")
 
@@ -84,7 +85,7 @@ def _atomic(path: Path | None, suffix: str, key: str, settings: DataSettings) ->
 
 def _typed(path: Path, encoding: str) -> tuple[pl.LazyFrame, dict[str, str], tuple[str, ...]]:
     """The file with plain column names, each column's type, and notes."""
-    table = files.delimited(path, dialect=_DIALECT, encoding=encoding)
+    table = delimited(path, dialect=_DIALECT, encoding=encoding)
     types = {}
     renamed = {}
     for header in table.names:

@@ -318,15 +318,28 @@ def _sorted(
     tie = pl.col("tie")
     earlier = pl.col("user") == pl.col("user").shift(1)
     sunk = earlier & (pl.col("row") < pl.col("row").shift(1)) & ~tie
-    rising = tie & (pl.col("item") > pl.col("item").shift(1))
-    found = frame.select(
-        unsorted=sunk.sum(), ties=tie.sum(), rising=rising.sum(), pairs=earlier.sum()
-    ).row(0)
+    found = (
+        frame.with_columns(_rank(frame["item"], items))
+        .select(
+            unsorted=sunk.sum(),
+            ties=tie.sum(),
+            rising=(tie & (pl.col("rank") > pl.col("rank").shift(1))).sum(),
+            pairs=earlier.sum(),
+        )
+        .row(0)
+    )
     tally.add("unsorted", found[0])
     tally.add("equal_times", found[1])
     if found[1] and found[1] >= MANY_TIES * found[3]:
         tally.warn(_ties(found[1] / found[3], found[2] / found[1], drawn, source))
     return frame.with_columns(timed=pl.lit(value=True))
+
+
+def _rank(item: pl.Series, items: pl.Series) -> pl.Series:
+    """[n] numbers that grow as ids do: as numbers where all of them are."""
+    numbers = items.cast(pl.Float64, strict=False)
+    codes = numbers.gather(item) if not numbers.null_count() else item
+    return codes.alias("rank")
 
 
 def _tickets(frame: pl.DataFrame, users: pl.Series, items: pl.Series, seed: int) -> pl.Series:

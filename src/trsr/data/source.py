@@ -10,8 +10,8 @@ from typing import Protocol
 
 import polars as pl
 
-from trsr.data.files import json_value
 from trsr.data.ids import to_text
+from trsr.data.json_lines import json_value
 from trsr.data.settings import DataSettings
 from trsr.errors import DataError
 from trsr.plugins import like

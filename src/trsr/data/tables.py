@@ -7,6 +7,8 @@ from pathlib import Path
 import polars as pl
 
 from trsr.data import files
+from trsr.data.delimited import delimited, sniff
+from trsr.data.json_lines import json_lines
 from trsr.data.settings import Columns, DataSettings
 from trsr.data.source import Source, exploded, find, listed, need
 from trsr.errors import DataError
@@ -46,10 +48,23 @@ class TableReader:
 
 
 def opened(path: Path, settings: DataSettings, *, header: bool) -> files.Table:
-    """One file of any format, in the encoding and with the separator of the settings."""
-    return files.table(
-        path, encoding=settings.encoding, separator=settings.separator, header=header
-    )
+    """One file of any format, in the encoding and with the separator of the settings.
+
+    Args:
+        path: The file.
+        settings: Its encoding and separator.
+        header: Whether a delimited file's first line names the columns.
+    """
+    kind = files.format_of(path)
+    if kind == "parquet":
+        with files.located(path):
+            frame = pl.scan_parquet(path, glob=False)
+            frame.collect_schema()
+        return files.Table(frame)
+    if kind == "jsonl":
+        return json_lines(path, encoding=settings.encoding)
+    dialect = sniff(path, settings.encoding, settings.separator)
+    return delimited(path, dialect=dialect, header=header, encoding=settings.encoding)
 
 
 def _items(

@@ -9,8 +9,8 @@ import polars as pl
 import polars.selectors as cs
 
 from trsr.data import files
-from trsr.data.files import json_value
 from trsr.data.ids import id_text, is_missing, merged, to_text, words_for_none
+from trsr.data.json_lines import json_value
 from trsr.data.report import Tally
 from trsr.data.source import Source
 from trsr.errors import DataError
