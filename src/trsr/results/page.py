@@ -11,7 +11,7 @@ from trsr.errors import ConfigError, DataError, StoreError
 from trsr.evaluate.sides import SidesReport
 from trsr.evaluate.table import BOUND
 from trsr.markdown import cell, without_paths
-from trsr.pipeline.compare import check_comparable
+from trsr.pipeline.comparable import check_comparable
 from trsr.pipeline.notes import Told, merged, run_notes
 from trsr.results.file import END, MARK, TOP, Plan, Section
 from trsr.results.groups import group_table
