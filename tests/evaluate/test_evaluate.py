@@ -6,12 +6,14 @@ import json
 import math
 import statistics
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trsr.errors import ConfigError, DataError
-from trsr.evaluate import evaluate
+from trsr.evaluate import AnswerKey, evaluate
+from trsr.evaluate.answers import CASES as CASE_COLUMNS
 from trsr.types import Case, Entry, Interaction, Item, Query, RankedList, UserHistory
 
 ITEMS = [Item(f"i{n}") for n in range(40)]
@@ -131,6 +133,27 @@ def test_a_list_that_does_not_answer_its_case_is_refused(lists, message: str) ->
     cases = [*CASES, case("one", {"i0"}, size=1)]
     with pytest.raises(DataError, match=message):
         evaluate(cases, {"good": [*PERFECT, THIRD], "bm": lists}, ["recall@1"])
+
+
+@pytest.mark.parametrize(
+    ("candidates", "relevant", "said"),
+    [
+        (["i0", "i0"], ["i0"], "query q: a candidate stands twice"),
+        (["i0", "i9"], ["i0"], "query q: the candidate i9 is not in the catalogue"),
+        (["i0", "i1"], ["i2"], r"query q: the relevant \['i2'\] are no candidates"),
+        (["i0", "i1"], [], "query q: no answer"),
+    ],
+)
+def test_cases_that_ask_nothing_sensible_are_refused(candidates, relevant, said: str) -> None:
+    row = [("q", "u", [], candidates, relevant)]
+    with pytest.raises(DataError, match=said):
+        AnswerKey(pl.DataFrame(row, schema=CASE_COLUMNS, orient="row"), ["i0", "i1", "i2"])
+
+
+def test_a_list_out_of_order_is_refused() -> None:
+    rising = {"query": ["a"], "items": [["i0", "i1", "i2", "i3"]], "scores": [[1.0, 2.0, 0.0, 0.0]]}
+    with pytest.raises(DataError, match="ranker bm: query a is not sorted by score"):
+        evaluate(CASES, {"bm": pl.DataFrame(rising)}, ["recall@1"])
 
 
 def test_equal_sizes_do_not_hide_another_querys_candidates() -> None:

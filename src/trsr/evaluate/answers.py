@@ -238,8 +238,14 @@ class AnswerKey:
             )
             what = f"the relevant {sorted(wrong)} are no candidates" if len(wrong) else "no answer"
             raise DataError(f"query {self.queries[int(row)]}: {what}")
+        if self.full:
+            return
+        for place in np.flatnonzero(self._kept < 0)[:1]:
+            item = _flat(self._frame["candidates"])[int(place)]
+            name = self.queries[int(self._kept_row[place])]
+            raise DataError(f"query {name}: the candidate {item} is not in the catalogue")
         twice = np.sort(kept)
-        for key in twice[1:][twice[1:] == twice[:-1]][:1] if not self.full else ():
+        for key in twice[1:][twice[1:] == twice[:-1]][:1]:
             raise DataError(f"query {self.queries[int(key // wide)]}: a candidate stands twice")
 
     def _wrong(self, ranker: str, frame: pl.DataFrame, place: int, row: int) -> DataError:

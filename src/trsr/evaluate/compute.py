@@ -132,7 +132,7 @@ def _measure(
         }
     )
     answered = int((~missing).sum())
-    unit = {str(metric): metric.unit for metric in metrics}
+    unit = {str(metric): metric.family.unit for metric in metrics}
     return table, Scores(
         ranker=ranker,
         metrics={

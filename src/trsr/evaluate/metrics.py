@@ -71,11 +71,6 @@ class Metric:
         return self.k is None
 
     @property
-    def unit(self) -> bool:
-        """Whether its values lie between 0 and 1."""
-        return self.name not in ("novelty", "popularity", "popularity_lift")
-
-    @property
     def meaning(self) -> str:
         """The metric in a few words for people."""
         return self.family.meaning.replace("first k", f"first {self.k}")
@@ -99,6 +94,7 @@ class Family:
         together: Of all that is shown: one value.
         cut_off: Whether the name takes one.
         p: What the parameter usually is; None: the name takes none.
+        unit: Whether values lie between 0 and 1.
     """
 
     meaning: str
@@ -107,6 +103,7 @@ class Family:
     together: Callable[[Shown, AnswerKey, ItemFacts], float] | None = None
     cut_off: bool = True
     p: float | None = None
+    unit: bool = True
 
     def example(self, name: str, cut: str = "10") -> str:
         """How a metric of this name is written."""
@@ -295,8 +292,12 @@ METRICS: Mapping[str, Family] = MappingProxyType(
         "map": Family("mean precision at the relevant items in the first k", average_precision),
         "rbp": Family("precision of the first k for a reader who stops early", rbp, p=0.8),
         "auc": Family("chance that a relevant item stands before another one", auc, cut_off=False),
-        "novelty": Family("self-information of the first k items, in bits", lists=beyond.novelty),
-        "popularity": Family("users that the first k items have", lists=beyond.popularity),
+        "novelty": Family(
+            "self-information of the first k items, in bits", lists=beyond.novelty, unit=False
+        ),
+        "popularity": Family(
+            "users that the first k items have", lists=beyond.popularity, unit=False
+        ),
         "diversity": Family("distance of the first k items' texts", lists=beyond.diversity),
         "coverage": Family(
             "share of the catalogue that is in the first k of a list", together=beyond.coverage
@@ -305,6 +306,7 @@ METRICS: Mapping[str, Family] = MappingProxyType(
         "popularity_lift": Family(
             "how much more popular the first k are than the histories",
             together=beyond.popularity_lift,
+            unit=False,
         ),
     }
 )

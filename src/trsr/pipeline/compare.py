@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from trsr.errors import ConfigError, DataError
+from trsr.errors import ConfigError
 from trsr.evaluate.metrics import USUAL, parse_metric
 from trsr.evaluate.sides import Side, SidesReport, compare_sides
+from trsr.pipeline.comparable import check_comparable, common_queries, left_out_notes
 from trsr.pipeline.finished import FinishedRun, counted
 from trsr.pipeline.notes import Told, merged, run_notes
 from trsr.plugins import like
@@ -77,7 +76,9 @@ def compare(
     base = _base(against, chosen, rankers, lone, opened)
     every = list({one.key: one for one in (*chosen, base)}.values())
     runs_of = [one.run for one in every]
-    queries, left_out = _common(runs_of) if only_shared else (base.run.asked.select("query"), {})
+    queries, left_out = (
+        common_queries(runs_of) if only_shared else (base.run.asked.select("query"), {})
+    )
     check_comparable(runs_of, queries if only_shared else None)
     wanted = wanted_metrics(runs_of, metrics)
     wanted = wanted if metrics else [usual(wanted)]
@@ -102,7 +103,7 @@ def compare(
         if len(one) < len(group)
     ]
     none = () if sides[1:] else (_NONE,)
-    told = _left_out(left_out, report.queries)
+    told = left_out_notes(left_out, report.queries)
     warned = [note for note in _warnings(every) if note not in report.notes]
     if warned and report.queries < max(len(one.run.asked) for one in every):
         warned.insert(0, "what the runs' own reports say is of all that they were asked:")
@@ -316,104 +317,6 @@ def _run_name(folders: Sequence[Path], apart: bool) -> str:
 
 def _first_of(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
-def check_comparable(runs: Sequence[FinishedRun], among: pl.DataFrame | None = None) -> None:
-    """Refuses runs that did not rank the same candidates of the same queries.
-
-    Args:
-        runs: At least one.
-        among: Only these `query` count, which all were asked; else all, which must be the same.
-
-    Raises:
-        DataError: Saying in what they differ, with an example.
-    """
-    first = runs[0]
-    for other in {run.folder: run for run in runs[1:]}.values():
-        if among is None:
-            _check_queries(first, other)
-        both = first.asked.join(other.asked, on="query", suffix="_other")
-        both = both if among is None else both.join(among, on="query", how="semi")
-        for column, what in (("candidates", "candidates"), ("relevant", "right answers")):
-            differ = both.filter(pl.col(column) != pl.col(f"{column}_other"))
-            if differ.height:
-                raise DataError(
-                    _unlike(first, other, differ.row(0, named=True), column, what)
-                    + f"; {differ.height:,} of {both.height:,} queries differ so. {_HINT}"
-                )
-
-
-_HINT = (
-    "Runs are comparable on the same data with the same [data] settings; for several training "
-    "seeds set data.seed, so that run.seed changes the training only"
-)
-
-
-def _check_queries(first: FinishedRun, other: FinishedRun) -> None:
-    ours, theirs = set(first.asked["query"]), set(other.asked["query"])
-    if ours == theirs:
-        return
-    lacking, more = sorted(ours - theirs), sorted(theirs - ours)
-    said = [
-        f"{what} {len(some):,} (first: {some[0]})"
-        for what, some in (("lacks", lacking), ("has besides", more))
-        if some
-    ]
-    raise DataError(
-        f"{other.folder} has other queries than {first.folder}: "
-        f"{f'of its {len(ours):,} ' if lacking else ''}it {' and '.join(said)}. {_HINT}"
-        + ("; `trsr compare --shared` leaves out what not all were asked" if ours & theirs else "")
-    )
-
-
-def _unlike(
-    first: FinishedRun, other: FinishedRun, row: Mapping[str, Any], column: str, what: str
-) -> str:
-    ours, theirs = set(row[column]), set(row[f"{column}_other"])
-    only = [
-        f"only {folder} has {', '.join(sorted(some)[:3])}{', …' if len(some) > 3 else ''}"
-        for folder, some in ((first.folder, ours - theirs), (other.folder, theirs - ours))
-        if some
-    ]
-    return (
-        f"{other.folder} has other {what} than {first.folder}: of query {row['query']} "
-        f"{' and '.join(only) or 'the numbers differ'}"
-    )
-
-
-def _common(runs: Sequence[FinishedRun]) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The queries that every run was asked, by their ids; and how many others each was asked.
-
-    Raises:
-        DataError: If there is no such query.
-    """
-    once = list({run.folder.resolve(): run for run in runs}.values())
-    asked = [run.asked.select("query") for run in once]
-    common = reduce(lambda some, other: some.join(other, on="query", how="semi"), asked)
-    if not common.height and any(frame.height for frame in asked):
-        raise DataError(_nothing(once))
-    pairs = zip(once, asked, strict=True)
-    return common, {str(run.folder): frame.height - common.height for run, frame in pairs}
-
-
-def _left_out(runs: Mapping[str, int], common: int) -> Iterator[str]:
-    """What to say below a table of common queries."""
-    for run, left_out in runs.items():
-        if left_out:
-            yield (
-                f"left out: {left_out:,} of the {left_out + common:,} queries of {run}, which "
-                "not all of the compared runs were asked"
-            )
-    if runs and not any(runs.values()):
-        yield "all of the compared runs were asked the same queries: --shared left out none"
-
-
-def _nothing(runs: Sequence[FinishedRun]) -> str:
-    said = "there is no query that all of these runs were asked"
-    examples = ", ".join(
-        f"{run.folder} has {run.asked['query'][0] if run.asked.height else 'none'}" for run in runs
-    )
-    return f"{said} ({examples}): are they of the same data and split?"
 
 
 def shared_metrics(runs: Sequence[FinishedRun]) -> list[str]:

@@ -137,10 +137,10 @@ def _by_ranker(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Each ranker's lists: a view where they stand together, as `write_rankings` puts them."""
     runs = frame["ranker"].rle().struct.unnest()
     if runs["value"].is_duplicated().any():
-        parts = frame.partition_by("ranker", as_dict=True)
-        return {str(name): lists for (name,), lists in parts.items()}
-    starts = runs["len"].cum_sum() - runs["len"]
+        parts = frame.partition_by("ranker", as_dict=True, include_key=False)
+        return {str(name): part for (name,), part in parts.items()}
+    lists, starts = frame.drop("ranker"), runs["len"].cum_sum() - runs["len"]
     return {
-        name: frame.slice(start, size)
+        name: lists.slice(start, size)
         for name, start, size in zip(runs["value"], starts, runs["len"], strict=True)
     }
