@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -321,3 +322,84 @@ def test_the_embedded_model_scores_the_tree_as_pairs(embedded: TransformersModel
         [by_hand(embedded, prompt, answer) for answer in ("Yes", "No")] for prompt in prompts
     ]
     np.testing.assert_allclose(together, expected, atol=1e-4)
+
+
+def head_adapter(folder: Path, out: Path, *targets: str, **more: Any) -> Path:
+    import peft
+
+    torch.manual_seed(3)
+    network = load.load_network(tiny(folder), folder, None, torch.device("cpu"))
+    config = peft.LoraConfig(r=4, target_modules=list(targets), init_lora_weights=False, **more)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns of the tied weights
+        peft.get_peft_model(network, config).save_pretrained(out)
+    return out
+
+
+@pytest.mark.parametrize("targets", [("lm_head",), ("lm_head", "q_proj"), ("embed_tokens",)])
+def test_an_adapter_on_a_shared_matrix_scores_as_peft_does(
+    folder: Path, tmp_path: Path, targets: tuple[str, ...]
+) -> None:
+    import peft
+    import transformers
+
+    adapter = head_adapter(folder, tmp_path / "adapter", *targets)
+    prompts = [ask(f"Title: film {n}?") for n in range(8)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        assert plain.lm_head.weight is plain.model.embed_tokens.weight
+        wanted = peft.PeftModel.from_pretrained(plain, adapter).eval()
+    model = TransformersModel(tiny(folder), adapter)
+    scores = model.score(prompts, ["Yes", "No"])
+    for prompt, row in zip(prompts, scores, strict=True):
+        question = model.encode_answers(prompt, ["Yes", "No"])
+        assert [len(answer) for answer in question.answers] == [1, 1]
+        with torch.no_grad():
+            logits = wanted(torch.tensor([question.stem])).logits[0, -1].log_softmax(-1)
+        told = [float(logits[answer[0]]) for answer in question.answers]
+        np.testing.assert_allclose(row, told, atol=1e-4)
+    half = ModelSettings(name=str(folder), dtype="bfloat16", device="cpu")
+    found = TransformersModel(half, adapter).score(prompts, ["Yes", "No"])
+    np.testing.assert_allclose(found, scores, atol=0.2)
+    assert len(set(found[:, 0] - found[:, 1])) == len(prompts)  # rows of the head in fp32
+
+
+def test_a_head_whose_rows_cannot_be_had_in_fp32_is_refused(folder: Path, tmp_path: Path) -> None:
+    adapter = head_adapter(folder, tmp_path / "adapter", "lm_head", use_dora=True)
+    TransformersModel(tiny(folder), adapter)
+    half = ModelSettings(name=str(folder), dtype="bfloat16", device="cpu")
+    with pytest.raises(ModelError, match=r"adapts the model's head .*model\.dtype to float32"):
+        TransformersModel(half, adapter)
+
+
+def test_an_adapter_of_another_model_is_refused_with_the_names_that_miss(
+    folder: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    adapter = adapter_of(folder, tmp_path / "adapter", seed=1)
+    file = adapter / "adapter_model.safetensors"
+    weights = load_file(file)
+    fewer = {name: tensor for name, tensor in weights.items() if "layers.1." not in name}
+    save_file(fewer, file)
+    with pytest.raises(ModelError, match=r"does not hold, such as .*layers\.1\.self_attn\.o_proj"):
+        TransformersModel(tiny(folder), adapter)
+    more = {
+        name.replace("layers.1.", "layers.7."): tensor.clone() for name, tensor in weights.items()
+    }
+    save_file(weights | more, file)
+    with pytest.raises(ModelError, match=r"has no place for, such as .*layers\.7\.self_attn"):
+        TransformersModel(tiny(folder), adapter)
+    save_file({f"other.{name}": tensor for name, tensor in weights.items()}, file)
+    with pytest.raises(ModelError, match="is of another model"):
+        TransformersModel(tiny(folder), adapter)
+    save_file(weights, file)
+    TransformersModel(tiny(folder), adapter)
+
+
+def test_an_adapter_that_is_a_pickle_is_refused(folder: Path, tmp_path: Path) -> None:
+    adapter = adapter_of(folder, tmp_path / "adapter", seed=1)
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    with pytest.raises(ModelError, match=r"reads no pickles \(adapter_model\.bin\)"):
+        TransformersModel(tiny(folder), adapter)

@@ -266,6 +266,7 @@ def _check(decoder: Any) -> None:
             getattr(config, "hidden_act", "") != "silu"
         ),
         f"it is on {parameter.device.type}, not on the CPU": parameter.device.type != "cpu",
+        "its embeddings are adapted": hasattr(decoder.get_input_embeddings(), "base_layer"),
         "its weights are quantized": not parameter.is_floating_point(),
     }
     for problem, there in problems.items():

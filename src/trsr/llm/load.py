@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import platform
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 
 from trsr.errors import ConfigError, ModelError
 from trsr.llm.kept import decoder_of
-from trsr.llm.lora import lean
+from trsr.llm.lora import is_readable, lean
 from trsr.llm.settings import ModelSettings
 from trsr.llm.weights import file_digest, quiet
 
@@ -72,12 +73,14 @@ def load_network(
     """Loads a causal language model in evaluation mode, with its adapter.
 
     In float32 the adapter is merged into the weights, which changes scores by rounding only
-    (1e-6). In fewer bits it stays beside them: a merged weight would be rounded again, and with
-    it away goes part of what training taught.
+    (1e-6); not where it adapts a matrix that head and embeddings share. In fewer bits it stays
+    beside them: a merged weight would be rounded again, and with it away goes part of what training
+    taught.
 
     Raises:
         ConfigError: If bitsandbytes is asked for and missing.
-        ModelError: If the folder's model or adapter cannot be loaded.
+        ModelError: If the folder's model or adapter cannot be loaded, or the adapter is of another
+            model.
     """
     dtype = pick_dtype(settings, device)
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
@@ -144,23 +147,77 @@ def _together(files: list[Path]) -> str:
 def _adapted(network: Any, adapter: Path, dtype: torch.dtype) -> Any:
     import peft
 
+    _check_files(adapter)
+    shared = network.get_output_embeddings().weight is network.get_input_embeddings().weight
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers by names that are on their way out, and warns of what is
+            # refused below
+            warnings.simplefilter("ignore")
+            adapted = peft.PeftModel.from_pretrained(network, adapter)
+            if adapted.active_peft_config.is_prompt_learning:
+                raise ModelError(
+                    f"the adapter in {adapter} is a learned prompt: trsr takes LoRA adapters"
+                )
+            # a second time, as only this says what found no place
+            found = adapted.load_adapter(str(adapter), "default")
+    except _UNREADABLE as error:
+        raise ModelError(f"the adapter in {adapter} does not fit the model: {error}") from error
+    _check_names(adapter, found.missing_keys, found.unexpected_keys)
+    head, embeddings = network.get_output_embeddings(), network.get_input_embeddings()
+    if dtype != torch.float32 and _is_adapted(head) and not is_readable(head):
+        raise ModelError(
+            f"the adapter in {adapter} adapts the model's head in a way ({type(head).__name__}) "
+            f"whose scores {str(dtype).removeprefix('torch.')} rounds too much: set model.dtype to "
+            "float32"
+        )
+    # one matrix for head and embeddings: merged for one of them, it would change the other
+    tied = shared and (_is_adapted(head) or _is_adapted(embeddings))
+    if dtype == torch.float32 and not tied:
+        return adapted.merge_and_unload()
+    lean(adapted)
+    return adapted
+
+
+def _is_adapted(layer: Any) -> bool:
+    return hasattr(layer, "base_layer")
+
+
+def _check_files(adapter: Path) -> None:
+    """Checks that a folder holds an adapter that can be read without running anything."""
     if not (adapter / "adapter_config.json").is_file():
         raise ModelError(
             f"{adapter} holds no adapter (no adapter_config.json): has `trsr train` finished?"
         )
-    try:
-        with warnings.catch_warnings():
-            # peft asks transformers by names that are on their way out
-            warnings.simplefilter("ignore", FutureWarning)
-            adapted = peft.PeftModel.from_pretrained(network, adapter)
-    except _UNREADABLE as error:
-        raise ModelError(f"the adapter in {adapter} does not fit the model: {error}") from error
-    if adapted.active_peft_config.is_prompt_learning:
-        raise ModelError(f"the adapter in {adapter} is a learned prompt: trsr takes LoRA adapters")
-    if dtype == torch.float32:
-        return adapted.merge_and_unload()
-    lean(adapted)
-    return adapted
+    if not (adapter / "adapter_model.safetensors").is_file():
+        pickled = (adapter / "adapter_model.bin").is_file()
+        raise ModelError(
+            f"{adapter} holds no adapter_model.safetensors"
+            + (
+                ", and trsr reads no pickles (adapter_model.bin): save it again with PEFT's "
+                "save_pretrained"
+                if pickled
+                else ""
+            )
+        )
+
+
+def _check_names(adapter: Path, missing: Sequence[str], surplus: Sequence[str]) -> None:
+    """Refuses an adapter of another model."""
+    sides = {
+        "the model adapts and the adapter does not hold": missing,
+        "the adapter holds and the model has no place for": surplus,
+    }
+    said = [
+        f"{len(names)} tensors that {side}, such as {', '.join(sorted(names)[:3])}"
+        for side, names in sides.items()
+        if names
+    ]
+    if said:
+        raise ModelError(
+            f"the adapter in {adapter} is of another model: there are {'; and '.join(said)}. Name "
+            "the model that it was trained on in model.name"
+        )
 
 
 def _quantized(settings: ModelSettings, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

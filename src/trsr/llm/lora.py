@@ -59,6 +59,55 @@ def lean(network: Any) -> int:
     return len(layers)
 
 
+def head_rows(head: Any, rows: Tensor, states: Tensor) -> Tensor | None:
+    """The logits of some rows of a head in fp32, its adapter's part with them.
+
+    Args:
+        head: The head.
+        rows: The rows wanted.
+        states: Final hidden states, [n, hidden].
+
+    Returns:
+        Logits, [n, rows]; None where the rows of this kind of head cannot be taken alone.
+    """
+    if not is_readable(head):
+        return None
+    head, states = _trained(head), states.float()
+    base = getattr(head, "base_layer", head)
+    bias = None if base.bias is None else base.bias[rows].float()
+    logits = nn.functional.linear(states, base.weight[rows].float(), bias)
+    if base is head or head.disable_adapters or head.merged:
+        return logits
+    for name in head.active_adapters:
+        if name in head.lora_A:
+            low = nn.functional.linear(states, head.lora_A[name].weight.float())
+            up = head.lora_B[name].weight[rows].float() * head.scaling[name]
+            logits = logits + nn.functional.linear(low, up)
+    return logits
+
+
+def is_readable(head: Any) -> bool:
+    """Whether a head is a linear layer, plain, trained as a whole, or with plain LoRA beside it."""
+    head = _trained(head)
+    if type(head) is nn.Linear:
+        return True
+    return (
+        hasattr(head, "lora_A")
+        and type(head.base_layer) is nn.Linear
+        and not head.lora_variant
+        and not head.training
+        and all(one.bias is None for one in head.lora_B.values())
+    )
+
+
+def _trained(head: Any) -> Any:
+    """Of a head that was trained as a whole (PEFT's `modules_to_save`) the trained one."""
+    whole = getattr(head, "modules_to_save", None)
+    if not whole or head.disable_adapters:
+        return getattr(head, "original_module", head)
+    return whole[head.active_adapters[0]]
+
+
 class _Lean:
     """A LoRA layer's forward pass; PEFT's own where this one does not hold."""
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from trsr.llm.kept import Bank, can_keep, decoder_of, run, select
+from trsr.llm.lora import head_rows
 from trsr.llm.packed import can_pack, run_packed
 from trsr.llm.prefixes import Memory, Prefix
 from trsr.llm.tokens import (
@@ -132,10 +133,8 @@ def answer_logits(network: Any, states: Tensor, token_ids: Sequence[int]) -> Ten
     """
     head = network.get_output_embeddings()
     rows = torch.tensor(token_ids, device=states.device)
-    if type(head) is torch.nn.Linear:
-        bias = None if head.bias is None else head.bias[rows].float()
-        logits = torch.nn.functional.linear(states.float(), head.weight[rows].float(), bias)
-    else:  # an adapted or quantized head: its rows cannot be taken alone
+    logits = head_rows(head, rows, states)
+    if logits is None:  # a quantized head
         logits = head(states).index_select(-1, rows).float()
     return _scaled(network, logits)
 

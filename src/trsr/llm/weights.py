@@ -65,15 +65,24 @@ def local_weights(
 
 
 def file_digest(path: Path, cache: Path | None = None) -> str:
-    """A file's SHA-256, remembered in trsr's cache for as long as size and time stay the same."""
+    """A file's SHA-256, remembered in trsr's cache for as long as the file stays the same.
+
+    That is its size, its times and its place on the disk: who sets the time back to what it was
+    changes another one, which nobody can set.
+    """
     path = path.resolve()
     facts = path.stat()
     key = hashlib.sha256(str(path).encode()).hexdigest()[:32]
     note = fetch.cache_folder(cache) / "digests" / f"{key}.json"
-    stamp = {"size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+    stamp = {
+        "size": facts.st_size,
+        "mtime_ns": facts.st_mtime_ns,
+        "ctime_ns": facts.st_ctime_ns,
+        "inode": facts.st_ino,
+    }
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(note.read_text("utf-8"))
-        if {"size": known.get("size"), "mtime_ns": known.get("mtime_ns")} == stamp:
+        if {name: known.get(name) for name in stamp} == stamp:
             return str(known["sha256"])
     digest = _sha256(path)
     if facts.st_size >= 1 << 20:  # smaller ones cost less than the note
