@@ -15,7 +15,7 @@ from trsr.config import load_config
 from trsr.data import Dataset
 from trsr.errors import ConfigError, DataError
 from trsr.llm.scripted import ScriptedModel, common_words
-from trsr.pipeline import STAGES, run
+from trsr.pipeline import STAGES, run, run_stage
 from trsr.pipeline.artifacts import (
     SPLITS,
     SUMMARIES,
@@ -244,7 +244,10 @@ def test_the_pages_show_what_was_told_and_count_the_own(made, tmp_path):
 
 
 def test_such_a_run_recommends_with_cheap_rankers_alone(made):
-    folder = made(ANOTHER).run.folder
+    config = made(ANOTHER, "rank.rankers=['popular']", "train.epochs=0")
+    for stage in ("summarize", "train", "rank"):
+        run_stage(config, stage)
+    folder = config.run.folder
     for ranker in ("popular", "untuned"):
         recommender = trsr.Recommender.load(folder, ranker)
         history = recommender.dataset.history("u3")

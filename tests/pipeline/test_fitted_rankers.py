@@ -1,4 +1,4 @@
-"""The fitted rankers of a run: made once, made again alone, loaded and never fitted anew."""
+"""The fitted rankers of a run: made once, made again alone, and loaded to recommend."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from trsr.data import Catalog
 from trsr.errors import DataError, ModelError
 from trsr.neural.fit import Held, cross_entropy, fit, ndcg
+from trsr.neural.forward import Forward
 from trsr.neural.networks import NETWORKS
 from trsr.neural.settings import (
     AttentionSettings,
@@ -185,6 +186,31 @@ def test_only_the_latest_items_are_read(kind: str, fitted) -> None:
     assert scores(fitted[kind], long) == scores(fitted[kind], short)
     other = query("q", [2, 3, 4, 5, 7, 6])
     assert scores(fitted[kind], other) != scores(fitted[kind], short)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_numpy_scores_as_torch_does(kind: str, layers: int) -> None:
+    size = {"hidden": 16, "layers": layers, "max_length": 7} | (
+        {} if kind == "gru4rec" else {"heads": 4}
+    )
+    own = type(SETTINGS[kind])(**size)
+    texts = np.random.default_rng(0).normal(size=(9, 5))
+    torch.manual_seed(3)
+    for use in ("none", "start", "add"):
+        network = NETWORKS[kind](ItemTable(9, 16, use, texts), own, 0.3).eval()
+        with torch.no_grad():
+            for weight in network.parameters():  # also those that begin as 0 or 1
+                weight.add_(torch.randn_like(weight) * 0.3)
+        weights = {name: one.numpy() for name, one in network.state_dict().items()}
+        histories = [np.array(one) for one in ([1], [2, 3, 4], [8, 7, 6, 5, 4, 3, 2, 1, 0])]
+        more = None if use == "none" else np.random.default_rng(1).normal(size=(2, 5))
+        if more is not None:
+            histories.append(np.array([1, 10, 9]))
+        found = Forward(kind, own, weights).log_probabilities(histories, more)
+        assert found == pytest.approx(
+            network.log_probabilities(histories, more), abs=2e-5, rel=2e-5
+        )
 
 
 @pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])

@@ -21,7 +21,6 @@ from trsr.neural.windows import MASK, PAD, Ints, padded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 _LAST_ONLY = 0.1  # share of windows of which only the last item is masked
 
@@ -187,24 +186,6 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "gru4rec": Gru4rec,
     "bert4rec": Bert4rec,
 }
-
-
-def restored(kind: str, settings: NetworkSettings, weights: Path) -> Network:
-    """A trained network from its saved weights, ready to score.
-
-    Args:
-        kind: A name in `NETWORKS`.
-        settings: As it was trained with.
-        weights: A safetensors file of its state.
-    """
-    from safetensors.torch import load_file
-
-    state = load_file(weights)
-    with torch.random.fork_rng(devices=[]):  # what the weights begin as is overwritten
-        table = ItemTable.shaped({name: one.shape for name, one in state.items()})
-        network = NETWORKS[kind](table, settings, 0.0)
-    network.load_state_dict(state)
-    return network.eval()
 
 
 def _vectors(sequences: Tensor, table: Tensor) -> Tensor:

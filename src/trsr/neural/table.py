@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -59,22 +57,6 @@ class ItemTable(nn.Module):
             filled = components.any(axis=0)
             with torch.no_grad():
                 self.own[:, torch.tensor(filled)] = (centred @ self.map)[:, torch.tensor(filled)]
-
-    @classmethod
-    def shaped(cls, shapes: Mapping[str, Sequence[int]]) -> ItemTable:
-        """A table for saved weights of these shapes, by their names in the network."""
-        items, hidden = shapes["items.own"]
-        table = cls(items, hidden)
-        if "items.map" not in shapes:
-            return table
-        table.text = "add" if "items.texts" in shapes else "start"
-        table.register_buffer("mean", torch.zeros(*shapes["items.mean"]))
-        table.map = nn.Parameter(
-            torch.zeros(*shapes["items.map"]), requires_grad=table.text == "add"
-        )
-        if table.text == "add":
-            table.register_buffer("texts", torch.zeros(*shapes["items.texts"]))
-        return table
 
     def forward(self) -> Tensor:
         """[items, hidden] all vectors."""

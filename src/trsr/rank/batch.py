@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ import polars as pl
 
 from trsr.data import Cases, Catalog
 from trsr.data.cases import MET
-from trsr.settings import derive_seed
 from trsr.types import Entry, Interaction, Item, Query, RankedList, Summary, UserHistory
 
 if TYPE_CHECKING:
@@ -305,15 +305,16 @@ class RankedBatch:
 
     def frame(self) -> pl.DataFrame:
         """Columns `query`, `items`, `scores`."""
-        rows = pl.DataFrame(
-            {
-                "row": self.items.rows,
-                "items": self.batch.item_ids(self.items.values),
-                "scores": self.scores,
-            }
-        )
-        found = rows.group_by("row", maintain_order=True).agg("items", "scores")
         query = pl.Series("query", self.batch.ids, pl.String)
+        items, scores = self.batch.item_ids(self.items.values), pl.Series(self.scores)
+        lengths = np.unique(self.items.lengths)
+        if len(lengths) == 1 and lengths[0]:
+            shape = (len(self), int(lengths[0]))
+            kinds = ((items, pl.List(pl.String)), (scores, pl.List(pl.Float64)))
+            columns = [values.reshape(shape).cast(kind) for values, kind in kinds]
+            return pl.DataFrame({"query": query, "items": columns[0], "scores": columns[1]})
+        rows = pl.DataFrame({"row": self.items.rows, "items": items, "scores": scores})
+        found = rows.group_by("row", maintain_order=True).agg("items", "scores")
         return found.select(query.gather(found["row"]), "items", "scores")
 
     def lists(self) -> Iterator[RankedList]:
@@ -350,23 +351,37 @@ def ranked(
         return RankedBatch(
             batch, Ragged(batch.columns[places.values[order]], places.starts), scores[order]
         )
+    ids = [item.encode() for item in batch.item_ids(batch.columns)]
     kept: list[Ints] = []
     values: list[Floats] = []
     for row, query in enumerate(batch.ids):
         at = places[row]
         own = found.scores[row, at]
-        chosen = _top(own, depth, functools.partial(_lot, batch, seed, query, at))
+        lots = _Lots(seed, query, ids, at)
+        chosen = _top(own, depth, lots)
         kept.append(batch.columns[at[chosen]])
         values.append(own[chosen])
     return RankedBatch(batch, Ragged.of(kept), np.concatenate(values))
 
 
-def _lot(batch: QueryBatch, seed: int, query: str, places: Ints, at: int) -> int:
-    item = batch.item(int(batch.columns[places[at]]))
-    return derive_seed(seed, "cut", query, item.id)
+class _Lots:
+    """The lots of a query's candidates: the order of `derive_seed(seed, "cut", query, item)`.
+
+    The digest is begun once a query: where many candidates tie, most of the time goes here.
+    """
+
+    def __init__(self, seed: int, query: str, ids: Sequence[bytes], places: Ints) -> None:
+        self._begun = hashlib.sha256(f"{seed}\x1fcut\x1f{query}\x1f".encode())
+        self._ids = ids
+        self._places = places
+
+    def __call__(self, at: int) -> bytes:
+        one = self._begun.copy()
+        one.update(self._ids[self._places[at]])
+        return one.digest()
 
 
-def _top(scores: Floats, n: int, lot: Callable[[int], int]) -> Ints:
+def _top(scores: Floats, n: int, lot: Callable[[int], bytes]) -> Ints:
     """The places of the first `n` scores, best first."""
     if len(scores) <= n:
         return np.argsort(-scores, kind="stable")

@@ -100,6 +100,12 @@ class EaseRanker(Ranker):
         if not len(pairs):
             return ScoreBatch(found)
         queries, met = np.divmod(pairs, len(self.fame_))
+        if batch.full:
+            shape = (len(batch), len(self.fame_))
+            histories = sparse.csr_array((np.ones(len(met)), (queries, met)), shape=shape)
+            found[:, known] += (histories @ self.weights_)[:, asked[known]]
+            return ScoreBatch(found)
+        # of few candidates: only their columns, and only the rows of what was met
         read, places = np.unique(met, return_inverse=True)
         shape = (len(batch), len(read))
         histories = sparse.csr_array((np.ones(len(met)), (queries, places)), shape=shape)

@@ -7,12 +7,13 @@ import functools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
 
 from trsr.errors import DataError
+from trsr.neural.forward import Forward
 from trsr.neural.settings import (
     AttentionSettings,
     Bert4recSettings,
@@ -56,7 +57,8 @@ class NetworkRanker(Ranker):
     Attributes:
         kind: A name in `trsr.neural.networks.NETWORKS`.
         text: What texts are used for, whatever `start` says; None: as it says.
-        network: The trained network.
+        network: The trained network, where it was fitted here.
+        forward: Its scores.
         numbers_: [catalogue] an item's number in the network, behind its own items those that it
             knows by their texts alone; −1: not known.
         shares_: [items of training] the logarithm of their shares of the interactions.
@@ -74,6 +76,7 @@ class NetworkRanker(Ranker):
     )
     config: NetworkSettings
     network: Network
+    forward: Forward
     numbers_: Ints
     shares_: Floats
     texts_: Floats
@@ -143,6 +146,7 @@ class NetworkRanker(Ranker):
             progress=options.progress,
         )
         self.network = fitted.network
+        self.forward = Forward(self.kind, self.config, self._weights())
         share = np.array(list(counts.values()), dtype=np.float64)
         self.shares_ = np.log(share / share.sum())
         self._number(data, numbers, use)
@@ -197,7 +201,7 @@ class NetworkRanker(Ranker):
         if known:
             asked = [histories[row] for row in known]
             given = texts if len(texts) else None
-            scores[known] = self.network.log_probabilities(asked, given)
+            scores[known] = self.forward.log_probabilities(asked, given)
         scores[empty, : len(self.shares_)] = self.shares_
         lowest = own.min(axis=1, keepdims=True)
         if empty:
@@ -210,7 +214,7 @@ class NetworkRanker(Ranker):
         if not batch.outside:
             return self.numbers_, self.texts_
         numbers = batch.extended(self.numbers_, -1)
-        if self.network.items.text == "none":
+        if not self.forward.reads_texts:
             return numbers, self.texts_
         # what training met is known by its id; of the others the text counts that came with it
         start, own = len(batch.catalog), len(self.shares_)
@@ -226,23 +230,33 @@ class NetworkRanker(Ranker):
         numbers[[place for place, _ in told]] = known + np.arange(len(told))
         return numbers, np.concatenate([self.texts_, more]) if len(self.texts_) else more
 
+    def _weights(self) -> dict[str, Any]:
+        state = self.network.state_dict()
+        # of the library's own table of words, which nothing reads, nothing is kept
+        return {
+            name: np.ascontiguousarray(tensor.detach().cpu().numpy())
+            for name, tensor in state.items()
+            if not name.endswith(("wte.weight", "word_embeddings.weight"))
+        }
+
     def save(self, folder: Path) -> None:
         """Beside the arrays, the network's weights as safetensors."""
-        from safetensors.torch import save_file
+        from safetensors.numpy import save_file
 
         super().save(folder)
-        weights = {
-            name: tensor.detach().cpu().contiguous().clone()
-            for name, tensor in self.network.state_dict().items()
-        }
-        save_file(weights, folder / _WEIGHTS)
+        save_file(dict(self.forward.weights), folder / _WEIGHTS)
 
     @classmethod
     def _loaded(cls, folder: Path, resources: Resources) -> Self:
-        from trsr.neural.networks import restored
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
 
         ranker = super()._loaded(folder, resources)
-        ranker.network = restored(cls.kind, ranker.config, folder / _WEIGHTS)
+        try:
+            weights = load_file(folder / _WEIGHTS)
+        except SafetensorError as error:
+            raise ValueError(f"{_WEIGHTS}: {error}") from error
+        ranker.forward = Forward(cls.kind, ranker.config, weights)
         return ranker
 
 
