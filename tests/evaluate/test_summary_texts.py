@@ -94,7 +94,7 @@ block_items = 2
 epochs = 0
 
 [rank]
-rankers = ["random"]
+rankers = ["untuned"]
 """
 
 
