@@ -150,6 +150,16 @@ def test_a_smaller_bound_keeps_some_of_the_same_cases(bench: Any) -> None:
     assert ten.interactions.equals(whole.interactions)
 
 
+def test_splits_can_share_their_users(bench: Any) -> None:
+    files = {"interactions": bench.clicks(many(30, 9)), "items": bench.goods(CATALOGUE)}
+    _, dataset = bench.prepare(
+        **files, same_users=True, train_users=6, valid_cases=9, test_cases=12, targets_per_user=2
+    )
+    users = {part: set(dataset.cases(part).frame["user"]) for part in ("train", "valid", "test")}
+    assert [len(users[part]) for part in users] == [6, 9, 12]
+    assert users["train"] < users["valid"] < users["test"]
+
+
 def test_a_train_bound_counts_users_not_targets(bench: Any) -> None:
     _, dataset = bench.prepare(
         interactions=bench.clicks(many(20, 9)),
