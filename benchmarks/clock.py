@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from benchmarks.timing import wait_for
 from trsr import recommender
-from trsr.llm.base import Around, Feed, Sampling, ScoringModel
-from trsr.llm.settings import ModelSettings
+from trsr.models.base import Feed, ModelWrapper, Sampling, ScoringModel
+from trsr.models.settings import ModelSettings
 from trsr.types import Prompt
 
 _END = object()
@@ -109,7 +109,7 @@ def clocked(model: Any, clock: Clock) -> Any:
 
 
 def _hook(model: Any, clock: Clock) -> None:
-    from trsr.llm.kept import decoder_of
+    from trsr.models.token_tree.kv_cache import decoder_of
 
     def begin(*_: Any) -> None:
         wait_for(model.device.type)
@@ -126,7 +126,7 @@ def _hook(model: Any, clock: Clock) -> None:
         module.register_forward_hook(end)
 
 
-class ClockedModel(Around):
+class ClockedModel(ModelWrapper):
     """A `LanguageModel` with a clock on it.
 
     Args:

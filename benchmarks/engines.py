@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.tokens import padded_states
-from trsr.llm.compiled import CompiledPass
-from trsr.llm.hf import TransformersModel
-from trsr.llm.tokens import Tokens
-from trsr.llm.tree import PackedPass, answer_logits, answer_states
+from trsr.models.hf.model import TransformersModel
+from trsr.models.openvino.compiled import CompiledPass
+from trsr.models.token_tree.tokens import Tokens
+from trsr.models.token_tree.tree import PackedPass, answer_logits, answer_states
 
 Calls = Sequence[Sequence[Tokens]]
 """Prompts in tokens, in the groups that go to the model in one call."""

@@ -50,13 +50,13 @@ def write_events(
     named = frame.with_columns(
         pl.format("u{}", "user").alias("user"), pl.format("i{}", "item").alias("item")
     )
-    catalogue = pl.DataFrame({"item": np.arange(items)}).select(
+    catalog = pl.DataFrame({"item": np.arange(items)}).select(
         pl.format("i{}", "item").alias("item"),
         _words(draw, items, 4).alias("title"),
         _words(draw, items, 12).alias("description"),
     )
     paths = folder / f"interactions.{format}", folder / f"items.{format}"
-    for path, one in zip(paths, (named, catalogue), strict=True):
+    for path, one in zip(paths, (named, catalog), strict=True):
         one.write_parquet(path) if format == "parquet" else one.write_csv(path)
     columns = Columns(user="user", item="item", time="time", item_id="item")
     return DataSettings(interactions=paths[0], items=paths[1], columns=columns)

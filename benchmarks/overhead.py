@@ -13,7 +13,7 @@ from benchmarks.options import OverheadOptions
 from benchmarks.records import Place, Record, Result, Work, record, speed_ratio
 from benchmarks.timing import MemoryWatch, Timing
 from trsr.config import Config
-from trsr.llm.settings import ModelSettings
+from trsr.models.settings import ModelSettings
 from trsr.pipeline import Outcome, run_prepare, run_rank, run_summarize, run_train
 from trsr.pipeline.stages import located
 from trsr.progress import Progress
@@ -74,7 +74,7 @@ def _aside(config: Config, folder: Path, number: int, queries: int) -> Config:
     changed: dict[str, Any] = {
         "data": data.model_copy(update=few),
         "train": config.train.model_copy(update={"epochs": 0}),
-        "rank": config.rank.model_copy(update={"rankers": ("untuned",)}),
+        "rank": config.rank.model_copy(update={"rankers": ("llm_zero_shot",)}),
         "run": config.run.model_copy(
             update={"folder": folder / f"run-{number}", "outputs": folder / f"{number}.sqlite"}
         ),
@@ -121,7 +121,7 @@ def _place(settings: ModelSettings) -> Place:
     """Where a stage's model ran, without opening it again."""
     if settings.backend != "transformers":
         return Place("cpu", settings.dtype)
-    from trsr.llm.load import pick_device, pick_dtype
+    from trsr.models.hf.load import pick_device, pick_dtype
 
     device = pick_device(settings)
     return Place(device.type, str(pick_dtype(settings, device)).removeprefix("torch."))

@@ -13,7 +13,7 @@ from benchmarks.records import Result
 from benchmarks.show import HEADER, rows
 from trsr.errors import ConfigError
 from trsr.markdown import cell, template, without_paths
-from trsr.store.rundir import write_atomic
+from trsr.storage.run_directory import write_atomic
 
 MARK = "<!-- notes -->"
 """Stands before and behind what is written by hand."""

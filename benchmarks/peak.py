@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from benchmarks.timing import wait_for
-from trsr.llm.kept import decoder_of
-from trsr.llm.tokens import Tokens, common
+from trsr.models.token_tree.kv_cache import decoder_of
+from trsr.models.token_tree.tokens import Tokens, common
 
 SQUARE = {"cuda": 8192, "mps": 4096, "cpu": 2048}
 """Side of the large square product."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from trsr.llm.base import Feed, Sampling
-from trsr.llm.hf import TransformersModel
-from trsr.llm.tokens import Tokens
-from trsr.llm.weights import quiet
+from trsr.models.base import Feed, Sampling
+from trsr.models.hf.model import TransformersModel
+from trsr.models.token_tree.tokens import Tokens
+from trsr.models.weights import quiet
 from trsr.types import Prompt
 
 

@@ -12,11 +12,11 @@ from benchmarks.score import Workload
 from trsr.config import Config, check_config, find_config, load_config
 from trsr.data import Dataset, guess, prepare
 from trsr.errors import ConfigError, DataError
-from trsr.llm.hf import TransformersModel
+from trsr.models.hf.model import TransformersModel
 from trsr.pipeline.artifacts import read_summaries, summarized
 from trsr.pipeline.stages import located
 from trsr.progress import Progress, Silent
-from trsr.recommender import judge_writer
+from trsr.recommender import ranking_writer
 from trsr.types import Query
 
 
@@ -60,7 +60,7 @@ def config_of_files(interactions: Path, items: Path) -> tuple[str, Config]:
         "data": data,
         "prompts": {"domain": found.domain, "style": "worked", "fields": list(found.fields)},
         "train": {"epochs": 0},
-        "rank": {"rankers": ["untuned"]},
+        "rank": {"rankers": ["llm_zero_shot"]},
     }
     return interactions.name.split(".")[0], check_config(values, str(interactions))
 
@@ -102,7 +102,7 @@ def judged(
         ConfigError: If yes and no are more than one token each, or not the same everywhere.
         DataError: If the data cannot be used.
     """
-    writer = judge_writer(config, model)
+    writer = ranking_writer(config, model)
     known = read_summaries(config.run.folder, ("test",))
 
     def told(query: Query) -> Query:
@@ -115,7 +115,7 @@ def judged(
     if not asked:
         raise DataError(f"{name}: the data holds no test query")
     encoded = [
-        [model.encode_answers(prompt, writer.answers) for prompt in writer.judge(query)]
+        [model.encode_answers(prompt, writer.answers) for prompt in writer.rank(query)]
         for query in asked
     ]
     answers = {question.answers for query in encoded for question in query}

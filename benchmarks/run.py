@@ -19,7 +19,7 @@ from benchmarks.options import (
 from benchmarks.records import Result
 from trsr.config import Config
 from trsr.errors import ConfigError
-from trsr.llm.settings import ModelSettings
+from trsr.models.settings import ModelSettings
 from trsr.progress import Progress
 
 REAL_QUERIES = 8

@@ -15,11 +15,11 @@ from benchmarks.records import Place, Result, Work, record, speed_ratio
 from benchmarks.timing import Variant, interleave
 from benchmarks.tokens import shared_prefixes
 from trsr.errors import ConfigError, ModelError
-from trsr.llm.hf import TransformersModel
-from trsr.llm.settings import ModelSettings, open_model
-from trsr.llm.tokens import Tokens, tree_stats
-from trsr.plugins import near
+from trsr.models.hf.model import TransformersModel
+from trsr.models.settings import ModelSettings, open_model
+from trsr.models.token_tree.tokens import Tokens, tree_stats
 from trsr.progress import Progress
+from trsr.registry import near
 
 
 @dataclass(frozen=True)

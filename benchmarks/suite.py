@@ -19,8 +19,8 @@ from benchmarks.options import (
 )
 from benchmarks.records import Result
 from trsr.errors import ConfigError, TrsrError
-from trsr.plugins import near
 from trsr.progress import Progress
+from trsr.registry import near
 
 BENCHES = ("score", "train", "summarize", "prepare", "overhead")
 DATA = ("industrial", "movies")

@@ -17,14 +17,14 @@ from benchmarks.records import Place, Record, Result, Work, record, speed_ratio
 from benchmarks.score import open_local, place_of
 from benchmarks.timing import Timing, Variant, interleave
 from trsr.config import Config
-from trsr.llm.base import Around, Feed, LanguageModel, Sampling
-from trsr.llm.hf import TransformersModel
-from trsr.llm.settings import open_model
-from trsr.llm.stored import stored
-from trsr.llm.tokens import Tokens, tree_stats
+from trsr.models.base import Feed, LanguageModel, ModelWrapper, Sampling
+from trsr.models.cached import stored
+from trsr.models.hf.model import TransformersModel
+from trsr.models.settings import open_model
+from trsr.models.token_tree.tokens import Tokens, tree_stats
 from trsr.progress import Progress, Silent
 from trsr.recommender import summary_writer
-from trsr.store.outputs import OutputStore
+from trsr.storage.response_cache import ResponseCache
 from trsr.summarize import summarize
 from trsr.types import Prompt, UserHistory
 
@@ -35,7 +35,7 @@ ALONE = "generate-1"
 WARM_USERS = 2
 
 
-class Recorder(Around):
+class Recorder(ModelWrapper):
     """A `LanguageModel` that remembers what was said, to be counted when the clock has stopped.
 
     Args:
@@ -171,7 +171,7 @@ def _summarized(
     config: Config, model: Any, histories: Sequence[History], store: Path
 ) -> list[tuple[Prompt, str]]:
     recorder = Recorder(model)
-    with OutputStore(store) as outputs:
+    with ResponseCache(store) as outputs:
         asked = stored(recorder, outputs)
         done = summarize(
             histories,

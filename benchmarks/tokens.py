@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trsr.llm.kept import decoder_of, run
-from trsr.llm.tokens import Tokens
+from trsr.models.token_tree.kv_cache import decoder_of, run
+from trsr.models.token_tree.tokens import Tokens
 from trsr.settings import derive_seed
 
 

@@ -21,17 +21,17 @@ from benchmarks.score import place_of
 from benchmarks.timing import Variant, interleave
 from benchmarks.tokens import padded_states, shared_prefixes
 from trsr.errors import ConfigError
-from trsr.llm.hf import TransformersModel
-from trsr.llm.kept import decoder_of, run
-from trsr.llm.tokens import Tokens, tree_stats
-from trsr.llm.tree import HEAD_ROWS, all_logits, answer_logits
+from trsr.models.hf.model import TransformersModel
+from trsr.models.token_tree.kv_cache import decoder_of, run
+from trsr.models.token_tree.tokens import Tokens, tree_stats
+from trsr.models.token_tree.tree import HEAD_ROWS, all_logits, answer_logits
 from trsr.progress import Progress
 from trsr.settings import derive_seed
-from trsr.train.adapter import Adapter
-from trsr.train.encode import EncodedCase
-from trsr.train.losses import listwise_loss, text_loss
-from trsr.train.lower import LowerLayers, lasting
-from trsr.train.settings import TrainSettings
+from trsr.training.activation_cache import ActivationCache, lasting
+from trsr.training.adapter import Adapter
+from trsr.training.encode import EncodedCase
+from trsr.training.losses import listwise_loss, text_loss
+from trsr.training.settings import TrainSettings
 
 Loss = Callable[[Any, Sequence[EncodedCase], int], Tensor]
 Given = Callable[[Sequence[EncodedCase]], contextlib.AbstractContextManager[None]]
@@ -62,7 +62,7 @@ def synthetic_cases(
 def pairwise_listwise_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
     """The listwise loss of each case, [cases], every prompt computed whole.
 
-    As `trsr.train.losses.listwise_loss`, without sharing; for answers of one token.
+    As `trsr.training.losses.listwise_loss`, without sharing; for answers of one token.
     """
     losses = []
     for case in cases:
@@ -80,7 +80,7 @@ def pairwise_listwise_loss(network: Any, cases: Sequence[EncodedCase], batch_tok
 def pairwise_text_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
     """The loss over the whole text of each case, [cases], every text computed whole.
 
-    As `trsr.train.losses.text_loss`, without sharing.
+    As `trsr.training.losses.text_loss`, without sharing.
     """
     return torch.stack([_pairwise_text(network, case.texts, batch_tokens) for case in cases])
 
@@ -177,7 +177,7 @@ def bench_train(
     with _as_training(where.device), tempfile.TemporaryDirectory() as folder:
         if first is not None:
             file = Path(folder) / "kept"
-            lower = LowerLayers(network, first, made, batch_tokens=budget, file=file)
+            lower = ActivationCache(network, first, made, batch_tokens=budget, file=file)
             name = f"tree/upper-{third}"
             variants += [
                 Variant(name, step(shared, distinct, first=first)),

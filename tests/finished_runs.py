@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from trsr.data.cases import SCHEMA
-from trsr.evaluate import evaluate
-from trsr.store.rundir import RunDirectory, StageRecord
+from trsr.metrics import evaluate
+from trsr.storage.run_directory import RunDirectory, StageRecord
 from trsr.types import Case, Item, Query, RankedList, UserHistory
 
 ITEMS = [f"i{n}" for n in range(12)]

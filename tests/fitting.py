@@ -10,7 +10,7 @@ import polars as pl
 
 from trsr.data import Catalog
 from trsr.progress import Silent
-from trsr.rank import FitData, FitOptions, Ranker, RankSettings, Resources, make_ranker
+from trsr.rankers import FitData, FitOptions, Ranker, RankSettings, Resources, make_ranker
 from trsr.types import Case
 
 

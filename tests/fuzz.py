@@ -35,7 +35,7 @@ from trsr.cli.init import write_config
 from trsr.config import load_config
 from trsr.data import DataReport, DataSettings, guess, inspect, prepare
 from trsr.data.dataset import Catalog
-from trsr.data.given import read_histories, read_items
+from trsr.data.requests import read_histories, read_items
 from trsr.errors import TrsrError
 from trsr.pipeline.stages import located
 from trsr.progress import Silent

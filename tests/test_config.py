@@ -25,7 +25,7 @@ def test_paths_of_a_file_are_relative_to_it_and_of_the_command_line_to_the_folde
     assert config.data.interactions == tmp_path / "clicks.csv"
     assert config.data.items == Path.cwd() / "here.csv"
     assert config.run.folder == Path.cwd() / "runs" / "mine"
-    assert config.run.outputs == Path.cwd() / "runs" / "outputs.sqlite"
+    assert config.run.cache == Path.cwd() / "runs" / "responses.sqlite"
 
 
 def test_overrides_are_toml_values_or_plain_text(tmp_path):
@@ -69,7 +69,7 @@ def test_a_list_of_wrong_values_alone_is_one_mistake(tmp_path):
 
 
 def test_an_unknown_setting_in_a_table_of_ones_own_name_is_told(tmp_path):
-    settings = ["rank.lists.mine.fles=['a.trec']", "rank.lists.mine.files=['b.trec']"]
+    settings = ["rank.external.mine.fles=['a.trec']", "rank.external.mine.files=['b.trec']"]
     with pytest.raises(
         ConfigError, match=r"lists\.mine\.fles: unknown setting: did you mean files"
     ):
@@ -176,7 +176,7 @@ OURS = sorted((Path(__file__).parents[1] / "benchmarks" / "recipes").glob("*.tom
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
 def test_the_recipes_of_our_own_tables_are_right_and_open_with_their_command(path, monkeypatch):
-    from trsr.sweep import read_plan
+    from trsr.experiments.sweep import read_plan
 
     monkeypatch.chdir(os.sep)
     command = path.read_text("utf-8").splitlines()[0].removeprefix("# trsr ")
@@ -186,6 +186,6 @@ def test_the_recipes_of_our_own_tables_are_right_and_open_with_their_command(pat
         return
     runs = read_plan(path).grid()
     assert len({run.config.run.folder for run in runs}) == len(runs) > 1
-    assert len({run.config.run.outputs for run in runs}) == 1
+    assert len({run.config.run.cache for run in runs}) == 1
     with pytest.raises(ConfigError, match="this is a sweep, not one run"):
         load_config(path)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from trsr.llm import ModelSettings
+from trsr.models import ModelSettings
 from trsr.progress import Silent
-from trsr.train import TrainResult, train
-from trsr.train.settings import TrainSettings
+from trsr.training import TrainResult, train
+from trsr.training.settings import TrainSettings
 from trsr.types import Case, Interaction, Item, Message, Prompt, Query, UserHistory
 
 WORDS = ["bolt", "lamp", "sea", "film", "quiet", "loud", "pack", "steel"]
@@ -25,7 +25,7 @@ class ToyWriter:
         self.answers = answers
         self.shortened = 0
 
-    def judge(self, query: Query) -> list[Prompt]:
+    def rank(self, query: Query) -> list[Prompt]:
         user = " ".join(item.fields[0][1] for item in query.history.items)
         return [
             Prompt(
@@ -95,7 +95,7 @@ def recall(model: Any, cases: list[Case], writer: ToyWriter | None = None) -> fl
     writer = writer or ToyWriter()
     hits = []
     for case in cases:
-        found = model.score(writer.judge(case.query), writer.answers)
+        found = model.score(writer.rank(case.query), writer.answers)
         best = int(np.argmax(found[:, 0] - found[:, 1]))
         hits.append(case.query.candidates[best].id in case.relevant)
     return float(np.mean(hits))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from trsr.llm.tree import answer_logits, answer_states
+from trsr.models.token_tree.tree import answer_logits, answer_states
 
 ANSWERS = [5, 9, 11]
 """The rows of the head that are asked."""

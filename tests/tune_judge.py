@@ -15,13 +15,13 @@ def likes_gold(prompt, answer):
 def teach_both_ways(config, folder):
     """Trains the tiny model of a run to write either way, and writes it into a folder."""
     from trsr.data import Dataset
-    from trsr.llm import open_model
-    from trsr.llm.merge import write_merged
+    from trsr.models import open_model
+    from trsr.models.hf.merge import write_merged
     from trsr.progress import Silent
     from trsr.recommender import summary_writer
-    from trsr.train.examples import Written
-    from trsr.train.settings import TuneSummarizerSettings
-    from trsr.train.written import train_written
+    from trsr.training.examples import Written
+    from trsr.training.settings import TuneSummarizerSettings
+    from trsr.training.text_examples import train_on_texts
 
     dataset = Dataset.load(config.run.folder)
     writer = summary_writer(config, open_model(config.model))
@@ -30,7 +30,7 @@ def teach_both_ways(config, folder):
         for split in ("train", "valid")
         for case in dataset.cases(split)
     ]
-    train_written(
+    train_on_texts(
         [Written("q", prompt, text) for prompt in prompts for text in (LIKED, OTHER)],
         model=config.model,
         settings=TuneSummarizerSettings(

@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from trsr.cli.app import app
 from trsr.config import Config
-from trsr.rank.settings import RANKERS, RankSettings, ranker_class
+from trsr.rankers.settings import RANKERS, RankSettings, ranker_class
 
 DOCS = Path(__file__).parent.parent / "docs"
 NOTE = "<!-- Written by `make docs` from the code; changes here are lost. -->"

@@ -12,7 +12,7 @@ import polars as pl
 from benchmarks.results.tables import compared, plans, put, table
 from benchmarks.results.values import add, read
 from trsr.errors import TrsrError
-from trsr.plugins import like
+from trsr.registry import like
 
 PAGE = Path("docs/results.md")
 

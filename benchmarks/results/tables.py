@@ -11,13 +11,13 @@ import polars as pl
 
 from benchmarks.results.values import paired, rows_of
 from trsr.errors import ConfigError
-from trsr.evaluate.comparison import significance
-from trsr.evaluate.compute import estimate
-from trsr.evaluate.cost_chart import brief_seconds
-from trsr.evaluate.report import over_seeds
-from trsr.evaluate.sides import Side, SidesReport, compare_sides
-from trsr.evaluate.table import NOTHING, number, p_value, signed
 from trsr.markdown import cell
+from trsr.metrics.comparison import significance
+from trsr.metrics.compute import estimate
+from trsr.metrics.report import over_seeds
+from trsr.metrics.tables import NOTHING, number, p_value, signed
+from trsr.report.cost_chart import brief_seconds
+from trsr.report.systems import System, SystemsReport, compare_systems
 
 PLAN = Path(__file__).with_name("tables.toml")
 
@@ -52,22 +52,24 @@ def plans(path: Path = PLAN) -> dict[str, Plan]:
     }
 
 
-def compared(values: pl.DataFrame, rows: Mapping[str, str], metrics: Sequence[str]) -> SidesReport:
+def compared(
+    values: pl.DataFrame, rows: Mapping[str, str], metrics: Sequence[str]
+) -> SystemsReport:
     """All rows against the first, query by query, with Holm's correction over all."""
-    sides, users = paired(values, rows, metrics)
-    return compare_sides(sides, next(iter(rows)), users, metrics)
+    systems, users = paired(values, rows, metrics)
+    return compare_systems(systems, next(iter(rows)), users, metrics)
 
 
 def table(values: pl.DataFrame, plan: Plan) -> str:
     """One table of the page as Markdown, and below it what it is of."""
     report = compared(values, plan.rows, plan.tested)
     differences = {(one.side, one.metric): one for one in report.results}
-    sides, users = paired(values, plan.rows, plan.metrics)
+    systems, users = paired(values, plan.rows, plan.metrics)
     header = ["ranker", *plan.metrics]
     for metric in plan.tested:
         header += [f"Δ {metric}", "p"]
     lines = []
-    for side in sides:
+    for side in systems:
         cells = means(side, plan.metrics)
         for metric in plan.tested:
             one = differences[side.name, metric]
@@ -83,7 +85,7 @@ def table(values: pl.DataFrame, plan: Plan) -> str:
     return f"{_markdown(header, lines)}\n\n{about}"
 
 
-def means(side: Side, metrics: Sequence[str]) -> list[str]:
+def means(side: System, metrics: Sequence[str]) -> list[str]:
     """A row's name, and its mean of each metric with the spread."""
     return [side.name, *(number(*over_seeds(map(estimate, side.values[one]))) for one in metrics)]
 

@@ -19,11 +19,11 @@ import numpy as np
 import polars as pl
 
 from trsr.errors import ConfigError, DataError
-from trsr.evaluate.costs import read_costs
-from trsr.evaluate.sides import Side
-from trsr.pipeline.finished import FinishedRun
-from trsr.plugins import like
-from trsr.store.rundir import RunDirectory
+from trsr.pipeline.finished_run import FinishedRun
+from trsr.registry import like
+from trsr.report.costs import read_costs
+from trsr.report.systems import System
+from trsr.storage.run_directory import RunDirectory
 
 FILE = Path(__file__).with_name("values.parquet")
 
@@ -196,7 +196,7 @@ def rows_of(values: pl.DataFrame, name: str) -> pl.DataFrame:
 
 def paired(
     values: pl.DataFrame, names: Mapping[str, str], metrics: Sequence[str]
-) -> tuple[list[Side], list[str]]:
+) -> tuple[list[System], list[str]]:
     """The named rows over the queries that all of them were asked, in one order.
 
     Args:
@@ -222,9 +222,9 @@ def paired(
     queries = pl.DataFrame({"query": sorted(set.intersection(*every))}, schema={"query": pl.Int32})
     if queries.is_empty():
         raise ConfigError(f"{', '.join(names.values())}: were never asked the same question")
-    sides = [Side(told, _values(one, queries, metrics)) for told, one in rows.items()]
+    systems = [System(told, _values(one, queries, metrics)) for told, one in rows.items()]
     users = queries.join(next(iter(rows.values())).unique("query"), on="query", how="left")
-    return sides, [str(user) for user in users.sort("query")["user"]]
+    return systems, [str(user) for user in users.sort("query")["user"]]
 
 
 def _values(

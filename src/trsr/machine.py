@@ -76,7 +76,7 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-class Witness:
+class ResourceUsage:
     """Tells afterwards when, on what kind of machine and in how much memory work was done.
 
     Where the system cannot forget an earlier peak, the memory is that of the process's whole life.

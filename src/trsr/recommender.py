@@ -14,11 +14,11 @@ from typing import Any
 from trsr.config import Config, load_config
 from trsr.data import Catalog, Dataset
 from trsr.errors import ConfigError, ModelError, StoreError
-from trsr.llm import LanguageModel, ModelSettings, ScoringModel, open_model
-from trsr.llm.stored import StoredScoringModel, stored
+from trsr.models import LanguageModel, ModelSettings, ScoringModel, open_model
+from trsr.models.cached import CachedScoringModel, stored
 from trsr.progress import Progress, Silent
 from trsr.prompts import PromptWriter
-from trsr.rank import (
+from trsr.rankers import (
     QueryBatch,
     Ranker,
     Resources,
@@ -28,9 +28,9 @@ from trsr.rank import (
     ranked,
     scored,
 )
-from trsr.store import files
-from trsr.store.files import hash_file
-from trsr.store.outputs import OutputStore
+from trsr.storage import files
+from trsr.storage.files import hash_file
+from trsr.storage.response_cache import ResponseCache
 from trsr.summarize import summarize
 from trsr.types import Item, Prompt, Query, RankedList, Summary, UserHistory
 
@@ -38,9 +38,9 @@ ANSWER_TOKENS = 8
 """Room left in the judge prompt for the answer."""
 
 
-def open_stored(config: Config, settings: ModelSettings, adapter: Path | None = None) -> Any:
+def open_cached(config: Config, settings: ModelSettings, adapter: Path | None = None) -> Any:
     """Opens a model with the run's output store around it."""
-    return stored(open_model(settings, adapter), OutputStore(config.run.outputs))
+    return stored(open_model(settings, adapter), ResponseCache(config.run.cache))
 
 
 def summary_writer(
@@ -52,31 +52,33 @@ def summary_writer(
     return PromptWriter(config.prompts, model.count_tokens, tokens, reserve, catalog)
 
 
-def judge_writer(config: Config, model: LanguageModel) -> PromptWriter:
+def ranking_writer(config: Config, model: LanguageModel) -> PromptWriter:
     """What is said to the ranking model."""
     room = (model.context_tokens, ANSWER_TOKENS)
     return PromptWriter(config.prompts, model.count_tokens, *room, summarized=config.summarized)
 
 
-def judge(config: Config, adapter: Path | None) -> tuple[StoredScoringModel, PromptWriter]:
+def open_ranking_model(
+    config: Config, adapter: Path | None
+) -> tuple[CachedScoringModel, PromptWriter]:
     """The ranking model and its words, tuned where an adapter is given.
 
     Raises:
         ModelError: If the backend gives no log-probabilities.
     """
-    model = open_stored(config, config.model, adapter)
-    if not isinstance(model, StoredScoringModel):
+    model = open_cached(config, config.model, adapter)
+    if not isinstance(model, CachedScoringModel):
         raise ModelError(
             f"the backend {config.model.backend!r} gives no log-probabilities of answers, so it "
             "cannot rank; choose another one in [model]"
         )
-    return model, judge_writer(config, model)
+    return model, ranking_writer(config, model)
 
 
 def rank_resources(
     config: Config,
     dataset: Dataset,
-    open_judge: Callable[[bool], tuple[ScoringModel, PromptWriter]],
+    open_ranking_model: Callable[[bool], tuple[ScoringModel, PromptWriter]],
     ranker: Callable[[str], Ranker],
     progress: Progress | None = None,
 ) -> Resources:
@@ -85,17 +87,17 @@ def rank_resources(
     Args:
         config: The run's settings.
         dataset: Its data.
-        open_judge: Opens the language model; the argument asks for the trained one.
+        open_ranking_model: Opens the language model; the argument asks for the trained one.
         ranker: Gives a fitted ranker by its name.
         progress: Told about long preparations.
     """
-    return Resources(dataset.catalog, config.rank, open_judge, ranker, progress or Silent())
+    return Resources(dataset.catalog, config.rank, open_ranking_model, ranker, progress or Silent())
 
 
 RANKERS = "rankers"
 """In a run directory: a folder for each fitted ranker."""
 ITEMS = "items.parquet"
-"""The catalogue's file."""
+"""The catalog's file."""
 KEY = "key.json"
 """In a fitted ranker's folder: all that it depends on."""
 
@@ -110,7 +112,7 @@ class Recommender:
         config: The run's settings.
         dataset: The run's data.
         adapter: The trained LoRA adapter; None ranks with the model as it came.
-        ranker: A ranker's name; left out: `llm` where there is an adapter, else `untuned`.
+        ranker: A ranker's name; left out: `llm` where there is an adapter, else `llm_zero_shot`.
         rankers: The folder of the fitted rankers; None: that of `dataset`'s run.
     """
 
@@ -124,7 +126,7 @@ class Recommender:
     ) -> None:
         self.config = config
         self.dataset = dataset
-        self.name = ranker or ("llm" if adapter else "untuned")
+        self.name = ranker or ("llm" if adapter else "llm_zero_shot")
         self._adapter = adapter
         self._folder = rankers or dataset.folder / RANKERS
         self._lock = threading.RLock()
@@ -216,21 +218,21 @@ class Recommender:
             )
 
     def propose(self, history: UserHistory, n: int = 0) -> tuple[Item, ...]:
-        """Candidates for a user nobody gave candidates for: what `rank.first_stage` puts first.
+        """Candidates for a user nobody gave candidates for: what `rank.retriever` puts first.
 
         Args:
             history: The user's history.
-            n: How many of the unseen items; 0: as `rank.proposals` says.
+            n: How many of the unseen items; 0: as `rank.retrieve_k` says.
         """
         batch = QueryBatch.whole([(f"propose/{history.user}", history, None)], self.catalog)
-        found = self._scored(self.config.rank.first_stage, batch)
-        wanted = n or self.config.rank.proposals
+        found = self._scored(self.config.rank.retriever, batch)
+        wanted = n or self.config.rank.retrieve_k
         chosen = ranked(batch, found, wanted, self.config.run.seed).items[0]
         return tuple(self.catalog.at(int(number)) for number in chosen)
 
     def prompts(self, query: Query) -> list[Prompt]:
         """The judge prompts of a query, one a candidate."""
-        return self._judge(self._adapter is not None)[1].judge(query)
+        return self._rank(self._adapter is not None)[1].rank(query)
 
     def fitted(self, name: str) -> Ranker:
         """A ranker of the run, loaded once.
@@ -245,7 +247,7 @@ class Recommender:
             return self._loaded[name]
 
     def _load(self, name: str) -> Ranker:
-        resources = rank_resources(self.config, self.dataset, self._judge, self.fitted)
+        resources = rank_resources(self.config, self.dataset, self._rank, self.fitted)
         ranker = make_ranker(name, resources)
         if not ranker.learns():
             return ranker
@@ -256,7 +258,7 @@ class Recommender:
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise StoreError(
                 f"{folder}: this run has no fitted ranker {name}; name it in rank.rankers (or "
-                "rank.first_stage) and give `trsr rank`"
+                "rank.retriever) and give `trsr rank`"
             ) from error
         if items != hash_file(self.dataset.folder / ITEMS):
             raise StoreError(
@@ -266,13 +268,17 @@ class Recommender:
 
     @functools.cached_property
     def _summarizer(self) -> tuple[Any, PromptWriter]:
-        model = open_stored(self.config, self.config.summarizer)
+        model = open_cached(self.config, self.config.summarizer)
         return model, summary_writer(self.config, model, self.dataset.catalog)
 
-    def _judge(self, tuned: bool) -> tuple[ScoringModel, PromptWriter]:
+    def _rank(self, tuned: bool) -> tuple[ScoringModel, PromptWriter]:
         if tuned and self._adapter is None:
-            raise StoreError("there is no trained adapter in this run; use the ranker `untuned`")
+            raise StoreError(
+                "there is no trained adapter in this run; use the ranker `llm_zero_shot`"
+            )
         with self._lock:
             if tuned not in self._models:
-                self._models[tuned] = judge(self.config, self._adapter if tuned else None)
+                self._models[tuned] = open_ranking_model(
+                    self.config, self._adapter if tuned else None
+                )
             return self._models[tuned]

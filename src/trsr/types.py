@@ -22,11 +22,11 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item of the catalogue.
+    """One item of the catalog.
 
     Attributes:
         id: The item's id as text.
-        fields: (column, value) pairs in catalogue order, missing and empty values left out.
+        fields: (column, value) pairs in catalog order, missing and empty values left out.
     """
 
     id: str

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from trsr.audit import Check, audit
+from trsr.experiments.audit import Check, audit
 
 CONFIG = """
 [data]
@@ -34,7 +34,7 @@ block_items = 3
 epochs = 0
 
 [rank]
-rankers = ["random", "popular", "untuned"]
+rankers = ["random", "popular", "llm_zero_shot"]
 """
 WORDS = [a + b for a in ("steel", "bolt", "drill", "tape", "lamp", "mask") for b in "abcdefg"]
 

@@ -12,10 +12,10 @@ import polars as pl
 import pytest
 from planted import CONFIG, change, states, write
 
-from trsr.audit import audit
-from trsr.audit.shortcuts import chi_square_tail, numbers_of
 from trsr.config import load_config
 from trsr.errors import StoreError
+from trsr.experiments.audit import audit
+from trsr.experiments.audit.leakage import chi_square_tail, numbers_of
 from trsr.pipeline import run
 
 
@@ -166,7 +166,7 @@ def test_a_weak_shortcut_is_told_apart_from_none(monkeypatch, clean: Path) -> No
     (none,) = [one for one in audit(clean).checks if one.name == name]
     assert "not shown to differ from chance" in none.seen
     values = ("distance to the nearest id", 0.584, 0.014)
-    monkeypatch.setattr("trsr.audit.shortcuts._strongest", lambda *_: values)
+    monkeypatch.setattr("trsr.experiments.audit.leakage._strongest", lambda *_: values)
     (weak,) = [one for one in audit(clean).checks if one.name == name]
     assert weak.state == "ok"
     assert "weak; a warning above 0.6" in weak.seen
@@ -256,7 +256,7 @@ def test_a_run_over_the_whole_catalogue_is_audited(tmp_path: Path) -> None:
     write(tmp_path, near=True)
     (tmp_path / "mine.toml").write_text(CONFIG)
     folder = tmp_path / "run"
-    settings = [f"run.folder={folder}", "data.candidates=full", "rank.proposals=20"]
+    settings = [f"run.folder={folder}", "data.candidates=full", "rank.retrieve_k=20"]
     list(run(load_config(tmp_path / "mine.toml", settings)))
     found = states(folder, 30)
     assert "finding" not in found.values()

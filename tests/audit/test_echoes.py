@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 from planted import change, check
 
-from trsr.audit.echoes import NAME, example_words
+from trsr.experiments.audit.echoes import NAME, example_words
 from trsr.prompts import load_domain
-from trsr.prompts.domain import domains
+from trsr.prompts.templates import domains
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from trsr.audit.text_number import mostly_years, number_in
+from trsr.experiments.audit.text_number import mostly_years, number_in
 
 
 def test_a_text_gives_its_last_year_or_its_first_number() -> None:

@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 from planted import CONFIG, change
 
-from trsr.audit import Check, audit
-from trsr.audit.older import NAMES
 from trsr.config import load_config
+from trsr.experiments.audit import Check, audit
+from trsr.experiments.audit.history_signal import NAMES
 from trsr.pipeline import run
 
 THEMES = ["steel", "bolt", "drill", "tape", "lamp", "mask", "glove", "pump", "valve", "wire"]

@@ -11,8 +11,8 @@ import pytest
 import tomli_w
 from planted import change, check
 
-from trsr.audit import audit
-from trsr.store.rundir import hash_file
+from trsr.experiments.audit import audit
+from trsr.storage.run_directory import hash_file
 
 FILES = "files as their stages wrote them"
 
@@ -106,7 +106,7 @@ MODEL_CHECKS = (
 def with_rankers(folder: Path, *rankers: str) -> None:
     """Writes other rankers, and a blend of two, into a run's settings."""
     settings = tomllib.loads((folder / "config.toml").read_text("utf-8"))
-    settings["rank"] |= {"rankers": [*rankers], "blend": ["popular", "untuned"]}
+    settings["rank"] |= {"rankers": [*rankers], "blend": ["popular", "llm_zero_shot"]}
     (folder / "config.toml").write_text(tomli_w.dumps(settings), "utf-8")
 
 
@@ -117,7 +117,7 @@ def test_a_model_that_the_run_never_asked_is_not_asked_by_the_audit(
     def opened(*_: object) -> None:
         raise AssertionError("the audit opened a model")
 
-    monkeypatch.setattr("trsr.audit.model.judge", opened)
+    monkeypatch.setattr("trsr.experiments.audit.model.judge", opened)
     with_rankers(faulty, "random", "popular")
     found = {one.name: one for one in audit(faulty, queries).checks}
     said = "no ranker of the run asks a language model (random, popular)"

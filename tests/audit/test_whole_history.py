@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trsr.audit import Check, audit
-from trsr.audit.whole import NAME
+from trsr.experiments.audit import Check, audit
+from trsr.experiments.audit.context_fit import NAME
 
 
 def looked(folder: Path, **changes: str) -> Check:

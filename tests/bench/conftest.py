@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trsr.llm import ModelSettings, open_model
+from trsr.models import ModelSettings, open_model
 
 
 @pytest.fixture(scope="module", autouse=True)

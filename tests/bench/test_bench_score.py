@@ -12,8 +12,8 @@ from benchmarks.records import KEYS, Place
 from benchmarks.score import agreement, bench_score, rank_correlation, synthetic
 from benchmarks.tokens import padded_states, shared_prefixes
 from trsr.errors import ConfigError
-from trsr.llm.kept import decoder_of
-from trsr.llm.tokens import tree_stats
+from trsr.models.token_tree.kv_cache import decoder_of
+from trsr.models.token_tree.tokens import tree_stats
 from trsr.progress import Silent
 
 HERE = Place("cpu", "float32", 1e10)

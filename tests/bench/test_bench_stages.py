@@ -22,9 +22,9 @@ from benchmarks.score import bench_score
 from benchmarks.summarize import bench_summarize
 from trsr.config import load_config
 from trsr.errors import DataError
-from trsr.llm.base import Sampling
-from trsr.llm.layout import Layout
-from trsr.llm.scripted import ScriptedModel
+from trsr.models.base import Sampling
+from trsr.models.chat_format import ChatFormat
+from trsr.models.scripted import ScriptedModel
 from trsr.progress import Silent
 from trsr.testing.models import some_prompts
 
@@ -57,7 +57,7 @@ max_tokens = 5
 epochs = 0
 
 [rank]
-rankers = ["untuned"]
+rankers = ["llm_zero_shot"]
 queries_per_batch = 2
 """
 
@@ -253,7 +253,7 @@ def test_cutting_text_into_tokens_is_not_the_models_time(tiny):
     class Tokenizing(ScriptedModel):
         def __init__(self):
             super().__init__()
-            self.layout = Layout(tiny.layout.tokenizer, "tiny")
+            self.layout = ChatFormat(tiny.layout.tokenizer, "tiny")
 
         def score(self, prompts, answers):
             assert len(self.layout.questions(prompts, answers)) == 1

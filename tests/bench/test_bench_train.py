@@ -13,7 +13,7 @@ from benchmarks.train import (
     synthetic_cases,
 )
 from trsr.errors import ConfigError
-from trsr.llm.hf import TransformersModel
+from trsr.models.hf.model import TransformersModel
 from trsr.progress import Silent
 
 WAYS = ("pairwise", "tree", "tree/upper-1", "tree/upper-1-kept")

@@ -24,8 +24,8 @@ from trsr.cli.terminal import visible
 from trsr.config import load_config
 from trsr.data import DataReport, Dataset, DataSettings, guess, inspect, prepare
 from trsr.data.dataset import Catalog
-from trsr.data.given import read_histories, read_items
-from trsr.data.tables import opened
+from trsr.data.readers.table import opened
+from trsr.data.requests import read_histories, read_items
 from trsr.errors import DataError
 from trsr.pipeline.stages import located
 from trsr.progress import Silent

@@ -32,7 +32,7 @@ block_items = 3
 epochs = 0
 
 [rank]
-rankers = ["random", "popular", "untuned"]
+rankers = ["random", "popular", "llm_zero_shot"]
 """
 
 
@@ -75,7 +75,7 @@ def test_a_run_prints_its_stages_and_the_table_and_a_second_one_skips_all(folder
     first = trsr("run", "mine.toml", cwd=folder)
     for stage in ("prepare", "summarize", "train", "rank", "evaluate"):
         assert f"{stage}: done in" in first.stderr
-    assert "untuned" in first.stdout
+    assert "llm_zero_shot" in first.stdout
     assert "recall@5" in first.stdout
     second = trsr("run", "mine.toml", cwd=folder)
     assert second.stderr.count("up to date") == 5
@@ -136,7 +136,9 @@ def test_check_tells_counts_and_runs_nothing(folder):
 def test_check_names_no_model_that_is_not_asked(folder):
     cheap = ('rank.rankers=["random"]', "summarize.strategy=none", "model.name=big")
     assert "model for ranking: none" in trsr("check", "mine.toml", *cheap, cwd=folder).stdout
-    asked = trsr("check", "mine.toml", 'rank.rankers=["untuned"]', *cheap[1:], cwd=folder).stdout
+    asked = trsr(
+        "check", "mine.toml", 'rank.rankers=["llm_zero_shot"]', *cheap[1:], cwd=folder
+    ).stdout
     assert "model for ranking: big" in asked
     assert "model for summaries: none" in asked
 
@@ -190,7 +192,7 @@ def test_init_writes_a_configuration_that_runs_unchanged(folder):
     again = trsr("init", "clicks.csv", "products.jsonl", cwd=folder, code=2)
     assert "exists" in again.stderr
     asked = tomllib.loads((folder / "clicks.toml").read_text("utf-8"))["rank"]["rankers"]
-    assert {"popular", "bm25", "item_knn", "untuned", "llm"} <= {*asked}
+    assert {"popular", "bm25", "item_knn", "llm_zero_shot", "llm"} <= {*asked}
     asked.remove("llm")
     scripted = [
         "model.backend=scripted",
@@ -217,7 +219,7 @@ def test_get_hints_at_near_names(folder):
 
 
 def test_two_runs_in_one_directory(folder):
-    from trsr.store.rundir import RunDirectory
+    from trsr.storage.run_directory import RunDirectory
 
     with RunDirectory(folder / "runs" / "mine").locked():
         refused = trsr("run", "mine.toml", cwd=folder, code=2)
@@ -231,7 +233,7 @@ def test_evaluate_writes_the_report_in_every_form(folder):
     assert names >= {"report.html", "report.md", "table.tex", "qrels.trec", "run.untuned.trec"}
     report = json.loads((run / "report.json").read_text("utf-8"))
     assert {one["ranker"] for one in report["comparisons"]} == {"random", "popular"}
-    assert report["calibration"]["untuned"]["candidates"] == 14 * 7
+    assert report["calibration"]["llm_zero_shot"]["candidates"] == 14 * 7
     assert sum(group["queries"] for group in report["history_groups"]) == 14
     trsr("evaluate", "mine.toml", cwd=folder)
     assert not (run / "qrels.trec").exists()
@@ -292,7 +294,7 @@ def test_runs_of_several_seeds_are_compared_where_the_data_has_its_own(folder):
             trsr("run", "mine.toml", *words, cwd=folder)
     runs = ("a0", "a1", "b0", "b1")
     # the scripted model answers the same under each seed, the random ranker does not
-    for ranker, seeds in (("random", 2), ("untuned", 1)):
+    for ranker, seeds in (("random", 2), ("llm_zero_shot", 1)):
         words = (*runs, "--seeds", "--json", "--ranker", ranker)
         pooled = json.loads(trsr("compare", *words, cwd=folder).stdout)
         named = [(one["name"], one["seeds"]) for one in pooled["comparisons"]]

@@ -14,7 +14,7 @@ from trsr.cli import ending, terminal
 from trsr.config import load_config
 from trsr.data import Dataset
 from trsr.pipeline import run
-from trsr.store.rundir import RunDirectory
+from trsr.storage.run_directory import RunDirectory
 
 SETTINGS = """
 [data]
@@ -55,7 +55,7 @@ def values(*means_by_ranker):
 
 
 def test_a_run_ends_with_what_its_own_figures_say(tmp_path):
-    config = made(tmp_path, 'rank.rankers=["random", "popular", "untuned"]')
+    config = made(tmp_path, 'rank.rankers=["random", "popular", "llm_zero_shot"]')
     said = list(ending.ending(config))
     text = "\n".join(said)
     report = json.loads((config.run.folder / "report.json").read_text("utf-8"))

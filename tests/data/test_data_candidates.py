@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trsr.data.candidates import Keys, Met, Weights, negatives, shuffled
+from trsr.data.negatives import Keys, Met, Weights, negatives, shuffled
 from trsr.data.records import Ints
 from trsr.errors import DataError
 

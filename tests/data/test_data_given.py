@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from trsr.data import Catalog
-from trsr.data.given import read_items
+from trsr.data.requests import read_items
 from trsr.errors import DataError
 
 CATALOG = Catalog(pl.DataFrame({"id": ["p1", "2"], "title": ["a hinge", "a lamp"]}))

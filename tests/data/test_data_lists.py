@@ -239,7 +239,7 @@ def test_times_of_two_units_are_told(bench: Any) -> None:
 def test_many_candidates_outside_the_catalogue_are_told(bench: Any) -> None:
     lists = [(u, when, [*c, "x1"], t) for u, when, c, t in shown()]
     report, _ = prepared(bench, lists)
-    assert "16.7% of the candidates are not in the catalogue, such as x1" in report.warnings[0]
+    assert "16.7% of the candidates are not in the catalog, such as x1" in report.warnings[0]
     for split in ("rows", "leave_last_out", "global_time"):
         with pytest.raises(DataError, match="no case is left"):
             prepared(
@@ -257,7 +257,7 @@ def test_many_candidates_outside_the_catalogue_are_told(bench: Any) -> None:
             "which column holds the user? Call it user;",
         ),
         ("user,time,list,taken\nu1,95,i1 i2,i1\n", "Set data.columns.candidates; the columns are"),
-        ("user,time,candidates,y\nu1,95,i1 i2,i1\n", "Set data.columns.taken; the columns are"),
+        ("user,time,candidates,y\nu1,95,i1 i2,i1\n", "Set data.columns.clicked; the columns are"),
         (
             "user,time,candidates,taken\nu1,soon,i1 i2,i1\n",
             "the time 'soon' (and 0 more) is neither",

@@ -1,4 +1,4 @@
-"""Candidates by popularity and the whole catalogue: what stands at rest, and what is asked."""
+"""Candidates by popularity and the whole catalog: what stands at rest, and what is asked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from trsr.data.settings import DataSettings
 
-CATALOGUE = 50
+CATALOG = 50
 
 
 def clicks(users: int = 60, repeats: bool = False) -> list[tuple[str, str, int]]:
@@ -20,7 +20,7 @@ def clicks(users: int = 60, repeats: bool = False) -> list[tuple[str, str, int]]
     for user in range(users):
         taken: list[int] = []
         while len(taken) < 8:
-            item = min(int(draw.expovariate(0.1)), CATALOGUE - 1)
+            item = min(int(draw.expovariate(0.1)), CATALOG - 1)
             if repeats or item not in taken:
                 taken.append(item)
         rows += [(f"u{user}", f"i{item}", when) for when, item in enumerate(taken)]
@@ -28,7 +28,7 @@ def clicks(users: int = 60, repeats: bool = False) -> list[tuple[str, str, int]]
 
 
 def settings(bench: Any, rows: list[tuple[str, str, int]], **more: Any) -> dict[str, Any]:
-    paths = {"interactions": bench.clicks(rows), "items": bench.goods(CATALOGUE)}
+    paths = {"interactions": bench.clicks(rows), "items": bench.goods(CATALOG)}
     return paths | {"min_history": 3, "negatives": 5} | more
 
 
@@ -99,7 +99,7 @@ def test_full_candidates_are_all_that_the_user_has_not_met(bench: Any, kept: int
         shown = [item.id for item in case.query.candidates]
         # The second last interaction is the validation target: with a history kept in part it is
         # still the latest of it.
-        assert set(shown) == {f"i{n}" for n in range(CATALOGUE)} - set(history)
+        assert set(shown) == {f"i{n}" for n in range(CATALOG)} - set(history)
         assert case.relevant == {target}
         assert answer.met >= set(history)
         assert target not in answer.met
@@ -123,8 +123,8 @@ def test_full_never_offers_what_the_user_had_met(bench: Any, split: str, kept: i
         before = set(taken[: taken.index(target)])
         shown = {item.id for item in case.query.candidates}
         assert not shown & before
-        assert shown == {f"i{n}" for n in range(CATALOGUE)} - answer.met
-        assert shown >= {f"i{n}" for n in range(CATALOGUE)} - set(taken)
+        assert shown == {f"i{n}" for n in range(CATALOG)} - answer.met
+        assert shown >= {f"i{n}" for n in range(CATALOG)} - set(taken)
 
 
 def test_full_leaves_out_targets_that_the_user_had_met_and_counts_them(bench: Any) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trsr.data import Dataset
 from trsr.errors import DataError
 
-CATALOGUE = 40
+CATALOG = 40
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 
 Row = tuple[str, str, int]
@@ -59,7 +59,7 @@ def test_a_case_knows_only_what_came_before_its_target(
     try:
         _, dataset = bench.prepare(
             interactions=bench.clicks(rows),
-            items=bench.goods(CATALOGUE),
+            items=bench.goods(CATALOG),
             min_history=least,
             max_history=most,
             negatives=n,
@@ -106,7 +106,7 @@ def test_the_order_of_rows_changes_nothing(
 ) -> None:
     shuffled = rows[:]
     order.shuffle(shuffled)
-    chosen = {"items": bench.goods(CATALOGUE), "min_history": 1, "test_cases": 3, "negatives": 4}
+    chosen = {"items": bench.goods(CATALOG), "min_history": 1, "test_cases": 3, "negatives": 4}
     try:
         _, one = bench.prepare(interactions=bench.clicks(rows), **chosen)
     except DataError:
@@ -122,14 +122,14 @@ def tables(dataset: Dataset) -> list[list[tuple[Any, ...]]]:
 def many(users: int, length: int, seed: int = 0) -> list[Row]:
     draw = random.Random(seed)
     return [
-        (f"u{user}", f"i{draw.randrange(CATALOGUE)}", 1000 * step + user)
+        (f"u{user}", f"i{draw.randrange(CATALOG)}", 1000 * step + user)
         for user in range(users)
         for step in range(length)
     ]
 
 
 def test_the_seed_decides_and_nothing_else(bench: Any) -> None:
-    chosen = {"interactions": bench.clicks(many(30, 6)), "items": bench.goods(CATALOGUE)}
+    chosen = {"interactions": bench.clicks(many(30, 6)), "items": bench.goods(CATALOG)}
     first, again = (bench.prepare(**chosen, seed=3)[1] for _ in range(2))
     other = bench.prepare(**chosen, seed=4)[1]
     assert tables(first) == tables(again)
@@ -137,7 +137,7 @@ def test_the_seed_decides_and_nothing_else(bench: Any) -> None:
 
 
 def test_a_smaller_bound_keeps_some_of_the_same_cases(bench: Any) -> None:
-    chosen = {"interactions": bench.clicks(many(60, 6)), "items": bench.goods(CATALOGUE)}
+    chosen = {"interactions": bench.clicks(many(60, 6)), "items": bench.goods(CATALOG)}
     whole = bench.prepare(**chosen)[1]
     ten = bench.prepare(**chosen, train_users=10, valid_cases=10, test_cases=10)[1]
     five = bench.prepare(**chosen, train_users=5, valid_cases=5, test_cases=5)[1]
@@ -151,7 +151,7 @@ def test_a_smaller_bound_keeps_some_of_the_same_cases(bench: Any) -> None:
 
 
 def test_splits_can_share_their_users(bench: Any) -> None:
-    files = {"interactions": bench.clicks(many(30, 9)), "items": bench.goods(CATALOGUE)}
+    files = {"interactions": bench.clicks(many(30, 9)), "items": bench.goods(CATALOG)}
     _, dataset = bench.prepare(
         **files, same_users=True, train_users=6, valid_cases=9, test_cases=12, targets_per_user=2
     )
@@ -163,7 +163,7 @@ def test_splits_can_share_their_users(bench: Any) -> None:
 def test_a_train_bound_counts_users_not_targets(bench: Any) -> None:
     _, dataset = bench.prepare(
         interactions=bench.clicks(many(20, 9)),
-        items=bench.goods(CATALOGUE),
+        items=bench.goods(CATALOG),
         train_users=5,
         targets_per_user=3,
     )
@@ -174,7 +174,7 @@ def test_a_train_bound_counts_users_not_targets(bench: Any) -> None:
 def test_rows_puts_each_user_into_one_part_of_the_size_asked_for(bench: Any) -> None:
     report, dataset = bench.prepare(
         interactions=bench.clicks(many(50, 6)),
-        items=bench.goods(CATALOGUE),
+        items=bench.goods(CATALOG),
         split="rows",
         train_users=20,
         valid_cases=10,
@@ -191,7 +191,7 @@ def test_rows_puts_each_user_into_one_part_of_the_size_asked_for(bench: Any) -> 
 def test_rows_shrinks_in_proportion_and_says_so(bench: Any) -> None:
     report, dataset = bench.prepare(
         interactions=bench.clicks(many(24, 6)),
-        items=bench.goods(CATALOGUE),
+        items=bench.goods(CATALOG),
         split="rows",
         train_users=10_000,
         valid_cases=1_000,
@@ -210,7 +210,7 @@ def test_global_time_needs_times(bench: Any) -> None:
 def test_global_time_fits_only_before_the_first_cut(bench: Any) -> None:
     rows = many(40, 10)
     _, dataset = bench.prepare(
-        interactions=bench.clicks(rows), items=bench.goods(CATALOGUE), split="global_time"
+        interactions=bench.clicks(rows), items=bench.goods(CATALOG), split="global_time"
     )
     ordered = sorted(row[2] for row in rows)
     first, second = ordered[int(len(rows) * 0.8)], ordered[int(len(rows) * 0.9)]
@@ -267,11 +267,11 @@ def test_a_wrong_part_name_is_refused(bench: Any) -> None:
 
 def test_too_short_histories_are_counted_and_all_too_short_is_refused(bench: Any) -> None:
     rows = [*many(3, 6), ("short", "i1", 5), ("short", "i2", 6), ("short", "i3", 7)]
-    report, dataset = bench.prepare(interactions=bench.clicks(rows), items=bench.goods(CATALOGUE))
+    report, dataset = bench.prepare(interactions=bench.clicks(rows), items=bench.goods(CATALOG))
     assert report.counts["short_test"] == 1
     assert "short" not in dataset.cases("test").frame["user"]
     with pytest.raises(DataError, match="min_history = 9"):
-        bench.prepare(interactions=bench.clicks(rows), items=bench.goods(CATALOGUE), min_history=9)
+        bench.prepare(interactions=bench.clicks(rows), items=bench.goods(CATALOG), min_history=9)
 
 
 def test_k_core_also_takes_items_from_the_catalogue(bench: Any, tmp_path: Path) -> None:
@@ -319,14 +319,14 @@ def test_items_left_out_by_a_filter_are_no_negatives_either(bench: Any) -> None:
     (case,) = dataset.cases("test")
     assert {item.id for item in case.query.candidates} == {"i4", "i10", "i11", "i12", "i13"}
     with pytest.raises(
-        DataError, match="5 negatives cannot be drawn: the catalogue has 14 items, and user u"
+        DataError, match="5 negatives cannot be drawn: the catalog has 14 items, and user u"
     ):
         bench.prepare(**{**chosen, "negatives": 5})
 
 
 def test_the_answer_stands_anywhere_among_the_candidates(bench: Any) -> None:
     _, dataset = bench.prepare(
-        interactions=bench.clicks(many(400, 6)), items=bench.goods(CATALOGUE), negatives=4
+        interactions=bench.clicks(many(400, 6)), items=bench.goods(CATALOG), negatives=4
     )
     for split, width in (("train", 2), ("test", 5)):
         frame = dataset.cases(split).frame

@@ -20,9 +20,9 @@ import polars  # noqa: F401
 import torch
 import transformers  # noqa: F401
 
-import trsr.llm.hf
+import trsr.models.hf.model
 import trsr.pipeline
-import trsr.train
+import trsr.training
 from trsr.config import load_config
 
 KILLS = 20
@@ -33,7 +33,7 @@ def child(config_path: str, folder: Path, stage: str) -> None:
     code = 1
     try:
         torch.set_num_threads(1)
-        settings = [f"run.folder={folder}", f"run.outputs={folder}/outputs.sqlite"]
+        settings = [f"run.folder={folder}", f"run.cache={folder}/responses.sqlite"]
         trsr.pipeline.run_stage(load_config(config_path, settings), stage)
         code = 0
     finally:

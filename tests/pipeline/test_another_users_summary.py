@@ -14,7 +14,7 @@ from trsr import run_evaluate, run_prepare, run_rank, run_train
 from trsr.config import load_config
 from trsr.data import Dataset
 from trsr.errors import ConfigError, DataError
-from trsr.llm.scripted import ScriptedModel, common_words
+from trsr.models.scripted import ScriptedModel, common_words
 from trsr.pipeline import STAGES, run, run_stage
 from trsr.pipeline.artifacts import (
     SPLITS,
@@ -23,7 +23,7 @@ from trsr.pipeline.artifacts import (
     read_summaries,
     summaries_file,
 )
-from trsr.pipeline.told import told_summaries
+from trsr.pipeline.prompt_summaries import prompt_summaries
 
 CONFIG = """
 [data]
@@ -50,7 +50,7 @@ block_items = 3
 epochs = 0
 
 [rank]
-rankers = ["popular", "untuned"]
+rankers = ["popular", "llm_zero_shot"]
 """
 ANOTHER = "prompts.summary_of=another"
 OWNER = re.compile(r"Owner (u\d+) of (\S+)\.")
@@ -168,7 +168,7 @@ def test_who_is_told_depends_on_the_seed_and_not_on_the_order(made, tmp_path):
 
     def told(folder, config=config):
         summaries = read_summaries(tmp_path / folder)
-        return told_summaries(config, Dataset.load(tmp_path / folder), "test", summaries)
+        return prompt_summaries(config, Dataset.load(tmp_path / folder), "test", summaries)
 
     assert told("run") == told("turned")
     assert told("run") != told("run", made(ANOTHER, "run.seed=1", "data.seed=0"))
@@ -226,7 +226,7 @@ def test_the_pages_show_what_was_told_and_count_the_own(made, tmp_path):
     run_evaluate(config)
     folder = config.run.folder
     summaries = read_summaries(folder)
-    told = told_summaries(config, Dataset.load(folder), "test", summaries)
+    told = prompt_summaries(config, Dataset.load(folder), "test", summaries)
     query = pl.read_parquet(folder / "cases.test.parquet")["query"][0]
     page = (folder / "report.html").read_text("utf-8")
     assert "read: another user’s" in page
@@ -248,7 +248,7 @@ def test_such_a_run_recommends_with_cheap_rankers_alone(made):
     for stage in ("summarize", "train", "rank"):
         run_stage(config, stage)
     folder = config.run.folder
-    for ranker in ("popular", "untuned"):
+    for ranker in ("popular", "llm_zero_shot"):
         recommender = trsr.Recommender.load(folder, ranker)
         history = recommender.dataset.history("u3")
         query = trsr.Query("q", history, recommender.propose(history, 5))

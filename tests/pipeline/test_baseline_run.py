@@ -9,7 +9,7 @@ import pytest
 from trsr.config import load_config
 from trsr.pipeline import run
 from trsr.recommender import Recommender
-from trsr.store.rundir import RunDirectory
+from trsr.storage.run_directory import RunDirectory
 
 
 def made(outcomes) -> list[str]:
@@ -44,7 +44,7 @@ def test_a_blend_with_the_trained_model_runs_and_recommends_as_it_ranked(
     unused = load_config(path, [*changes, "rank.ease.penalty=[7]"])
     assert made(run(unused)) == []
 
-    from trsr.rank import read_rankings
+    from trsr.rankers import read_rankings
 
     stored = list(read_rankings(folder / "rankings.parquet")["blend"])
     recommender = Recommender.load(folder, "blend")

@@ -57,7 +57,7 @@ def prepared(tmp_path):
             "ease inverts",
         ),
         (
-            ("rank.ease.max_items=3", "rank.first_stage=ease"),  # it proposes to `recommend`
+            ("rank.ease.max_items=3", "rank.retriever=ease"),  # it proposes to `recommend`
             "ease inverts",
         ),
     ],

@@ -12,9 +12,9 @@ from pipeline_data import write_data
 
 from trsr.config import load_config
 from trsr.errors import StaleRunError
+from trsr.experiments.sweep import read_plan, sweep
 from trsr.pipeline import run, run_stage
-from trsr.pipeline.stair import fingerprint
-from trsr.sweep import read_plan, sweep
+from trsr.pipeline.runner import fingerprint
 
 CONFIG = """
 [data]

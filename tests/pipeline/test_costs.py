@@ -11,9 +11,9 @@ import pytest
 from pipeline_data import write_data
 
 from trsr.config import load_config
-from trsr.evaluate.costs import UNRECORDED
 from trsr.pipeline import run, run_evaluate, run_rank
-from trsr.store.rundir import RunDirectory, StageRecord
+from trsr.report.costs import UNRECORDED
+from trsr.storage.run_directory import RunDirectory, StageRecord
 
 CONFIG = """
 [data]
@@ -33,7 +33,7 @@ strategy = "none"
 epochs = 0
 
 [rank]
-rankers = ["random", "popular", "untuned"]
+rankers = ["random", "popular", "llm_zero_shot"]
 """
 
 
@@ -57,13 +57,13 @@ def page_of(config):
 def test_seconds_and_tokens_of_each_ranker_are_recorded_and_drawn(finished):
     info = RunDirectory(finished.run.folder).records()["rank"].info
     costs = info["costs"]
-    assert list(costs) == ["random", "popular", "untuned"]
+    assert list(costs) == ["random", "popular", "llm_zero_shot"]
     assert costs == report_of(finished)["costs"]
     for one in costs.values():
         assert one["queries"] == info["queries"]
         assert 0 < one["seconds"] < info["seconds"] + 0.01
     assert costs["popular"]["prompts"] == costs["popular"]["tokens"] == 0
-    model = costs["untuned"]
+    model = costs["llm_zero_shot"]
     assert model["prompts"] == info["queries"] * 7
     # A scripted model's tokens are words: no prompt has fewer than its instruction.
     assert model["tokens"] > 10 * model["prompts"]
@@ -86,9 +86,9 @@ def rank_again(config):
 
 
 def test_answers_from_the_store_count_with_what_they_had_taken(finished):
-    first = report_of(finished)["costs"]["untuned"]
+    first = report_of(finished)["costs"]["llm_zero_shot"]
     assert (first["from_store"], first["stored_tokens"]) == (0, 0)
-    model = rank_again(finished)["untuned"]
+    model = rank_again(finished)["llm_zero_shot"]
     assert model["from_store"] == model["prompts"] == first["prompts"]
     assert (model["tokens"], model["stored_tokens"]) == (0, first["tokens"])
     assert 0 < model["stored_seconds"] < first["seconds"]
@@ -99,22 +99,22 @@ def test_answers_from_the_store_count_with_what_they_had_taken(finished):
 
 
 def test_a_ranking_that_was_stopped_and_went_on_costs_the_same(finished):
-    first = report_of(finished)["costs"]["untuned"]
-    with contextlib.closing(sqlite3.connect(finished.run.outputs)) as connection:
+    first = report_of(finished)["costs"]["llm_zero_shot"]
+    with contextlib.closing(sqlite3.connect(finished.run.cache)) as connection:
         lost = connection.execute("DELETE FROM outputs WHERE key < '8'").rowcount
         connection.commit()
     assert 0 < lost < first["prompts"]
-    model = rank_again(finished)["untuned"]
+    model = rank_again(finished)["llm_zero_shot"]
     assert model["prompts"] - model["from_store"] == lost
     assert model["tokens"] + model["stored_tokens"] == first["tokens"]
     assert model["stored_unknown"] == 0
 
 
 def test_answers_of_a_store_that_does_not_tell_are_no_measure(finished):
-    with contextlib.closing(sqlite3.connect(finished.run.outputs)) as connection:
+    with contextlib.closing(sqlite3.connect(finished.run.cache)) as connection:
         connection.execute("UPDATE outputs SET seconds = NULL, tokens = NULL")
         connection.commit()
-    model = rank_again(finished)["untuned"]
+    model = rank_again(finished)["llm_zero_shot"]
     assert model["from_store"] == model["prompts"] == model["stored_unknown"]
     assert model["tokens"] == 0
     page = page_of(finished)
@@ -152,8 +152,11 @@ def test_proposals_are_no_cost_of_the_first_query(finished):
     )
     list(run(config))
     costs = RunDirectory(config.run.folder).records()["rank"].info["costs"]
-    assert costs["untuned"]["queries"] == costs["popular"]["queries"]
-    assert costs["untuned"]["prompts"] <= costs["untuned"]["queries"] * config.rank.proposals
+    assert costs["llm_zero_shot"]["queries"] == costs["popular"]["queries"]
+    assert (
+        costs["llm_zero_shot"]["prompts"]
+        <= costs["llm_zero_shot"]["queries"] * config.rank.retrieve_k
+    )
 
 
 def test_each_stage_tells_when_on_what_and_in_how_much_memory(finished):
@@ -169,18 +172,18 @@ def test_a_blend_costs_what_its_members_computed_for_it_before(finished):
         finished.run.folder / "config.toml",
         [
             f"run.folder={finished.run.folder.parent / 'blended'}",
-            f"run.outputs={finished.run.folder.parent / 'own.sqlite'}",
-            'rank.rankers=["popular", "untuned", "blend"]',
-            'rank.blend.members=["popular", "untuned"]',
+            f"run.cache={finished.run.folder.parent / 'own.sqlite'}",
+            'rank.rankers=["popular", "llm_zero_shot", "blend"]',
+            'rank.blend.members=["popular", "llm_zero_shot"]',
         ],
     )
     list(run(config))
     costs = report_of(config)["costs"]
     asked = RunDirectory(config.run.folder).records()["rank"].info["costs"]["blend"]
-    assert asked["from_store"] == asked["prompts"] == costs["untuned"]["prompts"]
+    assert asked["from_store"] == asked["prompts"] == costs["llm_zero_shot"]["prompts"]
     assert costs["blend"]["tokens"] == 0
-    assert costs["blend"]["stored_tokens"] == costs["untuned"]["tokens"] > 0
-    assert 0 < costs["blend"]["stored_seconds"] < costs["untuned"]["seconds"]
+    assert costs["blend"]["stored_tokens"] == costs["llm_zero_shot"]["tokens"] > 0
+    assert 0 < costs["blend"]["stored_seconds"] < costs["llm_zero_shot"]["seconds"]
     assert "Of blend answers were in the store: they count" in page_of(config)
     (config.run.folder / "report.json").unlink()
     run_evaluate(config)

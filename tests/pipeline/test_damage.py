@@ -14,7 +14,7 @@ from pipeline_data import write_data
 from trsr.config import load_config
 from trsr.errors import StaleRunError, StoreError
 from trsr.pipeline import is_finished, run, run_stage
-from trsr.pipeline.full import read_proposals
+from trsr.pipeline.retrieval import read_retrieved
 
 CONFIG = """
 [data]
@@ -35,7 +35,7 @@ block_items = 3
 epochs = 0
 
 [rank]
-rankers = ["random", "popular", "untuned"]
+rankers = ["random", "popular", "llm_zero_shot"]
 proposals = 7
 """
 
@@ -55,7 +55,7 @@ def config(tmp_path):
         ("prepare", "cases.test.parquet"),
         ("summarize", "summaries.test.parquet"),
         ("rank", "rankings.parquet"),
-        ("rank", "proposals.parquet"),
+        ("rank", "retrieved.parquet"),
         ("evaluate", "per_query.parquet"),
         ("evaluate", "report.json"),
     ],
@@ -118,8 +118,8 @@ def test_a_file_of_the_last_stage_that_was_changed_is_made_again(config, name, a
 
 
 def test_damaged_proposals_are_told_with_what_to_do(config):
-    path = config.run.folder / "proposals.parquet"
-    assert all(len(items) == 7 for items in read_proposals(path).values())
+    path = config.run.folder / "retrieved.parquet"
+    assert all(len(items) == 7 for items in read_retrieved(path).values())
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(StoreError, match="(?s)proposals.parquet: is damaged.*give `trsr rank`"):
-        read_proposals(path)
+    with pytest.raises(StoreError, match="(?s)retrieved.parquet: is damaged.*give `trsr rank`"):
+        read_retrieved(path)

@@ -12,11 +12,11 @@ from pipeline_data import write_data
 from trsr.cli.show import lines
 from trsr.config import load_config
 from trsr.data import Dataset
-from trsr.llm.scripted import ScriptedModel
+from trsr.models.scripted import ScriptedModel
 from trsr.pipeline import run, run_evaluate
 from trsr.pipeline.artifacts import SUMMARIES, read_summaries
 from trsr.pipeline.examples import GONE_NOTE
-from trsr.store.rundir import hash_file
+from trsr.storage.run_directory import hash_file
 
 CONFIG = """
 [data]
@@ -42,7 +42,7 @@ block_items = 3
 epochs = 0
 
 [rank]
-rankers = ["popular", "untuned"]
+rankers = ["popular", "llm_zero_shot"]
 """
 BEGUN = "The user buys things such as"
 
@@ -228,11 +228,11 @@ def test_texts_that_are_gone_are_said_to_be_and_no_store_is_made(made):
     config = made()
     assert GONE_NOTE not in page(config)
     whole = page(config)
-    config.run.outputs.unlink()
+    config.run.cache.unlink()
     (config.run.folder / "report.json").unlink()
     run_evaluate(config)
     shown = "\n".join(lines(config.run.folder, "u3"))
-    assert not config.run.outputs.exists()
+    assert not config.run.cache.exists()
     for text in (page(config), shown):
         assert GONE_NOTE in text
         assert "(not in the output store any more)" in text
@@ -283,9 +283,11 @@ def test_of_a_whole_catalogue_it_is_said_which_part_is_shown_and_where_the_targe
 
 
 def test_a_target_that_the_first_stage_did_not_propose_is_said_to_be_that(made):
-    config = made(*FULL, "rank.proposals=7", "rank.depth=20", users=40, items=80)
+    config = made(*FULL, "rank.retrieve_k=7", "rank.depth=20", users=40, items=80)
     cases = list(Dataset.load(config.run.folder).cases("test"))
-    rankings = pl.read_parquet(config.run.folder / "rankings.parquet").filter(ranker="untuned")
+    rankings = pl.read_parquet(config.run.folder / "rankings.parquet").filter(
+        ranker="llm_zero_shot"
+    )
     lists = dict(rankings.select("query", "items").iter_rows())
     missing = 0
     for case, example in zip(cases, examples(config), strict=False):

@@ -11,21 +11,30 @@ from pipeline_data import SCRIPTED, write_data
 from trsr.config import load_config
 from trsr.errors import ConfigError, StoreError
 from trsr.pipeline import run, run_stage
-from trsr.rank import read_rankings
-from trsr.rank.settings import ranker_class
+from trsr.rankers import read_rankings
+from trsr.rankers.settings import ranker_class
 from trsr.recommender import Recommender
 
-NAMES = ["popular", "popular_recent", "bm25", "item_knn", "ease", "sasrec", "untuned", "blend"]
+NAMES = [
+    "popular",
+    "popular_recent",
+    "bm25",
+    "item_knn",
+    "ease",
+    "sasrec",
+    "llm_zero_shot",
+    "blend",
+]
 MORE = f"""
 [prompts]
 domain = "products"
 
 [rank]
 rankers = {NAMES}
-first_stage = "item_knn"
+retriever = "item_knn"
 
 [rank.blend]
-members = ["item_knn", "bm25", "sasrec", "untuned"]
+members = ["item_knn", "bm25", "sasrec", "llm_zero_shot"]
 
 [rank.sasrec]
 hidden = 8

@@ -10,7 +10,7 @@ from polars.testing import assert_frame_equal
 
 from trsr.config import load_config
 from trsr.pipeline import run
-from trsr.pipeline.finished import FinishedRun
+from trsr.pipeline.finished_run import FinishedRun
 
 CONFIG = """
 [data]
@@ -30,7 +30,7 @@ block_items = 3
 epochs = 0
 
 [rank]
-rankers = ["random", "popular", "untuned"]
+rankers = ["random", "popular", "llm_zero_shot"]
 proposals = 7
 """
 

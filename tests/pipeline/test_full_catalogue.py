@@ -1,4 +1,4 @@
-"""A whole run over the full catalogue: proposals, their recall, and no answer among them."""
+"""A whole run over the full catalog: proposals, their recall, and no answer among them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from trsr.data import Dataset
 from trsr.errors import ConfigError, DataError
 from trsr.pipeline import run, run_evaluate, run_stage
 from trsr.progress import Silent
-from trsr.rank import RANKERS, Ranker, ScoreBatch
+from trsr.rankers import RANKERS, Ranker, ScoreBatch
 from trsr.recommender import Recommender
-from trsr.store.rundir import hash_file
+from trsr.storage.run_directory import hash_file
 
 CONFIG = """
 [data]
@@ -37,7 +37,7 @@ block_items = 3
 epochs = 0
 
 [rank]
-rankers = ["random", "popular", "untuned"]
+rankers = ["random", "popular", "llm_zero_shot"]
 proposals = 7
 depth = 20
 """
@@ -52,49 +52,49 @@ def test_cheap_rankers_rank_all_and_a_model_orders_what_the_first_stage_proposes
     dataset = Dataset.load(folder)
     cases = {case.query.id: case for case in dataset.cases("test")}
     rankings = pl.read_parquet(folder / "rankings.parquet")
-    proposals = dict(pl.read_parquet(folder / "proposals.parquet").iter_rows())
+    retrieve_k = dict(pl.read_parquet(folder / "retrieved.parquet").iter_rows())
     counts = dict(dataset.interactions["item"].value_counts().iter_rows())
-    assert set(rankings["ranker"].unique()) == {"random", "popular", "untuned"}
+    assert set(rankings["ranker"].unique()) == {"random", "popular", "llm_zero_shot"}
     found = 0
     for ranker, query, items in rankings.select("ranker", "query", "items").iter_rows():
         met = {item.id for item in cases[query].query.history.items}
         assert not met & set(items)
-        assert len(items) == (7 if ranker == "untuned" else 20)
-        if ranker == "untuned":
-            assert set(items) == set(proposals[query])
+        assert len(items) == (7 if ranker == "llm_zero_shot" else 20)
+        if ranker == "llm_zero_shot":
+            assert set(items) == set(retrieve_k[query])
             found += bool(cases[query].relevant & set(items))
             worst = min(counts.get(item, 0) for item in items)
             others = {item.id for item in cases[query].query.candidates} - set(items)
             assert max(counts.get(item, 0) for item in others) <= worst
     report = json.loads((folder / "report.json").read_text())
-    first = report["first_stage"]
+    first = report["retriever"]
     assert (first["ranker"], first["proposals"]) == ("popular", 7)
     assert first["recall"] == found / len(cases)
     # Not all are found; what is not found has 0 and stays in the mean.
     assert 0 < found < len(cases)
-    per_query = pl.read_parquet(folder / "per_query.parquet").filter(ranker="untuned")
+    per_query = pl.read_parquet(folder / "per_query.parquet").filter(ranker="llm_zero_shot")
     assert len(per_query) == len(cases)
     assert (per_query["recall@10"] > 0).sum() == found
     assert any("recall@7" in note for note in report["notes"])
     assert not [one for one in run(config) if one.made]
 
 
-@pytest.mark.parametrize("rankers", [["untuned", "blend"], ["blend", "untuned"]])
+@pytest.mark.parametrize("rankers", [["llm_zero_shot", "blend"], ["blend", "llm_zero_shot"]])
 def test_a_blend_with_a_model_orders_proposals_whichever_stands_first(tmp_path, rankers):
     pytest.importorskip("scipy")
     write_data(tmp_path, users=30, items=60)
     (tmp_path / "full.toml").write_text(CONFIG)
     told = [
         f"rank.rankers={json.dumps(['popular', *rankers])}",
-        'rank.blend.members=["popular","untuned"]',
+        'rank.blend.members=["popular","llm_zero_shot"]',
     ]
     list(run(load_config(tmp_path / "full.toml", [f"run.folder={tmp_path / 'run'}", *told])))
     rankings = pl.read_parquet(tmp_path / "run" / "rankings.parquet")
     sizes = {
         name: set(rankings.filter(ranker=name)["items"].list.len())
-        for name in ("popular", "untuned", "blend")
+        for name in ("popular", "llm_zero_shot", "blend")
     }
-    assert sizes == {"popular": {20}, "untuned": {7}, "blend": {7}}
+    assert sizes == {"popular": {20}, "llm_zero_shot": {7}, "blend": {7}}
 
 
 def test_another_first_stage_proposes_anew(tmp_path):
@@ -103,9 +103,9 @@ def test_another_first_stage_proposes_anew(tmp_path):
     (tmp_path / "full.toml").write_text(CONFIG)
 
     def proposed(*more):
-        told = [f"run.folder={tmp_path / 'run'}", "rank.first_stage=bm25", *more]
+        told = [f"run.folder={tmp_path / 'run'}", "rank.retriever=bm25", *more]
         made = [one.stage for one in run(load_config(tmp_path / "full.toml", told)) if one.made]
-        return made, pl.read_parquet(tmp_path / "run" / "proposals.parquet")["items"].to_list()
+        return made, pl.read_parquet(tmp_path / "run" / "retrieved.parquet")["items"].to_list()
 
     _, before = proposed()
     # No ranker of the table reads texts: the first stage alone does.
@@ -139,16 +139,16 @@ def test_what_cannot_work_is_told_beforehand(tmp_path):
     (tmp_path / "full.toml").write_text(CONFIG)
     with pytest.raises(ConfigError) as caught:
         load_config(
-            tmp_path / "full.toml", ["rank.first_stage=untuned", "evaluate.metrics=['ndcg@50']"]
+            tmp_path / "full.toml", ["rank.retriever=untuned", "evaluate.metrics=['ndcg@50']"]
         )
     assert "without a language model" in str(caught.value)
-    blended = ["rank.first_stage=blend", "rank.blend.members=['popular', 'untuned']"]
-    with pytest.raises(ConfigError, match=r"rank\.first_stage: .*itself or blended"):
+    blended = ["rank.retriever=blend", "rank.blend.members=['popular', 'untuned']"]
+    with pytest.raises(ConfigError, match=r"rank\.retriever: .*itself or blended"):
         load_config(tmp_path / "full.toml", blended)
-    load_config(tmp_path / "full.toml", ["rank.first_stage=blend"])  # of cheap ones
+    load_config(tmp_path / "full.toml", ["rank.retriever=blend"])  # of cheap ones
     with pytest.raises(ConfigError) as caught:
         load_config(
-            tmp_path / "full.toml", ["rank.first_stage=untuned", "evaluate.metrics=['ndcg@50']"]
+            tmp_path / "full.toml", ["rank.retriever=untuned", "evaluate.metrics=['ndcg@50']"]
         )
     assert "20 places cannot tell a metric @50" in str(caught.value)
 
@@ -210,7 +210,7 @@ def wrong(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "changes", [["rank.rankers=['wrong']"], ["rank.rankers=['untuned']", "rank.first_stage=wrong"]]
+    "changes", [["rank.rankers=['wrong']"], ["rank.rankers=['untuned']", "rank.retriever=wrong"]]
 )
 @pytest.mark.parametrize(
     ("how", "said"),

@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 from pipeline_data import CHEAP, write_data
 
-from trsr.audit import audit
 from trsr.config import load_config
+from trsr.experiments.audit import audit
 from trsr.pipeline import run, run_stage
-from trsr.rank import read_rankings
+from trsr.rankers import read_rankings
 
 GIVEN = CHEAP.replace(
     "min_history = 4", 'candidates = "given"\nimpressions = "shelves.jsonl"\nmin_history = 4'

@@ -8,7 +8,7 @@ import pytest
 
 from trsr.config import load_config
 from trsr.pipeline import run
-from trsr.store.rundir import RunDirectory
+from trsr.storage.run_directory import RunDirectory
 
 pytest.importorskip("torch", reason="the extra `local` is not installed")
 

@@ -1,4 +1,4 @@
-"""`rank.lists`: lists made elsewhere as rows of the table and as members of the blend."""
+"""`rank.external`: lists made elsewhere as rows of the table and as members of the blend."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import polars as pl
 import pytest
 from pipeline_data import CHEAP, write_data
 
-from trsr.audit import audit
 from trsr.cli.inspect import check_all
 from trsr.config import load_config
 from trsr.errors import ConfigError, DataError
+from trsr.experiments.audit import audit
 from trsr.pipeline import run
 from trsr.recommender import Recommender
-from trsr.store.rundir import RunDirectory
+from trsr.storage.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def row(folder: Path, ranker: str) -> pl.DataFrame:
 
 def lists_of(*files: Path, ranker: str = "") -> list[str]:
     named = json.dumps([str(file) for file in files])
-    return [f"rank.lists.theirs.files={named}", f'rank.lists.theirs.ranker="{ranker}"']
+    return [f"rank.external.theirs.files={named}", f'rank.external.theirs.ranker="{ranker}"']
 
 
 def test_another_systems_lists_are_a_row_with_the_same_values(made):
@@ -124,22 +124,22 @@ def test_which_of_a_files_rankers_is_meant_has_to_be_said(made):
         made("second", *lists_of(file), 'rank.rankers=["theirs"]')
     with pytest.raises(ConfigError, match=r"no lists of 'bm26': did you mean bm25\?"):
         made("second", *lists_of(file, ranker="bm26"), 'rank.rankers=["theirs"]')
-    with pytest.raises(DataError, match=r"has a list in another file of rank.lists.theirs too"):
+    with pytest.raises(DataError, match=r"has a list in another file of rank.external.theirs too"):
         made("second", *lists_of(file, file, ranker="bm25"), 'rank.rankers=["theirs"]')
 
 
 def test_names_and_paths_of_lists(tmp_path):
     write_data(tmp_path)
     path = tmp_path / "mine.toml"
-    path.write_text(f'{CHEAP}\n[rank.lists.bm25]\nfiles = ["a.trec"]\n')
-    with pytest.raises(ConfigError, match=r"rank.lists: bm25 is a ranker of its own"):
+    path.write_text(f'{CHEAP}\n[rank.external.bm25]\nfiles = ["a.trec"]\n')
+    with pytest.raises(ConfigError, match=r"rank.external: bm25 is a ranker of its own"):
         load_config(path)
-    path.write_text(f'{CHEAP}\n[rank.lists.theirs]\nfiles = ["a.trec"]\n')
-    assert load_config(path).rank.lists["theirs"].files == (tmp_path / "a.trec",)
+    path.write_text(f'{CHEAP}\n[rank.external.theirs]\nfiles = ["a.trec"]\n')
+    assert load_config(path).rank.external["theirs"].files == (tmp_path / "a.trec",)
     with pytest.raises(ConfigError, match=r"no ranker 'their': did you mean theirs"):
         load_config(path, ['rank.rankers=["their"]'])
-    with pytest.raises(ConfigError, match=r"rank.lists.theirs.files"):
-        load_config(path, ["rank.lists.theirs.files=[]"])
+    with pytest.raises(ConfigError, match=r"rank.external.theirs.files"):
+        load_config(path, ["rank.external.theirs.files=[]"])
     assert list(check_all(path, []))  # lists that are not used are not looked for
     with pytest.raises(DataError, match=r"a.trec: cannot be read"):
         list(check_all(path, ['rank.rankers=["theirs"]']))

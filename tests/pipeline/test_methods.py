@@ -29,7 +29,7 @@ name = "scripted"
 epochs = 0
 
 [rank]
-rankers = ["popular", "untuned"]
+rankers = ["popular", "llm_zero_shot"]
 """
 
 
@@ -48,7 +48,7 @@ def test_a_methods_settings_stand_where_a_configuration_says_nothing(made):
     config = made("prompts.recent=4")
     assert (config.summarize.strategy, config.prompts.recent) == ("none", 4)
     assert config.train.targets == ("q_proj", "v_proj")
-    assert config.rank.rankers == ("popular", "untuned")
+    assert config.rank.rankers == ("popular", "llm_zero_shot")
     resolved = config.to_toml()
     assert resolved.startswith('method = "tallrec"\n')
 

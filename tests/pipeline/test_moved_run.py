@@ -10,8 +10,8 @@ from pipeline_data import SCRIPTED, write_data
 from benchmarks.queries import config_for
 from trsr.config import load_config
 from trsr.errors import StoreError
+from trsr.experiments.compare import compare
 from trsr.pipeline import run, run_stage
-from trsr.pipeline.compare import compare
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_folder_that_the_command_line_names_is_another_run_with_the_same_setti
     assert config.run.folder == other
     assert config.data.negatives == 5
     assert config.summarize.strategy == "recurrent"
-    assert config.run.outputs == made.parent / "outputs.sqlite"
+    assert config.run.cache == made.parent / "responses.sqlite"
 
 
 def test_paths_in_a_runs_settings_keep_their_meaning(made, tmp_path):
@@ -79,21 +79,21 @@ def test_paths_in_a_runs_settings_keep_their_meaning(made, tmp_path):
 
 
 def test_the_store_of_outputs_is_the_one_that_is_there(made, tmp_path):
-    own = made.parent / "outputs.sqlite"
+    own = made.parent / "responses.sqlite"
     assert own.exists()
     copy = tmp_path / "elsewhere" / "copy"
     shutil.copytree(made, copy)
-    assert load_config(copy).run.outputs == own
+    assert load_config(copy).run.cache == own
     made.parent.rename(tmp_path / "moved")
-    assert load_config(tmp_path / "moved" / "mine").run.outputs == tmp_path / "moved" / own.name
-    assert load_config(copy).run.outputs == copy.parent / own.name
+    assert load_config(tmp_path / "moved" / "mine").run.cache == tmp_path / "moved" / own.name
+    assert load_config(copy).run.cache == copy.parent / own.name
 
 
 def test_a_store_of_outputs_that_was_named_stays_named(made, tmp_path):
     named = tmp_path / "store" / "shared.sqlite"
-    run_stage(load_config(made, [f"run.outputs={named}"]), "prepare")
+    run_stage(load_config(made, [f"run.cache={named}"]), "prepare")
     made.rename(tmp_path / "moved")
-    assert load_config(tmp_path / "moved").run.outputs == named
+    assert load_config(tmp_path / "moved").run.cache == named
 
 
 def test_a_settings_file_in_no_runs_folder_names_the_folder_itself(made, tmp_path):

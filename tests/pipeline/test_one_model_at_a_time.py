@@ -10,14 +10,14 @@ import pytest
 from trsr import recommender
 from trsr.config import load_config
 from trsr.pipeline import run
-from trsr.store.rundir import RunDirectory
+from trsr.storage.run_directory import RunDirectory
 
 pytest.importorskip("torch", reason="the extra `local` is not installed")
 
 
 def test_a_rankers_model_is_gone_before_the_next_one_comes(tmp_path, monkeypatch, small_run):
     monkeypatch.chdir(tmp_path)
-    names = ["llm", "candidate_only", "untuned"]
+    names = ["llm", "llm_item_only", "llm_zero_shot"]
     rankers = f"rank.rankers={names}".replace("'", '"')
     settings = [rankers, "summarize.strategy=none", "train.epochs=1"]
     config = load_config(small_run(tmp_path), settings)
@@ -42,4 +42,4 @@ def test_a_rankers_model_is_gone_before_the_next_one_comes(tmp_path, monkeypatch
     prompts = {name: one["prompts"] for name, one in info["costs"].items()}
     assert min(prompts.values()) > 0
     written = sorted(one["written"] for one in info["models"].values())
-    assert written == sorted([prompts["llm"] + prompts["candidate_only"], prompts["untuned"]])
+    assert written == sorted([prompts["llm"] + prompts["llm_item_only"], prompts["llm_zero_shot"]])

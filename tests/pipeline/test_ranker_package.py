@@ -10,13 +10,13 @@ from trsr.cli.inspect import parts
 from trsr.config import load_config
 from trsr.errors import ConfigError
 from trsr.pipeline import run
-from trsr.rank import read_rankings
+from trsr.rankers import read_rankings
 from trsr.recommender import Recommender
-from trsr.store.rundir import RunDirectory
+from trsr.storage.run_directory import RunDirectory
 
 MODULE = '''
 from pydantic import Field
-from trsr.rank import Ranker, RankerConfig, ScoreBatch, Traits, YesNoRanker
+from trsr.rankers import Ranker, RankerConfig, ScoreBatch, Traits, YesNoRanker
 
 
 class CarefulConfig(RankerConfig):

@@ -80,7 +80,7 @@ def test_the_papers_recipes_run_on_rows_in_the_raw_formats(tmp_path, monkeypatch
     report = json.loads((tmp_path / "runs" / recipe / "report.json").read_text())
     assert report["queries"] == 5
     assert report["candidates"] == {"fewest": 21, "most": 21}
-    assert set(report["rankers"]) == {"random", "popular", "untuned", "llm"}
+    assert set(report["rankers"]) == {"random", "popular", "llm_zero_shot", "llm"}
     assert (tmp_path / "runs" / recipe / "adapter" / "adapter_model.safetensors").exists()
 
 

@@ -12,12 +12,12 @@ from pipeline_data import SCRIPTED, write_data
 from trsr.config import load_config
 from trsr.pipeline import run, run_evaluate
 from trsr.pipeline.records import made_with, stage_times
-from trsr.store.rundir import StageRecord
+from trsr.storage.run_directory import StageRecord
 
 SETTINGS = [
     "data.candidates=full",
-    'rank.rankers=["popular", "untuned"]',
-    "rank.proposals=7",
+    'rank.rankers=["popular", "llm_zero_shot"]',
+    "rank.retrieve_k=7",
     "rank.depth=20",
 ]
 
@@ -68,9 +68,9 @@ def test_a_runs_report_tells_what_it_takes_to_make_it_again(finished):
     assert "against tokens a query" in page
     assert "tokens a query" in text.partition("## Quality against cost")[2]
 
-    # The model orders 7 proposals, and no list holds the catalogue.
+    # The model orders 7 proposals, and no list holds the catalog.
     report = json.loads((folder / "report.json").read_text())
-    assert report["rankers"]["untuned"]["lower_bounds"] == ["auc"]
+    assert report["rankers"]["llm_zero_shot"]["lower_bounds"] == ["auc"]
     assert report["chance"]["auc"] is None
     assert "≥ " in text
     assert not re.search(r"recall@7 is \d", text)

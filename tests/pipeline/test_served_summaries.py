@@ -8,7 +8,7 @@ import pytest
 from chat_endpoint import Endpoint
 
 from trsr import load_config, run_prepare, run_summarize
-from trsr.store.rundir import RunDirectory
+from trsr.storage.run_directory import RunDirectory
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from stopping import StopHereError, Stopping
 
 from trsr.config import load_config
 from trsr.pipeline import run_prepare, run_stage, run_summarize
-from trsr.store.rundir import RunDirectory
+from trsr.storage.run_directory import RunDirectory
 
 pytest.importorskip("torch", reason="the extra `local` is not installed")
 
@@ -25,7 +25,7 @@ def test_the_seconds_of_a_training_are_those_of_all_its_sittings(
     # an hour passes each time that the loop reads its clock
     hours = SimpleNamespace(perf_counter=itertools.count(0, 3600).__next__)
     with monkeypatch.context() as patch:
-        patch.setattr("trsr.train.loop.time", hours)
+        patch.setattr("trsr.training.trainer.time", hours)
         with pytest.raises(StopHereError):
             run_stage(config, "train", Stopping(3))
     began = time.perf_counter()

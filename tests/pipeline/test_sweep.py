@@ -18,10 +18,10 @@ from pipeline_data import write_data
 
 from trsr.config import load_config
 from trsr.errors import ConfigError, StoreError
+from trsr.experiments.sweep import read_plan, sweep
 from trsr.pipeline.artifacts import SUMMARIES
 from trsr.progress import Silent
-from trsr.store.rundir import RunDirectory
-from trsr.sweep import read_plan, sweep
+from trsr.storage.run_directory import RunDirectory
 
 BASE = """
 [data]
@@ -41,7 +41,7 @@ block_items = 3
 epochs = 0
 
 [rank]
-rankers = ["random", "popular", "untuned"]
+rankers = ["random", "popular", "llm_zero_shot"]
 """
 
 GRID = """
@@ -86,7 +86,7 @@ def test_the_runs_are_the_full_product_with_seeds_and_are_named_by_what_differs(
     assert runs[-1].config.rank.rankers == ("random", "popular")
     assert runs[-1].config.evaluate.metrics == ("recall@3", "auc")
     assert runs[0].config.data.interactions == folder / "clicks.csv"
-    assert {run.config.run.outputs for run in runs} == {folder / "out" / "outputs.sqlite"}
+    assert {run.config.run.cache for run in runs} == {folder / "out" / "responses.sqlite"}
     redrawn = plan_of(folder, text.replace('folder = "out"', 'seed = "run.seed"')).grid()
     assert redrawn[1].config.run.seed == 4
 
@@ -243,7 +243,7 @@ def test_one_failing_run_is_reported_and_the_others_go_on(folder):
 
 
 def test_a_folder_that_cannot_be_written_names_the_sweeps_own_setting(folder, monkeypatch):
-    monkeypatch.setattr("trsr.sweep.running.WAIT", 0.2)
+    monkeypatch.setattr("trsr.experiments.sweep.running.WAIT", 0.2)
     plan = plan_of(folder, GRID.replace('"out"', '"clicks.csv/out"'))
     with pytest.raises(StoreError, match=r"cannot be written .* with sweep\.folder"):
         sweep(plan)
@@ -271,7 +271,7 @@ def test_a_full_disk_under_the_table_is_told(folder, monkeypatch):
     def full(path, text):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("trsr.sweep.table.write_atomic", full)
+    monkeypatch.setattr("trsr.experiments.sweep.table.write_atomic", full)
     with pytest.raises(StoreError, match="the disk is full"):
         sweep(plan_of(folder))
 
@@ -290,7 +290,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_an_unbroken_one(folder):
     (folder / "whole.toml").write_text(GRID.replace('"out"', '"whole"'))
     whole = sweep(read_plan(folder / "whole.toml"))
     (folder / "grid.toml").write_text(GRID)
-    code = "from trsr.sweep import read_plan, sweep; sweep(read_plan('grid.toml'))"
+    code = "from trsr.experiments.sweep import read_plan, sweep; sweep(read_plan('grid.toml'))"
     for done_runs in range(3):
         child = subprocess.Popen([sys.executable, "-c", code], cwd=folder)
         deadline = time.monotonic() + 60
@@ -325,7 +325,7 @@ def test_seeds_draw_the_training_alone(tmp_path, small_run):
     header, rows = swept.table()
     assert header[:2] == ["ranker", "seeds"]
     # What does not depend on the training counts once, and has no spread over its seeds.
-    seeds = {"random": "1", "popular": "1", "untuned": "1", "llm": "2"}
+    seeds = {"random": "1", "popular": "1", "llm_zero_shot": "1", "llm": "2"}
     assert [row[:2] for row in rows] == [list(one) for one in seeds.items()]
     assert not any("(±" in cell for cell in rows[0][2:])
     assert all("(±" in cell for cell in rows[3][2:])
@@ -341,7 +341,7 @@ folder = "out"
 [search]
 trials = 6
 metric = "auc"
-ranker = "untuned"
+ranker = "llm_zero_shot"
 seed = 5
 
 [search.space]
@@ -482,10 +482,10 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
     from fitting import fitted
 
-    from trsr.evaluate import evaluate
+    from trsr.metrics import evaluate
     from trsr.recommender import Recommender
 
-    text = SEARCH.replace('"untuned"', '"popular"').replace("trials = 6", "trials = 1")
+    text = SEARCH.replace('"llm_zero_shot"', '"popular"').replace("trials = 6", "trials = 1")
     swept = sweep(plan_of(folder, text, "search.toml"))
     (one,) = swept.outcomes
     dataset = Recommender.load(folder / "out" / one.name).dataset
@@ -538,8 +538,11 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
         (SEARCH.replace("[0, 1, 3]", "[0, -1]"), "recent: input should be greater"),
         (SEARCH.replace("low = 2", "low = 0"), "block_items: input should be greater"),
         (SEARCH + 'summarize.strategy = ["none", "foo"]\n', "there is no strategy 'foo'"),
-        (SEARCH.replace('ranker = "untuned"\n', ""), "none is trained"),
-        (SEARCH.replace('"untuned"', '"llm"') + "[set]\ntrain.epochs = 1\n", "none is trained"),
+        (SEARCH.replace('ranker = "llm_zero_shot"\n', ""), "none is trained"),
+        (
+            SEARCH.replace('"llm_zero_shot"', '"llm"') + "[set]\ntrain.epochs = 1\n",
+            "none is trained",
+        ),
         (
             GRID.replace("[set]", '[set]\ndata.columns = "x"') + 'data.columns.user = ["a"]\n',
             "data.columns is given a value, and data.columns.user another",
@@ -549,7 +552,7 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
         (VARIANTS.replace("recent-only", '"../a"'), "cannot be the name of a run's folder"),
         (VARIANTS.replace("recent-only", '"sweep.md"'), "'sweep.md' is a file of the sweep's own"),
         (VARIANTS.replace("recent-only", '"Sweep.json"'), "is a file of the sweep's own"),
-        (VARIANTS.replace("recent-only", '"outputs.sqlite"'), "is a file of the sweep's own"),
+        (VARIANTS.replace("recent-only", '"responses.sqlite"'), "is a file of the sweep's own"),
         (VARIANTS.replace("recent-only", '"-v"'), "'-v' would begin with -"),
         (VARIANTS.replace("recent-only", '"(v)"'), r"'\(v\)' would begin with -"),
         (SEARCH.replace('"auc"', '"auk"'), r"wrong\.toml: search\.metric: there is no metric"),
@@ -557,10 +560,10 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
         (SEARCH.replace("trials", "trails"), r"search\.trails: unknown setting: did you mean tria"),
         (BASE, r"wrong\.toml: this is the configuration of one run, .* `trsr run .*wrong\.toml`"),
         (
-            SEARCH.replace('"untuned"', '"bm25"'),
+            SEARCH.replace('"llm_zero_shot"', '"bm25"'),
             r"bm25 is not among rank\.rankers \(random, popular, untuned\)",
         ),
-        (SEARCH.replace('"untuned"', '"untunned"'), "there is no 'untunned'"),
+        (SEARCH.replace('"llm_zero_shot"', '"untunned"'), "there is no 'untunned'"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(folder, text, said):

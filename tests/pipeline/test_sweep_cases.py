@@ -9,8 +9,8 @@ import pytest
 from pipeline_data import CHEAP, write_data
 
 from trsr.errors import StoreError
-from trsr.pipeline.compare import compare
-from trsr.sweep import read_plan, sweep
+from trsr.experiments.compare import compare
+from trsr.experiments.sweep import read_plan, sweep
 
 HEAD = 'base = "base.toml"\n[sweep]\nfolder = "out"\n'
 
@@ -148,7 +148,7 @@ def test_a_result_that_cannot_be_read_fails_its_run_alone(folder, monkeypatch):
             raise StoreError("gone")
         return {}
 
-    monkeypatch.setattr("trsr.sweep.running.answers", unreadable)
+    monkeypatch.setattr("trsr.experiments.sweep.running.answers", unreadable)
     found = swept(folder, HEAD + "[grid]\ndata.max_history = [5, 9]\n")
     assert [(one.name, one.error) for one in found.failed] == [("max_history=5", "gone")]
     assert (folder / "out" / "max_history=5" / "error.txt").read_text() == "gone\n"

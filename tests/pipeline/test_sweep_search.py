@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pipeline_data import CHEAP, write_data
 
-from trsr.sweep import read_plan, sweep
-from trsr.sweep.space import Range, combinations, draw, read_choice
+from trsr.experiments.sweep import read_plan, sweep
+from trsr.experiments.sweep.space import Range, combinations, draw, read_choice
 
 pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
 
@@ -36,7 +36,7 @@ def texts(found):
 
 @pytest.mark.parametrize("asks", [0, 20])
 def test_every_setting_of_a_space_is_drawn_once(monkeypatch, asks):
-    monkeypatch.setattr("trsr.sweep.space.ASKS", asks)
+    monkeypatch.setattr("trsr.experiments.sweep.space.ASKS", asks)
     found = drawn(SPACE, 500)
     assert combinations(SPACE) == 4 * 2 * 4 * 2 == len(found) == len(set(texts(found)))
     assert {one["b"] for one in found} == {2, 4}

@@ -17,11 +17,11 @@ from test_sweep import BASE, GRID, SEARCH, plan_of
 
 from trsr.config import load_config
 from trsr.errors import ConfigError, StoreError
+from trsr.experiments.sweep import Swept, read_plan, sweep
+from trsr.experiments.sweep.plan import Plan
 from trsr.pipeline.artifacts import SUMMARIES
 from trsr.progress import Silent
-from trsr.store.rundir import RunDirectory
-from trsr.sweep import Swept, read_plan, sweep
-from trsr.sweep.plan import Plan
+from trsr.storage.run_directory import RunDirectory
 
 CODE = "from trsr.cli import main; main()"
 
@@ -150,7 +150,7 @@ def test_a_row_that_another_wrote_is_not_written_over(plan: Plan) -> None:
 def test_a_search_shares_with_nobody_and_goes_one_by_one(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trsr.sweep.running.WAIT", 0.2)
+    monkeypatch.setattr("trsr.experiments.sweep.running.WAIT", 0.2)
     path = plan.path.with_name("search.toml")
     path.write_text(SEARCH)
     with RunDirectory(plan.folder).locked():

@@ -8,7 +8,7 @@ import pytest
 from pipeline_data import CHEAP, write_data
 
 from trsr.errors import ConfigError
-from trsr.sweep import read_plan, sweep
+from trsr.experiments.sweep import read_plan, sweep
 
 VARIANTS = """
 base = "base.toml"

@@ -12,7 +12,7 @@ from pipeline_data import write_data
 from trsr.config import load_config
 from trsr.errors import StoreError, TrsrError
 from trsr.pipeline import is_finished, run, run_stage
-from trsr.store.rundir import RunDirectory
+from trsr.storage.run_directory import RunDirectory
 
 CONFIG = """
 [data]
@@ -32,7 +32,7 @@ block_items = 3
 epochs = 0
 
 [rank]
-rankers = ["popular", "untuned"]
+rankers = ["popular", "llm_zero_shot"]
 """
 
 
@@ -109,18 +109,18 @@ def test_links_in_a_workspace_are_removed(tmp_path):
 
 
 def test_a_linked_adapter_is_unlinked_and_what_it_leads_to_stays(tmp_path):
-    from trsr.store.rundir import StageRecord
+    from trsr.storage.run_directory import StageRecord
 
     run = RunDirectory(tmp_path / "run")
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "weights").write_text("mine")
+    external_lists = tmp_path / "elsewhere"
+    external_lists.mkdir()
+    (external_lists / "weights").write_text("mine")
     with run.writing("train") as out:
-        (run / "adapter").symlink_to(elsewhere)
+        (run / "adapter").symlink_to(external_lists)
         (out / "adapter").mkdir()
         run.publish("train", out, StageRecord({}, {}, {}), ["adapter"])
     assert not (run / "adapter").is_symlink()
-    assert (elsewhere / "weights").read_text() == "mine"
+    assert (external_lists / "weights").read_text() == "mine"
 
 
 def test_a_run_takes_an_adapter_that_was_put_there_and_a_training_does_not_replace_it(config):
@@ -172,9 +172,9 @@ def test_a_donor_with_links_is_not_copied_from_and_one_that_names_paths_is_refus
 def test_a_run_is_for_its_user_alone(config):
     folder = config.run.folder
     shutil.rmtree(folder)
-    config.run.outputs.unlink()
+    config.run.cache.unlink()
     list(run(config))
-    for path in (folder, *folder.rglob("*"), config.run.outputs):
+    for path in (folder, *folder.rglob("*"), config.run.cache):
         assert path.stat().st_mode & 0o077 == 0, path
 
 

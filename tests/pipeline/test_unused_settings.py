@@ -9,9 +9,9 @@ from trsr.pipeline import STAGES
 
 # a setting, settings where it may be used, and its use
 SOMETIMES = [
-    ("terms", ["summarize.strategy=terms"], ["summarize.terms=5"]),
+    ("terms", ["summarize.strategy=keywords"], ["summarize.keywords=5"]),
     ("samples", ["summarize.sampling.temperature=0.7"], ["summarize.samples=3"]),
-    ("taken", ["data.candidates=given", "data.reader=mind"], ["data.columns.taken=clicked"]),
+    ("taken", ["data.candidates=given", "data.reader=mind"], ["data.columns.clicked=clicked"]),
 ]
 
 
@@ -40,14 +40,14 @@ def test_a_setting_is_told_only_where_it_is_used(told, name, base, changed):
 
 
 PLAIN = ['rank.rankers=["popular", "blend"]', 'rank.blend.members=["popular", "item_knn"]']
-FULL = ["data.candidates=full", "rank.first_stage=gru4rec"]
+FULL = ["data.candidates=full", "rank.retriever=gru4rec"]
 
 
 @pytest.mark.parametrize(
     ("settings", "told_by"),
     [
         (PLAIN, set()),
-        ([*PLAIN, "rank.first_stage=gru4rec"], {"rank"}),  # it proposes to `recommend`
+        ([*PLAIN, "rank.retriever=gru4rec"], {"rank"}),  # it proposes to `recommend`
         ([*PLAIN, *FULL], {"rank"}),
         (['rank.rankers=["bert4rec_text"]'], {"rank"}),
         (['rank.rankers=["blend"]', 'rank.blend.members=["popular", "sasrec"]'], {"rank"}),

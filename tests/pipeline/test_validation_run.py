@@ -9,18 +9,18 @@ import polars as pl
 import pytest
 from pipeline_data import SCRIPTED, write_data
 
-from trsr.audit.evidence import Evidence
 from trsr.config import load_config
 from trsr.errors import ConfigError, DataError
+from trsr.experiments.audit.evidence import Evidence
+from trsr.experiments.compare import compare
+from trsr.experiments.sweep import read_plan, sweep
 from trsr.pipeline import run
 from trsr.pipeline.artifacts import read_summaries
-from trsr.pipeline.compare import compare
-from trsr.sweep import read_plan, sweep
 
 SETTINGS = [
     "summarize.strategy=recurrent",
     "summarize.block_items=2",
-    'rank.rankers=["random", "popular", "bm25", "untuned"]',
+    'rank.rankers=["random", "popular", "bm25", "llm_zero_shot"]',
 ]
 
 
@@ -41,7 +41,7 @@ def made(tmp_path):
             [
                 *SETTINGS,
                 f"run.folder={tmp_path / name}",
-                f"run.outputs={tmp_path / 'outputs.sqlite'}",
+                f"run.cache={tmp_path / 'responses.sqlite'}",
                 *changes,
             ],
         )
@@ -89,14 +89,14 @@ def test_one_setting_parts_the_two_and_nothing_before_is_made_anew(made):
 def test_compare_says_that_the_cases_are_for_choosing(made):
     some = made("three", "rank.split=valid")
     other = made("one", "rank.split=valid", "prompts.recent=1")
-    report = compare([str(some), str(other)], rankers=["untuned"])
+    report = compare([str(some), str(other)], rankers=["llm_zero_shot"])
     assert report.queries == len(cases(some, "valid"))
     # Of the compared rankers none chose anything on them.
     assert [note for note in report.notes if "validation cases" in note] == [VALID]
     chosen = compare([f"{some}:untuned", f"{some}:bm25"]).notes
     assert any("bm25: settings, passes or weights are chosen on" in note for note in chosen)
     with pytest.raises(DataError, match="queries"):
-        compare([str(some), str(made("test"))], rankers=["untuned"])
+        compare([str(some), str(made("test"))], rankers=["llm_zero_shot"])
 
 
 def test_no_validation_cases_are_an_error(made):
@@ -121,7 +121,7 @@ def test_a_sweep_says_whose_cases_its_values_are_of(made, tmp_path):
     assert VALID in (swept.plan.folder / "sweep.md").read_text("utf-8")
     path.write_text(
         'base = "mine.toml"\n[set]\nrank.split = "valid"\n'
-        '[search]\nranker = "untuned"\ntrials = 1\nspace.prompts.recent = [1, 2]\n'
+        '[search]\nranker = "llm_zero_shot"\ntrials = 1\nspace.prompts.recent = [1, 2]\n'
     )
     with pytest.raises(ConfigError, match=r"rank\.split: a search ranks"):
         sweep(read_plan(path))

@@ -8,7 +8,7 @@ import pytest
 from trsr.config import load_config
 from trsr.pipeline import run
 from trsr.pipeline.artifacts import SUMMARIES
-from trsr.store.rundir import hash_file
+from trsr.storage.run_directory import hash_file
 
 TRAINED = ["train.epochs=1", "train.validate_steps=0", "rank.rankers=['llm']"]
 BLEND = ["rank.rankers=['llm', 'blend']", "rank.blend.members=['popular', 'llm']"]

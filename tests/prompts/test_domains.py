@@ -49,29 +49,29 @@ def test_a_file_without_a_judge_for_runs_without_summaries_asks_its_only_one(
     tmp_path: Path,
 ) -> None:
     text = Path(own(tmp_path)).read_text("utf-8")
-    before, _, rest = text.partition("[[judge_plain]]")
+    before, _, rest = text.partition("[[rank_plain]]")
     after = "# ---- instruct" + rest.partition("# ---- instruct")[2]
     (tmp_path / "mine.toml").write_text(before + after, "utf-8")
     settings = PromptSettings(domain=str(tmp_path / "mine.toml"))
     told = PromptWriter(settings, lambda prompt: 1, 100)
     untold = PromptWriter(settings, lambda prompt: 1, 100, summarized=False)
     query = Query("q", UserHistory("u", ()), (Item("1", (("title", "A"),)),))
-    assert untold.judge(query) == told.judge(query)
-    assert "Taste: none yet" in untold.judge(query)[0].messages[-1].content
+    assert untold.rank(query) == told.rank(query)
+    assert "Taste: none yet" in untold.rank(query)[0].messages[-1].content
     assert untold.digest == told.digest
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("$candidate", "$candidat"), ["judge", "$candidat", "did you mean candidate?"]),
-        (("$candidate", "it"), ["judge", "$candidate must stand exactly once, not 0 times"]),
-        (("$candidate", "$candidate $candidate"), ["judge", "once, not 2 times"]),
-        (("$summary\n", "$candidate\n"), ["judge"]),
+        (("$candidate", "$candidat"), ["rank", "$candidat", "did you mean candidate?"]),
+        (("$candidate", "it"), ["rank", "$candidate must stand exactly once, not 0 times"]),
+        (("$candidate", "$candidate $candidate"), ["rank", "once, not 2 times"]),
+        (("$summary\n", "$candidate\n"), ["rank"]),
         (("$candidate", "for $5: $candidate"), ["write $$ for a dollar sign"]),
         (
             ('Next film: $candidate"""\n\n# ---- instruct', 'Next: $summary"""\n\n# ---- instruct'),
-            ["judge_plain: there is no placeholder $summary", "$candidate must stand exactly once"],
+            ["rank_plain: there is no placeholder $summary", "$candidate must stand exactly once"],
         ),
         (('no = "No"', 'no = "Yes"'), ["must be different"]),
         (('no = "No"', 'noo = "No"'), ["no: ", "noo: "]),
@@ -120,5 +120,5 @@ def test_a_dollar_sign_in_a_file_and_in_an_item_is_a_dollar_sign(tmp_path: Path)
     path = own(tmp_path, ("Next film:", "Next film (under $$9):"))
     item = Item("1", (("title", "$9 $$ $candidate"),))
     writer = PromptWriter(PromptSettings(domain=path), lambda prompt: 1, 100)
-    (prompt,) = writer.judge(Query("q", UserHistory("u", ()), (item,)))
+    (prompt,) = writer.rank(Query("q", UserHistory("u", ()), (item,)))
     assert "Next film (under $9): title: $9 $$ $candidate" in prompt.messages[-1].content

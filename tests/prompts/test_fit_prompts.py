@@ -87,9 +87,9 @@ def test_judge_prompts_fit_share_their_beginning_and_never_cut_the_candidate(
     roomy = writer(count, 10**9)
     tight = writer(count, tokens, 8)
     asked = query(past, candidates, summary)
-    whole = roomy.judge(asked)
-    bare = roomy.judge(query([], candidates))
-    prompts = attempt(lambda: tight.judge(asked))
+    whole = roomy.rank(asked)
+    bare = roomy.rank(query([], candidates))
+    prompts = attempt(lambda: tight.rank(asked))
     if isinstance(prompts, str):
         assert "test/u/6" in prompts
         assert max(map(count, bare)) + 40 > tokens - 8  # phrases for empty parts differ a little
@@ -136,7 +136,7 @@ FILMS = [Item(str(n), (("title", f"Film {n}"), ("story", "long " * 30))) for n i
 def told(tokens: int) -> str:
     small = writer(words, tokens, domain="films", recent=3, words=40)
     summary = "The user likes " + " ".join(f"theme{n}" for n in range(30)) + "."
-    prompt = small.judge(query(FILMS[:3], [FILMS[3]], summary))[0]
+    prompt = small.rank(query(FILMS[:3], [FILMS[3]], summary))[0]
     return prompt.messages[-1].content
 
 
@@ -144,7 +144,7 @@ def test_a_judge_prompt_loses_old_items_then_words_then_the_last_item_then_the_s
     None
 ):
     roomy = told(10**6)
-    need = words(writer(words, 10**6, domain="films").judge(query([], [FILMS[3]]))[0])
+    need = words(writer(words, 10**6, domain="films").rank(query([], [FILMS[3]]))[0])
     seen = [told(tokens) for tokens in range(need + 250, need, -1)]
     order = list(dict.fromkeys(seen))
     assert order[0] == roomy
@@ -166,7 +166,7 @@ def test_a_judge_prompt_loses_old_items_then_words_then_the_last_item_then_the_s
 
 def test_the_candidate_and_instruction_alone_too_long_are_refused_by_name_and_tokens() -> None:
     with pytest.raises(PromptError, match=r"query test/u/6: .* 7\d tokens .* room for 50"):
-        writer(words, 58, 8, domain="films").judge(query(FILMS[:3], [FILMS[3]], "S."))
+        writer(words, 58, 8, domain="films").rank(query(FILMS[:3], [FILMS[3]], "S."))
 
 
 def test_values_are_cut_evenly_longest_first() -> None:
@@ -202,8 +202,8 @@ def test_counting_is_spared_where_a_bound_is_enough() -> None:
 
     many = writer(count, 10**6)
     for n in range(50):
-        many.judge(query(FILMS[:3], FILMS, f"Summary {n}."))
+        many.rank(query(FILMS[:3], FILMS, f"Summary {n}."))
     assert len(calls) == 1  # the form itself
     tight = writer(count, 400)
-    tight.judge(query(FILMS[:3], FILMS, "word " * 100))
+    tight.rank(query(FILMS[:3], FILMS, "word " * 100))
     assert len(calls) < 20

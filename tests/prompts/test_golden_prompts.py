@@ -48,8 +48,8 @@ def all_prompts(domain: str, style: str) -> str:
         "write": writer.write((first, second)),
         "revise": writer.revise("The user likes A.", (second,)),
         "merge": writer.merge(["The user likes A.", "The user likes B."]),
-        "judge": writer.judge(full)[0],
-        "judge, first visit": writer.judge(new)[0],
+        "rank": writer.rank(full)[0],
+        "judge, first visit": writer.rank(new)[0],
     }
     parts = [f"======== {name}\n{shown(prompt)}\n" for name, prompt in prompts.items()]
     return "\n".join([*parts, f"======== answers\n{writer.answers[0]} / {writer.answers[1]}\n"])
@@ -72,11 +72,11 @@ def test_the_judge_of_a_run_without_summaries_reads_as_its_golden_file(
     first, second, candidate = ITEMS[domain]
     history = UserHistory("u", (Interaction(first, 1.0), Interaction(second, 2.0)))
     queries = {
-        "judge": Query("q", history, (candidate,)),
+        "rank": Query("q", history, (candidate,)),
         "judge, first visit": Query("q", UserHistory("u", ()), (candidate,)),
     }
     parts = [
-        f"======== {name}\n{shown(writer.judge(query)[0])}\n" for name, query in queries.items()
+        f"======== {name}\n{shown(writer.rank(query)[0])}\n" for name, query in queries.items()
     ]
     golden(f"{domain}-plain.txt", "\n".join(parts))
 

@@ -34,7 +34,7 @@ def test_nasty_text_stays_one_line_in_its_place(text: str, style: str) -> None:
             writer.write([item, other]),
             writer.revise(summary.text, [item]),
             writer.merge([summary.text, summary.text]),
-            *writer.judge(Query("q", past, (item, other), summary)),
+            *writer.rank(Query("q", past, (item, other), summary)),
         ]
         return [message.content for prompt in prompts for message in prompt.messages]
 

@@ -1,4 +1,4 @@
-"""The words that tell a history from the catalogue."""
+"""The words that tell a history from the catalog."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trsr.prompts import PromptSettings, PromptWriter
-from trsr.prompts.terms import Terms
+from trsr.prompts.keywords import Keywords
 from trsr.types import Item
 
-CATALOGUE = [
+CATALOG = [
     "The lighthouse keeper; drama",
     "The island war; drama, war",
     "The detective; crime, drama",
@@ -20,27 +20,27 @@ CATALOGUE = [
 
 
 def test_what_many_items_of_the_history_and_few_of_the_rest_have_stands_first() -> None:
-    terms = Terms(CATALOGUE)
+    terms = Keywords(CATALOG)
     history = ["The detective; crime, drama", "The heist; crime", "The clown; comedy, crime"]
-    # "the" stands in all of the history, and in all of the catalogue.
+    # "the" stands in all of the history, and in all of the catalog.
     assert terms.of(history, 20) == ["crime"]
-    assert terms.of(CATALOGUE[:3], 20) == ["drama"]
+    assert terms.of(CATALOG[:3], 20) == ["drama"]
     # A film alone is told by what few others have.
     assert terms.of(["The heist; crime"], 20) == ["heist", "crime"]
     assert terms.of([], 20) == terms.of(["1999"], 20) == []
 
 
 def test_a_word_is_written_as_it_mostly_stands() -> None:
-    found = Terms(CATALOGUE).of(["detectives at sea", "a detective", "one detective"], 1)
+    found = Keywords(CATALOG).of(["detectives at sea", "a detective", "one detective"], 1)
     assert found == ["detective"]
 
 
 @given(st.lists(st.text(max_size=30), max_size=8), st.integers(1, 5))
 def test_words_are_few_each_once_and_in_no_order_of_the_texts(texts: list[str], most: int) -> None:
-    found = Terms(CATALOGUE).of(texts, most)
+    found = Keywords(CATALOG).of(texts, most)
     assert len(found) <= most
     assert len({one[:5] for one in found}) == len(found)
-    assert Terms(CATALOGUE[::-1]).of(texts[::-1], most) == found
+    assert Keywords(CATALOG[::-1]).of(texts[::-1], most) == found
 
 
 def test_the_writer_counts_what_its_prompts_would_tell() -> None:

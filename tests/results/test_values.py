@@ -60,13 +60,13 @@ def test_added_runs_are_paired_by_question_and_tell_no_id(tmp_path: Path) -> Non
     assert not told & {*cases["query"], *cases["user"]}
 
     ranker = cases["ranker"][0]
-    sides, users = paired(values, {"one": f"a:{ranker}", "other": f"b:{ranker}"}, ["ndcg@10"])
+    systems, users = paired(values, {"one": f"a:{ranker}", "other": f"b:{ranker}"}, ["ndcg@10"])
     assert len(users) == cases["query"].n_unique()
     want = [
         pl.read_parquet(runs[name] / "per_query.parquet").filter(ranker=ranker).sort("query")
         for name in ("a", "b")
     ]
-    pairs = zip(*(side.values["ndcg@10"][0] for side in sides), strict=True)
+    pairs = zip(*(side.values["ndcg@10"][0] for side in systems), strict=True)
     assert sorted(pairs) == sorted(zip(*(one["ndcg@10"] for one in want), strict=True))
 
     # what is added later shares no number, so it is never paired by mistake

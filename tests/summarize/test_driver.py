@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trsr.errors import ConfigError, ModelError, PromptError
-from trsr.llm.base import Feed, Sampling
-from trsr.llm.scripted import ScriptedModel
+from trsr.models.base import Feed, Sampling
+from trsr.models.scripted import ScriptedModel
 from trsr.progress import Silent
 from trsr.prompts import PromptSettings, PromptWriter
-from trsr.store.outputs import output_key
-from trsr.summarize import SummarizeSettings, driver, summarize
+from trsr.storage.response_cache import response_key
+from trsr.summarize import SummarizeSettings, scheduler, summarize
 from trsr.types import Interaction, Item, Prompt, Summary, UserHistory
 
 ITEM = re.compile(r"(u\d+|common) \d+")
@@ -113,7 +113,7 @@ def test_a_summary_says_what_it_covers_and_which_answers_made_it(strategy: str) 
     assert summary.user == "u0"
     assert summary.covers == 7
     assert sorted(summary.sources) == sorted(
-        output_key(model.identity, prompt, kind) for prompt in model.prompts
+        response_key(model.identity, prompt, kind) for prompt in model.prompts
     )
     for n in range(7):
         assert f"u0 {n}" in summary.text
@@ -123,7 +123,7 @@ def test_the_order_of_sources_is_the_order_of_asking() -> None:
     model = Noted(echo, in_flight=1)
     (summary,) = run(keyed([7]), model, strategy="recurrent").values()
     kind = {"generate": Sampling(max_tokens=10**6).model_dump()}
-    keys = tuple(output_key(model.identity, prompt, kind) for prompt in model.prompts)
+    keys = tuple(response_key(model.identity, prompt, kind) for prompt in model.prompts)
     assert summary.sources == keys
 
 
@@ -218,7 +218,7 @@ def greedy(prompts: Feed) -> list[Prompt]:
 def test_a_model_that_takes_all_it_can_get_is_given_a_bounded_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(driver, "LIVE", 10)
+    monkeypatch.setattr(scheduler, "LIVE", 10)
     most = []
 
     class Greedy(ScriptedModel):
@@ -237,7 +237,7 @@ def test_a_model_that_takes_all_it_can_get_is_given_a_bounded_number(
 
 
 def test_users_without_a_question_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "LIVE", 5)
+    monkeypatch.setattr(scheduler, "LIVE", 5)
     lengths = [4, *[0] * 57, 4, *[0] * 13]
     found = run(keyed(lengths))
     assert [len(found), sum(bool(one.text) for one in found.values())] == [len(lengths), 2]

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_driver import Noted, keyed, run
 
-from trsr.llm.base import Sampling
-from trsr.llm.scripted import ScriptedModel
-from trsr.store.outputs import output_key
-from trsr.summarize.samples import Samples, agreement
+from trsr.models.base import Sampling
+from trsr.models.scripted import ScriptedModel
+from trsr.storage.response_cache import response_key
+from trsr.summarize.self_consistency import Samples, agreement
 from trsr.types import Message, Prompt
 
 DRAWN = Sampling(max_tokens=10**6, temperature=0.7)
@@ -46,7 +46,7 @@ def test_the_text_that_agrees_with_the_others_is_kept_and_goes_on(strategy):
     assert later
     assert not any("Submarines" in message.content for one in plain for message in one.messages)
     # The summary's sources are the kept draws: one of three.
-    keys = {output_key(model.identity, one, KIND): one.draw for one in model.prompts}
+    keys = {response_key(model.identity, one, KIND): one.draw for one in model.prompts}
     assert [keys[source] for source in summary.sources] == [1] * (len(plain) // 3)
 
 
@@ -95,8 +95,8 @@ def test_order_and_batch_size_change_nothing(in_flight, seed, strategy):
 
 def test_a_draw_has_a_key_and_random_numbers_of_its_own_and_the_first_those_of_before():
     first, second = Prompt((Message("user", "hi"),)), Prompt((Message("user", "hi"),), 1)
-    assert output_key("m", first, KIND) != output_key("m", second, KIND)
+    assert response_key("m", first, KIND) != response_key("m", second, KIND)
     before = '{"kind":{},"model":"m","prompt":[["user","hi"]]}'
-    assert output_key("m", first, {}) == hashlib.sha256(before.encode()).hexdigest()
+    assert response_key("m", first, {}) == hashlib.sha256(before.encode()).hexdigest()
     assert first.seed_parts == ("user", "hi")
     assert second.seed_parts != first.seed_parts

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from trsr.errors import ConfigError, ModelError, PromptError
-from trsr.llm import ModelSettings, open_model
-from trsr.llm.base import Feed, Sampling
-from trsr.llm.scripted import ScriptedModel
+from trsr.models import ModelSettings, open_model
+from trsr.models.base import Feed, Sampling
+from trsr.models.scripted import ScriptedModel
 from trsr.prompts import PromptSettings, PromptWriter
 from trsr.testing import check_language_model, check_scoring_model
 from trsr.types import Interaction, Item, Message, Prompt, Query, UserHistory
@@ -57,7 +57,7 @@ def test_as_a_backend_it_prefers_candidates_that_share_words_with_recent_items()
     writer = PromptWriter(
         PromptSettings(domain="products"), model.count_tokens, model.context_tokens
     )
-    prompts = writer.judge(Query("q", past, tuple(candidates)))
+    prompts = writer.rank(Query("q", past, tuple(candidates)))
     scores = model.score(prompts, writer.answers)
     assert scores[1, 0] - scores[1, 1] > scores[0, 0] - scores[0, 1]
     assert model.identity == open_model(SETTINGS).identity

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from trsr.summarize import SILENT, STRATEGIES, Hierarchical, NoSummary, Recurrent, StandingOut
+from trsr.summarize import SILENT, STRATEGIES, Hierarchical, KeywordSummary, NoSummary, Recurrent
 from trsr.summarize.strategies import Flow, Options, Writer
 from trsr.testing import PlainWriter, check_strategy, drive
 from trsr.types import Block, Interaction, Item, Prompt
@@ -93,7 +93,7 @@ def test_no_summary_asks_nothing() -> None:
 
 
 def test_terms_are_told_of_all_blocks_without_a_question() -> None:
-    flow = StandingOut(PlainWriter(), FanIn(2, terms=4)).flow(blocks(6))
+    flow = KeywordSummary(PlainWriter(), FanIn(2, terms=4)).flow(blocks(6))
     assert drive(flow, lambda p: "x") == ("i0 i1 i2 i3", [])
 
 

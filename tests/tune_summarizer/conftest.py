@@ -9,9 +9,9 @@ import pytest
 from tune_judge import likes_gold, teach_both_ways
 
 from trsr.config import load_config
-from trsr.llm.scripted import ScriptedModel
+from trsr.models.scripted import ScriptedModel
 from trsr.pipeline import run_prepare
-from trsr.recommender import judge_writer
+from trsr.recommender import ranking_writer
 
 CONFIG = """
 [data]
@@ -104,8 +104,8 @@ def prepared(tmp_path, taught_model):
 def gold_judge(monkeypatch):
     """The judge that likes gold."""
 
-    def judge(config, adapter):
+    def rank(config, adapter):
         model = ScriptedModel(scores=likes_gold, context_tokens=10**6)
-        return model, judge_writer(config, model)
+        return model, ranking_writer(config, model)
 
-    monkeypatch.setattr("trsr.tune_summarizer.tuning.judge", judge)
+    monkeypatch.setattr("trsr.experiments.tune_summarizer.tuning.judge", rank)

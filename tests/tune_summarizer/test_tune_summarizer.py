@@ -13,15 +13,15 @@ from tune_judge import LIKED
 
 from trsr.data import Dataset
 from trsr.errors import ConfigError, DataError, StaleRunError, StoreError
-from trsr.llm import ModelSettings, open_model
-from trsr.llm.base import Sampling
-from trsr.llm.scripted import ScriptedModel
+from trsr.experiments.tune_summarizer import tune_summarizer
+from trsr.experiments.tune_summarizer.sampling import sample_cases, sample_summaries
+from trsr.experiments.tune_summarizer.tuning import log_likelihood
+from trsr.models import ModelSettings, open_model
+from trsr.models.base import Sampling
+from trsr.models.scripted import ScriptedModel
 from trsr.progress import Silent
 from trsr.prompts import PromptSettings, PromptWriter
 from trsr.summarize import SummarizeSettings
-from trsr.tune_summarizer import tune_summarizer
-from trsr.tune_summarizer.sampling import sample_cases, sample_summaries
-from trsr.tune_summarizer.tuning import log_likelihood
 from trsr.types import Case, Entry, Interaction, Item, Query, RankedList, UserHistory
 
 pytest.importorskip("torch", reason="the extra `local` is not installed")
@@ -39,7 +39,7 @@ def outcome(folder):
 def test_it_learns_what_helps_the_ranker_and_opens_as_a_model(
     prepared, tmp_path, taught_model, monkeypatch
 ):
-    from trsr.tune_summarizer import tuning
+    from trsr.experiments.tune_summarizer import tuning
 
     sampled = {}
     sample = tuning.sample_summaries
@@ -57,7 +57,7 @@ def test_it_learns_what_helps_the_ranker_and_opens_as_a_model(
     measured = tuned.found["measured"]
     assert measured["low"] > 0
     assert measured["p"] < 0.05
-    assert measured["tuned"] - measured["untuned"] == pytest.approx(measured["difference"])
+    assert measured["tuned"] - measured["llm_zero_shot"] == pytest.approx(measured["difference"])
     # A user is learned from exactly where a sample is liked and the greedy summary is not.
     wanted = [
         query
@@ -85,7 +85,7 @@ def test_it_learns_what_helps_the_ranker_and_opens_as_a_model(
 def test_one_stopped_anywhere_ends_like_an_unbroken_one(prepared, tmp_path, monkeypatch):
     whole = Stopping(10**9)
     tune_summarizer(prepared(), tmp_path / "tuned", whole)
-    config = prepared(f"run.outputs={tmp_path / 'other.sqlite'}")
+    config = prepared(f"run.cache={tmp_path / 'other.sqlite'}")
     # Whatever the test cases are, a readable file of somebody's own, it comes to the same.
     pl.DataFrame({"own": [1]}).write_parquet(config.run.folder / "cases.test.parquet")
     for part in (0.3, 0.5, 0.4, 0.2):
@@ -101,7 +101,7 @@ def test_one_stopped_anywhere_ends_like_an_unbroken_one(prepared, tmp_path, monk
         assert not [prompt for prompt in feed if prompt], "a prompt is asked again"
         return iter(())
 
-    monkeypatch.setattr("trsr.llm.generate.Generator.answer", refuse)
+    monkeypatch.setattr("trsr.models.hf.generate.Generator.answer", refuse)
     done = tune_summarizer(config, tmp_path / "broken/tuned")
     assert not done.made
     assert done.found["better"]

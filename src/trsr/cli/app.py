@@ -144,7 +144,7 @@ def compare(
     """Compare rankers on the same queries: differences, intervals, tests, effect sizes."""
     from json import dumps
 
-    from trsr.pipeline.compare import compare as compare_runs
+    from trsr.experiments.compare import compare as compare_runs
 
     found = compare_runs(
         runs,

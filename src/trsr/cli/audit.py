@@ -10,8 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from trsr.audit import audit
 from trsr.cli.terminal import out
+from trsr.experiments.audit import audit
 from trsr.progress import Progress
 
 STYLES = {"ok": "green", "finding": "bold red", "warning": "yellow", "skipped": "dim"}

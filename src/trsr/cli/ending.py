@@ -13,13 +13,13 @@ import polars as pl
 from trsr.cli.recommend import title
 from trsr.config import Config
 from trsr.data import Dataset
-from trsr.evaluate.cost_chart import brief_seconds
-from trsr.evaluate.costs import RankerCost, read_costs
-from trsr.evaluate.statistics import standard_error
-from trsr.evaluate.table import decimals
+from trsr.metrics.significance import standard_error
+from trsr.metrics.tables import decimals
 from trsr.pipeline.artifacts import read_summaries
 from trsr.progress import duration
-from trsr.store.rundir import RunDirectory
+from trsr.report.cost_chart import brief_seconds
+from trsr.report.costs import RankerCost, read_costs
+from trsr.storage.run_directory import RunDirectory
 from trsr.types import Case
 
 ITEMS = 5
@@ -117,9 +117,9 @@ def _difference(
     values: pl.DataFrame, metric: str, first: str, second: str
 ) -> tuple[float, float | None]:
     """The mean difference over the queries and its standard error; None for one user alone."""
-    sides = [values.filter(pl.col("ranker") == name).sort("query") for name in (first, second)]
-    differences = (sides[0][metric] - sides[1][metric]).to_numpy()
-    users = sides[0]["user"].to_list()
+    systems = [values.filter(pl.col("ranker") == name).sort("query") for name in (first, second)]
+    differences = (systems[0][metric] - systems[1][metric]).to_numpy()
+    users = systems[0]["user"].to_list()
     error = standard_error(differences[:, None], users) if len(set(users)) > 1 else None
     return float(differences.mean()), error
 

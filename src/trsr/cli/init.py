@@ -45,7 +45,7 @@ RANK = """
 # What the language model has to beat is cheap: popularity, words, who took what together. Nets over
 # sequences and blends take minutes more: docs/rankers.md.
 [rank]
-rankers = ["random", "popular", {words}"item_knn", "untuned", "llm"]
+rankers = ["random", "popular", {words}"item_knn", "llm_zero_shot", "llm"]
 """
 
 FAST = """

@@ -22,16 +22,16 @@ def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
         DataError: With what is wrong in the data.
     """
     from trsr.data import inspect
-    from trsr.pipeline.depends import data_seed
+    from trsr.pipeline.keys import data_seed
     from trsr.pipeline.stages import located
-    from trsr.rank.lists import read_lists
+    from trsr.rankers.external import read_lists
 
     config = load_config(path, settings)
     yield f"{path}: the settings are right"
     report = inspect(located(config.data), seed=data_seed(config))
     yield from report.lines()
-    for name, one in config.rank.elsewhere.items():
-        yield f"rank.lists.{name}: {len(read_lists(name, one)):,} lists"
+    for name, one in config.rank.external_lists.items():
+        yield f"rank.external.{name}: {len(read_lists(name, one)):,} lists"
     yield from _installed(config)
 
 
@@ -68,12 +68,12 @@ def parts(kind: str) -> Iterator[str]:
         ConfigError: If there is no such kind.
     """
     from trsr.data.settings import READERS
-    from trsr.evaluate import METRICS
-    from trsr.fetch import names
-    from trsr.llm.settings import BACKENDS
+    from trsr.hub import names
     from trsr.methods import METHODS
-    from trsr.plugins import near
-    from trsr.rank.settings import RANKERS
+    from trsr.metrics import METRICS
+    from trsr.models.settings import BACKENDS
+    from trsr.rankers.settings import RANKERS
+    from trsr.registry import near
     from trsr.summarize.settings import STRATEGIES
 
     known = {
@@ -105,13 +105,13 @@ def _opening(recipe: Path) -> str:
 
 def fetch(name: str, progress: Progress) -> Path:
     """Fetches weights or data by name, and makes weights ready for use."""
-    from trsr.fetch import get, names
-    from trsr.plugins import near
+    from trsr.hub import get, names
+    from trsr.registry import near
 
     if name not in names():
         raise ConfigError(f"there is nothing called {name!r} to get{near(name, list(names()))}")
     path = get(name, progress=progress)
-    from trsr.llm.weights import GGUF, local_weights
+    from trsr.models.weights import GGUF, local_weights
 
     return local_weights(name, progress=progress) if name in GGUF else path
 
@@ -146,8 +146,8 @@ def _with_costs(
     lines: Sequence[Sequence[object]], costs: Mapping[str, Mapping[str, object]]
 ) -> list[Sequence[object]]:
     """The table's lines with what each ranker takes: before its first query, and a query."""
-    from trsr.evaluate.cost_chart import brief_seconds
-    from trsr.evaluate.costs import read_costs
+    from trsr.report.cost_chart import brief_seconds
+    from trsr.report.costs import read_costs
 
     took = {
         one.ranker: (brief_seconds(one.preparing), brief_seconds(one.seconds_a_query))

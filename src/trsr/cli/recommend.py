@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from trsr.data.given import read_histories, read_items
+from trsr.data.requests import read_histories, read_items
 from trsr.errors import DataError
 from trsr.progress import Progress
 from trsr.recommender import Recommender

@@ -12,15 +12,15 @@ from trsr.cli.recommend import title
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.errors import DataError
-from trsr.llm import open_model
+from trsr.models import open_model
 from trsr.pipeline.artifacts import read_summaries, with_summary
 from trsr.pipeline.examples import GONE_NOTE, tells_summary
-from trsr.pipeline.full import PROPOSALS, read_proposals
-from trsr.pipeline.growth import Growth, growth, page_writer
-from trsr.pipeline.told import told_summaries
+from trsr.pipeline.prompt_summaries import prompt_summaries
+from trsr.pipeline.retrieval import RETRIEVED, read_retrieved
+from trsr.pipeline.summary_trace import SummaryTrace, page_writer, summary_trace
 from trsr.prompts import PromptWriter
-from trsr.rank import read_rankings
-from trsr.recommender import Recommender, judge_writer
+from trsr.rankers import read_rankings
+from trsr.recommender import Recommender, ranking_writer
 from trsr.types import Case, Query, Summary, UserHistory
 
 
@@ -33,7 +33,7 @@ def lines(run: Path, user: str) -> Iterator[str]:
     recommender = Recommender.load(run)
     config, dataset = recommender.config, recommender.dataset
     own = read_summaries(run, (config.rank.split,))
-    summaries = told_summaries(config, dataset, config.rank.split, own)
+    summaries = prompt_summaries(config, dataset, config.rank.split, own)
     ranked = dataset.cases(config.rank.split)
     cases = [with_summary(case, summaries) for case in ranked.of_user(user)]
     if not cases:
@@ -41,12 +41,12 @@ def lines(run: Path, user: str) -> Iterator[str]:
         raise DataError(
             f"{run}: there is no {config.rank.split} query of user {user!r}; there are, say, {some}"
         )
-    proposals = run / PROPOSALS
-    proposed = read_proposals(proposals) if ranked.full and proposals.exists() else {}
+    retrieve_k = run / RETRIEVED
+    proposed = read_retrieved(retrieve_k) if ranked.full and retrieve_k.exists() else {}
     writer = page_writer(config)
     asked = _Asked(config, dataset, proposed)
     for case in cases:
-        grown = growth(config, writer, case.query.history, own.get(case.query.id))
+        grown = summary_trace(config, writer, case.query.history, own.get(case.query.id))
         yield f"query {case.query.id}"
         yield ""
         yield from _history(case.query.history, grown)
@@ -55,7 +55,7 @@ def lines(run: Path, user: str) -> Iterator[str]:
         yield from _ranked(case, run)
 
 
-def _history(history: UserHistory, grown: Growth) -> Iterator[str]:
+def _history(history: UserHistory, grown: SummaryTrace) -> Iterator[str]:
     yield f"history of {len(history)} interactions, oldest first:"
     for number, (items, _) in enumerate(grown.blocks, 1):
         yield f"  block {number}" if grown.cut else "  read"
@@ -66,7 +66,7 @@ def _history(history: UserHistory, grown: Growth) -> Iterator[str]:
     yield ""
 
 
-def _summary(config: Config, grown: Growth, summary: Summary | None) -> Iterator[str]:
+def _summary(config: Config, grown: SummaryTrace, summary: Summary | None) -> Iterator[str]:
     if summary is None:
         yield "no summary"
         yield ""
@@ -109,7 +109,7 @@ class _Asked:
     @functools.cached_property
     def _writer(self) -> PromptWriter:
         # the model counts tokens; it is asked nothing, so it needs neither adapter nor store
-        return judge_writer(self.config, open_model(self.config.model))
+        return ranking_writer(self.config, open_model(self.config.model))
 
     def lines(self, query: Query) -> Iterator[str]:
         """The first prompt about a query, as it is written for the rankers that ask a model."""
@@ -128,7 +128,7 @@ class _Asked:
             nothing = UserHistory(query.history.user, ())
             query = dataclasses.replace(query, history=nothing, summary=None)
         yield f"prompt of the first candidate{'' if told else ', told nothing of the user'}:"
-        for message in self._writer.judge(query)[0].messages:
+        for message in self._writer.rank(query)[0].messages:
             yield f"  [{message.role}]"
             yield from (f"  {line}" for line in message.content.splitlines())
         yield ""

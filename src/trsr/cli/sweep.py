@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trsr.cli.terminal import complain, out, table
+from trsr.experiments.sweep import read_plan, sweep
 from trsr.progress import Progress
-from trsr.sweep import read_plan, sweep
 
 
 def list_runs(path: Path, only: Sequence[str] = ()) -> list[str]:

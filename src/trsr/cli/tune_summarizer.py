@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trsr.cli.terminal import err, out
 from trsr.config import load_config
+from trsr.experiments.tune_summarizer import tune_summarizer
 from trsr.progress import Progress
-from trsr.tune_summarizer import tune_summarizer
 
 
 def tune(config: Path, settings: Sequence[str], folder: Path, progress: Progress) -> None:

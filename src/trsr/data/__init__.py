@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trsr.data.dataset import Cases, Catalog, Dataset
-    from trsr.data.guessing import Guess, guess
+    from trsr.data.inference.guess import Guess, guess
+    from trsr.data.prepare import inspect, prepare
+    from trsr.data.readers.base import Reader, Source
     from trsr.data.report import DataReport
     from trsr.data.settings import READERS, Columns, DataSettings
-    from trsr.data.source import Reader, Source
-    from trsr.data.stage import inspect, prepare
 
 __all__ = [
     "READERS",
@@ -40,12 +40,12 @@ _HOMES = {
     "DataReport": "report",
     "DataSettings": "settings",
     "Dataset": "dataset",
-    "Guess": "guessing",
-    "Reader": "source",
-    "Source": "source",
-    "guess": "guessing",
-    "inspect": "stage",
-    "prepare": "stage",
+    "Guess": "inference.guess",
+    "Reader": "readers.base",
+    "Source": "readers.base",
+    "guess": "inference.guess",
+    "inspect": "prepare",
+    "prepare": "prepare",
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from trsr.data.candidates import Keys, Met, Weights, negatives, shuffled
+from trsr.data.negatives import Keys, Met, Weights, negatives, shuffled
 from trsr.data.records import Ints, Mask, Records
 from trsr.settings import derive_seed
 
@@ -24,12 +24,12 @@ SCHEMA = pl.Schema(
 """The columns of `cases.*.parquet`; histories are oldest first."""
 
 MET = "met"
-"""One more column where the candidates are the whole catalogue, and their list is empty: what the
+"""One more column where the candidates are the whole catalog, and their list is empty: what the
 user had met before the question, also what `max_history` leaves out of the history, and what of the
 user may be fitted on. These are no candidates."""
 
 OPEN_SCHEMA = pl.Schema([*SCHEMA.items(), (MET, pl.List(pl.String()))])
-"""The columns where the candidates are the whole catalogue."""
+"""The columns where the candidates are the whole catalog."""
 
 OPEN_FORMAT = 2
 """Counted up when these columns become others, so that data prepared before is prepared again."""
@@ -91,7 +91,7 @@ def sampled_cases(
     seed: int,
     weights: Weights | None = None,
 ) -> Iterator[pl.DataFrame]:
-    """Cases whose negatives are drawn from the catalogue, in frames of at most `CHUNK`.
+    """Cases whose negatives are drawn from the catalog, in frames of at most `CHUNK`.
 
     Args:
         records: All interactions.
@@ -117,9 +117,9 @@ def sampled_cases(
 def open_cases(
     records: Records, positions: Ints, fit: Mask, part: str, *, most: int
 ) -> Iterator[pl.DataFrame]:
-    """Cases whose candidates are the whole catalogue except `MET`, in frames of `CHUNK`.
+    """Cases whose candidates are the whole catalog except `MET`, in frames of `CHUNK`.
 
-    Their lists of candidates are empty at rest: what they stand for would be users × catalogue.
+    Their lists of candidates are empty at rest: what they stand for would be users × catalog.
     The targets must be new to their users (`new_targets`).
 
     Args:

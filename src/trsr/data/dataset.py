@@ -1,4 +1,4 @@
-"""Reads prepared data back: the catalogue, the interactions for fitting, and the cases."""
+"""Reads prepared data back: the catalog, the interactions for fitting, and the cases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import polars as pl
 
 from trsr.data.cases import MET, OPEN_SCHEMA, SCHEMA
 from trsr.errors import DataError
-from trsr.store.tables import read_table
+from trsr.storage.tables import read_table
 from trsr.types import Case, Interaction, Item, Query, UserHistory
 
 _ITEMS_KEPT = 100_000
@@ -53,7 +53,7 @@ class Catalog:
         return self._made(item)
 
     def number(self, item: str) -> int:
-        """The place of an id in the catalogue.
+        """The place of an id in the catalog.
 
         Raises:
             KeyError: If there is no such item.
@@ -61,7 +61,7 @@ class Catalog:
         return self._rows[item]
 
     def numbers(self, items: pl.Series) -> npt.NDArray[np.int64]:
-        """The places of ids in the catalogue.
+        """The places of ids in the catalog.
 
         Raises:
             KeyError: If an item is not in it.
@@ -82,17 +82,17 @@ class Catalog:
 
     @cached_property
     def ids(self) -> Sequence[str]:
-        """All ids, in catalogue order."""
+        """All ids, in catalog order."""
         return self.frame["id"].to_list()
 
     @cached_property
     def all(self) -> tuple[Item, ...]:
-        """All items, in catalogue order; they are made once and kept."""
+        """All items, in catalog order; they are made once and kept."""
         return tuple(self._make(item) for item in self.ids)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The text columns, in catalogue order."""
+        """The text columns, in catalog order."""
         return self._columns
 
     @cached_property
@@ -110,7 +110,7 @@ class Cases:
 
     Args:
         frame: The columns of `cases.SCHEMA`, or of `cases.OPEN_SCHEMA` where the candidates are
-            the whole catalogue.
+            the whole catalog.
         catalog: Where the items' texts are.
         source: Where the cases come from, as a message names it.
     """
@@ -131,7 +131,7 @@ class Cases:
 
     @property
     def full(self) -> bool:
-        """Whether a query's candidates are the whole catalogue except what the user has met."""
+        """Whether a query's candidates are the whole catalog except what the user has met."""
         return MET in self.frame.columns
 
     def queries(self) -> Iterator[Query]:

@@ -8,46 +8,48 @@ import numpy as np
 import polars as pl
 
 from trsr.data.records import Mask, Records
-from trsr.data.report import Tally
+from trsr.data.report import RowCounts
 from trsr.data.settings import DataSettings
 from trsr.errors import DataError
 
 
-def filtered(records: Records, settings: DataSettings, tally: Tally) -> Records:
+def filtered(records: Records, settings: DataSettings, row_counts: RowCounts) -> Records:
     """Applies the filters of the settings; each counts what it leaves out.
 
     The order: `min_rating`, `drop_repeats`, `max_items_per_user`, `k_core`. A k-core also takes
-    the items outside it from the catalogue: else they would be negatives known at sight.
+    the items outside it from the catalog: else they would be negatives known at sight.
 
     Raises:
         DataError: If nothing is left; the message has the counts of each filter.
     """
     if settings.min_rating is not None and records.rating is not None:
         # A missing rating is NaN and compares as false.
-        records = _keep(records, records.rating >= settings.min_rating, "below_min_rating", tally)
+        records = _keep(
+            records, records.rating >= settings.min_rating, "below_min_rating", row_counts
+        )
     if settings.drop_repeats:
-        records = _keep(records, _first_times(records), "repeats", tally)
+        records = _keep(records, _first_times(records), "repeats", row_counts)
     if settings.max_items_per_user:
         short = records.lengths <= settings.max_items_per_user
-        tally.add("long_users", int((~short).sum()))
-        records = _keep(records, short[records.user], "long_users_interactions", tally)
+        row_counts.add("long_users", int((~short).sum()))
+        records = _keep(records, short[records.user], "long_users_interactions", row_counts)
     if settings.k_core > 1:
-        records = _core(records, settings.k_core, tally)
+        records = _core(records, settings.k_core, row_counts)
     lengths = records.lengths
     users = int((lengths > 0).sum())
     if not users:
         raise DataError(
             "the filters leave no interaction (data.min_rating, data.max_items_per_user, "
-            "data.k_core):\n" + "\n".join(tally.report().lines())
+            "data.k_core):\n" + "\n".join(row_counts.report().lines())
         )
-    tally.add("interactions", len(records))
-    tally.add("users", users)
-    tally.add("mean_interactions", len(records) / users)
+    row_counts.add("interactions", len(records))
+    row_counts.add("users", users)
+    row_counts.add("mean_interactions", len(records) / users)
     return records
 
 
-def _keep(records: Records, keep: Mask, name: str, tally: Tally) -> Records:
-    tally.add(name, int((~keep).sum()))
+def _keep(records: Records, keep: Mask, name: str, row_counts: RowCounts) -> Records:
+    row_counts.add(name, int((~keep).sum()))
     return records.only(keep)
 
 
@@ -56,7 +58,7 @@ def _first_times(records: Records) -> Mask:
     return pairs.select(pl.struct("user", "item").is_first_distinct()).to_series().to_numpy()
 
 
-def _core(records: Records, k: int, tally: Tally) -> Records:
+def _core(records: Records, k: int, row_counts: RowCounts) -> Records:
     """Leaves out users and items with fewer than k interactions until none is left."""
     users = int((records.lengths > 0).sum())
     keep = np.ones(len(records), dtype=np.bool_)
@@ -68,14 +70,14 @@ def _core(records: Records, k: int, tally: Tally) -> Records:
         if stays.sum() == keep.sum():
             break
         keep = stays
-    core = _keep(records, keep, "k_core_interactions", tally)
-    tally.add("k_core_users", users - int((core.lengths > 0).sum()))
-    tally.add("k_core_items", int((item_counts < k).sum()))
+    core = _keep(records, keep, "k_core_interactions", row_counts)
+    row_counts.add("k_core_users", users - int((core.lengths > 0).sum()))
+    row_counts.add("k_core_items", int((item_counts < k).sum()))
     return _with_items(core, item_counts >= k)
 
 
 def _with_items(records: Records, keep: Mask) -> Records:
-    """The records over a smaller catalogue, which holds all items that they use."""
+    """The records over a smaller catalog, which holds all items that they use."""
     code = np.cumsum(keep) - 1
     old_user, old_item = np.divmod(records.known, len(records.items))
     stays = keep[old_item]

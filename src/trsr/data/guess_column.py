@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from trsr.data.ids import id_text, is_missing, to_text
-from trsr.data.source import USUAL_NAMES, listed, plain
+from trsr.data.readers.base import USUAL_NAMES, listed, plain
 from trsr.data.times import Times, seconds
 from trsr.errors import DataError
 

@@ -109,11 +109,11 @@ def _all_whole(ids: pl.Series) -> bool:
 
 def likely_cause(missing: pl.Series, known: pl.Series) -> str:
     """Why most of the missing ids are not among the known, with two ids; empty: cannot be told."""
-    sides = [pl.DataFrame({"id": ids.unique(maintain_order=True)}) for ids in (missing, known)]
+    systems = [pl.DataFrame({"id": ids.unique(maintain_order=True)}) for ids in (missing, known)]
     for cause, same in _CAUSES:
-        left, right = (side.with_columns(same=same).drop_nulls() for side in sides)
+        left, right = (side.with_columns(same=same).drop_nulls() for side in systems)
         found = left.join(right, on="same", maintain_order="left")
-        if found["id"].n_unique() > 0.5 * len(sides[0]):
+        if found["id"].n_unique() > 0.5 * len(systems[0]):
             here, there = found.row(0)[0], found.row(0)[2]
             return f"{here!r} here is likely {there!r} there: {cause}; keep ids as text"
     return ""

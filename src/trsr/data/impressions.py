@@ -9,20 +9,20 @@ import numpy as np
 import polars as pl
 
 from trsr.data import files
-from trsr.data.candidates import ORDER, numbers
 from trsr.data.cases import SCHEMA, histories, history_begins, query_keys
 from trsr.data.ids import id_text
+from trsr.data.negatives import ORDER, numbers
+from trsr.data.readers.base import Source
 from trsr.data.records import PARTS, Floats, Ints, Mask, Records
-from trsr.data.report import Tally
+from trsr.data.report import RowCounts
 from trsr.data.settings import DataSettings
-from trsr.data.source import Source
 from trsr.data.splits import held_share, lottery, user_parts
 from trsr.data.times import seconds
 from trsr.errors import DataError
 
 
 def impression_cases(
-    found: Records, source: Source, settings: DataSettings, seed: int, tally: Tally
+    found: Records, source: Source, settings: DataSettings, seed: int, row_counts: RowCounts
 ) -> tuple[Mask, dict[str, Iterator[pl.DataFrame]]]:
     """What may be fitted on, and each part's cases.
 
@@ -45,10 +45,12 @@ def impression_cases(
     path = source.impressions_path or source.interactions_path
     with files.located(path, source.encoding):
         frame = source.impressions.collect()
-        tally.add("impressions", len(frame))
-        frame = _typed(frame, found, path, settings, tally)
-    lists = _known(_asked(frame, found, path, settings, tally), found, path, settings, tally)
-    parts = _parts(lists, found, settings, seed, tally)
+        row_counts.add("impressions", len(frame))
+        frame = _typed(frame, found, path, settings, row_counts)
+    lists = _known(
+        _asked(frame, found, path, settings, row_counts), found, path, settings, row_counts
+    )
+    parts = _parts(lists, found, settings, seed, row_counts)
     lists = lists.with_columns(part=parts).filter(pl.col("part") >= 0)
     cases = {
         part: iter([_cases(lists.filter(pl.col("part") == number), part, found, settings, seed)])
@@ -58,7 +60,7 @@ def impression_cases(
 
 
 def _typed(
-    frame: pl.DataFrame, found: Records, path: Path, settings: DataSettings, tally: Tally
+    frame: pl.DataFrame, found: Records, path: Path, settings: DataSettings, row_counts: RowCounts
 ) -> pl.DataFrame:
     """The lists with `user` as text and `time` as float64, those without them left out."""
     if frame.is_empty():
@@ -76,45 +78,45 @@ def _typed(
         read = seconds(frame["time"], path, settings.time_format)
         time = read.values
         for note in read.notes:
-            tally.warn(note)
+            row_counts.warn(note)
     users = id_text(frame["user"], path, settings.encoding)
     frame = frame.with_columns(users.alias("user"), time.alias("time"))
     for name in ("user", "time"):
         there = frame.drop_nulls(name)
-        tally.add(f"impressions_without_{name}", len(frame) - len(there))
+        row_counts.add(f"impressions_without_{name}", len(frame) - len(there))
         frame = there
     if found.timed:
         once = frame.unique(keep="first", maintain_order=True)
-        tally.add("impressions_twice", len(frame) - len(once))
+        row_counts.add("impressions_twice", len(frame) - len(once))
         frame = once
     return frame
 
 
 def _asked(
-    frame: pl.DataFrame, found: Records, path: Path, settings: DataSettings, tally: Tally
+    frame: pl.DataFrame, found: Records, path: Path, settings: DataSettings, row_counts: RowCounts
 ) -> pl.DataFrame:
     """Adds `row` and `end` (where the history ends), `user` as a code; short histories left out."""
     code = frame["user"].cast(pl.Enum(found.users), strict=False).to_physical().cast(pl.UInt32)
     known = frame.with_columns(code.alias("user")).drop_nulls("user")
-    tally.add("impressions_unknown_user", len(frame) - len(known))
+    row_counts.add("impressions_unknown_user", len(frame) - len(known))
     if found.timed and len(known):
-        _warn_apart(known["time"], found, path, tally)
+        _warn_apart(known["time"], found, path, row_counts)
     users = known["user"].to_numpy().astype(np.int64)
     ends = found.starts[users + 1]
     if found.timed:
         ends = _ends(found, users, known["time"].to_numpy())
     enough = ends - found.starts[users] >= settings.min_history
-    tally.add("impressions_short", int((~enough).sum()))
+    row_counts.add("impressions_short", int((~enough).sum()))
     able = known.with_columns(pl.Series("end", ends)).filter(pl.Series(enough))
     return able.sort("user", "time", maintain_order=True).with_row_index("row")
 
 
-def _warn_apart(times: pl.Series, found: Records, path: Path, tally: Tally) -> None:
+def _warn_apart(times: pl.Series, found: Records, path: Path, row_counts: RowCounts) -> None:
     """Times of two units part lists and interactions; the data may also be so."""
     first, last = np.min(times.to_numpy()), np.max(times.to_numpy())
     side = "later" if first > found.time.max() else "earlier" if last < found.time.min() else ""
     if side:
-        tally.warn(
+        row_counts.warn(
             f"{path}: all lists are {side} than all interactions; make sure that the times of both "
             "files are of one unit (seconds or milliseconds)"
         )
@@ -132,39 +134,41 @@ def _ends(found: Records, users: Ints, times: Floats) -> Ints:
 
 
 def _pairs(
-    lists: pl.DataFrame, name: str, found: Records, path: Path, tally: Tally
+    lists: pl.DataFrame, name: str, found: Records, path: Path, row_counts: RowCounts
 ) -> pl.DataFrame:
     """One row an item of a list: `row`, `text` (its id), `item` (its code, null where unknown)."""
     some = lists.select("row", text=name).filter(pl.col("text").list.len() > 0)
     pairs = some.explode("text", empty_as_null=True)
     pairs = pairs.with_columns(id_text(pairs["text"], path))
     there = pairs.drop_nulls()
-    tally.add("candidates_without_id", len(pairs) - len(there))
+    row_counts.add("candidates_without_id", len(pairs) - len(there))
     code = there["text"].cast(pl.Enum(found.items), strict=False).to_physical().cast(pl.UInt32)
     return there.with_columns(code.alias("item"))
 
 
 def _known(
-    lists: pl.DataFrame, found: Records, path: Path, settings: DataSettings, tally: Tally
+    lists: pl.DataFrame, found: Records, path: Path, settings: DataSettings, row_counts: RowCounts
 ) -> pl.DataFrame:
     """One row a list with codes in `clicked` and `others`, each item once, known items only."""
-    shown, taken = (_pairs(lists, name, found, path, tally) for name in ("candidates", "relevant"))
+    shown, taken = (
+        _pairs(lists, name, found, path, row_counts) for name in ("candidates", "relevant")
+    )
     full = lists.join(shown.select("row").unique(), on="row", how="semi", maintain_order="left")
     taken = taken.unique(["row", "text"]).join(full.select("row"), on="row", how="semi")
-    tally.add("impressions_empty", len(lists) - len(full))
+    row_counts.add("impressions_empty", len(lists) - len(full))
     unknown = shown.filter(pl.col("item").is_null())
-    tally.add("unknown_candidates", len(unknown))
+    row_counts.add("unknown_candidates", len(unknown))
     if len(unknown) > settings.max_unknown * len(shown):
         examples = ", ".join(unknown["text"].unique(maintain_order=True).head(3))
-        tally.warn(
-            f"{path}: {len(unknown) / len(shown):.1%} of the candidates are not in the catalogue, "
+        row_counts.warn(
+            f"{path}: {len(unknown) / len(shown):.1%} of the candidates are not in the catalog, "
             f"such as {examples}"
         )
     known = shown.drop_nulls("item").select("row", "item")
     shown = known.unique()
-    tally.add("candidates_twice", len(known) - len(shown))
+    row_counts.add("candidates_twice", len(known) - len(shown))
     clicked = taken.select("row", "item").join(shown, on=["row", "item"], how="semi")
-    tally.add("taken_not_shown", len(taken) - len(clicked))
+    row_counts.add("taken_not_shown", len(taken) - len(clicked))
     others = shown.join(clicked, on=["row", "item"], how="anti")
     lists = full
     for name, frame, count in (
@@ -173,18 +177,18 @@ def _known(
     ):
         grouped = frame.sort("row", "item").group_by("row").agg(pl.col("item").alias(name))
         joined = lists.join(grouped, on="row", how="inner", maintain_order="left")
-        tally.add(count, len(lists) - len(joined))
+        row_counts.add(count, len(lists) - len(joined))
         lists = joined
     return lists
 
 
 def _parts(
-    lists: pl.DataFrame, found: Records, settings: DataSettings, seed: int, tally: Tally
+    lists: pl.DataFrame, found: Records, settings: DataSettings, seed: int, row_counts: RowCounts
 ) -> pl.Series:
     """The part of each list as an index into `PARTS`; -1: none."""
     if settings.split == "rows":
         able = np.isin(np.arange(len(found.users)), lists["user"].to_numpy())
-        parts = user_parts(found, able, settings, seed, tally)
+        parts = user_parts(found, able, settings, seed, row_counts)
         return pl.Series(parts[lists["user"].to_numpy()])
     if settings.split == "leave_last_out":
         left = lists.select(pl.len().over("user") - pl.int_range(pl.len()).over("user"))

@@ -20,9 +20,9 @@ from trsr.data.ids import (
     to_text,
     words_for_none,
 )
-from trsr.data.report import Tally
+from trsr.data.readers.base import Source
+from trsr.data.report import RowCounts
 from trsr.data.settings import DataSettings
-from trsr.data.source import Source
 from trsr.data.times import seconds
 from trsr.errors import DataError
 from trsr.settings import derive_seed
@@ -48,7 +48,7 @@ class Records:
 
     Attributes:
         users: Ids, by code.
-        items: Ids of the catalogue, by code; sorted.
+        items: Ids of the catalog, by code; sorted.
         user: [n] code of the user, never falling.
         item: [n] code of the item.
         time: [n] never falling within a user.
@@ -115,16 +115,16 @@ class Records:
 
 
 def records(
-    source: Source, items: pl.Series, settings: DataSettings, seed: int, tally: Tally
+    source: Source, items: pl.Series, settings: DataSettings, seed: int, row_counts: RowCounts
 ) -> Records:
     """Reads the interactions and sorts them by user, time and place in the file.
 
     Args:
         source: What the reader found.
-        items: The catalogue's ids, sorted.
+        items: The catalog's ids, sorted.
         settings: `max_unknown`, and which columns a split or filter needs.
         seed: Draws the order of interactions at one time, if the settings say so.
-        tally: Counts what is left out.
+        row_counts: Counts what is left out.
 
     Raises:
         DataError: If the file cannot be read, no interaction is left, or too many items are
@@ -132,24 +132,24 @@ def records(
     """
     with files.located(source.interactions_path, source.encoding):
         frame = source.interactions.collect(engine="streaming")
-    tally.add("interactions_read", len(frame))
+    row_counts.add("interactions_read", len(frame))
     if frame.is_empty():
         raise DataError(f"{source.interactions_path}: there is no interaction in it")
-    typed = _typed(frame, source, settings, tally)
+    typed = _typed(frame, source, settings, row_counts)
     del frame  # the texts are by far the largest
-    coded, users = _coded(typed, items, source, settings, tally)
-    found = _columns(_sorted(coded, users, items, settings, seed, source, tally), users, items)
+    coded, users = _coded(typed, items, source, settings, row_counts)
+    found = _columns(_sorted(coded, users, items, settings, seed, source, row_counts), users, items)
     return replace(found, steps=settings.ties == "step" and found.timed)
 
 
 def _typed(
-    frame: pl.DataFrame, source: Source, settings: DataSettings, tally: Tally
+    frame: pl.DataFrame, source: Source, settings: DataSettings, row_counts: RowCounts
 ) -> pl.DataFrame:
     """Ids as text, time and rating as float64, part as its number; rows without them left out."""
     path = source.interactions_path
     columns = [id_text(frame[name], path, source.encoding).alias(name) for name in ("user", "item")]
     for ids in columns:
-        _say_merged(frame[ids.name], ids, path, tally)
+        _say_merged(frame[ids.name], ids, path, row_counts)
     for name in {"time", "order"} & set(frame.columns):
         pattern = settings.time_format if name == "time" else ""
         times = seconds(frame[name], path, pattern)
@@ -157,7 +157,7 @@ def _typed(
         values = times.values.fill_null(np.inf) if name == "order" else times.values
         columns.append(values.alias(name))
         for note in times.notes:
-            tally.warn(note)
+            row_counts.warn(note)
     kept = _wanted_events(frame, settings)
     if settings.min_rating is not None:
         columns.append(_ratings(frame, path, settings))
@@ -174,21 +174,23 @@ def _typed(
     ):
         if keep is not None:
             left = typed.filter(keep)
-            tally.add(count, len(typed) - len(left))
+            row_counts.add(count, len(typed) - len(left))
             typed = left
     if typed.is_empty():
         raise DataError(
             f"{path}: no line has a user, an item and, where there is one, a time:\n"
-            + "\n".join(tally.report().lines())
+            + "\n".join(row_counts.report().lines())
         )
     return typed
 
 
-def _say_merged(column: pl.Series, ids: pl.Series, path: Path, tally: Tally) -> None:
+def _say_merged(column: pl.Series, ids: pl.Series, path: Path, row_counts: RowCounts) -> None:
     if found := merged(column, ids):
-        tally.add(f"{ids.name}s_merged", found)
+        row_counts.add(f"{ids.name}s_merged", found)
     if words := words_for_none(column, ids):
-        tally.warn(f"{path}: rows whose {ids.name} is {', '.join(words[:9])} count as without one")
+        row_counts.warn(
+            f"{path}: rows whose {ids.name} is {', '.join(words[:9])} count as without one"
+        )
 
 
 def _wanted_events(frame: pl.DataFrame, settings: DataSettings) -> pl.Series | None:
@@ -243,15 +245,21 @@ def _parts(column: pl.Series, path: Path) -> pl.Series:
 
 
 def _coded(
-    frame: pl.DataFrame, items: pl.Series, source: Source, settings: DataSettings, tally: Tally
+    frame: pl.DataFrame,
+    items: pl.Series,
+    source: Source,
+    settings: DataSettings,
+    row_counts: RowCounts,
 ) -> tuple[pl.DataFrame, pl.Series]:
-    """Ids as codes, without the interactions whose item the catalogue does not have."""
+    """Ids as codes, without the interactions whose item the catalog does not have."""
     codes = frame["item"].cast(pl.Enum(items), strict=False).to_physical().cast(pl.UInt32)
     unknown = codes.is_null()
     missing = int(unknown.sum())
-    tally.add("unknown_items", missing)
+    row_counts.add("unknown_items", missing)
     if missing:
-        _check_unknown(frame.filter(unknown)["item"], len(frame), items, source, settings, tally)
+        _check_unknown(
+            frame.filter(unknown)["item"], len(frame), items, source, settings, row_counts
+        )
     frame = frame.with_columns(codes.alias("item")).filter(pl.col("item").is_not_null())
     users = frame["user"].unique().sort()
     user = frame["user"].cast(pl.Enum(users)).to_physical().cast(pl.UInt32)
@@ -264,7 +272,7 @@ def _check_unknown(
     items: pl.Series,
     source: Source,
     settings: DataSettings,
-    tally: Tally,
+    row_counts: RowCounts,
 ) -> None:
     share = len(missing) / total
     examples = ", ".join(missing.unique(maintain_order=True).head(3))
@@ -279,7 +287,7 @@ def _check_unknown(
             f"{said}; check data.columns.item and data.columns.item_id, or raise data.max_unknown "
             f"(now {settings.max_unknown:.1%})"
         )
-    tally.warn(said)
+    row_counts.warn(said)
 
 
 def _sorted(
@@ -289,7 +297,7 @@ def _sorted(
     settings: DataSettings,
     seed: int,
     source: Source,
-    tally: Tally,
+    row_counts: RowCounts,
 ) -> pl.DataFrame:
     """By user, time and row; without the same user, item and time again; `timed` is kept in it."""
     frame = frame.with_row_index("row")
@@ -312,7 +320,7 @@ def _sorted(
         tied=pl.col("tie") | pl.col("tie").shift(-1, fill_value=False)
     )
     twice = frame.filter("tied").filter(~pl.struct("user", "item", *at).is_first_distinct())["row"]
-    tally.add("duplicates", len(twice))
+    row_counts.add("duplicates", len(twice))
     if len(twice):
         frame = frame.filter(~pl.col("row").is_in(twice.implode())).with_columns(tie=ties)
     tie = pl.col("tie")
@@ -328,10 +336,10 @@ def _sorted(
         )
         .row(0)
     )
-    tally.add("unsorted", found[0])
-    tally.add("equal_times", found[1])
+    row_counts.add("unsorted", found[0])
+    row_counts.add("equal_times", found[1])
     if found[1] and found[1] >= MANY_TIES * found[3]:
-        tally.warn(_ties(found[1] / found[3], found[2] / found[1], drawn, source))
+        row_counts.warn(_ties(found[1] / found[3], found[2] / found[1], drawn, source))
     return frame.with_columns(timed=pl.lit(value=True))
 
 

@@ -48,7 +48,7 @@ LABELS: dict[str, str] = {
     "impressions_short": "left out: lists of users with too short a history",
     "impressions_empty": "left out: lists without a candidate",
     "candidates_without_id": "left out: given or taken candidates without an id",
-    "unknown_candidates": "left out: given candidates that are not in the catalogue",
+    "unknown_candidates": "left out: given candidates that are not in the catalog",
     "candidates_twice": "left out: candidates that their list has already",
     "taken_not_shown": "left out: taken items that are not among their list's known candidates",
     "impressions_without_answer": "left out: lists in which nothing known was taken",
@@ -95,7 +95,7 @@ class DataReport:
 
 
 @dataclass(slots=True)
-class Tally:
+class RowCounts:
     """Counts and warnings while they are being gathered."""
 
     counts: dict[str, int | float] = field(default_factory=dict)

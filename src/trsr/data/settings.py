@@ -7,19 +7,19 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from trsr.plugins import PluginTable
+from trsr.registry import PluginTable
 from trsr.settings import Settings
 
 READERS = PluginTable(
     "reader",
     "trsr.readers",
     {
-        "table": "trsr.data.tables:TableReader",
-        "recbole": "trsr.data.recbole:RecBoleReader",
-        "movielens": "trsr.data.movielens:MovieLensReader",
-        "mind": "trsr.data.mind:MindReader",
-        "amazon_m2": "trsr.data.amazon:AmazonM2Reader",
-        "amazon_reviews": "trsr.data.amazon:AmazonReviewsReader",
+        "table": "trsr.data.readers.table:TableReader",
+        "recbole": "trsr.data.readers.recbole:RecBoleReader",
+        "movielens": "trsr.data.readers.movielens:MovieLensReader",
+        "mind": "trsr.data.readers.mind:MindReader",
+        "amazon_m2": "trsr.data.readers.amazon:AmazonM2Reader",
+        "amazon_reviews": "trsr.data.readers.amazon:AmazonReviewsReader",
     },
 )
 
@@ -156,10 +156,10 @@ class DataSettings(Settings):
     )
     candidates: Literal["uniform", "popular", "full", "given"] = Field(
         "uniform",
-        description="uniform: negatives drawn from the catalogue, all items alike; popular: drawn "
-        "in proportion to training interactions; full: at test the whole catalogue except what "
+        description="uniform: negatives drawn from the catalog, all items alike; popular: drawn "
+        "in proportion to training interactions; full: at test the whole catalog except what "
         "the user had met (training and validation cases keep uniform negatives; see "
-        "`rank.first_stage`); given: the data's own lists (`impressions`, or the reader mind)",
+        "`rank.retriever`); given: the data's own lists (`impressions`, or the reader mind)",
     )
     train_candidates: Literal["", "uniform", "popular"] = Field(
         "",

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from trsr.data.records import PARTS, Ints, Mask, Records
-from trsr.data.report import Tally
+from trsr.data.report import RowCounts
 from trsr.data.settings import DataSettings
 from trsr.errors import DataError
 from trsr.settings import derive_seed
@@ -32,21 +32,21 @@ class Targets:
     fit: Mask
 
 
-def split(records: Records, settings: DataSettings, seed: int, tally: Tally) -> Targets:
+def split(records: Records, settings: DataSettings, seed: int, row_counts: RowCounts) -> Targets:
     """Splits by the settings' rule, leaves out short histories, draws the numbers asked for.
 
     Raises:
         DataError: If the rule needs what the data does not have, or no case is left.
     """
-    targets = _RULES[settings.split](records, settings, seed, tally)
+    targets = _RULES[settings.split](records, settings, seed, row_counts)
     long_enough = {
-        part: _long_enough(records, positions, part, settings.min_history, tally)
+        part: _long_enough(records, positions, part, settings.min_history, row_counts)
         for part, positions in targets.of.items()
     }
     if not any(len(positions) for positions in long_enough.values()):
         raise DataError(
             f"no case is left: every history is shorter than data.min_history = "
-            f"{settings.min_history}:\n" + "\n".join(tally.report().lines())
+            f"{settings.min_history}:\n" + "\n".join(row_counts.report().lines())
         )
     drawn = {
         part: _drawn(records, positions, part, settings, seed)
@@ -55,9 +55,11 @@ def split(records: Records, settings: DataSettings, seed: int, tally: Tally) -> 
     return Targets(drawn, targets.fit)
 
 
-def _long_enough(records: Records, positions: Ints, part: str, least: int, tally: Tally) -> Ints:
+def _long_enough(
+    records: Records, positions: Ints, part: str, least: int, row_counts: RowCounts
+) -> Ints:
     enough = records.before[positions] >= least
-    tally.add(f"short_{part}", int((~enough).sum()))
+    row_counts.add(f"short_{part}", int((~enough).sum()))
     return positions[enough]
 
 
@@ -112,7 +114,9 @@ def _moment(records: Records, positions: Ints) -> Ints:
     return records.starts[records.user[positions]] + records.before[positions]
 
 
-def _leave_last_out(records: Records, settings: DataSettings, seed: int, tally: Tally) -> Targets:
+def _leave_last_out(
+    records: Records, settings: DataSettings, seed: int, row_counts: RowCounts
+) -> Targets:
     starts, ends = records.starts[:-1], records.starts[1:]
     test = ends - 1
     valid = _moment(records, test) - 1
@@ -131,7 +135,9 @@ def _leave_last_out(records: Records, settings: DataSettings, seed: int, tally: 
     )
 
 
-def _global_time(records: Records, settings: DataSettings, seed: int, tally: Tally) -> Targets:
+def _global_time(
+    records: Records, settings: DataSettings, seed: int, row_counts: RowCounts
+) -> Targets:
     """Two moments cut time; a user's first interaction in a window is that window's case.
 
     So a history is what was known when the window opened. Interactions at a cut's very moment
@@ -169,11 +175,11 @@ def held_share(settings: DataSettings) -> float:
     return held
 
 
-def _rows(records: Records, settings: DataSettings, seed: int, tally: Tally) -> Targets:
+def _rows(records: Records, settings: DataSettings, seed: int, row_counts: RowCounts) -> Targets:
     """Each user in one part, its last item the target (the paper's protocol)."""
     able = records.lengths > settings.min_history
-    tally.add("short_users", int((records.lengths > 0).sum() - able.sum()))
-    parts = user_parts(records, able, settings, seed, tally)
+    row_counts.add("short_users", int((records.lengths > 0).sum() - able.sum()))
+    parts = user_parts(records, able, settings, seed, row_counts)
     ends = records.starts[1:]
     train_ends = np.where(parts == 0, ends, records.starts[:-1])
     return Targets(
@@ -187,29 +193,29 @@ def _rows(records: Records, settings: DataSettings, seed: int, tally: Tally) -> 
 
 
 def user_parts(
-    records: Records, able: Mask, settings: DataSettings, seed: int, tally: Tally
+    records: Records, able: Mask, settings: DataSettings, seed: int, row_counts: RowCounts
 ) -> Ints:
     """[users] the part that each user is drawn for, as an index into `PARTS`, or -1 for none."""
     users = np.flatnonzero(able)
-    sizes = _sizes(len(users), settings, tally)
+    sizes = _sizes(len(users), settings, row_counts)
     order = shuffle(records.users.gather(users), seed, "rows")
     parts = np.full(len(records.users), -1, dtype=np.int64)
     begin = 0
     for part in ("test", "valid", "train"):
         parts[users[order[begin : begin + sizes[part]]]] = PARTS.index(part)
         begin += sizes[part]
-    tally.add("not_drawn", len(users) - begin)
+    row_counts.add("not_drawn", len(users) - begin)
     return parts
 
 
-def _sizes(users: int, settings: DataSettings, tally: Tally) -> dict[str, int]:
+def _sizes(users: int, settings: DataSettings, row_counts: RowCounts) -> dict[str, int]:
     """Users of each part: as asked; shares where nothing is asked; fewer where there are fewer."""
     valid = settings.valid_cases or int(users * settings.valid_share)
     test = settings.test_cases or max(1, int(users * settings.test_share))
     train = settings.train_users or max(users - valid - test, 0)
     asked = train + valid + test
     if asked > users and users:
-        tally.warn(
+        row_counts.warn(
             f"split = rows: {train} + {valid} + {test} users are asked for, {users} have a long "
             "enough history: each part is made smaller in proportion"
         )
@@ -218,7 +224,7 @@ def _sizes(users: int, settings: DataSettings, tally: Tally) -> dict[str, int]:
     return {"train": train, "valid": valid, "test": test}
 
 
-def _given(records: Records, settings: DataSettings, seed: int, tally: Tally) -> Targets:
+def _given(records: Records, settings: DataSettings, seed: int, row_counts: RowCounts) -> Targets:
     """The data says; a user can have many validation and test targets."""
     if records.part is None:
         raise DataError("data.split = given needs a column of parts: set data.columns.split")
@@ -228,7 +234,7 @@ def _given(records: Records, settings: DataSettings, seed: int, tally: Tally) ->
     first_held = np.minimum.reduceat(held, records.starts[:-1][filled])
     ends[filled] = np.minimum(ends[filled], first_held)
     fit = np.arange(len(records)) < ends[records.user]
-    tally.add("late_train", int(((records.part == 0) & ~fit).sum()))
+    row_counts.add("late_train", int(((records.part == 0) & ~fit).sum()))
     return Targets(
         {
             "train": _training_targets(records, ends, settings),
@@ -239,7 +245,7 @@ def _given(records: Records, settings: DataSettings, seed: int, tally: Tally) ->
     )
 
 
-_RULES: dict[str, Callable[[Records, DataSettings, int, Tally], Targets]] = {
+_RULES: dict[str, Callable[[Records, DataSettings, int, RowCounts], Targets]] = {
     "leave_last_out": _leave_last_out,
     "global_time": _global_time,
     "rows": _rows,

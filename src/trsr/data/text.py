@@ -1,4 +1,4 @@
-"""Turns the items' columns into clean text: the catalogue."""
+"""Turns the items' columns into clean text: the catalog."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import polars.selectors as cs
 from trsr.data import files
 from trsr.data.ids import id_text, is_missing, merged, to_text, words_for_none
 from trsr.data.json_lines import json_value
-from trsr.data.report import Tally
-from trsr.data.source import Source
+from trsr.data.readers.base import Source
+from trsr.data.report import RowCounts
 from trsr.errors import DataError
 
 LONGEST = 20_000
@@ -33,7 +33,7 @@ _LONG_VECTOR = 32
 """Lists of more numbers than this are vectors, not words."""
 
 
-def catalogue(source: Source, tally: Tally) -> pl.DataFrame:
+def catalog(source: Source, row_counts: RowCounts) -> pl.DataFrame:
     """All items in the order of their ids: `id` and the text columns, null where there is none.
 
     Where an id comes again its rows are one item: of each column the most frequent value, and the
@@ -51,22 +51,24 @@ def catalogue(source: Source, tally: Tally) -> pl.DataFrame:
         frame = source.items.collect(engine="streaming")
         ids = id_text(frame["id"], path, source.encoding)
         if own:
-            tally.add("items_read", len(frame))
-            tally.add("items_without_id", ids.null_count())
+            row_counts.add("items_read", len(frame))
+            row_counts.add("items_without_id", ids.null_count())
             if words := words_for_none(frame["id"], ids):
-                tally.warn(f"{path}: rows whose item id is {', '.join(words[:9])} are left out")
+                row_counts.warn(
+                    f"{path}: rows whose item id is {', '.join(words[:9])} are left out"
+                )
             if found := merged(frame["id"], ids):
-                tally.add("items_merged", found)
+                row_counts.add("items_merged", found)
         named = frame.with_columns(ids.alias("id")).drop_nulls("id")
         if named.is_empty():
             raise DataError(f"{path}: there is no item with an id")
-        texts = _joined(_without_vectors(named, source, tally), source, tally)
-    items = _one_row_each(texts, tally, own=own)
-    items = _cleaned(items, tally)
+        texts = _joined(_without_vectors(named, source, row_counts), source, row_counts)
+    items = _one_row_each(texts, row_counts, own=own)
+    items = _cleaned(items, row_counts)
     names = items.columns[1:]
     empty = items.select(pl.all_horizontal(pl.col(names).is_null())).to_series().sum()
-    tally.add("items", len(items))
-    tally.add("items_without_text", int(empty) if names else len(items))
+    row_counts.add("items", len(items))
+    row_counts.add("items_without_text", int(empty) if names else len(items))
     if not names or empty == len(items):
         raise DataError(
             f"{path}: no item has any text beside its id: a language model would have nothing to "
@@ -75,11 +77,11 @@ def catalogue(source: Source, tally: Tally) -> pl.DataFrame:
     return items
 
 
-def _one_row_each(texts: pl.DataFrame, tally: Tally, *, own: bool) -> pl.DataFrame:
+def _one_row_each(texts: pl.DataFrame, row_counts: RowCounts, *, own: bool) -> pl.DataFrame:
     """Each id once, sorted; where it comes again, the most frequent value of each column."""
     items = texts.unique("id", keep="first", maintain_order=True).sort("id")
     if own:
-        tally.add("items_twice", len(texts) - len(items))
+        row_counts.add("items_twice", len(texts) - len(items))
     if len(items) == len(texts):
         return items
     again = texts.filter(pl.col("id").is_duplicated())
@@ -94,11 +96,11 @@ def _one_row_each(texts: pl.DataFrame, tally: Tally, *, own: bool) -> pl.DataFra
         )
         found = items.select("id", old=name).join(best, on="id", how="left", maintain_order="left")
         columns.append(found.select(pl.coalesce("value", "old").alias(name)).to_series())
-    tally.add("items_varying", varying.n_unique())
+    row_counts.add("items_varying", varying.n_unique())
     return pl.DataFrame(columns)
 
 
-def _without_vectors(items: pl.DataFrame, source: Source, tally: Tally) -> pl.DataFrame:
+def _without_vectors(items: pl.DataFrame, source: Source, row_counts: RowCounts) -> pl.DataFrame:
     numbers = items.select(cs.list(cs.numeric()) | cs.array(cs.numeric())).columns
     vectors = [
         name
@@ -106,11 +108,11 @@ def _without_vectors(items: pl.DataFrame, source: Source, tally: Tally) -> pl.Da
         if (items[name].cast(pl.List(pl.Float64)).list.len().max() or 0) > _LONG_VECTOR  # type: ignore[operator]
     ]
     for name in vectors:
-        tally.warn(f"{source.items_path}: column {name} holds no text and is left out")
+        row_counts.warn(f"{source.items_path}: column {name} holds no text and is left out")
     return items.drop(vectors)
 
 
-def _joined(items: pl.DataFrame, source: Source, tally: Tally) -> pl.DataFrame:
+def _joined(items: pl.DataFrame, source: Source, row_counts: RowCounts) -> pl.DataFrame:
     """Every column as text; a column that cannot be written as text is left out, which is said."""
     columns = [items["id"]]
     for column in items.iter_columns():
@@ -126,7 +128,7 @@ def _joined(items: pl.DataFrame, source: Source, tally: Tally) -> pl.DataFrame:
             else:
                 columns.append(to_text(column, source.items_path))
         except DataError as error:
-            tally.warn(f"{error}; the column is left out")
+            row_counts.warn(f"{error}; the column is left out")
     return pl.DataFrame(columns)
 
 
@@ -157,14 +159,14 @@ def _without_html(text: str) -> str:
     return re.sub(r"[ \xa0]+", " ", re.sub(_TAG, " ", re.sub(_UNSEEN, " ", text)))
 
 
-def _cleaned(items: pl.DataFrame, tally: Tally) -> pl.DataFrame:
+def _cleaned(items: pl.DataFrame, row_counts: RowCounts) -> pl.DataFrame:
     texts = cs.exclude("id")
     marked = texts.str.contains(f"{_ENTITY}|{_TAG}")
-    tally.add("texts_with_html", _total(items.select(marked.sum())))
+    row_counts.add("texts_with_html", _total(items.select(marked.sum())))
     plain = [_plain(items[name]) for name in items.columns if name != "id"]
     items = items.with_columns(plain)
-    tally.add("texts_cleaned", _total(items.select(texts.str.contains(_CONTROL).sum())))
-    tally.add("texts_shortened", _total(items.select((texts.str.len_chars() > LONGEST).sum())))
+    row_counts.add("texts_cleaned", _total(items.select(texts.str.contains(_CONTROL).sum())))
+    row_counts.add("texts_shortened", _total(items.select((texts.str.len_chars() > LONGEST).sum())))
     stripped = texts.str.slice(0, LONGEST).str.replace_all(_CONTROL, " ").str.strip_chars()
     items = items.with_columns(stripped)
     return items.with_columns(pl.when(texts != "").then(texts).name.keep())

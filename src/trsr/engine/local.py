@@ -126,18 +126,18 @@ class _Pool(Generic[S]):
     ) -> None:
         self.todo: deque[S] = deque()
         self._folder, self._work, self._before, self._progress = folder, work, before, progress
-        self._elsewhere: list[S] = []
+        self._external: list[S] = []
         self._begun: Counter[str] = Counter()
 
     def run(self, parts: Sequence[Share]) -> Generator[Done[S]]:
         workers: list[_Worker[S]] = [_Worker(self._folder, self._work, part) for part in parts]
         try:
-            while self.todo or self._elsewhere or any(worker.shard for worker in workers):
+            while self.todo or self._external or any(worker.shard for worker in workers):
                 for worker in workers:
                     if worker.shard is None and self.todo:
                         self._give(worker)
                 busy = [worker for worker in workers if worker.shard is not None]
-                limit = POLL if self._elsewhere else None
+                limit = POLL if self._external else None
                 ready = wait([worker.connection for worker in busy], limit) if busy else []
                 for worker in busy:
                     done = self._heard(worker, workers) if worker.connection in ready else None
@@ -146,8 +146,8 @@ class _Pool(Generic[S]):
                 if not busy:  # other processes are at all that is left
                     time.sleep(POLL)
                 if not self.todo:
-                    self.todo.extend(self._elsewhere)
-                    self._elsewhere.clear()
+                    self.todo.extend(self._external)
+                    self._external.clear()
         finally:
             for worker in workers:
                 worker.stop()
@@ -173,7 +173,7 @@ class _Pool(Generic[S]):
         worker.shard, worker.note = None, ""
         if said is None:
             self._begun[shard.key] -= 1
-            self._elsewhere.append(shard)
+            self._external.append(shard)
             return None
         done: Done[S] = dataclasses.replace(said, shard=shard)
         return done

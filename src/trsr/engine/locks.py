@@ -13,7 +13,7 @@ import filelock
 from trsr.engine.base import Done, S, Work
 from trsr.errors import TrsrError
 from trsr.progress import Progress
-from trsr.store.rundir import explained, write_atomic
+from trsr.storage.run_directory import explained, write_atomic
 
 POLL = 0.5
 """Seconds between two looks at a lock that another process holds."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trsr.plugins import PluginTable
+from trsr.registry import PluginTable
 
 DEFAULT = "llm_trsr"
 

@@ -21,6 +21,6 @@ METHOD = Method(
             "targets": ["q_proj", "v_proj"],
             "learning_rate": 1e-4,
         },
-        "rank": {"rankers": ["popular", "untuned", "llm"]},
+        "rank": {"rankers": ["popular", "llm_zero_shot", "llm"]},
     },
 )

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from trsr.config import Config
 from trsr.errors import ConfigError
 from trsr.methods import METHODS, Method
-from trsr.pipeline import stair
+from trsr.pipeline import runner
+from trsr.pipeline.runner import Outcome, Stage, advance, refuse_stale
 from trsr.pipeline.stages import STAGE_TABLE, STAGES
-from trsr.pipeline.stair import Outcome, Stage, advance, refuse_stale
 from trsr.progress import Progress, Silent
-from trsr.store.rundir import RunDirectory
+from trsr.storage.run_directory import RunDirectory
 
 __all__ = [
     "STAGE_NAMES",
@@ -92,7 +92,7 @@ def is_finished(config: Config) -> bool:
     Raises:
         StoreError: If the manifest cannot be read.
     """
-    return stair.is_finished(stages_of(config), config, RunDirectory(config.run.folder))
+    return runner.is_finished(stages_of(config), config, RunDirectory(config.run.folder))
 
 
 def stage_key(config: Config, name: str) -> str:

@@ -11,9 +11,9 @@ import polars as pl
 
 from trsr.data import Dataset
 from trsr.errors import StoreError
-from trsr.store import files
-from trsr.store.rundir import RunDirectory
-from trsr.store.tables import read_table
+from trsr.storage import files
+from trsr.storage.run_directory import RunDirectory
+from trsr.storage.tables import read_table
 from trsr.types import Case, Query, Summary
 
 

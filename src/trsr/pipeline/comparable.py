@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from trsr.errors import DataError
-from trsr.pipeline.finished import FinishedRun
+from trsr.pipeline.finished_run import FinishedRun
 
 
 def check_comparable(runs: Sequence[FinishedRun], among: pl.DataFrame | None = None) -> None:

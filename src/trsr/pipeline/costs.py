@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from trsr.evaluate.costs import RankerCost
-from trsr.llm.stored import Tally
-from trsr.rank import RankedBatch
+from trsr.models.cached import CacheCounts
+from trsr.rankers import RankedBatch
+from trsr.report.costs import RankerCost
 
 
 class CostBook:
@@ -21,17 +21,17 @@ class CostBook:
     """
 
     def __init__(self) -> None:
-        self._tallies: list[Tally] = []
+        self._tallies: list[CacheCounts] = []
         self._preparing: dict[str, float] = {}
         self._found: dict[str, RankerCost] = {}
 
-    def watch(self, tally: Tally) -> None:
+    def watch(self, counts: CacheCounts) -> None:
         """Counts what a model is asked from now on.
 
         Args:
-            tally: The model's (see `StoredModel`): the model itself may go when its ranker is done.
+            counts: The model's (see `CachedModel`): the model may go when its ranker is done.
         """
-        self._tallies.append(tally)
+        self._tallies.append(counts)
 
     @contextlib.contextmanager
     def preparing(self, name: str) -> Iterator[None]:
@@ -67,9 +67,9 @@ class CostBook:
             prompts=int(found["asked"] + found["hits"]),
             from_store=int(found["hits"]),
             tokens=int(found["tokens"]),
-            stored_seconds=round(found["stored_seconds"], 6),
-            stored_tokens=int(found["stored_tokens"]),
-            stored_unknown=int(found["stored_unknown"]),
+            cached_seconds=round(found["stored_seconds"], 6),
+            cached_tokens=int(found["stored_tokens"]),
+            cached_unknown=int(found["stored_unknown"]),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -8,23 +8,23 @@ from itertools import islice
 
 from trsr.config import Config
 from trsr.data import Dataset
-from trsr.evaluate import ShownBlock, ShownCandidate, ShownUser
-from trsr.evaluate.calibration import P_YES
-from trsr.pipeline.full import PROPOSALS, read_proposals
-from trsr.pipeline.growth import Growth, growth, page_writer
-from trsr.pipeline.likely import likely_called
-from trsr.pipeline.stair import Job
-from trsr.pipeline.told import told_summaries
+from trsr.metrics.calibration import P_YES
+from trsr.pipeline.probability_labels import probability_labels
+from trsr.pipeline.prompt_summaries import prompt_summaries
+from trsr.pipeline.retrieval import RETRIEVED, read_retrieved
+from trsr.pipeline.runner import Job
+from trsr.pipeline.summary_trace import SummaryTrace, page_writer, summary_trace
 from trsr.prompts import PromptWriter
-from trsr.rank import Rankings, p_yes
+from trsr.rankers import Rankings, p_yes
+from trsr.report import ShownBlock, ShownCandidate, ShownUser
 from trsr.summarize.settings import SILENT
 from trsr.types import Case, Item, RankedList, Summary
 
 EXAMPLES = 10
 SHOWN = 50
-"""Candidates shown of each example: full-catalogue lists are long."""
+"""Candidates shown of each example: full-catalog lists are long."""
 GONE_NOTE = (
-    "Texts that were written on the way are not in the output store (run.outputs) any more. They "
+    "Texts that were written on the way are not in the output store (run.cache) any more. They "
     "are shown again once they are written anew: remove report.json and the summaries "
     "(summaries.*.parquet) from the run's folder and give “trsr run”."
 )
@@ -48,12 +48,12 @@ def examples(
     """The first ranked users as they came, with the lists of the ranker the report is about."""
     config, split = job.config, job.config.rank.split
     lists = {ranked.query: ranked for ranked in islice(ranked_lists, EXAMPLES)}
-    told = told_summaries(config, dataset, split, summaries)
-    path = job.run / PROPOSALS
+    told = prompt_summaries(config, dataset, split, summaries)
+    path = job.run / RETRIEVED
     cases = dataset.cases(split)
     # of lists made elsewhere nobody proposed the candidates
     proposed = (
-        read_proposals(path) if cases.full and asks_model(config, name) and path.exists() else {}
+        read_retrieved(path) if cases.full and asks_model(config, name) and path.exists() else {}
     )
     view = _View(config, page_writer(config), name, proposed)
     users, missing = [], 0
@@ -61,7 +61,7 @@ def examples(
         query = case.query.id
         if query not in lists:
             continue
-        grown = growth(config, view.writer, case.query.history, summaries.get(query))
+        grown = summary_trace(config, view.writer, case.query.history, summaries.get(query))
         told_one = (told if view.told else summaries).get(query)
         users.append(view.user(case, lists[query], grown, told_one))
         missing += grown.missing
@@ -119,24 +119,24 @@ class _View:
         return tells_summary(self.config, self.ranker)
 
     def user(
-        self, case: Case, ranked: RankedList, grown: Growth, summary: Summary | None
+        self, case: Case, ranked: RankedList, grown: SummaryTrace, summary: Summary | None
     ) -> ShownUser:
         merges = self.config.summarize.strategy == "hierarchical" and grown.cut
         return ShownUser(
             case.query.history.user,
             list(self._blocks(grown)),
             summary.text if summary else "",
-            [*self._shown(case, ranked), *self._elsewhere(case, ranked)],
+            [*self._shown(case, ranked), *self._external(case, ranked)],
             self.ranker,
             anothers=self.told and self.config.prompts.summary_of == "another",
             told=self.told,
             steps=grown.steps,
             steps_name="Merges" if merges else "Written on the way",
             counted=self._counted(case, ranked),
-            likely=likely_called(self.ranker) or P_YES,
+            probability_label=probability_labels(self.ranker) or P_YES,
         )
 
-    def _blocks(self, grown: Growth) -> Iterator[ShownBlock]:
+    def _blocks(self, grown: SummaryTrace) -> Iterator[ShownBlock]:
         for number, (items, text) in enumerate(grown.blocks, 1):
             name = f"Block {number}" if grown.cut else "Read in blocks, whose ends were not kept"
             known = grown.cut or grown.steps
@@ -164,7 +164,7 @@ class _View:
         told = f"{'' if shown == size else f'first {shown:,} of '}{size:,} candidates"
         if proposed is None:
             return told
-        return f"{told} that {self.config.rank.first_stage} proposed out of {every:,}"
+        return f"{told} that {self.config.rank.retriever} proposed out of {every:,}"
 
     def _shown(self, case: Case, ranked: RankedList) -> Iterator[ShownCandidate]:
         items = {item.id: item for item in case.query.candidates}
@@ -172,10 +172,12 @@ class _View:
             right = entry.item in case.relevant
             if place > SHOWN and not right:
                 continue
-            likely = p_yes(entry.score) if likely_called(self.ranker) else None
-            yield ShownCandidate(self._line(items[entry.item]), likely, right, f"{place:,}")
+            probability_label = p_yes(entry.score) if probability_labels(self.ranker) else None
+            yield ShownCandidate(
+                self._line(items[entry.item]), probability_label, right, f"{place:,}"
+            )
 
-    def _elsewhere(self, case: Case, ranked: RankedList) -> Iterator[ShownCandidate]:
+    def _external(self, case: Case, ranked: RankedList) -> Iterator[ShownCandidate]:
         """The right items that are not in the list."""
         listed = {entry.item for entry in ranked}
         proposed = self.proposed.get(case.query.id)
@@ -183,7 +185,7 @@ class _View:
             if item.id not in case.relevant or item.id in listed:
                 continue
             if proposed is not None and item.id not in proposed:
-                why = f"not proposed by {self.config.rank.first_stage}"
+                why = f"not proposed by {self.config.rank.retriever}"
             else:
                 why = f"not among the first {len(ranked.entries):,}"
             yield ShownCandidate(self._line(item), None, True, "–", why)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from trsr.evaluate.notes import on_errors, on_ties
-from trsr.pipeline.finished import FinishedRun
+from trsr.metrics.notes import on_errors, on_ties
+from trsr.pipeline.finished_run import FinishedRun
 
 
 @dataclass(frozen=True, slots=True)

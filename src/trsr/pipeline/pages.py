@@ -11,19 +11,20 @@ from scipy import special
 
 from trsr.config import Config
 from trsr.data import Dataset
-from trsr.evaluate import Page, Report, write_html
-from trsr.evaluate.calibration import Calibration, calibrate
-from trsr.evaluate.costs import UNRECORDED, RankerCost, read_costs
-from trsr.evaluate.groups import history_groups
-from trsr.evaluate.texts import latex, markdown
+from trsr.metrics import Report
+from trsr.metrics.calibration import Calibration, calibrate
+from trsr.metrics.groups import history_groups
+from trsr.metrics.trec import file_name, write_qrels, write_trec_run
 from trsr.pipeline.examples import examples
-from trsr.pipeline.likely import likely_called, likely_notes
+from trsr.pipeline.probability_labels import probability_labels, probability_notes
 from trsr.pipeline.records import made_with, stage_times
-from trsr.pipeline.stair import Job
+from trsr.pipeline.runner import Job
 from trsr.progress import Progress
-from trsr.rank import Rankings
+from trsr.rankers import Rankings
+from trsr.report import Page, write_html
+from trsr.report.costs import UNRECORDED, RankerCost, read_costs
+from trsr.report.markdown_report import latex, markdown
 from trsr.summarize.settings import SILENT
-from trsr.trec import file_name, write_qrels, write_trec_run
 from trsr.types import RankedList, Summary
 
 
@@ -34,7 +35,7 @@ def write_pages(
     summaries: Mapping[str, Summary],
     rankings: Mapping[str, Rankings],
     stages: Sequence[str],
-    first_stage: Mapping[str, Any] | None = None,
+    retriever: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the report in all its forms, and the files for other tools.
 
@@ -45,7 +46,7 @@ def write_pages(
         summaries: By query.
         rankings: By ranker.
         stages: The names of the stages that are done, in order.
-        first_stage: Its figures, where there is one.
+        retriever: Its figures, where there is one.
     """
     config = job.config
     header, rows, notes = report.rows()
@@ -55,7 +56,7 @@ def write_pages(
     calibrations = [
         calibrated(name, cases, rankings[name].frame, called)
         for name in rankings
-        if (called := likely_called(name))
+        if (called := probability_labels(name))
     ]
     costs = _costs(job, rankings)
     values |= {
@@ -63,8 +64,8 @@ def write_pages(
         "calibration": {one.ranker: one.to_json() for one in calibrations},
         "costs": {one.ranker: one.to_json() for one in costs},
     }
-    if first_stage is not None:
-        values["first_stage"] = dict(first_stage)
+    if retriever is not None:
+        values["retriever"] = dict(retriever)
     (job.out / "report.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), "utf-8")
     report.per_query.write_parquet(job.out / "per_query.parquet")
     (job.out / "table.tex").write_text(latex(report), "utf-8")
@@ -85,7 +86,7 @@ def write_pages(
         validated=_validated(config),
         groups=groups,
         calibrations=calibrations,
-        calibration_notes=likely_notes(config, [one.ranker for one in calibrations]),
+        calibration_notes=probability_notes(config, [one.ranker for one in calibrations]),
         trec=config.evaluate.trec,
         costs=costs,
         costs_note="" if costs else UNRECORDED,
@@ -101,17 +102,19 @@ def _subtitle(config: Config, rankings: Iterable[str]) -> str:
     strategy, used = config.summarize.strategy, {*config.rank.used, *rankings}
     asking = {*config.rank.those("uses_llm", used)}
     reading = {*config.rank.those("reads_summary", used)}
-    judge = [config.model.name] if asking else []
+    model_names = [config.model.name] if asking else []
     if asking & reading and (config.summarized or strategy == "none"):
         whose = " of other users" if config.prompts.summary_of == "another" else ""
         kind = f"{strategy} summaries{whose}" if config.summarized else "no summaries"
-        return ", ".join([*judge, kind, _told(config)])
-    told = [_told(config)] if asking & reading else ["told nothing of the user"] if judge else []
+        return ", ".join([*model_names, kind, _told(config)])
+    told = (
+        [_told(config)] if asking & reading else ["told nothing of the user"] if model_names else []
+    )
     if strategy == "none":
-        return ", ".join([*judge, *told]) or "no language model was asked"
+        return ", ".join([*model_names, *told]) or "no language model was asked"
     wrote = "" if strategy in SILENT else f" by {config.summarizer.name}"
     untold = "" if reading - asking else ", which no ranker is told"
-    return ", ".join([*judge, *told, f"{strategy} summaries{wrote}{untold}"])
+    return ", ".join([*model_names, *told, f"{strategy} summaries{wrote}{untold}"])
 
 
 def _told(config: Config) -> str:
@@ -123,8 +126,8 @@ def calibrated(name: str, cases: pl.DataFrame, lists: pl.DataFrame, called: str)
     rows = lists.join(cases.select("query", "relevant"), on="query").explode("items", "scores")
     rows = rows.drop_nulls("items")  # an empty list gives a row without one
     right = rows.select(pl.col("items").is_in(pl.col("relevant"))).to_series()
-    likely = special.expit(rows["scores"].to_numpy())
-    return calibrate(name, likely, right.cast(pl.Float64).to_numpy(), called)
+    probability_label = special.expit(rows["scores"].to_numpy())
+    return calibrate(name, probability_label, right.cast(pl.Float64).to_numpy(), called)
 
 
 def watched(lists: Rankings, progress: Progress, note: str) -> Iterator[RankedList]:

@@ -9,25 +9,25 @@ from typing import Any
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.errors import PromptError
-from trsr.llm import ScoringModel
 from trsr.machine import give_back_memory
+from trsr.models import ScoringModel
 from trsr.pipeline.artifacts import needed_adapter, run_summaries
-from trsr.pipeline.beforehand import check_prepared
 from trsr.pipeline.costs import CostBook
-from trsr.pipeline.depends import ranked_splits
-from trsr.pipeline.fitted import FittedRankers
-from trsr.pipeline.full import PROPOSALS, FirstStage
-from trsr.pipeline.stair import Job
-from trsr.pipeline.told import told_cases, told_summaries
+from trsr.pipeline.fitted_rankers import FittedRankers
+from trsr.pipeline.keys import ranked_splits
+from trsr.pipeline.preflight import check_prepared
+from trsr.pipeline.prompt_summaries import prompt_cases, prompt_summaries
+from trsr.pipeline.retrieval import RETRIEVED, Retriever
+from trsr.pipeline.runner import Job
 from trsr.progress import Progress
-from trsr.prompts import PromptTally, PromptWriter
-from trsr.rank import RankedBatch, case_batches, rank_batches, write_rankings
-from trsr.recommender import judge
-from trsr.store.rundir import RunDirectory
+from trsr.prompts import PromptCounts, PromptWriter
+from trsr.rankers import RankedBatch, case_batches, rank_batches, write_rankings
+from trsr.recommender import open_ranking_model
+from trsr.storage.run_directory import RunDirectory
 from trsr.types import Query, Summary
 
 
-class JudgeCounts:
+class RankingModelCounts:
     """Opens the language model for rankers, and counts what was asked.
 
     Of models and writers the counts alone are kept: a model must go when its ranker is done.
@@ -42,14 +42,16 @@ class JudgeCounts:
         self._config = config
         self._run = run
         self._book = book
-        self._written: dict[str, tuple[str, list[PromptTally]]] = {}
+        self._written: dict[str, tuple[str, list[PromptCounts]]] = {}
 
     def __call__(self, trained: bool) -> tuple[ScoringModel, PromptWriter]:
         """Opens the model, trained or as it came."""
-        model, writer = judge(self._config, needed_adapter(self._run) if trained else None)
-        tallies = self._written.setdefault(model.identity, (writer.digest, []))[1]
-        tallies.append(writer.tally)
-        self._book.watch(model.tally)
+        model, writer = open_ranking_model(
+            self._config, needed_adapter(self._run) if trained else None
+        )
+        counts = self._written.setdefault(model.identity, (writer.digest, []))[1]
+        counts.append(writer.counts)
+        self._book.watch(model.counts)
         return model, writer
 
     def to_json(self) -> dict[str, Any]:
@@ -57,10 +59,10 @@ class JudgeCounts:
         return {
             name: {
                 "prompts": prompts,
-                "shortened": sum(one.shortened for one in tallies),
-                "written": sum(one.written for one in tallies),
+                "shortened": sum(one.shortened for one in counts),
+                "written": sum(one.written for one in counts),
             }
-            for name, (prompts, tallies) in self._written.items()
+            for name, (prompts, counts) in self._written.items()
         }
 
 
@@ -71,16 +73,16 @@ def fitted_rankers(
     summaries: Mapping[str, Summary],
     book: CostBook,
     progress: Progress,
-) -> tuple[FittedRankers, JudgeCounts]:
+) -> tuple[FittedRankers, RankingModelCounts]:
     """The rankers of a run, in the stage `rank` or for a search before it."""
-    opened = JudgeCounts(config, run, book)
+    opened = RankingModelCounts(config, run, book)
     rankers = FittedRankers(
         config,
         run,
         dataset,
         run.workspace("rank") / "rankers",
         opened,
-        lambda: told_cases(config, dataset, "valid", summaries),
+        lambda: prompt_cases(config, dataset, "valid", summaries),
         progress,
     )
     return rankers, opened
@@ -97,7 +99,7 @@ def rank_candidates(job: Job) -> dict[str, Any]:
     summaries, fit = run_summaries(dataset, ranked_splits(config), needed=needed)
     check_prepared(config, dataset)
     split = config.rank.split
-    told = told_summaries(config, dataset, split, summaries)
+    told = prompt_summaries(config, dataset, split, summaries)
     cases = dataset.cases(split)
     book = CostBook()
     rankers, opened = fitted_rankers(config, job.run, dataset, summaries, book, progress)
@@ -108,7 +110,7 @@ def rank_candidates(job: Job) -> dict[str, Any]:
     def skipped(query: Query, error: PromptError) -> None:
         unfit[query.id] = str(error)
 
-    first = FirstStage(
+    first = Retriever(
         config, cases, dataset.catalog, rankers.get, lambda note: progress.advance(0, note)
     )
 
@@ -118,9 +120,9 @@ def rank_candidates(job: Job) -> dict[str, Any]:
             chosen.update({name: dict(ranker.chosen)} if ranker.chosen else {})
             progress.begin(len(cases), "queries")
             dear = bool(rank.those("uses_llm", rank.with_members(name)))
-            proposals = first.proposals() if cases.full and dear else None
+            retrieve_k = first.retrieve_k() if cases.full and dear else None
         size = ranker.batch_size if dear else 0
-        batches = case_batches(cases, dataset.catalog, told, size, proposals)
+        batches = case_batches(cases, dataset.catalog, told, size, retrieve_k)
         depth = rank.depth if cases.full else None
         made = rank_batches(ranker, batches, skipped, depth=depth, seed=config.run.seed)
         for batch in book.ranking(name, made):
@@ -131,8 +133,8 @@ def rank_candidates(job: Job) -> dict[str, Any]:
 
     write_rankings(job.out / "rankings.parquet", {name: lists(name) for name in names})
     if first.used:
-        first.write(job.out / PROPOSALS)
-    rankers.write(job.out, tuple(dict.fromkeys((*rank.used, *rank.with_members(rank.first_stage)))))
+        first.write(job.out / RETRIEVED)
+    rankers.write(job.out, tuple(dict.fromkeys((*rank.used, *rank.with_members(rank.retriever)))))
     rankers.forget()
     if unfit and len(unfit) == len(cases):
         raise PromptError(f"no query fits the context; the first: {next(iter(unfit.values()))}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trsr.evaluate import StageTime
-from trsr.store.rundir import StageRecord
+from trsr.report import StageTime
+from trsr.storage.run_directory import StageRecord
 
 _TOLD_ELSEWHERE = ("seconds", "earlier_seconds", "seed")
 

@@ -12,12 +12,12 @@ import polars as pl
 from trsr.config import Config
 from trsr.data import Dataset, prepare
 from trsr.data.settings import DataSettings
-from trsr.evaluate import AnswerKey, ItemFacts, parse_metric
-from trsr.evaluate import evaluate as compute
-from trsr.evaluate.report import Note
-from trsr.fetch import get
-from trsr.llm import LanguageModel, ScoringModel
+from trsr.hub import get
 from trsr.methods import METHODS
+from trsr.metrics import AnswerKey, ItemFacts, parse_metric
+from trsr.metrics import evaluate as compute
+from trsr.metrics.report import Note
+from trsr.models import LanguageModel, ScoringModel
 from trsr.pipeline.artifacts import (
     CASES,
     ENDS,
@@ -28,8 +28,8 @@ from trsr.pipeline.artifacts import (
     run_summaries,
     summaries_file,
 )
-from trsr.pipeline.beforehand import check_prepared
-from trsr.pipeline.depends import (
+from trsr.pipeline.convergence import convergence, convergence_notes
+from trsr.pipeline.keys import (
     data_seed,
     data_settings,
     evaluate_settings,
@@ -39,19 +39,19 @@ from trsr.pipeline.depends import (
     train_settings,
     used_splits,
 )
-from trsr.pipeline.full import PROPOSALS, first_stage_report, full_notes
-from trsr.pipeline.learned import learned, learning_notes
 from trsr.pipeline.pages import write_pages
+from trsr.pipeline.preflight import check_prepared
+from trsr.pipeline.prompt_summaries import prompt_cases
 from trsr.pipeline.ranking import rank_candidates
-from trsr.pipeline.stair import SOURCE, Job, Stage
-from trsr.pipeline.told import told_cases
-from trsr.plugins import PluginTable
+from trsr.pipeline.retrieval import RETRIEVED, full_notes, retriever_report
+from trsr.pipeline.runner import SOURCE, Job, Stage
 from trsr.prompts import PromptWriter
-from trsr.rank import YesNoRanker, rank_what_fits, read_rankings
-from trsr.recommender import RANKERS, judge_writer, open_stored, summary_writer
-from trsr.store import files
+from trsr.rankers import PointwiseLLMRanker, rank_what_fits, read_rankings
+from trsr.recommender import RANKERS, open_cached, ranking_writer, summary_writer
+from trsr.registry import PluginTable
+from trsr.storage import files
 from trsr.summarize import summarize
-from trsr.train import guess_loss, train
+from trsr.training import chance_loss, train
 from trsr.types import Summary
 
 CURVES = frozenset({"losses", "validations", "adapter"})
@@ -84,7 +84,7 @@ def _summarize(job: Job) -> dict[str, Any]:
     if not tables:
         info = {"why": "none is read: no ranker of rank.rankers reads summaries"}
     elif config.summarize.strategy != "none":
-        model = open_stored(config, config.summarizer)
+        model = open_cached(config, config.summarizer)
         writer = summary_writer(config, model, dataset.catalog)
         histories = (told for table in tables.values() for told in table.histories())
         found = dict(
@@ -98,15 +98,15 @@ def _summarize(job: Job) -> dict[str, Any]:
         )
         info = {
             "model": model.identity,
-            "asked": model.tally.asked,
-            "from_store": model.tally.hits,
-            "stored_seconds": round(model.tally.stored_seconds, 6),
-            "stored_tokens": model.tally.stored_tokens,
-            "stored_unknown": model.tally.stored_unknown,
+            "asked": model.counts.asked,
+            "from_store": model.counts.hits,
+            "stored_seconds": round(model.counts.cached_seconds, 6),
+            "stored_tokens": model.counts.cached_tokens,
+            "stored_unknown": model.counts.cached_unknown,
             "shortened": writer.shortened,
             "prompts": writer.digest,
             "empty": sum(not one.text for one in found.values()),
-        } | (_usage(model) or {"tokens": model.tally.tokens})
+        } | (_usage(model) or {"tokens": model.counts.tokens})
     for split in SPLITS:
         queries = tables[split].frame["query"] if split in tables else ()
         own = {query: found[query] for query in queries if query in found}
@@ -145,22 +145,22 @@ def _train(job: Job) -> dict[str, Any]:
     used = config.train.validate_steps
     splits = ("train", "valid") if used else ("train",)
     summaries, fit = run_summaries(dataset, splits if told else (), needed=config.summarized)
-    valid = list(told_cases(config, dataset, "valid", summaries)) if used else []
+    valid = list(prompt_cases(config, dataset, "valid", summaries)) if used else []
     writers: list[PromptWriter] = []
 
     def words(model: LanguageModel) -> PromptWriter:
-        writers.append(judge_writer(config, model))
+        writers.append(ranking_writer(config, model))
         return writers[-1]
 
     def validate(model: ScoringModel) -> dict[str, float]:
-        ranker = YesNoRanker(model, judge_writer(config, model))
+        ranker = PointwiseLLMRanker(model, ranking_writer(config, model))
         queries = (case.query for case in valid)
         ranked = list(rank_what_fits(ranker, queries, lambda query, error: None, "llm"))
         report = compute(valid, {"llm": ranked}, config.train.select_on)
         return report.means("llm")
 
     result = train(
-        list(told_cases(config, dataset, "train", summaries)),
+        list(prompt_cases(config, dataset, "train", summaries)),
         model=config.model,
         words=words,
         settings=config.train,
@@ -173,7 +173,7 @@ def _train(job: Job) -> dict[str, Any]:
     info = dataclasses.asdict(result) | {"prompts": writers[0].digest} | fit.to_json()
     frame = dataset.cases("train").frame
     sizes = frame.select(pl.col("candidates", "relevant").list.len()).rows()
-    info |= learned(result.losses, guess_loss(config.train.loss, sizes))
+    info |= convergence(result.losses, chance_loss(config.train.loss, sizes))
     return {key: one for key, one in info.items() if key not in CURVES}
 
 
@@ -193,8 +193,8 @@ def _validation_notes(config: Config) -> Iterator[str]:
 
 
 _ELSEWHERE = (
-    "lists that were made elsewhere (rank.lists). What they were fitted and chosen on, and whether "
-    "they knew the answers, is not known here."
+    "lists that were made elsewhere (rank.external). What they were fitted and chosen on, and "
+    "whether they knew the answers, is not known here."
 )
 _UNSUMMARIZED = "they are ranked without; `trsr summarize` writes them."
 _UNTIMED = (
@@ -241,14 +241,14 @@ def _evaluate(job: Job) -> dict[str, Any]:
         items=ItemFacts(dataset.catalog.frame, dataset.interactions) if beyond else None,
         progress=job.progress,
     )
-    first = first_stage_report(job.run / PROPOSALS, cases, config)
+    first = retriever_report(job.run / RETRIEVED, cases, config)
     notes = [Note(text) for text in (full_notes(config, first) if cases.full else ())]
     if config.rank.split == "valid":
         notes += [Note(text, serious=True) for text in _validation_notes(config)]
     if "popular_recent" in config.rank.used and not dataset.timed:
         notes.append(Note(_UNTIMED))
-    notes += [Note(f"{name}: {_ELSEWHERE}", serious=True) for name in config.rank.elsewhere]
-    told = learning_notes(job.run.records(), config.rank.used)
+    notes += [Note(f"{name}: {_ELSEWHERE}", serious=True) for name in config.rank.external_lists]
+    told = convergence_notes(job.run.records(), config.rank.used)
     report = report.noted([*notes, *(Note(text, serious=True) for text in told)])
     needed = config.reads_summary(config.rank.used)
     summaries, fit = run_summaries(dataset, (config.rank.split,), needed=needed)
@@ -291,11 +291,11 @@ RANK = Stage(
     rank_settings,
     rank_candidates,
     _rank_reads,
-    writes_more=(PROPOSALS,),
+    writes_more=(RETRIEVED,),
 )
 EVALUATE = Stage(
     "evaluate",
-    ("items.parquet", "rankings.parquet", PROPOSALS),
+    ("items.parquet", "rankings.parquet", RETRIEVED),
     ("report.json",),
     evaluate_settings,
     _evaluate,

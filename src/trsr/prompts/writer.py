@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from trsr.errors import ConfigError, PromptError
-from trsr.prompts.domain import Form, Kind, Style, load_domain
+from trsr.prompts.budget import Budget, first_fit, ladder
 from trsr.prompts.finish import finished
-from trsr.prompts.fit import Budget, first_fit, ladder
+from trsr.prompts.keywords import Keywords
 from trsr.prompts.settings import PromptSettings
-from trsr.prompts.terms import Terms
+from trsr.prompts.templates import Kind, PromptTemplate, Style, load_domain
 from trsr.prompts.text import Line, cut, fold, length, tell
 from trsr.settings import digest
 from trsr.types import Item, Prompt, Query
@@ -21,7 +21,7 @@ LAYOUT = 1
 
 
 @dataclass(slots=True)
-class PromptTally:
+class PromptCounts:
     """How many prompts were written; outlives the writer, and the model that it counts tokens with.
 
     Attributes:
@@ -42,13 +42,13 @@ class PromptWriter:
         context_tokens: The most tokens of a prompt and its answer together.
         reserve_tokens: How many of them are kept for the answer.
         catalog: All items: what `terms` are told from.
-        summarized: Whether the run tells summaries; where not, the domain's `judge_plain` is asked.
+        summarized: Whether the run tells summaries; where not, the domain's `rank_plain` is asked.
 
     Attributes:
         settings: As given.
         answers: The judge's two answers, yes first, as they are to be scored.
         digest: A hash of the words and of the settings that choose among them.
-        tally: How many prompts were written, and cut to fit.
+        counts: How many prompts were written, and cut to fit.
 
     Raises:
         ConfigError: If there is no such domain or style, its words cannot be laid out as asked,
@@ -75,8 +75,8 @@ class PromptWriter:
         style: Style | None = getattr(self._domain, settings.style)
         if style is None:
             raise ConfigError(f"the domain {settings.domain} has no style {settings.style!r}")
-        plain = not summarized and bool(self._domain.judge_plain)
-        self._judge = self._domain.judge_plain if plain else self._domain.judge
+        plain = not summarized and bool(self._domain.rank_plain)
+        self._rank = self._domain.rank_plain if plain else self._domain.rank
         # whose summary comes in changes no word here
         chosen = settings.model_dump(mode="json", exclude={"domain", "summary_of"})
         self.settings = settings
@@ -87,32 +87,32 @@ class PromptWriter:
             "layout": LAYOUT,
         }
         if plain:
-            words["judge_plain"] = [turn.model_dump(mode="json") for turn in self._judge]
+            words["rank_plain"] = [turn.model_dump(mode="json") for turn in self._rank]
         self.digest = digest(words)
-        self.tally = PromptTally()
+        self.counts = PromptCounts()
         self._sentences = style.sentences
         self._catalog = catalog
-        self._forms = self._make_forms(style)
+        self._forms = self._make_templates(style)
         self._budget = Budget(count_tokens, context_tokens - reserve_tokens)
         self._room = f"{context_tokens - reserve_tokens} ({context_tokens} less the answer's)"
 
     @property
     def written(self) -> int:
         """How many prompts were written."""
-        return self.tally.written
+        return self.counts.written
 
     @property
     def shortened(self) -> int:
         """How many of them were cut to fit, beyond the settings' own word limits."""
-        return self.tally.shortened
+        return self.counts.shortened
 
-    def _make_forms(self, style: Style) -> dict[Kind, Form]:
+    def _make_templates(self, style: Style) -> dict[Kind, PromptTemplate]:
         words = {"words": str(self.settings.summary_words)}
         return {
-            "write": Form(style.write, words),
-            "revise": Form(style.revise, words),
-            "merge": Form(style.merge, words),
-            "judge": Form(self._judge, {}),
+            "write": PromptTemplate(style.write, words),
+            "revise": PromptTemplate(style.revise, words),
+            "merge": PromptTemplate(style.merge, words),
+            "rank": PromptTemplate(self._rank, {}),
         }
 
     def _tell(self, item: Item, words: int, *, numbers: bool = True) -> Line:
@@ -130,12 +130,12 @@ class PromptWriter:
         return self._tell(item, words, numbers=numbers).text()
 
     def terms(self, items: Sequence[Item], most: int) -> str:
-        """The words by which these items stand out of the catalogue, the strongest first."""
+        """The words by which these items stand out of the catalog, the strongest first."""
         return ", ".join(self._terms.of([self._told(item) for item in items], most))
 
     @cached_property
-    def _terms(self) -> Terms:
-        return Terms(self._told(item) for item in self._catalog)
+    def _terms(self) -> Keywords:
+        return Keywords(self._told(item) for item in self._catalog)
 
     def _told(self, item: Item) -> str:
         """An item's values as the summary prompts tell them, without the columns' names."""
@@ -217,10 +217,10 @@ class PromptWriter:
         return form.fill(values(step))
 
     def _count(self, prompts: int, cut_to_fit: bool) -> None:
-        self.tally.written += prompts
-        self.tally.shortened += prompts if cut_to_fit else 0
+        self.counts.written += prompts
+        self.counts.shortened += prompts if cut_to_fit else 0
 
-    def judge(self, query: Query) -> list[Prompt]:
+    def rank(self, query: Query) -> list[Prompt]:
         """Asks, of each candidate in the query's order, whether the user takes it next.
 
         The prompts are the same up to the candidate, which comes last and is never cut to fit.
@@ -234,7 +234,7 @@ class PromptWriter:
         summary = fold(query.summary.text) if query.summary and self.settings.use_summary else ""
         recent = [self._tell(item, words) for item in query.history.recent(self.settings.recent)]
         candidates = [self._tell(item, words).text() for item in query.candidates]
-        rungs, form = ladder(recent, length(summary)), self._forms["judge"]
+        rungs, form = ladder(recent, length(summary)), self._forms["rank"]
 
         def values(step: int) -> dict[str, str]:
             told = rungs[step]
@@ -258,7 +258,7 @@ class PromptWriter:
         query: Query,
     ) -> int:
         """The first step with which every candidate fits, searched with the longest one."""
-        form, budget = self._forms["judge"], self._budget
+        form, budget = self._forms["rank"], self._budget
         longest, fits = budget.longest(form, values(0), "candidate", candidates)
         if fits:
             return 0

@@ -1,13 +1,13 @@
 """From histories to summaries: strategies that say what to ask, and the driver that asks it."""
 
-from trsr.summarize.driver import summarize
+from trsr.summarize.scheduler import summarize
 from trsr.summarize.settings import SILENT, STRATEGIES, SummarizeSettings
 from trsr.summarize.strategies import (
     Flow,
     Hierarchical,
+    KeywordSummary,
     NoSummary,
     Recurrent,
-    StandingOut,
     Strategy,
     Writer,
 )
@@ -17,9 +17,9 @@ __all__ = [
     "STRATEGIES",
     "Flow",
     "Hierarchical",
+    "KeywordSummary",
     "NoSummary",
     "Recurrent",
-    "StandingOut",
     "Strategy",
     "SummarizeSettings",
     "Writer",

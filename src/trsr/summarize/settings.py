@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from trsr.llm.base import Sampling
-from trsr.llm.settings import ModelSettings
-from trsr.plugins import PluginTable
+from trsr.models.base import Sampling
+from trsr.models.settings import ModelSettings
+from trsr.registry import PluginTable
 from trsr.settings import Settings
 
 STRATEGIES = PluginTable(
@@ -15,7 +15,7 @@ STRATEGIES = PluginTable(
     {
         "hierarchical": "trsr.summarize.strategies:Hierarchical",
         "recurrent": "trsr.summarize.strategies:Recurrent",
-        "terms": "trsr.summarize.strategies:StandingOut",
+        "terms": "trsr.summarize.strategies:KeywordSummary",
         "none": "trsr.summarize.strategies:NoSummary",
     },
 )

@@ -28,7 +28,7 @@ class Writer(Protocol):
         """Asks for one summary of several, given in time order."""
 
     def terms(self, items: Sequence[Item], most: int) -> str:
-        """The words by which these items stand out of the catalogue."""
+        """The words by which these items stand out of the catalog."""
 
 
 class Options(Protocol):
@@ -106,8 +106,8 @@ class Recurrent:
         return summary
 
 
-class StandingOut:
-    """Asks nothing, and says the words by which the history stands out of the catalogue.
+class KeywordSummary:
+    """Asks nothing, and says the words by which the history stands out of the catalog.
 
     The control for what a language model adds to counting words, and an upper hand where it is
     too small to read.

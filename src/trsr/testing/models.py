@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from trsr.errors import ModelError
-from trsr.llm.base import LanguageModel, Sampling, ScoringModel
+from trsr.models.base import LanguageModel, Sampling, ScoringModel
 from trsr.types import Message, Prompt
 
 _MOST_WAITS = 1000  # a backend with threads may look a few times before an answer comes

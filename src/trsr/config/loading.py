@@ -1,0 +1,287 @@
+"""All settings of a run, read and checked whole: TOML plus `section.key=value`.
+
+Every mistake is told at once. A relative path in a file is relative to that file; on the command
+line, to the current folder. A run directory in the place of a file is that run, wherever it lies.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from trsr.config.schema import Config
+from trsr.config.validation import conflicts, wrong_names
+from trsr.errors import ConfigError
+from trsr.methods import DEFAULT, METHODS
+from trsr.rankers.settings import RANKERS, RankSettings, ranker_class
+from trsr.registry import near
+from trsr.storage import files
+from trsr.storage.run_directory import RunDirectory
+
+PATHS = (
+    *(("data", "interactions"), ("data", "items"), ("data", "impressions")),
+    *(("run", "folder"), ("run", "outputs")),
+)
+
+
+def load_config(
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    values: Mapping[str, Any] | None = None,
+    changes: Mapping[str, Any] | None = None,
+    changes_from: Path | None = None,
+) -> Config:
+    """Reads a configuration file and applies `section.key=value` overrides.
+
+    Args:
+        path: The file, a recipe's name, or a run directory: the run is then made there, whatever
+            folder its settings name, unless `changes` or `overrides` name one.
+        overrides: As on the command line.
+        values: What the file held, where it is not to be read again.
+        changes: Tables of settings that replace the file's, before the overrides do.
+        changes_from: The folder that relative paths in `changes` start from; left out: the current
+            one.
+
+    Raises:
+        ConfigError: Listing every mistake, one a line.
+    """
+    path = find_config(Path(path))
+    values = read_toml(path) if values is None else copy.deepcopy(dict(values))
+    if "base" in values and not isinstance(values["base"], dict):
+        raise ConfigError(f"{path}: this is a sweep, not one run; give `trsr sweep {path}`")
+    _resolve(values, path.parent)
+    if path.name == "config.toml" and RunDirectory(path.parent).begun:
+        _stay(values, path.parent)
+    if changes:
+        own = copy.deepcopy(dict(changes))
+        _resolve(own, changes_from or Path.cwd())
+        _merge(values, own, "the sweep's settings")
+    for override in overrides:
+        _apply(values, override)
+    run = values.setdefault("run", {})
+    if isinstance(run, dict):
+        run.setdefault("folder", str(Path("runs", path.stem).absolute()))
+        run.setdefault("outputs", str(_outputs_beside(str(run["folder"]))))
+    return check_config(values, str(path))
+
+
+def check_config(values: Mapping[str, Any], source: str = "settings") -> Config:
+    """Makes a `Config` of plain values.
+
+    Args:
+        values: What is said; the rest is the method's, else the defaults.
+        source: Where it is said, as a message names it.
+
+    Raises:
+        ConfigError: Listing every mistake, one a line.
+    """
+    method = values.get("method", DEFAULT)
+    if method in METHODS.names():  # else it is among the wrong names
+        values = METHODS.load(method).fill(values)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems = said_of(error)
+        problems += _wrong_names_beside(values, error)
+        raise ConfigError(_list(source, problems)) from error
+    problems = [*wrong_names(config), *conflicts(config)]
+    if problems:
+        raise ConfigError(_list(source, problems))
+    return config
+
+
+def recipes() -> dict[str, Path]:
+    """The configurations that come with trsr, by name."""
+    folder = Path(__file__).parents[1] / "recipes"
+    return {path.stem: path for path in files.listed(folder, "*.toml")}
+
+
+def find_config(path: Path) -> Path:
+    """A configuration file: a path, a run's folder, or a recipe that comes with trsr by name."""
+    if files.is_file(path):
+        return Path(os.path.abspath(path))
+    if files.is_folder(path) and files.is_file(path / "config.toml"):
+        return Path(os.path.abspath(path / "config.toml"))
+    known = recipes()
+    if path.stem in known and path.parent.name in ("", "recipes"):
+        return known[path.stem]
+    raise ConfigError(
+        f"there is no configuration file {path}, and no such recipe{near(path.stem, list(known))}"
+    )
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    try:
+        return tomllib.loads(files.read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _resolve(values: dict[str, Any], base: Path) -> None:
+    """Makes the paths of a table of settings absolute."""
+    for section, key in PATHS:
+        table = values.get(section)
+        if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
+            table[key] = os.path.abspath(base / Path(table[key]).expanduser())
+    for table, key in _lists(values):
+        table[key] = [
+            os.path.abspath(base / Path(one).expanduser()) if isinstance(one, str) else one
+            for one in table[key]
+        ]
+    for table, key in _places(values):
+        value = table.get(key)
+        if isinstance(value, str) and value.startswith(("./", "../", "~")):
+            table[key] = os.path.abspath(base / Path(value).expanduser())
+
+
+def _stay(values: dict[str, Any], folder: Path) -> None:
+    """Makes a run's own settings those of the folder that they lie in.
+
+    They name the folder that the run was made in. Since then it may have been moved or copied, and
+    nothing that is asked of the copy may be done to the first one.
+    """
+    run = values.setdefault("run", {})
+    if not isinstance(run, dict):
+        return
+    before, outputs = run.get("folder"), run.get("outputs")
+    run["folder"] = str(folder)
+    # beside the run by default: a store that was moved with it is beside it still
+    if before and outputs == str(_outputs_beside(str(before))) and not files.exists(Path(outputs)):
+        del run["outputs"]
+
+
+def _outputs_beside(folder: str) -> Path:
+    """Where a run's store of outputs is unless the settings say so."""
+    return Path(folder).parent / "responses.sqlite"
+
+
+def _lists(values: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Settings that are lists of paths."""
+    rank = values.get("rank")
+    lists = rank.get("lists") if isinstance(rank, dict) else None
+    for one in lists.values() if isinstance(lists, dict) else ():
+        if isinstance(one, dict) and isinstance(one.get("files"), list):
+            yield one, "files"
+
+
+def _places(values: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Settings that may be a path or a name."""
+    summarize = values.get("summarize")
+    for table, key in (
+        (values.get("prompts"), "domain"),
+        (values.get("model"), "name"),
+        (values.get("rank"), "text_model"),
+        (summarize.get("model") if isinstance(summarize, dict) else None, "name"),
+    ):
+        if isinstance(table, dict):
+            yield table, key
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Applies one `section.key=value`; the value is TOML, or else plain text."""
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or (len(keys) < 2 and keys != ["method"]) or not all(keys):
+        raise ConfigError(f"{override!r} is not a setting: write section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    addition: dict[str, Any] = {keys[-1]: value}
+    for key in reversed(keys[:-1]):
+        addition = {key: addition}
+    _resolve(addition, Path.cwd())
+    _merge(values, addition, override)
+
+
+def _merge(into: dict[str, Any], addition: Mapping[str, Any], override: str) -> None:
+    for key, value in addition.items():
+        if isinstance(value, dict) and isinstance(into.get(key, {}), dict):
+            _merge(into.setdefault(key, {}), value, override)
+        elif isinstance(into.get(key), dict):
+            raise ConfigError(f"{override!r}: {key} is a table of settings, not one value")
+        else:
+            into[key] = value
+
+
+def said_of(error: ValidationError, root: type[BaseModel] = Config) -> list[str]:
+    """What is wrong with a table of settings, a line each.
+
+    Args:
+        error: What pydantic found.
+        root: What the table was to be.
+    """
+    found = error.errors()
+    # pydantic counts the values that it takes: of a list with wrong ones alone it says two things
+    within = {one["loc"][:end] for one in found for end in range(len(one["loc"]))}
+    return [
+        _say(one, root)
+        for one in found
+        if not (one["type"] == "too_short" and one["loc"] in within)
+    ]
+
+
+def _say(error: Any, root: type[BaseModel]) -> str:
+    """One pydantic error as a line for people."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        names = _names(error["loc"][:-1], root)
+        return f"{where}: unknown setting{near(str(error['loc'][-1]), names)}"
+    untold = isinstance(error["input"], dict) or error["type"] == "secret"
+    given = "" if untold else f" (given: {error['input']!r})"
+    if error["type"] == "too_short":
+        return f"{where}: too few values: give at least {error['ctx']['min_length']}{given}"
+    return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}{given}"
+
+
+def _names(where: Sequence[int | str], model: type[BaseModel]) -> list[str]:
+    """The names of the settings in a table."""
+    parts = iter(where)
+    for part in parts:
+        if issubclass(model, RankSettings) and str(part) not in model.model_fields:
+            model = ranker_class(str(part)).config_class()
+            continue
+        annotation = model.model_fields[str(part)].annotation
+        options = (annotation, *get_args(annotation))
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+        if get_origin(annotation) is dict:  # tables by names of people's own: the next part is one
+            next(parts, None)
+    tables = RANKERS.names() if issubclass(model, RankSettings) else ()
+    return [*model.model_fields, *tables]
+
+
+def _wrong_names_beside(values: Mapping[str, Any], error: ValidationError) -> list[str]:
+    """The wrong names in settings that have other mistakes, which stand at their defaults here."""
+    others = copy.deepcopy(dict(values))
+    for one in error.errors():
+        *where, key = [part for part in one["loc"] if isinstance(part, str)]
+        table: Any = others
+        for part in where:
+            table = table.get(part) if isinstance(table, dict) else None
+        if isinstance(table, dict):
+            table.pop(key, None)
+    try:
+        return list(wrong_names(Config.model_validate(others)))
+    except ValidationError:
+        return []
+
+
+def _list(source: str, problems: Sequence[str]) -> str:
+    count = "one mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+    return "\n".join((f"{source}: {count} in the settings", *(f"  {one}" for one in problems)))

@@ -1,0 +1,94 @@
+"""The rooms' settings, side by side: all settings of a run. The rooms own classes and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import Field
+
+from trsr.data.settings import DataSettings
+from trsr.methods import DEFAULT
+from trsr.metrics.settings import EvaluateSettings
+from trsr.models.settings import ModelSettings
+from trsr.prompts.settings import PromptSettings
+from trsr.rankers.settings import RankSettings
+from trsr.settings import Settings
+from trsr.summarize.settings import SummarizeSettings
+from trsr.training.settings import TrainSettings, TuneSummarizerSettings
+
+
+class RunSettings(Settings):
+    """Where a run lives."""
+
+    folder: Path = Field(
+        Path(), description="the run directory; left out: runs/NAME-OF-THE-CONFIG, from here"
+    )
+    cache: Path = Field(
+        Path(),
+        description="the language models' responses, shared by runs; left out: responses.sqlite "
+        "beside the run directory",
+    )
+    seed: int = Field(0, ge=0, description="every draw of the run is derived from it")
+
+
+class Config(Settings):
+    """All settings of a run."""
+
+    method: str = Field(
+        DEFAULT,
+        description="a published method (`trsr ls methods`): its stages, and its settings where a "
+        "configuration says nothing",
+    )
+    run: RunSettings = Field(RunSettings(), description="where the run lives")
+    data: DataSettings = Field(DataSettings(), description="the data, its splits and candidates")
+    prompts: PromptSettings = Field(PromptSettings(), description="what is said to a model")
+    model: ModelSettings = Field(ModelSettings(), description="the language model")
+    summarize: SummarizeSettings = Field(SummarizeSettings(), description="history to summary")
+    train: TrainSettings = Field(TrainSettings(), description="LoRA fine-tuning")
+    rank: RankSettings = Field(RankSettings(), description="which rankers order the candidates")
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), description="which metrics")
+    tune_summarizer: TuneSummarizerSettings = Field(
+        TuneSummarizerSettings(), description="fine-tuning of the summarizing model"
+    )
+
+    @property
+    def summarizer(self) -> ModelSettings:
+        """The summarizing model's settings."""
+        return self.summarize.model or self.model
+
+    @property
+    def summarized(self) -> bool:
+        """Whether the ranking prompts tell summaries."""
+        return self.prompts.use_summary and self.summarize.strategy != "none"
+
+    def reads_summary(self, rankers: Collection[str]) -> bool:
+        """Whether one of the rankers reads the summary, in its prompt or by itself."""
+        reading = self.rank.those("reads_summary", rankers)
+        prompted = self.rank.those("uses_llm", reading)
+        written = self.summarize.strategy != "none"
+        return bool((prompted and self.summarized) or (len(reading) > len(prompted) and written))
+
+    @property
+    def trained(self) -> bool:
+        """Whether a model is trained: some ranker asks it."""
+        return self.train.epochs > 0 and bool(self.rank.those("needs_training"))
+
+    @property
+    def train_seed(self) -> int:
+        """What the draws of training follow from: the model's, and those of networks that rank."""
+        return self.run.seed if self.train.seed is None else self.train.seed
+
+    def to_toml(self) -> str:
+        """The settings as resolved, as a file that gives the same run."""
+        filled = self.model_copy(update={"rank": self.rank.resolved()})
+        return tomli_w.dumps(_plain(filled.model_dump(mode="json", exclude_none=True)))
+
+
+def _plain(value: Any) -> Any:
+    """TOML has no null."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items() if one is not None}
+    return value

@@ -1,0 +1,172 @@
+"""Mistakes that no room's own settings can see: names of parts, and rooms that contradict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trsr.config.schema import Config
+from trsr.data.settings import LISTLESS, READERS
+from trsr.errors import TrsrError
+from trsr.methods import DEFAULT, METHODS
+from trsr.models.settings import BACKENDS
+from trsr.rankers.settings import RANKERS, RankSettings
+from trsr.registry import near
+from trsr.summarize.settings import STRATEGIES
+
+
+def wrong_names(config: Config) -> Iterator[str]:
+    """Names of parts, metrics and domains that do not exist."""
+    named = [
+        ("method", "method", METHODS.names(), [config.method]),
+        ("data.reader", "reader", READERS.names(), [config.data.reader]),
+        ("summarize.strategy", "strategy", STRATEGIES.names(), [config.summarize.strategy]),
+        ("model.backend", "model backend", BACKENDS.names(), [config.model.backend]),
+        ("summarize.model.backend", "model backend", BACKENDS.names(), [config.summarizer.backend]),
+        ("rank.rankers", "ranker", config.rank.names, config.rank.rankers),
+        *(
+            (f"rank.{name}.members", "ranker", config.rank.names, config.rank.members(name))
+            for name in _composed(config.rank)
+        ),
+        ("rank.retriever", "ranker", RANKERS.names(), [config.rank.retriever]),
+    ]
+    for key, kind, known, names in named:
+        yield from (
+            f"{key}: there is no {kind} {name!r}{near(name, known)}"
+            for name in names
+            if name not in known
+        )
+    for name in sorted(set(config.rank.external) & set(RANKERS.names())):
+        yield f"rank.external: {name} is a ranker of its own; give the lists another name"
+    from trsr.metrics.metrics import parse_accuracy, parse_metric
+    from trsr.prompts import check_domain
+
+    for key, check, texts in (
+        ("evaluate.metrics", parse_metric, config.evaluate.metrics),
+        ("train.select_on", parse_accuracy, config.train.select_on),
+        ("rank.select_by", parse_accuracy, config.rank.select_by),
+        ("prompts.domain", check_domain, (config.prompts.domain,)),
+    ):
+        for text in texts:
+            try:
+                check(text)
+            except TrsrError as error:
+                yield f"{key}: {error}"
+
+
+def conflicts(config: Config) -> Iterator[str]:
+    """Settings that contradict each other, which no single room can see."""
+    yield from _stages_wanted(config)
+    if not config.data.dataset and config.data.interactions is None:
+        yield "data.interactions: name the interactions' file or folder (or data.dataset)"
+    for name in sorted(config.rank.those("needs_training")) if config.train.epochs == 0 else ():
+        yield f"rank.rankers: {name} asks the trained model, but train.epochs is 0; use untuned"
+    first = config.rank.only(config.rank.retriever)
+    if first.those("uses_llm"):
+        yield (
+            "rank.retriever: name a ranker without a language model, itself or blended, such as "
+            "popular"
+        )
+    if config.data.candidates == "full":
+        cuts = (text.partition("@")[2] for text in config.evaluate.metrics)
+        deepest = max((int(cut) for cut in cuts if cut.isdigit()), default=0)
+        if deepest > config.rank.depth:
+            yield f"rank.depth: lists of {config.rank.depth} places cannot tell a metric @{deepest}"
+    yield from _repeated(config)
+    if config.model.backend == "openai" and config.rank.those("uses_llm"):
+        yield (
+            "model.backend: openai gives no log-probabilities of answers, so it cannot rank; set "
+            "it in [summarize.model] and a local backend in [model]"
+        )
+    yield from _unwritten_summaries(config)
+    yield from _no_lists(config)
+    yield from _equal_samples(config)
+    yield from _untold_summary(config)
+
+
+def _repeated(config: Config) -> Iterator[str]:
+    """What stands in a list twice, or within itself."""
+    if len(set(config.rank.rankers)) < len(config.rank.rankers):
+        yield "rank.rankers: a ranker stands twice"
+    if len(set(config.evaluate.history_bins)) < len(config.evaluate.history_bins):
+        yield "evaluate.history_bins: a length stands twice"
+    for name in _composed(config.rank):
+        members = config.rank.members(name)
+        if name in config.rank.with_members(*members) or len(set(members)) < len(members):
+            yield f"rank.{name}.members: {name} cannot be a member, and no member stands twice"
+
+
+def _unwritten_summaries(config: Config) -> Iterator[str]:
+    """Rankers of summaries where none is written, or where a ranker is asked without them."""
+    alone = _summary_alone(config.rank)
+    if alone and config.summarize.strategy == "none":
+        yield (
+            f"rank.rankers: {alone[0]} reads summaries, and summarize.strategy is none; name a "
+            "strategy, such as recurrent, or leave it out"
+        )
+    if _summary_alone(config.rank.only(config.rank.retriever)):
+        yield "rank.retriever: name a ranker that reads no summaries, itself or blended"
+
+
+def _summary_alone(rank: RankSettings) -> list[str]:
+    """The used rankers that read the summary and ask no language model."""
+    return sorted({*rank.those("reads_summary")} - {*rank.those("uses_llm")})
+
+
+def _composed(rank: RankSettings) -> list[str]:
+    """The rankers that ask others: used ones, and those with a table of settings."""
+    named = dict.fromkeys((*rank.used, *(rank.model_extra or ())))
+    return [name for name in named if rank.members(name)]
+
+
+def _no_lists(config: Config) -> Iterator[str]:
+    """Given candidates that nobody gives. A reader that is not trsr's own may give them."""
+    data = config.data
+    if data.candidates != "given":
+        return
+    if data.reader == "table" and data.impressions is None:
+        yield (
+            "data.candidates: given takes lists that the data holds; name their file in "
+            "data.impressions (a row a list: user, time, candidates, taken), or let candidates be "
+            "drawn with uniform, popular or full"
+        )
+    elif data.reader in LISTLESS:
+        yield (
+            f"data.candidates: given takes lists that the data holds, and the reader {data.reader} "
+            "reads none; table does with data.impressions, and mind does"
+        )
+
+
+def _equal_samples(config: Config) -> Iterator[str]:
+    """Several samples that cannot differ."""
+    told = config.summarize
+    if told.samples > 1 and not told.sampling.temperature:
+        yield (
+            f"summarize.samples: {told.samples} texts without chance are the same; set "
+            "summarize.sampling.temperature above 0, such as 0.7"
+        )
+
+
+def _untold_summary(config: Config) -> Iterator[str]:
+    """A control that would be no other run than the one it is compared with."""
+    if config.prompts.summary_of == "another" and not config.summarized:
+        yield (
+            "prompts.summary_of: there is no summary to exchange; set prompts.use_summary to true "
+            "and summarize.strategy to another one than none, or summary_of to own"
+        )
+
+
+def _stages_wanted(config: Config) -> Iterator[str]:
+    """What is asked that no stage of the method makes."""
+    if config.method not in METHODS.names():
+        return
+    stages = METHODS.load(config.method).stages
+    if "summarize" not in stages and config.reads_summary(config.rank.used):
+        yield (
+            f"summarize.strategy: the method {config.method} writes no summaries; leave it out, or "
+            f"set method = {DEFAULT!r}"
+        )
+    if "train" not in stages and config.trained:
+        yield (
+            f"rank.rankers: the method {config.method} trains no language model; leave out "
+            f"{', '.join(config.rank.those('needs_training'))}, or set method = {DEFAULT!r}"
+        )

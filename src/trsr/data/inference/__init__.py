@@ -1,0 +1,1 @@
+"""Guesses columns, formats and texts of files that nobody described."""

@@ -1,0 +1,232 @@
+"""Guesses, for `trsr init`, how files are to be read, and says why."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trsr.data import files
+from trsr.data.delimited import delimited, sniff
+from trsr.data.inference.roles import Roles, least_liked, roles
+from trsr.data.inference.texts import domain_of, text_fields
+from trsr.data.json_lines import json_value
+from trsr.data.readers.amazon import LAYOUTS
+from trsr.data.readers.base import USUAL_NAMES, Source, plain
+from trsr.data.readers.table import opened
+from trsr.data.report import RowCounts
+from trsr.data.settings import READERS, DataSettings
+from trsr.data.text import catalog
+from trsr.errors import DataError
+
+_ROWS = 100_000
+"""Interactions looked at."""
+_BYTES = 1 << 26
+"""Bytes looked at for the encoding."""
+_FORMATS = (
+    ("recbole", ("*.inter",)),
+    ("mind", ("behaviors.tsv",)),
+    ("amazon_m2", ("sessions_train.csv",)),
+    ("movielens", ("u.data", "ratings.dat", "ratings.csv")),
+)
+"""Readers known by a file's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """How the files are to be read.
+
+    Attributes:
+        settings: Ready for `prepare`.
+        domain: `films`, `products`, `news` or `generic`.
+        fields: The items' columns worth reading: a title first, then short ones, then long ones;
+            empty: all.
+        reasons: A sentence a guess.
+    """
+
+    settings: DataSettings
+    domain: str
+    fields: tuple[str, ...]
+    reasons: list[str] = field(default_factory=list)
+
+
+def guess(interactions: Path, items: Path | None = None) -> Guess:
+    """Looks into the files and guesses format, columns, what to read of an item, and the domain.
+
+    Usual names and values decide together: the column whose values are ids of the other file is
+    the item, dates or moments are times, few numbers on a small scale are ratings.
+
+    Args:
+        interactions: A file with a row an interaction or a row a user, or a folder of a format
+            that has a reader of its own.
+        items: A file with a row an item, or the same folder; None: each row of the interactions
+            describes its item, as in a shop's list of orders.
+
+    Raises:
+        DataError: If a file cannot be read, or a column cannot be told; the message says which
+            setting to give.
+    """
+    reasons: list[str] = []
+    files.existing(interactions, "interactions", "the interactions' file")
+    if items is not None:
+        files.existing(items, "items", "the items' file")
+    with files.located(interactions):
+        return _guess(interactions, items, reasons)
+
+
+def _guess(interactions: Path, items: Path | None, reasons: list[str]) -> Guess:
+    reader = _format(interactions, items)
+    if reader:
+        reasons.append(f"reader = {reader}: by the files' names or keys")
+        settings = DataSettings(reader=reader, interactions=interactions, items=items)
+    else:
+        settings = _table(interactions, items, reasons)
+    source: Source = READERS.load(settings.reader)().read(settings)
+    reasons.extend(source.warnings)
+    if reader and "rating" in source.interactions.collect_schema().names():
+        with files.located(source.interactions_path):
+            ratings = source.interactions.select("rating").head(_ROWS).collect().to_series()
+        least = least_liked(ratings, reasons)
+        settings = settings.model_copy(update={"min_rating": least})
+    found = catalog(source, RowCounts())
+    fields = text_fields(found, reasons)
+    paths = (interactions, items) if items else (interactions,)
+    domain = domain_of(found, fields, paths, reasons)
+    return Guess(settings, domain, fields, reasons)
+
+
+def _format(interactions: Path, items: Path | None) -> str:
+    """The reader of a published format, by the files' names or keys; empty: a table."""
+    for reader, patterns in _FORMATS:
+        for pattern in patterns:
+            if interactions.is_dir() and any(interactions.glob(pattern)):
+                return reader
+            if interactions.match(pattern) and not (reader == "movielens" and not _films(items)):
+                return reader
+    if interactions.is_file() and files.format_of(interactions) == "jsonl":
+        first = next(iter(files.head(interactions, "utf-8", 1)), "")
+        with suppress(DataError):
+            keys = json_value(first, "", of=dict)
+            if items and any(set(layout.values()) <= set(keys) for layout in LAYOUTS):
+                return "amazon_reviews"
+    return ""
+
+
+def _films(items: Path | None) -> bool:
+    return items is not None and items.name in ("u.item", "movies.dat", "movies.csv")
+
+
+def _table(interactions: Path, items: Path | None, reasons: list[str]) -> DataSettings:
+    paths = [files.a_file(interactions, "interactions", "the interactions' file")]
+    if items:
+        paths.append(files.a_file(items, "items", "the items' file"))
+    encoding = _encoding(paths, reasons)
+    headers = [_header(path, encoding, reasons) for path in paths]
+    settings = DataSettings(
+        interactions=interactions,
+        items=items,
+        encoding=encoding,
+        header=headers[0],
+        items_header=headers[-1] if items else True,
+    )
+    frame = opened(interactions, settings, header=headers[0]).frame
+    with files.located(interactions, encoding):
+        rows = frame.head(_ROWS).collect()
+    if rows.is_empty():
+        raise DataError(f"{interactions}: there is no interaction in it")
+    all_items = None
+    if items:
+        with files.located(items, encoding):
+            all_items = opened(items, settings, header=headers[-1]).frame.collect()
+    told = roles(rows, all_items, interactions, items or interactions, reasons)
+    return settings.model_copy(update=_updates(told, settings, reasons))
+
+
+def _updates(told: Roles, settings: DataSettings, reasons: list[str]) -> dict[str, object]:
+    """What the columns' roles say about the other settings."""
+    updates: dict[str, object] = {"columns": told.columns}
+    if told.least is not None:
+        updates["min_rating"] = told.least
+    if told.tied:
+        updates["ties"] = "drawn"
+    if told.given:
+        updates["split"] = "given"
+        reasons.append("split = given: the data says which interactions are for test")
+    if told.unknown > settings.max_unknown:
+        updates["max_unknown"] = min(1.0, round(1.2 * told.unknown + 0.01, 2))
+        reasons.append(
+            f"max_unknown = {updates['max_unknown']}: {told.unknown:.1%} of the interactions have "
+            "an item that the items' file does not have; they are left out"
+        )
+    return updates
+
+
+def _encoding(paths: Sequence[Path], reasons: list[str]) -> str:
+    """UTF-8 where both files are, else the one encoding that reads both."""
+    samples = []
+    for path in paths:
+        if files.format_of(path) != "parquet":
+            with files.located(path), files.opened(path) as stream:
+                samples.append(stream.read(_BYTES))
+    if any(sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) for sample in samples):
+        reasons.append("encoding = utf-16: by the first bytes")
+        return "utf-16"
+    for encoding in ("utf-8", "cp1252"):
+        if all(_reads(sample, encoding) for sample in samples):
+            break
+    else:
+        encoding = "latin-1"
+    if encoding != "utf-8":
+        reasons.append(f"encoding = {encoding}: the files are not UTF-8; look whether é is é")
+    return encoding
+
+
+def _reads(sample: bytes, encoding: str) -> bool:
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(sample)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _header(path: Path, encoding: str, reasons: list[str]) -> bool:
+    """Whether a delimited file's first line names the columns."""
+    if files.format_of(path) != "delimited":
+        reasons.append(f"{path.name}: {files.format_of(path)}")
+        return True
+    dialect = sniff(path, encoding)
+    frame = delimited(path, dialect=dialect, header=False, encoding=encoding).frame
+    with files.located(path, encoding):
+        rows = [[cell or "" for cell in row] for row in frame.head(200).collect().rows()]
+    if not rows:
+        raise DataError(f"{path}: the file is empty")
+    header = _names_columns(rows)
+    said = "the first line names the columns" if header else "there is no line of column names"
+    reasons.append(f"{path.name}: fields separated by {dialect.separator!r}; {said}")
+    return header
+
+
+def _names_columns(rows: list[list[str]]) -> bool:
+    first, rest = [cell.strip() for cell in rows[0]], rows[1:]
+    if any(_number(cell) for cell in first):
+        return False
+    usual = {name for names in USUAL_NAMES.values() for name in names} | {"title", "name"}
+    if any(plain(cell) in usual for cell in first):
+        return True
+    columns = [
+        [row[place].strip() for row in rest if place < len(row)] for place in range(len(first))
+    ]
+    if any(cells and all(_number(cell) for cell in cells if cell) for cells in columns):
+        return True
+    again = any(cell in cells for cell, cells in zip(first, columns, strict=True) if cell)
+    return not again and all(cell and len(cell) <= 40 for cell in first)
+
+
+def _number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

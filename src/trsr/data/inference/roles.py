@@ -1,0 +1,351 @@
+"""Guesses which columns hold users, items, times, ratings and parts, by names and by values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from trsr.data.guess_column import CELLS, Column
+from trsr.data.ids import id_text, likely_cause
+from trsr.data.inference.texts import TITLES
+from trsr.data.readers.base import USUAL_NAMES, plain
+from trsr.data.records import MANY_TIES, PART_NAMES
+from trsr.data.settings import Columns
+from trsr.data.times import DAY, Times, seconds, unit_of
+from trsr.errors import DataError
+
+_ORDERS = (
+    *("time", "order", "step", "seq", "position", "index", "frame", "rank", "clock", "number"),
+    *("line", "hour", "minute", "row"),
+)
+"""Words in the names of columns that may order the rows of one moment; a price does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """What each column is for.
+
+    Attributes:
+        columns: The columns by name.
+        unknown: Share of the interactions looked at whose item the items' file does not have.
+        least: A `min_rating` that keeps what was liked; None where nothing is rated.
+        given: Whether the data says which interactions are for training and which for test.
+        tied: Whether many interactions of a user have one time and nothing orders them.
+    """
+
+    columns: Columns
+    unknown: float = 0.0
+    least: float | None = None
+    given: bool = False
+    tied: bool = False
+
+
+def roles(
+    rows: pl.DataFrame, items: pl.DataFrame | None, path: Path, items_path: Path, reasons: list[str]
+) -> Roles:
+    """Guesses the roles of all columns.
+
+    Args:
+        rows: The first interactions, as they come.
+        items: All items, as they come; None: each interaction describes its item.
+        path: The interactions' file, for messages.
+        items_path: The items' file, for messages.
+        reasons: A sentence is added for each guess.
+
+    Raises:
+        DataError: If a column cannot be told.
+    """
+    left = {name: Column(name, rows[name], path) for name in rows.columns}
+    found: dict[str, str] = {}
+    unknown, sequence = 0.0, False
+    if items is not None:
+        item, key, unknown, sequence = _item(left, items, path, items_path)
+        found |= {"item_id": key, "sequence" if sequence else "item": item.name}
+        share = f"{1 - unknown:.0%} of its values are values of {key!r} in {items_path.name}"
+        what = "sequences of items" if sequence else "items"
+        reasons.append(f"{what}: column {item.name!r}: {share}")
+        del left[item.name]
+    columns = dict(left)
+    for role, tell in (
+        *(("split", _parts), ("time", _times), ("quantity", _quantity), ("rating", _ratings)),
+    ):
+        told = tell(left)
+        if told:
+            found[role], why = told
+            left.pop(found[role])
+            reasons.append(f"{role}: column {found[role]!r}: {why}")
+    if "time" not in found and not sequence:
+        reasons.extend(_no_time(left))
+    _say_events(left, reasons)
+    texts = _texts_inside(left, found, reasons) if items is None else []
+    rest = {name: one for name, one in left.items() if name not in (*texts, found.get("item"))}
+    user = _user(rest, sequence, len(rows), path)
+    if user:
+        found["user"], why = user
+        reasons.append(f"user: column {found['user']!r}: {why}")
+        rest.pop(found["user"])
+    else:
+        reasons.append("user: no column: each line is taken as a user of its own")
+    tied = False
+    if user and "time" in found and not sequence:
+        order, tied = _order(columns, rest, found, reasons)
+        found |= {"order": order} if order else {}
+    least = least_liked(columns[found["rating"]].values, reasons) if "rating" in found else None
+    return Roles(Columns(**found, texts=texts), unknown, least, "split" in found, tied)
+
+
+def _item(
+    columns: dict[str, Column], items: pl.DataFrame, path: Path, items_path: Path
+) -> tuple[Column, str, float, bool]:
+    """The item column, the items' id column, the share of unknown items, and whether of lists."""
+    keys = {
+        name: ids for name in items.columns if (ids := _key(items[name], items_path)) is not None
+    }
+    if not keys:
+        raise DataError(
+            f"{items_path}: no column has a value of its own in each row; which is the item's id? "
+            f"Set data.columns.item_id; the columns are {', '.join(items.columns)}"
+        )
+    best: tuple[float, Column, str, float, bool] | None = None
+    cause = ""
+    for column in columns.values():
+        for sequence in (False, True) if column.is_list else (False,):
+            values = column.pieces if sequence else column.ids
+            distinct = values.unique()
+            for key, ids in keys.items() if len(distinct) else ():
+                inside = distinct.is_in(ids.implode())
+                share = float(str(inside.mean()))
+                # Small numbers (a rating, a user's number) may be ids by chance, but cover few.
+                cover = float(inside.sum()) / len(ids)
+                usual = 0.3 if column.named("item") or column.named("sequence") else 0.0
+                score = share + 0.5 * cover + usual + 0.1 * (plain(key) in USUAL_NAMES["item_id"])
+                if share >= 0.3 and (best is None or score > best[0]):
+                    unknown = 1 - float(str(values.is_in(ids.implode()).mean()))
+                    best = (score, column, key, unknown, sequence)
+                elif usual and not share and plain(key) in USUAL_NAMES["item_id"]:
+                    cause = cause or likely_cause(distinct, ids)
+    if best is None:
+        raise DataError(
+            f"{path}: no column's values are ids of {items_path.name}; set data.columns.item and "
+            f"data.columns.item_id. The columns are {', '.join(columns)}, and "
+            f"{', '.join(items.columns)}" + (f". {cause}" if cause else "")
+        )
+    return best[1:]
+
+
+def _key(column: pl.Series, path: Path) -> pl.Series | None:
+    """The values as ids, if nearly every row has one of its own."""
+    try:
+        ids = id_text(column, path).drop_nulls()
+    except DataError:
+        return None
+    distinct = ids.unique()
+    long = float(str(ids.head(CELLS).str.len_chars().mean() or 0)) > 64
+    # an id may come again, but a brand or a day comes more often
+    if long or len(ids) <= 0.5 * len(column) or len(distinct) < 0.5 * len(ids):
+        return None
+    return distinct
+
+
+def _parts(left: dict[str, Column]) -> tuple[str, str] | None:
+    for name, column in left.items():
+        ids = column.pieces if column.is_list else column.ids
+        values = set(ids.unique().head(20).str.to_lowercase())
+        tests = {value for value in values if PART_NAMES.get(value) == 2}
+        if values and tests and values <= set(PART_NAMES):
+            return name, f"its values are {', '.join(sorted(values))}"
+    return None
+
+
+def _times(left: dict[str, Column]) -> tuple[str, str] | None:
+    told: dict[str, tuple[int, str]] = {}
+    for name, column in left.items():
+        if isinstance(column.dates, Times) and (column.dates.values.max() or 0) > DAY:  # type: ignore[operator]
+            why = "; ".join(("its values are dates", *column.dates.notes))
+            told[name] = (len(column.distinct), why)
+        elif column.numbers is not None:
+            low, high = float(str(column.numbers.min())), float(str(column.numbers.max()))
+            if unit := unit_of(low, high):
+                why = f"its values are moments in {unit} since 1970"
+                told[name] = (len(column.distinct), why)
+            elif low >= 19850101 and high <= 20961231 and _all_days(column.numbers):
+                told[name] = (len(column.distinct), "its values are days such as 20240131")
+    usual = [name for name in left if left[name].named("time")]
+    for name in usual:
+        if name in told or left[name].numbers is not None:
+            return name, told.get(name, (0, "by its name"))[1]
+    if not told:
+        return None
+    best = max(told, key=lambda name: told[name][0])
+    return best, told[best][1]
+
+
+def _all_days(numbers: pl.Series) -> bool:
+    days = numbers.cast(pl.Int64, strict=False).cast(pl.String)
+    return not days.str.to_date("%Y%m%d", strict=False).null_count()
+
+
+def _no_time(left: dict[str, Column]) -> list[str]:
+    """Why no column holds the time."""
+    refused = [
+        f"time: column {name!r} looks like dates, but cannot be read: {column.dates}, and "
+        f"data.columns.time = {name!r}"
+        for name, column in left.items()
+        if isinstance(column.dates, DataError)
+    ]
+    taken = "the rows of a user are taken as oldest first in the file"
+    return refused or [f"time: no column holds dates or moments: {taken}"]
+
+
+def _quantity(left: dict[str, Column]) -> tuple[str, str] | None:
+    for name, column in left.items():
+        if column.named("quantity") and column.numbers is not None:
+            below = int((column.numbers <= 0).sum())
+            return name, f"by its name; {below:,} rows with 0 or less, cancelled, are left out"
+    return None
+
+
+def _ratings(left: dict[str, Column]) -> tuple[str, str] | None:
+    for name, column in left.items():
+        numbers = column.numbers
+        if numbers is None:
+            continue
+        values = sorted(numbers.unique().head(100))
+        steps = all((2 * value).is_integer() for value in values)
+        if not (1 < len(values) <= 21 and steps and values[0] >= 0 and values[-1] <= 10):
+            continue
+        if column.named("rating") or values[-1] in (5, 10):
+            return name, f"{len(values)} values from {values[0]:g} to {values[-1]:g}"
+    return None
+
+
+def _say_events(left: dict[str, Column], reasons: list[str]) -> None:
+    for name, column in left.items():
+        if column.named("event") and 1 < len(column.distinct) <= 20:
+            kinds = ", ".join(column.distinct.sort())
+            reasons.append(
+                f"events: column {name!r} holds {kinds}, and all are kept; to keep or weigh some "
+                "set data.columns.event and data.events"
+            )
+
+
+def _texts_inside(left: dict[str, Column], found: dict[str, str], reasons: list[str]) -> list[str]:
+    """Finds the item and its texts where each row describes its item; adds `item` to `found`."""
+    free = {name: one for name, one in left.items() if not one.named("user")}
+    words = {name: one.words for name, one in free.items() if one.numbers is None}
+    texts = [name for name in words if words[name] >= 1.5] or [
+        name for name in words if words[name] >= 0.9 and free[name].without_digits > 0.9
+    ]
+    if not texts:
+        raise DataError(
+            f"{next(iter(left.values())).path}: no column holds texts that describe "
+            "items; give a second file with the items and their texts"
+        )
+    title = max(texts, key=lambda name: (plain(name) in TITLES, len(free[name].distinct)))
+    usual = [name for name in free if left[name].named("item")]
+    others = [name for name in free if name not in texts and not free[name].has_fractions]
+    sure = [name for name in others if free[name].tells(free[title]) >= 0.8]
+    item = next(iter(usual + sorted(sure, key=lambda name: -len(free[name].distinct))), title)
+    found["item"] = item
+    said = (
+        "no column holds ids of items, so each is known by its text"
+        if item == title
+        else ("by its name" if item in usual else f"each value has one {title!r}")
+    )
+    reasons.append(f"item: column {item!r}: {said}")
+    kept = [n for n in free if n == title or (n != item and free[item].tells(free[n]) >= 0.8)]
+    reasons.append(f"texts: columns {', '.join(kept)}: what one item's rows have alike")
+    return kept
+
+
+def _order(
+    columns: dict[str, Column], left: dict[str, Column], found: dict[str, str], reasons: list[str]
+) -> tuple[str, bool]:
+    """A column that orders interactions at one time, and whether they are many without it."""
+    user, time = (columns[found[role]] for role in ("user", "time"))
+    frame = pl.DataFrame(
+        {
+            "user": id_text(user.values, user.path),
+            "time": seconds(time.values, time.path).values,
+            "row": pl.int_range(len(user.values), eager=True),
+        }
+    )
+    frame = frame.drop_nulls()
+    rows = frame["row"]
+    frame = frame.drop("row")
+    share = _tied(frame)
+    if share < MANY_TIES:
+        return "", False
+    said = f"{share:.0%} of a user's neighbouring interactions have the same {time.name!r}"
+    for name, column in left.items():
+        hinted = any(word in plain(name) for word in _ORDERS) and not plain(name).endswith("id")
+        clock = isinstance(column.dates, Times)
+        if hinted and (clock or column.numbers is not None):
+            finer = _tied(
+                frame.with_columns(finer=seconds(column.values, column.path).values.gather(rows))
+            )
+            if finer <= 0.5 * share:
+                reasons.append(f"order: column {name!r}: {said}, and it orders them")
+                return name, False
+    reasons.append(
+        f"ties = drawn: {said}: is there a finer column? Set data.columns.order; until then their "
+        "order is drawn, as that of the file may tell what comes next"
+    )
+    return "", True
+
+
+def _tied(frame: pl.DataFrame) -> float:
+    """The share of neighbours within users that are alike in all columns."""
+    rows = frame.sort(frame.columns)
+    pairs = rows.select(
+        user=(pl.col("user") == pl.col("user").shift(1)).sum(),
+        same=(pl.struct(pl.all()) == pl.struct(pl.all()).shift(1)).sum(),
+    ).row(0)
+    return pairs[1] / pairs[0] if pairs[0] else 0.0
+
+
+def least_liked(ratings: pl.Series, reasons: list[str]) -> float | None:
+    """A `min_rating` that keeps what was liked; None where all ratings are the same."""
+    text = ratings.cast(pl.String, strict=False).str.replace(",", ".", literal=True)
+    numbers = text.cast(pl.Float64, strict=False).drop_nulls().drop_nans()
+    values = sorted(numbers.unique())
+    if len(values) < 2 or values[-1] <= 0:
+        return None
+    least = float(next(value for value in values if value >= 0.7 * values[-1]))
+    liked = float(str((numbers >= least).mean()))
+    reasons.append(
+        f"min_rating = {least:g}: people rated what they disliked too; this keeps the {liked:.0%} "
+        "that they liked. Remove it to keep all"
+    )
+    return least
+
+
+def _user(
+    left: dict[str, Column], a_row_each: bool, rows: int, path: Path
+) -> tuple[str, str] | None:
+    usual = [name for name in USUAL_NAMES["user"] for column in left if plain(column) == name]
+    for name in left:
+        if usual and plain(name) == usual[0]:
+            return name, "by its name"
+    sizes = {}
+    for name, column in left.items():
+        size = len(column.distinct)
+        enough = size > 0.9 * rows if a_row_each else 1 < size <= 0.8 * rows
+        if not column.values.dtype.is_nested() and not column.has_fractions and enough:
+            sizes[name] = size
+    ranked = sorted(sizes, key=lambda name: -sizes[name])
+    if not ranked and a_row_each:
+        return None
+    if not ranked:
+        raise DataError(
+            f"{path}: no column's values come again as a user's do; which is the user? Set "
+            f"data.columns.user; the columns left are {', '.join(left) or 'none'}"
+        )
+    if len(ranked) > 1 and sizes[ranked[1]] > 0.1 * sizes[ranked[0]]:
+        raise DataError(
+            f"{path}: is {ranked[0]!r} or {ranked[1]!r} the user? Set data.columns.user"
+        )
+    each = rows / sizes[ranked[0]]
+    return ranked[0], f"{sizes[ranked[0]]:,} values, {each:.1f} rows each"

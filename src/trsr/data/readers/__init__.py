@@ -1,0 +1,1 @@
+"""Readers: files in the formats that people have, as columns."""

@@ -1,0 +1,1 @@
+"""What asks many runs or checks one: compare, sweep, audit, summarizer tuning."""

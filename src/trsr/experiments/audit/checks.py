@@ -1,0 +1,121 @@
+"""All checks of a run, in order, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trsr.experiments.audit import (
+    context_fit,
+    echoes,
+    files,
+    history_signal,
+    leakage,
+    leaks,
+    overlap,
+    texts,
+)
+from trsr.experiments.audit.evidence import Check, Evidence
+from trsr.experiments.audit.model import model_checks
+from trsr.progress import Progress, Silent
+
+Look = Callable[[Evidence], Check | Iterable[Check]]
+
+CHEAP: tuple[Look, ...] = (
+    files.files_as_written,
+    leaks.target_in_history,
+    leaks.candidates_once,
+    leaks.negatives_met,
+    leaks.summary_covers,
+    leaks.fitted_later,
+    leaks.untrusted_external_lists,
+    leaks.future_of_others,
+    overlap.words_in_summary,
+    overlap.words_in_prompt,
+    echoes.repeated_examples,
+    echoes.same_for_all,
+    texts.alike,
+    leakage.places,
+    leakage.leakage,
+    leakage.ranked_lists,
+    context_fit.whole_history,
+    history_signal.history_signal,
+)
+"""The checks that need no model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        run: The run directory.
+        checks: In the order in which they were made.
+    """
+
+    run: Path
+    checks: tuple[Check, ...]
+
+    @property
+    def findings(self) -> tuple[Check, ...]:
+        """The checks for which the run's figures cannot be trusted."""
+        return tuple(check for check in self.checks if check.state == "finding")
+
+    def rows(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """A header, and a row for each check."""
+        header = ("check", "result", "what was seen")
+        return header, [(check.name, check.state, check.seen) for check in self.checks]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "run": str(self.run),
+            "findings": len(self.findings),
+            "checks": [
+                {
+                    "name": check.name,
+                    "state": check.state,
+                    "seen": check.seen,
+                    "numbers": dict(check.numbers),
+                }
+                for check in self.checks
+            ],
+        }
+
+
+def audit(folder: Path | str, llm_queries: int = 0, progress: Progress | None = None) -> Audit:
+    """Looks for leaks, shortcuts, biases and idle inputs in a run.
+
+    Args:
+        folder: The run directory; at least `prepare` is done.
+        llm_queries: How many test queries the ranking model is asked about; 0: none, and the
+            checks that need it are skipped.
+        progress: Told of each check, then of each query.
+
+    Raises:
+        StoreError: If the folder holds no prepared data.
+        DataError: If a file is missing or damaged.
+        ModelError: If the model is asked for and cannot be opened.
+    """
+    run = Evidence(Path(folder))
+    progress = progress or Silent()
+    return Audit(run.folder, tuple(_checks(run, llm_queries, progress)))
+
+
+def _checks(run: Evidence, llm_queries: int, progress: Progress) -> Iterator[Check]:
+    progress.begin(len(CHEAP), "checks")
+    for look in CHEAP:
+        yield from _looked(look, run)
+        progress.advance()
+    yield from model_checks(run, llm_queries, progress)
+
+
+def _looked(look: Look, run: Evidence) -> list[Check]:
+    try:
+        found = look(run)
+        return [found] if isinstance(found, Check) else list(found)
+    except ValueError as error:
+        # Cases that contradict themselves are another check's finding.
+        return [Check(look.__name__.replace("_", " "), "skipped", f"unreadable: {error}")]

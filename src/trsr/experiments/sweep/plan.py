@@ -1,0 +1,369 @@
+"""What a sweep's file says: the base configuration, and which settings its runs differ in."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trsr.config import Config, find_config, load_config, read_toml
+from trsr.errors import ConfigError
+from trsr.experiments.sweep.file import SweepFile, beside, find_sweep, read_sweep
+from trsr.experiments.sweep.space import Range, read_choice
+from trsr.metrics import parse_metric
+from trsr.rankers.settings import RANKERS
+from trsr.registry import near
+from trsr.settings import digest
+
+DRAWS = 20
+"""Settings with one value of a search's space that are looked at before it is refused."""
+
+LONGEST_NAME = 120
+"""Characters of a run's name; a longer one ends with a hash."""
+
+VARIANT = "variant"
+"""Stands for the name of a variant among the settings that runs differ in."""
+
+_APART = frozenset({"run.folder", "run.cache"})
+"""Settings that the sweep itself gives its runs."""
+
+_STORE = "responses.sqlite"
+
+_FILES = frozenset({"sweep.md", "sweep.json", *(_STORE + end for end in ("", "-wal", "-shm"))})
+"""What lies beside the runs' folders, which none may be named like."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a sweep.
+
+    Attributes:
+        name: Its folder's name, made of the settings that differ.
+        settings: `section.key` → value, what differs, without the seed; `variant` → its name.
+        seed: Its seed; None where the sweep names none.
+        config: All settings.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    seed: int | None
+    config: Config
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep, read and checked.
+
+    Attributes:
+        path: Its file.
+        base: The base configuration's file.
+        folder: Where the runs lie.
+        file: What the file says.
+        keys: What runs differ in: `variant` where there are any, and settings.
+        values: What the base said when the sweep was read: all runs are made of that.
+    """
+
+    path: Path
+    base: Path
+    folder: Path
+    file: SweepFile
+    keys: tuple[str, ...]
+    values: Mapping[str, Any]
+
+    def grid(self) -> list[Planned]:
+        """The runs of the full product of variants and grid, seeds last.
+
+        Raises:
+            ConfigError: If the settings of a run are wrong.
+        """
+        values = flat(self.file.grid)
+        if self.file.variants:
+            values = {VARIANT: list(self.file.variants), **values}
+        found = [
+            run
+            for chosen in itertools.product(*values.values())
+            for run in self.runs(dict(zip(values, chosen, strict=True)))
+        ]
+        named: dict[str, Planned] = {}
+        for run in found:
+            other = named.setdefault(run.name, run)
+            if other is not run:
+                raise ConfigError(
+                    f"{self.path}: two runs are named {run.name}: a value is repeated, or values "
+                    "are shortened to the same; write them as [variants] with names of their own"
+                )
+        return found
+
+    def only(self, names: Sequence[str]) -> list[Planned]:
+        """The runs of the grid that are named, in its order; all of them where none is.
+
+        Args:
+            names: Of variants, with all that the grid and the seeds make of them, or of runs.
+
+        Raises:
+            ConfigError: If a name is none of them, the settings of a run are wrong, or the sweep
+                is a search.
+        """
+        if names and self.file.search is not None:
+            raise ConfigError(f"{self.path}: a search chooses its runs itself; name none of them")
+        runs = self.grid() if self.file.search is None else []
+        called = [{run.name, str(run.settings.get(VARIANT, run.name))} for run in runs]
+        known = list(dict.fromkeys(name for both in called for name in sorted(both)))
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"{self.path}: there is no run or variant {name!r}{near(name, known)}; "
+                    "--dry-run lists them"
+                )
+        return [run for run, own in zip(runs, called, strict=True) if not names or own & {*names}]
+
+    def space(self) -> dict[str, list[Any] | Range]:
+        """What a search chooses from.
+
+        Raises:
+            ConfigError: If a list is empty, or a range is none.
+        """
+        told = flat(self.file.search.space if self.file.search else {})
+        return {
+            key: read_choice(f"{self.path}: search.space.{key}", value)
+            for key, value in told.items()
+        }
+
+    def trial(self, settings: Mapping[str, Any]) -> list[Planned]:
+        """The runs of a search's trial, one a seed.
+
+        Raises:
+            ConfigError: If the settings are wrong, or a search cannot go by them.
+        """
+        runs = self.runs(settings)
+        config, ranker = runs[0].config, self.file.search.ranker if self.file.search else ""
+        for key, value, wanted in (
+            ("prompts.summary_of", config.prompts.summary_of, "own"),
+            ("rank.split", config.rank.split, "test"),
+        ):
+            if value != wanted:
+                raise ConfigError(
+                    f"{self.path}: {key}: a search ranks the validation cases with own summaries, "
+                    f"and the test cases with the best settings; set it to {wanted}"
+                )
+        asked = config.rank.with_members(ranker)
+        if config.rank.those("needs_training", asked) and not config.trained:
+            raise ConfigError(
+                f"{self.path}: search.ranker: {ranker} asks the trained model, and none is "
+                "trained: name llm in rank.rankers and set train.epochs above 0, or search by "
+                "another ranker, such as untuned"
+            )
+        if ranker not in config.rank.rankers:
+            raise ConfigError(
+                f"{self.path}: search.ranker: {ranker} is not among rank.rankers "
+                f"({', '.join(config.rank.rankers)}); name it there in [set], or search by another"
+            )
+        return runs
+
+    def runs(self, settings: Mapping[str, Any]) -> list[Planned]:
+        """The runs with these settings, one a seed.
+
+        Raises:
+            ConfigError: If the settings are wrong.
+        """
+        return [self._run(settings, seed) for seed in self.file.seeds or (None,)]
+
+    def _run(self, settings: Mapping[str, Any], seed: int | None) -> Planned:
+        own = self.file.variants.get(settings.get(VARIANT, ""), {})
+        chosen = {key: value for key, value in settings.items() if key != VARIANT}
+        every = flat(self.file.set, leaves=False) | flat(own, leaves=False) | chosen
+        own_seed = {} if seed is None else {str(self.file.sweep.seed): seed}
+        name = run_name({**settings, **own_seed})
+        every |= {**own_seed, "run.folder": str(self.folder / name)}
+        every.setdefault("run.cache", str(self.folder / _STORE))
+        try:
+            changes = nested(every)
+            config = load_config(
+                self.base, values=self.values, changes=changes, changes_from=self.path.parent
+            )
+        except ConfigError as error:
+            raise ConfigError(f"{self.path}, run {name}: {error}") from error
+        return Planned(name, dict(settings), seed, config)
+
+
+def read_plan(path: Path | str) -> Plan:
+    """Reads a sweep's file, or a sweep that comes with trsr by its name.
+
+    Raises:
+        ConfigError: If the file or the settings of a run are wrong.
+    """
+    path = find_sweep(Path(path))
+    file = read_sweep(path)
+    if file.search and (file.grid or file.variants):
+        raise ConfigError(f"{path}: a sweep has a [search], or [variants] and a [grid], not both")
+    folder = path.parent / Path(file.sweep.folder).expanduser()
+    if not file.sweep.folder:
+        folder = Path("runs", path.stem)
+    base = find_config(beside(path, file.base))
+    plan = Plan(
+        path,
+        base,
+        Path(os.path.abspath(folder)),
+        file,
+        (
+            *((VARIANT,) if file.variants else ()),
+            *flat(file.search.space if file.search else file.grid),
+        ),
+        read_toml(base),
+    )
+    _check(plan)
+    return plan
+
+
+def _check(plan: Plan) -> None:
+    search = plan.file.search
+    for key, value in flat(plan.file.grid).items():
+        if not isinstance(value, list) or not value:
+            raise ConfigError(f"{plan.path}: grid.{key}: write a list of values, [a, b]")
+    _check_variants(plan)
+    for key in plan.keys[bool(plan.file.variants) :]:
+        if "." not in key or key in {*_APART, plan.file.sweep.seed}:
+            raise ConfigError(f"{plan.path}: {key} cannot differ in a sweep; write section.key")
+    if search is None:
+        return
+    try:
+        parse_metric(search.metric)
+    except ConfigError as error:
+        raise ConfigError(f"{plan.path}: search.metric: {error}") from error
+    if search.ranker not in RANKERS.names():
+        hint = near(search.ranker, RANKERS.names())
+        raise ConfigError(f"{plan.path}: search.ranker: there is no {search.ranker!r}{hint}")
+    if not plan.space():
+        raise ConfigError(f"{plan.path}: search.space names no setting")
+    _check_space(plan)
+
+
+def _check_variants(plan: Plan) -> None:
+    for name, settings in plan.file.variants.items():
+        if not name.strip() or name.startswith(".") or {"/", "\\"} & set(name):
+            raise ConfigError(
+                f"{plan.path}: variants: {name!r} cannot be the name of a run's folder; name it "
+                "without / and \\, and without a point at the front"
+            )
+        if run_name({VARIANT: name}).startswith("-"):
+            raise ConfigError(
+                f"{plan.path}: variants: the folder of {name!r} would begin with -, which commands "
+                "take for an option; begin its name with a letter or a digit"
+            )
+        if run_name({VARIANT: name}).casefold() in _FILES:
+            raise ConfigError(
+                f"{plan.path}: variants: {name!r} is a file of the sweep's own beside the folders "
+                "of its runs; choose another name"
+            )
+        own = set(flat(settings, leaves=False))
+        for key in sorted({*_APART, plan.file.sweep.seed} & own):
+            raise ConfigError(f"{plan.path}: variants.{name}: {key} is the sweep's own")
+        for key in sorted(set(flat(plan.file.grid)) & own):
+            raise ConfigError(f"{plan.path}: variants.{name}: {key} is in the grid too")
+
+
+def _check_space(plan: Plan) -> None:
+    """Refuses a value that no trial could have; such a search could never be finished.
+
+    Values that contradict each other are none such: a trial that draws them fails by itself.
+    """
+    for key in plan.space():
+        if key.startswith(("data.", "run.")):
+            raise ConfigError(
+                f"{plan.path}: search.space: {key} may change the validation cases, and the "
+                "easiest would win; give it one value in [set], or list values in a [grid]"
+            )
+    space = {
+        key: (one.low, one.high) if isinstance(one, Range) else one
+        for key, one in plan.space().items()
+    }
+    draw = random.Random(0)  # noqa: S311 - no secret
+    for key, value in ((key, value) for key, values in space.items() for value in values):
+        for left in reversed(range(DRAWS)):
+            drawn = {other: draw.choice(values) for other, values in space.items()}
+            try:
+                plan.trial(drawn | {key: value})
+                break
+            except ConfigError:
+                if not left:
+                    raise
+
+
+def flat(table: Mapping[str, Any], prefix: str = "", leaves: bool = True) -> dict[str, Any]:
+    """Nested tables as `section.key` → value.
+
+    Args:
+        table: The tables; keys may be written with dots in quotes too.
+        prefix: What the keys begin with.
+        leaves: Whether a table with `low` is a value (a range) and not a section.
+    """
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and not (leaves and "low" in value):
+            found |= flat(value, f"{prefix}{key}.", leaves)
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`section.key` → value as tables.
+
+    Raises:
+        ConfigError: If a key has a value, and keys within it have others.
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        for within in (other for other in values if other.startswith(f"{key}.")):
+            raise ConfigError(
+                f"{key} is given a value, and {within} another; in [set], [variants] and [grid] "
+                "give the whole or its parts"
+            )
+        *sections, last = key.split(".")
+        table = found
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[last] = value
+    return found
+
+
+def run_name(settings: Mapping[str, Any]) -> str:
+    """A folder's name of the settings that differ: `strategy=none,seed=1`; a variant's is bare."""
+    name = re.sub(r"[^\w.+=,-]+", "-", ",".join(_told(settings))) or "run"
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 17]}-{digest(dict(settings))}"
+
+
+def label(settings: Mapping[str, Any]) -> str:
+    """The settings that differ as a table tells them: `recurrent, recent=3`."""
+    return ", ".join(_told(settings))
+
+
+def _told(settings: Mapping[str, Any]) -> list[str]:
+    keys = zip(settings, short_keys(list(settings)), strict=True)
+    return [
+        value_text(settings[key]) if key == VARIANT else f"{short}={value_text(settings[key])}"
+        for key, short in keys
+    ]
+
+
+def short_keys(keys: Sequence[str]) -> Iterator[str]:
+    """The last word of each key where no other key has it, else the whole key."""
+    last = [key.rpartition(".")[2] for key in keys]
+    for key, word in zip(keys, last, strict=True):
+        yield word if last.count(word) == 1 else key
+
+
+def value_text(value: Any) -> str:
+    """A setting's value as a name of a run tells it: `a+b`, `true`, `0.001`."""
+    if isinstance(value, list | tuple):
+        return "+".join(map(value_text, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,243 @@
+"""Runs a sweep: each run is a shard of the engine, and what others have made is copied."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trsr.config import Config
+from trsr.engine import Done, LocalEngine, Resources, exclusive
+from trsr.errors import ConfigError, StoreError, TrsrError
+from trsr.experiments.sweep.plan import Plan, Planned
+from trsr.experiments.sweep.read import answers, cases_digest, read_report
+from trsr.experiments.sweep.table import PLACE, Outcome, Swept
+from trsr.pipeline import STAGE_NAMES, is_finished, run_stage, stage_key, stage_names
+from trsr.pipeline.finished_run import FinishedRun
+from trsr.pipeline.notes import run_notes
+from trsr.progress import Pace, Progress, Silent
+from trsr.settings import digest
+from trsr.storage.run_directory import RunDirectory
+
+ERROR = "error.txt"
+"""In a failed run's folder: why, and where there is one the whole trace."""
+
+ENGINE = ".engine"
+"""In the sweep's folder: the engine's locks, of runs and of stages that are being made."""
+
+WAIT = 30.0
+"""Seconds to wait for another process that writes the table."""
+
+
+@dataclass(frozen=True)
+class RunShard:
+    """One run of a sweep.
+
+    Attributes:
+        name: Its folder's name.
+        config: All its settings; they cross to the worker, so that a file which is edited while
+            the sweep goes on changes no later run.
+        folder: The sweep's, in which other runs may have made the same stages.
+        stages: Which stages, in order.
+    """
+
+    name: str
+    config: Config
+    folder: Path
+    stages: tuple[str, ...] = STAGE_NAMES
+
+    @property
+    def key(self) -> str:
+        """Of its name and settings."""
+        return digest([self.name, self.config.model_dump(mode="json"), list(self.stages)])
+
+    def is_done(self) -> bool:
+        """Whether all stages are made, and still hold; a search's trial has more to say."""
+        try:
+            return self.stages == STAGE_NAMES and is_finished(self.config)
+        except TrsrError:  # reported when it is made
+            return False
+
+
+def sweep(
+    plan: Plan, progress: Progress | None = None, processes: int = 1, only: Sequence[str] = ()
+) -> Swept:
+    """Makes all runs of a sweep; those that are done already stay as they are.
+
+    Stages with the same settings and inputs are made once and copied, and language models' outputs
+    are shared through one store. After each run `sweep.json` and `sweep.md` are written. A run that
+    fails is reported, and the others go on; after a kill the same call goes on where it was.
+
+    Several calls may be at one grid, on machines that share its folder too: each makes runs that
+    nobody else is making, waits for the others' last ones, and reports all of them.
+
+    Args:
+        plan: What to run.
+        progress: Shows each run, with what its stages are at.
+        processes: How many runs are made at a time; more than one, in processes of their own. What
+            they come to is the same, but for what the number of threads changes in rounding.
+        only: Names of the variants or runs to make now; empty for all. What is there already
+            stands in the table too.
+
+    Raises:
+        ConfigError: If the settings of any run are wrong, or a name is none of them, before the
+            first one begins; or if a search is to try several settings at a time, or only some.
+        StoreError: If another process is at a search in this folder; or if the folder cannot be
+            written.
+    """
+    progress = progress or Silent()
+    if processes < 1 or (processes > 1 and plan.file.search is not None):
+        raise ConfigError(
+            f"{plan.path}: processes: {processes} cannot be; a search tries one run at a time, as "
+            "it goes by what it has found, and a grid one or more"
+        )
+    asked = plan.only(only)
+    if plan.file.search is None:
+        return _grid(plan, asked, progress, processes)
+    from trsr.experiments.sweep.search import search
+
+    with RunDirectory(plan.folder).locked(PLACE):
+        return search(plan, progress)
+
+
+def _grid(plan: Plan, asked: Sequence[Planned], progress: Progress, processes: int) -> Swept:
+    runs = {run.name: run for run in plan.grid()}
+    found: dict[str, Outcome] = {}
+    swept = _written(plan, runs, found, asked)
+    left = [shard_of(plan, run) for run in asked if run.name not in found]
+    # Runs that were there already say nothing of how long one takes.
+    progress.begin(len(left), "runs")
+    engine = LocalEngine(plan.folder / ENGINE, progress)
+    resources = Resources(processes, _devices() if processes > 1 else ())
+    with contextlib.closing(engine.map(make_run, left, resources)) as results:
+        for done in results:
+            run = runs[done.shard.name]
+            found[done.shard.name] = tested(run, outcome_of(run, done))
+            swept = _written(plan, runs, found, asked)
+            progress.advance(int(done.made), done.shard.name)
+    return swept
+
+
+def _written(
+    plan: Plan, runs: dict[str, Planned], found: dict[str, Outcome], asked: Sequence[Planned]
+) -> Swept:
+    """Takes in what is there by now, whoever made it, and writes the table."""
+    with RunDirectory(plan.folder).locked(PLACE, wait=WAIT):  # nobody's row is written over
+        for name, run in runs.items():
+            if name not in found and shard_of(plan, run).is_done():
+                records = RunDirectory(run.config.run.folder).records()
+                taken = tuple(one for one in records if "taken_from" in records[one].info)
+                outcome = Outcome(name, run.settings, run.seed, taken=taken)
+                found[name] = tested(run, outcome)
+        names = {run.name for run in asked}
+        swept = Swept(
+            plan,
+            tuple(found[name] for name in runs if name in found),
+            left=tuple(name for name in runs if name not in names and name not in found),
+        )
+        if found:
+            swept.write()
+    return swept
+
+
+def shard_of(plan: Plan, run: Planned, stages: tuple[str, ...] = STAGE_NAMES) -> RunShard:
+    """A run as a shard."""
+    return RunShard(run.name, run.config, plan.folder, stages)
+
+
+def make_run(shard: RunShard, progress: Progress) -> list[str]:
+    """Does the stages of one run; gives those that were copied from other runs."""
+    taken = []
+    for stage in (one for one in shard.stages if one in stage_names(shard.config)):
+        inner = _Inner(progress, f"{shard.name}: {stage}")
+        waits = functools.partial(
+            progress.advance, 0, f"{shard.name}: waits for a run that makes the same {stage}"
+        )
+        with exclusive(shard.folder / ENGINE, stage_key(shard.config, stage), waits):
+            made = run_stage(shard.config, stage, inner, _donors(shard))
+        if "taken_from" in made.info:
+            taken.append(stage)
+    return taken
+
+
+def outcome_of(run: Planned, done: Done[RunShard]) -> Outcome:
+    """What became of a run; where it failed, its folder says why."""
+    if not done.error:
+        note = run.config.run.folder / ERROR
+        note.unlink(missing_ok=True)
+        return Outcome(run.name, run.settings, run.seed, taken=tuple(done.value or ()))
+    outcome = Outcome(run.name, run.settings, run.seed, error=done.error)
+    return failed(outcome, run.config.run.folder, done.trace)
+
+
+def failed(outcome: Outcome, folder: Path, trace: str = "") -> Outcome:
+    """The outcome of a failed run, whose folder says why."""
+    with contextlib.suppress(OSError):  # it is reported in any case
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = [outcome.error, *([trace] if trace else [])]
+        (folder / ERROR).write_text("\n\n".join(parts) + "\n", "utf-8")
+    return outcome
+
+
+def tested(run: Planned, outcome: Outcome) -> Outcome:
+    """The outcome with what its run came to on its cases; failed where that cannot be read."""
+    if outcome.error:
+        return outcome
+    folder, split = run.config.run.folder, run.config.rank.split
+    finished = FinishedRun(folder)
+    try:
+        return dataclasses.replace(
+            outcome,
+            rankers=read_report(folder),
+            bounds=finished.bounds,
+            notes=run_notes(finished),
+            cases=cases_digest(folder, split),
+            answers=answers(folder),
+        )
+    except StoreError as error:
+        return failed(dataclasses.replace(outcome, error=str(error)), folder)
+
+
+def _donors(shard: RunShard) -> list[RunDirectory]:
+    """The other runs in the folder whose manifest can be read."""
+    found = []
+    for path in sorted(shard.folder.iterdir()):
+        donor = RunDirectory(path)
+        with contextlib.suppress(StoreError):
+            if path != shard.config.run.folder and path.is_dir() and donor.records():
+                found.append(donor)
+    return found
+
+
+def _devices() -> list[str]:
+    """The GPUs by the names that CUDA knows them by; none where there are none."""
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if told is not None:
+        return [one for one in told.split(",") if one]
+    try:
+        from trsr.models.hf.load import cuda_devices
+    except ImportError:  # without torch, nothing uses them
+        return []
+    return cuda_devices()
+
+
+class _Inner:
+    """A stage's progress as a note beside the bar of runs."""
+
+    def __init__(self, outer: Progress, name: str) -> None:
+        self._outer = outer
+        self._name = name
+        self._pace = Pace()
+
+    def begin(self, total: int | None, unit: str) -> None:
+        self._pace.begin(total)
+        self._outer.advance(0, self._name)
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self._pace.advance(steps)
+        whole = f"/{self._pace.total}, {self._pace.left()}" if self._pace.total else ""
+        self._outer.advance(0, f"{self._name} {self._pace.done}{whole}")

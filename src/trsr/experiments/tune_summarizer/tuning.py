@@ -1,0 +1,338 @@
+"""Samples summaries, rewards those that help the ranker, trains on the best, and measures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trsr.config import Config
+from trsr.data import Dataset
+from trsr.errors import ConfigError, DataError, PromptError, StaleRunError, StoreError
+from trsr.experiments.tune_summarizer.sampling import Sample, sample_cases, sample_summaries
+from trsr.metrics.comparison import difference_json
+from trsr.metrics.significance import LEVEL, compare_columns
+from trsr.models.settings import ModelSettings
+from trsr.pipeline.artifacts import adapter_of
+from trsr.pipeline.runner import differences, refuse_stale, versions
+from trsr.pipeline.stages import STAGES
+from trsr.progress import Progress, Silent
+from trsr.prompts import load_domain
+from trsr.rankers import PointwiseLLMRanker, rank_what_fits
+from trsr.recommender import open_cached, open_ranking_model, summary_writer
+from trsr.settings import derive_seed, digest
+from trsr.storage.run_directory import RunDirectory, StageRecord
+from trsr.summarize import SILENT
+from trsr.training.examples import Written
+from trsr.types import Case, Query, RankedList
+
+COMMAND = "tune-summarizer"
+RESULT = "summarizer.json"
+READ = ("items.parquet", "cases.train.parquet", "cases.valid.parquet")
+"""The files of the run that are read, beside the adapter: no test case is."""
+
+GREEDY, TOP_P = {"temperature": 0.0}, 0.95
+EXAMPLES = 5
+"""Validation users whose summaries before and after stand in the result, to be read."""
+
+
+@dataclass(frozen=True)
+class TunedSummarizer:
+    """What tuning found.
+
+    Attributes:
+        folder: The output folder; it holds a model where `found["better"]`.
+        found: What `summarizer.json` holds. `better`: whether the tuned model is significantly
+            better; `users` whose samples could be ranked with, `selected` of them learned from;
+            `spread`: the standard deviation of a user's rewards, mean over users. Where something
+            was selected: `texts`, `steps`, first and last of the `losses`; `measured`: the mean
+            rewards of validation users, `llm_zero_shot` and `tuned`, with their paired difference
+            as `difference_json`; `examples` of their summaries.
+        made: Whether work was done, or all was there.
+    """
+
+    folder: Path
+    found: Mapping[str, Any]
+    made: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """In one sentence, whether the model is kept, and why."""
+        if "measured" not in self.found:
+            return "no sample beat its user's greedy summary: nothing was trained"
+        gain, p = (self.found["measured"][name] for name in ("difference", "p"))
+        kept = "better" if self.found["better"] else "not significantly better, none is kept"
+        sure = "" if p is None else f", p = {p:.2g}"
+        return (
+            f"the tuned summarizer is {kept}: log-likelihood of validation users' next items "
+            f"{gain or 0.0:+.3f} nats{sure}"
+        )
+
+
+def tune_summarizer(
+    config: Config, out: Path | str, progress: Progress | None = None
+) -> TunedSummarizer:
+    """Fine-tunes the summarizing model on those of its own summaries that tell what comes next.
+
+    It samples several summaries of training users' histories, with the strategy and the prompts
+    of `summarize`. A summary's reward is the log-likelihood of the user's next item among its
+    negatives, as the ranking model scores them with that summary in the prompt. A LoRA adapter
+    learns what led to each user's best sample, where that beats the greedy summary by `margin`.
+    This is one step of expert iteration (Anthony et al. 2017; for language models STaR, Zelikman
+    et al. 2022, and ReST-EM, Singh et al. 2024). Greedy summaries of validation users are then
+    compared with the untuned model's. A stopped call goes on where it was.
+
+    Args:
+        config: All settings; the run directory holds the prepared data. Where it holds a trained
+            adapter, that one ranks; else the ranking model as it came.
+        out: The folder of the result. Where the tuned model is better, any backend opens it as a
+            model, and `adapter/` holds the same in PEFT's format. `summarizer.json` has the
+            figures and some summaries before and after.
+        progress: Shows how far the work is.
+
+    Raises:
+        ConfigError: If the settings leave nothing to tune.
+        DataError: If there are no training or validation cases, or no history to summarize.
+        ModelError: If a model cannot be loaded or fails.
+        StaleRunError: If the run lacks a stage, or `out` was begun with other settings.
+        StoreError: If a folder cannot be read or written, or another process writes it.
+    """
+    _refuse(config)
+    run, output = RunDirectory(config.run.folder), RunDirectory(Path(out).absolute())
+    adapter = adapter_of(run)
+    names = ("prepare", "train") if adapter else ("prepare",)
+    refuse_stale([stage for stage in STAGES if stage.name in names], config, run, COMMAND)
+    dataset, settings, seed = Dataset.load(run.folder), config.tune_summarizer, config.run.seed
+    train = sample_cases(dataset.cases("train"), settings.users, seed, one_per_user=True)
+    valid = sample_cases(dataset.cases("valid"), settings.valid_cases, seed)
+    if not train or not valid:
+        raise DataError(
+            f"{COMMAND}: the run has no {'validation' if train else 'training'} cases; lower "
+            "data.min_history, or choose a data.split that makes some"
+        )
+    meaning = _meaning(config, run, adapter)
+    with output.locked("--out FOLDER"):
+        if not _is_done(output, meaning):
+            tuner = _Tuner(config, train, valid, adapter, output, progress or Silent())
+            return TunedSummarizer(output.folder, tuner.run(meaning))
+    return TunedSummarizer(output.folder, json.loads((output / RESULT).read_text("utf-8")), False)
+
+
+def _refuse(config: Config) -> None:
+    """Raises ConfigError with every setting that leaves nothing to tune."""
+    strategy, backend = config.summarize.strategy, config.summarizer.backend
+    rules = (
+        (strategy in SILENT, f"summarize.strategy: {strategy} asks no model; choose another one"),
+        (not config.prompts.use_summary, "prompts.use_summary: the ranker must read the summary"),
+        (config.prompts.summary_of != "own", "prompts.summary_of: must be own"),
+        (config.summarize.samples > 1, "summarize.samples: tuning samples itself; set it to 1"),
+        (
+            backend not in ("transformers", "openvino"),
+            f"summarize.model.backend: {backend} has no weights here; use transformers",
+        ),
+    )
+    problems = [f"\n  {text}" for wrong, text in rules if wrong]
+    if problems:
+        raise ConfigError(f"{COMMAND}: there is nothing to tune{''.join(problems)}")
+
+
+def _meaning(config: Config, run: RunDirectory, adapter: Path | None) -> dict[str, Any]:
+    """What the result depends on, as plain values."""
+    value = {
+        "tune_summarizer": config.tune_summarizer.model_dump(mode="json"),
+        "summarize": config.summarize.model_dump(mode="json", exclude={"model"}),
+        "summarizer": config.summarizer.meaning(),
+        "prompts": config.prompts.model_dump(mode="json", exclude={"summary_of"}),
+        "words": load_domain(config.prompts.domain).digest(config.prompts.style),
+        "ranker": config.model.meaning() | {"scorer": config.model.scorer},
+        "read": run.hashes([*READ, *(["adapter"] if adapter else [])]),
+        "seed": config.run.seed,
+    }
+    return dict(json.loads(json.dumps(value)))
+
+
+def _is_done(output: RunDirectory, meaning: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this very result; refuses one that holds something else."""
+    record = output.records().get(COMMAND)
+    if record is None:
+        if any(path.name not in (".lock", ".work") for path in output.folder.iterdir()):
+            raise StoreError(f"{output.folder}: is not empty; choose another --out")
+        return False
+    changed = differences(record.settings, meaning)
+    if changed:
+        raise StaleRunError(
+            f"{output.folder} was made with other settings: {'; '.join(changed)}; choose "
+            "another --out, remove it, or go back to those settings"
+        )
+    return not output.faults(record)
+
+
+@dataclass
+class _Tuner:
+    """Does the work; a model is opened for one step of it, so that a device need not hold two.
+
+    A later call finds texts and scores in the output store, the rest in the workspace.
+    """
+
+    config: Config
+    train: list[Case]
+    valid: list[Case]
+    adapter: Path | None
+    output: RunDirectory
+    progress: Progress
+
+    def run(self, meaning: Mapping[str, Any]) -> dict[str, Any]:
+        work = self.output.workspace(f"{COMMAND}/{digest(dict(meaning))}")
+        # The store and the backends know a model by its folder's name and files: called as the
+        # output folder is, the result is the very model that was measured.
+        model = work / "model" / self.output.folder.name
+        selected, found = self._select()
+        if selected:
+            found |= self._fit([text for one in selected for text in one.texts], work, model)
+            found |= self._measure(model)
+        with self.output.writing(COMMAND) as folder:
+            if found["better"]:
+                shutil.copytree(model, folder, dirs_exist_ok=True)
+                shutil.copytree(work / "adapter", folder / "adapter")
+            (folder / RESULT).write_text(json.dumps(found, indent=1, ensure_ascii=False), "utf-8")
+            info = {"versions": versions()}
+            record = StageRecord(meaning, {}, {}, info)
+            self.output.publish(COMMAND, folder, record, writes=("*",))
+        return found
+
+    def _select(self) -> tuple[list[Sample], dict[str, Any]]:
+        """The best sample of each user whose one is better enough, and figures."""
+        settings, seed = self.config.tune_summarizer, self.config.run.seed
+        (greedy,) = self._summaries(self.train, [GREEDY], "greedy summaries")
+        cases = [case for case in self.train if greedy[case.query.id].summary.sources]
+        if not cases:
+            raise DataError(
+                f"{COMMAND}: no history holds a block to summarize; lower summarize.block_items, "
+                "or set summarize.last_block to true"
+            )
+        drawn = {"temperature": settings.temperature, "top_p": TOP_P}
+        seeds = [derive_seed(seed, COMMAND, f"sample {n}") for n in range(settings.samples)]
+        samplings = [drawn | {"seed": one} for one in seeds]
+        samples = self._summaries(cases, samplings, "samples")
+        rewards = self._rewards(cases, [greedy, *samples], "rewards of samples")
+        selected = []
+        for query, (greedy_reward, *own) in rewards.items():
+            best = samples[int(np.argmax(own))][query]
+            if max(own) - greedy_reward > settings.margin and best.summary.text and best.texts:
+                selected.append(best)
+        spread = float(np.mean([np.std(own[1:]) for own in rewards.values()])) if rewards else 0.0
+        counts = {"users": len(rewards), "selected": len(selected), "spread": spread}
+        return selected, {"better": False, **counts}
+
+    def _fit(self, texts: list[Written], work: Path, model: Path) -> dict[str, Any]:
+        """Trains the adapter, and writes the model that it makes."""
+        from trsr.models.hf.merge import write_merged
+        from trsr.training.text_examples import train_on_texts
+
+        base = self.config.summarizer.model_copy(update={"backend": "transformers"})
+        result = train_on_texts(
+            texts,
+            model=base,
+            settings=self.config.tune_summarizer,
+            seed=derive_seed(self.config.run.seed, "tune_summarizer"),
+            out=work / "adapter",
+            state=work / "state",
+            progress=self.progress,
+        )
+        if not model.is_dir():
+            fresh = work / "merging"
+            shutil.rmtree(fresh, ignore_errors=True)
+            write_merged(base, work / "adapter", fresh)
+            model.parent.mkdir(exist_ok=True)
+            fresh.rename(model)
+        losses = [result.losses[0], result.losses[-1]]
+        return {"texts": len(texts), "steps": result.steps, "losses": losses}
+
+    def _measure(self, model: Path) -> dict[str, Any]:
+        """Compares greedy summaries of the validation users, and takes some to be read."""
+        changed = {"name": str(model), "revision": None}
+        tuned = self.config.summarizer.model_copy(update=changed)
+        (old,) = self._summaries(self.valid, [GREEDY], "validation summaries, untuned")
+        (new,) = self._summaries(self.valid, [GREEDY], "validation summaries, tuned", tuned)
+        rewards = self._rewards(self.valid, [old, new], "rewards of validation summaries")
+        users = [case.query.history.user for case in self.valid if case.query.id in rewards]
+        table = np.array(list(rewards.values())).reshape(-1, 2)
+        (found,) = compare_columns(table[:, 1:] - table[:, :1], users)
+        means = dict(zip(("llm_zero_shot", "tuned"), table.mean(axis=0).tolist(), strict=True))
+        examples = [
+            {
+                "query": query,
+                "llm_zero_shot": old[query].summary.text,
+                "tuned": new[query].summary.text,
+            }
+            for query in sorted(old, key=lambda query: derive_seed(0, "examples", query))[:EXAMPLES]
+        ]
+        return {
+            "better": found.p is not None and found.p < LEVEL and (found.mean or 0.0) > 0,
+            "measured": means | difference_json(found),
+            "examples": examples,
+        }
+
+    def _summaries(
+        self,
+        cases: Sequence[Case],
+        samplings: Sequence[Mapping[str, Any]],
+        unit: str,
+        model: ModelSettings | None = None,
+    ) -> list[dict[str, Sample]]:
+        """Summaries by the summarizing model or another one, once with each sampling."""
+        opened = open_cached(self.config, model or self.config.summarizer)
+        writer, settings = summary_writer(self.config, opened), self.config.summarize
+        self.progress.begin(len(cases) * len(samplings), unit)
+        found = []
+        for own in samplings:
+            sampling = settings.sampling.model_copy(update=dict(own))
+            asked = settings.model_copy(update={"sampling": sampling})
+            found.append(sample_summaries(cases, opened, writer, asked, self.progress))
+        return found
+
+    def _rewards(
+        self, cases: Sequence[Case], samples: Sequence[Mapping[str, Sample]], unit: str
+    ) -> dict[str, list[float]]:
+        """By query the reward of each of its samples; what does not fit a prompt is left out."""
+        ranker = PointwiseLLMRanker(
+            *open_ranking_model(self.config, self.adapter), self.config.rank.queries_per_batch
+        )
+        self.progress.begin(len(cases) * len(samples), unit)
+        asked: dict[str, Case] = {}
+
+        def queries() -> Iterator[Query]:
+            # All of one user's stand together: their prompts begin alike up to the summary.
+            for case in cases:
+                for place, table in enumerate(samples):
+                    name = f"{case.query.id} with summary {place}"
+                    asked[name] = case
+                    summary = table[case.query.id].summary
+                    yield dataclasses.replace(case.query, id=name, summary=summary)
+
+        def skipped(query: Query, error: PromptError) -> None:
+            self.progress.advance(1, "a prompt does not fit")
+
+        found: dict[str, list[float]] = {}
+        for ranked in rank_what_fits(ranker, queries(), skipped):
+            case = asked[ranked.query]
+            found.setdefault(case.query.id, []).append(log_likelihood(ranked, case.relevant))
+            self.progress.advance()
+        return {query: own for query, own in found.items() if len(own) == len(samples)}
+
+
+def log_likelihood(ranked: RankedList, relevant: frozenset[str]) -> float:
+    """The log-probability (nats) of the relevant item in a softmax over all candidates' scores.
+
+    At most 0; −log(candidates) where all score the same. Several relevant ones count their mean.
+    """
+    scores = np.array([entry.score for entry in ranked])
+    highest = float(scores.max())
+    total = highest + float(np.log(np.exp(scores - highest).sum()))
+    return float(np.mean([entry.score - total for entry in ranked if entry.item in relevant]))

@@ -1,0 +1,99 @@
+"""Downloads, checked: what a way of getting something is made of."""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.request
+from email.message import Message
+from http.client import HTTPException
+from pathlib import Path
+
+from trsr.progress import Progress
+from trsr.storage import files
+
+PROBE_SECONDS = 5.0  # how long a hub or publisher may take to show that it can be reached
+DOWNLOAD_SECONDS = 1800.0
+MOST_BYTES = 1 << 30  # far more than anything that is fetched so
+
+# HTTPException is none of OSError: an answer that is no HTTP, or one cut off
+_BROKEN = (OSError, ValueError, HTTPException)
+
+
+class NotHereError(Exception):
+    """One way to get something does not work now; the message is the reason, in words."""
+
+
+def probe(url: str) -> None:
+    """Asks an address for its head, in bounded time even where the name look-up hangs."""
+    outcome: list[BaseException | None] = []
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD")  # noqa: S310  (ours: see sources)
+        try:
+            with urllib.request.urlopen(request, timeout=PROBE_SECONDS):  # noqa: S310  (as above)
+                outcome.append(None)
+        except _BROKEN as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    if not outcome:
+        raise NotHereError(f"{url}: no answer in {PROBE_SECONDS:.0f} s")
+    if outcome[0] is not None:
+        raise NotHereError(f"{url}: {outcome[0]}")
+
+
+def download(url: str, path: Path, progress: Progress) -> None:
+    """Writes what an address gives into a file.
+
+    Raises:
+        NotHereError: If it cannot be had: no answer, a page in place of a file, another length
+            than announced, more than `MOST_BYTES`, or longer than `DOWNLOAD_SECONDS`.
+    """
+    deadline = time.monotonic() + DOWNLOAD_SECONDS
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer, files.writing(path) as file:  # noqa: S310  (ours: see sources)
+            length = _length(url, answer.headers)
+            progress.begin(length, "bytes")
+            found = 0
+            while chunk := answer.read1(1 << 18):
+                found += len(chunk)
+                if found > (length or MOST_BYTES):
+                    raise NotHereError(f"{url}: gives more than {length or MOST_BYTES:,} bytes")
+                if time.monotonic() > deadline:
+                    raise NotHereError(f"{url}: took over {DOWNLOAD_SECONDS:.0f} s")
+                file.write(chunk)
+                progress.advance(len(chunk))
+            if length is not None and found < length:
+                raise NotHereError(f"{url}: ended after {found:,} of {length:,} bytes")
+    except _BROKEN as error:
+        raise NotHereError(f"{url}: {error or type(error).__name__}") from error
+
+
+def _length(url: str, headers: Message) -> int | None:
+    """How many bytes are announced; None where nothing is said."""
+    if headers.get_content_type() == "text/html":
+        raise NotHereError(f"{url}: answers with a web page in place of the file")
+    told = headers.get("Content-Length")
+    if told is None:
+        return None
+    if not (told.isascii() and told.isdigit() and int(told) <= MOST_BYTES):
+        raise NotHereError(f"{url}: announces {told[:40]!r} bytes")
+    return int(told)
+
+
+def check(path: Path, kind: str, expected: str, what: str) -> None:
+    """Refuses a file that is missing or has not the expected sum of this kind.
+
+    Raises:
+        NotHereError: Naming it as `what`.
+    """
+    if not files.is_file(path):
+        raise NotHereError(f"{what}: the file is missing")
+    found = files.digest(path, kind)
+    if found != expected:
+        raise NotHereError(
+            f"{what}: its {kind} is {found}, expected {expected}: damaged or changed"
+        )

@@ -1,6 +1,0 @@
-"""Language models: the protocols, the backends, the token tree. Knows no users and no items."""
-
-from trsr.llm.base import LanguageModel, Sampling, ScoringModel
-from trsr.llm.settings import ModelSettings, open_model
-
-__all__ = ["LanguageModel", "ModelSettings", "Sampling", "ScoringModel", "open_model"]

@@ -1,0 +1,6 @@
+"""Language models: the protocols, the backends, the token tree. Knows no users and no items."""
+
+from trsr.models.base import LanguageModel, Sampling, ScoringModel
+from trsr.models.settings import ModelSettings, open_model
+
+__all__ = ["LanguageModel", "ModelSettings", "Sampling", "ScoringModel", "open_model"]

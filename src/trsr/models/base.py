@@ -1,0 +1,117 @@
+"""The narrow waist between trsr and any language model: text in, text out; tokens never leak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from trsr.errors import PromptError
+from trsr.settings import Settings
+from trsr.types import Prompt
+
+Feed = Iterable[Prompt | None]
+"""Prompts as they become ready. `None` says: nothing is ready now, but more may be once an answer
+that is being made has come; a model that gets it must finish something before it asks again."""
+
+
+def text_only(prompt: Prompt, backend: str) -> Prompt:
+    """The prompt, for a backend that takes text alone.
+
+    Raises:
+        PromptError: If a part is no text; names the backend and the part.
+    """
+    for number, message in enumerate(prompt.messages, 1):
+        if message.other is not None:
+            raise PromptError(
+                f"the backend {backend} takes text alone, and message {number} (role "
+                f"{message.role}) holds {message.other}: leave it out, or choose a backend that "
+                "takes it"
+            )
+    return prompt
+
+
+class Sampling(Settings):
+    """How a model generates; part of every output-store key."""
+
+    max_tokens: int = Field(96, ge=1, description="most tokens of one generated text")
+    temperature: float = Field(0.0, ge=0, description="0 is greedy; above, texts are drawn")
+    top_p: float = Field(1.0, gt=0, le=1, description="draw from this share of the probability")
+    repetition_penalty: float = Field(
+        1.0, ge=1, description="above 1, tokens already written become less likely"
+    )
+    no_repeat_ngram: int = Field(
+        0, ge=0, description="forbid runs of this many tokens to occur twice; 0 allows all"
+    )
+    seed: int = Field(0, ge=0, description="seed of drawn texts; each prompt's own seed follows")
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A model that generates text."""
+
+    @property
+    def identity(self) -> str:
+        """Weights and settings in a few words: the same identity gives the same texts."""
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens of a prompt and its answer together."""
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """The prompt's tokens as the model would read it, layout included."""
+
+    def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
+        """Yields (position of the prompt in the feed, text), each as soon as it is finished.
+
+        Positions count prompts only, not the `None`s. Each prompt is answered exactly once. The
+        text is what follows the prompt's begun answer, without it.
+
+        Raises:
+            ModelError: If the model cannot be reached or answers nonsense.
+        """
+
+
+class ModelWrapper:
+    """What a model in front of another one has from it, unless it says otherwise.
+
+    Args:
+        inner: The model that stands behind.
+    """
+
+    def __init__(self, inner: LanguageModel) -> None:
+        self.inner = inner
+
+    @property
+    def identity(self) -> str:
+        """The inner model's identity."""
+        return self.inner.identity
+
+    @property
+    def context_tokens(self) -> int:
+        """The inner model's bound on a prompt and its answer together."""
+        return self.inner.context_tokens
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """The prompt's tokens as the inner model would read it."""
+        return self.inner.count_tokens(prompt)
+
+
+@runtime_checkable
+class ScoringModel(LanguageModel, Protocol):
+    """A model that also tells how likely an answer is: only these can rank."""
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> npt.NDArray[np.float64]:
+        """The log-probability of each answer after each prompt.
+
+        Returns:
+            Shape (prompts, answers), natural logarithms, the answers' own rows of the head
+            computed in fp32 whatever the model's dtype.
+
+        Raises:
+            ModelError: If two answers have the same tokens after a prompt.
+            PromptError: If a prompt with an answer exceeds the context.
+        """

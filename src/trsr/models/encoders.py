@@ -1,0 +1,188 @@
+"""Texts as vectors by a sentence-transformers model, each text computed once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from trsr import hub
+from trsr.errors import ModelError
+from trsr.models.weights import file_digest, local_weights, quiet
+from trsr.progress import Progress, Silent
+from trsr.registry import optional
+from trsr.storage import files
+
+EMBEDDED = ("minilm",)
+"""Models that `trsr get` knows."""
+
+_log = logging.getLogger(__name__)
+_PART = 2048  # texts a file: what a kill may cost
+_BATCH = 64
+_MEANT = frozenset(
+    {
+        "config.json",
+        "config_sentence_transformers.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+)
+"""The files beside the weights that a vector depends on; folders differ in the others."""
+
+Vectors = npt.NDArray[np.float32]
+
+
+class Encoder(Protocol):
+    """Texts to vectors; the same text gives the same vector within one call."""
+
+    identity: str
+    """Weights and settings, for what is kept."""
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """One vector a text, shape (texts, width)."""
+
+
+class SentenceEncoder:
+    """A sentence-transformers model on this machine: the GPU where there is one.
+
+    Weights are read as safetensors only, and no code that comes with them is run.
+
+    Args:
+        name: An embedded model's name, a folder or a hub id.
+        progress: Told about fetching.
+
+    Raises:
+        ConfigError: If sentence-transformers is not installed.
+        ModelError: If there is no such model, or it cannot be read.
+    """
+
+    def __init__(self, name: str, progress: Progress | None = None) -> None:
+        self.name = name
+        if name in EMBEDDED:
+            self.folder = hub.get(name, progress=progress)
+        elif files.is_file(Path(name).expanduser() / "modules.json"):
+            self.folder = Path(name).expanduser()
+        else:
+            self.folder = local_weights(name)
+        own = sorted(
+            path
+            for path in files.walk(self.folder)
+            if path.suffix == ".safetensors" or path.name in _MEANT
+        )
+        facts = [f"{path.relative_to(self.folder).as_posix()}:{file_digest(path)}" for path in own]
+        self.identity = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
+        self._model: Any = None
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """One unit vector a text, shape (texts, width); the model is loaded at the first call."""
+        if self._model is None:
+            self._model = self._load()
+        vectors = self._model.encode(
+            list(texts), batch_size=_BATCH, show_progress_bar=False, normalize_embeddings=True
+        )
+        return np.asarray(vectors, dtype=np.float32)
+
+    def _load(self) -> Any:
+        library = optional("sentence_transformers", "embeddings", "the ranker text_knn")
+        try:
+            with quiet():
+                return library.SentenceTransformer(
+                    str(self.folder),
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    model_kwargs={"use_safetensors": True},
+                )
+        except (OSError, ValueError, RuntimeError, LookupError) as error:
+            raise ModelError(
+                f"{self.folder} cannot be read as a sentence-transformers model ({error})"
+            ) from error
+
+
+def embed(
+    texts: Iterable[str],
+    encoder: Encoder,
+    *,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Vectors]:
+    """The vectors of texts, each of the same shape (width,).
+
+    A text's vector is computed once a model and kept in `<cache>/embeddings/<identity>`: Parquet
+    files of a few thousand each, written whole or not at all, named by what they hold. Several
+    processes may fill the folder at once.
+
+    Args:
+        texts: In any order, repeated or not.
+        encoder: The model.
+        cache: trsr's cache folder; None: the usual one.
+        progress: Told about what must be computed.
+
+    Raises:
+        ModelError: If the model gives values that are no numbers, or the cache cannot be written.
+    """
+    wanted = {_key(text): text for text in dict.fromkeys(texts)}
+    folder = hub.cache_folder(cache) / "embeddings" / encoder.identity
+    found = _read(folder, wanted)
+    missing = sorted(wanted.keys() - found.keys())
+    if missing:
+        progress = progress or Silent()
+        progress.begin(len(missing), "texts to embed")
+        # near lengths together: less padding
+        missing.sort(key=lambda key: (len(wanted[key]), key))
+        for start in range(0, len(missing), _PART):
+            keys = missing[start : start + _PART]
+            made: list[Vectors] = []
+            for some in _batches(keys):
+                made.extend(encoder.encode([wanted[key] for key in some]))
+                progress.advance(len(some))
+            vectors = np.stack(made)
+            if not np.isfinite(vectors).all():
+                raise ModelError("the embedding model gave values that are not numbers")
+            _write(folder, keys, vectors)
+            found.update(zip(keys, vectors, strict=True))
+    return {text: found[key] for key, text in wanted.items()}
+
+
+def _batches(keys: list[str]) -> Iterable[list[str]]:
+    return (keys[start : start + _BATCH] for start in range(0, len(keys), _BATCH))
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(folder: Path, wanted: Iterable[str]) -> dict[str, Vectors]:
+    """What is kept of these keys; a damaged file counts as not there, and is said."""
+    keys = pl.Series("key", list(wanted), dtype=pl.String)
+    found: dict[str, Vectors] = {}
+    for path in files.listed(folder, "*.parquet"):
+        try:
+            rows = files.read_parquet(path).join(keys.to_frame(), on="key", how="semi")
+            found.update(zip(rows["key"], rows["vector"].to_numpy(), strict=True))
+        except (pl.exceptions.PolarsError, ValueError, OSError) as error:
+            _log.warning("%s: cannot be read (%s); its texts are embedded again", path, error)
+    return found
+
+
+def _write(folder: Path, keys: Sequence[str], vectors: Vectors) -> None:
+    name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
+    columns = {"key": keys, "vector": pl.Series(vectors, dtype=_vector(vectors))}
+    try:
+        files.write_parquet(pl.DataFrame(columns), folder / f"{name}.parquet")
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ModelError(
+            f"embeddings cannot be kept in {folder} ({error}): free some space or make the folder "
+            "writable, or set TRSR_CACHE to another folder, and run again"
+        ) from error
+
+
+def _vector(vectors: Vectors) -> pl.Array:
+    return pl.Array(pl.Float32, vectors.shape[1])

@@ -1,0 +1,1 @@
+"""Language models through transformers: loading, generating, scoring."""

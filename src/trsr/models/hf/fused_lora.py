@@ -1,0 +1,140 @@
+"""LoRA layers in the base model's number format: the same product, without copies in fp32.
+
+PEFT keeps an adapter beside bf16 weights in fp32, and turns each input and output of each adapted
+layer into fp32 and back, and training keeps those copies. The weights stay in fp32 here too; only
+their product with the input is taken in the input's format, summed in fp32 inside it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _LoraProduct(torch.autograd.Function):
+    """x Wᵀ + b + s (x Aᵀ) Bᵀ (Hu et al. 2021, equation 3); W and b are frozen."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        down, up = a.to(x.dtype), (b * scale).to(x.dtype)
+        low = rows @ down.T
+        out = nn.functional.linear(rows, weight, bias).addmm_(low, up.T)
+        ctx.save_for_backward(rows, low, weight, down, up)
+        ctx.scale, ctx.kinds = scale, (a.dtype, b.dtype)
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, low, weight, down, up = ctx.saved_tensors
+        grown = grad.reshape(-1, grad.shape[-1])
+        back = grown @ up
+        into: Tensor | None = None
+        if ctx.needs_input_grad[0]:
+            into = (grown @ weight).addmm_(back, down).view(*grad.shape[:-1], rows.shape[-1])
+        of_a = (back.T @ rows).to(ctx.kinds[0])
+        of_b = (grown.T @ low).to(ctx.kinds[1]).mul_(ctx.scale)
+        return into, None, None, of_a, of_b, None
+
+
+def fuse_lora(network: Any) -> int:
+    """Gives each plain LoRA layer of a PEFT model a forward pass without fp32 copies.
+
+    A layer that is more than that (dropout while training, several adapters, a merged, quantized
+    or other kind of layer) goes PEFT's way, call by call. Equal to PEFT's in fp32 up to rounding;
+    in bf16 the product is rounded where PEFT's is not, as every other product of the model is.
+
+    Returns:
+        How many layers were changed.
+    """
+    from peft.tuners.lora import Linear
+
+    layers = [module for module in network.modules() if type(module) is Linear]
+    for layer in layers:
+        layer.forward = _FusedLora(layer, layer.forward)
+    return len(layers)
+
+
+def head_rows(head: Any, rows: Tensor, states: Tensor) -> Tensor | None:
+    """The logits of some rows of a head in fp32, its adapter's part with them.
+
+    Args:
+        head: The head.
+        rows: The rows wanted.
+        states: Final hidden states, [n, hidden].
+
+    Returns:
+        Logits, [n, rows]; None where the rows of this kind of head cannot be taken alone.
+    """
+    if not is_readable(head):
+        return None
+    head, states = _trained(head), states.float()
+    base = getattr(head, "base_layer", head)
+    bias = None if base.bias is None else base.bias[rows].float()
+    logits = nn.functional.linear(states, base.weight[rows].float(), bias)
+    if base is head or head.disable_adapters or head.merged:
+        return logits
+    for name in head.active_adapters:
+        if name in head.lora_A:
+            low = nn.functional.linear(states, head.lora_A[name].weight.float())
+            up = head.lora_B[name].weight[rows].float() * head.scaling[name]
+            logits = logits + nn.functional.linear(low, up)
+    return logits
+
+
+def is_readable(head: Any) -> bool:
+    """Whether a head is a linear layer, plain, trained as a whole, or with plain LoRA beside it."""
+    head = _trained(head)
+    if type(head) is nn.Linear:
+        return True
+    return (
+        hasattr(head, "lora_A")
+        and type(head.base_layer) is nn.Linear
+        and not head.lora_variant
+        and not head.training
+        and all(one.bias is None for one in head.lora_B.values())
+    )
+
+
+def _trained(head: Any) -> Any:
+    """Of a head that was trained as a whole (PEFT's `modules_to_save`) the trained one."""
+    whole = getattr(head, "modules_to_save", None)
+    if not whole or head.disable_adapters:
+        return getattr(head, "original_module", head)
+    return whole[head.active_adapters[0]]
+
+
+class _FusedLora:
+    """A LoRA layer's forward pass; PEFT's own where this one does not hold."""
+
+    def __init__(self, layer: Any, own: Any) -> None:
+        self.layer, self.own = layer, own
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        layer = self.layer
+        names = [name for name in layer.active_adapters if name in layer.lora_A]
+        if args or kwargs or len(names) != 1 or not self._plain(names[0], x):
+            out: Tensor = self.own(x, *args, **kwargs)
+            return out
+        a, b = layer.lora_A[names[0]], layer.lora_B[names[0]]
+        base, scale = layer.base_layer, layer.scaling[names[0]]
+        product: Tensor = _LoraProduct.apply(  # type: ignore[no-untyped-call]
+            x, base.weight, base.bias, a.weight, b.weight, scale
+        )
+        return product
+
+    def _plain(self, name: str, x: Tensor) -> bool:
+        layer = self.layer
+        base, dropout = layer.base_layer, layer.lora_dropout[name]
+        return (
+            not (layer.disable_adapters or layer.merged or layer.lora_variant)
+            and type(base) is nn.Linear
+            and not base.weight.requires_grad
+            and x.dtype == base.weight.dtype
+            and layer.lora_B[name].bias is None
+            and (isinstance(dropout, nn.Identity) or not layer.training)
+        )

@@ -1,0 +1,211 @@
+"""Generates texts for a feed of prompts: batches of like prompts, their common stem read once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from trsr.errors import ModelError
+from trsr.models.base import Feed, Sampling
+from trsr.models.chat_format import ChatFormat
+from trsr.models.hf.decoding import Row, choose, enumerate_prompts, row_of, stop_tokens
+from trsr.models.token_tree.kv_cache import Bank, LayerKV, can_keep, cut, decoder_of, run
+from trsr.models.token_tree.tokens import Tokens, common
+from trsr.models.token_tree.tree import all_logits
+
+LOOK_AHEAD = 4
+"""Prompts pulled from the feed, in batches: enough to find ones of like length."""
+STEM = 32
+"""The fewest tokens that are worth reading once for a whole batch."""
+KIND = 48
+"""Prompts whose first so many tokens are the same are of one kind, and run together."""
+
+
+class Generator:
+    """One model's way to answer a feed.
+
+    Batches are made of prompts of one kind and like length; what they begin with in common (an
+    instruction, worked examples) is read once and kept for the batches after. A text is yielded
+    when it is finished, and a batch shrinks as its texts finish.
+
+    In bf16 a greedy text may depend on the batch that it was made in: sums are taken in another
+    order there. A drawn text has its own seed and depends on its neighbours no more than that.
+
+    Args:
+        network: A causal language model in evaluation mode.
+        layout: Its tokens.
+        batch_size: Prompts side by side.
+        context_tokens: Most tokens of a prompt and its answer.
+
+    Raises:
+        ModelError: If the model's layers hold what cannot be kept as keys and values.
+    """
+
+    def __init__(
+        self, network: Any, layout: ChatFormat, batch_size: int, context_tokens: int
+    ) -> None:
+        if not can_keep(network):
+            raise ModelError(
+                f"{layout.name} does not keep plain keys and values, and cannot generate here: "
+                "serve it with vLLM or llama.cpp and use the openai backend"
+            )
+        self.network, self.layout = network, layout
+        self.batch_size, self.context_tokens = batch_size, context_tokens
+        self._stops = stop_tokens(network, layout)
+        self._stems: dict[Tokens, tuple[Tokens, Bank]] = {}
+
+    def answer(self, feed: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
+        """Yields (position, text) as `LanguageModel.generate` says.
+
+        Raises:
+            PromptError: If a prompt leaves no room for its answer.
+        """
+        source, pool, ended = iter(enumerate_prompts(feed)), list[Row](), False
+        while not ended or pool:
+            while not ended and len(pool) < LOOK_AHEAD * self.batch_size:
+                entry = next(source, ())
+                if entry is None:
+                    break
+                ended = not entry
+                if entry:
+                    pool.append(row_of(*entry, self.layout, sampling, self.context_tokens))
+            if pool:
+                yield from self._run(_take(pool, self.batch_size), sampling)
+            elif not ended:
+                raise RuntimeError("the feed waits for an answer, but none is being made")
+
+    def _run(self, rows: list[Row], sampling: Sampling) -> Iterator[tuple[int, str]]:
+        batch, logits = self._read(rows, sampling.max_tokens)
+        while True:
+            tokens = choose(logits, batch.rows, sampling)
+            going = []
+            for place, row in enumerate(batch.rows):
+                if not row.done:
+                    row.write(tokens[place], self._stops, sampling.max_tokens)
+                    if row.done:
+                        yield row.position, row.text
+                    else:
+                        going.append(place)
+            if not going:
+                return
+            # finished rows stay, unheeded, until dropping them is worth copying the others
+            if len(going) <= 0.75 * len(batch.rows):
+                batch.keep(going)
+                tokens = [tokens[place] for place in going]
+            logits = batch.step(self.network, tokens)
+
+    @torch.no_grad()
+    def _read(self, rows: list[Row], room: int) -> tuple[Batch, Tensor]:
+        """Reads the prompts: a batch that can go on, and each row's next logits."""
+        decoder = decoder_of(self.network)
+        stem, bank = self._stem(decoder, [row.prompt for row in rows])
+        segments = [row.prompt[stem:] for row in rows]
+        hidden, kept = run(decoder, segments, bank, [0] * len(rows) if bank else (), keep=True)
+        last = [len(segment) - 1 for segment in segments]
+        states = hidden[list(range(len(rows))), last]
+        return Batch(rows, kept, room), all_logits(self.network, states)
+
+    def _stem(self, decoder: Any, prompts: Sequence[Tokens]) -> tuple[int, Bank | None]:
+        """The length of the prompts' common beginning, and its keys and values where kept."""
+        low, high = min(prompts), max(prompts)
+        shared = low[: min(common(low, high), min(map(len, prompts)) - 1)]
+        kept, bank = self._stems.get(shared[:KIND], ((), Bank((), ())))
+        known = common(kept, shared)
+        if known > max(STEM, len(shared) - STEM):
+            return known, cut(bank, known)
+        if len(shared) < STEM or len(prompts) == 1:
+            return 0, None
+        _, bank = run(decoder, [shared], keep=True)
+        self._stems.pop(shared[:KIND], None)
+        self._stems[shared[:KIND]] = (shared, bank)
+        if len(self._stems) > 4:
+            del self._stems[next(iter(self._stems))]
+        return len(shared), bank
+
+
+class Batch:
+    """Rows being answered side by side.
+
+    Args:
+        rows: The rows, their prompts read.
+        bank: Their prompts' keys and values.
+        room: Most tokens still to come.
+    """
+
+    def __init__(self, rows: list[Row], bank: Bank, room: int) -> None:
+        self.rows = rows
+        self._read = torch.tensor(bank.lengths)
+        self._width = max(bank.lengths)
+        self._steps = 0
+        self._layers = [_GrowingLayer(past, room) for past in bank.layers]
+        self._cache = Cache(layers=self._layers)
+
+    @torch.no_grad()
+    def step(self, network: Any, tokens: Sequence[int]) -> Tensor:
+        """Reads one more token a row: the logits of the next, [rows, vocabulary], fp32."""
+        decoder = decoder_of(network)
+        device = next(decoder.parameters()).device
+        self._steps += 1
+        mask = None
+        if int(self._read.min()) < self._width:
+            behind = torch.arange(self._width)[None, :] >= self._width - self._read[:, None]
+            mask = F.pad(behind, (0, self._steps), value=True).long().to(device)
+        positions = (self._read + self._steps - 1)[:, None]
+        output = decoder(
+            input_ids=torch.tensor(tokens, device=device)[:, None],
+            attention_mask=mask,
+            position_ids=positions.to(device),
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        return all_logits(network, output.last_hidden_state[:, -1])
+
+    def keep(self, places: list[int]) -> None:
+        """Drops all rows but these."""
+        self.rows = [self.rows[place] for place in places]
+        self._read = self._read[places]
+        for layer in self._layers:
+            layer.select(places)
+
+
+class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys and values in a buffer with room: a step writes its own and copies none."""
+
+    def __init__(self, past: LayerKV, room: int) -> None:
+        super().__init__()
+        self.length = past[0].shape[2]
+        self.keys, self.values = (F.pad(part, (0, 0, 0, room)) for part in past)
+        self.is_initialized = True
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> LayerKV:
+        start, self.length = self.length, self.length + key_states.shape[2]
+        self.keys[:, :, start : self.length] = key_states
+        self.values[:, :, start : self.length] = value_states
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def select(self, places: list[int]) -> None:
+        self.keys, self.values = self.keys[places], self.values[places]
+
+
+def _take(pool: list[Row], size: int) -> list[Row]:
+    """Takes a batch out of the pool: of the commonest kind, the longest."""
+    kinds = Counter(row.prompt[:KIND] for row in pool)
+    kind = max(kinds, key=lambda tokens: kinds[tokens])
+    alike = sorted(
+        (row for row in pool if row.prompt[:KIND] == kind), key=lambda row: -len(row.prompt)
+    )
+    taken = alike[:size]
+    positions = {row.position for row in taken}
+    pool[:] = [row for row in pool if row.position not in positions]
+    return taken

@@ -1,0 +1,255 @@
+"""Loads a model for transformers: number format, device, adapter, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import platform
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from trsr.errors import ConfigError, ModelError
+from trsr.models.hf.fused_lora import fuse_lora, is_readable
+from trsr.models.settings import ModelSettings
+from trsr.models.token_tree.kv_cache import decoder_of
+from trsr.models.weights import file_digest, quiet
+
+_UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError)
+TOKENIZER = ("tokenizer", "chat_template", "special_tokens", "vocab", "merges", "added_tokens")
+
+
+def pick_device(settings: ModelSettings) -> torch.device:
+    """The device that is asked for; auto: CUDA, else MPS, else the CPU.
+
+    Raises:
+        ConfigError: If the machine has no such device.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if settings.device == "auto":
+        return torch.device(next(name for name, here in there.items() if here))
+    if not there[settings.device]:
+        raise ConfigError(
+            f"model.device: torch sees no {settings.device} device on this machine: "
+            "use auto or cpu, or install the torch build for the device"
+        )
+    return torch.device(settings.device)
+
+
+def cuda_devices() -> list[str]:
+    """The GPUs of this machine, by the names that CUDA_VISIBLE_DEVICES takes."""
+    return [str(place) for place in range(torch.cuda.device_count())]
+
+
+def pick_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
+    """The number format; auto: bfloat16 where the machine multiplies it natively, else float32.
+
+    Natively: GPUs that say so, and CPUs with avx512_bf16 or AMX (a CPU without them is slower
+    in bfloat16 than in float32).
+    """
+    if settings.dtype != "auto":
+        dtype: torch.dtype = getattr(torch, settings.dtype)
+        return dtype
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and _cpu_has_bf16()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def load_network(
+    settings: ModelSettings, folder: Path, adapter: Path | None, device: torch.device
+) -> Any:
+    """Loads a causal language model in evaluation mode, with its adapter.
+
+    In float32 the adapter is merged into the weights, which changes scores by rounding only
+    (1e-6); not where it adapts a matrix that head and embeddings share. In fewer bits it stays
+    beside them: a merged weight would be rounded again, and with it away goes part of what training
+    taught.
+
+    Raises:
+        ConfigError: If bitsandbytes is asked for and missing.
+        ModelError: If the folder's model or adapter cannot be loaded, or the adapter is of another
+            model.
+    """
+    dtype = pick_dtype(settings, device)
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    if settings.quantize != "none":
+        options |= _quantized(settings, dtype, device)
+    try:
+        with quiet():
+            network = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
+    except _UNREADABLE as error:
+        raise ModelError(f"the model in {folder} cannot be loaded: {error}") from error
+    if settings.quantize == "none":
+        network = network.to(device)
+    if adapter is not None:
+        network = _adapted(network, adapter, dtype)
+    _check_parts(network, folder)
+    return network.requires_grad_(False).eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Loads the model's tokenizer.
+
+    Raises:
+        ModelError: If there is none that can be loaded.
+    """
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except _UNREADABLE as error:
+        raise ModelError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+
+
+def identity(settings: ModelSettings, folder: Path, adapter: Path | None, dtype: Any) -> str:
+    """The model in a line: name, digest of weights and tokenizer, format, adapter's digest.
+
+    Names no path of the machine, so that a store can move.
+    """
+    files = [path for path in sorted(folder.iterdir()) if _counts(path)]
+    parts = [
+        Path(settings.name).name if Path(settings.name).is_dir() else settings.name,
+        _together(files),
+        str(dtype).removeprefix("torch."),
+    ]
+    if settings.quantize != "none":
+        parts.append(settings.quantize)
+    if adapter is not None:
+        adapted = [adapter / "adapter_config.json", *sorted(adapter.glob("*.safetensors"))]
+        parts.append(f"adapter {_together(adapted)}")
+    return " ".join(parts)
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file of the folder has a say in what the model answers."""
+    return (
+        path.suffix == ".safetensors"
+        or path.name in ("config.json", "generation_config.json")
+        or path.name.startswith(TOKENIZER)
+    )
+
+
+def _together(files: list[Path]) -> str:
+    lines = [f"{path.name} {file_digest(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _adapted(network: Any, adapter: Path, dtype: torch.dtype) -> Any:
+    import peft
+
+    _check_files(adapter)
+    shared = network.get_output_embeddings().weight is network.get_input_embeddings().weight
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers by names that are on their way out, and warns of what is
+            # refused below
+            warnings.simplefilter("ignore")
+            adapted = peft.PeftModel.from_pretrained(network, adapter)
+            if adapted.active_peft_config.is_prompt_learning:
+                raise ModelError(
+                    f"the adapter in {adapter} is a learned prompt: trsr takes LoRA adapters"
+                )
+            # a second time, as only this says what found no place
+            found = adapted.load_adapter(str(adapter), "default")
+    except _UNREADABLE as error:
+        raise ModelError(f"the adapter in {adapter} does not fit the model: {error}") from error
+    _check_names(adapter, found.missing_keys, found.unexpected_keys)
+    head, embeddings = network.get_output_embeddings(), network.get_input_embeddings()
+    if dtype != torch.float32 and _is_adapted(head) and not is_readable(head):
+        raise ModelError(
+            f"the adapter in {adapter} adapts the model's head in a way ({type(head).__name__}) "
+            f"whose scores {str(dtype).removeprefix('torch.')} rounds too much: set model.dtype to "
+            "float32"
+        )
+    # one matrix for head and embeddings: merged for one of them, it would change the other
+    tied = shared and (_is_adapted(head) or _is_adapted(embeddings))
+    if dtype == torch.float32 and not tied:
+        return adapted.merge_and_unload()
+    fuse_lora(adapted)
+    return adapted
+
+
+def _is_adapted(layer: Any) -> bool:
+    return hasattr(layer, "base_layer")
+
+
+def _check_files(adapter: Path) -> None:
+    """Checks that a folder holds an adapter that can be read without running anything."""
+    if not (adapter / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{adapter} holds no adapter (no adapter_config.json): has `trsr train` finished?"
+        )
+    if not (adapter / "adapter_model.safetensors").is_file():
+        pickled = (adapter / "adapter_model.bin").is_file()
+        raise ModelError(
+            f"{adapter} holds no adapter_model.safetensors"
+            + (
+                ", and trsr reads no pickles (adapter_model.bin): save it again with PEFT's "
+                "save_pretrained"
+                if pickled
+                else ""
+            )
+        )
+
+
+def _check_names(adapter: Path, missing: Sequence[str], surplus: Sequence[str]) -> None:
+    """Refuses an adapter of another model."""
+    systems = {
+        "the model adapts and the adapter does not hold": missing,
+        "the adapter holds and the model has no place for": surplus,
+    }
+    said = [
+        f"{len(names)} tensors that {side}, such as {', '.join(sorted(names)[:3])}"
+        for side, names in systems.items()
+        if names
+    ]
+    if said:
+        raise ModelError(
+            f"the adapter in {adapter} is of another model: there are {'; and '.join(said)}. Name "
+            "the model that it was trained on in model.name"
+        )
+
+
+def _quantized(settings: ModelSettings, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"model.quantize = {settings.quantize!r} needs bitsandbytes: "
+            '`pip install bitsandbytes accelerate`, or set quantize = "none"'
+        )
+    config = transformers.BitsAndBytesConfig(
+        load_in_8bit=settings.quantize == "8bit",
+        load_in_4bit=settings.quantize == "4bit",
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_type="nf4",
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def _check_parts(network: Any, folder: Path) -> None:
+    """Says early that a model is of a kind that trsr cannot place tokens in."""
+    taken = inspect.signature(decoder_of(network).forward).parameters
+    if network.get_output_embeddings() is None or "position_ids" not in taken:
+        raise ModelError(
+            f"the model in {folder} ({type(network).__name__}) is not a decoder that takes "
+            "positions: choose a Llama, Qwen, Mistral, Gemma, Phi or GPT-NeoX model"
+        )
+
+
+def _cpu_has_bf16() -> bool:
+    if platform.system() != "Linux":
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

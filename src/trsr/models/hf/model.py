@@ -1,0 +1,222 @@
+"""A local model through transformers: scores answers and generates texts."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trsr.errors import PromptError
+from trsr.models.base import Feed, Sampling
+from trsr.models.chat_format import ChatFormat, Question
+from trsr.models.hf import load
+from trsr.models.hf.decoding import stop_tokens
+from trsr.models.hf.generate import Generator
+from trsr.models.openvino.compiled import CompiledPass, compiled_pass, resolve
+from trsr.models.settings import ModelSettings
+from trsr.models.thinking import Unsaid
+from trsr.models.token_tree.prefix_cache import PrefixCache
+from trsr.models.token_tree.tokens import Tokens
+from trsr.models.token_tree.tree import answer_logits, answer_states, log_normalizer
+from trsr.models.weights import local_weights
+from trsr.types import Prompt
+
+
+def open_model(settings: ModelSettings, adapter: Path | None = None) -> TransformersModel:
+    """Opens a local model: an embedded name, a folder or a hub id, with a LoRA adapter or none."""
+    return TransformersModel(settings, adapter)
+
+
+class TransformersModel:
+    """A `ScoringModel` that runs in this process, on the CPU, CUDA or MPS.
+
+    Args:
+        settings: Which model, and how it runs.
+        adapter: A folder with a LoRA adapter in PEFT's format.
+
+    Attributes:
+        network: The torch module; a PEFT wrapper where the adapter stays beside the weights.
+        device: Where it runs.
+        layout: How prompts become tokens.
+
+    Raises:
+        ConfigError: If the machine lacks the device or the library that is asked for.
+        ModelError: If model or adapter cannot be found or loaded.
+    """
+
+    def __init__(self, settings: ModelSettings, adapter: Path | None = None) -> None:
+        self.settings = settings
+        folder = local_weights(settings.name, revision=settings.revision)
+        self.device = load.pick_device(settings)
+        self.network = load.load_network(settings, folder, adapter, self.device)
+        self.layout = ChatFormat(
+            load.load_tokenizer(folder), settings.name, specials=settings.special_tokens
+        )
+        own = getattr(self.network.config, "max_position_embeddings", None)
+        self._context_tokens = min(settings.context_tokens, own or settings.context_tokens)
+        dtype = load.pick_dtype(settings, self.device)
+        self._scorer = resolve(self.network, settings.scorer)
+        self._identity = load.identity(settings, folder, adapter, dtype)
+        if self._scorer != "torch":
+            self._identity += f" {self._scorer}"
+        self._identity += settings.special_name
+        self._memory = PrefixCache(settings.prefix_cache_tokens)
+
+    @property
+    def identity(self) -> str:
+        """Name, digest of weights and tokenizer, number format, adapter's digest, scorer."""
+        return self._identity
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens of a prompt and its answer: the setting, or the model's own if less."""
+        return self._context_tokens
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """The prompt's tokens as the model reads it, layout included."""
+        return len(self.layout.encode(prompt))
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The prompt's tokens as the model reads it."""
+        return list(self.layout.encode(prompt))
+
+    def encode_answers(self, prompt: Prompt, answers: Sequence[str]) -> Question:
+        """The tokens before all answers, and each answer's own, found by encoding in place.
+
+        Raises:
+            ModelError: If two answers have the same tokens.
+            PromptError: If prompt and longest answer exceed the context.
+        """
+        (question,) = self.layout.questions([prompt], answers)
+        self._check_length(prompt, question)
+        return question
+
+    def _check_length(self, prompt: Prompt, question: Question) -> None:
+        longest = len(question.stem) + max(map(len, question.answers), default=0)
+        if longest > self.context_tokens:
+            raise PromptError(
+                f"a prompt has {longest} tokens with its answer, but {self.settings.name} is read "
+                f"with at most {self.context_tokens}: shorten the prompt or raise "
+                f"model.context_tokens (it ends {prompt.messages[-1].content[-60:]!r})"
+            )
+
+    def encode_text(
+        self, prompt: Prompt, text: str, *, whole: bool = True
+    ) -> tuple[Tokens, Tokens]:
+        """The tokens before a text, and its own, encoded where it stands.
+
+        Args:
+            prompt: What the text answers, its begun answer included.
+            text: What follows.
+            whole: Whether the answer is at its end: the token that ends a turn then follows.
+
+        Raises:
+            ModelError: If the text has no tokens of its own.
+            PromptError: If prompt and text exceed the context.
+        """
+        question = self.encode_answers(prompt, [text])
+        end = self.layout.closing(stop_tokens(self.network, self.layout)) if whole else ()
+        return question.stem, (*question.answers[0], *end)
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> npt.NDArray[np.float64]:
+        """The log-probability of each answer after each prompt.
+
+        What the prompts begin with in common is computed once (see `answer_states`): give all
+        candidates of a query, and many queries, in one call. On a CPU what they begin alike with
+        earlier calls' prompts is kept, up to the setting `prefix_cache_tokens`: the instruction
+        across users, a user's own part when they come back.
+
+        Returns:
+            Shape (prompts, answers), natural logarithms. The answers' rows of the head are
+            computed in fp32; the normalizer, the same for all answers at a place, in the
+            model's own dtype with an fp32 sum.
+
+        Raises:
+            ModelError: If two answers have the same tokens after a prompt.
+            PromptError: If a prompt with an answer exceeds the context.
+        """
+        questions = self.layout.questions(prompts, answers)
+        for prompt, question in zip(prompts, questions, strict=True):
+            self._check_length(prompt, question)
+        # (sequence, next token) → its place: an answer's tokens, one after the other
+        sequences: dict[Tokens, int] = {}
+        columns: dict[int, int] = {}
+        for question in questions:
+            for sequence, token in _steps(question):
+                sequences.setdefault(sequence, len(sequences))
+                columns.setdefault(token, len(columns))
+        scores = np.zeros((len(prompts), len(answers)))
+        if not sequences:
+            return scores
+        log_probabilities = self._log_probabilities(list(sequences), list(columns))
+        for row, question in enumerate(questions):
+            for column, answer in enumerate(question.answers):
+                one = Question(question.stem, (answer,))
+                places = [(sequences[known], columns[token]) for known, token in _steps(one)]
+                scores[row, column] = sum(log_probabilities[place] for place in places)
+        return scores
+
+    def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
+        """Yields (position, text), each as soon as it is finished, without the model's thinking.
+
+        Greedy in bfloat16, a text may depend on the prompts that it was made beside: sums are
+        then taken in another order. Stored outputs do not change.
+
+        Raises:
+            ModelError: If the model cannot generate here.
+            PromptError: If a prompt leaves no room for its answer.
+        """
+        unsaid = Unsaid()
+        try:
+            for position, text in self._generator.answer(prompts, sampling):
+                yield position, unsaid.text(text, sampling.max_tokens)
+        finally:
+            unsaid.tell("name a model that does not think")
+
+    @functools.cached_property
+    def _generator(self) -> Generator:
+        return Generator(self.network, self.layout, self.settings.batch_size, self.context_tokens)
+
+    @functools.cached_property
+    def compiled(self) -> CompiledPass | None:
+        """The pass that scores in torch's place, where the setting `scorer` asks for one."""
+        return compiled_pass(self.network, self._scorer)
+
+    def _log_probabilities(
+        self, sequences: Sequence[Tokens], tokens: Sequence[int]
+    ) -> npt.NDArray[np.float64]:
+        """Of each of the tokens after each of the sequences: [sequences, tokens]."""
+        with torch.no_grad(), self._evaluating():
+            states = answer_states(
+                self.network,
+                sequences,
+                batch_tokens=self.settings.batch_tokens,
+                memory=self._memory,
+                packed=self.compiled,
+            )
+            logits = answer_logits(self.network, states, tokens).double()
+            normalizer = log_normalizer(self.network, states).double()
+            found: npt.NDArray[np.float64] = (logits - normalizer[:, None]).cpu().numpy()
+        return found
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Without dropout, also when scoring in the middle of training."""
+        training = self.network.training
+        self.network.eval()
+        try:
+            yield
+        finally:
+            self.network.train(training)
+
+
+def _steps(question: Question) -> Iterator[tuple[Tokens, int]]:
+    """Each answer token with the sequence that it follows."""
+    for answer in question.answers:
+        for place, token in enumerate(answer):
+            yield question.stem + answer[:place], token

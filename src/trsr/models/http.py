@@ -1,0 +1,156 @@
+"""What goes over the wire to an endpoint and back: addresses, keys, waits, words."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import urllib.parse
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+from trsr.errors import ConfigError
+from trsr.models.settings import ModelSettings
+from trsr.settings import derive_seed
+
+FIRST_WAIT = 0.5  # seconds before the second try; doubled before each further one
+LONGEST_WAIT = 30.0
+MOST_COUNTED = 2**53  # tokens of one answer: a larger number is none
+_FINISH = 40  # characters of a reason to stop
+_SAID = 300  # characters of an endpoint's own words in our messages
+
+
+def address_of(base_url: str) -> str:
+    """The endpoint's address, checked.
+
+    Raises:
+        ConfigError: If it is no address.
+    """
+    try:
+        parts = urllib.parse.urlsplit(base_url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError(
+            f"model.base_url is {base_url!r}: give the endpoint's address, "
+            "such as http://localhost:8000/v1"
+        )
+    return base_url.rstrip("/")
+
+
+def here(address: str) -> bool:
+    """Whether an address is of this machine."""
+    host = urllib.parse.urlsplit(address).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def key_of(settings: ModelSettings, address: str) -> str:
+    """The key, from the environment only; empty where a server on this machine needs none.
+
+    Raises:
+        ConfigError: If it is missing or cannot be a key.
+    """
+    key = os.environ.get(settings.key_env, "").strip()
+    if not key and not here(address):
+        raise ConfigError(
+            f"model.key_env: the environment variable {settings.key_env} is not set, and {address} "
+            "is not on this machine: set it to the endpoint's key"
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"model.key_env: {settings.key_env} holds characters that no key has")
+    return key
+
+
+def wait_before(asked: float, attempt: int, body: dict[str, Any]) -> float:
+    """Seconds before the next try: exponential, spread so that requests do not return as one."""
+    backoff = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT)
+    spread = derive_seed(attempt, json.dumps(body["messages"])) / 2**63
+    return float(max(asked, backoff / 2) + spread * backoff / 2)
+
+
+def asked_wait(headers: Mapping[str, str]) -> float:
+    """What Retry-After asks for in seconds, given as a number or as a date; 0 without one."""
+    asked = headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(asked))
+    except ValueError:
+        pass
+    try:
+        date = parsedate_to_datetime(asked)
+    except ValueError:
+        return 0.0
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(0.0, (date - datetime.now(UTC)).total_seconds())
+
+
+def words_of(body: str) -> str:
+    """What an endpoint said, as one short line."""
+    try:
+        error = json.loads(body)["error"]
+        body = error["message"] if isinstance(error, dict) else str(error)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass
+    line = " ".join(str(body).split()) or "nothing more said"
+    return line if len(line) <= _SAID else line[:_SAID] + "…"
+
+
+def whole(counts: Any, name: str) -> int:
+    """A count that an endpoint gave, 0 where it gave none that can be one."""
+    value = counts.get(name) if isinstance(counts, dict) else None
+    return value if isinstance(value, int) and 0 <= value <= MOST_COUNTED else 0
+
+
+class Said(NamedTuple):
+    """What an answer's message holds.
+
+    Attributes:
+        text: The text, whether it is a string or a list of parts; empty where there is none.
+        thought: Whether the endpoint gave thinking apart from it.
+        finish: Why the model stopped, empty where that is not told.
+    """
+
+    text: str
+    thought: bool
+    finish: str
+
+    @classmethod
+    def of(cls, message: Any, finish: Any) -> Said | None:
+        """Reads a message; None where it is none."""
+        content = message.get("content")
+        thought = any(message.get(name) for name in ("reasoning_content", "reasoning"))
+        finish = finish if isinstance(finish, str) else ""
+        if isinstance(content, list):
+            thought = thought or any(_kind(part) in ("thinking", "reasoning") for part in content)
+            content = "".join(map(_part, content))
+        if content is None and (thought or finish):
+            content = ""
+        return cls(content, thought, finish[:_FINISH]) if isinstance(content, str) else None
+
+
+def _kind(part: Any) -> object:
+    return part.get("type") if isinstance(part, dict) else None
+
+
+def _part(part: Any) -> str:
+    """The text of one part of a content; thinking is none."""
+    text = part.get("text") if _kind(part) in ("text", "output_text") else part
+    return text if isinstance(text, str) else ""
+
+
+def after(begun: str, text: str) -> str:
+    """What follows the begun answer, which many endpoints repeat and some strip the space after."""
+    start = begun.strip()
+    if not start:
+        return text
+    said = text.lstrip()
+    if said[: len(start)].casefold() == start.casefold():
+        text = said[len(start) :]
+    if text[:1].isalnum() and not begun[-1].isspace():
+        return f" {text}"
+    return text

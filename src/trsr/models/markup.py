@@ -1,0 +1,82 @@
+"""Keeps chat markup inside a message's text from being read as chat markup.
+
+An endpoint or a template may read as its own what stands in an item's text, and which marks it
+knows is not known here. So marks are found by their shape, as the families of models in use write
+them; what a local tokenizer itself takes for special comes on top.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Collection
+
+_BAR = r"[|｜│∣]"
+_OPEN, _CLOSE = "[<＜]", "[>＞]"  # SentencePiece may read the full-width form as the plain one
+
+THINKING = r"(?:\w{1,16}[:_])?(?:think|thinking|thought|thoughts|reasoning|reflection|cot)"
+"""The names of marks around a model's thinking, such as `<think>` and `<seed:think>`."""
+
+SHAPES = (
+    # <|im_end|>, <|"|>, <｜User｜>, [|user|]: nothing else is written so, blanks never stand within
+    rf"{_OPEN}{_BAR}[^\s|｜│∣<>＜＞]{{1,64}}{_BAR}{_CLOSE}",
+    rf"\[{_BAR}[^\s|｜│∣\[\]]{{1,64}}{_BAR}\]",
+    # <|turn> and <turn|>
+    rf"{_OPEN}{_BAR}/?[^\W\d]\w{{0,39}}{_CLOSE}",
+    rf"{_OPEN}/?[^\W\d]\w{{0,39}}{_BAR}{_CLOSE}",
+    # <start_of_turn>, <end_of_utterance>, <reserved_106>, <extra_id_1>, <BOS_TOKEN>, <_user>
+    rf"{_OPEN}/?(?:start|end|begin)_of_\w{{1,40}}{_CLOSE}",
+    rf"{_OPEN}(?:special|extra(?:_id)?|reserved(?:_token)?|unused)_?\d{{1,6}}{_CLOSE}",
+    rf"{_OPEN}\w{{1,20}}_token{_CLOSE}",
+    rf"{_OPEN}_\w{{1,20}}{_CLOSE}",
+    # <s>, <pad>, <eos>, <eot>, <sop>: the ends of sequences
+    rf"{_OPEN}/?(?:s|bos|eos|pad|unk|mask|sep|cls|sop|eop|eo[adhmt]|im_patch|image){_CLOSE}",
+    # <seed:bos>, <longcat_s>, <role>, and what stands around thinking and tools
+    rf"{_OPEN}/?(?:seed|minimax|longcat)[:_]\w{{1,40}}{_CLOSE}",
+    rf"{_OPEN}/?(?:{THINKING}|role|tools|tool_\w{{1,20}}|function_\w{{1,20}}){_CLOSE}",
+    rf"{_OPEN}/?function(?:=[^<>\s]{{0,64}})?{_CLOSE}",
+    rf"◁/?{THINKING}▷",
+    # <<SYS>>; [INST] and its like by name: [DVD] and [NEW] are words
+    r"<</?sys>>",
+    r"\[/?(?:inst|think|args|img|img_break|img_end|[gs]mask|bos|eo[stm](?:_id)?|call_id|system_prompt|prefix|"
+    r"middle|suffix|model_settings|available_tools|tool_\w{1,20}|"
+    r"extra_id_\d{1,6}|(?:start|end)_(?:of|header)_\w{1,20})\]",
+    r"\]~!?b[\[\]]|\[e~\[",
+    # the labels of models that were taught by plain text
+    r"\#\#\#\ ?(?:system|user|human|assistant|instruction|input|response)s?\ ?:",
+)
+"""The shapes of chat markup, whatever their case."""
+
+
+def escape_special_tokens(text: str, specials: Collection[str] = ()) -> str:
+    """Breaks up everything in a text that a tokenizer or template would read as markup.
+
+    That is what has one of the `SHAPES`, and the markers given. A space goes in behind the first
+    character of each occurrence, whatever its case (`<|im_end|>` becomes `< |im_end|>`): people and
+    models still see what stood there. A marker of one character becomes a space. Lone surrogates,
+    which no tokenizer takes, become `?`.
+
+    Args:
+        text: What a message says.
+        specials: Further markers; those of white space alone are left in peace.
+
+    Returns:
+        A text without any of them; unchanged where there was none.
+    """
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    pattern = _pattern(frozenset(specials))
+    # a broken marker may hold another one: go on until none is left
+    while pattern.search(text):
+        text = pattern.sub(_break, text)
+    return text
+
+
+def _break(found: re.Match[str]) -> str:
+    marker = found.group()
+    return f"{marker[0]} {marker[1:]}" if len(marker) > 1 else " "
+
+
+@functools.lru_cache(maxsize=64)
+def _pattern(specials: frozenset[str]) -> re.Pattern[str]:
+    markers = sorted((s for s in specials if s.strip()), key=lambda s: (-len(s), s))
+    return re.compile("|".join([*map(re.escape, markers), *SHAPES]), re.IGNORECASE)

@@ -1,0 +1,1 @@
+"""Language models through OpenVINO: generation and the compiled scoring pass."""

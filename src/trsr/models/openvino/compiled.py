@@ -1,0 +1,276 @@
+"""The packed pass of the token tree as an OpenVINO graph: scoring on CPUs, no gradients.
+
+What `packed.run_packed` does in torch, operation by operation, is here one compiled graph: its
+matrix products run on packed tokens, without padding; only queries, keys and values are laid out
+as rows for attention, each run behind the prefix that it shares with its siblings. Weights come
+from the loaded network, adapters stay beside them as in `load.load_network`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import math
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trsr.errors import ConfigError
+from trsr.models.openvino.graph import Array, Graph, Heads, Pair
+from trsr.models.token_tree.kv_cache import decoder_of
+from trsr.models.token_tree.prefix_cache import Prefix
+from trsr.models.token_tree.tokens import Tokens
+from trsr.registry import optional
+
+KINDS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+"""Architectures that the graph can be built for."""
+MOST_PADDING = 2.0
+"""Runs attend side by side when none is padded to more than this times its length."""
+SMALL = 256
+"""Fewer tokens than this are not worth a pass of their own, however they are padded."""
+
+ANEW = frozenset({"dynamic", "longrope"})
+"""Rotary embeddings whose angles depend on how long the longest sequence is."""
+
+MOST_FREE = 16
+"""Pieces of memory that wait to be used again; those that have waited longest are given up."""
+
+MOST_PARAMETERS = 2e9
+"""Larger models are not compiled unasked: their weights would be copied in fp32 on the way."""
+
+_MASKED = -1e30
+
+Segment = tuple[Tokens, Prefix | None]
+
+
+class CompiledPass:
+    """A decoder's packed forward pass, compiled once; a drop-in for `packed.run_packed`.
+
+    Args:
+        network: A causal language model of transformers, plain or wrapped by PEFT, on the CPU. Its
+            weights are copied: later changes are not seen.
+
+    Attributes:
+        infer: Makes the pass: named arrays in.
+
+    Raises:
+        ConfigError: If openvino is missing, or the graph cannot be built for this model.
+    """
+
+    def __init__(self, network: Any) -> None:
+        ov = optional("openvino", "openvino", "model.scorer = openvino")
+        decoder = decoder_of(network)
+        _check(decoder)
+        self._decoder = decoder
+        self._heads = Heads.of(decoder)
+        graph = Graph(ov, decoder, self._heads)
+        exact = next(decoder.parameters()).dtype == torch.float32
+        properties = {
+            "INFERENCE_PRECISION_HINT": "f32" if exact else "bf16",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        }
+        compiled = ov.Core().compile_model(graph.model, "CPU", properties)
+        self._request = compiled.create_infer_request()
+        self.infer = self._request.infer
+        self._room = Room()
+        self._table: Pair = (np.empty((0, self._heads.size)),) * 2
+
+    def __call__(
+        self,
+        segments: Sequence[Segment],
+        keep: Sequence[bool],
+        asked: Sequence[tuple[int, int]],
+    ) -> tuple[Tensor, list[Prefix | None]]:
+        """One pass over runs, each behind its prefix; arguments and result as `run_packed`'s.
+
+        Hidden states and kept prefixes are fp32, whatever is computed with.
+        """
+        found = torch.empty(len(asked), self._heads.width)
+        kept: list[Prefix | None] = [None] * len(segments)
+        for rows in _together(segments):
+            prefix = segments[rows[0]][1]
+            wanted = [keep[row] for row in rows]
+            starts = dict(
+                zip(
+                    rows,
+                    itertools.accumulate((len(segments[row][0]) for row in rows), initial=0),
+                    strict=False,  # the last sum is the end
+                )
+            )
+            here = [place for place, (row, _) in enumerate(asked) if row in starts]
+            places = [starts[asked[place][0]] + asked[place][1] for place in here]
+            states, layers = self._infer([segments[row][0] for row in rows], prefix, wanted, places)
+            found[here] = torch.from_numpy(states[: len(here)])
+            end = 0
+            for row in itertools.compress(rows, wanted):
+                first, end = end, end + len(segments[row][0])
+                added = [one[first:end] for one in layers]
+                kept[row] = _longer(prefix, segments[row][0], added, self._room)
+        return found, kept
+
+    def _infer(
+        self, runs: list[Tokens], prefix: Prefix | None, keep: list[bool], asked: list[int]
+    ) -> tuple[Array, list[Array]]:
+        """The pass over runs of one prefix, of which some are to be kept.
+
+        Returns:
+            States of the asked tokens, [asked, width] (of one token where none is); and the kept
+            runs' keys and values, layer by layer, [tokens of these runs, key heads, size]. All in
+            the request's memory: read before the next pass.
+        """
+        lengths = [len(run) for run in runs]
+        start, width = len(prefix.tokens) if prefix else 0, max(lengths)
+        within = np.minimum(np.arange(width)[None], np.array(lengths)[:, None] - 1)
+        laid = np.array([0, *itertools.accumulate(lengths)][:-1])[:, None] + within
+        real = [row * width + np.arange(length) for row, length in enumerate(lengths)]
+        positions = [place for length in lengths for place in range(start, start + length)]
+        cos, sin = self._angles(positions)
+        later = np.triu(np.full((width, width), _MASKED, np.float32), 1)
+        mask = np.concatenate([np.zeros((width, start), np.float32), later], 1)
+        feed: dict[str, Array] = {
+            "ids": np.array([token for run in runs for token in run], np.int64),
+            "cos": cos[None, :, None],
+            "sin": sin[None, :, None],
+            "laid": laid,
+            "seen": np.concatenate([np.tile(np.arange(start), (len(runs), 1)), start + laid], 1),
+            "real": np.concatenate(real),
+            "kept": np.flatnonzero(np.repeat(keep, lengths)),
+            "asked": np.array(asked or [0], np.int64),
+            "mask": np.repeat(mask, self._heads.group, 0)[None, None],
+        }
+        for layer in range(self._heads.layers):
+            for number, kind in enumerate(("keys", "values")):
+                feed[f"{kind}.{layer}"] = (
+                    prefix.layers[layer][number].numpy()
+                    if prefix
+                    else np.zeros((self._heads.shared, 0, self._heads.size), np.float32)
+                )
+        self.infer(feed, share_inputs=True)
+        states, *layers = (output.data for output in self._request.output_tensors)
+        return states, layers
+
+    def _angles(self, positions: list[int]) -> tuple[Array, Array]:
+        """Cosines and sines of the rotary embedding at these positions, [tokens, head size]."""
+        rotary, ends = self._decoder.rotary_emb, max(positions) + 1
+        if getattr(rotary, "rope_type", "default") in ANEW:
+            return _told(rotary, positions)
+        if ends > len(self._table[0]):
+            self._table = _told(rotary, list(range(2 * ends)))
+        cos, sin = self._table
+        return cos[positions], sin[positions]
+
+
+def _told(rotary: Any, positions: list[int]) -> tuple[Array, Array]:
+    cos, sin = rotary(torch.empty(0, dtype=torch.float32), torch.tensor([positions]))
+    return cos[0].float().numpy(), sin[0].float().numpy()
+
+
+def resolve(network: Any, scorer: str) -> str:
+    """What the setting `model.scorer` comes to for this model, here: auto is decided."""
+    if scorer != "auto":
+        return scorer
+    if importlib.util.find_spec("openvino") is None:
+        return "torch"
+    if sum(parameter.numel() for parameter in network.parameters()) > MOST_PARAMETERS:
+        return "torch"
+    try:
+        _check(decoder_of(network))
+    except ConfigError:
+        return "torch"
+    return "openvino"
+
+
+def compiled_pass(network: Any, scorer: str) -> CompiledPass | None:
+    """The pass that a resolved setting asks for; None: torch's.
+
+    Raises:
+        ConfigError: If it cannot be had.
+    """
+    return None if scorer == "torch" else CompiledPass(network)
+
+
+def _together(segments: Sequence[Segment]) -> Iterator[list[int]]:
+    """Rows of one prefix and like length, which run in one pass."""
+    for _, group in itertools.groupby(range(len(segments)), lambda row: id(segments[row][1])):
+        ordered = sorted(group, key=lambda row: len(segments[row][0]))
+        while ordered:
+            longest, tokens = len(segments[ordered[-1]][0]), 0
+            rows: list[int] = []
+            while ordered:
+                length = len(segments[ordered[-1]][0])
+                if length * MOST_PADDING < longest and tokens >= SMALL:
+                    break
+                tokens += length
+                rows.append(ordered.pop())
+            yield rows
+
+
+class Room:
+    """Memory for kept keys and values, used again when nobody holds them any more.
+
+    A prefix takes tens of megabytes, and the system takes longer to give these than it takes to
+    fill them.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[Array] = []
+
+    def of(self, *shape: int) -> Array:
+        """An array of this shape, fp32, its numbers any."""
+        size = math.prod(shape)
+        fitting = [one for one in self._free if size <= one.size <= 2 * size]
+        if fitting:
+            whole = min(fitting, key=len)
+            self._free = [one for one in self._free if one is not whole]
+        else:
+            whole = np.empty(size + size // 8, np.float32)
+        found = whole[:size].reshape(shape)
+        # torch's views of it hold it for as long as there is one
+        weakref.finalize(found, self._give_back, whole).atexit = False
+        return found
+
+    def _give_back(self, whole: Array) -> None:
+        self._free = [*self._free[-MOST_FREE + 1 :], whole]
+
+
+def _longer(prefix: Prefix | None, tokens: Tokens, new: list[Array], room: Room) -> Prefix:
+    """A run with the prefix before it, as a prefix; a copy."""
+    start, (_, heads, size) = len(prefix.tokens) if prefix else 0, new[0].shape
+    block = room.of(len(new), heads, start + len(tokens), size)
+    for number, one in enumerate(new):
+        if prefix:
+            block[number, :, :start] = prefix.layers[number // 2][number % 2].numpy()
+        block[number, :, start:] = one.swapaxes(0, 1)
+    kept = torch.from_numpy(block)
+    layers = {number: (kept[2 * number], kept[2 * number + 1]) for number in range(len(kept) // 2)}
+    return Prefix(layers, prefix.tokens + tokens if prefix else tokens)
+
+
+def _check(decoder: Any) -> None:
+    config = decoder.config
+    parameter = next(decoder.parameters())
+    problems = {
+        f"its kind is {config.model_type}, not one of {', '.join(sorted(KINDS))}": (
+            config.model_type not in KINDS
+        ),
+        "its attention slides": not (
+            set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
+        )
+        or bool(config.model_type == "mistral" and getattr(config, "sliding_window", None)),
+        f"its activation is {getattr(config, 'hidden_act', '')}, not silu": (
+            getattr(config, "hidden_act", "") != "silu"
+        ),
+        f"it is on {parameter.device.type}, not on the CPU": parameter.device.type != "cpu",
+        "its embeddings are adapted": hasattr(decoder.get_input_embeddings(), "base_layer"),
+        "its weights are quantized": not parameter.is_floating_point(),
+    }
+    for problem, there in problems.items():
+        if there:
+            raise ConfigError(
+                f"model.scorer: openvino cannot score with this model ({problem}): set it to torch"
+            )

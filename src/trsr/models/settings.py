@@ -1,0 +1,132 @@
+"""The settings of a language model, and the table of backends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from trsr.registry import PluginTable
+from trsr.settings import Settings
+
+BACKENDS = PluginTable(
+    "model backend",
+    "trsr.models",
+    {
+        "transformers": "trsr.models.hf.model:open_model",
+        "openvino": "trsr.models.openvino.model:open_model",
+        "openai": "trsr.models.openai:open_model",
+        "scripted": "trsr.models.scripted:open_model",
+    },
+)
+
+
+SPEED_ONLY = frozenset(
+    {"batch_size", "batch_tokens", "prefix_cache_tokens"}
+    | {"key_env", "concurrency", "timeout", "retries", "price_in", "price_out"}
+)
+"""Settings that change how fast or dear a model's answers come, not which answers."""
+
+
+def _secret_in(base_url: str) -> str:
+    """What is wrong with an address that may hold a key; empty where nothing is."""
+    advice = "put the key into the environment variable that model.key_env names"
+    if "@" in base_url:
+        return f"holds a user name or password: {advice}"
+    if "?" in base_url or "#" in base_url:
+        return f"holds a query (? or #), which is written into files and reports: {advice}"
+    return ""
+
+
+class ModelSettings(Settings):
+    """One language model."""
+
+    backend: str = Field("transformers", description="what runs the model: see `trsr ls models`")
+    name: str = Field(
+        "smollm2-135m",
+        description="an embedded model's name (see `trsr get`), a folder, a hub id, or the name "
+        "that an endpoint knows",
+    )
+    revision: str | None = Field(None, description="the hub revision to pin")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="number format of the weights; auto is bfloat16 where it is fast"
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where it runs")
+    quantize: Literal["none", "8bit", "4bit"] = Field(
+        "none",
+        description="transformers: load the weights in fewer bits; needs bitsandbytes and a GPU",
+    )
+    context_tokens: int = Field(
+        2048, ge=64, description="most tokens of prompt and answer; bounded by the model's own"
+    )
+    batch_size: int = Field(16, ge=1, description="prompts generated side by side")
+    batch_tokens: int = Field(
+        8192, ge=64, description="most tokens in one forward pass when scoring and training"
+    )
+    prefix_cache_tokens: int = Field(
+        4096,
+        ge=0,
+        description="tokens of prompts' beginnings kept between calls when scoring on a CPU, so "
+        "that the instruction and users who come back are not computed again; 0: none",
+    )
+    scorer: Literal["auto", "torch", "openvino"] = Field(
+        "torch",
+        description="what computes scores when candidates are ranked; openvino: faster, on a CPU "
+        "and for Llama, Mistral and Qwen models; auto: openvino where it is installed and can "
+        "take the model, else torch. Training and its validation keep to torch",
+    )
+    special_tokens: tuple[str, ...] = Field(
+        (),
+        description="further text that the model reads as chat markup: it is broken up wherever "
+        "items or summaries hold it, as are the marks of all families in wide use and a local "
+        "tokenizer's own (docs/architecture.md)",
+    )
+    prefill: bool = Field(
+        True, description="the model can continue an answer begun for it (openai: the server can)"
+    )
+    base_url: str = Field("", description="openai: the endpoint, such as http://localhost:8000/v1")
+    key_env: str = Field(
+        "OPENAI_API_KEY", description="openai: the environment variable that holds the key"
+    )
+    concurrency: int = Field(8, ge=1, description="openai: requests under way at once")
+    timeout: float = Field(120.0, gt=0, description="openai: seconds to wait for one answer")
+    retries: int = Field(8, ge=0, description="openai: tries after a failed one")
+    extra: dict[str, Any] = Field(
+        default_factory=dict,
+        description="openai: further fields of every request, as the endpoint names them, such "
+        "as repetition_penalty",
+    )
+    price_in: float = Field(0.0, ge=0, description="openai: cost of a million prompt tokens")
+    price_out: float = Field(0.0, ge=0, description="openai: cost of a million answer tokens")
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_secret(cls, base_url: str) -> str:
+        if secret := _secret_in(base_url):
+            raise PydanticCustomError("secret", "{why}", {"why": secret})
+        return base_url
+
+    @property
+    def special_name(self) -> str:
+        """What `special_tokens` adds to a model's identity; nothing where there are none."""
+        return f" without {json.dumps(self.special_tokens)}" if self.special_tokens else ""
+
+    def meaning(self) -> dict[str, Any]:
+        """The settings that a text or a training depends on, as plain values."""
+        return self.model_dump(mode="json", exclude={*SPEED_ONLY, "scorer"})
+
+
+def open_model(settings: ModelSettings, adapter: Path | None = None) -> Any:
+    """Opens a model, with a LoRA adapter in PEFT's format where one is given.
+
+    Returns:
+        A `LanguageModel`; a `ScoringModel` where the backend gives log-probabilities.
+
+    Raises:
+        ConfigError: If there is no such backend, or it cannot take an adapter.
+        ModelError: If the model cannot be loaded or reached.
+    """
+    return BACKENDS.load(settings.backend)(settings, adapter)

@@ -1,0 +1,1 @@
+"""Scores prompts that share beginnings: each distinct token is computed once."""

@@ -1,0 +1,307 @@
+"""A finished run as it is read back: its values by query, and what its rankers were asked."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+
+from trsr.data.cases import MET
+from trsr.errors import DataError, StaleRunError, StoreError
+from trsr.pipeline.artifacts import cases_file
+from trsr.settings import digest
+from trsr.storage import files, tables
+from trsr.storage.run_directory import MANIFEST, RunDirectory
+
+VALUES = "per_query.parquet"
+FIXED = ("ranker", "query", "user", "history", "candidates", "tied", "missing")
+"""The columns of `per_query.parquet` that are no metric."""
+
+REPORT = "report.json"
+_Seed = TypeVar("_Seed")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that was evaluated.
+
+    Attributes:
+        folder: Its directory.
+    """
+
+    folder: Path
+
+    @cached_property
+    def values(self) -> pl.DataFrame:
+        """The metrics of each ranker and query, queries in the order of their ids."""
+        return read_table(self.folder / VALUES, ("ranker", "query", "user")).sort("query")
+
+    @cached_property
+    def rankers(self) -> list[str]:
+        """In the report's order; of a run without queries those that its report names."""
+        table = read_table(self.folder / VALUES, ("ranker",))
+        if table.height:
+            return table["ranker"].unique(maintain_order=True).to_list()
+        return list(self.report["rankers"])
+
+    @cached_property
+    def report(self) -> Mapping[str, Any]:
+        """What it came to, as its report has it.
+
+        Raises:
+            StoreError: If there is no report, or it is none that trsr wrote.
+        """
+        path = self.folder / REPORT
+        try:
+            found = files.read_json(path)
+        except OSError as error:
+            raise StoreError(f"{path}: no report; give `trsr evaluate` first") from error
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not isinstance(found.get("rankers"), dict):
+            raise StoreError(f"{path}: not a report that trsr wrote; give `trsr evaluate` again")
+        return found
+
+    @cached_property
+    def bounds(self) -> Mapping[str, frozenset[str]]:
+        """Of each ranker the metrics that are lower bounds, as its lists leave out candidates."""
+        found = {}
+        for name in self.rankers:
+            scores = self.report["rankers"].get(name)
+            said = scores.get("lower_bounds") if isinstance(scores, dict) else None
+            found[name] = frozenset(said if isinstance(said, list) else ())
+        return found
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that its values are of."""
+        return [name for name in self.values.columns if name not in FIXED]
+
+    def of(self, ranker: str, queries: pl.DataFrame | None = None) -> pl.DataFrame:
+        """A ranker's values, of all queries or of these `query`, in the order of their ids."""
+        own = self.values.filter(pl.col("ranker") == ranker)
+        return own if queries is None else own.join(queries, on="query", how="semi").sort("query")
+
+    def answers(self, ranker: str, metrics: Sequence[str] = ()) -> str:
+        """A digest of a ranker's metrics (default: all), query by query.
+
+        Runs whose seeds draw nothing anew for it, or that share its training, have the same.
+        """
+        return digest(self.of(ranker).select("query", *(metrics or self.metrics)).write_csv())
+
+    @property
+    def main(self) -> str:
+        """The ranker that the run's report is about."""
+        return "llm" if "llm" in self.rankers else self.rankers[-1]
+
+    @cached_property
+    def asked(self) -> pl.DataFrame:
+        """`query`, and as sorted lists its `candidates` and `relevant`; ordered by query.
+
+        Raises:
+            StaleRunError: If the evaluated queries are not those of the cases any more.
+        """
+        columns = ("query", "candidates", "relevant")
+        cases = read_table(self.folder / self.cases_file, columns)
+        if set(cases["query"]) != set(self.values["query"]):
+            raise StaleRunError(
+                f"{self.folder}: {VALUES} is not of the queries of {self.cases_file}; give "
+                f"`trsr run {self.folder}`"
+            )
+        if MET in cases.columns:
+            cases = cases.with_columns(candidates=self._all_but(cases[MET]))
+        return cases.select(*columns).with_columns(pl.col(columns[1:]).list.sort()).sort("query")
+
+    def _all_but(self, met: pl.Series) -> pl.Series:
+        """The candidates, where they are a whole catalog: which one, and what is none."""
+        items = read_table(self.folder / "items.parquet", ("id",))["id"]
+        which = f"catalog {digest(items.sort().to_list())}"
+        less = pl.col(MET).list.eval(pl.format("(without {})", pl.element()))
+        return met.to_frame().select(pl.concat_list(pl.lit(which), less)).to_series()
+
+    @cached_property
+    def split(self) -> str:
+        """The split that was ranked: test, or valid where settings are chosen."""
+        return str(self._settings.get("rank", {}).get("split", "test"))
+
+    @property
+    def cases_file(self) -> str:
+        """The file of the ranked cases."""
+        return cases_file(self.split)
+
+    @property
+    def blended(self) -> Sequence[str]:
+        """The blend's members, where it is among the rankers."""
+        blend = self._settings.get("rank", {}).get("blend", {})
+        # kept runs have the members alone
+        members: Sequence[str] = blend.get("members", ()) if isinstance(blend, dict) else blend
+        return members if "blend" in self.rankers else ()
+
+    @cached_property
+    def seeds(self) -> tuple[int, int]:
+        """What its data and what its training was drawn with."""
+        settings = self._settings
+        try:
+            own = int(settings.get("run", {}).get("seed", 0))
+            return own, int(settings.get("train", {}).get("seed", own))
+        except (ValueError, TypeError, AttributeError) as error:
+            path = self.folder / "config.toml"
+            raise StoreError(f"{path}: a seed is no whole number ({error})") from error
+
+    @cached_property
+    def kind(self) -> str:
+        """The same for runs whose settings differ by nothing that a result depends on but seeds."""
+        settings = self._settings
+        train = {key: one for key, one in settings.get("train", {}).items() if key != "seed"}
+        kept = {name: table for name, table in settings.items() if name not in _FREE}
+        return digest(kept | ({"train": train} if "train" in kept else {}))
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        path = self.folder / "config.toml"
+        try:
+            found: dict[str, Any] = tomllib.loads(files.read_text(path))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise StoreError(f"{path}: the run's settings cannot be read ({error})") from error
+        return found
+
+    @cached_property
+    def made(self) -> str:
+        """The same for runs with one making of the rankings, such as copied ones; else empty."""
+        record = RunDirectory(self.folder).records().get("rank")
+        known = record is not None and record.settings and record.parents
+        return digest([record.settings, record.parents]) if record and known else ""
+
+    def check(self) -> None:
+        """Refuses values that are not whole, or not what the run's files gave.
+
+        Raises:
+            StoreError: If the run is not finished; StaleRunError, if its files changed since.
+            DataError: If a ranker lacks a query, or has a value that is no number.
+        """
+        self._check_files()
+        self._check_values()
+
+    def _check_files(self) -> None:
+        need_folder(self.folder)
+        run = RunDirectory(self.folder)
+        stopped, records = run.unfinished(), run.records()
+        if stopped:
+            raise StoreError(
+                f"{self.folder}: {', '.join(stopped)} was stopped before its end; give "
+                f"`trsr run {self.folder}` again"
+            )
+        if not files.is_file(self.folder / VALUES):
+            raise StoreError(_lacking(self.folder, VALUES))
+        record = records.get("evaluate")
+        if record is None:
+            why = "does not tell of evaluate" if records else "is not there"
+            raise StoreError(
+                f"{self.folder / MANIFEST} {why}, so nobody knows what {VALUES} was computed from; "
+                f"give `trsr run {self.folder}` again"
+            )
+        asked = (self.cases_file, "rankings.parquet")
+        names = [name for name in asked if name in record.parents]
+        now = run.hashes([*names, VALUES, REPORT])
+        changed = [name for name in names if now.get(name) != record.parents[name]]
+        if changed:
+            raise StaleRunError(
+                f"{self.folder}: {', '.join(changed)} changed since it was evaluated; give "
+                f"`trsr evaluate {self.folder}` first"
+            )
+        for name in (VALUES, REPORT):
+            if name in now and record.files.get(name, now[name]) != now[name]:
+                raise StaleRunError(
+                    f"{self.folder / name}: is not the file that evaluate wrote (its SHA-256 is "
+                    f"not that of {MANIFEST}); give `trsr evaluate {self.folder}`, which makes it "
+                    "again"
+                )
+
+    def _check_values(self) -> None:
+        path, asked = self.folder / VALUES, self.asked["query"]
+        for (ranker,), rows in self.values.group_by("ranker", maintain_order=True):
+            lacking = asked.filter(~asked.is_in(rows["query"].to_list()))
+            if len(lacking):
+                raise DataError(
+                    f"{path}: ranker {ranker} has no value for {len(lacking):,} of {len(asked):,} "
+                    f"queries (first: {lacking[0]}); {self._again}"
+                )
+            twice = rows["query"].filter(rows["query"].is_duplicated())
+            if len(twice):
+                raise DataError(
+                    f"{path}: ranker {ranker} has query {twice[0]} more than once; {self._again}"
+                )
+            for name in self.metrics:
+                wrong = rows.filter(~_finite(rows[name]))
+                if wrong.height:
+                    query, value = wrong.select("query", name).row(0)
+                    raise DataError(
+                        f"{path}: ranker {ranker} has {value} for {name} of query {query}, which "
+                        f"is no number; {self._again}"
+                    )
+
+    @property
+    def _again(self) -> str:
+        """What makes the values anew."""
+        # evaluate leaves alone what it wrote itself
+        return f"delete the file, and give `trsr evaluate {self.folder}`"
+
+
+def counted(seeds: Sequence[_Seed], answers: Callable[[_Seed], object]) -> Sequence[_Seed]:
+    """Of one ranker's seeds those that count: a single one, where all answered alike."""
+    return seeds if len({answers(one) for one in seeds}) > 1 else seeds[:1]
+
+
+def need_folder(folder: Path) -> None:
+    """Refuses what is no folder.
+
+    Raises:
+        StoreError: Saying what it is.
+    """
+    if files.is_folder(folder):
+        return
+    if files.exists(folder):
+        raise StoreError(f"{folder}: is a file and not a run directory; leave it out")
+    raise StoreError(f"{folder}: there is no such run directory")
+
+
+def _lacking(folder: Path, name: str) -> str:
+    """What to say of a file that is not there."""
+    if files.is_file(folder / "config.toml") or files.is_file(folder / MANIFEST):
+        return f"{folder / name}: there is no such file; give `trsr run {folder}` first"
+    return (
+        f"{folder}: is not a run directory, as there is no {name} in it; name one that `trsr run` "
+        "or `trsr sweep` made"
+    )
+
+
+def _finite(values: pl.Series) -> pl.Series:
+    """Which values are numbers."""
+    if not values.dtype.is_numeric():
+        return pl.Series([False] * len(values), dtype=pl.Boolean)
+    return values.is_finite().fill_null(value=False)
+
+
+_FREE = ("run", "evaluate")
+"""Tables of the settings in which runs that differ only by their seed may differ."""
+
+
+_LISTS = {name: pl.List(pl.String()) for name in ("candidates", "relevant", MET)}
+
+
+def read_table(path: Path, columns: Sequence[str], key: tuple[str, ...] = ()) -> pl.DataFrame:
+    """A table of a run, which has these columns, and no two rows with one `key`.
+
+    Raises:
+        StoreError: If it is not there, is damaged, lacks a column, or has one of another type.
+    """
+    need_folder(path.parent)
+    if not files.is_file(path):
+        raise StoreError(_lacking(path.parent, path.name))
+    types = {name: _LISTS.get(name, pl.String()) for name in columns}
+    return tables.read_table(path, types, key=key, keep=True, again="give `trsr run` again")

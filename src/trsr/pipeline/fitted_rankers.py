@@ -1,0 +1,179 @@
+"""The fitted rankers of a run: each is made once, kept on disk, and loaded where it still holds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trsr.config import Config
+from trsr.data import Dataset
+from trsr.errors import StoreError
+from trsr.metrics import evaluate
+from trsr.models import ScoringModel
+from trsr.pipeline.artifacts import cases_file, summaries_file
+from trsr.pipeline.keys import ranking_prompt_settings
+from trsr.progress import Progress, Silent
+from trsr.prompts import PromptWriter
+from trsr.rankers import FitData, FitOptions, Ranker, make_ranker
+from trsr.rankers.settings import RANKERS, ranker_class
+from trsr.recommender import ITEMS, KEY, rank_resources
+from trsr.recommender import RANKERS as FOLDER
+from trsr.storage.integrity import readable
+from trsr.storage.run_directory import RunDirectory
+from trsr.types import Case, RankedList
+
+
+@dataclass
+class FittedRankers:
+    """Gives the rankers of a run, fitted.
+
+    A ranker is loaded where its folder says that all it depends on is as it was; else it is fitted
+    and written into `work`, so that a stage that was stopped goes on behind the last one.
+
+    Attributes:
+        config: All settings.
+        run: Where the stage's earlier rankers are.
+        dataset: The run's data.
+        work: Where fitted rankers are kept until the stage is done.
+        open_ranking_model: Opens the language model; the argument asks for the trained one.
+        validation: The validation cases, with summaries where there are any.
+        progress: Told about long preparations.
+    """
+
+    config: Config
+    run: RunDirectory
+    dataset: Dataset
+    work: Path
+    open_ranking_model: Callable[[bool], tuple[ScoringModel, PromptWriter]]
+    validation: Callable[[], Iterable[Case]]
+    progress: Progress = field(default_factory=Silent)
+    _members: dict[str, Ranker] = field(default_factory=dict)
+
+    def get(self, name: str) -> Ranker:
+        """A ranker by its name; those that others ask are kept, the others made anew each time.
+
+        Raises:
+            ConfigError: If there is no such ranker, or it cannot be fitted.
+            DataError: If it cannot be fitted on this data.
+        """
+        if name in self._members:
+            return self._members[name]
+        ranker = self._found(name) or self._fitted(name)
+        if name in self.config.rank.asked:
+            self._members[name] = ranker
+        return ranker
+
+    def forget(self) -> None:
+        """Lets go of what is kept: rankers and what opens models for them know each other."""
+        self._members.clear()
+
+    def write(self, out: Path, names: Sequence[str]) -> None:
+        """Puts the named rankers' folders, which must be made, into `out`."""
+        for name in names:
+            source = self._folder(name)
+            if source is None:
+                self.get(name)
+                source = self.work / name
+            shutil.copytree(source, out / FOLDER / name, copy_function=_linked)
+
+    def key(self, name: str) -> dict[str, Any]:
+        """All that a fitted ranker depends on, as plain values."""
+        config, rank = self.config, self.config.rank.only(name)
+        files = [ITEMS, "interactions.parquet"]
+        if rank.traits(name).validates or any(rank.traits(one).validates for one in rank.used):
+            files.append(cases_file("valid"))
+        if any(map(RANKERS.added, rank.used)):  # what other packages' rankers look at is not known
+            files += [cases_file("train"), cases_file("valid")]
+        found: dict[str, Any] = {
+            "classes": {one: _class_of(one) for one in rank.used if one not in rank.external},
+            "settings": rank.meaning(),
+            "seed": config.run.seed,
+        }
+        if rank.learning:
+            found["train seed"] = config.train_seed
+        if rank.external_lists:
+            found["lists"] = {
+                other: {"ranker": one.ranker, "files": [_stamp(path) for path in one.files]}
+                for other, one in rank.external_lists.items()
+            }
+        if config.reads_summary(rank.used):
+            files.append(summaries_file("valid"))
+            found["summary of"] = config.prompts.summary_of
+        if rank.those("uses_llm"):
+            found["model"] = ranking_prompt_settings(config) | {"scorer": config.model.scorer}
+        if rank.those("needs_training"):
+            files.append("adapter")
+        found["files"] = self.run.hashes(sorted(set(files)))
+        plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+        return plain
+
+    def _folder(self, name: str) -> Path | None:
+        """Where the ranker lies, fitted as it is asked for; None: nowhere."""
+        wanted = self.key(name)
+        for folder in (self.work / name, self.run / FOLDER / name):
+            with contextlib.suppress(OSError, ValueError):
+                if json.loads((folder / KEY).read_text("utf-8")) == wanted and readable(folder):
+                    return folder
+        return None
+
+    def _found(self, name: str) -> Ranker | None:
+        folder = self._folder(name)
+        if folder is None:
+            return None
+        with contextlib.suppress(StoreError):  # damaged: it is fitted again
+            made = make_ranker(name, self._resources())
+            return type(made).load(folder, self._resources())
+        return None
+
+    def _fitted(self, name: str) -> Ranker:
+        config = self.config
+        ranker = make_ranker(name, self._resources())
+
+        def quality(cases: Sequence[Case], lists: Sequence[RankedList]) -> Mapping[str, float]:
+            return evaluate(cases, {"tuned": lists}, config.rank.select_by).means("tuned")
+
+        data = FitData(
+            self.dataset.catalog,
+            self.dataset.interactions,
+            training=lambda: self.dataset.cases("train"),
+            validation=self.validation,
+        )
+        options = FitOptions(config.run.seed, config.train_seed, quality, self.progress)
+        ranker.fit(data, options)
+        beside = self.work / f".{name}.new"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        ranker.save(beside)
+        (beside / KEY).write_text(json.dumps(self.key(name), indent=1), "utf-8")
+        shutil.rmtree(self.work / name, ignore_errors=True)
+        os.replace(beside, self.work / name)
+        return ranker
+
+    def _resources(self) -> Any:
+        return rank_resources(
+            self.config, self.dataset, self.open_ranking_model, self.get, self.progress
+        )
+
+
+def _class_of(name: str) -> str:
+    found = ranker_class(name)
+    return f"{found.__module__}:{found.__qualname__}"
+
+
+def _stamp(path: Path) -> list[Any]:
+    status = path.stat()
+    return [str(path), status.st_size, status.st_mtime_ns]
+
+
+def _linked(source: str, target: str) -> None:
+    """Both are of this run, and the first goes when the second is in place."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,121 @@
+"""How a user's summary came about: the blocks that were read, and what was written at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from trsr.config import Config
+from trsr.errors import StoreError
+from trsr.prompts import PromptWriter
+from trsr.prompts.text import fold
+from trsr.storage.response_cache import ResponseCache
+from trsr.summarize import STRATEGIES, Flow
+from trsr.summarize.blocks import cut_blocks
+from trsr.summarize.settings import SummarizeSettings
+from trsr.types import Block, Item, Summary, UserHistory
+
+GONE = "(not in the output store any more)"
+NOTHING = "(the model wrote nothing)"
+_BLOCKS_FIRST = ("hierarchical", "recurrent")
+"""The strategies that ask about each block once, before anything else and in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryTrace:
+    """How a summary came about.
+
+    Attributes:
+        blocks: What was read, oldest first, each with what was written of it; empty where nothing
+            was.
+        rest: The history's items since then.
+        cut: Whether the blocks are those that were read; else where they ended is not known, and
+            all stands in one.
+        steps: What was written else, in the order it was asked: of the hierarchical strategy the
+            merges.
+        missing: How many texts the output store has not any more; `GONE` stands in their places.
+    """
+
+    blocks: Sequence[tuple[Sequence[Item], str]]
+    rest: Sequence[Item]
+    cut: bool = False
+    steps: Sequence[str] = ()
+    missing: int = 0
+
+
+def page_writer(config: Config) -> PromptWriter:
+    """The words of a run's prompts without the limit of a context, so that no model is opened."""
+    return PromptWriter(config.prompts, lambda prompt: 0, 1 << 60, summarized=config.summarized)
+
+
+def summary_trace(
+    config: Config, writer: PromptWriter, history: UserHistory, summary: Summary | None
+) -> SummaryTrace:
+    """How a history's own summary came about, as far as the output store still tells it."""
+    if summary is None:
+        return SummaryTrace((), history.items)
+    if not summary.sources:  # of counted words, or made elsewhere
+        read = history.items[: summary.covers]
+        return SummaryTrace(((read, ""),) if read else (), history.items[summary.covers :])
+    settings = config.summarize
+    blocks = _blocks(history, summary, settings)
+    known = _known(config.run.cache, summary.sources)
+    cut = bool(summary.ends or not settings.block_tokens)
+    # not known, there are at least not more of them than answers
+    asked = blocks if cut else [*blocks] * len(summary.sources)
+    flow = STRATEGIES.load(settings.strategy)(writer, settings).flow(asked)
+    texts = list(_texts(flow, writer, summary.sources, known))
+    beside = len(blocks) if cut and settings.strategy in _BLOCKS_FIRST else 0
+    beside_texts = [*texts[:beside], *[""] * (len(blocks) - beside)]
+    return SummaryTrace(
+        [(block.items, text) for block, text in zip(blocks, beside_texts, strict=False)],
+        history.items[blocks[-1].end :] if blocks else history.items,
+        cut,
+        texts[beside:],
+        sum(key not in known for key in summary.sources),
+    )
+
+
+def _blocks(history: UserHistory, summary: Summary, settings: SummarizeSettings) -> Sequence[Block]:
+    """The blocks as they were cut; one of all where that is not known."""
+    if not settings.block_tokens:
+        return cut_blocks(history, settings, lambda item: 1)
+    ends = summary.ends or (summary.covers,)
+    # data prepared anew may have made the history shorter
+    spans = [(start, min(end, len(history))) for start, end in pairwise((0, *ends))]
+    return [Block(history.interactions[a:b], a) for a, b in spans if b > a]
+
+
+def _known(path: Path, keys: Sequence[str]) -> Mapping[str, object]:
+    try:
+        with ResponseCache(path, write=False) as store:
+            return store.get(keys)
+    except StoreError:
+        return {}
+
+
+def _texts(
+    flow: Flow, writer: PromptWriter, sources: Sequence[str], known: Mapping[str, object]
+) -> Iterator[str]:
+    """What was written at each step, whole: the flow is gone through again with the kept answers.
+
+    It tells which words each answer was begun with.
+    """
+    left = list(sources)
+    try:
+        prompts = next(flow)
+        while left:
+            told = [
+                writer.finish(prompt, str(known[key])) if key in known else GONE
+                for prompt, key in zip(prompts, left, strict=False)
+            ]
+            yield from (text or NOTHING for text in told)
+            left = left[len(told) :]
+            if left:
+                prompts = flow.send(told)
+    except StopIteration:
+        pass
+    for key in left:  # a strategy that asks otherwise than it did
+        yield fold(str(known[key])) if key in known else GONE

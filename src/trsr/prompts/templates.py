@@ -1,0 +1,236 @@
+"""A domain: all the words said to a model about one kind of item, read from a TOML file.
+
+The domains that come with trsr are the files of `trsr/prompts/domains`; a file of the user's own
+has the same form. A prompt is a list of messages with placeholders (`$items`); text is put in
+their places in one pass, so that a placeholder inside an item's text stays what it is: text.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from trsr.errors import ConfigError
+from trsr.registry import near
+from trsr.settings import Settings, digest
+from trsr.storage import files
+from trsr.types import Message, Prompt, Role
+
+Kind = Literal["write", "revise", "merge", "rank", "rank_plain"]
+
+SLOTS: Mapping[Kind, frozenset[str]] = {
+    "write": frozenset({"items"}),
+    "revise": frozenset({"summary", "items"}),
+    "merge": frozenset({"summaries"}),
+    "rank": frozenset({"summary", "recent", "candidate"}),
+    "rank_plain": frozenset({"recent", "candidate"}),
+}
+"""The placeholders of each kind of prompt: each stands exactly once, in the last user message."""
+
+RANK_KINDS: tuple[Kind, ...] = ("rank", "rank_plain")
+
+FREE = {"words"}
+"""Placeholders of the summary prompts that may stand anywhere, any number of times."""
+
+
+class Turn(Settings):
+    """One message of a prompt, with placeholders."""
+
+    role: Role = Field(description="system, user or assistant")
+    content: str = Field(min_length=1, description="the words; $$ is a dollar sign")
+
+    @field_validator("content")
+    @classmethod
+    def _plain(cls, content: str) -> str:
+        if not Template(content).is_valid():
+            raise ValueError("a $ that starts no placeholder: write $$ for a dollar sign")
+        return content.strip()
+
+    @property
+    def slots(self) -> list[str]:
+        """The placeholders, as often and in the order as they stand."""
+        found = Template.pattern.finditer(self.content)
+        return [name for m in found if (name := m["named"] or m["braced"])]
+
+
+Turns = tuple[Turn, ...]
+
+
+def _check(kind: Kind, turns: Turns) -> None:
+    """Raises ValueError, saying everything that is wrong with one prompt."""
+    wrong = _wrong_slots(kind, turns)
+    users = [index for index, turn in enumerate(turns) if turn.role == "user"]
+    if not users or users[-1] < len(turns) - 2:
+        wrong.append("the last message, or the one before a begun answer, must have role user")
+    if any(turn.role == "system" for turn in turns[1:]):
+        wrong.append("only the first message can have role system")
+    if kind in RANK_KINDS and turns and turns[-1].role != "user":
+        wrong.append("the judge's last message must be the user's: the answer comes right after it")
+    if wrong:
+        raise ValueError(f"{kind}: " + "; ".join(wrong))
+
+
+def _wrong_slots(kind: Kind, turns: Turns) -> list[str]:
+    needed = SLOTS[kind]
+    allowed = needed if kind in RANK_KINDS else needed | FREE
+    count = Counter(name for turn in turns for name in turn.slots)
+    wrong = [
+        f"there is no placeholder ${name}{near(name, sorted(allowed))}"
+        for name in sorted(count.keys() - allowed)
+    ]
+    wrong += [
+        f"${name} must stand exactly once, not {count[name]} times"
+        for name in sorted(needed)
+        if count[name] != 1
+    ]
+    if wrong:
+        return wrong
+    asked = [turn for turn in turns if turn.role == "user"][-1:]
+    late = [name for turn in asked for name in turn.slots]
+    if needed - set(late):
+        return [f"{_dollars(needed)} must stand in the last user message"]
+    if kind in RANK_KINDS and late[-1] != "candidate":
+        shared = _dollars(needed - {"candidate"})
+        return [f"$candidate must come after {shared}, which all candidates share"]
+    return []
+
+
+def _dollars(names: frozenset[str]) -> str:
+    return " and ".join(f"${name}" for name in sorted(names, reverse=True))
+
+
+class Style(Settings):
+    """The summary prompts of one style."""
+
+    write: Turns = Field(description="a block of items → a summary; $items, $words")
+    revise: Turns = Field(description="a summary and new items → a summary; $summary, $items")
+    merge: Turns = Field(description="summaries in time order → one; $summaries")
+    sentences: int = Field(
+        0, ge=0, description="keep so many sentences of what the model writes; 0: all"
+    )
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        _check("write", self.write)
+        _check("revise", self.revise)
+        _check("merge", self.merge)
+        return self
+
+
+class Domain(Settings):
+    """All the words of one domain."""
+
+    yes: str = Field(min_length=1, description="the judge's answer: the user takes the candidate")
+    no: str = Field(min_length=1, description="the judge's answer: the user does not")
+    no_summary: str = Field(min_length=1, description="said where there is no summary")
+    no_recent: str = Field(min_length=1, description="said where no recent items are told")
+    first_visit: str = Field(min_length=1, description="said instead where the history is empty")
+    no_text: str = Field(min_length=1, description="said of an item without any text")
+    rank: Turns = Field(description="the recommender's prompt; $summary, $recent, $candidate")
+    rank_plain: Turns = Field(
+        (),
+        description="the same in runs that tell no summaries; $recent, $candidate; without it "
+        "judge is asked there, with no_summary",
+    )
+    instruct: Style | None = Field(None, description="summary prompts for able models")
+    worked: Style | None = Field(None, description="summary prompts for small models")
+    profile: Style | None = Field(None, description="the same, for summaries of a few named lists")
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        _check("rank", self.rank)
+        if self.rank_plain:
+            _check("rank_plain", self.rank_plain)
+        if self.yes.strip() == self.no.strip():
+            raise ValueError("yes and no must be different answers")
+        return self
+
+    def digest(self, style: str) -> str:
+        """A hash of every word; but of `rank_plain`, and of `profile` if unused."""
+        apart = {"rank_plain"} | ({"profile"} if style != "profile" else set())
+        return digest(self.model_dump(mode="json", exclude=apart))
+
+
+class PromptTemplate:
+    """One prompt with places to fill.
+
+    Args:
+        turns: The messages, checked.
+        fixed: Placeholders whose text is the same for all prompts, such as `words`.
+
+    Attributes:
+        begun: The answer begun for the model, empty when there is none.
+    """
+
+    def __init__(self, turns: Turns, fixed: Mapping[str, str]) -> None:
+        self._fixed = dict(fixed)
+        self._turns = [(turn.role, Template(turn.content)) for turn in turns]
+        self.begun = turns[-1].content if turns[-1].role == "assistant" else ""
+
+    def fill(self, values: Mapping[str, str]) -> Prompt:
+        """The prompt with each value in its place, taken as it is."""
+        all_values = self._fixed | dict(values)
+        return Prompt(
+            tuple(Message(role, text.substitute(all_values)) for role, text in self._turns)
+        )
+
+
+_OURS = Path(__file__).parent / "domains"
+
+
+def domains() -> list[str]:
+    """The domains that come with trsr."""
+    return [path.stem for path in files.listed(_OURS, "*.toml")]
+
+
+def load_domain(name: str) -> Domain:
+    """Reads a domain that comes with trsr, or a file of the user's own (a path to a `.toml`).
+
+    Raises:
+        ConfigError: If there is none, or its file is wrong: every mistake, one a line.
+    """
+    if name.endswith(".toml"):
+        try:
+            return parse_domain(files.read_text(Path(name)), name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the domain file {name} cannot be read: {error}") from error
+    if name not in domains():
+        raise ConfigError(
+            f"there is no domain {name!r}{near(name, domains())} "
+            "(a file of your own is named by its path, ending in .toml)"
+        )
+    return parse_domain(files.read_text(_OURS / f"{name}.toml"), f"{name}.toml")
+
+
+def check_domain(name: str) -> None:
+    """Checks that a domain can be read.
+
+    Raises:
+        ConfigError: As `load_domain` does.
+    """
+    load_domain(name)
+
+
+def parse_domain(text: str, source: str) -> Domain:
+    """Makes a domain of a file's text.
+
+    Raises:
+        ConfigError: Every mistake, one a line.
+    """
+    try:
+        return Domain.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the domain file {source} is not TOML: {error}") from error
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in one['loc']) or 'file'}: "
+            f"{one['msg'].removeprefix('Value error, ')}"
+            for one in error.errors()
+        ]
+        raise ConfigError("\n  ".join([f"the domain file {source}:", *lines])) from error

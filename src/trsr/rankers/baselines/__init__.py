@@ -1,0 +1,1 @@
+"""Rankers without a language model or a trained network."""

@@ -1,0 +1,201 @@
+"""Ranks by BM25: the history's texts are the query, the candidates' texts the documents."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from pydantic import Field
+
+from trsr.rankers.base import FitData, FitOptions, Ranker
+from trsr.rankers.batch import Floats, QueryBatch, ScoreBatch
+from trsr.rankers.item_text import item_text
+from trsr.rankers.settings import Decay, Last, RankerConfig, RankSettings, Traits
+from trsr.rankers.tuning import tune
+from trsr.registry import optional
+from trsr.types import Item
+
+EXTRAS = (("bm25s", "baselines"), ("scipy", "baselines"))
+
+
+class Bm25TextConfig(RankerConfig):
+    """The formula, and which words count."""
+
+    k1: float = Field(1.5, ge=0, description="how fast repeated terms saturate")
+    b: float = Field(0.75, ge=0, le=1, description="how far long texts are held back")
+    stopwords: str = Field(
+        "", description="bm25s' list of words left out, such as english; empty: none is"
+    )
+
+
+class Bm25Config(Bm25TextConfig):
+    """BM25 of a candidate's text for the text of the history's items."""
+
+    last: tuple[Last, ...] = Field(
+        (0, 5, 1),
+        min_length=1,
+        description="candidates for how many of the latest items are asked for; 0: all",
+    )
+    decay: tuple[Decay, ...] = Field(
+        (0.8, 0.5, 1.0),
+        min_length=1,
+        description="candidates for the weight of an item against the one after it",
+    )
+
+
+class TextIndex:
+    """The catalog's texts as one index (bm25s, the Lucene variant of BM25).
+
+    Robertson and Zaragoza, "The probabilistic relevance framework: BM25 and beyond" (2009), with
+    the never negative idf log(1 + (N − n + ½)/(n + ½)).
+
+    Args:
+        config: Its settings.
+        settings: What of an item is its text.
+        ranker: Who needs it, for messages.
+
+    Attributes:
+        terms: Term → its row in `scores`.
+        scores: [terms, catalog] sparse: what a term adds to the score of an item's text.
+
+    Raises:
+        ConfigError: If bm25s is not installed.
+    """
+
+    def __init__(self, config: Bm25TextConfig, settings: RankSettings, ranker: str) -> None:
+        self._config = config
+        self._settings = settings
+        self._library = optional("bm25s", "baselines", f"the ranker {ranker}")
+        self._sparse = optional("scipy.sparse", "baselines", f"the ranker {ranker}")
+        self.terms: dict[str, int] = {}
+        self.scores: Any = None
+
+    def build(self, items: Sequence[Item]) -> None:
+        """Reads the catalog's texts."""
+        tokens = self._tokens([self.text(item) for item in items])
+        self.terms = {}
+        self.scores = self._sparse.csr_array((0, len(items)))
+        if not any(tokens):
+            return
+        own = self._config
+        # float64, so that equal texts have equal scores whatever was added to them before
+        index = self._library.BM25(method="lucene", k1=own.k1, b=own.b, dtype="float64")
+        index.index(tokens, show_progress=False)
+        parts = tuple(index.scores[key] for key in ("data", "indices", "indptr"))
+        shape = (len(items), len(parts[2]) - 1)
+        # columns of terms there, rows of terms here; in an order that no hash decides
+        rows = {str(term): row for term, row in index.vocab_dict.items() if row < shape[1]}
+        columns = self._sparse.csc_array(parts, shape=shape)
+        self.scores = columns.T.tocsr()[[rows[term] for term in sorted(rows)]]
+        self.terms = {term: row for row, term in enumerate(sorted(rows))}
+
+    def text(self, item: Item) -> str:
+        """What an item's text is, in the catalog or not."""
+        return item_text(item, self._settings)
+
+    def counted(self, texts: Sequence[str]) -> Any:
+        """[texts, terms] sparse: how often each known term stands in each text."""
+        counts = [Counter(self._rows(tokens)) for tokens in self._tokens(list(texts))]
+        starts = np.concatenate([[0], np.cumsum([len(one) for one in counts])])
+        rows = [row for one in counts for row in one]
+        values = np.array([n for one in counts for n in one.values()], np.float64)
+        shape = (len(texts), len(self.terms))
+        return self._sparse.csr_array((values, np.array(rows, np.int64), starts), shape=shape)
+
+    def _rows(self, tokens: Sequence[str]) -> Sequence[int]:
+        return [self.terms[token] for token in tokens if token in self.terms]
+
+    def _tokens(self, texts: list[str]) -> Any:
+        words: str | list[str] = self._config.stopwords or []
+        return self._library.tokenize(
+            texts, stopwords=words, return_ids=False, show_progress=False, allow_empty=True
+        )
+
+
+class Bm25Ranker(Ranker):
+    """Σ decayᵃ · BM25(candidate's text; text of the history item of age a), a = 0 for the latest.
+
+    Equal texts tie. An item without text, one that shares no term with the history, one outside
+    the catalog and every candidate of an empty history score 0.
+
+    Attributes:
+        terms_: The terms, by their rows.
+        scores_: [terms, catalog] sparse: what a term adds.
+        counts_: [catalog, terms] sparse: how often a term stands in an item's text.
+        last_: How many of the latest items are asked for; 0: all.
+        decay_: An item's weight against the one after it.
+    """
+
+    traits = Traits(tuned=True, reads_text=True, extras=EXTRAS)
+    config: Bm25Config
+    terms_: list[str]
+    scores_: Any
+    counts_: Any
+    last_: int
+    decay_: float
+
+    def fit(self, data: FitData, options: FitOptions) -> None:
+        """Reads the catalog's texts; the settings are tuned on the validation cases.
+
+        Raises:
+            ConfigError: If bm25s is not installed.
+        """
+        index = TextIndex(self.config, self.resources.settings, self.name)
+        items = list(data.catalog)
+        index.build(items)
+        self.terms_ = sorted(index.terms, key=index.terms.__getitem__)
+        self.scores_ = index.scores
+        self.counts_ = index.counted([index.text(item) for item in items])
+        own = self.config
+        settings = [
+            {"last": n, "decay": decay} for n, decay in itertools.product(own.last, own.decay)
+        ]
+        # a single item has nothing to decay against
+        settings = [o for o in settings if o["last"] != 1 or o["decay"] == own.decay[0]]
+        tune(self, data, options, settings, self.with_settings)
+
+    def with_settings(self, last: int, decay: float) -> Self:
+        """The same with these settings."""
+        return self.altered(last_=last, decay_=decay)
+
+    def score(self, batch: QueryBatch) -> ScoreBatch:
+        """[queries, columns] sums."""
+        sparse = optional("scipy.sparse", "baselines", f"the ranker {self.name}")
+        queries, numbers = batch.histories.rows, batch.histories.values
+        ages = np.repeat(batch.histories.starts[1:], batch.histories.lengths) - 1
+        ages = ages - np.arange(len(numbers))
+        near = ages < self.last_ if self.last_ else np.ones(len(ages), np.bool_)
+        counts = self.counts_
+        if batch.outside:
+            index = self._index()
+            more = index.counted([index.text(item) for item in batch.outside])
+            counts = sparse.vstack([counts, more]).tocsr()
+        values = self.decay_ ** ages[near].astype(np.float64)
+        places = (queries[near], numbers[near])
+        weights = sparse.csr_array((values, places), shape=(len(batch), counts.shape[0]))
+        return ScoreBatch(of_terms(batch, weights @ counts, self.scores_))
+
+    def _index(self) -> TextIndex:
+        """What reads further texts."""
+        index = TextIndex(self.config, self.resources.settings, self.name)
+        index.terms = {term: row for row, term in enumerate(self.terms_)}
+        return index
+
+
+def of_terms(batch: QueryBatch, weights: Any, scores: Any) -> Floats:
+    """[queries, columns] BM25 of the candidates' texts for weighted terms.
+
+    Args:
+        batch: The queries.
+        weights: [queries, terms] sparse.
+        scores: [terms, catalog] sparse.
+    """
+    weights.sort_indices()  # sums of one order for every query
+    found = batch.blank()
+    within = batch.columns < len(batch.catalog)
+    every = (weights @ scores).toarray()
+    found[:, within] = every[:, batch.columns[within]]
+    return found

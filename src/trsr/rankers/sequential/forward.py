@@ -1,0 +1,198 @@
+"""A trained network's scores by NumPy: a service asks it without loading torch.
+
+Each function computes what the network of its kind in `networks` computes, in fp32 as there,
+without dropout; tests hold the two together. Rankers score by this one alone, in a run and
+after it, so that both rank alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from trsr.rankers.sequential.settings import NetworkSettings
+from trsr.rankers.sequential.windows import MASK, PAD, Ints, padded
+
+Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
+Weights = Mapping[str, Singles]
+
+_erf = np.frompyfunc(math.erf, 1, 1)
+_HIDDEN = np.float32(-1e30)  # an attention logit of what is not seen
+
+
+class Forward:
+    """Log-probabilities of the next item.
+
+    Args:
+        kind: sasrec, gru4rec or bert4rec.
+        settings: The network's size.
+        weights: Its state by the names that torch gives it.
+    """
+
+    def __init__(self, kind: str, settings: NetworkSettings, weights: Weights) -> None:
+        self._states = _KINDS[kind]
+        self._masked = kind == "bert4rec"
+        self._settings = settings
+        self.weights = weights
+        own = weights["items.own"]
+        if "items.texts" in weights:
+            own = own + weights["items.texts"] @ weights["items.map"]
+        self._own = own
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether it knows items by their texts."""
+        return "items.map" in self.weights
+
+    def log_probabilities(self, histories: Sequence[Ints], texts: Floats | None = None) -> Floats:
+        """[histories, items + texts] how likely each item comes next, among the network's items.
+
+        Args:
+            histories: Item numbers, oldest first, at least one each.
+            texts: [texts, any] embeddings of further items, which the histories may name by the
+                numbers after the network's. Their scores are on the same scale, but the network's
+                items alone sum to 1.
+        """
+        table = self._own
+        if texts is not None:
+            centred = texts.astype(np.float32) - self.weights["items.mean"]
+            table = np.concatenate([table, centred @ self.weights["items.map"]])
+        asked = [history[-self._settings.max_length :] for history in histories]
+        if self._masked:
+            asked = [np.append(history, MASK) for history in asked]
+        sequences = padded(asked)
+        vectors = table[np.maximum(sequences, 0)] * (sequences >= 0)[..., None].astype(np.float32)
+        ends = np.array([len(one) - 1 for one in asked])
+        found = self._states(self.weights, self._settings, sequences, vectors, ends)
+        # In fp64, so that large logits cost no digits.
+        logits = found.astype(np.float64) @ table.T.astype(np.float64)
+        own = logits[:, : len(self._own)]
+        most = own.max(axis=1, keepdims=True)
+        whole = most + np.log(np.exp(own - most).sum(axis=1, keepdims=True))
+        return cast("Floats", logits - whole)
+
+
+def _sasrec(
+    weights: Weights, settings: Any, sequences: Ints, vectors: Singles, ends: Ints
+) -> Singles:
+    """[histories, hidden] the last states of a GPT-2."""
+    length = vectors.shape[1]
+    states = vectors + weights["decoder.wpe.weight"][:length]
+    later = np.triu(np.full((length, length), _HIDDEN), 1)
+    for layer in range(settings.layers):
+        at = f"decoder.h.{layer}"
+        read = _norm(states, weights, f"{at}.ln_1", 1e-5)
+        parts = _product(read, weights, f"{at}.attn.c_attn", turned=False)
+        query, key, value = np.split(parts, 3, axis=2)
+        seen = _attention(query, key, value, settings.heads, later)
+        states = states + _product(seen, weights, f"{at}.attn.c_proj", turned=False)
+        read = _norm(states, weights, f"{at}.ln_2", 1e-5)
+        inner = _gelu_tanh(_product(read, weights, f"{at}.mlp.c_fc", turned=False))
+        states = states + _product(inner, weights, f"{at}.mlp.c_proj", turned=False)
+    return _norm(_last(states, ends), weights, "decoder.ln_f", 1e-5)
+
+
+def _bert4rec(
+    weights: Weights, settings: Any, sequences: Ints, vectors: Singles, ends: Ints
+) -> Singles:
+    """[histories, hidden] the states of the masked last items."""
+    length = vectors.shape[1]
+    vectors = np.where((sequences == MASK)[..., None], weights["mask"], vectors)
+    at = "encoder.embeddings"
+    places = weights[f"{at}.position_embeddings.weight"][:length]
+    states = vectors + weights[f"{at}.token_type_embeddings.weight"][0] + places
+    states = _norm(states, weights, f"{at}.LayerNorm", 1e-12)
+    unseen = np.where((sequences == PAD)[:, None, None, :], _HIDDEN, np.float32(0))
+    for layer in range(settings.layers):
+        at = f"encoder.encoder.layer.{layer}"
+        query, key, value = (
+            _product(states, weights, f"{at}.attention.self.{part}")
+            for part in ("query", "key", "value")
+        )
+        seen = _attention(query, key, value, settings.heads, unseen)
+        if layer == settings.layers - 1:  # no more than the last item is asked for
+            seen, states = _last(seen, ends), _last(states, ends)
+        states = states + _product(seen, weights, f"{at}.attention.output.dense")
+        states = _norm(states, weights, f"{at}.attention.output.LayerNorm", 1e-12)
+        inner = _gelu(_product(states, weights, f"{at}.intermediate.dense"))
+        states = states + _product(inner, weights, f"{at}.output.dense")
+        states = _norm(states, weights, f"{at}.output.LayerNorm", 1e-12)
+    return _norm(_gelu(_product(states, weights, "out.0")), weights, "out.2", 1e-5)
+
+
+def _gru4rec(
+    weights: Weights, settings: Any, sequences: Ints, vectors: Singles, ends: Ints
+) -> Singles:
+    """[histories, hidden] the last states of a recurrent network."""
+    states = vectors
+    for layer in range(settings.layers):
+        states = _recurrent(states, weights, layer)
+    return _product(_last(states, ends), weights, "out")
+
+
+def _recurrent(states: Singles, weights: Weights, layer: int) -> Singles:
+    given = states @ weights[f"gru.weight_ih_l{layer}"].T + weights[f"gru.bias_ih_l{layer}"]
+    turn, bias = weights[f"gru.weight_hh_l{layer}"].T, weights[f"gru.bias_hh_l{layer}"]
+    hidden = np.zeros((len(states), turn.shape[0]), np.float32)
+    found = np.empty((*states.shape[:2], turn.shape[0]), np.float32)
+    for place in range(states.shape[1]):
+        reset, update, new = np.split(given[:, place], 3, axis=1)
+        own_reset, own_update, own_new = np.split(hidden @ turn + bias, 3, axis=1)
+        keep = _sigmoid(update + own_update)
+        fresh = np.tanh(new + _sigmoid(reset + own_reset) * own_new)
+        hidden = (1 - keep) * fresh + keep * hidden
+        found[:, place] = hidden
+    return found
+
+
+def _last(states: Singles, ends: Ints) -> Singles:
+    return states[np.arange(len(states)), ends]
+
+
+def _product(states: Singles, weights: Weights, name: str, *, turned: bool = True) -> Singles:
+    matrix = weights[f"{name}.weight"]
+    return cast("Singles", states @ (matrix.T if turned else matrix) + weights[f"{name}.bias"])
+
+
+def _norm(states: Singles, weights: Weights, name: str, epsilon: float) -> Singles:
+    centred = states - states.mean(axis=-1, keepdims=True)
+    spread = np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + np.float32(epsilon))
+    return cast("Singles", centred / spread * weights[f"{name}.weight"] + weights[f"{name}.bias"])
+
+
+def _attention(
+    query: Singles, key: Singles, value: Singles, heads: int, hidden: Singles
+) -> Singles:
+    """[histories, length, hidden] what each place reads of those that it sees."""
+    shape = (*query.shape[:2], heads, query.shape[2] // heads)
+    asked, there, told = (part.reshape(shape).transpose(0, 2, 1, 3) for part in (query, key, value))
+    logits = asked @ there.transpose(0, 1, 3, 2) / np.float32(math.sqrt(shape[3])) + hidden
+    logits -= logits.max(axis=-1, keepdims=True)
+    shares = np.exp(logits)
+    shares /= shares.sum(axis=-1, keepdims=True)
+    return cast("Singles", (shares @ told).transpose(0, 2, 1, 3).reshape(query.shape))
+
+
+def _sigmoid(values: Singles) -> Singles:
+    return cast("Singles", (np.tanh(values / 2) + 1) / 2)
+
+
+def _gelu(values: Singles) -> Singles:
+    return cast("Singles", values * (_erf(values / math.sqrt(2)).astype(np.float32) + 1) / 2)
+
+
+def _gelu_tanh(values: Singles) -> Singles:
+    inner = np.float32(math.sqrt(2 / math.pi)) * (values + np.float32(0.044715) * values**3)
+    return cast("Singles", values / 2 * (1 + np.tanh(inner)))
+
+
+_KINDS: dict[str, Callable[[Weights, Any, Ints, Singles, Ints], Singles]] = {
+    "sasrec": _sasrec,
+    "gru4rec": _gru4rec,
+    "bert4rec": _bert4rec,
+}

@@ -1,0 +1,327 @@
+"""The settings of ranking, the table of rankers, and what a run must know of one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, GetPydanticSchema, model_validator
+from pydantic_core import PydanticKnownError, core_schema
+
+from trsr.errors import ConfigError
+from trsr.registry import PluginTable
+from trsr.settings import Settings
+
+if TYPE_CHECKING:
+    from trsr.rankers.base import Ranker
+
+RANKERS = PluginTable(
+    "ranker",
+    "trsr.rankers",
+    {
+        "random": "trsr.rankers.baselines.simple:RandomRanker",
+        "popular": "trsr.rankers.baselines.simple:PopularRanker",
+        "popular_recent": "trsr.rankers.baselines.popular_recent:PopularRecentRanker",
+        "bm25": "trsr.rankers.baselines.bm25:Bm25Ranker",
+        "item_knn": "trsr.rankers.baselines.item_knn:ItemKnnRanker",
+        "item_knn_recent": "trsr.rankers.baselines.item_knn:ItemKnnRecentRanker",
+        "text_knn": "trsr.rankers.baselines.text_knn:TextKnnRanker",
+        "bm25_summary": "trsr.rankers.baselines.summary_text:Bm25SummaryRanker",
+        "text_summary": "trsr.rankers.baselines.summary_text:TextSummaryRanker",
+        "ease": "trsr.rankers.baselines.ease:EaseRanker",
+        "sasrec": "trsr.rankers.sequential.ranker:SasrecRanker",
+        "gru4rec": "trsr.rankers.sequential.ranker:Gru4recRanker",
+        "bert4rec": "trsr.rankers.sequential.ranker:Bert4recRanker",
+        "bert4rec_text": "trsr.rankers.sequential.ranker:Bert4recTextRanker",
+        "sasrec_text": "trsr.rankers.sequential.ranker:SasrecTextRanker",
+        "blend": "trsr.rankers.blend:BlendRanker",
+        "llm": "trsr.rankers.llm:TunedLLMRanker",
+        "llm_zero_shot": "trsr.rankers.llm:ZeroShotLLMRanker",
+        "llm_item_only": "trsr.rankers.llm:ItemOnlyLLMRanker",
+    },
+)
+"""Each part is a subclass of `trsr.rankers.Ranker`."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a run must know of a ranker.
+
+    Attributes:
+        uses_llm: Asks the ranking model: in full-catalog ranking it orders proposals.
+        needs_training: Asks the trained model, so that a model is trained.
+        log_odds: Its score is log p(yes) − log p(no).
+        reads_summary: Reads the user's summary, in its prompt or by itself.
+        reads_text: Reads item texts as `rank.text_fields` and `rank.text_words` say.
+        embeds_text: Reads embeddings of texts by `rank.text_model`.
+        tuned: Chooses between its settings on validation cases, by `rank.select_by`.
+        learns_weights: Cannot do without validation cases: it learns on them.
+        reads_validation: Looks at validation cases in any other way.
+        learns_by_draws: Its training draws by `train.seed`.
+        extras: (module, extra of trsr that brings it) pairs without which it cannot work.
+    """
+
+    uses_llm: bool = False
+    needs_training: bool = False
+    log_odds: bool = False
+    reads_summary: bool = False
+    reads_text: bool = False
+    embeds_text: bool = False
+    tuned: bool = False
+    learns_weights: bool = False
+    reads_validation: bool = False
+    learns_by_draws: bool = False
+    extras: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def validates(self) -> bool:
+        """Whether its fitting looks at validation cases."""
+        return self.tuned or self.learns_weights or self.reads_validation
+
+
+def ranker_class(name: str) -> type[Ranker]:
+    """The class of a ranker.
+
+    Raises:
+        ConfigError: If there is none of this name, or what another package names is no ranker.
+    """
+    return _classed(name, RANKERS.load(name))
+
+
+@functools.cache
+def _classed(name: str, found: Any) -> type[Ranker]:
+    from trsr.rankers.base import Ranker
+
+    if not (isinstance(found, type) and issubclass(found, Ranker)):
+        raise ConfigError(
+            f"the ranker {name}: {found!r} is no subclass of trsr.rankers.Ranker; mend the package "
+            "that adds it"
+        )
+    return found
+
+
+class RankerConfig(Settings):
+    """The settings of a ranker that has none; each ranker's own class is derived from it."""
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Decay = Annotated[float, Field(gt=0, le=1)]
+Last = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class ExternalSettings(RankerConfig):
+    """Ranked lists that were made elsewhere."""
+
+    files: tuple[Path, ...] = Field(
+        min_length=1,
+        description="a file of lists for the test queries, and as a blend's member one for the "
+        "validation queries too: TREC runs, or .parquet files as trsr's rankings.parquet",
+    )
+    ranker: str = Field("", description="whose lists, where a .parquet file holds those of several")
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A ranker's table with its name, on its way to the ranker's own class of settings."""
+
+    name: str
+    value: Any
+
+
+def _own_settings(given: Any) -> Any:
+    if not isinstance(given, _Named):
+        return given
+    if given.name not in RANKERS.names():
+        raise PydanticKnownError("extra_forbidden")
+    config = ranker_class(given.name).config_class()
+    # an error in it is told with the place of the table before its own
+    return given.value if isinstance(given.value, config) else config.model_validate(given.value)
+
+
+_Table = Annotated[
+    Any,
+    GetPydanticSchema(
+        lambda _, __: core_schema.no_info_plain_validator_function(_own_settings),
+    ),
+]
+
+
+class RankSettings(Settings):
+    """Which rankers order the candidates."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, validate_default=True)
+    __pydantic_extra__: dict[str, _Table]
+
+    rankers: tuple[str, ...] = Field(
+        ("random", "popular", "llm_zero_shot", "llm"),
+        min_length=1,
+        description="one table row each; llm is the trained model, untuned the one it started "
+        "from, llm_item_only the trained one without a word of the user",
+    )
+    split: Literal["test", "valid"] = Field(
+        "test",
+        description="the cases that are ranked and evaluated: with valid settings can be chosen "
+        "by `trsr compare` without a look at the test cases",
+    )
+    queries_per_batch: int = Field(
+        8, ge=1, description="queries whose prompts go to the model together"
+    )
+    retrieve_k: int = Field(
+        50,
+        ge=1,
+        description="how many items the first stage proposes",
+    )
+    retriever: str = Field(
+        "popular",
+        description="the ranker that proposes unseen items where there are no candidates: to "
+        "`recommend`, and with data.candidates = full to rankers with a language model (the others "
+        "rank the whole catalog)",
+    )
+    depth: int = Field(
+        1000,
+        ge=1,
+        description="data.candidates = full: places kept of each list; metrics may cut off at most "
+        "there",
+    )
+    select_by: tuple[str, ...] = Field(
+        ("ndcg@10", "auc"),
+        min_length=1,
+        description="a cheap ranker's settings are those with the highest first metric on the "
+        "validation cases; the next metrics decide between equals, then the lists' order. Without "
+        "validation cases each list's first value is taken",
+    )
+    tune_cases: int = Field(
+        2000, ge=0, description="most validation cases to choose on, drawn by seed; 0: all"
+    )
+    text_fields: tuple[str, ...] = Field(
+        (), description="the text columns that the cheap rankers read, in this order; empty: all"
+    )
+    text_words: int = Field(64, ge=1, description="most words of each column that they read")
+    text_model: str = Field(
+        "minilm",
+        description="the embedding model: minilm (see `trsr get`), a folder or a hub id, in the "
+        "format of sentence-transformers",
+    )
+    external: dict[str, ExternalSettings] = Field(
+        {},
+        description="rankers that are lists made elsewhere, by the names that they have in "
+        "rank.rankers and rank.blend.members",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: Any) -> Any:
+        """Says of each ranker's table whose it is."""
+        if not isinstance(values, Mapping):
+            return values
+        fields = cls.model_fields
+        return {
+            key: one if key in fields or isinstance(one, _Named) else _Named(key, one)
+            for key, one in values.items()
+        }
+
+    def table(self, name: str) -> Settings:
+        """A ranker's own settings: its table, or their defaults.
+
+        Raises:
+            ConfigError: If there is no such ranker.
+        """
+        if name in self.external:
+            return self.external[name]
+        given: Settings | None = (self.__pydantic_extra__ or {}).get(name)
+        return ranker_class(name).config_class()() if given is None else given
+
+    def traits(self, name: str) -> Traits:
+        """What a run must know of a ranker; of one that there is not, nothing."""
+        if name in self.external or name not in RANKERS.names():
+            return Traits()
+        return ranker_class(name).traits_of(self.table(name))
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """The rankers that a ranker asks; none for one that there is not."""
+        if name in self.external or name not in RANKERS.names():
+            return ()
+        return ranker_class(name).members(self.table(name))
+
+    def with_members(self, *names: str) -> tuple[str, ...]:
+        """Rankers and all that they ask; each once."""
+        found = dict.fromkeys(names)
+        waiting = list(names)
+        while waiting:
+            more = [one for one in self.members(waiting.pop(0)) if one not in found]
+            found |= dict.fromkeys(more)
+            waiting += more
+        return tuple(found)
+
+    def those(self, trait: str, names: Iterable[str] | None = None) -> tuple[str, ...]:
+        """Rankers that have a trait.
+
+        Args:
+            trait: The name of a true or false one of `Traits`.
+            names: Of these; None: of the used ones.
+        """
+        asked = self.used if names is None else names
+        return tuple(name for name in asked if getattr(self.traits(name), trait))
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Every ranker of the table, with those that it asks; each once."""
+        return self.with_members(*self.rankers)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The used rankers that are asked by others, such as a blend's members."""
+        return tuple(dict.fromkeys(one for name in self.used for one in self.members(name)))
+
+    @property
+    def names(self) -> list[str]:
+        """Every name that may stand in rank.rankers, sorted."""
+        return sorted({*RANKERS.names(), *self.external})
+
+    @property
+    def external_lists(self) -> dict[str, ExternalSettings]:
+        """The used rankers that are lists made elsewhere."""
+        return {name: self.external[name] for name in self.used if name in self.external}
+
+    @property
+    def embedding(self) -> tuple[str, ...]:
+        """The used rankers that read embeddings of texts."""
+        return self.those("embeds_text")
+
+    @property
+    def learning(self) -> tuple[str, ...]:
+        """The used rankers whose training draws by lot."""
+        return self.those("learns_by_draws")
+
+    def only(self, *rankers: str) -> RankSettings:
+        """The same settings for these rankers."""
+        return self.model_copy(update={"rankers": rankers})
+
+    def meaning(self) -> dict[str, Any]:
+        """What the rankings depend on, as plain values: the used rankers' settings only."""
+        read = {"rankers"} | ({"split"} if self.split != "test" else set())
+        for name in self.used:
+            traits = self.traits(name)
+            read |= {"text_fields", "text_words"} if traits.reads_text else set()
+            read |= {"text_model"} if traits.embeds_text else set()
+            read |= {"select_by", "tune_cases"} if traits.tuned else set()
+            read |= {"tune_cases"} if traits.learns_weights else set()
+        own = self.model_dump(mode="json", include=read)
+        tables = {name: self.table(name) for name in self.used if name not in self.external}
+        return own | {
+            name: one.model_dump(mode="json")
+            for name, one in tables.items()
+            if type(one).model_fields
+        }
+
+    def resolved(self) -> RankSettings:
+        """The same settings with a table for each used ranker that has settings."""
+        tables = {name: self.table(name) for name in self.used if name in RANKERS.names()}
+        return self.model_copy(
+            update={name: one for name, one in tables.items() if type(one).model_fields}
+        )

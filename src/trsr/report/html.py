@@ -1,0 +1,136 @@
+"""Writes `report.html`: one file that needs no network, no script and no other file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from trsr.metrics.metrics import parse_metric
+from trsr.metrics.report import Estimate, Report
+from trsr.metrics.tables import (
+    BOUND,
+    NOTHING,
+    best_mean,
+    decimals,
+    difference_rows,
+    differences_note,
+    least,
+    number,
+    share,
+)
+from trsr.report.charts import calibration_chart, dot_chart, line_chart
+from trsr.report.cost_chart import seconds_chart, tokens_chart
+from trsr.report.length_chart import length_chart
+from trsr.report.page import Page
+from trsr.report.words import (
+    COSTS,
+    cost_metric,
+    cost_rows,
+    costs_note,
+    count_words,
+    duration,
+    headline_metrics,
+    setting_rows,
+)
+
+LONGEST = 320
+"""Characters of one item's or summary's text; the rest is cut, and marked as cut."""
+
+# C0 controls but tab and line ends, and lone surrogates: none may stand in an HTML file.
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Card:
+    """One of the figures at the top: the main ranker's."""
+
+    metric: str
+    meaning: str
+    mean: str
+    interval: str
+    chance: str
+
+
+def write_html(report: Report, path: Path, page: Page | None = None) -> None:
+    """Writes the page. Texts in it are data: nothing in them becomes markup.
+
+    Args:
+        report: The numbers.
+        path: The file to write.
+        page: What to show beside them.
+    """
+    text = render(report, page or Page())
+    path.write_text(_FORBIDDEN.sub("\ufffd", text), "utf-8")
+
+
+def render(report: Report, page: Page) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("trsr.metrics"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "clip": clip,
+        "decimals": decimals,
+        "duration": duration,
+        "interval": interval,
+        "least": least,
+        "number": number,
+        "share": share,
+    }
+    shown = headline_metrics(report)
+    metric = cost_metric(report)
+    costs = page.costs if metric else ()
+    lengths = [length_chart(report, name, page.groups) for name in shown]
+    plots = [draw(report, metric, costs) for draw in (seconds_chart, tokens_chart) if costs]
+    charts = [dot_chart(report, name) for name in shown]
+    calibrations = [calibration_chart(one) for one in page.calibrations]
+    curves = [line_chart("Training loss", page.curve), line_chart(page.validated, page.validation)]
+    return environment.get_template("report.html").render(
+        report=report,
+        page=page,
+        cards=[_card(report, name) for name in shown],
+        charts=[chart for chart in charts if chart],
+        length_charts=[chart for chart in lengths if chart],
+        calibrations=[chart for chart in calibrations if chart],
+        curves=[chart for chart in curves if chart],
+        cost_metric=metric,
+        cost_charts=[chart for chart in plots if chart],
+        cost_heads=COSTS,
+        cost_rows=cost_rows(report, metric, costs),
+        costs_said=costs_note(costs),
+        differences=difference_rows(report),
+        differences_said=differences_note(report),
+        stages=[(one, count_words(one)) for one in page.stages],
+        best={name: best_mean(report, name) for name in report.metrics},
+        settings=setting_rows(page.settings, page.changed),
+        bound=BOUND,
+    )
+
+
+def clip(text: str, longest: int = LONGEST) -> str:
+    """Text cut at a length, with an ellipsis where it was cut."""
+    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
+
+
+def interval(estimate: Estimate) -> str:
+    """`.404 to .516`."""
+    ends = estimate.interval
+    return f"{decimals(ends[0])} to {decimals(ends[1])}" if ends else NOTHING
+
+
+def _card(report: Report, metric: str) -> _Card:
+    estimate = report[report.main].metrics[metric]
+    return _Card(
+        metric,
+        parse_metric(metric).meaning,
+        decimals(estimate.mean),
+        interval(estimate),
+        decimals(report.chance[metric]),
+    )

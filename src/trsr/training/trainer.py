@@ -1,0 +1,187 @@
+"""The training loop: steps, validations, states and curves, from the start or from a state."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trsr.errors import ConfigError
+from trsr.machine import give_back_memory
+from trsr.progress import Progress
+from trsr.storage import files
+from trsr.training.curves import FILE, Curves, Row
+from trsr.training.result import TrainResult
+from trsr.training.schedule import Schedule
+from trsr.training.settings import TrainSettings
+from trsr.training.state import Counts, State, Weights, load, save
+from trsr.training.step import Learner
+from trsr.training.trackers import Trackers
+
+Validate = Callable[[], Mapping[str, float]]
+
+
+class Loop:
+    """One training run.
+
+    Args:
+        learner: Makes the steps.
+        schedule: How many there are.
+        settings: When to validate, to keep a state and to stop.
+        identity: What the run is made from, by name: a state of another identity is refused.
+        folder: Where states, the curves and the trackers' files are kept.
+        validate: Gives the metrics of the network as it is; None: the last adapter is kept.
+        progress: Told of each step.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        schedule: Schedule,
+        settings: TrainSettings,
+        *,
+        identity: Mapping[str, Any],
+        folder: Path,
+        validate: Validate | None,
+        progress: Progress,
+    ) -> None:
+        self._learner = learner
+        self._schedule = schedule
+        self._settings = settings
+        self._identity = identity
+        self._folder = folder
+        self._validate = validate if settings.validate_steps else None
+        self._progress = progress
+        self._step = 0
+        self._counts = Counts()
+        self._best: Weights = {}
+        self._began = 0.0
+        self._earlier = 0.0
+
+    def run(self, out: Path) -> TrainResult:
+        """Trains to the end and writes the adapter and the curves into `out`.
+
+        Raises:
+            ModelError: If a loss is not finite.
+            StaleRunError: If the state was made with other settings.
+            StoreError: If a state cannot be read or written.
+        """
+        files.make_folder(self._folder)
+        self._resume()
+        with Curves(self._folder / FILE, self._step) as curves:
+            names, told = self._settings.trackers, self._identity
+            trackers = Trackers(names, self._folder, told, curves.rows, curves.dropped)
+            with contextlib.closing(trackers):
+
+                def record(row: Row) -> None:
+                    curves.add(row)
+                    trackers.send(row)
+
+                while not self._done():
+                    note = self._advance(record)
+                    if self._due(self._settings.checkpoint_steps) or self._done():
+                        curves.sync()
+                        save(self._folder, self._state(), self._identity)
+                        give_back_memory()
+                    self._progress.advance(1, note)
+            return self._finish(out, curves.rows)
+
+    def _resume(self) -> None:
+        self._progress.begin(self._schedule.steps, "steps")
+        state = load(self._folder, self._identity)
+        if state is not None:
+            self._learner.restore(state.adapter, state.moments)
+            self._step, self._counts, self._best = state.step, state.counts, state.best
+            self._progress.advance(state.step, f"going on after step {state.step}")
+        self._earlier = self._counts.seconds
+        self._began = time.perf_counter() - self._earlier
+
+    def _state(self) -> State:
+        adapter, moments = self._learner.adapter.weights(), self._learner.moments
+        return State(self._step, adapter, moments, self._best, self._counts)
+
+    def _due(self, every: int) -> bool:
+        return self._ended() or self._step % every == 0
+
+    def _ended(self) -> bool:
+        return self._step == self._schedule.steps
+
+    def _done(self) -> bool:
+        return self._ended() or self._stopped_early()
+
+    def _stopped_early(self) -> bool:
+        return 0 < self._settings.patience <= self._counts.worse
+
+    def _advance(self, record: Callable[[Row], None]) -> str:
+        """Makes a step and the validation that is due after it; gives the words for the bar."""
+        began = time.perf_counter()
+        made = self._learner.step(self._step + 1)
+        self._counts.step_seconds += time.perf_counter() - began
+        self._step += 1
+        self._counts.cases += made.cases
+        self._counts.tokens += made.tokens
+        self._counts.distinct_tokens += made.distinct_tokens
+        epoch = self._schedule.epoch(self._step)
+        record({"step": self._step, "epoch": epoch, **asdict(made), "seconds": self._seconds()})
+        if self._validate is not None and self._due(self._settings.validate_steps):
+            with self._learner.resting():
+                metrics = {name: float(value) for name, value in self._validate().items()}
+            self._compare(metrics)
+            # JSON has no NaN
+            told = {
+                name: value if math.isfinite(value) else None for name, value in metrics.items()
+            }
+            record({"step": self._step, "validation": told, "seconds": self._seconds()})
+        best = self._counts.best_step
+        return f"loss {made.loss:.3f}" + (f", best at step {best}" if best else "")
+
+    def _seconds(self) -> float:
+        self._counts.seconds = round(time.perf_counter() - self._began, 3)
+        return self._counts.seconds
+
+    def _compare(self, metrics: Mapping[str, float]) -> None:
+        """Keeps the adapter if its metrics are the best so far."""
+        missing = [name for name in self._settings.select_on if name not in metrics]
+        if missing:
+            raise ConfigError(
+                f"train.select_on: the validation gives no {', '.join(missing)}; it gives "
+                f"{', '.join(metrics) or 'nothing'}"
+            )
+        score = math.fsum(metrics[name] for name in self._settings.select_on)
+        if not math.isfinite(score):
+            score = -math.inf
+        counts = self._counts
+        if counts.best_score is None or score > counts.best_score:
+            counts.best_step, counts.best_score, counts.worse = self._step, score, 0
+            self._best = self._learner.adapter.weights()
+        else:
+            counts.worse += 1
+
+    def _finish(self, out: Path, rows: Sequence[Row]) -> TrainResult:
+        adapter = self._learner.adapter
+        adapter.write(out, self._best or adapter.weights())
+        files.copy(self._folder / FILE, out / FILE)
+        events = self._folder / "tensorboard"
+        if files.exists(events):
+            files.copy(events, out / "tensorboard")
+        counts = self._counts
+        return TrainResult(
+            adapter=out,
+            steps=self._step,
+            cases=counts.cases,
+            tokens=counts.tokens,
+            distinct_tokens=counts.distinct_tokens,
+            parameters=sum(p.numel() for p in adapter.parameters.values()),
+            seconds=counts.seconds,
+            losses=tuple(row["loss"] for row in rows if "loss" in row),
+            validations=tuple((r["step"], r["validation"]) for r in rows if "validation" in r),
+            best_step=counts.best_step or self._step,
+            best_score=counts.best_score,
+            stopped_early=self._step < self._schedule.steps,
+            step_seconds=round(counts.step_seconds, 3),
+            earlier_seconds=self._earlier,
+        )

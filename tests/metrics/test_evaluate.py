@@ -1,0 +1,274 @@
+"""Reports of rankings: means, ties, missing queries, and lists that are refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trsr.errors import ConfigError, DataError
+from trsr.metrics import AnswerKey, evaluate
+from trsr.metrics.answers import CASES as CASE_COLUMNS
+from trsr.types import Case, Entry, Interaction, Item, Query, RankedList, UserHistory
+
+ITEMS = [Item(f"i{n}") for n in range(40)]
+
+
+def case(name: str, right: set[str], size: int = 4, user: str = "", history: int = 0) -> Case:
+    past = tuple(
+        Interaction(item, float(t)) for t, item in enumerate(ITEMS[-history:] if history else ())
+    )
+    query = Query(name, UserHistory(user or name, past), tuple(ITEMS[:size]))
+    return Case(query, frozenset(right))
+
+
+def ranked(name: str, *items: str) -> RankedList:
+    return RankedList(name, tuple(Entry(item, -float(rank)) for rank, item in enumerate(items)))
+
+
+CASES = [case("a", {"i0"}), case("b", {"i1"}), case("c", {"i2"})]
+PERFECT = [ranked("a", "i0", "i1", "i2", "i3"), ranked("b", "i1", "i0", "i2", "i3")]
+THIRD = ranked("c", "i0", "i1", "i2", "i3")
+
+
+def test_means_and_standard_errors() -> None:
+    report = evaluate(CASES, {"llm": [*PERFECT, THIRD]}, ["recall@1", "mrr@3", "auc"])
+    scores = report["llm"]
+    values = [1.0, 1.0, 1 / 3]
+    assert scores.metrics["mrr@3"].mean == pytest.approx(statistics.mean(values))
+    assert scores.metrics["mrr@3"].se == pytest.approx(statistics.stdev(values) / math.sqrt(3))
+    assert scores.metrics["recall@1"].mean == pytest.approx(2 / 3)
+    assert scores.metrics["auc"].mean == pytest.approx((1 + 1 + 1 / 3) / 3)
+    assert (scores.queries, scores.tied, scores.missing) == (3, 0.0, 0)
+    assert report.means("llm")["recall@1"] == pytest.approx(2 / 3)
+
+
+def test_a_query_without_a_result_scores_zero_and_stays_in_the_mean() -> None:
+    report = evaluate(CASES, {"llm": PERFECT}, ["recall@1", "auc"])
+    assert report["llm"].missing == 1
+    assert report.means("llm") == pytest.approx({"recall@1": 2 / 3, "auc": 2 / 3})
+    assert any("1 of 3 queries without a result" in note for note in report.warnings)
+
+
+def test_a_ranker_without_any_result_keeps_its_row() -> None:
+    report = evaluate(CASES, {"llm": []}, ["recall@1"])
+    assert report.means("llm") == {"recall@1": 0.0}
+    assert (report["llm"].missing, report["llm"].tied) == (3, None)
+
+
+def test_tied_counts_queries_whose_answer_ties_with_another_candidate() -> None:
+    flat = RankedList("a", tuple(Entry(f"i{n}", 0.0) for n in range(4)))
+    below = RankedList("b", (Entry("i1", 1.0), *(Entry(f"i{n}", 0.0) for n in (0, 2, 3))))
+    report = evaluate(CASES[:2], {"llm": [flat, below]}, ["recall@1"])
+    assert report["llm"].tied == 0.5
+    assert report.means("llm") == {"recall@1": (0.25 + 1) / 2}
+    assert any("50 %" in note for note in report.remarks)
+    assert sorted((*report.remarks, *report.warnings)) == sorted(report.notes)
+
+
+def test_relevant_candidates_that_tie_only_with_each_other_are_no_tie() -> None:
+    both = case("a", {"i0", "i1"}, size=3)
+    lists = [RankedList("a", (Entry("i0", 1.0), Entry("i1", 1.0), Entry("i2", 0.0)))]
+    report = evaluate([both], {"llm": lists}, ["recall@2"])
+    assert (report["llm"].tied, report.means("llm")) == (0.0, {"recall@2": 1.0})
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.permutations(range(3)), st.permutations(range(3)))
+def test_the_order_of_cases_and_lists_means_nothing(cases: list[int], lists: list[int]) -> None:
+    every = [*PERFECT, THIRD]
+    report = evaluate([CASES[n] for n in cases], {"llm": [every[n] for n in lists]}, ["mrr@3"])
+    values = dict(zip(report.per_query["query"], report.per_query["mrr@3"], strict=True))
+    assert values == pytest.approx({"a": 1.0, "b": 1.0, "c": 1 / 3})
+
+
+def test_candidate_sets_of_several_sizes() -> None:
+    cases = [case("a", {"i0"}, size=2), case("b", {"i4"}, size=5), case("c", {"i0"}, size=1)]
+    lists = [
+        ranked("b", "i4", "i0", "i1", "i2", "i3"),
+        ranked("c", "i0"),
+        ranked("a", "i1", "i0"),
+    ]
+    report = evaluate(cases, {"llm": iter(lists)}, ["mrr@5", "auc"])
+    assert report.per_query["mrr@5"].to_list() == pytest.approx([0.5, 1.0, 1.0])
+    assert report.per_query["auc"].to_list() == pytest.approx([0.0, 1.0, 0.5])
+    assert report.candidates == (1, 5)
+    assert any("1 to 5 candidates" in note for note in report.notes)
+    assert any("all candidates are relevant" in note for note in report.notes)
+
+
+def test_many_more_queries_than_fit_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [case(f"q{n}", {f"i{n % 7}"}, size=7 + n % 3) for n in range(50)]
+    lists = [
+        RankedList.of(one.query, [float((n * i) % 5) for i in range(len(one.query.candidates))])
+        for n, one in enumerate(cases)
+    ]
+    metrics = ["recall@2", "mrr@3", "auc", "ndcg@4"]
+    whole = evaluate(cases, {"llm": lists}, metrics).per_query
+    monkeypatch.setattr("trsr.metrics.answers._CELLS", 20)
+    assert evaluate(cases, {"llm": lists}, metrics).per_query.equals(whole)
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ([ranked("a", "i0", "i1", "i2")], r"ranker bm: .*query a leaves out 1 \(i3\)"),
+        (
+            [ranked("a", "i0", "i1", "i2", "i9")],
+            r"query a leaves out 1 \(i3\) and invents 1 \(i9\)",
+        ),
+        ([ranked("a", "i0", "i1", "i2", "i3", "no")], r"query a invents 1 \(no\)"),
+        ([ranked("a", *(f"x{n}" for n in range(4)))], r"leaves out 4 \(i0, i1, i2, …\)"),
+        ([ranked("zz", "i0", "i1", "i2", "i3")], "ranker bm: query zz is not among the cases"),
+        ([PERFECT[0], PERFECT[0]], "ranker bm: query a is ranked twice"),
+        ([RankedList("one", (Entry("i0", math.nan),))], "ranker bm: query one has a score that"),
+    ],
+)
+def test_a_list_that_does_not_answer_its_case_is_refused(lists, message: str) -> None:
+    cases = [*CASES, case("one", {"i0"}, size=1)]
+    with pytest.raises(DataError, match=message):
+        evaluate(cases, {"good": [*PERFECT, THIRD], "bm": lists}, ["recall@1"])
+
+
+@pytest.mark.parametrize(
+    ("candidates", "relevant", "said"),
+    [
+        (["i0", "i0"], ["i0"], "query q: a candidate stands twice"),
+        (["i0", "i9"], ["i0"], "query q: the candidate i9 is not in the catalog"),
+        (["i0", "i1"], ["i2"], r"query q: the relevant \['i2'\] are no candidates"),
+        (["i0", "i1"], [], "query q: no answer"),
+    ],
+)
+def test_cases_that_ask_nothing_sensible_are_refused(candidates, relevant, said: str) -> None:
+    row = [("q", "u", [], candidates, relevant)]
+    with pytest.raises(DataError, match=said):
+        AnswerKey(pl.DataFrame(row, schema=CASE_COLUMNS, orient="row"), ["i0", "i1", "i2"])
+
+
+def test_a_list_out_of_order_is_refused() -> None:
+    rising = {"query": ["a"], "items": [["i0", "i1", "i2", "i3"]], "scores": [[1.0, 2.0, 0.0, 0.0]]}
+    with pytest.raises(DataError, match="ranker bm: query a is not sorted by score"):
+        evaluate(CASES, {"bm": pl.DataFrame(rising)}, ["recall@1"])
+
+
+def test_equal_sizes_do_not_hide_another_querys_candidates() -> None:
+    other = Case(Query("o", UserHistory("o", ()), tuple(ITEMS[4:8])), frozenset({"i4"}))
+    with pytest.raises(DataError, match="query o leaves out 4"):
+        evaluate([*CASES, other], {"llm": [ranked("o", "i0", "i1", "i2", "i3")]}, ["recall@1"])
+
+
+def test_a_query_that_stands_twice_among_the_cases_is_refused() -> None:
+    with pytest.raises(DataError, match="query a stands twice"):
+        evaluate([CASES[0], CASES[1], CASES[0]], {"llm": []}, ["recall@1"])
+
+
+def test_no_rankings_and_unknown_metrics_are_refused() -> None:
+    with pytest.raises(DataError, match="no rankings"):
+        evaluate(CASES, {}, ["recall@1"])
+    with pytest.raises(ConfigError, match="did you mean recall@1"):
+        evaluate(CASES, {"llm": []}, ["recal@1"])
+
+
+def test_no_queries_give_a_report_that_says_so() -> None:
+    report = evaluate([], {"random": [], "llm": []}, ["recall@5", "auc"])
+    plain = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert plain["queries"] == 0
+    assert plain["metrics"]["recall@5"] == {"mean": None, "se": None}
+    assert plain["chance"] == {"recall@5": None, "auc": None}
+    assert "nothing can be said" in plain["notes"][0]
+    assert report.means("llm") == {}
+    assert report.rows().rows[0] == ("random", "–", "–", "–", "0")
+
+
+def test_one_query_has_no_standard_error() -> None:
+    report = evaluate(CASES[:1], {"llm": PERFECT[:1]}, ["recall@1"])
+    assert report["llm"].metrics["recall@1"].mean == 1.0
+    assert report["llm"].metrics["recall@1"].se is None
+    assert "no standard error" in report.notes[0]
+    assert report.rows().rows[0][1] == "1.000"
+
+
+def test_json_puts_the_main_ranker_on_top_and_all_below() -> None:
+    lists = [*PERFECT, THIRD]
+    worst = [ranked(name, "i3", "i2", "i1", "i0") for name in "abc"]
+    report = evaluate(CASES, {"llm": lists, "random": worst}, ["recall@1", "recall@1", "auc"])
+    plain = report.to_json()
+    assert plain["main"] == "llm"
+    assert plain["metrics"] == plain["rankers"]["llm"]["metrics"]
+    assert list(plain["rankers"]) == ["llm", "random"]
+    assert list(plain["metrics"]) == ["recall@1", "auc"]
+    assert plain["rankers"]["random"]["metrics"]["recall@1"] == {"mean": 0.0, "se": 0.0}
+    assert plain["candidates"] == {"fewest": 4, "most": 4}
+    assert plain["chance"]["recall@1"] == 0.25
+    assert set(plain) >= {"queries", "tied", "missing", "notes"}
+    assert evaluate(CASES, {"x": lists, "y": worst}, ["auc"]).main == "y"
+
+
+def test_the_per_query_table_pairs_rankers() -> None:
+    cases = [case("a", {"i0"}, user="u", history=2), case("b", {"i1"}, user="u")]
+    report = evaluate(cases, {"p": PERFECT[::-1], "llm": PERFECT[:1]}, ["recall@1", "auc"])
+    table = report.per_query
+    assert table.columns == [
+        *("ranker", "query", "user", "history", "candidates", "recall@1", "auc", "tied", "missing")
+    ]
+    assert table["query"].to_list() == ["a", "b", "a", "b"]
+    assert table["ranker"].to_list() == ["p", "p", "llm", "llm"]
+    assert table["history"].to_list() == [2, 0, 2, 0]
+    assert table["missing"].to_list() == [False, False, False, True]
+    assert any("2 queries are of 1 user;" in note for note in report.notes)
+
+
+def test_the_terminal_table_marks_the_best_and_can_be_turned() -> None:
+    report = evaluate(CASES, {"random": [THIRD], "llm": [*PERFECT, THIRD]}, ["recall@1", "mrr@3"])
+    table = report.rows()
+    assert table.header == ("ranker", "recall@1", "mrr@3", "tied", "missing")
+    assert table.rows[0] == ("random", ".000 ±.000", ".111 ±.111", "0 %", "2")
+    assert table.rows[1] == ("llm", ".667 ±.333 *", ".778 ±.222 *", "0 %", "0")
+    assert table.rows[2][:2] == ("chance", ".250")
+    turned = table.turned()
+    assert turned.header == ("ranker", "random", "llm", "chance")
+    assert turned.rows[0] == ("recall@1", ".000 ±.000", ".667 ±.333 *", ".250")
+    assert table.notes[0].startswith("3 queries")
+
+
+def test_sampled_candidates_are_warned_about() -> None:
+    warned = evaluate(CASES, {"llm": PERFECT}, ["auc"]).notes
+    assert any("Krichene" in note for note in warned)
+    uniform = " ".join(evaluate(CASES, {"llm": PERFECT}, ["auc"], drawn="uniform").notes)
+    assert "drawn uniformly" in uniform
+    popular = " ".join(evaluate(CASES, {"llm": PERFECT}, ["auc"], drawn="popular").notes)
+    assert "drawn by popularity" in popular
+    whole = evaluate(CASES, {"llm": PERFECT}, ["auc"], sampled=False).notes
+    assert not any("Krichene" in note for note in whole)
+
+
+def test_each_ranker_is_set_against_the_main_one_and_marked() -> None:
+    cases = [case(f"q{n}", {"i0"}) for n in range(30)]
+    best = [ranked(one.query.id, "i0", "i1", "i2", "i3") for one in cases]
+    worst = [ranked(one.query.id, "i3", "i2", "i1", "i0") for one in cases]
+    report = evaluate(cases, {"bad": worst, "same": best, "llm": best}, ["mrr@4", "auc"])
+    found = report.to_json()["comparisons"]
+    assert [(one["ranker"], one["metric"]) for one in found] == [
+        *(("bad", "mrr@4"), ("bad", "auc"), ("same", "mrr@4"), ("same", "auc"))
+    ]
+    assert {one["baseline"] for one in found} == {"llm"}
+    assert found[0]["difference"] == pytest.approx(-0.75)
+    assert found[0]["p_holm"] == pytest.approx(4 * found[0]["p"])
+    assert (found[2]["difference"], found[2]["p"], found[2]["d_z"]) == (0, 1, None)
+    rows = report.rows()
+    assert rows.rows[0][1] == ".250 ±.000 ↓"
+    assert "↓" not in rows.rows[1][1] + rows.rows[2][1]
+    assert any("lower than llm" in note for note in rows.notes)
+    assert evaluate(cases, {"llm": best}, ["auc"]).to_json()["comparisons"] == []
+
+
+def test_comparisons_of_none_and_one_query_say_nothing() -> None:
+    for cases, lists in (([], []), (CASES[:1], PERFECT[:1])):
+        report = evaluate(cases, {"random": lists, "llm": lists}, ["auc"])
+        (found,) = json.loads(json.dumps(report.to_json(), allow_nan=False))["comparisons"]
+        assert (found["p"], found["low"], found["p_holm"]) == (None, None, None)

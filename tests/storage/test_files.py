@@ -1,0 +1,111 @@
+"""The door to files: whole or not at all, private, never through a link."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from trsr.errors import StoreError
+from trsr.storage import files
+
+
+def test_an_error_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "a"
+    files.write_text(path, "old")
+    for stop in (stop_writing, stop_library):
+        with pytest.raises(RuntimeError):
+            stop(path)
+        assert (files.read_text(path), files.listed(tmp_path)) == ("old", [path])
+
+
+def stop_writing(path):
+    with files.writing(path) as file:
+        file.write(b"new")
+        raise RuntimeError
+
+
+def stop_library(path):
+    with files.writing_path(path) as temporary:
+        temporary.write_text("new")
+        raise RuntimeError
+
+
+def test_many_writers_of_one_file_all_succeed_and_one_wins_whole(tmp_path):
+    path = tmp_path / "a"
+    texts = [str(number) * 5000 for number in range(10)]
+    errors = []
+
+    def write(text):
+        try:
+            for _ in range(20):
+                files.write_text(path, text)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(text,)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert files.read_text(path) in texts
+    assert files.listed(tmp_path) == [path]
+
+
+def test_links_are_replaced_unlinked_and_not_followed(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "letter").write_text("mine")
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "file").symlink_to(outside / "letter")
+    (inside / "folder").symlink_to(outside)
+    (inside / "loop").symlink_to(inside)
+    (inside / "nowhere").symlink_to(tmp_path / "none")
+    files.hash_file(inside / "folder")
+    assert len(list(files.walk(inside))) == 4
+    files.copy(inside, tmp_path / "copy")
+    assert files.listed(tmp_path / "copy") == []
+    with pytest.raises(OSError, match="symbolic links"):
+        files.open_append(inside / "file")
+    files.write_text(inside / "file", "new")
+    (tmp_path / "new").mkdir()
+    files.move(tmp_path / "new", inside / "folder")
+    assert not (inside / "folder").is_symlink()
+    files.remove(inside)
+    assert (outside / "letter").read_text() == "mine"
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.parquet")
+    for read in (files.read_text, files.read_parquet, files.open_read, files.hash_file):
+        with pytest.raises(StoreError, match="is a pipe or a device"):
+            read(tmp_path / "pipe.parquet")
+
+
+def test_what_is_written_is_private_unless_it_is_to_be_shown(tmp_path):
+    files.write_text(tmp_path / "new" / "a", "x")
+    assert [p.stat().st_mode & 0o777 for p in (tmp_path / "new", tmp_path / "new" / "a")] == [
+        0o700,
+        0o600,
+    ]
+    files.write_text(tmp_path / "page", "x", private=False)
+    (tmp_path / "usual").write_text("x")
+    assert (tmp_path / "page").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_only_old_unfinished_files_are_dropped(tmp_path):
+    for name in (".a.xyz.new", ".b.xyz.new", "c.new"):
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (0, 0))
+    os.utime(tmp_path / ".b.xyz.new")
+    files.drop_unfinished(tmp_path)
+    assert [path.name for path in files.listed(tmp_path)] == [".b.xyz.new", "c.new"]
+
+
+def test_json_nested_without_end_is_no_json(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deep"):
+        files.read_json(tmp_path / "a.json")
