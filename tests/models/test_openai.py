@@ -558,7 +558,7 @@ def test_an_answer_without_end_or_measure_is_given_up(
     said: str,
 ) -> None:
     if "bytes" in said:
-        monkeypatch.setattr("trsr.models.openai.MOST_BYTES", 4096)
+        monkeypatch.setattr("trsr.models.http.MOST_BYTES", 4096)
     endpoint = serve(conduct)
     began = time.monotonic()
     with pytest.raises(ModelError, match=said):

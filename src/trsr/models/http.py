@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import json
 import os
+import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trsr.errors import ConfigError
+from trsr.errors import ConfigError, ModelError
 from trsr.models.settings import ModelSettings
 from trsr.settings import derive_seed
 
+if TYPE_CHECKING:
+    import openai
+
 FIRST_WAIT = 0.5  # seconds before the second try; doubled before each further one
 LONGEST_WAIT = 30.0
+MOST_BYTES = 2**24
+"""Of an answer's body: far more than any model writes."""
 MOST_COUNTED = 2**53  # tokens of one answer: a larger number is none
 _FINISH = 40  # characters of a reason to stop
 _SAID = 300  # characters of an endpoint's own words in our messages
@@ -106,6 +113,14 @@ def whole(counts: Any, name: str) -> int:
     return value if isinstance(value, int) and 0 <= value <= MOST_COUNTED else 0
 
 
+class AgainError(Exception):
+    """A try failed in a way that another one may not."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait  # seconds that the endpoint asked for
+
+
 class Said(NamedTuple):
     """What an answer's message holds.
 
@@ -154,3 +169,86 @@ def after(begun: str, text: str) -> str:
     if text[:1].isalnum() and not begun[-1].isspace():
         return f" {text}"
     return text
+
+
+def client_of(settings: ModelSettings, address: str, key: str) -> openai.OpenAI:
+    """The package's client for an endpoint.
+
+    Raises:
+        ModelError: If the package is not installed.
+    """
+    try:
+        import openai
+    except ImportError as error:
+        raise ModelError(
+            "the openai backend needs the openai package: pip install 'trsr[openai]'"
+        ) from error
+    return openai.OpenAI(
+        api_key=key or "none",  # the package insists on one; a server on this machine ignores it
+        base_url=address,
+        timeout=settings.timeout,
+        max_retries=0,  # ours are counted, and cover malformed answers too
+        default_headers={"Accept-Encoding": "identity"},  # a small body cannot become a large one
+        # A proxy for the world outside must not get what is said on this machine.
+        http_client=openai.DefaultHttpxClient(
+            trust_env=not here(address),
+            event_hooks={"response": [_watched(settings.timeout)]},
+        ),
+    )
+
+
+def _watched(timeout: float) -> Callable[[Any], None]:
+    """What is done with each response of the HTTP client before it is followed or read."""
+    import openai
+
+    # httpx, or httpx2, the fork of it that newer versions of the package stand on
+    client: Any = openai.DefaultHttpxClient.__base__
+    http: Any = importlib.import_module(client.__module__.partition(".")[0])
+
+    class Bounded(http.SyncByteStream):  # type: ignore[misc]
+        """A body that ends in time and is of bounded size."""
+
+        def __init__(self, stream: Any) -> None:
+            self.stream, self.ends = stream, time.monotonic() + timeout
+
+        def __iter__(self) -> Iterator[bytes]:
+            size = 0
+            for part in self.stream:
+                size += len(part)
+                if time.monotonic() > self.ends:
+                    raise late(timeout)
+                if size > MOST_BYTES:
+                    raise AgainError(f"an answer of more than {MOST_BYTES:,} bytes")
+                yield part
+
+        def close(self) -> None:
+            self.stream.close()
+
+    def watch(response: Any) -> None:
+        response.stream = Bounded(response.stream)
+        if response.has_redirect_location:
+            old = response.request.url
+            _check_redirect(old, old.join(response.headers["location"]), response.status_code)
+
+    return watch
+
+
+def late(timeout: float) -> AgainError:
+    """What is raised where an answer does not come in time."""
+    return AgainError(f"no answer within {timeout:g} s (model.timeout)")
+
+
+def _check_redirect(old: Any, new: Any, status: int) -> None:
+    """Refuses a redirect to another host: what is said of people goes to the one that is set.
+
+    Raises:
+        ModelError: Names the place that it points to.
+    """
+    safer = old.scheme == "http" and new.scheme == "https" and old.host == new.host
+    if safer or (old.scheme, old.host, old.port) == (new.scheme, new.host, new.port):
+        return
+    raise ModelError(
+        f"{old.scheme}://{old.netloc.decode()} answers with a redirect (HTTP {status}) to "
+        f"{new.scheme}://{new.netloc.decode()}, where nothing is sent: set model.base_url to it if "
+        "you trust it"
+    )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import queue
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from trsr.errors import ConfigError, ModelError
 from trsr.models.base import Feed, Sampling, text_only
 from trsr.models.http import (
+    AgainError,
     Said,
     address_of,
     after,
     asked_wait,
-    here,
+    client_of,
     key_of,
+    late,
     wait_before,
     whole,
     words_of,
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 LONGEST_ASKED_WAIT = 600.0  # an endpoint that asks for more (a day's quota) is given up at once
 _RETRIED = frozenset({408, 409, 425, 429})  # beside all of 500 and above
-MOST_BYTES = 2**24
-"""Of an answer's body: far more than any model writes."""
 _TURN_OFF = (
     'turn the thinking off in model.extra, such as chat_template_kwargs = {"enable_thinking" = '
     'false} or reasoning_effort = "none", as the endpoint names it'
@@ -78,14 +76,6 @@ class Usage:
     without_text: int = 0
 
 
-class _AgainError(Exception):
-    """A try failed in a way that another one may not."""
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait = wait  # seconds that the endpoint asked for
-
-
 def open_model(settings: ModelSettings, adapter: Path | None = None) -> OpenAIModel:
     """Opens an endpoint; nothing is sent yet.
 
@@ -119,7 +109,7 @@ class OpenAIModel:
         self.settings = settings
         self.address = address_of(settings.base_url)
         self._key = key_of(settings, self.address)
-        self._client = _client(settings, self.address, self._key)
+        self._client = client_of(settings, self.address, self._key)
         weakref.finalize(self, self._client.close)
         self._limit = "max_tokens"
         self._lock = threading.Lock()
@@ -209,7 +199,7 @@ class OpenAIModel:
             try:
                 self._count(requests=1, retries=int(attempt > 0))
                 return after(prompt.begun, self._within(body))
-            except _AgainError as error:
+            except AgainError as error:
                 reason = str(error)
                 if error.wait > LONGEST_ASKED_WAIT:
                     reason += f"; it asks to wait {error.wait:.0f} s"
@@ -248,7 +238,7 @@ class OpenAIModel:
         try:
             _, outcome = finished.get(timeout=self.settings.timeout + 1)
         except queue.Empty:
-            raise _late(self.settings.timeout) from None
+            raise late(self.settings.timeout) from None
         if isinstance(outcome, str):
             return outcome
         raise outcome
@@ -257,7 +247,7 @@ class OpenAIModel:
         """Sends one request.
 
         Raises:
-            _AgainError: If another try may do better.
+            AgainError: If another try may do better.
             ModelError: If it cannot.
         """
         import openai
@@ -268,11 +258,11 @@ class OpenAIModel:
         try:
             answer = create(**fields, extra_body=self.settings.extra)
         except openai.APITimeoutError:
-            raise _late(self.settings.timeout) from None
+            raise late(self.settings.timeout) from None
         except openai.APIConnectionError as error:
-            if isinstance(error.__cause__, (_AgainError, ModelError)):  # of our own (`_watched`)
+            if isinstance(error.__cause__, (AgainError, ModelError)):  # of our own (`_watched`)
                 raise error.__cause__ from None
-            raise _AgainError(f"{self._without_key(str(error.__cause__ or error))}") from None
+            raise AgainError(f"{self._without_key(str(error.__cause__ or error))}") from None
         except openai.APIStatusError as error:
             newer = "max_completion_tokens"  # the only name that the newest models take
             if error.status_code == 400 and limit != newer and newer in error.response.text:
@@ -286,7 +276,7 @@ class OpenAIModel:
         status = error.status_code
         said = self._without_key(words_of(error.response.text))
         if status in _RETRIED or status >= 500:
-            return _AgainError(f"HTTP {status}: {said}", asked_wait(error.response.headers))
+            return AgainError(f"HTTP {status}: {said}", asked_wait(error.response.headers))
         advice = _ADVICE.get(status, "Look at model.base_url").format(key_env=self.settings.key_env)
         return ModelError(f"{self.address} refused (HTTP {status}): {said}. {advice}")
 
@@ -295,14 +285,14 @@ class OpenAIModel:
         try:
             content = json.loads(answer)
         except (ValueError, RecursionError) as error:
-            raise _AgainError(f"malformed JSON ({type(error).__name__}: {error})") from None
+            raise AgainError(f"malformed JSON ({type(error).__name__}: {error})") from None
         try:
             choice = content["choices"][0]
             said = Said.of(choice["message"], choice.get("finish_reason"))
         except (LookupError, TypeError, AttributeError):
             said = None
         if said is None:
-            raise _AgainError(f"an answer without a text: {self._without_key(words_of(answer))}")
+            raise AgainError(f"an answer without a text: {self._without_key(words_of(answer))}")
         used = content.get("usage") or {}
         text = self._said(said, max_tokens)
         self._count(
@@ -349,83 +339,6 @@ class OpenAIModel:
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
-
-
-def _client(settings: ModelSettings, address: str, key: str) -> openai.OpenAI:
-    try:
-        import openai
-    except ImportError as error:
-        raise ModelError(
-            "the openai backend needs the openai package: pip install 'trsr[openai]'"
-        ) from error
-    return openai.OpenAI(
-        api_key=key or "none",  # the package insists on one; a server on this machine ignores it
-        base_url=address,
-        timeout=settings.timeout,
-        max_retries=0,  # ours are counted, and cover malformed answers too
-        default_headers={"Accept-Encoding": "identity"},  # a small body cannot become a large one
-        # A proxy for the world outside must not get what is said on this machine.
-        http_client=openai.DefaultHttpxClient(
-            trust_env=not here(address),
-            event_hooks={"response": [_watched(settings.timeout)]},
-        ),
-    )
-
-
-def _watched(timeout: float) -> Callable[[Any], None]:
-    """What is done with each response of the HTTP client before it is followed or read."""
-    import openai
-
-    # httpx, or httpx2, the fork of it that newer versions of the package stand on
-    client: Any = openai.DefaultHttpxClient.__base__
-    http: Any = importlib.import_module(client.__module__.partition(".")[0])
-
-    class Bounded(http.SyncByteStream):  # type: ignore[misc]
-        """A body that ends in time and is of bounded size."""
-
-        def __init__(self, stream: Any) -> None:
-            self.stream, self.ends = stream, time.monotonic() + timeout
-
-        def __iter__(self) -> Iterator[bytes]:
-            size = 0
-            for part in self.stream:
-                size += len(part)
-                if time.monotonic() > self.ends:
-                    raise _late(timeout)
-                if size > MOST_BYTES:
-                    raise _AgainError(f"an answer of more than {MOST_BYTES:,} bytes")
-                yield part
-
-        def close(self) -> None:
-            self.stream.close()
-
-    def watch(response: Any) -> None:
-        response.stream = Bounded(response.stream)
-        if response.has_redirect_location:
-            old = response.request.url
-            _check_redirect(old, old.join(response.headers["location"]), response.status_code)
-
-    return watch
-
-
-def _late(timeout: float) -> _AgainError:
-    return _AgainError(f"no answer within {timeout:g} s (model.timeout)")
-
-
-def _check_redirect(old: Any, new: Any, status: int) -> None:
-    """Refuses a redirect to another host: what is said of people goes to the one that is set.
-
-    Raises:
-        ModelError: Names the place that it points to.
-    """
-    safer = old.scheme == "http" and new.scheme == "https" and old.host == new.host
-    if safer or (old.scheme, old.host, old.port) == (new.scheme, new.host, new.port):
-        return
-    raise ModelError(
-        f"{old.scheme}://{old.netloc.decode()} answers with a redirect (HTTP {status}) to "
-        f"{new.scheme}://{new.netloc.decode()}, where nothing is sent: set model.base_url to it if "
-        "you trust it"
-    )
 
 
 def _start(
