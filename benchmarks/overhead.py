@@ -76,7 +76,7 @@ def _aside(config: Config, folder: Path, number: int, queries: int) -> Config:
         "train": config.train.model_copy(update={"epochs": 0}),
         "rank": config.rank.model_copy(update={"rankers": ("llm_zero_shot",)}),
         "run": config.run.model_copy(
-            update={"folder": folder / f"run-{number}", "outputs": folder / f"{number}.sqlite"}
+            update={"folder": folder / f"run-{number}", "cache": folder / f"{number}.sqlite"}
         ),
     }
     return config.model_copy(update=changed)

@@ -205,7 +205,7 @@ def test_ties_and_lists_that_do_not_answer_are_found(faulty: Path) -> None:
     flat = pl.col("scores").list.eval(pl.element() * 0)
     change(faulty, "rankings.parquet", flat.alias("scores"))
     found = states(faulty)
-    assert found["ties of untuned"] == "finding"
+    assert found["ties of llm_zero_shot"] == "finding"
     assert found["ties of random"] == "warning"
     change(faulty, "rankings.parquet", pl.col("items").list.head(3), pl.col("scores").list.head(3))
     assert states(faulty)["ranked lists answer the test cases"] == "finding"

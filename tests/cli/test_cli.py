@@ -179,7 +179,7 @@ def test_show_tells_the_whole_story_of_a_user(folder):
         "block 1",
         "summaries (hierarchical)",
         "prompt of",
-        "ranked by untuned",
+        "ranked by llm_zero_shot",
     ):
         assert part in shown
     assert "nobody" in trsr("show", "runs/mine", "nobody", cwd=folder, code=2).stderr

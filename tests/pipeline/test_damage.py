@@ -36,7 +36,7 @@ epochs = 0
 
 [rank]
 rankers = ["random", "popular", "llm_zero_shot"]
-proposals = 7
+retrieve_k = 7
 """
 
 

@@ -38,7 +38,7 @@ epochs = 0
 
 [rank]
 rankers = ["random", "popular", "llm_zero_shot"]
-proposals = 7
+retrieve_k = 7
 depth = 20
 """
 
@@ -68,7 +68,7 @@ def test_cheap_rankers_rank_all_and_a_model_orders_what_the_first_stage_proposes
             assert max(counts.get(item, 0) for item in others) <= worst
     report = json.loads((folder / "report.json").read_text())
     first = report["retriever"]
-    assert (first["ranker"], first["proposals"]) == ("popular", 7)
+    assert (first["ranker"], first["retrieve_k"]) == ("popular", 7)
     assert first["recall"] == found / len(cases)
     # Not all are found; what is not found has 0 and stays in the mean.
     assert 0 < found < len(cases)
@@ -139,7 +139,7 @@ def test_what_cannot_work_is_told_beforehand(tmp_path):
     (tmp_path / "full.toml").write_text(CONFIG)
     with pytest.raises(ConfigError) as caught:
         load_config(
-            tmp_path / "full.toml", ["rank.retriever=untuned", "evaluate.metrics=['ndcg@50']"]
+            tmp_path / "full.toml", ["rank.retriever=llm_zero_shot", "evaluate.metrics=['ndcg@50']"]
         )
     assert "without a language model" in str(caught.value)
     blended = ["rank.retriever=blend", "rank.blend.members=['popular', 'untuned']"]
@@ -148,7 +148,7 @@ def test_what_cannot_work_is_told_beforehand(tmp_path):
     load_config(tmp_path / "full.toml", ["rank.retriever=blend"])  # of cheap ones
     with pytest.raises(ConfigError) as caught:
         load_config(
-            tmp_path / "full.toml", ["rank.retriever=untuned", "evaluate.metrics=['ndcg@50']"]
+            tmp_path / "full.toml", ["rank.retriever=llm_zero_shot", "evaluate.metrics=['ndcg@50']"]
         )
     assert "20 places cannot tell a metric @50" in str(caught.value)
 

@@ -93,7 +93,7 @@ def test_compare_says_that_the_cases_are_for_choosing(made):
     assert report.queries == len(cases(some, "valid"))
     # Of the compared rankers none chose anything on them.
     assert [note for note in report.notes if "validation cases" in note] == [VALID]
-    chosen = compare([f"{some}:untuned", f"{some}:bm25"]).notes
+    chosen = compare([f"{some}:llm_zero_shot", f"{some}:bm25"]).notes
     assert any("bm25: settings, passes or weights are chosen on" in note for note in chosen)
     with pytest.raises(DataError, match="queries"):
         compare([str(some), str(made("test"))], rankers=["llm_zero_shot"])

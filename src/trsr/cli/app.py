@@ -108,7 +108,9 @@ def recommend(
         Path | None, typer.Option(help="items to rank, one id or JSON object a line")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="how many to print")] = 10,
-    ranker: Annotated[str, typer.Option(help="llm where there is an adapter, else untuned")] = "",
+    ranker: Annotated[
+        str, typer.Option(help="llm where there is an adapter, else llm_zero_shot")
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="one JSON object a user")] = False,
 ) -> None:
     """Rank candidates for a user of the run, or for histories never seen before."""

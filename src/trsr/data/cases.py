@@ -70,15 +70,21 @@ def _flat(begins: Ints, ends: Ints) -> tuple[Ints, Ints]:
     return row, begins[row] + offset
 
 
-def history_begins(starts: Ints, ends: Ints, most: int) -> Ints:
+def history_begins(starts: Ints, ends: Ints, most: int, step: int = 1) -> Ints:
     """Where the kept part of each history begins.
 
     Args:
         starts: [cases] positions of the users' first interactions.
         ends: [cases] positions after the histories' last ones.
         most: The latest interactions kept; 0: all.
+        step: A longer history loses so many at a time, counted from the user's first, so that
+            successive targets have histories that begin alike and share their blocks.
     """
-    return np.maximum(starts, ends - most) if most else starts
+    if not most:
+        return starts
+    whole = (most - step + 1) // step * step
+    begins: Ints = starts + np.maximum((ends - starts) // step * step - whole, 0)
+    return begins
 
 
 def sampled_cases(
@@ -87,6 +93,7 @@ def sampled_cases(
     part: str,
     *,
     most: int,
+    step: int = 1,
     n: int,
     seed: int,
     weights: Weights | None = None,
@@ -98,6 +105,7 @@ def sampled_cases(
         positions: The targets' positions.
         part: train, valid or test.
         most: The latest interactions kept of a history; 0: all.
+        step: How many a longer history loses at a time (see `history_begins`).
         n: Negatives a case.
         seed: The run's.
         weights: How likely each item is drawn; left out: all alike.
@@ -105,7 +113,7 @@ def sampled_cases(
     met = Met.of(records)
     for chunk in _chunks(positions):
         users, targets = _asked(records, chunk)
-        told = _told(records, chunk, part, most)
+        told = _told(records, chunk, part, most, step)
         keys = query_keys(told["query"], seed)
         drawn = negatives(keys, users, targets, met, n, weights)
         rows = shuffled(keys, np.hstack([targets[:, None], drawn]))
@@ -115,7 +123,7 @@ def sampled_cases(
 
 
 def open_cases(
-    records: Records, positions: Ints, fit: Mask, part: str, *, most: int
+    records: Records, positions: Ints, fit: Mask, part: str, *, most: int, step: int = 1
 ) -> Iterator[pl.DataFrame]:
     """Cases whose candidates are the whole catalog except `MET`, in frames of `CHUNK`.
 
@@ -128,10 +136,11 @@ def open_cases(
         fit: [n] whether an interaction may be fitted on.
         part: train, valid or test.
         most: The latest interactions kept of a history; 0: all.
+        step: How many a longer history loses at a time (see `history_begins`).
     """
     for chunk in _chunks(positions):
         _, targets = _asked(records, chunk)
-        told = _told(records, chunk, part, most)
+        told = _told(records, chunk, part, most, step)
         lists = pl.Series("candidates", [[]], dtype=pl.List(pl.String)).new_from_index(
             0, len(chunk)
         )
@@ -168,11 +177,11 @@ def _asked(records: Records, chunk: Ints) -> tuple[Ints, Ints]:
     return records.user[chunk].astype(np.int64), records.item[chunk].astype(np.int64)
 
 
-def _told(records: Records, chunk: Ints, part: str, most: int) -> pl.DataFrame:
+def _told(records: Records, chunk: Ints, part: str, most: int, step: int) -> pl.DataFrame:
     """The first four columns of `SCHEMA`: what is known when the query is asked."""
     users = records.user[chunk].astype(np.int64)
     ends = records.starts[users] + records.before[chunk]
-    begins = history_begins(records.starts[users], ends, most)
+    begins = history_begins(records.starts[users], ends, most, step)
     names = records.users.gather(users).alias("user")
     queries = query_ids(part, names, records.place[chunk]).alias("query")
     return pl.DataFrame([queries, names, *histories(records, begins, ends).get_columns()])

@@ -231,7 +231,7 @@ def _cases(
     lists = _bounded(_identified(lists, part, found), part, settings, seed)
     users = lists["user"].to_numpy().astype(np.int64)
     ends = lists["end"].to_numpy()
-    begins = history_begins(found.starts[users], ends, settings.max_history)
+    begins = history_begins(found.starts[users], ends, settings.max_history, settings.history_step)
     shown = _shown(lists.with_columns(key=query_keys(lists["query"], seed)))
     if part == "train":
         shown = _sampled(shown, settings.train_negatives)

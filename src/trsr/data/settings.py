@@ -124,6 +124,12 @@ class DataSettings(Settings):
     max_history: int = Field(
         25, ge=0, description="keep the latest interactions of a history; 0 keeps all"
     )
+    history_step: int = Field(
+        1,
+        ge=1,
+        description="to stay within max_history, a history loses its oldest interactions so many "
+        "at a time: a user's cases then share the texts of their blocks; 1: exactly the latest",
+    )
     max_items_per_user: int = Field(
         0, ge=0, description="leave out users with more interactions; 0 keeps all (paper: 26)"
     )
@@ -188,6 +194,16 @@ class DataSettings(Settings):
             raise ValueError(
                 f"train_candidates = {self.train_candidates!r} draws negatives, and candidates = "
                 "'given' takes the data's own: leave train_candidates out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_a_step(self) -> Self:
+        least = 2 * self.history_step - 1
+        if 0 < self.max_history < least:
+            raise ValueError(
+                f"max_history = {self.max_history} leaves too little beside history_step = "
+                f"{self.history_step}: set max_history to at least {least}, or to 0"
             )
         return self
 

@@ -140,5 +140,5 @@ def evaluate_settings(config: Config) -> dict[str, Any]:
 
 
 def _full_settings(config: Config) -> dict[str, Any]:
-    told = {"retriever", "proposals", "depth"}
+    told = {"retriever", "retrieve_k", "depth"}
     return config.rank.model_dump(mode="json", include=told)

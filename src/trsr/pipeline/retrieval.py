@@ -100,7 +100,7 @@ def retriever_report(path: Path, cases: Cases, config: Config) -> dict[str, Any]
     spread = values.std() if len(values) > 1 else None
     return {
         "ranker": config.rank.retriever,
-        "proposals": config.rank.retrieve_k,
+        "retrieve_k": config.rank.retrieve_k,
         "recall": values.mean(),
         "se": float(str(spread)) / math.sqrt(len(values)) if spread is not None else None,
         "queries": len(values),

@@ -156,7 +156,7 @@ class Plan:
             raise ConfigError(
                 f"{self.path}: search.ranker: {ranker} asks the trained model, and none is "
                 "trained: name llm in rank.rankers and set train.epochs above 0, or search by "
-                "another ranker, such as untuned"
+                "another ranker, such as llm_zero_shot"
             )
         if ranker not in config.rank.rankers:
             raise ConfigError(

@@ -105,7 +105,14 @@ def _made(
         asked = targets.of["test"]
         new = new_targets(found, asked)
         row_counts.add("repeats_test", len(asked) - len(new))
-        cases["test"] = open_cases(found, new, targets.fit, "test", most=settings.max_history)
+        cases["test"] = open_cases(
+            found,
+            new,
+            targets.fit,
+            "test",
+            most=settings.max_history,
+            step=settings.history_step,
+        )
     return targets.fit, cases
 
 
@@ -123,6 +130,7 @@ def _cases(
         targets.of[part],
         part,
         most=settings.max_history,
+        step=settings.history_step,
         n=settings.train_negatives if part == "train" else settings.negatives,
         seed=seed,
         weights=weights,
