@@ -77,7 +77,7 @@ def test_a_file_without_a_judge_for_runs_without_summaries_asks_its_only_one(
         (('no = "No"', 'noo = "No"'), ["no: ", "noo: "]),
         (
             ('role = "system"', 'role = "sytem"'),
-            ["judge.0.role", "'system', 'user' or 'assistant'"],
+            ["rank.0.role", "'system', 'user' or 'assistant'"],
         ),
         (('yes = "Yes"', "yes = "), ["not TOML", "line"]),
     ],

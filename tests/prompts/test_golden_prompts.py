@@ -49,7 +49,7 @@ def all_prompts(domain: str, style: str) -> str:
         "revise": writer.revise("The user likes A.", (second,)),
         "merge": writer.merge(["The user likes A.", "The user likes B."]),
         "rank": writer.rank(full)[0],
-        "judge, first visit": writer.rank(new)[0],
+        "rank, first visit": writer.rank(new)[0],
     }
     parts = [f"======== {name}\n{shown(prompt)}\n" for name, prompt in prompts.items()]
     return "\n".join([*parts, f"======== answers\n{writer.answers[0]} / {writer.answers[1]}\n"])
@@ -73,7 +73,7 @@ def test_the_judge_of_a_run_without_summaries_reads_as_its_golden_file(
     history = UserHistory("u", (Interaction(first, 1.0), Interaction(second, 2.0)))
     queries = {
         "rank": Query("q", history, (candidate,)),
-        "judge, first visit": Query("q", UserHistory("u", ()), (candidate,)),
+        "rank, first visit": Query("q", UserHistory("u", ()), (candidate,)),
     }
     parts = [
         f"======== {name}\n{shown(writer.rank(query)[0])}\n" for name, query in queries.items()

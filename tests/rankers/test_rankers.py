@@ -224,7 +224,7 @@ def test_p_yes_is_the_softmax_over_the_two_answers(margin: float) -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_no_number_is_an_error_that_names_query_and_item(bad: float) -> None:
     ranker = PointwiseLLMRanker(Judge(lambda t: bad if t == "q1 i2" else 0.0), Words())
-    with pytest.raises(ModelError, match=r"query q1: model judge .* candidate i2"):
+    with pytest.raises(ModelError, match=r"query q1: model rank .* candidate i2"):
         list(ranker.rank([query("q0"), query("q1")]))
 
 

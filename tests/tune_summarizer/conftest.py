@@ -108,4 +108,4 @@ def gold_judge(monkeypatch):
         model = ScriptedModel(scores=likes_gold, context_tokens=10**6)
         return model, ranking_writer(config, model)
 
-    monkeypatch.setattr("trsr.experiments.tune_summarizer.tuning.judge", rank)
+    monkeypatch.setattr("trsr.experiments.tune_summarizer.tuning.open_ranking_model", rank)

@@ -59,7 +59,9 @@ def conflicts(config: Config) -> Iterator[str]:
     if not config.data.dataset and config.data.interactions is None:
         yield "data.interactions: name the interactions' file or folder (or data.dataset)"
     for name in sorted(config.rank.those("needs_training")) if config.train.epochs == 0 else ():
-        yield f"rank.rankers: {name} asks the trained model, but train.epochs is 0; use llm_zero_shot"
+        yield (
+            f"rank.rankers: {name} asks the trained model, but train.epochs is 0; use llm_zero_shot"
+        )
     first = config.rank.only(config.rank.retriever)
     if first.those("uses_llm"):
         yield (
