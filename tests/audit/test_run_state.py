@@ -106,7 +106,7 @@ MODEL_CHECKS = (
 def with_rankers(folder: Path, *rankers: str) -> None:
     """Writes other rankers, and a blend of two, into a run's settings."""
     settings = tomllib.loads((folder / "config.toml").read_text("utf-8"))
-    settings["rank"] |= {"rankers": [*rankers], "blend": ["popular", "llm_zero_shot"]}
+    settings["rank"] |= {"rankers": [*rankers], "blend": {"members": ["popular", "llm_zero_shot"]}}
     (folder / "config.toml").write_text(tomli_w.dumps(settings), "utf-8")
 
 

@@ -20,8 +20,8 @@ from trsr.metrics.report import Estimate, Report, Scores
 from trsr.progress import Progress, Silent
 from trsr.types import Case
 
-MAIN = "llm"
-"""The ranker that a report is about, where it is among the rankers; else the last one is."""
+MAIN = ("blend", "llm")
+"""The rankers that a report is about, the first that is there; else the last of them is."""
 
 
 def evaluate(
@@ -63,7 +63,7 @@ def evaluate(
     }
     scores = tuple(scores for _, scores in found.values())
     bounds = {one.ranker: one.bounds for one in scores}
-    main = MAIN if MAIN in rankings else scores[-1].ranker
+    main = next((name for name in MAIN if name in rankings), scores[-1].ranker)
     per_query = pl.concat([table for table, _ in found.values()])
     paired = [str(metric) for metric in wanted if metric.family.together is None]
     return Report(

@@ -144,6 +144,7 @@ def ease_weights(matrix: InteractionMatrix, penalty: float) -> Floats:
         )
     for row in range(len(inverse)):  # LAPACK fills one triangle only
         inverse[row, row + 1 :] = inverse[row + 1 :, row]
+    inverse = inverse.T  # symmetric: the same matrix, row by row, as a product reads it
     inverse /= -inverse.diagonal().copy()
     np.fill_diagonal(inverse, 0.0)
     weights: Floats = inverse
