@@ -16,7 +16,7 @@ from trsr.prompts.text import fold
 from trsr.settings import derive_seed
 from trsr.storage.response_cache import response_key
 from trsr.summarize import SummarizeSettings, summarize
-from trsr.training.examples import Written
+from trsr.training.encode import TextExample
 from trsr.types import Case, Prompt, Summary
 
 
@@ -25,7 +25,7 @@ class Sample:
     """A summary, and what the model wrote on the way: one text a prompt, none of them empty."""
 
     summary: Summary
-    texts: tuple[Written, ...]
+    texts: tuple[TextExample, ...]
 
 
 def sample_cases(cases: Cases, most: int, seed: int, *, one_per_user: bool = False) -> list[Case]:
@@ -80,7 +80,7 @@ class _Recorder(ModelWrapper):
 
 def _texts(
     query: str, summary: Summary, recorder: _Recorder, writer: PromptWriter
-) -> Iterator[Written]:
+) -> Iterator[TextExample]:
     """The text that each prompt ended in, as it followed its begun answer."""
     for source in summary.sources:
         prompt, text = recorder.answers[source]
@@ -88,4 +88,4 @@ def _texts(
         # The model learns what the method keeps: the rest is cut off each time, and costs time.
         rest = finished[len(fold(prompt.begun)) :]
         if rest.strip():
-            yield Written(query, prompt, rest, ends_whole(finished))
+            yield TextExample(query, prompt, rest, ends_whole(finished))

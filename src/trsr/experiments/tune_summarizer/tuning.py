@@ -29,7 +29,7 @@ from trsr.recommender import open_cached, open_ranking_model, summary_writer
 from trsr.settings import derive_seed, digest
 from trsr.storage.run_directory import RunDirectory, StageRecord
 from trsr.summarize import SILENT
-from trsr.training.examples import Written
+from trsr.training.encode import TextExample
 from trsr.types import Case, Query, RankedList
 
 COMMAND = "tune-summarizer"
@@ -230,7 +230,7 @@ class _Tuner:
         counts = {"users": len(rewards), "selected": len(selected), "spread": spread}
         return selected, {"better": False, **counts}
 
-    def _fit(self, texts: list[Written], work: Path, model: Path) -> dict[str, Any]:
+    def _fit(self, texts: list[TextExample], work: Path, model: Path) -> dict[str, Any]:
         """Trains the adapter, and writes the model that it makes."""
         from trsr.models.hf.merge import write_merged
         from trsr.training.text_examples import train_on_texts

@@ -106,21 +106,21 @@ class TransformersModel:
             )
 
     def encode_text(
-        self, prompt: Prompt, text: str, *, whole: bool = True
+        self, prompt: Prompt, text: str, *, complete: bool = True
     ) -> tuple[Tokens, Tokens]:
         """The tokens before a text, and its own, encoded where it stands.
 
         Args:
             prompt: What the text answers, its begun answer included.
             text: What follows.
-            whole: Whether the answer is at its end: the token that ends a turn then follows.
+            complete: Whether the answer ends there: the token that ends a turn then follows.
 
         Raises:
             ModelError: If the text has no tokens of its own.
             PromptError: If prompt and text exceed the context.
         """
         question = self.encode_answers(prompt, [text])
-        end = self.layout.closing(stop_tokens(self.network, self.layout)) if whole else ()
+        end = self.layout.closing(stop_tokens(self.network, self.layout)) if complete else ()
         return question.stem, (*question.answers[0], *end)
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> npt.NDArray[np.float64]:
