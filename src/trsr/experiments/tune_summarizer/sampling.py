@@ -11,7 +11,7 @@ from trsr.data import Cases
 from trsr.models.base import Feed, LanguageModel, ModelWrapper, Sampling
 from trsr.progress import Progress
 from trsr.prompts import PromptWriter
-from trsr.prompts.finish import ends_whole
+from trsr.prompts.finish import ends_complete
 from trsr.prompts.text import fold
 from trsr.settings import derive_seed
 from trsr.storage.response_cache import response_key
@@ -88,4 +88,4 @@ def _texts(
         # The model learns what the method keeps: the rest is cut off each time, and costs time.
         rest = finished[len(fold(prompt.begun)) :]
         if rest.strip():
-            yield TextExample(query, prompt, rest, ends_whole(finished))
+            yield TextExample(query, prompt, rest, ends_complete(finished))

@@ -28,7 +28,6 @@ from trsr.rankers import PointwiseLLMRanker, rank_what_fits
 from trsr.recommender import open_cached, open_ranking_model, summary_writer
 from trsr.settings import derive_seed, digest
 from trsr.storage.run_directory import RunDirectory, StageRecord
-from trsr.summarize import SILENT
 from trsr.training.encode import TextExample
 from trsr.types import Case, Query, RankedList
 
@@ -128,7 +127,10 @@ def _refuse(config: Config) -> None:
     """Raises ConfigError with every setting that leaves nothing to tune."""
     strategy, backend = config.summarize.strategy, config.summarizer.backend
     rules = (
-        (strategy in SILENT, f"summarize.strategy: {strategy} asks no model; choose another one"),
+        (
+            not config.summarize.uses_llm,
+            f"summarize.strategy: {strategy} asks no model; choose another one",
+        ),
         (not config.prompts.use_summary, "prompts.use_summary: the ranker must read the summary"),
         (config.prompts.summary_of != "own", "prompts.summary_of: must be own"),
         (config.summarize.samples > 1, "summarize.samples: tuning samples itself; set it to 1"),
