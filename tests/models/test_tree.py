@@ -309,7 +309,7 @@ def test_kept_beginnings_change_no_state(networks: dict[tuple[str, bool], Any]) 
     with torch.no_grad():
         for sequences in asked:
             plain = answer_states(network, sequences, batch_tokens=256)
-            kept = answer_states(network, sequences, batch_tokens=256, memory=memory)
+            kept = answer_states(network, sequences, batch_tokens=256, prefix_cache=memory)
             assert torch.allclose(plain, kept, atol=1e-4)
 
 
@@ -331,7 +331,7 @@ def test_what_is_kept_is_not_computed_again(
     def ask(sequences: list[tuple[int, ...]]) -> int:
         computed.clear()
         with torch.no_grad():
-            answer_states(network, sequences, batch_tokens=512, memory=memory)
+            answer_states(network, sequences, batch_tokens=512, prefix_cache=memory)
         return sum(computed)
 
     candidates = [tuple(rng.randrange(3, 300) for _ in range(20)) for _ in range(4)]

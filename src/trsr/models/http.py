@@ -1,4 +1,4 @@
-"""What goes over the wire to an endpoint and back: addresses, keys, waits, words."""
+"""Details of talking to an endpoint: addresses, keys, waits, messages."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from trsr.settings import derive_seed
 
 FIRST_WAIT = 0.5  # seconds before the second try; doubled before each further one
 LONGEST_WAIT = 30.0
-MOST_COUNTED = 2**53  # tokens of one answer: a larger number is none
+MOST_TOKENS = 2**53  # of one answer; a larger count is wrong
 _FINISH = 40  # characters of a reason to stop
-_SAID = 300  # characters of an endpoint's own words in our messages
+_MOST_TEXT = 300  # characters of an endpoint's own message in ours
 
 
 def address_of(base_url: str) -> str:
@@ -42,7 +42,7 @@ def address_of(base_url: str) -> str:
 
 
 def here(address: str) -> bool:
-    """Whether an address is of this machine."""
+    """Whether an address is on this machine."""
     host = urllib.parse.urlsplit(address).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -89,30 +89,30 @@ def asked_wait(headers: Mapping[str, str]) -> float:
     return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
 
-def words_of(body: str) -> str:
-    """What an endpoint said, as one short line."""
+def error_text(body: str) -> str:
+    """An endpoint's error message as one short line."""
     try:
         error = json.loads(body)["error"]
         body = error["message"] if isinstance(error, dict) else str(error)
     except (ValueError, LookupError, TypeError, RecursionError):
         pass
-    line = " ".join(str(body).split()) or "nothing more said"
-    return line if len(line) <= _SAID else line[:_SAID] + "…"
+    line = " ".join(str(body).split()) or "no message"
+    return line if len(line) <= _MOST_TEXT else line[:_MOST_TEXT] + "…"
 
 
-def whole(counts: Any, name: str) -> int:
-    """A count that an endpoint gave, 0 where it gave none that can be one."""
+def token_count(counts: Any, name: str) -> int:
+    """A count that an endpoint gave; 0 where it is missing or wrong."""
     value = counts.get(name) if isinstance(counts, dict) else None
-    return value if isinstance(value, int) and 0 <= value <= MOST_COUNTED else 0
+    return value if isinstance(value, int) and 0 <= value <= MOST_TOKENS else 0
 
 
-class Said(NamedTuple):
-    """What an answer's message holds.
+class ReceivedMessage(NamedTuple):
+    """An answer's message.
 
     Attributes:
         text: The text, whether it is a string or a list of parts; empty where there is none.
-        thought: Whether the endpoint gave thinking apart from it.
-        finish: Why the model stopped, empty where that is not told.
+        thought: Whether the endpoint gave thinking beside it.
+        finish: Why the model stopped; empty if not given.
     """
 
     text: str
@@ -120,7 +120,7 @@ class Said(NamedTuple):
     finish: str
 
     @classmethod
-    def of(cls, message: Any, finish: Any) -> Said | None:
+    def of(cls, message: Any, finish: Any) -> ReceivedMessage | None:
         """Reads a message; None where it is none."""
         content = message.get("content")
         thought = any(message.get(name) for name in ("reasoning_content", "reasoning"))
@@ -138,19 +138,20 @@ def _kind(part: Any) -> object:
 
 
 def _part(part: Any) -> str:
-    """The text of one part of a content; thinking is none."""
+    """The text of one part of a content, without thinking."""
     text = part.get("text") if _kind(part) in ("text", "output_text") else part
     return text if isinstance(text, str) else ""
 
 
 def after(begun: str, text: str) -> str:
-    """What follows the begun answer, which many endpoints repeat and some strip the space after."""
+    """The text after the begun answer, which many endpoints repeat."""
     start = begun.strip()
     if not start:
         return text
-    said = text.lstrip()
-    if said[: len(start)].casefold() == start.casefold():
-        text = said[len(start) :]
+    stripped = text.lstrip()
+    if stripped[: len(start)].casefold() == start.casefold():
+        text = stripped[len(start) :]
+    # some endpoints strip the space after it
     if text[:1].isalnum() and not begun[-1].isspace():
         return f" {text}"
     return text
