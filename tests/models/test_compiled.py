@@ -20,7 +20,7 @@ from trsr.errors import ConfigError
 from trsr.models import ModelSettings, open_model
 from trsr.models.hf.fused_lora import fuse_lora
 from trsr.models.openvino.compiled import BufferPool, CompiledPass, resolve
-from trsr.models.token_tree.prefix_cache import Memory
+from trsr.models.token_tree.prefix_cache import PrefixCache
 from trsr.models.token_tree.tree import answer_logits, answer_states, log_normalizer
 from trsr.types import Message, Prompt
 
@@ -66,7 +66,7 @@ def test_equals_pairwise(compiled: tuple[Any, CompiledPass], seed: int, budget: 
 
 def test_what_was_kept_is_gone_on_from(compiled: tuple[Any, CompiledPass]) -> None:
     network, packed = compiled
-    memory, rng = Memory(10_000), random.Random(3)
+    prefix_cache, rng = PrefixCache(10_000), random.Random(3)
     stem = tuple(rng.randrange(3, 300) for _ in range(50))
     calls = [[stem + tuple(rng.choices(range(3, 300), k=n)) for n in (3, 20, 45)] for _ in "ab"]
     lengths: list[int] = []
@@ -78,7 +78,7 @@ def test_what_was_kept_is_gone_on_from(compiled: tuple[Any, CompiledPass]) -> No
     with torch.no_grad():
         for call in calls:
             states = answer_states(
-                network, call, batch_tokens=10_000, prefix_cache=memory, packed=counted
+                network, call, batch_tokens=10_000, prefix_cache=prefix_cache, packed=counted
             )
             found = answer_logits(network, states, ANSWERS)
             expected = pairwise(network, call)[:, ANSWERS]
