@@ -463,7 +463,7 @@ def answered(call: Call, message: object, finish: object = "stop", usage: object
         ({"content": "I cannot"}, "content_filter", "finish_reason content_filter"),
         ({"content": None}, "content_filter", "finish_reason content_filter"),
         ({"content": ""}, "stop", "finish_reason stop"),
-        ({"content": " \n"}, None, "finish_reason not told"),
+        ({"content": " \n"}, None, "finish_reason not given"),
     ],
 )
 def test_an_answer_without_a_text_is_counted_said_not_stored_and_not_asked_again(
