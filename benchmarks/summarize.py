@@ -18,7 +18,7 @@ from benchmarks.score import open_local, place_of
 from benchmarks.timing import Timing, Variant, interleave
 from trsr.config import Config
 from trsr.models.base import Feed, LanguageModel, ModelWrapper, Sampling
-from trsr.models.cached import stored
+from trsr.models.cached import cached
 from trsr.models.hf.model import TransformersModel
 from trsr.models.settings import open_model
 from trsr.models.token_tree.tokens import Tokens, tree_stats
@@ -172,7 +172,7 @@ def _summarized(
 ) -> list[tuple[Prompt, str]]:
     recorder = Recorder(model)
     with ResponseCache(store) as outputs:
-        asked = stored(recorder, outputs)
+        asked = cached(recorder, outputs)
         done = summarize(
             histories,
             model=asked,

@@ -27,7 +27,7 @@ from trsr.models.token_tree.tokens import Tokens, tree_stats
 from trsr.models.token_tree.tree import HEAD_ROWS, all_logits, answer_logits
 from trsr.progress import Progress
 from trsr.settings import derive_seed
-from trsr.training.activation_cache import ActivationCache, lasting
+from trsr.training.activation_cache import ActivationCache, first_adapted_layer
 from trsr.training.adapter import Adapter
 from trsr.training.encode import EncodedCase
 from trsr.training.losses import listwise_loss, text_loss
@@ -173,15 +173,15 @@ def bench_train(
     ]
     third = max(1, int(decoder_of(network).config.num_hidden_layers) // 3)
     upper = settings.model_copy(update={"upper_layers": third, "epochs": 2})
-    first = lasting(network, made, upper)
+    first = first_adapted_layer(network, made, upper)
     with _as_training(where.device), tempfile.TemporaryDirectory() as folder:
         if first is not None:
             file = Path(folder) / "kept"
-            lower = ActivationCache(network, first, made, batch_tokens=budget, file=file)
+            cache = ActivationCache(network, first, made, batch_tokens=budget, file=file)
             name = f"tree/upper-{third}"
             variants += [
                 Variant(name, step(shared, distinct, first=first)),
-                Variant(f"{name}-kept", step(shared, distinct, lower.given, first)),
+                Variant(f"{name}-kept", step(shared, distinct, cache.activations, first)),
             ]
         timings = interleave(variants, options.repeats, where.device, progress)
     prompts = [prompt for case in made for prompt in case.prompts]

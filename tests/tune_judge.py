@@ -19,7 +19,7 @@ def teach_both_ways(config, folder):
     from trsr.models.hf.merge import write_merged
     from trsr.progress import Silent
     from trsr.recommender import summary_writer
-    from trsr.training.examples import Written
+    from trsr.training.encode import TextExample
     from trsr.training.settings import TuneSummarizerSettings
     from trsr.training.text_examples import train_on_texts
 
@@ -31,7 +31,7 @@ def teach_both_ways(config, folder):
         for case in dataset.cases(split)
     ]
     train_on_texts(
-        [Written("q", prompt, text) for prompt in prompts for text in (LIKED, OTHER)],
+        [TextExample("q", prompt, text) for prompt in prompts for text in (LIKED, OTHER)],
         model=config.model,
         settings=TuneSummarizerSettings(
             epochs=8,

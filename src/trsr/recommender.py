@@ -15,7 +15,7 @@ from trsr.config import Config, load_config
 from trsr.data import Catalog, Dataset
 from trsr.errors import ConfigError, ModelError, StoreError
 from trsr.models import LanguageModel, ModelSettings, ScoringModel, open_model
-from trsr.models.cached import CachedScoringModel, stored
+from trsr.models.cached import CachedScoringModel, cached
 from trsr.progress import Progress, Silent
 from trsr.prompts import PromptWriter
 from trsr.rankers import (
@@ -40,7 +40,7 @@ ANSWER_TOKENS = 8
 
 def open_cached(config: Config, settings: ModelSettings, adapter: Path | None = None) -> Any:
     """Opens a model with the run's output store around it."""
-    return stored(open_model(settings, adapter), ResponseCache(config.run.cache))
+    return cached(open_model(settings, adapter), ResponseCache(config.run.cache))
 
 
 def summary_writer(

@@ -19,8 +19,8 @@ from trees import forest, pairwise
 from trsr.errors import ConfigError
 from trsr.models import ModelSettings, open_model
 from trsr.models.hf.fused_lora import fuse_lora
-from trsr.models.openvino.compiled import CompiledPass, Room, resolve
-from trsr.models.token_tree.prefix_cache import Memory
+from trsr.models.openvino.compiled import BufferPool, CompiledPass, resolve
+from trsr.models.token_tree.prefix_cache import PrefixCache
 from trsr.models.token_tree.tree import answer_logits, answer_states, log_normalizer
 from trsr.types import Message, Prompt
 
@@ -66,7 +66,7 @@ def test_equals_pairwise(compiled: tuple[Any, CompiledPass], seed: int, budget: 
 
 def test_what_was_kept_is_gone_on_from(compiled: tuple[Any, CompiledPass]) -> None:
     network, packed = compiled
-    memory, rng = Memory(10_000), random.Random(3)
+    prefix_cache, rng = PrefixCache(10_000), random.Random(3)
     stem = tuple(rng.randrange(3, 300) for _ in range(50))
     calls = [[stem + tuple(rng.choices(range(3, 300), k=n)) for n in (3, 20, 45)] for _ in "ab"]
     lengths: list[int] = []
@@ -78,7 +78,7 @@ def test_what_was_kept_is_gone_on_from(compiled: tuple[Any, CompiledPass]) -> No
     with torch.no_grad():
         for call in calls:
             states = answer_states(
-                network, call, batch_tokens=10_000, memory=memory, packed=counted
+                network, call, batch_tokens=10_000, prefix_cache=prefix_cache, packed=counted
             )
             found = answer_logits(network, states, ANSWERS)
             expected = pairwise(network, call)[:, ANSWERS]
@@ -107,16 +107,16 @@ def test_an_adapter_stays_beside_the_weights() -> None:
 
 def test_memory_is_used_again_when_nobody_holds_it() -> None:
     """What somebody holds, be it one row of it in torch, is never given to another."""
-    room = Room()
-    held = [torch.from_numpy(room.of(4, 100)) for _ in range(3)]
+    pool = BufferPool()
+    held = [torch.from_numpy(pool.of(4, 100)) for _ in range(3)]
     for number, one in enumerate(held):
         one.fill_(number)
     row, where = held[0][2], held[1].data_ptr()
     held[:2] = []
-    again = room.of(3, 110)
+    again = pool.of(3, 110)
     assert again.ctypes.data == where
     again.fill(-1)
-    room.of(4, 100).fill(-1)
+    pool.of(4, 100).fill(-1)
     assert row.tolist() == [0] * 100
     assert held[0].tolist() == [[2] * 100] * 4
 

@@ -25,7 +25,7 @@ from trsr.config import load_config
 from trsr.errors import ConfigError, ModelError
 from trsr.models import http
 from trsr.models.base import LanguageModel, Sampling, ScoringModel
-from trsr.models.cached import stored
+from trsr.models.cached import cached
 from trsr.models.settings import ModelSettings, open_model
 from trsr.storage.response_cache import ResponseCache
 from trsr.types import Message, Prompt
@@ -122,7 +122,7 @@ def test_a_faulty_endpoint_costs_nothing_but_time(
     model = model_at(endpoint.url, timeout=1.0)
     words = [f"w{n}" for n in range(40)]
     with ResponseCache(tmp_path / "responses.sqlite") as store:
-        assert ask(stored(model, store), *words) == {n: f"W{n}" for n in range(40)}
+        assert ask(cached(model, store), *words) == {n: f"W{n}" for n in range(40)}
         assert len(store) == 40
     assert set(tries.values()) == {4}
     assert (model.usage.requests, model.usage.retries) == (160, 120)
@@ -206,7 +206,7 @@ def test_what_was_answered_before_a_failure_is_kept(
     endpoint = serve(conduct)
     with ResponseCache(tmp_path / "responses.sqlite") as store:
         with pytest.raises(ModelError, match="HTTP 401"):
-            ask(stored(model_at(endpoint.url), store), *[f"w{n}" for n in range(100)])
+            ask(cached(model_at(endpoint.url), store), *[f"w{n}" for n in range(100)])
         # All that was sent was answered and is kept; nothing was sent after the failure.
         assert len(store) == len(endpoint.bodies) - 1
         assert 7 <= len(store) < 30
@@ -463,7 +463,7 @@ def answered(call: Call, message: object, finish: object = "stop", usage: object
         ({"content": "I cannot"}, "content_filter", "finish_reason content_filter"),
         ({"content": None}, "content_filter", "finish_reason content_filter"),
         ({"content": ""}, "stop", "finish_reason stop"),
-        ({"content": " \n"}, None, "finish_reason not told"),
+        ({"content": " \n"}, None, "finish_reason not given"),
     ],
 )
 def test_an_answer_without_a_text_is_counted_said_not_stored_and_not_asked_again(
@@ -477,10 +477,10 @@ def test_an_answer_without_a_text_is_counted_said_not_stored_and_not_asked_again
     endpoint = serve(lambda call: answered(call, message, finish))
     model = model_at(endpoint.url)
     with ResponseCache(tmp_path / "responses.sqlite") as store:
-        asked = stored(model, store)
+        asked = cached(model, store)
         assert ask(asked, "a") == ask(asked, "a") == {0: ""}
         assert len(store) == 0
-        assert ask(stored(model, store), "a") == {0: ""}  # another sitting asks again
+        assert ask(cached(model, store), "a") == {0: ""}  # another sitting asks again
     assert len(endpoint.bodies) == 2
     assert (model.usage.without_text, model.usage.retries) == (2, 0)
     assert re.search(f"1 answers hold no text, {said}", caplog.text)
@@ -558,7 +558,7 @@ def test_an_answer_without_end_or_measure_is_given_up(
     said: str,
 ) -> None:
     if "bytes" in said:
-        monkeypatch.setattr("trsr.models.http.MOST_BYTES", 4096)
+        monkeypatch.setattr("trsr.models.openai.MOST_BYTES", 4096)
     endpoint = serve(conduct)
     began = time.monotonic()
     with pytest.raises(ModelError, match=said):

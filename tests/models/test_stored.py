@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from trsr.errors import ModelError, StoreError
 from trsr.models.base import Feed, Sampling, ScoringModel
-from trsr.models.cached import stored
+from trsr.models.cached import cached
 from trsr.storage.response_cache import ResponseCache, response_key
 from trsr.types import Message, Prompt
 
@@ -89,12 +89,12 @@ def texts(words: Sequence[str]) -> list[Prompt]:
 def test_each_prompt_is_answered_once_and_asked_at_most_once(store: ResponseCache) -> None:
     words = ["a", "b", "a", "c", "d", "b", "e"]
     inner = Writer()
-    model = stored(inner, store)
+    model = cached(inner, store)
     answers = dict(model.generate(texts(words), Sampling()))
     assert answers == {i: word.upper() for i, word in enumerate(words)}
     assert sorted(inner.asked) == ["a", "b", "c", "d", "e"]
     assert (model.counts.hits, model.counts.asked) == (2, 5)
-    again = stored(Writer(), store)
+    again = cached(Writer(), store)
     assert dict(again.generate(texts(words), Sampling())) == answers
     assert (again.counts.hits, again.counts.asked) == (7, 0)
 
@@ -109,9 +109,9 @@ def test_any_mix_of_known_and_new_is_answered_exactly_once(
     words: list[str], known: set[str], batch: int
 ) -> None:
     with ResponseCache(Path(":memory:")) as store:
-        list(stored(Writer(), store).generate(texts(sorted(known)), Sampling()))
+        list(cached(Writer(), store).generate(texts(sorted(known)), Sampling()))
         inner = Writer(batch)
-        got = list(stored(inner, store).generate(texts(words), Sampling()))
+        got = list(cached(inner, store).generate(texts(words), Sampling()))
         assert sorted(got) == [(i, word.upper()) for i, word in enumerate(words)]
         assert sorted(inner.asked) == sorted(set(words) - known)
 
@@ -121,9 +121,9 @@ def test_stored_answers_come_before_the_model_is_asked_and_batches_stay_full(
 ) -> None:
     words = [f"w{n}" for n in range(30)]
     known = words[1::2]
-    list(stored(Writer(), store).generate(texts(known), Sampling()))
+    list(cached(Writer(), store).generate(texts(known), Sampling()))
     inner = Writer(batch=5)
-    order = [words[i] for i, _ in stored(inner, store).generate(texts(words), Sampling())]
+    order = [words[i] for i, _ in cached(inner, store).generate(texts(words), Sampling())]
     assert order[: len(known)] == known
     assert inner.batches == [5, 5, 5]
 
@@ -137,7 +137,7 @@ def test_the_feed_is_read_lazily(store: ResponseCache) -> None:
             taken += 1
             yield prompt(str(taken))
 
-    answers = stored(Writer(), store).generate(endless(), Sampling())
+    answers = cached(Writer(), store).generate(endless(), Sampling())
     for _ in range(10):
         next(answers)
     assert taken < 200
@@ -161,7 +161,7 @@ def test_chains_of_prompts_run_through_the_pull_feed(store: ResponseCache) -> No
                 else:
                     yield None
 
-        for index, text in stored(inner, store).generate(feed(), Sampling()):
+        for index, text in cached(inner, store).generate(feed(), Sampling()):
             user, _ = order[index]
             if text.count("X") == steps:
                 done[user] = text
@@ -182,37 +182,37 @@ def test_chains_of_prompts_run_through_the_pull_feed(store: ResponseCache) -> No
 def test_a_failing_model_keeps_what_was_answered(store: ResponseCache) -> None:
     words = list("abcdefgh")
     with pytest.raises(ModelError):
-        list(stored(Writer(fails_at=5), store).generate(texts(words), Sampling()))
+        list(cached(Writer(fails_at=5), store).generate(texts(words), Sampling()))
     assert len(store) == 5
     inner = Writer()
-    assert len(list(stored(inner, store).generate(texts(words), Sampling()))) == 8
+    assert len(list(cached(inner, store).generate(texts(words), Sampling()))) == 8
     assert len(inner.asked) == 3
 
 
 def test_an_answer_is_stored_before_it_is_yielded(store: ResponseCache) -> None:
-    for done, _ in enumerate(stored(Writer(), store).generate(texts("abc"), Sampling()), 1):
+    for done, _ in enumerate(cached(Writer(), store).generate(texts("abc"), Sampling()), 1):
         assert len(store) == done
 
 
 def test_sampling_and_identity_are_part_of_the_key(store: ResponseCache) -> None:
     inner = Writer()
-    list(stored(inner, store).generate(texts("a"), Sampling()))
-    list(stored(inner, store).generate(texts("a"), Sampling(max_tokens=5)))
+    list(cached(inner, store).generate(texts("a"), Sampling()))
+    list(cached(inner, store).generate(texts("a"), Sampling(max_tokens=5)))
     inner.identity = "another"
-    list(stored(inner, store).generate(texts("a"), Sampling()))
+    list(cached(inner, store).generate(texts("a"), Sampling()))
     assert inner.asked == ["a", "a", "a"]
     key = response_key("writer", prompt("a"), {"generate": Sampling().model_dump()})
     assert store.get([key]) == {key: "A"}
 
 
 def test_only_a_scoring_model_is_wrapped_into_one(store: ResponseCache) -> None:
-    assert isinstance(stored(Scorer(), store), ScoringModel)
-    assert not isinstance(stored(Writer(), store), ScoringModel)
+    assert isinstance(cached(Scorer(), store), ScoringModel)
+    assert not isinstance(cached(Writer(), store), ScoringModel)
 
 
 def test_scores_are_asked_once_in_one_call_and_come_back_exactly(store: ResponseCache) -> None:
     inner = Scorer()
-    model = stored(inner, store)
+    model = cached(inner, store)
     assert isinstance(model, ScoringModel)
     first = model.score(texts(["a", "bbb", "a"]), ["Yes", "No"])
     assert (inner.calls, inner.asked) == (1, ["a", "bbb"])
@@ -231,7 +231,7 @@ def test_a_value_of_the_wrong_kind_is_refused(store: ResponseCache) -> None:
     key = response_key("writer", prompt("a"), {"generate": Sampling().model_dump()})
     store.put(key, [1.0])
     with pytest.raises(StoreError, match="not a text"):
-        list(stored(Writer(), store).generate(texts("a"), Sampling()))
+        list(cached(Writer(), store).generate(texts("a"), Sampling()))
 
 
 def test_a_model_that_forgets_a_prompt_or_answers_one_twice_is_caught(store: ResponseCache) -> None:
@@ -248,9 +248,9 @@ def test_a_model_that_forgets_a_prompt_or_answers_one_twice_is_caught(store: Res
                 yield index, text
 
     with pytest.raises(RuntimeError, match="unanswered"):
-        list(stored(Forgetful(), store).generate(texts("abc"), Sampling()))
+        list(cached(Forgetful(), store).generate(texts("abc"), Sampling()))
     with pytest.raises(RuntimeError, match="twice"):
-        list(stored(Eager(), store).generate(texts("xyz"), Sampling()))
+        list(cached(Eager(), store).generate(texts("xyz"), Sampling()))
 
 
 class Slow(Scorer):
@@ -268,7 +268,7 @@ class Slow(Scorer):
 
 def test_stored_answers_tell_what_they_had_taken_each_once(store: ResponseCache) -> None:
     words = ["a", "bb", "a", "ccc", "bb"]
-    first = stored(Slow(batch=2), store)
+    first = cached(Slow(batch=2), store)
     began = time.perf_counter()
     dict(first.generate(texts(words), Sampling()))
     took = time.perf_counter() - began
@@ -282,7 +282,7 @@ def test_stored_answers_tell_what_they_had_taken_each_once(store: ResponseCache)
         0,
         0,
     )
-    again = stored(Slow(), store)
+    again = cached(Slow(), store)
     dict(again.generate(texts([*words, "d"]), Sampling()))
     assert (again.counts.asked, again.counts.tokens) == (1, 1)
     assert (again.counts.cached_tokens, again.counts.cached_unknown) == (6, 0)
@@ -290,11 +290,11 @@ def test_stored_answers_tell_what_they_had_taken_each_once(store: ResponseCache)
 
 
 def test_stored_scores_tell_what_they_had_taken_each_once(store: ResponseCache) -> None:
-    model = stored(Slow(), store)
+    model = cached(Slow(), store)
     assert isinstance(model, ScoringModel)
     model.score(texts(["a", "bb", "a"]), ["x", "y"])
     assert (model.counts.tokens, model.counts.cached_tokens) == (3, 0)
-    again = stored(Slow(), store)
+    again = cached(Slow(), store)
     assert isinstance(again, ScoringModel)
     again.score(texts(["a", "bb", "a", "dddd"]), ["x", "y"])
     assert (
@@ -311,6 +311,6 @@ def test_stored_scores_tell_what_they_had_taken_each_once(store: ResponseCache) 
 def test_answers_of_a_store_that_does_not_tell_are_counted_as_unknown(store: ResponseCache) -> None:
     kind = {"generate": Sampling().model_dump()}
     store.put(response_key("writer", prompt("a"), kind), "A")
-    model = stored(Writer(), store)
+    model = cached(Writer(), store)
     assert dict(model.generate(texts(["a", "a", "b"]), Sampling())) == {0: "A", 1: "A", 2: "B"}
     assert (model.counts.hits, model.counts.cached_unknown, model.counts.cached_tokens) == (2, 1, 0)

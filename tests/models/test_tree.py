@@ -13,7 +13,7 @@ from trees import ANSWERS, forest, gradients, pairwise, same_gradients
 
 from trsr.models.token_tree import tree
 from trsr.models.token_tree.packed import run_packed
-from trsr.models.token_tree.prefix_cache import Memory
+from trsr.models.token_tree.prefix_cache import PrefixCache
 from trsr.models.token_tree.tree import (
     answer_logits,
     answer_states,
@@ -299,7 +299,7 @@ def test_kept_beginnings_change_no_state(networks: dict[tuple[str, bool], Any]) 
     rng = random.Random(5)
     start = tuple(rng.randrange(3, 300) for _ in range(40))
     users = [start + tuple(rng.randrange(3, 300) for _ in range(30)) for _ in range(6)]
-    memory = Memory(200)
+    prefix_cache = PrefixCache(200)
     asked = [
         [user + tuple(rng.randrange(3, 300) for _ in range(7)) for user in users[:3] * 2],
         [user + tuple(rng.randrange(3, 300) for _ in range(9)) for user in users * 2],
@@ -309,7 +309,7 @@ def test_kept_beginnings_change_no_state(networks: dict[tuple[str, bool], Any]) 
     with torch.no_grad():
         for sequences in asked:
             plain = answer_states(network, sequences, batch_tokens=256)
-            kept = answer_states(network, sequences, batch_tokens=256, memory=memory)
+            kept = answer_states(network, sequences, batch_tokens=256, prefix_cache=prefix_cache)
             assert torch.allclose(plain, kept, atol=1e-4)
 
 
@@ -326,12 +326,12 @@ def test_what_is_kept_is_not_computed_again(
         return run_packed(decoder, segments, keep, asked)
 
     monkeypatch.setattr(tree, "run_packed", counted)
-    memory = Memory(150)
+    prefix_cache = PrefixCache(150)
 
     def ask(sequences: list[tuple[int, ...]]) -> int:
         computed.clear()
         with torch.no_grad():
-            answer_states(network, sequences, batch_tokens=512, memory=memory)
+            answer_states(network, sequences, batch_tokens=512, prefix_cache=prefix_cache)
         return sum(computed)
 
     candidates = [tuple(rng.randrange(3, 300) for _ in range(20)) for _ in range(4)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trsr.errors import ConfigError
-from trsr.prompts import PromptSettings, PromptWriter, check_domain, load_domain
+from trsr.prompts import PromptSettings, PromptWriter, load_domain
 from trsr.types import Item, Query, UserHistory
 
 
@@ -38,14 +38,14 @@ def test_the_digest_follows_the_words_and_the_settings_but_not_the_path(tmp_path
     other = own(tmp_path, ("Fill in the profile of", "Write down"))
     assert digest(domain=other) == digest(domain="films")
     assert digest(domain=other, style="profile") != digest(domain="films", style="profile")
-    # Those of the judge without summaries count in runs that tell none.
+    # The words of rank_plain count in runs without summaries.
     other = own(tmp_path, ("Given the films that", "From the films that"))
     assert digest(domain=other) == digest(domain="films")
     assert digest(domain=other, summarized=False) != digest(domain="films", summarized=False)
     assert digest(domain="films", summarized=False) != digest(domain="films")
 
 
-def test_a_file_without_a_judge_for_runs_without_summaries_asks_its_only_one(
+def test_a_file_without_rank_plain_uses_rank(
     tmp_path: Path,
 ) -> None:
     text = Path(own(tmp_path)).read_text("utf-8")
@@ -53,12 +53,12 @@ def test_a_file_without_a_judge_for_runs_without_summaries_asks_its_only_one(
     after = "# ---- instruct" + rest.partition("# ---- instruct")[2]
     (tmp_path / "mine.toml").write_text(before + after, "utf-8")
     settings = PromptSettings(domain=str(tmp_path / "mine.toml"))
-    told = PromptWriter(settings, lambda prompt: 1, 100)
-    untold = PromptWriter(settings, lambda prompt: 1, 100, summarized=False)
+    summarized = PromptWriter(settings, lambda prompt: 1, 100)
+    plain = PromptWriter(settings, lambda prompt: 1, 100, summarized=False)
     query = Query("q", UserHistory("u", ()), (Item("1", (("title", "A"),)),))
-    assert untold.rank(query) == told.rank(query)
-    assert "Taste: none yet" in untold.rank(query)[0].messages[-1].content
-    assert untold.digest == told.digest
+    assert plain.rank(query) == summarized.rank(query)
+    assert "Taste: none yet" in plain.rank(query)[0].messages[-1].content
+    assert plain.digest == summarized.digest
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,12 @@ def test_a_file_without_a_judge_for_runs_without_summaries_asks_its_only_one(
         (('yes = "Yes"', "yes = "), ["not TOML", "line"]),
     ],
 )
-def test_mistakes_are_told_with_the_file_and_the_place(
+def test_mistakes_are_named_with_the_file_and_the_place(
     tmp_path: Path, change: tuple[str, str], words: list[str]
 ) -> None:
     path = own(tmp_path, change)
     with pytest.raises(ConfigError) as caught:
-        check_domain(path)
+        load_domain(path)
     assert path in str(caught.value)
     for word in words:
         assert word in str(caught.value)
@@ -98,17 +98,17 @@ def test_the_candidate_must_come_after_what_all_candidates_share(tmp_path: Path)
     text = Path(path).read_text("utf-8").replace("$recent", "$candidate", 1)
     Path(path).write_text(text.replace("$swap", "$recent", 1), "utf-8")
     with pytest.raises(ConfigError, match="after"):
-        check_domain(path)
+        load_domain(path)
 
 
-def test_a_missing_file_and_an_unknown_name_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_an_unknown_name_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.toml"):
-        check_domain(str(tmp_path / "absent.toml"))
+        load_domain(str(tmp_path / "absent.toml"))
     with pytest.raises(ConfigError, match="did you mean films"):
-        check_domain("film")
+        load_domain("film")
 
 
-def test_a_style_that_a_file_lacks_is_told_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_missing_style_is_an_error(tmp_path: Path) -> None:
     text = Path(own(tmp_path)).read_text("utf-8").split("[worked]")[0]
     (tmp_path / "mine.toml").write_text(text, "utf-8")
     settings = PromptSettings(domain=str(tmp_path / "mine.toml"), style="worked")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from trsr.summarize import SILENT, STRATEGIES, Hierarchical, KeywordSummary, NoSummary, Recurrent
+from trsr.summarize import STRATEGIES, Hierarchical, KeywordSummary, NoSummary, Recurrent
+from trsr.summarize.settings import SummarizeSettings
 from trsr.summarize.strategies import Flow, Options, Writer
 from trsr.testing import PlainWriter, check_strategy, drive
 from trsr.types import Block, Interaction, Item, Prompt
@@ -92,15 +93,17 @@ def test_no_summary_asks_nothing() -> None:
     assert drive(NoSummary(PlainWriter(), FanIn(2)).flow(blocks(3)), lambda p: "x") == ("", [])
 
 
-def test_terms_are_told_of_all_blocks_without_a_question() -> None:
+def test_keywords_are_of_all_blocks_without_a_prompt() -> None:
     flow = KeywordSummary(PlainWriter(), FanIn(2, terms=4)).flow(blocks(6))
     assert drive(flow, lambda p: "x") == ("i0 i1 i2 i3", [])
 
 
 @pytest.mark.parametrize("name", ["hierarchical", "recurrent", "terms", "none"])
 def test_the_strategies_of_the_table_are_strategies(name: str) -> None:
-    check_strategy(STRATEGIES.load(name), reads=name != "none", asks=name not in SILENT)
-    if name not in SILENT:
+    asks = SummarizeSettings(strategy=name).uses_llm
+    assert asks == (name in ("hierarchical", "recurrent"))
+    check_strategy(STRATEGIES.load(name), reads=name != "none", asks=asks)
+    if asks:
         with pytest.raises(AssertionError, match="it asks though"):
             check_strategy(STRATEGIES.load(name), asks=False)
 

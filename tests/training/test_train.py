@@ -91,7 +91,7 @@ def test_the_best_validated_adapter_is_kept(tiny_model: Path, tmp_path: Path):
 
     def validate(model: ScoringModel) -> Any:
         assert isinstance(model, ScoringModel)
-        network = model.model.network  # type: ignore[attr-defined]
+        network = model.inner.network  # type: ignore[attr-defined]
         assert not network.training
         state = network.state_dict()
         seen.append({name: state[name].clone() for name in state if "lora" in name})

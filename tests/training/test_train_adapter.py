@@ -40,12 +40,12 @@ def test_peft_alone_loads_the_adapter_and_scores_alike(tiny_model: Path, tmp_pat
 
 def test_the_configuration_names_base_and_settings(tiny_model: Path, tmp_path: Path):
     toy_train(tiny_model, tmp_path, rank=4, alpha=8, targets=("q_proj", "down_proj"))
-    told = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert told["base_model_name_or_path"] == str(tiny_model)
-    assert (told["r"], told["lora_alpha"], told["bias"]) == (4, 8, "none")
-    assert sorted(told["target_modules"]) == ["down_proj", "q_proj"]
-    assert told["inference_mode"] is True
-    assert told["task_type"] == "CAUSAL_LM"
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny_model)
+    assert (config["r"], config["lora_alpha"], config["bias"]) == (4, 8, "none")
+    assert sorted(config["target_modules"]) == ["down_proj", "q_proj"]
+    assert config["inference_mode"] is True
+    assert config["task_type"] == "CAUSAL_LM"
 
 
 def test_a_network_answers_as_before_until_it_has_learned():

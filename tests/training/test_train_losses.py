@@ -45,7 +45,7 @@ def adapted(dropout: float = 0.0) -> tuple[Any, Adapter]:
 
 
 def plain_log_prob(network: Any, prompt: tuple[int, ...], answer: tuple[int, ...]) -> Tensor:
-    """Written without the room: one plain forward pass a pair."""
+    """One plain forward pass a pair."""
     logits = network(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
     places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
     return sum(
@@ -92,7 +92,7 @@ def test_loss_and_gradient_are_those_of_computing_each_pair_alone(name: str, wor
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_what_candidates_begin_alike_is_computed_once(name: str):
+def test_a_shared_prefix_is_computed_once(name: str):
     case = encoded(0, 5, 1, ANSWERS["one token each"])
     network, seen = tiny_network(), list[int]()
     network.model.embed_tokens.register_forward_hook(
@@ -128,7 +128,7 @@ def test_listwise_is_the_logarithm_of_the_number_of_candidates_when_all_score_al
     assert float(found) == pytest.approx(1.6094379, abs=1e-5)
 
 
-def test_an_encoded_case_gives_back_its_prompts_and_counts_what_is_shared():
+def test_an_encoded_case_keeps_its_prompts_and_counts_shared_prefixes():
     prompts = [(1, 2, 3, 4), (1, 2, 9), (1, 2, 3, 5, 6)]
     case = EncodedCase.of("c", prompts, [((7,), (8,))] * 3, [False, True, False])
     assert case.prompts == prompts

@@ -101,7 +101,7 @@ import sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/train"]
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/training"]
 from test_train_resume import options
 from train_toy import toy_train
 from trsr.progress import Silent

@@ -39,10 +39,8 @@ def _installed(config: Config) -> Iterator[str]:
     """Whether the packages that what is asked needs are there, and which models are asked."""
     from importlib.util import find_spec
 
-    from trsr.summarize.settings import SILENT
-
     ranking = [config.model] if config.rank.those("uses_llm") else []
-    writing = [] if config.summarize.strategy in SILENT else [config.summarizer]
+    writing = [config.summarizer] if config.summarize.uses_llm else []
     needs = {"transformers": "local", "openvino": "openvino", "openai": "openai"}
     modules = {"transformers": "torch", "openvino": "openvino_genai", "openai": "openai"}
     for backend in sorted({one.backend for one in (*ranking, *writing)} & set(needs)):

@@ -38,13 +38,13 @@ def wrong_names(config: Config) -> Iterator[str]:
     for name in sorted(set(config.rank.external) & set(RANKERS.names())):
         yield f"rank.external: {name} is a ranker of its own; give the lists another name"
     from trsr.metrics.metrics import parse_accuracy, parse_metric
-    from trsr.prompts import check_domain
+    from trsr.prompts import load_domain
 
     for key, check, texts in (
         ("evaluate.metrics", parse_metric, config.evaluate.metrics),
         ("train.select_on", parse_accuracy, config.train.select_on),
         ("rank.select_by", parse_accuracy, config.rank.select_by),
-        ("prompts.domain", check_domain, (config.prompts.domain,)),
+        ("prompts.domain", load_domain, (config.prompts.domain,)),
     ):
         for text in texts:
             try:

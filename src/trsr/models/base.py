@@ -1,4 +1,4 @@
-"""The narrow waist between trsr and any language model: text in, text out; tokens never leak."""
+"""The interface between trsr and language models: text in, text out; tokens never leak."""
 
 from __future__ import annotations
 
@@ -14,8 +14,40 @@ from trsr.settings import Settings
 from trsr.types import Prompt
 
 Feed = Iterable[Prompt | None]
-"""Prompts as they become ready. `None` says: nothing is ready now, but more may be once an answer
-that is being made has come; a model that gets it must finish something before it asks again."""
+"""Prompts as they become ready. `None` means that nothing is ready until another answer has come:
+the model must finish one before it asks again."""
+
+
+class FeedReader:
+    """Takes prompts from a feed, numbered from 0.
+
+    Attributes:
+        ended: Whether the feed has ended.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        self._source = iter(feed)
+        self._position = 0
+        self.ended = False
+
+    def take(self) -> tuple[int, Prompt] | None:
+        """The next (position, prompt); None where none is ready now, or the feed has ended."""
+        if self.ended:
+            return None
+        try:
+            prompt = next(self._source)
+        except StopIteration:
+            self.ended = True
+            return None
+        if prompt is None:
+            return None
+        self._position += 1
+        return self._position - 1, prompt
+
+    def check_ended(self) -> None:
+        """Raises RuntimeError if the feed waits for an answer although all are made."""
+        if not self.ended:
+            raise RuntimeError("the feed waits for an answer, but none is being made")
 
 
 def text_only(prompt: Prompt, backend: str) -> Prompt:
@@ -35,18 +67,20 @@ def text_only(prompt: Prompt, backend: str) -> Prompt:
 
 
 class Sampling(Settings):
-    """How a model generates; part of every output-store key."""
+    """How a model generates; part of every key of the response cache."""
 
     max_tokens: int = Field(96, ge=1, description="most tokens of one generated text")
-    temperature: float = Field(0.0, ge=0, description="0 is greedy; above, texts are drawn")
-    top_p: float = Field(1.0, gt=0, le=1, description="draw from this share of the probability")
+    temperature: float = Field(0.0, ge=0, description="0 is greedy; above, texts are sampled")
+    top_p: float = Field(1.0, gt=0, le=1, description="sample from this share of the probability")
     repetition_penalty: float = Field(
         1.0, ge=1, description="above 1, tokens already written become less likely"
     )
     no_repeat_ngram: int = Field(
         0, ge=0, description="forbid runs of this many tokens to occur twice; 0 allows all"
     )
-    seed: int = Field(0, ge=0, description="seed of drawn texts; each prompt's own seed follows")
+    seed: int = Field(
+        0, ge=0, description="seed of sampled texts; each prompt's own seed is derived from it"
+    )
 
 
 @runtime_checkable
@@ -62,7 +96,7 @@ class LanguageModel(Protocol):
         """The most tokens of a prompt and its answer together."""
 
     def count_tokens(self, prompt: Prompt) -> int:
-        """The prompt's tokens as the model would read it, layout included."""
+        """The prompt's tokens as the model would read it, chat format included."""
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Yields (position of the prompt in the feed, text), each as soon as it is finished.
@@ -76,11 +110,7 @@ class LanguageModel(Protocol):
 
 
 class ModelWrapper:
-    """What a model in front of another one has from it, unless it says otherwise.
-
-    Args:
-        inner: The model that stands behind.
-    """
+    """A model in front of another one, which answers for it unless a subclass does."""
 
     def __init__(self, inner: LanguageModel) -> None:
         self.inner = inner
@@ -102,7 +132,7 @@ class ModelWrapper:
 
 @runtime_checkable
 class ScoringModel(LanguageModel, Protocol):
-    """A model that also tells how likely an answer is: only these can rank."""
+    """A model that also gives the probability of an answer: only these can rank."""
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> npt.NDArray[np.float64]:
         """The log-probability of each answer after each prompt.

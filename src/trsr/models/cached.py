@@ -1,4 +1,4 @@
-"""A model that never asks twice: any backend, with the output store in front of it."""
+"""A model behind the response cache: no prompt is asked twice."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy as np
 import numpy.typing as npt
 
 from trsr.errors import StoreError
-from trsr.models.base import Feed, LanguageModel, ModelWrapper, Sampling, ScoringModel
+from trsr.models.base import Feed, FeedReader, LanguageModel, ModelWrapper, Sampling, ScoringModel
 from trsr.storage.response_cache import Cost, ResponseCache, response_key
 from trsr.types import Prompt
 
-_AHEAD = 64  # prompts that wait for the model: enough for a batch, few enough to stay lazy
-_STASH = 256  # stored answers found while the model fills its batch
+_AHEAD = 64  # prompts that wait for the model
+_STASH = 256  # cached answers found while the model fills its batch
 
 
 @dataclass(slots=True)
 class CacheCounts:
-    """What a model was asked so far; outlives the model, and holds nothing of it.
+    """What a model was asked so far; outlives the model.
 
     Attributes:
-        hits: Prompts answered without asking: from the store, or as twins of one under way.
+        hits: Prompts answered from the cache, or together with an equal one under way.
         asked: Prompts that went to the inner model.
-        tokens: Tokens of those, each prompt counted whole, also where it begins like another.
-        cached_seconds: What the answers from the store had taken when they were computed.
+        tokens: Tokens of those, shared prefixes counted each time.
+        cached_seconds: What the cached answers had taken when they were computed.
         cached_tokens: Likewise.
-        cached_unknown: Answers from the store of which that is not known.
+        cached_unknown: Cached answers of which that is not known.
     """
 
     hits: int = 0
@@ -41,17 +41,13 @@ class CacheCounts:
 
 
 class CachedModel(ModelWrapper):
-    """A `LanguageModel` whose answers are kept: each is committed before it is yielded.
+    """A `LanguageModel` with a response cache: each answer is committed before it is yielded.
 
-    An empty one is kept for as long as this model is open, and no longer: a filter may be lifted.
-
-    Args:
-        inner: The model that is asked what the store does not know.
-        store: Where answers are kept, under the inner model's identity.
+    Empty answers are remembered only while this model is open: a filter may be lifted.
 
     Attributes:
         counts: What it was asked.
-        empty: Keys of the answers that held no text.
+        empty: Keys of the answers without a text.
     """
 
     def __init__(self, inner: LanguageModel, store: ResponseCache) -> None:
@@ -61,29 +57,24 @@ class CachedModel(ModelWrapper):
         self.empty: set[str] = set()
 
     def _found(self, keys: Sequence[str]) -> None:
-        """Counts what the store's answers to these keys, each once, had taken."""
+        """Counts what the cached answers to these keys had taken."""
         costs = self.store.costs(keys)
         self.counts.cached_seconds += sum(one.seconds for one in costs.values())
         self.counts.cached_tokens += sum(one.tokens for one in costs.values())
         self.counts.cached_unknown += len(keys) - len(costs)
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
-        """Yields (position, text) as `LanguageModel.generate` does, stored answers first.
+        """Yields (position, text) as `LanguageModel.generate` does, cached answers first.
 
         Raises:
-            ModelError: If the inner model fails; what was answered is kept.
-            StoreError: If the store fails.
+            ModelError: If the inner model fails; its answers so far are cached.
+            StoreError: If the cache fails.
         """
-        return _Asking(self, prompts, sampling).run()
+        return _Generation(self, prompts, sampling).run()
 
 
 class CachedScoringModel(CachedModel):
-    """A `ScoringModel` whose texts and scores are kept.
-
-    Args:
-        inner: The model that is asked what the store does not know.
-        store: Where answers are kept, under the inner model's identity.
-    """
+    """A `ScoringModel` with a response cache for texts and scores."""
 
     inner: ScoringModel
 
@@ -93,7 +84,7 @@ class CachedScoringModel(CachedModel):
         Raises:
             ModelError: If the inner model fails.
             PromptError: If a prompt with an answer exceeds the context.
-            StoreError: If the store fails.
+            StoreError: If the cache fails.
         """
         kind = {"score": list(answers)}
         keys = [response_key(self.identity, prompt, kind) for prompt in prompts]
@@ -106,7 +97,6 @@ class CachedScoringModel(CachedModel):
             scores = self.inner.score(list(missing.values()), answers)
             share = (time.perf_counter() - began) / len(missing)
             fresh = {key: row.tolist() for key, row in zip(missing, scores, strict=True)}
-            # counted afterwards: a backend remembers how it has just read a prompt
             costs = {key: Cost(share, self.count_tokens(one)) for key, one in missing.items()}
             self.store.put_all(fresh, costs)
             self.counts.tokens += sum(one.tokens for one in costs.values())
@@ -117,28 +107,25 @@ class CachedScoringModel(CachedModel):
         return np.array(rows, dtype=np.float64).reshape(len(prompts), len(answers))
 
 
-def stored(model: LanguageModel, store: ResponseCache) -> CachedModel:
-    """Puts the store in front of a model; the result scores exactly where the model does."""
+def cached(model: LanguageModel, store: ResponseCache) -> CachedModel:
+    """Puts the cache in front of a model; the result scores exactly where the model does."""
     if isinstance(model, ScoringModel):
         return CachedScoringModel(model, store)
     return CachedModel(model, store)
 
 
-class _Asking:
-    """One call of `generate`: the feed, the inner model, and what lies between them.
+class _Generation:
+    """One call of `generate`, between the feed and the inner model.
 
-    Stored answers are yielded while prompts for the model gather in `queue`. The model may ask
-    for more than lies there, while it fills its batch: stored answers found then wait in `stash`
-    until the model yields, for a generator cannot yield from inside another's `next`.
+    Cached answers are yielded while prompts for the model gather in `queue`. Those found while the
+    model fills its batch wait in `stash` until it yields.
     """
 
     def __init__(self, model: CachedModel, prompts: Feed, sampling: Sampling) -> None:
         self.model = model
-        self.source = iter(prompts)
+        self.feed = FeedReader(prompts)
         self.sampling = sampling
         self.kind = {"generate": sampling.model_dump()}
-        self.position = 0
-        self.ended = False
         self.queue: deque[tuple[str, Prompt]] = deque()
         self.stash: deque[tuple[int, str]] = deque()
         self.under_way: dict[str, list[int]] = {}  # key → positions that wait for its answer
@@ -151,9 +138,8 @@ class _Asking:
         while True:
             yield from self._look_ahead()
             if not self.under_way:
-                if self.ended:
-                    break
-                raise RuntimeError("the feed waits for an answer, but none is being made")
+                self.feed.check_ended()
+                break
             began = time.perf_counter()
             index, text = next(answers, (-1, ""))
             # of all that are under way: only the sum over answers means something
@@ -179,7 +165,7 @@ class _Asking:
         return self.taken.pop(index)
 
     def _look_ahead(self) -> Iterator[tuple[int, str]]:
-        """Takes prompts until the model has enough to do, yielding those the store answers."""
+        """Takes prompts until the model has enough to do, yielding cached answers."""
         yield from self._drain()
         while len(self.queue) < _AHEAD and self._take():
             yield from self._drain()
@@ -190,16 +176,10 @@ class _Asking:
 
     def _take(self) -> bool:
         """Takes one prompt of the feed; False when nothing is ready now, or ever."""
-        if self.ended:
+        entry = self.feed.take()
+        if entry is None:
             return False
-        try:
-            prompt = next(self.source)
-        except StopIteration:
-            self.ended = True
-            return False
-        if prompt is None:
-            return False
-        position, self.position = self.position, self.position + 1
+        position, prompt = entry
         key = response_key(self.model.identity, prompt, self.kind)
         if key in self.under_way:
             self.model.counts.hits += 1
@@ -238,7 +218,7 @@ class _Asking:
                 self.taken[count] = key
                 count += 1
                 yield prompt
-            elif self.ended and not self.stash:
+            elif self.feed.ended and not self.stash:
                 return
             else:
                 yield None
@@ -246,11 +226,11 @@ class _Asking:
 
 def _text(value: object, key: str) -> str:
     if not isinstance(value, str):
-        raise StoreError(f"the stored answer {key} is not a text: move the output store away")
+        raise StoreError(f"the stored answer {key} is not a text: move the response cache away")
     return value
 
 
 def _row(value: object, key: str) -> list[float]:
     if not isinstance(value, list):
-        raise StoreError(f"the stored answer {key} holds no scores: move the output store away")
+        raise StoreError(f"the stored answer {key} holds no scores: move the response cache away")
     return [float(number) for number in value]

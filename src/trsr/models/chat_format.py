@@ -1,4 +1,4 @@
-"""How a prompt becomes the tokens that one model reads, and tokens become text again."""
+"""The chat format: how prompts become a model's tokens, and tokens become text."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from trsr.types import Message, Prompt
 _log = logging.getLogger(__name__)
 
 LABELS = {"system": "### System:", "user": "### User:", "assistant": "### Assistant:"}
-"""The plain layout: each message under its label, for tokenizers without a chat template."""
+"""The labels of messages for tokenizers without a chat template."""
 
 _MARKUP = re.compile(r"(?=.*[^\W\d]).*[<>\[\]|｜◁▷]", re.DOTALL)
-_REMEMBERED = 4096  # prompts; the writer counts a prompt just before the model reads it
+_CACHED_PROMPTS = 4096  # the writer counts a prompt just before the model reads it
 
 
 class Question(NamedTuple):
@@ -39,12 +39,11 @@ class Question(NamedTuple):
 
 
 class ChatFormat:
-    """One tokenizer's way to lay a prompt out.
+    """One tokenizer's chat format.
 
-    With a chat template that is the template, the begun answer as the last assistant message left
-    open. Where the template takes no system message, it is put before the first user message.
-    Without a template, messages stand under the labels of `LABELS`. Message contents are
-    made inert first: no special token can come out of them, nor what other models read as one.
+    It is the chat template, with the begun answer as an open last assistant message. A template
+    without system messages gets their text before the first user message. Without a template,
+    messages stand under `LABELS`. Special tokens in message contents are escaped first.
 
     Args:
         tokenizer: A fast tokenizer of transformers.
@@ -80,12 +79,12 @@ class ChatFormat:
             self.markers |= frozenset(LABELS.values())
             self._bos = _bos(tokenizer)
             _log.warning(
-                "%s has no chat template: messages are laid out plainly (%s)",
+                "%s has no chat template: messages stand under plain labels (%s)",
                 name,
                 " / ".join(LABELS.values()),
             )
         self._cut = _cutter(tokenizer)
-        self._laid: dict[Prompt, tuple[str, Tokens]] = {}  # the latest ones last
+        self._formatted: dict[Prompt, tuple[str, Tokens]] = {}  # the latest ones last
 
     @property
     def stop(self) -> str:
@@ -121,25 +120,25 @@ class ChatFormat:
     def questions(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Question]:
         """Each prompt's and its answers' tokens, the answers encoded where they stand.
 
-        Where an answer changes how the prompt's end is cut into tokens, that end counts to the
-        answers: the stem is what stays the same before all of them.
+        Where an answer changes the tokens at the prompt's end, these count to the answers.
 
         Raises:
             ModelError: If an answer adds no token, or two have the same tokens.
         """
-        laid = self._lay(prompts)
-        said = [escape_special_tokens(answer, self.markers) for answer in answers]
-        wholes = self._tokens([text + answer for text, _ in laid for answer in said])
+        formatted = self._format(prompts)
+        escaped = [escape_special_tokens(answer, self.markers) for answer in answers]
+        full = self._tokens([text + answer for text, _ in formatted for answer in escaped])
+        count = len(escaped)
         return [
-            self._question(own, wholes[place * len(said) : (place + 1) * len(said)], answers)
-            for place, (_, own) in enumerate(laid)
+            self._question(own, full[place * count : (place + 1) * count], answers)
+            for place, (_, own) in enumerate(formatted)
         ]
 
-    def _question(self, own: Tokens, wholes: Sequence[Tokens], answers: Sequence[str]) -> Question:
-        stem = min((common(own, whole) for whole in wholes), default=len(own))
-        tails = tuple(whole[stem:] for whole in wholes)
+    def _question(self, own: Tokens, full: Sequence[Tokens], answers: Sequence[str]) -> Question:
+        stem = min((common(own, one) for one in full), default=len(own))
+        tails = tuple(one[stem:] for one in full)
         for place, (answer, tail) in enumerate(zip(answers, tails, strict=True)):
-            if not tail or wholes[place] == own:
+            if not tail or full[place] == own:
                 raise ModelError(f"the answer {answer!r} has no token of its own for {self.name}")
             if tail in tails[:place]:
                 other = answers[tails.index(tail)]
@@ -150,22 +149,15 @@ class ChatFormat:
         return Question(own[:stem], tails)
 
     def closing(self, stops: Collection[int]) -> Tokens:
-        """What ends the assistant's turn: the stop token that the template writes after an answer.
+        """The token of `stops` that the template writes after an answer, else end-of-sequence.
 
-        Models have several stop tokens, and learn to end from the one of their own turns. Where
-        the template writes none, or there is no template, it is the end-of-sequence token.
-
-        Args:
-            stops: The tokens that end a text.
-
-        Returns:
-            One token; none where the tokenizer has no such token.
+        Empty where the tokenizer has neither.
         """
         if self.templated:
-            said = "an answer"
-            turns = [Message("user", "a question"), Message("assistant", said)]
-            whole = self._render(turns, closed=True)
-            rest = whole[whole.rindex(said) + len(said) :] if said in whole else ""
+            answer = "an answer"
+            turns = [Message("user", "a question"), Message("assistant", answer)]
+            text = self._render(turns, closed=True)
+            rest = text.rpartition(answer)[2] if answer in text else ""
             for token in self.tokenizer.encode(rest, add_special_tokens=False):
                 if token in stops:
                     return (token,)
@@ -177,41 +169,40 @@ class ChatFormat:
 
         Without a begun answer the last one is empty.
         """
-        said = [message.content for message in prompt.messages if message.role == "assistant"]
+        texts = [message.content for message in prompt.messages if message.role == "assistant"]
         if not prompt.begun:
-            said.append("")
+            texts.append("")
         return tuple(
             tuple(
                 self.tokenizer.encode(
                     escape_special_tokens(text, self.markers), add_special_tokens=False
                 )
             )
-            for text in said
+            for text in texts
         )
 
     def opened(self, prompt: Prompt) -> str:
-        """The mark with which the template opens the model's thinking; empty where it does not."""
-        return thinks(self._lay([prompt])[0][0])
+        """The mark with which the template opens the model's thinking; empty without one."""
+        return thinks(self._format([prompt])[0][0])
 
     def decode(self, before: Sequence[int], tokens: Sequence[int]) -> str:
         """The text of tokens that follow others, without special tokens.
 
-        Decoded together with a few of those before it: alone, some tokenizers drop the space
-        at the front.
+        A few tokens before them are decoded too: alone, some tokenizers drop the first space.
         """
         head = list(before[-4:])
-        said = self._said(head)
-        whole = self._said(head + list(tokens))
-        return whole[len(said) :] if whole.startswith(said) else self._said(tokens)
+        before_it = self._text_of(head)
+        both = self._text_of(head + list(tokens))
+        return both[len(before_it) :] if both.startswith(before_it) else self._text_of(tokens)
 
-    def _said(self, tokens: Sequence[int]) -> str:
-        """Text without special tokens, but for those that tell thinking from answer."""
+    def _text_of(self, tokens: Sequence[int]) -> str:
+        """Text without special tokens other than the marks of thinking."""
         if self._thinking.keys() & set(tokens):
             runs = itertools.groupby(tokens, key=self._thinking.get)
-            return "".join(mark or self._plainly(list(run)) for mark, run in runs)
-        return self._plainly(tokens)
+            return "".join(mark or self._decode(list(run)) for mark, run in runs)
+        return self._decode(tokens)
 
-    def _plainly(self, tokens: Sequence[int]) -> str:
+    def _decode(self, tokens: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(
             list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
@@ -219,26 +210,26 @@ class ChatFormat:
 
     def encode(self, prompt: Prompt) -> Tokens:
         """The prompt's tokens, begin-of-sequence included where the model wants it."""
-        return self._lay([prompt])[0][1]
+        return self._format([prompt])[0][1]
 
     def forget(self) -> None:
-        """Drops the texts and tokens that are kept of the latest prompts."""
-        self._laid.clear()
+        """Empties the cache of formatted prompts."""
+        self._formatted.clear()
 
-    def _lay(self, prompts: Sequence[Prompt]) -> list[tuple[str, Tokens]]:
-        """Each prompt's text and tokens; what is not kept of earlier calls is encoded together."""
-        known = self._laid
+    def _format(self, prompts: Sequence[Prompt]) -> list[tuple[str, Tokens]]:
+        """Each prompt's text and tokens; those that are not cached are encoded together."""
+        known = self._formatted
         found = {prompt: known.pop(prompt, None) for prompt in prompts}
         texts = {prompt: self.text(prompt) for prompt, one in found.items() if one is None}
         for (prompt, text), tokens in zip(
             texts.items(), self._tokens([*texts.values()]), strict=True
         ):
             found[prompt] = text, tokens
-        laid = {prompt: one for prompt, one in found.items() if one is not None}
-        known.update(laid)
-        for prompt in [*itertools.islice(known, max(len(known) - _REMEMBERED, 0))]:
+        formatted = {prompt: one for prompt, one in found.items() if one is not None}
+        known.update(formatted)
+        for prompt in [*itertools.islice(known, max(len(known) - _CACHED_PROMPTS, 0))]:
             del known[prompt]
-        return [laid[prompt] for prompt in prompts]
+        return [formatted[prompt] for prompt in prompts]
 
     def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
         """Texts' tokens: each distinct piece is encoded once, many side by side, on all cores."""
@@ -282,15 +273,15 @@ def _plain(messages: Sequence[Message]) -> str:
 
 
 def _fold_system(messages: Sequence[Message]) -> list[Message]:
-    said = [message.content for message in messages if message.role == "system"]
+    system = [message.content for message in messages if message.role == "system"]
     others = [message for message in messages if message.role != "system"]
-    if not said:
+    if not system:
         return others
     for place, message in enumerate(others):
         if message.role == "user":
-            others[place] = Message("user", "\n\n".join([*said, message.content]))
+            others[place] = Message("user", "\n\n".join([*system, message.content]))
             return others
-    return [Message("user", "\n\n".join(said)), *others]
+    return [Message("user", "\n\n".join(system)), *others]
 
 
 def _markers(tokenizer: Any) -> frozenset[str]:
@@ -301,10 +292,10 @@ def _markers(tokenizer: Any) -> frozenset[str]:
 
 
 def _cutter(tokenizer: Any) -> re.Pattern[str] | None:
-    """Where a text can be cut so that its pieces' tokens are the whole's: before special tokens.
+    """Where a text can be cut without changing its tokens: before most special tokens.
 
-    Tokenizers find these first, in the text as it is, and read what stands between two of them by
-    itself. Not so one that takes in the space before it, or that stands in another added token.
+    Tokenizers find these first and read the text between them separately. We leave out tokens that
+    take in the space before them, or that are part of another one.
     """
     added = list(tokenizer.added_tokens_decoder.values())
     found = [

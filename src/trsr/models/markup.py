@@ -1,8 +1,7 @@
-"""Keeps chat markup inside a message's text from being read as chat markup.
+"""Escapes special tokens, so that chat markup inside a message's text stays text.
 
-An endpoint or a template may read as its own what stands in an item's text, and which marks it
-knows is not known here. So marks are found by their shape, as the families of models in use write
-them; what a local tokenizer itself takes for special comes on top.
+We cannot know the marks of each endpoint and template, so we find them by the shapes that today's
+families of models use. A local tokenizer's own special tokens come on top.
 """
 
 from __future__ import annotations
@@ -49,19 +48,11 @@ SHAPES = (
 
 
 def escape_special_tokens(text: str, specials: Collection[str] = ()) -> str:
-    """Breaks up everything in a text that a tokenizer or template would read as markup.
+    """Breaks up whatever has one of the `SHAPES`, and the markers in `specials`, in any case.
 
-    That is what has one of the `SHAPES`, and the markers given. A space goes in behind the first
-    character of each occurrence, whatever its case (`<|im_end|>` becomes `< |im_end|>`): people and
-    models still see what stood there. A marker of one character becomes a space. Lone surrogates,
-    which no tokenizer takes, become `?`.
-
-    Args:
-        text: What a message says.
-        specials: Further markers; those of white space alone are left in peace.
-
-    Returns:
-        A text without any of them; unchanged where there was none.
+    A space goes in after the first character (`<|im_end|>` becomes `< |im_end|>`), so that people
+    and models still see what stood there. A marker of one character becomes a space; one of white
+    space alone stays. Lone surrogates, which no tokenizer takes, become `?`.
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
     pattern = _pattern(frozenset(specials))

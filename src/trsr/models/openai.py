@@ -1,50 +1,52 @@
-"""Texts from any OpenAI-compatible chat endpoint: many requests at once, none lost, none twice."""
+"""Texts from any OpenAI-compatible chat endpoint, with many requests at once."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import queue
 import threading
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trsr.errors import ConfigError, ModelError
-from trsr.models.base import Feed, Sampling, text_only
+from trsr.models.base import Feed, FeedReader, Sampling, text_only
 from trsr.models.http import (
-    AgainError,
-    Said,
+    ReceivedMessage,
     address_of,
     after,
     asked_wait,
-    client_of,
+    error_text,
+    here,
     key_of,
-    late,
+    token_count,
     wait_before,
-    whole,
-    words_of,
 )
 from trsr.models.markup import escape_special_tokens
 from trsr.models.settings import ModelSettings
-from trsr.models.thinking import Unsaid, after_thinking
+from trsr.models.thinking import MissingTexts, after_thinking
 from trsr.settings import derive_seed
 from trsr.types import Prompt
 
 if TYPE_CHECKING:
     import openai
 
-LONGEST_ASKED_WAIT = 600.0  # an endpoint that asks for more (a day's quota) is given up at once
+LONGEST_ASKED_WAIT = 600.0  # we give up where the endpoint asks for more (a day's quota)
 _RETRIED = frozenset({408, 409, 425, 429})  # beside all of 500 and above
+MOST_BYTES = 2**24
+"""Of an answer's body: far more than any model writes."""
 _TURN_OFF = (
     'turn the thinking off in model.extra, such as chat_template_kwargs = {"enable_thinking" = '
     'false} or reasoning_effort = "none", as the endpoint names it'
 )
 _BYTES_A_TOKEN = 3
 _TOKENS_A_MESSAGE = 8
-_TOKENS_A_PROMPT = 32  # a layout may put a system message of its own before ours
+_TOKENS_A_PROMPT = 32  # a chat format may put a system message of its own before ours
 _ADVICE = {
     400: "Look at model.context_tokens, model.prefill, model.extra and the sampling",
     401: "Look at the key in the environment variable {key_env} (model.key_env)",
@@ -57,7 +59,7 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class Usage:
-    """What a model's requests came to, as far as the endpoint said.
+    """The totals of a model's requests, as far as the endpoint gave them.
 
     Attributes:
         prompt_tokens: Tokens of all answered prompts.
@@ -74,6 +76,14 @@ class Usage:
     retries: int = 0
     cost: float = 0.0
     without_text: int = 0
+
+
+class _AgainError(Exception):
+    """A try failed in a way that another one may not."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait  # seconds that the endpoint asked for
 
 
 def open_model(settings: ModelSettings, adapter: Path | None = None) -> OpenAIModel:
@@ -94,11 +104,10 @@ def open_model(settings: ModelSettings, adapter: Path | None = None) -> OpenAIMo
 class OpenAIModel:
     """A `LanguageModel` behind an OpenAI-compatible chat endpoint; it gives no scores.
 
-    `max_tokens`, `temperature`, `top_p` and `seed` are sent. The repetition settings have no
-    field that endpoints agree on and are left out; `model.extra` holds whatever an endpoint knows
-    by another name, such as `repetition_penalty`. Of a model that thinks, the text is what follows
-    its thinking. Answers without a text (the thinking was cut, or the endpoint filters) are empty
-    texts: they are counted, named in the log, and not asked again.
+    It sends `max_tokens`, `temperature`, `top_p` and `seed`. Endpoints agree on no field for the
+    repetition settings: `model.extra` takes them under the endpoint's names. Thinking is dropped.
+    Answers without a text (the thinking was cut, or the endpoint filters) are counted and logged,
+    and not asked again.
 
     Raises:
         ConfigError: If the address or the key is missing or wrong.
@@ -109,12 +118,12 @@ class OpenAIModel:
         self.settings = settings
         self.address = address_of(settings.base_url)
         self._key = key_of(settings, self.address)
-        self._client = client_of(settings, self.address, self._key)
+        self._client = _client(settings, self.address, self._key)
         weakref.finalize(self, self._client.close)
         self._limit = "max_tokens"
         self._lock = threading.Lock()
         self._usage = Usage()
-        self._unsaid = Unsaid()
+        self._missing = MissingTexts()
 
     @property
     def identity(self) -> str:
@@ -126,12 +135,12 @@ class OpenAIModel:
 
     @property
     def context_tokens(self) -> int:
-        """The bound set in the settings: an endpoint does not tell its own."""
+        """The bound in the settings: an endpoint does not give its own."""
         return self.settings.context_tokens
 
     @property
     def usage(self) -> Usage:
-        """What all requests until now came to."""
+        """The totals of all requests so far."""
         return self._usage
 
     def count_tokens(self, prompt: Prompt) -> int:
@@ -148,31 +157,25 @@ class OpenAIModel:
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Yields (position, text) as each is answered, `concurrency` requests at once.
 
-        When a request fails for good no new ones are sent, answers still on their way are yielded
-        and then the failure is raised: nothing that was answered, and paid for, is lost.
+        When a request fails for good no new ones are sent, answers under way are yielded, and then
+        the failure is raised.
 
         Raises:
             ModelError: If the endpoint refuses a request, or fails at each of the tries; the
                 message names the endpoint, the tries and the last reason, and never the key.
         """
-        source = iter(prompts)
+        feed = FeedReader(prompts)
         finished: queue.SimpleQueue[tuple[int, str | BaseException]] = queue.SimpleQueue()
         stop = threading.Event()
-        sent = under_way = 0
-        ended = False
+        under_way = 0
         failure: BaseException | None = None
         try:
             while True:
-                while not (ended or failure) and under_way < self.settings.concurrency:
-                    try:
-                        prompt = next(source)
-                    except StopIteration:
-                        ended = True
-                        break
-                    if prompt is None:
-                        break
-                    _start(lambda p=prompt: self._ask(p, sampling, stop), sent, finished)
-                    sent, under_way = sent + 1, under_way + 1
+                room = 0 if failure else self.settings.concurrency
+                while under_way < room and (entry := feed.take()):
+                    index, prompt = entry
+                    _start(lambda p=prompt: self._ask(p, sampling, stop), index, finished)
+                    under_way += 1
                 if not under_way:
                     break
                 index, outcome = finished.get()
@@ -184,11 +187,10 @@ class OpenAIModel:
                     stop.set()
         finally:
             stop.set()  # also when the caller stops reading: no try after those under way
-            self._unsaid.tell(_TURN_OFF)
+            self._missing.log(_TURN_OFF)
         if failure is not None:
             raise failure
-        if not ended:
-            raise RuntimeError("the feed waits for an answer, but none is being made")
+        feed.check_ended()
 
     def _ask(self, prompt: Prompt, sampling: Sampling, stop: threading.Event) -> str:
         """One prompt's text, with as many tries as the settings allow."""
@@ -198,8 +200,8 @@ class OpenAIModel:
         for attempt in range(tries):
             try:
                 self._count(requests=1, retries=int(attempt > 0))
-                return after(prompt.begun, self._within(body))
-            except AgainError as error:
+                return after(prompt.begun, self._try_until_deadline(body))
+            except _AgainError as error:
                 reason = str(error)
                 if error.wait > LONGEST_ASKED_WAIT:
                     reason += f"; it asks to wait {error.wait:.0f} s"
@@ -209,7 +211,7 @@ class OpenAIModel:
                     raise ModelError(f"{self.address}: stopped; {reason}") from None
         raise ModelError(
             f"{self.address} gave no answer in {tries} tries (model.retries), the last time: "
-            f"{reason}. What was answered is kept: run the same command again to go on"
+            f"{reason}. Its answers so far are cached: run the same command again to resume"
         )
 
     def _body(self, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
@@ -231,14 +233,14 @@ class OpenAIModel:
         body["max_tokens"] = sampling.max_tokens
         return body
 
-    def _within(self, body: dict[str, Any]) -> str:
-        """`_try`, given up at the deadline even where a byte comes now and then."""
+    def _try_until_deadline(self, body: dict[str, Any]) -> str:
+        """`_try`, given up at the deadline even if bytes trickle in."""
         finished: queue.SimpleQueue[tuple[int, str | BaseException]] = queue.SimpleQueue()
         _start(lambda: self._try(body), 0, finished)
         try:
             _, outcome = finished.get(timeout=self.settings.timeout + 1)
         except queue.Empty:
-            raise late(self.settings.timeout) from None
+            raise _late(self.settings.timeout) from None
         if isinstance(outcome, str):
             return outcome
         raise outcome
@@ -247,7 +249,7 @@ class OpenAIModel:
         """Sends one request.
 
         Raises:
-            AgainError: If another try may do better.
+            _AgainError: If another try may do better.
             ModelError: If it cannot.
         """
         import openai
@@ -258,11 +260,11 @@ class OpenAIModel:
         try:
             answer = create(**fields, extra_body=self.settings.extra)
         except openai.APITimeoutError:
-            raise late(self.settings.timeout) from None
+            raise _late(self.settings.timeout) from None
         except openai.APIConnectionError as error:
-            if isinstance(error.__cause__, (AgainError, ModelError)):  # of our own (`_watched`)
+            if isinstance(error.__cause__, (_AgainError, ModelError)):  # of our own (`_watched`)
                 raise error.__cause__ from None
-            raise AgainError(f"{self._without_key(str(error.__cause__ or error))}") from None
+            raise _AgainError(f"{self._without_key(str(error.__cause__ or error))}") from None
         except openai.APIStatusError as error:
             newer = "max_completion_tokens"  # the only name that the newest models take
             if error.status_code == 400 and limit != newer and newer in error.response.text:
@@ -274,9 +276,9 @@ class OpenAIModel:
     def _refusal(self, error: openai.APIStatusError) -> Exception:
         """What an HTTP status other than success means for us."""
         status = error.status_code
-        said = self._without_key(words_of(error.response.text))
+        said = self._without_key(error_text(error.response.text))
         if status in _RETRIED or status >= 500:
-            return AgainError(f"HTTP {status}: {said}", asked_wait(error.response.headers))
+            return _AgainError(f"HTTP {status}: {said}", asked_wait(error.response.headers))
         advice = _ADVICE.get(status, "Look at model.base_url").format(key_env=self.settings.key_env)
         return ModelError(f"{self.address} refused (HTTP {status}): {said}. {advice}")
 
@@ -285,36 +287,36 @@ class OpenAIModel:
         try:
             content = json.loads(answer)
         except (ValueError, RecursionError) as error:
-            raise AgainError(f"malformed JSON ({type(error).__name__}: {error})") from None
+            raise _AgainError(f"malformed JSON ({type(error).__name__}: {error})") from None
         try:
             choice = content["choices"][0]
-            said = Said.of(choice["message"], choice.get("finish_reason"))
+            message = ReceivedMessage.of(choice["message"], choice.get("finish_reason"))
         except (LookupError, TypeError, AttributeError):
-            said = None
-        if said is None:
-            raise AgainError(f"an answer without a text: {self._without_key(words_of(answer))}")
+            message = None
+        if message is None:
+            raise _AgainError(f"an answer without a text: {self._without_key(error_text(answer))}")
         used = content.get("usage") or {}
-        text = self._said(said, max_tokens)
+        text = self._answer(message, max_tokens)
         self._count(
-            prompt_tokens=whole(used, "prompt_tokens"),
-            answer_tokens=whole(used, "completion_tokens"),
+            prompt_tokens=token_count(used, "prompt_tokens"),
+            answer_tokens=token_count(used, "completion_tokens"),
             without_text=int(not text.strip()),
         )
         return text
 
-    def _said(self, said: Said, max_tokens: int) -> str:
-        """What follows the thinking; empty, and counted with its reason, where nothing does."""
-        text, cut = after_thinking(said.text)
-        finish = self._without_key(said.finish)
-        if said.finish == "content_filter":
+    def _answer(self, message: ReceivedMessage, max_tokens: int) -> str:
+        """The text after the thinking; empty, and counted with its reason, without one."""
+        text, cut = after_thinking(message.text)
+        finish = self._without_key(message.finish)
+        if message.finish == "content_filter":
             text = ""  # a part of an answer is none
         if text.strip():
             return text
         with self._lock:
-            if cut or said.thought:
-                self._unsaid.still_thinking(max_tokens, finish)
+            if cut or message.thought:
+                self._missing.still_thinking(max_tokens, finish)
             else:
-                self._unsaid.counts[f"finish_reason {finish or 'not told'}"] += 1
+                self._missing.counts[f"finish_reason {finish or 'not given'}"] += 1
         return ""
 
     def _count(
@@ -339,6 +341,83 @@ class OpenAIModel:
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
+
+
+def _client(settings: ModelSettings, address: str, key: str) -> openai.OpenAI:
+    try:
+        import openai
+    except ImportError as error:
+        raise ModelError(
+            "the openai backend needs the openai package: pip install 'trsr[openai]'"
+        ) from error
+    return openai.OpenAI(
+        api_key=key or "none",  # the package insists on one; a server on this machine ignores it
+        base_url=address,
+        timeout=settings.timeout,
+        max_retries=0,  # ours are counted, and cover malformed answers too
+        default_headers={"Accept-Encoding": "identity"},  # a small body cannot become a large one
+        # A proxy for the world outside must not get what is said on this machine.
+        http_client=openai.DefaultHttpxClient(
+            trust_env=not here(address),
+            event_hooks={"response": [_watched(settings.timeout)]},
+        ),
+    )
+
+
+def _watched(timeout: float) -> Callable[[Any], None]:
+    """What is done with each response of the HTTP client before it is followed or read."""
+    import openai
+
+    # httpx, or httpx2, the fork of it that newer versions of the package stand on
+    client: Any = openai.DefaultHttpxClient.__base__
+    http: Any = importlib.import_module(client.__module__.partition(".")[0])
+
+    class Bounded(http.SyncByteStream):  # type: ignore[misc]
+        """A body that ends in time and is of bounded size."""
+
+        def __init__(self, stream: Any) -> None:
+            self.stream, self.ends = stream, time.monotonic() + timeout
+
+        def __iter__(self) -> Iterator[bytes]:
+            size = 0
+            for part in self.stream:
+                size += len(part)
+                if time.monotonic() > self.ends:
+                    raise _late(timeout)
+                if size > MOST_BYTES:
+                    raise _AgainError(f"an answer of more than {MOST_BYTES:,} bytes")
+                yield part
+
+        def close(self) -> None:
+            self.stream.close()
+
+    def watch(response: Any) -> None:
+        response.stream = Bounded(response.stream)
+        if response.has_redirect_location:
+            old = response.request.url
+            _check_redirect(old, old.join(response.headers["location"]), response.status_code)
+
+    return watch
+
+
+def _late(timeout: float) -> _AgainError:
+    return _AgainError(f"no answer within {timeout:g} s (model.timeout)")
+
+
+def _check_redirect(old: Any, new: Any, status: int) -> None:
+    """Refuses a redirect to another host: what is said of people goes to the one that is set.
+
+    Raises:
+        ModelError: Names the place that it points to.
+    """
+    safer = old.scheme == "http" and new.scheme == "https" and old.host == new.host
+    if safer or (old.scheme, old.host, old.port) == (new.scheme, new.host, new.port):
+        return
+    raise ModelError(
+        f"{old.scheme}://{old.netloc.decode()} answers with a redirect (HTTP {status}) to "
+        f"{new.scheme}://{new.netloc.decode()}, where nothing is sent: set model.base_url to it if "
+        "you trust it"
+    )
 
 
 def _start(

@@ -1,8 +1,4 @@
-"""A public fake: a model that answers from a script, at once and always the same.
-
-With it whole pipelines run without torch, and a strategy, a driver or a ranker is tested with
-answers that the test chooses.
-"""
+"""A public fake: a model that answers from a script, for pipelines without torch and for tests."""
 
 from __future__ import annotations
 
@@ -15,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from trsr.errors import ConfigError, ModelError, PromptError
-from trsr.models.base import Feed, Sampling, text_only
+from trsr.models.base import Feed, FeedReader, Sampling, text_only
 from trsr.models.settings import ModelSettings
 from trsr.types import Message, Prompt
 
-_LAYOUT_TOKENS = 4  # counted for each message, as a chat layout has some
+_LAYOUT_TOKENS = 4  # counted for each message, as a chat format has some
 _SHARPNESS = 8.0  # how many nats all words in common are worth
 
 Reply = Callable[[Prompt], str] | Mapping[str, str]
@@ -27,7 +23,7 @@ Scores = Callable[[Prompt, str], float]
 
 
 class ScriptedModel:
-    """A `ScoringModel` that says what it is told to.
+    """A `ScoringModel` with scripted answers.
 
     Args:
         reply: The text that answers a prompt; or a table: the first key that occurs in the prompt
@@ -37,7 +33,7 @@ class ScriptedModel:
         identity: As a model's.
         context_tokens: As a model's; a token here is a word.
         in_flight: How many prompts it takes before it finishes one.
-        shuffle: Finish prompts in an order drawn with this seed; None: in the order taken.
+        shuffle: Seeds a random order in which prompts finish; None: in the order taken.
     """
 
     def __init__(
@@ -66,30 +62,20 @@ class ScriptedModel:
         """Yields (position, text), at most `max_tokens` words.
 
         Raises:
-            ModelError: If the table has no answer, or the feed waits for an answer when none is
-                being made.
+            ModelError: If the table has no answer.
             PromptError: If a prompt exceeds the context.
         """
-        feed, drawn = iter(prompts), random.Random(self._shuffle)  # noqa: S311 - no secret
+        feed, rng = FeedReader(prompts), random.Random(self._shuffle)  # noqa: S311 - no secret
         taken: list[tuple[int, Prompt]] = []
-        position, ended = 0, False
-        while taken or not ended:
-            while not ended and len(taken) < self._in_flight:
-                try:
-                    prompt = next(feed)
-                except StopIteration:
-                    ended = True
-                    break
-                if prompt is None:
-                    break
-                taken.append((position, prompt))
-                position += 1
+        while taken or not feed.ended:
+            while len(taken) < self._in_flight and (entry := feed.take()):
+                taken.append(entry)
             if taken:
-                at = 0 if self._shuffle is None else drawn.randrange(len(taken))
+                at = 0 if self._shuffle is None else rng.randrange(len(taken))
                 index, prompt = taken.pop(at)
                 yield index, self._text(prompt, sampling)
-            elif not ended:
-                raise ModelError("the feed waits for an answer, but none is being made")
+            else:
+                feed.check_ended()
 
     def _text(self, prompt: Prompt, sampling: Sampling) -> str:
         self._check_length(prompt, "")
@@ -169,10 +155,10 @@ def _asked(prompt: Prompt) -> str:
 
 def _in_table(table: Mapping[str, str]) -> Callable[[Prompt], str]:
     def reply(prompt: Prompt) -> str:
-        whole = "\n".join(message.content for message in prompt.messages)
+        conversation = "\n".join(message.content for message in prompt.messages)
         for sign, text in table.items():
-            if sign in whole:
+            if sign in conversation:
                 return text
-        raise ModelError(f"the script has no answer to a prompt that ends {whole[-80:]!r}")
+        raise ModelError(f"the script has no answer to a prompt that ends {conversation[-80:]!r}")
 
     return reply

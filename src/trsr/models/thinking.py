@@ -1,4 +1,4 @@
-"""What a model says after its thinking, and what it leaves unsaid."""
+"""Separates a model's answer from its thinking, and counts answers without a text."""
 
 from __future__ import annotations
 
@@ -28,50 +28,46 @@ CLOSE = re.compile(
 MARK = re.compile(
     rf"{OPEN.pattern}|{CLOSE.pattern}|<\|(?:channel|message|start)\|?>|<channel\|>", re.IGNORECASE
 )
-"""Whatever tells thinking from answer: kept where other special tokens are dropped."""
+"""The marks that separate thinking from answer, which decoding keeps."""
 
-# what stands around an answer that follows a thought
-_AROUND = re.compile(
+# marks around an answer that follows thinking
+_ANSWER_MARKS = re.compile(
     r"</?(?:answer|response)>|<\|(?:(?:begin|end)_of_solution|(?:start|end)_response|return|end)\|>",
     re.IGNORECASE,
 )
 
 
 def thinks(prompt: str) -> str:
-    """The mark with which a laid-out prompt opens the thinking itself; empty where it does not."""
+    """The mark with which a formatted prompt opens the thinking itself; empty without one."""
     found = list(OPEN.finditer(prompt, max(len(prompt) - 200, 0)))[-1:]
     return found[0].group() if found and not prompt[found[0].end() :].strip() else ""
 
 
 def after_thinking(text: str) -> tuple[str, bool]:
-    """What a model said after it had thought.
+    """The answer after the thinking, and whether the text ends within the thinking.
 
-    Args:
-        text: All of it. Where the prompt itself opened the thinking, the closing mark is enough.
-
-    Returns:
-        The rest, unchanged where there is no mark of thinking; and whether the text ends within
-        the thinking, so that there is no rest.
+    A text without marks of thinking stays as it is. Where the prompt itself opened the thinking,
+    the closing mark is enough.
     """
     closes = list(CLOSE.finditer(text))
     rest = text[closes[-1].end() :] if closes else text
     opened = OPEN.search(rest)
-    if opened:  # what was said before it thought again still counts
+    if opened:  # text before it thinks again still counts
         rest = rest[: opened.start()]
     if not closes and not opened:
         return text, False
-    rest = _AROUND.sub("", rest).strip()
+    rest = _ANSWER_MARKS.sub("", rest).strip()
     return rest, bool(opened and not rest)
 
 
-class Unsaid:
-    """Answers that hold no text, counted by reason."""
+class MissingTexts:
+    """Counts answers without a text by their reason."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
     def text(self, text: str, max_tokens: int) -> str:
-        """A local model's text without its thinking; empty, and counted, where that was cut."""
+        """A local model's text without its thinking; empty and counted if that was cut."""
         rest, cut = after_thinking(text)
         if cut:
             self.still_thinking(max_tokens)
@@ -82,14 +78,10 @@ class Unsaid:
         why = f" (finish_reason {finish})" if finish else ""
         self.counts[f"still thinking after {max_tokens} tokens{why}"] += 1
 
-    def tell(self, turn_off: str) -> None:
-        """Says in the log what was counted, and forgets it.
-
-        Args:
-            turn_off: How to turn thinking off, with the setting's name.
-        """
-        said, self.counts = self.counts, Counter()
-        for reason, number in said.items():
+    def log(self, turn_off: str) -> None:
+        """Logs the counts, with the advice how to turn thinking off, and resets them."""
+        counts, self.counts = self.counts, Counter()
+        for reason, number in counts.items():
             advice = (
                 f": raise summarize.sampling.max_tokens, or {turn_off}"
                 if reason.startswith("still thinking")

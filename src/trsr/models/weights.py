@@ -1,15 +1,11 @@
-"""Weights by name as a local folder: embedded ones made ready once, hub ones downloaded."""
+"""Weights by name as a local folder: embedded ones converted once, hub ones downloaded."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import hashlib
-import json
-import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +14,12 @@ from filelock import FileLock
 from trsr import hub
 from trsr.errors import ModelError
 from trsr.progress import Progress, Silent
+from trsr.storage import files
 
 GGUF = {"smollm2-135m": "SmolLM2-135M-Instruct.Q4_1.gguf"}
 """Embedded models that may come as GGUF: `trsr get` name → file in the fetched folder."""
 
-_MADE = "made.json"  # written last: a folder that has it is whole
+_MADE = "made.json"  # written last: a folder that has it is complete
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 
 
@@ -35,28 +32,24 @@ def local_weights(
 ) -> Path:
     """A folder with a model's safetensors, settings and tokenizer.
 
-    An embedded name (`smollm2-135m`) is fetched; where it came as GGUF it is converted to fp32
-    safetensors once (half a minute; the numbers of Q4_1 do not all exist in bf16) and kept in
-    `<cache>/weights/<name>`. A folder is given back as it is. Anything else is a hub id:
-    downloaded by huggingface_hub into its own cache, or found there when the hub is away.
+    An embedded name (`smollm2-135m`) is fetched; GGUF is converted once to fp32 safetensors in
+    `<cache>/weights/<name>` (bf16 lacks some numbers of Q4_1). A folder is returned as it is.
+    Anything else is a hub id, downloaded by huggingface_hub or found in its cache.
 
     Args:
         name: An embedded name, a folder or a hub id.
         revision: The hub revision to pin.
-        cache: Where fetched and converted files are kept; None: trsr's cache folder.
-        progress: Told about the conversion.
-
-    Returns:
-        The folder.
+        cache: The folder for fetched and converted files; None: trsr's cache folder.
+        progress: Shows the conversion.
 
     Raises:
-        ModelError: If there are no such weights, or they cannot be fetched, converted or kept.
+        ModelError: If there are no such weights, or they cannot be fetched, converted or stored.
     """
     if name in GGUF:
         return _embedded(name, cache, progress or Silent())
     folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
+    if files.is_folder(folder):
+        if not files.is_file(folder / "config.json"):
             raise ModelError(f"{folder} is not a model's folder: it has no config.json")
         return folder
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
@@ -65,36 +58,25 @@ def local_weights(
 
 
 def file_digest(path: Path, cache: Path | None = None) -> str:
-    """A file's SHA-256, remembered in trsr's cache for as long as the file stays the same.
-
-    That is its size, its times and its place on the disk: who sets the time back to what it was
-    changes another one, which nobody can set.
-    """
+    """A file's SHA-256, cached on disk for as long as `files.full_stamp` stays the same."""
     path = path.resolve()
-    facts = path.stat()
     key = hashlib.sha256(str(path).encode()).hexdigest()[:32]
     note = hub.cache_folder(cache) / "digests" / f"{key}.json"
-    stamp = {
-        "size": facts.st_size,
-        "mtime_ns": facts.st_mtime_ns,
-        "ctime_ns": facts.st_ctime_ns,
-        "inode": facts.st_ino,
-    }
+    stamp = files.full_stamp(path)
     with contextlib.suppress(OSError, ValueError):
-        known = json.loads(note.read_text("utf-8"))
+        known = files.read_json(note)
         if {name: known.get(name) for name in stamp} == stamp:
             return str(known["sha256"])
-    digest = _sha256(path)
-    if facts.st_size >= 1 << 20:  # smaller ones cost less than the note
+    digest = files.digest(path, "sha256")
+    if stamp["size"] >= 1 << 20:  # smaller ones cost less than the note
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
-            note.parent.mkdir(parents=True, exist_ok=True)
-            _write(note, json.dumps({**stamp, "sha256": digest}))
+            files.write_json(note, {**stamp, "sha256": digest})
     return digest
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps transformers' own progress bars off the terminal for a while."""
+    """Hides transformers' own progress bars within the block."""
     import transformers.modeling_gguf_pytorch_utils as reader
     from transformers.utils import logging
 
@@ -114,15 +96,15 @@ def quiet() -> Iterator[None]:
 def _embedded(name: str, cache: Path | None, progress: Progress) -> Path:
     root = hub.cache_folder(cache) / "weights"
     folder = root / name
-    if (folder / _MADE).is_file():
+    if files.is_file(folder / _MADE):
         return folder
     raw = hub.get(name, cache=cache, progress=progress)
-    if (raw / "config.json").is_file():
+    if files.is_file(raw / "config.json"):
         return raw
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        files.make_folder(root)
         with FileLock(root / f"{name}.lock"):
-            if not (folder / _MADE).is_file():
+            if not files.is_file(folder / _MADE):
                 _convert(raw / GGUF[name], folder, progress)
     except OSError as error:
         raise ModelError(
@@ -139,9 +121,9 @@ def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
 
     progress.begin(3, "steps")
     progress.advance(0, f"converting {gguf.name}")
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        with quiet():
+        with files.temporary_folder(folder.parent, f".{folder.name}-") as temporary, quiet():
+            made = temporary / folder.name
             where = {"gguf_file": gguf.name, "trust_remote_code": False}
             tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **where)
             tokenizer.save_pretrained(made)
@@ -154,17 +136,14 @@ def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
             network.hf_quantizer = None
             progress.advance()
             network.save_pretrained(made)
-        digests = {path.name: _sha256(path) for path in sorted(made.iterdir())}
-        facts = {"from": {gguf.name: _sha256(gguf)}, "sha256": digests}
-        _write(made / _MADE, json.dumps(facts, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        made.rename(folder)
+            digests = {path.name: files.digest(path, "sha256") for path in files.listed(made)}
+            facts = {"from": {gguf.name: files.digest(gguf, "sha256")}, "sha256": digests}
+            files.write_json(made / _MADE, facts)
+            files.move(made, folder)
     except (ImportError, LookupError, RuntimeError, ValueError, struct.error) as error:
         raise ModelError(
             f"{gguf} cannot be converted ({error}): remove {gguf.parent} to fetch it again"
         ) from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     progress.advance()
 
 
@@ -183,15 +162,3 @@ def _from_hub(name: str, revision: str | None) -> Path:
             f"no such folder, and the hub does not give it ({reason})"
         ) from error
     return Path(folder)
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, "utf-8")
-    beside.replace(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

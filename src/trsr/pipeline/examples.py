@@ -17,7 +17,6 @@ from trsr.pipeline.summary_trace import SummaryTrace, page_writer, summary_trace
 from trsr.prompts import PromptWriter
 from trsr.rankers import Rankings, p_yes
 from trsr.report import ShownBlock, ShownCandidate, ShownUser
-from trsr.summarize.settings import SILENT
 from trsr.types import Case, Item, RankedList, Summary
 
 EXAMPLES = 10
@@ -82,7 +81,7 @@ def asks_model(config: Config, ranker: str) -> bool:
 def _notes(config: Config) -> list[str]:
     """In which words the items are shown."""
     ranking = bool(config.rank.those("uses_llm"))
-    if config.summarize.strategy not in SILENT:
+    if config.summarize.uses_llm:
         those = "those of" if ranking else "those that would stand in"
         return [
             "Items of the history are shown in the words of the summary prompts, candidates in "
@@ -148,7 +147,7 @@ class _View:
     def _lines(self, items: Sequence[Item]) -> list[str]:
         """Items of the history, as the summary prompts tell them where there are any."""
         settings = self.config.prompts
-        if self.config.summarize.strategy in SILENT:
+        if not self.config.summarize.uses_llm:
             return [self._line(item) for item in items]
         words, numbers = settings.summary_item_words, settings.summary_numbers
         return [self.writer.item_text(item, words, numbers=numbers) for item in items]

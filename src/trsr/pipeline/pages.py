@@ -24,7 +24,6 @@ from trsr.rankers import Rankings
 from trsr.report import Page, write_html
 from trsr.report.costs import UNRECORDED, RankerCost, read_costs
 from trsr.report.markdown_report import latex, markdown
-from trsr.summarize.settings import SILENT
 from trsr.types import RankedList, Summary
 
 
@@ -112,7 +111,7 @@ def _subtitle(config: Config, rankings: Iterable[str]) -> str:
     )
     if strategy == "none":
         return ", ".join([*model_names, *told]) or "no language model was asked"
-    wrote = "" if strategy in SILENT else f" by {config.summarizer.name}"
+    wrote = f" by {config.summarizer.name}" if config.summarize.uses_llm else ""
     untold = "" if reading - asking else ", which no ranker is told"
     return ", ".join([*model_names, *told, f"{strategy} summaries{wrote}{untold}"])
 

@@ -1,7 +1,7 @@
-"""Every word said to a model, per domain, as data files; and their fitting to a token budget."""
+"""Prompts: every word per domain, as data files, and their fitting to a token budget."""
 
 from trsr.prompts.settings import PromptSettings
-from trsr.prompts.templates import Domain, check_domain, domains, load_domain, parse_domain
+from trsr.prompts.templates import Domain, domains, load_domain, parse_domain
 from trsr.prompts.writer import PromptCounts, PromptWriter
 
 __all__ = [
@@ -9,7 +9,6 @@ __all__ = [
     "PromptCounts",
     "PromptSettings",
     "PromptWriter",
-    "check_domain",
     "domains",
     "load_domain",
     "parse_domain",

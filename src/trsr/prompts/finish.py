@@ -1,4 +1,4 @@
-"""Makes a summary of what a model wrote: one line, whole sentences, no loop."""
+"""Cleans generated text to a summary: one line, complete sentences, no loop."""
 
 from __future__ import annotations
 
@@ -12,20 +12,14 @@ _END = re.compile(
 )
 _JOINED = re.compile(r"[\s,.;:!?'’)\]]")
 _LONGEST_LOOP = 12  # words
-_TURNS = 3  # said so often in a row, words are a loop and not emphasis
+_REPEATS = 3  # more than emphasis: a loop
 
 
 def finished(begun: str, text: str, sentences: int = 0) -> str:
-    """Joins a begun answer and the text that follows it.
+    """Joins a begun answer and the text that the model wrote after it to a summary on one line.
 
-    Args:
-        begun: The answer as it was begun; empty where it was not.
-        text: What the model wrote after it.
-        sentences: How many of its sentences to keep; 0: all.
-
-    Returns:
-        The summary on one line, cut after its last whole sentence where there is one, and where
-        the model began to repeat itself; empty if the model wrote nothing.
+    It ends after its last complete sentence, where there is one, after `sentences` of them (0:
+    all), and where the model began to repeat itself. It is empty if the model wrote nothing.
     """
     body, begun = fold(text), fold(begun)
     if not body:
@@ -35,28 +29,28 @@ def finished(begun: str, text: str, sentences: int = 0) -> str:
         begun = ""
     elif begun and not _JOINED.match(body):
         begun += " "
-    whole = _without_loop(begun + body)
-    ends = [match.end() for match in _END.finditer(whole)]
+    summary = _without_loop(begun + body)
+    ends = [match.end() for match in _END.finditer(summary)]
     if not ends:
-        return whole
-    return whole[: ends[min(sentences or len(ends), len(ends)) - 1]]
+        return summary
+    return summary[: ends[min(sentences or len(ends), len(ends)) - 1]]
 
 
-def ends_whole(text: str) -> bool:
-    """Whether a finished text ends with a whole sentence."""
+def ends_complete(text: str) -> bool:
+    """Whether a summary ends with a complete sentence."""
     ends = [match.end() for match in _END.finditer(text)]
     return bool(ends) and ends[-1] == len(text)
 
 
 def _without_loop(text: str) -> str:
-    """The text up to where the same words come three times in a row, saying them once."""
+    """The text up to where the same words come three times in a row, with them once."""
     words = text.split(" ")
     plain = [word.casefold().strip(",;.") for word in words]
     for start in range(len(words)):
         for size in range(1, _LONGEST_LOOP + 1):
-            if start + size * _TURNS > len(words):
+            if start + size * _REPEATS > len(words):
                 break
-            turn = plain[start : start + size]
-            if plain[start : start + size * _TURNS] == turn * _TURNS:
+            run = plain[start : start + size]
+            if plain[start : start + size * _REPEATS] == run * _REPEATS:
                 return " ".join(words[: start + size]).rstrip(",;")
     return text

@@ -1,4 +1,4 @@
-"""The settings of what is said to a model."""
+"""The settings of prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trsr.settings import Settings
 
 
 class PromptSettings(Settings):
-    """What is said to a model, and how much of each item."""
+    """Which words make a prompt, and how much of each item is in it."""
 
     domain: str = Field(
         "generic",
@@ -23,26 +23,27 @@ class PromptSettings(Settings):
         "themes, brands, what came last) in place of a sentence",
     )
     fields: tuple[str, ...] = Field(
-        (), description="the item columns to tell, in this order; empty: all, as the data has them"
+        (),
+        description="the item columns in a prompt, in this order; empty: all, in the data's order",
     )
-    words: int = Field(40, ge=1, description="most words of one field in the judge prompt")
+    words: int = Field(40, ge=1, description="most words of one field in the ranking prompt")
     summary_item_words: int = Field(
         40, ge=1, description="most words of one field in the summary prompts"
     )
     summary_numbers: bool = Field(
         True,
-        description="tell words that hold digits (sizes, years, part numbers) in the summary "
-        "prompts; small models copy them where they should sum up",
+        description="keep words with digits (sizes, years, part numbers) in the summary prompts; "
+        "small models tend to copy them",
     )
     field_words: dict[str, int] = Field(
         default_factory=dict, description="a column's own word limit, for all prompts"
     )
-    recent: int = Field(3, ge=0, description="items told in the judge prompt (paper: 3)")
-    summary_words: int = Field(60, ge=5, description="the length asked of a summary, in words")
-    use_summary: bool = Field(True, description="tell the summary in the judge prompt")
+    recent: int = Field(3, ge=0, description="recent items in the ranking prompt (paper: 3)")
+    summary_words: int = Field(60, ge=5, description="the requested length of a summary, in words")
+    use_summary: bool = Field(True, description="put the summary into the ranking prompt")
     summary_of: Literal["own", "another"] = Field(
         "own",
-        description="whose summary training, validation and test are told: the user's own, or, as "
-        "an ablation's control, that of another user of the same split, drawn by lot; `trsr "
-        "recommend`, a sweep's search and `trsr tune-summarizer` refuse another's",
+        description="whose summary is in the prompts: the user's own or, as an ablation's control, "
+        "that of another user of the same split, sampled at random; `trsr recommend`, a sweep's "
+        "search and `trsr tune-summarizer` refuse another's",
     )

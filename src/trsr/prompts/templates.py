@@ -1,8 +1,8 @@
-"""A domain: all the words said to a model about one kind of item, read from a TOML file.
+"""A domain: the prompts for one kind of item, read from a TOML file.
 
-The domains that come with trsr are the files of `trsr/prompts/domains`; a file of the user's own
-has the same form. A prompt is a list of messages with placeholders (`$items`); text is put in
-their places in one pass, so that a placeholder inside an item's text stays what it is: text.
+The domains that come with trsr are in `trsr/prompts/domains`; a file of the user's own has the same
+form. A prompt is a list of messages with placeholders (`$items`). They are filled in one pass, so a
+placeholder inside an item's text stays text.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Turn(Settings):
 
     @property
     def slots(self) -> list[str]:
-        """The placeholders, as often and in the order as they stand."""
+        """The placeholders in their order, repeated ones repeated."""
         found = Template.pattern.finditer(self.content)
         return [name for m in found if (name := m["named"] or m["braced"])]
 
@@ -63,7 +63,7 @@ Turns = tuple[Turn, ...]
 
 
 def _check(kind: Kind, turns: Turns) -> None:
-    """Raises ValueError, saying everything that is wrong with one prompt."""
+    """Raises ValueError with every mistake in one prompt."""
     wrong = _wrong_slots(kind, turns)
     users = [index for index, turn in enumerate(turns) if turn.role == "user"]
     if not users or users[-1] < len(turns) - 2:
@@ -71,7 +71,9 @@ def _check(kind: Kind, turns: Turns) -> None:
     if any(turn.role == "system" for turn in turns[1:]):
         wrong.append("only the first message can have role system")
     if kind in RANK_KINDS and turns and turns[-1].role != "user":
-        wrong.append("the judge's last message must be the user's: the answer comes right after it")
+        wrong.append(
+            "the ranking prompt's last message must be the user's: the answer comes right after it"
+        )
     if wrong:
         raise ValueError(f"{kind}: " + "; ".join(wrong))
 
@@ -124,21 +126,23 @@ class Style(Settings):
 
 
 class Domain(Settings):
-    """All the words of one domain."""
+    """All prompts of one domain."""
 
-    yes: str = Field(min_length=1, description="the judge's answer: the user takes the candidate")
-    no: str = Field(min_length=1, description="the judge's answer: the user does not")
-    no_summary: str = Field(min_length=1, description="said where there is no summary")
-    no_recent: str = Field(min_length=1, description="said where no recent items are told")
-    first_visit: str = Field(min_length=1, description="said instead where the history is empty")
-    no_text: str = Field(min_length=1, description="said of an item without any text")
-    rank: Turns = Field(description="the recommender's prompt; $summary, $recent, $candidate")
+    yes: str = Field(min_length=1, description="the answer if the user chooses the candidate")
+    no: str = Field(min_length=1, description="the answer if not")
+    no_summary: str = Field(min_length=1, description="stands where there is no summary")
+    no_recent: str = Field(min_length=1, description="stands where no recent items are shown")
+    first_visit: str = Field(
+        min_length=1, description="stands there instead if the history is empty"
+    )
+    no_text: str = Field(min_length=1, description="stands for an item without any text")
+    rank: Turns = Field(description="the ranking prompt; $summary, $recent, $candidate")
     rank_plain: Turns = Field(
         (),
-        description="the same in runs that tell no summaries; $recent, $candidate; without it "
-        "judge is asked there, with no_summary",
+        description="the same for runs without summaries; $recent, $candidate; left out: "
+        "rank, with no_summary",
     )
-    instruct: Style | None = Field(None, description="summary prompts for able models")
+    instruct: Style | None = Field(None, description="summary prompts for large models")
     worked: Style | None = Field(None, description="summary prompts for small models")
     profile: Style | None = Field(None, description="the same, for summaries of a few named lists")
 
@@ -152,17 +156,13 @@ class Domain(Settings):
         return self
 
     def digest(self, style: str) -> str:
-        """A hash of every word; but of `rank_plain`, and of `profile` if unused."""
+        """A hash of every word, without `rank_plain`, and without `profile` if unused."""
         apart = {"rank_plain"} | ({"profile"} if style != "profile" else set())
         return digest(self.model_dump(mode="json", exclude=apart))
 
 
 class PromptTemplate:
-    """One prompt with places to fill.
-
-    Args:
-        turns: The messages, checked.
-        fixed: Placeholders whose text is the same for all prompts, such as `words`.
+    """One prompt with placeholders; `fixed` ones, such as `words`, have the same value in all.
 
     Attributes:
         begun: The answer begun for the model, empty when there is none.
@@ -174,26 +174,26 @@ class PromptTemplate:
         self.begun = turns[-1].content if turns[-1].role == "assistant" else ""
 
     def fill(self, values: Mapping[str, str]) -> Prompt:
-        """The prompt with each value in its place, taken as it is."""
+        """The prompt with each value in its place, as it is."""
         all_values = self._fixed | dict(values)
         return Prompt(
             tuple(Message(role, text.substitute(all_values)) for role, text in self._turns)
         )
 
 
-_OURS = Path(__file__).parent / "domains"
+_FOLDER = Path(__file__).parent / "domains"
 
 
 def domains() -> list[str]:
     """The domains that come with trsr."""
-    return [path.stem for path in files.listed(_OURS, "*.toml")]
+    return [path.stem for path in files.listed(_FOLDER, "*.toml")]
 
 
 def load_domain(name: str) -> Domain:
     """Reads a domain that comes with trsr, or a file of the user's own (a path to a `.toml`).
 
     Raises:
-        ConfigError: If there is none, or its file is wrong: every mistake, one a line.
+        ConfigError: If there is none, or with every mistake in its file, one a line.
     """
     if name.endswith(".toml"):
         try:
@@ -205,16 +205,7 @@ def load_domain(name: str) -> Domain:
             f"there is no domain {name!r}{near(name, domains())} "
             "(a file of your own is named by its path, ending in .toml)"
         )
-    return parse_domain(files.read_text(_OURS / f"{name}.toml"), f"{name}.toml")
-
-
-def check_domain(name: str) -> None:
-    """Checks that a domain can be read.
-
-    Raises:
-        ConfigError: As `load_domain` does.
-    """
-    load_domain(name)
+    return parse_domain(files.read_text(_FOLDER / f"{name}.toml"), f"{name}.toml")
 
 
 def parse_domain(text: str, source: str) -> Domain:

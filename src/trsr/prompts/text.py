@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from trsr.types import Item
 
 WORD_CHARACTERS = 12
-"""Characters that count as one word, so that text without spaces (CJK, one endless word) is
-bounded as well: `n` words are at most `n` runs of letters and at most `12 n` characters."""
+"""Characters that count as one word, which bounds text without spaces (CJK, one endless word)."""
 
 _LOOK = 8
-"""How far into a field to look for its words: 8 times the characters they may have, so that a
-megabyte costs no more than a paragraph."""
+"""A field is read up to 8 times the characters its words may have, so a megabyte costs little."""
 
 _COLUMN_WORDS = 6
 
@@ -50,7 +48,7 @@ def fold_cut(text: str, words: int, *, numbers: bool = True) -> str:
     Args:
         text: Any text.
         words: Most words that are kept.
-        numbers: Whether words that hold a digit are kept (`3D` and its like always are).
+        numbers: Whether words with a digit are kept (`3D` and its like always are).
     """
     folded = fold(text[: 4096 + words * WORD_CHARACTERS * _LOOK])
     if not numbers:
@@ -60,11 +58,11 @@ def fold_cut(text: str, words: int, *, numbers: bool = True) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One item as it is told: (column, value) pairs, never joined before they are cut.
+    """One item as a prompt shows it: (column, value) pairs, cut before they are joined.
 
     Attributes:
         pairs: Columns and their values, folded and within the settings' word limits.
-        empty: What is said of an item without any text.
+        empty: What stands for an item without any text.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -77,7 +75,7 @@ class Line:
 
     @property
     def values(self) -> str:
-        """What is told, without the columns' names."""
+        """The values without the columns' names."""
         return " ".join(value for _, value in self.pairs)
 
     def text(self, most: int | None = None) -> str:
@@ -86,7 +84,7 @@ class Line:
         return "; ".join(f"{column}: {value}" for column, value in cut_to) or self.empty
 
 
-def tell(
+def item_line(
     item: Item,
     fields: Sequence[str],
     words: int,
@@ -95,15 +93,15 @@ def tell(
     *,
     numbers: bool = True,
 ) -> Line:
-    """Chooses what is told of an item: its text, never its id.
+    """An item as a prompt shows it: its text, never its id.
 
     Args:
         item: The item.
-        fields: The columns to tell, in this order; those the item lacks are skipped. Empty: all.
+        fields: The columns to show, in this order, as far as the item has them; empty: all.
         words: Most words of a value.
         own_words: Columns with a limit of their own instead.
-        empty: What is said of an item without any text.
-        numbers: Whether to tell words that hold digits.
+        empty: What stands for an item without any text.
+        numbers: Whether to show words with digits.
     """
     known = dict(item.fields)
     pairs = [(name, known[name]) for name in fields if name in known] if fields else item.fields

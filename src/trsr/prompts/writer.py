@@ -1,4 +1,4 @@
-"""Writes every prompt: the domain's words and the items' text, fitted to the model's context."""
+"""Writes every prompt: the domain's templates filled with items, fitted to the model's context."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from trsr.errors import ConfigError, PromptError
-from trsr.prompts.budget import Budget, first_fit, ladder
+from trsr.prompts.budget import Budget, first_fit, truncations
 from trsr.prompts.finish import finished
 from trsr.prompts.keywords import Keywords
 from trsr.prompts.settings import PromptSettings
 from trsr.prompts.templates import Kind, PromptTemplate, Style, load_domain
-from trsr.prompts.text import Line, cut, fold, length, tell
+from trsr.prompts.text import Line, cut, fold, item_line, length
 from trsr.settings import digest
 from trsr.types import Item, Prompt, Query
 
@@ -22,7 +22,7 @@ LAYOUT = 1
 
 @dataclass(slots=True)
 class PromptCounts:
-    """How many prompts were written; outlives the writer, and the model that it counts tokens with.
+    """How many prompts were written; outlives the writer and its model.
 
     Attributes:
         written: All of them.
@@ -34,25 +34,25 @@ class PromptCounts:
 
 
 class PromptWriter:
-    """Every word said to a model, fitted to its context.
+    """Writes prompts that fit a model's context.
 
     Args:
-        settings: Domain, style, and how much of each item is told.
+        settings: Domain, style, and how much of each item is shown.
         count_tokens: The tokens of a prompt as the model reads it.
         context_tokens: The most tokens of a prompt and its answer together.
-        reserve_tokens: How many of them are kept for the answer.
-        catalog: All items: what `terms` are told from.
-        summarized: Whether the run tells summaries; where not, the domain's `rank_plain` is asked.
+        reserve_tokens: How many of them are reserved for the answer.
+        catalog: All items, from which `keywords` are computed.
+        summarized: Whether the run has summaries; where not, the domain's `rank_plain` is used.
 
     Attributes:
         settings: As given.
-        answers: The judge's two answers, yes first, as they are to be scored.
+        answers: The two answers to the ranking prompt, yes first, as they are to be scored.
         digest: A hash of the words and of the settings that choose among them.
         counts: How many prompts were written, and cut to fit.
 
     Raises:
-        ConfigError: If there is no such domain or style, its words cannot be laid out as asked,
-            or there is no room for any prompt.
+        ConfigError: If there is no such domain or style, or there is no room for any
+            prompt.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class PromptWriter:
             raise ConfigError(f"the domain {settings.domain} has no style {settings.style!r}")
         plain = not summarized and bool(self._domain.rank_plain)
         self._rank = self._domain.rank_plain if plain else self._domain.rank
-        # whose summary comes in changes no word here
+        # whose summary it is changes no word here
         chosen = settings.model_dump(mode="json", exclude={"domain", "summary_of"})
         self.settings = settings
         self.answers = (self._domain.yes, self._domain.no)
@@ -92,7 +92,7 @@ class PromptWriter:
         self.counts = PromptCounts()
         self._sentences = style.sentences
         self._catalog = catalog
-        self._forms = self._make_templates(style)
+        self._templates = self._make_templates(style)
         self._budget = Budget(count_tokens, context_tokens - reserve_tokens)
         self._room = f"{context_tokens - reserve_tokens} ({context_tokens} less the answer's)"
 
@@ -115,9 +115,9 @@ class PromptWriter:
             "rank": PromptTemplate(self._rank, {}),
         }
 
-    def _tell(self, item: Item, words: int, *, numbers: bool = True) -> Line:
+    def _line(self, item: Item, words: int, *, numbers: bool = True) -> Line:
         own, empty = self.settings.field_words, self._domain.no_text
-        return tell(item, self.settings.fields, words, own, empty, numbers=numbers)
+        return item_line(item, self.settings.fields, words, own, empty, numbers=numbers)
 
     def item_text(self, item: Item, words: int, *, numbers: bool = True) -> str:
         """An item as one line, `column: value; column: value`, without its id.
@@ -125,21 +125,21 @@ class PromptWriter:
         Args:
             item: The item.
             words: Most words of a value whose column has no limit of its own in the settings.
-            numbers: Whether to tell words that hold digits.
+            numbers: Whether to show words with digits.
         """
-        return self._tell(item, words, numbers=numbers).text()
+        return self._line(item, words, numbers=numbers).text()
 
-    def terms(self, items: Sequence[Item], most: int) -> str:
+    def keywords(self, items: Sequence[Item], most: int) -> str:
         """The words by which these items stand out of the catalog, the strongest first."""
-        return ", ".join(self._terms.of([self._told(item) for item in items], most))
+        return ", ".join(self._keywords.of([self._values(item) for item in items], most))
 
     @cached_property
-    def _terms(self) -> Keywords:
-        return Keywords(self._told(item) for item in self._catalog)
+    def _keywords(self) -> Keywords:
+        return Keywords(self._values(item) for item in self._catalog)
 
-    def _told(self, item: Item) -> str:
-        """An item's values as the summary prompts tell them, without the columns' names."""
-        return self._tell(item, self.settings.summary_item_words).values
+    def _values(self, item: Item) -> str:
+        """An item's values as in the summary prompts, without the columns' names."""
+        return self._line(item, self.settings.summary_item_words).values
 
     def write(self, items: Sequence[Item]) -> Prompt:
         """Asks for the summary of one block of items, oldest first.
@@ -161,7 +161,7 @@ class PromptWriter:
         Raises:
             PromptError: If it does not fit even with one word of each value and of the summary.
         """
-        block, summary = self._block(items), self._gist("revise", summary)
+        block, summary = self._block(items), self._continued("revise", summary)
         fields, words = max(line.longest for line in block), length(summary)
 
         def values(step: int) -> dict[str, str]:
@@ -178,7 +178,7 @@ class PromptWriter:
         Raises:
             PromptError: If it does not fit even with one word of each.
         """
-        parts = [self._gist("merge", summary) for summary in summaries]
+        parts = [self._continued("merge", summary) for summary in summaries]
         words = max(length(part) for part in parts)
 
         def values(step: int) -> dict[str, str]:
@@ -187,41 +187,40 @@ class PromptWriter:
 
         return self._fit("merge", values, max(words, 1), f"a merge of {len(parts)} summaries")
 
-    def _gist(self, kind: Kind, summary: str) -> str:
-        """A summary as it is told again: without the words that the answer is begun with.
+    def _continued(self, kind: Kind, summary: str) -> str:
+        """A summary as input of another prompt, without the words that the answer begins with.
 
-        A small model that has "The user likes" to continue, and sees in its prompt how that went
-        on before, copies it.
+        A small model that has "The user likes" to continue would copy what follows it there.
         """
-        summary, begun = fold(summary), self._forms[kind].begun
+        summary, begun = fold(summary), self._templates[kind].begun
         return summary[len(begun) :].lstrip() if begun and summary.startswith(begun) else summary
 
     def _block(self, items: Sequence[Item]) -> list[Line]:
         words, numbers = self.settings.summary_item_words, self.settings.summary_numbers
-        return [self._tell(item, words, numbers=numbers) for item in items]
+        return [self._line(item, words, numbers=numbers) for item in items]
 
     def _fit(
         self, kind: Kind, values: Callable[[int], Mapping[str, str]], steps: int, what: str
     ) -> Prompt:
-        """The least shortened of `steps` ever shorter ways to fill a form that fits."""
-        form = self._forms[kind]
-        step = first_fit(steps, lambda step: self._budget.fits(form, values(step)))
+        """The first of `steps` ever shorter ways to fill a template that fits."""
+        template = self._templates[kind]
+        step = first_fit(steps, lambda step: self._budget.fits(template, values(step)))
         if step is None:
-            needed = self._budget.count(form.fill(values(steps - 1)))
+            needed = self._budget.count(template.fill(values(steps - 1)))
             raise PromptError(
                 f"the prompt for {what} needs {needed} tokens at its shortest, there is room for "
                 f"{self._room}: raise model.context_tokens, or lower summarize.block_items or "
                 "summarize.fan_in"
             )
         self._count(1, step > 0)
-        return form.fill(values(step))
+        return template.fill(values(step))
 
     def _count(self, prompts: int, cut_to_fit: bool) -> None:
         self.counts.written += prompts
         self.counts.shortened += prompts if cut_to_fit else 0
 
     def rank(self, query: Query) -> list[Prompt]:
-        """Asks, of each candidate in the query's order, whether the user takes it next.
+        """Asks for each candidate, in the query's order, whether the user chooses it next.
 
         The prompts are the same up to the candidate, which comes last and is never cut to fit.
         To fit the longest of them, older recent items are left out first, then words of the
@@ -232,25 +231,26 @@ class PromptWriter:
         """
         words = self.settings.words
         summary = fold(query.summary.text) if query.summary and self.settings.use_summary else ""
-        recent = [self._tell(item, words) for item in query.history.recent(self.settings.recent)]
-        candidates = [self._tell(item, words).text() for item in query.candidates]
-        rungs, form = ladder(recent, length(summary)), self._forms["rank"]
+        recent = [self._line(item, words) for item in query.history.recent(self.settings.recent)]
+        candidates = [self._line(item, words).text() for item in query.candidates]
+        steps = truncations(recent, length(summary))
 
         def values(step: int) -> dict[str, str]:
-            told = rungs[step]
-            lines = recent[len(recent) - told.recent :]
+            kept = steps[step]
+            lines = recent[len(recent) - kept.recent :]
             none = self._domain.no_recent if len(query.history) else self._domain.first_visit
             return {
-                "summary": cut(summary, told.summary) or self._domain.no_summary,
-                "recent": _listed(lines, told.words) or none,
+                "summary": cut(summary, kept.summary) or self._domain.no_summary,
+                "recent": _listed(lines, kept.words) or none,
             }
 
-        step = self._fit_judge(values, len(rungs), candidates, query)
+        step = self._fit_rank(values, len(steps), candidates, query)
         self._count(len(candidates), step > 0)
         shared = values(step)
-        return [form.fill({**shared, "candidate": text}) for text in candidates]
+        template = self._templates["rank"]
+        return [template.fill({**shared, "candidate": text}) for text in candidates]
 
-    def _fit_judge(
+    def _fit_rank(
         self,
         values: Callable[[int], dict[str, str]],
         steps: int,
@@ -258,18 +258,18 @@ class PromptWriter:
         query: Query,
     ) -> int:
         """The first step with which every candidate fits, searched with the longest one."""
-        form, budget = self._forms["rank"], self._budget
-        longest, fits = budget.longest(form, values(0), "candidate", candidates)
+        template, budget = self._templates["rank"], self._budget
+        longest, fits = budget.longest(template, values(0), "candidate", candidates)
         if fits:
             return 0
         found = first_fit(
-            steps, lambda step: budget.fits(form, {**values(step), "candidate": longest})
+            steps, lambda step: budget.fits(template, {**values(step), "candidate": longest})
         )
         for step in range(steps if found is None else found, steps):
-            longest, fits = budget.longest(form, values(step), "candidate", candidates)
+            longest, fits = budget.longest(template, values(step), "candidate", candidates)
             if fits:
                 return step
-        needed = budget.count(form.fill({**values(steps - 1), "candidate": longest}))
+        needed = budget.count(template.fill({**values(steps - 1), "candidate": longest}))
         raise PromptError(
             f"query {query.id}: the prompt needs {needed} tokens for the instruction and a "
             f"candidate alone, there is room for {self._room}: raise model.context_tokens, or "
@@ -279,9 +279,7 @@ class PromptWriter:
     def finish(self, prompt: Prompt, text: str) -> str:
         """Makes a summary of what a model wrote after a prompt; empty if it wrote nothing.
 
-        The begun answer and the text are joined and folded to one line, which ends after its last
-        whole sentence (where there is one), after as many as the style keeps, or where the model
-        began to repeat itself.
+        See `trsr.prompts.finish.finished`; the style says how many sentences stay.
         """
         return finished(prompt.begun, text, self._sentences)
 

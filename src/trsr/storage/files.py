@@ -67,6 +67,13 @@ def stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
+def full_stamp(path: Path) -> dict[str, int]:
+    """Size, times and inode of a file; who sets one time back changes another."""
+    status = os.stat(path)
+    names = ("size", "mtime_ns", "ctime_ns", "ino")
+    return {name: getattr(status, f"st_{name}") for name in names}
+
+
 def listed(folder: Path, pattern: str = "*") -> list[Path]:
     """What lies in a folder under names of this pattern, sorted; empty where it is no folder."""
     return sorted(Path(folder).glob(pattern)) if is_folder(folder) else []

@@ -1,7 +1,7 @@
-"""From histories to summaries: strategies that say what to ask, and the driver that asks it."""
+"""From histories to summaries: strategies that yield prompts, and the scheduler for all users."""
 
 from trsr.summarize.scheduler import summarize
-from trsr.summarize.settings import SILENT, STRATEGIES, SummarizeSettings
+from trsr.summarize.settings import STRATEGIES, SummarizeSettings
 from trsr.summarize.strategies import (
     Flow,
     Hierarchical,
@@ -13,7 +13,6 @@ from trsr.summarize.strategies import (
 )
 
 __all__ = [
-    "SILENT",
     "STRATEGIES",
     "Flow",
     "Hierarchical",

@@ -8,7 +8,7 @@ from functools import lru_cache
 from trsr.summarize.settings import SummarizeSettings
 from trsr.types import Block, Item, Message, Prompt, UserHistory
 
-_REMEMBERED = 1 << 16  # items whose tokens are remembered: popular ones come again and again
+_CACHED_ITEMS = 1 << 16  # popular items come again and again
 
 
 def item_measure(
@@ -19,7 +19,7 @@ def item_measure(
     def tokens(text: str) -> int:
         return count_tokens(Prompt((Message("user", text),)))
 
-    @lru_cache(_REMEMBERED)
+    @lru_cache(_CACHED_ITEMS)
     def measure(item: Item) -> int:
         return max(1, tokens(item_text(item)) - around)
 
@@ -32,11 +32,9 @@ def cut_blocks(
 ) -> Sequence[Block]:
     """The blocks to summarize, oldest first, from the first interaction on without a gap.
 
-    A block by tokens ends before the item that would take it over `block_tokens`; an item with
-    more tokens than that is a block of its own. Earlier blocks never depend on later
-    interactions, so one user's longer history begins with the same blocks. With
-    `last_block = false` the block that a later interaction could still join is left out, which
-    leaves a history shorter than one block without any.
+    A block by tokens ends before the item that would take it over `block_tokens`; a larger item is
+    a block of its own. Earlier blocks never depend on later interactions. With
+    `last_block = false` a block that a later interaction could still join is left out.
     """
     if not settings.block_tokens:
         blocks = history.blocks(settings.block_items)

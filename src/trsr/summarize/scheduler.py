@@ -1,4 +1,4 @@
-"""Runs the flows of all users through one model: whatever is ready from any user is asked next."""
+"""Runs the flows of all users through one model, which gets whatever prompt is ready next."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from trsr.progress import Progress
 from trsr.prompts import PromptWriter
 from trsr.storage.response_cache import response_key
 from trsr.summarize.blocks import cut_blocks, item_measure
-from trsr.summarize.self_consistency import Samples
+from trsr.summarize.self_consistency import draws, most_agreed
 from trsr.summarize.settings import STRATEGIES, SummarizeSettings
 from trsr.summarize.strategies import Flow, Strategy
 from trsr.types import Block, Prompt, Summary, UserHistory
 
 LIVE = 1024
-"""Most users begun and not yet finished. The feed begins a user only when the model asks for more
-than is ready, so there are as many as the model takes at once; this bounds a model that takes
-everything it can get."""
+"""Most users under way. The feed begins a user only when the model asks for more prompts than are
+ready; this bounds a model that takes everything it can get."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,9 +36,8 @@ def summarize(
 ) -> Iterator[tuple[str, Summary]]:
     """Summarizes histories, many at once, each going on as soon as its own answers are there.
 
-    Histories are taken as they are needed and may be without end. Nothing is remembered of a
-    history once it is finished: put the output store around the model, and one that begins like
-    an earlier one asks only what is new.
+    Histories are taken as they are needed and may be without end. With the response cache around
+    the model, a history that begins like an earlier one needs only its new prompts.
 
     Args:
         histories: (key, history) pairs.
@@ -49,9 +47,9 @@ def summarize(
         progress: Is advanced by one for each summary; the caller begins it.
 
     Yields:
-        (key, summary), in the order in which they are finished. A history without a block to read
-        has an empty summary that covers nothing; so has one of which the model wrote nothing (an
-        empty answer is counted and logged, not asked again: a greedy model would repeat it).
+        (key, summary), in the order in which they are finished. A history without a block, or for
+        which the model wrote nothing, has an empty summary that covers nothing. An empty answer is
+        logged, not asked again: a greedy model would repeat it.
 
     Raises:
         ConfigError: If there is no such strategy.
@@ -63,28 +61,28 @@ def summarize(
         lambda item: writer.item_text(item, writer.settings.summary_item_words),
         model.count_tokens,
     )
-    desk = _Desk(
+    scheduler = _Scheduler(
         iter(histories),
         strategy,
         lambda history: cut_blocks(history, settings, measure),
         writer.finish,
-        Samples(settings.samples),
+        settings.samples,
     )
     kind = {"generate": settings.sampling.model_dump()}
-    while desk.open():
-        yield from _told(desk, model, kind, progress)
-        if not desk.ready:
+    while scheduler.open():
+        yield from _summaries(scheduler, model, kind, progress)
+        if not scheduler.ready:
             continue
-        for position, text in model.generate(desk, settings.sampling):
-            desk.answer(position, text)
-            yield from _told(desk, model, kind, progress)
-        desk.check_answered()
-    if desk.empty:
+        for position, text in model.generate(scheduler, settings.sampling):
+            scheduler.answer(position, text)
+            yield from _summaries(scheduler, model, kind, progress)
+        scheduler.check_answered()
+    if scheduler.empty:
         _log.warning(
             "the model wrote nothing in %d of %d answers: those parts are missing from the "
             "summaries",
-            desk.empty,
-            desk.asked,
+            scheduler.empty,
+            scheduler.asked,
         )
 
 
@@ -103,43 +101,40 @@ class _Live:
     prompts: list[Prompt] = field(default_factory=list)
     text: str = ""
 
-    def wait(self, prompts: Sequence[Prompt], samples: Samples) -> None:
+    def wait(self, prompts: Sequence[Prompt], samples: int) -> None:
         """Waits for the answers to these."""
         self.asked = prompts
-        self.texts = [[""] * samples.number for _ in prompts]
-        self.waiting = len(prompts) * samples.number
+        self.texts = [[""] * samples for _ in prompts]
+        self.waiting = len(prompts) * samples
 
     def take(self, place: int, draw: int, text: str) -> None:
         """Takes one answer."""
         self.texts[place][draw] = text
         self.waiting -= 1
 
-    def kept(self, samples: Samples) -> list[str]:
-        """Of the answers to each prompt the one that is kept; writes down which."""
+    def choose(self) -> list[str]:
+        """The best of the texts sampled for each prompt; records which it was."""
         texts = []
-        for prompt, drawn in zip(self.asked or (), self.texts, strict=True):
-            best = samples.best(drawn)
+        for prompt, sampled in zip(self.asked or (), self.texts, strict=True):
+            best = most_agreed(sampled)
             self.prompts.append(replace(prompt, draw=best))
-            texts.append(drawn[best])
+            texts.append(sampled[best])
         return texts
 
 
-def _told(
-    desk: _Desk, model: LanguageModel, kind: Mapping[str, object], progress: Progress
+def _summaries(
+    scheduler: _Scheduler, model: LanguageModel, kind: Mapping[str, object], progress: Progress
 ) -> Iterator[tuple[str, Summary]]:
     """The histories finished meanwhile, as summaries."""
-    while (done := desk.finished()) is not None:
+    while (done := scheduler.finished()) is not None:
         sources = tuple(response_key(model.identity, prompt, kind) for prompt in done.prompts)
-        progress.advance(1, f"{desk.asked} prompts")
+        progress.advance(1, f"{scheduler.asked} prompts")
         ends = done.ends if sources else ()
         yield done.key, Summary(done.history.user, done.text, done.covers, sources, ends)
 
 
-class _Desk:
-    """The feed that the model pulls prompts from, and where its answers go.
-
-    It may be pulled from another thread than the one that brings the answers.
-    """
+class _Scheduler:
+    """The feed of prompts for the model, which also takes its answers; thread-safe."""
 
     def __init__(
         self,
@@ -147,7 +142,7 @@ class _Desk:
         strategy: Strategy,
         blocks: Callable[[UserHistory], Sequence[Block]],
         finish: Callable[[Prompt, str], str],
-        samples: Samples,
+        samples: int,
     ) -> None:
         self.asked = 0
         self.empty = 0
@@ -162,11 +157,11 @@ class _Desk:
         self._live = 0
         self._position = 0  # in the current call's feed
         self._under_way: dict[int, Prompt] = {}
-        self._waiters: dict[Prompt, list[tuple[_Live, int]]] = {}  # who waits, for which place
+        self._waiters: dict[Prompt, list[tuple[_Live, int]]] = {}
         self._done: deque[_Live] = deque()
 
     def open(self) -> bool:
-        """Whether there is or may be more to do; begins histories until one asks something."""
+        """Whether there is or may be more to do; begins histories until a prompt is ready."""
         with self._lock:
             self._position = 0
             self._fill()
@@ -177,7 +172,7 @@ class _Desk:
         with self._lock:
             return self._done.popleft() if self._done else None
 
-    def __iter__(self) -> _Desk:
+    def __iter__(self) -> _Scheduler:
         return self
 
     def __next__(self) -> Prompt | None:
@@ -217,10 +212,10 @@ class _Desk:
             self._end(live, "")
 
     def _go_on(self, live: _Live) -> None:
-        """Sends a flow the texts it waits for; asks what it wants next, or ends it."""
+        """Sends a flow the texts it waits for; queues its next prompts, or ends it."""
         try:
             begun = live.asked is not None
-            prompts = live.flow.send(live.kept(self._samples)) if begun else next(live.flow)
+            prompts = live.flow.send(live.choose()) if begun else next(live.flow)
             while not prompts:
                 prompts = live.flow.send([])
         except StopIteration as end:
@@ -230,7 +225,7 @@ class _Desk:
             raise PromptError(f"{live.key} (user {live.history.user}): {error}") from error
         live.wait(prompts, self._samples)
         for place, asked in enumerate(prompts):
-            for prompt in self._samples.draws(asked):
+            for prompt in draws(asked, self._samples):
                 if prompt not in self._waiters:
                     self._waiters[prompt] = []
                     self.ready.append(prompt)
@@ -243,7 +238,7 @@ class _Desk:
         self._done.append(live)
 
     def answer(self, position: int, text: str) -> None:
-        """Takes one answer to all who wait for it.
+        """Passes one answer to all flows that wait for it.
 
         Raises:
             ModelError: If this prompt was not asked, or is answered already.
@@ -255,10 +250,10 @@ class _Desk:
                     f"the model answered prompt {position}, which was not under way: its backend "
                     "must answer each prompt of a feed exactly once"
                 )
-            told = self._finish(prompt, text)
-            self.empty += not told
+            summary = self._finish(prompt, text)
+            self.empty += not summary
             for live, place in self._waiters.pop(prompt):
-                live.take(place, prompt.draw, told)
+                live.take(place, prompt.draw, summary)
                 if not live.waiting:
                     self._go_on(live)
 

@@ -1,50 +1,36 @@
-"""Several texts drawn for each prompt, and the one that is kept: self-consistency.
+"""Self-consistency: of several texts sampled for a prompt, the one that agrees most stays.
 
-After Wang et al. (ICLR 2023) for answers in one word, and minimum Bayes risk decoding (Kumar and
-Byrne, NAACL 2004) for whole texts: what a model says again and again in other words is less likely
-to be a slip than what it says once.
+After Wang et al. (ICLR 2023) for short answers, and minimum Bayes risk decoding (Kumar and Byrne,
+NAACL 2004) for texts: what a model writes again and again is less likely to be a slip.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from trsr.prompts.stems import stems
+from trsr.prompts.keywords import stems
 from trsr.types import Prompt
 
 
-@dataclass(frozen=True)
-class Samples:
-    """How many texts are drawn for each prompt, and which of them is kept.
+def draws(prompt: Prompt, samples: int) -> list[Prompt]:
+    """The prompt once for each sample."""
+    return [replace(prompt, draw=draw) for draw in range(samples)]
 
-    Attributes:
-        number: At least one.
-    """
 
-    number: int
-
-    def draws(self, prompt: Prompt) -> list[Prompt]:
-        """The prompt as often as it is asked."""
-        return [replace(prompt, draw=draw) for draw in range(self.number)]
-
-    def best(self, texts: Sequence[str]) -> int:
-        """Which of the texts drawn after a prompt agrees most with the others: of equals the first.
-
-        An empty one is kept only where all are.
-        """
-        if len(texts) == 1:
-            return 0
-        values = [(bool(text), agreement(text, texts)) for text in texts]
-        return values.index(max(values))
+def most_agreed(texts: Sequence[str]) -> int:
+    """The place of the text that agrees most with the others; an empty one only if all are."""
+    if len(texts) == 1:
+        return 0
+    values = [(bool(text), agreement(text, texts)) for text in texts]
+    return values.index(max(values))
 
 
 def agreement(text: str, texts: Sequence[str]) -> float:
-    """How much a text has in common with the texts: the mean F1 of their words, from 0 to 1.
+    """The mean F1 (0 to 1) of a text's word stems, with repetitions, against those of the texts.
 
-    Words are compared by their beginnings and counted as often as they stand. The text's agreement
-    with itself is the same for all, so it may be among the texts.
+    A text's agreement with itself is the same for all, so it may be among the texts.
     """
     own = Counter(stems(text))
     return sum(_f1(own, Counter(stems(other))) for other in texts) / max(len(texts), 1)

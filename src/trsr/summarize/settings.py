@@ -21,10 +21,6 @@ STRATEGIES = PluginTable(
 )
 
 
-SILENT = ("terms", "none")
-"""The strategies that ask no language model."""
-
-
 class SummarizeSettings(Settings):
     """How a history becomes a summary."""
 
@@ -36,7 +32,7 @@ class SummarizeSettings(Settings):
     last_block: bool = Field(
         True,
         description="summarize a last block that is not full (paper); false: full blocks only, "
-        "so that one user's successive summaries share their work",
+        "so that a user's successive summaries share their work",
     )
     fan_in: int = Field(
         5,
@@ -47,17 +43,20 @@ class SummarizeSettings(Settings):
     terms: int = Field(
         16,
         ge=1,
-        description="terms: the most words that are told; they are counted in what the summary "
-        "prompts would tell of each item",
+        description="terms: the most keywords; they come from the item text of the summary prompts",
     )
     samples: int = Field(
         1,
         ge=1,
-        description="texts drawn for each prompt, of which the one is kept that shares most words "
-        "with the others (self-consistency); more than one needs a "
-        "summarize.sampling.temperature above 0, and costs as many times the generation",
+        description="texts sampled for each prompt (self-consistency); the one that shares most "
+        "words with the others stays. More than 1 needs a summarize.sampling.temperature above 0",
     )
     sampling: Sampling = Field(Sampling(), description="how the summaries are generated")
     model: ModelSettings | None = Field(
         None, description="the summarizing model; left out: the one of [model]"
     )
+
+    @property
+    def uses_llm(self) -> bool:
+        """Whether the strategy needs a language model."""
+        return bool(getattr(STRATEGIES.load(self.strategy), "uses_llm", True))

@@ -1,13 +1,13 @@
-"""Summarizing strategies: what to ask and in which order, as generators that hold no model.
+"""Summarizing strategies: generators that yield prompts and hold no model.
 
-A flow yields the prompts it needs next and is sent their texts; it returns the summary. With the
-output store, a longer history of the same user finds every earlier step already answered.
+A flow yields the prompts it needs next, is sent their texts, and returns the summary. With the
+response cache, a longer history of the same user finds its earlier steps already answered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from trsr.types import Block, Item, Prompt
 
@@ -27,12 +27,12 @@ class Writer(Protocol):
     def merge(self, summaries: Sequence[str]) -> Prompt:
         """Asks for one summary of several, given in time order."""
 
-    def terms(self, items: Sequence[Item], most: int) -> str:
+    def keywords(self, items: Sequence[Item], most: int) -> str:
         """The words by which these items stand out of the catalog."""
 
 
 class Options(Protocol):
-    """What a strategy is told of the settings."""
+    """The settings that a strategy reads."""
 
     @property
     def fan_in(self) -> int:
@@ -40,26 +40,24 @@ class Options(Protocol):
 
     @property
     def terms(self) -> int:
-        """How many words are told where no model is asked."""
+        """How many keywords make a summary without a model."""
 
 
 class Strategy(Protocol):
-    """Decides what is asked about one user; made once for all users, with a writer and options."""
+    """Decides which prompts summarize one user; made once, with a writer and options.
+
+    A class with `uses_llm = False` promises that its flows yield no prompt.
+    """
 
     def flow(self, blocks: Sequence[Block]) -> Flow:
-        """The questions about a user with these blocks: at least one, oldest first."""
+        """The prompts for a user with these blocks: at least one, oldest first."""
 
 
 class Hierarchical:
     """Each block alone, then merges of neighbours, level by level (METHOD: "CNN-like").
 
-    A summary that is alone in its group goes up as it is; so does the only one of a history of
-    one block. A block of which the model wrote nothing is left out.
-
-    Args:
-        writer: Writes the prompts.
-        options: `fan_in` summaries are merged at once; at least the number of blocks is one merge
-            of all, as in the authors' public code.
+    A summary alone in its group goes up unchanged; a block without a text is left out. A `fan_in`
+    of at least the number of blocks gives one merge, as in the authors' public code.
     """
 
     def __init__(self, writer: Writer, options: Options) -> None:
@@ -74,7 +72,7 @@ class Hierarchical:
             groups = [level[at : at + self._fan_in] for at in range(0, len(level), self._fan_in)]
             merged = yield [self._writer.merge(group) for group in groups if len(group) > 1]
             answers = iter(merged)
-            # Where a merge came back empty, the latest of its parts still says something true.
+            # an empty merge: the latest of its parts is still true
             level = [
                 (next(answers) or group[-1]) if len(group) > 1 else group[0] for group in groups
             ]
@@ -82,63 +80,50 @@ class Hierarchical:
 
 
 class Recurrent:
-    """The summary is the state: each block revises it (METHOD: "RNN-like").
-
-    Args:
-        writer: Writes the prompts.
-        options: None is used.
-    """
+    """The summary is the state: each block revises it (METHOD: "RNN-like")."""
 
     def __init__(self, writer: Writer, options: Options) -> None:
         self._writer = writer
 
     def flow(self, blocks: Sequence[Block]) -> Flow:
-        """One question a block; a revision that came back empty leaves the summary as it was."""
+        """One prompt a block; an empty revision leaves the summary as it was."""
         summary = ""
         for block in blocks:
-            ask = (
-                self._writer.revise(summary, block.items)
-                if summary
-                else self._writer.write(block.items)
-            )
-            (text,) = yield [ask]
+            items = block.items
+            prompt = self._writer.revise(summary, items) if summary else self._writer.write(items)
+            (text,) = yield [prompt]
             summary = text or summary
         return summary
 
 
 class KeywordSummary:
-    """Asks nothing, and says the words by which the history stands out of the catalog.
+    """The keywords of the history, without a model.
 
-    The control for what a language model adds to counting words, and an upper hand where it is
-    too small to read.
-
-    Args:
-        writer: Counts the words of what its summary prompts would tell.
-        options: So many `terms` are told.
+    It is the control for what a language model adds to counting words, and better than a model
+    that is too small.
     """
+
+    uses_llm: ClassVar[bool] = False
 
     def __init__(self, writer: Writer, options: Options) -> None:
         self._writer = writer
         self._most = options.terms
 
     def flow(self, blocks: Sequence[Block]) -> Flow:
-        """No question."""
+        """No prompt."""
         yield from ()
-        return self._writer.terms([item for block in blocks for item in block.items], self._most)
+        return self._writer.keywords([item for block in blocks for item in block.items], self._most)
 
 
 class NoSummary:
-    """Asks nothing and says nothing: the model ranks from recent items alone.
+    """No summary: the model ranks from recent items alone."""
 
-    Args:
-        writer: Is not used.
-        options: None is used.
-    """
+    uses_llm: ClassVar[bool] = False
 
     def __init__(self, writer: Writer, options: Options) -> None:
-        """Keeps nothing."""
+        """Reads neither."""
 
     def flow(self, blocks: Sequence[Block]) -> Flow:
-        """No question."""
+        """No prompt."""
         yield from ()
         return ""

@@ -33,7 +33,7 @@ class PlainWriter:
         """`merge` and the summaries in brackets."""
         return self._say("merge", *(f"[{summary}]" for summary in summaries))
 
-    def terms(self, items: Sequence[Item], most: int) -> str:
+    def keywords(self, items: Sequence[Item], most: int) -> str:
         """The ids of the first items."""
         return " ".join(item.id for item in items[:most])
 

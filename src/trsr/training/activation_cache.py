@@ -1,8 +1,8 @@
-"""The frozen lower layers' work, done once: what they make of a case is kept for later epochs.
+"""Caches the activations below the adapted layers, so that later epochs don't compute them again.
 
 Where LoRA adapts upper layers alone, the states that enter the lowest of them are the same in each
-epoch. They are computed when a case is first learned from, kept in a file, and put in the lower
-layers' place from then on.
+epoch. They are computed when a case is first trained on, written to a file, and read from there in
+later epochs.
 """
 
 from __future__ import annotations
@@ -32,13 +32,8 @@ FILE = "lower_layers.bin"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """Some sequences and the states of their tokens.
-
-    Attributes:
-        sequences: Distinct and sorted.
-        states: Of each sequence, [its tokens, hidden].
-    """
+class Activations:
+    """Distinct sorted sequences and the states of their tokens, each [tokens, hidden]."""
 
     sequences: list[Tokens]
     states: list[Tensor]
@@ -49,18 +44,18 @@ class Told:
 
 
 class ActivationCache:
-    """What the frozen layers below the adapted ones make of cases, kept in a file.
+    """The activations of cases below the lowest adapted layer, cached in a file.
 
-    Each case is computed without others, so that what it is given depends neither on the epoch nor
-    on where a run was stopped. A run that goes on computes them again.
+    Each case is computed without others, so its activations depend neither on the epoch nor on
+    where a run was stopped. A resumed run computes them again.
 
     Args:
-        network: The network with its adapter, of which `lasting` says that it can be done.
+        network: The network with its adapter, for which `first_adapted_layer` gave a number.
         first: The number of the lowest adapted layer.
         cases: All cases.
         batch_tokens: About how many tokens one forward pass may hold.
-        file: Where states are kept; made anew. It takes the model's width times two bytes (four in
-            fp32) a distinct token.
+        file: The cache, made anew. It takes the model's width times two bytes (four in fp32) a
+            distinct token.
 
     Raises:
         StoreError: If the file cannot be written.
@@ -83,44 +78,44 @@ class ActivationCache:
         self._file = file
         self._offsets: dict[str, int] = {}
         self._end = 0
-        with self._written():
+        with self._write_errors():
             files.write_bytes(file, b"")
 
     @contextlib.contextmanager
-    def given(self, cases: Sequence[EncodedCase]) -> Iterator[None]:
-        """While it lasts, the network begins with what is kept of these cases.
+    def activations(self, cases: Sequence[EncodedCase]) -> Iterator[None]:
+        """Within the block, cached activations of these cases replace the lower layers.
 
-        Only for passes over their prompts, with what is told of the answers behind them.
+        Only for passes over their prompts and answers.
         """
-        told = [self._told(self._cases[name]) for name in sorted({case.id for case in cases})]
+        found = [self._of(self._cases[name]) for name in sorted({case.id for case in cases})]
         pairs = sorted(
-            (pair for one in told for pair in zip(one.sequences, one.states, strict=True)),
+            (pair for one in found for pair in zip(one.sequences, one.states, strict=True)),
             key=lambda pair: pair[0],
         )
-        every = Told([tokens for tokens, _ in pairs], [states for _, states in pairs])
-        with self._layers([_Given(every), *self._decoder.layers[self._first :]]):
+        every = Activations([tokens for tokens, _ in pairs], [states for _, states in pairs])
+        with self._layers([_Replay(every), *self._decoder.layers[self._first :]]):
             yield
 
-    def _told(self, case: EncodedCase) -> Told:
+    def _of(self, case: EncodedCase) -> Activations:
         sequences = _sequences(case)
         fresh = _fresh(sequences)
         if case.id not in self._offsets:
-            told = self._computed(sequences)
-            rows = [one[-count:] for one, count in zip(told.states, fresh, strict=True)]
+            computed = self._compute(sequences)
+            rows = [one[-count:] for one, count in zip(computed.states, fresh, strict=True)]
             self._offsets[case.id] = self._end
-            with self._written(), files.open_update(self._file) as file:
+            with self._write_errors(), files.open_update(self._file) as file:
                 file.seek(self._end)
                 for part in rows:
                     file.write(part.contiguous().view(torch.uint8).numpy().data)
                 self._end = file.tell()
-            return told
-        return Told(sequences, self._read(self._offsets[case.id], sequences, fresh))
+            return computed
+        return Activations(sequences, self._read(self._offsets[case.id], sequences, fresh))
 
-    def _computed(self, sequences: list[Tokens]) -> Told:
-        caught = _Caught()
-        with self._layers([*self._decoder.layers[: self._first], caught]), torch.no_grad():
+    def _compute(self, sequences: list[Tokens]) -> Activations:
+        recorder = _Recorder()
+        with self._layers([*self._decoder.layers[: self._first], recorder]), torch.no_grad():
             answer_states(self._network, sequences, batch_tokens=self._batch_tokens)
-        return Told(sequences, [caught.states(sequence) for sequence in sequences])
+        return Activations(sequences, [recorder.states(sequence) for sequence in sequences])
 
     def _read(self, offset: int, sequences: list[Tokens], fresh: list[int]) -> list[Tensor]:
         parameter: Tensor = next(self._decoder.parameters())
@@ -146,22 +141,23 @@ class ActivationCache:
             self._decoder.layers = own
 
     @contextlib.contextmanager
-    def _written(self) -> Iterator[None]:
+    def _write_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise StoreError(
-                f"{self._file}: what the frozen layers make of the cases cannot be kept ({error}): "
+                f"{self._file}: the activation cache cannot be written ({error}): "
                 "free some space, or set train.epochs to 1 or train.upper_layers to 0"
             ) from error
 
 
-def lasting(network: Any, cases: Sequence[EncodedCase], settings: TrainSettings) -> int | None:
-    """The lowest adapted layer's number, where what stands below it is worth keeping.
+def first_adapted_layer(
+    network: Any, cases: Sequence[EncodedCase], settings: TrainSettings
+) -> int | None:
+    """The lowest adapted layer's number, where caching what stands below it pays; else None.
 
-    That is with several epochs, on the packed path of the token tree (a CPU, a plain decoder, no
-    gradient checkpointing), and where nothing is drawn below the adapted layers. None
-    elsewhere.
+    It pays with several epochs, on the packed path of the token tree (a CPU, a plain decoder, no
+    gradient checkpointing), and without dropout below the adapted layers.
     """
     decoder = decoder_of(network)
     layers = int(decoder.config.num_hidden_layers)
@@ -173,14 +169,14 @@ def lasting(network: Any, cases: Sequence[EncodedCase], settings: TrainSettings)
     ):
         return None
     first = layers - settings.upper_layers
-    drawn = [part for name, part in decoder.named_children() if name != "layers"]
-    parts = [*drawn, *decoder.layers[:first]]
+    others = [part for name, part in decoder.named_children() if name != "layers"]
+    parts = [*others, *decoder.layers[:first]]
     dropouts = (one for part in parts for one in part.modules() if isinstance(one, nn.Dropout))
     return None if any(one.p for one in dropouts) else first
 
 
 def _sequences(case: EncodedCase) -> list[Tokens]:
-    """All that a loss may ask of a case, sorted; a sequence that begins another is in it."""
+    """The sequences of a case that a loss may need, sorted."""
     found = {
         prompt + answer[:-1]
         for prompt, answers in zip(case.prompts, case.answers, strict=True)
@@ -190,15 +186,15 @@ def _sequences(case: EncodedCase) -> list[Tokens]:
 
 
 def _fresh(sequences: Sequence[Tokens]) -> list[int]:
-    """How many of each sorted sequence's last tokens the one before does not begin with."""
+    """How many last tokens of each sorted sequence the one before does not share."""
     return [
         len(sequence) - (common(sequences[place - 1], sequence) if place else 0)
         for place, sequence in enumerate(sequences)
     ]
 
 
-class _Caught(nn.Module):
-    """In place of the adapted layers: takes down the states that reach it."""
+class _Recorder(nn.Module):
+    """In place of the adapted layers: records the states that reach it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -211,7 +207,7 @@ class _Caught(nn.Module):
         return hidden_states
 
     def states(self, sequence: Tokens) -> Tensor:
-        """Those of a sequence, put together from the runs on its way."""
+        """The states of a sequence, joined from the runs on its path."""
         parts = sorted(
             (
                 (start, states[: len(sequence) - start])
@@ -223,13 +219,13 @@ class _Caught(nn.Module):
         return torch.cat([states for _, states in parts])
 
 
-class _Given(nn.Module):
-    """In place of the frozen layers: what is kept of the tokens that they would be given."""
+class _Replay(nn.Module):
+    """In place of the frozen layers: returns cached activations."""
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, cached: Activations) -> None:
         super().__init__()
-        self._told = told
+        self._cached = cached
 
     def forward(self, hidden_states: Tensor, *_: Any, token_tree: Plan, **others: Any) -> Tensor:
-        parts = [self._told.run(start, path) for start, path in token_tree.paths()]
+        parts = [self._cached.run(start, path) for start, path in token_tree.paths()]
         return torch.cat(parts)[None]

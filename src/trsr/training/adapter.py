@@ -28,8 +28,8 @@ from trsr.training.settings import TrainSettings
 class Adapter:
     """LoRA weights on a network, which is changed in place: its own forward pass has them.
 
-    The weights are kept in fp32 whatever the network's dtype. The rows of A are drawn from the
-    run's seed and B is zero (Hu et al. 2021, section 4.1), so the network first answers as before.
+    The weights are in fp32 whatever the network's dtype. A is seeded by the run and B is zero (Hu
+    et al. 2021, section 4.1), so the network first answers as before.
 
     Args:
         network: A `transformers` causal language model.
@@ -54,7 +54,7 @@ class Adapter:
             bias="none",
             task_type="CAUSAL_LM",
         )
-        # PEFT draws on the CPU, so the device does not change the draw.
+        # PEFT initializes on the CPU, so the device does not change the weights.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # peft 0.21 asks transformers 5.23 for something by its older name
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")

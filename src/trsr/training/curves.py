@@ -1,4 +1,4 @@
-"""The curves of a training run: one JSON line a step and a validation, never twice after a stop."""
+"""The curves of a training run: one JSON line a step and a validation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 
 class Curves:
-    """The file of curves, opened to go on after a step.
+    """The file of curves, opened to continue after a step.
 
     A row of a step holds `step`, `epoch`, `loss`, `learning_rate`, `grad_norm`, `cases`, `tokens`,
     `distinct_tokens` and `seconds` (from the run's start); a row of a validation holds `step`,
@@ -24,8 +24,8 @@ class Curves:
 
     Args:
         path: The file; made where it is absent.
-        step: The last step to keep: rows of later steps, written before a stop, will be made
-            again and are dropped, a torn last line with them.
+        step: The last step to keep. Rows of later steps are dropped, as those steps will be made
+            again; so is a torn last line.
 
     Attributes:
         rows: All rows so far, in order.
@@ -46,7 +46,7 @@ class Curves:
         self._file.flush()
 
     def sync(self) -> None:
-        """Makes sure that the rows are on the disk: called before a state is."""
+        """Brings the rows to the disk; called before a state is saved."""
         files.flush(self._file)
 
     def __enter__(self) -> Curves:

@@ -1,17 +1,56 @@
-"""From examples to tokens, kept small: what a case's prompts begin alike is held once."""
+"""Cases as tokens: a case's prompts with their answers; their shared prefix is held once."""
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from trsr.errors import DataError
 from trsr.models.token_tree.tokens import Tokens, common, tree_stats
-from trsr.training.examples import RankingWriter, SizedCases, examples_of
-from trsr.types import Prompt
+from trsr.types import Case, Prompt, Query
+
+
+class SizedCases(Protocol):
+    """Cases that can be counted and gone through, such as `trsr.data.Cases` or a list."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Case]: ...
+
+
+class RankingWriter(Protocol):
+    """The part of `trsr.prompts.PromptWriter` that training needs."""
+
+    @property
+    def answers(self) -> tuple[str, str]:
+        """The two answers to the ranking prompt, yes first."""
+
+    @property
+    def shortened(self) -> int:
+        """How many prompts were cut to fit."""
+
+    def rank(self, query: Query) -> list[Prompt]:
+        """One prompt a candidate, in the query's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextExample:
+    """A text that a model wrote, to be trained on.
+
+    Attributes:
+        query: The id of the query whose summary it is, or became part of.
+        prompt: What it answers, its begun answer included.
+        text: What followed.
+        complete: Whether the model is to end there; a text that was cut off shows no end.
+    """
+
+    query: str
+    prompt: Prompt
+    text: str
+    complete: bool = True
 
 
 class Encoder(Protocol):
@@ -29,16 +68,16 @@ class EncodedCase:
 
     Attributes:
         id: The query's id.
-        start: What all prompts begin with.
+        prefix: What all prompts begin with.
         rests: The rest of each candidate's prompt.
         answers: For each candidate, the tokens of (yes, no) after its prompt.
         positive: Whether each candidate is relevant.
         tokens: Tokens of all prompts with their right answers.
-        distinct_tokens: Those left when what sequences begin alike is counted once.
+        distinct_tokens: Those left when shared prefixes count once.
     """
 
     id: str
-    start: array[int]
+    prefix: array[int]
     rests: tuple[array[int], ...]
     answers: tuple[tuple[Tokens, Tokens], ...]
     positive: tuple[bool, ...]
@@ -48,8 +87,8 @@ class EncodedCase:
     @property
     def prompts(self) -> list[Tokens]:
         """Each candidate's prompt."""
-        start = tuple(self.start)
-        return [start + tuple(rest) for rest in self.rests]
+        prefix = tuple(self.prefix)
+        return [prefix + tuple(rest) for rest in self.rests]
 
     @property
     def right(self) -> list[Tokens]:
@@ -74,8 +113,8 @@ class EncodedCase:
         first, last = min(prompts), max(prompts)
         shared = common(first, last)
         texts = [
-            prompt + (yes if taken else no)
-            for prompt, (yes, no), taken in zip(prompts, answers, positive, strict=True)
+            prompt + (yes if relevant else no)
+            for prompt, (yes, no), relevant in zip(prompts, answers, positive, strict=True)
         ]
         stats = tree_stats(texts)
         return cls(
@@ -110,19 +149,20 @@ def encode_cases(
     """
     encoded: list[EncodedCase] = []
     for case in cases:
-        words = examples_of(case, writer)
-        if compared and all(words.positive):
+        query = case.query
+        positive = [item.id in case.relevant for item in query.candidates]
+        if compared and all(positive):
             raise DataError(
-                f"case {words.id}: all candidates are relevant, and the listwise loss compares "
+                f"case {query.id}: all candidates are relevant, and the listwise loss compares "
                 "relevant ones with others: raise data.train_negatives, or set train.loss to answer"
             )
         prompts: list[Tokens] = []
         answers: list[tuple[Tokens, Tokens]] = []
-        for example in words.examples:
-            prompt, (yes, no) = encoder.encode_answers(example.prompt, writer.answers)
-            prompts.append(tuple(prompt))
+        for prompt in writer.rank(query):
+            tokens, (yes, no) = encoder.encode_answers(prompt, writer.answers)
+            prompts.append(tuple(tokens))
             answers.append((tuple(yes), tuple(no)))
-        encoded.append(EncodedCase.of(words.id, prompts, answers, words.positive))
+        encoded.append(EncodedCase.of(query.id, prompts, answers, positive))
     if not encoded:
         raise DataError(
             "there are no training cases: lower data.min_history, or set train.epochs to 0"
@@ -131,12 +171,12 @@ def encode_cases(
 
 
 def fingerprint(cases: Sequence[EncodedCase]) -> str:
-    """A hash of all that the cases teach, in their order (16 hexadecimal digits of SHA-256)."""
+    """A hash of all cases in their order (16 hexadecimal digits of SHA-256)."""
     hashed = hashlib.sha256()
     for case in cases:
         parts = (
             case.id,
-            list(case.start),
+            list(case.prefix),
             [list(rest) for rest in case.rests],
             case.answers,
             case.positive,

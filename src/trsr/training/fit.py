@@ -1,19 +1,62 @@
-"""The room's one function, light to import: torch is loaded when something is trained."""
+"""Trains the ranker. Light to import: torch is loaded when something is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trsr.models.base import LanguageModel, ScoringModel
 from trsr.models.settings import ModelSettings
 from trsr.progress import Progress
-from trsr.training.examples import RankingWriter, SizedCases
-from trsr.training.result import TrainResult
+from trsr.training.encode import RankingWriter, SizedCases, encode_cases, fingerprint
 from trsr.training.settings import TrainSettings
 
 Validate = Callable[[ScoringModel], Mapping[str, float]]
 """Ranks validation queries with the model as it is and gives metrics by name."""
+
+WITHOUT_EFFECT = {"checkpoint_steps", "trackers"}
+"""Settings that don't change the adapter: a resumed run may have other ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a training run did, earlier sittings of a resumed run included.
+
+    Attributes:
+        adapter: The folder of the adapter, in PEFT's format; None when nothing was trained
+            (`epochs = 0`), so that the model stays the one it started from.
+        steps: Optimizer steps made.
+        cases: Cases trained on, counted once an epoch.
+        tokens: Tokens of all sequences trained on, as if each pair were computed alone.
+        distinct_tokens: Tokens that were computed; shared prefixes count once a micro-batch.
+        parameters: Trained numbers.
+        seconds: Time spent in steps and validations.
+        losses: The loss of each step, the first step first.
+        validations: (step, metrics) of each validation, in order.
+        best_step: The step whose adapter was kept.
+        best_score: The sum of `select_on` at that step; None without validation.
+        stopped_early: Whether `patience` ran out before the last step.
+        step_seconds: Time spent in steps.
+        earlier_seconds: Of `seconds`, what sittings before the last one took, to their last state.
+        shortened: Training prompts that were shortened to fit the context.
+    """
+
+    adapter: Path | None
+    steps: int = 0
+    cases: int = 0
+    tokens: int = 0
+    distinct_tokens: int = 0
+    parameters: int = 0
+    seconds: float = 0.0
+    losses: tuple[float, ...] = ()
+    validations: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    best_step: int = 0
+    best_score: float | None = None
+    stopped_early: bool = False
+    step_seconds: float = 0.0
+    earlier_seconds: float = 0.0
+    shortened: int = 0
 
 
 def train(
@@ -30,28 +73,24 @@ def train(
 ) -> TrainResult:
     """Fine-tunes the yes/no ranker by LoRA (Hu et al. 2021), stoppable and resumable at any step.
 
-    Each step's gradient is the mean over its cases of the loss in `settings.loss`. A run that was
-    stopped, at any moment and by anything, goes on from the last state in `state`; on a CPU its
-    adapter is then, bit for bit, that of an unbroken run with the same number of threads.
-
-    With `epochs = 0` nothing is trained, written or loaded: the result holds no adapter, and the
-    model stays the one it was.
+    Each step's gradient is the mean over its cases of the loss in `settings.loss`. A stopped run
+    resumes from the last state in `state`. On a CPU its adapter is then, bit for bit, that of an
+    unbroken run with the same number of threads. With `epochs = 0` nothing is loaded or written.
 
     Args:
         cases: Training cases; each query has its candidates (relevant and others) and summary.
         model: The base model; its backend must be `transformers`.
-        words: Makes the writer of the prompts for a model, the same as in ranking; called once,
-            with the base model, whose tokens the prompts are fitted to.
+        words: Makes the prompt writer for the base model, the same as in ranking; called once.
         settings: What to train and how.
-        seed: The run's seed, from which every draw is derived.
-        out: A folder for the result: the adapter in PEFT's format, `curves.jsonl`, and the
-            TensorBoard files where asked for. Making it appear at once is the caller's work.
-        state: A folder for what a stopped run needs to go on. The caller removes it once `out` is
-            in place; until then the same call gives the same result at once.
+        seed: The run's seed, from which every other seed is derived.
+        out: A folder for the adapter in PEFT's format, `curves.jsonl`, and the TensorBoard files
+            where asked for. The caller makes it appear at once.
+        state: A folder for what a stopped run needs to resume. The caller removes it once `out`
+            is in place; until then the same call gives the same result at once.
         validate: Called every `validate_steps` and after the last step, with the model being
-            trained, in evaluation mode and without an output store; None: the last adapter is
+            trained, in evaluation mode and without a response cache; None: the last adapter is
             kept.
-        progress: Told of each step.
+        progress: Advances with each step.
 
     Raises:
         ConfigError: If the backend cannot be trained, a LoRA target is no layer of the model, a
@@ -64,16 +103,28 @@ def train(
     """
     if settings.epochs == 0:
         return TrainResult(adapter=None)
-    from trsr.training.start import start
+    from trsr.training.start import ModelInTraining, open_trainable, run_training
 
-    return start(
-        cases,
-        model=model,
-        words=words,
-        settings=settings,
+    opened = open_trainable(model, "set it to transformers, or set train.epochs to 0")
+    writer = words(opened)
+    before = writer.shortened
+    encoded = encode_cases(cases, writer, opened, compared=settings.loss == "listwise")
+    shortened = writer.shortened - before
+    in_training = ModelInTraining(opened)
+    result = run_training(
+        opened,
+        encoded,
+        settings,
+        name=model.name,
+        identity={
+            "cases": fingerprint(encoded),
+            "validated": validate is not None,
+            **{k: v for k, v in settings.meaning().items() if k not in WITHOUT_EFFECT | {"seed"}},
+        },
         seed=seed,
         out=out,
         state=state,
-        validate=validate,
+        validate=None if validate is None else lambda: validate(in_training),
         progress=progress,
     )
+    return replace(result, shortened=shortened)

@@ -1,4 +1,4 @@
-"""The losses, one number a case: over the answer, the candidates, the text, or what is written."""
+"""The losses, one number a case: over the answer, the candidates, or a text."""
 
 from __future__ import annotations
 
@@ -26,21 +26,14 @@ Loss = Callable[[Any, Sequence[EncodedCase], int], Tensor]
 
 
 def answer_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
-    """Minus the log-probability of the right answer, mean over the case's candidates.
-
-    Only the answer's positions meet the head.
-    """
+    """Minus the log-probability of the right answer, mean over the case's candidates."""
     pairs = [pair for case in cases for pair in zip(case.prompts, case.right, strict=True)]
     losses = -log_probs(network, pairs, batch_tokens)
     return torch.stack([part.mean() for part in torch.split(losses, _sizes(cases))])
 
 
 def text_example_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
-    """Minus the log-probability of an answer of many tokens, mean over them.
-
-    Each case is one prompt and the text to be written after it. Only the text's tokens count, and
-    what the prompts of several cases begin alike is computed once.
-    """
+    """Minus the log-probability of a text after its prompt, mean over the text's tokens."""
     losses = answer_loss(network, cases, batch_tokens)
     return losses / torch.tensor([len(case.right[0]) for case in cases], device=losses.device)
 
@@ -63,7 +56,7 @@ def listwise_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int)
 def text_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
     """Next-token cross-entropy over whole prompts and right answers, mean over a case's tokens.
 
-    The paper's loss. What texts begin alike is computed once, and counts once for each of them.
+    The paper's loss. Shared prefixes are computed once, and count once for each text.
     """
     texts = [case.texts for case in cases]
     every = [text for of_case in texts for text in of_case]

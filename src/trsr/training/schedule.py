@@ -1,4 +1,4 @@
-"""The plan of a training run: which cases each step takes, and its learning rate."""
+"""The plan of a training run."""
 
 from __future__ import annotations
 
@@ -24,32 +24,28 @@ class Schedule:
         self._cases = cases
         self._settings = settings
         self._seed = seed
-        self._drawn: tuple[int, list[int]] = (-1, [])
-        self._an_epoch = -(-cases // settings.cases_per_step)  # steps
-        self.steps = settings.epochs * self._an_epoch
+        self._order_of: tuple[int, list[int]] = (-1, [])
+        self._epoch_steps = -(-cases // settings.cases_per_step)
+        self.steps = settings.epochs * self._epoch_steps
 
     def epoch(self, step: int) -> int:
         """The epoch, from 0, that a step belongs to."""
-        return (step - 1) // self._an_epoch
+        return (step - 1) // self._epoch_steps
 
     def cases(self, step: int) -> list[int]:
         """Positions of the cases that a step learns from."""
         size = self._settings.cases_per_step
-        start = (step - 1) % self._an_epoch * size
+        start = (step - 1) % self._epoch_steps * size
         return self._order(self.epoch(step))[start : start + size]
 
     def _order(self, epoch: int) -> list[int]:
-        if self._drawn[0] != epoch:
-            draw = np.random.default_rng(derive_seed(self._seed, "epoch", str(epoch)))
-            self._drawn = epoch, draw.permutation(self._cases).tolist()
-        return self._drawn[1]
+        if self._order_of[0] != epoch:
+            rng = np.random.default_rng(derive_seed(self._seed, "epoch", str(epoch)))
+            self._order_of = epoch, rng.permutation(self._cases).tolist()
+        return self._order_of[1]
 
     def rate(self, step: int) -> float:
-        """The learning rate: rising over the warm-up, then falling linearly to zero.
-
-        It is never zero at a step that is made: the first step has 1/warm-up of the peak, and
-        zero would be reached one step after the last.
-        """
+        """The learning rate: rises over the warm-up, then falls linearly, to zero after the end."""
         peak, warmup = self._settings.learning_rate, self._settings.warmup_steps
         if step <= warmup:
             return peak * step / warmup

@@ -20,8 +20,8 @@ class TrainSettings(Settings):
     seed: int | None = Field(
         None,
         ge=0,
-        description="the draws of training alone, the model's and those of networks that rank, so "
-        "that several trainings share all else; left out: run.seed",
+        description="seeds training alone, of the model and of sequential rankers, so that several "
+        "trainings share all else; left out: run.seed",
     )
     epochs: int = Field(1, ge=0, description="passes over the training cases; 0 trains nothing")
     learning_rate: float = Field(1e-4, gt=0, description="AdamW's peak rate (paper: 1e-4)")
@@ -39,9 +39,8 @@ class TrainSettings(Settings):
     upper_layers: int = Field(
         0,
         ge=0,
-        description="adapt this many of the topmost layers; the gradient then goes back through "
-        "those alone, which saves most of the backward pass, and with several epochs on a CPU what "
-        "the layers below make of a case is kept on disk and not computed again; 0: all",
+        description="adapt this many of the topmost layers; 0: all. The backward pass then stops "
+        "there, and with several epochs on a CPU the activations below are cached on disk",
     )
     checkpoint_steps: int = Field(25, ge=1, description="steps between resumable states")
     validate_steps: int = Field(

@@ -1,4 +1,4 @@
-"""What a training run needs to go on after a stop, written so that a kill leaves a usable state."""
+"""What a training run needs to resume; a kill at any moment leaves a usable state."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(slots=True)
 class Counts:
-    """The numbers that go on with a run.
+    """The numbers that a resumed run continues.
 
     Attributes:
-        cases: Cases learned from.
+        cases: Cases trained on.
         tokens: Tokens of all sequences.
         distinct_tokens: Tokens computed.
         seconds: Time spent in steps and validations.
@@ -52,7 +52,7 @@ class State:
         adapter: The adapter's weights.
         moments: AdamW's moments, `<parameter>/<moment>` → tensor.
         best: The best adapter's weights, empty before the first validation.
-        counts: The numbers that go on.
+        counts: The numbers to continue.
     """
 
     step: int
@@ -65,9 +65,8 @@ class State:
 def save(folder: Path, state: State, identity: Mapping[str, Any]) -> None:
     """Writes a state as `<folder>/step-<n>`, then removes the older ones.
 
-    The new state is written beside the old one, brought to the disk and renamed: whatever moment
-    a kill comes at, `load` finds the old state or the new one. A state of this step that is there
-    already is left: a run that goes on makes each step once.
+    The new state is written beside the old one, brought to the disk and renamed, so `load` always
+    finds the old state or the new one. An existing state of this step stays.
 
     Raises:
         StoreError: If it cannot be written, such as on a full disk; the older state stays.
@@ -79,7 +78,7 @@ def save(folder: Path, state: State, identity: Mapping[str, Any]) -> None:
         except (OSError, SafetensorError) as error:
             raise StoreError(
                 f"the training state {final} cannot be written ({error}); make room or choose "
-                "another folder, then run the same command again: it goes on from the last state"
+                "another folder, then run the same command again: it resumes from the last state"
             ) from error
     for old in files.listed(folder, "step-*"):
         if old.name < final.name:
@@ -127,7 +126,7 @@ def _check(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> N
         lines = "\n".join(f"  {key}: {made.get(key)}, now {asked.get(key)}" for key in differ)
         raise StaleRunError(
             f"the training state {folder} was made with other settings:\n{lines}\n"
-            "remove it to train anew, or go back to those settings to go on"
+            "remove it to train anew, or go back to those settings to resume"
         )
 
 
@@ -140,7 +139,7 @@ def _write(folder: Path, final: Path, state: State, identity: Mapping[str, Any])
             save_file(dict(weights), fresh / f"{name}.safetensors")
     counts = {name: getattr(state.counts, name) for name in Counts.__slots__}
     facts = {"step": state.step, "identity": identity, "counts": counts}
-    files.write_text(fresh / "state.json", json.dumps(facts, indent=1))
+    files.write_json(fresh / "state.json", facts)
     for path in (*files.listed(fresh), fresh):
         files.sync(path)
     files.move(fresh, final)

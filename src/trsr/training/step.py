@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from trsr.errors import ConfigError, ModelError
+from trsr.models.token_tree.tokens import Tokens, common
 from trsr.settings import derive_seed
 from trsr.training.activation_cache import ActivationCache
 from trsr.training.adapter import Adapter
-from trsr.training.batches import batches
 from trsr.training.encode import EncodedCase
 from trsr.training.losses import LOSSES, Loss
-from trsr.training.optimizer import Optimizer
 from trsr.training.schedule import Schedule
 from trsr.training.settings import TrainSettings
 from trsr.training.state import Weights
 
+BETAS = 0.9, 0.95
+"""AdamW's decay of the two moments (the paper's)."""
+
+MAX_NORM = 1.0
+"""The gradient is clipped to this norm."""
+
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What one step did: its mean loss over cases, and what it read.
+class StepResult:
+    """What one step did: its mean loss over cases, and its sizes.
 
-    `distinct_tokens` were computed: what a micro-batch's prompts begin alike is counted once.
+    `distinct_tokens` were computed: shared prefixes count once a micro-batch.
     """
 
     loss: float
@@ -38,23 +45,22 @@ class Step:
     distinct_tokens: int
 
 
-class Learner:
+class TrainingStep:
     """Makes the steps of a schedule; each depends on the weights, the moments and its number only.
 
-    The gradient is
-    the mean over the step's cases, however they are cut into micro-batches.
+    The gradient is the mean over the step's cases, however they are cut into micro-batches.
 
     Args:
         network: A causal language model of transformers; LoRA layers are put into it.
-        cases: What there is to learn.
+        cases: What to train on.
         schedule: Which cases each step takes.
         settings: The loss, LoRA and AdamW.
         base: The base model's name, for the adapter's configuration.
         batch_tokens: About how many tokens one forward and backward pass may hold.
         seed: The run's seed.
-        loss: What is learned; None: as the settings say.
-        lower: Keeps the frozen lower layers' work; made of the network with its adapter. It may
-            give None: that work is then done each time.
+        loss: What to minimize; None: as the settings say.
+        activation_cache: Makes the cache for the frozen lower layers from the network with its
+            adapter; where it gives None, each step computes those layers.
 
     Attributes:
         adapter: The LoRA weights on the network.
@@ -74,7 +80,7 @@ class Learner:
         batch_tokens: int,
         seed: int,
         loss: Loss | None = None,
-        lower: Callable[[Any], ActivationCache | None] = lambda network: None,
+        activation_cache: Callable[[Any], ActivationCache | None] = lambda network: None,
     ) -> None:
         self.adapter = Adapter(network, settings, base, seed)
         self._network = network
@@ -83,14 +89,13 @@ class Learner:
         self._batch_tokens = batch_tokens
         self._seed = seed
         self._loss = loss or LOSSES[settings.loss]
-        # Gradient checkpointing keeps no keys and values: what candidates begin alike is computed
-        # for each of them.
+        # Gradient checkpointing keeps no keys and values, so candidates can't share a prefix.
         self._alone = settings.gradient_checkpointing
         self._optimizer = Optimizer(self.adapter.parameters, settings)
         if settings.gradient_checkpointing:
             _checkpoint_activations(network)
         network.train()
-        self._lower = lower(network)
+        self._activation_cache = activation_cache(network)
 
     @property
     def moments(self) -> Weights:
@@ -103,30 +108,26 @@ class Learner:
         self._optimizer.restore(moments)
 
     @contextlib.contextmanager
-    def resting(self) -> Iterator[None]:
-        """Dropout off, for a validation between two steps."""
+    def evaluating(self) -> Iterator[None]:
+        """Switches dropout off, for a validation between two steps."""
         self._network.eval()
         try:
             yield
         finally:
             self._network.train()
 
-    def step(self, number: int) -> Step:
-        """Makes a step.
-
-        Args:
-            number: Which one, from 1.
+    def run(self, number: int) -> StepResult:
+        """Makes a step; steps count from 1.
 
         Raises:
             ModelError: If a loss or the gradient is not finite; the weights stay as they were.
         """
-        # Dropout's draws follow the step's number, not what was drawn before: a run that goes on
-        # after a stop draws the same.
+        # seeded by the step's number, so that a resumed run has the same dropout
         torch.manual_seed(derive_seed(self._seed, "step", str(number)))
         cases = [self._cases[position] for position in self._schedule.cases(number)]
         loss, computed = 0.0, 0
         for batch in batches(cases, self._batch_tokens, alone=self._alone):
-            with self._given(batch.cases):
+            with self._cached(batch.cases):
                 losses = self._loss(self._network, batch.cases, self._batch_tokens)
             loss += self._sum(number, batch.cases, losses.detach().tolist())
             computed += batch.tokens
@@ -138,10 +139,11 @@ class Learner:
         rate = self._schedule.rate(number)
         self._optimizer.step(rate)
         tokens = sum(case.tokens for case in cases)
-        return Step(loss / len(cases), rate, norm, len(cases), tokens, computed)
+        return StepResult(loss / len(cases), rate, norm, len(cases), tokens, computed)
 
-    def _given(self, cases: Sequence[EncodedCase]) -> contextlib.AbstractContextManager[None]:
-        return self._lower.given(cases) if self._lower else contextlib.nullcontext()
+    def _cached(self, cases: Sequence[EncodedCase]) -> contextlib.AbstractContextManager[None]:
+        cache = self._activation_cache
+        return cache.activations(cases) if cache else contextlib.nullcontext()
 
     def _sum(self, number: int, batch: Sequence[EncodedCase], losses: Sequence[float]) -> float:
         for case, loss in zip(batch, losses, strict=True):
@@ -163,6 +165,95 @@ def _checkpoint_activations(network: Any) -> None:
 
 def _not_finite(what: str) -> ModelError:
     return ModelError(
-        f"{what}: lower train.learning_rate, or set model.dtype to float32; the last state that "
-        "was kept is still there"
+        f"{what}: lower train.learning_rate, or set model.dtype to float32; the last saved state "
+        "is still there"
     )
+
+
+class Optimizer:
+    """AdamW (Loshchilov and Hutter 2019) over named parameters, with a clipped gradient."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], settings: TrainSettings) -> None:
+        self._parameters = dict(parameters)
+        self._adamw = torch.optim.AdamW(
+            self._parameters.values(),
+            lr=settings.learning_rate,
+            betas=BETAS,
+            weight_decay=settings.weight_decay,
+        )
+
+    def gradient_norm(self) -> float:
+        """Clips the gradient and returns its norm before that."""
+        return float(nn.utils.clip_grad_norm_(self._parameters.values(), MAX_NORM))
+
+    def step(self, rate: float) -> None:
+        """Moves the weights at this learning rate and forgets the gradient."""
+        for group in self._adamw.param_groups:
+            group["lr"] = rate
+        self._adamw.step()
+        self._adamw.zero_grad(set_to_none=True)
+
+    def moments(self) -> dict[str, Tensor]:
+        """A copy of the moments on the CPU, `<parameter>/<moment>` → tensor."""
+        return {
+            f"{name}/{moment}": tensor.detach().cpu().clone()
+            for name, parameter in self._parameters.items()
+            for moment, tensor in self._adamw.state[parameter].items()
+        }
+
+    def restore(self, moments: Mapping[str, Tensor]) -> None:
+        """Puts back what `moments()` gave."""
+        for key, tensor in moments.items():
+            name, _, moment = key.rpartition("/")
+            parameter = self._parameters[name]
+            # AdamW counts its steps on the CPU whatever the parameter's device.
+            place = tensor.device if moment == "step" else parameter.device
+            self._adamw.state[parameter][moment] = tensor.to(place)
+
+
+class Batch:
+    """Cases that go through one forward and backward pass.
+
+    Args:
+        alone: Whether each prompt is computed alone, and shares nothing.
+
+    Attributes:
+        cases: The cases.
+        tokens: The tokens computed for them; shared prefixes count once.
+    """
+
+    def __init__(self, alone: bool) -> None:
+        self.cases: list[EncodedCase] = []
+        self.tokens = 0
+        self._alone = alone
+        self._texts: list[Tokens] = []  # sorted, so that a text shares most with a neighbour
+
+    def with_cases(self, cases: Iterable[EncodedCase]) -> Batch:
+        """A copy with these cases added."""
+        batch = Batch(self._alone)
+        batch.cases, batch.tokens = [*self.cases], self.tokens
+        batch._texts = [*self._texts]
+        for case in cases:
+            batch.cases.append(case)
+            batch.tokens += case.tokens if self._alone else sum(map(batch._fresh, case.texts))
+        return batch
+
+    def _fresh(self, text: Tokens) -> int:
+        """Adds a text; returns how many of its tokens are new."""
+        place = bisect_left(self._texts, text)
+        near = self._texts[max(place - 1, 0) : place + 1]
+        known = max((common(text, other) for other in near), default=0)
+        self._texts.insert(place, text)
+        return len(text) - known
+
+
+def batches(cases: Sequence[EncodedCase], most: int, *, alone: bool) -> Iterator[Batch]:
+    """Groups of neighbouring cases with about `most` tokens; a larger case is a group alone."""
+    batch = Batch(alone)
+    for case in cases:
+        more = batch.with_cases([case])
+        if batch.cases and more.tokens > most:
+            yield batch
+            more = Batch(alone).with_cases([case])
+        batch = more
+    yield batch

@@ -1,31 +1,27 @@
-"""Fine-tunes a model on texts: what it is to write after a prompt."""
+"""Fine-tunes a model to write given texts after given prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from trsr.errors import ConfigError, DataError
+from trsr.errors import DataError
 from trsr.models.hf.model import TransformersModel
-from trsr.models.settings import ModelSettings, open_model
+from trsr.models.settings import ModelSettings
 from trsr.progress import Progress
 from trsr.training.adapter import check_targets
-from trsr.training.encode import EncodedCase, fingerprint
-from trsr.training.examples import Written
+from trsr.training.encode import EncodedCase, TextExample, fingerprint
+from trsr.training.fit import TrainResult
 from trsr.training.losses import text_example_loss
-from trsr.training.result import TrainResult
-from trsr.training.schedule import Schedule
 from trsr.training.settings import TuneSummarizerSettings
-from trsr.training.start import HUB_IDS, own_world
-from trsr.training.step import Learner
-from trsr.training.trainer import Loop
+from trsr.training.start import open_trainable, run_training
 
-_TOLD = frozenset({"epochs", "learning_rate", "texts_per_step", "rank", "alpha", "targets"})
-"""Settings that decide about the adapter: a run goes on with the same ones only."""
+_IDENTITY = {"epochs", "learning_rate", "texts_per_step", "rank", "alpha", "targets"}
+"""Settings that decide about the adapter: a run resumes with the same ones only."""
 
 
 def train_on_texts(
-    texts: Sequence[Written],
+    texts: Sequence[TextExample],
     *,
     model: ModelSettings,
     settings: TuneSummarizerSettings,
@@ -36,17 +32,17 @@ def train_on_texts(
 ) -> TrainResult:
     """Trains a LoRA adapter to write these texts; stoppable and resumable at any step.
 
-    The loss is the cross-entropy of a text's tokens, mean over them, and of the end of the turn
-    where the text is whole; the prompt's tokens count nothing.
+    The loss is the cross-entropy of a text's tokens, mean over them. Where the text is complete
+    the end of the turn counts too; the prompt's tokens count nothing.
 
     Args:
-        texts: What to learn.
+        texts: What to train on.
         model: The model that the adapter is for; read through the backend `transformers`.
         settings: How to train.
-        seed: Every draw is derived from it.
+        seed: Every other seed is derived from it.
         out: A folder for the adapter in PEFT's format and `curves.jsonl`.
-        state: A folder for what a stopped run needs to go on.
-        progress: Told of each step.
+        state: A folder for what a stopped run needs to resume.
+        progress: Advances with each step.
 
     Raises:
         ConfigError: If the model is not one of transformers, or a LoRA target is no layer of it.
@@ -57,42 +53,27 @@ def train_on_texts(
     """
     if not texts:
         raise DataError("there are no texts to train on")
-    opened = open_model(model.model_copy(update={"prefix_cache_tokens": 0, "scorer": "torch"}))
-    if not isinstance(opened, TransformersModel):
-        raise ConfigError(f"model.backend: {model.backend} cannot be trained; use transformers")
+    opened = open_trainable(model, "use transformers")
     check_targets(opened.network, settings.targets, "tune_summarizer.targets")
     encoded = [_encoded(one, opened) for one in texts]
-    schedule = Schedule(len(encoded), settings.training, seed)
-    with own_world(opened.device):
-        learner = Learner(
-            opened.network,
-            encoded,
-            schedule,
-            settings.training,
-            base=HUB_IDS.get(model.name, model.name),
-            batch_tokens=model.batch_tokens,
-            seed=seed,
-            loss=text_example_loss,
-        )
-        loop = Loop(
-            learner,
-            schedule,
-            settings.training,
-            identity={
-                "model": opened.identity,
-                "batch_tokens": model.batch_tokens,
-                "texts": fingerprint(encoded),
-                "seed": seed,
-                **settings.model_dump(mode="json", include=set(_TOLD)),
-            },
-            folder=state,
-            validate=None,
-            progress=progress,
-        )
-        return loop.run(out)
+    return run_training(
+        opened,
+        encoded,
+        settings.training,
+        name=model.name,
+        identity={
+            "texts": fingerprint(encoded),
+            **settings.model_dump(mode="json", include=_IDENTITY),
+        },
+        seed=seed,
+        out=out,
+        state=state,
+        progress=progress,
+        loss=text_example_loss,
+    )
 
 
-def _encoded(one: Written, model: TransformersModel) -> EncodedCase:
+def _encoded(example: TextExample, model: TransformersModel) -> EncodedCase:
     """A text as a case of one candidate, whose right answer the text is."""
-    stem, tokens = model.encode_text(one.prompt, one.text, whole=one.whole)
-    return EncodedCase.of(one.query, [stem], [(tokens, ())], [True])
+    prompt, text = model.encode_text(example.prompt, example.text, complete=example.complete)
+    return EncodedCase.of(example.query, [prompt], [(text, ())], [True])

@@ -130,7 +130,7 @@ class Trackers:
     Args:
         names: Names of `TRACKERS`.
         folder: Where trackers keep their files.
-        settings: What the run was told, shown beside the curves.
+        settings: The run's settings, shown beside the curves.
         rows: Rows of earlier sittings.
         sent: The last step that an earlier sitting sent.
 

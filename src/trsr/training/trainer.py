@@ -15,32 +15,32 @@ from trsr.machine import give_back_memory
 from trsr.progress import Progress
 from trsr.storage import files
 from trsr.training.curves import FILE, Curves, Row
-from trsr.training.result import TrainResult
+from trsr.training.fit import TrainResult
 from trsr.training.schedule import Schedule
 from trsr.training.settings import TrainSettings
 from trsr.training.state import Counts, State, Weights, load, save
-from trsr.training.step import Learner
+from trsr.training.step import TrainingStep
 from trsr.training.trackers import Trackers
 
 Validate = Callable[[], Mapping[str, float]]
 
 
-class Loop:
+class Trainer:
     """One training run.
 
     Args:
-        learner: Makes the steps.
+        step: Makes the steps.
         schedule: How many there are.
         settings: When to validate, to keep a state and to stop.
         identity: What the run is made from, by name: a state of another identity is refused.
         folder: Where states, the curves and the trackers' files are kept.
         validate: Gives the metrics of the network as it is; None: the last adapter is kept.
-        progress: Told of each step.
+        progress: Advances with each step.
     """
 
     def __init__(
         self,
-        learner: Learner,
+        step: TrainingStep,
         schedule: Schedule,
         settings: TrainSettings,
         *,
@@ -49,7 +49,7 @@ class Loop:
         validate: Validate | None,
         progress: Progress,
     ) -> None:
-        self._learner = learner
+        self._training_step = step
         self._schedule = schedule
         self._settings = settings
         self._identity = identity
@@ -73,8 +73,8 @@ class Loop:
         files.make_folder(self._folder)
         self._resume()
         with Curves(self._folder / FILE, self._step) as curves:
-            names, told = self._settings.trackers, self._identity
-            trackers = Trackers(names, self._folder, told, curves.rows, curves.dropped)
+            names, identity = self._settings.trackers, self._identity
+            trackers = Trackers(names, self._folder, identity, curves.rows, curves.dropped)
             with contextlib.closing(trackers):
 
                 def record(row: Row) -> None:
@@ -94,14 +94,14 @@ class Loop:
         self._progress.begin(self._schedule.steps, "steps")
         state = load(self._folder, self._identity)
         if state is not None:
-            self._learner.restore(state.adapter, state.moments)
+            self._training_step.restore(state.adapter, state.moments)
             self._step, self._counts, self._best = state.step, state.counts, state.best
-            self._progress.advance(state.step, f"going on after step {state.step}")
+            self._progress.advance(state.step, f"resuming after step {state.step}")
         self._earlier = self._counts.seconds
         self._began = time.perf_counter() - self._earlier
 
     def _state(self) -> State:
-        adapter, moments = self._learner.adapter.weights(), self._learner.moments
+        adapter, moments = self._training_step.adapter.weights(), self._training_step.moments
         return State(self._step, adapter, moments, self._best, self._counts)
 
     def _due(self, every: int) -> bool:
@@ -117,9 +117,9 @@ class Loop:
         return 0 < self._settings.patience <= self._counts.worse
 
     def _advance(self, record: Callable[[Row], None]) -> str:
-        """Makes a step and the validation that is due after it; gives the words for the bar."""
+        """Makes a step and the validation due after it; returns the note for the progress bar."""
         began = time.perf_counter()
-        made = self._learner.step(self._step + 1)
+        made = self._training_step.run(self._step + 1)
         self._counts.step_seconds += time.perf_counter() - began
         self._step += 1
         self._counts.cases += made.cases
@@ -128,14 +128,12 @@ class Loop:
         epoch = self._schedule.epoch(self._step)
         record({"step": self._step, "epoch": epoch, **asdict(made), "seconds": self._seconds()})
         if self._validate is not None and self._due(self._settings.validate_steps):
-            with self._learner.resting():
+            with self._training_step.evaluating():
                 metrics = {name: float(value) for name, value in self._validate().items()}
             self._compare(metrics)
             # JSON has no NaN
-            told = {
-                name: value if math.isfinite(value) else None for name, value in metrics.items()
-            }
-            record({"step": self._step, "validation": told, "seconds": self._seconds()})
+            finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+            record({"step": self._step, "validation": finite, "seconds": self._seconds()})
         best = self._counts.best_step
         return f"loss {made.loss:.3f}" + (f", best at step {best}" if best else "")
 
@@ -157,12 +155,12 @@ class Loop:
         counts = self._counts
         if counts.best_score is None or score > counts.best_score:
             counts.best_step, counts.best_score, counts.worse = self._step, score, 0
-            self._best = self._learner.adapter.weights()
+            self._best = self._training_step.adapter.weights()
         else:
             counts.worse += 1
 
     def _finish(self, out: Path, rows: Sequence[Row]) -> TrainResult:
-        adapter = self._learner.adapter
+        adapter = self._training_step.adapter
         adapter.write(out, self._best or adapter.weights())
         files.copy(self._folder / FILE, out / FILE)
         events = self._folder / "tensorboard"

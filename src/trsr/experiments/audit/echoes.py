@@ -12,7 +12,6 @@ from trsr.experiments.audit.texts import Reader
 from trsr.pipeline.artifacts import SPLITS
 from trsr.prompts import load_domain
 from trsr.prompts.templates import Style, Turn
-from trsr.summarize.settings import SILENT
 
 MANY = 0.05
 """A warning from this share of summaries on."""
@@ -30,7 +29,7 @@ def repeated_examples(run: Evidence) -> Check:
     """
     config = run.config
     style = getattr(load_domain(config.prompts.domain), config.prompts.style)
-    if not run.summaries or config.summarize.strategy in SILENT or style is None:
+    if not run.summaries or not config.summarize.uses_llm or style is None:
         return Check(NAME, "skipped", "no language model wrote summaries")
     own = example_words(style)
     if not own:

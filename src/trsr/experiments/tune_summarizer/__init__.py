@@ -1,4 +1,4 @@
-"""Fine-tunes the summarizing model for what its summaries are for: to tell what comes next."""
+"""Fine-tunes the summarizing model on its own summaries that predict the next item best."""
 
 from trsr.experiments.tune_summarizer.tuning import TunedSummarizer, tune_summarizer
 

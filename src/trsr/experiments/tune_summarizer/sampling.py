@@ -1,4 +1,4 @@
-"""Samples summaries of histories, and records which prompts and texts led to each."""
+"""Samples summaries of histories, with the prompts and texts that led to each."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from trsr.data import Cases
 from trsr.models.base import Feed, LanguageModel, ModelWrapper, Sampling
 from trsr.progress import Progress
 from trsr.prompts import PromptWriter
-from trsr.prompts.finish import ends_whole
+from trsr.prompts.finish import ends_complete
 from trsr.prompts.text import fold
 from trsr.settings import derive_seed
 from trsr.storage.response_cache import response_key
 from trsr.summarize import SummarizeSettings, summarize
-from trsr.training.examples import Written
+from trsr.training.encode import TextExample
 from trsr.types import Case, Prompt, Summary
 
 
@@ -25,14 +25,14 @@ class Sample:
     """A summary, and what the model wrote on the way: one text a prompt, none of them empty."""
 
     summary: Summary
-    texts: tuple[Written, ...]
+    texts: tuple[TextExample, ...]
 
 
 def sample_cases(cases: Cases, most: int, seed: int, *, one_per_user: bool = False) -> list[Case]:
-    """Draws cases at random (0: all), a user's first alone where asked; others change no draw."""
+    """Samples `most` cases (0: all), one per user if asked; each case has its own seed."""
     rows = cases.frame.select("query", "user")
     seeds = [derive_seed(seed, "tune_summarizer", query) for query in rows["query"]]
-    rows = rows.with_columns(drawn=pl.Series(seeds, dtype=pl.Int64)).sort("drawn", "query")
+    rows = rows.with_columns(seed=pl.Series(seeds, dtype=pl.Int64)).sort("seed", "query")
     if one_per_user:
         rows = rows.unique("user", keep="first", maintain_order=True)
     names = rows["query"].head(most) if most else rows["query"]
@@ -56,7 +56,7 @@ def sample_summaries(
 
 
 class _Recorder(ModelWrapper):
-    """A model in front of another one; it keeps each prompt with its text, by output key."""
+    """Records each prompt with its text, by response key."""
 
     def __init__(self, inner: LanguageModel) -> None:
         super().__init__(inner)
@@ -80,12 +80,12 @@ class _Recorder(ModelWrapper):
 
 def _texts(
     query: str, summary: Summary, recorder: _Recorder, writer: PromptWriter
-) -> Iterator[Written]:
-    """The text that each prompt ended in, as it followed its begun answer."""
+) -> Iterator[TextExample]:
+    """The kept part of each prompt's text, behind its begun answer."""
     for source in summary.sources:
         prompt, text = recorder.answers[source]
         finished = writer.finish(prompt, text)
-        # The model learns what the method keeps: the rest is cut off each time, and costs time.
+        # only what the method keeps of a text is trained on
         rest = finished[len(fold(prompt.begun)) :]
         if rest.strip():
-            yield Written(query, prompt, rest, ends_whole(finished))
+            yield TextExample(query, prompt, rest, ends_complete(finished))

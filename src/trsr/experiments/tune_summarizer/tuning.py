@@ -1,10 +1,9 @@
-"""Samples summaries, rewards those that help the ranker, trains on the best, and measures."""
+"""Tunes the summarizer: samples summaries, scores them by the ranker, trains on the best."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,19 +26,19 @@ from trsr.prompts import load_domain
 from trsr.rankers import PointwiseLLMRanker, rank_what_fits
 from trsr.recommender import open_cached, open_ranking_model, summary_writer
 from trsr.settings import derive_seed, digest
+from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory, StageRecord
-from trsr.summarize import SILENT
-from trsr.training.examples import Written
+from trsr.training.encode import TextExample
 from trsr.types import Case, Query, RankedList
 
 COMMAND = "tune-summarizer"
 RESULT = "summarizer.json"
 READ = ("items.parquet", "cases.train.parquet", "cases.valid.parquet")
-"""The files of the run that are read, beside the adapter: no test case is."""
+"""The files of the run that are read, beside the adapter; no test cases."""
 
 GREEDY, TOP_P = {"temperature": 0.0}, 0.95
 EXAMPLES = 5
-"""Validation users whose summaries before and after stand in the result, to be read."""
+"""Validation users whose summaries before and after are in the result."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class TunedSummarizer:
 def tune_summarizer(
     config: Config, out: Path | str, progress: Progress | None = None
 ) -> TunedSummarizer:
-    """Fine-tunes the summarizing model on those of its own summaries that tell what comes next.
+    """Fine-tunes the summarizing model on those of its own summaries that predict the next item.
 
     It samples several summaries of training users' histories, with the strategy and the prompts
     of `summarize`. A summary's reward is the log-likelihood of the user's next item among its
@@ -86,7 +85,7 @@ def tune_summarizer(
     learns what led to each user's best sample, where that beats the greedy summary by `margin`.
     This is one step of expert iteration (Anthony et al. 2017; for language models STaR, Zelikman
     et al. 2022, and ReST-EM, Singh et al. 2024). Greedy summaries of validation users are then
-    compared with the untuned model's. A stopped call goes on where it was.
+    compared with the untuned model's. A stopped call resumes.
 
     Args:
         config: All settings; the run directory holds the prepared data. Where it holds a trained
@@ -121,14 +120,17 @@ def tune_summarizer(
         if not _is_done(output, meaning):
             tuner = _Tuner(config, train, valid, adapter, output, progress or Silent())
             return TunedSummarizer(output.folder, tuner.run(meaning))
-    return TunedSummarizer(output.folder, json.loads((output / RESULT).read_text("utf-8")), False)
+    return TunedSummarizer(output.folder, files.read_json(output / RESULT), False)
 
 
 def _refuse(config: Config) -> None:
     """Raises ConfigError with every setting that leaves nothing to tune."""
     strategy, backend = config.summarize.strategy, config.summarizer.backend
     rules = (
-        (strategy in SILENT, f"summarize.strategy: {strategy} asks no model; choose another one"),
+        (
+            not config.summarize.uses_llm,
+            f"summarize.strategy: {strategy} asks no model; choose another one",
+        ),
         (not config.prompts.use_summary, "prompts.use_summary: the ranker must read the summary"),
         (config.prompts.summary_of != "own", "prompts.summary_of: must be own"),
         (config.summarize.samples > 1, "summarize.samples: tuning samples itself; set it to 1"),
@@ -161,7 +163,7 @@ def _is_done(output: RunDirectory, meaning: Mapping[str, Any]) -> bool:
     """Whether the folder holds this very result; refuses one that holds something else."""
     record = output.records().get(COMMAND)
     if record is None:
-        if any(path.name not in (".lock", ".work") for path in output.folder.iterdir()):
+        if any(path.name not in (".lock", ".work") for path in files.listed(output.folder)):
             raise StoreError(f"{output.folder}: is not empty; choose another --out")
         return False
     changed = differences(record.settings, meaning)
@@ -175,9 +177,9 @@ def _is_done(output: RunDirectory, meaning: Mapping[str, Any]) -> bool:
 
 @dataclass
 class _Tuner:
-    """Does the work; a model is opened for one step of it, so that a device need not hold two.
+    """Opens one model at a time, so that a device need not hold two.
 
-    A later call finds texts and scores in the output store, the rest in the workspace.
+    A later call finds texts and scores in the response cache, the rest in the workspace.
     """
 
     config: Config
@@ -189,8 +191,8 @@ class _Tuner:
 
     def run(self, meaning: Mapping[str, Any]) -> dict[str, Any]:
         work = self.output.workspace(f"{COMMAND}/{digest(dict(meaning))}")
-        # The store and the backends know a model by its folder's name and files: called as the
-        # output folder is, the result is the very model that was measured.
+        # a model's identity has its folder's name: with the output folder's, the result is the
+        # very model that was measured
         model = work / "model" / self.output.folder.name
         selected, found = self._select()
         if selected:
@@ -198,9 +200,9 @@ class _Tuner:
             found |= self._measure(model)
         with self.output.writing(COMMAND) as folder:
             if found["better"]:
-                shutil.copytree(model, folder, dirs_exist_ok=True)
-                shutil.copytree(work / "adapter", folder / "adapter")
-            (folder / RESULT).write_text(json.dumps(found, indent=1, ensure_ascii=False), "utf-8")
+                files.copy(model, folder)
+                files.copy(work / "adapter", folder / "adapter")
+            files.write_json(folder / RESULT, found)
             info = {"versions": versions()}
             record = StageRecord(meaning, {}, {}, info)
             self.output.publish(COMMAND, folder, record, writes=("*",))
@@ -230,7 +232,7 @@ class _Tuner:
         counts = {"users": len(rewards), "selected": len(selected), "spread": spread}
         return selected, {"better": False, **counts}
 
-    def _fit(self, texts: list[Written], work: Path, model: Path) -> dict[str, Any]:
+    def _fit(self, texts: list[TextExample], work: Path, model: Path) -> dict[str, Any]:
         """Trains the adapter, and writes the model that it makes."""
         from trsr.models.hf.merge import write_merged
         from trsr.training.text_examples import train_on_texts
@@ -245,12 +247,12 @@ class _Tuner:
             state=work / "state",
             progress=self.progress,
         )
-        if not model.is_dir():
+        if not files.is_folder(model):
             fresh = work / "merging"
-            shutil.rmtree(fresh, ignore_errors=True)
+            files.remove(fresh)
             write_merged(base, work / "adapter", fresh)
-            model.parent.mkdir(exist_ok=True)
-            fresh.rename(model)
+            files.make_folder(model.parent)
+            files.move(fresh, model)
         losses = [result.losses[0], result.losses[-1]]
         return {"texts": len(texts), "steps": result.steps, "losses": losses}
 
@@ -308,7 +310,7 @@ class _Tuner:
         asked: dict[str, Case] = {}
 
         def queries() -> Iterator[Query]:
-            # All of one user's stand together: their prompts begin alike up to the summary.
+            # one user's together: their prompts share a prefix up to the summary
             for case in cases:
                 for place, table in enumerate(samples):
                     name = f"{case.query.id} with summary {place}"

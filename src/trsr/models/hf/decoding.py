@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trsr.errors import PromptError
-from trsr.models.base import Feed, Sampling
+from trsr.models.base import Sampling
 from trsr.models.chat_format import ChatFormat
 from trsr.models.token_tree.tokens import Tokens
 from trsr.settings import derive_seed
@@ -26,10 +25,10 @@ class Row:
     Attributes:
         position: The prompt's position in the feed.
         prompt: Its tokens.
-        layout: What made them.
-        turns: Tokens of what the assistant has said in it: worked examples, the begun answer last.
-        opened: The mark with which the prompt itself opens a thinking, empty where it does not.
-        draws: The prompt's own random numbers, so that its neighbours change nothing.
+        layout: The chat format.
+        turns: Tokens of the assistant's messages: worked examples, the begun answer last.
+        opened: The mark with which the prompt itself opens the model's thinking, if it does.
+        rng: The prompt's own random numbers, so that its neighbours change nothing.
         tokens: What has been generated.
         done: Whether the text is finished.
     """
@@ -39,7 +38,7 @@ class Row:
     layout: ChatFormat
     turns: tuple[Tokens, ...]
     opened: str
-    draws: random.Random
+    rng: random.Random
     tokens: list[int] = field(default_factory=list)
     done: bool = False
 
@@ -50,25 +49,19 @@ class Row:
 
     @property
     def text(self) -> str:
-        """What has been generated, without what ends it, behind the mark that the prompt left."""
+        """The generated text up to its end, behind the prompt's thinking mark."""
         text = self.opened + self.layout.decode(self.prompt, self.tokens)
         return text.partition(self.layout.stop)[0] if self.layout.stop else text
 
     def write(self, token: int, stops: Collection[int], most: int) -> None:
-        """Takes a token in; the text may be finished by it.
-
-        Args:
-            token: What was chosen.
-            stops: Tokens that end a text and are no part of it.
-            most: Tokens at which the text ends.
-        """
+        """Adds a token; a token of `stops`, the stop text or `most` tokens end the text."""
         if token in stops:
             self.done = True
             return
         self.tokens.append(token)
-        self.done = len(self.tokens) == most or self._stop_said()
+        self.done = len(self.tokens) == most or self._has_stop()
 
-    def _stop_said(self) -> bool:
+    def _has_stop(self) -> bool:
         stop = self.layout.stop
         return bool(stop) and stop in self.layout.decode(self.prompt, self.tokens)
 
@@ -88,14 +81,8 @@ def row_of(
             f"{sampling.max_tokens}, but {layout.name} is read with at most "
             f"{context_tokens}: shorten the prompt or raise model.context_tokens"
         )
-    draws = random.Random(derive_seed(sampling.seed, *prompt.seed_parts))  # noqa: S311
-    return Row(position, tokens, layout, layout.turns(prompt), layout.opened(prompt), draws)
-
-
-def enumerate_prompts(feed: Feed) -> Iterator[tuple[int, Prompt] | None]:
-    """Numbers the feed's prompts; its `None`s are passed on and not counted."""
-    counter = itertools.count()
-    return (None if prompt is None else (next(counter), prompt) for prompt in feed)
+    rng = random.Random(derive_seed(sampling.seed, *prompt.seed_parts))  # noqa: S311
+    return Row(position, tokens, layout, layout.turns(prompt), layout.opened(prompt), rng)
 
 
 def choose(logits: Tensor, rows: Sequence[Row], sampling: Sampling) -> list[int]:
@@ -107,7 +94,7 @@ def choose(logits: Tensor, rows: Sequence[Row], sampling: Sampling) -> list[int]
         greedy: list[int] = logits.argmax(-1).tolist()
         return greedy
     return [
-        0 if row.done else _draw(logits[place], row.draws.random(), sampling)
+        0 if row.done else _sample(logits[place], row.rng.random(), sampling)
         for place, row in enumerate(rows)
     ]
 
@@ -115,10 +102,9 @@ def choose(logits: Tensor, rows: Sequence[Row], sampling: Sampling) -> list[int]
 def _penalize(logits: Tensor, row: Row, sampling: Sampling) -> None:
     """Makes repetitions less likely or impossible, in place; logits: [vocabulary].
 
-    The penalty (CTRL, arXiv 1909.05858, section 4.1) is on the tokens of this answer. Forbidden
-    are the runs of this answer and of the assistant's earlier ones, so that a worked example is
-    not answered a second time. What the user says is free to be taken up in both: a summary
-    lives on the words of what it sums up.
+    The penalty (CTRL, arXiv 1909.05858, section 4.1) is on the tokens of this answer. Repeated
+    runs are forbidden within this answer and the assistant's earlier ones, so that no worked
+    example is repeated. Words of the user are free: a summary needs them.
     """
     answer = row.answer
     if sampling.repetition_penalty > 1 and answer:
@@ -128,13 +114,13 @@ def _penalize(logits: Tensor, row: Row, sampling: Sampling) -> None:
     size = sampling.no_repeat_ngram
     if size and len(answer) >= size - 1:
         last = answer[len(answer) - size + 1 :]
-        for said in (*row.turns[:-1], answer):
-            for start in range(len(said) - size + 1):
-                if said[start : start + size - 1] == last:
-                    logits[said[start + size - 1]] = -torch.inf
+        for turn in (*row.turns[:-1], answer):
+            for start in range(len(turn) - size + 1):
+                if turn[start : start + size - 1] == last:
+                    logits[turn[start + size - 1]] = -torch.inf
 
 
-def _draw(logits: Tensor, share: float, sampling: Sampling) -> int:
+def _sample(logits: Tensor, share: float, sampling: Sampling) -> int:
     """The token at a share of the (nucleus') probability, likeliest first; logits: [vocabulary]."""
     scaled = logits.double().cpu() / sampling.temperature
     probabilities, order = scaled.softmax(-1).sort(descending=True, stable=True)

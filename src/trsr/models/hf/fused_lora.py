@@ -1,8 +1,8 @@
 """LoRA layers in the base model's number format: the same product, without copies in fp32.
 
-PEFT keeps an adapter beside bf16 weights in fp32, and turns each input and output of each adapted
-layer into fp32 and back, and training keeps those copies. The weights stay in fp32 here too; only
-their product with the input is taken in the input's format, summed in fp32 inside it.
+PEFT converts each input and output of an adapted bf16 layer to fp32 and back, and training keeps
+those copies. Here the adapter's weights stay in fp32, but their product with the input is taken in
+the input's format, summed in fp32.
 """
 
 from __future__ import annotations
@@ -44,12 +44,9 @@ class _LoraProduct(torch.autograd.Function):
 def fuse_lora(network: Any) -> int:
     """Gives each plain LoRA layer of a PEFT model a forward pass without fp32 copies.
 
-    A layer that is more than that (dropout while training, several adapters, a merged, quantized
-    or other kind of layer) goes PEFT's way, call by call. Equal to PEFT's in fp32 up to rounding;
-    in bf16 the product is rounded where PEFT's is not, as every other product of the model is.
-
-    Returns:
-        How many layers were changed.
+    Other layers (dropout while training, several adapters, merged, quantized) keep PEFT's pass,
+    call by call. Equal to PEFT's in fp32 up to rounding; in bf16 the product is rounded, as every
+    other product of the model is. Returns how many layers were changed.
     """
     from peft.tuners.lora import Linear
 
@@ -87,7 +84,7 @@ def head_rows(head: Any, rows: Tensor, states: Tensor) -> Tensor | None:
 
 
 def is_readable(head: Any) -> bool:
-    """Whether a head is a linear layer, plain, trained as a whole, or with plain LoRA beside it."""
+    """Whether a head is a linear layer: plain, fully trained, or with plain LoRA beside it."""
     head = _trained(head)
     if type(head) is nn.Linear:
         return True
@@ -101,11 +98,11 @@ def is_readable(head: Any) -> bool:
 
 
 def _trained(head: Any) -> Any:
-    """Of a head that was trained as a whole (PEFT's `modules_to_save`) the trained one."""
-    whole = getattr(head, "modules_to_save", None)
-    if not whole or head.disable_adapters:
+    """The trained copy of a fully trained head (PEFT's `modules_to_save`), else the head."""
+    trained = getattr(head, "modules_to_save", None)
+    if not trained or head.disable_adapters:
         return getattr(head, "original_module", head)
-    return whole[head.active_adapters[0]]
+    return trained[head.active_adapters[0]]
 
 
 class _FusedLora:

@@ -1,4 +1,4 @@
-"""Generates texts for a feed of prompts: batches of like prompts, their common stem read once."""
+"""Generates texts for a feed of prompts, in batches whose common prefix is computed once."""
 
 from __future__ import annotations
 
@@ -12,30 +12,27 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from trsr.errors import ModelError
-from trsr.models.base import Feed, Sampling
+from trsr.models.base import Feed, FeedReader, Sampling
 from trsr.models.chat_format import ChatFormat
-from trsr.models.hf.decoding import Row, choose, enumerate_prompts, row_of, stop_tokens
+from trsr.models.hf.decoding import Row, choose, row_of, stop_tokens
 from trsr.models.token_tree.kv_cache import Bank, LayerKV, can_keep, cut, decoder_of, run
 from trsr.models.token_tree.tokens import Tokens, common
 from trsr.models.token_tree.tree import all_logits
 
 LOOK_AHEAD = 4
-"""Prompts pulled from the feed, in batches: enough to find ones of like length."""
+"""Batches of prompts pulled from the feed: enough to find ones of like length."""
 STEM = 32
-"""The fewest tokens that are worth reading once for a whole batch."""
+"""The fewest tokens of a common prefix worth caching."""
 KIND = 48
-"""Prompts whose first so many tokens are the same are of one kind, and run together."""
+"""Prompts that share this many first tokens are of one kind and run together."""
 
 
 class Generator:
-    """One model's way to answer a feed.
+    """Answers a feed with one model.
 
-    Batches are made of prompts of one kind and like length; what they begin with in common (an
-    instruction, worked examples) is read once and kept for the batches after. A text is yielded
-    when it is finished, and a batch shrinks as its texts finish.
-
-    In bf16 a greedy text may depend on the batch that it was made in: sums are taken in another
-    order there. A drawn text has its own seed and depends on its neighbours no more than that.
+    A batch holds prompts of one kind and like length; their common prefix (an instruction, worked
+    examples) is computed once and cached. A batch shrinks as its texts finish. In bf16 a greedy
+    text may depend on its batch, where sums have another order. A sampled text has its own seed.
 
     Args:
         network: A causal language model in evaluation mode.
@@ -66,19 +63,14 @@ class Generator:
         Raises:
             PromptError: If a prompt leaves no room for its answer.
         """
-        source, pool, ended = iter(enumerate_prompts(feed)), list[Row](), False
-        while not ended or pool:
-            while not ended and len(pool) < LOOK_AHEAD * self.batch_size:
-                entry = next(source, ())
-                if entry is None:
-                    break
-                ended = not entry
-                if entry:
-                    pool.append(row_of(*entry, self.layout, sampling, self.context_tokens))
+        reader, pool = FeedReader(feed), list[Row]()
+        while not reader.ended or pool:
+            while len(pool) < LOOK_AHEAD * self.batch_size and (entry := reader.take()):
+                pool.append(row_of(*entry, self.layout, sampling, self.context_tokens))
             if pool:
                 yield from self._run(_take(pool, self.batch_size), sampling)
-            elif not ended:
-                raise RuntimeError("the feed waits for an answer, but none is being made")
+            else:
+                reader.check_ended()
 
     def _run(self, rows: list[Row], sampling: Sampling) -> Iterator[tuple[int, str]]:
         batch, logits = self._read(rows, sampling.max_tokens)
@@ -94,7 +86,7 @@ class Generator:
                         going.append(place)
             if not going:
                 return
-            # finished rows stay, unheeded, until dropping them is worth copying the others
+            # finished rows stay until dropping them is worth copying the others
             if len(going) <= 0.75 * len(batch.rows):
                 batch.keep(going)
                 tokens = [tokens[place] for place in going]
@@ -102,7 +94,7 @@ class Generator:
 
     @torch.no_grad()
     def _read(self, rows: list[Row], room: int) -> tuple[Batch, Tensor]:
-        """Reads the prompts: a batch that can go on, and each row's next logits."""
+        """Reads the prompts: the batch, and each row's next logits."""
         decoder = decoder_of(self.network)
         stem, bank = self._stem(decoder, [row.prompt for row in rows])
         segments = [row.prompt[stem:] for row in rows]
@@ -112,7 +104,7 @@ class Generator:
         return Batch(rows, kept, room), all_logits(self.network, states)
 
     def _stem(self, decoder: Any, prompts: Sequence[Tokens]) -> tuple[int, Bank | None]:
-        """The length of the prompts' common beginning, and its keys and values where kept."""
+        """The length of the prompts' common prefix, and its keys and values where cached."""
         low, high = min(prompts), max(prompts)
         shared = low[: min(common(low, high), min(map(len, prompts)) - 1)]
         kept, bank = self._stems.get(shared[:KIND], ((), Bank((), ())))

@@ -20,25 +20,26 @@ from trsr.models.hf.fused_lora import fuse_lora, is_readable
 from trsr.models.settings import ModelSettings
 from trsr.models.token_tree.kv_cache import decoder_of
 from trsr.models.weights import file_digest, quiet
+from trsr.storage import files
 
 _UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError)
 TOKENIZER = ("tokenizer", "chat_template", "special_tokens", "vocab", "merges", "added_tokens")
 
 
 def pick_device(settings: ModelSettings) -> torch.device:
-    """The device that is asked for; auto: CUDA, else MPS, else the CPU.
+    """The device in the settings; auto: CUDA, else MPS, else the CPU.
 
     Raises:
         ConfigError: If the machine has no such device.
     """
-    there = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if settings.device == "auto":
-        return torch.device(next(name for name, here in there.items() if here))
-    if not there[settings.device]:
+        return torch.device(next(name for name, found in available.items() if found))
+    if not available[settings.device]:
         raise ConfigError(
             f"model.device: torch sees no {settings.device} device on this machine: "
             "use auto or cpu, or install the torch build for the device"
@@ -72,13 +73,12 @@ def load_network(
 ) -> Any:
     """Loads a causal language model in evaluation mode, with its adapter.
 
-    In float32 the adapter is merged into the weights, which changes scores by rounding only
-    (1e-6); not where it adapts a matrix that head and embeddings share. In fewer bits it stays
-    beside them: a merged weight would be rounded again, and with it away goes part of what training
-    taught.
+    In float32 the adapter is merged into the weights, which changes scores by rounding only (1e-6),
+    unless it adapts a matrix that head and embeddings share. In fewer bits it stays beside them:
+    rounding a merged weight would lose part of the training.
 
     Raises:
-        ConfigError: If bitsandbytes is asked for and missing.
+        ConfigError: If bitsandbytes is needed and missing.
         ModelError: If the folder's model or adapter cannot be loaded, or the adapter is of another
             model.
     """
@@ -114,24 +114,23 @@ def load_tokenizer(folder: Path) -> Any:
 def identity(settings: ModelSettings, folder: Path, adapter: Path | None, dtype: Any) -> str:
     """The model in a line: name, digest of weights and tokenizer, format, adapter's digest.
 
-    Names no path of the machine, so that a store can move.
+    It holds no path of the machine, so that a cache can move.
     """
-    files = [path for path in sorted(folder.iterdir()) if _counts(path)]
     parts = [
-        Path(settings.name).name if Path(settings.name).is_dir() else settings.name,
-        _together(files),
+        Path(settings.name).name if files.is_folder(Path(settings.name)) else settings.name,
+        _joint_digest([path for path in files.listed(folder) if _is_relevant(path)]),
         str(dtype).removeprefix("torch."),
     ]
     if settings.quantize != "none":
         parts.append(settings.quantize)
     if adapter is not None:
-        adapted = [adapter / "adapter_config.json", *sorted(adapter.glob("*.safetensors"))]
-        parts.append(f"adapter {_together(adapted)}")
+        adapted = [adapter / "adapter_config.json", *files.listed(adapter, "*.safetensors")]
+        parts.append(f"adapter {_joint_digest(adapted)}")
     return " ".join(parts)
 
 
-def _counts(path: Path) -> bool:
-    """Whether a file of the folder has a say in what the model answers."""
+def _is_relevant(path: Path) -> bool:
+    """Whether the model's answers depend on a file of its folder."""
     return (
         path.suffix == ".safetensors"
         or path.name in ("config.json", "generation_config.json")
@@ -139,8 +138,8 @@ def _counts(path: Path) -> bool:
     )
 
 
-def _together(files: list[Path]) -> str:
-    lines = [f"{path.name} {file_digest(path)}" for path in files]
+def _joint_digest(paths: list[Path]) -> str:
+    lines = [f"{path.name} {file_digest(path)}" for path in paths]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
@@ -185,21 +184,17 @@ def _is_adapted(layer: Any) -> bool:
 
 def _check_files(adapter: Path) -> None:
     """Checks that a folder holds an adapter that can be read without running anything."""
-    if not (adapter / "adapter_config.json").is_file():
+    if not files.is_file(adapter / "adapter_config.json"):
         raise ModelError(
             f"{adapter} holds no adapter (no adapter_config.json): has `trsr train` finished?"
         )
-    if not (adapter / "adapter_model.safetensors").is_file():
-        pickled = (adapter / "adapter_model.bin").is_file()
-        raise ModelError(
-            f"{adapter} holds no adapter_model.safetensors"
-            + (
-                ", and trsr reads no pickles (adapter_model.bin): save it again with PEFT's "
-                "save_pretrained"
-                if pickled
-                else ""
-            )
+    if not files.is_file(adapter / "adapter_model.safetensors"):
+        pickled = files.is_file(adapter / "adapter_model.bin")
+        advice = (
+            ", and trsr reads no pickles (adapter_model.bin): save it again with PEFT's "
+            "save_pretrained"
         )
+        raise ModelError(f"{adapter} holds no adapter_model.safetensors{advice if pickled else ''}")
 
 
 def _check_names(adapter: Path, missing: Sequence[str], surplus: Sequence[str]) -> None:
@@ -208,14 +203,14 @@ def _check_names(adapter: Path, missing: Sequence[str], surplus: Sequence[str]) 
         "the model adapts and the adapter does not hold": missing,
         "the adapter holds and the model has no place for": surplus,
     }
-    said = [
+    wrong = [
         f"{len(names)} tensors that {side}, such as {', '.join(sorted(names)[:3])}"
         for side, names in systems.items()
         if names
     ]
-    if said:
+    if wrong:
         raise ModelError(
-            f"the adapter in {adapter} is of another model: there are {'; and '.join(said)}. Name "
+            f"the adapter in {adapter} is of another model: there are {'; and '.join(wrong)}. Name "
             "the model that it was trained on in model.name"
         )
 
@@ -236,9 +231,9 @@ def _quantized(settings: ModelSettings, dtype: torch.dtype, device: torch.device
 
 
 def _check_parts(network: Any, folder: Path) -> None:
-    """Says early that a model is of a kind that trsr cannot place tokens in."""
-    taken = inspect.signature(decoder_of(network).forward).parameters
-    if network.get_output_embeddings() is None or "position_ids" not in taken:
+    """Refuses a model that takes no token positions."""
+    parameters = inspect.signature(decoder_of(network).forward).parameters
+    if network.get_output_embeddings() is None or "position_ids" not in parameters:
         raise ModelError(
             f"the model in {folder} ({type(network).__name__}) is not a decoder that takes "
             "positions: choose a Llama, Qwen, Mistral, Gemma, Phi or GPT-NeoX model"
@@ -249,7 +244,7 @@ def _cpu_has_bf16() -> bool:
     if platform.system() != "Linux":
         return False
     try:
-        flags = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+        flags = files.read_text(Path("/proc/cpuinfo"), errors="replace")
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -19,7 +19,7 @@ from trsr.models.hf.decoding import stop_tokens
 from trsr.models.hf.generate import Generator
 from trsr.models.openvino.compiled import CompiledPass, compiled_pass, resolve
 from trsr.models.settings import ModelSettings
-from trsr.models.thinking import Unsaid
+from trsr.models.thinking import MissingTexts
 from trsr.models.token_tree.prefix_cache import PrefixCache
 from trsr.models.token_tree.tokens import Tokens
 from trsr.models.token_tree.tree import answer_logits, answer_states, log_normalizer
@@ -42,7 +42,7 @@ class TransformersModel:
     Attributes:
         network: The torch module; a PEFT wrapper where the adapter stays beside the weights.
         device: Where it runs.
-        layout: How prompts become tokens.
+        layout: The chat format: how prompts become tokens.
 
     Raises:
         ConfigError: If the machine lacks the device or the library that is asked for.
@@ -65,7 +65,7 @@ class TransformersModel:
         if self._scorer != "torch":
             self._identity += f" {self._scorer}"
         self._identity += settings.special_name
-        self._memory = PrefixCache(settings.prefix_cache_tokens)
+        self._prefix_cache = PrefixCache(settings.prefix_cache_tokens)
 
     @property
     def identity(self) -> str:
@@ -78,7 +78,7 @@ class TransformersModel:
         return self._context_tokens
 
     def count_tokens(self, prompt: Prompt) -> int:
-        """The prompt's tokens as the model reads it, layout included."""
+        """The prompt's tokens as the model reads it, chat format included."""
         return len(self.layout.encode(prompt))
 
     def encode(self, prompt: Prompt) -> list[int]:
@@ -106,30 +106,29 @@ class TransformersModel:
             )
 
     def encode_text(
-        self, prompt: Prompt, text: str, *, whole: bool = True
+        self, prompt: Prompt, text: str, *, complete: bool = True
     ) -> tuple[Tokens, Tokens]:
         """The tokens before a text, and its own, encoded where it stands.
 
         Args:
             prompt: What the text answers, its begun answer included.
             text: What follows.
-            whole: Whether the answer is at its end: the token that ends a turn then follows.
+            complete: Whether the answer ends there: the token that ends a turn then follows.
 
         Raises:
             ModelError: If the text has no tokens of its own.
             PromptError: If prompt and text exceed the context.
         """
         question = self.encode_answers(prompt, [text])
-        end = self.layout.closing(stop_tokens(self.network, self.layout)) if whole else ()
+        end = self.layout.closing(stop_tokens(self.network, self.layout)) if complete else ()
         return question.stem, (*question.answers[0], *end)
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> npt.NDArray[np.float64]:
         """The log-probability of each answer after each prompt.
 
-        What the prompts begin with in common is computed once (see `answer_states`): give all
-        candidates of a query, and many queries, in one call. On a CPU what they begin alike with
-        earlier calls' prompts is kept, up to the setting `prefix_cache_tokens`: the instruction
-        across users, a user's own part when they come back.
+        Shared prefixes are computed once (see `answer_states`): give all candidates of a query,
+        and many queries, in one call. On a CPU prefixes are cached across calls too, up to
+        `prefix_cache_tokens`.
 
         Returns:
             Shape (prompts, answers), natural logarithms. The answers' rows of the head are
@@ -164,19 +163,18 @@ class TransformersModel:
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Yields (position, text), each as soon as it is finished, without the model's thinking.
 
-        Greedy in bfloat16, a text may depend on the prompts that it was made beside: sums are
-        then taken in another order. Stored outputs do not change.
+        In bfloat16 a greedy text may depend on its batch. Cached responses do not change.
 
         Raises:
             ModelError: If the model cannot generate here.
             PromptError: If a prompt leaves no room for its answer.
         """
-        unsaid = Unsaid()
+        missing = MissingTexts()
         try:
             for position, text in self._generator.answer(prompts, sampling):
-                yield position, unsaid.text(text, sampling.max_tokens)
+                yield position, missing.text(text, sampling.max_tokens)
         finally:
-            unsaid.tell("name a model that does not think")
+            missing.log("name a model that does not think")
 
     @functools.cached_property
     def _generator(self) -> Generator:
@@ -196,7 +194,7 @@ class TransformersModel:
                 self.network,
                 sequences,
                 batch_tokens=self.settings.batch_tokens,
-                memory=self._memory,
+                prefix_cache=self._prefix_cache,
                 packed=self.compiled,
             )
             logits = answer_logits(self.network, states, tokens).double()

@@ -31,16 +31,16 @@ KINDS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 MOST_PADDING = 2.0
 """Runs attend side by side when none is padded to more than this times its length."""
 SMALL = 256
-"""Fewer tokens than this are not worth a pass of their own, however they are padded."""
+"""Fewer tokens than this are not worth a pass of their own."""
 
-ANEW = frozenset({"dynamic", "longrope"})
+DYNAMIC = frozenset({"dynamic", "longrope"})
 """Rotary embeddings whose angles depend on how long the longest sequence is."""
 
 MOST_FREE = 16
-"""Pieces of memory that wait to be used again; those that have waited longest are given up."""
+"""Most free buffers; the oldest are released."""
 
 MOST_PARAMETERS = 2e9
-"""Larger models are not compiled unasked: their weights would be copied in fp32 on the way."""
+"""`auto` does not compile larger models: their weights would be copied in fp32."""
 
 _MASKED = -1e30
 
@@ -77,7 +77,7 @@ class CompiledPass:
         compiled = ov.Core().compile_model(graph.model, "CPU", properties)
         self._request = compiled.create_infer_request()
         self.infer = self._request.infer
-        self._room = Room()
+        self._pool = BufferPool()
         self._table: Pair = (np.empty((0, self._heads.size)),) * 2
 
     def __call__(
@@ -110,7 +110,7 @@ class CompiledPass:
             for row in itertools.compress(rows, wanted):
                 first, end = end, end + len(segments[row][0])
                 added = [one[first:end] for one in layers]
-                kept[row] = _longer(prefix, segments[row][0], added, self._room)
+                kept[row] = _longer(prefix, segments[row][0], added, self._pool)
         return found, kept
 
     def _infer(
@@ -157,21 +157,21 @@ class CompiledPass:
     def _angles(self, positions: list[int]) -> tuple[Array, Array]:
         """Cosines and sines of the rotary embedding at these positions, [tokens, head size]."""
         rotary, ends = self._decoder.rotary_emb, max(positions) + 1
-        if getattr(rotary, "rope_type", "default") in ANEW:
-            return _told(rotary, positions)
+        if getattr(rotary, "rope_type", "default") in DYNAMIC:
+            return _compute_angles(rotary, positions)
         if ends > len(self._table[0]):
-            self._table = _told(rotary, list(range(2 * ends)))
+            self._table = _compute_angles(rotary, list(range(2 * ends)))
         cos, sin = self._table
         return cos[positions], sin[positions]
 
 
-def _told(rotary: Any, positions: list[int]) -> tuple[Array, Array]:
+def _compute_angles(rotary: Any, positions: list[int]) -> tuple[Array, Array]:
     cos, sin = rotary(torch.empty(0, dtype=torch.float32), torch.tensor([positions]))
     return cos[0].float().numpy(), sin[0].float().numpy()
 
 
 def resolve(network: Any, scorer: str) -> str:
-    """What the setting `model.scorer` comes to for this model, here: auto is decided."""
+    """The scorer that `model.scorer` means for this model on this machine."""
     if scorer != "auto":
         return scorer
     if importlib.util.find_spec("openvino") is None:
@@ -210,38 +210,37 @@ def _together(segments: Sequence[Segment]) -> Iterator[list[int]]:
             yield rows
 
 
-class Room:
-    """Memory for kept keys and values, used again when nobody holds them any more.
+class BufferPool:
+    """Reuses the memory of cached keys and values that nobody holds any more.
 
-    A prefix takes tens of megabytes, and the system takes longer to give these than it takes to
-    fill them.
+    A prefix takes tens of megabytes, which the system allocates more slowly than they are filled.
     """
 
     def __init__(self) -> None:
         self._free: list[Array] = []
 
-    def of(self, *shape: int) -> Array:
-        """An array of this shape, fp32, its numbers any."""
+    def array(self, *shape: int) -> Array:
+        """An uninitialized fp32 array of this shape."""
         size = math.prod(shape)
         fitting = [one for one in self._free if size <= one.size <= 2 * size]
         if fitting:
-            whole = min(fitting, key=len)
-            self._free = [one for one in self._free if one is not whole]
+            buffer = min(fitting, key=len)
+            self._free = [one for one in self._free if one is not buffer]
         else:
-            whole = np.empty(size + size // 8, np.float32)
-        found = whole[:size].reshape(shape)
+            buffer = np.empty(size + size // 8, np.float32)
+        found = buffer[:size].reshape(shape)
         # torch's views of it hold it for as long as there is one
-        weakref.finalize(found, self._give_back, whole).atexit = False
+        weakref.finalize(found, self._release, buffer).atexit = False
         return found
 
-    def _give_back(self, whole: Array) -> None:
-        self._free = [*self._free[-MOST_FREE + 1 :], whole]
+    def _release(self, buffer: Array) -> None:
+        self._free = [*self._free[-MOST_FREE + 1 :], buffer]
 
 
-def _longer(prefix: Prefix | None, tokens: Tokens, new: list[Array], room: Room) -> Prefix:
-    """A run with the prefix before it, as a prefix; a copy."""
+def _longer(prefix: Prefix | None, tokens: Tokens, new: list[Array], pool: BufferPool) -> Prefix:
+    """A run and the prefix before it, copied into one prefix."""
     start, (_, heads, size) = len(prefix.tokens) if prefix else 0, new[0].shape
-    block = room.of(len(new), heads, start + len(tokens), size)
+    block = pool.array(len(new), heads, start + len(tokens), size)
     for number, one in enumerate(new):
         if prefix:
             block[number, :, :start] = prefix.layers[number // 2][number % 2].numpy()

@@ -12,11 +12,11 @@ from filelock import FileLock
 
 from trsr import hub
 from trsr.errors import ConfigError, ModelError, PromptError
-from trsr.models.base import Feed, Sampling
+from trsr.models.base import Feed, FeedReader, Sampling
 from trsr.models.chat_format import ChatFormat
 from trsr.models.openvino.gguf import write_f16
 from trsr.models.settings import ModelSettings
-from trsr.models.thinking import Unsaid
+from trsr.models.thinking import MissingTexts
 from trsr.models.weights import local_weights
 from trsr.settings import derive_seed, digest
 from trsr.storage import files
@@ -57,7 +57,7 @@ class _Request:
         prompt: Its tokens.
         answer: The answer so far, as begun and as generated.
         begun: How many tokens of the answer were begun.
-        opened: The mark with which the prompt itself opens a thinking.
+        opened: The mark with which the prompt itself opens the model's thinking.
         runs: The runs of tokens that the answer holds, where none may occur twice.
     """
 
@@ -73,11 +73,10 @@ class _Request:
 class OpenVINOModel:
     """A `LanguageModel` on openvino-genai's continuous batching.
 
-    Prompts are laid out exactly as the transformers backend does, and handed over as tokens;
-    what prompts begin with in common is computed once. Two settings of `Sampling` work in
-    OpenVINO's way: the repetition penalty counts the prompt's words too, and where a run of
-    `no_repeat_ngram` tokens would occur a second time the text ends (OpenVINO cannot forbid a
-    token). The KV cache is kept in 8 bits where dtype is auto, in the asked-for format elsewhere.
+    It gets the same tokens as the transformers backend; shared prefixes are computed once. Two
+    settings of `Sampling` differ: the repetition penalty counts the prompt's tokens too, and a
+    text ends before a second run of `no_repeat_ngram` tokens, as OpenVINO cannot forbid a token.
+    The KV cache has 8 bits where dtype is auto, else the chosen format.
 
     Args:
         settings: Which model, and how it runs; `batch_size` prompts are under way at once.
@@ -124,21 +123,13 @@ class OpenVINOModel:
             ModelError: If OpenVINO fails.
             PromptError: If a prompt leaves no room for its answer.
         """
-        source, ended, position = iter(prompts), False, 0
+        feed = FeedReader(prompts)
         going: list[_Request] = []
-        unsaid = Unsaid()
+        missing = MissingTexts()
         try:
             while True:
-                while not ended and len(going) < self.settings.batch_size:
-                    try:
-                        prompt = next(source)
-                    except StopIteration:
-                        ended = True
-                        break
-                    if prompt is None:
-                        break
-                    going.append(self._send(position, prompt, sampling))
-                    position += 1
+                while len(going) < self.settings.batch_size and (entry := feed.take()):
+                    going.append(self._send(*entry, sampling))
                 if not going:
                     break
                 self._step()
@@ -146,12 +137,11 @@ class OpenVINOModel:
                 going = [request for request in going if request not in done]
                 for request in done:
                     text = request.opened + self._text(request)
-                    yield request.position, unsaid.text(text, sampling.max_tokens)
+                    yield request.position, missing.text(text, sampling.max_tokens)
         finally:
             self._drop(going)
-            unsaid.tell("name a model that does not think")
-        if not ended:
-            raise RuntimeError("the feed waits for an answer, but none is being made")
+            missing.log("name a model that does not think")
+        feed.check_ended()
 
     def _load(self, folder: Path) -> Any:
         try:
@@ -171,16 +161,14 @@ class OpenVINOModel:
             if precision
             else {}
         )
-        source = (
-            folder if files.is_file(folder / "openvino_model.xml") else self._made_ready(folder)
-        )
+        source = folder if files.is_file(folder / "openvino_model.xml") else self._converted(folder)
         try:
             return genai.ContinuousBatchingPipeline(str(source), scheduler, "CPU", properties, {})
         except RuntimeError as error:
             raise ModelError(f"openvino cannot load {source}: {error}") from error
 
-    def _made_ready(self, folder: Path) -> Path:
-        """The checkpoint as OpenVINO reads it, written once: F16 (Q4_1 and Q8_0 degrade there)."""
+    def _converted(self, folder: Path) -> Path:
+        """The checkpoint as an F16 GGUF file, written once (Q4_1 and Q8_0 degrade there)."""
         root = hub.cache_folder() / "openvino"
         path = root / f"{digest(self._identity)}.gguf"
         try:
@@ -225,7 +213,7 @@ class OpenVINOModel:
         request = _Request(position, handle, tokens, [], len(begun), self.layout.opened(prompt))
         for token in begun:
             _write(request, token, sampling.no_repeat_ngram)
-        request.answer[:] = begun  # whole, even where it repeats itself
+        request.answer[:] = begun  # all of it, even where it repeats itself
         return request
 
     def _generation(self, prompt: Prompt, sampling: Sampling) -> Any:
@@ -259,7 +247,7 @@ class OpenVINOModel:
                         request.handle.cancel()
                         return True
         stop = self.layout.stop
-        if stop and stop in self._said(request):
+        if stop and stop in self._decoded(request):
             request.handle.cancel()
             return True
         if status == "IGNORED":
@@ -268,18 +256,15 @@ class OpenVINOModel:
             )
         return bool(status != "RUNNING")
 
-    def _said(self, request: _Request) -> str:
+    def _decoded(self, request: _Request) -> str:
         return self.layout.decode(request.prompt, request.answer[request.begun :])
 
     def _text(self, request: _Request) -> str:
-        text = self._said(request)
+        text = self._decoded(request)
         return text.partition(self.layout.stop)[0] if self.layout.stop else text
 
     def _drop(self, going: list[_Request]) -> None:
-        """Takes unfinished requests out of the pipeline, which others may go on to use.
-
-        Cancelled ones, too, give their cache's blocks back in the next step only.
-        """
+        """Cancels unfinished requests; the next step frees their cache blocks."""
         for request in going:
             request.handle.cancel()
         if self._pipeline.has_non_finished_requests():

@@ -1,4 +1,4 @@
-"""What of a sequence's beginning is kept, so that nobody computes it again: keys and values."""
+"""Keys and values of prefixes, cached between calls."""
 
 from __future__ import annotations
 
@@ -35,40 +35,35 @@ class Prefix:
 
 
 class PrefixCache:
-    """Prefixes kept between calls, the latest used ones within a budget of tokens.
+    """The latest used prefixes within a budget of tokens (0: none), for one set of weights.
 
-    Users share the instruction, and a user who comes back with other candidates shares the whole
-    of what stands before them: what a new sequence begins alike with a kept one is not computed
-    again. Holds for one set of weights.
-
-    Args:
-        budget: How many tokens' keys and values may be kept; 0: none.
+    Users share the instruction, and a returning user shares all that stands before the candidates.
     """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self._kept: OrderedDict[Tokens, Prefix] = OrderedDict()
+        self._prefixes: OrderedDict[Tokens, Prefix] = OrderedDict()
 
     def find(self, run: Tokens, most: int) -> Prefix | None:
-        """The longest beginning of a run, of at most so many tokens, that is kept."""
+        """The longest cached prefix of a run, of at most `most` tokens."""
         length, best = 0, None
-        for tokens in self._kept:
+        for tokens in self._prefixes:
             shared = min(common(tokens, run), most)
             if shared > length:
                 length, best = shared, tokens
         if best is None:
             return None
-        self._kept.move_to_end(best)
-        return self._kept[best].first(length)
+        self._prefixes.move_to_end(best)
+        return self._prefixes[best].first(length)
 
-    def keep(self, prefixes: Iterable[Prefix | None]) -> None:
-        """Keeps prefixes in place of those that they begin with, and of the longest unused."""
+    def add(self, prefixes: Iterable[Prefix | None]) -> None:
+        """Adds prefixes; drops cached ones that they extend, then the least recently used."""
         for prefix in filter(None, prefixes):
-            shared = {one: common(one, prefix.tokens) for one in self._kept}
+            shared = {one: common(one, prefix.tokens) for one in self._prefixes}
             if len(prefix.tokens) > self.budget or len(prefix.tokens) in shared.values():
                 continue
             for known in [one for one, length in shared.items() if length == len(one)]:
-                del self._kept[known]
-            self._kept[prefix.tokens] = prefix
-            while sum(map(len, self._kept)) > self.budget:
-                self._kept.popitem(last=False)
+                del self._prefixes[known]
+            self._prefixes[prefix.tokens] = prefix
+            while sum(map(len, self._prefixes)) > self.budget:
+                self._prefixes.popitem(last=False)

@@ -1,8 +1,8 @@
 """The token tree: from plain token sequences, each distinct token computed once.
 
-Sequences that begin alike (instruction, then user, then candidate) share the work of what they
-have in common: a shared run of tokens is computed once, and its keys and values are lent to the
-runs that follow it, level by level. Scoring and training both stand on `answer_states`.
+Sequences with a common prefix (instruction, then user, then candidate) share its work: a shared run
+of tokens is computed once, and the runs that follow it attend to its keys and values, level by
+level. Scoring and training both use `answer_states`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def answer_states(
     sequences: Sequence[Sequence[int]],
     *,
     batch_tokens: int,
-    memory: PrefixCache | None = None,
+    prefix_cache: PrefixCache | None = None,
     packed: PackedPass | None = None,
 ) -> Tensor:
     """The final hidden state at each sequence's last token, each distinct token computed once.
@@ -73,8 +73,8 @@ def answer_states(
         sequences: Token ids, each at least one long.
         batch_tokens: About how many tokens one forward pass may hold (a kept token counts for a
             quarter); a single longer sequence is a pass of its own.
-        memory: What earlier calls with the same weights kept, where gradients are not wanted;
-            used where passes are packed (see `can_pack`).
+        prefix_cache: Prefixes of earlier calls with the same weights, for passes without gradients
+            that are packed (see `can_pack`).
         packed: The pass to make instead of the network's own; it gives no gradients.
 
     Returns:
@@ -85,8 +85,8 @@ def answer_states(
         ValueError: If a sequence is empty.
     """
     distinct = _distinct(sequences)
-    tree = _planted(network, distinct)
-    every, places = _computed(network, tree, batch_tokens, memory, packed)
+    tree = _tree(network, distinct)
+    every, places = _compute(network, tree, batch_tokens, prefix_cache, packed)
     order = {tokens: places[index] for index, tokens in enumerate(distinct)}
     wanted = [order[tuple(sequence)] for sequence in sequences]
     return every.index_select(0, torch.tensor(wanted, dtype=torch.long, device=every.device))
@@ -110,8 +110,8 @@ def token_states(
         ValueError: If a sequence is empty.
     """
     distinct = _distinct(sequences)
-    tree, paths = spread(_planted(network, distinct))
-    every, places = _computed(network, tree, batch_tokens)
+    tree, paths = spread(_tree(network, distinct))
+    every, places = _compute(network, tree, batch_tokens)
     order = {tokens: index for index, tokens in enumerate(distinct)}
     return every, [
         [places[number] for number in paths[order[tuple(sequence)]]] for sequence in sequences
@@ -194,23 +194,23 @@ def _distinct(sequences: Sequence[Sequence[int]]) -> list[Tokens]:
     return distinct
 
 
-def _planted(network: Any, distinct: Sequence[Tokens]) -> list[Node]:
+def _tree(network: Any, distinct: Sequence[Tokens]) -> list[Node]:
     """The tree of some sequences; flat where the network keeps no keys and values."""
     return grow(distinct, MIN_SAVED if can_keep(network) else math.inf)
 
 
-def _computed(
+def _compute(
     network: Any,
     top: list[Node],
     batch_tokens: int,
-    memory: PrefixCache | None = None,
+    prefix_cache: PrefixCache | None = None,
     packed: PackedPass | None = None,
 ) -> tuple[Tensor, dict[int, int]]:
     """The states where something ends, in the order of computing; and the row of each end."""
     decoder = decoder_of(network)
     places: dict[int, int] = {}
     states: list[Tensor] = []
-    for found, state in _visit_levels(network, top, batch_tokens, memory, packed):
+    for found, state in _visit_levels(network, top, batch_tokens, prefix_cache, packed):
         for end in found:
             places[end] = len(places)
         states.append(state)
@@ -224,7 +224,7 @@ def _visit_levels(
     network: Any,
     top: list[Node],
     batch_tokens: int,
-    memory: PrefixCache | None,
+    prefix_cache: PrefixCache | None,
     packed: PackedPass | None,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Computes a tree level by level, packed where that can be; yields as `_visit` does."""
@@ -233,8 +233,8 @@ def _visit_levels(
         packed = functools.partial(run_packed, decoder)
     if packed is None:
         return _visit(decoder, top, None, [0] * len(top), batch_tokens)
-    rooted = [_remembered(node, memory) for node in top]
-    return _visit_packed(packed, rooted, batch_tokens, memory)
+    rooted = [_behind_cached(node, prefix_cache) for node in top]
+    return _visit_packed(packed, rooted, batch_tokens, prefix_cache)
 
 
 def _visit(
@@ -270,10 +270,10 @@ def _visit(
         yield from _visit(decoder, following, kept, places, batch_tokens)
 
 
-def _remembered(node: Node, memory: PrefixCache | None) -> tuple[Node, Prefix | None]:
-    """What is left of a topmost run behind what is kept of it."""
+def _behind_cached(node: Node, prefix_cache: PrefixCache | None) -> tuple[Node, Prefix | None]:
+    """A topmost run without its cached prefix, and that prefix."""
     last = min((offset for offset, _ in node.ends), default=len(node.tokens) - 1)
-    found = memory.find(node.tokens, last) if memory else None
+    found = prefix_cache.find(node.tokens, last) if prefix_cache else None
     if found is None:
         return node, None
     start = len(found.tokens)
@@ -285,7 +285,7 @@ def _visit_packed(
     packed: PackedPass,
     nodes: list[tuple[Node, Prefix | None]],
     batch_tokens: int,
-    memory: PrefixCache | None = None,
+    prefix_cache: PrefixCache | None = None,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """The same as `_visit`, without padding; siblings stand together in `nodes`."""
     for batch in filled(nodes, batch_tokens, lambda node: len(node[0].tokens)):
@@ -296,12 +296,12 @@ def _visit_packed(
         states, kept = packed(segments, [bool(m.children) for m in members], asked)
         if ends:
             yield [of for _, _, of in ends], states
-        if memory is not None:
-            memory.keep(kept)
+        if prefix_cache is not None:
+            prefix_cache.add(kept)
         below = [(child, kept[row]) for row, node in enumerate(members) for child in node.children]
         del states, kept
         if below:
-            yield from _visit_packed(packed, below, batch_tokens, memory)
+            yield from _visit_packed(packed, below, batch_tokens, prefix_cache)
 
 
 def _batches(

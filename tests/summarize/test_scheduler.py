@@ -1,4 +1,4 @@
-"""The driver runs the flows of all users through one model, in any order, losing nothing."""
+"""The scheduler runs the flows of all users through one model, in any order, losing nothing."""
 
 from __future__ import annotations
 
@@ -243,20 +243,20 @@ def test_users_without_a_question_do_not_pile_up(monkeypatch: pytest.MonkeyPatch
     assert [len(found), sum(bool(one.text) for one in found.values())] == [len(lengths), 2]
 
 
-def test_progress_is_told_of_each_summary() -> None:
-    class Told(Silent):
+def test_progress_advances_with_each_summary() -> None:
+    class Counted(Silent):
         def __init__(self) -> None:
             self.steps = 0
 
         def advance(self, steps: int = 1, note: str = "") -> None:
             self.steps += steps
 
-    progress = Told()
+    progress = Counted()
     run(keyed([0, 3, 5]), progress=progress)
     assert progress.steps == 3
 
 
-def test_an_empty_answer_is_counted_said_and_leaves_the_rest(
+def test_an_empty_answer_is_logged_and_leaves_the_rest(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def silent_on_two(prompt: Prompt) -> str:
@@ -277,7 +277,7 @@ def test_a_prompt_that_cannot_fit_names_the_history_the_user_and_the_tokens() ->
         run(keyed([3]), tokens=100)
 
 
-def test_an_unknown_strategy_is_told_with_near_names() -> None:
+def test_an_unknown_strategy_is_an_error_with_near_names() -> None:
     with pytest.raises(ConfigError, match="did you mean recurrent"):
         run(keyed([3]), strategy="recurent")
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_driver import Noted, keyed, run
+from test_scheduler import Noted, keyed, run
 
 from trsr.models.base import Sampling
 from trsr.models.scripted import ScriptedModel
 from trsr.storage.response_cache import response_key
-from trsr.summarize.self_consistency import Samples, agreement
+from trsr.summarize.self_consistency import agreement, most_agreed
 from trsr.types import Message, Prompt
 
 DRAWN = Sampling(max_tokens=10**6, temperature=0.7)
@@ -70,7 +70,7 @@ words = st.lists(st.sampled_from(["comedy", "drama", "school", "war", "love"]), 
 @given(st.lists(words, min_size=1, max_size=6))
 def test_what_is_kept_is_best_by_the_measure_and_the_first_of_equals(drawn):
     texts = [" ".join(one) for one in drawn]
-    best = Samples(len(texts)).best(texts)
+    best = most_agreed(texts)
 
     def value(text: str) -> tuple[bool, float]:
         return bool(text), agreement(text, texts)
@@ -86,11 +86,11 @@ def test_order_and_batch_size_change_nothing(in_flight, seed, strategy):
     def reply(prompt: Prompt) -> str:
         return f"[{prompt.messages[-1].content[-30:]} {'ab'[prompt.draw % 2]}]"
 
-    def told(**options: Any) -> Any:
+    def summaries(**options: Any) -> Any:
         model = ScriptedModel(reply, context_tokens=10**6, **options)
         return run(keyed([7, 3, 0, 5]), model, strategy=strategy, samples=3, sampling=DRAWN)
 
-    assert told(in_flight=in_flight, shuffle=seed) == told(in_flight=1)
+    assert summaries(in_flight=in_flight, shuffle=seed) == summaries(in_flight=1)
 
 
 def test_a_draw_has_a_key_and_random_numbers_of_its_own_and_the_first_those_of_before():

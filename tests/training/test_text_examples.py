@@ -15,7 +15,7 @@ from trsr.models.base import Sampling
 from trsr.models.chat_format import ChatFormat
 from trsr.models.hf.merge import write_merged
 from trsr.progress import Silent
-from trsr.training.examples import Written
+from trsr.training.encode import TextExample
 from trsr.training.settings import TuneSummarizerSettings
 from trsr.training.text_examples import train_on_texts
 from trsr.types import Message, Prompt
@@ -33,15 +33,15 @@ def prompt(word: str, begun: str = "The user likes") -> Prompt:
     )
 
 
-def texts(whole: bool = True) -> list[Written]:
-    return [Written(word, prompt(word), f" {text}", whole) for word, text in TAUGHT.items()]
+def texts(complete: bool = True) -> list[TextExample]:
+    return [TextExample(word, prompt(word), f" {text}", complete) for word, text in TAUGHT.items()]
 
 
 def settings_of(model: Path) -> ModelSettings:
     return ModelSettings(name=str(model), dtype="float32", device="cpu")
 
 
-def taught(model: Path, folder: Path, found: list[Written], **more: Any) -> Any:
+def taught(model: Path, folder: Path, found: list[TextExample], **more: Any) -> Any:
     own = {"epochs": 60, "learning_rate": 2e-2, "texts_per_step": 2}
     own |= {"rank": 16, "alpha": 32, "targets": ("q_proj", "v_proj", "up_proj", "down_proj")}
     return train_on_texts(
@@ -97,11 +97,11 @@ def test_the_first_loss_is_the_mean_of_the_texts_tokens_and_of_the_end(
 
     (one,) = texts()[:1]
     opened = open_model(settings_of(tiny_model))
-    for whole in (True, False):
-        told = [Written("q", one.prompt, one.text, whole)]
-        result = taught(tiny_model, tmp_path / str(whole), told, epochs=1)
+    for complete in (True, False):
+        examples = [TextExample("q", one.prompt, one.text, complete)]
+        result = taught(tiny_model, tmp_path / str(complete), examples, epochs=1)
         stem = opened.encode(one.prompt)
-        ids = opened.layout.tokenizer.encode(one.text) + [2] * whole
+        ids = opened.layout.tokenizer.encode(one.text) + [2] * complete
         with torch.no_grad():
             logits = opened.network(torch.tensor([stem + ids])).logits[0, len(stem) - 1 : -1]
         expected = torch.nn.functional.cross_entropy(logits, torch.tensor(ids))

@@ -19,7 +19,7 @@ from train_toy import toy_cases, toy_train
 
 from trsr.errors import StoreError
 from trsr.models.token_tree.kv_cache import decoder_of
-from trsr.training.activation_cache import FILE, ActivationCache, lasting
+from trsr.training.activation_cache import FILE, ActivationCache, first_adapted_layer
 from trsr.training.adapter import Adapter
 from trsr.training.encode import EncodedCase
 from trsr.training.losses import LOSSES
@@ -44,8 +44,8 @@ def random_case(rng: random.Random, name: str, shared: tuple[int, ...]) -> Encod
 def stirred(shape: str) -> tuple[Any, Adapter]:
     network = tiny_network(shape)
     targets = ("query_key_value",) if shape == "gpt_neox" else UPPER.targets
-    told = UPPER.model_copy(update={"targets": targets})
-    adapter = Adapter(network, told, "tiny", 0)
+    changes = UPPER.model_copy(update={"targets": targets})
+    adapter = Adapter(network, changes, "tiny", 0)
     torch.manual_seed(1)
     for parameter in adapter.parameters.values():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -79,14 +79,14 @@ def test_kept_states_give_the_same_losses_and_gradients(
     cases = [random_case(rng, f"c{number}", shared) for number in range(4)]
     network, adapter = stirred(shape)
     file = tmp_path_factory.mktemp("kept") / FILE
-    lower = ActivationCache(network, 1, cases, batch_tokens=most, file=file)
+    cache = ActivationCache(network, 1, cases, batch_tokens=most, file=file)
     # computed first, then read, then some of both; in other orders, with other neighbours
     for picked in ([0], [3, 0], [1], [2, 0, 3], [0, 1, 2, 3]):
         batch = [cases[position] for position in picked]
         wanted, right = gradients(network, adapter, loss, batch, most)
-        with lower.given(batch):
-            told, own = gradients(network, adapter, loss, batch, most)
-        torch.testing.assert_close(told, wanted, atol=1e-5, rtol=1e-5)
+        with cache.activations(batch):
+            changes, own = gradients(network, adapter, loss, batch, most)
+        torch.testing.assert_close(changes, wanted, atol=1e-5, rtol=1e-5)
         for one, other in zip(own, right, strict=True):
             assert float((one - other).norm()) <= 1e-5 * float(other.norm()) + 1e-8
 
@@ -98,11 +98,11 @@ def test_what_is_given_does_not_depend_on_the_neighbours(tmp_path: Path):
     for number, before in enumerate(([], [2, 1])):
         network, adapter = stirred("llama")
         file = tmp_path / str(number) / FILE
-        lower = ActivationCache(network, 1, cases, batch_tokens=10**4, file=file)
+        cache = ActivationCache(network, 1, cases, batch_tokens=10**4, file=file)
         for position in before:
-            with lower.given([cases[position]]):
+            with cache.activations([cases[position]]):
                 pass
-        with lower.given([cases[0]]):
+        with cache.activations([cases[0]]):
             found.append(gradients(network, adapter, "listwise", [cases[0]], 10**4))
     torch.testing.assert_close(found[0], found[1], atol=0, rtol=0)
 
@@ -111,17 +111,17 @@ def test_what_is_given_does_not_depend_on_the_neighbours(tmp_path: Path):
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The tokens that go through each model's lowest layer while a run trains."""
     seen: list[int] = []
-    from trsr.training.step import Learner
+    from trsr.training.step import TrainingStep
 
-    own = Learner.__init__
+    own = TrainingStep.__init__
 
     def watched(self: Any, network: Any, *args: Any, **kwargs: Any) -> None:
         own(self, network, *args, **kwargs)
         layer = decoder_of(network).layers[0]
-        layer.register_forward_pre_hook(lambda _, told: seen.append(told[0].shape[1]))
+        layer.register_forward_pre_hook(lambda _, changes: seen.append(changes[0].shape[1]))
 
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "__init__", watched)
+        patched.setattr(TrainingStep, "__init__", watched)
         yield seen
 
 
@@ -141,45 +141,47 @@ def test_later_epochs_do_not_repeat_the_frozen_layers(
 
 
 def test_it_learns_what_it_learns_without(tiny_model: Path, tmp_path: Path, monkeypatch: Any):
-    told = {"upper_layers": 1, "epochs": 3, "dropout": 0.0}
-    kept = toy_train(tiny_model, tmp_path / "kept", **told)
-    monkeypatch.setattr("trsr.training.start.lasting", lambda *_: None)
-    repeated = toy_train(tiny_model, tmp_path / "repeated", **told)
+    changes = {"upper_layers": 1, "epochs": 3, "dropout": 0.0}
+    kept = toy_train(tiny_model, tmp_path / "kept", **changes)
+    monkeypatch.setattr("trsr.training.start.first_adapted_layer", lambda *_: None)
+    repeated = toy_train(tiny_model, tmp_path / "repeated", **changes)
     assert kept.losses == pytest.approx(repeated.losses, rel=1e-3, abs=1e-4)
     assert kept.losses[-1] < kept.losses[0]
 
 
 def test_a_stopped_run_ends_bit_for_bit_like_an_unbroken_one(tiny_model: Path, tmp_path: Path):
-    told: dict[str, Any] = {"upper_layers": 1, "epochs": 3}
-    toy_train(tiny_model, tmp_path / "unbroken", **told)
+    changes: dict[str, Any] = {"upper_layers": 1, "epochs": 3}
+    toy_train(tiny_model, tmp_path / "unbroken", **changes)
     for step in (2, 5):
         with pytest.raises(StopHereError):
-            toy_train(tiny_model, tmp_path / "stopped", progress=Stopping(step), **told)
-    toy_train(tiny_model, tmp_path / "stopped", **told)
+            toy_train(tiny_model, tmp_path / "stopped", progress=Stopping(step), **changes)
+    toy_train(tiny_model, tmp_path / "stopped", **changes)
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "unbroken")
 
 
 def test_where_it_is_not_worth_it_or_cannot_be_done_nothing_is_kept(tmp_path: Path):
     network, _ = stirred("llama")
     cases = [random_case(random.Random(0), name, ()) for name in ("a", "b")]
-    assert lasting(network, cases, UPPER) == 1
+    assert first_adapted_layer(network, cases, UPPER) == 1
     for change in ({"epochs": 1}, {"upper_layers": 0}, {"upper_layers": 2}):
-        assert lasting(network, cases, UPPER.model_copy(update=change)) is None
-    assert lasting(network, [cases[0], cases[0]], UPPER) is None  # cannot be told apart
-    assert lasting(tiny_network("gemma2"), cases, UPPER) is None  # not packed
+        assert first_adapted_layer(network, cases, UPPER.model_copy(update=change)) is None
+    assert (
+        first_adapted_layer(network, [cases[0], cases[0]], UPPER) is None
+    )  # cannot be changes apart
+    assert first_adapted_layer(tiny_network("gemma2"), cases, UPPER) is None  # not packed
     dropping, _ = stirred("gpt_neox")
     decoder_of(dropping).layers[0].post_attention_dropout.p = 0.1
-    assert lasting(dropping, cases, UPPER) is None
+    assert first_adapted_layer(dropping, cases, UPPER) is None
 
 
-def test_a_full_disk_is_told(tiny_model: Path, tmp_path: Path):
+def test_a_full_disk_is_an_error(tiny_model: Path, tmp_path: Path):
     (tmp_path / "state" / FILE).mkdir(parents=True)
-    with pytest.raises(StoreError, match=r"lower_layers\.bin: what the frozen layers make"):
+    with pytest.raises(StoreError, match=r"lower_layers\.bin: the activation cache"):
         toy_train(tiny_model, tmp_path, upper_layers=1, epochs=2)
 
 
 def test_fused_projections_are_kept_too(tmp_path: Path):
     folder = tiny_model_folder(tmp_path / "neox", shape="gpt_neox", tied=False)
-    told: dict[str, Any] = {"targets": ("query_key_value",), "upper_layers": 1, "epochs": 3}
-    result = toy_train(folder, tmp_path, toy_cases(6), **told)
+    changes: dict[str, Any] = {"targets": ("query_key_value",), "upper_layers": 1, "epochs": 3}
+    result = toy_train(folder, tmp_path, toy_cases(6), **changes)
     assert result.losses[-1] < result.losses[0]

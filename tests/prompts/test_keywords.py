@@ -1,4 +1,4 @@
-"""The words that tell a history from the catalog."""
+"""Keywords set a history apart from the catalog."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ CATALOG = [
 
 
 def test_what_many_items_of_the_history_and_few_of_the_rest_have_stands_first() -> None:
-    terms = Keywords(CATALOG)
+    keywords = Keywords(CATALOG)
     history = ["The detective; crime, drama", "The heist; crime", "The clown; comedy, crime"]
     # "the" stands in all of the history, and in all of the catalog.
-    assert terms.of(history, 20) == ["crime"]
-    assert terms.of(CATALOG[:3], 20) == ["drama"]
+    assert keywords.of(history, 20) == ["crime"]
+    assert keywords.of(CATALOG[:3], 20) == ["drama"]
     # A film alone is told by what few others have.
-    assert terms.of(["The heist; crime"], 20) == ["heist", "crime"]
-    assert terms.of([], 20) == terms.of(["1999"], 20) == []
+    assert keywords.of(["The heist; crime"], 20) == ["heist", "crime"]
+    assert keywords.of([], 20) == keywords.of(["1999"], 20) == []
 
 
 def test_a_word_is_written_as_it_mostly_stands() -> None:
@@ -43,7 +43,7 @@ def test_words_are_few_each_once_and_in_no_order_of_the_texts(texts: list[str], 
     assert Keywords(CATALOG[::-1]).of(texts[::-1], most) == found
 
 
-def test_the_writer_counts_what_its_prompts_would_tell() -> None:
+def test_the_writer_counts_the_words_of_its_prompts() -> None:
     def item(name: str, genres: str, plot: str) -> Item:
         return Item(name, (("genres", genres), ("plot", plot), ("secret", "zebra")))
 
@@ -54,7 +54,7 @@ def test_the_writer_counts_what_its_prompts_would_tell() -> None:
     ]
     settings = PromptSettings(domain="films", fields=["genres", "plot"], summary_item_words=3)
     writer = PromptWriter(settings, lambda prompt: 1, 1000, catalog=catalog)
-    told = writer.terms(catalog[:1], 20).split(", ")
-    assert set(told) == {"drama", "one", "two", "three"}
-    assert "war" not in told  # beyond the words of a field
-    assert writer.terms(catalog[:2], 5) == "drama"
+    found = writer.keywords(catalog[:1], 20).split(", ")
+    assert set(found) == {"drama", "one", "two", "three"}
+    assert "war" not in found  # beyond the words of a field
+    assert writer.keywords(catalog[:2], 5) == "drama"
