@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -253,7 +252,7 @@ class Recommender:
             return ranker
         folder = self._folder / name
         try:
-            key = json.loads((folder / KEY).read_text("utf-8"))
+            key = files.read_json(folder / KEY)
             items = key["files"].get(ITEMS)
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise StoreError(

@@ -17,6 +17,7 @@ from trsr.pipeline.summary_trace import SummaryTrace, page_writer, summary_trace
 from trsr.prompts import PromptWriter
 from trsr.rankers import Rankings, p_yes
 from trsr.report import ShownBlock, ShownCandidate, ShownUser
+from trsr.storage import files
 from trsr.summarize.settings import SILENT
 from trsr.types import Case, Item, RankedList, Summary
 
@@ -53,7 +54,9 @@ def examples(
     cases = dataset.cases(split)
     # of lists made elsewhere nobody proposed the candidates
     proposed = (
-        read_retrieved(path) if cases.full and asks_model(config, name) and path.exists() else {}
+        read_retrieved(path)
+        if cases.full and asks_model(config, name) and files.exists(path)
+        else {}
     )
     view = _View(config, page_writer(config), name, proposed)
     users, missing = [], 0

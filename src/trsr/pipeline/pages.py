@@ -24,6 +24,7 @@ from trsr.rankers import Rankings
 from trsr.report import Page, write_html
 from trsr.report.costs import UNRECORDED, RankerCost, read_costs
 from trsr.report.markdown_report import latex, markdown
+from trsr.storage import files
 from trsr.summarize.settings import SILENT
 from trsr.types import RankedList, Summary
 
@@ -66,9 +67,9 @@ def write_pages(
     }
     if retriever is not None:
         values["retriever"] = dict(retriever)
-    (job.out / "report.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), "utf-8")
-    report.per_query.write_parquet(job.out / "per_query.parquet")
-    (job.out / "table.tex").write_text(latex(report), "utf-8")
+    files.write_json(job.out / "report.json", values)
+    files.write_parquet(report.per_query, job.out / "per_query.parquet")
+    files.write_text(job.out / "table.tex", latex(report))
     if config.evaluate.trec:
         _write_trec(job, dataset, rankings)
     records = job.run.records()
@@ -94,7 +95,7 @@ def write_pages(
         examples_notes=shown.notes,
     )
     write_html(report, job.out / "report.html", page)
-    (job.out / "report.md").write_text(markdown(report, page), "utf-8")
+    files.write_text(job.out / "report.md", markdown(report, page))
 
 
 def _subtitle(config: Config, rankings: Iterable[str]) -> str:
@@ -162,9 +163,9 @@ def _validated(config: Config) -> str:
 def _curves(job: Job) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
     """The training loss, and the sum that the best adapter is chosen by, at each step."""
     path = job.run / "adapter" / "curves.jsonl"
-    if not path.is_file():
+    if not files.is_file(path):
         return [], []
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in files.read_text(path).splitlines()]
     chosen = job.config.train.select_on
     losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     found = [

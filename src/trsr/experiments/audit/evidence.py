@@ -19,6 +19,7 @@ from trsr.pipeline.prompt_summaries import prompt_summaries
 from trsr.prompts import PromptWriter
 from trsr.rankers import Rankings, read_rankings
 from trsr.settings import derive_seed
+from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory, StageRecord
 from trsr.types import Summary
 
@@ -59,7 +60,7 @@ class Evidence:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        lacking = [name for name in PREPARED if not (self.folder / name).is_file()]
+        lacking = [name for name in PREPARED if not files.is_file(self.folder / name)]
         if lacking:
             raise StoreError(
                 f"{folder}: not a run directory with prepared data ({', '.join(lacking)} is "
@@ -113,7 +114,7 @@ class Evidence:
     def rankings(self) -> dict[str, Rankings]:
         """The ranked lists by ranker; empty where nothing is ranked yet."""
         path = self.folder / "rankings.parquet"
-        return read_rankings(path) if path.is_file() else {}
+        return read_rankings(path) if files.is_file(path) else {}
 
     @cached_property
     def writer(self) -> PromptWriter:

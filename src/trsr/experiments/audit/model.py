@@ -17,6 +17,7 @@ from trsr.progress import Progress
 from trsr.rankers import PointwiseLLMRanker, rank_what_fits
 from trsr.recommender import open_ranking_model
 from trsr.settings import derive_seed
+from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory
 from trsr.types import Case, Interaction, Query, UserHistory
 
@@ -75,7 +76,7 @@ def _cases(run: Evidence, most: int) -> Iterator[Case]:
     cases = cases.only(pl.col("query").is_in(names[:most]))
     if not cases.full:
         yield from (with_summary(case, run.told) for case in cases)
-    elif (run.folder / RETRIEVED).is_file():
+    elif files.is_file(run.folder / RETRIEVED):
         proposed = read_retrieved(run.folder / RETRIEVED)
         relevant = dict(cases.frame.select("query", "relevant").iter_rows())
         for name, history in cases.histories():

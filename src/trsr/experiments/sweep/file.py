@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from trsr.config import Config, read_toml, recipes, said_of
 from trsr.errors import ConfigError
 from trsr.settings import Settings
+from trsr.storage import files
 
 
 class SweepOptions(Settings):
@@ -57,7 +58,7 @@ def find_sweep(path: Path) -> Path:
     Raises:
         ConfigError: If there is none.
     """
-    if path.is_file():
+    if files.is_file(path):
         return Path(os.path.abspath(path))
     if path.parent.name in ("", "recipes") and path.stem in recipes():
         raise ConfigError(_of_a_run(path))
@@ -87,4 +88,4 @@ def _of_a_run(path: Path) -> str:
 def beside(path: Path, base: str) -> Path:
     """The base beside the sweep's file, else as it is named: a recipe, or from here."""
     beside = path.parent / Path(base).expanduser()
-    return beside if beside.is_file() else Path(base)
+    return beside if files.is_file(beside) else Path(base)

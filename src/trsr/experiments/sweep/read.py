@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +11,7 @@ from trsr.errors import StoreError
 from trsr.metrics.report import Estimate
 from trsr.pipeline.finished_run import FinishedRun
 from trsr.settings import digest
+from trsr.storage import files
 
 REPORT = "report.json"
 """In a run's folder: what it came to on the test cases."""
@@ -25,7 +25,7 @@ def read_report(folder: Path) -> dict[str, dict[str, Estimate]]:
     """
     path = folder / REPORT
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = files.read_json(path)
         return {
             ranker: {m: Estimate(one["mean"], one["se"]) for m, one in scores["metrics"].items()}
             for ranker, scores in value["rankers"].items()
@@ -44,15 +44,15 @@ def cases_digest(folder: Path, split: str) -> str:
     """
     path = folder / f"cases.{split}.parquet"
     try:
-        cases = pl.read_parquet(path, glob=False)
+        cases = files.read_parquet(path)
         lists = ["candidates", "relevant", *([MET] if MET in cases.columns else [])]
         told = (pl.col(name).list.sort().list.join("\n") for name in lists)
         asked = cases.select(pl.concat_str("query", *told, separator="\n\n")).to_series()
         items: list[str] = []
         if MET in cases.columns:  # the candidates are the catalog
-            catalog = pl.read_parquet(folder / "items.parquet", columns=["id"], glob=False)
+            catalog = files.read_parquet(folder / "items.parquet")
             items = catalog["id"].sort().to_list()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+    except (pl.exceptions.PolarsError, ValueError, OSError) as error:
         raise StoreError(
             f"{path}: not the cases that trsr wrote ({error}); delete it, and give `trsr sweep` "
             "again"

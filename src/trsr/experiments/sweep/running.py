@@ -21,6 +21,7 @@ from trsr.pipeline.finished_run import FinishedRun
 from trsr.pipeline.notes import run_notes
 from trsr.progress import Pace, Progress, Silent
 from trsr.settings import digest
+from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory
 
 ERROR = "error.txt"
@@ -168,7 +169,7 @@ def outcome_of(run: Planned, done: Done[RunShard]) -> Outcome:
     """What became of a run; where it failed, its folder says why."""
     if not done.error:
         note = run.config.run.folder / ERROR
-        note.unlink(missing_ok=True)
+        files.remove(note)
         return Outcome(run.name, run.settings, run.seed, taken=tuple(done.value or ()))
     outcome = Outcome(run.name, run.settings, run.seed, error=done.error)
     return failed(outcome, run.config.run.folder, done.trace)
@@ -177,9 +178,9 @@ def outcome_of(run: Planned, done: Done[RunShard]) -> Outcome:
 def failed(outcome: Outcome, folder: Path, trace: str = "") -> Outcome:
     """The outcome of a failed run, whose folder says why."""
     with contextlib.suppress(OSError):  # it is reported in any case
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         parts = [outcome.error, *([trace] if trace else [])]
-        (folder / ERROR).write_text("\n\n".join(parts) + "\n", "utf-8")
+        files.write_text(folder / ERROR, "\n\n".join(parts) + "\n")
     return outcome
 
 
@@ -205,10 +206,10 @@ def tested(run: Planned, outcome: Outcome) -> Outcome:
 def _donors(shard: RunShard) -> list[RunDirectory]:
     """The other runs in the folder whose manifest can be read."""
     found = []
-    for path in sorted(shard.folder.iterdir()):
+    for path in files.listed(shard.folder):
         donor = RunDirectory(path)
         with contextlib.suppress(StoreError):
-            if path != shard.config.run.folder and path.is_dir() and donor.records():
+            if path != shard.config.run.folder and files.is_folder(path) and donor.records():
                 found.append(donor)
     return found
 

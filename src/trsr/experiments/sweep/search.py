@@ -37,6 +37,7 @@ from trsr.progress import Progress, Silent
 from trsr.rankers import rank_what_fits
 from trsr.recommender import Recommender
 from trsr.settings import digest
+from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory, write_atomic
 
 VALUE = "validation.json"
@@ -148,7 +149,7 @@ def validated(shard: RunShard, progress: Progress, options: SearchOptions) -> di
 def _known(path: Path, asked: str) -> Estimate | None:
     """What was measured before; None where it was not, of something else, or cannot be read."""
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = files.read_json(path)
         return Estimate(value["mean"], value["se"]) if value["asked"] == asked else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

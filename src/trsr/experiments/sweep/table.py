@@ -14,6 +14,7 @@ from trsr.metrics.report import Estimate, over_seeds
 from trsr.metrics.tables import LEAST, LOWER, number
 from trsr.pipeline.finished_run import counted
 from trsr.pipeline.notes import ReadNote, Told, merged
+from trsr.storage import files
 from trsr.storage.run_directory import explained, write_atomic
 
 PLACE = "sweep.folder"
@@ -182,7 +183,7 @@ class Swept:
 
     def _asked(self) -> str:
         """Which runs were asked about test cases: earlier calls may have had another best one."""
-        asked = sorted(path.parent.name for path in self.plan.folder.glob(f"*/{REPORT}"))
+        asked = sorted(path.parent.name for path in files.listed(self.plan.folder, f"*/{REPORT}"))
         best = {one.name for one in self.outcomes if one.settings == self.best}
         if not asked:
             return "no run was asked about test cases yet"
