@@ -87,11 +87,11 @@ def rank_again(config):
 
 def test_answers_from_the_store_count_with_what_they_had_taken(finished):
     first = report_of(finished)["costs"]["llm_zero_shot"]
-    assert (first["from_store"], first["stored_tokens"]) == (0, 0)
+    assert (first["from_store"], first["cached_tokens"]) == (0, 0)
     model = rank_again(finished)["llm_zero_shot"]
     assert model["from_store"] == model["prompts"] == first["prompts"]
-    assert (model["tokens"], model["stored_tokens"]) == (0, first["tokens"])
-    assert 0 < model["stored_seconds"] < first["seconds"]
+    assert (model["tokens"], model["cached_tokens"]) == (0, first["tokens"])
+    assert 0 < model["cached_seconds"] < first["seconds"]
     page = page_of(finished)
     assert "Of untuned answers were in the store: they count with what they took" in page
     assert "against tokens a query" in page
@@ -106,8 +106,8 @@ def test_a_ranking_that_was_stopped_and_went_on_costs_the_same(finished):
     assert 0 < lost < first["prompts"]
     model = rank_again(finished)["llm_zero_shot"]
     assert model["prompts"] - model["from_store"] == lost
-    assert model["tokens"] + model["stored_tokens"] == first["tokens"]
-    assert model["stored_unknown"] == 0
+    assert model["tokens"] + model["cached_tokens"] == first["tokens"]
+    assert model["cached_unknown"] == 0
 
 
 def test_answers_of_a_store_that_does_not_tell_are_no_measure(finished):
@@ -115,7 +115,7 @@ def test_answers_of_a_store_that_does_not_tell_are_no_measure(finished):
         connection.execute("UPDATE outputs SET seconds = NULL, tokens = NULL")
         connection.commit()
     model = rank_again(finished)["llm_zero_shot"]
-    assert model["from_store"] == model["prompts"] == model["stored_unknown"]
+    assert model["from_store"] == model["prompts"] == model["cached_unknown"]
     assert model["tokens"] == 0
     page = page_of(finished)
     assert "Of untuned many answers were in the store" in page
@@ -182,8 +182,8 @@ def test_a_blend_costs_what_its_members_computed_for_it_before(finished):
     asked = RunDirectory(config.run.folder).records()["rank"].info["costs"]["blend"]
     assert asked["from_store"] == asked["prompts"] == costs["llm_zero_shot"]["prompts"]
     assert costs["blend"]["tokens"] == 0
-    assert costs["blend"]["stored_tokens"] == costs["llm_zero_shot"]["tokens"] > 0
-    assert 0 < costs["blend"]["stored_seconds"] < costs["llm_zero_shot"]["seconds"]
+    assert costs["blend"]["cached_tokens"] == costs["llm_zero_shot"]["tokens"] > 0
+    assert 0 < costs["blend"]["cached_seconds"] < costs["llm_zero_shot"]["seconds"]
     assert "Of blend answers were in the store: they count" in page_of(config)
     (config.run.folder / "report.json").unlink()
     run_evaluate(config)
@@ -205,8 +205,8 @@ def test_summaries_from_the_store_tell_what_they_had_taken(finished):
         return RunDirectory(config.run.folder).records()["summarize"].info
 
     first, again = summarized("first"), summarized("again")
-    assert first["stored_tokens"] == first["stored_unknown"] == 0
+    assert first["cached_tokens"] == first["cached_unknown"] == 0
     assert first["asked"] > 0
-    assert again["asked"] == again["stored_unknown"] == 0
-    assert again["stored_tokens"] == first["tokens"]
-    assert 0 < again["stored_seconds"] < first["seconds"] + 0.01
+    assert again["asked"] == again["cached_unknown"] == 0
+    assert again["cached_tokens"] == first["tokens"]
+    assert 0 < again["cached_seconds"] < first["seconds"] + 0.01

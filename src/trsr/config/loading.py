@@ -26,7 +26,7 @@ from trsr.storage.run_directory import RunDirectory
 
 PATHS = (
     *(("data", "interactions"), ("data", "items"), ("data", "impressions")),
-    *(("run", "folder"), ("run", "outputs")),
+    *(("run", "folder"), ("run", "cache")),
 )
 
 
@@ -68,7 +68,7 @@ def load_config(
     run = values.setdefault("run", {})
     if isinstance(run, dict):
         run.setdefault("folder", str(Path("runs", path.stem).absolute()))
-        run.setdefault("outputs", str(_outputs_beside(str(run["folder"]))))
+        run.setdefault("cache", str(_cache_beside(str(run["folder"]))))
     return check_config(values, str(path))
 
 
@@ -159,22 +159,22 @@ def _stay(values: dict[str, Any], folder: Path) -> None:
     run = values.setdefault("run", {})
     if not isinstance(run, dict):
         return
-    before, outputs = run.get("folder"), run.get("outputs")
+    before, cache = run.get("folder"), run.get("cache")
     run["folder"] = str(folder)
     # beside the run by default: a store that was moved with it is beside it still
-    if before and outputs == str(_outputs_beside(str(before))) and not files.exists(Path(outputs)):
-        del run["outputs"]
+    if before and cache == str(_cache_beside(str(before))) and not files.exists(Path(cache)):
+        del run["cache"]
 
 
-def _outputs_beside(folder: str) -> Path:
-    """Where a run's store of outputs is unless the settings say so."""
+def _cache_beside(folder: str) -> Path:
+    """Where a run's response cache is unless the settings say so."""
     return Path(folder).parent / "responses.sqlite"
 
 
 def _lists(values: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """Settings that are lists of paths."""
     rank = values.get("rank")
-    lists = rank.get("lists") if isinstance(rank, dict) else None
+    lists = rank.get("external") if isinstance(rank, dict) else None
     for one in lists.values() if isinstance(lists, dict) else ():
         if isinstance(one, dict) and isinstance(one.get("files"), list):
             yield one, "files"

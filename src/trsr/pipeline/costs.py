@@ -21,7 +21,7 @@ class CostBook:
     """
 
     def __init__(self) -> None:
-        self._tallies: list[CacheCounts] = []
+        self._model_counts: list[CacheCounts] = []
         self._preparing: dict[str, float] = {}
         self._found: dict[str, RankerCost] = {}
 
@@ -31,7 +31,7 @@ class CostBook:
         Args:
             counts: The model's (see `CachedModel`): the model may go when its ranker is done.
         """
-        self._tallies.append(counts)
+        self._model_counts.append(counts)
 
     @contextlib.contextmanager
     def preparing(self, name: str) -> Iterator[None]:
@@ -67,9 +67,9 @@ class CostBook:
             prompts=int(found["asked"] + found["hits"]),
             from_store=int(found["hits"]),
             tokens=int(found["tokens"]),
-            cached_seconds=round(found["stored_seconds"], 6),
-            cached_tokens=int(found["stored_tokens"]),
-            cached_unknown=int(found["stored_unknown"]),
+            cached_seconds=round(found["cached_seconds"], 6),
+            cached_tokens=int(found["cached_tokens"]),
+            cached_unknown=int(found["cached_unknown"]),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -77,5 +77,5 @@ class CostBook:
         return {name: one.to_json() for name, one in self._found.items()}
 
     def _counts(self) -> dict[str, float]:
-        names = ("asked", "hits", "tokens", "stored_seconds", "stored_tokens", "stored_unknown")
-        return {name: sum(getattr(one, name) for one in self._tallies) for name in names}
+        names = ("asked", "hits", "tokens", "cached_seconds", "cached_tokens", "cached_unknown")
+        return {name: sum(getattr(one, name) for one in self._model_counts) for name in names}

@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 
 from trsr.config import Config
-from trsr.data import Dataset, prepare
+from trsr.data import Dataset
+from trsr.data.prepare import prepare
 from trsr.data.settings import DataSettings
 from trsr.hub import get
 from trsr.methods import METHODS
@@ -100,9 +101,9 @@ def _summarize(job: Job) -> dict[str, Any]:
             "model": model.identity,
             "asked": model.counts.asked,
             "from_store": model.counts.hits,
-            "stored_seconds": round(model.counts.cached_seconds, 6),
-            "stored_tokens": model.counts.cached_tokens,
-            "stored_unknown": model.counts.cached_unknown,
+            "cached_seconds": round(model.counts.cached_seconds, 6),
+            "cached_tokens": model.counts.cached_tokens,
+            "cached_unknown": model.counts.cached_unknown,
             "shortened": writer.shortened,
             "prompts": writer.digest,
             "empty": sum(not one.text for one in found.values()),

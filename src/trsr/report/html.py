@@ -70,7 +70,7 @@ def write_html(report: Report, path: Path, page: Page | None = None) -> None:
 def render(report: Report, page: Page) -> str:
     """The page as text."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trsr.metrics"),
+        loader=jinja2.PackageLoader("trsr.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -70,7 +70,7 @@ class ShownUser:
         candidates: Best first; after those shown, the right ones that are not among them.
         ranker: Who ranked them.
         anothers: Whether the summary is another user's, as an ablation's control.
-        told: Whether the ranker was told the summary.
+        in_prompt: Whether the ranker read the summary.
         steps: What was written beside the blocks' summaries, in order.
         steps_name: What these are.
         counted: Which candidates these are, such as `first 50 of 289 candidates`.
@@ -83,7 +83,7 @@ class ShownUser:
     candidates: Sequence[ShownCandidate]
     ranker: str = ""
     anothers: bool = False
-    told: bool = True
+    in_prompt: bool = True
     steps: Sequence[str] = ()
     steps_name: str = ""
     counted: str = ""
