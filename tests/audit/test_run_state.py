@@ -117,7 +117,7 @@ def test_a_model_that_the_run_never_asked_is_not_asked_by_the_audit(
     def opened(*_: object) -> None:
         raise AssertionError("the audit opened a model")
 
-    monkeypatch.setattr("trsr.experiments.audit.model.judge", opened)
+    monkeypatch.setattr("trsr.experiments.audit.model.open_ranking_model", opened)
     with_rankers(faulty, "random", "popular")
     found = {one.name: one for one in audit(faulty, queries).checks}
     said = "no ranker of the run asks a language model (random, popular)"

@@ -14,7 +14,7 @@ from trsr.errors import ConfigError
 from trsr.metrics.metrics import USUAL, parse_metric
 from trsr.pipeline.comparable import check_comparable, common_queries, left_out_notes
 from trsr.pipeline.finished_run import FinishedRun, counted
-from trsr.pipeline.notes import Told, merged, run_notes
+from trsr.pipeline.notes import RunNotes, merged, run_notes
 from trsr.registry import like
 from trsr.report.systems import System, SystemsReport, compare_systems
 from trsr.storage import files
@@ -123,7 +123,7 @@ def _warnings(every: Sequence[Chosen]) -> Iterator[str]:
     apart = len({folder.name for folder in runs}) == len(runs)
     return merged(
         [
-            Told(
+            RunNotes(
                 folder.name if apart else str(run.folder),
                 {one.ranker for one in every if one.run is run},
                 [note for note in run_notes(run) if not note.on_errors],

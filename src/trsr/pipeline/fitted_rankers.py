@@ -15,9 +15,8 @@ from trsr.errors import StoreError
 from trsr.metrics import evaluate
 from trsr.models import ScoringModel
 from trsr.pipeline.artifacts import cases_file, summaries_file
-from trsr.pipeline.keys import ranking_prompt_settings
 from trsr.progress import Progress, Silent
-from trsr.prompts import PromptWriter
+from trsr.prompts import PromptWriter, load_domain
 from trsr.rankers import FitData, FitOptions, Ranker, make_ranker
 from trsr.rankers.settings import RANKERS, ranker_class
 from trsr.recommender import ITEMS, KEY, rank_resources
@@ -26,6 +25,19 @@ from trsr.storage import files
 from trsr.storage.integrity import readable
 from trsr.storage.run_directory import RunDirectory
 from trsr.types import Case, RankedList
+
+
+def ranking_prompt_settings(config: Config) -> dict[str, Any]:
+    """What the ranking model is, and what is said to it."""
+    excluded = {"summary_item_words", "summary_numbers", "summary_words"}
+    domain = load_domain(config.prompts.domain)
+    plain = [] if config.summarized else [turn.model_dump() for turn in domain.rank_plain]
+    return ({"rank_plain": plain} if plain else {}) | {
+        "words": domain.digest(config.prompts.style),
+        "prompts": config.prompts.model_dump(mode="json", exclude=excluded),
+        "model": config.model.meaning(),
+        "run": {"seed": config.run.seed},
+    }
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def words_in_prompt(run: Evidence) -> Check:
     return _check("words of the target in the prompt", "prompts", run, texts)
 
 
-def _check(name: str, what: str, run: Evidence, texts: dict[str, Texts]) -> Check:
+def _check(name: str, what: str, run: Evidence, texts: Mapping[str, Texts]) -> Check:
     """Each split is judged alone: a leak into a small one must not drown in the others."""
     words = Words(run)
     shown: list[str] = []

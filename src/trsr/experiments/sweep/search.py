@@ -31,8 +31,7 @@ from trsr.metrics import evaluate
 from trsr.metrics.report import Estimate
 from trsr.pipeline import STAGE_NAMES
 from trsr.pipeline.artifacts import adapter_of, read_summaries, with_summary
-from trsr.pipeline.costs import CostBook
-from trsr.pipeline.ranking import fitted_rankers
+from trsr.pipeline.ranking import CostBook, fitted_rankers
 from trsr.progress import Progress, Silent
 from trsr.rankers import rank_what_fits
 from trsr.recommender import Recommender

@@ -13,7 +13,7 @@ from trsr.experiments.sweep.space import combinations
 from trsr.metrics.report import Estimate, over_seeds
 from trsr.metrics.tables import LEAST, LOWER, number
 from trsr.pipeline.finished_run import counted
-from trsr.pipeline.notes import ReadNote, Told, merged
+from trsr.pipeline.notes import ReadNote, RunNotes, merged
 from trsr.storage import files
 from trsr.storage.run_directory import explained, write_atomic
 
@@ -136,7 +136,7 @@ class Swept:
             found.append(f"best on the validation cases: {chosen}; {self._asked()}")
         found += [*self._once(), *self._apart()]
         shown = [one for one in self.outcomes if one.rankers]
-        found += merged([Told(one.name, one.rankers, one.notes) for one in shown])
+        found += merged([RunNotes(one.name, one.rankers, one.notes) for one in shown])
         found += [f"failed: {one.name}: {one.error}" for one in self.failed]
         if self.left:
             found.append(f"not asked for, and not made: {', '.join(self.left)}")
