@@ -117,6 +117,13 @@ class FinishedRun:
             cases = cases.with_columns(candidates=self._all_but(cases[MET]))
         return cases.select(*columns).with_columns(pl.col(columns[1:]).list.sort()).sort("query")
 
+    @property
+    def cases_digest(self) -> str:
+        """The same for runs with the same queries, candidates and right answers."""
+        lists = [pl.col(name).list.join("\n") for name in ("candidates", "relevant")]
+        rows = self.asked.select(pl.concat_str("query", *lists, separator="\n\n")).to_series()
+        return digest(rows.to_list())
+
     def _all_but(self, met: pl.Series) -> pl.Series:
         """The candidates, where they are a whole catalog: which one, and what is none."""
         items = read_table(self.folder / "items.parquet", ("id",))["id"]

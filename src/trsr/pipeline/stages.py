@@ -67,8 +67,8 @@ def _data_settings(config: Config) -> dict[str, Any]:
     excluded = {"interactions", "items", "impressions", "seed"}
     data = config.data.model_dump(mode="json", exclude=excluded)
     given = config.data.candidates == "given"
-    for key in () if given else ("candidates", "taken"):  # read for given lists alone
-        del data["columns"][key]
+    for key in () if given else ("candidates", "clicked"):  # read for given lists alone
+        data["columns"].pop(key, None)
     paths = {"interactions": config.data.interactions, "items": config.data.items}
     sources = fingerprint(paths | ({"impressions": config.data.impressions} if given else {}))
     own = {"data": data, SOURCE: sources, "run": {"seed": config.data_seed}}
