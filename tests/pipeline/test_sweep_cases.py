@@ -111,7 +111,7 @@ rank.sasrec.max_epochs = 2
     assert [row[:2] for row in found.table()[1]] == counts
     runs = [str(path) for path in sorted((folder / "out").glob("seed=*"))]
     pooled = compare(runs, rankers=["sasrec", "popular"], metrics=["auc"], seeds=True)
-    assert {one.side.rpartition(":")[2]: one.seeds for one in pooled.results} == {
+    assert {one.system.rpartition(":")[2]: one.seeds for one in pooled.results} == {
         "sasrec": 2,
         "popular": 1,
     }

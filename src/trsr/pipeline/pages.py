@@ -115,7 +115,7 @@ def _subtitle(config: Config, rankings: Iterable[str]) -> str:
         else []
     )
     if strategy == "none":
-        return ", ".join([*model_names, *shown]) or "no language model was asked"
+        return ", ".join([*model_names, *shown]) or "no language model was used"
     wrote = "" if strategy in SILENT else f" by {config.summarizer.name}"
     unread = "" if reading - asking else ", which no ranker reads"
     return ", ".join([*model_names, *shown, f"{strategy} summaries{wrote}{unread}"])

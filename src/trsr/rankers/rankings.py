@@ -76,11 +76,11 @@ def write_rankings(path: Path, rankings: Mapping[str, Iterable[RankedBatch]]) ->
 
 
 def read_rankings(path: Path) -> dict[str, Rankings]:
-    """Opens ranked lists, also those made elsewhere; ranker → its lists, in the file's order.
+    """Opens ranked lists, also those made outside; ranker → its lists, in the file's order.
 
     Raises:
         DataError: If the file cannot be read, or does not hold ranked lists. A list that is not
-            sorted or names an item twice is told when it is reached.
+            sorted or names an item twice is an error when it is reached.
     """
     try:
         frame = files.read_parquet(path)

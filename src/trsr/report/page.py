@@ -1,4 +1,4 @@
-"""What `report.html` shows beside the report itself, as plain values."""
+"""What `report.html` shows besides the report itself, as plain values."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ShownUser:
         ranker: Who ranked them.
         anothers: Whether the summary is another user's, as an ablation's control.
         in_prompt: Whether the ranker read the summary.
-        steps: What was written beside the blocks' summaries, in order.
+        steps: Texts written besides the blocks' summaries, in order.
         steps_name: What these are.
         counted: Which candidates these are, such as `first 50 of 289 candidates`.
         probability_label: What the ranker's probabilities are called.
@@ -92,7 +92,7 @@ class ShownUser:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What the page shows beside the report. Every part may be left out.
+    """What the page shows besides the report. Every part may be left out.
 
     Attributes:
         title: The page's head line.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trsr.errors import DataError
 from trsr.experiments.audit import (
     history_signal,
     leakage,
@@ -97,6 +98,7 @@ def audit(folder: Path | str, llm_queries: int = 0, progress: Progress | None = 
         ModelError: If the model is needed and cannot be opened.
     """
     run = Evidence(Path(folder))
+    run.cases  # noqa: B018 - files that cannot be read are no finding, but an error
     progress = progress or Silent()
     return Audit(run.folder, tuple(_checks(run, llm_queries, progress)))
 
@@ -113,6 +115,6 @@ def _found(look: Look, run: Evidence) -> list[Check]:
     try:
         found = look(run)
         return [found] if isinstance(found, Check) else list(found)
-    except ValueError as error:
-        # Cases that contradict themselves are another check's finding.
+    except (ValueError, DataError) as error:
+        # cases that contradict themselves are another check's finding
         return [Check(look.__name__.replace("_", " "), "skipped", f"unreadable: {error}")]
