@@ -362,10 +362,10 @@ def test_other_queries_are_refused_with_their_number_and_the_first(tmp_path: Pat
     one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", queries=38)
     with pytest.raises(DataError, match=r"two has other queries.*40 it lacks 2 \(first: test/u38"):
         compare([str(one), str(two)])
-    with pytest.raises(DataError, match=r"than \S+two: it has besides 2 \(first: test/u38"):
+    with pytest.raises(DataError, match=r"than \S+two: it also has 2 \(first: test/u38"):
         compare([str(two), str(one)])
     other = write_run(tmp_path / "three", rename="x")
-    with pytest.raises(DataError, match=r"lacks 40 .* and has besides 40 \(first: xtest/u0/3\)"):
+    with pytest.raises(DataError, match=r"lacks 40 .* and also has 40 \(first: xtest/u0/3\)"):
         compare([str(one), str(other)])
 
 

@@ -45,8 +45,7 @@ def test_values_are_those_of_the_queries_that_all_were_asked(
     assert not by_hand.left_out
     assert list(found.to_json()["left_out"].values()) == [20, 10, 10]
     assert (
-        f"left out: 20 of the 40 queries of {runs[0]}, which not all of the compared runs were "
-        "asked"
+        f"left out: 20 of the 40 queries of {runs[0]}, which not all of the compared runs have"
     ) in found.notes
 
 

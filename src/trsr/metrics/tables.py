@@ -45,11 +45,6 @@ class Table(NamedTuple):
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
 
-    def rotated(self) -> Table:
-        """A column for each ranker and a row for each metric: for narrow terminals."""
-        columns = tuple(zip(self.header, *self.rows, strict=True))
-        return Table(columns[0], columns[1:], self.notes)
-
 
 def make_table(report: Report) -> Table:
     """A row for each ranker and one for chance.
