@@ -131,7 +131,7 @@ class _View:
             case.query.history.user,
             list(self._blocks(trace)),
             summary.text if summary else "",
-            [*self._shown(case, ranked), *self._external(case, ranked)],
+            [*self._shown(case, ranked), *self._unlisted(case, ranked)],
             self.ranker,
             anothers=self.in_prompt and self.config.prompts.summary_of == "another",
             in_prompt=self.in_prompt,
@@ -180,7 +180,7 @@ class _View:
             probability = p_yes(entry.score) if probability_label(self.ranker) else None
             yield ShownCandidate(self._line(items[entry.item]), probability, right, f"{place:,}")
 
-    def _external(self, case: Case, ranked: RankedList) -> Iterator[ShownCandidate]:
+    def _unlisted(self, case: Case, ranked: RankedList) -> Iterator[ShownCandidate]:
         """The right items that are not in the list."""
         listed = {entry.item for entry in ranked}
         proposed = self.proposed.get(case.query.id)

@@ -247,7 +247,7 @@ class Axis:
         air = _PADDING * (high - low)
         self._low, self._high = low - air, high + air
         self._start, self._end = start, end
-        step = _round_step((high - low) / 5)
+        step = round_step((high - low) / 5)
         step = max(step, 1.0) if integers else step
         places = max(0, -math.floor(math.log10(step) + 1e-9))
         first = math.ceil(self._low / step - 1e-9)
@@ -265,7 +265,7 @@ class Axis:
         return round(self._start + share * (self._end - self._start), 2)
 
 
-def _round_step(step: float) -> float:
+def round_step(step: float) -> float:
     """The next of 1, 2, 5 × a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(k * power for k in (1, 2, 5, 10) if k * power >= step * (1 - 1e-9))

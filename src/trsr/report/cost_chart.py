@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from trsr.metrics.report import Report
 from trsr.metrics.tables import NOTHING, interval_text
-from trsr.report.charts import LONGEST, WIDTH, Axis, Tick
+from trsr.report.charts import LONGEST, WIDTH, Axis, Tick, round_step
 from trsr.report.costs import RankerCost
 
 WIDE = 20.0
@@ -169,16 +169,11 @@ def _round_ticks(
     axis: Callable[[float], float], most: float, in_words: Callable[[float | None], str]
 ) -> Iterator[Tick]:
     """A linear axis's marks, in the unit of its cost."""
-    step = _step(most / 4)
+    step = round_step(most / 4)
     for k in itertools.count():
         if k * step > most * (1 + _AIR / 2):
             return
         yield Tick(axis(k * step), in_words(k * step) if k else "0")
-
-
-def _step(least: float) -> float:
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(k * power for k in (1, 2, 5, 10) if k * power >= least * (1 - 1e-9))
 
 
 class LogAxis:
