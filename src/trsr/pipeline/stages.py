@@ -295,7 +295,7 @@ def _rank_settings(config: Config) -> dict[str, Any]:
     apart = _seeded_apart(config, config.rank)
     # the retriever is fitted too, and reads settings that no ranker of the table may read
     retriever = config.rank.only(config.rank.retriever)
-    own["retriever"] = retriever.meaning()
+    own["retriever settings"] = retriever.meaning()
     apart = apart or _seeded_apart(config, retriever)
     if config.data.candidates == "full":
         own |= _full_settings(config)
