@@ -63,7 +63,7 @@ def compared(
 def table(values: pl.DataFrame, plan: Plan) -> str:
     """One table of the page as Markdown, and below it what it is of."""
     report = compared(values, plan.rows, plan.tested)
-    differences = {(one.side, one.metric): one for one in report.results}
+    differences = {(one.system, one.metric): one for one in report.results}
     systems, users = paired(values, plan.rows, plan.metrics)
     header = ["ranker", *plan.metrics]
     for metric in plan.tested:

@@ -107,7 +107,7 @@ def _asked(run: FinishedRun) -> pl.DataFrame:
     run.check()
     users = run.values.select("query", "user").unique()
     lists = pl.col("candidates", "relevant").list.join("\n")
-    return run.asked.with_columns(lists).join(users, on="query", validate="1:1")
+    return run.cases.with_columns(lists).join(users, on="query", validate="1:1")
 
 
 def _numbers(what: pl.DataFrame, known: pl.Series) -> pl.Series:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ from trsr.summarize import summarize
 from trsr.types import Item, Prompt, Query, RankedList, Summary, UserHistory
 
 ANSWER_TOKENS = 8
-"""Room left in the judge prompt for the answer."""
+"""Room left in the ranking prompt for the answer."""
 
 
 def open_cached(config: Config, settings: ModelSettings, adapter: Path | None = None) -> Any:
@@ -166,11 +165,11 @@ class Recommender:
         """Ranks each query's candidates, one list a query, in the queries' order.
 
         A query without a summary is given one first, when the run's strategy writes summaries; with
-        the output store only the steps never asked before are asked.
+        the response cache only new steps are computed.
         """
-        asked = self.summarized(list(queries), progress or Silent())
+        summarized = self.summarized(list(queries), progress or Silent())
         ranker = self.fitted(self.name)
-        for batch in batched(asked, self.catalog, ranker.batch_size):
+        for batch in batched(summarized, self.catalog, ranker.batch_size):
             yield from ranked(batch, self._scored(self.name, batch)).lists()
 
     def _scored(self, name: str, batch: QueryBatch) -> ScoreBatch:
@@ -231,7 +230,7 @@ class Recommender:
         return tuple(self.catalog.at(int(number)) for number in chosen)
 
     def prompts(self, query: Query) -> list[Prompt]:
-        """The judge prompts of a query, one a candidate."""
+        """The ranking prompts of a query, one a candidate."""
         return self._rank(self._adapter is not None)[1].rank(query)
 
     def fitted(self, name: str) -> Ranker:
@@ -253,7 +252,7 @@ class Recommender:
             return ranker
         folder = self._folder / name
         try:
-            key = json.loads((folder / KEY).read_text("utf-8"))
+            key = files.read_json(folder / KEY)
             items = key["files"].get(ITEMS)
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise StoreError(

@@ -15,7 +15,7 @@ from planted import CONFIG, change, states, write
 from trsr.config import load_config
 from trsr.errors import StoreError
 from trsr.experiments.audit import audit
-from trsr.experiments.audit.leakage import chi_square_tail, numbers_of
+from trsr.experiments.audit.leakage import numbers_of
 from trsr.pipeline import run
 
 
@@ -24,7 +24,6 @@ def test_a_clean_run_has_no_findings(clean: Path) -> None:
     assert [check for check in found.checks if check.state == "finding"] == []
     skipped = {check.name for check in found.checks if check.state == "skipped"}
     assert skipped == {
-        "summaries repeat the prompts' examples",
         "does the order of the history matter",
         "does the user's own summary matter",
         "does a summary matter",
@@ -300,11 +299,3 @@ def test_numbers_of_ids() -> None:
     assert values("B00A", "B00B") == [int("B00A", 36), int("B00B", 36)]
     assert values("p12", "q7") is None
     assert values("anna", "bert") is None
-
-
-@pytest.mark.parametrize(("value", "freedom"), [(3.0, 2), (40.0, 20), (21.0, 20), (80.0, 43)])
-def test_the_chi_square_tail_is_that_of_scipy(value: float, freedom: int) -> None:
-    stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
-    assert chi_square_tail(value, freedom) == pytest.approx(
-        stats.chi2.sf(value, freedom), rel=0.1, abs=1e-5
-    )

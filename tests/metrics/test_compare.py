@@ -20,7 +20,7 @@ def test_one_run_sets_all_its_rankers_against_the_main_one(tmp_path: Path) -> No
     run = write_run(tmp_path / "a", skills={"random": 0.0, "popular": 2.0, "llm": 2.0})
     found = compare([str(run)])
     assert found.baseline == "llm"
-    assert [one.side for one in found.results] == ["llm", "random", "popular"]
+    assert [one.system for one in found.results] == ["llm", "random", "popular"]
     assert {one.metric for one in found.results} == {"ndcg@10"}
     random = found.results[1]
     table = pl.read_parquet(run / "per_query.parquet")
@@ -40,7 +40,7 @@ def test_runs_are_paired_by_query_whatever_the_order_of_rows(tmp_path: Path) -> 
     path = two / "per_query.parquet"
     pl.read_parquet(path).reverse().write_parquet(path)
     assert compare([str(one), str(two)], metrics=["recall@1", "ndcg@10"]) == straight
-    assert [r.side for r in straight.results] == ["one", "two"] * 2
+    assert [r.system for r in straight.results] == ["one", "two"] * 2
     assert [r.metric for r in straight.results] == ["recall@1"] * 2 + ["ndcg@10"] * 2
 
 
@@ -55,9 +55,9 @@ def test_rankers_and_the_baseline_can_be_named(tmp_path: Path) -> None:
     one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", seed=1)
     found = compare([str(one), f"{two}:random"], baseline=f"{two}:llm")
     assert found.baseline == "two:llm"
-    assert [r.side for r in found.results] == ["two:llm", "one:llm", "two:random"]
+    assert [r.system for r in found.results] == ["two:llm", "one:llm", "two:random"]
     named = compare([str(one), str(two)], rankers=["random", "llm"])
-    assert [r.side for r in named.results] == ["one:random", "one:llm", "two:random", "two:llm"]
+    assert [r.system for r in named.results] == ["one:random", "one:llm", "two:random", "two:llm"]
     with pytest.raises(ConfigError, match="no ranker 'lm': did you mean llm"):
         compare([f"{one}:lm"])
     with pytest.raises(ConfigError, match="no metric 'ndcg@5'.*did you mean ndcg@10"):
@@ -69,10 +69,10 @@ def test_of_a_single_run_all_rankers_are_compared_with_the_named_one(tmp_path: P
     for baseline in ("random", f"{one}:random"):
         found = compare([str(one)], baseline=baseline)
         assert found.baseline == "random"
-        assert [result.side for result in found.results] == ["random", "llm"]
+        assert [result.system for result in found.results] == ["random", "llm"]
     for baseline in (str(two), f"{two}:llm"):
         other = compare([str(one)], baseline=baseline)
-        assert [result.side for result in other.results] == ["two:llm", "one:random", "one:llm"]
+        assert [result.system for result in other.results] == ["two:llm", "one:random", "one:llm"]
     with pytest.raises(ConfigError, match="no ranker 'randm': did you mean random"):
         compare([str(one)], baseline="randm")
 
@@ -128,7 +128,7 @@ def test_seeds_are_pooled_where_nothing_else_differs(tmp_path: Path) -> None:
     ]
     found = compare([*bad, *good], seeds=True)
     named = [("bad0 and 2 more", 3), ("good0 and 2 more", 3)]
-    assert [(r.side, r.seeds) for r in found.results] == named
+    assert [(r.system, r.seeds) for r in found.results] == named
     difference = found.results[1].difference
     assert difference is not None
     assert difference.test == "seeds"
@@ -147,7 +147,7 @@ def test_seeds_of_the_training_alone_are_pooled_too(tmp_path: Path) -> None:
         for n in range(2)
     ]
     found = compare(runs, seeds=True)
-    assert [(one.side, one.seeds) for one in found.results] == [("one0 and 1 more", 2)]
+    assert [(one.system, one.seeds) for one in found.results] == [("one0 and 1 more", 2)]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_row_of_several_seeds_is_not_named_by_one(
         for n, name in enumerate((one, other), 3)
     ]
     found = compare([*runs, str(rival)], seeds=True)
-    assert [(r.side, r.seeds) for r in found.results] == [(row, 2), ("rival,seed=1", 1)]
+    assert [(r.system, r.seeds) for r in found.results] == [(row, 2), ("rival,seed=1", 1)]
 
 
 def test_rows_whose_names_would_be_the_same_without_seeds_are_told_apart(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_rows_whose_names_would_be_the_same_without_seeds_are_told_apart(tmp_pat
         for place, a, seeds in (("x", 1, (1, 2)), ("y", 2, (3, 4)))
         for n in seeds
     ]
-    systems = [one.side for one in compare(runs, seeds=True).results]
+    systems = [one.system for one in compare(runs, seeds=True).results]
     assert systems == [f"{tmp_path}/x/a,seed=1 and 1 more", f"{tmp_path}/y/a,seed=3 and 1 more"]
 
 
@@ -209,7 +209,7 @@ def test_where_a_seed_changes_nothing_runs_count_as_one(tmp_path: Path) -> None:
     runs = seed_runs(tmp_path, a=5, b=5)
     rival = str(write_run(tmp_path / "rival", seed=7, settings="[train]\nrank = 9"))
     found = compare([*runs, rival], seeds=True)
-    assert [(one.side, one.seeds) for one in found.results] == [("a and 1 more", 1), ("rival", 1)]
+    assert [(one.system, one.seeds) for one in found.results] == [("a and 1 more", 1), ("rival", 1)]
     assert found.results[0].seed_sd is None
     assert any("a and 1 more: 2 runs gave the same" in note for note in found.notes)
     alone = compare([runs[0], rival], seeds=True).results[1].difference
@@ -234,7 +234,7 @@ def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
             with pytest.raises(ConfigError, match="its llm stands twice"):
                 compare([str(one), twice], seeds=seeds)
     found = compare([str(one)], baseline=f"{again}:random")
-    assert [result.side for result in found.results] == ["random", "llm"]
+    assert [result.system for result in found.results] == ["random", "llm"]
 
 
 def test_what_is_no_run_directory_is_told_as_what_it_is(tmp_path: Path) -> None:
@@ -362,10 +362,10 @@ def test_other_queries_are_refused_with_their_number_and_the_first(tmp_path: Pat
     one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", queries=38)
     with pytest.raises(DataError, match=r"two has other queries.*40 it lacks 2 \(first: test/u38"):
         compare([str(one), str(two)])
-    with pytest.raises(DataError, match=r"than \S+two: it has besides 2 \(first: test/u38"):
+    with pytest.raises(DataError, match=r"than \S+two: it also has 2 \(first: test/u38"):
         compare([str(two), str(one)])
     other = write_run(tmp_path / "three", rename="x")
-    with pytest.raises(DataError, match=r"lacks 40 .* and has besides 40 \(first: xtest/u0/3\)"):
+    with pytest.raises(DataError, match=r"lacks 40 .* and also has 40 \(first: xtest/u0/3\)"):
         compare([str(one), str(other)])
 
 

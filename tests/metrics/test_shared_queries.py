@@ -45,16 +45,15 @@ def test_values_are_those_of_the_queries_that_all_were_asked(
     assert not by_hand.left_out
     assert list(found.to_json()["left_out"].values()) == [20, 10, 10]
     assert (
-        f"left out: 20 of the 40 queries of {runs[0]}, which not all of the compared runs were "
-        "asked"
+        f"left out: 20 of the 40 queries of {runs[0]}, which not all of the compared runs have"
     ) in found.notes
 
 
 def test_the_order_of_the_runs_changes_no_mean(runs: list[Path]) -> None:
     there = compare([str(run) for run in runs], only_shared=True)
     back = compare([str(run) for run in reversed(runs)], only_shared=True)
-    assert {one.side: one.mean for one in there.results} == {
-        one.side: one.mean for one in back.results
+    assert {one.system: one.mean for one in there.results} == {
+        one.system: one.mean for one in back.results
     }
 
 
@@ -88,7 +87,7 @@ def test_shared_queries_with_other_candidates_are_refused(runs: list[Path]) -> N
 def test_runs_without_a_common_query_are_refused(tmp_path: Path) -> None:
     apart = [write_run(tmp_path / name) for name in ("one", "two")]
     names = [str(cut(apart[0], 0, 5)), str(cut(apart[1], 5, 9))]
-    with pytest.raises(DataError, match="no query that all of these runs were asked.*one has .*"):
+    with pytest.raises(DataError, match="no query that all of these runs have.*one has .*"):
         compare(names, only_shared=True)
 
 

@@ -31,7 +31,7 @@ def test_a_run_trains_for_it_and_a_blend_takes_it_as_a_member(one_run):
     assert trained["steps"] > 0
     alone = scores_of(config, "llm_item_only")
     text = (config.run.folder / "report.md").read_text()
-    assert "tiny, told nothing of the user" in text
+    assert "tiny, shown nothing of the user" in text
     both = one_run(
         'rank.rankers=["llm", "llm_item_only", "blend"]',
         'rank.blend.members=["llm", "llm_item_only"]',
@@ -54,5 +54,5 @@ def scores_of(config, name):
 def test_without_training_it_is_refused(one_run):
     config = one_run('rank.rankers=["llm_item_only"]')
     config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 0})})
-    with pytest.raises(ConfigError, match="llm_item_only asks the trained model"):
+    with pytest.raises(ConfigError, match="llm_item_only needs the trained model"):
         check_config(config)

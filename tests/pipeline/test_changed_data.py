@@ -94,7 +94,7 @@ def test_the_report_tells_of_no_model_that_was_not_asked(folder):
     words = [f"run.folder={folder / 'run'}", 'rank.rankers=["random", "popular"]']
     list(run(load_config(folder / "base.toml", words)))
     text = (folder / "run" / "report.md").read_text("utf-8")
-    assert "no language model was asked" in text
+    assert "no language model was used" in text
     page = (folder / "run" / "report.html").read_text("utf-8")
     assert "none summaries" not in text + page
     # the users that it shows have the lists of the ranker that the report is about

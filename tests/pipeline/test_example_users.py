@@ -196,12 +196,12 @@ READ, UNTOLD = "Summary that the ranker read", "Summary, which the ranker is not
         (
             ["prompts.use_summary=false"],
             False,
-            "scripted, 3 recent items, recurrent summaries by scripted, which no ranker is told",
+            "scripted, 3 recent items, recurrent summaries by scripted, which no ranker reads",
         ),
         (
             ["rank.rankers=['popular']"],
             False,
-            "recurrent summaries by scripted, which no ranker is told",
+            "recurrent summaries by scripted, which no ranker reads",
         ),
     ],
 )
@@ -235,7 +235,7 @@ def test_texts_that_are_gone_are_said_to_be_and_no_store_is_made(made):
     assert not config.run.cache.exists()
     for text in (page(config), shown):
         assert GONE_NOTE in text
-        assert "(not in the output store any more)" in text
+        assert "(not in the response cache any more)" in text
     assert READ in page(config)
     for name in (*SUMMARIES, "report.json"):  # as the note says
         (config.run.folder / name).unlink()

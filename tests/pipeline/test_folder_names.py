@@ -49,7 +49,7 @@ def test_a_run_reads_its_own_files_not_those_of_a_run_whose_name_fits(tmp_path, 
         list(run(load_config(tmp_path / "base.toml", told)))
         finished = FinishedRun(tmp_path / name)
         report = json.loads((tmp_path / name / "report.json").read_text())["metrics"]
-        found[name] = (finished.values, finished.asked, report)
+        found[name] = (finished.values, finished.cases, report)
     assert_frame_equal(found["r[1]"][0], found["plain"][0])
     assert_frame_equal(found["r[1]"][1], found["plain"][1])
     assert found["r[1]"][2] == found["plain"][2] != found["r1"][2]

@@ -104,7 +104,7 @@ def test_its_settings_are_checked_as_trsrs_own(small_run, tmp_path) -> None:
         load_config(path, ["rank.careful.weight=-1"])
     untrained = ["rank.rankers=['careful']", "train.epochs=0"]
     with pytest.raises(
-        ConfigError, match=r"careful asks the trained model, but train\.epochs is 0"
+        ConfigError, match=r"careful needs the trained model, but train\.epochs is 0"
     ):
         load_config(path, untrained)
     assert "careful" in "\n".join(parts("rankers"))

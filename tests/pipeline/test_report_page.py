@@ -11,7 +11,7 @@ from pipeline_data import SCRIPTED, write_data
 
 from trsr.config import load_config
 from trsr.pipeline import run, run_evaluate
-from trsr.pipeline.records import made_with, stage_times
+from trsr.pipeline.pages import made_with, stage_times
 from trsr.storage.run_directory import StageRecord
 
 SETTINGS = [

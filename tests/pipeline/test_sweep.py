@@ -399,49 +399,6 @@ def test_a_damaged_validation_value_is_measured_again(folder, damage):
     assert path.read_bytes() == whole
 
 
-def test_the_notes_count_the_runs_that_earlier_calls_asked_about_test_cases(folder):
-    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
-    text = SEARCH.partition("[search.space]")[0] + "[search.space]\nprompts.recent = [0, 1, 3]\n"
-
-    def told(trials):
-        changed = text.replace("trials = 6", f"trials = {trials}")
-        swept = sweep(plan_of(folder, changed, "search.toml"))
-        (note,) = [one for one in swept.notes() if one.startswith("best on")]
-        assert note in (folder / "out" / "sweep.md").read_text()
-        return swept, note
-
-    class Reads(Silent):
-        """What the table says before the best run is asked."""
-
-        note = ""
-
-        def advance(self, steps=1, note=""):
-            if steps and not self.note:
-                self.note = (folder / "out" / "sweep.md").read_text()
-
-    reads = Reads()
-    (one,) = sweep(plan_of(folder, text.replace("= 6", "= 1"), "search.toml"), reads).outcomes
-    assert "no run was asked about test cases yet" in reads.note
-    assert told(1)[1].endswith("; only that run was asked about test cases")
-    # Another one becomes the best: as if the first had done badly.
-    path = folder / "out" / one.name / "validation.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"mean": 0.0}))
-    swept, note = told(6)
-    (best,) = [run.name for run in swept.outcomes if run.rankers]
-    assert best != one.name
-    assert "2 runs were asked about test cases" in note
-    assert one.name in note
-    assert best in note
-    assert "only" not in note
-
-
-def test_the_notes_tell_the_best_settings_of_several_seeds(folder):
-    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
-    text = "seeds = [1, 2]\n" + SEARCH.replace("trials = 6", "trials = 1")
-    swept = sweep(plan_of(folder, text, "search.toml"))
-    assert any("only its 2 runs were asked about test cases" in one for one in swept.notes())
-
-
 def test_without_validation_cases_all_trials_fail_before_anything_dear(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
     text = SEARCH + '[set]\ndata.split = "global_time"\ndata.valid_share = 0\n'
@@ -545,23 +502,24 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
         ),
         (
             GRID.replace("[set]", '[set]\ndata.columns = "x"') + 'data.columns.user = ["a"]\n',
-            "data.columns is given a value, and data.columns.user another",
+            "data.columns and data.columns.user both have a value",
         ),
-        ("seeds = [1]\n" + GRID.replace("[set]", "[set]\ntrain = 1"), "train.seed another"),
+        (
+            "seeds = [1]\n" + GRID.replace("[set]", "[set]\ntrain = 1"),
+            "train.seed both have a value",
+        ),
         (VARIANTS.replace("recent-only", '".."'), "cannot be the name of a run's folder"),
         (VARIANTS.replace("recent-only", '"../a"'), "cannot be the name of a run's folder"),
-        (VARIANTS.replace("recent-only", '"sweep.md"'), "'sweep.md' is a file of the sweep's own"),
-        (VARIANTS.replace("recent-only", '"Sweep.json"'), "is a file of the sweep's own"),
-        (VARIANTS.replace("recent-only", '"responses.sqlite"'), "is a file of the sweep's own"),
-        (VARIANTS.replace("recent-only", '"-v"'), "'-v' would begin with -"),
-        (VARIANTS.replace("recent-only", '"(v)"'), r"'\(v\)' would begin with -"),
+        (VARIANTS.replace("recent-only", '"sweep.md"'), "'sweep.md' cannot be the name"),
+        (VARIANTS.replace("recent-only", '"responses.sqlite"'), "cannot be the name of a run's"),
+        (VARIANTS.replace("recent-only", '"(v)"'), r"'\(v\)' cannot be the name of a run's folder"),
         (SEARCH.replace('"auc"', '"auk"'), r"wrong\.toml: search\.metric: there is no metric"),
         (GRID.replace("base =", "bse ="), "  bse: unknown setting: did you mean base?"),
         (SEARCH.replace("trials", "trails"), r"search\.trails: unknown setting: did you mean tria"),
         (BASE, r"wrong\.toml: this is the configuration of one run, .* `trsr run .*wrong\.toml`"),
         (
             SEARCH.replace('"llm_zero_shot"', '"bm25"'),
-            r"bm25 is not among rank\.rankers \(random, popular, untuned\)",
+            r"bm25 is not among rank\.rankers \(random, popular, llm_zero_shot\)",
         ),
         (SEARCH.replace('"llm_zero_shot"', '"untunned"'), "there is no 'untunned'"),
     ],

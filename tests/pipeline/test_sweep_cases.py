@@ -47,9 +47,10 @@ def test_only_the_searched_ranker_has_the_figure_on_validation_cases(folder):
 def test_rows_with_other_test_cases_are_named(folder):
     found = swept(folder, HEAD + "[grid]\ndata.negatives = [6, 3]\ndata.max_history = [5, 9]\n")
     (note,) = notes(found, "other test cases")
-    first, _, others = note.partition(", so these do not compare with it: ")
-    assert first == "other test cases than negatives=6, max_history=5 has"
-    assert others == "negatives=3, max_history=5; negatives=3, max_history=9"
+    assert note.partition("same cases: ")[2] == (
+        "negatives=6, max_history=5; negatives=6, max_history=9 | "
+        "negatives=3, max_history=5; negatives=3, max_history=9"
+    )
     assert note in (folder / "out" / "sweep.md").read_text()
     told = json.loads((folder / "out" / "sweep.json").read_text())
     assert note in told["table"]["notes"]
@@ -110,7 +111,7 @@ rank.sasrec.max_epochs = 2
     assert [row[:2] for row in found.table()[1]] == counts
     runs = [str(path) for path in sorted((folder / "out").glob("seed=*"))]
     pooled = compare(runs, rankers=["sasrec", "popular"], metrics=["auc"], seeds=True)
-    assert {one.side.rpartition(":")[2]: one.seeds for one in pooled.results} == {
+    assert {one.system.rpartition(":")[2]: one.seeds for one in pooled.results} == {
         "sasrec": 2,
         "popular": 1,
     }
@@ -143,12 +144,12 @@ def test_figures_by_query_that_are_none_are_made_again(folder):
 
 
 def test_a_result_that_cannot_be_read_fails_its_run_alone(folder, monkeypatch):
-    def unreadable(folder):
-        if folder.name == "max_history=5":
+    def unreadable(run, ranker):
+        if run.folder.name == "max_history=5":
             raise StoreError("gone")
-        return {}
+        return ""
 
-    monkeypatch.setattr("trsr.experiments.sweep.running.answers", unreadable)
+    monkeypatch.setattr("trsr.pipeline.finished_run.FinishedRun.answers", unreadable)
     found = swept(folder, HEAD + "[grid]\ndata.max_history = [5, 9]\n")
     assert [(one.name, one.error) for one in found.failed] == [("max_history=5", "gone")]
     assert (folder / "out" / "max_history=5" / "error.txt").read_text() == "gone\n"

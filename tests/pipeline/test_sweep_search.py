@@ -9,7 +9,7 @@ import pytest
 from pipeline_data import CHEAP, write_data
 
 from trsr.experiments.sweep import read_plan, sweep
-from trsr.experiments.sweep.space import Range, combinations, draw, read_choice
+from trsr.experiments.sweep.space import Range, combinations, read_choice, trials
 
 pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
 
@@ -24,7 +24,7 @@ SPACE = {
 def drawn(space, most, seed=0, value=lambda settings: 0.5):
     """Settings in the order drawn, each with its value set."""
     found = []
-    for one in draw(space, seed, most):
+    for one in trials(space, seed, most):
         found.append(dict(one.settings))
         one.value = value(one.settings)
     return found
@@ -70,21 +70,21 @@ def test_a_value_that_is_listed_twice_is_one():
 
 
 @pytest.mark.parametrize(
-    ("trials", "said"),
+    ("most", "said"),
     [
         (2, "different settings tried: 2"),
         (8, "different settings tried: 3, all that there are (trials = 8)"),
     ],
 )
-def test_a_search_says_how_many_settings_it_has_tried(tmp_path: Path, trials: int, said: str):
+def test_a_search_says_how_many_settings_it_has_tried(tmp_path: Path, most: int, said: str):
     write_data(tmp_path, users=20, items=40)
     (tmp_path / "base.toml").write_text(CHEAP)
     (tmp_path / "search.toml").write_text(
         f'base = "base.toml"\nseeds = [1, 2]\n[sweep]\nfolder = "out"\n'
-        f'[search]\ntrials = {trials}\nmetric = "auc"\nranker = "popular"\n'
+        f'[search]\ntrials = {most}\nmetric = "auc"\nranker = "popular"\n'
         "[search.space]\nprompts.recent = [4, 6, 9]\n"
     )
     swept = sweep(read_plan(tmp_path / "search.toml"))
-    assert len({one.settings["prompts.recent"] for one in swept.outcomes}) == min(trials, 3)
+    assert len({one.settings["prompts.recent"] for one in swept.outcomes}) == min(most, 3)
     assert said in swept.notes()
     assert f"- {said}\n" in (tmp_path / "out" / "sweep.md").read_text()

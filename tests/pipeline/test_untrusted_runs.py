@@ -134,7 +134,7 @@ def test_a_run_takes_an_adapter_that_was_put_there_and_a_training_does_not_repla
     outcomes = {one.stage: one for one in run(config)}
     assert (outcomes["train"].made, outcomes["train"].why) == (
         False,
-        "made elsewhere, taken as it is",
+        "made outside, taken as it is",
     )
     assert is_finished(config)
     with pytest.raises(StoreError, match="train would write over adapter, which trsr has not made"):

@@ -153,7 +153,7 @@ def test_a_run_says_what_its_summaries_tell(data: Path) -> None:
     folder = made(data)
     assert auc(folder, "bm25_summary") > 0.9
     page = (folder / "report.md").read_text("utf-8")
-    assert "no ranker is told" not in page
+    assert "no ranker reads" not in page
 
 
 def test_another_users_summary_tells_nothing(data: Path) -> None:

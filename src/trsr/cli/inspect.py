@@ -22,13 +22,12 @@ def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
         DataError: With what is wrong in the data.
     """
     from trsr.data import inspect
-    from trsr.pipeline.keys import data_seed
     from trsr.pipeline.stages import located
     from trsr.rankers.external import read_lists
 
     config = load_config(path, settings)
     yield f"{path}: the settings are right"
-    report = inspect(located(config.data), seed=data_seed(config))
+    report = inspect(located(config.data), seed=config.data_seed)
     yield from report.lines()
     for name, one in config.rank.external_lists.items():
         yield f"rank.external.{name}: {len(read_lists(name, one)):,} lists"

@@ -1,7 +1,7 @@
-"""All settings of a run, read and checked whole: TOML plus `section.key=value`.
+"""All settings of a run, read and checked: TOML plus `section.key=value`.
 
-Every mistake is told at once. A relative path in a file is relative to that file; on the command
-line, to the current folder. A run directory in the place of a file is that run, wherever it lies.
+Every mistake is reported at once. A relative path in a file is relative to that file; on the
+command line, to the current folder. A run directory in place of a file is that run.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def load_config(
     run = values.setdefault("run", {})
     if isinstance(run, dict):
         run.setdefault("folder", str(Path("runs", path.stem).absolute()))
-        run.setdefault("cache", str(_outputs_beside(str(run["folder"]))))
+        run.setdefault("cache", str(_default_cache(str(run["folder"]))))
     return check_config(values, str(path))
 
 
@@ -89,7 +89,7 @@ def check_config(values: Mapping[str, Any], source: str = "settings") -> Config:
         config = Config.model_validate(values)
     except ValidationError as error:
         problems = said_of(error)
-        problems += _wrong_names_beside(values, error)
+        problems += _further_wrong_names(values, error)
         raise ConfigError(_list(source, problems)) from error
     problems = [*wrong_names(config), *conflicts(config)]
     if problems:
@@ -154,27 +154,27 @@ def _stay(values: dict[str, Any], folder: Path) -> None:
     """Makes a run's own settings those of the folder that they lie in.
 
     They name the folder that the run was made in. Since then it may have been moved or copied, and
-    nothing that is asked of the copy may be done to the first one.
+    nothing that is done to the copy may change the first one.
     """
     run = values.setdefault("run", {})
     if not isinstance(run, dict):
         return
     before, cache = run.get("folder"), run.get("cache")
     run["folder"] = str(folder)
-    # beside the run by default: a store that was moved with it is beside it still
-    if before and cache == str(_outputs_beside(str(before))) and not files.exists(Path(cache)):
+    # next to the run by default: a cache that moved with it still is
+    if before and cache == str(_default_cache(str(before))) and not files.exists(Path(cache)):
         del run["cache"]
 
 
-def _outputs_beside(folder: str) -> Path:
-    """Where a run's store of outputs is unless the settings say so."""
+def _default_cache(folder: str) -> Path:
+    """Where a run's response cache is unless the settings say so."""
     return Path(folder).parent / "responses.sqlite"
 
 
 def _lists(values: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """Settings that are lists of paths."""
     rank = values.get("rank")
-    lists = rank.get("lists") if isinstance(rank, dict) else None
+    lists = rank.get("external") if isinstance(rank, dict) else None
     for one in lists.values() if isinstance(lists, dict) else ():
         if isinstance(one, dict) and isinstance(one.get("files"), list):
             yield one, "files"
@@ -243,8 +243,8 @@ def _say(error: Any, root: type[BaseModel]) -> str:
     if error["type"] == "extra_forbidden":
         names = _names(error["loc"][:-1], root)
         return f"{where}: unknown setting{near(str(error['loc'][-1]), names)}"
-    untold = isinstance(error["input"], dict) or error["type"] == "secret"
-    given = "" if untold else f" (given: {error['input']!r})"
+    hidden = isinstance(error["input"], dict) or error["type"] == "secret"
+    given = "" if hidden else f" (given: {error['input']!r})"
     if error["type"] == "too_short":
         return f"{where}: too few values: give at least {error['ctx']['min_length']}{given}"
     return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}{given}"
@@ -266,7 +266,7 @@ def _names(where: Sequence[int | str], model: type[BaseModel]) -> list[str]:
     return [*model.model_fields, *tables]
 
 
-def _wrong_names_beside(values: Mapping[str, Any], error: ValidationError) -> list[str]:
+def _further_wrong_names(values: Mapping[str, Any], error: ValidationError) -> list[str]:
     """The wrong names in settings that have other mistakes, which stand at their defaults here."""
     others = copy.deepcopy(dict(values))
     for one in error.errors():

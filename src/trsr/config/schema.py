@@ -1,4 +1,4 @@
-"""The rooms' settings, side by side: all settings of a run. The rooms own classes and defaults."""
+"""All settings of a run. Each package owns its table's class and defaults."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RunSettings(Settings):
         description="the language models' responses, shared by runs; left out: responses.sqlite "
         "beside the run directory",
     )
-    seed: int = Field(0, ge=0, description="every draw of the run is derived from it")
+    seed: int = Field(0, ge=0, description="all random numbers of the run derive from it")
 
 
 class Config(Settings):
@@ -44,7 +44,7 @@ class Config(Settings):
     )
     run: RunSettings = Field(RunSettings(), description="where the run lives")
     data: DataSettings = Field(DataSettings(), description="the data, its splits and candidates")
-    prompts: PromptSettings = Field(PromptSettings(), description="what is said to a model")
+    prompts: PromptSettings = Field(PromptSettings(), description="the prompts")
     model: ModelSettings = Field(ModelSettings(), description="the language model")
     summarize: SummarizeSettings = Field(SummarizeSettings(), description="history to summary")
     train: TrainSettings = Field(TrainSettings(), description="LoRA fine-tuning")
@@ -61,7 +61,7 @@ class Config(Settings):
 
     @property
     def summarized(self) -> bool:
-        """Whether the ranking prompts tell summaries."""
+        """Whether the ranking prompts show summaries."""
         return self.prompts.use_summary and self.summarize.strategy != "none"
 
     def reads_summary(self, rankers: Collection[str]) -> bool:
@@ -73,12 +73,17 @@ class Config(Settings):
 
     @property
     def trained(self) -> bool:
-        """Whether a model is trained: some ranker asks it."""
+        """Whether a model is trained: some ranker needs it."""
         return self.train.epochs > 0 and bool(self.rank.those("needs_training"))
 
     @property
+    def data_seed(self) -> int:
+        """The seed of sampled users and candidates."""
+        return self.run.seed if self.data.seed is None else self.data.seed
+
+    @property
     def train_seed(self) -> int:
-        """What the draws of training follow from: the model's, and those of networks that rank."""
+        """The seed of training: of the language model, and of sequence networks."""
         return self.run.seed if self.train.seed is None else self.train.seed
 
     def to_toml(self) -> str:

@@ -1,4 +1,4 @@
-"""Mistakes that no room's own settings can see: names of parts, and rooms that contradict."""
+"""Checks across tables: names of parts, and settings that contradict each other."""
 
 from __future__ import annotations
 
@@ -54,13 +54,14 @@ def wrong_names(config: Config) -> Iterator[str]:
 
 
 def conflicts(config: Config) -> Iterator[str]:
-    """Settings that contradict each other, which no single room can see."""
+    """Settings of several tables that contradict each other."""
     yield from _stages_wanted(config)
     if not config.data.dataset and config.data.interactions is None:
         yield "data.interactions: name the interactions' file or folder (or data.dataset)"
     for name in sorted(config.rank.those("needs_training")) if config.train.epochs == 0 else ():
         yield (
-            f"rank.rankers: {name} asks the trained model, but train.epochs is 0; use llm_zero_shot"
+            f"rank.rankers: {name} needs the trained model, but train.epochs is 0; use "
+            "llm_zero_shot"
         )
     first = config.rank.only(config.rank.retriever)
     if first.those("uses_llm"):
@@ -82,7 +83,7 @@ def conflicts(config: Config) -> Iterator[str]:
     yield from _unwritten_summaries(config)
     yield from _no_lists(config)
     yield from _equal_samples(config)
-    yield from _untold_summary(config)
+    yield from _unused_exchange(config)
 
 
 def _repeated(config: Config) -> Iterator[str]:
@@ -98,7 +99,7 @@ def _repeated(config: Config) -> Iterator[str]:
 
 
 def _unwritten_summaries(config: Config) -> Iterator[str]:
-    """Rankers of summaries where none is written, or where a ranker is asked without them."""
+    """Rankers of summaries where none is written, or where a ranker gets none."""
     alone = _summary_alone(config.rank)
     if alone and config.summarize.strategy == "none":
         yield (
@@ -128,8 +129,8 @@ def _no_lists(config: Config) -> Iterator[str]:
     if data.reader == "table" and data.impressions is None:
         yield (
             "data.candidates: given takes lists that the data holds; name their file in "
-            "data.impressions (a row a list: user, time, candidates, taken), or let candidates be "
-            "drawn with uniform, popular or full"
+            "data.impressions (a row a list: user, time, candidates, clicked), or sample "
+            "candidates with uniform, popular or full"
         )
     elif data.reader in LISTLESS:
         yield (
@@ -140,15 +141,15 @@ def _no_lists(config: Config) -> Iterator[str]:
 
 def _equal_samples(config: Config) -> Iterator[str]:
     """Several samples that cannot differ."""
-    told = config.summarize
-    if told.samples > 1 and not told.sampling.temperature:
+    settings = config.summarize
+    if settings.samples > 1 and not settings.sampling.temperature:
         yield (
-            f"summarize.samples: {told.samples} texts without chance are the same; set "
+            f"summarize.samples: {settings.samples} texts without chance are the same; set "
             "summarize.sampling.temperature above 0, such as 0.7"
         )
 
 
-def _untold_summary(config: Config) -> Iterator[str]:
+def _unused_exchange(config: Config) -> Iterator[str]:
     """A control that would be no other run than the one it is compared with."""
     if config.prompts.summary_of == "another" and not config.summarized:
         yield (
@@ -158,7 +159,7 @@ def _untold_summary(config: Config) -> Iterator[str]:
 
 
 def _stages_wanted(config: Config) -> Iterator[str]:
-    """What is asked that no stage of the method makes."""
+    """Settings that need a stage which the method lacks."""
     if config.method not in METHODS.names():
         return
     stages = METHODS.load(config.method).stages

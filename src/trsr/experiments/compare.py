@@ -14,7 +14,7 @@ from trsr.errors import ConfigError
 from trsr.metrics.metrics import USUAL, parse_metric
 from trsr.pipeline.comparable import check_comparable, common_queries, left_out_notes
 from trsr.pipeline.finished_run import FinishedRun, counted
-from trsr.pipeline.notes import Told, merged, run_notes
+from trsr.pipeline.notes import RunNotes, merged, run_notes
 from trsr.registry import like
 from trsr.report.systems import System, SystemsReport, compare_systems
 from trsr.storage import files
@@ -54,14 +54,14 @@ def compare(
             is enough; else the first, or a single run's main ranker.
         seeds: Whether runs that differ only by their seed are pooled; those in which a ranker gave
             the same, query by query, count as one.
-        only_shared: Whether queries that not all of the runs were asked are left out; else runs
+        only_shared: Whether queries that not all of the runs have are left out; else runs
             with such are refused.
 
     Raises:
         ConfigError: If a ranker or a metric is not in a run, nothing is named, something is named
             twice, no run takes one of `rankers`, or two runs to be pooled are one training.
         StoreError: If a run was not evaluated; StaleRunError, if not since its files changed.
-        DataError: If a run's values are not whole, or the runs have other queries, candidates or
+        DataError: If a run's values are incomplete, or the runs have other queries, candidates or
             answers; says which. Or if no query is left.
     """
     if not runs:
@@ -77,14 +77,14 @@ def compare(
     every = list({one.key: one for one in (*chosen, base)}.values())
     runs_of = [one.run for one in every]
     queries, left_out = (
-        common_queries(runs_of) if only_shared else (base.run.asked.select("query"), {})
+        common_queries(runs_of) if only_shared else (base.run.cases.select("query"), {})
     )
     check_comparable(runs_of, queries if only_shared else None)
     wanted = wanted_metrics(runs_of, metrics)
     wanted = wanted if metrics else [usual(wanted)]
     groups = _groups(every, seeds)
     names = _names(groups)
-    pooled = [_apart(group) for group in groups]
+    pooled = [_distinct(group) for group in groups]
     systems = [
         make_system(name, [one.run for one in group], group[0].ranker, wanted, queries)
         for name, group in zip(names, pooled, strict=True)
@@ -103,11 +103,11 @@ def compare(
         if len(one) < len(group)
     ]
     none = () if systems[1:] else (_NONE,)
-    told = left_out_notes(left_out, report.queries)
+    left = left_out_notes(left_out, report.queries)
     warned = [note for note in _warnings(every) if note not in report.notes]
-    if warned and report.queries < max(len(one.run.asked) for one in every):
-        warned.insert(0, "what the runs' own reports say is of all that they were asked:")
-    notes = (*report.notes, *none, *told, *once, *warned)
+    if warned and report.queries < max(len(one.run.cases) for one in every):
+        warned.insert(0, "what the runs' own reports say is of all their queries:")
+    notes = (*report.notes, *none, *left, *once, *warned)
     return replace(report, notes=notes, left_out=left_out)
 
 
@@ -123,7 +123,7 @@ def _warnings(every: Sequence[Chosen]) -> Iterator[str]:
     apart = len({folder.name for folder in runs}) == len(runs)
     return merged(
         [
-            Told(
+            RunNotes(
                 folder.name if apart else str(run.folder),
                 {one.ranker for one in every if one.run is run},
                 [note for note in run_notes(run) if not note.on_errors],
@@ -178,7 +178,7 @@ def _check_twice(chosen: Sequence[Chosen]) -> None:
         if one.key in known:
             raise ConfigError(
                 f"{one.run.folder}: its {one.ranker} stands twice, and a run does not differ from "
-                "itself; name it once, and the run or RUN:RANKER that you want beside it"
+                "itself; name it once, and the run or RUN:RANKER to compare it with"
             )
         known[one.key] = one
 
@@ -191,8 +191,8 @@ def _chosen(
 ) -> Iterator[Chosen]:
     folder, ranker = name
     run = _open(folder, opened)
-    asked = [ranker] if ranker else list(rankers) or (run.rankers if lone else [run.main])
-    for one in dict.fromkeys(asked):
+    names = [ranker] if ranker else list(rankers) or (run.rankers if lone else [run.main])
+    for one in dict.fromkeys(names):
         if one not in run.rankers:
             raise ConfigError(
                 f"{folder}: there is no ranker {one!r}{like(one, run.rankers)}; there are "
@@ -244,7 +244,7 @@ def _check_baseline(against: tuple[Path, str], chosen: Sequence[Chosen]) -> None
 
 
 def _groups(every: Sequence[Chosen], seeds: bool) -> list[list[Chosen]]:
-    """Rankers of runs that differ only by seed together, where that is asked for."""
+    """Rankers of runs that differ only by seed together, with `seeds`."""
     groups: dict[object, list[Chosen]] = {}
     for one in every:
         key = (one.run.kind, one.ranker) if seeds else one.key
@@ -259,7 +259,7 @@ def _groups(every: Sequence[Chosen], seeds: bool) -> list[list[Chosen]]:
     return list(groups.values())
 
 
-def _apart(group: Sequence[Chosen]) -> Sequence[Chosen]:
+def _distinct(group: Sequence[Chosen]) -> Sequence[Chosen]:
     """Of runs to be pooled those that count: one where all gave the same.
 
     Raises:
@@ -283,7 +283,7 @@ def _apart(group: Sequence[Chosen]) -> Sequence[Chosen]:
 
 
 def _names(groups: Sequence[Sequence[Chosen]]) -> list[str]:
-    """As short as tells them apart."""
+    """The shortest names that differ."""
     folders = {one.run.folder.resolve() for group in groups for one in group}
     if len(folders) == 1:
         return [group[0].ranker for group in groups]
@@ -301,7 +301,7 @@ def _names(groups: Sequence[Sequence[Chosen]]) -> list[str]:
 
 
 _SEED = re.compile(r"(?:(?<=/)|^|,)(?:\w+\.)?seed=\d+")
-"""What tells a sweep's runs of several seeds apart."""
+"""The part of the names in which a sweep's seeds differ."""
 
 
 def _run_name(folders: Sequence[Path], apart: bool) -> str:

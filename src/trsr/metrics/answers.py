@@ -62,12 +62,12 @@ class Batch:
 class AnswerKey:
     """What each case asks and which candidates are right.
 
-    Where a column `met` stands among the cases, the candidates are the whole catalog except
+    Where a column `met` stands among the cases, the candidates are the full catalog except
     what it holds. A list may then leave out candidates; a relevant one that it leaves out counts
     as not found: beyond every cut-off, and last for `auc`. Its query stays in the mean.
 
     Args:
-        cases: The columns `CASES`; `met` instead of `candidates` for the whole catalog.
+        cases: The columns `CASES`; `met` instead of `candidates` for the full catalog.
         catalog: All item ids; None: the candidates.
 
     Attributes:
@@ -94,7 +94,7 @@ class AnswerKey:
         self._row_of = pl.DataFrame({"query": self.queries}).with_row_index("row")
         self.history = cases["items"].list.len().cast(pl.Int64).to_numpy()
         self.relevant = cases["relevant"].list.len().cast(pl.Int64).to_numpy()
-        # of the whole catalog it is shorter to keep what are no candidates
+        # of the full catalog it is shorter to keep what are no candidates
         kept = cases["met"].list.unique(maintain_order=True) if self.full else cases["candidates"]
         if catalog is None:
             catalog = _flat(kept).unique(maintain_order=True).to_list()
@@ -191,8 +191,8 @@ class AnswerKey:
         """Which lists do not hold just candidates, each once."""
         ordered = np.sort(codes, axis=1)
         if not self.full:
-            asked = _padded(self._kept[_spans(self._starts[rows], sizes)], sizes, _PADDING)
-            unlike: Mask = np.any(ordered != np.sort(asked, axis=1), axis=1)
+            wanted = _padded(self._kept[_spans(self._starts[rows], sizes)], sizes, _PADDING)
+            unlike: Mask = np.any(ordered != np.sort(wanted, axis=1), axis=1)
             return unlike
         unknown = np.any(codes == _UNKNOWN, axis=1)
         twice = np.any((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0), axis=1)
@@ -259,18 +259,18 @@ class AnswerKey:
             faults = [("invents", [item for item in items if item not in known])]
             end = ": not in the catalog, or in the history; every ranker must rank candidates only"
         else:
-            asked, given = set(case["candidates"]), set(items)
-            faults = [("leaves out", sorted(asked - given)), ("invents", sorted(given - asked))]
+            wanted, given = set(case["candidates"]), set(items)
+            faults = [("leaves out", sorted(wanted - given)), ("invents", sorted(given - wanted))]
             end = (
-                f" of its {len(asked)} candidates; every ranker must rank just the candidates it "
+                f" of its {len(wanted)} candidates; every ranker must rank just the candidates it "
                 "was given"
             )
-        told = [
+        parts = [
             f"{what} {len(some)} ({', '.join(some[:3])}{', …' if len(some) > 3 else ''})"
             for what, some in faults
             if some
         ]
-        return DataError(f"ranker {ranker}: the list of query {name} {' and '.join(told)}{end}")
+        return DataError(f"ranker {ranker}: the list of query {name} {' and '.join(parts)}{end}")
 
 
 def _columns(lists: Iterable[RankedList]) -> pl.DataFrame:

@@ -69,22 +69,22 @@ class Calibration:
 
 
 def calibrate(
-    ranker: str, probability_label: Floats, right: Floats, called: str = P_YES
+    ranker: str, probabilities: Floats, right: Floats, called: str = P_YES
 ) -> Calibration:
     """Bins probabilities.
 
     Args:
         ranker: Whose they are.
-        probability_label: [candidates] between 0 and 1.
+        probabilities: [candidates] between 0 and 1.
         right: [candidates] 1 for a right answer, else 0.
         called: What they are called.
     """
-    n = len(probability_label)
+    n = len(probabilities)
     if not n:
         return Calibration(ranker, 0, None, None, None, None, (), called)
-    place = np.minimum((probability_label * BINS).astype(np.int64), BINS - 1)
+    place = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
     counts = np.bincount(place, minlength=BINS)
-    predicted = np.bincount(place, probability_label, BINS)
+    predicted = np.bincount(place, probabilities, BINS)
     correct = np.bincount(place, right, BINS)
     bins = tuple(
         Bin(k / BINS, (k + 1) / BINS, int(c), float(predicted[k] / c), float(correct[k] / c))
@@ -95,9 +95,9 @@ def calibrate(
         ranker,
         n,
         base_rate=float(right.mean()),
-        mean=float(probability_label.mean()),
+        mean=float(probabilities.mean()),
         ece=float(np.abs(predicted - correct).sum() / n),
-        brier=float(((probability_label - right) ** 2).mean()),
+        brier=float(((probabilities - right) ** 2).mean()),
         bins=bins,
         called=called,
     )

@@ -46,7 +46,7 @@ def evaluate(
         sampled: Whether the candidates were drawn, which the report then warns about.
         drawn: How, where it is known: uniform or popular.
         items: What metrics that look beyond accuracy must know, in the key's order of items.
-        progress: Is told of each list that is done.
+        progress: Advances by each list.
 
     Raises:
         ConfigError: If a metric is unknown, or looks beyond accuracy and there are no `items`.
@@ -144,7 +144,7 @@ def _measure(
         queries=len(key),
         tied=int(tied.sum()) / answered if answered else None,
         missing=len(key) - answered,
-        bounds=frozenset(str(one) for one in ranked if cut and one.whole),
+        bounds=frozenset(str(one) for one in ranked if cut and one.needs_all),
     )
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Values = npt.NDArray[np.float64]
 
 USUAL = "ndcg@10"
-"""The metric that is looked at where none is asked for."""
+"""The metric that is used where none is named."""
 
 _FORM = re.compile(r"(\w*)(?:\(p=([0-9.]+)\))?(?:(@)(.*))?", re.DOTALL)
 
@@ -66,7 +66,7 @@ class Metric:
         return METRICS[self.name]
 
     @property
-    def whole(self) -> bool:
+    def needs_all(self) -> bool:
         """Whether it asks for every candidate's place; of lists cut short it is a lower bound."""
         return self.k is None
 

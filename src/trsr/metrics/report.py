@@ -130,7 +130,7 @@ class Report:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics' names, in the order asked for."""
+        """The metrics' names, in the order of the settings."""
         return tuple(self.chance)
 
     @property

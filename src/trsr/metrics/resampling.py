@@ -1,4 +1,4 @@
-"""Bootstrap intervals and sign-flip tests of means over queries, the users being what is drawn.
+"""Bootstrap intervals and sign-flip tests of means over queries, users being the sampling unit.
 
 A user's queries go together: the bootstrap draws users, and a sign flip turns all differences of
 a user at once, so neither takes a user's queries as independent. Where each user has one query,
@@ -132,7 +132,7 @@ def flip_signs(sample: Sample, *, seed: int = 0) -> tuple[Floats, npt.NDArray[np
     are not 0 all patterns are tried; else the p-value is (1 + hits) / (1 + draws), which is never
     0 (Phipson and Smyth, "Permutation p-values should never be zero", 2010, equation 2). Where the
     users are too many for all draws and none of them was a hit, it is the normal tail, as sums of
-    so many flipped signs are normal, and no lower than all draws could have told.
+    so many flipped signs are normal, and no lower than all draws could give.
 
     Args:
         sample: Differences; at least one user.
@@ -164,8 +164,8 @@ def flip_signs(sample: Sample, *, seed: int = 0) -> tuple[Floats, npt.NDArray[np
         if draws < FLIPS:
             spread = np.sqrt((sums[:, rest] ** 2).sum(axis=0))
             tail = 2 * special.ndtr(-seen[rest] / spread)
-            told = np.clip(tail, 1 / (1 + FLIPS), found[rest])
-            found[rest] = np.where(hits == 0, told, found[rest])
+            bounded = np.clip(tail, 1 / (1 + FLIPS), found[rest])
+            found[rest] = np.where(hits == 0, bounded, found[rest])
     return found, exact
 
 

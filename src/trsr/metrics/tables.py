@@ -45,11 +45,6 @@ class Table(NamedTuple):
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
 
-    def turned(self) -> Table:
-        """Rankers side by side and a row for each metric: for narrow terminals."""
-        columns = tuple(zip(self.header, *self.rows, strict=True))
-        return Table(columns[0], columns[1:], self.notes)
-
 
 def make_table(report: Report) -> Table:
     """A row for each ranker and one for chance.
@@ -98,7 +93,7 @@ def number(estimate: Estimate, spread: float | None = None) -> str:
     """`.460 ±.029`, or `.460` where there is no standard error.
 
     Args:
-        estimate: What to tell.
+        estimate: Any estimate.
         spread: The standard deviation of several seeds' means: `.460 ±.029 (±.012)`.
     """
     error = "" if estimate.se is None else f" ±{decimals(estimate.se)}"
@@ -115,7 +110,7 @@ def decimals(value: float | None, places: int = 3) -> str:
     return sign + (text[1:] if text.startswith("0.") else text)
 
 
-def told_interval(estimate: Estimate) -> str:
+def interval_text(estimate: Estimate) -> str:
     """`.460 (.404 to .516)`: a mean with its 95 % interval, where there is one."""
     ends = estimate.interval
     return decimals(estimate.mean) + (

@@ -61,10 +61,10 @@ def run_stage(
     Args:
         config: All settings.
         name: The stage.
-        progress: Told how far the work is.
+        progress: Shows how far the work is.
         donors: Other runs: a stage that one of them has made with the same settings and inputs is
             copied.
-        alone: Whether this stage alone was asked for: then files made elsewhere that are in its
+        alone: Whether this stage alone is to be made: then files made outside that are in its
             place are an error; else they are taken as they are.
 
     Raises:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from trsr.config import Config
 from trsr.data import Dataset
 from trsr.errors import StoreError
 from trsr.storage import files
@@ -149,6 +150,20 @@ def _read(path: Path) -> dict[str, Summary]:
         query: Summary(user, text, covers, tuple(of), tuple(cut or ()))
         for query, user, text, covers, of, cut in frame.iter_rows()
     }
+
+
+def used_splits(config: Config) -> list[str]:
+    """The splits whose summaries some later stage reads."""
+    train = ["train"] if config.trained else []
+    blended = config.rank.those("reads_summary", config.rank.asked)
+    ranked = config.rank.split if config.rank.those("reads_summary") else ""
+    valid = blended or (train and config.train.validate_steps) or ranked == "valid"
+    return [*train, *(["valid"] if valid else []), *(["test"] if ranked == "test" else [])]
+
+
+def ranked_splits(config: Config) -> list[str]:
+    """The splits whose summaries ranking reads."""
+    return [split for split in used_splits(config) if split != "train"]
 
 
 def with_summary(case: Case, summaries: Mapping[str, Summary]) -> Case:

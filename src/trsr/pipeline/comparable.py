@@ -1,4 +1,4 @@
-"""Whether runs were asked the same, and what all of them were asked."""
+"""Whether runs ranked the same queries and candidates, and which queries all of them have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_comparable(runs: Sequence[FinishedRun], among: pl.DataFrame | None = N
 
     Args:
         runs: At least one.
-        among: Only these `query` count, which all were asked; else all, which must be the same.
+        among: Only these `query` count, which all runs have; else all, which must be the same.
 
     Raises:
         DataError: Saying in what they differ, with an example.
@@ -26,7 +26,7 @@ def check_comparable(runs: Sequence[FinishedRun], among: pl.DataFrame | None = N
     for other in {run.folder: run for run in runs[1:]}.values():
         if among is None:
             _check_queries(first, other)
-        both = first.asked.join(other.asked, on="query", suffix="_other")
+        both = first.cases.join(other.cases, on="query", suffix="_other")
         both = both if among is None else both.join(among, on="query", how="semi")
         for column, what in (("candidates", "candidates"), ("relevant", "right answers")):
             differ = both.filter(pl.col(column) != pl.col(f"{column}_other"))
@@ -44,19 +44,23 @@ _HINT = (
 
 
 def _check_queries(first: FinishedRun, other: FinishedRun) -> None:
-    ours, theirs = set(first.asked["query"]), set(other.asked["query"])
+    ours, theirs = set(first.cases["query"]), set(other.cases["query"])
     if ours == theirs:
         return
     lacking, more = sorted(ours - theirs), sorted(theirs - ours)
     said = [
         f"{what} {len(some):,} (first: {some[0]})"
-        for what, some in (("lacks", lacking), ("has besides", more))
+        for what, some in (("lacks", lacking), ("also has", more))
         if some
     ]
     raise DataError(
         f"{other.folder} has other queries than {first.folder}: "
         f"{f'of its {len(ours):,} ' if lacking else ''}it {' and '.join(said)}. {_HINT}"
-        + ("; `trsr compare --shared` leaves out what not all were asked" if ours & theirs else "")
+        + (
+            "; `trsr compare --shared` leaves out queries that some run lacks"
+            if ours & theirs
+            else ""
+        )
     )
 
 
@@ -76,17 +80,17 @@ def _unlike(
 
 
 def common_queries(runs: Sequence[FinishedRun]) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The queries that every run was asked, by their ids; and how many others each was asked.
+    """The queries that every run has, by their ids; and how many others each has.
 
     Raises:
         DataError: If there is no such query.
     """
     once = list({run.folder.resolve(): run for run in runs}.values())
-    asked = [run.asked.select("query") for run in once]
-    common = reduce(lambda some, other: some.join(other, on="query", how="semi"), asked)
-    if not common.height and any(frame.height for frame in asked):
+    frames = [run.cases.select("query") for run in once]
+    common = reduce(lambda some, other: some.join(other, on="query", how="semi"), frames)
+    if not common.height and any(frame.height for frame in frames):
         raise DataError(_nothing(once))
-    pairs = zip(once, asked, strict=True)
+    pairs = zip(once, frames, strict=True)
     return common, {str(run.folder): frame.height - common.height for run, frame in pairs}
 
 
@@ -96,15 +100,15 @@ def left_out_notes(runs: Mapping[str, int], common: int) -> Iterator[str]:
         if left_out:
             yield (
                 f"left out: {left_out:,} of the {left_out + common:,} queries of {run}, which "
-                "not all of the compared runs were asked"
+                "not all of the compared runs have"
             )
     if runs and not any(runs.values()):
-        yield "all of the compared runs were asked the same queries: --shared left out none"
+        yield "all of the compared runs have the same queries: --shared left out none"
 
 
 def _nothing(runs: Sequence[FinishedRun]) -> str:
-    said = "there is no query that all of these runs were asked"
+    said = "there is no query that all of these runs have"
     examples = ", ".join(
-        f"{run.folder} has {run.asked['query'][0] if run.asked.height else 'none'}" for run in runs
+        f"{run.folder} has {run.cases['query'][0] if run.cases.height else 'none'}" for run in runs
     )
     return f"{said} ({examples}): are they of the same data and split?"

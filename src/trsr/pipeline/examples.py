@@ -9,21 +9,22 @@ from itertools import islice
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.metrics.calibration import P_YES
-from trsr.pipeline.probability_labels import probability_labels
 from trsr.pipeline.prompt_summaries import prompt_summaries
 from trsr.pipeline.retrieval import RETRIEVED, read_retrieved
 from trsr.pipeline.runner import Job
 from trsr.pipeline.summary_trace import SummaryTrace, page_writer, summary_trace
 from trsr.prompts import PromptWriter
 from trsr.rankers import Rankings, p_yes
+from trsr.rankers.settings import RankSettings
 from trsr.report import ShownBlock, ShownCandidate, ShownUser
+from trsr.storage import files
 from trsr.types import Case, Item, RankedList, Summary
 
 EXAMPLES = 10
 SHOWN = 50
 """Candidates shown of each example: full-catalog lists are long."""
 GONE_NOTE = (
-    "Texts that were written on the way are not in the output store (run.cache) any more. They "
+    "Texts that were written on the way are not in the response cache (run.cache) any more. They "
     "are shown again once they are written anew: remove report.json and the summaries "
     "(summaries.*.parquet) from the run's folder and give “trsr run”."
 )
@@ -47,25 +48,29 @@ def examples(
     """The first ranked users as they came, with the lists of the ranker the report is about."""
     config, split = job.config, job.config.rank.split
     lists = {ranked.query: ranked for ranked in islice(ranked_lists, EXAMPLES)}
-    told = prompt_summaries(config, dataset, split, summaries)
+    shown = prompt_summaries(config, dataset, split, summaries)
     path = job.run / RETRIEVED
     cases = dataset.cases(split)
-    # of lists made elsewhere nobody proposed the candidates
-    proposed = (
-        read_retrieved(path) if cases.full and asks_model(config, name) and path.exists() else {}
-    )
+    # external lists have no retrieved candidates
+    retrieved = cases.full and asks_model(config, name) and files.exists(path)
+    proposed = read_retrieved(path) if retrieved else {}
     view = _View(config, page_writer(config), name, proposed)
     users, missing = [], 0
     for case in islice(cases, EXAMPLES):
         query = case.query.id
         if query not in lists:
             continue
-        grown = summary_trace(config, view.writer, case.query.history, summaries.get(query))
-        told_one = (told if view.told else summaries).get(query)
-        users.append(view.user(case, lists[query], grown, told_one))
-        missing += grown.missing
+        trace = summary_trace(config, view.writer, case.query.history, summaries.get(query))
+        summary = (shown if view.in_prompt else summaries).get(query)
+        users.append(view.user(case, lists[query], trace, summary))
+        missing += trace.missing
     gone = [GONE_NOTE] if missing else []
     return Examples(users, [*_notes(config), *gone])
+
+
+def probability_label(ranker: str) -> str:
+    """What a ranker's probabilities are called; empty where its score is no log-odds of yes."""
+    return P_YES if RankSettings().traits(ranker).log_odds else ""
 
 
 def tells_summary(config: Config, ranker: str) -> bool:
@@ -105,7 +110,7 @@ class _View:
         config: All settings.
         writer: The words of the prompts.
         ranker: Who ranked.
-        proposed: What the first stage proposed to it, by query; empty where it ranked all.
+        proposed: What the retriever proposed to it, by query; empty where it ranked all.
     """
 
     config: Config
@@ -114,38 +119,38 @@ class _View:
     proposed: Mapping[str, Sequence[str]]
 
     @property
-    def told(self) -> bool:
+    def in_prompt(self) -> bool:
         return tells_summary(self.config, self.ranker)
 
     def user(
-        self, case: Case, ranked: RankedList, grown: SummaryTrace, summary: Summary | None
+        self, case: Case, ranked: RankedList, trace: SummaryTrace, summary: Summary | None
     ) -> ShownUser:
-        merges = self.config.summarize.strategy == "hierarchical" and grown.cut
+        merges = self.config.summarize.strategy == "hierarchical" and trace.cut
         return ShownUser(
             case.query.history.user,
-            list(self._blocks(grown)),
+            list(self._blocks(trace)),
             summary.text if summary else "",
-            [*self._shown(case, ranked), *self._external(case, ranked)],
+            [*self._shown(case, ranked), *self._unlisted(case, ranked)],
             self.ranker,
-            anothers=self.told and self.config.prompts.summary_of == "another",
-            told=self.told,
-            steps=grown.steps,
+            anothers=self.in_prompt and self.config.prompts.summary_of == "another",
+            in_prompt=self.in_prompt,
+            steps=trace.steps,
             steps_name="Merges" if merges else "Written on the way",
             counted=self._counted(case, ranked),
-            probability_label=probability_labels(self.ranker) or P_YES,
+            probability_label=probability_label(self.ranker) or P_YES,
         )
 
-    def _blocks(self, grown: SummaryTrace) -> Iterator[ShownBlock]:
-        for number, (items, text) in enumerate(grown.blocks, 1):
-            name = f"Block {number}" if grown.cut else "Read in blocks, whose ends were not kept"
-            known = grown.cut or grown.steps
+    def _blocks(self, trace: SummaryTrace) -> Iterator[ShownBlock]:
+        for number, (items, text) in enumerate(trace.blocks, 1):
+            name = f"Block {number}" if trace.cut else "Read in blocks, whose ends were not kept"
+            known = trace.cut or trace.steps
             yield ShownBlock(self._lines(items), text, name if known else "Summarized")
-        if grown.rest:
-            name = "Since then, not summarized" if grown.blocks else ""
-            yield ShownBlock(self._lines(grown.rest), "", name)
+        if trace.rest:
+            name = "Since then, not summarized" if trace.blocks else ""
+            yield ShownBlock(self._lines(trace.rest), "", name)
 
     def _lines(self, items: Sequence[Item]) -> list[str]:
-        """Items of the history, as the summary prompts tell them where there are any."""
+        """Items of the history, as the summary prompts show them where there are any."""
         settings = self.config.prompts
         if not self.config.summarize.uses_llm:
             return [self._line(item) for item in items]
@@ -160,10 +165,10 @@ class _View:
         proposed = self.proposed.get(case.query.id)
         size = every if proposed is None else len(proposed)
         shown = min(SHOWN, len(ranked.entries))
-        told = f"{'' if shown == size else f'first {shown:,} of '}{size:,} candidates"
+        counted = f"{'' if shown == size else f'first {shown:,} of '}{size:,} candidates"
         if proposed is None:
-            return told
-        return f"{told} that {self.config.rank.retriever} proposed out of {every:,}"
+            return counted
+        return f"{counted} that {self.config.rank.retriever} proposed out of {every:,}"
 
     def _shown(self, case: Case, ranked: RankedList) -> Iterator[ShownCandidate]:
         items = {item.id: item for item in case.query.candidates}
@@ -171,12 +176,10 @@ class _View:
             right = entry.item in case.relevant
             if place > SHOWN and not right:
                 continue
-            probability_label = p_yes(entry.score) if probability_labels(self.ranker) else None
-            yield ShownCandidate(
-                self._line(items[entry.item]), probability_label, right, f"{place:,}"
-            )
+            probability = p_yes(entry.score) if probability_label(self.ranker) else None
+            yield ShownCandidate(self._line(items[entry.item]), probability, right, f"{place:,}")
 
-    def _external(self, case: Case, ranked: RankedList) -> Iterator[ShownCandidate]:
+    def _unlisted(self, case: Case, ranked: RankedList) -> Iterator[ShownCandidate]:
         """The right items that are not in the list."""
         listed = {entry.item for entry in ranked}
         proposed = self.proposed.get(case.query.id)

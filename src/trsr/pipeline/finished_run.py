@@ -1,4 +1,4 @@
-"""A finished run as it is read back: its values by query, and what its rankers were asked."""
+"""A finished run as it is read back: its values by query, and the cases that it ranked."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class FinishedRun:
         return "llm" if "llm" in self.rankers else self.rankers[-1]
 
     @cached_property
-    def asked(self) -> pl.DataFrame:
+    def cases(self) -> pl.DataFrame:
         """`query`, and as sorted lists its `candidates` and `relevant`; ordered by query.
 
         Raises:
@@ -117,8 +117,15 @@ class FinishedRun:
             cases = cases.with_columns(candidates=self._all_but(cases[MET]))
         return cases.select(*columns).with_columns(pl.col(columns[1:]).list.sort()).sort("query")
 
+    @property
+    def cases_digest(self) -> str:
+        """The same for runs with the same queries, candidates and right answers."""
+        lists = [pl.col(name).list.join("\n") for name in ("candidates", "relevant")]
+        rows = self.cases.select(pl.concat_str("query", *lists, separator="\n\n")).to_series()
+        return digest(rows.to_list())
+
     def _all_but(self, met: pl.Series) -> pl.Series:
-        """The candidates, where they are a whole catalog: which one, and what is none."""
+        """The candidates, where they are the full catalog: a hash of it, and what is excluded."""
         items = read_table(self.folder / "items.parquet", ("id",))["id"]
         which = f"catalog {digest(items.sort().to_list())}"
         less = pl.col(MET).list.eval(pl.format("(without {})", pl.element()))
@@ -144,14 +151,14 @@ class FinishedRun:
 
     @cached_property
     def seeds(self) -> tuple[int, int]:
-        """What its data and what its training was drawn with."""
+        """The seeds of its data and of its training."""
         settings = self._settings
         try:
             own = int(settings.get("run", {}).get("seed", 0))
             return own, int(settings.get("train", {}).get("seed", own))
         except (ValueError, TypeError, AttributeError) as error:
             path = self.folder / "config.toml"
-            raise StoreError(f"{path}: a seed is no whole number ({error})") from error
+            raise StoreError(f"{path}: a seed is no integer ({error})") from error
 
     @cached_property
     def kind(self) -> str:
@@ -172,13 +179,13 @@ class FinishedRun:
 
     @cached_property
     def made(self) -> str:
-        """The same for runs with one making of the rankings, such as copied ones; else empty."""
+        """A hash that runs share which copied their rankings; else empty."""
         record = RunDirectory(self.folder).records().get("rank")
         known = record is not None and record.settings and record.parents
         return digest([record.settings, record.parents]) if record and known else ""
 
     def check(self) -> None:
-        """Refuses values that are not whole, or not what the run's files gave.
+        """Refuses values that are incomplete, or that do not follow from the run's files.
 
         Raises:
             StoreError: If the run is not finished; StaleRunError, if its files changed since.
@@ -205,8 +212,8 @@ class FinishedRun:
                 f"{self.folder / MANIFEST} {why}, so nobody knows what {VALUES} was computed from; "
                 f"give `trsr run {self.folder}` again"
             )
-        asked = (self.cases_file, "rankings.parquet")
-        names = [name for name in asked if name in record.parents]
+        inputs = (self.cases_file, "rankings.parquet")
+        names = [name for name in inputs if name in record.parents]
         now = run.hashes([*names, VALUES, REPORT])
         changed = [name for name in names if now.get(name) != record.parents[name]]
         if changed:
@@ -223,13 +230,13 @@ class FinishedRun:
                 )
 
     def _check_values(self) -> None:
-        path, asked = self.folder / VALUES, self.asked["query"]
+        path, queries = self.folder / VALUES, self.cases["query"]
         for (ranker,), rows in self.values.group_by("ranker", maintain_order=True):
-            lacking = asked.filter(~asked.is_in(rows["query"].to_list()))
+            lacking = queries.filter(~queries.is_in(rows["query"].to_list()))
             if len(lacking):
                 raise DataError(
-                    f"{path}: ranker {ranker} has no value for {len(lacking):,} of {len(asked):,} "
-                    f"queries (first: {lacking[0]}); {self._again}"
+                    f"{path}: ranker {ranker} has no value for {len(lacking):,} of "
+                    f"{len(queries):,} queries (first: {lacking[0]}); {self._again}"
                 )
             twice = rows["query"].filter(rows["query"].is_duplicated())
             if len(twice):

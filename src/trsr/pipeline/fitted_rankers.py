@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +15,29 @@ from trsr.errors import StoreError
 from trsr.metrics import evaluate
 from trsr.models import ScoringModel
 from trsr.pipeline.artifacts import cases_file, summaries_file
-from trsr.pipeline.keys import ranking_prompt_settings
 from trsr.progress import Progress, Silent
-from trsr.prompts import PromptWriter
+from trsr.prompts import PromptWriter, load_domain
 from trsr.rankers import FitData, FitOptions, Ranker, make_ranker
 from trsr.rankers.settings import RANKERS, ranker_class
 from trsr.recommender import ITEMS, KEY, rank_resources
 from trsr.recommender import RANKERS as FOLDER
+from trsr.storage import files
 from trsr.storage.integrity import readable
 from trsr.storage.run_directory import RunDirectory
 from trsr.types import Case, RankedList
+
+
+def ranking_prompt_settings(config: Config) -> dict[str, Any]:
+    """What the ranking model is, and what is said to it."""
+    excluded = {"summary_item_words", "summary_numbers", "summary_words"}
+    domain = load_domain(config.prompts.domain)
+    plain = [] if config.summarized else [turn.model_dump() for turn in domain.rank_plain]
+    return ({"rank_plain": plain} if plain else {}) | {
+        "words": domain.digest(config.prompts.style),
+        "prompts": config.prompts.model_dump(mode="json", exclude=excluded),
+        "model": config.model.meaning(),
+        "run": {"seed": config.run.seed},
+    }
 
 
 @dataclass
@@ -80,16 +91,16 @@ class FittedRankers:
             if source is None:
                 self.get(name)
                 source = self.work / name
-            shutil.copytree(source, out / FOLDER / name, copy_function=_linked)
+            files.copy(source, out / FOLDER / name)
 
     def key(self, name: str) -> dict[str, Any]:
         """All that a fitted ranker depends on, as plain values."""
         config, rank = self.config, self.config.rank.only(name)
-        files = [ITEMS, "interactions.parquet"]
+        read = [ITEMS, "interactions.parquet"]
         if rank.traits(name).validates or any(rank.traits(one).validates for one in rank.used):
-            files.append(cases_file("valid"))
+            read.append(cases_file("valid"))
         if any(map(RANKERS.added, rank.used)):  # what other packages' rankers look at is not known
-            files += [cases_file("train"), cases_file("valid")]
+            read += [cases_file("train"), cases_file("valid")]
         found: dict[str, Any] = {
             "classes": {one: _class_of(one) for one in rank.used if one not in rank.external},
             "settings": rank.meaning(),
@@ -103,13 +114,13 @@ class FittedRankers:
                 for other, one in rank.external_lists.items()
             }
         if config.reads_summary(rank.used):
-            files.append(summaries_file("valid"))
+            read.append(summaries_file("valid"))
             found["summary of"] = config.prompts.summary_of
         if rank.those("uses_llm"):
             found["model"] = ranking_prompt_settings(config) | {"scorer": config.model.scorer}
         if rank.those("needs_training"):
-            files.append("adapter")
-        found["files"] = self.run.hashes(sorted(set(files)))
+            read.append("adapter")
+        found["files"] = self.run.hashes(sorted(set(read)))
         plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
         return plain
 
@@ -118,7 +129,7 @@ class FittedRankers:
         wanted = self.key(name)
         for folder in (self.work / name, self.run / FOLDER / name):
             with contextlib.suppress(OSError, ValueError):
-                if json.loads((folder / KEY).read_text("utf-8")) == wanted and readable(folder):
+                if files.read_json(folder / KEY) == wanted and readable(folder):
                     return folder
         return None
 
@@ -146,13 +157,11 @@ class FittedRankers:
         )
         options = FitOptions(config.run.seed, config.train_seed, quality, self.progress)
         ranker.fit(data, options)
-        beside = self.work / f".{name}.new"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        ranker.save(beside)
-        (beside / KEY).write_text(json.dumps(self.key(name), indent=1), "utf-8")
-        shutil.rmtree(self.work / name, ignore_errors=True)
-        os.replace(beside, self.work / name)
+        unfinished = self.work / f".{name}.new"
+        files.empty_folder(unfinished)
+        ranker.save(unfinished)
+        files.write_json(unfinished / KEY, self.key(name))
+        files.move(unfinished, self.work / name)
         return ranker
 
     def _resources(self) -> Any:
@@ -167,13 +176,4 @@ def _class_of(name: str) -> str:
 
 
 def _stamp(path: Path) -> list[Any]:
-    status = path.stat()
-    return [str(path), status.st_size, status.st_mtime_ns]
-
-
-def _linked(source: str, target: str) -> None:
-    """Both are of this run, and the first goes when the second is in place."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+    return [str(path), *files.stamp(path)]

@@ -1,4 +1,4 @@
-"""What runs' reports warn of, for tables that set runs side by side: of whom, and each once."""
+"""The notes of runs' reports, merged for tables that compare runs: each once."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class ReadNote:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RunNotes:
     """A run in a table.
 
     Attributes:
-        run: What tells it apart from the table's other runs.
+        run: What names it among the table's runs.
         rankers: Which of its rankers stand in the table.
-        notes: What is to be said of it.
+        notes: Its report's notes.
     """
 
     run: str
@@ -68,12 +68,12 @@ def run_notes(run: FinishedRun) -> tuple[ReadNote, ...]:
     return tuple(found)
 
 
-def merged(runs: Sequence[Told]) -> Iterator[str]:
+def merged(runs: Sequence[RunNotes]) -> Iterator[str]:
     """The notes that concern what the table shows, each once.
 
     Where not all of the runs that it could be said of have a note, it names those that have it.
     """
-    said: dict[tuple[str, str], tuple[set[str], list[Told]]] = {}
+    said: dict[tuple[str, str], tuple[set[str], list[RunNotes]]] = {}
     for one in runs:
         for note in one.notes:
             if note.rankers and not note.rankers & set(one.rankers):

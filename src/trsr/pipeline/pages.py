@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -15,15 +15,15 @@ from trsr.metrics import Report
 from trsr.metrics.calibration import Calibration, calibrate
 from trsr.metrics.groups import history_groups
 from trsr.metrics.trec import file_name, write_qrels, write_trec_run
-from trsr.pipeline.examples import examples
-from trsr.pipeline.probability_labels import probability_labels, probability_notes
-from trsr.pipeline.records import made_with, stage_times
+from trsr.pipeline.examples import examples, probability_label
 from trsr.pipeline.runner import Job
 from trsr.progress import Progress
 from trsr.rankers import Rankings
-from trsr.report import Page, write_html
+from trsr.report import Page, StageTime, write_html
 from trsr.report.costs import UNRECORDED, RankerCost, read_costs
 from trsr.report.markdown_report import latex, markdown
+from trsr.storage import files
+from trsr.storage.run_directory import StageRecord
 from trsr.types import RankedList, Summary
 
 
@@ -55,7 +55,7 @@ def write_pages(
     calibrations = [
         calibrated(name, cases, rankings[name].frame, called)
         for name in rankings
-        if (called := probability_labels(name))
+        if (called := probability_label(name))
     ]
     costs = _costs(job, rankings)
     values |= {
@@ -65,9 +65,9 @@ def write_pages(
     }
     if retriever is not None:
         values["retriever"] = dict(retriever)
-    (job.out / "report.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), "utf-8")
-    report.per_query.write_parquet(job.out / "per_query.parquet")
-    (job.out / "table.tex").write_text(latex(report), "utf-8")
+    files.write_json(job.out / "report.json", values)
+    files.write_parquet(report.per_query, job.out / "per_query.parquet")
+    files.write_text(job.out / "table.tex", latex(report))
     if config.evaluate.trec:
         _write_trec(job, dataset, rankings)
     records = job.run.records()
@@ -85,7 +85,7 @@ def write_pages(
         validated=_validated(config),
         groups=groups,
         calibrations=calibrations,
-        calibration_notes=probability_notes(config, [one.ranker for one in calibrations]),
+        calibration_notes=_probability_notes(config, [one.ranker for one in calibrations]),
         trec=config.evaluate.trec,
         costs=costs,
         costs_note="" if costs else UNRECORDED,
@@ -93,11 +93,11 @@ def write_pages(
         examples_notes=shown.notes,
     )
     write_html(report, job.out / "report.html", page)
-    (job.out / "report.md").write_text(markdown(report, page), "utf-8")
+    files.write_text(job.out / "report.md", markdown(report, page))
 
 
 def _subtitle(config: Config, rankings: Iterable[str]) -> str:
-    """What ranked, summarized and was told; no model that nothing asked."""
+    """The models that were used, and what they read of the users."""
     strategy, used = config.summarize.strategy, {*config.rank.used, *rankings}
     asking = {*config.rank.those("uses_llm", used)}
     reading = {*config.rank.those("reads_summary", used)}
@@ -105,18 +105,22 @@ def _subtitle(config: Config, rankings: Iterable[str]) -> str:
     if asking & reading and (config.summarized or strategy == "none"):
         whose = " of other users" if config.prompts.summary_of == "another" else ""
         kind = f"{strategy} summaries{whose}" if config.summarized else "no summaries"
-        return ", ".join([*model_names, kind, _told(config)])
-    told = (
-        [_told(config)] if asking & reading else ["told nothing of the user"] if model_names else []
+        return ", ".join([*model_names, kind, _recent_items(config)])
+    shown = (
+        [_recent_items(config)]
+        if asking & reading
+        else ["shown nothing of the user"]
+        if model_names
+        else []
     )
     if strategy == "none":
-        return ", ".join([*model_names, *told]) or "no language model was asked"
+        return ", ".join([*model_names, *shown]) or "no language model was used"
     wrote = f" by {config.summarizer.name}" if config.summarize.uses_llm else ""
-    untold = "" if reading - asking else ", which no ranker is told"
-    return ", ".join([*model_names, *told, f"{strategy} summaries{wrote}{untold}"])
+    unread = "" if reading - asking else ", which no ranker reads"
+    return ", ".join([*model_names, *shown, f"{strategy} summaries{wrote}{unread}"])
 
 
-def _told(config: Config) -> str:
+def _recent_items(config: Config) -> str:
     return f"{config.prompts.recent} recent item{'' if config.prompts.recent == 1 else 's'}"
 
 
@@ -125,12 +129,12 @@ def calibrated(name: str, cases: pl.DataFrame, lists: pl.DataFrame, called: str)
     rows = lists.join(cases.select("query", "relevant"), on="query").explode("items", "scores")
     rows = rows.drop_nulls("items")  # an empty list gives a row without one
     right = rows.select(pl.col("items").is_in(pl.col("relevant"))).to_series()
-    probability_label = special.expit(rows["scores"].to_numpy())
-    return calibrate(name, probability_label, right.cast(pl.Float64).to_numpy(), called)
+    probability = special.expit(rows["scores"].to_numpy())
+    return calibrate(name, probability, right.cast(pl.Float64).to_numpy(), called)
 
 
-def watched(lists: Rankings, progress: Progress, note: str) -> Iterator[RankedList]:
-    """A ranker's lists, each told to `progress` once it has been used."""
+def _watched(lists: Rankings, progress: Progress, note: str) -> Iterator[RankedList]:
+    """A ranker's lists; `progress` advances once each has been used."""
     for ranked in lists:
         yield ranked
         progress.advance(1, note)
@@ -139,7 +143,7 @@ def watched(lists: Rankings, progress: Progress, note: str) -> Iterator[RankedLi
 def _write_trec(job: Job, dataset: Dataset, rankings: Mapping[str, Rankings]) -> None:
     write_qrels(job.out / "qrels.trec", dataset.cases(job.config.rank.split))
     for name, lists in rankings.items():
-        found = watched(lists, job.progress, f"{name}, TREC run")
+        found = _watched(lists, job.progress, f"{name}, TREC run")
         write_trec_run(job.out / file_name(name), name, found)
 
 
@@ -161,9 +165,9 @@ def _validated(config: Config) -> str:
 def _curves(job: Job) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
     """The training loss, and the sum that the best adapter is chosen by, at each step."""
     path = job.run / "adapter" / "curves.jsonl"
-    if not path.is_file():
+    if not files.is_file(path):
         return [], []
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in files.read_text(path).splitlines()]
     chosen = job.config.train.select_on
     losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     found = [
@@ -172,3 +176,75 @@ def _curves(job: Job) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]
         if "validation" in row
     ]
     return losses, found
+
+
+def _probability_notes(config: Config, rankers: Collection[str]) -> list[str]:
+    """What a reader of these rankers' probabilities must know of them."""
+    trained = config.rank.those("needs_training", rankers)
+    notes = []
+    if trained and config.train.loss == "listwise":
+        notes.append(
+            f"{' and '.join(trained)}: the loss that was trained (listwise) compares a user's "
+            "candidates with each other and does not ask how likely each is, so nothing has held "
+            "these probabilities to the shares of right answers."
+        )
+    return notes
+
+
+_SHOWN_APART = ("seconds", "earlier_seconds", "seed")
+
+
+def stage_times(records: Mapping[str, StageRecord], order: Sequence[str]) -> list[StageTime]:
+    """What each stage took and did.
+
+    Args:
+        records: By name.
+        order: The names of the stages that are wanted, in order.
+    """
+    return [
+        StageTime(name, records[name].info.get("seconds"), dict(_counts(records[name].info)))
+        for name in order
+        if name in records
+    ]
+
+
+def _counts(info: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    for key, value in info.items():
+        if key not in _SHOWN_APART and isinstance(value, int | float):
+            yield key, value
+    yield from info.get("usage", {}).items()
+    costs = info.get("costs", {}).values()
+    if any(one["prompts"] for one in costs):
+        for key in ("prompts", "from_store", "tokens"):
+            yield key, sum(one[key] for one in costs)
+    if "taken_from" in info:
+        yield "copied_from", info["taken_from"]
+
+
+def made_with(records: Mapping[str, StageRecord], order: Sequence[str]) -> list[tuple[str, str]]:
+    """(what, which) of the machine and the packages; with the stages where these differ in it.
+
+    Args:
+        records: By name.
+        order: The names of the stages that are wanted, in order.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for name in order:
+        info = records[name].info if name in records else {}
+        made = info.get("made", {})
+        machine = ", ".join(one for one in (made.get("on"), made.get("gpu")) if one)
+        models = ", ".join(info.get("models", {}))
+        for what, which in {
+            "machine": machine,
+            "models": models,
+            **info.get("versions", {}),
+        }.items():
+            if which:
+                found.setdefault(what, {}).setdefault(str(which), []).append(name)
+    return [(what, _which(stages)) for what, stages in found.items()]
+
+
+def _which(stages: Mapping[str, Sequence[str]]) -> str:
+    if len(stages) == 1:
+        return next(iter(stages))
+    return "; ".join(f"{which} ({', '.join(names)})" for which, names in stages.items())

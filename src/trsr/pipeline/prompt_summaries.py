@@ -1,4 +1,4 @@
-"""Whose summary a query is told: the user's own, or, as an ablation's control, another's."""
+"""Whose summary a prompt shows: the user's own, or, as an ablation's control, another's."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from trsr.types import Case, Summary
 def prompt_summaries(
     config: Config, dataset: Dataset, split: str, summaries: Mapping[str, Summary]
 ) -> Mapping[str, Summary]:
-    """What the queries of a split are told, as `prompts.summary_of` says.
+    """The summaries that prompts of a split show, as `prompts.summary_of` says.
 
-    With `another` the text and its sources are those of a query of the same split and of another
-    user. All else stays the query's own: who has a summary, and how much of the history it covers,
-    which decides what else a prompt tells. The lot is of the user and the own text, so that
-    queries that would share a summary share the other's too, and are trained together as before.
-    It goes over texts as often as they occur: where many users have the same text, another's may
-    read as the own does.
+    With `another`, text and sources come from a query of another user of the same split. Who has
+    a summary and how much of the history it covers stay the query's own. Donors are sampled per
+    user and own text: queries that share a summary share the other's too. Texts are sampled as
+    often as they occur, so another's text may equal the own.
 
     Args:
         config: All settings.
@@ -41,7 +39,7 @@ def prompt_summaries(
         return summaries
     rows = dataset.cases(split).frame.select("user", "query").rows()
     own = {query: summaries[query] for _, query in rows if query in summaries}
-    # sorted, a user's queries lie together: what remains is drawn from without a second try
+    # sorted, a user's queries lie together: the others are two runs, sampled in one step
     donors = sorted((user, query) for user, query in rows if query in own and own[query].text)
     begins: dict[str, int] = {}
     counts: dict[str, int] = {}
@@ -54,20 +52,20 @@ def prompt_summaries(
             f"of user {donors[0][0]} have a summary; take more cases (data.{split}_cases), "
             "summarize smaller blocks (summarize.block_items), or set prompts.summary_of to own"
         )
-    told = dict(own)
+    shown = dict(own)
     for user, query in donors:
         others = len(donors) - counts[user]
-        lot = derive_seed(config.run.seed, "summary of another", split, user, own[query].text)
-        place = lot % others
+        seed = derive_seed(config.run.seed, "summary of another", split, user, own[query].text)
+        place = seed % others
         _, donor = donors[place if place < begins[user] else place + counts[user]]
         other = own[donor]
-        told[query] = dataclasses.replace(own[query], text=other.text, sources=other.sources)
-    return told
+        shown[query] = dataclasses.replace(own[query], text=other.text, sources=other.sources)
+    return shown
 
 
 def prompt_cases(
     config: Config, dataset: Dataset, split: str, summaries: Mapping[str, Summary]
 ) -> Iterator[Case]:
-    """A split's cases with the summaries that they are told, made one at a time."""
-    told = prompt_summaries(config, dataset, split, summaries)
-    return (with_summary(case, told) for case in dataset.cases(split))
+    """A split's cases with the summaries that their prompts show, made one at a time."""
+    shown = prompt_summaries(config, dataset, split, summaries)
+    return (with_summary(case, shown) for case in dataset.cases(split))

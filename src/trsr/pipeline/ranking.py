@@ -2,29 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from trsr.config import Config
 from trsr.data import Dataset
-from trsr.errors import PromptError
+from trsr.errors import ConfigError, PromptError
 from trsr.machine import give_back_memory
 from trsr.models import ScoringModel
-from trsr.pipeline.artifacts import needed_adapter, run_summaries
-from trsr.pipeline.costs import CostBook
+from trsr.models.cached import CacheCounts
+from trsr.pipeline.artifacts import needed_adapter, ranked_splits, run_summaries
 from trsr.pipeline.fitted_rankers import FittedRankers
-from trsr.pipeline.keys import ranked_splits
-from trsr.pipeline.preflight import check_prepared
 from trsr.pipeline.prompt_summaries import prompt_cases, prompt_summaries
 from trsr.pipeline.retrieval import RETRIEVED, Retriever
 from trsr.pipeline.runner import Job
 from trsr.progress import Progress
 from trsr.prompts import PromptCounts, PromptWriter
-from trsr.rankers import RankedBatch, case_batches, rank_batches, write_rankings
+from trsr.rankers import (
+    FitData,
+    FitOptions,
+    RankedBatch,
+    Resources,
+    case_batches,
+    make_ranker,
+    rank_batches,
+    scored,
+    write_rankings,
+)
+from trsr.rankers.baselines.ease import EaseRanker, check_size
+from trsr.rankers.blend import check_cases
 from trsr.recommender import open_ranking_model
+from trsr.report.costs import RankerCost
 from trsr.storage.run_directory import RunDirectory
 from trsr.types import Query, Summary
+
+
+class CostBook:
+    """What each ranker took, as far as it is known until now.
+
+    Lists are pulled one by one by whoever writes them, so the clock runs only while the ranker
+    is asked for the next one. Rankers come one after the other: what the language models were
+    asked meanwhile is that ranker's.
+    """
+
+    def __init__(self) -> None:
+        self._model_counts: list[CacheCounts] = []
+        self._preparing: dict[str, float] = {}
+        self._found: dict[str, RankerCost] = {}
+
+    def watch(self, counts: CacheCounts) -> None:
+        """Counts what a model is asked from now on.
+
+        Args:
+            counts: The model's (see `CachedModel`): the model may go when its ranker is done.
+        """
+        self._model_counts.append(counts)
+
+    @contextlib.contextmanager
+    def preparing(self, name: str) -> Iterator[None]:
+        """What is done within counts as this ranker's preparation."""
+        started = time.perf_counter()
+        yield
+        self._preparing[name] = time.perf_counter() - started
+
+    def ranking(self, name: str, lists: Iterable[RankedBatch]) -> Iterator[RankedBatch]:
+        """Yields the lists as they are; when all are there, their cost is in the book.
+
+        Args:
+            name: The ranker.
+            lists: What it makes.
+        """
+        before = self._counts()
+        seconds, queries, source = 0.0, 0, iter(lists)
+        while True:
+            started = time.perf_counter()
+            ranked = next(source, None)
+            seconds += time.perf_counter() - started
+            if ranked is None:
+                break
+            queries += len(ranked)
+            yield ranked
+        found = {key: count - before[key] for key, count in self._counts().items()}
+        self._found[name] = RankerCost(
+            name,
+            queries,
+            round(self._preparing.get(name, 0.0), 3),
+            # a cheap ranker's queries take microseconds
+            round(seconds, 6),
+            prompts=int(found["asked"] + found["hits"]),
+            from_store=int(found["hits"]),
+            tokens=int(found["tokens"]),
+            cached_seconds=round(found["cached_seconds"], 6),
+            cached_tokens=int(found["cached_tokens"]),
+            cached_unknown=int(found["cached_unknown"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by ranker."""
+        return {name: one.to_json() for name, one in self._found.items()}
+
+    def _counts(self) -> dict[str, float]:
+        names = ("asked", "hits", "tokens", "cached_seconds", "cached_tokens", "cached_unknown")
+        return {name: sum(getattr(one, name) for one in self._model_counts) for name in names}
 
 
 class RankingModelCounts:
@@ -35,7 +117,7 @@ class RankingModelCounts:
     Args:
         config: All settings.
         run: Where the adapter is.
-        book: Told of each model.
+        book: Counts what each model is asked.
     """
 
     def __init__(self, config: Config, run: RunDirectory, book: CostBook) -> None:
@@ -88,6 +170,42 @@ def fitted_rankers(
     return rankers, opened
 
 
+def check_prepared(config: Config, dataset: Dataset) -> None:
+    """Refuses settings that a later stage would refuse, once it is known what the data holds.
+
+    Raises:
+        ConfigError: If validation cases are needed and there are none, or a ranker is given more
+            items than it may be.
+        DataError: If lists made elsewhere are not those of the cases' candidates.
+    """
+    made = set(config.rank.rankers)
+    made.add(config.rank.retriever)
+    used = config.rank.only(*sorted(made)).used  # with a blend's members
+    learning = config.rank.those("learns_weights", used)
+    if learning or config.rank.split == "valid":
+        cases = len(dataset.cases("valid"))
+        if not cases and config.rank.split == "valid":
+            raise ConfigError(
+                "rank.split is valid, but there are no validation cases; set data.valid_cases"
+            )
+        if learning:
+            check_cases(cases)
+    resources = Resources(dataset.catalog, config.rank)
+    for name in config.rank.external_lists:
+        splits = {config.rank.split} if name in config.rank.rankers else set()
+        splits |= {config.rank.split, "valid"} if name in config.rank.asked else set()
+        lists = make_ranker(name, resources)
+        lists.fit(FitData(dataset.catalog, dataset.interactions), FitOptions())
+        for split in sorted(splits):
+            # each list is looked at, so that none is refused after hours
+            for batch in case_batches(dataset.cases(split), dataset.catalog, {}):
+                scored(lists, batch, name)
+    for name in used:
+        ranker = make_ranker(name, resources)
+        if isinstance(ranker, EaseRanker):
+            check_size(dataset.interactions["item"].n_unique(), ranker.config)
+
+
 def rank_candidates(job: Job) -> dict[str, Any]:
     """Ranks the candidates of `rank.split`'s cases with every ranker.
 
@@ -99,7 +217,7 @@ def rank_candidates(job: Job) -> dict[str, Any]:
     summaries, fit = run_summaries(dataset, ranked_splits(config), needed=needed)
     check_prepared(config, dataset)
     split = config.rank.split
-    told = prompt_summaries(config, dataset, split, summaries)
+    shown = prompt_summaries(config, dataset, split, summaries)
     cases = dataset.cases(split)
     book = CostBook()
     rankers, opened = fitted_rankers(config, job.run, dataset, summaries, book, progress)
@@ -119,10 +237,10 @@ def rank_candidates(job: Job) -> dict[str, Any]:
             ranker = rankers.get(name)
             chosen.update({name: dict(ranker.chosen)} if ranker.chosen else {})
             progress.begin(len(cases), "queries")
-            dear = bool(rank.those("uses_llm", rank.with_members(name)))
-            retrieve_k = first.retrieve_k() if cases.full and dear else None
-        size = ranker.batch_size if dear else 0
-        batches = case_batches(cases, dataset.catalog, told, size, retrieve_k)
+            uses_llm = bool(rank.those("uses_llm", rank.with_members(name)))
+            retrieve_k = first.retrieve_k() if cases.full and uses_llm else None
+        size = ranker.batch_size if uses_llm else 0
+        batches = case_batches(cases, dataset.catalog, shown, size, retrieve_k)
         depth = rank.depth if cases.full else None
         made = rank_batches(ranker, batches, skipped, depth=depth, seed=config.run.seed)
         for batch in book.ranking(name, made):

@@ -25,7 +25,7 @@ RETRIEVED = "retrieved.parquet"
 
 @dataclass
 class Retriever:
-    """Proposes candidates to the rankers that are too dear to rank the whole catalog.
+    """Proposes candidates to the rankers that are too costly to rank the full catalog.
 
     The proposals are what the first stage's ranker puts first; the answer is never among them
     unless it is found. They are made once, when they are first needed.
@@ -35,19 +35,19 @@ class Retriever:
         cases: The test cases.
         catalog: The items.
         make: Gives a fitted ranker by its name.
-        told: Is told of each batch of queries that is done.
+        report: Called after each batch of queries that is done.
     """
 
     config: Config
     cases: Cases
     catalog: Catalog
     make: Callable[[str], Ranker]
-    told: Callable[[str], None]
+    report: Callable[[str], None]
     _made: dict[str, list[str]] | None = None
 
     @property
     def used(self) -> bool:
-        """Whether any ranker has asked for proposals."""
+        """Whether any ranker needs proposals."""
         return self._made is not None
 
     def write(self, path: Path) -> None:
@@ -65,7 +65,7 @@ class Retriever:
             for batch in case_batches(self.cases, self.catalog, {}):
                 for one in ranked(batch, scored(ranker, batch), size, seed).lists():
                     found[one.query] = [entry.item for entry in one]
-                self.told(f"first stage {len(found)}/{len(self.cases)}")
+                self.report(f"retriever {len(found)}/{len(self.cases)}")
             self._made = found
         return self._made
 
@@ -82,7 +82,7 @@ def read_retrieved(path: Path) -> dict[str, list[str]]:
 
 
 def retriever_report(path: Path, cases: Cases, config: Config) -> dict[str, Any] | None:
-    """The first stage's recall, None where no ranker asked for proposals.
+    """The retriever's recall, None where no ranker needs proposals.
 
     Raises:
         DataError: If the file's queries are not the cases.
@@ -116,7 +116,7 @@ def full_notes(config: Config, first: Mapping[str, Any] | None) -> tuple[str, ..
         "validation cases have sampled negatives."
     ]
     if config.rank.those("learns_weights"):
-        notes.append("blend: its weights are learned on validation cases with sampled negatives.")
+        notes.append("blend: its weights are fitted on validation cases with sampled negatives.")
     if first is not None:
         recall = number(Estimate(first["recall"], first["se"]))
         notes.append(

@@ -1,4 +1,4 @@
-"""The staircase: which stage reads what, what is fresh, what is stale and why."""
+"""Runs stages: which one reads what, what is fresh, what is stale and why."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Job:
         run: The run directory, for reading earlier stages' files.
         out: The empty folder that the stage writes its files into.
         work: A folder that survives a kill, for going on.
-        progress: Told how far the work is.
+        progress: Shows how far the work is.
     """
 
     config: Config
@@ -49,7 +49,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the staircase.
+    """One stage.
 
     Attributes:
         name: The command line's verb.
@@ -60,10 +60,10 @@ class Stage:
         settings: The settings that its output depends on, as plain values.
         work: Does it; returns counts for the manifest.
         unread: Settings of earlier stages that do not matter to it: it reads what these made.
-        optional: Whether one of its files is enough where it was made elsewhere: the stages below
+        optional: Whether one of its files is enough where it was made outside: the stages below
             do without what the others would hold.
-        last: Whether no stage reads its files: what they say is told as the run's own, so that
-            nothing from elsewhere may stand for them.
+        last: Whether no stage reads its files: what they say is the run's own, so that
+            nothing made outside may replace them.
     """
 
     name: str
@@ -114,16 +114,16 @@ def advance(
     """Does one stage, unless what it made before still holds, or another run has made the same.
 
     Files that somebody put in the run are never replaced. Among all stages, one whose files were
-    made elsewhere is passed over.
+    made outside is passed over.
 
     Args:
-        stages: The staircase.
+        stages: All stages, in order.
         name: The stage.
         config: All settings.
         run: Where it is made.
-        progress: Told how far the work is.
+        progress: Shows how far the work is.
         donors: Runs whose stages are copied where settings and inputs are the same.
-        alone: Whether this stage was asked for by its name.
+        alone: Whether this stage alone is to be made.
 
     Raises:
         StaleRunError: If an earlier stage is missing or was made with other settings.
@@ -136,18 +136,18 @@ def advance(
     if not why:
         return Outcome(name, False, "up to date", run.records()[name].info)
     if not alone and not stage.last and _made_outside(stage, run):
-        return Outcome(name, False, "made elsewhere, taken as it is", {})
+        return Outcome(name, False, "made outside, taken as it is", {})
     _refuse_foreign(stage, run)
     parents = stage.parents(config, run)
     donor = _donor(stage, config, parents, donors)
     if donor is not None:
         return _taken(stage, run, donor, why)
-    witness, started = ResourceUsage(), time.perf_counter()
+    usage, started = ResourceUsage(), time.perf_counter()
     with run.writing(name) as out:
         info = stage.work(Job(config, run, out, run.workspace(name), progress))
         took = time.perf_counter() - started + info.get("earlier_seconds", 0)
         info |= {"seconds": round(took, 2)}
-        info |= {"seed": config.run.seed, "versions": versions(), "made": witness.tell()}
+        info |= {"seed": config.run.seed, "versions": versions(), "made": usage.tell()}
         record = StageRecord(stage.settings(config), parents, {}, info)
         run.publish(name, out, record, stage.may_write)
     give_back_memory()
@@ -206,7 +206,7 @@ def refuse_stale(
 ) -> None:
     """Refuses to build on stages that are missing or made with other settings, `unread` apart.
 
-    A stage without a record whose files are there was made elsewhere, and is taken as it is.
+    A stage without a record whose files are there was made outside, and is taken as it is.
 
     Raises:
         StaleRunError: Naming each such stage and why.

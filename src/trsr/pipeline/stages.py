@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import polars as pl
 
 from trsr.config import Config
-from trsr.data import Dataset, prepare
+from trsr.data import Dataset
+from trsr.data.cases import OPEN_FORMAT
+from trsr.data.preparation import prepare
 from trsr.data.settings import DataSettings
 from trsr.hub import get
 from trsr.methods import METHODS
@@ -24,34 +27,28 @@ from trsr.pipeline.artifacts import (
     SPLITS,
     SUMMARIES,
     SUMMARY_COLUMNS,
+    SUMMARY_FORMAT,
     cases_file,
+    ranked_splits,
     run_summaries,
     summaries_file,
-)
-from trsr.pipeline.convergence import convergence, convergence_notes
-from trsr.pipeline.keys import (
-    data_seed,
-    data_settings,
-    evaluate_settings,
-    rank_settings,
-    ranked_splits,
-    summarize_settings,
-    train_settings,
     used_splits,
 )
+from trsr.pipeline.fitted_rankers import ranking_prompt_settings
 from trsr.pipeline.pages import write_pages
-from trsr.pipeline.preflight import check_prepared
 from trsr.pipeline.prompt_summaries import prompt_cases
-from trsr.pipeline.ranking import rank_candidates
+from trsr.pipeline.ranking import check_prepared, rank_candidates
 from trsr.pipeline.retrieval import RETRIEVED, full_notes, retriever_report
-from trsr.pipeline.runner import SOURCE, Job, Stage
-from trsr.prompts import PromptWriter
+from trsr.pipeline.runner import SOURCE, Job, Stage, fingerprint
+from trsr.prompts import PromptWriter, load_domain
 from trsr.rankers import PointwiseLLMRanker, rank_what_fits, read_rankings
+from trsr.rankers.settings import RankSettings
 from trsr.recommender import RANKERS, open_cached, ranking_writer, summary_writer
 from trsr.registry import PluginTable
 from trsr.storage import files
+from trsr.storage.run_directory import StageRecord
 from trsr.summarize import summarize
-from trsr.training import chance_loss, train
+from trsr.training import chance_loss, hardly_converged, late_loss, train
 from trsr.types import Summary
 
 CURVES = frozenset({"losses", "validations", "adapter"})
@@ -65,12 +62,49 @@ def located(settings: DataSettings) -> DataSettings:
     return settings.model_copy(update={"interactions": get(settings.dataset)})
 
 
+def _data_settings(config: Config) -> dict[str, Any]:
+    """The data's settings, its files as they are now, and the draw."""
+    excluded = {"interactions", "items", "impressions", "seed"}
+    data = config.data.model_dump(mode="json", exclude=excluded)
+    given = config.data.candidates == "given"
+    for key in () if given else ("candidates", "clicked"):  # read for given lists alone
+        data["columns"].pop(key, None)
+    paths = {"interactions": config.data.interactions, "items": config.data.items}
+    sources = fingerprint(paths | ({"impressions": config.data.impressions} if given else {}))
+    own = {"data": data, SOURCE: sources, "run": {"seed": config.data_seed}}
+    return own | ({"format of cases": OPEN_FORMAT} if config.data.candidates == "full" else {})
+
+
 def _prepare(job: Job) -> dict[str, Any]:
     settings = located(job.config.data)
-    report = prepare(settings, job.out, seed=data_seed(job.config), progress=job.progress)
+    report = prepare(settings, job.out, seed=job.config.data_seed, progress=job.progress)
     files.write_json(job.out / "prepare.json", {"counts": report.counts, "lines": report.lines()})
     shown = ("users", "items", "interactions", "cases_train", "cases_valid", "cases_test")
     return {key: report.counts.get(key, 0) for key in shown} | {"counts": report.counts}
+
+
+_FORMAT = "format of summaries"
+
+
+def _summarize_settings(config: Config) -> dict[str, Any]:
+    """The strategy, the words, the model, and whose histories are summarized."""
+    # what is not used: of one sample nothing is chosen
+    excluded = {"model"} | ({"samples"} if config.summarize.samples == 1 else set())
+    excluded |= {"terms"} if config.summarize.strategy != "terms" else set()
+    own = config.summarize.model_dump(mode="json", exclude=excluded)
+    if config.summarize.strategy == "none":
+        own = {"strategy": "none"}
+        return {"summarize": own, "splits": used_splits(config), _FORMAT: SUMMARY_FORMAT}
+    shown = {"domain", "style", "fields", "summary_item_words", "summary_numbers", "summary_words"}
+    shown |= {"field_words"}
+    return {
+        "words": load_domain(config.prompts.domain).digest(config.prompts.style),
+        "summarize": own,
+        "prompts": config.prompts.model_dump(mode="json", include=shown),
+        "model": config.summarizer.meaning(),
+        "splits": used_splits(config),
+        _FORMAT: SUMMARY_FORMAT,
+    }
 
 
 def _summarize(job: Job) -> dict[str, Any]:
@@ -86,7 +120,7 @@ def _summarize(job: Job) -> dict[str, Any]:
     elif config.summarize.strategy != "none":
         model = open_cached(config, config.summarizer)
         writer = summary_writer(config, model, dataset.catalog)
-        histories = (told for table in tables.values() for told in table.histories())
+        histories = (history for table in tables.values() for history in table.histories())
         found = dict(
             summarize(
                 histories,
@@ -117,7 +151,7 @@ def _summarize(job: Job) -> dict[str, Any]:
 
 
 def _summary_frame(summaries: Mapping[str, Summary], *, ends: bool) -> pl.DataFrame:
-    """Summaries by query id as a table; with the blocks' `ends` where settings do not tell them."""
+    """Summaries by query id as a table; with the blocks' `ends` where settings do not say them."""
     rows = [
         (query, one.user, one.text, one.covers, list(one.sources))
         for query, one in summaries.items()
@@ -135,16 +169,26 @@ def _usage(model: Any) -> dict[str, Any]:
     return {"usage": dataclasses.asdict(usage)} if dataclasses.is_dataclass(usage) else {}  # type: ignore[arg-type]
 
 
+def _train_settings(config: Config) -> dict[str, Any]:
+    """LoRA's settings, the ranking prompt's words and the model; whether anything is trained."""
+    if not config.trained:
+        return {"train": {"epochs": 0}}
+    # the run's own seed, named again, draws the same
+    seed = None if config.train_seed == config.run.seed else config.train_seed
+    own = config.train.meaning() | {"seed": seed}
+    return {"train": own} | ranking_prompt_settings(config)
+
+
 def _train(job: Job) -> dict[str, Any]:
     config = job.config
     if not config.trained:
         return {"steps": 0, "why": "nothing to train: train.epochs is 0, or no ranker asks it"}
     dataset = Dataset.load(job.run.folder)
     check_prepared(config, dataset)
-    told = config.prompts.use_summary  # untold, a summary must not part a user's cases either
+    in_prompt = config.prompts.use_summary  # else it must not split a user's cases either
     used = config.train.validate_steps
     splits = ("train", "valid") if used else ("train",)
-    summaries, fit = run_summaries(dataset, splits if told else (), needed=config.summarized)
+    summaries, fit = run_summaries(dataset, splits if in_prompt else (), needed=config.summarized)
     valid = list(prompt_cases(config, dataset, "valid", summaries)) if used else []
     writers: list[PromptWriter] = []
 
@@ -173,15 +217,42 @@ def _train(job: Job) -> dict[str, Any]:
     info = dataclasses.asdict(result) | {"prompts": writers[0].digest} | fit.to_json()
     frame = dataset.cases("train").frame
     sizes = frame.select(pl.col("candidates", "relevant").list.len()).rows()
-    info |= convergence(result.losses, chance_loss(config.train.loss, sizes))
+    info |= _convergence(result.losses, chance_loss(config.train.loss, sizes))
     return {key: one for key, one in info.items() if key not in CURVES}
+
+
+FLAG = "hardly_learned"
+"""In the record of a training whose loss ended near that of a model that ranks at random."""
+
+
+def _convergence(losses: Sequence[float], guess: float | None) -> dict[str, Any]:
+    """Whether a training's losses got below `guess`, that of equal scores for all candidates."""
+    late = late_loss(losses)
+    if late is None or guess is None:
+        return {}
+    found: dict[str, Any] = {"late_loss": round(late, 4), "guess_loss": round(guess, 4)}
+    return found | ({FLAG: True} if hardly_converged(late, guess) else {})
+
+
+def _convergence_notes(records: Mapping[str, StageRecord], rankers: Iterable[str]) -> list[str]:
+    """What a reader of the table must know of a training that hardly learned."""
+    info = records["train"].info if "train" in records else {}
+    asking = RankSettings().those("needs_training", rankers)
+    if not info.get(FLAG) or not asking:
+        return []
+    return [
+        f"{', '.join(asking)}: the training hardly learned: its loss ended at "
+        f"{info['late_loss']:.2f}, and saying the same of every candidate has "
+        f"{info['guess_loss']:.2f}. What the trained model ranks says little of these settings: "
+        "another draw (train.seed), more cases or another learning rate may do better."
+    ]
 
 
 def _validation_notes(config: Config) -> Iterator[str]:
     """What a reader of figures on validation cases must know."""
     yield (
         "These are the validation cases (rank.split = valid): for choosing settings. What is "
-        "chosen is to be told by its values on the test cases."
+        "chosen is to be reported by its values on the test cases."
     )
     used = [name for name in config.rank.used if config.rank.traits(name).validates]
     used += ["llm"] if config.trained and config.train.validate_steps else []
@@ -192,7 +263,7 @@ def _validation_notes(config: Config) -> Iterator[str]:
         )
 
 
-_ELSEWHERE = (
+_EXTERNAL = (
     "lists that were made elsewhere (rank.external). What they were fitted and chosen on, and "
     "whether they knew the answers, is not known here."
 )
@@ -211,6 +282,53 @@ def _train_reads(config: Config) -> tuple[str, ...]:
 
 def _rank_reads(config: Config) -> tuple[str, ...]:
     return tuple(map(summaries_file, ranked_splits(config)))
+
+
+def _seeded_apart(config: Config, rank: RankSettings) -> bool:
+    """Whether rankers are trained with another seed than run.seed, which is in every key."""
+    return bool(rank.learning) and config.train_seed != config.run.seed
+
+
+def _rank_settings(config: Config) -> dict[str, Any]:
+    """The used rankers' settings, and of a language model its words and how it scores."""
+    own = config.rank.meaning()
+    apart = _seeded_apart(config, config.rank)
+    # the retriever is fitted too, and reads settings that no ranker of the table may read
+    retriever = config.rank.only(config.rank.retriever)
+    own["retriever settings"] = retriever.meaning()
+    apart = apart or _seeded_apart(config, retriever)
+    if config.data.candidates == "full":
+        own |= _full_settings(config)
+    if config.rank.external_lists:
+        own["lists"] = {
+            name: {"ranker": one.ranker, SOURCE: fingerprint(dict(_numbered(one.files)))}
+            for name, one in config.rank.external_lists.items()
+        }
+    drawn = {"train": {"seed": config.train_seed}} if apart else {}
+    if not config.rank.those("uses_llm"):
+        if config.rank.those("reads_summary") and config.prompts.summary_of != "own":
+            own["summary_of"] = config.prompts.summary_of
+        return {"rank": own, "run": {"seed": config.run.seed}} | drawn
+    return {"rank": own, "scorer": config.model.scorer} | ranking_prompt_settings(config) | drawn
+
+
+def _numbered(files: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    return ((str(number), path) for number, path in enumerate(files))
+
+
+def _evaluate_settings(config: Config) -> dict[str, Any]:
+    """The metrics, how a whole catalog was ranked, and whose summaries the pages show."""
+    own: dict[str, Any] = {"evaluate": config.evaluate.model_dump(mode="json")}
+    own["split"] = config.rank.split
+    if config.prompts.summary_of != "own":
+        own["prompts"] = {"summary_of": config.prompts.summary_of}
+        own["run"] = {"seed": config.run.seed}
+    return own | ({"rank": _full_settings(config)} if config.data.candidates == "full" else {})
+
+
+def _full_settings(config: Config) -> dict[str, Any]:
+    """How a full catalog is ranked."""
+    return config.rank.model_dump(mode="json", include={"retriever", "retrieve_k", "depth"})
 
 
 def _evaluate_reads(config: Config) -> tuple[str, ...]:
@@ -247,9 +365,9 @@ def _evaluate(job: Job) -> dict[str, Any]:
         notes += [Note(text, serious=True) for text in _validation_notes(config)]
     if "popular_recent" in config.rank.used and not dataset.timed:
         notes.append(Note(_UNTIMED))
-    notes += [Note(f"{name}: {_ELSEWHERE}", serious=True) for name in config.rank.external_lists]
-    told = convergence_notes(job.run.records(), config.rank.used)
-    report = report.noted([*notes, *(Note(text, serious=True) for text in told)])
+    notes += [Note(f"{name}: {_EXTERNAL}", serious=True) for name in config.rank.external_lists]
+    warnings = _convergence_notes(job.run.records(), config.rank.used)
+    report = report.noted([*notes, *(Note(text, serious=True) for text in warnings)])
     needed = config.reads_summary(config.rank.used)
     summaries, fit = run_summaries(dataset, (config.rank.split,), needed=needed)
     if fit.without:
@@ -264,7 +382,7 @@ PREPARE = Stage(
     "prepare",
     (),
     ("items.parquet", "interactions.parquet", *CASES),
-    data_settings,
+    _data_settings,
     _prepare,
     writes_more=("prepare.json",),
 )
@@ -272,7 +390,7 @@ SUMMARIZE = Stage(
     "summarize",
     ("items.parquet", *CASES),
     SUMMARIES,
-    summarize_settings,
+    _summarize_settings,
     _summarize,
     optional=True,
 )
@@ -280,7 +398,7 @@ TRAIN = Stage(
     "train",
     ("items.parquet", cases_file("train"), summaries_file("train")),
     ("adapter",),
-    train_settings,
+    _train_settings,
     _train,
     _train_reads,
 )
@@ -288,7 +406,7 @@ RANK = Stage(
     "rank",
     ("items.parquet", "interactions.parquet", *CASES, "adapter"),
     ("rankings.parquet", RANKERS),
-    rank_settings,
+    _rank_settings,
     rank_candidates,
     _rank_reads,
     writes_more=(RETRIEVED,),
@@ -297,7 +415,7 @@ EVALUATE = Stage(
     "evaluate",
     ("items.parquet", "rankings.parquet", RETRIEVED),
     ("report.json",),
-    evaluate_settings,
+    _evaluate_settings,
     _evaluate,
     _evaluate_reads,
     writes_more=(

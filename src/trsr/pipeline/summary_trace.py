@@ -17,7 +17,7 @@ from trsr.summarize.blocks import cut_blocks
 from trsr.summarize.settings import SummarizeSettings
 from trsr.types import Block, Item, Summary, UserHistory
 
-GONE = "(not in the output store any more)"
+GONE = "(not in the response cache any more)"
 NOTHING = "(the model wrote nothing)"
 _BLOCKS_FIRST = ("hierarchical", "recurrent")
 """The strategies that ask about each block once, before anything else and in order."""
@@ -33,9 +33,9 @@ class SummaryTrace:
         rest: The history's items since then.
         cut: Whether the blocks are those that were read; else where they ended is not known, and
             all stands in one.
-        steps: What was written else, in the order it was asked: of the hierarchical strategy the
+        steps: What was written else, in order: of the hierarchical strategy the
             merges.
-        missing: How many texts the output store has not any more; `GONE` stands in their places.
+        missing: How many texts the response cache has not any more; `GONE` stands in their places.
     """
 
     blocks: Sequence[tuple[Sequence[Item], str]]
@@ -53,10 +53,10 @@ def page_writer(config: Config) -> PromptWriter:
 def summary_trace(
     config: Config, writer: PromptWriter, history: UserHistory, summary: Summary | None
 ) -> SummaryTrace:
-    """How a history's own summary came about, as far as the output store still tells it."""
+    """How a history's own summary came about, as far as the response cache still tells it."""
     if summary is None:
         return SummaryTrace((), history.items)
-    if not summary.sources:  # of counted words, or made elsewhere
+    if not summary.sources:  # of keywords, or made outside
         read = history.items[: summary.covers]
         return SummaryTrace(((read, ""),) if read else (), history.items[summary.covers :])
     settings = config.summarize
@@ -64,16 +64,16 @@ def summary_trace(
     known = _known(config.run.cache, summary.sources)
     cut = bool(summary.ends or not settings.block_tokens)
     # not known, there are at least not more of them than answers
-    asked = blocks if cut else [*blocks] * len(summary.sources)
-    flow = STRATEGIES.load(settings.strategy)(writer, settings).flow(asked)
+    flow_blocks = blocks if cut else [*blocks] * len(summary.sources)
+    flow = STRATEGIES.load(settings.strategy)(writer, settings).flow(flow_blocks)
     texts = list(_texts(flow, writer, summary.sources, known))
-    beside = len(blocks) if cut and settings.strategy in _BLOCKS_FIRST else 0
-    beside_texts = [*texts[:beside], *[""] * (len(blocks) - beside)]
+    first = len(blocks) if cut and settings.strategy in _BLOCKS_FIRST else 0
+    block_texts = [*texts[:first], *[""] * (len(blocks) - first)]
     return SummaryTrace(
-        [(block.items, text) for block, text in zip(blocks, beside_texts, strict=False)],
+        [(block.items, text) for block, text in zip(blocks, block_texts, strict=False)],
         history.items[blocks[-1].end :] if blocks else history.items,
         cut,
-        texts[beside:],
+        texts[first:],
         sum(key not in known for key in summary.sources),
     )
 
@@ -99,22 +99,22 @@ def _known(path: Path, keys: Sequence[str]) -> Mapping[str, object]:
 def _texts(
     flow: Flow, writer: PromptWriter, sources: Sequence[str], known: Mapping[str, object]
 ) -> Iterator[str]:
-    """What was written at each step, whole: the flow is gone through again with the kept answers.
+    """What was written at each step, complete: the flow runs again on the cached answers.
 
-    It tells which words each answer was begun with.
+    It knows the words that each answer begins with.
     """
     left = list(sources)
     try:
         prompts = next(flow)
         while left:
-            told = [
+            texts = [
                 writer.finish(prompt, str(known[key])) if key in known else GONE
                 for prompt, key in zip(prompts, left, strict=False)
             ]
-            yield from (text or NOTHING for text in told)
-            left = left[len(told) :]
+            yield from (text or NOTHING for text in texts)
+            left = left[len(texts) :]
             if left:
-                prompts = flow.send(told)
+                prompts = flow.send(texts)
     except StopIteration:
         pass
     for key in left:  # a strategy that asks otherwise than it did

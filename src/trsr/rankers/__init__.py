@@ -1,4 +1,4 @@
-"""Orders the candidates of queries: the LLM's yes/no ranker and the simple ones beside it.
+"""Orders the candidates of queries: the LLM's pointwise ranker, baselines and sequential networks.
 
 Names are imported when asked for, so that reading settings loads no data library.
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import copy
 import inspect
-import json
 import sys
 import types
 import typing
@@ -25,6 +24,7 @@ from trsr.rankers.batch import FEW, QueryBatch, RankedBatch, ScoreBatch, batched
 from trsr.rankers.settings import RankSettings, Traits, ranker_class
 from trsr.registry import optional
 from trsr.settings import Settings
+from trsr.storage import files
 from trsr.types import Case, Query, RankedList
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class Ranker(abc.ABC):
             "chosen": self.chosen,
             "state": plain,
         }
-        (folder / STATE).write_text(json.dumps(value, indent=1), "utf-8")
+        files.write_json(folder / STATE, value)
 
     @classmethod
     def load(cls, folder: Path, resources: Resources) -> Self:
@@ -265,7 +265,7 @@ class Ranker(abc.ABC):
     @classmethod
     def _loaded(cls, folder: Path, resources: Resources) -> Self:
         value, ranker = cls.read_state(folder, resources)
-        for path in folder.glob("*_.npy"):
+        for path in files.listed(folder, "*_.npy"):
             setattr(ranker, path.stem, _array(path))
         for key, one in value["state"].items():
             setattr(ranker, key, _sparse(folder, key, one) if "sparse" in one else one["value"])
@@ -274,7 +274,7 @@ class Ranker(abc.ABC):
     @classmethod
     def read_state(cls, folder: Path, resources: Resources) -> tuple[dict[str, Any], Self]:
         """What `write_state` wrote, and a ranker with its name and settings."""
-        value = json.loads((folder / STATE).read_text("utf-8"))
+        value = files.read_json(folder / STATE)
         config = cls.config_class().model_validate(value["config"])
         ranker = cls(config, resources, value["ranker"])
         ranker.chosen = value["chosen"]
@@ -282,7 +282,7 @@ class Ranker(abc.ABC):
 
 
 def _array(path: Path) -> Any:
-    array = np.load(path, mmap_mode="r" if path.stat().st_size > 2**20 else None)
+    array = np.load(path, mmap_mode="r" if files.size(path) > 2**20 else None)
     return np.asarray(array)
 
 

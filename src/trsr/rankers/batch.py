@@ -112,7 +112,7 @@ class QueryBatch:
         """From query objects, whose items may be outside the catalog."""
         numbered = _Numbered(catalog)
         candidates = Ragged.of([numbered(one.candidates) for one in queries])
-        batch = cls._told(
+        batch = cls._build(
             [(one.id, one.history, one.summary) for one in queries],
             numbered,
             candidates,
@@ -130,10 +130,10 @@ class QueryBatch:
             sorted({catalog.number(i.id) for i in history.items if i.id in catalog})
             for _, history, _ in asked
         ]
-        return cls._told(asked, _Numbered(catalog), None, Ragged.of(excluded))
+        return cls._build(asked, _Numbered(catalog), None, Ragged.of(excluded))
 
     @classmethod
-    def _told(
+    def _build(
         cls,
         asked: Sequence[tuple[str, UserHistory, Summary | None]],
         numbered: _Numbered,

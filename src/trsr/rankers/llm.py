@@ -68,7 +68,7 @@ class PointwiseLLMRanker(Ranker):
                 f"model {self.model.identity} was asked for {due} × 2 log-probabilities and gave "
                 f"{' × '.join(map(str, yes_no.shape))}"
             )
-        # Both may be −inf, whose difference is not a number: told below, not as a warning here.
+        # Both may be −inf, whose difference is not a number: an error below, not a warning here.
         with np.errstate(invalid="ignore"):
             margins = yes_no[:, 0] - yes_no[:, 1]
         bad = np.flatnonzero(~np.isfinite(margins))
@@ -109,14 +109,14 @@ class ZeroShotLLMRanker(TunedLLMRanker):
 
 
 class ItemOnlyLLMRanker(TunedLLMRanker):
-    """What the trained model makes of the candidates alone: each user is told as on a first visit.
+    """What the trained model makes of the candidates alone: each user is shown as on a first visit.
 
     A model whose answers hang on the item alone ranks as well without the user as with. The
-    converse is weaker: training told of a history each time, so a part of what is lost here may be
+    converse is weaker: training showed a history each time, so a part of what is lost here may be
     the unfamiliar prompt's. After the hypothesis-only baseline of textual entailment (Poliak et
     al., *SEM 2018), which is trained without the other part.
 
-    A prompt then depends on its candidate alone, so that with the output store the model is asked
+    A prompt then depends on its candidate alone, so that with the response cache the model is asked
     about each item once.
     """
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from trsr.errors import DataError
 from trsr.rankers.batch import RankedBatch
+from trsr.storage import files
 from trsr.types import Entry, RankedList
 
 SCHEMA = pl.Schema(
@@ -70,23 +71,23 @@ def write_rankings(path: Path, rankings: Mapping[str, Iterable[RankedBatch]]) ->
             counts[name] += len(batch)
             frames.append(batch.frame().select(pl.lit(name).alias("ranker"), pl.all()))
     names = json.dumps(list(rankings))
-    pl.concat(frames, rechunk=False).write_parquet(path, metadata={_NAMES: names})
+    files.write_parquet(pl.concat(frames, rechunk=False), path, metadata={_NAMES: names})
     return counts
 
 
 def read_rankings(path: Path) -> dict[str, Rankings]:
-    """Opens ranked lists, also those made elsewhere; ranker → its lists, in the file's order.
+    """Opens ranked lists, also those made outside; ranker → its lists, in the file's order.
 
     Raises:
         DataError: If the file cannot be read, or does not hold ranked lists. A list that is not
-            sorted or names an item twice is told when it is reached.
+            sorted or names an item twice is an error when it is reached.
     """
     try:
-        frame = pl.read_parquet(path, glob=False)
-        named = pl.read_parquet_metadata(path).get(_NAMES, "[]")
+        frame = files.read_parquet(path)
+        named = files.parquet_metadata(path).get(_NAMES, "[]")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except ValueError as error:
         raise DataError(f"{path}: not a Parquet file ({error}); give `trsr rank` again") from error
     frame = _checked(frame, path)
     names = dict.fromkeys((*json.loads(named), *frame["ranker"].unique(maintain_order=True)))

@@ -42,7 +42,7 @@ def tune(
     Args:
         ranker: It gets the state of the best one, and what was `chosen`.
         data: Where validation cases are.
-        options: Their judge.
+        options: Has the quality to maximize.
         settings: The settings to choose from, as keyword arguments of `make`.
         make: Makes the ranker with a setting (see `Ranker.altered`); what is costly is to be
             fitted before, once for all.
@@ -75,7 +75,7 @@ def tune(
         options.progress.advance()
     assert best is not None  # noqa: S101  (settings refuse an empty list)
     why = f"best of {len(settings)} on {len(cases)} validation cases"
-    _take(ranker, best, {**chosen, "why": why} | ends_told(ranker.name, chosen, settings))
+    _take(ranker, best, {**chosen, "why": why} | end_notes(ranker.name, chosen, settings))
 
 
 def _take(ranker: Ranker, best: Ranker, chosen: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ def _take(ranker: Ranker, best: Ranker, chosen: dict[str, Any]) -> None:
     _log.info("%s: %s", ranker.name, chosen)
 
 
-def ends_told(
+def end_notes(
     name: str, chosen: Mapping[str, Any], options: Sequence[Mapping[str, Any]]
 ) -> dict[str, list[str]]:
     """For the manifest and the log: the numbers that were chosen at an end of those tried.
@@ -130,7 +130,7 @@ def _size(key: str, value: object) -> float:
 def validation_cases(ranker: Ranker, data: FitData, options: FitOptions) -> list[Case]:
     """The validation cases to choose on: at most `rank.tune_cases`, drawn by seed, in their order.
 
-    A case's lot follows from the seed and its query id, whatever the other cases are.
+    A case is sampled by the seed and its query id, whatever the other cases are.
     """
     most = ranker.resources.settings.tune_cases
     if not most:

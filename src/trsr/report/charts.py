@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from trsr.metrics.calibration import Calibration
 from trsr.metrics.report import Report
-from trsr.metrics.tables import decimals, told_interval
+from trsr.metrics.tables import decimals, interval_text
 
 _POINTS = 400  # most points of a drawn line
 WIDTH = 400.0
@@ -172,7 +172,7 @@ def dot_chart(report: Report, metric: str) -> DotChart | None:
         y = 12 + row * (place + 0.5)
         main = scores.ranker == report.main
         dots.append(Dot(scores.ranker, main, y, axis(mean), axis(low), axis(high)))
-    words = [f"{one.ranker}: {told_interval(estimate)}" for one, estimate in found]
+    words = [f"{one.ranker}: {interval_text(estimate)}" for one, estimate in found]
     return DotChart(
         metric,
         letters([one.ranker for one in report.rankers]),
@@ -201,7 +201,7 @@ def line_chart(title: str, points: Sequence[tuple[int, float]]) -> LineChart | N
     run = math.ceil(len(finite) / _POINTS)
     drawn = [_mean_point(finite[at : at + run]) for at in range(0, len(finite), run)]
     width, left, base = WIDTH, 44.0, 156.0
-    along = Axis([step for step, _ in drawn], left, width - 16, whole=True)
+    along = Axis([step for step, _ in drawn], left, width - 16, integers=True)
     up = Axis([value for _, value in drawn], base, 14)
     smooth = _running_mean(drawn) if len(drawn) >= 20 else []
     (first_step, first), (last_step, last) = finite[0], finite[-1]
@@ -228,7 +228,7 @@ class Axis:
         values: All that it has to show.
         start: Where the least stands.
         end: Where the largest stands.
-        whole: Mark whole numbers only.
+        integers: Mark integers only.
         unit: The values lie between 0 and 1, so nothing beyond is marked.
     """
 
@@ -238,7 +238,7 @@ class Axis:
         start: float,
         end: float,
         *,
-        whole: bool = False,
+        integers: bool = False,
         unit: bool = False,
     ) -> None:
         low, high = min(values), max(values)
@@ -247,8 +247,8 @@ class Axis:
         air = _PADDING * (high - low)
         self._low, self._high = low - air, high + air
         self._start, self._end = start, end
-        step = _round_step((high - low) / 5)
-        step = max(step, 1.0) if whole else step
+        step = round_step((high - low) / 5)
+        step = max(step, 1.0) if integers else step
         places = max(0, -math.floor(math.log10(step) + 1e-9))
         first = math.ceil(self._low / step - 1e-9)
         self.ticks = tuple(
@@ -265,7 +265,7 @@ class Axis:
         return round(self._start + share * (self._end - self._start), 2)
 
 
-def _round_step(step: float) -> float:
+def round_step(step: float) -> float:
     """The next of 1, 2, 5 × a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(k * power for k in (1, 2, 5, 10) if k * power >= step * (1 - 1e-9))

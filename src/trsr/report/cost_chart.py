@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from trsr.metrics.report import Report
-from trsr.metrics.tables import NOTHING, told_interval
-from trsr.report.charts import LONGEST, WIDTH, Axis, Tick
+from trsr.metrics.tables import NOTHING, interval_text
+from trsr.report.charts import LONGEST, WIDTH, Axis, Tick, round_step
 from trsr.report.costs import RankerCost
 
 WIDE = 20.0
@@ -110,7 +110,7 @@ def _chart(
     metric: str,
     cost: str,
     costs: dict[str, float | None],
-    told: Callable[[float | None], str],
+    in_words: Callable[[float | None], str],
 ) -> CostChart | None:
     drawn = [
         (scores.ranker, max(spent, _SMALLEST), estimate.mean, estimate)
@@ -127,11 +127,11 @@ def _chart(
     log = max(spents) >= WIDE * min(spents)
     along: Callable[[float], float]
     if log:
-        along = logarithmic = LogAxis(spents, left, width - 16, told)
+        along = logarithmic = LogAxis(spents, left, width - 16, in_words)
         ticks = logarithmic.ticks
     else:
         along = Axis([0, *spents], left, width - 16)
-        ticks = tuple(_round_ticks(along, max(spents), told))
+        ticks = tuple(_round_ticks(along, max(spents), in_words))
     heights = [mean for _, _, mean, _ in drawn]
     heights += [end for *_, estimate in drawn for end in estimate.interval or ()]
     up = Axis(heights if chance is None else [*heights, chance], base, top, unit=True)
@@ -159,26 +159,21 @@ def _chart(
         up.ticks,
         None if chance is None else up(chance),
         "; ".join(
-            f"{name}: {told_interval(estimate)} at {told(spent)}"
+            f"{name}: {interval_text(estimate)} at {in_words(spent)}"
             for name, spent, _, estimate in drawn
         ),
     )
 
 
 def _round_ticks(
-    axis: Callable[[float], float], most: float, told: Callable[[float | None], str]
+    axis: Callable[[float], float], most: float, in_words: Callable[[float | None], str]
 ) -> Iterator[Tick]:
-    """A linear axis's marks, told in the unit of its cost."""
-    step = _step(most / 4)
+    """A linear axis's marks, in the unit of its cost."""
+    step = round_step(most / 4)
     for k in itertools.count():
         if k * step > most * (1 + _AIR / 2):
             return
-        yield Tick(axis(k * step), told(k * step) if k else "0")
-
-
-def _step(least: float) -> float:
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(k * power for k in (1, 2, 5, 10) if k * power >= least * (1 - 1e-9))
+        yield Tick(axis(k * step), in_words(k * step) if k else "0")
 
 
 class LogAxis:
@@ -189,7 +184,7 @@ class LogAxis:
         values: Sequence[float],
         start: float,
         end: float,
-        told: Callable[[float | None], str],
+        in_words: Callable[[float | None], str],
     ) -> None:
         low, high = math.log10(min(values)), math.log10(max(values))
         air = _AIR * (high - low)
@@ -197,7 +192,7 @@ class LogAxis:
         self._start, self._end = start, end
         every = math.ceil((high - low) / 5)
         powers = range(math.ceil(self._low), math.floor(self._high) + 1, max(1, every))
-        self.ticks = tuple(Tick(self(10.0**power), told(10.0**power)) for power in powers)
+        self.ticks = tuple(Tick(self(10.0**power), in_words(10.0**power)) for power in powers)
 
     def __call__(self, value: float) -> float:
         """Where a value stands."""
@@ -211,7 +206,7 @@ _Box = tuple[float, float, float, float]
 def _labels(
     spots: Sequence[tuple[str, float, float]], left: float, right: float
 ) -> Iterator[tuple[float, float, str, bool]]:
-    """Where each name stands: beside its point, or as little above or below as hides nothing.
+    """Where each name stands: next to its point, or as little above or below as hides nothing.
 
     A name that is not on its point's line needs a leader.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 MOST_KNOWN = 0.1
 """Above this share of stored answers without a record, what computing all would take is not known.
-Up to this share of them what a ranker took is told as it was measured."""
+Up to this share, a ranker's cost is shown as it was measured."""
 
 UNRECORDED = (
     "What each ranker took was not recorded with these rankings, so no quality is drawn against "
@@ -27,7 +27,7 @@ class RankerCost:
         seconds: Of ranking, from reading the queries to the lists.
         prompts: Put to a language model while ranking; 0 for a ranker without one.
         from_store: How many of them were answered without computing.
-        tokens: Of those that were computed, each prompt counted whole.
+        tokens: Of those that were computed, each prompt in full.
         cached_seconds: What the answers from the store took when they were computed, each once.
         cached_tokens: Likewise.
         cached_unknown: Of how many of them that is not known.
@@ -52,14 +52,14 @@ class RankerCost:
     @property
     def seconds_a_query(self) -> float | None:
         """With what stored answers took; None where it is not known."""
-        whole = self.seconds + self.cached_seconds
-        return whole / self.queries if self.known else None
+        total = self.seconds + self.cached_seconds
+        return total / self.queries if self.known else None
 
     @property
     def tokens_a_query(self) -> float | None:
         """With those of stored answers; None where it is not known, or no model was asked."""
-        whole = self.tokens + self.cached_tokens
-        return whole / self.queries if self.known and self.prompts else None
+        total = self.tokens + self.cached_tokens
+        return total / self.queries if self.known and self.prompts else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the name."""

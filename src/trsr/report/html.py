@@ -35,6 +35,7 @@ from trsr.report.words import (
     headline_metrics,
     setting_rows,
 )
+from trsr.storage import files
 
 LONGEST = 320
 """Characters of one item's or summary's text; the rest is cut, and marked as cut."""
@@ -63,7 +64,7 @@ def write_html(report: Report, path: Path, page: Page | None = None) -> None:
         page: What to show beside them.
     """
     text = render(report, page or Page())
-    path.write_text(_FORBIDDEN.sub("\ufffd", text), "utf-8")
+    files.write_text(path, _FORBIDDEN.sub("\ufffd", text))
 
 
 def render(report: Report, page: Page) -> str:

@@ -23,7 +23,7 @@ _ROW = 17.0  # from one name to the next
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Curve:
     """A ranker's means, one for each group of lengths.
 
     Attributes:
@@ -58,7 +58,7 @@ class LengthChart:
         letters: Room for names, in letters.
         height: With the marks below.
         base: Where the axis lies.
-        courses: A ranker each; the main one last, so that it lies above the others.
+        curves: A ranker each; the main one last, so that it lies above the others.
         x_ticks: The groups.
         rows: In how many rows their names stand.
         y_ticks: Marks of the metric.
@@ -70,7 +70,7 @@ class LengthChart:
     letters: int
     height: float
     base: float
-    courses: tuple[Course, ...]
+    curves: tuple[Curve, ...]
     x_ticks: tuple[Tick, ...]
     rows: int
     y_ticks: tuple[Tick, ...]
@@ -99,8 +99,8 @@ def length_chart(report: Report, metric: str, groups: Sequence[HistoryGroup]) ->
     ]
     up = Axis(shown, base, top, unit=True)
     lines = dict(_spread({name: up(row[-1][0]) for name, row in values.items()}, top, base))
-    courses = tuple(
-        Course(
+    curves = tuple(
+        Curve(
             name,
             name == report.main,
             kind,
@@ -116,12 +116,12 @@ def length_chart(report: Report, metric: str, groups: Sequence[HistoryGroup]) ->
         letters(names),
         base + 27 + 13 * rows,
         base,
-        tuple(sorted(courses, key=lambda one: one.main)),
+        tuple(sorted(curves, key=lambda one: one.main)),
         ticks,
         rows,
         up.ticks,
         tuple(scores.ranker for scores in report.rankers if scores.ranker not in names),
-        _told(means, groups),
+        _summary(means, groups),
     )
 
 
@@ -139,11 +139,11 @@ def _ends(one: Difference) -> tuple[float, float, float]:
 
 
 def _brief(name: str) -> str:
-    """`7–21` for `7 to 21`: beside its neighbours on a phone there is room for no more."""
+    """`7–21` for `7 to 21`: there is no room for more on a phone."""
     return name.replace(" to ", "–")
 
 
-def _told(means: Mapping[str, Sequence[Difference]], groups: Sequence[HistoryGroup]) -> str:
+def _summary(means: Mapping[str, Sequence[Difference]], groups: Sequence[HistoryGroup]) -> str:
     return "; ".join(
         f"{name}: "
         + ", ".join(
@@ -154,7 +154,7 @@ def _told(means: Mapping[str, Sequence[Difference]], groups: Sequence[HistoryGro
 
 
 def _spread(at: dict[str, float], top: float, base: float) -> Iterator[tuple[str, float]]:
-    """Each name's line: as near its course's end as leaves room for all, highest first."""
+    """Each name's line: as near its curve's end as leaves room for all, highest first."""
     order = sorted(at, key=lambda name: at[name])
     places: list[float] = []
     for name in order:

@@ -44,13 +44,13 @@ TREC_FILES = (
     "queries without a result, which count as 0 here (`trec_eval -c`)."
 )
 
-ELSEWHERE = (
+HTML_ONLY = (
     "Drawings, and example users with what was read, written and ranked: `report.html` alone."
 )
 
 
 def markdown(report: Report, page: Page) -> str:
-    """The report as Markdown, with what the page shows beside it, drawings and examples apart."""
+    """The report as Markdown, with what the page shows, but drawings and examples."""
     parts = [
         [f"# {_inline(page.title)}"],
         [_inline(page.subtitle)] if page.subtitle else [],
@@ -63,7 +63,7 @@ def markdown(report: Report, page: Page) -> str:
         _calibration(page),
         _stages(page.stages),
         _settings(page),
-        ["## Files", "", ELSEWHERE, "", FILES, *(["", TREC_FILES] if page.trec else [])],
+        ["## Files", "", HTML_ONLY, "", FILES, *(["", TREC_FILES] if page.trec else [])],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
@@ -128,8 +128,8 @@ def _stages(stages: Sequence[StageTime]) -> list[str]:
         ]
         for stage in stages
     ]
-    told = "What each stage took and did; evaluate, which wrote this, is told in manifest.json."
-    return ["## Time and counts", "", told, "", *_rows(["stage", "time", "counts"], rows, left=1)]
+    lead = "What each stage took and did; evaluate, which wrote this, stands in manifest.json."
+    return ["## Time and counts", "", lead, "", *_rows(["stage", "time", "counts"], rows, left=1)]
 
 
 def _settings(page: Page) -> list[str]:

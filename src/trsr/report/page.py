@@ -1,4 +1,4 @@
-"""What `report.html` shows beside the report itself, as plain values."""
+"""What `report.html` shows besides the report itself, as plain values."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class ShownUser:
         candidates: Best first; after those shown, the right ones that are not among them.
         ranker: Who ranked them.
         anothers: Whether the summary is another user's, as an ablation's control.
-        told: Whether the ranker was told the summary.
-        steps: What was written beside the blocks' summaries, in order.
+        in_prompt: Whether the ranker read the summary.
+        steps: Texts written besides the blocks' summaries, in order.
         steps_name: What these are.
         counted: Which candidates these are, such as `first 50 of 289 candidates`.
         probability_label: What the ranker's probabilities are called.
@@ -83,7 +83,7 @@ class ShownUser:
     candidates: Sequence[ShownCandidate]
     ranker: str = ""
     anothers: bool = False
-    told: bool = True
+    in_prompt: bool = True
     steps: Sequence[str] = ()
     steps_name: str = ""
     counted: str = ""
@@ -92,7 +92,7 @@ class ShownUser:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What the page shows beside the report. Every part may be left out.
+    """What the page shows besides the report. Every part may be left out.
 
     Attributes:
         title: The page's head line.

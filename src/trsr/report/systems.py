@@ -1,4 +1,4 @@
-"""Any rankers, of one run or several, set against one of them: `trsr compare`'s table."""
+"""Rankers of one run or several, compared with one of them: `trsr compare`'s table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class System:
 
     Attributes:
         name: As it is printed.
-        values: metric → [seeds, queries]; the queries stand in one order on all sides.
+        values: metric → [seeds, queries]; the queries stand in the same order for all systems.
         bounds: The metrics that are lower bounds, as lists leave out candidates.
     """
 
@@ -43,10 +43,10 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class SystemResult:
-    """One side in one metric.
+    """One system in one metric.
 
     Attributes:
-        side: Its name.
+        system: Its name.
         metric: What is compared.
         seeds: How many training runs are pooled.
         mean: Over queries and seeds; None where there is no query.
@@ -57,7 +57,7 @@ class SystemResult:
         bound: Whether the mean is a lower bound.
     """
 
-    side: str
+    system: str
     metric: str
     seeds: int
     mean: float | None
@@ -74,15 +74,15 @@ class SystemResult:
 
 @dataclass(frozen=True, slots=True)
 class SystemsReport:
-    """All sides against the baseline.
+    """All systems against the baseline.
 
     Attributes:
         baseline: Its name.
         queries: How many were paired.
         users: Whose they are.
-        results: By metric, then by side.
+        results: By metric, then by system.
         notes: What a reader must know.
-        left_out: run → its queries that were not compared, where that was asked for.
+        left_out: run → its queries that were not compared, with `only_shared`.
     """
 
     baseline: str
@@ -104,7 +104,7 @@ class SystemsReport:
         }
 
     def table(self) -> Table:
-        """A row for each metric and side, the baseline first of its metric."""
+        """A row for each metric and system, the baseline first of its metric."""
         pooled = any(one.seeds > 1 for one in self.results)
         metrics = list(dict.fromkeys(one.metric for one in self.results))
         rows = [
@@ -129,41 +129,41 @@ class SystemsReport:
 def compare_systems(
     systems: Sequence[System], baseline: str, users: Sequence[str], metrics: Sequence[str]
 ) -> SystemsReport:
-    """Compares every side with the baseline, Holm's correction over all.
+    """Compares every system with the baseline, Holm's correction over all.
 
-    What is a lower bound on one side at least is not compared: such a difference says nothing.
+    What is a lower bound for one of the two is not compared: such a difference says nothing.
 
     Args:
         systems: At least one; their names differ.
         baseline: The name of one of them.
         users: [queries] the user of each query.
-        metrics: Which of the sides' metrics, in the table's order.
+        metrics: Which of the systems' metrics, in the table's order.
     """
-    base = next(side for side in systems if side.name == baseline)
-    ordered = [base, *(side for side in systems if side is not base)]
-    pairs = [(metric, side) for metric in metrics for side in ordered]
+    base = next(system for system in systems if system.name == baseline)
+    ordered = [base, *(system for system in systems if system is not base)]
+    pairs = [(metric, system) for metric in metrics for system in ordered]
     known = len(set(users))
     unclear = Difference(len(users), known)
     differences = [
         None
-        if side is base
+        if system is base
         else unclear
-        if metric in side.bounds | base.bounds
-        else compare_seeds(side.values[metric], base.values[metric], users)
-        for metric, side in pairs
+        if metric in system.bounds | base.bounds
+        else compare_seeds(system.values[metric], base.values[metric], users)
+        for metric, system in pairs
     ]
     corrected = holm([one.p if one else None for one in differences])
     results = tuple(
         SystemResult(
-            side.name,
+            system.name,
             metric,
-            side.seeds,
-            *_mean(side.values[metric]),
+            system.seeds,
+            *_mean(system.values[metric]),
             difference,
             p,
-            metric in side.bounds,
+            metric in system.bounds,
         )
-        for (metric, side), difference, p in zip(pairs, differences, corrected, strict=True)
+        for (metric, system), difference, p in zip(pairs, differences, corrected, strict=True)
     )
     notes = tuple(_notes(results, baseline, len(users), known))
     return SystemsReport(baseline, len(users), known, results, notes)
@@ -177,7 +177,7 @@ def _mean(values: Floats) -> tuple[float | None, float | None]:
 
 
 def _cells(one: SystemResult, best: float | None, pooled: bool) -> Iterator[str]:
-    yield one.side
+    yield one.system
     yield one.metric
     spread = "" if one.seed_sd is None else f" ±{decimals(one.seed_sd)}"
     if pooled:
@@ -221,7 +221,7 @@ def _notes(
     if pooled:
         yield (
             "±: standard deviation over seeds; where seeds are pooled, interval and p are of "
-            "Student's t with the variance over users and over seeds, and a side with one seed "
+            "Student's t with the variance over users and over seeds, and a system with one seed "
             "counts as if its seed did not matter"
         )
 
@@ -229,6 +229,6 @@ def _notes(
 def _plain(one: SystemResult) -> dict[str, Any]:
     empty = difference_json(Difference(0, 0)) | {"queries": None, "users": None}
     found = empty if one.difference is None else difference_json(one.difference)
-    named = {"name": one.side, "metric": one.metric, "seeds": one.seeds, "mean": one.mean}
+    named = {"name": one.system, "metric": one.metric, "seeds": one.seeds, "mean": one.mean}
     named |= {"lower_bound": one.bound}
     return named | {"seed_sd": one.seed_sd} | found | {"p_holm": one.p_holm}

@@ -1,4 +1,4 @@
-"""What a run was told, took and did, as rows of text: for the page and for `report.md`."""
+"""A run's settings, costs and counts as rows of text: for the page and for `report.md`."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def costs_note(costs: Sequence[RankerCost]) -> str:
     unknown = [one.ranker for one in costs if one.queries and not one.known]
     if unknown:
         said.append(
-            f"Of {', '.join(unknown)} many answers were in the store, which does not tell what "
+            f"Of {', '.join(unknown)} many answers were in the store, which does not know what "
             "they took."
         )
     return " ".join(said)

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trsr.errors import DataError
 from trsr.experiments.audit import (
-    context_fit,
-    echoes,
-    files,
     history_signal,
     leakage,
     leaks,
+    manifest,
     overlap,
     texts,
 )
@@ -24,7 +23,7 @@ from trsr.progress import Progress, Silent
 Look = Callable[[Evidence], Check | Iterable[Check]]
 
 CHEAP: tuple[Look, ...] = (
-    files.files_as_written,
+    manifest.files_as_written,
     leaks.target_in_history,
     leaks.candidates_once,
     leaks.negatives_met,
@@ -34,13 +33,12 @@ CHEAP: tuple[Look, ...] = (
     leaks.future_of_others,
     overlap.words_in_summary,
     overlap.words_in_prompt,
-    echoes.repeated_examples,
-    echoes.same_for_all,
+    texts.same_for_all,
     texts.alike,
     leakage.places,
     leakage.leakage,
     leakage.ranked_lists,
-    context_fit.whole_history,
+    texts.context_fit,
     history_signal.history_signal,
 )
 """The checks that need no model."""
@@ -86,20 +84,21 @@ class Audit:
 
 
 def audit(folder: Path | str, llm_queries: int = 0, progress: Progress | None = None) -> Audit:
-    """Looks for leaks, shortcuts, biases and idle inputs in a run.
+    """Looks for leaks, shortcuts, biases and unused inputs in a run.
 
     Args:
         folder: The run directory; at least `prepare` is done.
-        llm_queries: How many test queries the ranking model is asked about; 0: none, and the
-            checks that need it are skipped.
-        progress: Told of each check, then of each query.
+        llm_queries: How many test queries the ranking model scores; 0: the checks that need it
+            are skipped.
+        progress: Advanced by each check, then by each query.
 
     Raises:
         StoreError: If the folder holds no prepared data.
         DataError: If a file is missing or damaged.
-        ModelError: If the model is asked for and cannot be opened.
+        ModelError: If the model is needed and cannot be opened.
     """
     run = Evidence(Path(folder))
+    run.cases  # noqa: B018 - files that cannot be read are no finding, but an error
     progress = progress or Silent()
     return Audit(run.folder, tuple(_checks(run, llm_queries, progress)))
 
@@ -107,15 +106,15 @@ def audit(folder: Path | str, llm_queries: int = 0, progress: Progress | None = 
 def _checks(run: Evidence, llm_queries: int, progress: Progress) -> Iterator[Check]:
     progress.begin(len(CHEAP), "checks")
     for look in CHEAP:
-        yield from _looked(look, run)
+        yield from _found(look, run)
         progress.advance()
     yield from model_checks(run, llm_queries, progress)
 
 
-def _looked(look: Look, run: Evidence) -> list[Check]:
+def _found(look: Look, run: Evidence) -> list[Check]:
     try:
         found = look(run)
         return [found] if isinstance(found, Check) else list(found)
-    except ValueError as error:
-        # Cases that contradict themselves are another check's finding.
+    except (ValueError, DataError) as error:
+        # cases that contradict themselves are another check's finding
         return [Check(look.__name__.replace("_", " "), "skipped", f"unreadable: {error}")]

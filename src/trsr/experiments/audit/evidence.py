@@ -1,4 +1,4 @@
-"""What a check is told, and what it says."""
+"""What a check reads, and what it says."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from trsr.config import Config, load_config
@@ -19,6 +21,7 @@ from trsr.pipeline.prompt_summaries import prompt_summaries
 from trsr.prompts import PromptWriter
 from trsr.rankers import Rankings, read_rankings
 from trsr.settings import derive_seed
+from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory, StageRecord
 from trsr.types import Summary
 
@@ -59,7 +62,7 @@ class Evidence:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        lacking = [name for name in PREPARED if not (self.folder / name).is_file()]
+        lacking = [name for name in PREPARED if not files.is_file(self.folder / name)]
         if lacking:
             raise StoreError(
                 f"{folder}: not a run directory with prepared data ({', '.join(lacking)} is "
@@ -81,12 +84,12 @@ class Evidence:
     def frame(self, split: str) -> pl.DataFrame:
         """One split's cases as columns, with the `target`: a relevant item.
 
-        Where there are several, one is drawn by lot: the first of a list would stand before the
-        others in the candidates, too.
+        Where there are several, one is sampled: the first of a list would stand before the others
+        in the candidates, too.
         """
         frame = self.cases[split].frame
-        lots = [derive_seed(0, "audit target", query) for query in frame["query"]]
-        place = pl.Series(lots, dtype=pl.UInt64) % frame["relevant"].list.len()
+        seeds = [derive_seed(0, "audit target", query) for query in frame["query"]]
+        place = pl.Series(seeds, dtype=pl.UInt64) % frame["relevant"].list.len()
         return frame.with_columns(
             target=pl.col("relevant").list.get(pl.lit(place.cast(pl.Int64))), split=pl.lit(split)
         )
@@ -102,8 +105,8 @@ class Evidence:
         return read_summaries(self.folder)
 
     @cached_property
-    def told(self) -> dict[str, Summary]:
-        """The summaries that the prompts tell, by query: the own ones, or other users'."""
+    def prompt_summaries(self) -> dict[str, Summary]:
+        """The summaries that the prompts show, by query: the own ones, or other users'."""
         found: dict[str, Summary] = {}
         for split in self.cases:
             found |= prompt_summaries(self.config, self.dataset, split, self.summaries)
@@ -113,7 +116,7 @@ class Evidence:
     def rankings(self) -> dict[str, Rankings]:
         """The ranked lists by ranker; empty where nothing is ranked yet."""
         path = self.folder / "rankings.parquet"
-        return read_rankings(path) if path.is_file() else {}
+        return read_rankings(path) if files.is_file(path) else {}
 
     @cached_property
     def writer(self) -> PromptWriter:
@@ -123,7 +126,7 @@ class Evidence:
 
     @cached_property
     def item_texts(self) -> dict[str, str]:
-        """What a judge prompt tells of each item, folded, by id."""
+        """What a ranking prompt says of each item, folded, by id."""
         most = self.config.prompts.words
         items = self.dataset.catalog
         return {item.id: folded(self.writer.item_text(item, most)) for item in items}
@@ -141,12 +144,18 @@ class Evidence:
         return RunDirectory(self.folder).hashes(sorted(names))
 
 
+def auc(right: npt.NDArray[Any], wrong: npt.NDArray[Any]) -> float:
+    """The chance that a right item's score is above a wrong one's; a tie counts half."""
+    apart = np.sign(np.subtract.outer(right, wrong))
+    return float((apart + 1).mean() / 2)
+
+
 def folded(text: str) -> str:
     """Words in lower case, one space between them."""
     return " ".join(_WORDS.findall(text.casefold()))
 
 
-def counted(number: int, whole: int, what: str) -> str:
+def counted(number: int, total: int, what: str) -> str:
     """`3 of 200 test cases (1.5 %)`."""
-    share = f" ({100 * number / whole:.1f} %)" if whole else ""
-    return f"{number:,} of {whole:,} {what}{share}"
+    share = f" ({100 * number / total:.1f} %)" if total else ""
+    return f"{number:,} of {total:,} {what}{share}"

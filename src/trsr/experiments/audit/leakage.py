@@ -8,18 +8,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from trsr.errors import DataError
-from trsr.experiments.audit.evidence import Check, Evidence, State, counted
+from trsr.experiments.audit.evidence import Check, Evidence, State, auc, counted
 from trsr.experiments.audit.texts import ids_in_prompt
 from trsr.metrics import AnswerKey
 from trsr.rankers.settings import RankSettings
 from trsr.settings import derive_seed
 
 LOOKED_AT = 5000
-"""Test queries whose shortcuts are measured, drawn at random."""
-DRAWN = 100
-"""Unmet items that stand for the negatives where the candidates are the whole catalog."""
+"""Test queries whose shortcuts are measured, sampled at random."""
+NEGATIVES = 100
+"""Sampled unseen items that stand for the negatives where the candidates are the whole catalog."""
 STRONG = 0.6
 """The AUC above which a shortcut is reported, if it is also over 3 standard errors above chance."""
 BIASED = 0.001
@@ -29,12 +30,12 @@ TIED_MOSTLY = 0.5
 
 Values = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
-Asked = tuple[Rows, Rows]
+QueryRows = tuple[Rows, Rows]
 """A query as catalog rows: the candidates, the target first; and the history, oldest first."""
 Score = Callable[[Values, Values], Values]
 """(values of the candidates, values of the history, oldest first) → a score for each candidate."""
 Found = tuple[str, float, float | None]
-"""What tells targets, its AUC and standard error."""
+"""What gives targets away, its AUC and standard error."""
 
 
 def nearest(candidates: Values, history: Values) -> Values:
@@ -60,7 +61,7 @@ def itself(candidates: Values, history: Values) -> Values:
 
 def leakage(run: Evidence) -> Iterator[Check]:
     """Whether ids, catalog order, first times or popularity tell targets from negatives."""
-    asked = list(_asked(run))
+    queries = list(_query_rows(run))
     ids = run.dataset.catalog.ids
     numbers = numbers_of(ids)
     name = "item ids give the target away"
@@ -68,7 +69,7 @@ def leakage(run: Evidence) -> Iterator[Check]:
         yield Check(name, "skipped", "item ids are not numbers")
     else:
         scores = {"distance to the nearest id": nearest, "distance to the mean id": centered}
-        strongest = _strongest(asked, numbers, scores)
+        strongest = _strongest(queries, numbers, scores)
         if ids_in_prompt(run):
             yield _judged(name, strongest, "the prompts show ids", "finding")
         else:
@@ -76,15 +77,15 @@ def leakage(run: Evidence) -> Iterator[Check]:
     rows = np.arange(len(ids), dtype=np.float64)
     scores = {"distance to the nearest row": nearest, "the row itself": itself}
     name = "the catalog's order gives the target away"
-    yield _judged(name, _strongest(asked, rows, scores))
+    yield _judged(name, _strongest(queries, rows, scores))
     first, counts = _times_and_counts(run)
     name = "items' first times give the target away"
     if run.dataset.timed:
         scores = {"distance to the latest": to_latest, "the time itself": itself}
-        yield _judged(name, _strongest(asked, first, scores))
+        yield _judged(name, _strongest(queries, first, scores))
     else:
         yield Check(name, "skipped", "the data has no times")
-    found = _strongest(asked, counts, {"interactions for fitting": itself})
+    found = _strongest(queries, counts, {"interactions for fitting": itself})
     advice = "compare every ranker with `popular`, or sample negatives by popularity"
     yield _judged("items' popularity gives the target away", found, advice)
 
@@ -104,7 +105,7 @@ def numbers_of(ids: Sequence[str]) -> Values | None:
     return None
 
 
-def _asked(run: Evidence) -> Iterator[Asked]:
+def _query_rows(run: Evidence) -> Iterator[QueryRows]:
     frame = run.frame("test")
     row_of = {item: row for row, item in enumerate(run.dataset.catalog.ids)}
     seeds = [derive_seed(0, "audit", query) for query in frame["query"]]
@@ -114,16 +115,16 @@ def _asked(run: Evidence) -> Iterator[Asked]:
         right = [row_of[item] for item in relevant if item in row_of]
         others = [row_of[item] for item in candidates if item not in relevant and item in row_of]
         if not candidates:
-            others = drawn(query, len(row_of), {row_of[item] for item in (*items, *relevant)})
+            others = _unseen(query, len(row_of), {row_of[item] for item in (*items, *relevant)})
         if right and others and items:
             yield np.array([right[0], *others]), np.array([row_of[item] for item in items])
 
 
-def drawn(query: str, size: int, met: set[int]) -> list[int]:
-    """Rows of unmet items, to stand for a query's negatives; of `size` items, at random."""
-    draw = np.random.default_rng(derive_seed(0, "audit negatives", query))
-    rows = draw.choice(size, size=min(size, DRAWN + len(met)), replace=False)
-    return [int(row) for row in rows if int(row) not in met][:DRAWN]
+def _unseen(query: str, size: int, seen: set[int]) -> list[int]:
+    """Rows of sampled unseen items, to stand for a query's negatives; `size` items in all."""
+    rng = np.random.default_rng(derive_seed(0, "audit negatives", query))
+    rows = rng.choice(size, size=min(size, NEGATIVES + len(seen)), replace=False)
+    return [int(row) for row in rows if int(row) not in seen][:NEGATIVES]
 
 
 def _times_and_counts(run: Evidence) -> tuple[Values, Values]:
@@ -137,11 +138,12 @@ def _times_and_counts(run: Evidence) -> tuple[Values, Values]:
     return times, np.array([float(counts.get(item, 0)) for item in ids])
 
 
-def _strongest(asked: Sequence[Asked], values: Values, scores: Mapping[str, Score]) -> Found:
-    """Which score tells targets best."""
+def _strongest(queries: Sequence[QueryRows], values: Values, scores: Mapping[str, Score]) -> Found:
+    """Which score gives targets away most."""
     found = []
     for name, score in scores.items():
-        each = np.array([_auc(score(values[shown], values[history])) for shown, history in asked])
+        scored = [score(values[shown], values[history]) for shown, history in queries]
+        each = np.array([auc(one[:1], one[1:]) for one in scored])
         mean = float(each.mean()) if len(each) else 0.5
         if score is itself:
             mean = max(mean, 1 - mean)
@@ -150,26 +152,20 @@ def _strongest(asked: Sequence[Asked], values: Values, scores: Mapping[str, Scor
     return max(found, key=lambda one: one[1])
 
 
-def _auc(scores: Values) -> float:
-    """The chance that the first stands above another one; a tie counts half."""
-    target, others = scores[0], scores[1:]
-    return float((target > others).mean() + (target == others).mean() / 2)
-
-
 def _judged(
     name: str,
     strongest: Found,
     advice: str = "any model given it could use it",
     state: State = "warning",
 ) -> Check:
-    feature, auc, error = strongest
-    numbers: dict[str, float | str | None] = {"feature": feature, "auc": auc, "se": error}
+    feature, mean, error = strongest
+    numbers: dict[str, float | str | None] = {"feature": feature, "auc": mean, "se": error}
     if error is None:
         return Check(name, "skipped", "there are too few test queries", numbers)
-    seen = f"AUC {auc:.3f} ±{error:.3f} ({feature})"
-    if auc - 0.5 <= 3 * error:
+    seen = f"AUC {mean:.3f} ±{error:.3f} ({feature})"
+    if mean - 0.5 <= 3 * error:
         return Check(name, "ok", f"{seen}: not shown to differ from chance", numbers)
-    if auc <= STRONG:
+    if mean <= STRONG:
         return Check(name, "ok", f"{seen}: weak; a warning above {STRONG}", numbers)
     return Check(name, state, f"{seen}: a known shortcut in this data set; {advice}", numbers)
 
@@ -182,8 +178,8 @@ def places(run: Evidence) -> Check:
         if target in candidates:
             by_length.setdefault(len(candidates), []).append(candidates.index(target))
     if not by_length:
-        whole = "the candidates are the whole catalog"
-        return Check(name, "skipped", whole if len(run.all_cases) else "there are no cases")
+        full = "the candidates are the whole catalog"
+        return Check(name, "skipped", full if len(run.all_cases) else "there are no cases")
     total, freedom = 0.0, 0
     for length, found in by_length.items():
         bins = min(length, len(found) // 5)  # places are joined until 5 are expected in each
@@ -195,24 +191,13 @@ def places(run: Evidence) -> Check:
             freedom += bins - 1
     if not freedom:
         cases = sum(map(len, by_length.values()))
-        return Check(name, "skipped", f"{cases:,} cases are too few to tell")
-    chance = chi_square_tail(total, freedom)
+        return Check(name, "skipped", f"{cases:,} cases are too few")
+    chance = float(special.chdtrc(freedom, total))
     numbers = {"chi_square": total, "freedom": freedom, "p": chance}
     seen = f"chi-square {total:.1f} with {freedom} degrees of freedom, p = {chance:.2g}"
     if chance < BIASED:
         return Check(name, "finding", f"{seen}: the place gives the target away", numbers)
     return Check(name, "ok", seen, numbers)
-
-
-def chi_square_tail(value: float, freedom: int) -> float:
-    """The chance of a chi-square at least this large, within a few per cent of it.
-
-    The cube root of chi-square over its degrees of freedom is nearly normal with mean 1 − 2/(9f)
-    and variance 2/(9f) (Wilson and Hilferty, PNAS 17, 1931).
-    """
-    spread = 2 / (9 * freedom)
-    z = (math.cbrt(value / freedom) - (1 - spread)) / math.sqrt(spread)
-    return math.erfc(z / math.sqrt(2)) / 2
 
 
 def ranked_lists(run: Evidence) -> Iterator[Check]:

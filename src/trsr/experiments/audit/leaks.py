@@ -1,4 +1,4 @@
-"""Checks that find answers where a ranker can see them, and events from after the question."""
+"""Checks that find answers where a ranker can see them, and events from after the query."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import polars as pl
 from trsr.experiments.audit.evidence import Check, Evidence, counted
 
 LATER = 0.01
-"""The share of the fitting data after a test question, above which it is a warning."""
+"""The share of the fitting data after a test query, above which it is a warning."""
 
 
 def target_in_history(run: Evidence) -> Check:
-    """Sampled negatives are never in the history, so a target that is there stands out."""
+    """Sampled negatives are never in the history, so a target there stands out."""
     name = "target in the history"
     if run.all_cases.is_empty():
         return Check(name, "skipped", "there are no cases")
@@ -33,16 +33,16 @@ def _twins_in_history(run: Evidence, name: str, seen: str, hits: dict[str, int])
     """Whether what the prompt says of a target it says of an item of its history, too."""
     texts = run.item_texts
     twins = {"twins of targets": 0, "twins of negatives": 0}
-    whole = dict.fromkeys(twins, 0)
+    totals = dict.fromkeys(twins, 0)
     columns = run.frame("test").select("items", "candidates", "relevant")
     for items, candidates, relevant in columns.iter_rows():
         read = {texts[item] for item in items}
         others = set(candidates).difference(relevant, items)
-        for kind, asked in zip(twins, (relevant, others), strict=True):
-            whole[kind] += len(asked)
-            twins[kind] += sum(texts[item] in read for item in asked)
+        for kind, ids in zip(twins, (relevant, others), strict=True):
+            totals[kind] += len(ids)
+            twins[kind] += sum(texts[item] in read for item in ids)
     targets, negatives = (
-        counted(twins[kind], whole[kind], what)
+        counted(twins[kind], totals[kind], what)
         for kind, what in zip(twins, ("test targets", "negatives"), strict=True)
     )
     if not twins["twins of targets"]:
@@ -66,7 +66,7 @@ def candidates_once(run: Evidence) -> Check:
 
 
 def negatives_met(run: Evidence) -> Check:
-    """A negative that the user has met is told apart by the history, or is a positive."""
+    """A negative that the user has met can be ruled out by the history, or is a positive."""
     name = "negatives in the history"
     if run.config.data.candidates == "given":
         return Check(name, "skipped", "the candidates are the data's own lists")
@@ -78,8 +78,8 @@ def _listed(run: Evidence, name: str, faults: dict[str, pl.Expr]) -> Check:
     """A finding where any case that lists candidates has one of the faults."""
     cases = run.all_cases.filter(pl.col("candidates").list.len() > 0)
     if cases.is_empty():
-        whole = "the candidates are the whole catalog"
-        return Check(name, "skipped", whole if len(run.all_cases) else "there are no cases")
+        full = "the candidates are the whole catalog"
+        return Check(name, "skipped", full if len(run.all_cases) else "there are no cases")
     hits = {what: int(cases.select(fault.sum()).item()) for what, fault in faults.items()}
     seen = ", ".join(f"{number:,} {what}" for what, number in hits.items())
     seen = f"of {len(cases):,} cases {seen}"
@@ -93,15 +93,15 @@ def summary_covers(run: Evidence) -> Check:
         return Check(name, "skipped", "the run has no summaries")
     columns = run.all_cases.select("query", "user", pl.col("items").list.len())
     known = {query: (user, length) for query, user, length in columns.iter_rows()}
-    past = strange = 0
+    past = foreign = 0
     for query, summary in run.summaries.items():
         user, length = known.get(query, ("", -1))
-        strange += user != summary.user
+        foreign += user != summary.user
         past += user == summary.user and summary.covers > length
-    numbers = {"past the history": past, "of another query": strange}
-    if past or strange:
+    numbers = {"past the history": past, "of another query": foreign}
+    if past or foreign:
         seen = f"{counted(past, len(run.summaries), 'summaries')} cover more interactions than the "
-        seen += f"history holds, so they have read the target; {strange:,} are of another query"
+        seen += f"history holds, so they have read the target; {foreign:,} are of another query"
         return Check(name, "finding", seen, numbers)
     return Check(name, "ok", f"none of {len(run.summaries):,}", numbers)
 
@@ -138,27 +138,27 @@ def fitted_later(run: Evidence) -> Check:
             name,
             "finding",
             f"interactions.parquet holds {len(answers):,} held-out targets of its users and "
-            f"{len(later):,} events from after a held-out question; prepare again",
+            f"{len(later):,} events from after a held-out query; prepare again",
             numbers,
         )
     return Check(name, "ok", f"none of {len(fitted):,} interactions", numbers)
 
 
 def future_of_others(run: Evidence) -> Check:
-    """Leave-last-out lets a ranker be fitted on what others did after the question was asked."""
+    """Leave-last-out lets a ranker be fitted on what others did after the query."""
     name = "other users' later events"
     if not run.dataset.timed:
         return Check(name, "skipped", "the data has no times")
-    asked = run.frame("test").select(last=pl.col("times").list.last())["last"].drop_nulls()
+    ends = run.frame("test").select(last=pl.col("times").list.last())["last"].drop_nulls()
     fitted = run.dataset.interactions["time"].sort()
-    if asked.is_empty() or fitted.is_empty():
+    if ends.is_empty() or fitted.is_empty():
         return Check(name, "skipped", "there are no test cases, or nothing to fit on")
     if run.config.data.split == "global_time":
-        # A question is asked when its window opens, not when its history ends.
-        asked = asked.clip(lower_bound=_first_left_out(run))
-    later = 1 - fitted.search_sorted(asked, side="right") / len(fitted)
+        # A query comes when its window opens, not when its history ends.
+        ends = ends.clip(lower_bound=_first_left_out(run))
+    later = 1 - fitted.search_sorted(ends, side="right") / len(fitted)
     mean = float(str(later.mean()))
-    seen = f"{100 * mean:.1f} % of the fitting data is later than a test question, in the mean"
+    seen = f"{100 * mean:.1f} % of the fitting data is later than a test query, on average"
     if mean <= LATER:
         return Check(name, "ok", seen, {"share": mean})
     return Check(
@@ -179,12 +179,12 @@ def _first_left_out(run: Evidence) -> float | None:
 
 
 def untrusted_external_lists(run: Evidence) -> Iterator[Check]:
-    """Lists that were made elsewhere, where no file of the run tells what they knew."""
+    """External lists: no file of the run says what they were made from."""
     names = list(run.config.rank.external_lists)
     if names:
         yield Check(
-            "lists made elsewhere",
+            "external lists",
             "warning",
             f"{', '.join(names)}: what they were fitted and chosen on is not known, so whether "
-            "they, or a blend with them, knew the answers cannot be told",
+            "they, or a blend with them, knew the answers cannot be checked",
         )

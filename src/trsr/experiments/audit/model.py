@@ -1,4 +1,4 @@
-"""Checks that ask the ranking model: does the order of the history matter, does the summary."""
+"""Checks that need the ranking model: do the order of the history and the summary matter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from trsr.errors import PromptError
-from trsr.experiments.audit.evidence import Check, Evidence
+from trsr.experiments.audit.evidence import Check, Evidence, auc
 from trsr.metrics.significance import LEVEL, compare_columns
 from trsr.pipeline.artifacts import adapter_of, with_summary
 from trsr.pipeline.retrieval import RETRIEVED, read_retrieved
@@ -17,6 +17,7 @@ from trsr.progress import Progress
 from trsr.rankers import PointwiseLLMRanker, rank_what_fits
 from trsr.recommender import open_ranking_model
 from trsr.settings import derive_seed
+from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory
 from trsr.types import Case, Interaction, Query, UserHistory
 
@@ -30,23 +31,21 @@ AGAINST = {"shuffled": "a shuffled history", "swapped": "another user's", "none"
 
 
 def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Check]:
-    """Ranks some test queries as they are, and again with a part of the input spoilt.
+    """Ranks some test queries as they are, and again with a part of the input changed.
 
     Args:
         run: The run.
-        queries: How many test queries, drawn at random; 0: the checks are skipped, as they are
+        queries: How many test queries to sample; 0: the checks are skipped, as they are
             where no ranker of the run asks a language model.
         progress: Advanced by a query.
 
     Yields:
         A warning where spoiling the input makes no difference that the queries can tell, or where
-        the spoilt input ranks better.
+        the changed input ranks better.
     """
     used = run.config.rank.used
     why = "" if queries else "needs the language model: give --llm-queries N"
-    if not run.config.rank.those(
-        "uses_llm"
-    ):  # a model that the run never asked says nothing of its figures
+    if not run.config.rank.those("uses_llm"):  # the run's figures come from no model
         why = f"no ranker of the run asks a language model ({', '.join(used)})"
     cases = [] if why else list(_cases(run, queries))
     if len(cases) < 2:
@@ -62,8 +61,8 @@ def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Ch
     own = _aucs(ranker, cases, lambda query: query, progress)
     for kind, name in NAMES.items():
         if kind in changes:
-            spoilt = _aucs(ranker, cases, changes[kind], progress)
-            yield _compared(name, kind, "llm" if adapter else "llm_zero_shot", cases, own, spoilt)
+            changed = _aucs(ranker, cases, changes[kind], progress)
+            yield _compared(name, kind, "llm" if adapter else "llm_zero_shot", cases, own, changed)
         else:
             yield Check(name, "skipped", "the prompts hold no summaries")
 
@@ -74,19 +73,19 @@ def _cases(run: Evidence, most: int) -> Iterator[Case]:
     names = sorted(cases.frame["query"], key=lambda name: derive_seed(0, "audit model", name))
     cases = cases.only(pl.col("query").is_in(names[:most]))
     if not cases.full:
-        yield from (with_summary(case, run.told) for case in cases)
-    elif (run.folder / RETRIEVED).is_file():
+        yield from (with_summary(case, run.prompt_summaries) for case in cases)
+    elif files.is_file(run.folder / RETRIEVED):
         proposed = read_retrieved(run.folder / RETRIEVED)
         relevant = dict(cases.frame.select("query", "relevant").iter_rows())
         for name, history in cases.histories():
             right = frozenset(relevant[name]) & set(proposed[name])
             shown = tuple(map(run.dataset.catalog.__getitem__, proposed[name]))
             if right:
-                yield Case(Query(name, history, shown, run.told.get(name)), right)
+                yield Case(Query(name, history, shown, run.prompt_summaries.get(name)), right)
 
 
 def _changes(queries: Sequence[Query]) -> dict[str, Change]:
-    """What is spoilt, each in its own way; summaries only where there are any."""
+    """What is changed; summaries only where there are any."""
     found: dict[str, Change] = {"shuffled": _shuffled}
     if not any(query.summary and query.summary.text for query in queries):
         return found
@@ -111,11 +110,11 @@ def _changes(queries: Sequence[Query]) -> dict[str, Change]:
 def _shuffled(query: Query) -> Query:
     """The history's items in another order, at the same times; the summary stays as it is."""
     history = query.history
-    draw = np.random.default_rng(derive_seed(0, "audit shuffle", query.id))
-    items = [history.items[at] for at in draw.permutation(len(history)).tolist()]
+    rng = np.random.default_rng(derive_seed(0, "audit shuffle", query.id))
+    items = [history.items[at] for at in rng.permutation(len(history)).tolist()]
     times = (interaction.time for interaction in history.interactions)
-    changed = UserHistory(history.user, tuple(map(Interaction, items, times)))
-    return dataclasses.replace(query, history=changed)
+    shuffled = UserHistory(history.user, tuple(map(Interaction, items, times)))
+    return dataclasses.replace(query, history=shuffled)
 
 
 def _aucs(
@@ -131,9 +130,8 @@ def _aucs(
     for ranked in rank_what_fits(ranker, [change(case.query) for case in cases], skipped):
         right = np.array([entry.item in relevant[ranked.query] for entry in ranked])
         scores = np.array([entry.score for entry in ranked])
-        apart = np.sign(np.subtract.outer(scores[right], scores[~right]))
-        if apart.size:
-            found[ranked.query] = float((apart + 1).mean() / 2)
+        if right.any() and not right.all():
+            found[ranked.query] = auc(scores[right], scores[~right])
         progress.advance()
     return found
 
@@ -144,11 +142,11 @@ def _compared(
     ranker: str,
     cases: Sequence[Case],
     own: Mapping[str, float],
-    spoilt: Mapping[str, float],
+    changed: Mapping[str, float],
 ) -> Check:
     """The mean paired difference in AUC with its 95 % interval, as `trsr compare` has it."""
-    both = [case.query for case in cases if case.query.id in own and case.query.id in spoilt]
-    apart = np.array([[own[query.id] - spoilt[query.id]] for query in both]).reshape(-1, 1)
+    both = [case.query for case in cases if case.query.id in own and case.query.id in changed]
+    apart = np.array([[own[query.id] - changed[query.id]] for query in both]).reshape(-1, 1)
     (one,) = compare_columns(apart, [query.history.user for query in both])
     numbers: dict[str, float | int | str | None] = {"ranker": ranker, "queries": len(both)}
     numbers |= {"auc": one.mean, "auc low": one.low, "auc high": one.high, "auc p": one.p}

@@ -1,24 +1,32 @@
-"""What a ranking model reads of a case, and checks of what it shows: ids, items alike."""
+"""Checks of what a ranking model reads: ids, items alike, summaries alike, context that fits."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import polars as pl
 
-from trsr.experiments.audit.evidence import Check, Evidence, State, counted
+from trsr.experiments.audit.evidence import Check, Evidence, State, counted, folded
 from trsr.pipeline.artifacts import with_summary
 from trsr.settings import derive_seed
 from trsr.types import Case, Item, Query
 
 LOOKED_AT = 2000
-"""Cases of a split whose texts are read, drawn by lot."""
+"""Cases of a split whose texts are read, sampled at random."""
 LOOKED_AT_FULL = 200
 """As many of those whose candidates are the whole catalog: each takes its time."""
 ALIKE = 0.05
 """The share of queries with a candidate that reads as the target, from which it is a finding."""
+SAME_SUMMARIES = 0.05
+"""The share of empty or repeated summaries, from which it is a warning."""
+BYTES_PER_TOKEN = 3
+"""Of UTF-8, about: titles of products have 2.6 and of films 2.8 to 3.5 with SmolLM2's tokens."""
+MOSTLY_FITS = 0.9
+"""The share of histories that must fit for the full history to be worth a run of its own."""
+CONTEXT_FIT = "does the whole history fit into the prompt"
 
 _MARK = "⟦candidate⟧"
 
@@ -34,29 +42,22 @@ class Reader:
     run: Evidence
 
     def shared(self, query: Query) -> str:
-        """What a judge prompt says apart from the candidate."""
+        """What a ranking prompt says apart from the candidate."""
         fields = tuple(self.run.config.prompts.fields) or ("title",)
         probe = Query(query.id, query.history, (Item("?", ((fields[0], _MARK),)),), query.summary)
         (prompt,) = self.run.writer.rank(probe)
         return "\n".join(message.content for message in prompt.messages)
 
     def cases(self, split: str) -> Iterator[Case]:
-        """At most `LOOKED_AT` of a split's cases, drawn by lot, with the summaries told."""
-        cases = self.run.cases.get(split)
-        if cases is None:
-            return
+        """At most `LOOKED_AT` sampled cases of a split, with the summaries that prompts show."""
+        cases = self.run.cases[split]
         names = cases.frame["query"].to_list()
         most = LOOKED_AT_FULL if cases.full else LOOKED_AT
         if len(names) > most:
             names = sorted(names, key=lambda name: derive_seed(0, "audit", name))[:most]
-            cases = cases.only(cases_named(names))
+            cases = cases.only(pl.col("query").is_in(names))
         for case in cases:
-            yield with_summary(case, self.run.told)
-
-
-def cases_named(names: Iterable[str]) -> pl.Expr:
-    """The cases of these queries."""
-    return pl.col("query").is_in(list(names))
+            yield with_summary(case, self.run.prompt_summaries)
 
 
 def ids_in_prompt(run: Evidence) -> bool:
@@ -75,17 +76,16 @@ def ids_in_prompt(run: Evidence) -> bool:
 def alike(run: Evidence) -> Check:
     """Whether another candidate reads as the target does: no ranker of texts tells them apart."""
     name = "candidates that read alike"
-    reader = Reader(run)
     texts = run.item_texts
     groups: dict[str, set[str]] = {}
     for item, text in texts.items():
         groups.setdefault(text, set()).add(item)
     alike = sum(len(group) for group in groups.values() if len(group) > 1)
     queries = twins = 0
-    for case in reader.cases("test"):
+    for case in Reader(run).cases("test"):
         same = set().union(*(groups[texts[item]] for item in case.relevant)) - case.relevant
         queries += 1
-        twins += bool(same) and any(item.id in same for item in case.query.candidates)
+        twins += any(item.id in same for item in case.query.candidates)
     if not queries:
         return Check(name, "skipped", "there are no test cases")
     share = twins / queries
@@ -94,6 +94,63 @@ def alike(run: Evidence) -> Check:
         f"in {counted(twins, queries, 'test queries')} a candidate reads as the target does; "
         f"{counted(alike, len(texts), 'items')} read as another one"
     )
-    advice = "; tell more fields (prompts.fields, prompts.words), or merge such items"
+    advice = "; show more fields (prompts.fields, prompts.words), or merge such items"
     numbers = {"share": share, "items alike": alike, "items": len(texts)}
     return Check(name, state, seen + (advice if twins else ""), numbers)
+
+
+def same_for_all(run: Evidence) -> Check:
+    """Whether summaries are empty, or say the same of several users, word for word."""
+    name = "summaries that tell no user from another"
+    if not run.summaries:
+        return Check(name, "skipped", "the run has no summaries")
+    users: dict[str, set[str]] = {}
+    for summary in run.summaries.values():
+        users.setdefault(folded(summary.text), set()).add(summary.user)
+    texts = [folded(summary.text) for summary in run.summaries.values()]
+    empty = texts.count("")
+    shared = sum(bool(text) and len(users[text]) > 1 for text in texts)
+    numbers = {"empty": empty, "shared": shared, "summaries": len(texts)}
+    seen = f"{empty:,} empty, and {counted(shared, len(texts), 'summaries')} stand for other users"
+    if empty + shared < SAME_SUMMARIES * len(texts):
+        return Check(name, "ok", f"{seen}, too", numbers)
+    advice = "read some (`trsr show`); try prompts.style, a larger model or other item texts"
+    return Check(name, "warning", f"{seen}, too; {advice}", numbers)
+
+
+def context_fit(run: Evidence) -> Check:
+    """How many tokens test histories take when all items are listed, and how many of them fit.
+
+    Where they fit, a summary has to beat the items themselves.
+    """
+    config, reader = run.config, Reader(run)
+    items, words = run.dataset.catalog, config.prompts.words
+    # a listed item is "- …\n"
+    sizes = {item.id: len(run.writer.item_text(item, words).encode()) + 3 for item in items}
+    longest_item = max(sizes.values(), default=0)
+    lengths, tokens, fitting = [], [], 0
+    for case in reader.cases("test"):
+        history = case.query.history.items
+        # what the prompt says now stays: the instruction above all
+        rest = len(reader.shared(case.query).encode()) + longest_item
+        lengths.append(len(history))
+        tokens.append(sum(sizes[item.id] for item in history) / BYTES_PER_TOKEN)
+        fitting += tokens[-1] <= config.model.context_tokens - rest / BYTES_PER_TOKEN
+    if not lengths:
+        return Check(CONTEXT_FIT, "skipped", "there are no test cases")
+    most, fits = max(lengths), fitting / len(lengths)
+    median, longest = statistics.median(tokens), max(tokens)
+    numbers = {"items": most, "tokens": median, "longest": longest, "fits": fits}
+    seen = (
+        f"{most:,} items at most, about {median:,.0f} tokens at the median, {longest:,.0f} at the "
+        f"longest; {100 * fits:.0f} % fit into {config.model.context_tokens:,} tokens"
+    )
+    if config.prompts.recent >= most:
+        seen = f"the prompt lists all of it: {seen}"
+    elif fits < MOSTLY_FITS:
+        seen = f"{seen}, so something must stand for the rest"
+    else:
+        other = f"summarize.strategy=none prompts.recent={most}"
+        seen = f"{seen}; compare with a run that lists all of it ({other}): a summary has to "
+        seen = f"{seen}beat that"
+    return Check(CONTEXT_FIT, "ok", seen, numbers)

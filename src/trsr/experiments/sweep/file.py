@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from trsr.config import Config, read_toml, recipes, said_of
 from trsr.errors import ConfigError
 from trsr.settings import Settings
+from trsr.storage import files
 
 
 class SweepOptions(Settings):
@@ -19,8 +20,8 @@ class SweepOptions(Settings):
     folder: str = Field("", description="the folder of the runs; left out: runs/NAME, from here")
     seed: Literal["train.seed", "run.seed"] = Field(
         "train.seed",
-        description="train.seed: seeds draw the training alone, so that runs share data and "
-        "summaries and are compared query by query; run.seed: they draw everything",
+        description="train.seed: seeds change the training alone, so that runs share data and "
+        "summaries and are compared query by query; run.seed: they change everything",
     )
 
 
@@ -31,9 +32,9 @@ class SearchOptions(Settings):
         description="section.key = [values], or {low, high, step, log} for a range"
     )
     trials: int = Field(20, ge=1, description="different settings to try; all, if there are fewer")
-    metric: str = Field("ndcg@10", description="what is made high on the validation cases")
+    metric: str = Field("ndcg@10", description="what is maximized on the validation cases")
     ranker: str = Field("llm", description="the ranker whose metric it is")
-    seed: int = Field(0, ge=0, description="of the search's own draws")
+    seed: int = Field(0, ge=0, description="the seed of the search itself")
 
 
 class SweepFile(Settings):
@@ -57,7 +58,7 @@ def find_sweep(path: Path) -> Path:
     Raises:
         ConfigError: If there is none.
     """
-    if path.is_file():
+    if files.is_file(path):
         return Path(os.path.abspath(path))
     if path.parent.name in ("", "recipes") and path.stem in recipes():
         raise ConfigError(_of_a_run(path))
@@ -76,15 +77,15 @@ def read_sweep(path: Path) -> SweepFile:
     try:
         return SweepFile.model_validate(values)
     except ValidationError as error:
-        said = (f"{path}: the sweep cannot be used", *said_of(error, SweepFile))
-        raise ConfigError("\n  ".join(said)) from error
+        lines = (f"{path}: the sweep cannot be used", *said_of(error, SweepFile))
+        raise ConfigError("\n  ".join(lines)) from error
 
 
 def _of_a_run(path: Path) -> str:
     return f"{path}: this is the configuration of one run, not a sweep; give `trsr run {path}`"
 
 
-def beside(path: Path, base: str) -> Path:
-    """The base beside the sweep's file, else as it is named: a recipe, or from here."""
-    beside = path.parent / Path(base).expanduser()
-    return beside if beside.is_file() else Path(base)
+def base_path(path: Path, base: str) -> Path:
+    """The base next to the sweep's file, else as it is named: a recipe, or from here."""
+    found = path.parent / Path(base).expanduser()
+    return found if files.is_file(found) else Path(base)

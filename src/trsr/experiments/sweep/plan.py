@@ -1,4 +1,4 @@
-"""What a sweep's file says: the base configuration, and which settings its runs differ in."""
+"""A sweep's file, read and checked: the base configuration, and the settings that differ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from trsr.config import Config, find_config, load_config, read_toml
 from trsr.errors import ConfigError
-from trsr.experiments.sweep.file import SweepFile, beside, find_sweep, read_sweep
+from trsr.experiments.sweep.file import SweepFile, base_path, find_sweep, read_sweep
 from trsr.experiments.sweep.space import Range, read_choice
 from trsr.metrics import parse_metric
 from trsr.rankers.settings import RANKERS
@@ -29,13 +29,13 @@ LONGEST_NAME = 120
 VARIANT = "variant"
 """Stands for the name of a variant among the settings that runs differ in."""
 
-_APART = frozenset({"run.folder", "run.cache"})
+_OWN = frozenset({"run.folder", "run.cache"})
 """Settings that the sweep itself gives its runs."""
 
-_STORE = "responses.sqlite"
+_CACHE = "responses.sqlite"
 
-_FILES = frozenset({"sweep.md", "sweep.json", *(_STORE + end for end in ("", "-wal", "-shm"))})
-"""What lies beside the runs' folders, which none may be named like."""
+_FILES = frozenset({"sweep.md", "sweep.json", *(_CACHE + end for end in ("", "-wal", "-shm"))})
+"""Files next to the runs' folders: no run may have their names."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Plan:
         folder: Where the runs lie.
         file: What the file says.
         keys: What runs differ in: `variant` where there are any, and settings.
-        values: What the base said when the sweep was read: all runs are made of that.
+        values: The base's settings when the sweep was read: all runs start from them.
     """
 
     path: Path
@@ -112,15 +112,15 @@ class Plan:
         if names and self.file.search is not None:
             raise ConfigError(f"{self.path}: a search chooses its runs itself; name none of them")
         runs = self.grid() if self.file.search is None else []
-        called = [{run.name, str(run.settings.get(VARIANT, run.name))} for run in runs]
-        known = list(dict.fromkeys(name for both in called for name in sorted(both)))
+        names_of = [{run.name, str(run.settings.get(VARIANT, run.name))} for run in runs]
+        known = list(dict.fromkeys(name for both in names_of for name in sorted(both)))
         for name in names:
             if name not in known:
                 raise ConfigError(
                     f"{self.path}: there is no run or variant {name!r}{near(name, known)}; "
                     "--dry-run lists them"
                 )
-        return [run for run, own in zip(runs, called, strict=True) if not names or own & {*names}]
+        return [run for run, own in zip(runs, names_of, strict=True) if not names or own & {*names}]
 
     def space(self) -> dict[str, list[Any] | Range]:
         """What a search chooses from.
@@ -128,10 +128,10 @@ class Plan:
         Raises:
             ConfigError: If a list is empty, or a range is none.
         """
-        told = flat(self.file.search.space if self.file.search else {})
+        space = flat(self.file.search.space if self.file.search else {})
         return {
             key: read_choice(f"{self.path}: search.space.{key}", value)
-            for key, value in told.items()
+            for key, value in space.items()
         }
 
     def trial(self, settings: Mapping[str, Any]) -> list[Planned]:
@@ -151,10 +151,10 @@ class Plan:
                     f"{self.path}: {key}: a search ranks the validation cases with own summaries, "
                     f"and the test cases with the best settings; set it to {wanted}"
                 )
-        asked = config.rank.with_members(ranker)
-        if config.rank.those("needs_training", asked) and not config.trained:
+        used = config.rank.with_members(ranker)
+        if config.rank.those("needs_training", used) and not config.trained:
             raise ConfigError(
-                f"{self.path}: search.ranker: {ranker} asks the trained model, and none is "
+                f"{self.path}: search.ranker: {ranker} needs the trained model, and none is "
                 "trained: name llm in rank.rankers and set train.epochs above 0, or search by "
                 "another ranker, such as llm_zero_shot"
             )
@@ -180,7 +180,7 @@ class Plan:
         own_seed = {} if seed is None else {str(self.file.sweep.seed): seed}
         name = run_name({**settings, **own_seed})
         every |= {**own_seed, "run.folder": str(self.folder / name)}
-        every.setdefault("run.cache", str(self.folder / _STORE))
+        every.setdefault("run.cache", str(self.folder / _CACHE))
         try:
             changes = nested(every)
             config = load_config(
@@ -204,7 +204,7 @@ def read_plan(path: Path | str) -> Plan:
     folder = path.parent / Path(file.sweep.folder).expanduser()
     if not file.sweep.folder:
         folder = Path("runs", path.stem)
-    base = find_config(beside(path, file.base))
+    base = find_config(base_path(path, file.base))
     plan = Plan(
         path,
         base,
@@ -227,7 +227,7 @@ def _check(plan: Plan) -> None:
             raise ConfigError(f"{plan.path}: grid.{key}: write a list of values, [a, b]")
     _check_variants(plan)
     for key in plan.keys[bool(plan.file.variants) :]:
-        if "." not in key or key in {*_APART, plan.file.sweep.seed}:
+        if "." not in key or key in {*_OWN, plan.file.sweep.seed}:
             raise ConfigError(f"{plan.path}: {key} cannot differ in a sweep; write section.key")
     if search is None:
         return
@@ -245,23 +245,15 @@ def _check(plan: Plan) -> None:
 
 def _check_variants(plan: Plan) -> None:
     for name, settings in plan.file.variants.items():
-        if not name.strip() or name.startswith(".") or {"/", "\\"} & set(name):
+        folder = run_name({VARIANT: name})
+        odd = folder[:1] in "-." or folder.casefold() in _FILES
+        if not name.strip() or odd or {"/", "\\"} & set(name):
             raise ConfigError(
-                f"{plan.path}: variants: {name!r} cannot be the name of a run's folder; name it "
-                "without / and \\, and without a point at the front"
-            )
-        if run_name({VARIANT: name}).startswith("-"):
-            raise ConfigError(
-                f"{plan.path}: variants: the folder of {name!r} would begin with -, which commands "
-                "take for an option; begin its name with a letter or a digit"
-            )
-        if run_name({VARIANT: name}).casefold() in _FILES:
-            raise ConfigError(
-                f"{plan.path}: variants: {name!r} is a file of the sweep's own beside the folders "
-                "of its runs; choose another name"
+                f"{plan.path}: variants: {name!r} cannot be the name of a run's folder; begin it "
+                "with a letter or a digit, without / and \\, and not as a file of the sweep"
             )
         own = set(flat(settings, leaves=False))
-        for key in sorted({*_APART, plan.file.sweep.seed} & own):
+        for key in sorted({*_OWN, plan.file.sweep.seed} & own):
             raise ConfigError(f"{plan.path}: variants.{name}: {key} is the sweep's own")
         for key in sorted(set(flat(plan.file.grid)) & own):
             raise ConfigError(f"{plan.path}: variants.{name}: {key} is in the grid too")
@@ -282,10 +274,10 @@ def _check_space(plan: Plan) -> None:
         key: (one.low, one.high) if isinstance(one, Range) else one
         for key, one in plan.space().items()
     }
-    draw = random.Random(0)  # noqa: S311 - no secret
+    rng = random.Random(0)  # noqa: S311 - no secret
     for key, value in ((key, value) for key, values in space.items() for value in values):
         for left in reversed(range(DRAWS)):
-            drawn = {other: draw.choice(values) for other, values in space.items()}
+            drawn = {other: rng.choice(values) for other, values in space.items()}
             try:
                 plan.trial(drawn | {key: value})
                 break
@@ -321,8 +313,8 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         for within in (other for other in values if other.startswith(f"{key}.")):
             raise ConfigError(
-                f"{key} is given a value, and {within} another; in [set], [variants] and [grid] "
-                "give the whole or its parts"
+                f"{key} and {within} both have a value; in [set], [variants] and [grid] give the "
+                "table or its parts"
             )
         *sections, last = key.split(".")
         table = found
@@ -334,18 +326,18 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def run_name(settings: Mapping[str, Any]) -> str:
     """A folder's name of the settings that differ: `strategy=none,seed=1`; a variant's is bare."""
-    name = re.sub(r"[^\w.+=,-]+", "-", ",".join(_told(settings))) or "run"
+    name = re.sub(r"[^\w.+=,-]+", "-", ",".join(_labels(settings))) or "run"
     if len(name) <= LONGEST_NAME:
         return name
     return f"{name[: LONGEST_NAME - 17]}-{digest(dict(settings))}"
 
 
 def label(settings: Mapping[str, Any]) -> str:
-    """The settings that differ as a table tells them: `recurrent, recent=3`."""
-    return ", ".join(_told(settings))
+    """The settings that differ as a table shows them: `recurrent, recent=3`."""
+    return ", ".join(_labels(settings))
 
 
-def _told(settings: Mapping[str, Any]) -> list[str]:
+def _labels(settings: Mapping[str, Any]) -> list[str]:
     keys = zip(settings, short_keys(list(settings)), strict=True)
     return [
         value_text(settings[key]) if key == VARIANT else f"{short}={value_text(settings[key])}"
@@ -361,7 +353,7 @@ def short_keys(keys: Sequence[str]) -> Iterator[str]:
 
 
 def value_text(value: Any) -> str:
-    """A setting's value as a name of a run tells it: `a+b`, `true`, `0.001`."""
+    """A setting's value as a run's name has it: `a+b`, `true`, `0.001`."""
     if isinstance(value, list | tuple):
         return "+".join(map(value_text, value))
     if isinstance(value, float):

@@ -12,15 +12,16 @@ from pathlib import Path
 
 from trsr.config import Config
 from trsr.engine import Done, LocalEngine, Resources, exclusive
-from trsr.errors import ConfigError, StoreError, TrsrError
+from trsr.errors import ConfigError, DataError, StoreError, TrsrError
 from trsr.experiments.sweep.plan import Plan, Planned
-from trsr.experiments.sweep.read import answers, cases_digest, read_report
 from trsr.experiments.sweep.table import PLACE, Outcome, Swept
+from trsr.metrics.report import Estimate
 from trsr.pipeline import STAGE_NAMES, is_finished, run_stage, stage_key, stage_names
-from trsr.pipeline.finished_run import FinishedRun
+from trsr.pipeline.finished_run import REPORT, FinishedRun
 from trsr.pipeline.notes import run_notes
 from trsr.progress import Pace, Progress, Silent
 from trsr.settings import digest
+from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory
 
 ERROR = "error.txt"
@@ -68,20 +69,17 @@ def sweep(
 ) -> Swept:
     """Makes all runs of a sweep; those that are done already stay as they are.
 
-    Stages with the same settings and inputs are made once and copied, and language models' outputs
-    are shared through one store. After each run `sweep.json` and `sweep.md` are written. A run that
-    fails is reported, and the others go on; after a kill the same call goes on where it was.
-
-    Several calls may be at one grid, on machines that share its folder too: each makes runs that
-    nobody else is making, waits for the others' last ones, and reports all of them.
+    Stages with the same settings and inputs are made once and copied; runs share a response cache.
+    After each run `sweep.json` and `sweep.md` are written. A run that fails is reported, and the
+    others go on; after a kill the same call resumes. Several calls, also of machines that share
+    the folder, share a grid's runs among them, and each reports all.
 
     Args:
         plan: What to run.
-        progress: Shows each run, with what its stages are at.
-        processes: How many runs are made at a time; more than one, in processes of their own. What
-            they come to is the same, but for what the number of threads changes in rounding.
-        only: Names of the variants or runs to make now; empty for all. What is there already
-            stands in the table too.
+        progress: Shows each run and its stage.
+        processes: How many runs are made at a time, each in a process of its own.
+        only: Names of the variants or runs to make now; empty: all. Runs that are done stand in
+            the table too.
 
     Raises:
         ConfigError: If the settings of any run are wrong, or a name is none of them, before the
@@ -95,20 +93,20 @@ def sweep(
             f"{plan.path}: processes: {processes} cannot be; a search tries one run at a time, as "
             "it goes by what it has found, and a grid one or more"
         )
-    asked = plan.only(only)
+    chosen = plan.only(only)
     if plan.file.search is None:
-        return _grid(plan, asked, progress, processes)
+        return _grid(plan, chosen, progress, processes)
     from trsr.experiments.sweep.search import search
 
     with RunDirectory(plan.folder).locked(PLACE):
         return search(plan, progress)
 
 
-def _grid(plan: Plan, asked: Sequence[Planned], progress: Progress, processes: int) -> Swept:
+def _grid(plan: Plan, chosen: Sequence[Planned], progress: Progress, processes: int) -> Swept:
     runs = {run.name: run for run in plan.grid()}
     found: dict[str, Outcome] = {}
-    swept = _written(plan, runs, found, asked)
-    left = [shard_of(plan, run) for run in asked if run.name not in found]
+    swept = _written(plan, runs, found, chosen)
+    left = [shard_of(plan, run) for run in chosen if run.name not in found]
     # Runs that were there already say nothing of how long one takes.
     progress.begin(len(left), "runs")
     engine = LocalEngine(plan.folder / ENGINE, progress)
@@ -117,23 +115,23 @@ def _grid(plan: Plan, asked: Sequence[Planned], progress: Progress, processes: i
         for done in results:
             run = runs[done.shard.name]
             found[done.shard.name] = tested(run, outcome_of(run, done))
-            swept = _written(plan, runs, found, asked)
+            swept = _written(plan, runs, found, chosen)
             progress.advance(int(done.made), done.shard.name)
     return swept
 
 
 def _written(
-    plan: Plan, runs: dict[str, Planned], found: dict[str, Outcome], asked: Sequence[Planned]
+    plan: Plan, runs: dict[str, Planned], found: dict[str, Outcome], chosen: Sequence[Planned]
 ) -> Swept:
     """Takes in what is there by now, whoever made it, and writes the table."""
     with RunDirectory(plan.folder).locked(PLACE, wait=WAIT):  # nobody's row is written over
         for name, run in runs.items():
             if name not in found and shard_of(plan, run).is_done():
                 records = RunDirectory(run.config.run.folder).records()
-                taken = tuple(one for one in records if "taken_from" in records[one].info)
-                outcome = Outcome(name, run.settings, run.seed, taken=taken)
+                copied = tuple(one for one in records if "taken_from" in records[one].info)
+                outcome = Outcome(name, run.settings, run.seed, taken=copied)
                 found[name] = tested(run, outcome)
-        names = {run.name for run in asked}
+        names = {run.name for run in chosen}
         swept = Swept(
             plan,
             tuple(found[name] for name in runs if name in found),
@@ -168,7 +166,7 @@ def outcome_of(run: Planned, done: Done[RunShard]) -> Outcome:
     """What became of a run; where it failed, its folder says why."""
     if not done.error:
         note = run.config.run.folder / ERROR
-        note.unlink(missing_ok=True)
+        files.remove(note)
         return Outcome(run.name, run.settings, run.seed, taken=tuple(done.value or ()))
     outcome = Outcome(run.name, run.settings, run.seed, error=done.error)
     return failed(outcome, run.config.run.folder, done.trace)
@@ -177,9 +175,9 @@ def outcome_of(run: Planned, done: Done[RunShard]) -> Outcome:
 def failed(outcome: Outcome, folder: Path, trace: str = "") -> Outcome:
     """The outcome of a failed run, whose folder says why."""
     with contextlib.suppress(OSError):  # it is reported in any case
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         parts = [outcome.error, *([trace] if trace else [])]
-        (folder / ERROR).write_text("\n\n".join(parts) + "\n", "utf-8")
+        files.write_text(folder / ERROR, "\n\n".join(parts) + "\n")
     return outcome
 
 
@@ -187,37 +185,51 @@ def tested(run: Planned, outcome: Outcome) -> Outcome:
     """The outcome with what its run came to on its cases; failed where that cannot be read."""
     if outcome.error:
         return outcome
-    folder, split = run.config.run.folder, run.config.rank.split
+    folder = run.config.run.folder
     finished = FinishedRun(folder)
     try:
         return dataclasses.replace(
             outcome,
-            rankers=read_report(folder),
+            rankers=_estimates(finished),
             bounds=finished.bounds,
             notes=run_notes(finished),
-            cases=cases_digest(folder, split),
-            answers=answers(folder),
+            cases=finished.cases_digest,
+            answers={name: finished.answers(name) for name in finished.values["ranker"].unique()},
         )
-    except StoreError as error:
+    except (StoreError, DataError) as error:
         return failed(dataclasses.replace(outcome, error=str(error)), folder)
+
+
+def _estimates(run: FinishedRun) -> dict[str, dict[str, Estimate]]:
+    """Each ranker → metric → estimate of a run's report."""
+    try:
+        return {
+            ranker: {m: Estimate(one["mean"], one["se"]) for m, one in scores["metrics"].items()}
+            for ranker, scores in run.report["rankers"].items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{run.folder / REPORT}: not a report that trsr wrote; delete it, and give "
+            "`trsr sweep` again"
+        ) from error
 
 
 def _donors(shard: RunShard) -> list[RunDirectory]:
     """The other runs in the folder whose manifest can be read."""
     found = []
-    for path in sorted(shard.folder.iterdir()):
+    for path in files.listed(shard.folder):
         donor = RunDirectory(path)
         with contextlib.suppress(StoreError):
-            if path != shard.config.run.folder and path.is_dir() and donor.records():
+            if path != shard.config.run.folder and files.is_folder(path) and donor.records():
                 found.append(donor)
     return found
 
 
 def _devices() -> list[str]:
     """The GPUs by the names that CUDA knows them by; none where there are none."""
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if told is not None:
-        return [one for one in told.split(",") if one]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [one for one in visible.split(",") if one]
     try:
         from trsr.models.hf.load import cuda_devices
     except ImportError:  # without torch, nothing uses them
@@ -239,5 +251,5 @@ class _Inner:
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._pace.advance(steps)
-        whole = f"/{self._pace.total}, {self._pace.left()}" if self._pace.total else ""
-        self._outer.advance(0, f"{self._name} {self._pace.done}{whole}")
+        total = f"/{self._pace.total}, {self._pace.left()}" if self._pace.total else ""
+        self._outer.advance(0, f"{self._name} {self._pace.done}{total}")

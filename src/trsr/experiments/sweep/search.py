@@ -1,4 +1,4 @@
-"""Searches settings with Optuna: by a metric on validation cases, test cases for the best alone."""
+"""Searches settings with Optuna by a metric on validation cases; only the best see test cases."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from trsr.experiments.sweep.running import (
     shard_of,
     tested,
 )
-from trsr.experiments.sweep.space import combinations, draw
+from trsr.experiments.sweep.space import combinations, trials
 from trsr.experiments.sweep.table import Outcome, Swept
 from trsr.metrics import evaluate
 from trsr.metrics.report import Estimate
 from trsr.pipeline import STAGE_NAMES
 from trsr.pipeline.artifacts import adapter_of, read_summaries, with_summary
-from trsr.pipeline.costs import CostBook
-from trsr.pipeline.ranking import fitted_rankers
+from trsr.pipeline.ranking import CostBook, fitted_rankers
 from trsr.progress import Progress, Silent
 from trsr.rankers import rank_what_fits
 from trsr.recommender import Recommender
 from trsr.settings import digest
+from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory, write_atomic
 
 VALUE = "validation.json"
-"""In a run's folder: its metric on the validation cases, and of what it was measured."""
+"""In a run's folder: its metric on the validation cases, and a hash of what it depends on."""
 
 TRAINED = STAGE_NAMES[: STAGE_NAMES.index("train") + 1]
-"""The stages that come before any test case is asked."""
+"""The stages before any test case is ranked."""
 
 
 def search(plan: Plan, progress: Progress) -> Swept:
@@ -59,12 +59,12 @@ def search(plan: Plan, progress: Progress) -> Swept:
     options = plan.file.search
     if options is None:
         raise ConfigError(f"{plan.path}: there is no [search]")
-    trials = min(options.trials, combinations(plan.space()) or options.trials)
-    progress.begin(trials + 1, "trials")
+    most = min(options.trials, combinations(plan.space()) or options.trials)
+    progress.begin(most + 1, "trials")
     engine = LocalEngine(plan.folder / ENGINE, progress)
     outcomes: dict[str, Outcome] = {}
     best: tuple[float, Mapping[str, Any]] | None = None
-    for drawn in draw(plan.space(), options.seed, trials):
+    for drawn in trials(plan.space(), options.seed, most):
         found = _tried(plan, drawn.settings, options, engine)
         outcomes |= {one.name: one for one in found}
         drawn.value = _objective(found)
@@ -124,7 +124,7 @@ def validated(shard: RunShard, progress: Progress, options: SearchOptions) -> di
     """
     config = shard.config
     taken = make_run(dataclasses.replace(shard, stages=TRAINED[:1]), progress)
-    if not len(Dataset.load(config.run.folder).cases("valid")):  # before anything dear
+    if not len(Dataset.load(config.run.folder).cases("valid")):  # before anything costly
         raise ConfigError(
             "a search goes by validation cases, and there are none: make some (data.split, "
             "data.valid_share, data.valid_cases), or list values in a [grid]"
@@ -133,23 +133,23 @@ def validated(shard: RunShard, progress: Progress, options: SearchOptions) -> di
     records = RunDirectory(config.run.folder).records()
     made = {name: dict(records[name].files) for name in TRAINED}
     settings = config.model_dump(mode="json", include={"rank", "prompts", "model"})
-    # What a ranker draws to be fitted is not in its settings.
+    # the seeds of fitting are not in the rankers' settings
     seeds = [config.run.seed, config.train_seed]
-    asked = digest([made, settings, seeds, options.metric, options.ranker])
+    key = digest([made, settings, seeds, options.metric, options.ranker])
     path = config.run.folder / VALUE
-    known = _known(path, asked)
+    known = _known(path, key)
     if known is None:
         known = _measured(config.run.folder, options.ranker, options.metric)
-        value = {"asked": asked, "metric": options.metric, "ranker": options.ranker}
+        value = {"key": key, "metric": options.metric, "ranker": options.ranker}
         write_atomic(path, json.dumps(value | {"mean": known.mean, "se": known.se}))
     return {"estimate": [known.mean, known.se], "taken": taken}
 
 
-def _known(path: Path, asked: str) -> Estimate | None:
+def _known(path: Path, key: str) -> Estimate | None:
     """What was measured before; None where it was not, of something else, or cannot be read."""
     try:
-        value = json.loads(path.read_text("utf-8"))
-        return Estimate(value["mean"], value["se"]) if value["asked"] == asked else None
+        value = files.read_json(path)
+        return Estimate(value["mean"], value["se"]) if value["key"] == key else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
@@ -165,9 +165,9 @@ def _measured(folder: Path, ranker: str, metric: str) -> Estimate:
     # What the strategy has not summarized yet is summarized here: only test cases always are.
     writer = Recommender(config, dataset, adapter, ranker)
     queries = writer.summarized([case.query for case in cases], Silent())
-    told = {one.id: one.summary for one in queries if one.summary is not None}
+    summaries = {one.id: one.summary for one in queries if one.summary is not None}
     # fitted here, a ranker is found by the stage `rank` of the best settings' run
-    rankers, _ = fitted_rankers(config, run, dataset, told, CostBook(), Silent())
+    rankers, _ = fitted_rankers(config, run, dataset, summaries, CostBook(), Silent())
     found = rankers.get(ranker)
     lists = list(rank_what_fits(found, queries, lambda query, error: None, ranker))
     rankers.forget()

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 ASKS = 20
-"""Settings that Optuna may draw in turn that were tried before, until one of the rest is taken."""
+"""How often Optuna may propose tried settings before one of the rest is taken."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """A range of numbers to search; whole ones where both ends are whole."""
+    """A range of numbers to search; integers where both ends are."""
 
     low: float
     high: float
@@ -29,18 +29,18 @@ class Range:
     log: bool = False
 
     @property
-    def whole(self) -> bool:
-        """Whether its numbers are whole."""
+    def integer(self) -> bool:
+        """Whether its numbers are integers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def values(self) -> list[float] | None:
         """Its numbers; None where there is no end of them."""
-        if self.step is None and not self.whole:
+        if self.step is None and not self.integer:
             return None
         step = self.step or 1
         count = math.floor((self.high - self.low) / step + 1e-9) + 1
         return [
-            int(self.low) + n * int(step) if self.whole else round(self.low + n * step, 12)
+            int(self.low) + n * int(step) if self.integer else round(self.low + n * step, 12)
             for n in range(count)
         ]
 
@@ -56,7 +56,7 @@ def combinations(space: Space) -> int | None:
     return math.prod(map(len, known)) if len(known) == len(listed) else None
 
 
-def draw(space: Space, seed: int, most: int) -> Iterator[Draw]:
+def trials(space: Space, seed: int, most: int) -> Iterator[Draw]:
     """Settings to try, none of them twice; the next go by the values set on those before.
 
     Args:
@@ -82,7 +82,7 @@ def draw(space: Space, seed: int, most: int) -> Iterator[Draw]:
             settings = {key: _value(space[key], trial.params[key]) for key in space}
             if digest(settings) not in known:
                 break
-            # Its value is known already: told twice, it would count twice.
+            # its value is known already: reported twice, it would count twice
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
             untried = _untried(space, known)
@@ -131,7 +131,7 @@ def _distribution(choice: Sequence[Any] | Range) -> BaseDistribution:
         return CategoricalDistribution(range(len(choice)))
     # The last number that there is: Optuna would find it too, and warn.
     high = max(choice.values() or [choice.high])
-    if choice.whole:
+    if choice.integer:
         step = int(choice.step or 1)
         return IntDistribution(int(choice.low), int(high), log=choice.log, step=step)
     return FloatDistribution(choice.low, high, log=choice.log, step=choice.step)
@@ -140,7 +140,7 @@ def _distribution(choice: Sequence[Any] | Range) -> BaseDistribution:
 def _value(choice: Sequence[Any] | Range, drawn: Any) -> Any:
     if not isinstance(choice, Range):
         return choice[drawn]
-    return round(drawn, 12) if choice.step is not None and not choice.whole else drawn
+    return round(drawn, 12) if choice.step is not None and not choice.integer else drawn
 
 
 def _untried(space: Space, known: set[str]) -> dict[str, Any] | None:
@@ -161,7 +161,7 @@ def read_choice(where: str, value: Any) -> list[Any] | Range:
     """What stands at a setting of `search.space`.
 
     Args:
-        where: Of what a mistake is told.
+        where: Names the setting in a message.
         value: As the file gives it.
 
     Raises:
@@ -184,7 +184,7 @@ def _fault(value: Mapping[str, Any]) -> str:
     numbers = [low, high, value.get("step", 1)]
     if not all(map(_is_number, numbers)) or not isinstance(log, bool):
         return "low, high and step are numbers, log is true or false"
-    whole = isinstance(low, int) and isinstance(high, int)
+    integer = isinstance(low, int) and isinstance(high, int)
     step = value.get("step")
     rules = (
         (low >= high, "low must be below high"),
@@ -197,7 +197,7 @@ def _fault(value: Mapping[str, Any]) -> str:
             "step is above 0, and no more than from low to high",
         ),
         (
-            whole and step is not None and not isinstance(step, int),
+            integer and step is not None and not isinstance(step, int),
             "between whole numbers the step is whole; for others write 1.0 in place of 1",
         ),
     )

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trsr.experiments.sweep.plan import Plan, label, short_keys
-from trsr.experiments.sweep.read import REPORT
 from trsr.experiments.sweep.space import combinations
 from trsr.metrics.report import Estimate, over_seeds
 from trsr.metrics.tables import LEAST, LOWER, number
 from trsr.pipeline.finished_run import counted
-from trsr.pipeline.notes import ReadNote, Told, merged
+from trsr.pipeline.notes import ReadNote, RunNotes, merged
 from trsr.storage.run_directory import explained, write_atomic
 
 PLACE = "sweep.folder"
@@ -29,13 +28,13 @@ class Outcome:
         settings: What it differs in, without the seed.
         seed: Its seed; None where there is none.
         error: Why it failed; empty where it did not.
-        rankers: ranker → metric → estimate on the test queries; empty where they were not asked.
+        rankers: ranker → metric → estimate on the test queries; empty where there are none.
         bounds: ranker → its metrics that are lower bounds.
         validation: A search's metric on the validation cases.
         taken: The stages that were copied from other runs.
         notes: What its report warns of.
-        cases: A digest of the cases that it answered; empty where it was not asked.
-        answers: ranker → a digest of its metrics by query; the same where nothing drew it anew.
+        cases: A digest of the cases that it ranked; empty where there are none.
+        answers: ranker → a digest of its metrics by query; the same where its seed changes nothing.
     """
 
     name: str
@@ -79,7 +78,7 @@ class Swept:
         plan: The sweep.
         outcomes: Its runs, in order.
         best: A search's best settings; None for a grid.
-        left: The runs that were not asked for and are not done.
+        left: The runs that were not chosen and are not done.
     """
 
     plan: Plan
@@ -103,10 +102,10 @@ class Swept:
         header = [*short_keys(keys), "ranker", "seeds", *valid, *metrics]
         rows = []
         for group in self._groups():
-            told = [_plain(group[0].settings.get(key, "")) for key in keys]
+            values = [_plain(group[0].settings.get(key, "")) for key in keys]
             rankers = list(dict.fromkeys(name for one in group for name in one.rankers))
             for ranker in rankers or [search.ranker if search else ""]:
-                shown = _drawn([one for one in group if ranker in one.rankers], ranker)
+                shown = _distinct_seeds([one for one in group if ranker in one.rankers], ranker)
                 measured: list[str] = []
                 seeds = len(shown)
                 if search:  # the figure is that of the searched ranker alone
@@ -120,7 +119,7 @@ class Swept:
                     )
                     for m in metrics
                 ]
-                rows.append([*told, ranker, str(seeds), *measured, *cells])
+                rows.append([*values, ranker, str(seeds), *measured, *cells])
         return header, rows
 
     def notes(self) -> list[str]:
@@ -132,13 +131,13 @@ class Swept:
             found.append(self._tried(self.plan.file.search.trials))
         if self.best is not None:
             chosen = ", ".join(f"{key} = {_plain(value)}" for key, value in self.best.items())
-            found.append(f"best on the validation cases: {chosen}; {self._asked()}")
-        found += [*self._once(), *self._apart()]
+            found.append(f"best on the validation cases: {chosen}")
+        found += [*self._seed_note(), *self._case_notes()]
         shown = [one for one in self.outcomes if one.rankers]
-        found += merged([Told(one.name, one.rankers, one.notes) for one in shown])
+        found += merged([RunNotes(one.name, one.rankers, one.notes) for one in shown])
         found += [f"failed: {one.name}: {one.error}" for one in self.failed]
         if self.left:
-            found.append(f"not asked for, and not made: {', '.join(self.left)}")
+            found.append(f"not chosen, and not made: {', '.join(self.left)}")
         return found
 
     def _tried(self, trials: int) -> str:
@@ -148,29 +147,27 @@ class Swept:
         fewer = f" (trials = {trials})" if every and tried < trials else ""
         return f"different settings tried: {tried}{every}{fewer}"
 
-    def _once(self) -> list[str]:
-        """That not all seeds are counted, where it is so."""
+    def _seed_note(self) -> list[str]:
+        """Whether seeds give the same values."""
         for group in self._groups():
             for ranker in {name for one in group for name in one.rankers}:
                 having = [one for one in group if ranker in one.rankers]
-                if len(_drawn(having, ranker)) < len(having):
+                if len(_distinct_seeds(having, ranker)) < len(having):
                     return ["seeds that changed nothing for a ranker count as one"]
         return []
 
-    def _apart(self) -> list[str]:
+    def _case_notes(self) -> list[str]:
         """Which rows and seeds answered other test cases."""
         rows: dict[tuple[str, ...], list[str]] = {}
         for group in self._groups():
             cases = tuple(sorted({one.cases for one in group if one.cases}))
             if cases:
                 rows.setdefault(cases, []).append(label(group[0].settings) or "this run")
-        first, *others = rows.values() or [[]]
         found = []
-        if others:
-            across = " (nor those parted by | with each other)" if len(others) > 1 else ""
+        if len(rows) > 1:
             found.append(
-                f"other test cases than {first[0]} has, so these do not compare with it{across}: "
-                f"{' | '.join(map('; '.join, others))}"
+                "rows with other test cases do not compare; rows with the same cases: "
+                f"{' | '.join(map('; '.join, rows.values()))}"
             )
         redrawn = [name for cases, names in rows.items() if len(cases) > 1 for name in names]
         if redrawn:
@@ -179,18 +176,6 @@ class Swept:
                 f"{'; '.join(redrawn)}"
             )
         return found
-
-    def _asked(self) -> str:
-        """Which runs were asked about test cases: earlier calls may have had another best one."""
-        asked = sorted(path.parent.name for path in self.plan.folder.glob(f"*/{REPORT}"))
-        best = {one.name for one in self.outcomes if one.settings == self.best}
-        if not asked:
-            return "no run was asked about test cases yet"
-        if best.issuperset(asked):
-            runs = "that run was" if len(asked) == 1 else f"its {len(asked)} runs were"
-            return f"only {runs} asked about test cases"
-        runs = "one run was" if len(asked) == 1 else f"{len(asked)} runs were"
-        return f"in this folder {runs} asked about test cases: {'; '.join(asked)}"
 
     def write(self) -> None:
         """Writes `sweep.json` and `sweep.md` into the sweep's folder.
@@ -223,15 +208,15 @@ class Swept:
         return list(found.values())
 
 
-def _drawn(having: Sequence[Outcome], ranker: str) -> list[Outcome]:
-    """Of a setting's runs with a ranker those that count."""
+def _distinct_seeds(having: Sequence[Outcome], ranker: str) -> list[Outcome]:
+    """The runs of a setting whose ranker gives other values than the others'."""
     return list(counted(having, lambda one: (one.cases, one.answers.get(ranker, one.name))))
 
 
 def _over_seeds(found: Sequence[Estimate | None], bound: bool = False) -> str:
     """A cell: empty where no seed has a value."""
-    told, spread = over_seeds(one for one in found if one is not None)
-    return "" if told.mean is None else (LEAST if bound else "") + number(told, spread)
+    mean, spread = over_seeds(one for one in found if one is not None)
+    return "" if mean.mean is None else (LEAST if bound else "") + number(mean, spread)
 
 
 def _plain(value: Any) -> str:

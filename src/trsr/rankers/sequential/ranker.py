@@ -25,7 +25,7 @@ from trsr.rankers.sequential.settings import (
     TextUse,
 )
 from trsr.rankers.settings import Traits
-from trsr.rankers.tuning import ends_told
+from trsr.rankers.tuning import end_notes
 from trsr.settings import Settings, derive_seed
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class NetworkRanker(Ranker):
         }
         if fitted.tried > 1:
             tried = [{"dropout": d, "learning_rate": r} for d, r in self.config.candidates]
-            self.chosen |= ends_told(self.name, self.chosen, tried)
+            self.chosen |= end_notes(self.name, self.chosen, tried)
         _log.info("%s: %s", self.name, self.chosen)
 
     def _texts(self, data: FitData, items: Sequence[str]) -> tuple[TextUse, Floats | None]:

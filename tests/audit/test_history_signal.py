@@ -1,4 +1,4 @@
-"""The audit tells whether the history before the recent items has anything to tell."""
+"""The audit tells whether the history before the recent items helps to rank."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from planted import CONFIG, change
+from planted import CONFIG, change, check
 
 from trsr.config import load_config
-from trsr.experiments.audit import Check, audit
-from trsr.experiments.audit.history_signal import NAMES
+from trsr.experiments.audit import Check
+from trsr.experiments.audit.history_signal import NAME
 from trsr.pipeline import run
 
 THEMES = ["steel", "bolt", "drill", "tape", "lamp", "mask", "glove", "pump", "valve", "wire"]
@@ -23,7 +23,7 @@ def name_of(n: int) -> str:
     return "no" + "".join("abcdefghij"[int(digit)] for digit in str(n))
 
 
-def write(folder: Path, older_tell: bool, *, users: int = 150) -> None:
+def write(folder: Path, older_signal: bool, *, users: int = 150) -> None:
     """Users whose target is of the theme of their older items, or of that of their last two.
 
     The other part of the history is of any themes.
@@ -39,7 +39,7 @@ def write(folder: Path, older_tell: bool, *, users: int = 150) -> None:
             theme = draw.choice(THEMES)
             of_theme = draw.sample([n for n in themes if themes[n] == theme], 7)
             others = draw.sample([n for n in themes if themes[n] != theme], 7)
-            if older_tell:
+            if older_signal:
                 taken = [*of_theme[:4], *others[:2], *of_theme[4:5]]
             else:
                 taken = [*others[:4], *of_theme[:3]]
@@ -49,61 +49,55 @@ def write(folder: Path, older_tell: bool, *, users: int = 150) -> None:
 
 def prepared(folder: Path, *settings: str) -> Path:
     (folder / "mine.toml").write_text(CONFIG)
-    asked = ["summarize.strategy=none", *settings]
-    list(run(load_config(folder / "mine.toml", [f"run.folder={folder / 'run'}", *asked])))
+    chosen = ["summarize.strategy=none", *settings]
+    list(run(load_config(folder / "mine.toml", [f"run.folder={folder / 'run'}", *chosen])))
     return folder / "run"
 
 
-def looked(folder: Path) -> dict[str, Check]:
-    found = {check.name: check for check in audit(folder).checks}
-    return {view: found[name] for view, name in NAMES.items()}
+def looked(folder: Path) -> Check:
+    return check(folder, NAME)
 
 
-def test_older_items_that_tell_of_the_target_are_seen(tmp_path: Path) -> None:
-    write(tmp_path, older_tell=True)
+def test_older_items_that_point_to_the_target_are_seen(tmp_path: Path) -> None:
+    write(tmp_path, older_signal=True)
     found = looked(prepared(tmp_path))
-    for check in found.values():
-        assert check.state == "ok"
-        assert check.numbers["low"] > 0.1  # type: ignore[operator]
-        assert check.numbers["queries"] == 150
-        assert "no gain" not in check.seen
+    assert found.state == "ok"
+    assert found.numbers["low"] > 0.1  # type: ignore[operator]
+    assert found.numbers["queries"] == 150
+    assert "no gain" not in found.seen
 
 
-def test_older_items_that_tell_nothing_are_seen(tmp_path: Path) -> None:
-    write(tmp_path, older_tell=False)
-    told = prepared(tmp_path)
-    words = looked(told)["words"]
+def test_older_items_that_add_nothing_are_seen(tmp_path: Path) -> None:
+    write(tmp_path, older_signal=False)
+    words = looked(prepared(tmp_path))
     assert words.state == "ok"  # nothing is summarized, so nothing is lost
     assert words.numbers["auc"] > 0.8  # type: ignore[operator]
     assert abs(words.numbers["gain"]) < 0.02  # type: ignore[arg-type]
     assert words.numbers["p"] > 0.05  # type: ignore[operator]
-    assert "little for a summary to tell" in words.seen
+    assert "a summary can add little" in words.seen
 
 
 def test_a_run_that_summarizes_them_is_warned(tmp_path: Path) -> None:
-    write(tmp_path, older_tell=False)
+    write(tmp_path, older_signal=False)
     found = looked(prepared(tmp_path, "summarize.strategy=recurrent"))
-    assert found["words"].state == "warning"
+    assert found.state == "warning"
 
 
-def test_where_all_is_told_or_nothing_recent_it_says_so(tmp_path: Path) -> None:
-    write(tmp_path, older_tell=True)
+def test_where_all_is_listed_or_nothing_recent_it_says_so(tmp_path: Path) -> None:
+    write(tmp_path, older_signal=True)
     folder = prepared(tmp_path, "prompts.recent=9")
-    assert {check.state for check in looked(folder).values()} == {"skipped"}
-    assert "tell the last 9 one by one, and 0 test queries" in looked(folder)["words"].seen
+    assert looked(folder).state == "skipped"
+    assert "list the last 9 one by one, and 0 test queries" in looked(folder).seen
     shutil.rmtree(folder)
     folder = prepared(tmp_path, "prompts.recent=0")
-    assert "no recent items" in looked(folder)["words"].seen
+    assert "no recent items" in looked(folder).seen
 
 
 def test_the_order_of_cases_and_candidates_changes_nothing(tmp_path: Path) -> None:
-    write(tmp_path, older_tell=True)
+    write(tmp_path, older_signal=True)
     folder = prepared(tmp_path, 'rank.rankers=["popular"]')
-    before = {view: dict(check.numbers) for view, check in looked(folder).items()}
+    before = dict(looked(folder).numbers)
     change(folder, "cases.test.parquet", pl.col("candidates").list.reverse())
     path = folder / "cases.test.parquet"
     pl.read_parquet(path).reverse().write_parquet(path)
-    after = {view: dict(check.numbers) for view, check in looked(folder).items()}
-    assert after.keys() == before.keys()
-    for view, numbers in after.items():
-        assert numbers == pytest.approx(before[view])
+    assert dict(looked(folder).numbers) == pytest.approx(before)

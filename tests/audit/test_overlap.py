@@ -11,7 +11,7 @@ IN_SUMMARY = "words of the target in the summary"
 IN_PROMPT = "words of the target in the prompt"
 
 
-def told(folder: Path, share: float) -> None:
+def add_target_words(folder: Path, share: float) -> None:
     """Adds one word of the target's title, that no other has, to summaries of test queries."""
     titles = dict(pl.read_parquet(folder / "items.parquet").select("id", "title").iter_rows())
     cases = pl.read_parquet(folder / "cases.test.parquet")
@@ -25,14 +25,14 @@ def test_a_word_of_the_target_in_summaries_is_found(clean: Path, faulty: Path) -
     for name in (IN_SUMMARY, IN_PROMPT):
         assert check(clean, name).state == "ok"
         assert abs(float(str(check(clean, name).numbers["test"])) - 0.5) < 0.02
-    told(faulty, 1)
+    add_target_words(faulty, 1)
     for name in (IN_SUMMARY, IN_PROMPT):
         assert check(faulty, name).state == "finding"
         assert float(str(check(faulty, name).numbers["test"])) > 0.95
 
 
 def test_a_few_words_of_targets_are_a_warning(faulty: Path) -> None:
-    told(faulty, 0.15)
+    add_target_words(faulty, 0.15)
     found = check(faulty, IN_SUMMARY)
     assert found.state == "warning", found
     assert "may guess" in found.seen

@@ -1,4 +1,4 @@
-"""The audit tells whether the whole history would fit into the prompt."""
+"""The audit says whether the full history would fit into the prompt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trsr.experiments.audit import Check, audit
-from trsr.experiments.audit.context_fit import NAME
+from trsr.experiments.audit.texts import CONTEXT_FIT as NAME
 
 
 def looked(folder: Path, **changes: str) -> Check:
@@ -20,7 +20,7 @@ def looked(folder: Path, **changes: str) -> Check:
     return next(check for check in audit(folder).checks if check.name == NAME)
 
 
-def test_a_history_that_fits_is_to_be_told_beside_the_summary(faulty: Path) -> None:
+def test_a_history_that_fits_is_to_be_compared_with_the_summary(faulty: Path) -> None:
     found = looked(faulty)
     assert found.state == "ok"
     assert found.numbers["items"] == 7
@@ -29,18 +29,18 @@ def test_a_history_that_fits_is_to_be_told_beside_the_summary(faulty: Path) -> N
     assert "(summarize.strategy=none prompts.recent=7)" in found.seen
 
 
-def test_the_size_is_that_of_what_the_prompt_tells_then(faulty: Path) -> None:
+def test_the_size_is_that_of_a_prompt_that_lists_all(faulty: Path) -> None:
     short = looked(faulty).numbers
-    told = looked(faulty, recent=("recent = 2", "recent = 7"))
-    assert told.seen.startswith("it is told whole: 7 items at most")
-    assert told.numbers["tokens"] == short["tokens"]
+    full = looked(faulty, recent=("recent = 2", "recent = 7"))
+    assert full.seen.startswith("the prompt lists all of it: 7 items at most")
+    assert full.numbers["tokens"] == short["tokens"]
     words = looked(faulty, words=("words = 40\n", "words = 5\n"))
     assert words.numbers["longest"] < short["longest"] / 2  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(("room", "fits"), [(700, True), (300, False)])
-def test_a_history_that_does_not_fit_is_told_so(faulty: Path, room: int, fits: bool) -> None:
+def test_a_history_that_does_not_fit_is_reported(faulty: Path, room: int, fits: bool) -> None:
     found = looked(faulty, room=("context_tokens = 2048", f"context_tokens = {room}"))
     assert (found.numbers["fits"] > 0.9) == fits  # type: ignore[operator]
     assert ("something must stand for the rest" in found.seen) == (not fits)
-    assert ("set beside this run" in found.seen) == fits
+    assert ("compare with a run" in found.seen) == fits
