@@ -465,7 +465,7 @@ def test_marks_and_lines_before_the_header(tmp_path: Path) -> None:
         report, dataset = guessed(tmp_path, path, items)
         assert targets(dataset) == TARGETS
         assert report.counts["interactions_read"] == 25
-        assert sum("taken as a comment" in t for t in report.warnings) == opening.count("#")
+        assert sum("skipped as a comment" in t for t in report.warnings) == opening.count("#")
     path.write_text("Sales of May\n" + table(tmp_path / "d.csv", ("a", "b"), [(1, 2)]).read_text())
     with pytest.raises(DataError, match="is the first line a title or a comment"):
         guess(path, items)

@@ -14,7 +14,7 @@ from trsr.config import check_config, load_config
 from trsr.data import guess
 from trsr.errors import ConfigError, DataError
 
-NAMES = ("user_id", "timestamp", "candidates", "taken")
+NAMES = ("user_id", "timestamp", "candidates", "clicked")
 Shown = tuple[str, float, list[str], list[str]]
 
 
@@ -157,7 +157,7 @@ def test_bad_rows_are_counted(bench: Any) -> None:
         *good,
     ]
     report, dataset = prepared(bench, good + bad)
-    mine = ("impressions", "candidates", "taken", "unknown_candidates")
+    mine = ("impressions", "candidates", "clicked", "unknown_candidates")
     assert {name: n for name, n in report.counts.items() if name.startswith(mine)} == {
         "impressions": 11,
         "impressions_without_user": 1,
@@ -169,7 +169,7 @@ def test_bad_rows_are_counted(bench: Any) -> None:
         "impressions_empty": 1,
         "unknown_candidates": 1,
         "candidates_twice": 1,
-        "taken_not_shown": 1,
+        "clicked_not_shown": 1,
         "impressions_without_answer": 2,
         "impressions_without_choice": 1,
     }
@@ -197,7 +197,7 @@ def test_columns_are_named_or_found(bench: Any) -> None:
     names = ("wer", "wann", "was", "davon")
     clicks = bench.table("c.csv", ("wer", "item", "wann"), log())
     files = {"interactions": clicks, "items": bench.goods(30), "candidates": "given"}
-    columns = dict(zip(("user", "time", "candidates", "taken"), names, strict=True))
+    columns = dict(zip(("user", "time", "candidates", "clicked"), names, strict=True))
     _, named = bench.prepare(
         **files, impressions=written(bench, shown(), "csv", names), columns=columns
     )
@@ -210,7 +210,7 @@ def test_without_times_all_interactions_are_history_and_this_is_said(bench: Any)
     clicks = bench.table("c.csv", ("user_id", "item_id"), (row[:2] for row in log()))
     files = {"interactions": clicks, "items": bench.goods(30), "candidates": "given"}
     lists = sorted(shown(), key=lambda one: one[1])
-    names = ("user_id", "candidates", "taken")
+    names = ("user_id", "candidates", "clicked")
     untimed = written(bench, [(u, c, t) for u, _, c, t in lists], "jsonl", names)
     for path in (untimed, written(bench, lists)):
         report, dataset = bench.prepare(**files, impressions=path)
@@ -218,7 +218,7 @@ def test_without_times_all_interactions_are_history_and_this_is_said(bench: Any)
         assert {key: case.relevant for key, case in tests.items()} == of_time(lists, 95)
         for case in tests.values():
             assert len(case.query.history.items) == 10
-        assert any("asked about after all interactions" in one for one in report.warnings)
+        assert any("comes after all interactions" in one for one in report.warnings)
     with pytest.raises(
         DataError, match=r"needed \(data\.split = global_time\); add a column 'time'"
     ):
@@ -288,7 +288,7 @@ def test_a_line_that_is_no_json_is_named(bench: Any) -> None:
 
 def test_a_parquet_column_of_another_kind_is_no_matter_of_its_encoding(bench: Any) -> None:
     path = bench.folder() / "lists.parquet"
-    row = {"user": [["u1"]], "time": [95], "candidates": [["i1", "i2"]], "taken": ["i1"]}
+    row = {"user": [["u1"]], "time": [95], "candidates": [["i1", "i2"]], "clicked": ["i1"]}
     pl.DataFrame(row).write_parquet(path)
     files = {"interactions": bench.clicks(log()), "items": bench.goods(30)}
     with pytest.raises(DataError, match=r"lists\.parquet: column 'user' holds List") as caught:
@@ -322,4 +322,4 @@ def test_the_place_of_the_file_is_from_the_configurations(tmp_path: Path) -> Non
 def test_the_guess_of_the_other_two_files_is_as_it_was(bench: Any) -> None:
     found = guess(bench.clicks(log()), bench.goods(30))
     assert found.settings.impressions is None
-    assert found.settings.columns.candidates == found.settings.columns.taken == ""
+    assert found.settings.columns.candidates == found.settings.columns.clicked == ""

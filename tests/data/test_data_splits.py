@@ -258,10 +258,10 @@ def test_given_names_the_last_items_of_a_sequence(bench: Any) -> None:
     assert dataset.cases("train").frame["query"].to_list() == ["train/a/2", "train/b/3"]
 
 
-def test_a_wrong_part_name_is_refused(bench: Any) -> None:
+def test_a_wrong_split_name_is_refused(bench: Any) -> None:
     rows = [*given_rows(), ("u", "i8", 9, "holdout")]
     table = bench.table("c.csv", ("user", "item", "time", "split"), rows)
-    with pytest.raises(DataError, match="'holdout' is no part"):
+    with pytest.raises(DataError, match="'holdout' is no split"):
         bench.prepare(interactions=table, items=bench.goods(30), split="given")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trsr.data.dataset import Cases, Catalog, Dataset
     from trsr.data.inference.guess import Guess, guess
-    from trsr.data.prepare import inspect, prepare
+    from trsr.data.preparation import inspect, prepare
     from trsr.data.readers.base import Reader, Source
     from trsr.data.report import DataReport
     from trsr.data.settings import READERS, Columns, DataSettings
@@ -44,8 +44,8 @@ _HOMES = {
     "Reader": "readers.base",
     "Source": "readers.base",
     "guess": "inference.guess",
-    "inspect": "prepare",
-    "prepare": "prepare",
+    "inspect": "preparation",
+    "prepare": "preparation",
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from trsr.data.files import BATCH, Table, as_text, head, located, utf8
+from trsr.data.inputs import BATCH, Table, as_text, head, located, utf8
 from trsr.errors import DataError
 
 _PIECE = 1 << 24
@@ -43,17 +43,17 @@ def sniff(path: Path, encoding: str = "utf-8", separator: str = "") -> Dialect:
         DataError: If the file cannot be read.
     """
     lines = [line for line in head(path, encoding, 200) if line.strip()]
-    said = re.fullmatch(r'"?sep=(.)"?', lines[0].strip("\ufeff"), re.I) if lines else None
+    declared = re.fullmatch(r'"?sep=(.)"?', lines[0].strip("\ufeff"), re.I) if lines else None
     skip, notes = 0, []
-    if said:
-        skip, separator = 1, separator or said[1]
+    if declared:
+        skip, separator = 1, separator or declared[1]
     body = [line for line in lines[skip:] if not line.startswith("#")]
     found = separator or _separator(body or lines[skip:], path)
     for line in lines[skip:]:
         # a header may begin with the sign too, but has as many fields as the rows
         if not (line.startswith("#") and body and line.count(found) != body[0].count(found)):
             break
-        notes.append(f"{path}: the line {line[:60]!r} is taken as a comment and skipped")
+        notes.append(f"{path}: the line {line[:60]!r} is skipped as a comment")
         skip += 1
     return Dialect(found, _quoted(_with_marks(path, encoding), found), skip, tuple(notes))
 

@@ -17,7 +17,7 @@ def filtered(records: Records, settings: DataSettings, row_counts: RowCounts) ->
     """Applies the filters of the settings; each counts what it leaves out.
 
     The order: `min_rating`, `drop_repeats`, `max_items_per_user`, `k_core`. A k-core also takes
-    the items outside it from the catalog: else they would be negatives known at sight.
+    the items outside it from the catalog: else they would be negatives easy to tell.
 
     Raises:
         DataError: If nothing is left; the message has the counts of each filter.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trsr.config import Config
-from trsr.data.cases import OPEN_FORMAT
+from trsr.data.cases import FULL_FORMAT
 from trsr.pipeline.artifacts import SUMMARY_FORMAT
 from trsr.pipeline.runner import SOURCE, fingerprint
 from trsr.prompts import load_domain
@@ -50,7 +50,7 @@ def data_settings(config: Config) -> dict[str, Any]:
     paths = {"interactions": config.data.interactions, "items": config.data.items}
     files = fingerprint(paths | ({"impressions": config.data.impressions} if given else {}))
     own = {"data": data, SOURCE: files, "run": {"seed": data_seed(config)}}
-    return own | ({"format of cases": OPEN_FORMAT} if config.data.candidates == "full" else {})
+    return own | ({"format of cases": FULL_FORMAT} if config.data.candidates == "full" else {})
 
 
 def summarize_settings(config: Config) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from trsr.data.cases import MET
+from trsr.data.cases import SEEN
 from trsr.errors import StoreError
 from trsr.metrics.report import Estimate
 from trsr.pipeline.finished_run import FinishedRun
@@ -45,11 +45,11 @@ def cases_digest(folder: Path, split: str) -> str:
     path = folder / f"cases.{split}.parquet"
     try:
         cases = pl.read_parquet(path, glob=False)
-        lists = ["candidates", "relevant", *([MET] if MET in cases.columns else [])]
+        lists = ["candidates", "relevant", *([SEEN] if SEEN in cases.columns else [])]
         told = (pl.col(name).list.sort().list.join("\n") for name in lists)
         asked = cases.select(pl.concat_str("query", *told, separator="\n\n")).to_series()
         items: list[str] = []
-        if MET in cases.columns:  # the candidates are the catalog
+        if SEEN in cases.columns:  # the candidates are the catalog
             catalog = pl.read_parquet(folder / "items.parquet", columns=["id"], glob=False)
             items = catalog["id"].sort().to_list()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
