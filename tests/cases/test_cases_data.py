@@ -289,7 +289,7 @@ def test_words_for_nothing_are_no_ids(tmp_path: Path, kind: str) -> None:
     assert report.counts["rows_without_time"] == 1
     assert report.counts["items_without_id"] == 2
     assert any("whose user is" in text and "\\N" in text for text in report.warnings)
-    assert any("whose item id is None" in text for text in report.warnings) or kind != "csv"
+    assert any("whose item is None" in text for text in report.warnings) or kind != "csv"
 
 
 LISTS: dict[str, Callable[[list[str]], object]] = {

@@ -76,9 +76,9 @@ def test_a_lead_is_called_sure_only_where_it_is_larger_than_two_standard_errors(
     clear = values([0.8, 0.9, 0.7, 0.8], [0.1, 0.2, 0.1, 0.1])
     assert "the lead is hardly chance" in ending._lead(clear, "ndcg@10", ["a", "b"])
     noisy = values([0.9, 0.1, 0.8, 0.3], [0.1, 0.9, 0.3, 0.6])
-    assert "4 users do not tell which is better" in ending._lead(noisy, "ndcg@10", ["a", "b"])
+    assert "4 users do not show which is better" in ending._lead(noisy, "ndcg@10", ["a", "b"])
     same = values([0.5, 0.5], [0.5, 0.5])
-    assert "do not tell which is better" in ending._lead(same, "ndcg@10", ["a", "b"])
+    assert "do not show which is better" in ending._lead(same, "ndcg@10", ["a", "b"])
 
 
 def test_a_stopped_job_says_in_one_line_how_to_go_on(capsys, monkeypatch):
@@ -87,7 +87,7 @@ def test_a_stopped_job_says_in_one_line_how_to_go_on(capsys, monkeypatch):
         raise KeyboardInterrupt
     assert stopped.value.exit_code == 130
     assert capsys.readouterr().err == (
-        "stopped in train; what is done is kept. Go on with: trsr run 'my demo.toml'\n"
+        "stopped in train; what is done is kept. Continue with: trsr run 'my demo.toml'\n"
     )
 
 

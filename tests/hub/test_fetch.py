@@ -10,6 +10,7 @@ import socket
 import threading
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -313,7 +314,10 @@ def test_the_hubs_snapshot_is_checked_and_kept(
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     with pytest.raises(ModelError, match="damaged or changed"):
         hub.get("smollm2-135m")
-    monkeypatch.setattr(sources, "SMOLLM2_SHA256", hashlib.sha256(weights).hexdigest())
+    sum_ = hashlib.sha256(weights).hexdigest()
+    direct = partial(web.from_hub, sources.SMOLLM2_REPO, sources.SMOLLM2_REVISION, sum_, 0)
+    patched = dataclasses.replace(SOURCES["smollm2-135m"], direct=direct)
+    monkeypatch.setitem(SOURCES, "smollm2-135m", patched)
     got = hub.get("smollm2-135m")
     assert (got / "model.safetensors").read_bytes() == weights
     assert not (got / ".cache").exists()
@@ -383,13 +387,13 @@ def no_package(*_: Any) -> str:
         ("long", "damaged or changed"),
         ("no length", "announces 'many' bytes"),
         ("negative", "announces '-4' bytes"),
-        ("a page", "a web page in place of the file"),
+        ("a page", "a web page instead of the file"),
         ("no HTTP", "nonsense"),
         ("cut off in a chunk", "IncompleteRead"),
         ("redirected in a circle", "redirect"),
     ],
 )
-def test_a_broken_answer_is_told_and_leaves_nothing(
+def test_a_broken_answer_is_reported_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str, reason: str
 ) -> None:
     monkeypatch.setattr(Broken, "way", way)

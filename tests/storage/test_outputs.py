@@ -1,4 +1,4 @@
-"""The output store: content keys, first value stays, many writers, errors in words."""
+"""The response cache: content keys, first value stays, many writers, errors in words."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def test_a_folder_that_cannot_be_made_is_told_in_words(tmp_path: Path) -> None:
 
 def test_a_store_that_is_only_read_makes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "out # 1?.sqlite"
-    with pytest.raises(StoreError, match="there is no output store"):
+    with pytest.raises(StoreError, match="there is no response cache"):
         ResponseCache(path, write=False)
     assert not path.parent.exists()
     with ResponseCache(path) as store:

@@ -14,6 +14,7 @@ import polars as pl
 
 from trsr.data.inputs import BATCH, Table, as_text, head, located, utf8
 from trsr.errors import DataError
+from trsr.storage import files
 
 _PIECE = 1 << 24
 """Characters looked through at a time."""
@@ -131,7 +132,14 @@ def delimited(
         body = lines.slice(skip)
         notes += _short(_widths(body, path, dialect, len(cells), quoted=quoted), path)
         if quoted:
-            frame = _scanned(source, dialect.separator, skip, names)
+            frame = files.scan_csv(
+                source,
+                separator=dialect.separator,
+                quote_char='"',
+                has_header=False,
+                skip_rows=skip,
+                schema=dict.fromkeys(names, pl.String()),
+            )
         else:
             parts = pl.col("line").str.split_exact(dialect.separator, len(cells) - 1)
             frame = body.select(parts.struct.rename_fields(names).alias("parts")).unnest("parts")
@@ -139,13 +147,9 @@ def delimited(
         return Table(frame, frozenset(), (*dialect.notes, *notes))
 
 
-def _stream(source: Path | bytes) -> Path | io.BytesIO:
-    return source if isinstance(source, Path) else io.BytesIO(source)
-
-
 def _lines(source: Path | bytes) -> pl.LazyFrame:
     """`line` and `number`, without blank lines (tabs alone may be a row)."""
-    lines = pl.scan_lines(_stream(source), glob=False).with_row_index("number", offset=1)
+    lines = files.scan_lines(source).with_row_index("number", offset=1)
     return lines.filter(pl.col("line").str.contains("[^ \r]"))
 
 
@@ -158,18 +162,6 @@ def _row_a_line(lines: pl.LazyFrame, separator: str) -> bool:
     # a blank line would be a row to polars
     dense = pl.col("number").max() == pl.len()
     return bool(lines.select(good.all() & dense).collect(engine="streaming").item())
-
-
-def _scanned(source: Path | bytes, separator: str, skip: int, names: list[str]) -> pl.LazyFrame:
-    return pl.scan_csv(
-        _stream(source),
-        separator=separator,
-        quote_char='"',
-        has_header=False,
-        skip_rows=skip,
-        schema=dict.fromkeys(names, pl.String()),
-        glob=False,
-    )
 
 
 def _names(cells: list[str], path: Path, header: bool) -> tuple[list[str], list[str]]:
@@ -242,7 +234,7 @@ def _csv_rows(
     path: Path, source: Path | bytes, dialect: Dialect, header: bool, *, escaped: bool
 ) -> tuple[pl.DataFrame, list[str]]:
     csv.field_size_limit(1 << 30)
-    raw = source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
+    raw = files.open_read(source) if isinstance(source, Path) else io.BytesIO(source)
     with raw, io.TextIOWrapper(raw, encoding="utf-8", newline="\n") as text:
         rows = _checked_rows(path, _Lines(text, dialect.skip, escaped), dialect)
         first = next(rows, None)

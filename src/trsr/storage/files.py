@@ -179,6 +179,23 @@ def scan_parquet(path: Path) -> pl.LazyFrame:
     return pl.scan_parquet(path, glob=False)
 
 
+def scan_lines(source: Path | bytes) -> pl.LazyFrame:
+    """The column `line` of a file in UTF-8, or of its bytes, read when it is collected."""
+    return pl.scan_lines(_scannable(source), glob=False)
+
+
+def scan_csv(source: Path | bytes, **options: Any) -> pl.LazyFrame:
+    """A delimited file in UTF-8, or its bytes, as polars reads it when it is collected."""
+    return pl.scan_csv(_scannable(source), glob=False, **options)
+
+
+def _scannable(source: Path | bytes) -> Path | io.BytesIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    _refuse_special(source)
+    return source
+
+
 def parquet_metadata(path: Path) -> dict[str, str]:
     """What a Parquet file says of itself by name; errors as `read_parquet`."""
     _refuse_special(path)
