@@ -177,16 +177,6 @@ def test_archives_and_damaged_files(bench: Any) -> None:
     assert f"{path}: cannot be read" in refused(bench, path)
 
 
-def test_rows_without_ids_or_time_are_counted(bench: Any) -> None:
-    rows = [*CLICKS, ("", "i1", 9), ("u2", "", 9), ("u2", "i2", ""), ("u2", "i3", "NaN")]
-    report, dataset = bench.prepare(interactions=bench.clicks(rows), items=bench.goods(30))
-    assert report.counts["rows_without_ids"] == 2
-    assert report.counts["rows_without_time"] == 2
-    assert set(dataset.cases("test").frame["user"]) == {"u1"}
-    empty = bench.clicks([("", "i1", 1)])
-    assert "no line has a user" in refused(bench, empty)
-
-
 def test_ids_that_cleaning_makes_equal_are_counted(bench: Any) -> None:
     rows = [*CLICKS, *(("u\x012 ", f"i{k}", k) for k in range(5))]
     report, _ = bench.prepare(interactions=bench.clicks(rows), items=bench.goods(30))
@@ -268,11 +258,6 @@ def test_numbers_are_times_as_they_are(bench: Any, written: list[str], read: lis
     clicks = bench.clicks([("u", f"i{k}", time) for k, time in enumerate(written)])
     _, dataset = bench.prepare(interactions=clicks, items=bench.goods(30))
     assert dataset.cases("test").frame["times"].to_list() == [read]
-
-
-def test_a_time_that_is_none_is_refused(bench: Any) -> None:
-    said = refused(bench, bench.clicks([*CLICKS, ("u1", "i6", "yesterday")]))
-    assert "the time 'yesterday' (and 0 more) is neither a number nor a date" in said
 
 
 def test_datetime_columns_of_parquet(bench: Any) -> None:

@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 
 from trsr.config import check_config, load_config
-from trsr.data import guess
 from trsr.errors import ConfigError, DataError
 
 NAMES = ("user_id", "timestamp", "candidates", "clicked")
@@ -317,9 +316,3 @@ def test_the_place_of_the_file_is_from_the_configurations(tmp_path: Path) -> Non
     lines = [f"{key} = {json.dumps(value)}" for key, value in where.items()]
     (tmp_path / "mine.toml").write_text("\n".join(["[data]", 'candidates = "given"', *lines]))
     assert load_config(tmp_path / "mine.toml").data.impressions == tmp_path / "c.csv"
-
-
-def test_the_guess_of_the_other_two_files_is_as_it_was(bench: Any) -> None:
-    found = guess(bench.clicks(log()), bench.goods(30))
-    assert found.settings.impressions is None
-    assert found.settings.columns.candidates == found.settings.columns.clicked == ""
