@@ -56,20 +56,20 @@ def values(*means_by_ranker):
 
 def test_a_run_ends_with_what_its_own_figures_say(tmp_path):
     config = made(tmp_path, 'rank.rankers=["random", "popular", "llm_zero_shot"]')
-    said = list(ending.ending(config))
-    text = "\n".join(said)
+    message = list(ending.ending(config))
+    text = "\n".join(message)
     report = json.loads((config.run.folder / "report.json").read_text("utf-8"))
     means = {name: one["metrics"]["ndcg@10"]["mean"] for name, one in report["rankers"].items()}
     best = max(means, key=means.__getitem__)
     assert f"{best} has the highest ndcg@10: {means[best]:.3f}".replace("0.", ".") in text
     case = next(iter(Dataset.load(config.run.folder).cases("test")))
     user = case.query.history.user
-    (line,) = [line for line in said if line.startswith("  →")]
+    (line,) = [line for line in message if line.startswith("  →")]
     (taken,) = (item for item in case.query.candidates if item.id in case.relevant)
     assert taken.fields[0][1] in line
     assert f"trsr show {config.run.folder} {user}" in text
     assert f"trsr recommend {config.run.folder} {user} --ranker {best}" in text
-    assert said[-1] == f"report: {config.run.folder / 'report.html'}"
+    assert message[-1] == f"report: {config.run.folder / 'report.html'}"
 
 
 def test_a_lead_is_called_sure_only_where_it_is_larger_than_two_standard_errors():

@@ -177,7 +177,7 @@ def test_bad_rows_are_counted(bench: Any) -> None:
     assert "1  left out: lists without a candidate" in "\n".join(report.lines())
 
 
-def test_one_taken_id_and_whole_numbers_are_ids_too(bench: Any) -> None:
+def test_one_clicked_id_and_whole_numbers_are_ids_too(bench: Any) -> None:
     path = bench.folder() / "lists.parquet"
     frame = pl.DataFrame({"user": [7], "ts": [9.0], "shown": [[1, 2, 3]], "clicked": [2.0]})
     frame.write_parquet(path)
@@ -205,7 +205,7 @@ def test_columns_are_named_or_found(bench: Any) -> None:
     assert named.cases("test").frame.equals(found.cases("test").frame)
 
 
-def test_without_times_all_interactions_are_history_and_this_is_said(bench: Any) -> None:
+def test_without_times_all_interactions_are_history_and_this_is_reported(bench: Any) -> None:
     clicks = bench.table("c.csv", ("user_id", "item_id"), (row[:2] for row in log()))
     files = {"interactions": clicks, "items": bench.goods(30), "candidates": "given"}
     lists = sorted(shown(), key=lambda one: one[1])
@@ -227,7 +227,7 @@ def test_without_times_all_interactions_are_history_and_this_is_said(bench: Any)
         bench.prepare(**timed, impressions=untimed, candidates="given")
 
 
-def test_times_of_two_units_are_told(bench: Any) -> None:
+def test_times_of_two_units_are_reported(bench: Any) -> None:
     report, _ = prepared(bench, [(u, 1000 * when, c, t) for u, when, c, t in shown()])
     assert "all lists are later than all interactions" in report.warnings[0]
     with pytest.raises(DataError, match=r"(?s)no case is left.*all lists are earlier") as caught:
@@ -235,7 +235,7 @@ def test_times_of_two_units_are_told(bench: Any) -> None:
     assert "32  left out: lists of users with too short a history" in str(caught.value)
 
 
-def test_many_candidates_outside_the_catalogue_are_told(bench: Any) -> None:
+def test_many_candidates_outside_the_catalog_are_reported(bench: Any) -> None:
     lists = [(u, when, [*c, "x1"], t) for u, when, c, t in shown()]
     report, _ = prepared(bench, lists)
     assert "16.7% of the candidates are not in the catalog, such as x1" in report.warnings[0]
@@ -247,7 +247,7 @@ def test_many_candidates_outside_the_catalogue_are_told(bench: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "the file is empty (data.impressions)"),
         ("user,time,candidates,taken\n", "there is no list in it"),
@@ -264,12 +264,14 @@ def test_many_candidates_outside_the_catalogue_are_told(bench: Any) -> None:
         ("user,time,candidates,taken\nu1,95,i1 i2,i1,9\n", "line 2: 5 fields where the first"),
     ],
 )
-def test_a_file_that_cannot_be_read_says_where_and_what(bench: Any, text: str, said: str) -> None:
+def test_a_file_that_cannot_be_read_says_where_and_what(
+    bench: Any, text: str, message: str
+) -> None:
     path = bench.raw("lists.csv", text)
     files = {"interactions": bench.clicks(log()), "items": bench.goods(30)}
     with pytest.raises(DataError) as caught:
         bench.prepare(**files, impressions=path, candidates="given")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "lists.csv" in str(caught.value)
 
 
@@ -305,10 +307,10 @@ def test_given_candidates_without_lists_are_a_mistake_of_the_settings() -> None:
     assert check_config({"data": data | {"reader": "mind"}})
 
 
-def test_a_file_of_lists_that_is_not_read_is_told(bench: Any) -> None:
+def test_a_file_of_lists_that_is_not_read_is_reported(bench: Any) -> None:
     report, _ = prepared(bench, shown(), candidates="uniform")
-    (said,) = report.warnings
-    assert "lists.jsonl: is not read: data.impressions is for reader = table" in said
+    (message,) = report.warnings
+    assert "lists.jsonl: is not read: data.impressions is for reader = table" in message
 
 
 def test_the_place_of_the_file_is_from_the_configurations(tmp_path: Path) -> None:

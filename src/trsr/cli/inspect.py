@@ -105,11 +105,8 @@ def _opening(recipe: Path) -> str:
 
 def fetch(name: str, progress: Progress) -> Path:
     """Fetches weights or data by name, and makes weights ready for use."""
-    from trsr.hub import get, names
-    from trsr.registry import near
+    from trsr.hub import get
 
-    if name not in names():
-        raise ConfigError(f"there is nothing called {name!r} to get{near(name, list(names()))}")
     path = get(name, progress=progress)
     from trsr.models.weights import GGUF, local_weights
 

@@ -18,13 +18,13 @@ from trsr.storage.tables import read_table
 from trsr.types import Case, Interaction, Item, Query, UserHistory
 
 _ITEMS_KEPT = 100_000
-"""Item objects kept for the next time they are asked for."""
+"""Item objects kept for reuse."""
 _ROWS = 1024
 """Cases turned into Python values at a time."""
 
 
 class Catalog:
-    """The items, made one at a time as they are asked for.
+    """The items, made one at a time on demand.
 
     Args:
         frame: Column `id`, then the text columns.
@@ -87,7 +87,7 @@ class Catalog:
 
     @cached_property
     def all(self) -> tuple[Item, ...]:
-        """All items, in catalog order; they are made once and kept."""
+        """All items, in catalog order; made once."""
         return tuple(self._make(item) for item in self.ids)
 
     @property

@@ -95,11 +95,11 @@ def _quoted(lines: list[str], separator: str) -> bool:
     fields = [field.strip() for line in lines for field in line.split(separator)]
     empty = fields.count('""')
     fields = [field.replace('""', "") for field in fields]
-    begun = sum(field.startswith('"') for field in fields)
-    ended = sum(field.endswith('"') for field in fields)
+    opened = sum(field.startswith('"') for field in fields)
+    closed = sum(field.endswith('"') for field in fields)
     inside = sum('"' in field[1:-1] for field in fields)
     # marks at the ends of fields alone are inches
-    return min(begun, ended) + empty > inside
+    return min(opened, closed) + empty > inside
 
 
 def delimited(
@@ -311,10 +311,10 @@ def _swallows(lines: list[str], separator: str, width: int, shapes: set[str]) ->
     cells = [line.rstrip("\n").split(separator) for line in lines]
     if width < 2 or any(len(row) != width for row in cells):
         return False
-    begun = {_shape(row[0]) for row in cells[1:]}
-    known = begun <= shapes | {_shape(cells[0][0])}
+    starts = {_shape(row[0]) for row in cells[1:]}
+    known = starts <= shapes | {_shape(cells[0][0])}
     # a text of two lines may happen to have a row's commas; an id has a digit
-    return known and (len(lines) > 2 or all("9" in shape for shape in begun))
+    return known and (len(lines) > 2 or all("9" in shape for shape in starts))
 
 
 def _shape(cell: str) -> str:

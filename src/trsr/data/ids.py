@@ -88,7 +88,7 @@ def id_text(column: pl.Series, path: Path, encoding: str = "utf-8") -> pl.Series
 def report_ids(
     column: pl.Series, ids: pl.Series, role: str, path: Path, row_counts: RowCounts
 ) -> None:
-    """Counts the ids of a column that `id_text` made equal, and names the texts taken for none."""
+    """Counts the ids of a column that `id_text` made equal, and names texts that stand for none."""
     if column.dtype != pl.String:
         return
     if (column != ids).any():

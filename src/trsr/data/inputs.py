@@ -98,7 +98,7 @@ def in_folder(path: Path | None, name: str, key: str) -> Path:
 
 
 def format_of(path: Path) -> Format:
-    """The file's format, by its name and, where that says nothing, by its first bytes."""
+    """The file's format, by its name, else by its first bytes."""
     suffixes = [s.lower() for s in path.suffixes if s.lower() not in (".gz", ".gzip")]
     last = suffixes[-1] if suffixes else ""
     if last in (".parquet", ".pq"):

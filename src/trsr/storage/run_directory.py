@@ -74,7 +74,7 @@ class RunDirectory:
 
     @property
     def begun(self) -> bool:
-        """Whether a stage was done here, or at least begun."""
+        """Whether a stage was done or begun here."""
         return files.is_file(self.folder / MANIFEST) or files.is_folder(self.folder / WORK)
 
     @contextlib.contextmanager
@@ -171,7 +171,7 @@ class RunDirectory:
         }
 
     def foreign(self, stage: str, writes: Collection[str]) -> list[str]:
-        """Files that a stage would replace and that trsr has not made.
+        """Files that a stage would replace and that trsr did not make.
 
         Not among them: files of the manifest, files that cannot be read any more, and what a kill
         left while the stage was published.

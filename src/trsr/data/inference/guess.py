@@ -1,4 +1,4 @@
-"""Guesses, for `trsr init`, how files are to be read, and says why."""
+"""Guesses, for `trsr init`, how to read files, with a reason for each guess."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FORMATS = (
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """How the files are to be read.
+    """How to read the files.
 
     Attributes:
         settings: Ready for `prepare`.

@@ -22,7 +22,7 @@ TITLES = (
 )
 """Names of columns that hold titles, the surest first."""
 _NUMBERS = ("price", "year", "releaseyear")
-"""Numbers that say something of an item."""
+"""Numbers that describe an item."""
 _NOT_TEXT = r"^(https?://|www\.|\{)"
 
 _DOMAINS: dict[str, tuple[frozenset[str], str]] = {
