@@ -10,7 +10,6 @@ import polars as pl
 from trsr.data.records import Mask, Records
 from trsr.data.report import RowCounts
 from trsr.data.settings import DataSettings
-from trsr.errors import DataError
 
 
 def filtered(records: Records, settings: DataSettings, row_counts: RowCounts) -> Records:
@@ -38,9 +37,9 @@ def filtered(records: Records, settings: DataSettings, row_counts: RowCounts) ->
     lengths = records.lengths
     users = int((lengths > 0).sum())
     if not users:
-        raise DataError(
+        raise row_counts.error(
             "the filters leave no interaction (data.min_rating, data.max_items_per_user, "
-            "data.k_core):\n" + "\n".join(row_counts.report().lines())
+            "data.k_core)"
         )
     row_counts.add("interactions", len(records))
     row_counts.add("users", users)

@@ -18,14 +18,15 @@ from trsr.data.report import DataReport, RowCounts
 from trsr.data.settings import READERS, DataSettings
 from trsr.data.splits import Targets, split_targets
 from trsr.data.text import catalog
-from trsr.errors import DataError
 from trsr.progress import Progress, Silent
 from trsr.storage import files
 
 _STEPS = 7
 
 
-def prepare(settings: DataSettings, out: Path, *, seed: int, progress: Progress) -> DataReport:
+def prepare(
+    settings: DataSettings, out: Path | None, *, seed: int, progress: Progress
+) -> DataReport:
     """Reads the data and writes items, interactions for fitting, and cases into `out`.
 
     The order of work: read; leave out rows without ids or time, and unknown items; filter (see
@@ -35,7 +36,7 @@ def prepare(settings: DataSettings, out: Path, *, seed: int, progress: Progress)
 
     Args:
         settings: Where the data is and what is kept of it; paths are absolute.
-        out: An empty folder.
+        out: An empty folder; None: nothing is written.
         seed: The run's.
         progress: Shows each step.
 
@@ -45,19 +46,6 @@ def prepare(settings: DataSettings, out: Path, *, seed: int, progress: Progress)
     Raises:
         DataError: If the data cannot be used.
     """
-    return _prepare(settings, out, seed, progress)
-
-
-def inspect(settings: DataSettings, *, seed: int) -> DataReport:
-    """The same as `prepare`, but writes nothing.
-
-    Raises:
-        DataError: If the data cannot be used.
-    """
-    return _prepare(settings, None, seed, Silent())
-
-
-def _prepare(settings: DataSettings, out: Path | None, seed: int, progress: Progress) -> DataReport:
     progress.begin(_STEPS, "steps")
     reader: Reader = READERS.load(settings.reader)()
     source = reader.read(settings)
@@ -88,6 +76,15 @@ def _prepare(settings: DataSettings, out: Path | None, seed: int, progress: Prog
         _write(frame, out, f"cases.{split}.parquet")
         progress.advance(1, f"{len(frame)} {split} cases")
     return _report(row_counts)
+
+
+def inspect(settings: DataSettings, *, seed: int) -> DataReport:
+    """The same as `prepare`, but writes nothing and shows no progress.
+
+    Raises:
+        DataError: If the data cannot be used.
+    """
+    return prepare(settings, None, seed=seed, progress=Silent())
 
 
 def _cases(
@@ -147,7 +144,7 @@ def _report(row_counts: RowCounts) -> DataReport:
     """The report, with a warning for each split that is empty."""
     counts = row_counts.counts
     if not any(counts[f"cases_{split}"] for split in SPLITS):
-        raise DataError("no case is left:\n" + "\n".join(row_counts.report().lines()))
+        raise row_counts.error("no case is left")
     for split, name in (("train", "training"), ("valid", "validation"), ("test", "test")):
         if not counts[f"cases_{split}"]:
             row_counts.warn(f"there is no {name} case")

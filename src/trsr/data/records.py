@@ -149,10 +149,7 @@ def _typed(
         if needs in typed.columns:
             typed = dropped(typed, typed.filter(keep), count, row_counts)
     if typed.is_empty():
-        raise DataError(
-            f"{path}: no line has a user, an item and, where there is one, a time:\n"
-            + "\n".join(row_counts.report().lines())
-        )
+        raise row_counts.error(f"{path}: no line has a user, an item and, if there is one, a time")
     return typed
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from trsr.errors import DataError
+
 LABELS: dict[str, str] = {
     "interactions_read": "interactions read",
     "rows_without_ids": "left out: rows without a user or an item",
@@ -110,6 +112,10 @@ class RowCounts:
     def warn(self, text: str) -> None:
         """Adds a warning."""
         self.warnings.append(text)
+
+    def error(self, message: str) -> DataError:
+        """An error whose message ends with all counts."""
+        return DataError("\n".join([f"{message}:", *self.report().lines()]))
 
     def report(self) -> DataReport:
         """The report, its counts in the order of the labels."""

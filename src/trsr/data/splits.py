@@ -47,9 +47,9 @@ def split_targets(
         row_counts.add(f"short_{split}", int((~enough).sum()))
         long_enough[split] = positions[enough]
     if not any(len(positions) for positions in long_enough.values()):
-        raise DataError(
+        raise row_counts.error(
             f"no case is left: every history is shorter than data.min_history = "
-            f"{settings.min_history}:\n" + "\n".join(row_counts.report().lines())
+            f"{settings.min_history}"
         )
     limited = {
         split: _limited(records, positions, split, settings, seed)

@@ -80,11 +80,6 @@ def walk(folder: Path) -> Iterator[Path]:
             yield from walk(path)
 
 
-def free_bytes(folder: Path) -> int:
-    """The free space of the disk that holds a folder."""
-    return shutil.disk_usage(folder).free
-
-
 def hash_file(path: Path) -> str:
     """SHA-256 of a file, or of a folder's files and their names."""
     if is_folder(path):
