@@ -78,12 +78,12 @@ def test_long_steps_are_estimated_by_the_last_few(
 def test_ids_are_printed_as_they_are(
     clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = "run:x:z [bold] p:100:16"
-    terminal.complain(told)
+    shown = "run:x:z [bold] p:100:16"
+    terminal.complain(shown)
     terminal.table(["user", "item"], [["u:v:1", "p:100:16"]])
     terminal.out.print("u:fire:1", markup=False)
     printed = capsys.readouterr()
-    assert f"error: {told}" in printed.err
+    assert f"error: {shown}" in printed.err
     assert "u:v:1" in printed.out
     assert "p:100:16" in printed.out
     assert "u:fire:1" in printed.out
