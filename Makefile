@@ -2,13 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SECONDS_OF_FUZZ ?= 300
 
-.PHONY: help setup weights demo test check format docs bench clean
+.PHONY: help setup weights demo test check house fuzz format docs bench clean
 
 help:
 	@echo "make demo    set up, then summarize, train, rank and evaluate on MovieLens-100K"
 	@echo "make test    set up, then run the tests"
 	@echo "make check   format, lint, types, architecture, generated docs"
+	@echo "make house   sizes of the source against their limits"
+	@echo "make fuzz    broken files against init, check and prepare (SECONDS_OF_FUZZ=300)"
 	@echo "make docs    write the generated pages of docs/"
 	@echo "make bench   time each part on this machine, and write docs/performance.md"
 
@@ -38,6 +41,12 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/docs.py --check
+
+house: setup
+	$(BIN)/python tools/house.py
+
+fuzz: setup
+	$(BIN)/python tests/fuzz.py --seconds $(SECONDS_OF_FUZZ)
 
 format: setup
 	$(BIN)/ruff format .

@@ -13,7 +13,7 @@ from benchmarks.records import Result
 from benchmarks.show import HEADER, rows
 from trsr.errors import ConfigError
 from trsr.markdown import cell, template, without_paths
-from trsr.storage.run_directory import write_atomic
+from trsr.storage import files
 
 MARK = "<!-- notes -->"
 """Stands before and behind what is written by hand."""
@@ -70,7 +70,7 @@ def write_page(path: Path, results: Sequence[Result], command: str) -> None:
     old = path.read_text("utf-8") if path.exists() else ""
     kept = tables_of(old) if _measured_here(old) else []
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, page(merged(kept, made(results, command)), notes_of(old)))
+    files.write_text(path, page(merged(kept, made(results, command)), notes_of(old)))
 
 
 def notes_of(text: str) -> str:

@@ -7,10 +7,10 @@ RecBole needs an environment of its own:
     trsr run recipes/ml100k_full.toml
     peers/bin/python benchmarks/peers/recbole_gru4rec.py runs/ml100k_full
 
-It gives RecBole the run's users with their items in the order met, lets it leave the last two out,
+It gives RecBole the run's users with their items in the order seen, lets it leave the last two out,
 train on what is before with its own settings, and stop when NDCG@10 of its own validation has not
 grown for ten epochs; the weights that were best there answer the run's test queries: all films that
-the user has not met are candidates. See answers.py for what is printed and kept. An epoch takes a
+the user has not seen are candidates. See answers.py for what is printed and kept. An epoch takes a
 minute or more; a killed call leaves its state in the run's folder, and the same one goes on.
 """
 
@@ -78,11 +78,11 @@ def write_sequences(cases: pl.DataFrame, folder: Path) -> None:
 
 @torch.no_grad()
 def values(model: GRU4Rec, data: SequentialDataset, cases: pl.DataFrame) -> dict[str, float]:
-    """NDCG@10 of each query among the items that its user has not met, of one relevant each."""
+    """NDCG@10 of each query among the items that its user has not seen, of one relevant each."""
     model.eval()
     longest, found = SETTINGS["MAX_ITEM_LIST_LENGTH"], {}
-    for query, items, met, relevant in cases.select(
-        "query", "items", "met", "relevant"
+    for query, items, seen, relevant in cases.select(
+        "query", "items", "seen", "relevant"
     ).iter_rows():
         last = data.token2id("item_id", items[-longest:])
         told = torch.zeros(1, longest, dtype=torch.int64)
@@ -91,7 +91,7 @@ def values(model: GRU4Rec, data: SequentialDataset, cases: pl.DataFrame) -> dict
         asked = Interaction({model.ITEM_SEQ: told, model.ITEM_SEQ_LEN: length})
         scores = model.full_sort_predict(asked).flatten()
         scores[0] = -torch.inf  # the padding
-        scores[torch.as_tensor(data.token2id("item_id", met))] = -torch.inf
+        scores[torch.as_tensor(data.token2id("item_id", seen))] = -torch.inf
         target = data.token2id("item_id", relevant[0])
         found[query] = gain(1 + int((scores > scores[target]).sum()))
     return found

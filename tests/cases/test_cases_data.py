@@ -148,14 +148,16 @@ def test_units_that_are_mixed_become_one(tmp_path: Path) -> None:
     assert any("milliseconds" in text for text in report.warnings)
 
 
-def test_what_day_and_month_are_is_told_or_said(tmp_path: Path) -> None:
+def test_what_day_and_month_are_is_guessed_or_reported(tmp_path: Path) -> None:
     early = [(u, i, t.replace(year=2023, day=1 + t.day % 12)) for u, i, t in clicks(lambda t: t)]
     rows = [(u, i, t.strftime("%d/%m/%Y")) for u, i, t in early]
     path = log(tmp_path, rows)
     found = guess(path, goods(tmp_path))
-    said = [text for text in found.reasons if "no date of column 'when' has a day above 12" in text]
-    assert said
-    assert 'data.time_format, such as "%d/%m/%Y"' in said[0]
+    message = [
+        text for text in found.reasons if "no date of column 'when' has a day above 12" in text
+    ]
+    assert message
+    assert 'data.time_format, such as "%d/%m/%Y"' in message[0]
     _, dataset = made(tmp_path, found.settings, time_format="%d/%m/%Y")
     day = max(t for u, _, t in early if u == "u0").replace(hour=0, minute=0)
     last = dataset.cases("test").of_user("u0").frame["times"][0].max()
@@ -166,7 +168,7 @@ def test_what_day_and_month_are_is_told_or_said(tmp_path: Path) -> None:
         inspect(found.settings.model_copy(update={"interactions": both}), seed=1)
 
 
-def test_dates_that_are_not_understood_are_said(tmp_path: Path) -> None:
+def test_dates_that_are_not_understood_are_reported(tmp_path: Path) -> None:
     rows = clicks(lambda t: t.strftime("%d de enero de %Y, %H:%M:%S"))
     with pytest.raises(DataError, match=r"'05 de enero.* \(and 24 more\).*set data\.time_format"):
         guessed(tmp_path, log(tmp_path, rows), goods(tmp_path))
@@ -214,7 +216,7 @@ def test_a_finer_column_orders_what_ties(tmp_path: Path) -> None:
     assert any("100% of a user's neighbouring" in text for text in found.reasons)
 
 
-def test_ties_in_the_order_of_ids_are_said_and_can_be_drawn(tmp_path: Path) -> None:
+def test_ties_in_the_order_of_ids_are_reported_and_can_be_drawn(tmp_path: Path) -> None:
     rows = sorted((u, i, "2024-01-20T10:00:00") for u, i, _ in clicks())
     plain = guess(log(tmp_path, rows), goods(tmp_path)).settings.model_copy(update={"ties": "file"})
     report, dataset = made(tmp_path, plain)
@@ -271,6 +273,15 @@ def test_a_bare_line_is_an_id_as_it_stands(tmp_path: Path) -> None:
 MISSING = ["nan", "NaN", "NULL", "null", "None", "\\N", "NA", "N/A", "<NA>", "", "  "]
 
 
+@pytest.mark.parametrize("again", ["p1", '"p1"', '{"id": "p1"}', '{"id": "p1", "title": "new"}'])
+def test_an_item_that_stands_twice_is_named_with_its_line(tmp_path: Path, again: str) -> None:
+    catalog = Catalog(pl.DataFrame({"id": ["p1", "2"], "title": ["a hinge", "a lamp"]}))
+    path = tmp_path / "c.txt"
+    path.write_text(f"p1\n2\n\n{again}\n")
+    with pytest.raises(DataError, match=r"c\.txt, line 4: the item 'p1' stands on a line before"):
+        read_items(path, catalog)
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_words_for_nothing_are_no_ids(tmp_path: Path, kind: str) -> None:
     rows = [*clicks(), *((word, f"p{k:02}", 1e9 + k) for k, word in enumerate(MISSING))]
@@ -289,7 +300,7 @@ def test_words_for_nothing_are_no_ids(tmp_path: Path, kind: str) -> None:
     assert report.counts["rows_without_time"] == 1
     assert report.counts["items_without_id"] == 2
     assert any("whose user is" in text and "\\N" in text for text in report.warnings)
-    assert any("whose item id is None" in text for text in report.warnings) or kind != "csv"
+    assert any("whose item is None" in text for text in report.warnings) or kind != "csv"
 
 
 LISTS: dict[str, Callable[[list[str]], object]] = {
@@ -394,7 +405,7 @@ def test_a_key_that_comes_late_is_a_column(tmp_path: Path, far: int) -> None:
     assert report.counts["items_read"] == far + 12
 
 
-def test_fields_too_many_are_refused_and_too_few_said(tmp_path: Path) -> None:
+def test_fields_too_many_are_refused_and_too_few_reported(tmp_path: Path) -> None:
     dat = tmp_path / "goods.dat"
     lines = [f"{sku}::{title}::{brand}" for sku, title, brand in GOODS]
     dat.write_text("\n".join(["sku::title::brand", *lines[:5], "p05::a::b::c", *lines[6:]]))
@@ -465,7 +476,7 @@ def test_marks_and_lines_before_the_header(tmp_path: Path) -> None:
         report, dataset = guessed(tmp_path, path, items)
         assert targets(dataset) == TARGETS
         assert report.counts["interactions_read"] == 25
-        assert sum("taken as a comment" in t for t in report.warnings) == opening.count("#")
+        assert sum("skipped as a comment" in t for t in report.warnings) == opening.count("#")
     path.write_text("Sales of May\n" + table(tmp_path / "d.csv", ("a", "b"), [(1, 2)]).read_text())
     with pytest.raises(DataError, match="is the first line a title or a comment"):
         guess(path, items)

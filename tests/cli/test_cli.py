@@ -50,7 +50,7 @@ def trsr(*words, cwd, code=0):
     return done
 
 
-def test_the_version_is_told_also_where_the_script_is_not_on_the_path(tmp_path):
+def test_the_version_is_reported_also_where_the_script_is_not_on_the_path(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "trsr", "--version"],
         cwd=tmp_path,
@@ -98,7 +98,7 @@ def test_a_stage_refuses_stale_parents_by_name(folder):
     assert "not made yet" in missing.stderr
 
 
-def test_a_file_made_elsewhere_is_taken(folder):
+def test_a_file_made_elsewhere_is_used(folder):
     import polars as pl
 
     trsr("prepare", "mine.toml", cwd=folder)
@@ -127,13 +127,13 @@ def test_a_file_made_elsewhere_is_taken(folder):
     assert "lamps." in trsr("show", "runs/mine", cases["user"][0], cwd=folder).stdout
 
 
-def test_check_tells_counts_and_runs_nothing(folder):
+def test_check_shows_counts_and_runs_nothing(folder):
     checked = trsr("check", "mine.toml", cwd=folder)
     assert "14" in checked.stdout
     assert not (folder / "runs").exists()
 
 
-def test_check_names_no_model_that_is_not_asked(folder):
+def test_check_names_no_model_that_is_not_used(folder):
     cheap = ('rank.rankers=["random"]', "summarize.strategy=none", "model.name=big")
     assert "model for ranking: none" in trsr("check", "mine.toml", *cheap, cwd=folder).stdout
     asked = trsr(
@@ -143,7 +143,7 @@ def test_check_names_no_model_that_is_not_asked(folder):
     assert "model for summaries: none" in asked
 
 
-def test_mistakes_of_the_settings_end_with_two_and_are_told_together(folder):
+def test_mistakes_of_the_settings_end_with_two_and_are_reported_together(folder):
     wrong = trsr("run", "mine.toml", "train.epoch=2", "data.spilt=rows", cwd=folder, code=2)
     assert "did you mean epochs" in wrong.stderr
     assert "did you mean split" in wrong.stderr
@@ -171,7 +171,7 @@ def test_recommend_ranks_for_known_users_and_for_histories_never_seen(folder):
         assert who in trsr("recommend", "runs/mine", who, cwd=folder, code=2).stderr
 
 
-def test_show_tells_the_whole_story_of_a_user(folder):
+def test_show_shows_the_whole_story_of_a_user(folder):
     trsr("run", "mine.toml", cwd=folder)
     shown = trsr("show", "runs/mine", "u2", cwd=folder).stdout
     for part in (
@@ -282,7 +282,7 @@ def test_rankers_stand_across_where_they_are_few_and_down_where_they_are_many(tm
     assert notes[0] == "so"
 
 
-def test_a_report_that_is_not_there_is_told(tmp_path):
+def test_a_report_that_is_not_there_is_reported(tmp_path):
     with pytest.raises(StoreError, match=f"no report; give `trsr evaluate {tmp_path}` first"):
         report_table(tmp_path)
 

@@ -56,29 +56,29 @@ def values(*means_by_ranker):
 
 def test_a_run_ends_with_what_its_own_figures_say(tmp_path):
     config = made(tmp_path, 'rank.rankers=["random", "popular", "llm_zero_shot"]')
-    said = list(ending.ending(config))
-    text = "\n".join(said)
+    message = list(ending.ending(config))
+    text = "\n".join(message)
     report = json.loads((config.run.folder / "report.json").read_text("utf-8"))
     means = {name: one["metrics"]["ndcg@10"]["mean"] for name, one in report["rankers"].items()}
     best = max(means, key=means.__getitem__)
     assert f"{best} has the highest ndcg@10: {means[best]:.3f}".replace("0.", ".") in text
     case = next(iter(Dataset.load(config.run.folder).cases("test")))
     user = case.query.history.user
-    (line,) = [line for line in said if line.startswith("  →")]
+    (line,) = [line for line in message if line.startswith("  →")]
     (taken,) = (item for item in case.query.candidates if item.id in case.relevant)
     assert taken.fields[0][1] in line
     assert f"trsr show {config.run.folder} {user}" in text
     assert f"trsr recommend {config.run.folder} {user} --ranker {best}" in text
-    assert said[-1] == f"report: {config.run.folder / 'report.html'}"
+    assert message[-1] == f"report: {config.run.folder / 'report.html'}"
 
 
 def test_a_lead_is_called_sure_only_where_it_is_larger_than_two_standard_errors():
     clear = values([0.8, 0.9, 0.7, 0.8], [0.1, 0.2, 0.1, 0.1])
     assert "the lead is hardly chance" in ending._lead(clear, "ndcg@10", ["a", "b"])
     noisy = values([0.9, 0.1, 0.8, 0.3], [0.1, 0.9, 0.3, 0.6])
-    assert "4 users do not tell which is better" in ending._lead(noisy, "ndcg@10", ["a", "b"])
+    assert "4 users do not show which is better" in ending._lead(noisy, "ndcg@10", ["a", "b"])
     same = values([0.5, 0.5], [0.5, 0.5])
-    assert "do not tell which is better" in ending._lead(same, "ndcg@10", ["a", "b"])
+    assert "do not show which is better" in ending._lead(same, "ndcg@10", ["a", "b"])
 
 
 def test_a_stopped_job_says_in_one_line_how_to_go_on(capsys, monkeypatch):
@@ -87,7 +87,7 @@ def test_a_stopped_job_says_in_one_line_how_to_go_on(capsys, monkeypatch):
         raise KeyboardInterrupt
     assert stopped.value.exit_code == 130
     assert capsys.readouterr().err == (
-        "stopped in train; what is done is kept. Go on with: trsr run 'my demo.toml'\n"
+        "stopped in train; what is done is kept. Continue with: trsr run 'my demo.toml'\n"
     )
 
 

@@ -16,7 +16,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
+def message(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
@@ -31,7 +31,7 @@ def test_what_an_earlier_run_did_does_not_count_as_speed(
         bar.advance(1)
     clock[0] += 10
     bar.advance(1)
-    assert "54 of 100 steps, about 7 min 40 s left" in said(capsys)
+    assert "54 of 100 steps, about 7 min 40 s left" in message(capsys)
 
 
 def test_the_estimate_follows_the_present_speed(
@@ -44,7 +44,7 @@ def test_the_estimate_follows_the_present_speed(
     for _ in range(20):
         clock[0] += 30
         bar.advance(1)
-    assert "420 of 1000 histories, about 4.8 h left" in said(capsys)
+    assert "420 of 1000 histories, about 4.8 h left" in message(capsys)
 
 
 def test_nothing_is_estimated_before_something_is_done(
@@ -54,7 +54,7 @@ def test_nothing_is_estimated_before_something_is_done(
     bar.begin(1000, "queries")
     clock[0] += 60
     bar.advance(1)
-    assert "too early to estimate" in said(capsys)
+    assert "too early to estimate" in message(capsys)
 
 
 def test_long_steps_are_estimated_by_the_last_few(
@@ -69,21 +69,21 @@ def test_long_steps_are_estimated_by_the_last_few(
         bar.advance(1)
     clock[0] += 300
     bar.advance(0, "rank")
-    assert "4 of 16 runs, about 2.9 h left; rank" in said(capsys)
+    assert "4 of 16 runs, about 2.9 h left; rank" in message(capsys)
     clock[0] += 3300
     bar.advance(0, "rank")
-    assert "4 of 16 runs, about 3.0 h left" in said(capsys)
+    assert "4 of 16 runs, about 3.0 h left" in message(capsys)
 
 
 def test_ids_are_printed_as_they_are(
     clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = "run:x:z [bold] p:100:16"
-    terminal.complain(told)
+    shown = "run:x:z [bold] p:100:16"
+    terminal.complain(shown)
     terminal.table(["user", "item"], [["u:v:1", "p:100:16"]])
     terminal.out.print("u:fire:1", markup=False)
     printed = capsys.readouterr()
-    assert f"error: {told}" in printed.err
+    assert f"error: {shown}" in printed.err
     assert "u:v:1" in printed.out
     assert "p:100:16" in printed.out
     assert "u:fire:1" in printed.out

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trsr.data.negatives import Keys, Met, Weights, negatives, shuffled
+from trsr.data.negatives import Keys, Seen, Weights, negatives, shuffled
 from trsr.data.records import Ints
 from trsr.errors import DataError
 
@@ -17,10 +17,10 @@ def keys(n: int, seed: int = 0) -> Keys:
     return np.random.default_rng(seed).integers(0, 1 << 63, n).astype(np.uint64)
 
 
-def met(users: int, size: int, pairs: set[tuple[int, int]]) -> Met:
+def seen(users: int, size: int, pairs: set[tuple[int, int]]) -> Seen:
     codes: Ints = np.array(sorted(user * size + item for user, item in pairs), dtype=np.int64)
     names = pl.Series([f"u{user}" for user in range(users)])
-    return Met(codes, size, np.bincount(codes // size, minlength=users), names)
+    return Seen(codes, size, np.bincount(codes // size, minlength=users), names)
 
 
 @settings(deadline=None, max_examples=60)
@@ -31,7 +31,7 @@ def test_negatives_are_distinct_allowed_and_independent(
     users = 5
     items = st.integers(0, size - 1)
     pairs = data.draw(st.sets(st.tuples(st.integers(0, users - 1), items), min_size=1))
-    known = met(users, size, pairs)
+    known = seen(users, size, pairs)
     n = data.draw(st.integers(1, max(1, size - int(known.counts.max()) - 1)))
     who = np.array(data.draw(st.lists(st.integers(0, users - 1), min_size=1, max_size=9)))
     target = np.array(data.draw(st.lists(items, min_size=len(who), max_size=len(who))))
@@ -56,7 +56,7 @@ def test_negatives_are_distinct_allowed_and_independent(
 @pytest.mark.parametrize(("size", "n"), [(200, 5), (12, 5)], ids=["sparse", "crowded"])
 def test_every_allowed_item_is_drawn_as_often(size: int, n: int) -> None:
     queries = 20_000
-    known = met(1, size, {(0, 0), (0, 3)})
+    known = seen(1, size, {(0, 0), (0, 3)})
     zeros = np.zeros(queries, dtype=np.int64)
     drawn = negatives(keys(queries), zeros, zeros + 5, known, n)
     counts = np.bincount(drawn.ravel(), minlength=size)
@@ -79,8 +79,8 @@ def test_the_positive_stands_anywhere() -> None:
 @pytest.mark.parametrize("size", [9, 60], ids=["crowded", "sparse"])
 def test_weighted_draws_are_successive_samples_in_proportion_to_the_weights(size: int) -> None:
     queries, n = 40_000, 2
-    weights = Weights.by_popularity(np.repeat(np.arange(size), np.arange(size)), size, 1.0)
-    known = met(1, size, {(0, size - 1), (0, 0)})
+    weights = Weights.by_popularity(np.repeat(np.arange(size), np.arange(size)), size)
+    known = seen(1, size, {(0, size - 1), (0, 0)})
     zeros = np.zeros(queries, dtype=np.int64)
     drawn = negatives(keys(queries), zeros, zeros + 5, known, n, weights)
     allowed = np.setdiff1d(np.arange(size), [0, 5, size - 1])
@@ -98,10 +98,10 @@ def test_weighted_draws_are_successive_samples_in_proportion_to_the_weights(size
 @given(seed=st.integers(0, 99), heavy=st.sampled_from([1, 10_000_000]))
 def test_weighted_draws_do_not_depend_on_their_company(seed: int, heavy: int) -> None:
     size, n, users = 120, 4, 6
-    # A met item that has nearly all the weight: its users' draws are made by ordering.
+    # A seen item that has nearly all the weight: its users' draws are made by ordering.
     counts = np.concatenate([np.zeros(heavy, dtype=np.int64), np.arange(size)])
-    weights = Weights.by_popularity(counts, size, 0.5)
-    known = met(users, size, {(0, 0), (1, 3), (2, 0), (2, 7), (3, 9), (4, 1), (5, 0)})
+    weights = Weights.by_popularity(counts, size)
+    known = seen(users, size, {(0, 0), (1, 3), (2, 0), (2, 7), (3, 9), (4, 1), (5, 0)})
     who = np.random.default_rng(seed).integers(0, users, 12)
     target = np.full(12, 11)
     stream = keys(12, seed)

@@ -18,7 +18,7 @@ def rows(users: int = 3, length: int = 6) -> list[tuple[str, str, int]]:
     return [(f"u{u}", f"i{u + k}", 10 * k) for u in range(users) for k in range(length)]
 
 
-def test_the_catalogue_is_in_the_order_of_ids_and_makes_items_when_asked(bench: Any) -> None:
+def test_the_catalog_is_in_the_order_of_ids_and_makes_items_when_asked(bench: Any) -> None:
     _, dataset = bench.prepare(interactions=bench.clicks(rows()), items=bench.goods(30))
     catalog = dataset.catalog
     assert len(catalog) == 30

@@ -47,7 +47,7 @@ def ratings(users: int = 40, each: int = 8, n: int = 60) -> list[tuple[int, int,
     ]
 
 
-def test_names_that_say_nothing_are_told_by_values(bench: Any) -> None:
+def test_names_that_say_nothing_are_reported_by_values(bench: Any) -> None:
     rows = [(f"{time}", rating, item, user) for user, item, rating, time in ratings()]
     clicks = bench.table("x.csv", ("c1", "c2", "c3", "c4"), rows, ";")
     things = [(text, link, number, kind, name) for number, name, kind, text, link in films()]
@@ -60,9 +60,9 @@ def test_names_that_say_nothing_are_told_by_values(bench: Any) -> None:
     assert found.domain == "films"
     assert found.settings.min_rating == 3.5
     assert inspect(found.settings, seed=0).counts["users"] == 40
-    said = "\n".join(found.reasons)
+    message = "\n".join(found.reasons)
     for word in ("separated by ';'", "'c3'", "'c4'", "moments in seconds", "min_rating", "k2"):
-        assert word in said
+        assert word in message
 
 
 def test_no_header_is_seen(bench: Any) -> None:

@@ -11,10 +11,9 @@ import polars as pl
 import pytest
 
 from trsr.config import check_config, load_config
-from trsr.data import guess
 from trsr.errors import ConfigError, DataError
 
-NAMES = ("user_id", "timestamp", "candidates", "taken")
+NAMES = ("user_id", "timestamp", "candidates", "clicked")
 Shown = tuple[str, float, list[str], list[str]]
 
 
@@ -157,7 +156,7 @@ def test_bad_rows_are_counted(bench: Any) -> None:
         *good,
     ]
     report, dataset = prepared(bench, good + bad)
-    mine = ("impressions", "candidates", "taken", "unknown_candidates")
+    mine = ("impressions", "candidates", "clicked", "unknown_candidates")
     assert {name: n for name, n in report.counts.items() if name.startswith(mine)} == {
         "impressions": 11,
         "impressions_without_user": 1,
@@ -169,7 +168,7 @@ def test_bad_rows_are_counted(bench: Any) -> None:
         "impressions_empty": 1,
         "unknown_candidates": 1,
         "candidates_twice": 1,
-        "taken_not_shown": 1,
+        "clicked_not_shown": 1,
         "impressions_without_answer": 2,
         "impressions_without_choice": 1,
     }
@@ -178,7 +177,7 @@ def test_bad_rows_are_counted(bench: Any) -> None:
     assert "1  left out: lists without a candidate" in "\n".join(report.lines())
 
 
-def test_one_taken_id_and_whole_numbers_are_ids_too(bench: Any) -> None:
+def test_one_clicked_id_and_whole_numbers_are_ids_too(bench: Any) -> None:
     path = bench.folder() / "lists.parquet"
     frame = pl.DataFrame({"user": [7], "ts": [9.0], "shown": [[1, 2, 3]], "clicked": [2.0]})
     frame.write_parquet(path)
@@ -197,7 +196,7 @@ def test_columns_are_named_or_found(bench: Any) -> None:
     names = ("wer", "wann", "was", "davon")
     clicks = bench.table("c.csv", ("wer", "item", "wann"), log())
     files = {"interactions": clicks, "items": bench.goods(30), "candidates": "given"}
-    columns = dict(zip(("user", "time", "candidates", "taken"), names, strict=True))
+    columns = dict(zip(("user", "time", "candidates", "clicked"), names, strict=True))
     _, named = bench.prepare(
         **files, impressions=written(bench, shown(), "csv", names), columns=columns
     )
@@ -206,11 +205,11 @@ def test_columns_are_named_or_found(bench: Any) -> None:
     assert named.cases("test").frame.equals(found.cases("test").frame)
 
 
-def test_without_times_all_interactions_are_history_and_this_is_said(bench: Any) -> None:
+def test_without_times_all_interactions_are_history_and_this_is_reported(bench: Any) -> None:
     clicks = bench.table("c.csv", ("user_id", "item_id"), (row[:2] for row in log()))
     files = {"interactions": clicks, "items": bench.goods(30), "candidates": "given"}
     lists = sorted(shown(), key=lambda one: one[1])
-    names = ("user_id", "candidates", "taken")
+    names = ("user_id", "candidates", "clicked")
     untimed = written(bench, [(u, c, t) for u, _, c, t in lists], "jsonl", names)
     for path in (untimed, written(bench, lists)):
         report, dataset = bench.prepare(**files, impressions=path)
@@ -218,7 +217,7 @@ def test_without_times_all_interactions_are_history_and_this_is_said(bench: Any)
         assert {key: case.relevant for key, case in tests.items()} == of_time(lists, 95)
         for case in tests.values():
             assert len(case.query.history.items) == 10
-        assert any("asked about after all interactions" in one for one in report.warnings)
+        assert any("comes after all interactions" in one for one in report.warnings)
     with pytest.raises(
         DataError, match=r"needed \(data\.split = global_time\); add a column 'time'"
     ):
@@ -228,7 +227,7 @@ def test_without_times_all_interactions_are_history_and_this_is_said(bench: Any)
         bench.prepare(**timed, impressions=untimed, candidates="given")
 
 
-def test_times_of_two_units_are_told(bench: Any) -> None:
+def test_times_of_two_units_are_reported(bench: Any) -> None:
     report, _ = prepared(bench, [(u, 1000 * when, c, t) for u, when, c, t in shown()])
     assert "all lists are later than all interactions" in report.warnings[0]
     with pytest.raises(DataError, match=r"(?s)no case is left.*all lists are earlier") as caught:
@@ -236,7 +235,7 @@ def test_times_of_two_units_are_told(bench: Any) -> None:
     assert "32  left out: lists of users with too short a history" in str(caught.value)
 
 
-def test_many_candidates_outside_the_catalogue_are_told(bench: Any) -> None:
+def test_many_candidates_outside_the_catalog_are_reported(bench: Any) -> None:
     lists = [(u, when, [*c, "x1"], t) for u, when, c, t in shown()]
     report, _ = prepared(bench, lists)
     assert "16.7% of the candidates are not in the catalog, such as x1" in report.warnings[0]
@@ -248,7 +247,7 @@ def test_many_candidates_outside_the_catalogue_are_told(bench: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "the file is empty (data.impressions)"),
         ("user,time,candidates,taken\n", "there is no list in it"),
@@ -265,12 +264,14 @@ def test_many_candidates_outside_the_catalogue_are_told(bench: Any) -> None:
         ("user,time,candidates,taken\nu1,95,i1 i2,i1,9\n", "line 2: 5 fields where the first"),
     ],
 )
-def test_a_file_that_cannot_be_read_says_where_and_what(bench: Any, text: str, said: str) -> None:
+def test_a_file_that_cannot_be_read_says_where_and_what(
+    bench: Any, text: str, message: str
+) -> None:
     path = bench.raw("lists.csv", text)
     files = {"interactions": bench.clicks(log()), "items": bench.goods(30)}
     with pytest.raises(DataError) as caught:
         bench.prepare(**files, impressions=path, candidates="given")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "lists.csv" in str(caught.value)
 
 
@@ -288,7 +289,7 @@ def test_a_line_that_is_no_json_is_named(bench: Any) -> None:
 
 def test_a_parquet_column_of_another_kind_is_no_matter_of_its_encoding(bench: Any) -> None:
     path = bench.folder() / "lists.parquet"
-    row = {"user": [["u1"]], "time": [95], "candidates": [["i1", "i2"]], "taken": ["i1"]}
+    row = {"user": [["u1"]], "time": [95], "candidates": [["i1", "i2"]], "clicked": ["i1"]}
     pl.DataFrame(row).write_parquet(path)
     files = {"interactions": bench.clicks(log()), "items": bench.goods(30)}
     with pytest.raises(DataError, match=r"lists\.parquet: column 'user' holds List") as caught:
@@ -306,10 +307,10 @@ def test_given_candidates_without_lists_are_a_mistake_of_the_settings() -> None:
     assert check_config({"data": data | {"reader": "mind"}})
 
 
-def test_a_file_of_lists_that_is_not_read_is_told(bench: Any) -> None:
+def test_a_file_of_lists_that_is_not_read_is_reported(bench: Any) -> None:
     report, _ = prepared(bench, shown(), candidates="uniform")
-    (said,) = report.warnings
-    assert "lists.jsonl: is not read: data.impressions is for reader = table" in said
+    (message,) = report.warnings
+    assert "lists.jsonl: is not read: data.impressions is for reader = table" in message
 
 
 def test_the_place_of_the_file_is_from_the_configurations(tmp_path: Path) -> None:
@@ -317,9 +318,3 @@ def test_the_place_of_the_file_is_from_the_configurations(tmp_path: Path) -> Non
     lines = [f"{key} = {json.dumps(value)}" for key, value in where.items()]
     (tmp_path / "mine.toml").write_text("\n".join(["[data]", 'candidates = "given"', *lines]))
     assert load_config(tmp_path / "mine.toml").data.impressions == tmp_path / "c.csv"
-
-
-def test_the_guess_of_the_other_two_files_is_as_it_was(bench: Any) -> None:
-    found = guess(bench.clicks(log()), bench.goods(30))
-    assert found.settings.impressions is None
-    assert found.settings.columns.candidates == found.settings.columns.taken == ""

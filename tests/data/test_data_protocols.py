@@ -49,7 +49,7 @@ def test_popular_candidates_follow_the_training_interactions(bench: Any) -> None
     _, uniform = bench.prepare(**settings(bench, clicks()))
     _, popular = bench.prepare(**settings(bench, clicks(), candidates="popular"))
 
-    # Each draw has the weight count + 1 instead of 1; met items are left out of both.
+    # Each draw has the weight count + 1 instead of 1; seen items are left out of both.
     assert popularity(popular, "test") > 1.5 * popularity(uniform, "test")
     histories = {row[0]: {r[1] for r in clicks() if r[0] == row[0]} for row in clicks()}
     for part in ("train", "valid", "test"):
@@ -85,7 +85,7 @@ def test_given_lists_and_drawn_negatives_exclude_each_other() -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 3])
-def test_full_candidates_are_all_that_the_user_has_not_met(bench: Any, kept: int) -> None:
+def test_full_candidates_are_all_that_the_user_has_not_seen(bench: Any, kept: int) -> None:
     more = {"candidates": "full", "max_history": kept, "k_core": 0}
     _, dataset = bench.prepare(**settings(bench, clicks(), **more))
     cases = dataset.cases("test")
@@ -93,16 +93,16 @@ def test_full_candidates_are_all_that_the_user_has_not_met(bench: Any, kept: int
     assert not dataset.cases("valid").full
     assert not dataset.cases("train").full
     assert cases.frame["candidates"].list.len().to_list() == [0] * len(cases)
-    taken = {user: [r[1] for r in clicks() if r[0] == user] for user, _, _ in clicks()}
-    for case, answer in zip(cases, cases.answers(), strict=True):
-        history, target = taken[case.query.history.user][:-1], taken[case.query.history.user][-1]
+    log = {user: [r[1] for r in clicks() if r[0] == user] for user, _, _ in clicks()}
+    for case, seen in zip(cases, cases.frame["seen"].to_list(), strict=True):
+        history, target = log[case.query.history.user][:-1], log[case.query.history.user][-1]
         shown = [item.id for item in case.query.candidates]
         # The second last interaction is the validation target: with a history kept in part it is
         # still the latest of it.
         assert set(shown) == {f"i{n}" for n in range(CATALOG)} - set(history)
         assert case.relevant == {target}
-        assert answer.met >= set(history)
-        assert target not in answer.met
+        assert set(seen) >= set(history)
+        assert target not in seen
     assert {case.query.candidates[0].id for case in dataset.cases("valid")}
     queries = dict(cases.histories())
     assert [q.history for q in cases.queries()] == list(queries.values())
@@ -110,24 +110,24 @@ def test_full_candidates_are_all_that_the_user_has_not_met(bench: Any, kept: int
 
 @pytest.mark.parametrize("split", ["leave_last_out", "global_time", "rows"])
 @pytest.mark.parametrize("kept", [0, 3])
-def test_full_never_offers_what_the_user_had_met(bench: Any, split: str, kept: int) -> None:
+def test_full_never_offers_what_the_user_had_seen(bench: Any, split: str, kept: int) -> None:
     # Each user begins at a time of its own, so that a date parts histories anywhere.
     rows = [(user, item, when + 3 * int(user[1:])) for user, item, when in clicks()]
     more = {"candidates": "full", "max_history": kept, "split": split, "test_share": 0.4}
     _, dataset = bench.prepare(**settings(bench, rows, **more))
     cases = dataset.cases("test")
     assert len(cases)
-    for case, answer in zip(cases, cases.answers(), strict=True):
-        taken = [item for user, item, _ in rows if user == case.query.history.user]
+    for case, seen in zip(cases, cases.frame["seen"].to_list(), strict=True):
+        log = [item for user, item, _ in rows if user == case.query.history.user]
         (target,) = case.relevant
-        before = set(taken[: taken.index(target)])
+        before = set(log[: log.index(target)])
         shown = {item.id for item in case.query.candidates}
         assert not shown & before
-        assert shown == {f"i{n}" for n in range(CATALOG)} - answer.met
-        assert shown >= {f"i{n}" for n in range(CATALOG)} - set(taken)
+        assert shown == {f"i{n}" for n in range(CATALOG)} - set(seen)
+        assert shown >= {f"i{n}" for n in range(CATALOG)} - set(log)
 
 
-def test_full_leaves_out_targets_that_the_user_had_met_and_counts_them(bench: Any) -> None:
+def test_full_leaves_out_targets_that_the_user_had_seen_and_counts_them(bench: Any) -> None:
     rows = clicks(repeats=True)
     report, dataset = bench.prepare(**settings(bench, rows, candidates="full"))
     again = 0
@@ -137,4 +137,4 @@ def test_full_leaves_out_targets_that_the_user_had_met_and_counts_them(bench: An
     assert again
     assert report.counts["repeats_test"] == again
     assert len(dataset.cases("test")) == 60 - again
-    assert any("met the item before" in line for line in report.lines())
+    assert any("seen the item before" in line for line in report.lines())

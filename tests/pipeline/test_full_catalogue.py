@@ -124,7 +124,7 @@ def test_data_prepared_before_cases_told_what_was_met_is_prepared_again(tmp_path
     config = load_config(tmp_path / "full.toml", [f"run.folder={folder}"])
     run_stage(config, "prepare")
     path = folder / "cases.test.parquet"
-    pl.read_parquet(path).drop("met").write_parquet(path)
+    pl.read_parquet(path).drop("seen").write_parquet(path)
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["stages"]["prepare"]["settings"]["format of cases"]
     manifest["stages"]["prepare"]["files"][path.name] = hash_file(path)

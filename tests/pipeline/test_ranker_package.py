@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from trsr.cli.inspect import parts
+from trsr.cli.inspect import components
 from trsr.config import load_config
 from trsr.errors import ConfigError
 from trsr.pipeline import run
@@ -107,4 +107,4 @@ def test_its_settings_are_checked_as_trsrs_own(small_run, tmp_path) -> None:
         ConfigError, match=r"careful needs the trained model, but train\.epochs is 0"
     ):
         load_config(path, untrained)
-    assert "careful" in "\n".join(parts("rankers"))
+    assert "careful" in "\n".join(components("rankers"))

@@ -271,7 +271,7 @@ def test_a_full_disk_under_the_table_is_told(folder, monkeypatch):
     def full(path, text):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("trsr.experiments.sweep.table.write_atomic", full)
+    monkeypatch.setattr("trsr.experiments.sweep.table.files.write_text", full)
     with pytest.raises(StoreError, match="the disk is full"):
         sweep(plan_of(folder))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 
+import polars as pl
 import pytest
 
 from trsr.errors import StoreError
 from trsr.storage import files
+from trsr.storage.integrity import readable
 
 
 def test_an_error_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path):
@@ -109,3 +112,37 @@ def test_json_nested_without_end_is_no_json(tmp_path):
     (tmp_path / "a.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="nested too deep"):
         files.read_json(tmp_path / "a.json")
+
+
+def safetensors(path):
+    head = json.dumps(
+        {"__metadata__": {"a": "b"}, "x": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}}
+    ).encode()
+    path.write_bytes(len(head).to_bytes(8, "little") + head + b"abc")
+
+
+MAKE = {
+    "a.parquet": lambda path: pl.DataFrame({"a": range(999)}).write_parquet(path),
+    "a.json": lambda path: path.write_text('{"a": [1, 2]}'),
+    "a.safetensors": safetensors,
+}
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_file_that_was_cut_off_is_not_readable(tmp_path, name):
+    path = tmp_path / name
+    MAKE[name](path)
+    assert readable(path)
+    assert readable(tmp_path)
+    whole = path.read_bytes()
+    for length in (0, 1, 9, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert not readable(path), length
+        assert not readable(tmp_path), length
+    path.write_bytes(b"\xff" * len(whole))
+    assert not readable(path)
+
+
+def test_files_of_other_kinds_are_not_checked(tmp_path):
+    (tmp_path / "report.html").write_bytes(b"")
+    assert readable(tmp_path)

@@ -1,4 +1,4 @@
-"""The output store: content keys, first value stays, many writers, errors in words."""
+"""The response cache: content keys, first value stays, many writers, errors in words."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_file_of_something_else_is_refused_in_words(tmp_path: Path, content: b
         ResponseCache(path).put("a", "b")
 
 
-def test_a_file_damaged_in_the_middle_is_told_in_words(tmp_path: Path) -> None:
+def test_a_file_damaged_in_the_middle_is_reported_in_words(tmp_path: Path) -> None:
     path = tmp_path / "responses.sqlite"
     with ResponseCache(path) as store:
         store.put_all({f"key{n}": "value " * 20 for n in range(500)})
@@ -238,7 +238,7 @@ def test_several_that_open_an_old_store_at_once_bring_it_to_this_version_once(
         assert store.get(["a"]) == {"a": "old"}
 
 
-def test_a_full_disk_is_told_in_words_and_keeps_what_was_put(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_words_and_keeps_what_was_put(tmp_path: Path) -> None:
     path = tmp_path / "responses.sqlite"
     store = ResponseCache(path)
     store.put("kept", "yes")
@@ -251,7 +251,7 @@ def test_a_full_disk_is_told_in_words_and_keeps_what_was_put(tmp_path: Path) -> 
     store.close()
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_words(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be opened"):
         ResponseCache(tmp_path / "file" / "responses.sqlite")
@@ -259,7 +259,7 @@ def test_a_folder_that_cannot_be_made_is_told_in_words(tmp_path: Path) -> None:
 
 def test_a_store_that_is_only_read_makes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "out # 1?.sqlite"
-    with pytest.raises(StoreError, match="there is no output store"):
+    with pytest.raises(StoreError, match="there is no response cache"):
         ResponseCache(path, write=False)
     assert not path.parent.exists()
     with ResponseCache(path) as store:

@@ -53,7 +53,7 @@ def test_columns_go_by_name_and_by_what_their_values_are(tmp_path, frame):
         (pl.concat([GOOD, GOOD]), "there are two rows for query a"),
     ],
 )
-def test_a_misfit_is_told_with_file_column_and_query(tmp_path, frame, message):
+def test_a_misfit_is_reported_with_file_column_and_query(tmp_path, frame, message):
     with pytest.raises(StoreError, match=rf"t\.parquet.*{message}.*; make it again"):
         read(tmp_path, frame)
 
@@ -66,7 +66,7 @@ def test_further_columns_may_be_missing_and_the_rest_may_be_empty(tmp_path):
     assert "cut" not in read(tmp_path, GOOD, further={"cut": pl.List(pl.Int64())}).columns
 
 
-def test_a_missing_and_a_damaged_file_are_told_apart(tmp_path):
+def test_a_missing_and_a_damaged_file_are_distinguished(tmp_path):
     with pytest.raises(StoreError, match=r"t\.parquet: there is no such file; make it"):
         read_table(tmp_path / "t.parquet", COLUMNS, again="make it")
     (tmp_path / "t.parquet").write_bytes(b"PAR1")

@@ -56,7 +56,9 @@ def init(
     interactions: Annotated[Path, typer.Argument(help="the file of interactions")],
     items: Annotated[
         Path | None,
-        typer.Argument(help="the file of items and their texts; else the first file has them too"),
+        typer.Argument(
+            help="the file of items and their texts; absent: the first file has them too"
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="the file to write")] = None,
     force: Annotated[bool, typer.Option("--force", help="write over an existing file")] = False,
@@ -81,7 +83,7 @@ def check(config: ConfigPath, settings: Overrides = None) -> None:
 
 @app.command()
 def run(config: ConfigPath, settings: Overrides = None) -> None:
-    """Run all stages of the method; a stage whose output still holds is skipped."""
+    """Run all stages of the method; a stage whose output is up to date is skipped."""
     _run(config, settings, ())
 
 
@@ -103,7 +105,7 @@ _stage("evaluate", "Compute the metrics and write the reports.")
 @app.command()
 def recommend(
     run: RunPath,
-    who: Annotated[str, typer.Argument(metavar="USER|HISTORY.jsonl", help="whom to rank for")],
+    who: Annotated[str, typer.Argument(metavar="USER|HISTORY.jsonl", help="for whom to rank")],
     candidates: Annotated[
         Path | None, typer.Option(help="items to rank, one id or JSON object a line")
     ] = None,
@@ -132,14 +134,17 @@ def compare(
         list[str] | None, typer.Option(help="rankers of runs that name none; may be repeated")
     ] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="ndcg@10 if nothing is said; may be repeated")
+        list[str] | None, typer.Option(help="a metric; default ndcg@10; may be repeated")
     ] = None,
     baseline: Annotated[
-        str, typer.Option(metavar="RUN[:RANKER]", help="what all are compared with; else the first")
+        str,
+        typer.Option(
+            metavar="RUN[:RANKER]", help="the one that all are compared with; default: the first"
+        ),
     ] = "",
     seeds: Annotated[bool, typer.Option("--seeds", help="pool runs that differ by seed")] = False,
     shared: Annotated[
-        bool, typer.Option("--shared", help="only on queries that all of these runs were asked")
+        bool, typer.Option("--shared", help="only on queries that all of these runs have")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
@@ -179,11 +184,11 @@ def audit(
     run: RunPath,
     json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
     llm_queries: Annotated[
-        int, typer.Option(min=0, help="test queries that the language model is asked about")
+        int, typer.Option(min=0, help="test queries for the checks that ask the language model")
     ] = 0,
 ) -> None:
-    """Look for leaks, shortcuts, biases and idle inputs; findings end with exit code 1."""
-    from trsr.cli.audit import show_audit
+    """Look for leaks, shortcuts, biases and unused inputs; findings end with exit code 1."""
+    from trsr.cli.experiments import show_audit
 
     with Bar("audit", resumes=False) as bar:
         clean = show_audit(run, json, llm_queries, bar)
@@ -199,8 +204,8 @@ def tune_summarizer(
     ],
     settings: Overrides = None,
 ) -> None:
-    """Fine-tune the summarizer on those of its summaries that tell what comes next."""
-    from trsr.cli.tune_summarizer import tune
+    """Fine-tune the summarizer on its summaries that best predict the next item."""
+    from trsr.cli.experiments import tune
 
     with Bar("tune-summarizer") as bar:
         tune(config, settings or [], out_folder, bar)
@@ -211,24 +216,24 @@ def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a TOML file, or a recipe's name")],
     processes: Annotated[
         int,
-        typer.Option(min=1, help="runs made side by side, each with its share of cores and GPUs"),
+        typer.Option(min=1, help="runs made at one time, each with its share of cores and GPUs"),
     ] = 1,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="a variant or run to make now; may be given again"),
+        typer.Option(metavar="NAME", help="a variant or run to make now; may be repeated"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list the runs")] = False,
 ) -> None:
-    """Make many runs that differ in some settings; what they share is made once."""
-    from trsr.cli.sweep import list_runs, run_sweep
+    """Make many runs that differ in some settings; shared work is done once."""
+    from trsr.cli.experiments import list_runs, run_sweep
 
     if dry_run:
         for line in list_runs(file, only or ()):
             out.print(line, markup=False)
         return
     with Bar("sweep") as bar:
-        whole = run_sweep(file, processes, bar, only or ())
-    if not whole:
+        succeeded = run_sweep(file, processes, bar, only or ())
+    if not succeeded:
         raise typer.Exit(1)
 
 
@@ -239,10 +244,10 @@ def ls(
         typer.Argument(help="methods, readers, strategies, models, rankers, metrics or recipes"),
     ] = "",
 ) -> None:
-    """List the parts that a configuration can name."""
-    from trsr.cli.inspect import parts
+    """List the components that a configuration can name."""
+    from trsr.cli.inspect import components
 
-    for line in parts(kind):
+    for line in components(kind):
         out.print(line, markup=False)
 
 

@@ -1,8 +1,7 @@
-"""What `trsr run` ends with: what the figures say, one user's list, and what to do next."""
+"""The end of `trsr run`: what the figures mean, one user's list, and what to do next."""
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from trsr.pipeline.artifacts import read_summaries
 from trsr.progress import duration
 from trsr.report.cost_chart import brief_seconds
 from trsr.report.costs import RankerCost, read_costs
+from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory
 from trsr.types import Case
 
@@ -32,12 +32,12 @@ STAGES = ("prepare", "summarize", "train", "rank")
 def ending(config: Config) -> Iterator[str]:
     """The lines below a finished run's table.
 
-    The best ranker is the one with the highest mean NDCG@10, or of the first metric where that was
-    not asked for or is a lower bound. Differences are paired over queries; a difference counts as
-    shown from two standard errors on.
+    The best ranker is the one with the highest mean NDCG@10, or of the first metric where that is
+    absent or a lower bound. Differences are paired over queries; from two standard errors on, a
+    difference counts as shown.
     """
     folder = config.run.folder
-    report = json.loads((folder / "report.json").read_text("utf-8"))
+    report = files.read_json(folder / "report.json")
     metric = _metric(report)
     yield from _times(folder)
     ranked = _ranked(report, metric)
@@ -54,7 +54,7 @@ def ending(config: Config) -> Iterator[str]:
 
 
 def _metric(report: Mapping[str, Any]) -> str:
-    """The metric to tell of; empty where all are lower bounds or there is no query."""
+    """The metric shown; empty where all are lower bounds or there is no query."""
     bounds = {name for one in report["rankers"].values() for name in one["lower_bounds"]}
     usable = [
         name for name, mean in report["chance"].items() if name not in bounds and mean is not None
@@ -73,9 +73,9 @@ def _ranked(report: Mapping[str, Any], metric: str) -> list[str]:
 def _times(folder: Path) -> Iterator[str]:
     records = RunDirectory(folder).records()
     took = {name: float(records[name].info.get("seconds", 0)) for name in STAGES if name in records}
-    parts = [f"{name} {duration(seconds)}" for name, seconds in took.items() if seconds >= 1]
-    if parts:
-        yield f"time: {', '.join(parts)}; in all {duration(sum(took.values()))}"
+    times = [f"{name} {duration(seconds)}" for name, seconds in took.items() if seconds >= 1]
+    if times:
+        yield f"time: {', '.join(times)}; in all {duration(sum(took.values()))}"
 
 
 def _meaning(
@@ -110,7 +110,7 @@ def _value(found: Mapping[str, Any]) -> str:
 
 def _per_query(folder: Path, metric: str) -> pl.DataFrame:
     columns = ["ranker", "query", "user", metric]
-    return pl.read_parquet(folder / "per_query.parquet", columns=columns, glob=False)
+    return files.read_parquet(folder / "per_query.parquet").select(columns)
 
 
 def _difference(
@@ -127,13 +127,13 @@ def _difference(
 def _lead(values: pl.DataFrame, metric: str, ranked: Sequence[str]) -> str:
     mean, error = _difference(values, metric, ranked[0], ranked[1])
     users = values["user"].n_unique()
-    said = f"It leads {ranked[1]}, the next, by {decimals(mean)}"
+    lead = f"It leads {ranked[1]}, the next, by {decimals(mean)}"
     if error is None:
-        return f"{said}; one user does not tell how sure that is."
-    said += f" ± {decimals(error)} on the same queries"
+        return f"{lead}; one user cannot show how sure that is."
+    lead += f" ± {decimals(error)} on the same queries"
     if mean >= 2 * error and mean > 0:
-        return f"{said}: more than two standard errors, so the lead is hardly chance."
-    return f"{said}: less than two standard errors, so {users} users do not tell which is better."
+        return f"{lead}: more than two standard errors, so the lead is hardly chance."
+    return f"{lead}: less than two standard errors, so {users} users do not show which is better."
 
 
 def _price(
@@ -143,7 +143,7 @@ def _price(
     ranked: Sequence[str],
     costs: Mapping[str, RankerCost],
 ) -> Iterator[str]:
-    """What the best takes, and the fastest of those that are not clearly worse."""
+    """What the best costs, and the fastest of those that are not clearly worse."""
     took = {
         name: costs[name].seconds_a_query
         for name in ranked
@@ -154,13 +154,13 @@ def _price(
         return
     close = [name for name in took if _is_close(values, metric, best, name)]
     fastest = min(close, key=lambda name: took[name] or 0.0)
-    said = f"{best} takes {brief_seconds(took[best])} a query"
+    cost = f"{best} takes {brief_seconds(took[best])} a query"
     if fastest == best:
-        yield f"{said}; every faster ranker is clearly worse." if len(took) > 1 else f"{said}."
+        yield f"{cost}; every faster ranker is clearly worse." if len(took) > 1 else f"{cost}."
         return
     mean = report["rankers"][fastest]["metrics"][metric]["mean"]
     yield (
-        f"{said}; {fastest}, the fastest that is not clearly worse, reaches {decimals(mean)} in "
+        f"{cost}; {fastest}, the fastest that is not clearly worse, reaches {decimals(mean)} in "
         f"{brief_seconds(took[fastest])}."
     )
 
@@ -184,24 +184,26 @@ def _example(config: Config, case: Case, ranker: str) -> Iterator[str]:
         yield f"  summary of {found.covers} items: {found.text}"
     items = _list(folder / "rankings.parquet", ranker, case.query.id)
     names = {item.id: title(item, 60) for item in case.query.candidates}
-    yield f"  {ranker}'s list of {len(items)} candidates (→ what the user took next):"
+    yield f"  {ranker}'s list of {len(items)} candidates (→ the item that the user chose next):"
     for place, item in enumerate(items, 1):
-        taken = item in case.relevant
-        if place <= ITEMS or taken:
-            yield f"  {'→' if taken else ' '}{place:4d}. {names.get(item, item)}"
+        relevant = item in case.relevant
+        if place <= ITEMS or relevant:
+            yield f"  {'→' if relevant else ' '}{place:4d}. {names.get(item, item)}"
 
 
 def _list(path: Path, ranker: str, query: str) -> list[str]:
     """The items of one list, best first; empty where there is none."""
     wanted = (pl.col("ranker") == ranker) & (pl.col("query") == query)
-    found = pl.scan_parquet(path, glob=False).filter(wanted).select("items").head(1).collect()
+    found = files.scan_parquet(path).filter(wanted).select("items").head(1).collect()
     return list(found["items"][0]) if found.height else []
 
 
 def _next(config: Config, user: str, best: str) -> Iterator[str]:
     folder = str(config.run.folder)
     commands = {
-        shlex.join(["trsr", "show", folder, user]): "what was read, written and ranked",
+        shlex.join(
+            ["trsr", "show", folder, user]
+        ): "one user's history, summaries, prompt and lists",
         shlex.join(["trsr", "recommend", folder, user, "--ranker", best]): "items for this user",
     }
     if config.data.dataset:

@@ -11,6 +11,7 @@ import tomli_w
 
 from trsr.data import guess
 from trsr.errors import ConfigError
+from trsr.storage import files
 
 HEAD = """# Written by trsr init; every setting: docs/configuration.md
 # A first run of minutes on two cores. For a real one raise max_history, train_users and
@@ -37,13 +38,13 @@ no_repeat_ngram = 4
 [train]
 loss = "listwise"
 learning_rate = 1e-3 # what works for a small model; 1e-4 is the paper's, for 7 billion parameters
-dropout = 0 # one pass over few cases does not overfit, and draws cost time
+dropout = 0 # one pass over few cases does not overfit, and dropout costs time
 epochs = 1
 """
 
 RANK = """
-# What the language model has to beat is cheap: popularity, words, who took what together. Nets over
-# sequences and blends take minutes more: docs/rankers.md.
+# What the language model has to beat is cheap: popularity, words, items clicked together. Networks
+# over sequences and blends take minutes more: docs/rankers.md.
 [rank]
 rankers = ["random", "popular", {words}"item_knn", "llm_zero_shot", "llm"]
 """
@@ -70,16 +71,16 @@ def write_config(
     """
     found = guess(interactions, items)
     path = output or Path(f"{interactions.name.split('.')[0]}.toml")
-    if path.exists() and not force:
+    if files.exists(path) and not force:
         raise ConfigError(f"{path} exists; give another name with --output, or --force")
     data = found.settings.model_dump(mode="json", exclude_defaults=True)
     for key, file in (("interactions", interactions), ("items", items)):
         if file is not None:
             data[key] = os.path.relpath(file, path.parent)
-    # a first run of minutes: the head of the file says how to go on
+    # a first run of minutes; the head of the file explains how to enlarge it
     data |= {"max_history": 20, "train_users": 80, "test_cases": 40, "train_negatives": 4}
     # training and test share users and blocks, and so most summaries
-    data |= {"same_users": True, "history_step": 5}
+    data |= {"same_users": True}
     prompts: dict[str, Any] = {
         "domain": found.domain,
         "style": "worked",
@@ -90,5 +91,5 @@ def write_config(
     head = f"# trsr run {path}\n{HEAD}\n"
     fast = FAST if find_spec("openvino_genai") else ""
     rank = RANK.format(words='"bm25", ' if find_spec("bm25s") else "")
-    path.write_text(head + tomli_w.dumps(values) + REST + rank + fast, "utf-8")
+    files.write_text(path, head + tomli_w.dumps(values) + REST + rank + fast, private=False)
     return path, found.reasons

@@ -1,32 +1,32 @@
-"""Commands that look: check, ls, get, and the table at the end of a run."""
+"""`trsr check`, `ls` and `get`, and the table at the end of a run."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trsr.config import Config, load_config, recipes
 from trsr.errors import ConfigError, StoreError
 from trsr.progress import Progress
+from trsr.storage import files
 
 
 def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
     """Checks the settings, the prompts' domain and the data.
 
     Yields:
-        What was found, for people.
+        The findings, for people.
 
     Raises:
         ConfigError: With every mistake of the settings.
-        DataError: With what is wrong in the data.
+        DataError: If the data cannot be used.
     """
     from trsr.data import inspect
     from trsr.pipeline.stages import located
     from trsr.rankers.external import read_lists
 
     config = load_config(path, settings)
-    yield f"{path}: the settings are right"
+    yield f"{path}: the settings are valid"
     report = inspect(located(config.data), seed=config.data_seed)
     yield from report.lines()
     for name, one in config.rank.external_lists.items():
@@ -35,7 +35,7 @@ def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
 
 
 def _installed(config: Config) -> Iterator[str]:
-    """Whether the packages that what is asked needs are there, and which models are asked."""
+    """Checks that required extras are installed, and names the models."""
     from importlib.util import find_spec
 
     ranking = [config.model] if config.rank.those("uses_llm") else []
@@ -54,12 +54,12 @@ def _installed(config: Config) -> Iterator[str]:
                     f"the ranker {ranker} is not installed: pip install 'trsr[{extra}]'"
                 )
     for kind, models in (("ranking", ranking), ("summaries", writing)):
-        asked = [f"{one.name} through {one.backend}" for one in models] or ["none is asked"]
-        yield f"model for {kind}: {asked[0]}"
+        used = [f"{one.name} through {one.backend}" for one in models] or ["none"]
+        yield f"model for {kind}: {used[0]}"
 
 
-def parts(kind: str) -> Iterator[str]:
-    """The parts of a kind, or of all kinds, a line each.
+def components(kind: str) -> Iterator[str]:
+    """The components of a kind, or of all kinds, a line each.
 
     Raises:
         ConfigError: If there is no such kind.
@@ -96,17 +96,14 @@ def parts(kind: str) -> Iterator[str]:
 
 
 def _opening(recipe: Path) -> str:
-    first = recipe.read_text("utf-8").splitlines()[0]
+    first = files.read_text(recipe).splitlines()[0]
     return first.lstrip("# ").strip()
 
 
 def fetch(name: str, progress: Progress) -> Path:
     """Fetches weights or data by name, and makes weights ready for use."""
-    from trsr.hub import get, names
-    from trsr.registry import near
+    from trsr.hub import get
 
-    if name not in names():
-        raise ConfigError(f"there is nothing called {name!r} to get{near(name, list(names()))}")
     path = get(name, progress=progress)
     from trsr.models.weights import GGUF, local_weights
 
@@ -114,14 +111,14 @@ def fetch(name: str, progress: Progress) -> Path:
 
 
 def report_table(folder: Path) -> tuple[list[str], list[list[str]], list[str]]:
-    """The table of a finished run, few rankers side by side: header, rows, notes.
+    """The table of a finished run, few rankers in columns: header, rows, notes.
 
     Raises:
         StoreError: If the run has no report, or one that trsr did not write.
     """
     path = folder / "report.json"
     try:
-        report = json.loads(path.read_text("utf-8"))
+        report = files.read_json(path)
         table = report["table"]
         lines: list[Sequence[object]] = [table["header"], *table["rows"]]
         if report.get("costs"):

@@ -25,12 +25,12 @@ def lines(
     """Ranks, and yields what to print."""
     recommender = Recommender.load(run, ranker)
     histories = _histories(recommender, who)
-    given = read_items(candidates, recommender.catalog) if candidates else None
+    items = read_items(candidates, recommender.catalog) if candidates else None
     queries = [
         Query(
             f"recommend/{history.user}/{place}",
             history,
-            tuple(given) if given else recommender.propose(history),
+            tuple(items) if items else recommender.propose(history),
         )
         for place, history in enumerate(histories)
     ]

@@ -1,4 +1,4 @@
-"""`trsr show`: everything that a run did for one user."""
+"""`trsr show`: one user's history, summaries, prompt and ranked candidates."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from trsr.pipeline.summary_trace import SummaryTrace, page_writer, summary_trace
 from trsr.prompts import PromptWriter
 from trsr.rankers import read_rankings
 from trsr.recommender import Recommender, ranking_writer
+from trsr.storage import files
 from trsr.types import Case, Query, Summary, UserHistory
 
 
 def lines(run: Path, user: str) -> Iterator[str]:
-    """What to print of one user.
+    """The lines about one user.
 
     Raises:
         DataError: If the run has no ranked case of this user.
@@ -41,17 +42,17 @@ def lines(run: Path, user: str) -> Iterator[str]:
         raise DataError(
             f"{run}: there is no {config.rank.split} query of user {user!r}; there are, say, {some}"
         )
-    retrieve_k = run / RETRIEVED
-    proposed = read_retrieved(retrieve_k) if ranked.full and retrieve_k.exists() else {}
+    path = run / RETRIEVED
+    proposed = read_retrieved(path) if ranked.full and files.exists(path) else {}
     writer = page_writer(config)
-    asked = _Asked(config, dataset, proposed)
+    prompts = _Prompts(config, dataset, proposed)
     for case in cases:
         grown = summary_trace(config, writer, case.query.history, own.get(case.query.id))
         yield f"query {case.query.id}"
         yield ""
         yield from _history(case.query.history, grown)
         yield from _summary(config, grown, case.query.summary)
-        yield from asked.lines(case.query)
+        yield from prompts.lines(case.query)
         yield from _ranked(case, run)
 
 
@@ -61,7 +62,7 @@ def _history(history: UserHistory, grown: SummaryTrace) -> Iterator[str]:
         yield f"  block {number}" if grown.cut else "  read"
         yield from (f"    {item.id}  {title(item)}" for item in items)
     if grown.rest:
-        yield "  since then, not summarized" if grown.blocks else "  not summarized"
+        yield "  not summarized yet" if grown.blocks else "  not summarized"
         yield from (f"    {item.id}  {title(item)}" for item in grown.rest)
     yield ""
 
@@ -71,35 +72,35 @@ def _summary(config: Config, grown: SummaryTrace, summary: Summary | None) -> It
         yield "no summary"
         yield ""
         return
-    anothers = config.prompts.summary_of == "another"
+    other = config.prompts.summary_of == "another"
     strategy = config.summarize.strategy
     beside = [text for _, text in grown.blocks if text]
     if beside or grown.steps:
-        whose = "the user's own summaries" if anothers else "summaries"
-        yield f"{whose} ({strategy}), as they were asked:"
+        whose = "the user's own summaries" if other else "summaries"
+        yield f"{whose} ({strategy}), in the order of the prompts:"
     for number, text in enumerate((*beside, *grown.steps), 1):
         of = f"block {number}: " if number <= len(beside) else ""
         yield f"  {number}. {of}{text}"
     if grown.missing:
         yield f"  {GONE_NOTE}"
     what = (
-        "another user's summary, in place of the own" if anothers else f"the summary ({strategy}),"
+        "another user's summary instead of this user's" if other else f"the summary ({strategy}),"
     )
-    untold = not any(tells_summary(config, name) for name in config.rank.rankers)
+    unread = not any(tells_summary(config, name) for name in config.rank.rankers)
     yield f"{what} of {summary.covers} interactions: {summary.text}"
-    if untold:
-        yield "no ranker of this run is told the summary"
+    if unread:
+        yield "no ranker of this run reads the summary"
     yield ""
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What the run's language model is asked.
+class _Prompts:
+    """The prompts of the run's language model.
 
     Attributes:
         config: All settings.
         dataset: Where the items are.
-        proposed: The candidates it is asked about, by query, where the first stage chose them.
+        proposed: The candidates by query, where a retriever chose them.
     """
 
     config: Config
@@ -108,7 +109,7 @@ class _Asked:
 
     @functools.cached_property
     def _writer(self) -> PromptWriter:
-        # the model counts tokens; it is asked nothing, so it needs neither adapter nor store
+        # the model counts tokens only, so it needs neither adapter nor cache
         return ranking_writer(self.config, open_model(self.config.model))
 
     def lines(self, query: Query) -> Iterator[str]:
@@ -116,18 +117,18 @@ class _Asked:
         rank = self.config.rank
         asking = rank.those("uses_llm")
         if not asking:
-            yield "no ranker of this run asks a language model, so there is no prompt"
+            yield "no ranker of this run uses a language model, so there is no prompt"
             yield ""
             return
         chosen = self.proposed.get(query.id)
         if chosen is not None:
             found = tuple(self.dataset.catalog[item] for item in chosen)
             query = dataclasses.replace(query, candidates=found)
-        told = bool(rank.those("reads_summary", asking))
-        if not told:
+        summarized = bool(rank.those("reads_summary", asking))
+        if not summarized:
             nothing = UserHistory(query.history.user, ())
             query = dataclasses.replace(query, history=nothing, summary=None)
-        yield f"prompt of the first candidate{'' if told else ', told nothing of the user'}:"
+        yield f"prompt of the first candidate{'' if summarized else ', without the history'}:"
         for message in self._writer.rank(query)[0].messages:
             yield f"  [{message.role}]"
             yield from (f"  {line}" for line in message.content.splitlines())
@@ -136,7 +137,7 @@ class _Asked:
 
 def _ranked(case: Case, run: Path) -> Iterator[str]:
     path = run / "rankings.parquet"
-    if not path.exists():
+    if not files.exists(path):
         yield "not ranked yet: give `trsr rank`"
         return
     items = {item.id: item for item in case.query.candidates}
@@ -144,7 +145,7 @@ def _ranked(case: Case, run: Path) -> Iterator[str]:
         for ranked in lists:
             if ranked.query != case.query.id:
                 continue
-            yield f"ranked by {ranker} (* the item that was taken next):"
+            yield f"ranked by {ranker} (* the item that the user chose next):"
             for place, entry in enumerate(ranked.entries, 1):
                 if entry.item not in items:
                     raise DataError(

@@ -26,7 +26,7 @@ from rich.table import Table
 from trsr.progress import Pace
 
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""What a terminal obeys instead of showing it: control characters, and turns of direction."""
+"""What a terminal obeys instead of showing it: control characters and changes of direction."""
 
 
 def visible(text: str) -> str:
@@ -56,25 +56,25 @@ EVERY = 20.0
 
 
 def complain(message: str) -> None:
-    """Says what was wrong, on standard error."""
+    """Prints an error on standard error."""
     err.print(f"[bold red]error:[/] {escape(message)}")
 
 
 class Bar:
-    """A job's progress: a bar on a terminal, else a line now and then; always with an estimate.
+    """A job's progress: a bar on a terminal, else a line now and then, with an estimate.
 
     A job that is stopped from the keyboard ends with one line and exit code 130.
 
     Args:
         name: Of the job, such as a stage.
-        resumes: Whether the same command goes on where the job was stopped.
+        resumes: Whether the same command continues a stopped job.
     """
 
     def __init__(self, name: str, *, resumes: bool = True) -> None:
         self.name = name
         self._resumes = resumes
         self._unit = "steps"
-        self._said = time.monotonic()
+        self._shown = time.monotonic()
         self._pace = Pace()
         self._bar = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
@@ -103,13 +103,13 @@ class Bar:
             self._bar.stop()
         if kind is KeyboardInterrupt:
             command = shlex.join(["trsr", *sys.argv[1:]])
-            kept = f"; what is done is kept. Go on with: {command}" if self._resumes else ""
+            kept = f"; what is done is kept. Continue with: {command}" if self._resumes else ""
             err.print(f"stopped in {self.name}{kept}", markup=False)
             raise typer.Exit(130) from None
 
     def begin(self, total: int | None, unit: str) -> None:
         """The job has `total` steps of this unit."""
-        self._unit, self._said = unit, time.monotonic()
+        self._unit, self._shown = unit, time.monotonic()
         self._pace.begin(total)
         self._bar.reset(self._task, total=total, unit=unit, note="", left="", visible=True)
 
@@ -121,11 +121,11 @@ class Bar:
         shown = note if len(note) <= room else f"{note[: room - 1]}…"
         self._bar.update(self._task, advance=steps, note=visible(shown), left=left and f", {left}")
         now = time.monotonic()
-        if not err.is_terminal and now - self._said >= EVERY:
-            self._said = now
-            whole = f" of {self._pace.total}" if left else ""
-            told = f"{self._pace.done}{whole} {self._unit}{left and f', {left}'}"
-            err.print(f"{self.name}: {told}{escape(note and f'; {note}')}")
+        if not err.is_terminal and now - self._shown >= EVERY:
+            self._shown = now
+            total = f" of {self._pace.total}" if left else ""
+            state = f"{self._pace.done}{total} {self._unit}{left and f', {left}'}"
+            err.print(f"{self.name}: {state}{escape(note and f'; {note}')}")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,6 +1,6 @@
-"""Room: data. From files as they come to cases that every model ranks the same.
+"""Data: from files as they come to cases that are the same for every ranker.
 
-The parts are imported when first asked for: settings must be readable without polars.
+Names are imported on first use: settings must be readable without polars.
 """
 
 from __future__ import annotations
@@ -32,24 +32,18 @@ __all__ = [
     "prepare",
 ]
 
-_HOMES = {
-    "READERS": "settings",
-    "Cases": "dataset",
-    "Catalog": "dataset",
-    "Columns": "settings",
-    "DataReport": "report",
-    "DataSettings": "settings",
-    "Dataset": "dataset",
-    "Guess": "inference.guess",
-    "Reader": "readers.base",
-    "Source": "readers.base",
-    "guess": "inference.guess",
-    "inspect": "preparation",
-    "prepare": "preparation",
+_MODULES = {
+    "dataset": ("Cases", "Catalog", "Dataset"),
+    "inference.guess": ("Guess", "guess"),
+    "preparation": ("inspect", "prepare"),
+    "readers.base": ("Reader", "Source"),
+    "report": ("DataReport",),
+    "settings": ("READERS", "Columns", "DataSettings"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'trsr.data' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"trsr.data.{_HOMES[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"trsr.data.{module}"), name)
+    raise AttributeError(f"module 'trsr.data' has no attribute {name!r}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from trsr.data.negatives import Keys, Met, Weights, negatives, shuffled
+from trsr.data.negatives import Keys, Seen, Weights, negatives, shuffled
 from trsr.data.records import Ints, Mask, Records
 from trsr.settings import derive_seed
 
@@ -23,25 +23,19 @@ SCHEMA = pl.Schema(
 )
 """The columns of `cases.*.parquet`; histories are oldest first."""
 
-MET = "met"
+SEEN = "seen"
 """One more column where the candidates are the whole catalog, and their list is empty: what the
-user had met before the question, also what `max_history` leaves out of the history, and what of the
+user has seen before the target, also what `max_history` leaves out of the history, and what of the
 user may be fitted on. These are no candidates."""
 
-OPEN_SCHEMA = pl.Schema([*SCHEMA.items(), (MET, pl.List(pl.String()))])
+FULL_SCHEMA = pl.Schema([*SCHEMA.items(), (SEEN, pl.List(pl.String()))])
 """The columns where the candidates are the whole catalog."""
 
-OPEN_FORMAT = 2
+FULL_FORMAT = 3
 """Counted up when these columns become others, so that data prepared before is prepared again."""
 
 CHUNK = 100_000
 """Cases made at a time: bounds the memory."""
-
-
-def query_ids(part: str, users: pl.Series, places: Ints) -> pl.Series:
-    """`part/user/n`: n interactions came before the target."""
-    frame = pl.DataFrame({"user": users, "n": places})
-    return frame.select(pl.format("{}/{}/{}", pl.lit(part), "user", "n")).to_series()
 
 
 def query_keys(queries: pl.Series, seed: int) -> Keys:
@@ -50,50 +44,60 @@ def query_keys(queries: pl.Series, seed: int) -> Keys:
     return np.fromiter(keys, dtype=np.uint64, count=len(queries))
 
 
-def histories(records: Records, begins: Ints, ends: Ints) -> pl.DataFrame:
-    """`items` and `times` of the interactions from `begins` up to `ends`, a row a pair."""
-    row, flat = _flat(begins, ends)
+def history_begins(starts: Ints, ends: Ints, limit: int, step: int = 1) -> Ints:
+    """Where the kept part of each history begins.
+
+    Args:
+        starts: [cases] positions of the users' first interactions.
+        ends: [cases] positions after the histories' last ones.
+        limit: The latest interactions kept; 0: all.
+        step: A longer history loses so many at a time, counted from the user's first: successive
+            targets then have histories that begin alike, and share the summaries of their blocks.
+    """
+    if not limit:
+        return starts
+    kept = (limit - step + 1) // step * step
+    begins: Ints = starts + np.maximum((ends - starts) // step * step - kept, 0)
+    return begins
+
+
+def history_columns(
+    records: Records, users: Ints, ends: Ints, limit: int, step: int = 1
+) -> list[pl.Series]:
+    """`items` and `times` of each user's interactions before `ends`; of these the latest `limit`.
+
+    Args:
+        records: All interactions.
+        users: [cases] codes.
+        ends: [cases] positions after the histories' last interactions.
+        limit: 0: all.
+        step: See `history_begins`.
+    """
+    row, flat = _positions(history_begins(records.starts[users], ends, limit, step), ends)
     columns = {
         "row": pl.Series(row).set_sorted(),
         "items": records.items.gather(records.item[flat]),
         "times": records.time[flat],
     }
     grouped = pl.DataFrame(columns).group_by("row", maintain_order=True)
-    return grouped.agg("items", "times").drop("row")
+    return grouped.agg("items", "times").drop("row").get_columns()
 
 
-def _flat(begins: Ints, ends: Ints) -> tuple[Ints, Ints]:
-    """All positions from each begin up to its end, and beside them the pair's number."""
+def _positions(begins: Ints, ends: Ints) -> tuple[Ints, Ints]:
+    """The number of each pair, and beside it all positions from its begin up to its end."""
     lengths = ends - begins
     row = np.repeat(np.arange(len(lengths)), lengths)
     offset = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return row, begins[row] + offset
 
 
-def history_begins(starts: Ints, ends: Ints, most: int, step: int = 1) -> Ints:
-    """Where the kept part of each history begins.
-
-    Args:
-        starts: [cases] positions of the users' first interactions.
-        ends: [cases] positions after the histories' last ones.
-        most: The latest interactions kept; 0: all.
-        step: A longer history loses so many at a time, counted from the user's first, so that
-            successive targets have histories that begin alike and share their blocks.
-    """
-    if not most:
-        return starts
-    whole = (most - step + 1) // step * step
-    begins: Ints = starts + np.maximum((ends - starts) // step * step - whole, 0)
-    return begins
-
-
 def sampled_cases(
     records: Records,
     positions: Ints,
-    part: str,
+    split: str,
     *,
-    most: int,
-    step: int = 1,
+    max_history: int,
+    history_step: int = 1,
     n: int,
     seed: int,
     weights: Weights | None = None,
@@ -103,64 +107,60 @@ def sampled_cases(
     Args:
         records: All interactions.
         positions: The targets' positions.
-        part: train, valid or test.
-        most: The latest interactions kept of a history; 0: all.
-        step: How many a longer history loses at a time (see `history_begins`).
+        split: train, valid or test.
+        max_history: The latest interactions kept of a history; 0: all.
+        history_step: How many a longer history loses at a time (see `history_begins`).
         n: Negatives a case.
         seed: The run's.
         weights: How likely each item is drawn; left out: all alike.
     """
-    met = Met.of(records)
+    seen = Seen.of(records)
     for chunk in _chunks(positions):
-        users, targets = _asked(records, chunk)
-        told = _told(records, chunk, part, most, step)
-        keys = query_keys(told["query"], seed)
-        drawn = negatives(keys, users, targets, met, n, weights)
+        users, targets = (codes[chunk].astype(np.int64) for codes in (records.user, records.item))
+        query = _query_columns(records, chunk, split, max_history, history_step)
+        keys = query_keys(query["query"], seed)
+        drawn = negatives(keys, users, targets, seen, n, weights)
         rows = shuffled(keys, np.hstack([targets[:, None], drawn]))
         texts = records.items.gather(rows.ravel())
         lists = texts.reshape(rows.shape).cast(pl.List(pl.String)).alias("candidates")
-        yield _frame(told, lists, records.items.gather(targets))
+        yield _frame(query, lists, records.items.gather(targets))
 
 
-def open_cases(
-    records: Records, positions: Ints, fit: Mask, part: str, *, most: int, step: int = 1
+def full_catalog_cases(
+    records: Records,
+    positions: Ints,
+    fit: Mask,
+    split: str,
+    *,
+    max_history: int,
+    history_step: int = 1,
 ) -> Iterator[pl.DataFrame]:
-    """Cases whose candidates are the whole catalog except `MET`, in frames of `CHUNK`.
+    """Cases whose candidates are the whole catalog except `SEEN`, in frames of `CHUNK`.
 
-    Their lists of candidates are empty at rest: what they stand for would be users × catalog.
-    The targets must be new to their users (`new_targets`).
-
-    Args:
-        records: All interactions.
-        positions: The targets' positions.
-        fit: [n] whether an interaction may be fitted on.
-        part: train, valid or test.
-        most: The latest interactions kept of a history; 0: all.
-        step: How many a longer history loses at a time (see `history_begins`).
+    Their lists of candidates are empty on disk: they would take users × catalog. The targets must
+    be new to their users (`new_targets`); `fit` [n] says whether an interaction may be fitted on;
+    for the other arguments see `sampled_cases`.
     """
     for chunk in _chunks(positions):
-        _, targets = _asked(records, chunk)
-        told = _told(records, chunk, part, most, step)
-        lists = pl.Series("candidates", [[]], dtype=pl.List(pl.String)).new_from_index(
-            0, len(chunk)
-        )
-        made = _frame(told, lists, records.items.gather(targets))
-        yield made.with_columns(_met(records, chunk, fit))
+        query = _query_columns(records, chunk, split, max_history, history_step)
+        empty = pl.Series("candidates", [[]], dtype=pl.List(pl.String))
+        lists = empty.new_from_index(0, len(chunk))
+        frame = _frame(query, lists, records.items.gather(records.item[chunk]))
+        yield frame.with_columns(_seen(records, chunk, fit))
 
 
-def _met(records: Records, chunk: Ints, fit: Mask) -> pl.Series:
-    """The items met before each position, or fitted on; each once."""
-    users = records.user[chunk].astype(np.int64)
-    begins, ends = records.starts[users], records.starts[users + 1]
-    row, flat = _flat(begins, ends)
+def _seen(records: Records, chunk: Ints, fit: Mask) -> pl.Series:
+    """The items seen before each position, or fitted on; each once."""
+    users = records.user[chunk]
+    row, flat = _positions(records.starts[users], records.starts[users + 1])
     seen = (flat < chunk[row]) | (fit[flat] & (records.item[flat] != records.item[chunk[row]]))
-    columns = {"row": row[seen], MET: records.items.gather(records.item[flat[seen]])}
+    columns = {"row": row[seen], SEEN: records.items.gather(records.item[flat[seen]])}
     pairs = pl.DataFrame(columns).unique(maintain_order=True)
-    return pairs.group_by("row", maintain_order=True).agg(MET)[MET]
+    return pairs.group_by("row", maintain_order=True).agg(SEEN)[SEEN]
 
 
 def new_targets(records: Records, positions: Ints) -> Ints:
-    """The positions whose item the user has not met before."""
+    """The positions whose item the user has not seen before."""
     pairs = records.user.astype(np.int64) * len(records.items) + records.item
     first = np.zeros(len(records), dtype=np.bool_)
     first[np.unique(pairs, return_index=True)[1]] = True
@@ -172,21 +172,17 @@ def _chunks(positions: Ints) -> Iterator[Ints]:
         yield positions[start : start + CHUNK]
 
 
-def _asked(records: Records, chunk: Ints) -> tuple[Ints, Ints]:
-    """The users and the targets at these positions, as codes."""
-    return records.user[chunk].astype(np.int64), records.item[chunk].astype(np.int64)
-
-
-def _told(records: Records, chunk: Ints, part: str, most: int, step: int) -> pl.DataFrame:
-    """The first four columns of `SCHEMA`: what is known when the query is asked."""
+def _query_columns(
+    records: Records, chunk: Ints, split: str, max_history: int, history_step: int
+) -> pl.DataFrame:
+    """The first four columns of `SCHEMA`; a query's id is `split/user/n` after n interactions."""
     users = records.user[chunk].astype(np.int64)
     ends = records.starts[users] + records.before[chunk]
-    begins = history_begins(records.starts[users], ends, most, step)
-    names = records.users.gather(users).alias("user")
-    queries = query_ids(part, names, records.place[chunk]).alias("query")
-    return pl.DataFrame([queries, names, *histories(records, begins, ends).get_columns()])
+    names = pl.DataFrame({"user": records.users.gather(users), "n": records.place[chunk]})
+    queries = names.select(pl.format("{}/{}/{}", pl.lit(split), "user", "n").alias("query"), "user")
+    return queries.with_columns(history_columns(records, users, ends, max_history, history_step))
 
 
-def _frame(told: pl.DataFrame, candidates: pl.Series, targets: pl.Series) -> pl.DataFrame:
+def _frame(query: pl.DataFrame, candidates: pl.Series, targets: pl.Series) -> pl.DataFrame:
     relevant = targets.reshape((-1, 1)).cast(pl.List(pl.String)).alias("relevant")
-    return pl.DataFrame([*told.get_columns(), candidates, relevant], schema=SCHEMA)
+    return pl.DataFrame([*query.get_columns(), candidates, relevant], schema=SCHEMA)

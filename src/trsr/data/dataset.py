@@ -12,19 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from trsr.data.cases import MET, OPEN_SCHEMA, SCHEMA
+from trsr.data.cases import FULL_SCHEMA, SCHEMA, SEEN
 from trsr.errors import DataError
 from trsr.storage.tables import read_table
 from trsr.types import Case, Interaction, Item, Query, UserHistory
 
 _ITEMS_KEPT = 100_000
-"""Item objects kept for the next time they are asked for."""
+"""Item objects kept for reuse."""
 _ROWS = 1024
 """Cases turned into Python values at a time."""
 
 
 class Catalog:
-    """The items, made one at a time as they are asked for.
+    """The items, made one at a time on demand.
 
     Args:
         frame: Column `id`, then the text columns.
@@ -87,7 +87,7 @@ class Catalog:
 
     @cached_property
     def all(self) -> tuple[Item, ...]:
-        """All items, in catalog order; they are made once and kept."""
+        """All items, in catalog order; made once."""
         return tuple(self._make(item) for item in self.ids)
 
     @property
@@ -106,10 +106,10 @@ class Catalog:
 
 
 class Cases:
-    """One part's cases; iterating makes them one at a time.
+    """One split's cases; iterating makes them one at a time.
 
     Args:
-        frame: The columns of `cases.SCHEMA`, or of `cases.OPEN_SCHEMA` where the candidates are
+        frame: The columns of `cases.SCHEMA`, or of `cases.FULL_SCHEMA` where the candidates are
             the whole catalog.
         catalog: Where the items' texts are.
         source: Where the cases come from, as a message names it.
@@ -131,8 +131,8 @@ class Cases:
 
     @property
     def full(self) -> bool:
-        """Whether a query's candidates are the whole catalog except what the user has met."""
-        return MET in self.frame.columns
+        """Whether a query's candidates are the whole catalog except what the user has seen."""
+        return SEEN in self.frame.columns
 
     def queries(self) -> Iterator[Query]:
         """The cases without their answers."""
@@ -140,10 +140,10 @@ class Cases:
 
     def histories(self) -> Iterator[tuple[str, UserHistory]]:
         """Each query's id and history, without its candidates."""
-        for part in self.frame.select("query", "user", "items", "times").iter_slices(_ROWS):
-            for name, *told in part.iter_rows():
+        for chunk in self.frame.select("query", "user", "items", "times").iter_slices(_ROWS):
+            for name, *columns in chunk.iter_rows():
                 with self._explained(name):
-                    history = self._history(*told)
+                    history = self._history(*columns)
                 yield name, history
 
     def of_user(self, user: str) -> Cases:
@@ -156,17 +156,17 @@ class Cases:
 
     def _rows(self) -> Iterator[tuple[Query, list[str]]]:
         item = self._catalog.__getitem__
-        for part in self.frame.iter_slices(_ROWS):
-            for name, user, items, times, candidates, relevant, *met in part.rows():
+        for chunk in self.frame.iter_slices(_ROWS):
+            for name, user, items, times, candidates, relevant, *seen in chunk.rows():
                 with self._explained(name):
                     history = self._history(user, items, times)
-                    shown = self._unmet(*met) if met else tuple(map(item, candidates))
+                    shown = self._unseen(*seen) if seen else tuple(map(item, candidates))
                     query = Query(name, history, shown)
                 yield query, relevant
 
     @contextmanager
     def _explained(self, query: str) -> Iterator[None]:
-        """Says of cases made elsewhere which one does not fit the items, or itself."""
+        """Names the query of a case that does not fit the items, or itself."""
         try:
             yield
         except KeyError as error:
@@ -182,8 +182,8 @@ class Cases:
         item = self._catalog.__getitem__
         return UserHistory(user, tuple(Interaction(item(i), time) for i, time in pairs))
 
-    def _unmet(self, met: list[str]) -> tuple[Item, ...]:
-        known = set(met)
+    def _unseen(self, seen: list[str]) -> tuple[Item, ...]:
+        known = set(seen)
         return tuple(item for item in self._catalog.all if item.id not in known)
 
 
@@ -239,9 +239,9 @@ class Dataset:
             DataError: If the file is missing or damaged.
         """
         path = self.folder / f"cases.{split}.parquet"
-        further = {MET: OPEN_SCHEMA[MET]}
+        further = {SEEN: FULL_SCHEMA[SEEN]}
         frame = read_table(path, SCHEMA, again=_AGAIN, further=further, error=DataError)
-        if MET in frame.columns:
+        if SEEN in frame.columns:
             return Cases(frame, self.catalog, str(path))
         if (frame["candidates"].list.len() == 0).any():
             raise DataError(f"{path}: a query has no candidates; run `trsr prepare` again")
@@ -250,7 +250,7 @@ class Dataset:
     def history(self, user: str) -> UserHistory | None:
         """All that is known of a user, to recommend what comes next; None for an unknown user.
 
-        It is the history of the user's last test case and what was then taken (at the time of the
+        It is the history of the user's last test case and what was clicked then (at the time of the
         history's last interaction: a case does not keep its target's own), else that of the last
         validation or training case, else the interactions for fitting.
         """
@@ -258,9 +258,9 @@ class Dataset:
             cases = self.cases(split).of_user(user)
             if len(cases):
                 *_, (_, history) = cases.histories()
-                taken = sorted(cases.frame["relevant"][-1])
+                clicked = sorted(cases.frame["relevant"][-1])
                 last = history.interactions[-1].time
-                more = tuple(Interaction(self.catalog[item], last) for item in taken)
+                more = tuple(Interaction(self.catalog[item], last) for item in clicked)
                 return UserHistory(user, history.interactions + more)
         rows = self.interactions.filter(pl.col("user") == user).select("item", "time").rows()
         pairs = tuple(Interaction(self.catalog[item], time) for item, time in rows)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import polars as pl
 
-from trsr.data.files import BATCH, Table, as_text, head, located, utf8
+from trsr.data.inputs import BATCH, Table, as_text, head, located, utf8
 from trsr.errors import DataError
+from trsr.storage import files
 
 _PIECE = 1 << 24
 """Characters looked through at a time."""
@@ -43,17 +44,17 @@ def sniff(path: Path, encoding: str = "utf-8", separator: str = "") -> Dialect:
         DataError: If the file cannot be read.
     """
     lines = [line for line in head(path, encoding, 200) if line.strip()]
-    said = re.fullmatch(r'"?sep=(.)"?', lines[0].strip("\ufeff"), re.I) if lines else None
+    declared = re.fullmatch(r'"?sep=(.)"?', lines[0].strip("\ufeff"), re.I) if lines else None
     skip, notes = 0, []
-    if said:
-        skip, separator = 1, separator or said[1]
+    if declared:
+        skip, separator = 1, separator or declared[1]
     body = [line for line in lines[skip:] if not line.startswith("#")]
     found = separator or _separator(body or lines[skip:], path)
     for line in lines[skip:]:
         # a header may begin with the sign too, but has as many fields as the rows
         if not (line.startswith("#") and body and line.count(found) != body[0].count(found)):
             break
-        notes.append(f"{path}: the line {line[:60]!r} is taken as a comment and skipped")
+        notes.append(f"{path}: the line {line[:60]!r} is skipped as a comment")
         skip += 1
     return Dialect(found, _quoted(_with_marks(path, encoding), found), skip, tuple(notes))
 
@@ -94,11 +95,11 @@ def _quoted(lines: list[str], separator: str) -> bool:
     fields = [field.strip() for line in lines for field in line.split(separator)]
     empty = fields.count('""')
     fields = [field.replace('""', "") for field in fields]
-    begun = sum(field.startswith('"') for field in fields)
-    ended = sum(field.endswith('"') for field in fields)
+    opened = sum(field.startswith('"') for field in fields)
+    closed = sum(field.endswith('"') for field in fields)
     inside = sum('"' in field[1:-1] for field in fields)
     # marks at the ends of fields alone are inches
-    return min(begun, ended) + empty > inside
+    return min(opened, closed) + empty > inside
 
 
 def delimited(
@@ -131,7 +132,14 @@ def delimited(
         body = lines.slice(skip)
         notes += _short(_widths(body, path, dialect, len(cells), quoted=quoted), path)
         if quoted:
-            frame = _scanned(source, dialect.separator, skip, names)
+            frame = files.scan_csv(
+                source,
+                separator=dialect.separator,
+                quote_char='"',
+                has_header=False,
+                skip_rows=skip,
+                schema=dict.fromkeys(names, pl.String()),
+            )
         else:
             parts = pl.col("line").str.split_exact(dialect.separator, len(cells) - 1)
             frame = body.select(parts.struct.rename_fields(names).alias("parts")).unnest("parts")
@@ -139,13 +147,9 @@ def delimited(
         return Table(frame, frozenset(), (*dialect.notes, *notes))
 
 
-def _stream(source: Path | bytes) -> Path | io.BytesIO:
-    return source if isinstance(source, Path) else io.BytesIO(source)
-
-
 def _lines(source: Path | bytes) -> pl.LazyFrame:
     """`line` and `number`, without blank lines (tabs alone may be a row)."""
-    lines = pl.scan_lines(_stream(source), glob=False).with_row_index("number", offset=1)
+    lines = files.scan_lines(source).with_row_index("number", offset=1)
     return lines.filter(pl.col("line").str.contains("[^ \r]"))
 
 
@@ -158,18 +162,6 @@ def _row_a_line(lines: pl.LazyFrame, separator: str) -> bool:
     # a blank line would be a row to polars
     dense = pl.col("number").max() == pl.len()
     return bool(lines.select(good.all() & dense).collect(engine="streaming").item())
-
-
-def _scanned(source: Path | bytes, separator: str, skip: int, names: list[str]) -> pl.LazyFrame:
-    return pl.scan_csv(
-        _stream(source),
-        separator=separator,
-        quote_char='"',
-        has_header=False,
-        skip_rows=skip,
-        schema=dict.fromkeys(names, pl.String()),
-        glob=False,
-    )
 
 
 def _names(cells: list[str], path: Path, header: bool) -> tuple[list[str], list[str]]:
@@ -242,7 +234,7 @@ def _csv_rows(
     path: Path, source: Path | bytes, dialect: Dialect, header: bool, *, escaped: bool
 ) -> tuple[pl.DataFrame, list[str]]:
     csv.field_size_limit(1 << 30)
-    raw = source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
+    raw = files.open_read(source) if isinstance(source, Path) else io.BytesIO(source)
     with raw, io.TextIOWrapper(raw, encoding="utf-8", newline="\n") as text:
         rows = _checked_rows(path, _Lines(text, dialect.skip, escaped), dialect)
         first = next(rows, None)
@@ -319,10 +311,10 @@ def _swallows(lines: list[str], separator: str, width: int, shapes: set[str]) ->
     cells = [line.rstrip("\n").split(separator) for line in lines]
     if width < 2 or any(len(row) != width for row in cells):
         return False
-    begun = {_shape(row[0]) for row in cells[1:]}
-    known = begun <= shapes | {_shape(cells[0][0])}
+    starts = {_shape(row[0]) for row in cells[1:]}
+    known = starts <= shapes | {_shape(cells[0][0])}
     # a text of two lines may happen to have a row's commas; an id has a digit
-    return known and (len(lines) > 2 or all("9" in shape for shape in begun))
+    return known and (len(lines) > 2 or all("9" in shape for shape in starts))
 
 
 def _shape(cell: str) -> str:

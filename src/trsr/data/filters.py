@@ -10,14 +10,13 @@ import polars as pl
 from trsr.data.records import Mask, Records
 from trsr.data.report import RowCounts
 from trsr.data.settings import DataSettings
-from trsr.errors import DataError
 
 
 def filtered(records: Records, settings: DataSettings, row_counts: RowCounts) -> Records:
     """Applies the filters of the settings; each counts what it leaves out.
 
     The order: `min_rating`, `drop_repeats`, `max_items_per_user`, `k_core`. A k-core also takes
-    the items outside it from the catalog: else they would be negatives known at sight.
+    the items outside it from the catalog: else they would be negatives easy to tell.
 
     Raises:
         DataError: If nothing is left; the message has the counts of each filter.
@@ -38,9 +37,9 @@ def filtered(records: Records, settings: DataSettings, row_counts: RowCounts) ->
     lengths = records.lengths
     users = int((lengths > 0).sum())
     if not users:
-        raise DataError(
+        raise row_counts.error(
             "the filters leave no interaction (data.min_rating, data.max_items_per_user, "
-            "data.k_core):\n" + "\n".join(row_counts.report().lines())
+            "data.k_core)"
         )
     row_counts.add("interactions", len(records))
     row_counts.add("users", users)

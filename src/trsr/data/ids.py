@@ -6,7 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from trsr.data.files import line_with
+from trsr.data.inputs import line_with
+from trsr.data.report import RowCounts
 from trsr.errors import DataError
 
 MISSING = (
@@ -84,19 +85,19 @@ def id_text(column: pl.Series, path: Path, encoding: str = "utf-8") -> pl.Series
     return frame["id"].alias(column.name)
 
 
-def words_for_none(column: pl.Series, ids: pl.Series) -> list[str]:
-    """The texts of a column that `id_text` took for no id, other than empty ones."""
+def report_ids(
+    column: pl.Series, ids: pl.Series, role: str, path: Path, row_counts: RowCounts
+) -> None:
+    """Counts the ids of a column that `id_text` made equal, and names texts that stand for none."""
     if column.dtype != pl.String:
-        return []
+        return
+    if (column != ids).any():
+        written, read = column.filter(ids.is_not_null()).n_unique(), ids.drop_nulls().n_unique()
+        if written > read:
+            row_counts.add(f"{role}s_merged", written - read)
     words = column.filter(ids.is_null()).drop_nulls().str.strip_chars().unique().sort()
-    return [word for word in words if word]
-
-
-def merged(column: pl.Series, ids: pl.Series) -> int:
-    """How many ids of a column `id_text` made equal to others: by spaces, or as 1 and 1.0."""
-    if column.dtype != pl.String or not (column != ids).any():
-        return 0
-    return column.filter(ids.is_not_null()).n_unique() - ids.drop_nulls().n_unique()
+    if named := ", ".join(words.filter(words != "").head(9)):
+        row_counts.warn(f"{path}: rows whose {role} is {named} count as without one")
 
 
 def _all_whole(ids: pl.Series) -> bool:
@@ -108,7 +109,7 @@ def _all_whole(ids: pl.Series) -> bool:
 
 
 def likely_cause(missing: pl.Series, known: pl.Series) -> str:
-    """Why most of the missing ids are not among the known, with two ids; empty: cannot be told."""
+    """Why most of the missing ids are not among the known, with two ids; empty: unknown."""
     systems = [pl.DataFrame({"id": ids.unique(maintain_order=True)}) for ids in (missing, known)]
     for cause, same in _CAUSES:
         left, right = (side.with_columns(same=same).drop_nulls() for side in systems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from trsr.data.files import BATCH, Table, as_text, located
+from trsr.data.inputs import BATCH, Table, as_text, located
 from trsr.errors import DataError
 
 _MOST_KEYS = 5_000
@@ -36,7 +37,7 @@ def json_lines(path: Path, *, encoding: str = "utf-8", keys: Iterable[str] = ())
     wanted = dict.fromkeys(keys)
     batches: list[pl.DataFrame] = []
     nested: set[str] = set()
-    notes: dict[str, int] = {}
+    notes = Counter[str]()
     with located(path, encoding), as_text(path, encoding) as text:
         rows = _objects(text, path, notes)
         while batch := list(islice(rows, BATCH)):
@@ -62,16 +63,15 @@ def json_lines(path: Path, *, encoding: str = "utf-8", keys: Iterable[str] = ())
     )
 
 
-def _texts(name: str, values: list[Any], notes: dict[str, int]) -> pl.Series:
+def _texts(name: str, values: list[Any], notes: Counter[str]) -> pl.Series:
     texts = [value if isinstance(value, str) else _json_text(value) for value in values]
     try:
         return pl.Series(name.encode(errors="replace").decode(), texts, dtype=pl.String)
     except UnicodeEncodeError:  # half of a character, which JSON can write
-        whole = [None if t is None else t.encode(errors="replace").decode() for t in texts]
-        changed = sum(a != b for a, b in zip(texts, whole, strict=True))
-        said = "texts with halves of characters, which are replaced by ?"
-        notes[said] = notes.get(said, 0) + changed
-        return pl.Series(name, whole, dtype=pl.String)
+        valid = [None if t is None else t.encode(errors="replace").decode() for t in texts]
+        changed = sum(a != b for a, b in zip(texts, valid, strict=True))
+        notes["texts with halves of characters, which are replaced by ?"] += changed
+        return pl.Series(name, valid, dtype=pl.String)
 
 
 def _json_text(value: Any) -> str | None:
@@ -82,7 +82,7 @@ def _json_text(value: Any) -> str | None:
     return str(value)
 
 
-def _objects(lines: Iterable[str], path: Path, notes: dict[str, int]) -> Iterator[dict[str, Any]]:
+def _objects(lines: Iterable[str], path: Path, notes: Counter[str]) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -94,8 +94,7 @@ def _objects(lines: Iterable[str], path: Path, notes: dict[str, int]) -> Iterato
                 if number == 1 and line.strip() in ("[", "[{"):
                     raise DataError(f"{path}: is one JSON list; write one object a line") from None
                 raise error from None
-            said = "lines are Python literals, not JSON, and are read as such"
-            notes[said] = notes.get(said, 0) + 1
+            notes["lines are Python literals, not JSON, and are read as such"] += 1
             yield found
 
 

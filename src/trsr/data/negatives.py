@@ -1,10 +1,10 @@
-"""Draws each query's negatives: without replacement, never an item the user has met.
+"""Samples each query's negatives: without replacement, never an item the user has seen.
 
-They are drawn uniformly, or with probabilities proportional to items' weights. Every query has its
-own stream of numbers: number `i` of the stream with key `k` is the splitmix64 mix of
-`k + i · golden` (Steele, Lea and Flood 2014), so that all queries are drawn at once and none
-depends on another. The negatives are the first `n` distinct allowed items of the stream. With
-weights, that is successive sampling: each draw is proportional to the weights of what is left.
+They are uniform, or proportional to items' weights. Every query has its own stream of numbers:
+number `i` of the stream with key `k` is the splitmix64 mix of `k + i · golden` (Steele, Lea and
+Flood 2014). So all queries are sampled at once, and none depends on another. The negatives are the
+first `n` distinct allowed items of the stream. With weights, that is successive sampling: each is
+proportional to the weights of what is left.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ ORDER = 1 << 40
 _CELLS = 4_000_000
 """Numbers drawn at a time: bounds the memory."""
 
-
 _WIDEST = 64
-"""Numbers of a stream that are looked at for each negative before all items are put in order: a
-few very popular items that the user has met can refuse nearly every number."""
+"""Numbers of a stream tried for each negative before all items are put in order: a few very popular
+items that the user has seen can refuse nearly every number."""
 
 
 @dataclass(frozen=True)
@@ -39,35 +38,34 @@ class Weights:
     """How likely each item is drawn.
 
     Attributes:
-        of: [items] weights, all above 0.
-        upto: [items] the share of all weights that items up to each one have; the last is 1.
+        each: [items] weights, all above 0.
+        cumulative: [items] the share of all weights up to each item; the last is 1.
     """
 
-    of: npt.NDArray[np.float64]
-    upto: npt.NDArray[np.float64]
+    each: npt.NDArray[np.float64]
+    cumulative: npt.NDArray[np.float64]
 
     @classmethod
-    def by_popularity(cls, items: Ints, size: int, smoothing: float) -> Weights:
-        """Weights proportional to `count + smoothing`.
+    def by_popularity(cls, items: Ints, size: int) -> Weights:
+        """Weights proportional to `count + 1`: every item can be drawn.
 
         Args:
             items: [n] the item code of each interaction that may be fitted on.
             size: Items of the catalog.
-            smoothing: Added to each count, above 0: every item can be drawn.
         """
-        weights = np.bincount(items, minlength=size).astype(np.float64) + smoothing
-        upto = np.cumsum(weights)
-        return cls(weights, upto / upto[-1])
+        weights = np.bincount(items, minlength=size).astype(np.float64) + 1
+        cumulative = np.cumsum(weights)
+        return cls(weights, cumulative / cumulative[-1])
 
 
 @dataclass(frozen=True)
-class Met:
-    """Which pairs of user and item have ever met.
+class Seen:
+    """Which pairs of user and item ever occurred.
 
     Attributes:
         pairs: `user * size + item`, sorted, each once.
         size: Items of the catalog.
-        counts: [users] items that each user has met.
+        counts: [users] items that each user has seen.
         users: Their ids, for messages.
     """
 
@@ -77,14 +75,14 @@ class Met:
     users: pl.Series
 
     @classmethod
-    def of(cls, records: Records) -> Met:
+    def of(cls, records: Records) -> Seen:
         """The pairs of some records."""
         size = len(records.items)
         counts = np.bincount(records.known // size, minlength=len(records.users))
         return cls(records.known, size, counts, records.users)
 
     def has(self, user: Ints, item: Ints) -> Mask:
-        """Whether each user has met the item beside it; shapes broadcast."""
+        """Whether each user has seen the item beside it; shapes broadcast."""
         wanted = user * self.size + item
         place = np.searchsorted(self.pairs, wanted)
         found: Mask = self.pairs[np.minimum(place, len(self.pairs) - 1)] == wanted
@@ -108,61 +106,60 @@ def _stream(keys: Keys, length: int, first: int = 0) -> Keys:
 
 
 def _fractions(drawn: Keys) -> npt.NDArray[np.float64]:
-    """The numbers as fractions from 0 up to, but not, 1."""
+    """The numbers as fractions in [0, 1)."""
     fractions = (drawn >> np.uint64(11)).astype(np.float64)
     fractions *= 2.0**-53
     return fractions
 
 
 def negatives(
-    keys: Keys, users: Ints, targets: Ints, met: Met, n: int, weights: Weights | None = None
+    keys: Keys, users: Ints, targets: Ints, seen: Seen, n: int, weights: Weights | None = None
 ) -> Ints:
-    """[queries, n] items that the query's user has never met and that are not its target.
+    """[queries, n] items that the query's user has never seen and that are not its target.
 
     Args:
         keys: [queries] a key a query.
         users: [queries] codes.
         targets: [queries] codes.
-        met: What every user has met, in history or later.
+        seen: What every user has seen, in history or later.
         n: Negatives a query.
         weights: How likely each item is drawn; left out: all alike.
 
     Raises:
         DataError: If the catalog has too few such items for a user.
     """
-    known_target = met.has(users, targets)
-    taken = met.counts[users] + ~known_target
-    if len(users) and met.size - taken.max() < n:
-        worst = int(taken.argmax())
+    excluded = seen.counts[users] + ~seen.has(users, targets)
+    if len(users) and seen.size - excluded.max() < n:
+        worst = int(excluded.argmax())
         raise DataError(
-            f"{n} negatives cannot be drawn: the catalog has {met.size} items, and user "
-            f"{met.users[int(users[worst])]} has met {int(taken[worst])} of them; lower "
+            f"{n} negatives cannot be drawn: the catalog has {seen.size} items, and user "
+            f"{seen.users[int(users[worst])]} has seen {int(excluded[worst])} of them; lower "
             "data.negatives and data.train_negatives, or leave such users out with "
             "data.max_items_per_user"
         )
     drawn = np.empty((len(users), n), dtype=np.int64)
     # Where a stream's number is more often refused than not, all items are put in its order.
-    crowded = 2 * (taken + n) >= met.size
-    width = 4 * n + 16
-    for part in _parts(np.flatnonzero(~crowded), width):
-        found, rows = _refusing(keys[part], users[part], targets[part], met, n, weights)
-        drawn[part] = found
-        crowded[part[rows]] = True
-    for part in _parts(np.flatnonzero(crowded), met.size):
-        drawn[part] = _ordering(keys[part], users[part], targets[part], met, n, weights)
+    crowded = 2 * (excluded + n) >= seen.size
+    for rows in _chunks(np.flatnonzero(~crowded), 4 * n + 16):
+        drawn[rows], given_up = _by_refusal(
+            keys[rows], users[rows], targets[rows], seen, n, weights
+        )
+        crowded[rows[given_up]] = True
+    for rows in _chunks(np.flatnonzero(crowded), seen.size):
+        drawn[rows] = _by_order(keys[rows], users[rows], targets[rows], seen, n, weights)
     return drawn
 
 
-def _parts(rows: Ints, width: int) -> list[Ints]:
-    """The rows in parts whose draws, `width` a row, fit the memory."""
+def _chunks(rows: Ints, width: int) -> list[Ints]:
+    """The rows in chunks whose numbers, `width` a row, fit the memory."""
     step = max(1, _CELLS // width)
     return [rows[begin : begin + step] for begin in range(0, len(rows), step)]
 
 
-def _refusing(
-    keys: Keys, users: Ints, targets: Ints, met: Met, n: int, weights: Weights | None
+def _by_refusal(
+    keys: Keys, users: Ints, targets: Ints, seen: Seen, n: int, weights: Weights | None
 ) -> tuple[Ints, Ints]:
-    """Takes the stream's numbers as items, refusing those not allowed or taken before.
+    """Reads the stream's numbers as items and refuses those excluded or drawn before.
 
     Returns:
         The items, and the rows that it gave up: whose numbers were refused too often. Whether a
@@ -172,12 +169,12 @@ def _refusing(
     left = np.arange(len(users))
     width = n + 2
     while len(left) and width <= max(_WIDEST * n, n + 2):
-        items = _as_items(_fractions(_stream(keys[left], width)), met.size, weights)
-        user, target = users[left, None], targets[left, None]
-        good = ~met.has(user, items) & (items != target) & ~_seen_before(items)
-        rank = np.cumsum(good, axis=1)
+        items = _as_items(_fractions(_stream(keys[left], width)), seen.size, weights)
+        allowed = ~seen.has(users[left, None], items) & (items != targets[left, None])
+        allowed &= ~_repeated(items)
+        rank = np.cumsum(allowed, axis=1)
         done = rank[:, -1] >= n
-        chosen = good[done] & (rank[done] <= n)
+        chosen = allowed[done] & (rank[done] <= n)
         drawn[left[done]] = items[done][chosen].reshape(-1, n)
         left = left[~done]
         width *= 2
@@ -185,40 +182,39 @@ def _refusing(
 
 
 def _as_items(fractions: npt.NDArray[np.float64], size: int, weights: Weights | None) -> Ints:
-    """The items that fractions stand for, each item as much of them as its weight."""
+    """The items of fractions, each item as likely as its weight."""
     if weights is None:
         return (fractions * size).astype(np.int64)
-    found = np.searchsorted(weights.upto, fractions, side="right")
+    found = np.searchsorted(weights.cumulative, fractions, side="right")
     return np.minimum(found, size - 1)
 
 
-def _seen_before(items: Ints) -> Mask:
+def _repeated(items: Ints) -> Mask:
     """[rows, columns] whether the same item stands earlier in its row."""
     order = np.argsort(items, axis=1, kind="stable")
     ordered = np.take_along_axis(items, order, axis=1)
     again = np.zeros(items.shape, dtype=np.bool_)
     again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    seen = np.empty_like(again)
-    np.put_along_axis(seen, order, again, axis=1)
-    return seen
+    repeated = np.empty_like(again)
+    np.put_along_axis(repeated, order, again, axis=1)
+    return repeated
 
 
-def _ordering(
-    keys: Keys, users: Ints, targets: Ints, met: Met, n: int, weights: Weights | None
+def _by_order(
+    keys: Keys, users: Ints, targets: Ints, seen: Seen, n: int, weights: Weights | None
 ) -> Ints:
     """Puts all items in the stream's order and takes the first that are allowed.
 
     With weights, item i has the place of an exponential variable with the rate w_i: the first of
     such places are successive draws proportional to the weights (Efraimidis and Spirakis 2006).
     """
-    places: npt.NDArray[Any] = _stream(keys, met.size)
+    places: npt.NDArray[Any] = _stream(keys, seen.size)
     if weights is not None:
-        places = -np.log1p(-_fractions(places)) / weights.of
+        places = -np.log1p(-_fractions(places)) / weights.each
     order = np.argsort(places, axis=1, kind="stable")
-    allowed = ~met.has(users[:, None], order) & (order != targets[:, None])
-    chosen = allowed & (np.cumsum(allowed, axis=1) <= n)
-    taken: Ints = order[chosen].reshape(-1, n)
-    return taken
+    allowed = ~seen.has(users[:, None], order) & (order != targets[:, None])
+    first: Ints = order[allowed & (np.cumsum(allowed, axis=1) <= n)].reshape(-1, n)
+    return first
 
 
 def shuffled(keys: Keys, rows: Ints) -> Ints:

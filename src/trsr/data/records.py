@@ -10,16 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from trsr.data import files
-from trsr.data.ids import (
-    finite,
-    id_text,
-    is_missing,
-    likely_cause,
-    merged,
-    to_text,
-    words_for_none,
-)
+from trsr.data import inputs
+from trsr.data.ids import finite, id_text, is_missing, likely_cause, report_ids, to_text
 from trsr.data.readers.base import Source
 from trsr.data.report import RowCounts
 from trsr.data.settings import DataSettings
@@ -35,8 +27,8 @@ Mask = npt.NDArray[np.bool_]
 MANY_TIES = 0.05
 """The share of neighbours at one time from which on it is worth a warning."""
 
-PARTS = ("train", "valid", "test")
-PART_NAMES = {
+SPLITS = ("train", "valid", "test")
+SPLIT_NAMES = {
     **{"train": 0, "training": 0, "valid": 1, "val": 1, "validation": 1, "dev": 1},
     **{"test": 2, "testing": 2, "eval": 2},
 }
@@ -53,8 +45,8 @@ class Records:
         item: [n] code of the item.
         time: [n] never falling within a user.
         rating: [n] or None; NaN where there is none.
-        part: [n] index into `PARTS` as the data gives it, or None.
-        known: [m] `user * len(items) + item` of every pair ever met, also of interactions that
+        split: [n] index into `SPLITS` as the data gives it, or None.
+        known: [m] `user * len(items) + item` of every pair ever seen, also of interactions that
             filters left out; sorted, each once.
         timed: Whether the data has times; else `time` is the place in the user's history.
         steps: Whether interactions of a user at one time are one step: none is in another's
@@ -67,7 +59,7 @@ class Records:
     item: Codes
     time: Floats
     rating: Floats | None
-    part: npt.NDArray[np.uint8] | None
+    split: npt.NDArray[np.uint8] | None
     known: Ints
     timed: bool
     steps: bool = False
@@ -109,7 +101,7 @@ class Records:
             item=self.item[keep],
             time=self.time[keep],
             rating=None if self.rating is None else self.rating[keep],
-            part=None if self.part is None else self.part[keep],
+            split=None if self.split is None else self.split[keep],
         )
         return kept if self.timed else replace(kept, time=kept.place.astype(np.float64))
 
@@ -123,14 +115,14 @@ def records(
         source: What the reader found.
         items: The catalog's ids, sorted.
         settings: `max_unknown`, and which columns a split or filter needs.
-        seed: Draws the order of interactions at one time, if the settings say so.
+        seed: For the order of interactions at one time, if the settings want a random one.
         row_counts: Counts what is left out.
 
     Raises:
         DataError: If the file cannot be read, no interaction is left, or too many items are
             unknown.
     """
-    with files.located(source.interactions_path, source.encoding):
+    with inputs.located(source.interactions_path, source.encoding):
         frame = source.interactions.collect(engine="streaming")
     row_counts.add("interactions_read", len(frame))
     if frame.is_empty():
@@ -145,64 +137,62 @@ def records(
 def _typed(
     frame: pl.DataFrame, source: Source, settings: DataSettings, row_counts: RowCounts
 ) -> pl.DataFrame:
-    """Ids as text, time and rating as float64, part as its number; rows without them left out."""
+    """Ids as text, times and numbers as float64, splits by index; rows without them left out."""
     path = source.interactions_path
-    columns = [id_text(frame[name], path, source.encoding).alias(name) for name in ("user", "item")]
-    for ids in columns:
-        _say_merged(frame[ids.name], ids, path, row_counts)
-    for name in {"time", "order"} & set(frame.columns):
-        pattern = settings.time_format if name == "time" else ""
-        times = seconds(frame[name], path, pattern)
-        # a row without an order comes last at its time
-        values = times.values.fill_null(np.inf) if name == "order" else times.values
-        columns.append(values.alias(name))
-        for note in times.notes:
-            row_counts.warn(note)
-    kept = _wanted_events(frame, settings)
-    if settings.min_rating is not None:
-        columns.append(_ratings(frame, path, settings))
-    if "split" in frame.columns:
-        columns.append(_parts(frame["split"], path))
-    if "quantity" in frame.columns:
-        columns.append(_number(frame["quantity"], path, "quantity"))
-    typed = pl.DataFrame(columns)
-    for count, keep in (
-        ("other_events", kept),
-        ("rows_without_ids", pl.col("user").is_not_null() & pl.col("item").is_not_null()),
-        ("cancelled", pl.col("quantity") > 0 if "quantity" in typed.columns else None),
-        ("rows_without_time", pl.col("time").is_not_null() if "time" in typed.columns else None),
+    typed = pl.DataFrame(_typed_columns(frame, source, settings, row_counts))
+    for count, needs, keep in (
+        ("other_events", "event", pl.col("event")),
+        ("rows_without_ids", "user", pl.col("user").is_not_null() & pl.col("item").is_not_null()),
+        ("cancelled", "quantity", pl.col("quantity") > 0),
+        ("rows_without_time", "time", pl.col("time").is_not_null()),
     ):
-        if keep is not None:
-            left = typed.filter(keep)
-            row_counts.add(count, len(typed) - len(left))
-            typed = left
+        if needs in typed.columns:
+            typed = dropped(typed, typed.filter(keep), count, row_counts)
     if typed.is_empty():
-        raise DataError(
-            f"{path}: no line has a user, an item and, where there is one, a time:\n"
-            + "\n".join(row_counts.report().lines())
-        )
+        raise row_counts.error(f"{path}: no line has a user, an item and, if there is one, a time")
     return typed
 
 
-def _say_merged(column: pl.Series, ids: pl.Series, path: Path, row_counts: RowCounts) -> None:
-    if found := merged(column, ids):
-        row_counts.add(f"{ids.name}s_merged", found)
-    if words := words_for_none(column, ids):
-        row_counts.warn(
-            f"{path}: rows whose {ids.name} is {', '.join(words[:9])} count as without one"
-        )
+def _typed_columns(
+    frame: pl.DataFrame, source: Source, settings: DataSettings, row_counts: RowCounts
+) -> list[pl.Series]:
+    path = source.interactions_path
+    columns = [id_text(frame[name], path, source.encoding).alias(name) for name in ("user", "item")]
+    for ids in columns:
+        report_ids(frame[ids.name], ids, ids.name, path, row_counts)
+    for name in {"time", "order"} & set(frame.columns):
+        times = seconds(frame[name], path, settings.time_format if name == "time" else "")
+        # a row without an order comes last at its time
+        values = times.values.fill_null(np.inf) if name == "order" else times.values
+        columns.append(values.alias(name))
+        row_counts.warnings += times.notes
+    if "event" in frame.columns:
+        columns.append(_kept_events(frame["event"], settings))
+    if settings.min_rating is not None:
+        columns.append(_ratings(frame, path, settings))
+    if "split" in frame.columns:
+        columns.append(_splits(frame["split"], path))
+    if "quantity" in frame.columns:
+        columns.append(_number(frame["quantity"], path, "quantity"))
+    return columns
 
 
-def _wanted_events(frame: pl.DataFrame, settings: DataSettings) -> pl.Series | None:
-    """Which rows are of the kinds of events that are kept; None: all."""
-    if "event" not in frame.columns:
-        return None
-    kinds = frame["event"].cast(pl.String).str.strip_chars()
+def dropped(
+    before: pl.DataFrame, after: pl.DataFrame, count: str, row_counts: RowCounts
+) -> pl.DataFrame:
+    """The rows that are left, and how many are not counted under a name."""
+    row_counts.add(count, len(before) - len(after))
+    return after
+
+
+def _kept_events(column: pl.Series, settings: DataSettings) -> pl.Series:
+    """Whether each row is of a kind of event that is kept."""
+    kinds = column.cast(pl.String).str.strip_chars()
     absent = set(settings.events) - set(kinds.unique())
     if absent:
-        there = ", ".join(sorted(filter(None, kinds.unique())))[:200]
+        found = ", ".join(sorted(filter(None, kinds.unique())))[:200]
         raise DataError(
-            f"data.events names {', '.join(sorted(absent))}, but no row is of it; there is {there}"
+            f"data.events names {', '.join(sorted(absent))}, but no row is of it; there is {found}"
         )
     return kinds.is_in(list(settings.events)).fill_null(value=False)
 
@@ -231,17 +221,16 @@ def _number(column: pl.Series, path: Path, what: str) -> pl.Series:
     return finite(number.alias(what))
 
 
-def _parts(column: pl.Series, path: Path) -> pl.Series:
-    """Part numbers; null (an item before the named ones of a sequence) is training."""
-    names = pl.DataFrame({"name": column.cast(pl.String).str.strip_chars().str.to_lowercase()})
-    parts = names["name"].replace_strict(PART_NAMES, default=None, return_dtype=pl.UInt8)
-    wrong = names.filter(parts.is_null() & pl.col("name").is_not_null())
+def _splits(column: pl.Series, path: Path) -> pl.Series:
+    """Indexes into `SPLITS`; null (an item before the named ones of a sequence) is training."""
+    names = column.cast(pl.String).str.strip_chars().str.to_lowercase()
+    splits = names.replace_strict(SPLIT_NAMES, default=None, return_dtype=pl.UInt8)
+    wrong = names.filter(splits.is_null() & names.is_not_null())
     if len(wrong):
         raise DataError(
-            f"{path}: {wrong['name'][0]!r} is no part: data.columns.split must hold train, valid "
-            "or test"
+            f"{path}: {wrong[0]!r} is no split: data.columns.split must hold train, valid or test"
         )
-    return parts.fill_null(0).alias("part")
+    return splits.fill_null(0).alias("split")
 
 
 def _coded(
@@ -253,41 +242,27 @@ def _coded(
 ) -> tuple[pl.DataFrame, pl.Series]:
     """Ids as codes, without the interactions whose item the catalog does not have."""
     codes = frame["item"].cast(pl.Enum(items), strict=False).to_physical().cast(pl.UInt32)
-    unknown = codes.is_null()
-    missing = int(unknown.sum())
-    row_counts.add("unknown_items", missing)
-    if missing:
-        _check_unknown(
-            frame.filter(unknown)["item"], len(frame), items, source, settings, row_counts
+    missing = frame["item"].filter(codes.is_null())
+    row_counts.add("unknown_items", len(missing))
+    if len(missing):
+        share = len(missing) / len(frame)
+        message = (
+            f"{source.interactions_path}: {share:.1%} of the interactions have an item that "
+            f"{source.items_path} does not have, such as "
+            f"{', '.join(missing.unique(maintain_order=True).head(3))}"
         )
-    frame = frame.with_columns(codes.alias("item")).filter(pl.col("item").is_not_null())
+        if cause := likely_cause(missing, items):
+            message = f"{message}. {cause}"
+        if share > settings.max_unknown or len(missing) == len(frame):
+            raise DataError(
+                f"{message}; check data.columns.item and data.columns.item_id, or raise "
+                f"data.max_unknown (now {settings.max_unknown:.1%})"
+            )
+        row_counts.warn(message)
+    frame = frame.with_columns(codes.alias("item")).drop_nulls("item")
     users = frame["user"].unique().sort()
     user = frame["user"].cast(pl.Enum(users)).to_physical().cast(pl.UInt32)
     return frame.with_columns(user.alias("user")), users
-
-
-def _check_unknown(
-    missing: pl.Series,
-    total: int,
-    items: pl.Series,
-    source: Source,
-    settings: DataSettings,
-    row_counts: RowCounts,
-) -> None:
-    share = len(missing) / total
-    examples = ", ".join(missing.unique(maintain_order=True).head(3))
-    said = (
-        f"{source.interactions_path}: {share:.1%} of the interactions have an item that "
-        f"{source.items_path} does not have, such as {examples}"
-    )
-    if cause := likely_cause(missing, items):
-        said = f"{said}. {cause}"
-    if share > settings.max_unknown or len(missing) == total:
-        raise DataError(
-            f"{said}; check data.columns.item and data.columns.item_id, or raise data.max_unknown "
-            f"(now {settings.max_unknown:.1%})"
-        )
-    row_counts.warn(said)
 
 
 def _sorted(
@@ -312,34 +287,27 @@ def _sorted(
         frame, at = frame.rename({"order": "time"}), ["time"]
     drawn = settings.ties != "file"
     if drawn:
-        frame = frame.with_columns(_tickets(frame, users, items, seed))
-    frame = frame.sort("user", *at, *(["ticket"] if drawn else []), "row")
+        frame = frame.with_columns(_random_order(frame, users, items, seed))
+    frame = frame.sort("user", *at, *(["random"] if drawn else []), "row")
     keys = [pl.col(name) for name in ("user", *at)]
     ties = pl.all_horizontal(key.eq_missing(key.shift(1)) for key in keys)
-    frame = frame.with_columns(tie=ties).with_columns(
-        tied=pl.col("tie") | pl.col("tie").shift(-1, fill_value=False)
-    )
-    twice = frame.filter("tied").filter(~pl.struct("user", "item", *at).is_first_distinct())["row"]
+    frame = frame.with_columns(tie=ties)
+    tied = frame.filter(pl.col("tie") | pl.col("tie").shift(-1, fill_value=False))
+    twice = tied.filter(~pl.struct("user", "item", *at).is_first_distinct())["row"]
     row_counts.add("duplicates", len(twice))
     if len(twice):
         frame = frame.filter(~pl.col("row").is_in(twice.implode())).with_columns(tie=ties)
     tie = pl.col("tie")
-    earlier = pl.col("user") == pl.col("user").shift(1)
-    sunk = earlier & (pl.col("row") < pl.col("row").shift(1)) & ~tie
-    found = (
-        frame.with_columns(_rank(frame["item"], items))
-        .select(
-            unsorted=sunk.sum(),
-            ties=tie.sum(),
-            rising=(tie & (pl.col("rank") > pl.col("rank").shift(1))).sum(),
-            pairs=earlier.sum(),
-        )
-        .row(0)
-    )
-    row_counts.add("unsorted", found[0])
-    row_counts.add("equal_times", found[1])
-    if found[1] and found[1] >= MANY_TIES * found[3]:
-        row_counts.warn(_ties(found[1] / found[3], found[2] / found[1], drawn, source))
+    neighbours = pl.col("user") == pl.col("user").shift(1)
+    unsorted = neighbours & (pl.col("row") < pl.col("row").shift(1)) & ~tie
+    rising = tie & (pl.col("rank") > pl.col("rank").shift(1))
+    ranked = frame.with_columns(_rank(frame["item"], items))
+    counts = ranked.select(unsorted.sum(), t=tie.sum(), r=rising.sum(), n=neighbours.sum()).row(0)
+    row_counts.add("unsorted", counts[0])
+    row_counts.add("equal_times", counts[1])
+    if counts[1] and counts[1] >= MANY_TIES * counts[3]:
+        share, rising_share = counts[1] / counts[3], counts[2] / counts[1]
+        row_counts.warn(_ties_warning(share, rising_share, drawn, source))
     return frame.with_columns(timed=pl.lit(value=True))
 
 
@@ -350,27 +318,27 @@ def _rank(item: pl.Series, items: pl.Series) -> pl.Series:
     return codes.alias("rank")
 
 
-def _tickets(frame: pl.DataFrame, users: pl.Series, items: pl.Series, seed: int) -> pl.Series:
-    """[n] a number drawn for each user and item, so that the rows' order changes nothing."""
+def _random_order(frame: pl.DataFrame, users: pl.Series, items: pl.Series, seed: int) -> pl.Series:
+    """[n] a number of each user and item, so that the rows' order changes nothing."""
     user, item = (
         np.fromiter((derive_seed(seed, "ties", name) for name in names), np.uint64, len(names))
         for names in (users, items)
     )
-    return pl.Series("ticket", user[frame["user"].to_numpy()] ^ item[frame["item"].to_numpy()])
+    return pl.Series("random", user[frame["user"].to_numpy()] ^ item[frame["item"].to_numpy()])
 
 
-def _ties(share: float, rising: float, drawn: bool, source: Source) -> str:
+def _ties_warning(share: float, rising: float, drawn: bool, source: Source) -> str:
     """Says that the order within one moment is not known; it may be that of the ids."""
-    said = (
+    message = (
         f"{source.interactions_path}: {share:.0%} of a user's neighbouring interactions have the "
         "same time"
     )
     if drawn:
-        return f"{said}; their order is drawn (data.ties)"
+        return f"{message}; their order is random (data.ties)"
     if rising > 0.95 or rising < 0.05:
-        said = f"{said} and stand in the order of item ids, which tells the next item"
+        message += " and stand in the order of item ids, which tells the next item"
     return (
-        f"{said}; is there a column that orders them (data.columns.order)? Else set data.ties = "
+        f"{message}; is there a column that orders them (data.columns.order)? Else set data.ties = "
         '"drawn", or "step" for baskets'
     )
 
@@ -385,7 +353,7 @@ def _columns(frame: pl.DataFrame, users: pl.Series, items: pl.Series) -> Records
         item=frame["item"].to_numpy(),
         time=frame["time"].to_numpy(),
         rating=None if rating is None else rating.to_numpy(),
-        part=frame["part"].to_numpy() if "part" in frame.columns else None,
+        split=frame["split"].to_numpy() if "split" in frame.columns else None,
         known=pairs.unique().sort().to_numpy(),
         timed=bool(frame["timed"][0]),
     )

@@ -1,18 +1,20 @@
-"""Counts what preparation read, kept and left out, and says it to people."""
+"""Counts what preparation read, kept and left out, and reports it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from trsr.errors import DataError
+
 LABELS: dict[str, str] = {
     "interactions_read": "interactions read",
     "rows_without_ids": "left out: rows without a user or an item",
-    "other_events": "left out: rows of kinds of events that data.events does not name",
+    "other_events": "left out: rows of events that data.events does not name",
     "cancelled": "left out: rows with a quantity of 0 or less, or none",
     "rows_without_time": "left out: rows without a time",
-    "users_merged": "user ids taken for another's: alike but for spaces, control characters or .0",
-    "items_merged": "item ids taken for another's: alike but for spaces, control characters or .0",
+    "users_merged": "user ids merged: alike but for spaces, control characters or .0",
+    "items_merged": "item ids merged: alike but for spaces, control characters or .0",
     "duplicates": "left out: the same user, item and time again",
     "unknown_items": "left out: interactions with an item that the items' file does not have",
     "below_min_rating": "left out: rated below min_rating, or not rated",
@@ -32,7 +34,7 @@ LABELS: dict[str, str] = {
     "equal_times": "neighbouring interactions of a user at the same time (see data.ties)",
     "items_read": "items read",
     "items_without_id": "left out: items without an id",
-    "items_twice": "rows of an item whose id was there before (what they add is kept)",
+    "items_twice": "further rows of an item (what they add is kept)",
     "items_varying": "items whose rows have different texts (the most frequent is kept)",
     "items": "items",
     "items_without_text": "items without any text",
@@ -40,26 +42,26 @@ LABELS: dict[str, str] = {
     "texts_cleaned": "texts with control characters (replaced by spaces)",
     "texts_shortened": "texts cut to the longest length kept",
     "impressions": "lists of given candidates",
-    "impressions_unmarked": "left out: given candidates that do not say whether they were clicked",
+    "impressions_unmarked": "left out: given candidates not marked as clicked or not",
     "impressions_without_user": "left out: lists without a user",
     "impressions_without_time": "left out: lists without a time",
     "impressions_twice": "left out: the same user, time and list again",
     "impressions_unknown_user": "left out: lists of users without any interaction",
     "impressions_short": "left out: lists of users with too short a history",
     "impressions_empty": "left out: lists without a candidate",
-    "candidates_without_id": "left out: given or taken candidates without an id",
+    "candidates_without_id": "left out: given or clicked candidates without an id",
     "unknown_candidates": "left out: given candidates that are not in the catalog",
-    "candidates_twice": "left out: candidates that their list has already",
-    "taken_not_shown": "left out: taken items that are not among their list's known candidates",
-    "impressions_without_answer": "left out: lists in which nothing known was taken",
-    "impressions_without_choice": "left out: lists in which all that is known was taken",
+    "candidates_twice": "left out: candidates twice in a list",
+    "clicked_not_shown": "left out: clicked items that are not among their list's known candidates",
+    "impressions_without_answer": "left out: lists in which nothing known was clicked",
+    "impressions_without_choice": "left out: lists in which all that is known was clicked",
     "short_train": "training targets left out: history too short",
     "short_valid": "validation targets left out: history too short",
     "short_test": "test targets left out: history too short",
-    "repeats_test": "test targets left out: the user has met the item before (candidates = full)",
+    "repeats_test": "test targets left out: the user has seen the item before (candidates = full)",
     "late_train": "left out of training: labelled train, but after a held-out target",
     "short_users": "users left out: history too short",
-    "not_drawn": "users drawn for no part",
+    "not_drawn": "users sampled for no split",
     "train_interactions": "interactions for fitting",
     "cases_train": "training cases",
     "cases_valid": "validation cases",
@@ -73,18 +75,18 @@ LABELS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
-    """What was read, kept and left out.
+    """What preparation read, kept and left out.
 
     Attributes:
         counts: name → number; the names are those of `LABELS`.
-        warnings: Sentences for people about what looks wrong but was not refused.
+        warnings: Sentences about what looks wrong but was not refused.
     """
 
     counts: Mapping[str, int | float]
     warnings: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """The report for people: a line a count that is not zero, then the warnings."""
+        """A line for each count that is not zero, then the warnings."""
         always = ("interactions_read", "items_read", "cases_train", "cases_valid", "cases_test")
         shown = [
             f"{_number(self.counts[name]):>12}  {label}"
@@ -96,7 +98,7 @@ class DataReport:
 
 @dataclass(slots=True)
 class RowCounts:
-    """Counts and warnings while they are being gathered."""
+    """Counts and warnings, gathered during preparation."""
 
     counts: dict[str, int | float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -108,11 +110,15 @@ class RowCounts:
         self.counts[name] = self.counts.get(name, 0) + number
 
     def warn(self, text: str) -> None:
-        """Keeps a sentence for people."""
+        """Adds a warning."""
         self.warnings.append(text)
 
+    def error(self, message: str) -> DataError:
+        """An error whose message ends with all counts."""
+        return DataError("\n".join([f"{message}:", *self.report().lines()]))
+
     def report(self) -> DataReport:
-        """What has been gathered, in the order of the labels."""
+        """The report, its counts in the order of the labels."""
         ordered = {name: self.counts[name] for name in LABELS if name in self.counts}
         return DataReport(ordered, tuple(self.warnings))
 

@@ -8,11 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from trsr.data import files
+from trsr.data import inputs
 from trsr.data.dataset import Catalog
 from trsr.data.ids import MISSING
 from trsr.data.json_lines import json_value
 from trsr.errors import DataError
+from trsr.storage import files
 from trsr.types import Interaction, Item, UserHistory
 
 
@@ -66,9 +67,9 @@ def read_items(path: Path, catalog: Catalog) -> list[Item]:
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """The lines that are not blank, each with its place; U+2028 and the like end none."""
-    if not path.is_file():
+    if not files.is_file(path):
         raise DataError(f"{path}: there is no such file")
-    with files.located(path), files.as_text(path, "utf-8") as text:
+    with inputs.located(path), inputs.as_text(path, "utf-8") as text:
         lines = [(f"{path}, line {n}", line) for n, line in enumerate(text, 1) if line.strip()]
     if not lines:
         raise DataError(f"{path}: the file is empty")

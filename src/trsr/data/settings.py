@@ -32,10 +32,10 @@ class Columns(Settings):
 
     user: str = Field("", description="interactions: the user's id")
     item: str = Field("", description="interactions: the item's id")
-    time: str = Field("", description="interactions: when; absent: the file's order")
+    time: str = Field("", description="interactions: the time; absent: the file's order")
     order: str = Field(
         "",
-        description="interactions: orders those of a user at one time: a step, a finer clock",
+        description="interactions: orders a user's rows of one time: a step, a finer clock",
     )
     event: str = Field("", description="interactions: the kind of event, for data.events")
     quantity: str = Field(
@@ -55,8 +55,8 @@ class Columns(Settings):
     split: str = Field("", description="interactions: train, valid or test, for split = given")
     item_id: str = Field("", description="items: the item's id")
     candidates: str = Field("", description="impressions: the items of a list, as `sequence`")
-    taken: str = Field(
-        "", description="impressions: which of them the user took, one or several, as `sequence`"
+    clicked: str = Field(
+        "", description="impressions: which of them were clicked, one or several, as `sequence`"
     )
 
 
@@ -75,8 +75,8 @@ class DataSettings(Settings):
     impressions: Path | None = Field(
         None,
         description="table: the file of candidate lists, for candidates = given: a row a list with "
-        "its user, time, candidates, and what of them was taken; its first line (CSV, TSV) names "
-        "the columns, user and time as in the interactions or as usual",
+        "its user, time, candidates and clicked items; its first line (CSV, TSV) names the "
+        "columns, user and time as in the interactions or as usual",
     )
     dataset: str = Field(
         "", description="a data set that `trsr get` knows, instead of paths, such as ml-100k"
@@ -139,8 +139,8 @@ class DataSettings(Settings):
     split: Literal["leave_last_out", "global_time", "rows", "given"] = Field(
         "leave_last_out",
         description="leave_last_out: a user's last item is for test, the one before for "
-        "validation; global_time: by date; rows: each user in one part, its last item the target "
-        "(paper); given: a column says",
+        "validation; global_time: by date; rows: each user in one split, its last item the target "
+        "(paper); given: by a column",
     )
     valid_share: float = Field(0.1, ge=0, lt=1, description="global_time: share of interactions")
     test_share: float = Field(0.1, gt=0, lt=1, description="global_time: share of interactions")
@@ -152,7 +152,7 @@ class DataSettings(Settings):
     same_users: bool = Field(
         False,
         description="draw train_users, valid_cases and test_cases from one order of users: the "
-        "three then share users, and summaries written for one are read again by the others",
+        "three then share users, and each reuses the summaries of the others",
     )
     targets_per_user: int = Field(
         1,
@@ -163,24 +163,18 @@ class DataSettings(Settings):
     candidates: Literal["uniform", "popular", "full", "given"] = Field(
         "uniform",
         description="uniform: negatives drawn from the catalog, all items alike; popular: drawn "
-        "in proportion to training interactions; full: at test the whole catalog except what "
-        "the user had met (training and validation cases keep uniform negatives; see "
+        "in proportion to training interactions + 1; full: at test the whole catalog except what "
+        "the user had seen (training and validation cases keep uniform negatives; see "
         "`rank.retriever`); given: the data's own lists (`impressions`, or the reader mind)",
     )
     train_candidates: Literal["", "uniform", "popular"] = Field(
         "",
         description="the same for training cases alone: popular negatives are harder to tell from "
-        "the target; empty: as `candidates` says, uniform with full",
-    )
-    popularity_smoothing: float = Field(
-        1.0,
-        gt=0,
-        description="popular: added to each item's number of training interactions, so that every "
-        "item can be drawn",
+        "the target; empty: as `candidates`, uniform with full",
     )
     seed: int | None = Field(
         None,
-        description="draws the users that are kept and the candidates; empty: run.seed. Set it to "
+        description="samples users and candidates; empty: run.seed. Set it to "
         "train with several run.seed and test on the same queries and candidates",
     )
     negatives: int = Field(
@@ -197,21 +191,7 @@ class DataSettings(Settings):
             )
         return self
 
-    @model_validator(mode="after")
-    def _room_for_a_step(self) -> Self:
-        least = 2 * self.history_step - 1
-        if 0 < self.max_history < least:
-            raise ValueError(
-                f"max_history = {self.max_history} leaves too little beside history_step = "
-                f"{self.history_step}: set max_history to at least {least}, or to 0"
-            )
-        return self
-
-    def most(self, part: str) -> int:
-        """The most training users, validation cases or test cases; 0 for all.
-
-        Args:
-            part: `train`, `valid` or `test`.
-        """
-        bounds = {"train": self.train_users, "valid": self.valid_cases, "test": self.test_cases}
-        return bounds[part]
+    def limit(self, split: str) -> int:
+        """The most training users, validation cases or test cases; 0 for all."""
+        limits = {"train": self.train_users, "valid": self.valid_cases, "test": self.test_cases}
+        return limits[split]

@@ -1,7 +1,7 @@
-"""Decides which interactions are targets of which part, and which a ranker may be fitted on.
+"""Chooses the targets of each split, and the interactions that a ranker may be fitted on.
 
-Whatever the split, an interaction for fitting comes before each held-out target of its user; with
-`global_time` it also comes before the cut, with `rows` its user is a training user.
+Whatever the rule, an interaction for fitting comes before each held-out target of its user. With
+`global_time` it also comes before the cut; with `rows` its user is a training user.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from trsr.data.records import PARTS, Ints, Mask, Records
+from trsr.data.records import SPLITS, Floats, Ints, Mask, Records
 from trsr.data.report import RowCounts
 from trsr.data.settings import DataSettings
 from trsr.errors import DataError
@@ -24,7 +24,7 @@ class Targets:
     """Positions in the records' columns.
 
     Attributes:
-        of: part → the targets' positions, rising.
+        of: split → the targets' positions, rising.
         fit: [n] whether an interaction may be fitted on.
     """
 
@@ -32,70 +32,66 @@ class Targets:
     fit: Mask
 
 
-def split(records: Records, settings: DataSettings, seed: int, row_counts: RowCounts) -> Targets:
-    """Splits by the settings' rule, leaves out short histories, draws the numbers asked for.
+def split_targets(
+    records: Records, settings: DataSettings, seed: int, row_counts: RowCounts
+) -> Targets:
+    """Splits by the settings' rule, leaves out short histories, samples to the settings' limits.
 
     Raises:
         DataError: If the rule needs what the data does not have, or no case is left.
     """
     targets = _RULES[settings.split](records, settings, seed, row_counts)
-    long_enough = {
-        part: _long_enough(records, positions, part, settings.min_history, row_counts)
-        for part, positions in targets.of.items()
-    }
+    long_enough = {}
+    for split, positions in targets.of.items():
+        enough = records.before[positions] >= settings.min_history
+        row_counts.add(f"short_{split}", int((~enough).sum()))
+        long_enough[split] = positions[enough]
     if not any(len(positions) for positions in long_enough.values()):
-        raise DataError(
+        raise row_counts.error(
             f"no case is left: every history is shorter than data.min_history = "
-            f"{settings.min_history}:\n" + "\n".join(row_counts.report().lines())
+            f"{settings.min_history}"
         )
-    drawn = {
-        part: _drawn(records, positions, part, settings, seed)
-        for part, positions in long_enough.items()
+    limited = {
+        split: _limited(records, positions, split, settings, seed)
+        for split, positions in long_enough.items()
     }
-    return Targets(drawn, targets.fit)
+    return Targets(limited, targets.fit)
 
 
-def _long_enough(
-    records: Records, positions: Ints, part: str, least: int, row_counts: RowCounts
+def _limited(
+    records: Records, positions: Ints, split: str, settings: DataSettings, seed: int
 ) -> Ints:
-    enough = records.before[positions] >= least
-    row_counts.add(f"short_{part}", int((~enough).sum()))
-    return positions[enough]
-
-
-def _drawn(records: Records, positions: Ints, part: str, settings: DataSettings, seed: int) -> Ints:
-    """At most so many training users, or validation or test cases, drawn by seed."""
-    most = settings.most(part)
-    if not most:
+    """As many training users, or validation or test cases, as the settings allow."""
+    limit = settings.limit(split)
+    if not limit:
         return positions
     users = records.user[positions]
-    if part == "train":
-        chosen = np.unique(users)
-        draw = "users" if settings.same_users else part
-        kept = chosen[lottery(records.users.gather(chosen), most, seed, "cases", draw)]
+    purpose = "users" if settings.same_users else split
+    if split == "train":
+        all_users = np.unique(users)
+        kept = all_users[sample(records.users.gather(all_users), limit, seed, "cases", purpose)]
         return positions[np.isin(users, kept)]
     names = records.users.gather(users)
-    if settings.same_users:
-        return positions[lottery(names, most, seed, "cases", "users")]
-    places = pl.DataFrame({"user": names, "n": records.place[positions]})
-    names = places.select(pl.format("{}/{}", "user", "n")).to_series()
-    return positions[lottery(names, most, seed, "cases", part)]
+    if not settings.same_users:
+        places = pl.DataFrame({"user": names, "n": records.place[positions]})
+        names = places.select(pl.format("{}/{}", "user", "n")).to_series()
+    return positions[sample(names, limit, seed, "cases", purpose)]
 
 
-def lottery(names: pl.Series, winners: int, seed: int, *draw: str) -> Ints:
-    """The places, rising, of the `winners` names with the lowest derived numbers.
+def sample(names: pl.Series, count: int, seed: int, *purpose: str) -> Ints:
+    """The places, rising, of the `count` names with the lowest derived numbers.
 
     So neither the order of the names nor the other names change a name's number.
     """
-    if len(names) <= winners:
+    if len(names) <= count:
         return np.arange(len(names))
-    return np.sort(shuffle(names, seed, *draw)[:winners])
+    return np.sort(shuffle(names, seed, *purpose)[:count])
 
 
-def shuffle(names: pl.Series, seed: int, *draw: str) -> Ints:
+def shuffle(names: pl.Series, seed: int, *purpose: str) -> Ints:
     """The places of the names in the order of their derived numbers."""
-    tickets = np.fromiter((derive_seed(seed, *draw, name) for name in names), dtype=np.uint64)
-    return np.argsort(tickets, kind="stable")
+    numbers = np.fromiter((derive_seed(seed, *purpose, name) for name in names), dtype=np.uint64)
+    return np.argsort(numbers, kind="stable")
 
 
 def _training_targets(records: Records, ends: Ints, settings: DataSettings) -> Ints:
@@ -109,7 +105,7 @@ def _training_targets(records: Records, ends: Ints, settings: DataSettings) -> I
     return np.sort(np.concatenate(found))
 
 
-def _moment(records: Records, positions: Ints) -> Ints:
+def _history_ends(records: Records, positions: Ints) -> Ints:
     """The positions where the histories of targets end."""
     return records.starts[records.user[positions]] + records.before[positions]
 
@@ -119,12 +115,12 @@ def _leave_last_out(
 ) -> Targets:
     starts, ends = records.starts[:-1], records.starts[1:]
     test = ends - 1
-    valid = _moment(records, test) - 1
+    valid = _history_ends(records, test) - 1
     has_test = records.before[test] >= settings.min_history
     has_valid = (valid >= starts) & (records.before[valid] >= settings.min_history)
-    # Users too short to be asked about are still worth fitting on.
-    held = np.where(has_valid, valid, test)
-    fit_end = np.where(has_valid | has_test, _moment(records, held), ends)
+    # Users too short for a query are still worth fitting on.
+    held_out = np.where(has_valid, valid, test)
+    fit_end = np.where(has_valid | has_test, _history_ends(records, held_out), ends)
     return Targets(
         {
             "train": _training_targets(records, fit_end, settings),
@@ -145,101 +141,98 @@ def _global_time(
     """
     if not records.timed:
         raise DataError("data.split = global_time needs times: set data.columns.time")
-    held = held_share(settings)
-    times = np.sort(records.time)
-    cuts = [times[int(len(times) * (1 - share))] for share in (held, settings.test_share)]
-    window = np.searchsorted(np.array(cuts), records.time, side="right")
-    ends = records.starts[:-1] + np.bincount(
-        records.user[window == 0], minlength=len(records.users)
-    )
+    window = time_windows(records.time, settings)
+    training = window == 0
+    ends = records.starts[:-1] + np.bincount(records.user[training], minlength=len(records.users))
     firsts = {}
-    for part, name in ((1, "valid"), (2, "test")):
-        positions = np.flatnonzero(window == part)
+    for number, split in ((1, "valid"), (2, "test")):
+        positions = np.flatnonzero(window == number)
         _, first = np.unique(records.user[positions], return_index=True)
-        firsts[name] = positions[first]
-    return Targets(
-        {"train": _training_targets(records, ends, settings), **firsts},
-        window == 0,
-    )
+        firsts[split] = positions[first]
+    return Targets({"train": _training_targets(records, ends, settings), **firsts}, training)
 
 
-def held_share(settings: DataSettings) -> float:
-    """The share of the time that is for validation and test.
+def time_windows(times: Floats, settings: DataSettings) -> Ints:
+    """[n] the index into `SPLITS` of each time, by the settings' shares.
 
     Raises:
         DataError: If nothing is left for training.
     """
-    held = settings.valid_share + settings.test_share
-    if held >= 1:
+    held_out = settings.valid_share + settings.test_share
+    if held_out >= 1:
         raise DataError("data.valid_share and data.test_share leave no time for training")
-    return held
+    if not len(times):
+        return np.zeros(0, dtype=np.int64)
+    ordered = np.sort(times)
+    cuts = [ordered[int(len(times) * (1 - share))] for share in (held_out, settings.test_share)]
+    return np.searchsorted(np.array(cuts), times, side="right")
 
 
 def _rows(records: Records, settings: DataSettings, seed: int, row_counts: RowCounts) -> Targets:
-    """Each user in one part, its last item the target (the paper's protocol)."""
+    """Each user in one split, its last item the target (the paper's protocol)."""
     able = records.lengths > settings.min_history
     row_counts.add("short_users", int((records.lengths > 0).sum() - able.sum()))
-    parts = user_parts(records, able, settings, seed, row_counts)
+    splits = user_splits(records, able, settings, seed, row_counts)
     ends = records.starts[1:]
-    train_ends = np.where(parts == 0, ends, records.starts[:-1])
+    train_ends = np.where(splits == 0, ends, records.starts[:-1])
     return Targets(
         {
             "train": _training_targets(records, train_ends, settings),
-            "valid": ends[parts == 1] - 1,
-            "test": ends[parts == 2] - 1,
+            "valid": ends[splits == 1] - 1,
+            "test": ends[splits == 2] - 1,
         },
-        parts[records.user] == 0,
+        splits[records.user] == 0,
     )
 
 
-def user_parts(
+def user_splits(
     records: Records, able: Mask, settings: DataSettings, seed: int, row_counts: RowCounts
 ) -> Ints:
-    """[users] the part that each user is drawn for, as an index into `PARTS`, or -1 for none."""
+    """[users] the split that each user is sampled for, as an index into `SPLITS`; -1: none."""
     users = np.flatnonzero(able)
     sizes = _sizes(len(users), settings, row_counts)
     order = shuffle(records.users.gather(users), seed, "rows")
-    parts = np.full(len(records.users), -1, dtype=np.int64)
+    splits = np.full(len(records.users), -1, dtype=np.int64)
     begin = 0
-    for part in ("test", "valid", "train"):
-        parts[users[order[begin : begin + sizes[part]]]] = PARTS.index(part)
-        begin += sizes[part]
+    for split in ("test", "valid", "train"):
+        splits[users[order[begin : begin + sizes[split]]]] = SPLITS.index(split)
+        begin += sizes[split]
     row_counts.add("not_drawn", len(users) - begin)
-    return parts
+    return splits
 
 
 def _sizes(users: int, settings: DataSettings, row_counts: RowCounts) -> dict[str, int]:
-    """Users of each part: as asked; shares where nothing is asked; fewer where there are fewer."""
+    """Users of each split: as set, else by share; all fewer where there are too few users."""
     valid = settings.valid_cases or int(users * settings.valid_share)
     test = settings.test_cases or max(1, int(users * settings.test_share))
     train = settings.train_users or max(users - valid - test, 0)
-    asked = train + valid + test
-    if asked > users and users:
+    wanted = train + valid + test
+    if wanted > users and users:
         row_counts.warn(
-            f"split = rows: {train} + {valid} + {test} users are asked for, {users} have a long "
-            "enough history: each part is made smaller in proportion"
+            f"split = rows: the settings want {train} + {valid} + {test} users, and {users} have a "
+            "long enough history: each split is made smaller in proportion"
         )
-        valid, test = valid * users // asked, max(1, test * users // asked)
+        valid, test = valid * users // wanted, max(1, test * users // wanted)
         train = users - valid - test
     return {"train": train, "valid": valid, "test": test}
 
 
 def _given(records: Records, settings: DataSettings, seed: int, row_counts: RowCounts) -> Targets:
-    """The data says; a user can have many validation and test targets."""
-    if records.part is None:
-        raise DataError("data.split = given needs a column of parts: set data.columns.split")
-    held = np.where(records.part > 0, np.arange(len(records)), len(records))
+    """A column says the split; a user can have many validation and test targets."""
+    if records.split is None:
+        raise DataError("data.split = given needs a column of splits: set data.columns.split")
+    held_out = np.where(records.split > 0, np.arange(len(records)), len(records))
     filled = records.starts[:-1] < records.starts[1:]
     ends = records.starts[1:].copy()
-    first_held = np.minimum.reduceat(held, records.starts[:-1][filled])
-    ends[filled] = np.minimum(ends[filled], first_held)
+    first_held_out = np.minimum.reduceat(held_out, records.starts[:-1][filled])
+    ends[filled] = np.minimum(ends[filled], first_held_out)
     fit = np.arange(len(records)) < ends[records.user]
-    row_counts.add("late_train", int(((records.part == 0) & ~fit).sum()))
+    row_counts.add("late_train", int(((records.split == 0) & ~fit).sum()))
     return Targets(
         {
             "train": _training_targets(records, ends, settings),
-            "valid": np.flatnonzero(records.part == 1),
-            "test": np.flatnonzero(records.part == 2),
+            "valid": np.flatnonzero(records.split == 1),
+            "test": np.flatnonzero(records.split == 2),
         },
         fit,
     )

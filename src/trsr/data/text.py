@@ -8,8 +8,8 @@ import re
 import polars as pl
 import polars.selectors as cs
 
-from trsr.data import files
-from trsr.data.ids import id_text, is_missing, merged, to_text, words_for_none
+from trsr.data import inputs
+from trsr.data.ids import id_text, is_missing, report_ids, to_text
 from trsr.data.json_lines import json_value
 from trsr.data.readers.base import Source
 from trsr.data.report import RowCounts
@@ -26,7 +26,7 @@ _TAG = (
     r"video)(?:\s[^<>]*)?/?>|<!--.{0,2000}?-->)"
 )
 """Tags by name: not everything in pointed brackets is HTML."""
-_UNSEEN = r"(?is)<(?:script|style)\b[^>]*>.*?</(?:script|style)\s*>"
+_HIDDEN = r"(?is)<(?:script|style)\b[^>]*>.*?</(?:script|style)\s*>"
 
 _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 _LONG_VECTOR = 32
@@ -47,18 +47,13 @@ def catalog(source: Source, row_counts: RowCounts) -> pl.DataFrame:
     path = source.items_path
     # where a row is an interaction, items are counted with these
     own = path != source.interactions_path
-    with files.located(path, source.encoding):
+    with inputs.located(path, source.encoding):
         frame = source.items.collect(engine="streaming")
         ids = id_text(frame["id"], path, source.encoding)
         if own:
             row_counts.add("items_read", len(frame))
             row_counts.add("items_without_id", ids.null_count())
-            if words := words_for_none(frame["id"], ids):
-                row_counts.warn(
-                    f"{path}: rows whose item id is {', '.join(words[:9])} are left out"
-                )
-            if found := merged(frame["id"], ids):
-                row_counts.add("items_merged", found)
+            report_ids(frame["id"], ids, "item", path, row_counts)
         named = frame.with_columns(ids.alias("id")).drop_nulls("id")
         if named.is_empty():
             raise DataError(f"{path}: there is no item with an id")
@@ -113,7 +108,7 @@ def _without_vectors(items: pl.DataFrame, source: Source, row_counts: RowCounts)
 
 
 def _joined(items: pl.DataFrame, source: Source, row_counts: RowCounts) -> pl.DataFrame:
-    """Every column as text; a column that cannot be written as text is left out, which is said."""
+    """Every column as text; a column that cannot be text is left out, with a warning."""
     columns = [items["id"]]
     for column in items.iter_columns():
         if column.name == "id":
@@ -156,7 +151,7 @@ def _without_html(text: str) -> str:
         if decoded == text:
             break
         text = decoded
-    return re.sub(r"[ \xa0]+", " ", re.sub(_TAG, " ", re.sub(_UNSEEN, " ", text)))
+    return re.sub(r"[ \xa0]+", " ", re.sub(_TAG, " ", re.sub(_HIDDEN, " ", text)))
 
 
 def _cleaned(items: pl.DataFrame, row_counts: RowCounts) -> pl.DataFrame:

@@ -78,7 +78,7 @@ def seconds(column: pl.Series, path: Path, pattern: str = "") -> Times:
     A time of the day alone is in seconds since midnight.
 
     Numbers of several units (1700000000 and 1700000000000), or beside dates, become seconds.
-    Whether 3/4/2024 is in March or April is told by dates with a day above 12.
+    Dates with a day above 12 decide whether 3/4/2024 is in March or April.
 
     Args:
         column: Of any type.
@@ -86,7 +86,7 @@ def seconds(column: pl.Series, path: Path, pattern: str = "") -> Times:
         pattern: How dates are written, as for `strptime`; empty: found.
 
     Raises:
-        DataError: If a time is neither a number nor a date that is understood.
+        DataError: If a time is neither a number nor a date that can be read.
     """
     if column.dtype in (pl.Date, pl.Datetime):
         moment = column.cast(pl.Datetime("us", getattr(column.dtype, "time_zone", None)))
@@ -110,7 +110,7 @@ def seconds(column: pl.Series, path: Path, pattern: str = "") -> Times:
     if len(bad):
         raise DataError(
             f"{path}: the time {bad[0]!r} (and {len(bad) - 1} more) is neither a number nor a date "
-            "that is understood, such as 2024-05-31T18:00:00; set data.time_format to its format, "
+            "that can be read, such as 2024-05-31T18:00:00; set data.time_format to its format, "
             'such as "%d/%m/%Y %H:%M"'
         )
     values = found.values.scatter(unread.arg_true(), read.values)
@@ -226,7 +226,7 @@ def _ahead() -> pl.Expr:
 def _month_first(
     parts: pl.DataFrame, texts: pl.Series, name: str, path: Path
 ) -> tuple[bool, Iterable[str]]:
-    """Whether 3/4/2024 is in March, told by days above 12, and a note where nothing tells it."""
+    """Whether 3/4/2024 is in March, by days above 12, and a note where there is none."""
     first, other = (parts[key].cast(pl.Int64) for key in ("first", "other"))
     days, months = (first > 12).fill_null(value=False), (other > 12).fill_null(value=False)
     if days.any() and months.any():

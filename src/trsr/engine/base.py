@@ -35,7 +35,7 @@ class Resources:
     """What the work may use.
 
     Attributes:
-        workers: Processes side by side; 1: this one.
+        workers: Processes at one time; 1: this one.
         devices: GPUs, by the names that CUDA knows them by; each worker gets one of them.
     """
 

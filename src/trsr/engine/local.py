@@ -29,7 +29,7 @@ EVERY = 0.2
 """Seconds between two notes of a worker."""
 
 THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
-"""What says to the libraries that compute how many threads to use."""
+"""Set the number of threads of numerical libraries."""
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
@@ -40,7 +40,7 @@ class LocalEngine:
     Args:
         folder: Holds locks and notes of failures. Calls with one folder share their shards, on
             machines that share the folder too.
-        progress: Its notes say what each worker is at; steps are the caller's.
+        progress: Its notes say what each worker does; steps are the caller's.
     """
 
     def __init__(self, folder: Path, progress: Progress | None = None) -> None:
@@ -87,7 +87,7 @@ class Share:
 
     Attributes:
         cores: The cores that it may use; empty where the system cannot keep it to some.
-        environment: What tells libraries of it. Threads that the user has set stay as they are.
+        environment: Variables for libraries. Threads that the user has set stay as they are.
     """
 
     cores: tuple[int, ...]
@@ -126,28 +126,28 @@ class _Pool(Generic[S]):
     ) -> None:
         self.todo: deque[S] = deque()
         self._folder, self._work, self._before, self._progress = folder, work, before, progress
-        self._external: list[S] = []
+        self._elsewhere: list[S] = []
         self._begun: Counter[str] = Counter()
 
-    def run(self, parts: Sequence[Share]) -> Generator[Done[S]]:
-        workers: list[_Worker[S]] = [_Worker(self._folder, self._work, part) for part in parts]
+    def run(self, machine: Sequence[Share]) -> Generator[Done[S]]:
+        workers: list[_Worker[S]] = [_Worker(self._folder, self._work, share) for share in machine]
         try:
-            while self.todo or self._external or any(worker.shard for worker in workers):
+            while self.todo or self._elsewhere or any(worker.shard for worker in workers):
                 for worker in workers:
                     if worker.shard is None and self.todo:
                         self._give(worker)
                 busy = [worker for worker in workers if worker.shard is not None]
-                limit = POLL if self._external else None
+                limit = POLL if self._elsewhere else None
                 ready = wait([worker.connection for worker in busy], limit) if busy else []
                 for worker in busy:
-                    done = self._heard(worker, workers) if worker.connection in ready else None
+                    done = self._receive(worker, workers) if worker.connection in ready else None
                     if done is not None:
                         yield done
-                if not busy:  # other processes are at all that is left
+                if not busy:  # other processes do all that is left
                     time.sleep(POLL)
                 if not self.todo:
-                    self.todo.extend(self._external)
-                    self._external.clear()
+                    self.todo.extend(self._elsewhere)
+                    self._elsewhere.clear()
         finally:
             for worker in workers:
                 worker.stop()
@@ -157,25 +157,25 @@ class _Pool(Generic[S]):
         self._begun[shard.key] += 1
         worker.begin(shard, self._before[shard.key])
 
-    def _heard(self, worker: _Worker[S], workers: Sequence[_Worker[S]]) -> Done[S] | None:
-        """Takes in what a worker says; what became of its shard, where that is known now."""
+    def _receive(self, worker: _Worker[S], workers: Sequence[_Worker[S]]) -> Done[S] | None:
+        """Reads a worker's message; what became of its shard, where that is known now."""
         shard = worker.shard
         if shard is None:
             return None
         try:
-            said = worker.connection.recv()
+            message = worker.connection.recv()
         except (EOFError, OSError):
             return self._killed(worker, shard)
-        if isinstance(said, str):
-            worker.note = said
+        if isinstance(message, str):
+            worker.note = message
             self._progress.advance(0, " · ".join(one.note for one in workers if one.note))
             return None
         worker.shard, worker.note = None, ""
-        if said is None:
+        if message is None:
             self._begun[shard.key] -= 1
-            self._external.append(shard)
+            self._elsewhere.append(shard)
             return None
-        done: Done[S] = dataclasses.replace(said, shard=shard)
+        done: Done[S] = dataclasses.replace(message, shard=shard)
         return done
 
     def _killed(self, worker: _Worker[S], shard: S) -> Done[S] | None:
@@ -214,7 +214,7 @@ class _Worker(Generic[S]):
             theirs.close()  # so that the worker's death ends the connection
             self._process = process
         self.shard = shard
-        with contextlib.suppress(OSError):  # it died meanwhile, as the next look will tell
+        with contextlib.suppress(OSError):  # it died meanwhile, as the next look will show
             self.connection.send((shard, before))
 
     def stop(self) -> str:
@@ -248,7 +248,7 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 def _work_on(
     connection: Connection[Any, Any], folder: Path, work: Work[S], own: Sequence[int]
 ) -> None:
-    """A worker's life: shards in, what became of them out."""
+    """Runs in a worker: shards in, what became of them out."""
     if own:
         os.sched_setaffinity(0, own)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends its workers

@@ -13,7 +13,8 @@ import filelock
 from trsr.engine.base import Done, S, Work
 from trsr.errors import TrsrError
 from trsr.progress import Progress
-from trsr.storage.run_directory import explained, write_atomic
+from trsr.storage import files
+from trsr.storage.run_directory import explained
 
 POLL = 0.5
 """Seconds between two looks at a lock that another process holds."""
@@ -30,7 +31,7 @@ def exclusive(
     Args:
         folder: What all processes share; its disk must keep file locks.
         key: Of the work.
-        waits: Called once where another process is at it.
+        waits: Called once where another process holds it.
     """
     lock = _lock(folder, key)
     if not _acquired(lock):
@@ -47,7 +48,7 @@ def exclusive(
 def attempt(
     folder: Path, work: Work[S], shard: S, before: int | None, progress: Progress
 ) -> Done[S] | None:
-    """Does a shard, unless it is done; None while another process is at it.
+    """Does a shard, unless it is done; None while another process does it.
 
     Args:
         folder: Of the locks.
@@ -63,9 +64,9 @@ def attempt(
         if shard.is_done():
             return Done(shard, made=False)
         if failed_at(folder, shard.key) not in (None, before):
-            return Done(shard, error=_note(folder, shard.key).read_text("utf-8"), made=False)
+            return Done(shard, error=files.read_text(_note(folder, shard.key)), made=False)
         value = work(shard, progress)
-        _note(folder, shard.key).unlink(missing_ok=True)
+        files.remove(_note(folder, shard.key))
         return Done(shard, value)
     except Exception as error:  # the other shards go on, whatever is wrong with this one
         cause = str(error) if isinstance(error, TrsrError) else f"{type(error).__name__}: {error}"
@@ -78,15 +79,15 @@ def attempt(
 def failed_at(folder: Path, key: str) -> int | None:
     """When a failure of this shard was last noted; None where none is."""
     try:
-        return _note(folder, key).stat().st_mtime_ns
+        return files.stamp(_note(folder, key))[1]
     except OSError:
         return None
 
 
 def note_failure(folder: Path, key: str, cause: str) -> None:
-    """Tells other processes that a shard failed, so that they do not try it, too."""
+    """Notes for other processes that a shard failed, so that they do not try it too."""
     with contextlib.suppress(OSError):  # this process reports it in any case
-        write_atomic(_note(folder, key), cause)
+        files.write_text(_note(folder, key), cause)
 
 
 def _note(folder: Path, key: str) -> Path:
@@ -95,8 +96,8 @@ def _note(folder: Path, key: str) -> Path:
 
 def _lock(folder: Path, key: str) -> filelock.BaseFileLock:
     with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    # Lock files stay: to remove one that another process is about to lock would part the two.
+        files.make_folder(folder)
+    # Lock files stay: removing one that another process is about to lock would lock nothing.
     return filelock.FileLock(folder / f"{key}.lock", timeout=0)
 
 

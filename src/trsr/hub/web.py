@@ -1,4 +1,4 @@
-"""Downloads, checked: what a way of getting something is made of."""
+"""Downloads from a publisher or the hub, in bounded time, and checks what came."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BROKEN = (OSError, ValueError, HTTPException)
 
 
 class NotHereError(Exception):
-    """One way to get something does not work now; the message is the reason, in words."""
+    """One way to get something does not work now; the message is the reason."""
 
 
 def probe(url: str) -> None:
@@ -49,7 +49,7 @@ def download(url: str, path: Path, progress: Progress) -> None:
     """Writes what an address gives into a file.
 
     Raises:
-        NotHereError: If it cannot be had: no answer, a page in place of a file, another length
+        NotHereError: If it cannot be had: no answer, a page instead of a file, another length
             than announced, more than `MOST_BYTES`, or longer than `DOWNLOAD_SECONDS`.
     """
     deadline = time.monotonic() + DOWNLOAD_SECONDS
@@ -73,15 +73,15 @@ def download(url: str, path: Path, progress: Progress) -> None:
 
 
 def _length(url: str, headers: Message) -> int | None:
-    """How many bytes are announced; None where nothing is said."""
+    """How many bytes the answer announces; None: it does not."""
     if headers.get_content_type() == "text/html":
-        raise NotHereError(f"{url}: answers with a web page in place of the file")
-    told = headers.get("Content-Length")
-    if told is None:
+        raise NotHereError(f"{url}: answers with a web page instead of the file")
+    length = headers.get("Content-Length")
+    if length is None:
         return None
-    if not (told.isascii() and told.isdigit() and int(told) <= MOST_BYTES):
-        raise NotHereError(f"{url}: announces {told[:40]!r} bytes")
-    return int(told)
+    if not (length.isascii() and length.isdigit() and int(length) <= MOST_BYTES):
+        raise NotHereError(f"{url}: announces {length[:40]!r} bytes")
+    return int(length)
 
 
 def check(path: Path, kind: str, expected: str, what: str) -> None:
@@ -97,3 +97,30 @@ def check(path: Path, kind: str, expected: str, what: str) -> None:
         raise NotHereError(
             f"{what}: its {kind} is {found}, expected {expected}: damaged or changed"
         )
+
+
+def from_hub(
+    repo: str, revision: str, sha256: str, megabytes: int, made: Path, progress: Progress
+) -> str:
+    """A repository's snapshot from the hub, its weights checked."""
+    try:
+        from huggingface_hub import constants, snapshot_download
+    except ImportError as error:
+        raise NotHereError("the hub: huggingface_hub is not installed") from error
+    where = f"{constants.ENDPOINT}/{repo}"
+    probe(f"{where}/resolve/{revision}/config.json")
+    progress.begin(None, "files")
+    progress.advance(0, f"downloading {megabytes} MB from {where}")
+    try:
+        snapshot_download(
+            repo,
+            revision=revision,
+            local_dir=made,
+            allow_patterns=["*.json", "*.txt", "model.safetensors", "README.md"],
+        )
+    except Exception as error:  # of three libraries; whichever it is, the package is tried next
+        raise NotHereError(f"{where}: {type(error).__name__}: {error}") from error
+    files.remove(made / ".cache")
+    check(made / "model.safetensors", "sha256", sha256, f"model.safetensors of {where}")
+    progress.advance(len(files.listed(made)))
+    return f"{where} at {revision}"

@@ -62,12 +62,12 @@ class Batch:
 class AnswerKey:
     """What each case asks and which candidates are right.
 
-    Where a column `met` stands among the cases, the candidates are the full catalog except
+    Where the cases have a column `seen`, the candidates are the whole catalog except
     what it holds. A list may then leave out candidates; a relevant one that it leaves out counts
     as not found: beyond every cut-off, and last for `auc`. Its query stays in the mean.
 
     Args:
-        cases: The columns `CASES`; `met` instead of `candidates` for the full catalog.
+        cases: The columns `CASES`; `seen` instead of `candidates` for the whole catalog.
         catalog: All item ids; None: the candidates.
 
     Attributes:
@@ -84,7 +84,7 @@ class AnswerKey:
     """
 
     def __init__(self, cases: pl.DataFrame, catalog: Sequence[str] | None = None) -> None:
-        self.full = "met" in cases.columns
+        self.full = "seen" in cases.columns
         self.queries, self.users = cases["query"], cases["user"]
         twice = self.queries.filter(self.queries.is_duplicated())
         if len(twice):
@@ -94,8 +94,8 @@ class AnswerKey:
         self._row_of = pl.DataFrame({"query": self.queries}).with_row_index("row")
         self.history = cases["items"].list.len().cast(pl.Int64).to_numpy()
         self.relevant = cases["relevant"].list.len().cast(pl.Int64).to_numpy()
-        # of the full catalog it is shorter to keep what are no candidates
-        kept = cases["met"].list.unique(maintain_order=True) if self.full else cases["candidates"]
+        # of the whole catalog it is shorter to keep what are no candidates
+        kept = cases["seen"].list.unique(maintain_order=True) if self.full else cases["candidates"]
         if catalog is None:
             catalog = _flat(kept).unique(maintain_order=True).to_list()
         self.items = pl.Series(catalog, dtype=pl.String)
@@ -255,7 +255,7 @@ class AnswerKey:
             return DataError(f"ranker {ranker}: query {name}: an item is ranked twice")
         case = self._frame.row(row, named=True)
         if self.full:
-            known = set(self.items) - set(case["met"])
+            known = set(self.items) - set(case["seen"])
             faults = [("invents", [item for item in items if item not in known])]
             end = ": not in the catalog, or in the history; every ranker must rank candidates only"
         else:

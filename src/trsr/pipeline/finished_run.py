@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from trsr.data.cases import MET
+from trsr.data.cases import SEEN
 from trsr.errors import DataError, StaleRunError, StoreError
 from trsr.pipeline.artifacts import cases_file
 from trsr.settings import digest
@@ -113,8 +113,8 @@ class FinishedRun:
                 f"{self.folder}: {VALUES} is not of the queries of {self.cases_file}; give "
                 f"`trsr run {self.folder}`"
             )
-        if MET in cases.columns:
-            cases = cases.with_columns(candidates=self._all_but(cases[MET]))
+        if SEEN in cases.columns:
+            cases = cases.with_columns(candidates=self._all_but(cases[SEEN]))
         return cases.select(*columns).with_columns(pl.col(columns[1:]).list.sort()).sort("query")
 
     @property
@@ -124,12 +124,12 @@ class FinishedRun:
         rows = self.cases.select(pl.concat_str("query", *lists, separator="\n\n")).to_series()
         return digest(rows.to_list())
 
-    def _all_but(self, met: pl.Series) -> pl.Series:
+    def _all_but(self, seen: pl.Series) -> pl.Series:
         """The candidates, where they are the full catalog: a hash of it, and what is excluded."""
         items = read_table(self.folder / "items.parquet", ("id",))["id"]
         which = f"catalog {digest(items.sort().to_list())}"
-        less = pl.col(MET).list.eval(pl.format("(without {})", pl.element()))
-        return met.to_frame().select(pl.concat_list(pl.lit(which), less)).to_series()
+        less = pl.col(SEEN).list.eval(pl.format("(without {})", pl.element()))
+        return seen.to_frame().select(pl.concat_list(pl.lit(which), less)).to_series()
 
     @cached_property
     def split(self) -> str:
@@ -298,7 +298,7 @@ _FREE = ("run", "evaluate")
 """Tables of the settings in which runs that differ only by their seed may differ."""
 
 
-_LISTS = {name: pl.List(pl.String()) for name in ("candidates", "relevant", MET)}
+_LISTS = {name: pl.List(pl.String()) for name in ("candidates", "relevant", SEEN)}
 
 
 def read_table(path: Path, columns: Sequence[str], key: tuple[str, ...] = ()) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import polars as pl
 
 from trsr.config import Config
 from trsr.data import Dataset
-from trsr.data.cases import OPEN_FORMAT
+from trsr.data.cases import FULL_FORMAT
 from trsr.data.preparation import prepare
 from trsr.data.settings import DataSettings
 from trsr.hub import get
@@ -72,7 +72,7 @@ def _data_settings(config: Config) -> dict[str, Any]:
     paths = {"interactions": config.data.interactions, "items": config.data.items}
     sources = fingerprint(paths | ({"impressions": config.data.impressions} if given else {}))
     own = {"data": data, SOURCE: sources, "run": {"seed": config.data_seed}}
-    return own | ({"format of cases": OPEN_FORMAT} if config.data.candidates == "full" else {})
+    return own | ({"format of cases": FULL_FORMAT} if config.data.candidates == "full" else {})
 
 
 def _prepare(job: Job) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from trsr.data import Cases, Catalog
-from trsr.data.cases import MET
+from trsr.data.cases import SEEN
 from trsr.types import Entry, Interaction, Item, Query, RankedList, Summary, UserHistory
 
 if TYPE_CHECKING:
@@ -422,7 +422,7 @@ def case_batches(
     for part in cases.frame.iter_slices(size):
         ids = tuple(part["query"])
         if whole:
-            candidates, excluded = None, _numbers(part[MET], catalog)
+            candidates, excluded = None, _numbers(part[SEEN], catalog)
         else:
             column = (
                 part["candidates"]

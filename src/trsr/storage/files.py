@@ -1,7 +1,7 @@
-"""The one door to files: what runs, caches and data keep is read, written and listed here.
+"""The one door to files: runs, caches and data are read, written and listed here.
 
-The rest of the package makes no file-system call of its own (`tests/test_house.py`), so another
-kind of storage needs another door and no other change. What is written appears whole or not at
+The rest of the package makes no file-system call of its own (`tests/storage/test_one_door.py`), so
+another kind of storage needs a change here only. What is written appears whole or not at
 all, is private to the user (0600, in folders of 0700), and never goes through a link: a run
 directory may come from somebody else. What is read must be a file: a pipe would hang.
 """
@@ -85,11 +85,6 @@ def walk(folder: Path) -> Iterator[Path]:
         yield path
         if is_folder(path) and not is_link(path):
             yield from walk(path)
-
-
-def free_bytes(folder: Path) -> int:
-    """The free space of the disk that holds a folder."""
-    return shutil.disk_usage(folder).free
 
 
 def hash_file(path: Path) -> str:
@@ -186,8 +181,25 @@ def scan_parquet(path: Path) -> pl.LazyFrame:
     return pl.scan_parquet(path, glob=False)
 
 
+def scan_lines(source: Path | bytes) -> pl.LazyFrame:
+    """The column `line` of a file in UTF-8, or of its bytes, read when it is collected."""
+    return pl.scan_lines(_scannable(source), glob=False)
+
+
+def scan_csv(source: Path | bytes, **options: Any) -> pl.LazyFrame:
+    """A delimited file in UTF-8, or its bytes, as polars reads it when it is collected."""
+    return pl.scan_csv(_scannable(source), glob=False, **options)
+
+
+def _scannable(source: Path | bytes) -> Path | io.BytesIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    _refuse_special(source)
+    return source
+
+
 def parquet_metadata(path: Path) -> dict[str, str]:
-    """What a Parquet file says of itself by name; errors as `read_parquet`."""
+    """A Parquet file's metadata by name; errors as `read_parquet`."""
     _refuse_special(path)
     with parquet_errors():
         return pl.read_parquet_metadata(path)
@@ -256,7 +268,7 @@ def writing_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _temporary(path: Path, private: bool) -> Iterator[tuple[int, Path]]:
-    """A new file beside another one, open; it takes the other's place, or goes on an error.
+    """A new file beside another one, open; it replaces the other, or is removed on an error.
 
     Its name is its own, so that of two writers of one file the last wins and none fails.
     """
@@ -280,14 +292,14 @@ _UNFINISHED = ".new"
 
 @functools.cache
 def _umask() -> int:
-    """What the user takes from the mode of new files; it can only be read by setting it."""
+    """The bits that new files lack by the user's mask, which can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
 def drop_unfinished(folder: Path) -> None:
-    """Removes from a folder what writers have left there that were killed long ago."""
+    """Removes from a folder the files of writers that were killed long ago."""
     long_ago = time.time() - 3600
     for path in listed(folder, f".*{_UNFINISHED}"):
         with contextlib.suppress(OSError):
@@ -337,7 +349,7 @@ def open_append(path: Path) -> TextIO:
 
 
 def open_update(path: Path) -> io.BufferedRandom:
-    """Opens a file that is there to write within it: for scratch files, not whole or nothing."""
+    """Opens an existing file to write within it: for scratch files only."""
     _refuse_special(path)
     return open(path, "r+b")
 
@@ -434,7 +446,7 @@ def drop_links(folder: Path) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Takes a file, or a folder with all in it, from everybody but the user."""
+    """Makes a file, or a folder with all in it, private to the user."""
     if is_link(path):
         return
     os.chmod(path, FOLDER_MODE if is_folder(path) else FILE_MODE)

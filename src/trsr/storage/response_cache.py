@@ -1,4 +1,4 @@
-"""Every answer of a language model, kept under a key of its content: one SQLite file."""
+"""Keeps every answer of a language model under a key of its content, in one SQLite file."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from trsr.storage import files
 from trsr.types import Prompt
 
 SCHEMA = 2
-_WITHOUT_COSTS = 1  # the version before, which is brought to this one where it is written
+_WITHOUT_COSTS = 1  # the version before, upgraded where it is written
 _APPLICATION = 0x74727372  # "trsr": SQLite's own field for whose file this is
 _BUSY_SECONDS = 60.0
+_DAMAGED = "move it away and run again: trsr makes a new one, and asks the model again"
 _ADVICE = (
     ("full", "free some space and run the same command again: nothing stored is lost"),
     ("locked", "another program holds it: wait for it to end, then run the same command again"),
     ("readonly", "make the file and its folder writable, or choose another folder"),
     ("unable to open", "make the folder writable, or choose another one"),
-    ("not a database", "move it away and run again: it is made anew, and the model asked again"),
-    ("malformed", "move it away and run again: it is made anew, and the model asked again"),
+    ("not a database", _DAMAGED),
+    ("malformed", _DAMAGED),
     ("disk i/o", "check the disk; run the same command again when it works"),
 )
 
@@ -38,8 +39,8 @@ def response_key(identity: str, prompt: Prompt, kind: Mapping[str, object]) -> s
 
     Args:
         identity: The model's `identity`: weights and settings.
-        prompt: What is said to the model.
-        kind: What is asked for, JSON-able: `{"generate": sampling.model_dump()}` or
+        prompt: The prompt.
+        kind: The kind of answer, JSON-able: `{"generate": sampling.model_dump()}` or
             `{"score": [answer, …]}`.
 
     Returns:
@@ -58,11 +59,11 @@ def response_key(identity: str, prompt: Prompt, kind: Mapping[str, object]) -> s
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one answer took when it was computed.
+    """What one answer cost when it was computed.
 
     Attributes:
-        seconds: Of the model's time, its share where many were answered together.
-        tokens: Of its prompt, counted whole.
+        seconds: Of the model's time; its share where many were answered together.
+        tokens: All tokens of its prompt.
     """
 
     seconds: float
@@ -81,19 +82,19 @@ class ResponseCache:
 
     Args:
         path: The file; made, with its folder, where it is missing.
-        write: False: what is there is read, and nothing is made.
+        write: False: only reads, and makes nothing.
 
     Raises:
-        StoreError: If the file cannot be opened, is not an output store or is of another version;
-            if it is only read, also where it is missing.
+        StoreError: If the file cannot be opened, is not a response cache, or is of another version;
+            with `write` = False also where it is missing.
     """
 
     def __init__(self, path: Path, *, write: bool = True) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
         if not write and not files.is_file(self.path):
-            raise StoreError(f"there is no output store {self.path}")
-        with self._in_words("opened"):
+            raise StoreError(f"there is no response cache {self.path}")
+        with self._explained("opened"):
             if write:
                 files.make_file(self.path)  # private; SQLite's own files beside it are then too
             self._connection = sqlite3.connect(
@@ -104,7 +105,7 @@ class ResponseCache:
                 uri=not write,
             )
         try:
-            with self._in_words("opened"):
+            with self._explained("opened"):
                 self._prepare(write)
         except BaseException:
             self._connection.close()
@@ -119,11 +120,11 @@ class ResponseCache:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if owner != _APPLICATION and (tables or not write):
             raise StoreError(
-                f"{self.path} is a database of another program: choose another place for the store"
+                f"{self.path} is a database of another program: choose another place for the cache"
             )
         if owner == _APPLICATION and version not in (SCHEMA, _WITHOUT_COSTS):
             raise StoreError(
-                f"{self.path} is an output store of version {version}, this trsr reads version "
+                f"{self.path} is a response cache of version {version}, this trsr reads version "
                 f"{SCHEMA}: use the trsr that wrote it, or move the file away and run again"
             )
         if not write:
@@ -140,7 +141,7 @@ class ResponseCache:
         self._costs_kept = True
 
     def _write_ahead(self) -> None:
-        """Turns the write-ahead log on; SQLite does not wait for other openers here, so we do."""
+        """Turns the write-ahead log on; SQLite does not wait for other openers here, so we wait."""
         deadline = time.monotonic() + _BUSY_SECONDS
         waiting = True
         while waiting:
@@ -164,7 +165,7 @@ class ResponseCache:
             connection.execute(f"PRAGMA user_version={SCHEMA}")
 
     def _add_costs(self) -> None:
-        """Brings a store of the version before to this one; what its answers took is not known."""
+        """Upgrades a cache of the version before; what its answers cost is not known."""
         with self._transaction() as connection:
             # another process may have done it meanwhile
             if connection.execute("PRAGMA user_version").fetchone()[0] == _WITHOUT_COSTS:
@@ -185,8 +186,8 @@ class ResponseCache:
             raise
 
     @contextmanager
-    def _in_words(self, done: str) -> Iterator[None]:
-        """Turns SQLite's and the system's errors into ours, with what to do."""
+    def _explained(self, done: str) -> Iterator[None]:
+        """Turns SQLite's and the system's errors into ours, with advice."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
@@ -194,29 +195,28 @@ class ResponseCache:
             advice = next((words for sign, words in _ADVICE if sign in reason.lower()), "")
             advice = advice or "make sure that its folder exists and can be written"
             raise StoreError(
-                f"the output store {self.path} cannot be {done} ({reason}): {advice}"
+                f"the response cache {self.path} cannot be {done} ({reason}): {advice}"
             ) from error
 
     def get(self, keys: Sequence[str]) -> dict[str, object]:
         """The stored values of these keys; a key without one is left out.
 
         Raises:
-            StoreError: If the store cannot be read or an entry is damaged.
+            StoreError: If the cache cannot be read or an entry is damaged.
         """
         rows = self._select("key, value", keys)
         try:
             return {key: json.loads(value) for key, value in rows}
         except ValueError as error:
             raise StoreError(
-                f"the output store {self.path} holds a damaged entry ({error}): move it away and "
-                "run again: it is made anew, and the model asked again"
+                f"the response cache {self.path} holds a damaged entry ({error}): {_DAMAGED}"
             ) from error
 
     def costs(self, keys: Sequence[str]) -> dict[str, Cost]:
-        """What these answers took, where there is one and that is known.
+        """What these answers cost, where that is known.
 
         Raises:
-            StoreError: If the store cannot be read.
+            StoreError: If the cache cannot be read.
         """
         if not self._costs_kept:
             return {}
@@ -228,7 +228,7 @@ class ResponseCache:
         }
 
     def _select(self, columns: str, keys: Sequence[str]) -> list[tuple[Any, ...]]:
-        with self._lock, self._in_words("read"):
+        with self._lock, self._explained("read"):
             return self._connection.execute(
                 f"SELECT {columns} FROM outputs WHERE key IN (SELECT value FROM json_each(?))",  # noqa: S608
                 (json.dumps(list(keys)),),
@@ -240,10 +240,10 @@ class ResponseCache:
         Args:
             key: Of `response_key`.
             value: The answer.
-            cost: What it took; None where that is not known.
+            cost: What it cost; None: not known.
 
         Raises:
-            StoreError: If the store cannot be written: a full disk, a damaged file, no right to.
+            StoreError: If the cache cannot be written: a full disk, a damaged file, no right to.
         """
         self.put_all({key: value}, {key: cost} if cost else {})
 
@@ -252,7 +252,7 @@ class ResponseCache:
 
         Args:
             values: By key.
-            costs: What they took, as far as it is known.
+            costs: What they cost, as far as it is known.
 
         Raises:
             StoreError: As `put` does.
@@ -260,7 +260,7 @@ class ResponseCache:
         rows = [
             (key, json.dumps(value), *_columns(costs.get(key))) for key, value in values.items()
         ]
-        with self._lock, self._in_words("written"), self._transaction() as connection:
+        with self._lock, self._explained("written"), self._transaction() as connection:
             connection.executemany(
                 # named: SQLite looks for them again where another process has just added some
                 "INSERT INTO outputs (key, value, seconds, tokens) VALUES (?, ?, ?, ?)"
@@ -269,12 +269,12 @@ class ResponseCache:
             )
 
     def __len__(self) -> int:
-        with self._lock, self._in_words("read"):
+        with self._lock, self._explained("read"):
             count: int = self._connection.execute("SELECT count(*) FROM outputs").fetchone()[0]
         return count
 
     def close(self) -> None:
-        """Lets go of the file; what was put is kept."""
+        """Closes the file; what was put is kept."""
         with self._lock:
             self._connection.close()
 

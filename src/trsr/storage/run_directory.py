@@ -1,7 +1,7 @@
-"""The run directory: a stage's files appear whole or not at all, and the manifest says how.
+"""The run directory: a stage's files appear whole or not at all, and the manifest records them.
 
 Layout: the stages' files, `config.toml` as resolved, `manifest.json`, and `.work/STAGE/` for what
-an unfinished stage needs to go on. The store knows no stage: it is told their names.
+an unfinished stage needs to go on. This module knows no stage: callers pass names.
 
 A run directory may come from somebody else. Names in its manifest are plain names, or it is
 refused; nothing is written or removed through a link.
@@ -39,7 +39,7 @@ PLACE = "run.folder=…"
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What the manifest says of a finished stage.
+    """The manifest's entry of a finished stage.
 
     Attributes:
         settings: The settings that the stage's output depends on.
@@ -74,7 +74,7 @@ class RunDirectory:
 
     @property
     def begun(self) -> bool:
-        """Whether a stage was done here, or at least begun."""
+        """Whether a stage was done or begun here."""
         return files.is_file(self.folder / MANIFEST) or files.is_folder(self.folder / WORK)
 
     @contextlib.contextmanager
@@ -82,7 +82,7 @@ class RunDirectory:
         """Keeps other writers out.
 
         Args:
-            place: What names another folder.
+            place: The setting that names another folder.
             wait: Seconds to wait for another writer's end.
 
         Raises:
@@ -171,9 +171,9 @@ class RunDirectory:
         }
 
     def foreign(self, stage: str, writes: Collection[str]) -> list[str]:
-        """Files that a stage would replace and that trsr has not made.
+        """Files that a stage would replace and that trsr did not make.
 
-        Not among them: what the manifest tells of, what cannot be read any more, and what a kill
+        Not among them: files of the manifest, files that cannot be read any more, and what a kill
         left while the stage was published.
 
         Args:
@@ -220,9 +220,9 @@ class RunDirectory:
     def publish(
         self, stage: str, output: Path, record: StageRecord, writes: Collection[str]
     ) -> StageRecord:
-        """Moves a stage's output into place and writes it down.
+        """Moves a stage's output into place and records it.
 
-        The record is taken out of the manifest first and put back last: a kill in between leaves
+        The record leaves the manifest first and comes back last: a kill in between leaves
         a stage that is not done, never one that is half old and half new.
 
         Args:
@@ -258,7 +258,7 @@ class RunDirectory:
             return done
 
     def refuse_unwritten(self, stage: str, names: Collection[str], writes: Collection[str]) -> None:
-        """Refuses names of a stage's files that are none of what it writes.
+        """Refuses names of a stage's files that the stage does not write.
 
         Args:
             stage: The stage.
@@ -297,11 +297,6 @@ class RunDirectory:
         files.write_json(self.folder / MANIFEST, value, default=str)
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Writes a text file so that a kill leaves the old content or the new, never a part."""
-    files.write_text(path, text)
-
-
 _UNTRUE = (
     "trsr did not write that: do not trust this folder; to use it all the same, take that line out"
 )
@@ -331,11 +326,11 @@ def is_among(name: str, patterns: Collection[str]) -> bool:
 
 @contextlib.contextmanager
 def explained(folder: Path, place: str = PLACE) -> Iterator[None]:
-    """Turns the operating system's write errors into words, polars' own ones too.
+    """Turns write errors of the operating system and of polars into a `StoreError`.
 
     Args:
         folder: What is written.
-        place: What names another folder.
+        place: The setting that names another folder.
 
     Raises:
         StoreError: For a full disk, a read-only place, or a missing permission.
@@ -361,5 +356,5 @@ def _number(error: Exception) -> int:
     """The system's error number, which polars gives in words alone; 0 where there is none."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    told = re.search(r"\(os error (\d+)\)", str(error))
-    return int(told[1]) if told else 0
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else 0

@@ -1,4 +1,4 @@
-"""The tables of a run, read by name and checked: they may have been made elsewhere, by anything."""
+"""Reads the tables of a run by name and checks them: any program may have made them."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def read_table(
 ) -> pl.DataFrame:
     """Reads a Parquet file of a run by its columns' names, as these types.
 
-    Values of another type are taken where nothing of them is lost.
+    Values of another type are converted where nothing of them is lost.
 
     Args:
         path: The file.
         columns: What it must have, without an empty value.
-        again: What to do where it is not so, such as "give `trsr rank` again".
-        key: Columns that together tell each row from the others.
+        again: Advice for the message, such as "give `trsr rank` again".
+        key: Columns that together identify a row.
         further: Columns that it may have; these may be empty.
         rest: The type of all other columns, which may be empty; None: they are left out.
-        keep: Whether all other columns are taken as they are.
+        keep: Whether all other columns are kept as they are.
         error: What is raised.
 
     Returns:
@@ -74,7 +74,7 @@ def read_table(
 
 
 class _Check:
-    """Says of a table which value is wrong, and where."""
+    """Finds the value of a table that is wrong, and where it is."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class _Check:
             return column
         inner = _inner(column.dtype)
         if isinstance(inner, _MOMENTS) and not isinstance(_inner(kind), pl.String):
-            # as a number it would be of an unsaid unit
+            # as a number it would have an unknown unit
             raise self._wrong(name, f"holds {column.dtype}, and should hold {kind}")
         with contextlib.suppress(pl.exceptions.PolarsError, pl.exceptions.PanicException):
             made = column.cast(kind)
@@ -134,7 +134,7 @@ class _Check:
         raise self._error(f"{self._path}: there are two rows{self._row(row)}; {self._again}")
 
     def _row(self, number: int) -> str:
-        """Which row it is, in words."""
+        """Names a row by its key, for messages."""
         names = [name for name in self._key if name in self._frame.columns]
         words = (f"{name} {self._frame[name][number]}" for name in names)
         return f" for {', '.join(words)}" if names else f" in row {number + 1:,}"

@@ -1,6 +1,6 @@
-"""Checks that any part of a kind must pass: a new one is tested by naming it.
+"""Checks that every component of a kind must pass, for tests of new ones.
 
-Each raises `AssertionError` with what the part did wrong. They need no test framework.
+Each raises `AssertionError` with what the component did wrong. They need no test framework.
 """
 
 from trsr.testing.models import check_language_model, check_scoring_model

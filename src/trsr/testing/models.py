@@ -1,4 +1,4 @@
-"""What every language model must do, whatever stands behind it."""
+"""Checks of language models, whatever stands behind them."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ def check_language_model(
 ) -> None:
     """Checks that a model keeps the contract of `LanguageModel`.
 
-    It is asked about thirty short prompts.
+    It sends about thirty short prompts.
 
     Args:
         model: The model.
         sampling: How it generates; left out: greedily, four tokens.
-        repeats: Whether the same prompt must give the same text when asked again.
+        repeats: Whether the same prompt must give the same text again.
 
     Raises:
-        AssertionError: With what it did wrong.
+        AssertionError: If it breaks the contract; the message says how.
     """
     sampling = sampling or Sampling(max_tokens=4)
     require(isinstance(model, LanguageModel), f"{model!r} lacks a part of LanguageModel")
@@ -111,12 +111,12 @@ def _check_waiting_feed(model: LanguageModel, sampling: Sampling) -> None:
 
 
 def _check_laziness(model: LanguageModel, sampling: Sampling) -> None:
-    """A feed may be without end: the first answers must come before its last prompt is asked."""
+    """A feed may be without end: the first answers must come before its last prompt is read."""
 
     def endless() -> Iterator[Prompt]:
         for position in range(100_000):
             yield some_prompts(position % 8 + 1)[-1]
-        raise AssertionError("it takes the whole feed before it answers")
+        raise AssertionError("it reads all of the feed before it answers")
 
     answers = iter(model.generate(endless(), sampling))
     next(answers)
@@ -136,7 +136,7 @@ def check_scoring_model(
         tolerance: How far a log-probability may depend on what is scored beside it.
 
     Raises:
-        AssertionError: With what it did wrong.
+        AssertionError: If it breaks the contract; the message says how.
     """
     require(isinstance(model, ScoringModel), f"{model!r} lacks a part of ScoringModel")
     prompts = some_prompts(5)
@@ -149,8 +149,8 @@ def check_scoring_model(
     require(bool((total <= 1 + tolerance).all()), "different answers together exceed certainty")
     alone = np.concatenate([model.score([prompt], answers) for prompt in prompts])
     require(bool(np.allclose(scores, alone, rtol=0, atol=tolerance)), "scores depend on company")
-    turned = model.score(prompts[::-1], answers[::-1])[::-1, ::-1]
-    require(bool(np.allclose(scores, turned, rtol=0, atol=tolerance)), "scores depend on order")
+    reversed_ = model.score(prompts[::-1], answers[::-1])[::-1, ::-1]
+    require(bool(np.allclose(scores, reversed_, rtol=0, atol=tolerance)), "scores depend on order")
     require(model.score([], answers).shape == (0, len(answers)), "no prompts give no empty table")
     try:
         model.score(prompts[:1], (answers[0], answers[0]))

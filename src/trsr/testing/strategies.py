@@ -1,4 +1,4 @@
-"""What every summarizing strategy must do, whatever it asks."""
+"""Checks of summarizing strategies."""
 
 from __future__ import annotations
 
@@ -70,17 +70,17 @@ def check_strategy(
 ) -> None:
     """Checks that a strategy ends, and that its summary has read every block, in time order.
 
-    The fake model answers with what it was asked, so a summary that has read a block holds its
+    The fake model answers with its prompt, so a summary that has read a block holds its
     items' ids.
 
     Args:
         make: Makes the strategy of a writer and options, as the table of strategies does.
         most_blocks: Histories of one block to so many are tried.
         reads: Whether it reads histories at all.
-        asks: Whether it asks a model.
+        asks: Whether it uses a model.
 
     Raises:
-        AssertionError: With what it did wrong.
+        AssertionError: If it breaks the contract; the message says how.
     """
     for fan_in in (2, 3, 5):
         strategy = make(PlainWriter(), _Settings(fan_in))
@@ -93,7 +93,7 @@ def _check_history(strategy: Strategy, blocks: Sequence[Block], reads: bool, ask
     ids = [item.id for block in blocks for item in block.items]
     text, rounds = drive(strategy.flow(blocks), lambda prompt: prompt.messages[-1].content)
     if not reads:
-        require((text, rounds) == ("", []), "it asks though it reads nothing")
+        require((text, rounds) == ("", []), "it uses a model though it reads nothing")
         return
     at = [text.find(id_) for id_ in ids]
     require(min(at) >= 0, f"of {count} blocks, the summary has not read {ids[at.index(min(at))]}")
@@ -101,7 +101,7 @@ def _check_history(strategy: Strategy, blocks: Sequence[Block], reads: bool, ask
     again, _ = drive(strategy.flow(blocks), lambda prompt: prompt.messages[-1].content)
     require(again == text, "two flows of one strategy disturb each other")
     if not asks:
-        require(not rounds, "it asks though it has no need of a model")
+        require(not rounds, "it uses a model though it needs none")
         return
     silent, _ = drive(strategy.flow(blocks), lambda prompt: "")
     require(silent == "", "it makes a summary though the model wrote nothing")

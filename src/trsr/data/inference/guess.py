@@ -1,4 +1,4 @@
-"""Guesses, for `trsr init`, how files are to be read, and says why."""
+"""Guesses, for `trsr init`, how to read files, with a reason for each guess."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trsr.data import files
+from trsr.data import inputs
 from trsr.data.delimited import delimited, sniff
-from trsr.data.inference.roles import Roles, least_liked, roles
+from trsr.data.inference.roles import Roles, liked_threshold, roles
 from trsr.data.inference.texts import domain_of, text_fields
 from trsr.data.json_lines import json_value
 from trsr.data.readers.amazon import LAYOUTS
@@ -20,6 +20,7 @@ from trsr.data.report import RowCounts
 from trsr.data.settings import READERS, DataSettings
 from trsr.data.text import catalog
 from trsr.errors import DataError
+from trsr.storage import files
 
 _ROWS = 100_000
 """Interactions looked at."""
@@ -36,7 +37,7 @@ _FORMATS = (
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """How the files are to be read.
+    """How to read the files.
 
     Attributes:
         settings: Ready for `prepare`.
@@ -65,14 +66,14 @@ def guess(interactions: Path, items: Path | None = None) -> Guess:
             describes its item, as in a shop's list of orders.
 
     Raises:
-        DataError: If a file cannot be read, or a column cannot be told; the message says which
+        DataError: If a file cannot be read, or a column cannot be found; the message says which
             setting to give.
     """
     reasons: list[str] = []
-    files.existing(interactions, "interactions", "the interactions' file")
+    inputs.existing(interactions, "interactions", "the interactions' file")
     if items is not None:
-        files.existing(items, "items", "the items' file")
-    with files.located(interactions):
+        inputs.existing(items, "items", "the items' file")
+    with inputs.located(interactions):
         return _guess(interactions, items, reasons)
 
 
@@ -86,9 +87,9 @@ def _guess(interactions: Path, items: Path | None, reasons: list[str]) -> Guess:
     source: Source = READERS.load(settings.reader)().read(settings)
     reasons.extend(source.warnings)
     if reader and "rating" in source.interactions.collect_schema().names():
-        with files.located(source.interactions_path):
+        with inputs.located(source.interactions_path):
             ratings = source.interactions.select("rating").head(_ROWS).collect().to_series()
-        least = least_liked(ratings, reasons)
+        least = liked_threshold(ratings, reasons)
         settings = settings.model_copy(update={"min_rating": least})
     found = catalog(source, RowCounts())
     fields = text_fields(found, reasons)
@@ -101,12 +102,12 @@ def _format(interactions: Path, items: Path | None) -> str:
     """The reader of a published format, by the files' names or keys; empty: a table."""
     for reader, patterns in _FORMATS:
         for pattern in patterns:
-            if interactions.is_dir() and any(interactions.glob(pattern)):
+            if files.is_folder(interactions) and any(files.listed(interactions, pattern)):
                 return reader
             if interactions.match(pattern) and not (reader == "movielens" and not _films(items)):
                 return reader
-    if interactions.is_file() and files.format_of(interactions) == "jsonl":
-        first = next(iter(files.head(interactions, "utf-8", 1)), "")
+    if files.is_file(interactions) and inputs.format_of(interactions) == "jsonl":
+        first = next(iter(inputs.head(interactions, "utf-8", 1)), "")
         with suppress(DataError):
             keys = json_value(first, "", of=dict)
             if items and any(set(layout.values()) <= set(keys) for layout in LAYOUTS):
@@ -119,9 +120,9 @@ def _films(items: Path | None) -> bool:
 
 
 def _table(interactions: Path, items: Path | None, reasons: list[str]) -> DataSettings:
-    paths = [files.a_file(interactions, "interactions", "the interactions' file")]
+    paths = [inputs.a_file(interactions, "interactions", "the interactions' file")]
     if items:
-        paths.append(files.a_file(items, "items", "the items' file"))
+        paths.append(inputs.a_file(items, "items", "the items' file"))
     encoding = _encoding(paths, reasons)
     headers = [_header(path, encoding, reasons) for path in paths]
     settings = DataSettings(
@@ -132,32 +133,32 @@ def _table(interactions: Path, items: Path | None, reasons: list[str]) -> DataSe
         items_header=headers[-1] if items else True,
     )
     frame = opened(interactions, settings, header=headers[0]).frame
-    with files.located(interactions, encoding):
+    with inputs.located(interactions, encoding):
         rows = frame.head(_ROWS).collect()
     if rows.is_empty():
         raise DataError(f"{interactions}: there is no interaction in it")
     all_items = None
     if items:
-        with files.located(items, encoding):
+        with inputs.located(items, encoding):
             all_items = opened(items, settings, header=headers[-1]).frame.collect()
-    told = roles(rows, all_items, interactions, items or interactions, reasons)
-    return settings.model_copy(update=_updates(told, settings, reasons))
+    found = roles(rows, all_items, interactions, items or interactions, reasons)
+    return settings.model_copy(update=_updates(found, settings, reasons))
 
 
-def _updates(told: Roles, settings: DataSettings, reasons: list[str]) -> dict[str, object]:
-    """What the columns' roles say about the other settings."""
-    updates: dict[str, object] = {"columns": told.columns}
-    if told.least is not None:
-        updates["min_rating"] = told.least
-    if told.tied:
+def _updates(found: Roles, settings: DataSettings, reasons: list[str]) -> dict[str, object]:
+    """The settings that follow from the columns' roles."""
+    updates: dict[str, object] = {"columns": found.columns}
+    if found.least is not None:
+        updates["min_rating"] = found.least
+    if found.tied:
         updates["ties"] = "drawn"
-    if told.given:
+    if found.given:
         updates["split"] = "given"
         reasons.append("split = given: the data says which interactions are for test")
-    if told.unknown > settings.max_unknown:
-        updates["max_unknown"] = min(1.0, round(1.2 * told.unknown + 0.01, 2))
+    if found.unknown > settings.max_unknown:
+        updates["max_unknown"] = min(1.0, round(1.2 * found.unknown + 0.01, 2))
         reasons.append(
-            f"max_unknown = {updates['max_unknown']}: {told.unknown:.1%} of the interactions have "
+            f"max_unknown = {updates['max_unknown']}: {found.unknown:.1%} of the interactions have "
             "an item that the items' file does not have; they are left out"
         )
     return updates
@@ -167,8 +168,8 @@ def _encoding(paths: Sequence[Path], reasons: list[str]) -> str:
     """UTF-8 where both files are, else the one encoding that reads both."""
     samples = []
     for path in paths:
-        if files.format_of(path) != "parquet":
-            with files.located(path), files.opened(path) as stream:
+        if inputs.format_of(path) != "parquet":
+            with inputs.located(path), inputs.opened(path) as stream:
                 samples.append(stream.read(_BYTES))
     if any(sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) for sample in samples):
         reasons.append("encoding = utf-16: by the first bytes")
@@ -193,18 +194,18 @@ def _reads(sample: bytes, encoding: str) -> bool:
 
 def _header(path: Path, encoding: str, reasons: list[str]) -> bool:
     """Whether a delimited file's first line names the columns."""
-    if files.format_of(path) != "delimited":
-        reasons.append(f"{path.name}: {files.format_of(path)}")
+    if inputs.format_of(path) != "delimited":
+        reasons.append(f"{path.name}: {inputs.format_of(path)}")
         return True
     dialect = sniff(path, encoding)
     frame = delimited(path, dialect=dialect, header=False, encoding=encoding).frame
-    with files.located(path, encoding):
+    with inputs.located(path, encoding):
         rows = [[cell or "" for cell in row] for row in frame.head(200).collect().rows()]
     if not rows:
         raise DataError(f"{path}: the file is empty")
     header = _names_columns(rows)
-    said = "the first line names the columns" if header else "there is no line of column names"
-    reasons.append(f"{path.name}: fields separated by {dialect.separator!r}; {said}")
+    first = "the first line names the columns" if header else "there is no line of column names"
+    reasons.append(f"{path.name}: fields separated by {dialect.separator!r}; {first}")
     return header
 
 

@@ -1,26 +1,146 @@
-"""Guesses which columns hold users, items, times, ratings and parts, by names and by values."""
+"""Guesses which columns hold users, items, times, ratings and splits, by names and by values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 
-from trsr.data.guess_column import CELLS, Column
-from trsr.data.ids import id_text, likely_cause
+from trsr.data.ids import id_text, is_missing, likely_cause, to_text
 from trsr.data.inference.texts import TITLES
-from trsr.data.readers.base import USUAL_NAMES, plain
-from trsr.data.records import MANY_TIES, PART_NAMES
+from trsr.data.readers.base import USUAL_NAMES, listed, plain
+from trsr.data.records import MANY_TIES, SPLIT_NAMES
 from trsr.data.settings import Columns
 from trsr.data.times import DAY, Times, seconds, unit_of
 from trsr.errors import DataError
 
+CELLS = 1000
+"""Cells looked at where all of them would cost too much."""
+_LIKE_A_DATE = (
+    r"(?i)\d{1,4}[-/. ]\d{1,2}[-/. ]\d{2,4}|\d:\d\d|"
+    r"\b(mon|tue|wed|thu|fri|sat|sun|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
+)
 _ORDERS = (
     *("time", "order", "step", "seq", "position", "index", "frame", "rank", "clock", "number"),
     *("line", "hour", "minute", "row"),
 )
 """Words in the names of columns that may order the rows of one moment; a price does not."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the interactions and what its values look like."""
+
+    name: str
+    values: pl.Series
+    path: Path
+
+    @cached_property
+    def is_list(self) -> bool:
+        """Whether most cells seem to hold several ids."""
+        if isinstance(self.values.dtype, pl.List | pl.Array):
+            return True
+        some = self._text(self.values.head(CELLS))
+        pieces = listed(some, self.path).list.len()
+        # Running text has pieces too, but signs that no printed list has.
+        prose = some.str.contains(r"[.!?:]\s|\d:\d\d").mean()
+        return float(str(pieces.mean() or 0)) >= 1.5 and float(str(prose or 0)) < 0.5
+
+    @property
+    def text(self) -> pl.Series:
+        """The cells as text; null where they cannot be."""
+        return self._text(self.values)
+
+    def _text(self, values: pl.Series) -> pl.Series:
+        try:
+            return to_text(values, self.path)
+        except DataError:
+            return pl.Series(self.name, [None] * len(values), dtype=pl.String)
+
+    @cached_property
+    def ids(self) -> pl.Series:
+        """The cells as ids; none where they cannot be."""
+        return self._ids(self.text)
+
+    @cached_property
+    def pieces(self) -> pl.Series:
+        """All ids in the cells' lists; none where they hold no lists of ids."""
+        try:
+            lists = listed(self.values, self.path)
+        except DataError:
+            return pl.Series(self.name, [], dtype=pl.String)
+        return self._ids(lists.explode(empty_as_null=True))
+
+    def _ids(self, values: pl.Series) -> pl.Series:
+        try:
+            return id_text(values, self.path).drop_nulls()
+        except DataError:
+            return values.clear()
+
+    @cached_property
+    def distinct(self) -> pl.Series:
+        """The cells' ids, each once."""
+        return self.ids.unique()
+
+    @cached_property
+    def numbers(self) -> pl.Series | None:
+        """The cells as numbers, if all of them are."""
+        if self.values.dtype.is_nested() or not (len(self.ids) or self.values.dtype.is_numeric()):
+            return None
+        text = self.text.str.strip_chars().str.replace(r"^(-?\d+),(\d+)$", "${1}.${2}")
+        frame = pl.DataFrame({"text": text})
+        some = frame.filter(~is_missing("text"))["text"]
+        numbers = some.cast(pl.Float64, strict=False)
+        return None if numbers.null_count() or numbers.is_empty() else numbers
+
+    @cached_property
+    def has_fractions(self) -> bool:
+        """Whether the cells are numbers and not all whole."""
+        return self.numbers is not None and bool((self.numbers % 1 != 0).any())
+
+    @cached_property
+    def dates(self) -> Times | DataError | None:
+        """The first cells as times if they are dates, or why they cannot be read as such."""
+        some = self.values.head(CELLS)
+        if some.dtype not in (pl.String, pl.Binary, pl.Date, pl.Datetime, pl.Categorical):
+            return None
+        if some.dtype not in (pl.Date, pl.Datetime) and self.numbers is not None:
+            return None
+        try:
+            times = seconds(some, self.path)
+        except DataError as error:
+            alike = float(str(self._text(some).str.contains(_LIKE_A_DATE).mean() or 0))
+            return error if alike > 0.5 else None
+        return times if times.values.null_count() < 0.5 * len(some) else None
+
+    def named(self, role: str) -> bool:
+        """Whether its name is a usual one for a role."""
+        return plain(self.name) in USUAL_NAMES[role]
+
+    @cached_property
+    def words(self) -> float:
+        """The mean number of words in a cell."""
+        letters = self.text.head(CELLS).str.count_matches(r"\p{L}{2,}")
+        return float(str(letters.mean() or 0))
+
+    @cached_property
+    def without_digits(self) -> float:
+        """The share of cells without a digit."""
+        return float(str((~self.text.head(CELLS).str.contains(r"\d")).mean() or 0))
+
+    def predicts(self, other: Column) -> float:
+        """How well this column predicts another, from 0 (no better than guessing) to 1."""
+        both = pl.DataFrame({"key": self.text, "other": other.text}).drop_nulls()
+        # a value that comes once predicts nothing
+        both = both.filter(pl.col("key").is_duplicated())
+        if both.is_empty():
+            return 0.0
+        counts = both.group_by("key", "other").len()
+        most = float(str(counts.group_by("key").agg(pl.col("len").max())["len"].sum()))
+        base = float(str(both["other"].value_counts()["count"].max()))
+        return (most - base) / max(len(both) - base, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +175,7 @@ def roles(
         reasons: A sentence is added for each guess.
 
     Raises:
-        DataError: If a column cannot be told.
+        DataError: If a column that is needed cannot be found.
     """
     left = {name: Column(name, rows[name], path) for name in rows.columns}
     found: dict[str, str] = {}
@@ -68,17 +188,17 @@ def roles(
         reasons.append(f"{what}: column {item.name!r}: {share}")
         del left[item.name]
     columns = dict(left)
-    for role, tell in (
-        *(("split", _parts), ("time", _times), ("quantity", _quantity), ("rating", _ratings)),
+    for role, guess in (
+        *(("split", _split), ("time", _time), ("quantity", _quantity), ("rating", _rating)),
     ):
-        told = tell(left)
-        if told:
-            found[role], why = told
+        guessed = guess(left)
+        if guessed:
+            found[role], why = guessed
             left.pop(found[role])
             reasons.append(f"{role}: column {found[role]!r}: {why}")
     if "time" not in found and not sequence:
         reasons.extend(_no_time(left))
-    _say_events(left, reasons)
+    _report_events(left, reasons)
     texts = _texts_inside(left, found, reasons) if items is None else []
     rest = {name: one for name, one in left.items() if name not in (*texts, found.get("item"))}
     user = _user(rest, sequence, len(rows), path)
@@ -87,12 +207,12 @@ def roles(
         reasons.append(f"user: column {found['user']!r}: {why}")
         rest.pop(found["user"])
     else:
-        reasons.append("user: no column: each line is taken as a user of its own")
+        reasons.append("user: no column: each line counts as a user of its own")
     tied = False
     if user and "time" in found and not sequence:
         order, tied = _order(columns, rest, found, reasons)
         found |= {"order": order} if order else {}
-    least = least_liked(columns[found["rating"]].values, reasons) if "rating" in found else None
+    least = liked_threshold(columns[found["rating"]].values, reasons) if "rating" in found else None
     return Roles(Columns(**found, texts=texts), unknown, least, "split" in found, tied)
 
 
@@ -149,37 +269,37 @@ def _key(column: pl.Series, path: Path) -> pl.Series | None:
     return distinct
 
 
-def _parts(left: dict[str, Column]) -> tuple[str, str] | None:
+def _split(left: dict[str, Column]) -> tuple[str, str] | None:
     for name, column in left.items():
         ids = column.pieces if column.is_list else column.ids
         values = set(ids.unique().head(20).str.to_lowercase())
-        tests = {value for value in values if PART_NAMES.get(value) == 2}
-        if values and tests and values <= set(PART_NAMES):
+        tests = {value for value in values if SPLIT_NAMES.get(value) == 2}
+        if values and tests and values <= set(SPLIT_NAMES):
             return name, f"its values are {', '.join(sorted(values))}"
     return None
 
 
-def _times(left: dict[str, Column]) -> tuple[str, str] | None:
-    told: dict[str, tuple[int, str]] = {}
+def _time(left: dict[str, Column]) -> tuple[str, str] | None:
+    guessed: dict[str, tuple[int, str]] = {}
     for name, column in left.items():
         if isinstance(column.dates, Times) and (column.dates.values.max() or 0) > DAY:  # type: ignore[operator]
             why = "; ".join(("its values are dates", *column.dates.notes))
-            told[name] = (len(column.distinct), why)
+            guessed[name] = (len(column.distinct), why)
         elif column.numbers is not None:
             low, high = float(str(column.numbers.min())), float(str(column.numbers.max()))
             if unit := unit_of(low, high):
                 why = f"its values are moments in {unit} since 1970"
-                told[name] = (len(column.distinct), why)
+                guessed[name] = (len(column.distinct), why)
             elif low >= 19850101 and high <= 20961231 and _all_days(column.numbers):
-                told[name] = (len(column.distinct), "its values are days such as 20240131")
+                guessed[name] = (len(column.distinct), "its values are days such as 20240131")
     usual = [name for name in left if left[name].named("time")]
     for name in usual:
-        if name in told or left[name].numbers is not None:
-            return name, told.get(name, (0, "by its name"))[1]
-    if not told:
+        if name in guessed or left[name].numbers is not None:
+            return name, guessed.get(name, (0, "by its name"))[1]
+    if not guessed:
         return None
-    best = max(told, key=lambda name: told[name][0])
-    return best, told[best][1]
+    best = max(guessed, key=lambda name: guessed[name][0])
+    return best, guessed[best][1]
 
 
 def _all_days(numbers: pl.Series) -> bool:
@@ -195,8 +315,9 @@ def _no_time(left: dict[str, Column]) -> list[str]:
         for name, column in left.items()
         if isinstance(column.dates, DataError)
     ]
-    taken = "the rows of a user are taken as oldest first in the file"
-    return refused or [f"time: no column holds dates or moments: {taken}"]
+    return refused or [
+        "time: no column holds dates or moments: a user's rows count as oldest first in the file"
+    ]
 
 
 def _quantity(left: dict[str, Column]) -> tuple[str, str] | None:
@@ -207,7 +328,7 @@ def _quantity(left: dict[str, Column]) -> tuple[str, str] | None:
     return None
 
 
-def _ratings(left: dict[str, Column]) -> tuple[str, str] | None:
+def _rating(left: dict[str, Column]) -> tuple[str, str] | None:
     for name, column in left.items():
         numbers = column.numbers
         if numbers is None:
@@ -221,7 +342,7 @@ def _ratings(left: dict[str, Column]) -> tuple[str, str] | None:
     return None
 
 
-def _say_events(left: dict[str, Column], reasons: list[str]) -> None:
+def _report_events(left: dict[str, Column], reasons: list[str]) -> None:
     for name, column in left.items():
         if column.named("event") and 1 < len(column.distinct) <= 20:
             kinds = ", ".join(column.distinct.sort())
@@ -246,17 +367,17 @@ def _texts_inside(left: dict[str, Column], found: dict[str, str], reasons: list[
     title = max(texts, key=lambda name: (plain(name) in TITLES, len(free[name].distinct)))
     usual = [name for name in free if left[name].named("item")]
     others = [name for name in free if name not in texts and not free[name].has_fractions]
-    sure = [name for name in others if free[name].tells(free[title]) >= 0.8]
+    sure = [name for name in others if free[name].predicts(free[title]) >= 0.8]
     item = next(iter(usual + sorted(sure, key=lambda name: -len(free[name].distinct))), title)
     found["item"] = item
-    said = (
+    why = (
         "no column holds ids of items, so each is known by its text"
         if item == title
         else ("by its name" if item in usual else f"each value has one {title!r}")
     )
-    reasons.append(f"item: column {item!r}: {said}")
-    kept = [n for n in free if n == title or (n != item and free[item].tells(free[n]) >= 0.8)]
-    reasons.append(f"texts: columns {', '.join(kept)}: what one item's rows have alike")
+    reasons.append(f"item: column {item!r}: {why}")
+    kept = [n for n in free if n == title or (n != item and free[item].predicts(free[n]) >= 0.8)]
+    reasons.append(f"texts: columns {', '.join(kept)}: an item's rows agree on them")
     return kept
 
 
@@ -273,12 +394,11 @@ def _order(
         }
     )
     frame = frame.drop_nulls()
-    rows = frame["row"]
-    frame = frame.drop("row")
+    rows = frame.drop_in_place("row")
     share = _tied(frame)
     if share < MANY_TIES:
         return "", False
-    said = f"{share:.0%} of a user's neighbouring interactions have the same {time.name!r}"
+    ties = f"{share:.0%} of a user's neighbouring interactions have the same {time.name!r}"
     for name, column in left.items():
         hinted = any(word in plain(name) for word in _ORDERS) and not plain(name).endswith("id")
         clock = isinstance(column.dates, Times)
@@ -287,11 +407,11 @@ def _order(
                 frame.with_columns(finer=seconds(column.values, column.path).values.gather(rows))
             )
             if finer <= 0.5 * share:
-                reasons.append(f"order: column {name!r}: {said}, and it orders them")
+                reasons.append(f"order: column {name!r}: {ties}, and it orders them")
                 return name, False
     reasons.append(
-        f"ties = drawn: {said}: is there a finer column? Set data.columns.order; until then their "
-        "order is drawn, as that of the file may tell what comes next"
+        f"ties = drawn: {ties}: is there a finer column? Set data.columns.order; until then their "
+        "order is random, as that of the file may tell what comes next"
     )
     return "", True
 
@@ -306,7 +426,7 @@ def _tied(frame: pl.DataFrame) -> float:
     return pairs[1] / pairs[0] if pairs[0] else 0.0
 
 
-def least_liked(ratings: pl.Series, reasons: list[str]) -> float | None:
+def liked_threshold(ratings: pl.Series, reasons: list[str]) -> float | None:
     """A `min_rating` that keeps what was liked; None where all ratings are the same."""
     text = ratings.cast(pl.String, strict=False).str.replace(",", ".", literal=True)
     numbers = text.cast(pl.Float64, strict=False).drop_nulls().drop_nans()

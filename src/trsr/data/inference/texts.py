@@ -17,19 +17,12 @@ _LONG = 25
 
 TITLES = (
     *("title", "name", "headline", "movietitle", "producttitle", "productname", "itemname"),
-    *(
-        "itemtitle",
-        "newstitle",
-        "booktitle",
-        "label",
-        "bezeichnung",
-        "description",
-        "itemdescription",
-    ),
+    *("itemtitle", "newstitle", "booktitle", "label", "bezeichnung", "description"),
+    "itemdescription",
 )
 """Names of columns that hold titles, the surest first."""
 _NUMBERS = ("price", "year", "releaseyear")
-"""Numbers that say something of an item."""
+"""Numbers that describe an item."""
 _NOT_TEXT = r"^(https?://|www\.|\{)"
 
 _DOMAINS: dict[str, tuple[frozenset[str], str]] = {
@@ -47,7 +40,7 @@ _DOMAINS: dict[str, tuple[frozenset[str], str]] = {
         r"(?i)^(news|sports|finance|lifestyle|politics|weather|health|travel|business)$",
     ),
 }
-"""Domain → the column names and the values that tell it."""
+"""Domain → the names of columns and the values that point to it."""
 _FILE_WORDS = {
     "films": ("movie", "film"),
     "products": ("product", "goods", "shop", "retail", "order", "purchase"),
@@ -79,7 +72,7 @@ def text_fields(items: pl.DataFrame, reasons: list[str]) -> tuple[str, ...]:
         reasons: A sentence is added.
     """
     texts = [
-        _looked_at(column) for column in items.head(_ITEMS).iter_columns() if column.name != "id"
+        _profile(column) for column in items.head(_ITEMS).iter_columns() if column.name != "id"
     ]
     worth = [text for text in texts if _worth_reading(text)]
     if not worth:
@@ -99,7 +92,7 @@ def text_fields(items: pl.DataFrame, reasons: list[str]) -> tuple[str, ...]:
     return tuple(text.name for text in (title, *short, *long))
 
 
-def _looked_at(column: pl.Series) -> _Text:
+def _profile(column: pl.Series) -> _Text:
     values = column.drop_nulls()
     some = max(len(values), 1)
     return _Text(
@@ -125,7 +118,7 @@ def _worth_reading(text: _Text) -> bool:
 def domain_of(
     items: pl.DataFrame, fields: Sequence[str], paths: Sequence[Path], reasons: list[str]
 ) -> str:
-    """`films`, `products` or `news` where columns, values or file names tell it, else `generic`."""
+    """`films`, `products` or `news` by columns, values or file names, else `generic`."""
     some = items.head(_ITEMS)
     scores: dict[str, float] = {}
     for domain, (columns, pattern) in _DOMAINS.items():
@@ -137,7 +130,7 @@ def domain_of(
         scores[domain] = named + 3 * max(shares, default=0.0) + filed
     best = max(scores, key=lambda domain: scores[domain])
     if scores[best] < 1:
-        reasons.append("domain: generic: neither columns nor texts tell what the items are")
+        reasons.append("domain: generic: neither columns nor texts show what the items are")
         return "generic"
     reasons.append(f"domain: {best}: by the items' columns and texts")
     return best

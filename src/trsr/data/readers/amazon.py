@@ -10,10 +10,10 @@ from pathlib import Path
 
 import polars as pl
 
-from trsr.data import files
+from trsr.data import inputs
 from trsr.data.delimited import Dialect, delimited
 from trsr.data.json_lines import json_lines, json_value
-from trsr.data.readers.base import Source
+from trsr.data.readers.base import Source, must_have
 from trsr.data.settings import DataSettings
 from trsr.errors import DataError
 
@@ -31,13 +31,15 @@ class AmazonM2Reader:
         `prev_items`, a list as numpy prints it, then `next_item`. With `locale` only its sessions
         and products are kept.
         """
-        path = _in(settings.interactions, "sessions_train.csv", "interactions")
-        items_path = _in(settings.items or settings.interactions, "products_train.csv", "items")
+        path = inputs.in_folder(settings.interactions, "sessions_train.csv", "interactions")
+        items_path = inputs.in_folder(
+            settings.items or settings.interactions, "products_train.csv", "items"
+        )
         encoding = settings.encoding
         tables = [delimited(file, dialect=_COMMA, encoding=encoding) for file in (path, items_path)]
         sessions, products = (table.frame for table in tables)
-        _must_have(sessions, ("prev_items", "next_item", "locale"), path)
-        _must_have(products, ("id", "locale", "title"), items_path)
+        must_have(sessions.collect_schema().names(), ("prev_items", "next_item", "locale"), path)
+        must_have(products.collect_schema().names(), ("id", "locale", "title"), items_path)
         sessions = sessions.with_row_index("user")
         counts = {}
         if settings.locale:
@@ -58,8 +60,12 @@ class AmazonM2Reader:
 
 
 def _others(sessions: pl.LazyFrame, locale: str, path: Path, encoding: str) -> int:
-    """How many sessions are of another locale; all of them is a mistake."""
-    with files.located(path, encoding):
+    """How many sessions are of another locale.
+
+    Raises:
+        DataError: If all are.
+    """
+    with inputs.located(path, encoding):
         counts = dict(sessions.group_by("locale").len().collect().iter_rows())
     if locale not in counts:
         there = ", ".join(sorted(map(str, counts)))
@@ -75,22 +81,22 @@ class AmazonReviewsReader:
 
         Times are as published: seconds in 2018, milliseconds in 2023.
         """
-        path = files.a_file(settings.interactions, "interactions", "the reviews' file")
-        items_path = files.a_file(settings.items, "items", "the metadata's file")
+        path = inputs.a_file(settings.interactions, "interactions", "the reviews' file")
+        items_path = inputs.a_file(settings.items, "items", "the metadata's file")
         encoding = settings.encoding
         known = {key for layout in LAYOUTS for key in layout.values()}
         reviews = json_lines(path, encoding=encoding, keys=known)
         keys = reviews.names
         layout = next((new for new in LAYOUTS if set(new.values()) <= set(keys)), None)
         if layout is None:
-            first = files.head(path, encoding, 1)[0]
+            first = inputs.head(path, encoding, 1)[0]
             keys = list(json_value(first, f"{path}, line 1", of=dict))
             wanted = "; or ".join(", ".join(new.values()) for new in LAYOUTS)
             raise DataError(
                 f"{path}: Amazon reviews have the keys {wanted}; here are {', '.join(keys)}"
             )
         meta = json_lines(items_path, encoding=encoding)
-        _must_have(meta.frame, (layout["item"],), items_path)
+        must_have(meta.names, (layout["item"],), items_path)
         texts = [name for name in _META if name in meta.names]
         chosen = [pl.col(layout["item"]).alias("id"), *map(pl.col, texts)]
         return Source(
@@ -116,17 +122,3 @@ _META = (
     *("feature", "features", "description"),
 )
 """What describes a product in either set; links, ranks and pictures are left out."""
-
-
-def _in(path: Path | None, name: str, key: str) -> Path:
-    found = files.existing(path, key, f"Amazon-M2's {name}")
-    return files.a_file(found / name if found.is_dir() else found, key, name)
-
-
-def _must_have(frame: pl.LazyFrame, columns: tuple[str, ...], path: Path) -> None:
-    names = frame.collect_schema().names()
-    missing = [column for column in columns if column not in names]
-    if missing:
-        raise DataError(
-            f"{path}: there is no column {', '.join(missing)}; the columns are {', '.join(names)}"
-        )

@@ -47,17 +47,10 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "split": ("split", "splits", "targetsplits", "part", "fold", "subset"),
     "item_id": ("itemid", "id", *_ITEM),
     "candidates": (
-        *(
-            "candidates",
-            "candidateids",
-            "candidateitems",
-            "candidateitemids",
-            "shown",
-            "shownitems",
-        ),
-        *("itemsshown", "impression", "impressions", "slate", "displayed"),
+        *("candidates", "candidateids", "candidateitems", "candidateitemids", "shown"),
+        *("shownitems", "itemsshown", "impression", "impressions", "slate", "displayed"),
     ),
-    "taken": (
+    "clicked": (
         *("taken", "takenitem", "takenitems", "clicked", "clickeditem", "clickeditems", "clicks"),
         *("chosen", "chosenitem", "chosenitems", "selected", "purchased", "bought", "relevant"),
         *("target", "targets", "positive", "positives", "itemid", "item"),
@@ -71,7 +64,7 @@ _PIECE = r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^\s,;|\[\](){}'"]+)"""
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A data set as a reader found it, columnar and not yet judged.
+    """A data set as a reader found it, as columns and unchecked.
 
     Attributes:
         interactions: Columns `user` and `item`, and where there is such a thing `time`, `order`,
@@ -127,15 +120,32 @@ def find(
         DataError: If a wanted column is not there.
     """
     if wanted:
-        if wanted not in names:
-            raise DataError(
-                f"{path}: there is no column {wanted!r} (data.columns.{role})"
-                f"{like(wanted, names)}; the columns are {', '.join(names)}"
-            )
+        must_have(names, (wanted,), path, f"data.columns.{role}")
         return wanted
     by_plain = {plain(name): name for name in reversed(names)}
     known = USUAL_NAMES[role] if usual else ()
     return next((by_plain[name] for name in known if name in by_plain), None)
+
+
+def must_have(names: Sequence[str], wanted: Sequence[str], path: Path, key: str = "") -> None:
+    """Checks that columns are there.
+
+    Args:
+        names: The columns of the file.
+        wanted: Those that it must have.
+        path: The file, for the message.
+        key: The setting that names the columns, for the message.
+
+    Raises:
+        DataError: If one is not there; the message names the columns that are.
+    """
+    for name in wanted:
+        if name not in names:
+            setting = f" ({key})" if key else ""
+            raise DataError(
+                f"{path}: there is no column {name!r}{setting}{like(name, names)}; "
+                f"the columns are {', '.join(names)}"
+            )
 
 
 def need(names: Sequence[str], role: str, wanted: str, path: Path) -> str:

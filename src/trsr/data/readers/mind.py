@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from trsr.data import files
+from trsr.data import inputs
 from trsr.data.delimited import Dialect, delimited
 from trsr.data.readers.base import Source
 from trsr.data.settings import DataSettings
@@ -30,8 +30,8 @@ class MindReader:
         history is the target and impressions are not used). With `candidates = given` each line's
         impressions are a list of candidates after that history, the clicked ones relevant.
         """
-        path = _in(settings.interactions, "behaviors.tsv", "interactions")
-        items_path = _in(settings.items or settings.interactions, "news.tsv", "items")
+        path = inputs.in_folder(settings.interactions, "behaviors.tsv", "interactions")
+        items_path = inputs.in_folder(settings.items or settings.interactions, "news.tsv", "items")
         behaviors = _columns(path, 5, settings.encoding)
         lines = behaviors.frame.select(
             impression=pl.col("1").cast(pl.Int64, strict=False),
@@ -50,7 +50,7 @@ class MindReader:
             .str.extract_all(r"\S+")
             .list.eval(~pl.element().str.contains(r"\S-[01]$"))
         )
-        with files.located(path, settings.encoding):
+        with inputs.located(path, settings.encoding):
             lines_read, users, bare = (
                 frame.item()
                 for frame in pl.collect_all(
@@ -86,12 +86,7 @@ def _impressions(lines: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def _in(path: Path | None, name: str, key: str) -> Path:
-    found = files.existing(path, key, f"MIND's folder with {name}")
-    return files.a_file(found / name if found.is_dir() else found, key, name)
-
-
-def _columns(path: Path, least: int, encoding: str) -> files.Table:
+def _columns(path: Path, least: int, encoding: str) -> inputs.Table:
     table = delimited(path, dialect=_DIALECT, header=False, encoding=encoding)
     width = len(table.names)
     if width < least:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import polars as pl
 
-from trsr.data import files
+from trsr.data import inputs
 from trsr.data.delimited import Dialect, delimited
-from trsr.data.readers.base import Source
+from trsr.data.readers.base import Source, must_have
 from trsr.data.settings import DataSettings
 from trsr.errors import DataError
+from trsr.storage import files
 
 _GENRES = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
@@ -31,9 +32,11 @@ class MovieLensReader:
 
     def read(self, settings: DataSettings) -> Source:
         """Opens the ratings and the films; the year stays in the title, genres are text."""
-        folder = files.existing(settings.interactions, "interactions", "MovieLens' folder")
-        folder = folder if folder.is_dir() else folder.parent
-        kind = next((names for names in _KINDS if all((folder / n).is_file() for n in names)), None)
+        folder = inputs.existing(settings.interactions, "interactions", "MovieLens' folder")
+        folder = folder if files.is_folder(folder) else folder.parent
+        kind = next(
+            (names for names in _KINDS if all(files.is_file(folder / n) for n in names)), None
+        )
         if kind is None:
             wanted = "; or ".join(" and ".join(names) for names in _KINDS)
             raise DataError(f"{folder}: is not a MovieLens folder: {wanted} must be in it")
@@ -41,13 +44,13 @@ class MovieLensReader:
         separator = {"u.data": "\t", "ratings.dat": "::", "ratings.csv": ","}[kind[0]]
         header = kind[0] == "ratings.csv"
         frame = delimited(
-            files.a_file(ratings, "interactions", "ratings"),
+            inputs.a_file(ratings, "interactions", "ratings"),
             dialect=Dialect(separator, quoted=False),
             header=header,
         )
         if len(frame.names) < len(_ROLES):
             raise DataError(f"{ratings}, line 1: user, film, rating and time are needed")
-        items, notes = _films(files.a_file(films, "items", "films"))
+        items, notes = _films(inputs.a_file(films, "items", "films"))
         return Source(
             interactions=frame.frame.select(
                 pl.col(name).alias(role) for name, role in zip(frame.names, _ROLES, strict=False)
@@ -65,12 +68,7 @@ def _films(path: Path) -> tuple[pl.LazyFrame, tuple[str, ...]]:
     dialect = Dialect(separator, quoted=header)
     films = delimited(path, dialect=dialect, header=header, encoding=_encoding(path))
     names = ("movieId", "title", "genres") if header else ("1", "2", "3")
-    missing = set(names) - set(films.names)
-    if missing:
-        raise DataError(
-            f"{path}: there is no column {', '.join(sorted(missing))}; the columns are "
-            f"{', '.join(films.names)}"
-        )
+    must_have(films.names, names, path)
     if path.name == "u.item":
         return _with_flags(path, films), films.notes
     genres = pl.col(names[2]).str.replace_all("|", ", ", literal=True)
@@ -78,7 +76,7 @@ def _films(path: Path) -> tuple[pl.LazyFrame, tuple[str, ...]]:
     return films.frame.select(id=names[0], title=names[1], genres=genres), films.notes
 
 
-def _with_flags(path: Path, films: files.Table) -> pl.LazyFrame:
+def _with_flags(path: Path, films: inputs.Table) -> pl.LazyFrame:
     width = len(films.names)
     if width != 5 + len(_GENRES):
         raise DataError(f"{path}, line 1: {width} fields, u.item has {5 + len(_GENRES)}")
@@ -94,7 +92,7 @@ def _with_flags(path: Path, films: files.Table) -> pl.LazyFrame:
 def _encoding(path: Path) -> str:
     """UTF-8 where the whole file is; the older sets are in Latin-1."""
     try:
-        path.read_text("utf-8")
+        files.read_text(path)
     except UnicodeDecodeError:
         return "latin-1"
     return "utf-8"

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import polars as pl
 
-from trsr.data import files
+from trsr.data import inputs
 from trsr.data.delimited import Dialect, delimited
 from trsr.data.readers.base import Source, find, need
 from trsr.data.readers.table import identified
 from trsr.data.settings import DataSettings
 from trsr.errors import DataError
+from trsr.storage import files
 
 _DIALECT = Dialect("\t", quoted=False)
 _TYPES = ("token", "token_seq", "float", "float_seq")
@@ -67,27 +68,26 @@ class RecBoleReader:
 
 def _atomic(path: Path | None, suffix: str, key: str, settings: DataSettings) -> Path:
     """The file itself, or the one with this suffix in the folder (or beside the other file)."""
-    found = files.existing(path, key, "a folder of RecBole atomic files")
-    if found.is_file() and found.suffix == suffix:
-        return files.a_file(found, key, f"a {suffix} file")
-    if found.is_file() and key == "items" and settings.items is None:
-        return files.a_file(found.with_suffix(suffix), key, f"a {suffix} file")
-    if found.is_file():
+    found = inputs.existing(path, key, "a folder of RecBole atomic files")
+    if files.is_folder(found):
+        there = files.listed(found, f"*{suffix}")
+        if len(there) != 1:
+            names = ", ".join(file.name for file in there) or "none"
+            raise DataError(
+                f"{found}: one {suffix} file is needed, there is {names}; name it in data.{key}"
+            )
+        found = there[0]
+    elif key == "items" and settings.items is None:
+        found = found.with_suffix(suffix)
+    if found.suffix != suffix:
         raise DataError(f"{found}: is not a RecBole {suffix} file (data.{key})")
-    there = sorted(found.glob(f"*{suffix}"))
-    if len(there) != 1:
-        names = ", ".join(file.name for file in there) or "none"
-        raise DataError(
-            f"{found}: one {suffix} file is needed, there is {names}; name it in data.{key}"
-        )
-    return files.a_file(there[0], key, f"a {suffix} file")
+    return inputs.a_file(found, key, f"a {suffix} file")
 
 
 def _typed(path: Path, encoding: str) -> tuple[pl.LazyFrame, dict[str, str], tuple[str, ...]]:
     """The file with plain column names, each column's type, and notes."""
     table = delimited(path, dialect=_DIALECT, encoding=encoding)
-    types = {}
-    renamed = {}
+    types: dict[str, str] = {}
     for header in table.names:
         name, colon, kind = header.rpartition(":")
         if not colon or kind not in _TYPES:
@@ -98,5 +98,5 @@ def _typed(path: Path, encoding: str) -> tuple[pl.LazyFrame, dict[str, str], tup
         if name in types:
             raise DataError(f"{path}, line 1: two columns are called {name!r}")
         types[name] = kind
-        renamed[header] = name
-    return table.frame.rename(renamed), types, table.notes
+    plain = {header: header.rpartition(":")[0] for header in table.names}
+    return table.frame.rename(lambda header: plain[header]), types, table.notes

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import polars as pl
 
-from trsr.data import files
+from trsr.data import inputs
 from trsr.data.delimited import delimited, sniff
 from trsr.data.json_lines import json_lines
-from trsr.data.readers.base import Source, exploded, find, listed, need
+from trsr.data.readers.base import Source, exploded, find, listed, must_have, need
 from trsr.data.settings import Columns, DataSettings
 from trsr.errors import DataError
-from trsr.registry import like
+from trsr.storage import files
 
 
 class TableReader:
@@ -24,12 +24,12 @@ class TableReader:
 
     def read(self, settings: DataSettings) -> Source:
         """Opens the files and renames their columns; see `Reader.read`."""
-        path = files.a_file(settings.interactions, "interactions", "the interactions' file")
+        path = inputs.a_file(settings.interactions, "interactions", "the interactions' file")
         table = opened(path, settings, header=settings.header)
         interactions = _interactions(table.frame, path, settings)
         items_path, items, texts = _items(table, path, settings)
         warnings = table.notes + (() if items is table else items.notes)
-        warnings += _unsure(table.frame, interactions, path, settings.columns)
+        warnings += _assumptions(table.frame, interactions, path, settings.columns)
         impressions_path = None
         if settings.candidates == "given":
             impressions_path = _lists_file(settings)
@@ -47,7 +47,7 @@ class TableReader:
         )
 
 
-def opened(path: Path, settings: DataSettings, *, header: bool) -> files.Table:
+def opened(path: Path, settings: DataSettings, *, header: bool) -> inputs.Table:
     """One file of any format, in the encoding and with the separator of the settings.
 
     Args:
@@ -55,12 +55,12 @@ def opened(path: Path, settings: DataSettings, *, header: bool) -> files.Table:
         settings: Its encoding and separator.
         header: Whether a delimited file's first line names the columns.
     """
-    kind = files.format_of(path)
+    kind = inputs.format_of(path)
     if kind == "parquet":
-        with files.located(path):
-            frame = pl.scan_parquet(path, glob=False)
+        with inputs.located(path):
+            frame = files.scan_parquet(path)
             frame.collect_schema()
-        return files.Table(frame)
+        return inputs.Table(frame)
     if kind == "jsonl":
         return json_lines(path, encoding=settings.encoding)
     dialect = sniff(path, settings.encoding, settings.separator)
@@ -68,12 +68,12 @@ def opened(path: Path, settings: DataSettings, *, header: bool) -> files.Table:
 
 
 def _items(
-    table: files.Table, path: Path, settings: DataSettings
-) -> tuple[Path, files.Table, pl.LazyFrame]:
+    table: inputs.Table, path: Path, settings: DataSettings
+) -> tuple[Path, inputs.Table, pl.LazyFrame]:
     """The items' file and its columns, `id` first; without one, those of the interactions."""
     columns = settings.columns
     if settings.items is not None:
-        items_path = files.a_file(settings.items, "items", "the items' file with their text")
+        items_path = inputs.a_file(settings.items, "items", "the items' file with their text")
         items = opened(items_path, settings, header=settings.items_header)
         key = need(items.names, "item_id", columns.item_id, items_path)
         return items_path, items, identified(items.frame, key)
@@ -87,12 +87,7 @@ def _items(
             "data.items is not set: the items' file with their text is needed, or a row an "
             f"interaction in {path} with its item (data.columns.item) and the item's texts"
         )
-    for name in texts:
-        if name not in names:
-            raise DataError(
-                f"{path}: there is no column {name!r} (data.columns.texts){like(name, names)}; "
-                f"the columns are {', '.join(names)}"
-            )
+    must_have(names, texts, path, "data.columns.texts")
     # an item without an id is known by its text, which is then both
     chosen = {("id_2" if name == "id" else name): pl.col(name) for name in texts}
     return path, table, table.frame.select(pl.col(item).alias("id"), **chosen)
@@ -127,7 +122,7 @@ def _interactions(frame: pl.LazyFrame, path: Path, settings: DataSettings) -> pl
     user = find(names, "user", columns.user, path)
     chosen = [(pl.col(user) if user else pl.int_range(1, pl.len() + 1)).alias("user")]
     chosen += [pl.col(name).alias(role) for role, name in found.items() if name]
-    with files.located(path, settings.encoding):
+    with inputs.located(path, settings.encoding):
         rows = frame.select(*chosen, pl.col(sequence).alias("item")).collect()
     lists = [listed(rows[name], path) for name in ("item", "split") if name in rows.columns]
     return exploded(rows.with_columns(lists), path=path)
@@ -140,18 +135,18 @@ def sequence_column(names: list[str], columns: Columns, path: Path) -> str | Non
     return find(names, "sequence", columns.sequence, path)
 
 
-def _unsure(
+def _assumptions(
     frame: pl.LazyFrame, interactions: pl.LazyFrame, path: Path, columns: Columns
 ) -> tuple[str, ...]:
-    """What is taken for granted about users and times."""
+    """What is assumed of users and times."""
     names = frame.collect_schema().names()
     sequence = sequence_column(names, columns, path)
     if sequence and not find(names, "user", columns.user, path):
-        return (f"{path}: no column holds the user: each line is taken as a user of its own",)
+        return (f"{path}: no column holds the user: each line counts as a user of its own",)
     if sequence or {"time", "order"} & set(interactions.collect_schema().names()):
         return ()
     return (
-        f"{path}: no column holds the time, so the rows of a user are taken as oldest first in the "
+        f"{path}: no column holds the time, so the rows of a user count as oldest first in the "
         "file; if they are not, set data.columns.time",
     )
 
@@ -162,7 +157,7 @@ def _lists_file(settings: DataSettings) -> Path:
             "data.candidates = given: the reader 'table' takes the candidate lists from a file: "
             "name it in data.impressions; of the other readers mind does without"
         )
-    return files.a_file(settings.impressions, "impressions", "the file of candidate lists")
+    return inputs.a_file(settings.impressions, "impressions", "the file of candidate lists")
 
 
 def _impressions(path: Path, settings: DataSettings) -> pl.LazyFrame:
@@ -182,10 +177,10 @@ def _impressions(path: Path, settings: DataSettings) -> pl.LazyFrame:
         )
     candidates = need(names, "candidates", columns.candidates, path)
     others = [name for name in names if name not in (user, time, candidates)]
-    taken = need(names if columns.taken else others, "taken", columns.taken, path)
-    chosen = {"user": user, "candidates": candidates, "relevant": taken}
+    clicked = need(names if columns.clicked else others, "clicked", columns.clicked, path)
+    chosen = {"user": user, "candidates": candidates, "relevant": clicked}
     chosen |= {"time": time} if time else {}
-    with files.located(path, settings.encoding):
+    with inputs.located(path, settings.encoding):
         rows = table.frame.select(pl.col(name).alias(role) for role, name in chosen.items())
         lists = rows.collect()
     return lists.with_columns(
@@ -197,6 +192,6 @@ def _without_time(interactions: pl.LazyFrame, path: Path) -> tuple[str, ...]:
     if "time" in interactions.collect_schema().names():
         return ()
     return (
-        f"{path}: no column holds the time: each list is asked about after all interactions of its "
-        "user; what was taken of the lists must not be among these",
+        f"{path}: no column holds the time: each list comes after all interactions of its "
+        "user; what was clicked must not be among these",
     )

@@ -37,7 +37,7 @@ from trsr.rankers import rank_what_fits
 from trsr.recommender import Recommender
 from trsr.settings import digest
 from trsr.storage import files
-from trsr.storage.run_directory import RunDirectory, write_atomic
+from trsr.storage.run_directory import RunDirectory
 
 VALUE = "validation.json"
 """In a run's folder: its metric on the validation cases, and a hash of what it depends on."""
@@ -141,7 +141,7 @@ def validated(shard: RunShard, progress: Progress, options: SearchOptions) -> di
     if known is None:
         known = _measured(config.run.folder, options.ranker, options.metric)
         value = {"key": key, "metric": options.metric, "ranker": options.ranker}
-        write_atomic(path, json.dumps(value | {"mean": known.mean, "se": known.se}))
+        files.write_text(path, json.dumps(value | {"mean": known.mean, "se": known.se}))
     return {"estimate": [known.mean, known.se], "taken": taken}
 
 

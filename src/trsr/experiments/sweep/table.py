@@ -13,7 +13,8 @@ from trsr.metrics.report import Estimate, over_seeds
 from trsr.metrics.tables import LEAST, LOWER, number
 from trsr.pipeline.finished_run import counted
 from trsr.pipeline.notes import ReadNote, RunNotes, merged
-from trsr.storage.run_directory import explained, write_atomic
+from trsr.storage import files
+from trsr.storage.run_directory import explained
 
 PLACE = "sweep.folder"
 """Names the folder of a sweep's runs."""
@@ -196,8 +197,8 @@ class Swept:
         lines += [f"- {note}" for note in self.notes()]
         text = "\n".join((f"# {self.plan.path.stem}", "", *lines))
         with explained(folder, PLACE):
-            write_atomic(folder / "sweep.json", json.dumps(value, indent=1, ensure_ascii=False))
-            write_atomic(folder / "sweep.md", text + "\n")
+            files.write_text(folder / "sweep.json", json.dumps(value, indent=1, ensure_ascii=False))
+            files.write_text(folder / "sweep.md", text + "\n")
 
     def _groups(self) -> list[list[Outcome]]:
         """The runs that did not fail, those that differ in the seed alone together."""

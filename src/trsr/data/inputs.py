@@ -1,4 +1,4 @@
-"""The one door to files of data: opens them, and turns what goes wrong into a `DataError`."""
+"""Opens the user's files of data, and turns what goes wrong into a `DataError`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from typing import IO, Literal, cast
 import polars as pl
 
 from trsr.errors import DataError
+from trsr.storage import files
 
 Format = Literal["delimited", "jsonl", "parquet"]
 
 BATCH = 50_000
 """Rows held as Python values at a time."""
 
-_MAGIC = {
-    **{b"PK\x03\x04": "a zip archive or a workbook", b"7z\xbc\xaf": "a 7z archive"},
-    **{
-        b"BZh": "a bzip2 archive",
-        b"\xfd7zX": "an xz archive",
-        b"\x28\xb5\x2f\xfd": "a zstd archive",
-    },
-    **{b"\xd0\xcf\x11\xe0": "a workbook", b"ARRO": "an Arrow file", b"SQLi": "an SQLite file"},
-}
+_MAGIC = (
+    *((b"PK\x03\x04", "a zip archive or a workbook"), (b"7z\xbc\xaf", "a 7z archive")),
+    *((b"BZh", "a bzip2 archive"), (b"\xfd7zX", "an xz archive")),
+    *((b"\x28\xb5\x2f\xfd", "a zstd archive"), (b"\xd0\xcf\x11\xe0", "a workbook")),
+    *((b"ARRO", "an Arrow file"), (b"SQLi", "an SQLite file")),
+)
+"""How files begin that must be unpacked or converted first."""
+_GZIP = b"\x1f\x8b"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _MARKS = {"utf-16": _UTF16, "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)}
 
@@ -64,27 +64,26 @@ def existing(path: Path | None, key: str, what: str) -> Path:
     """
     if path is None:
         raise DataError(f"data.{key} is not set: {what} is needed")
-    with located(path):
-        if not path.exists():
-            raise DataError(f"{path}: there is no such file (data.{key})")
-        if not path.is_file() and not path.is_dir():
-            raise DataError(
-                f"{path}: is a pipe or a device, and a file is read more than once; save what it "
-                f"holds as a file (data.{key})"
-            )
-        if path.is_file() and path.stat().st_size == 0:
-            raise DataError(f"{path}: the file is empty (data.{key})")
+    if not files.exists(path):
+        raise DataError(f"{path}: there is no such file (data.{key})")
+    if not files.is_file(path) and not files.is_folder(path):
+        raise DataError(
+            f"{path}: is a pipe or a device, and a file is read more than once; save what it "
+            f"holds as a file (data.{key})"
+        )
+    if files.is_file(path) and files.size(path) == 0:
+        raise DataError(f"{path}: the file is empty (data.{key})")
     return path
 
 
 def a_file(path: Path | None, key: str, what: str) -> Path:
     """As `existing`, and it must be a file that can be read as it is."""
     found = existing(path, key, what)
-    if found.is_dir():
+    if files.is_folder(found):
         raise DataError(f"{found}: is a folder, a file is needed (data.{key})")
-    with located(found), found.open("rb") as stream:
-        start = stream.read(4)
-    other = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), "")
+    with located(found):
+        start = _start(found, 4)
+    other = next((name for magic, name in _MAGIC if start.startswith(magic)), "")
     if other:
         raise DataError(
             f"{found}: is {other}; unpack it first, or save it as CSV or Parquet (data.{key})"
@@ -92,8 +91,14 @@ def a_file(path: Path | None, key: str, what: str) -> Path:
     return found
 
 
+def in_folder(path: Path | None, name: str, key: str) -> Path:
+    """The file itself, or the one of this name in the folder."""
+    found = existing(path, key, f"{name} or its folder")
+    return a_file(found / name if files.is_folder(found) else found, key, name)
+
+
 def format_of(path: Path) -> Format:
-    """The file's format, by its name and, where that says nothing, by its first bytes."""
+    """The file's format, by its name, else by its first bytes."""
     suffixes = [s.lower() for s in path.suffixes if s.lower() not in (".gz", ".gzip")]
     last = suffixes[-1] if suffixes else ""
     if last in (".parquet", ".pq"):
@@ -109,18 +114,21 @@ def format_of(path: Path) -> Format:
     return "jsonl" if start.lstrip().startswith(b"{") else "delimited"
 
 
-def opened(path: Path) -> IO[bytes]:
+def _start(path: Path, size: int) -> bytes:
+    with files.open_read(path) as stream:
+        return stream.read(size)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
     """The file's bytes, unpacked when it is gzip."""
-    stream = path.open("rb")
-    if stream.read(2) == b"\x1f\x8b":
-        stream.close()
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    stream.seek(0)
-    return stream
+    packed = _start(path, 2) == _GZIP
+    with files.open_read(path) as stream:
+        yield cast("IO[bytes]", gzip.GzipFile(fileobj=stream)) if packed else stream
 
 
 def encoding_of(path: Path, encoding: str) -> str:
-    """The encoding of this one of the files that `data.encoding` is said of.
+    """The encoding of one of the files, which share `data.encoding`.
 
     UTF-16 and UTF-32 begin with a mark; a file without it beside one of these is UTF-8.
 
@@ -148,10 +156,7 @@ def encoding_of(path: Path, encoding: str) -> str:
 
 def head(path: Path, encoding: str, lines: int) -> list[str]:
     """The first lines as text without their ends; bytes that cannot be read become `�`."""
-    with (
-        located(path, encoding),
-        as_text(path, encoding, errors="replace") as text,
-    ):
+    with located(path, encoding), as_text(path, encoding, errors="replace") as text:
         return [line.rstrip("\n") for line in islice(text, lines)]
 
 
@@ -168,36 +173,33 @@ def as_text(path: Path, encoding: str, *, errors: str = "strict") -> Iterator[io
 def utf8(path: Path, encoding: str) -> Path | bytes:
     """The path itself where polars can read it, else its text written again as UTF-8."""
     encoding = encoding_of(path, encoding)
-    name = codecs.lookup(encoding).name
     with opened(path) as stream:
         start = stream.read(1 << 16)
-        if start[:2] in _UTF16 and not name.startswith(("utf-16", "utf-32")):
+        if start[:2] in _UTF16 and not codecs.lookup(encoding).name.startswith(
+            ("utf-16", "utf-32")
+        ):
             raise DataError(f'{path}: looks like UTF-16 text; set data.encoding = "utf-16"')
-        utf8 = name in ("utf-8", "ascii", "utf-8-sig")
+        plain = _is_utf8(encoding)
         old = b"\r" in start and b"\n" not in start  # as once on the Macintosh
-        if utf8 and not old and not start.startswith(codecs.BOM_UTF8) and not _packed(path):
+        packed = _start(path, 2) == _GZIP
+        if plain and not old and not packed and not start.startswith(codecs.BOM_UTF8):
             return path
         raw = start + stream.read()
-    if not utf8:
-        raw = _again(raw, path, encoding)
+    if not plain:
+        try:
+            raw = raw.decode(encoding).encode()
+        except UnicodeDecodeError as error:
+            line = raw.count(b"\n", 0, error.start) + 1
+            raise DataError(
+                f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not {encoding} text; "
+                "set data.encoding to the file's encoding"
+            ) from None
     raw = raw.removeprefix(codecs.BOM_UTF8)
     return raw.replace(b"\r", b"\n") if old or (b"\r" in raw and b"\n" not in raw) else raw
 
 
-def _again(raw: bytes, path: Path, encoding: str) -> bytes:
-    try:
-        return raw.decode(encoding).encode()
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not {encoding} text; "
-            "set data.encoding to the file's encoding"
-        ) from None
-
-
-def _packed(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(2) == b"\x1f\x8b"
+def _is_utf8(encoding: str) -> bool:
+    return codecs.lookup(encoding).name in ("utf-8", "ascii", "utf-8-sig")
 
 
 @contextmanager
@@ -220,15 +222,14 @@ def located(path: Path, encoding: str = "utf-8") -> Iterator[None]:
 def _bad_bytes(path: Path, encoding: str) -> str:
     """The first line that is not UTF-8 text where it should be; empty when there is none."""
     try:
-        if not path.is_file() or format_of(path) == "parquet":
+        if not files.is_file(path) or format_of(path) == "parquet":
             return ""
         own = encoding_of(path, encoding)
-        if codecs.lookup(own).name not in ("utf-8", "ascii", "utf-8-sig"):
+        if not _is_utf8(own):
             return ""
         advice = 'set data.encoding, for example to "latin-1" or "cp1252"'
         if own != encoding:
-            advice = f"only {encoding} with its mark and UTF-8 can stand side by side"
-            advice = f"{advice}: save it as one"
+            advice = f"only {encoding} with its mark and UTF-8 can be mixed: save it as one"
         with opened(path) as stream:
             for number, line in enumerate(stream, 1):
                 try:

@@ -1,0 +1,78 @@
+"""`trsr sweep`, `trsr audit` and `trsr tune-summarizer`: what they print."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from trsr.cli.terminal import complain, err, out, table
+from trsr.progress import Progress
+
+STYLES = {"ok": "green", "finding": "bold red", "warning": "yellow", "skipped": "dim"}
+
+
+def list_runs(path: Path, only: Sequence[str] = ()) -> list[str]:
+    """The names of a sweep's runs, or what a search chooses from."""
+    from trsr.experiments.sweep import read_plan
+
+    plan = read_plan(path)
+    runs = plan.only(only)
+    if plan.file.search is None:
+        return [str(plan.folder / run.name) for run in runs]
+    return [f"{key}: {space}" for key, space in plan.space().items()]
+
+
+def run_sweep(path: Path, processes: int, progress: Progress, only: Sequence[str] = ()) -> bool:
+    """Runs a sweep and prints its table; whether every run succeeded."""
+    from trsr.experiments.sweep import read_plan, sweep
+
+    swept = sweep(read_plan(path), progress, processes, only)
+    header, rows = swept.table()
+    if rows:
+        table(header, rows)
+    for note in swept.notes():
+        out.print(note, markup=False)
+    out.print(f"table: {swept.plan.folder / 'sweep.md'}", markup=False)
+    if swept.failed:
+        complain(f"{len(swept.failed)} of {len(swept.outcomes)} runs failed; see their error.txt")
+    return not swept.failed
+
+
+def show_audit(run: Path, as_json: bool, llm_queries: int, progress: Progress) -> bool:
+    """Audits a run and prints the table of checks; whether there are no findings."""
+    from trsr.experiments.audit import audit
+
+    report = audit(run, llm_queries, progress)
+    if as_json:
+        out.print_json(json.dumps(report.to_json(), ensure_ascii=False))
+        return not report.findings
+    header, rows = report.rows()
+    drawn = Table(*header, header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for name, state, evidence in rows:
+        drawn.add_row(escape(name), f"[{STYLES[state]}]{state}[/]", escape(evidence))
+    out.print(drawn)
+    states: Counter[str] = Counter(check.state for check in report.checks)
+    counts = ", ".join(f"{states[state]} {state}" for state in STYLES if states[state])
+    out.print(f"{counts} of {len(report.checks)} checks", markup=False)
+    return not report.findings
+
+
+def tune(config: Path, settings: Sequence[str], folder: Path, progress: Progress) -> None:
+    """Tunes the summarizer, and prints the result and how to use it."""
+    from trsr.config import load_config
+    from trsr.experiments.tune_summarizer import tune_summarizer
+
+    tuned = tune_summarizer(load_config(config, settings), folder, progress)
+    if not tuned.made:
+        err.print("tune-summarizer: up to date", markup=False)
+    lines = [tuned.verdict, f"figures and examples: {tuned.folder / 'summarizer.json'}"]
+    if tuned.found["better"]:
+        lines.append(f"use it: summarize.model.name={tuned.folder}")
+    for line in lines:
+        out.print(line, markup=False)
