@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup weights demo test check format docs bench clean
+.PHONY: help setup weights demo test check format docs site bench clean
 
 help:
 	@echo "make demo    set up, then summarize, train, rank and evaluate on MovieLens-100K"
 	@echo "make test    set up, then run the tests"
 	@echo "make check   format, lint, types, architecture, generated docs"
 	@echo "make docs    write the generated pages of docs/"
+	@echo "make site    build the documentation as a site into build/site"
 	@echo "make bench   time each part on this machine, and write docs/performance.md"
 
 setup: $(VENV)/.ready
@@ -45,6 +46,10 @@ format: setup
 
 docs: setup
 	$(BIN)/python tools/docs.py
+
+site: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[site]"
+	$(BIN)/mkdocs build --strict
 
 bench: weights
 	$(BIN)/python -m benchmarks all
