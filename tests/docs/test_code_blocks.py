@@ -138,7 +138,7 @@ def check_ranker(ranker, run):
     made.fit(FitData(data.catalog, data.interactions), FitOptions())
     queries = [case.query for case in data.cases("test")]
     for batch in batched(queries, data.catalog, len(queries)):
-        values = scored(made, batch, "shown").values
+        values = scored(made, batch, "shown").scores
         assert values.shape[0] == len(queries)
         assert len(set(values.ravel().tolist())) > 1
 
