@@ -13,16 +13,18 @@ import shlex
 import sys
 import tomllib
 import types
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import typer.main
 from pipeline_data import write_data
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from trsr.cli.app import app
-from trsr.config import check_config, load_config
+from trsr.config import Config, check_config, load_config
 from trsr.experiments.sweep.plan import read_plan
 
 ROOT = Path(__file__).parents[2]
@@ -205,3 +207,43 @@ def test_the_tutorials_cheap_commands_run(workplace):
             assert outcome.exit_code == 0, (words, outcome.output, outcome.exception)
             done.append(words[1])
     assert {"show", "recommend"} <= set(done)
+
+
+def inline(pattern: str) -> set[tuple[str, str]]:
+    """(page, code) of all inline code of this form, generated pages apart."""
+    pages = [page for page in PAGES if page.name not in WRITTEN]
+    return {
+        (page.name, found)
+        for page in pages
+        for found in re.findall(rf"`({pattern})`", page.read_text("utf-8"))
+    }
+
+
+def test_settings_in_the_text_exist():
+    tables = "run|data|columns|prompts|model|summarize|train|rank|evaluate|tune_summarizer"
+    found = inline(rf"(?:{tables})\.[a-z_0-9.]+")
+    assert len({key for _, key in found}) > 20
+    known = setting_names(Config, "")
+    known |= {name.removeprefix("data.") for name in known if name.startswith("data.columns.")}
+    assert {(page, key) for page, key in found if key not in known} == set()
+
+
+def setting_names(model, before):
+    names = set()
+    for name, field in model.model_fields.items():
+        names.add(before + name)
+        inner = field.annotation
+        for one in typing.get_args(inner) or (inner,):
+            if isinstance(one, type) and issubclass(one, BaseModel):
+                names |= setting_names(one, f"{before}{name}.")
+    return names
+
+
+def test_files_in_the_text_exist():
+    roots = (ROOT, ROOT / "src" / "trsr", ROOT / "docs")
+    found = inline(r"[a-z_]+/[a-z_/]*(?:[a-z_0-9]+\.(?:py|toml|md|parquet))?")
+    found = {
+        (page, path) for page, path in found if not path.startswith(("adapter/", "runs/", "build/"))
+    }
+    assert len(found) > 10
+    assert {one for one in found if not any((root / one[1]).exists() for root in roots)} == set()
