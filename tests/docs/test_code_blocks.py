@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 from trsr.cli.app import app
 from trsr.config import Config, check_config, load_config
 from trsr.experiments.sweep.plan import read_plan
+from trsr.summarize.settings import STRATEGIES
 
 ROOT = Path(__file__).parents[2]
 WRITTEN = {"cli.md", "configuration.md", "performance.md"}
@@ -226,6 +227,8 @@ def test_settings_in_the_text_exist():
     known = setting_names(Config, "")
     known |= {name.removeprefix("data.") for name in known if name.startswith("data.columns.")}
     assert {(page, key) for page, key in found if key not in known} == set()
+    strategies = inline(r'summarize\.strategy ?= ?"?\w+"?')
+    assert {re.findall(r"\w+", text)[-1] for _, text in strategies} <= set(STRATEGIES.names())
 
 
 def setting_names(model, before):
