@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SECONDS_OF_FUZZ ?= 300
 
-.PHONY: help setup weights demo test check house fuzz format docs bench clean
+.PHONY: help setup weights demo test check house fuzz format docs site bench clean
 
 help:
 	@echo "make demo    set up, then summarize, train, rank and evaluate on MovieLens-100K"
@@ -13,6 +13,7 @@ help:
 	@echo "make house   sizes of the source against their limits"
 	@echo "make fuzz    broken files against init, check and prepare (SECONDS_OF_FUZZ=300)"
 	@echo "make docs    write the generated pages of docs/"
+	@echo "make site    build the documentation as a site into build/site"
 	@echo "make bench   time each part on this machine, and write docs/performance.md"
 
 setup: $(VENV)/.ready
@@ -33,7 +34,7 @@ demo: weights
 	$(BIN)/trsr run recipes/demo.toml
 
 test: weights
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -54,6 +55,10 @@ format: setup
 
 docs: setup
 	$(BIN)/python tools/docs.py
+
+site: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[site]"
+	$(BIN)/mkdocs build --strict
 
 bench: weights
 	$(BIN)/python -m benchmarks all
