@@ -16,6 +16,7 @@ from trsr.models import ModelSettings, ScoringModel, open_model
 from trsr.models.chat_format import ChatFormat
 from trsr.models.hf import load
 from trsr.models.hf.model import TransformersModel
+from trsr.storage import files
 from trsr.types import Message, Prompt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -53,7 +54,7 @@ def test_what_is_kept_of_earlier_prompts_changes_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Any order, repeats within a call, and more prompts than are kept."""
-    monkeypatch.setattr("trsr.models.chat_format._REMEMBERED", 3)
+    monkeypatch.setattr("trsr.models.chat_format._CACHED_PROMPTS", 3)
     layout = ChatFormat(load.load_tokenizer(folder), "tiny")
     prompts = [ask(f"Title: {title}?") for title in ("Heat", "Up", "Heat", "é 猫", "Big", "Up")]
     for asked in (prompts, prompts[::-1], prompts[1:3], prompts):
@@ -273,7 +274,7 @@ def test_quantizing_without_bitsandbytes(folder: Path, monkeypatch: pytest.Monke
 )
 def test_auto_dtype(monkeypatch: pytest.MonkeyPatch, flags: str, expected: torch.dtype) -> None:
     monkeypatch.setattr(load.platform, "system", lambda: "Linux")
-    monkeypatch.setattr(Path, "read_text", lambda *_: flags)
+    monkeypatch.setattr(files, "read_text", lambda *_, **__: flags)
     assert load.pick_dtype(ModelSettings(), torch.device("cpu")) is expected
     assert load.pick_dtype(ModelSettings(), torch.device("mps")) is torch.float32
     named = ModelSettings(dtype="float16")

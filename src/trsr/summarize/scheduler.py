@@ -69,7 +69,7 @@ def summarize(
         settings.samples,
     )
     kind = {"generate": settings.sampling.model_dump()}
-    while scheduler.open():
+    while scheduler.has_more():
         yield from _summaries(scheduler, model, kind, progress)
         if not scheduler.ready:
             continue
@@ -160,7 +160,7 @@ class _Scheduler:
         self._waiters: dict[Prompt, list[tuple[_Live, int]]] = {}
         self._done: deque[_Live] = deque()
 
-    def open(self) -> bool:
+    def has_more(self) -> bool:
         """Whether there is or may be more to do; begins histories until a prompt is ready."""
         with self._lock:
             self._position = 0
