@@ -45,7 +45,7 @@ def data_settings(config: Config) -> dict[str, Any]:
     apart = {"interactions", "items", "impressions", "seed"}
     data = config.data.model_dump(mode="json", exclude=apart)
     given = config.data.candidates == "given"
-    for key in () if given else ("candidates", "taken"):  # read for given lists alone
+    for key in () if given else ("candidates", "clicked"):  # read for given lists alone
         del data["columns"][key]
     paths = {"interactions": config.data.interactions, "items": config.data.items}
     files = fingerprint(paths | ({"impressions": config.data.impressions} if given else {}))
