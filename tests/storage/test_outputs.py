@@ -121,8 +121,8 @@ def test_a_killed_process_loses_nothing_that_was_put(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from trsr.storage.response_cache import OutputStore\n"
-        "store = OutputStore(Path(sys.argv[1]))\n"
+        "from trsr.storage.response_cache import ResponseCache\n"
+        "store = ResponseCache(Path(sys.argv[1]))\n"
         "for n in range(100): store.put(str(n), n)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -135,7 +135,7 @@ def test_a_killed_process_loses_nothing_that_was_put(tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_refused_in_words(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "responses.sqlite"
     path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"outputs\.sqlite cannot be .*move it away"):
+    with pytest.raises(StoreError, match=r"responses\.sqlite cannot be .*move it away"):
         ResponseCache(path).put("a", "b")
 
 
