@@ -18,6 +18,7 @@ from trsr.data import Cases, Dataset
 from trsr.errors import ConfigError, StoreError
 from trsr.pipeline.artifacts import CASES, SPLITS, read_summaries
 from trsr.pipeline.prompt_summaries import prompt_summaries
+from trsr.pipeline.summary_trace import page_writer
 from trsr.prompts import PromptWriter
 from trsr.rankers import Rankings, read_rankings
 from trsr.settings import derive_seed
@@ -120,9 +121,8 @@ class Evidence:
 
     @cached_property
     def writer(self) -> PromptWriter:
-        """The run's words, as if the context had room for all of them; no model is needed."""
-        config = self.config
-        return PromptWriter(config.prompts, lambda _: 0, 1 << 40, summarized=config.summarized)
+        """Writes the run's prompts without a context limit; no model is needed."""
+        return page_writer(self.config)
 
     @cached_property
     def item_texts(self) -> dict[str, str]:
