@@ -17,7 +17,7 @@ from trsr.types import Block, Interaction, Item, Prompt
 @dataclass(frozen=True)
 class FanIn:
     fan_in: int
-    terms: int = 16
+    keywords: int = 16
 
 
 def blocks(count: int) -> list[Block]:
@@ -94,11 +94,11 @@ def test_no_summary_asks_nothing() -> None:
 
 
 def test_keywords_are_of_all_blocks_without_a_prompt() -> None:
-    flow = KeywordSummary(PlainWriter(), FanIn(2, terms=4)).flow(blocks(6))
+    flow = KeywordSummary(PlainWriter(), FanIn(2, keywords=4)).flow(blocks(6))
     assert drive(flow, lambda p: "x") == ("i0 i1 i2 i3", [])
 
 
-@pytest.mark.parametrize("name", ["hierarchical", "recurrent", "terms", "none"])
+@pytest.mark.parametrize("name", ["hierarchical", "recurrent", "keywords", "none"])
 def test_the_strategies_of_the_table_are_strategies(name: str) -> None:
     asks = SummarizeSettings(strategy=name).uses_llm
     assert asks == (name in ("hierarchical", "recurrent"))

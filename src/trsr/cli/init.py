@@ -80,7 +80,7 @@ def write_config(
     # a first run of minutes; the head of the file explains how to enlarge it
     data |= {"max_history": 20, "train_users": 80, "test_cases": 40, "train_negatives": 4}
     # training and test share users and blocks, and so most summaries
-    data |= {"same_users": True}
+    data |= {"same_users": True, "history_step": 5}
     prompts: dict[str, Any] = {
         "domain": found.domain,
         "style": "worked",

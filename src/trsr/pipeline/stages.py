@@ -90,7 +90,7 @@ def _summarize_settings(config: Config) -> dict[str, Any]:
     """The strategy, the words, the model, and whose histories are summarized."""
     # what is not used: of one sample nothing is chosen
     excluded = {"model"} | ({"samples"} if config.summarize.samples == 1 else set())
-    excluded |= {"terms"} if config.summarize.strategy != "terms" else set()
+    excluded |= {"keywords"} if config.summarize.strategy != "keywords" else set()
     own = config.summarize.model_dump(mode="json", exclude=excluded)
     if config.summarize.strategy == "none":
         own = {"strategy": "none"}

@@ -15,7 +15,7 @@ STRATEGIES = PluginTable(
     {
         "hierarchical": "trsr.summarize.strategies:Hierarchical",
         "recurrent": "trsr.summarize.strategies:Recurrent",
-        "terms": "trsr.summarize.strategies:KeywordSummary",
+        "keywords": "trsr.summarize.strategies:KeywordSummary",
         "none": "trsr.summarize.strategies:NoSummary",
     },
 )
@@ -40,10 +40,10 @@ class SummarizeSettings(Settings):
         description="hierarchical: summaries merged at once; at least the number of "
         "blocks is the public code's single merge",
     )
-    terms: int = Field(
+    keywords: int = Field(
         16,
         ge=1,
-        description="terms: the most keywords; they come from the item text of the summary prompts",
+        description="keywords: the most; they come from the item text of the summary prompts",
     )
     samples: int = Field(
         1,

@@ -107,7 +107,7 @@ class KeywordSummary:
 
     def __init__(self, writer: Writer, options: Options) -> None:
         self._writer = writer
-        self._most = options.terms
+        self._most = options.keywords
 
     def flow(self, blocks: Sequence[Block]) -> Flow:
         """No prompt."""

@@ -15,7 +15,7 @@ _MOST_ROUNDS = 1000
 @dataclass(frozen=True, slots=True)
 class _Settings:
     fan_in: int
-    terms: int = 100
+    keywords: int = 100
 
 
 class PlainWriter:
