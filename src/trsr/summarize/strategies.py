@@ -39,7 +39,7 @@ class Options(Protocol):
         """How many summaries are merged at once."""
 
     @property
-    def terms(self) -> int:
+    def keywords(self) -> int:
         """How many keywords make a summary without a model."""
 
 
