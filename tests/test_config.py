@@ -71,7 +71,7 @@ def test_a_list_of_wrong_values_alone_is_one_mistake(tmp_path):
 def test_an_unknown_setting_in_a_table_of_ones_own_name_is_told(tmp_path):
     settings = ["rank.external.mine.fles=['a.trec']", "rank.external.mine.files=['b.trec']"]
     with pytest.raises(
-        ConfigError, match=r"lists\.mine\.fles: unknown setting: did you mean files"
+        ConfigError, match=r"external\.mine\.fles: unknown setting: did you mean files"
     ):
         load_config(write(tmp_path, GOOD), settings)
 

@@ -230,7 +230,13 @@ def test_evaluate_writes_the_report_in_every_form(folder):
     trsr("run", "mine.toml", "evaluate.trec=true", cwd=folder)
     run = folder / "runs" / "mine"
     names = {path.name for path in run.iterdir()}
-    assert names >= {"report.html", "report.md", "table.tex", "qrels.trec", "run.untuned.trec"}
+    assert names >= {
+        "report.html",
+        "report.md",
+        "table.tex",
+        "qrels.trec",
+        "run.llm_zero_shot.trec",
+    }
     report = json.loads((run / "report.json").read_text("utf-8"))
     assert {one["ranker"] for one in report["comparisons"]} == {"random", "popular"}
     assert report["calibration"]["llm_zero_shot"]["candidates"] == 14 * 7

@@ -104,7 +104,7 @@ def test_missing_and_damaged_files_are_named(bench: Any) -> None:
 def test_names_come_from_the_package_and_settings_load_no_heavy_library() -> None:
     for name in trsr.data.__all__:
         assert getattr(trsr.data, name) is getattr(trsr.data, name)
-    assert callable(trsr.data.preparation)
+    assert callable(trsr.data.prepare)
     assert callable(trsr.data.guess)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = trsr.data.nothing

@@ -31,7 +31,7 @@ def key(queries: int, histories: list[list[str]] | None = None) -> AnswerKey:
     names = [f"q{n}" for n in range(queries)]
     cases = pl.DataFrame(
         {"query": names, "user": names, "items": histories or [["a"]] * queries}
-    ).with_columns(relevant=pl.lit(["f"]), met=pl.lit([], pl.List(pl.String)))
+    ).with_columns(relevant=pl.lit(["f"]), seen=pl.lit([], pl.List(pl.String)))
     return AnswerKey(cases, CATALOG["id"].to_list())
 
 

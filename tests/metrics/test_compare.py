@@ -340,13 +340,13 @@ def test_another_whole_catalogue_is_refused(tmp_path: Path) -> None:
         ("one", "abc", ["b"]),
         ("same", "cba", ["b"]),
         ("larger", "abcd", ["b"]),
-        ("met", "abc", ["c"]),
+        ("seen", "abc", ["c"]),
     ):
         folder = runs[name] = write_run(tmp_path / name)
         cases = pl.read_parquet(folder / "cases.test.parquet")
         told = cases.with_columns(
             candidates=pl.Series([[]] * len(cases), dtype=pl.List(pl.String)),
-            met=pl.Series([met] * len(cases)),
+            seen=pl.Series([met] * len(cases)),
         )
         told.write_parquet(folder / "cases.test.parquet")
         pl.DataFrame({"id": list(catalog)}).write_parquet(folder / "items.parquet")
@@ -354,8 +354,8 @@ def test_another_whole_catalogue_is_refused(tmp_path: Path) -> None:
     assert len(compare([one, str(runs["same"])]).results) == 2
     with pytest.raises(DataError, match="larger has other candidates .*only .*one has catalog"):
         compare([one, str(runs["larger"])])
-    with pytest.raises(DataError, match=r"only .*one has \(without b\).*met has \(without c\)"):
-        compare([one, str(runs["met"])])
+    with pytest.raises(DataError, match=r"only .*one has \(without b\).*seen has \(without c\)"):
+        compare([one, str(runs["seen"])])
 
 
 def test_other_queries_are_refused_with_their_number_and_the_first(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def cut(places: int) -> Report:
         )
     }
     cases = pl.DataFrame({"query": names, "user": names}).with_columns(
-        items=pl.lit(["i0", "i0"]), relevant=pl.lit(["i7"]), met=pl.lit([], pl.List(pl.String))
+        items=pl.lit(["i0", "i0"]), relevant=pl.lit(["i7"]), seen=pl.lit([], pl.List(pl.String))
     )
     key = AnswerKey(cases, catalog)
     return evaluate(key, lists, ["recall@10", "auc"], sampled=False)

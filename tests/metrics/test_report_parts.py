@@ -82,12 +82,12 @@ def test_the_page_draws_each_metric_by_length_of_history_and_tells_the_numbers()
     assert 'id="lengths"' not in render(shown, Page())
     chart = length_chart(shown, "mrr@4", groups)
     assert chart is not None
-    *_, main = chart.courses
+    *_, main = chart.curves
     assert main.main
     assert main.ranker == shown.main
     assert [tick.text for tick in chart.x_ticks] == ["1–10", "11–20", "21–30", "31–40"]
     assert [x for x, *_ in main.dots] == [tick.at for tick in chart.x_ticks]
-    other, *_ = chart.courses
+    other, *_ = chart.curves
     assert (other.dots[0][1] < main.dots[0][1]) == (shown.main == "random")  # y grows downwards
     assert length_chart(shown, "mrr@4", groups[:1]) is None
 
@@ -97,7 +97,7 @@ def test_names_beside_the_courses_do_not_hide_each_other(count: int) -> None:
     shown = report([1, 2, 3, 4] * 4, tuple(f"ranker{n}" for n in range(count)))
     chart = length_chart(shown, "recall@1", history_groups(shown))
     assert chart is not None
-    lines = sorted(one.label_y for one in chart.courses)
+    lines = sorted(one.label_y for one in chart.curves)
     assert len(lines) == min(count, MOST)
     assert all(after - before >= 14.9 for before, after in itertools.pairwise(lines))
     assert lines[0] > 0
@@ -143,8 +143,8 @@ def test_of_many_rankers_the_main_and_the_best_are_drawn_and_the_others_named() 
     groups = history_groups(shown)
     chart = length_chart(shown, "recall@1", groups)
     assert chart is not None
-    assert {one.ranker for one in chart.courses} == {"llm", "r13", "r12", "r11", "r10", "r9"}
-    assert len({one.kind for one in chart.courses}) == MOST
+    assert {one.ranker for one in chart.curves} == {"llm", "r13", "r12", "r11", "r10", "r9"}
+    assert len({one.kind for one in chart.curves}) == MOST
     assert chart.left_out == tuple(f"r{rate}" for rate in range(9))
     text = " ".join(render(shown, Page(groups=groups)).split())
     assert "not drawn: r0, r1, r2, r3, r4, r5, r6, r7, r8<" in text

@@ -108,15 +108,15 @@ def test_an_adapter_stays_beside_the_weights() -> None:
 def test_memory_is_used_again_when_nobody_holds_it() -> None:
     """What somebody holds, be it one row of it in torch, is never given to another."""
     pool = BufferPool()
-    held = [torch.from_numpy(pool.of(4, 100)) for _ in range(3)]
+    held = [torch.from_numpy(pool.array(4, 100)) for _ in range(3)]
     for number, one in enumerate(held):
         one.fill_(number)
     row, where = held[0][2], held[1].data_ptr()
     held[:2] = []
-    again = pool.of(3, 110)
+    again = pool.array(3, 110)
     assert again.ctypes.data == where
     again.fill(-1)
-    pool.of(4, 100).fill(-1)
+    pool.array(4, 100).fill(-1)
     assert row.tolist() == [0] * 100
     assert held[0].tolist() == [[2] * 100] * 4
 

@@ -209,7 +209,7 @@ def test_a_missing_library_and_a_missing_model_are_told(folder, monkeypatch, tmp
 
 
 def test_a_full_disk_is_said_with_what_to_do(tmp_path, monkeypatch) -> None:
-    def full(frame, path):
+    def full(frame, path, **_):
         raise pl.exceptions.ComputeError("parquet: No space left on device (os error 28)")
 
     monkeypatch.setattr(pl.DataFrame, "write_parquet", full)

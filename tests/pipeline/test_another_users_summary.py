@@ -233,7 +233,7 @@ def test_the_pages_show_what_was_told_and_count_the_own(made, tmp_path):
     assert told[query].text in page
     assert "recurrent summaries of other users" in (folder / "report.md").read_text("utf-8")
     shown = "\n".join(lines(folder, query.split("/")[1]))
-    assert f"another user's summary, in place of the own of 3 interactions: {told[query].text}" in (
+    assert f"another user's summary, not this user's, of 3 interactions: {told[query].text}" in (
         shown
     )
     assert query not in "".join(part for _, part in OWNER.findall(shown))

@@ -93,7 +93,7 @@ def test_answers_from_the_store_count_with_what_they_had_taken(finished):
     assert (model["tokens"], model["cached_tokens"]) == (0, first["tokens"])
     assert 0 < model["cached_seconds"] < first["seconds"]
     page = page_of(finished)
-    assert "Of untuned answers were in the store: they count with what they took" in page
+    assert "Of llm_zero_shot answers were in the store: they count with what they took" in page
     assert "against tokens a query" in page
     assert "against seconds a query" in page
 
@@ -118,7 +118,7 @@ def test_answers_of_a_store_that_does_not_tell_are_no_measure(finished):
     assert model["from_store"] == model["prompts"] == model["cached_unknown"]
     assert model["tokens"] == 0
     page = page_of(finished)
-    assert "Of untuned many answers were in the store" in page
+    assert "Of llm_zero_shot many answers were in the store" in page
     assert "against tokens a query" not in page
     assert "against seconds a query" in page
 

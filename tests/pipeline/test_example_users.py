@@ -189,7 +189,7 @@ READ, UNTOLD = "Summary that the ranker read", "Summary, which the ranker is not
         ([], True, "scripted, recurrent summaries, 3 recent items"),
         (["prompts.recent=1"], True, "scripted, recurrent summaries, 1 recent item<"),
         (
-            ["rank.rankers=['untuned', 'popular']"],
+            ["rank.rankers=['llm_zero_shot', 'popular']"],
             False,
             "scripted, recurrent summaries, 3 recent items",
         ),
@@ -197,11 +197,6 @@ READ, UNTOLD = "Summary that the ranker read", "Summary, which the ranker is not
             ["prompts.use_summary=false"],
             False,
             "scripted, 3 recent items, recurrent summaries by scripted, which no ranker reads",
-        ),
-        (
-            ["rank.rankers=['popular']"],
-            False,
-            "recurrent summaries by scripted, which no ranker reads",
         ),
     ],
 )
@@ -211,7 +206,7 @@ def test_a_summary_is_called_read_only_where_the_ranker_is_told_it(made, setting
     assert (READ in text, UNTOLD in text) == (told, not told)
     assert f"<bdi>{subtitle}" in text
     shown = "\n".join(lines(config.run.folder, "u3"))
-    used = config.rank.rankers == ("popular",) or not config.prompts.use_summary
+    used = not config.prompts.use_summary
     assert ("no ranker of this run reads the summary" in shown) == used
 
 

@@ -142,7 +142,7 @@ def test_what_cannot_work_is_told_beforehand(tmp_path):
             tmp_path / "full.toml", ["rank.retriever=llm_zero_shot", "evaluate.metrics=['ndcg@50']"]
         )
     assert "without a language model" in str(caught.value)
-    blended = ["rank.retriever=blend", "rank.blend.members=['popular', 'untuned']"]
+    blended = ["rank.retriever=blend", "rank.blend.members=['popular', 'llm_zero_shot']"]
     with pytest.raises(ConfigError, match=r"rank\.retriever: .*itself or blended"):
         load_config(tmp_path / "full.toml", blended)
     load_config(tmp_path / "full.toml", ["rank.retriever=blend"])  # of cheap ones
@@ -210,7 +210,8 @@ def wrong(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "changes", [["rank.rankers=['wrong']"], ["rank.rankers=['untuned']", "rank.retriever=wrong"]]
+    "changes",
+    [["rank.rankers=['wrong']"], ["rank.rankers=['llm_zero_shot']", "rank.retriever=wrong"]],
 )
 @pytest.mark.parametrize(
     ("how", "said"),

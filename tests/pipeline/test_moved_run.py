@@ -13,6 +13,9 @@ from trsr.errors import StoreError
 from trsr.experiments.compare import compare
 from trsr.pipeline import run, run_stage
 
+READS = "rank.rankers=['random', 'llm_zero_shot']"
+"""Else no summary is written, and no response is stored."""
+
 
 @pytest.fixture
 def made(tmp_path):
@@ -21,7 +24,7 @@ def made(tmp_path):
     text = SCRIPTED.replace('strategy = "none"', 'strategy = "recurrent"\nblock_items = 3')
     (tmp_path / "mine.toml").write_text(text)
     folder = tmp_path / "runs" / "mine"
-    list(run(load_config(tmp_path / "mine.toml", [f"run.folder={folder}"])))
+    list(run(load_config(tmp_path / "mine.toml", [f"run.folder={folder}", READS])))
     return folder
 
 

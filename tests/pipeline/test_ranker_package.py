@@ -16,7 +16,7 @@ from trsr.storage.run_directory import RunDirectory
 
 MODULE = '''
 from pydantic import Field
-from trsr.rankers import Ranker, RankerConfig, ScoreBatch, Traits, YesNoRanker
+from trsr.rankers import Ranker, RankerConfig, ScoreBatch, Traits, PointwiseLLMRanker
 
 
 class CarefulConfig(RankerConfig):
@@ -37,7 +37,7 @@ class CarefulRanker(Ranker):
         self.shares_ = [met.get(item, 0) / len(data.interactions) for item in data.catalog.ids]
 
     def score(self, batch):
-        asked = YesNoRanker(*self.resources.model(True))
+        asked = PointwiseLLMRanker(*self.resources.model(True))
         shares = [self.shares_[number] for number in batch.columns]
         added = [self.config.weight * share + self.config.shift for share in shares]
         return ScoreBatch(asked.score(batch).scores + added)

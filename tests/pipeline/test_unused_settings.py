@@ -11,7 +11,7 @@ from trsr.pipeline import STAGES
 SOMETIMES = [
     ("keywords", ["summarize.strategy=keywords"], ["summarize.keywords=5"]),
     ("samples", ["summarize.sampling.temperature=0.7"], ["summarize.samples=3"]),
-    ("taken", ["data.candidates=given", "data.reader=mind"], ["data.columns.clicked=clicked"]),
+    ("clicked", ["data.candidates=given", "data.reader=mind"], ["data.columns.clicked=clicked"]),
 ]
 
 

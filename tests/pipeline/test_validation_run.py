@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import polars as pl
@@ -26,7 +25,7 @@ SETTINGS = [
 
 VALID = (
     "These are the validation cases (rank.split = valid): for choosing settings. What is chosen is "
-    "to be told by its values on the test cases."
+    "to be reported by its values on the test cases."
 )
 
 
@@ -74,16 +73,13 @@ def test_the_validation_cases_are_ranked_told_and_evaluated(made):
         assert "bm25: settings, passes or weights are chosen on these very cases" in page
         assert page.index("Before you use these numbers") < page.index("These are the validation")
         assert page.count("These are the validation cases") == 1
-        assert re.search("the validation cases['’] summaries", page)
-        assert "test cases’ summaries" not in page
 
 
 def test_one_setting_parts_the_two_and_nothing_before_is_made_anew(made):
     test, valid = made("run"), made("run", "rank.split=valid")
     assert test == valid
     assert asked(valid) == cases(valid, "valid")
-    assert asked(test) == cases(test, "test")
-    assert "What the test cases’ summaries hold" in (test / "report.html").read_text("utf-8")
+    assert asked(made("run")) == cases(test, "test")
 
 
 def test_compare_says_that_the_cases_are_for_choosing(made):

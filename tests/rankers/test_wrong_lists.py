@@ -44,7 +44,7 @@ def theirs(how: str, folder: Path) -> RankSettings:
         )
     )
     blend = {"members": ("theirs", "popular")}
-    return RankSettings(lists={"theirs": {"files": [path]}}, rankers=("blend",), blend=blend)
+    return RankSettings(external={"theirs": {"files": [path]}}, rankers=("blend",), blend=blend)
 
 
 @pytest.mark.parametrize("how", WRONG)

@@ -104,7 +104,7 @@ def test_the_strategies_of_the_table_are_strategies(name: str) -> None:
     assert asks == (name in ("hierarchical", "recurrent"))
     check_strategy(STRATEGIES.load(name), reads=name != "none", asks=asks)
     if asks:
-        with pytest.raises(AssertionError, match="it asks though"):
+        with pytest.raises(AssertionError, match="it uses a model though"):
             check_strategy(STRATEGIES.load(name), asks=False)
 
 

@@ -175,7 +175,7 @@ def test_what_is_learned_is_what_was_written_on_the_way_to_the_summary():
     writer = PromptWriter(PromptSettings(), model.count_tokens, 4000)
     settings = SummarizeSettings(strategy="recurrent", block_items=2)
     (found,) = sample_summaries([case_of("u", 5)], model, writer, settings, Silent()).values()
-    texts = [(one.text, one.whole) for one in found.texts]
+    texts = [(one.text, one.complete) for one in found.texts]
     assert texts == [("likes bolts.", True), ("likes bolts and lamps", False), ("both.", True)]
     # A text's prompt is the one that was asked: the second holds the first summary.
     assert "likes bolts." in found.texts[1].prompt.messages[-1].content

@@ -83,9 +83,7 @@ def _summary(config: Config, grown: SummaryTrace, summary: Summary | None) -> It
         yield f"  {number}. {of}{text}"
     if grown.missing:
         yield f"  {GONE_NOTE}"
-    what = (
-        "another user's summary instead of this user's" if other else f"the summary ({strategy}),"
-    )
+    what = "another user's summary, not this user's," if other else f"the summary ({strategy}),"
     unread = not any(tells_summary(config, name) for name in config.rank.rankers)
     yield f"{what} of {summary.covers} interactions: {summary.text}"
     if unread:

@@ -191,6 +191,16 @@ class DataSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _room_for_a_step(self) -> Self:
+        least = 2 * self.history_step - 1
+        if 0 < self.max_history < least:
+            raise ValueError(
+                f"max_history = {self.max_history} leaves too little beside history_step = "
+                f"{self.history_step}: set max_history to at least {least}, or to 0"
+            )
+        return self
+
     def limit(self, split: str) -> int:
         """The most training users, validation cases or test cases; 0 for all."""
         limits = {"train": self.train_users, "valid": self.valid_cases, "test": self.test_cases}

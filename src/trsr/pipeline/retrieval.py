@@ -120,8 +120,8 @@ def full_notes(config: Config, first: Mapping[str, Any] | None) -> tuple[str, ..
     if first is not None:
         recall = number(Estimate(first["recall"], first["se"]))
         notes.append(
-            f"Rankers with a language model order {first['proposals']:,} proposals of "
-            f"{first['ranker']}, whose recall@{first['proposals']} is {recall}: no such "
+            f"Rankers with a language model order {first['retrieve_k']:,} proposals of "
+            f"{first['ranker']}, whose recall@{first['retrieve_k']} is {recall}: no such "
             "ranker can find more."
         )
     return tuple(notes)

@@ -98,7 +98,7 @@ class TunedLLMRanker(Ranker):
         return PointwiseLLMRanker(model, writer, self.resources.settings.queries_per_batch)
 
     def score(self, batch: QueryBatch) -> ScoreBatch:
-        """[queries, columns] log p(yes) − log p(no); raises as `YesNoRanker.score`."""
+        """[queries, columns] log p(yes) − log p(no); raises as `PointwiseLLMRanker.score`."""
         return self.asked.score(batch)
 
 
@@ -123,7 +123,7 @@ class ItemOnlyLLMRanker(TunedLLMRanker):
     traits = Traits(uses_llm=True, needs_training=True, log_odds=True)
 
     def score(self, batch: QueryBatch) -> ScoreBatch:
-        """[queries, columns] log p(yes) − log p(no); raises as `YesNoRanker.score`."""
+        """[queries, columns] log p(yes) − log p(no); raises as `PointwiseLLMRanker.score`."""
         return super().score(batch.without_user())
 
 
