@@ -55,4 +55,4 @@ def test_without_training_it_is_refused(one_run):
     config = one_run('rank.rankers=["llm_item_only"]')
     config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 0})})
     with pytest.raises(ConfigError, match="llm_item_only needs the trained model"):
-        check_config(config)
+        check_config(config.model_dump(exclude_none=True))

@@ -160,8 +160,8 @@ class RankSettings(Settings):
     rankers: tuple[str, ...] = Field(
         ("random", "popular", "llm_zero_shot", "llm"),
         min_length=1,
-        description="one table row each; llm is the fine-tuned model, llm_zero_shot the model before "
-        "that, llm_item_only the fine-tuned one without the user",
+        description="one table row each; llm is the fine-tuned model, llm_zero_shot the model "
+        "before that, llm_item_only the fine-tuned one without the user",
     )
     split: Literal["test", "valid"] = Field(
         "test",
