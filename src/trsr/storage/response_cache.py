@@ -57,6 +57,10 @@ def response_key(identity: str, prompt: Prompt, kind: Mapping[str, object]) -> s
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+MEMORY = ":memory:"
+"""SQLite's name for a cache without a file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What one answer cost when it was computed.
@@ -96,7 +100,9 @@ class ResponseCache:
             raise StoreError(f"there is no response cache {self.path}")
         with self._explained("opened"):
             if write:
-                files.make_file(self.path)  # private; SQLite's own files beside it are then too
+                if self.path.name != MEMORY:
+                    # private; SQLite's own files beside it are then too
+                    files.make_file(self.path)
             self._connection = sqlite3.connect(
                 self.path if write else f"{self.path.absolute().as_uri()}?mode=rw",
                 timeout=_BUSY_SECONDS,
