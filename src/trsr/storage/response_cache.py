@@ -19,6 +19,8 @@ from trsr.storage import files
 from trsr.types import Prompt
 
 SCHEMA = 2
+MEMORY = ":memory:"
+"""SQLite's name for a cache without a file."""
 _WITHOUT_COSTS = 1  # the version before, upgraded where it is written
 _APPLICATION = 0x74727372  # "trsr": SQLite's own field for whose file this is
 _BUSY_SECONDS = 60.0
@@ -55,10 +57,6 @@ def response_key(identity: str, prompt: Prompt, kind: Mapping[str, object]) -> s
         content["draw"] = prompt.draw
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-MEMORY = ":memory:"
-"""SQLite's name for a cache without a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +97,8 @@ class ResponseCache:
         if not write and not files.is_file(self.path):
             raise StoreError(f"there is no response cache {self.path}")
         with self._explained("opened"):
-            if write:
-                if self.path.name != MEMORY:
-                    # private; SQLite's own files beside it are then too
-                    files.make_file(self.path)
+            if write and self.path.name != MEMORY:
+                files.make_file(self.path)  # private; SQLite's own files beside it are then too
             self._connection = sqlite3.connect(
                 self.path if write else f"{self.path.absolute().as_uri()}?mode=rw",
                 timeout=_BUSY_SECONDS,
