@@ -159,7 +159,7 @@ class Recommender:
         """The run's items."""
         return self.dataset.catalog
 
-    def recommend(
+    def rank(
         self, queries: Iterable[Query], progress: Progress | None = None
     ) -> Iterator[RankedList]:
         """Ranks each query's candidates, one list a query, in the queries' order.

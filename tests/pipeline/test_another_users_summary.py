@@ -253,7 +253,7 @@ def test_such_a_run_recommends_with_cheap_rankers_alone(made):
         history = recommender.dataset.history("u3")
         query = trsr.Query("q", history, recommender.propose(history, 5))
         if ranker == "popular":
-            assert len(list(recommender.recommend([query]))) == 1
+            assert len(list(recommender.rank([query]))) == 1
         else:
             with pytest.raises(ConfigError, match="tells other users' summaries"):
-                list(recommender.recommend([query]))
+                list(recommender.rank([query]))

@@ -49,7 +49,7 @@ def test_a_blend_with_the_trained_model_runs_and_recommends_as_it_ranked(
     stored = list(read_rankings(folder / "rankings.parquet")["blend"])
     recommender = Recommender.load(folder, "blend")
     queries = list(recommender.dataset.cases("test").queries())
-    again = list(recommender.recommend(queries))
+    again = list(recommender.rank(queries))
     assert again == stored
 
     used = load_config(path, [*changes, "rank.bm25.k1=0.5"])

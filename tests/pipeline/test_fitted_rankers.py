@@ -106,7 +106,7 @@ def test_a_recommender_fits_nothing_and_ranks_as_the_run_did(ranked, name, monke
     recommender = Recommender.load(folder, name)
     queries = list(recommender.dataset.cases("test").queries())
     assert len(recommender.propose(queries[0].history, 3)) == 3
-    for found in recommender.recommend(queries):
+    for found in recommender.rank(queries):
         assert [e.item for e in found] == [e.item for e in stored[found.query]]
         assert [e.score for e in found] == pytest.approx([e.score for e in stored[found.query]])
 
@@ -115,13 +115,13 @@ def test_several_threads_may_use_one_recommender(ranked) -> None:
     folder, _ = ranked
     recommender = Recommender.load(folder, "blend")
     queries = list(recommender.dataset.cases("test").queries())
-    alone = {one.id: next(recommender.recommend([one])) for one in queries}
+    alone = {one.id: next(recommender.rank([one])) for one in queries}
     fresh = Recommender.load(folder, "blend")
 
     def asked(turn: int):
         order = queries[turn:] + queries[:turn]
         proposed = fresh.propose(order[0].history, 5)
-        return proposed, [next(fresh.recommend([one])) for one in order]
+        return proposed, [next(fresh.rank([one])) for one in order]
 
     with ThreadPoolExecutor(6) as pool:
         for turn, (proposed, lists) in enumerate(pool.map(asked, range(6))):

@@ -231,4 +231,4 @@ def test_who_is_recommended_to_is_told_of_a_wrong_ranker_too(wrong, tmp_path):
     folder = tmp_path / "run"
     (query, *_) = Dataset.load(folder).cases("test").queries()
     with pytest.raises(DataError, match=r"^the ranker wrong gave .* from query test/u"):
-        list(Recommender.load(folder, "wrong").recommend([query]))
+        list(Recommender.load(folder, "wrong").rank([query]))

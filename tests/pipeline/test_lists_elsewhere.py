@@ -167,4 +167,4 @@ def test_lists_recommend_nothing_new(made):
     recommender = Recommender.load(second, "theirs")
     valid = list(recommender.dataset.cases("valid").queries())
     with pytest.raises(DataError, match="answer only the queries that they were made for"):
-        list(recommender.recommend(valid))
+        list(recommender.rank(valid))

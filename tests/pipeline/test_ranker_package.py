@@ -76,7 +76,7 @@ def test_it_works_in_a_run_by_what_its_traits_say(small_run, tmp_path) -> None:
     assert records["summarize"].info["summaries"] > 0
     stored = list(read_rankings(tmp_path / "run" / "rankings.parquet")["careful"])
     recommender = Recommender.load(tmp_path / "run", "careful")
-    found = list(recommender.recommend(recommender.dataset.cases("test").queries()))
+    found = list(recommender.rank(recommender.dataset.cases("test").queries()))
     assert [[e.item for e in one] for one in found] == [[e.item for e in one] for one in stored]
     assert "careful" in (tmp_path / "run" / "report.md").read_text("utf-8")
 

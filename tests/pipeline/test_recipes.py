@@ -94,6 +94,6 @@ def test_python_users_have_each_stage_and_the_recommender(tmp_path, monkeypatch,
     recommender = trsr.Recommender.load(tmp_path / "runs" / "small")
     history = recommender.dataset.history("u3")
     query = trsr.Query("q", history, recommender.propose(history, 5))
-    (ranked,) = recommender.recommend([query])
+    (ranked,) = recommender.rank([query])
     assert {entry.item for entry in ranked} == {item.id for item in query.candidates}
     assert not {entry.item for entry in ranked} & {item.id for item in history.items}

@@ -35,7 +35,7 @@ def lines(
         for place, history in enumerate(histories)
     ]
     progress.begin(len(queries), "users")
-    for query, ranked in zip(queries, recommender.recommend(queries), strict=True):
+    for query, ranked in zip(queries, recommender.rank(queries), strict=True):
         progress.advance()
         yield from (_as_json if as_json else _as_text)(query, ranked, top)
 
