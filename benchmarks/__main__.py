@@ -21,7 +21,8 @@ from benchmarks.options import (
 )
 from benchmarks.records import Result
 from benchmarks.show import HEADER, rows
-from trsr.cli.terminal import Bar, complain, err, out, table
+from trsr.bars import err
+from trsr.cli.terminal import Bar, complain, out, table
 from trsr.errors import TrsrError
 from trsr.progress import Progress
 

@@ -67,6 +67,8 @@ def test_public_names_are_few_and_known():
         "Summary",
         "TrsrError",
         "UserHistory",
+        "fit",
+        "load",
         "load_config",
         "run_evaluate",
         "run_prepare",

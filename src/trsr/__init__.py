@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trsr.config import Config, load_config
     from trsr.errors import TrsrError
+    from trsr.fitting import fit
     from trsr.pipeline import run_evaluate, run_prepare, run_rank, run_summarize, run_train
-    from trsr.recommender import Recommender
+    from trsr.recommender import Recommender, load
     from trsr.types import Case, Item, Query, RankedList, Summary, UserHistory
 
 __version__ = "0.1.0"
@@ -30,6 +31,8 @@ __all__ = [
     "Summary",
     "TrsrError",
     "UserHistory",
+    "fit",
+    "load",
     "load_config",
     "run_evaluate",
     "run_prepare",
@@ -42,6 +45,8 @@ _HOMES = {
     "Config": "config",
     "load_config": "config",
     "TrsrError": "errors",
+    "fit": "fitting",
+    "load": "recommender",
     "Recommender": "recommender",
     "run_evaluate": "pipeline",
     "run_prepare": "pipeline",

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from trsr.config import Config, load_config
 from trsr.data import Catalog, Dataset
-from trsr.errors import ConfigError, ModelError, StoreError
+from trsr.data.frames import FrameKind, as_kind, user_ids
+from trsr.errors import ConfigError, DataError, ModelError, StoreError
 from trsr.models import LanguageModel, ModelSettings, ScoringModel, open_model
 from trsr.models.cached import CachedScoringModel, cached
 from trsr.progress import Progress, Silent
@@ -27,11 +32,19 @@ from trsr.rankers import (
     ranked,
     scored,
 )
+from trsr.rankers.batch import whole_size
 from trsr.storage import files
 from trsr.storage.files import hash_file
 from trsr.storage.response_cache import ResponseCache
 from trsr.summarize import summarize
 from trsr.types import Item, Prompt, Query, RankedList, Summary, UserHistory
+
+_log = logging.getLogger(__name__)
+
+RECOMMENDED = pl.Schema(
+    {"user": pl.String(), "item": pl.String(), "score": pl.Float64(), "rank": pl.Int64()}
+)
+"""The columns of a table of recommendations."""
 
 ANSWER_TOKENS = 8
 """Room left in the ranking prompt for the answer."""
@@ -111,8 +124,12 @@ class Recommender:
         config: The run's settings.
         dataset: The run's data.
         adapter: The trained LoRA adapter; None ranks with the model as it came.
-        ranker: A ranker's name; left out: `llm` where there is an adapter, else `llm_zero_shot`.
+        ranker: A ranker's name; left out: the last one of `rank.rankers`.
         rankers: The folder of the fitted rankers; None: that of `dataset`'s run.
+
+    Attributes:
+        name: The ranker's name.
+        kind: Whose tables `recommend` gives: polars, pandas or arrow.
     """
 
     def __init__(
@@ -125,7 +142,8 @@ class Recommender:
     ) -> None:
         self.config = config
         self.dataset = dataset
-        self.name = ranker or ("llm" if adapter else "llm_zero_shot")
+        self.name = ranker or config.rank.rankers[-1]
+        self.kind: FrameKind = "polars"
         self._adapter = adapter
         self._folder = rankers or dataset.folder / RANKERS
         self._lock = threading.RLock()
@@ -216,6 +234,78 @@ class Recommender:
                 )
             )
 
+    def recommend(self, users: Any, k: int = 10, progress: Progress | None = None) -> Any:
+        """Items for known users that they have not met, as a table.
+
+        What `rank.retriever` puts first of the unseen items (at least `rank.retrieve_k` of them) is
+        ranked.
+
+        Args:
+            users: One user's id, or several: a list, a column, or a table with the one column or
+                the column `user`.
+            k: How many items a user gets at most.
+            progress: Shows how far it is.
+
+        Returns:
+            Columns `user`, `item` (text), `score` (higher is better, to be compared within a user)
+            and `rank` (from 1), the users in the order given. A user has fewer than `k` rows, or
+            none, where fewer items are unseen. A polars frame, or the kind of table that `trsr.fit`
+            was given.
+
+        Raises:
+            DataError: If a user is not in the run's data; the message names who.
+        """
+        if k < 1:
+            raise DataError(f"k = {k}: ask for at least one item a user")
+        histories = self._histories(user_ids(users))
+        progress = progress or Silent()
+        progress.begin(len(histories), "users")
+        rows = []
+        for query, found in self.rank_unseen(histories, k, progress):
+            rows += [
+                (query.history.user, entry.item, entry.score, place)
+                for place, entry in enumerate(found.entries[:k], 1)
+            ]
+        return as_kind(pl.DataFrame(rows, RECOMMENDED, orient="row"), self.kind)
+
+    def _histories(self, users: Sequence[str]) -> list[UserHistory]:
+        found = self.dataset.histories(users)
+        missing = [user for user in users if user not in found]
+        if missing:
+            named = ", ".join(map(repr, missing[:5])) + (", …" if len(missing) > 5 else "")
+            some = ", ".join(self.dataset.interactions["user"].unique(maintain_order=True).head(3))
+            raise DataError(
+                f"{len(missing):,} of {len(users):,} users are not in this run's data: {named}; "
+                f"there are, say, {some}. A new user is ranked by the history: Recommender.rank, "
+                "or a file HISTORY.jsonl on the command line"
+            )
+        return [found[user] for user in users]
+
+    def rank_unseen(
+        self, histories: Sequence[UserHistory], k: int, progress: Progress | None = None
+    ) -> Iterator[tuple[Query, RankedList]]:
+        """Proposals for histories, ranked: at least `k` where so many items are unseen.
+
+        Yields:
+            The query and its list; histories without an unseen item are left out, and logged.
+        """
+        size = self.fitted(self.name).batch_size
+        wanted = max(k, self.config.rank.retrieve_k)
+        earlier: Counter[str] = Counter()
+        for start in range(0, len(histories), size):
+            some = histories[start : start + size]
+            queries = []
+            for history, items in zip(some, self._proposed(some, wanted), strict=True):
+                if items:
+                    name = f"recommend/{history.user}/{earlier[history.user]}"
+                    queries.append(Query(name, history, items))
+                    earlier[history.user] += 1
+                else:
+                    _log.warning("user %s has met all items: nothing is left", history.user)
+            yield from zip(queries, self.rank(queries), strict=True)
+            if progress:
+                progress.advance(len(some))
+
     def propose(self, history: UserHistory, n: int = 0) -> tuple[Item, ...]:
         """Candidates for a user nobody gave candidates for: what `rank.retriever` puts first.
 
@@ -223,11 +313,23 @@ class Recommender:
             history: The user's history.
             n: How many of the unseen items; 0: as `rank.retrieve_k` says.
         """
-        batch = QueryBatch.whole([(f"propose/{history.user}", history, None)], self.catalog)
-        found = self._scored(self.config.rank.retriever, batch)
-        wanted = n or self.config.rank.retrieve_k
-        chosen = ranked(batch, found, wanted, self.config.run.seed).items[0]
-        return tuple(self.catalog.at(int(number)) for number in chosen)
+        return self._proposed([history], n or self.config.rank.retrieve_k)[0]
+
+    def _proposed(self, histories: Sequence[UserHistory], n: int) -> list[tuple[Item, ...]]:
+        """What the retriever puts first for each, without what the user has met at any time."""
+        seen = self.dataset.seen([history.user for history in histories])
+        asked = [(f"propose/{history.user}", history, None) for history in histories]
+        found: list[tuple[Item, ...]] = []
+        size = whole_size(self.catalog)
+        for start in range(0, len(asked), size):
+            batch = QueryBatch.whole(asked[start : start + size], self.catalog, seen)
+            scores = self._scored(self.config.rank.retriever, batch)
+            chosen = ranked(batch, scores, n, self.config.run.seed).items
+            found += [
+                tuple(self.catalog.at(int(number)) for number in chosen[row])
+                for row in range(len(batch))
+            ]
+        return found
 
     def prompts(self, query: Query) -> list[Prompt]:
         """The ranking prompts of a query, one a candidate."""
@@ -281,3 +383,8 @@ class Recommender:
                     self.config, self._adapter if tuned else None
                 )
             return self._models[tuned]
+
+
+def load(folder: Path | str, ranker: str = "") -> Recommender:
+    """As `Recommender.load`."""
+    return Recommender.load(folder, ranker)

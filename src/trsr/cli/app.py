@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 import trsr
-from trsr.cli.terminal import Bar, err, out, table
-from trsr.progress import duration
+from trsr.bars import err
+from trsr.cli.terminal import Bar, out, table
 
 app = typer.Typer(
     name="trsr",
@@ -111,7 +111,7 @@ def recommend(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="how many to print")] = 10,
     ranker: Annotated[
-        str, typer.Option(help="llm where there is an adapter, else llm_zero_shot")
+        str, typer.Option(help="which one ranks; default: the last of rank.rankers")
     ] = "",
     json: Annotated[bool, typer.Option("--json", help="one JSON object a user")] = False,
 ) -> None:
@@ -274,18 +274,7 @@ def _run(config: Path, settings: list[str] | None, stages: tuple[str, ...]) -> N
     for name in stages:
         with Bar(name) as bar:
             outcome = run_stage(loaded, name, bar, alone=alone)
-        if not outcome.made:
-            err.print(f"{name}: {outcome.why}", markup=False)
-            continue
-        if outcome.why != "not made yet":
-            err.print(f"{name}: made again, {outcome.why}", markup=False)
-        counts = ", ".join(
-            f"{key} {value}"
-            for key, value in outcome.info.items()
-            if isinstance(value, int | str) and key not in ("seed", "prompts")
-        )
-        took = duration(outcome.info["seconds"])
-        err.print(f"{name}: done in {took}{f' ({counts})' if counts else ''}", markup=False)
+        err.print(str(outcome), markup=False)
     if "evaluate" in stages:
         from trsr.cli.ending import ending
 

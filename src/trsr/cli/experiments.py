@@ -11,7 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from trsr.cli.terminal import complain, err, out, table
+from trsr.bars import err
+from trsr.cli.terminal import complain, out, table
 from trsr.progress import Progress
 
 STYLES = {"ok": "green", "finding": "bold red", "warning": "yellow", "skipped": "dim"}

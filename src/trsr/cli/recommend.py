@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from trsr.data.requests import read_histories, read_items
@@ -25,17 +25,19 @@ def lines(
     """Ranks, and yields what to print."""
     recommender = Recommender.load(run, ranker)
     histories = _histories(recommender, who)
-    items = read_items(candidates, recommender.catalog) if candidates else None
-    queries = [
-        Query(
-            f"recommend/{history.user}/{place}",
-            history,
-            tuple(items) if items else recommender.propose(history),
+    progress.begin(len(histories), "users")
+    if candidates:
+        items = tuple(read_items(candidates, recommender.catalog))
+        queries = [
+            Query(f"recommend/{history.user}/{place}", history, items)
+            for place, history in enumerate(histories)
+        ]
+        found: Iterable[tuple[Query, RankedList]] = zip(
+            queries, recommender.rank(queries), strict=True
         )
-        for place, history in enumerate(histories)
-    ]
-    progress.begin(len(queries), "users")
-    for query, ranked in zip(queries, recommender.rank(queries), strict=True):
+    else:
+        found = recommender.rank_unseen(histories, top)
+    for query, ranked in found:
         progress.advance()
         yield from (_as_json if as_json else _as_text)(query, ranked, top)
 

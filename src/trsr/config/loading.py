@@ -72,6 +72,43 @@ def load_config(
     return check_config(values, str(path))
 
 
+def tables(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A program's settings as tables within tables, as a file would hold them.
+
+    Args:
+        settings: By dotted keys (`rank.rankers`), as tables, or both.
+
+    Raises:
+        ConfigError: If a key is both a table and a value.
+    """
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        addition = _plain(value)
+        for key in reversed(str(name).split(".")):
+            addition = {key: addition}
+        _merge(found, addition, str(name))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A program's value as TOML would give it: paths are text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def replaced(values: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
+    """Settings, as tables, with others in their place; relative paths start from here.
+
+    Raises:
+        ConfigError: Listing every mistake, one a line.
+    """
+    found, own = copy.deepcopy(dict(values)), copy.deepcopy(dict(settings))
+    _resolve(own, Path.cwd())
+    _merge(found, own, "settings")
+    return check_config(found)
+
+
 def check_config(values: Mapping[str, Any], source: str = "settings") -> Config:
     """Makes a `Config` of plain values.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -152,7 +152,11 @@ class Cases:
 
     def only(self, chosen: pl.Expr) -> Cases:
         """Some of the cases."""
-        return Cases(self.frame.filter(chosen), self._catalog, self._source)
+        return self.with_frame(self.frame.filter(chosen))
+
+    def with_frame(self, frame: pl.DataFrame) -> Cases:
+        """Rows of the cases as cases."""
+        return Cases(frame, self._catalog, self._source)
 
     def _rows(self) -> Iterator[tuple[Query, list[str]]]:
         item = self._catalog.__getitem__
@@ -254,17 +258,32 @@ class Dataset:
         history's last interaction: a case does not keep its target's own), else that of the last
         validation or training case, else the interactions for fitting.
         """
+        return self.histories([user]).get(user)
+
+    def histories(self, users: Collection[str]) -> dict[str, UserHistory]:
+        """The histories of users as `history` gives them; unknown users are left out."""
+        found: dict[str, UserHistory] = {}
         for split in ("test", "valid", "train"):
-            cases = self.cases(split).of_user(user)
-            if len(cases):
-                *_, (_, history) = cases.histories()
-                clicked = sorted(cases.frame["relevant"][-1])
+            wanted = pl.col("user").is_in(set(users) - found.keys())
+            cases = self.cases(split).only(wanted)
+            cases = cases.with_frame(cases.frame.unique("user", keep="last", maintain_order=True))
+            for (_, history), clicked in zip(
+                cases.histories(), cases.frame["relevant"], strict=True
+            ):
                 last = history.interactions[-1].time
-                more = tuple(Interaction(self.catalog[item], last) for item in clicked)
-                return UserHistory(user, history.interactions + more)
-        rows = self.interactions.filter(pl.col("user") == user).select("item", "time").rows()
-        pairs = tuple(Interaction(self.catalog[item], time) for item, time in rows)
-        return UserHistory(user, pairs) if pairs else None
+                more = tuple(Interaction(self.catalog[item], last) for item in sorted(clicked))
+                found[history.user] = UserHistory(history.user, history.interactions + more)
+        rest = self.interactions.filter(pl.col("user").is_in(set(users) - found.keys()))
+        for (user,), rows in rest.group_by("user", maintain_order=True):
+            pairs = rows.select("item", "time").iter_rows()
+            met = tuple(Interaction(self.catalog[item], time) for item, time in pairs)
+            found[user] = UserHistory(user, met)
+        return found
+
+    def seen(self, users: Collection[str]) -> dict[str, frozenset[str]]:
+        """All items that each of these users has in the interactions for fitting."""
+        rows = self.interactions.filter(pl.col("user").is_in(set(users)))
+        return {user: frozenset(own["item"]) for (user,), own in rows.group_by("user")}
 
 
 _AGAIN = "run `trsr prepare` again"

@@ -14,7 +14,7 @@ from typing import Any
 from trsr.config import Config
 from trsr.errors import StaleRunError, StoreError
 from trsr.machine import ResourceUsage, give_back_memory
-from trsr.progress import Progress
+from trsr.progress import Progress, duration
 from trsr.settings import digest
 from trsr.storage import files
 from trsr.storage.run_directory import MANIFEST, PLACE, RunDirectory, StageRecord
@@ -99,6 +99,19 @@ class Outcome:
     made: bool
     why: str
     info: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        """A line for people; two where the stage was made again."""
+        if not self.made:
+            return f"{self.stage}: {self.why}"
+        again = "" if self.why == "not made yet" else f"{self.stage}: made again, {self.why}\n"
+        counts = ", ".join(
+            f"{key} {value}"
+            for key, value in self.info.items()
+            if isinstance(value, int | str) and key not in ("seed", "prompts")
+        )
+        took = duration(self.info["seconds"])
+        return f"{again}{self.stage}: done in {took}{f' ({counts})' if counts else ''}"
 
 
 def advance(

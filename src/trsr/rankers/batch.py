@@ -6,8 +6,9 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -123,13 +124,23 @@ class QueryBatch:
 
     @classmethod
     def whole(
-        cls, asked: Sequence[tuple[str, UserHistory, Summary | None]], catalog: Catalog
+        cls,
+        asked: Sequence[tuple[str, UserHistory, Summary | None]],
+        catalog: Catalog,
+        seen: Mapping[str, Collection[str]] = MappingProxyType({}),
     ) -> QueryBatch:
-        """From query ids, histories and summaries: candidates are all items not in the history."""
-        excluded = [
-            sorted({catalog.number(i.id) for i in history.items if i.id in catalog})
+        """From query ids, histories and summaries: candidates are all items not met.
+
+        Args:
+            asked: Query ids, histories and summaries.
+            catalog: All items.
+            seen: User → what else was met, beside the history.
+        """
+        met = [
+            {*(item.id for item in history.items), *seen.get(history.user, ())}
             for _, history, _ in asked
         ]
+        excluded = [sorted(catalog.number(i) for i in own if i in catalog) for own in met]
         return cls._build(asked, _Numbered(catalog), None, Ragged.of(excluded))
 
     @classmethod
@@ -401,6 +412,11 @@ def batched(queries: Iterable[Query], catalog: Catalog, size: int) -> Iterator[Q
         yield QueryBatch.of(some, catalog)
 
 
+def whole_size(catalog: Catalog) -> int:
+    """How many queries that rank the whole catalog make a batch."""
+    return max(1, min(MOST, CELLS // max(len(catalog), 1)))
+
+
 def case_batches(
     cases: Cases,
     catalog: Catalog,
@@ -418,7 +434,7 @@ def case_batches(
         retrieve_k: Query id → candidates in place of the whole catalog; None: the cases' own.
     """
     whole = cases.full and retrieve_k is None
-    size = size or (max(1, min(MOST, CELLS // max(len(catalog), 1))) if whole else FEW)
+    size = size or (whole_size(catalog) if whole else FEW)
     for part in cases.frame.iter_slices(size):
         ids = tuple(part["query"])
         if whole:

@@ -17,7 +17,7 @@ from trsr.data.readers.amazon import LAYOUTS
 from trsr.data.readers.base import USUAL_NAMES, Source, plain
 from trsr.data.readers.table import opened
 from trsr.data.report import RowCounts
-from trsr.data.settings import READERS, DataSettings
+from trsr.data.settings import READERS, Columns, DataSettings
 from trsr.data.text import catalog
 from trsr.errors import DataError
 from trsr.storage import files
@@ -53,7 +53,11 @@ class Guess:
     reasons: list[str] = field(default_factory=list)
 
 
-def guess(interactions: Path, items: Path | None = None) -> Guess:
+def guess(
+    interactions: Path,
+    items: Path | None = None,
+    columns: Columns = Columns(),  # noqa: B008
+) -> Guess:
     """Looks into the files and guesses format, columns, what to read of an item, and the domain.
 
     Usual names and values decide together: the column whose values are ids of the other file is
@@ -64,6 +68,7 @@ def guess(interactions: Path, items: Path | None = None) -> Guess:
             that has a reader of its own.
         items: A file with a row an item, or the same folder; None: each row of the interactions
             describes its item, as in a shop's list of orders.
+        columns: What is known of the columns already, and so not guessed.
 
     Raises:
         DataError: If a file cannot be read, or a column cannot be found; the message says which
@@ -74,16 +79,16 @@ def guess(interactions: Path, items: Path | None = None) -> Guess:
     if items is not None:
         inputs.existing(items, "items", "the items' file")
     with inputs.located(interactions):
-        return _guess(interactions, items, reasons)
+        return _guess(interactions, items, columns, reasons)
 
 
-def _guess(interactions: Path, items: Path | None, reasons: list[str]) -> Guess:
+def _guess(interactions: Path, items: Path | None, columns: Columns, reasons: list[str]) -> Guess:
     reader = _format(interactions, items)
     if reader:
         reasons.append(f"reader = {reader}: by the files' names or keys")
         settings = DataSettings(reader=reader, interactions=interactions, items=items)
     else:
-        settings = _table(interactions, items, reasons)
+        settings = _table(interactions, items, columns, reasons)
     source: Source = READERS.load(settings.reader)().read(settings)
     reasons.extend(source.warnings)
     if reader and "rating" in source.interactions.collect_schema().names():
@@ -119,7 +124,9 @@ def _films(items: Path | None) -> bool:
     return items is not None and items.name in ("u.item", "movies.dat", "movies.csv")
 
 
-def _table(interactions: Path, items: Path | None, reasons: list[str]) -> DataSettings:
+def _table(
+    interactions: Path, items: Path | None, columns: Columns, reasons: list[str]
+) -> DataSettings:
     paths = [inputs.a_file(interactions, "interactions", "the interactions' file")]
     if items:
         paths.append(inputs.a_file(items, "items", "the items' file"))
@@ -141,7 +148,7 @@ def _table(interactions: Path, items: Path | None, reasons: list[str]) -> DataSe
     if items:
         with inputs.located(items, encoding):
             all_items = opened(items, settings, header=headers[-1]).frame.collect()
-    found = roles(rows, all_items, interactions, items or interactions, reasons)
+    found = roles(rows, all_items, interactions, items or interactions, reasons, columns)
     return settings.model_copy(update=_updates(found, settings, reasons))
 
 

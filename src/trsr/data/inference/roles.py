@@ -10,7 +10,7 @@ import polars as pl
 
 from trsr.data.ids import id_text, is_missing, likely_cause, to_text
 from trsr.data.inference.texts import TITLES
-from trsr.data.readers.base import USUAL_NAMES, listed, plain
+from trsr.data.readers.base import USUAL_NAMES, listed, must_have, plain
 from trsr.data.records import MANY_TIES, SPLIT_NAMES
 from trsr.data.settings import Columns
 from trsr.data.times import DAY, Times, seconds, unit_of
@@ -163,7 +163,12 @@ class Roles:
 
 
 def roles(
-    rows: pl.DataFrame, items: pl.DataFrame | None, path: Path, items_path: Path, reasons: list[str]
+    rows: pl.DataFrame,
+    items: pl.DataFrame | None,
+    path: Path,
+    items_path: Path,
+    reasons: list[str],
+    known: Columns = Columns(),  # noqa: B008
 ) -> Roles:
     """Guesses the roles of all columns.
 
@@ -173,25 +178,32 @@ def roles(
         path: The interactions' file, for messages.
         items_path: The items' file, for messages.
         reasons: A sentence is added for each guess.
+        known: Roles that need no guess.
 
     Raises:
-        DataError: If a column that is needed cannot be found.
+        DataError: If a column that is needed cannot be found, or a known one is not there.
     """
+    _check_known(known, rows, items, path, items_path)
     left = {name: Column(name, rows[name], path) for name in rows.columns}
     found: dict[str, str] = {}
     unknown, sequence = 0.0, False
     if items is not None:
-        item, key, unknown, sequence = _item(left, items, path, items_path)
+        named = known.item or known.sequence
+        asked = {named: left[named]} if named else left
+        keys = items.select(known.item_id) if known.item_id else items
+        item, key, unknown, sequence = _item(asked, keys, path, items_path)
         found |= {"item_id": key, "sequence" if sequence else "item": item.name}
         share = f"{1 - unknown:.0%} of its values are values of {key!r} in {items_path.name}"
         what = "sequences of items" if sequence else "items"
         reasons.append(f"{what}: column {item.name!r}: {share}")
         del left[item.name]
-    columns = dict(left)
+    columns, taken = dict(left), set(known.model_dump(exclude={"texts"}).values())
     for role, guess in (
         *(("split", _split), ("time", _time), ("quantity", _quantity), ("rating", _rating)),
     ):
-        guessed = guess(left)
+        given = str(getattr(known, role))
+        free = {name: one for name, one in left.items() if name not in taken}
+        guessed = (given, _GIVEN) if given else guess(free)
         if guessed:
             found[role], why = guessed
             left.pop(found[role])
@@ -199,21 +211,37 @@ def roles(
     if "time" not in found and not sequence:
         reasons.extend(_no_time(left))
     _report_events(left, reasons)
-    texts = _texts_inside(left, found, reasons) if items is None else []
+    texts = _texts_inside(left, found, reasons, known) if items is None else []
     rest = {name: one for name, one in left.items() if name not in (*texts, found.get("item"))}
-    user = _user(rest, sequence, len(rows), path)
+    user = (known.user, _GIVEN) if known.user else _user(rest, sequence, len(rows), path)
     if user:
         found["user"], why = user
         reasons.append(f"user: column {found['user']!r}: {why}")
-        rest.pop(found["user"])
+        rest.pop(found["user"], None)
     else:
         reasons.append("user: no column: each line counts as a user of its own")
     tied = False
-    if user and "time" in found and not sequence:
+    if user and "time" in found and not sequence and not known.order:
         order, tied = _order(columns, rest, found, reasons)
         found |= {"order": order} if order else {}
     least = liked_threshold(columns[found["rating"]].values, reasons) if "rating" in found else None
+    found |= {role: name for role, name in known.model_dump(exclude={"texts"}).items() if name}
     return Roles(Columns(**found, texts=texts), unknown, least, "split" in found, tied)
+
+
+_GIVEN = "as you say"
+
+
+def _check_known(
+    known: Columns, rows: pl.DataFrame, items: pl.DataFrame | None, path: Path, items_path: Path
+) -> None:
+    """Checks that the columns that people name are there."""
+    lists = ("candidates", "clicked")  # of a file that is not looked at here
+    for role, name in known.model_dump(exclude={"texts", *lists}).items():
+        of_items = role == "item_id" and items is not None
+        frame, place = (items, items_path) if of_items and items is not None else (rows, path)
+        must_have(frame.columns, (name,) if name else (), place, f"data.columns.{role}")
+    must_have(rows.columns, known.texts, path, "data.columns.texts")
 
 
 def _item(
@@ -352,20 +380,24 @@ def _report_events(left: dict[str, Column], reasons: list[str]) -> None:
             )
 
 
-def _texts_inside(left: dict[str, Column], found: dict[str, str], reasons: list[str]) -> list[str]:
+def _texts_inside(
+    left: dict[str, Column], found: dict[str, str], reasons: list[str], known: Columns
+) -> list[str]:
     """Finds the item and its texts where each row describes its item; adds `item` to `found`."""
     free = {name: one for name, one in left.items() if not one.named("user")}
     words = {name: one.words for name, one in free.items() if one.numbers is None}
-    texts = [name for name in words if words[name] >= 1.5] or [
-        name for name in words if words[name] >= 0.9 and free[name].without_digits > 0.9
-    ]
+    texts = (
+        known.texts
+        or [name for name in words if words[name] >= 1.5]
+        or [name for name in words if words[name] >= 0.9 and free[name].without_digits > 0.9]
+    )
     if not texts:
         raise DataError(
             f"{next(iter(left.values())).path}: no column holds texts that describe "
             "items; give a second file with the items and their texts"
         )
     title = max(texts, key=lambda name: (plain(name) in TITLES, len(free[name].distinct)))
-    usual = [name for name in free if left[name].named("item")]
+    usual = [known.item] if known.item else [name for name in free if left[name].named("item")]
     others = [name for name in free if name not in texts and not free[name].has_fractions]
     sure = [name for name in others if free[name].predicts(free[title]) >= 0.8]
     item = next(iter(usual + sorted(sure, key=lambda name: -len(free[name].distinct))), title)
@@ -376,7 +408,9 @@ def _texts_inside(left: dict[str, Column], found: dict[str, str], reasons: list[
         else ("by its name" if item in usual else f"each value has one {title!r}")
     )
     reasons.append(f"item: column {item!r}: {why}")
-    kept = [n for n in free if n == title or (n != item and free[item].predicts(free[n]) >= 0.8)]
+    kept = known.texts or [
+        n for n in free if n == title or (n != item and free[item].predicts(free[n]) >= 0.8)
+    ]
     reasons.append(f"texts: columns {', '.join(kept)}: an item's rows agree on them")
     return kept
 

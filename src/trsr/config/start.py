@@ -1,0 +1,97 @@
+"""The settings of a first run, for `trsr init` and `trsr.fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import tomli_w
+
+from trsr.data import Guess
+
+HEAD = """# Written by trsr init; every setting: docs/configuration.md
+# A first run of minutes on two cores. For a real one raise max_history, train_users and
+# test_cases: 0 takes all.
+"""
+
+REST = """
+# The language model. smollm2-135m is small and runs on a laptop; name a folder or a hub id for a
+# larger one, and set style = "instruct" in [prompts] for it.
+[model]
+name = "smollm2-135m"
+scorer = "auto" # ranks through openvino on a CPU, where it is installed
+
+[summarize]
+strategy = "hierarchical" # or recurrent, or none
+block_items = 5
+last_block = false # true: also summarize a last block that is not full
+
+[summarize.sampling]
+max_tokens = 60
+repetition_penalty = 1.05
+no_repeat_ngram = 4
+
+[train]
+loss = "listwise"
+learning_rate = 1e-3 # what works for a small model; 1e-4 is the paper's, for 7 billion parameters
+dropout = 0 # one pass over few cases does not overfit, and dropout costs time
+epochs = 1
+"""
+
+RANK = """
+# What the language model has to beat is cheap: popularity, words, items clicked together. Networks
+# over sequences and blends take minutes more: docs/rankers.md.
+[rank]
+rankers = ["random", "popular", {words}"item_knn", "llm_zero_shot", "llm"]
+"""
+
+BLEND = """
+# What learns from all users' items is hard to beat alone, and better beside the language model:
+# the blend weighs both on validation cases. item_knn proposes what they rank.
+[rank]
+rankers = ["popular", "item_knn", "{network}", "llm", "blend"]
+retriever = "item_knn"
+blend.members = ["{network}", "item_knn", "llm"]
+
+[rank.{network}] # too few validation cases to stop by: an average of the weights is kept
+average_decay = 0.8
+max_epochs = 20
+patience = 20
+"""
+
+FAST = """
+# The same model writes summaries faster through openvino on a CPU.
+[summarize.model]
+name = "smollm2-135m"
+backend = "openvino"
+"""
+
+
+def first_settings(found: Guess, paths: Mapping[str, str], *, blended: bool = False) -> str:
+    """A configuration for files that nobody described, as TOML with comments.
+
+    Args:
+        found: How to read the files.
+        paths: The settings of `[data]` that name them.
+        blended: Whether the language model is blended with what learns from all users' items.
+    """
+    data = found.settings.model_dump(mode="json", exclude_defaults=True) | dict(paths)
+    # a first run of minutes; the head of the file explains how to enlarge it
+    data |= {"max_history": 20, "train_users": 80, "test_cases": 40, "train_negatives": 4}
+    # training and test share users and blocks, and so most summaries
+    data |= {"same_users": True, "history_step": 5}
+    prompts: dict[str, Any] = {
+        "domain": found.domain,
+        "style": "worked",
+        "fields": list(found.fields),
+    }
+    prompts |= {"words": 20, "summary_item_words": 20}
+    fast = FAST if find_spec("openvino_genai") else ""
+    rank = RANK.format(words='"bm25", ' if find_spec("bm25s") else "")
+    if blended:
+        data["valid_cases"] = 40
+        rank = BLEND.format(
+            network="sasrec_text" if find_spec("sentence_transformers") else "sasrec"
+        )
+    return tomli_w.dumps({"data": data, "prompts": prompts}) + REST + rank + fast

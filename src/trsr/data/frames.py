@@ -1,0 +1,165 @@
+"""Tables that a program holds: polars, pandas, Arrow and Hugging Face's, in and out."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from trsr.data.ids import id_text
+from trsr.errors import DataError
+
+FrameKind = Literal["polars", "pandas", "arrow"]
+
+_TAKEN = (
+    "give a polars, pandas or Arrow table, a Hugging Face dataset, or the path of a file (str or "
+    "pathlib.Path)"
+)
+
+
+def read_frame(given: Any, what: str) -> tuple[pl.DataFrame, FrameKind]:
+    """A table of any of these libraries as a polars frame, and whose it was.
+
+    A lazy frame is collected. Of a pandas index what has a name becomes a column; an index without
+    a name is left out.
+
+    Args:
+        given: The table.
+        what: What it holds, for messages: `interactions`.
+
+    Raises:
+        DataError: If it is no table, has no rows, two columns of one name, or a column whose
+            cells are of no one type.
+    """
+    frame, kind = _converted(given, what)
+    if not frame.width:
+        raise DataError(f"the {what} have no columns")
+    if frame.is_empty():
+        raise DataError(f"the {what} have no rows; the columns are {', '.join(frame.columns)}")
+    return frame, kind
+
+
+def parquet_bytes(frame: pl.DataFrame, what: str) -> bytes:
+    """The frame as a Parquet file; the same frame gives the same bytes.
+
+    Raises:
+        DataError: Naming the column that no Parquet file can hold.
+    """
+    try:
+        return _written(frame)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        for name in frame.columns:
+            try:
+                _written(frame.select(name))
+            except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+                raise DataError(
+                    f"the {what}: column {name!r} holds {frame.schema[name]}, which cannot be "
+                    "written; make it text or numbers, or leave it out"
+                ) from error
+        raise DataError(f"the {what} cannot be written: {error}") from error
+
+
+def as_kind(frame: pl.DataFrame, kind: FrameKind) -> Any:
+    """The frame as the table of another library."""
+    if kind == "pandas":
+        return frame.to_pandas()
+    return frame.to_arrow() if kind == "arrow" else frame
+
+
+def user_ids(users: Any) -> list[str]:
+    """Users' ids as text, each once, in the order given.
+
+    Args:
+        users: One id, several (a list, a column), or a table with one column or the column `user`.
+
+    Raises:
+        DataError: If there is none, an id is missing, or the table has no such column.
+    """
+    if isinstance(users, str | int | float) or users is None:
+        users = [users]
+    if hasattr(users, "columns") or isinstance(users, pl.LazyFrame):
+        frame, _ = read_frame(users, "users")
+        if frame.width > 1 and "user" not in frame.columns:
+            raise DataError(
+                f"the users: which column? The columns are {', '.join(frame.columns)}; give the "
+                "column alone, or call it user"
+            )
+        users = frame["user"] if frame.width > 1 else frame.to_series()
+    try:
+        given = pl.Series("user", list(users))
+    except TypeError as error:
+        raise DataError(f"the users: {error}; give ids of one type") from error
+    ids = id_text(given, Path("users"))
+    if ids.null_count() or ids.is_empty():
+        what = f"{ids.null_count():,} of {len(ids):,} ids are missing" if len(ids) else "no id"
+        raise DataError(f"the users: {what}; give the ids of users in the run's data")
+    return ids.unique(maintain_order=True).to_list()
+
+
+def _written(frame: pl.DataFrame) -> bytes:
+    file = io.BytesIO()
+    frame.write_parquet(file)
+    return file.getvalue()
+
+
+def _converted(given: Any, what: str) -> tuple[pl.DataFrame, FrameKind]:
+    package = type(given).__module__.partition(".")[0]
+    try:
+        if isinstance(given, pl.DataFrame | pl.LazyFrame):
+            return given.lazy().collect(), "polars"
+        if package == "pandas" and hasattr(given, "columns"):
+            return _from_pandas(given, what), "pandas"
+        if package == "datasets":
+            return _from_hub(given, what), "arrow"
+        if hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__"):
+            return pl.DataFrame(given), "arrow"
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise DataError(f"the {what} cannot be read: {str(error).splitlines()[0]}") from error
+    raise DataError(f"the {what} are a {package}.{type(given).__qualname__}: {_TAKEN}")
+
+
+def _from_pandas(given: Any, what: str) -> pl.DataFrame:
+    named = [name for name in given.index.names if name is not None]
+    frame = given.reset_index(level=named) if named else given
+    names = [str(name) for name in frame.columns]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise DataError(f"the {what} have two columns {sorted(twice)[0]!r}; rename or drop one")
+    columns = []
+    for place, name in enumerate(names):
+        column = frame.iloc[:, place].reset_index(drop=True)
+        try:
+            columns.append(pl.Series(name, pl.from_pandas(column)))
+        except Exception as error:  # pyarrow's errors have no common base with polars'
+            kinds = sorted({type(cell).__name__ for cell in column.dropna().head(10_000)})
+            raise DataError(
+                f"the {what}: column {name!r} mixes {' and '.join(kinds)}; make them one, such as "
+                f"frame[{name!r}].astype(str)"
+            ) from error
+    return pl.DataFrame(columns)
+
+
+def _from_hub(given: Any, what: str) -> pl.DataFrame:
+    if isinstance(given, dict):
+        raise DataError(
+            f"the {what} are a dictionary of datasets ({', '.join(map(str, given))}); choose one, "
+            f"such as dataset[{next(iter(given), 'train')!r}]"
+        )
+    if not hasattr(given, "with_format") or not hasattr(given, "__getitem__"):
+        raise DataError(
+            f"the {what} are streamed, and trsr reads them more than once; load the dataset "
+            "without streaming=True"
+        )
+    return pl.DataFrame(given.with_format("arrow")[:])
+
+
+def is_table(given: Any) -> bool:
+    """Whether it is to be read as a table, and not as a path."""
+    return not isinstance(given, str) and not hasattr(given, "__fspath__")
