@@ -125,6 +125,55 @@ def recommend(
 
 
 @app.command()
+def serve(
+    run: RunPath,
+    host: Annotated[str, typer.Option(help="off loopback, API keys are needed")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 8000,
+    database: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            envvar="TRSR_DATABASE",
+            help="postgresql://… or sqlite:///FILE; default: serve.sqlite in the run",
+        ),
+    ] = "",
+    ranker: Annotated[
+        str, typer.Option(help="llm where there is an adapter, else llm_zero_shot")
+    ] = "",
+    rate: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="requests a second of one key or address; 0: no limit on loopback, 100 off it",
+        ),
+    ] = 0,
+    queue: Annotated[
+        int, typer.Option(min=1, help="recommendations at one time; more get 429")
+    ] = 64,
+    add_key: Annotated[
+        str, typer.Option(metavar="NAME", help="make an API key, print it, and end")
+    ] = "",
+    drop_key: Annotated[str, typer.Option(metavar="NAME", help="remove an API key, and end")] = "",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="what the new key may do: read, write or admin; may be repeated"),
+    ] = None,
+) -> None:
+    """Serve a run over HTTP: events in, recommendations and their reasons out, and a page."""
+    from trsr.cli import serve as service
+
+    if add_key:
+        out.print(service.add_key(run, database, add_key, scope or ()), markup=False)
+        err.print("keep it now: only its digest is stored", markup=False)
+    elif drop_key:
+        service.drop_key(run, database, drop_key)
+    else:
+        options = {"host": host, "port": port, "database": database, "ranker": ranker}
+        limits = {"rate": rate, "queue": queue}
+        service.serve(run, {**options, **limits}, lambda line: err.print(line, markup=False))
+
+
+@app.command()
 def compare(
     runs: Annotated[
         list[str],

@@ -1,0 +1,123 @@
+"""`trsr serve`: the live service of a run, and its API keys."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trsr.errors import ConfigError, StoreError
+from trsr.registry import optional
+from trsr.storage import files
+
+if TYPE_CHECKING:
+    from trsr.serve.settings import ServeSettings
+    from trsr.serve.store import Store
+
+
+def add_key(run: Path, database: str, name: str, scopes: Sequence[str]) -> str:
+    """Makes an API key, and gives its text.
+
+    Raises:
+        ConfigError: If a scope is unknown, or there is none.
+    """
+    from trsr.serve.auth import add_key as add
+
+    store = _store(run, _settings({"database": database}))
+    try:
+        return add(store, name, scopes)
+    finally:
+        store.close()
+
+
+def drop_key(run: Path, database: str, name: str) -> None:
+    """Removes an API key.
+
+    Raises:
+        ConfigError: If there is none of this name.
+    """
+    store = _store(run, _settings({"database": database}))
+    try:
+        if not store.drop_key(name):
+            raise ConfigError(f"there is no API key {name!r}")
+    finally:
+        store.close()
+
+
+def serve(run: Path, options: dict[str, object], say: Callable[[str], None]) -> None:
+    """Serves a run until it is stopped.
+
+    Args:
+        run: The run directory.
+        options: Of `ServeSettings`.
+        say: Prints a line.
+
+    Raises:
+        ConfigError: If an option is wrong, or keys are needed and there are none.
+        StoreError: If the run or the database cannot be used.
+    """
+    optional("fastapi", "serve", "trsr serve")
+    import uvicorn
+
+    from trsr.serve.app import make_app
+    from trsr.serve.service import Service
+
+    settings = _settings(options)
+    store = _store(run, settings)
+    try:
+        if not settings.loopback and not store.api_keys():
+            raise ConfigError(
+                f"{settings.host} is reached from other machines, so the service needs an API key: "
+                "first give `trsr serve RUN --add-key NAME --scope read --scope write`"
+            )
+        with _bound(settings) as listening:
+            service = Service(run, store, settings)
+            try:
+                host, port = listening.getsockname()[:2]
+                shown = f"[{host}]" if ":" in host else host
+                say(f"serving {run} on http://{shown}:{port}")
+                logging.getLogger("trsr.serve").setLevel(logging.WARNING)
+                config = uvicorn.Config(
+                    make_app(service, settings),
+                    access_log=False,  # it would hold users' ids
+                    log_level="warning",
+                    server_header=False,
+                    proxy_headers=False,
+                    timeout_keep_alive=30,
+                )
+                uvicorn.Server(config).run(sockets=[listening])
+            finally:
+                service.close()
+    finally:
+        store.close()
+
+
+def _settings(options: dict[str, object]) -> ServeSettings:
+    optional("sqlalchemy", "serve", "trsr serve")
+    from trsr.serve.settings import ServeSettings
+
+    return ServeSettings.model_validate(options)
+
+
+def _store(run: Path, settings: ServeSettings) -> Store:
+    from trsr.serve.store import Store
+
+    if not files.is_file(run / "config.toml"):
+        raise StoreError(f"{run}: not a run directory; make one with `trsr run CONFIG`")
+    if settings.database.startswith("postgres"):
+        optional("psycopg", "postgres", "PostgreSQL")
+    return Store(settings.url(run))
+
+
+def _bound(settings: ServeSettings) -> socket.socket:
+    """A listening socket: a port that is taken is found out before the model is loaded."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=512)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; "
+            "choose another --port"
+        ) from error

@@ -1,0 +1,191 @@
+"""The gate before all routes: who asks, how much, how often; headers, counts and log after."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import logging
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from trsr.errors import TrsrError
+from trsr.serve.auth import SCOPES, Client, Keys
+from trsr.serve.limits import RateLimit
+from trsr.serve.metrics import Metrics
+from trsr.serve.settings import ServeSettings
+
+log = logging.getLogger("trsr.serve")
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "cache-control": "no-store",
+}
+_RAW_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+_BODY_SECONDS = 20.0
+"""A body must have arrived by then: a client that drips holds no connection for long."""
+
+
+class Refusal(Exception):  # noqa: N818 - it is an answer
+    """What the gate answers in place of a route."""
+
+    def __init__(self, status: int, code: str, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.headers = status, code, message, headers
+
+
+def problem(code: str, message: str, where: str = "") -> dict[str, Any]:
+    """An error as JSON."""
+    return {"error": {"code": code, "message": message, "where": where}}
+
+
+class Gate:
+    """ASGI middleware around the whole application."""
+
+    def __init__(
+        self, app: ASGIApp, *, settings: ServeSettings, keys: Keys, metrics: Metrics
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._keys = keys
+        self._metrics = metrics
+        self._limit = RateLimit(settings.allowed_rate)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets a request through, or answers it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *_RAW_HEADERS]
+            await send(message)
+
+        try:
+            await self._through(scope, receive, sending)
+        except Refusal as refusal:
+            await _answer(sending, refusal)
+        except Exception as error:
+            where = "".join(traceback.format_tb(error.__traceback__))
+            log.error("%s\n%s", type(error).__name__, where)  # noqa: TRY400 - its text may be a user's
+            if not status:
+                message = "the service made a mistake; its log says where"
+                await _answer(sending, Refusal(500, "internal", message))
+        finally:
+            route = getattr(scope.get("route"), "path_format", "other")
+            took = time.perf_counter() - began
+            self._metrics.request(_method(scope), route, status, took)
+            log.info("%s %s %d %.1f ms", _method(scope), route, status, 1000 * took)
+
+    async def _through(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        self._check_origin(headers)
+        if scope["path"] != "/healthz":
+            client = await self._client(scope, headers)
+            scope.setdefault("state", {})["client"] = client
+            if seconds := self._limit.wait(client.name):
+                raise Refusal(
+                    429, "too_many_requests", "too many requests; wait", retry_after=str(seconds)
+                )
+        await self._app(scope, await self._whole_body(headers, receive), send)
+
+    def _check_origin(self, headers: Mapping[bytes, str]) -> None:
+        """Refuses pages of other sites that reach for the service through the user's browser."""
+        host = headers.get(b"host", "")
+        if self._settings.loopback and not _local(host):
+            raise Refusal(
+                421, "wrong_host", "the service answers on this machine's own address only"
+            )
+        origin = headers.get(b"origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            raise Refusal(403, "wrong_origin", "pages of other sites may not ask the service")
+
+    async def _client(self, scope: Scope, headers: Mapping[bytes, str]) -> Client:
+        address = (scope.get("client") or ("unknown",))[0]
+        if self._keys.stale:
+            try:
+                await run_in_threadpool(self._keys.refresh)
+            except TrsrError:
+                message = "the database cannot be reached now; try again"
+                raise Refusal(503, "unavailable", message, retry_after="2") from None
+        if self._settings.loopback and not self._keys:
+            return Client(address, frozenset(SCOPES))
+        found = self._keys.client(headers.get(b"authorization", ""))
+        return found or Client(address, frozenset())
+
+    async def _whole_body(self, headers: Mapping[bytes, str], receive: Receive) -> Receive:
+        """Reads the body within its limits, and gives what hands it on."""
+        most = self._settings.max_body
+        declared = headers.get(b"content-length", "0")
+        if declared.isdigit() and int(declared) > most:
+            raise _too_large(most)
+        body, more, gone = bytearray(), True, False
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                while more and not gone:
+                    message = await receive()
+                    gone = message["type"] == "http.disconnect"
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > most:
+                        raise _too_large(most)
+        except TimeoutError:
+            raise Refusal(408, "timeout", "the request's body came too slowly") from None
+        first: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+        async def replay() -> Message:
+            if first:
+                return first.pop()
+            return {"type": "http.disconnect"} if gone else await receive()
+
+        return replay
+
+
+def _too_large(most: int) -> Refusal:
+    return Refusal(
+        413, "too_large", f"a request's body holds at most {most:,} bytes; send smaller batches"
+    )
+
+
+def _method(scope: Scope) -> str:
+    known = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
+    return scope["method"] if scope["method"] in known else "OTHER"
+
+
+def _local(host: str) -> bool:
+    name = urlsplit(f"//{host}").hostname or ""
+    if name in ("localhost", "testserver"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+async def _answer(send: Send, refusal: Refusal) -> None:
+    body = json.dumps(problem(refusal.code, refusal.message)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers += [
+        (name.replace("_", "-").encode(), value.encode()) for name, value in refusal.headers.items()
+    ]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

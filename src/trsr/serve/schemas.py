@@ -1,0 +1,320 @@
+"""What goes in and out of the service: strict and bounded, unknown keys refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Id = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$"),
+]
+"""An id: any text without control characters."""
+Text = Annotated[str, StringConstraints(max_length=20_000, pattern=r"^[^\x00]*$")]
+Moment = Annotated[float, Field(ge=-1e15, le=1e15, description="seconds, or any growing clock")]
+Fields = Annotated[
+    dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")],
+        Text,
+    ],
+    Field(max_length=50, description="column → text"),
+]
+
+
+class Body(BaseModel):
+    """What a request may hold."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Answer(BaseModel):
+    """What an answer holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Event(Body):
+    """A user met an item; the id makes sending it twice harmless."""
+
+    id: Id
+    user: Id
+    item: Id
+    time: Moment
+    weight: Annotated[float, Field(ge=0, le=1e9)] | None = None
+
+
+class EventBatch(Body):
+    """Events to be kept, all or none."""
+
+    events: Annotated[list[Event], Field(min_length=1, max_length=1000)]
+
+
+class AddedEvents(Answer):
+    """How many events of a batch were new, and how many known already."""
+
+    new: int
+    known: int
+
+
+class ItemFields(Body):
+    """An item's text."""
+
+    fields: Fields
+
+
+class ItemView(Answer):
+    """An item."""
+
+    id: str
+    fields: dict[str, str]
+
+
+class InlineItem(Body):
+    """An item with its text, known to the service or not."""
+
+    id: Id
+    fields: Fields = Field(default_factory=dict)
+
+
+ItemRef = Id | InlineItem
+
+
+class RecommendRequest(Body):
+    """For whom to rank what.
+
+    `history` replaces the stored one. Without user and history the answer is for a new user.
+    """
+
+    user: Id | None = None
+    history: Annotated[list[ItemRef], Field(max_length=2000)] | None = Field(
+        None, description="items, oldest first: ids, or objects with text"
+    )
+    candidates: Annotated[list[ItemRef], Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="what to rank; left out: what the first stage proposes"
+    )
+    n: int = Field(20, ge=1, le=1000, description="how many items the first stage proposes")
+    k: int = Field(10, ge=1, le=1000, description="how many items the answer holds")
+    exclude: Annotated[list[Id], Field(max_length=2000)] = Field(
+        default_factory=list, description="items taken out of the history"
+    )
+    summary: Text | None = Field(
+        None, description="read in place of the stored summary, and not stored"
+    )
+
+
+class ItemTitle(Answer):
+    """An item and its first text."""
+
+    item: str
+    title: str
+
+
+class RankedItem(ItemTitle):
+    """One place of a ranking."""
+
+    rank: int
+    score: float
+    p_yes: float | None = Field(
+        default=None, description="calibrated probability, where there is one"
+    )
+
+
+class SummaryUsed(Answer):
+    """The summary that a ranking read."""
+
+    text: str
+    revision: int | None = Field(
+        default=None, description="its number; absent where it is not stored"
+    )
+    covers: int = Field(description="interactions, from the oldest, that it summarizes")
+
+
+class Timings(Answer):
+    """Milliseconds that each part took."""
+
+    queue: float = 0.0
+    retriever: float = 0.0
+    prompt: float = 0.0
+    model: float = 0.0
+    total: float = 0.0
+
+
+class Recommendation(Answer):
+    """A ranking and what it was made from."""
+
+    user: str | None
+    ranker: str
+    items: list[RankedItem]
+    summary: SummaryUsed | None
+    recent: list[ItemTitle]
+    timings: Timings
+
+
+class BlockView(Answer):
+    """Consecutive interactions that are summarized together."""
+
+    start: int = Field(description="place of the first one in the history, from 0")
+    end: int = Field(description="place after the last one")
+    text: str = Field("", description="the block's own summary, where the strategy writes one")
+
+
+class ChatMessage(Answer):
+    """One turn of a prompt."""
+
+    role: str
+    content: str
+
+
+class Explanation(Recommendation):
+    """A ranking, the blocks behind it, and the prompt of its first item."""
+
+    blocks: list[BlockView]
+    prompt: list[ChatMessage]
+
+
+class Revision(Answer):
+    """One version of a user's summary.
+
+    Attributes:
+        covers: Interactions, from the oldest, that it summarizes.
+        first_event: Id of the first event that it read anew.
+        last_event: Id of the last one.
+        sources: Keys of the response cache's entries that made it.
+        tokens: Tokens of the prompts that made it.
+        seconds: Model time that it took.
+        created: Unix time.
+    """
+
+    user: str
+    number: int
+    text: str
+    covers: int
+    first_event: str = ""
+    last_event: str = ""
+    sources: tuple[str, ...] = ()
+    tokens: int = 0
+    seconds: float = 0.0
+    created: float = 0.0
+
+
+class RevisionView(Answer):
+    """A summary and the interactions that it covers."""
+
+    number: int
+    text: str
+    covers: int
+    first_event: str
+    last_event: str
+    tokens: int
+    seconds: float
+    created: float
+
+
+class UserEvent(ItemTitle):
+    """One interaction of a history."""
+
+    id: str
+    time: float
+    weight: float | None
+
+
+class UserView(Answer):
+    """All that is kept of a user."""
+
+    user: str
+    events: list[UserEvent]
+    blocks: list[BlockView]
+    revisions: list[RevisionView]
+    behind: int = Field(description="interactions that no summary covers yet")
+
+
+class UserRow(Answer):
+    """A user in a list."""
+
+    user: str
+    n_events: int
+    last_time: float
+
+
+class UserList(Answer):
+    """Users by name, and how many there are in all."""
+
+    users: list[UserRow]
+    total: int
+
+
+class Deleted(Answer):
+    """What was removed of a user."""
+
+    events: int
+    revisions: int
+    outputs: int = Field(description="stored model outputs")
+
+
+Texts = Annotated[list[Text], Field(min_length=1, max_length=1000)]
+
+
+class ScoreRequest(Body):
+    """Pairs to score, as vLLM's `/v1/score` takes them.
+
+    `text_1` describes a user; each of `text_2` is an item's text.
+    """
+
+    model: Annotated[str, StringConstraints(max_length=256)] | None = None
+    text_1: Text | Texts
+    text_2: Text | Texts
+
+
+class Score(Answer):
+    """The score of one pair."""
+
+    index: int
+    object: Literal["score"] = "score"
+    score: float
+
+
+class Usage(Answer):
+    """Tokens that a request took."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int = 0
+
+
+class ScoreResponse(Answer):
+    """The pairs' scores, in their order."""
+
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    data: list[Score]
+    usage: Usage
+
+
+class Ready(Answer):
+    """Whether the service can answer."""
+
+    ready: bool
+    database: bool
+    model: bool
+
+
+class ErrorDetail(Answer):
+    """What was wrong, where, and what to do."""
+
+    code: str
+    message: str
+    where: str = ""
+
+
+class Problem(Answer):
+    """An error."""
+
+    error: ErrorDetail
+
+
+def where_of(location: tuple[Any, ...]) -> str:
+    """The place of a mistake in a request: `body.events.3.time`."""
+    return ".".join(map(str, location))
