@@ -7,6 +7,7 @@ import mimetypes
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -17,7 +18,6 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
-import trsr
 from trsr.errors import DataError, ModelError, PromptError, TrsrError
 from trsr.serve import schemas
 from trsr.serve.auth import Client, Keys, Scope
@@ -65,7 +65,7 @@ def make_app(service: Service, settings: ServeSettings) -> FastAPI:
     """
     app = FastAPI(
         title="trsr",
-        version=trsr.__version__,
+        version=version("trsr"),
         description="Recommendations from interaction logs and item text, explained.",
         docs_url=None,  # its pages are fetched from elsewhere
         redoc_url=None,
