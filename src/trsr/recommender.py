@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from trsr.config import Config, load_config
 from trsr.data import Catalog, Dataset
 from trsr.data.frames import FrameKind, as_kind, user_ids
 from trsr.errors import ConfigError, DataError, ModelError, StoreError
+from trsr.explanation import Explanation, page_writer, summary_trace, title
 from trsr.models import LanguageModel, ModelSettings, ScoringModel, open_model
 from trsr.models.cached import CachedScoringModel, cached
 from trsr.progress import Progress, Silent
@@ -33,9 +35,11 @@ from trsr.rankers import (
     scored,
 )
 from trsr.rankers.batch import whole_size
+from trsr.report.summary import RunFigures, run_figures
 from trsr.storage import files
 from trsr.storage.files import hash_file
 from trsr.storage.response_cache import ResponseCache
+from trsr.storage.run_directory import explained
 from trsr.summarize import summarize
 from trsr.types import Item, Prompt, Query, RankedList, Summary, UserHistory
 
@@ -302,9 +306,121 @@ class Recommender:
                     earlier[history.user] += 1
                 else:
                     _log.warning("user %s has met all items: nothing is left", history.user)
+            queries = self.summarized(queries, Silent())
             yield from zip(queries, self.rank(queries), strict=True)
             if progress:
                 progress.advance(len(some))
+
+    def explain(self, user: Any, k: int = 10) -> Explanation:
+        """How a user's list comes about.
+
+        Args:
+            user: The id of a user of the run, or a `UserHistory` of anybody.
+            k: How many items are shown.
+
+        Returns:
+            Blocks, summaries, the prompt, and the scores of each ranker that takes part.
+
+        Raises:
+            DataError: If there is no such user, or no item that the user has not met.
+        """
+        known = isinstance(user, UserHistory)
+        history = user if known else self._histories(user_ids(user))[0]
+        query, found = next(self.rank_unseen([history], k), (None, None))
+        if query is None or found is None:
+            raise DataError(f"user {history.user} has met all items: there is nothing to rank")
+        batch = QueryBatch.of([query], self.catalog)
+        names = self.config.rank.with_members(self.name)
+        columns = {name: ranked(batch, self._scored(name, batch)) for name in names}
+        shown = pl.DataFrame({"item": [entry.item for entry in found.entries[:k]]})
+        for name, one in columns.items():
+            own = {"item": batch.item_ids(one.items.values), name: one.scores}
+            shown = shown.join(pl.DataFrame(own), on="item", how="left", maintain_order="left")
+        titles = {item.id: title(item) for item in query.candidates}
+        scores = shown.select(
+            pl.int_range(1, pl.len() + 1).alias("rank"),
+            "item",
+            pl.col("item").replace_strict(titles, return_dtype=pl.String).alias("title"),
+            *names,
+        )
+        asks = self.config.rank.those("uses_llm", names)
+        return Explanation(
+            history,
+            summary_trace(self.config, page_writer(self.config), history, query.summary),
+            query.summary,
+            self.prompts(query)[0] if asks else None,
+            scores,
+        )
+
+    @property
+    def report(self) -> RunFigures:
+        """The run's figures; they show themselves in a notebook.
+
+        Raises:
+            StoreError: If the run was not evaluated.
+        """
+        return run_figures(self.dataset.folder)
+
+    def save(self, folder: Path | str) -> Path:
+        """Copies what recommending needs into a folder of its own; `trsr.load` opens it.
+
+        That is: items, interactions and cases, the rankers that take part, the adapter, the
+        figures, and stored texts of the cases' summaries. A language model that the settings name
+        by a folder stays where it is.
+
+        Args:
+            folder: An empty or new folder.
+
+        Raises:
+            StoreError: If there is something in the folder, or it cannot be written.
+        """
+        folder = Path(os.path.abspath(folder))
+        if files.listed(folder):
+            raise StoreError(f"{folder}: there is something in it; choose an empty or new folder")
+        with explained(folder, "another folder"):
+            self._copy(folder)
+        return folder
+
+    def _copy(self, folder: Path) -> None:
+        run, config = self.dataset.folder, self.config
+        names = config.rank.with_members(self.name, config.rank.retriever)
+        summaries = files.listed(run, "summaries.*.parquet")
+        cases = files.listed(run, "cases.*.parquet")
+        for path in (run / ITEMS, run / "interactions.parquet", *cases, run / "report.json"):
+            if files.exists(path):
+                files.copy(path, folder / path.name)
+        for name in names:
+            if files.is_folder(self._folder / name):
+                files.copy(self._folder / name, folder / RANKERS / name)
+        if self._adapter and config.rank.those("needs_training", names):
+            files.copy(self._adapter, folder / "adapter")
+        files.write_text(folder / "config.toml", self._portable(folder).to_toml())
+        sources = (files.read_parquet(path)["sources"].explode() for path in summaries)
+        keys = [key for own in sources for key in own.drop_nulls()]
+        if keys and files.is_file(config.run.cache):
+            with ResponseCache(config.run.cache, write=False) as old:
+                known, costs = old.get(keys), old.costs(keys)
+            with ResponseCache(folder / "responses.sqlite") as new:
+                new.put_all(known, costs)
+
+    def _portable(self, folder: Path) -> Config:
+        """The settings of a saved recommender: no path but its own, files that they name beside."""
+        config = self.config
+        prompts, data = config.prompts, config.data
+        if prompts.domain.endswith(".toml"):
+            files.copy(Path(prompts.domain), folder / "domain.toml")
+            prompts = prompts.model_copy(update={"domain": "./domain.toml"})
+        named = {key: getattr(data, key) for key in ("interactions", "items", "impressions")}
+        bare = {key: Path(path.name) for key, path in named.items() if path is not None}
+        place = {"folder": Path(), "cache": Path("responses.sqlite")}
+        return config.model_copy(
+            update={
+                "run": config.run.model_copy(update=place),
+                "data": data.model_copy(update=bare),
+                "prompts": prompts,
+                "rank": config.rank.only(self.name),
+            }
+        )
 
     def propose(self, history: UserHistory, n: int = 0) -> tuple[Item, ...]:
         """Candidates for a user nobody gave candidates for: what `rank.retriever` puts first.

@@ -10,8 +10,8 @@ from importlib.metadata import version
 
 import pytest
 
-from trsr.cli.inspect import report_table
 from trsr.errors import StoreError
+from trsr.report.summary import run_figures
 
 SCRIPTED = """
 [data]
@@ -270,7 +270,7 @@ def test_a_report_that_is_none_is_made_again_with_a_word_why(folder):
 def test_the_table_of_what_is_no_report_is_refused_in_words(tmp_path, text):
     (tmp_path / "report.json").write_text(text)
     with pytest.raises(StoreError, match=r"report\.json: not a report that trsr wrote; delete it"):
-        report_table(tmp_path)
+        run_figures(tmp_path)
 
 
 @pytest.mark.parametrize("many", [2, 9])
@@ -279,7 +279,8 @@ def test_rankers_stand_across_where_they_are_few_and_down_where_they_are_many(tm
     lines = [[f"ranker_{n}", "1", "2", "3"] for n in range(many)]
     written = {"table": {"header": header, "rows": lines, "notes": ["so"]}}
     (tmp_path / "report.json").write_text(json.dumps(written))
-    first, rows, notes = report_table(tmp_path)
+    found = run_figures(tmp_path)
+    first, rows, notes = found.header, found.rows, found.notes
     if many == 2:
         assert first == ["ranker", "ranker_0", "ranker_1"]
         assert rows == [["recall@10", "1", "1"], ["auc", "2", "2"], ["tied", "3", "3"]]
@@ -290,7 +291,7 @@ def test_rankers_stand_across_where_they_are_few_and_down_where_they_are_many(tm
 
 def test_a_report_that_is_not_there_is_reported(tmp_path):
     with pytest.raises(StoreError, match=f"no report; give `trsr evaluate {tmp_path}` first"):
-        report_table(tmp_path)
+        run_figures(tmp_path)
 
 
 def test_runs_of_several_seeds_are_compared_where_the_data_has_its_own(folder):

@@ -313,7 +313,6 @@ def get(
 
 
 def _run(config: Path, settings: list[str] | None, stages: tuple[str, ...]) -> None:
-    from trsr.cli.inspect import report_table
     from trsr.config import load_config
     from trsr.pipeline import run_stage, stage_names
 
@@ -326,8 +325,9 @@ def _run(config: Path, settings: list[str] | None, stages: tuple[str, ...]) -> N
         err.print(str(outcome), markup=False)
     if "evaluate" in stages:
         from trsr.cli.ending import ending
+        from trsr.report.summary import run_figures
 
-        header, rows, notes = report_table(loaded.run.folder)
-        table(header, rows)
-        for line in (*notes, "", *ending(loaded)):
+        found = run_figures(loaded.run.folder)
+        table(found.header, found.rows)
+        for line in (*found.notes, "", *ending(loaded)):
             out.print(line, markup=False)

@@ -9,9 +9,9 @@ from typing import Any
 
 import polars as pl
 
-from trsr.cli.recommend import title
 from trsr.config import Config
 from trsr.data import Dataset
+from trsr.explanation import title
 from trsr.metrics.significance import standard_error
 from trsr.metrics.tables import decimals
 from trsr.pipeline.artifacts import read_summaries

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trsr.config import Config, load_config, recipes
-from trsr.errors import ConfigError, StoreError
+from trsr.errors import ConfigError
 from trsr.progress import Progress
 from trsr.storage import files
 
@@ -108,45 +108,3 @@ def fetch(name: str, progress: Progress) -> Path:
     from trsr.models.weights import GGUF, local_weights
 
     return local_weights(name, progress=progress) if name in GGUF else path
-
-
-def report_table(folder: Path) -> tuple[list[str], list[list[str]], list[str]]:
-    """The table of a finished run, few rankers in columns: header, rows, notes.
-
-    Raises:
-        StoreError: If the run has no report, or one that trsr did not write.
-    """
-    path = folder / "report.json"
-    try:
-        report = files.read_json(path)
-        table = report["table"]
-        lines: list[Sequence[object]] = [table["header"], *table["rows"]]
-        if report.get("costs"):
-            lines = _with_costs(lines, report["costs"])
-        turned = list(zip(*lines, strict=True))
-        # the more there are of either, the more lines; across, their names would be cut
-        header, *rows = turned if len(lines) <= max(len(turned), 1) else lines
-        notes = [*map(str, table["notes"])]
-    except OSError as error:
-        raise StoreError(f"{path}: no report; give `trsr evaluate {folder}` first") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{path}: not a report that trsr wrote; delete it, and give `trsr evaluate {folder}`"
-        ) from error
-    return list(map(str, header)), [list(map(str, row)) for row in rows], notes
-
-
-def _with_costs(
-    lines: Sequence[Sequence[object]], costs: Mapping[str, Mapping[str, object]]
-) -> list[Sequence[object]]:
-    """The table's lines with what each ranker takes: before its first query, and a query."""
-    from trsr.report.cost_chart import brief_seconds
-    from trsr.report.costs import read_costs
-
-    took = {
-        one.ranker: (brief_seconds(one.preparing), brief_seconds(one.seconds_a_query))
-        for one in read_costs(costs)
-    }
-    header, *rows = lines
-    wider: list[Sequence[object]] = [[*header, "to prepare", "a query"]]
-    return wider + [[*row, *took.get(str(row[0]), ("", ""))] for row in rows]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from trsr.data.requests import read_histories, read_items
 from trsr.errors import DataError
+from trsr.explanation import title
 from trsr.progress import Progress
 from trsr.recommender import Recommender
-from trsr.types import Item, Query, RankedList, UserHistory
+from trsr.types import Query, RankedList, UserHistory
 
 
 def lines(
@@ -64,9 +65,3 @@ def _as_text(query: Query, ranked: RankedList, top: int) -> Iterator[str]:
 def _as_json(query: Query, ranked: RankedList, top: int) -> Iterator[str]:
     entries = [{"item": e.item, "score": e.score} for e in ranked.entries[:top]]
     yield json.dumps({"user": query.history.user, "ranked": entries}, ensure_ascii=False)
-
-
-def title(item: Item, characters: int = 80) -> str:
-    """The first text field of an item, short enough for a line."""
-    text = " ".join(item.fields[0][1].split()) if item.fields else "(no text)"
-    return text if len(text) <= characters else text[: characters - 1] + "…"

@@ -8,16 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trsr.cli.recommend import title
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.errors import DataError
+from trsr.explanation import SummaryTrace, page_writer, summary_trace, title
 from trsr.models import open_model
 from trsr.pipeline.artifacts import read_summaries, with_summary
 from trsr.pipeline.examples import GONE_NOTE, tells_summary
 from trsr.pipeline.prompt_summaries import prompt_summaries
 from trsr.pipeline.retrieval import RETRIEVED, read_retrieved
-from trsr.pipeline.summary_trace import SummaryTrace, page_writer, summary_trace
 from trsr.prompts import PromptWriter
 from trsr.rankers import read_rankings
 from trsr.recommender import Recommender, ranking_writer

@@ -79,7 +79,7 @@ def user_ids(users: Any) -> list[str]:
     """
     if isinstance(users, str | int | float) or users is None:
         users = [users]
-    if hasattr(users, "columns") or isinstance(users, pl.LazyFrame):
+    if isinstance(users, pl.LazyFrame) or hasattr(users, "columns"):
         frame, _ = read_frame(users, "users")
         if frame.width > 1 and "user" not in frame.columns:
             raise DataError(
@@ -152,7 +152,7 @@ def _from_hub(given: Any, what: str) -> pl.DataFrame:
             f"the {what} are a dictionary of datasets ({', '.join(map(str, given))}); choose one, "
             f"such as dataset[{next(iter(given), 'train')!r}]"
         )
-    if not hasattr(given, "with_format") or not hasattr(given, "__getitem__"):
+    if not hasattr(given, "num_rows"):
         raise DataError(
             f"the {what} are streamed, and trsr reads them more than once; load the dataset "
             "without streaming=True"

@@ -8,11 +8,11 @@ from itertools import islice
 
 from trsr.config import Config
 from trsr.data import Dataset
+from trsr.explanation import SummaryTrace, page_writer, summary_trace
 from trsr.metrics.calibration import P_YES
 from trsr.pipeline.prompt_summaries import prompt_summaries
 from trsr.pipeline.retrieval import RETRIEVED, read_retrieved
 from trsr.pipeline.runner import Job
-from trsr.pipeline.summary_trace import SummaryTrace, page_writer, summary_trace
 from trsr.prompts import PromptWriter
 from trsr.rankers import Rankings, p_yes
 from trsr.rankers.settings import RankSettings

@@ -16,9 +16,9 @@ import polars as pl
 from trsr.config import Config, load_config
 from trsr.data import Cases, Dataset
 from trsr.errors import ConfigError, StoreError
+from trsr.explanation import page_writer
 from trsr.pipeline.artifacts import CASES, SPLITS, read_summaries
 from trsr.pipeline.prompt_summaries import prompt_summaries
-from trsr.pipeline.summary_trace import page_writer
 from trsr.prompts import PromptWriter
 from trsr.rankers import Rankings, read_rankings
 from trsr.settings import derive_seed

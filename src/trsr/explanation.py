@@ -1,4 +1,4 @@
-"""How a user's summary came about: the blocks that were read, and what was written at each step."""
+"""How a user's list came about: blocks that were read, what was written of them, the scores."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import jinja2
+import polars as pl
+
+from trsr.bars import visible
 from trsr.config import Config
 from trsr.errors import StoreError
 from trsr.prompts import PromptWriter
@@ -15,7 +19,7 @@ from trsr.storage.response_cache import ResponseCache
 from trsr.summarize import STRATEGIES, Flow
 from trsr.summarize.blocks import cut_blocks
 from trsr.summarize.settings import SummarizeSettings
-from trsr.types import Block, Item, Summary, UserHistory
+from trsr.types import Block, Item, Prompt, Summary, UserHistory
 
 GONE = "(not in the response cache any more)"
 NOTHING = "(the model wrote nothing)"
@@ -43,6 +47,90 @@ class SummaryTrace:
     cut: bool = False
     steps: Sequence[str] = ()
     missing: int = 0
+
+
+_PAGE = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(
+    """{% macro titles(items) %}{% for item in items %}
+{{ title(item) }}{{ "; " if not loop.last }}{% endfor %}{% endmacro %}
+<p><b>User {{ one.history.user }}</b>: {{ one.history | length }} interactions.</p>
+{% for items, text in one.blocks %}
+<p>Block {{ loop.index }}: {{ titles(items) }}{% if text %}<br><i>{{ text }}</i>{% endif %}</p>
+{% endfor %}
+{% if one.recent %}<p>Not summarized: {{ titles(one.recent) }}</p>{% endif %}
+{% if one.summary %}
+<p>Summary of {{ one.summary.covers }} interactions: <i>{{ one.summary.text }}</i></p>
+{% endif %}
+<table><thead><tr>{% for name in one.scores.columns %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in one.scores.rows() %}
+<tr>{% for cell in row %}
+<td>{{ "%+.4f" | format(cell) if cell is float else cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table>
+{% if one.prompt %}<details><summary>Prompt of the first candidate</summary>
+{% for message in one.prompt.messages %}<p>{{ message.role }}</p><pre>{{ message.content }}</pre>
+{% endfor %}</details>{% endif %}"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a user's list came about; it shows itself in a notebook.
+
+    Attributes:
+        history: What the user did.
+        trace: The blocks, and what was written of them.
+        summary: What the rankers read of the user; None without one.
+        prompt: What the language model was asked about the first candidate; None where none is.
+        scores: Columns `rank`, `item`, `title`, and the scores of the ranker and of each that it
+            asks, best first.
+    """
+
+    history: UserHistory
+    trace: SummaryTrace
+    summary: Summary | None
+    prompt: Prompt | None
+    scores: pl.DataFrame
+
+    @property
+    def blocks(self) -> Sequence[tuple[Sequence[Item], str]]:
+        """The blocks that were read, oldest first, each with what was written of it."""
+        return self.trace.blocks
+
+    @property
+    def recent(self) -> Sequence[Item]:
+        """The items since the last block."""
+        return self.trace.rest
+
+    @property
+    def summaries(self) -> list[str]:
+        """All that was written of the user, in order; the last one is what the rankers read."""
+        written = [*(text for _, text in self.blocks if text), *self.trace.steps]
+        last = [self.summary.text] if self.summary and self.summary.text not in written[-1:] else []
+        return [*written, *last]
+
+    def __repr__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"user {self.history.user}, {len(self.history)} interactions"
+        for number, (items, text) in enumerate(self.blocks, 1):
+            yield f"block {number}: {'; '.join(map(title, items))}"
+            yield from ([f"  {text}"] if text else [])
+        if self.recent:
+            yield f"not summarized: {'; '.join(map(title, self.recent))}"
+        if self.summary:
+            yield f"summary of {self.summary.covers} interactions: {self.summary.text}"
+        for row in self.scores.iter_rows(named=True):
+            scores = ", ".join(f"{name} {row[name]:+.4f}" for name in self.scores.columns[3:])
+            yield f"{row['rank']:4d}. {row['title']} ({row['item']}): {scores}"
+
+    def _repr_html_(self) -> str:
+        return _PAGE.render(one=self, title=title)
+
+
+def title(item: Item, characters: int = 80) -> str:
+    """The first text field of an item, short enough for a line and harmless to a terminal."""
+    text = " ".join(item.fields[0][1].split()) if item.fields else "(no text)"
+    return visible(text if len(text) <= characters else text[: characters - 1] + "…")
 
 
 def page_writer(config: Config) -> PromptWriter:
