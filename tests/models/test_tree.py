@@ -336,10 +336,9 @@ def test_what_is_kept_is_not_computed_again(
 
     candidates = [tuple(rng.randrange(3, 300) for _ in range(20)) for _ in range(4)]
     assert ask([user + one for one in candidates[:2]]) == 140
-    # of a kept run the last token is computed again
-    assert ask([user + one for one in candidates[2:]]) == 41
+    assert ask([user + one for one in candidates[2:]]) == 40
     other = [user[:50] + one for one in candidates[:2]]
-    assert ask(other) == 41
+    assert ask(other) == 40
     stranger = tuple(rng.randrange(3, 300) for _ in range(120))
     ask([stranger + one for one in candidates[:2]])
     assert ask([user + one for one in candidates[:2]]) == 140
@@ -357,3 +356,39 @@ def test_a_pass_with_gradients_leaves_nothing_behind(
         gc.collect()
         alive.append(sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects()))
     assert alive[2] == alive[1]
+
+
+def test_users_who_come_back_together_each_go_on_behind_their_own(
+    networks: dict[tuple[str, bool], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = networks["llama", True]
+    rng = random.Random(8)
+
+    def drawn(count: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(3, 300) for _ in range(count))
+
+    computed: list[int] = []
+
+    def counted(decoder: Any, segments: Any, keep: Any, asked: Any) -> Any:
+        computed.append(sum(len(tokens) for tokens, _ in segments))
+        return run_packed(decoder, segments, keep, asked)
+
+    monkeypatch.setattr(tree, "run_packed", counted)
+    prefix_cache = PrefixCache(1000)
+    start = drawn(40)
+    users = [start + drawn(30) for _ in range(5)]
+
+    def ask(users: list[tuple[int, ...]]) -> int:
+        computed.clear()
+        sequences = [user + drawn(20) for user in users for _ in range(3)]
+        with torch.no_grad():
+            found = answer_states(network, sequences, batch_tokens=999, prefix_cache=prefix_cache)
+            count = sum(computed)
+            plain = answer_states(network, sequences, batch_tokens=999)
+        assert torch.allclose(plain, found, atol=1e-4)
+        return count
+
+    assert ask(users[:3]) == 40 + 3 * (30 + 60)
+    assert ask(users[:3]) == 3 * 60
+    # two who came before, two new ones behind the instruction that all share
+    assert ask(users[1:]) == 2 * 30 + 4 * 60

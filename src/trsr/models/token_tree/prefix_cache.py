@@ -44,6 +44,18 @@ class PrefixCache:
         self.budget = budget
         self._prefixes: OrderedDict[Tokens, Prefix] = OrderedDict()
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens are cached."""
+        return sum(map(len, self._prefixes))
+
+    def goes_on(self, path: Tokens, token: int) -> bool:
+        """Whether a cached prefix begins with a path and goes on with a token."""
+        end = len(path)
+        return any(
+            len(one) > end and one[end] == token and one[:end] == path for one in self._prefixes
+        )
+
     def find(self, run: Tokens, most: int) -> Prefix | None:
         """The longest cached prefix of a run, of at most `most` tokens."""
         length, best = 0, None
@@ -65,5 +77,5 @@ class PrefixCache:
             for known in [one for one, length in shared.items() if length == len(one)]:
                 del self._prefixes[known]
             self._prefixes[prefix.tokens] = prefix
-            while sum(map(len, self._prefixes)) > self.budget:
+            while self.tokens > self.budget:
                 self._prefixes.popitem(last=False)

@@ -233,7 +233,7 @@ def _visit_levels(
         packed = functools.partial(run_packed, decoder)
     if packed is None:
         return _visit(decoder, top, None, [0] * len(top), batch_tokens)
-    rooted = [_behind_cached(node, prefix_cache) for node in top]
+    rooted = [pair for node in top for pair in _behind_cached(node, prefix_cache)]
     return _visit_packed(packed, rooted, batch_tokens, prefix_cache)
 
 
@@ -270,15 +270,33 @@ def _visit(
         yield from _visit(decoder, following, kept, places, batch_tokens)
 
 
-def _behind_cached(node: Node, prefix_cache: PrefixCache | None) -> tuple[Node, Prefix | None]:
-    """A topmost run without its cached prefix, and that prefix."""
-    last = min((offset for offset, _ in node.ends), default=len(node.tokens) - 1)
-    found = prefix_cache.find(node.tokens, last) if prefix_cache else None
-    if found is None:
-        return node, None
-    start = len(found.tokens)
-    ends = [(offset - start, sequence) for offset, sequence in node.ends]
-    return Node(node.tokens[start:], ends, node.children), found
+def _behind_cached(
+    node: Node, prefix_cache: PrefixCache | None, above: Tokens = ()
+) -> Iterator[tuple[Node, Prefix | None]]:
+    """A run without its cached prefix, and that prefix; before it the runs below with longer ones.
+
+    So users who come back together each go on behind their own prefix.
+    """
+    if prefix_cache is None:
+        yield node, None
+        return
+    path = above + node.tokens
+    rest = []
+    for child in node.children:
+        if prefix_cache.goes_on(path, child.tokens[0]):
+            yield from _behind_cached(child, prefix_cache, path)
+        else:
+            rest.append(child)
+    if not (rest or node.ends):
+        return
+    last = len(above) + min((offset for offset, _ in node.ends), default=len(node.tokens))
+    found = prefix_cache.find(path, last)
+    start = len(found.tokens) if found else 0
+    if start == len(path):  # nothing of the run is left to compute
+        yield from ((child, found) for child in rest)
+        return
+    ends = [(len(above) + offset - start, sequence) for offset, sequence in node.ends]
+    yield Node(path[start:], ends, rest), found
 
 
 def _visit_packed(
