@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+import threading
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -85,6 +86,7 @@ class ChatFormat:
             )
         self._cut = _cutter(tokenizer)
         self._formatted: dict[Prompt, tuple[str, Tokens]] = {}  # the latest ones last
+        self._lock = threading.Lock()  # of that
 
     @property
     def stop(self) -> str:
@@ -218,17 +220,19 @@ class ChatFormat:
 
     def _format(self, prompts: Sequence[Prompt]) -> list[tuple[str, Tokens]]:
         """Each prompt's text and tokens; those that are not cached are encoded together."""
-        known = self._formatted
-        found = {prompt: known.pop(prompt, None) for prompt in prompts}
+        with self._lock:
+            found = {prompt: self._formatted.pop(prompt, None) for prompt in prompts}
         texts = {prompt: self.text(prompt) for prompt, one in found.items() if one is None}
         for (prompt, text), tokens in zip(
             texts.items(), self._tokens([*texts.values()]), strict=True
         ):
             found[prompt] = text, tokens
         formatted = {prompt: one for prompt, one in found.items() if one is not None}
-        known.update(formatted)
-        for prompt in [*itertools.islice(known, max(len(known) - _CACHED_PROMPTS, 0))]:
-            del known[prompt]
+        with self._lock:
+            known = self._formatted
+            known.update(formatted)
+            for prompt in [*itertools.islice(known, max(len(known) - _CACHED_PROMPTS, 0))]:
+                del known[prompt]
         return [formatted[prompt] for prompt in prompts]
 
     def _tokens(self, texts: Sequence[str]) -> list[Tokens]:

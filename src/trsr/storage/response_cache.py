@@ -270,6 +270,23 @@ class ResponseCache:
                 rows,
             )
 
+    def delete(self, keys: Sequence[str]) -> int:
+        """Removes values, and overwrites where they were; how many there were.
+
+        Raises:
+            StoreError: As `put` does.
+        """
+        with self._lock, self._explained("written"):
+            self._connection.execute("PRAGMA secure_delete=ON")
+            with self._transaction() as connection:
+                removed = connection.execute(
+                    "DELETE FROM outputs WHERE key IN (SELECT value FROM json_each(?))",
+                    (json.dumps(list(keys)),),
+                ).rowcount
+            # what was removed is still in the log until it is cut
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return removed
+
     def __len__(self) -> int:
         with self._lock, self._explained("read"):
             count: int = self._connection.execute("SELECT count(*) FROM outputs").fetchone()[0]

@@ -8,6 +8,7 @@ from trsr.summarize.strategies import (
     KeywordSummary,
     NoSummary,
     Recurrent,
+    Resumable,
     Strategy,
     Writer,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "KeywordSummary",
     "NoSummary",
     "Recurrent",
+    "Resumable",
     "Strategy",
     "SummarizeSettings",
     "Writer",

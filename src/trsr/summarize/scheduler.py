@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import RLock
+from types import MappingProxyType
 
 from trsr.errors import ModelError, PromptError
 from trsr.models.base import LanguageModel
@@ -16,7 +17,7 @@ from trsr.storage.response_cache import response_key
 from trsr.summarize.blocks import cut_blocks, item_measure
 from trsr.summarize.self_consistency import draws, most_agreed
 from trsr.summarize.settings import STRATEGIES, SummarizeSettings
-from trsr.summarize.strategies import Flow, Strategy
+from trsr.summarize.strategies import Flow, Resumable, Strategy
 from trsr.types import Block, Prompt, Summary, UserHistory
 
 LIVE = 1024
@@ -33,6 +34,7 @@ def summarize(
     writer: PromptWriter,
     settings: SummarizeSettings,
     progress: Progress,
+    begun: Mapping[str, Summary] = MappingProxyType({}),
 ) -> Iterator[tuple[str, Summary]]:
     """Summarizes histories, many at once, each going on as soon as its own answers are there.
 
@@ -45,6 +47,8 @@ def summarize(
         writer: Writes the prompts, for the same model.
         settings: Strategy, blocks and sampling.
         progress: Is advanced by one for each summary; the caller begins it.
+        begun: By key the summary of a history's first blocks. A strategy that is `Resumable` goes
+            on from it, and the new summary's sources are those of its own steps.
 
     Yields:
         (key, summary), in the order in which they are finished. A history without a block, or for
@@ -67,6 +71,7 @@ def summarize(
         lambda history: cut_blocks(history, settings, measure),
         writer.finish,
         settings.samples,
+        begun,
     )
     kind = {"generate": settings.sampling.model_dump()}
     while scheduler.has_more():
@@ -143,6 +148,7 @@ class _Scheduler:
         blocks: Callable[[UserHistory], Sequence[Block]],
         finish: Callable[[Prompt, str], str],
         samples: int,
+        begun: Mapping[str, Summary],
     ) -> None:
         self.asked = 0
         self.empty = 0
@@ -153,6 +159,7 @@ class _Scheduler:
         self._blocks = blocks
         self._finish = finish
         self._samples = samples
+        self._begun = begun
         self._lock = RLock()
         self._live = 0
         self._position = 0  # in the current call's feed
@@ -203,13 +210,20 @@ class _Scheduler:
     def _begin(self, key: str, history: UserHistory) -> None:
         blocks = self._blocks(history)
         covers = blocks[-1].end if blocks else 0
+        text, begun = "", self._begun.get(key)
+        if begun is not None and isinstance(self._strategy, Resumable):
+            text = begun.text
+            blocks = [block for block in blocks if block.start >= begun.covers]
+            flow = self._strategy.resume(text, blocks)
+        else:
+            flow = self._strategy.flow(blocks)
         ends = tuple(block.end for block in blocks)
-        live = _Live(key, history, self._strategy.flow(blocks), covers, ends)
+        live = _Live(key, history, flow, covers, ends)
         self._live += 1
         if blocks:
             self._go_on(live)
         else:
-            self._end(live, "")
+            self._end(live, text)
 
     def _go_on(self, live: _Live) -> None:
         """Sends a flow the texts it waits for; queues its next prompts, or ends it."""

@@ -7,7 +7,7 @@ response cache, a longer history of the same user finds its earlier steps alread
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from trsr.types import Block, Item, Prompt
 
@@ -53,6 +53,14 @@ class Strategy(Protocol):
         """The prompts for a user with these blocks: at least one, oldest first."""
 
 
+@runtime_checkable
+class Resumable(Strategy, Protocol):
+    """A strategy whose summary is all that it needs of the blocks before."""
+
+    def resume(self, summary: str, blocks: Sequence[Block]) -> Flow:
+        """The prompts that bring a summary up to date with the blocks behind it, oldest first."""
+
+
 class Hierarchical:
     """Each block alone, then merges of neighbours, level by level (METHOD: "CNN-like").
 
@@ -86,8 +94,11 @@ class Recurrent:
         self._writer = writer
 
     def flow(self, blocks: Sequence[Block]) -> Flow:
+        """One prompt a block."""
+        return self.resume("", blocks)
+
+    def resume(self, summary: str, blocks: Sequence[Block]) -> Flow:
         """One prompt a block; an empty revision leaves the summary as it was."""
-        summary = ""
         for block in blocks:
             items = block.items
             prompt = self._writer.revise(summary, items) if summary else self._writer.write(items)

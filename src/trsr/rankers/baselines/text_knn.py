@@ -135,18 +135,36 @@ class TextKnnRanker(TextVectorRanker):
     def score(self, batch: QueryBatch) -> ScoreBatch:
         """[queries, columns] cosines."""
         vectors, rows = self.placed(batch)
-        met = rows[batch.histories.values]
-        histories = [self._read(met[start:end]) for start, end in _spans(batch)]
+        histories = self._histories(batch, rows)
         if self.profile_ == "max3":
             return ScoreBatch(self._nearest(batch, histories, vectors, rows))
+        profiles = self._profiles(histories, vectors)
+        return ScoreBatch(self.cosines(profiles, vectors, rows[batch.columns]))
+
+    def asked(self, batch: QueryBatch) -> list[Floats]:
+        """For each query the unit vectors, [any, width], that its candidates are compared with.
+
+        A candidate's score is the mean of its three largest products with them.
+        """
+        vectors, rows = self.placed(batch)
+        histories = self._histories(batch, rows)
+        if self.profile_ == "max3":
+            return [vectors[history].astype(np.float64) for history in histories]
+        return [one[None] for one in self._profiles(histories, vectors)]
+
+    def _histories(self, batch: QueryBatch, rows: Ints) -> list[Ints]:
+        met = rows[batch.histories.values]
+        return [self._read(met[start:end]) for start, end in _spans(batch)]
+
+    def _profiles(self, histories: list[Ints], vectors: Floats) -> Floats:
         decay = self.decay_ if self.profile_ == "decayed" else 1.0
-        profiles = np.zeros((len(batch), vectors.shape[1]))
+        profiles = np.zeros((len(histories), vectors.shape[1]))
         for row, history in enumerate(histories):
             if len(history):
                 weights = decay ** np.arange(len(history))
                 own = vectors[history].astype(np.float64)
                 profiles[row] = (weights[:, None] * own).sum(axis=0)
-        return ScoreBatch(self.cosines(unit(profiles), vectors, rows[batch.columns]))
+        return unit(profiles)
 
     def _read(self, met: Ints) -> Ints:
         """The rows of the history's texts that the profile reads, latest first."""
