@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import polars as pl
 
@@ -155,7 +155,7 @@ class Recommender:
         self._models: dict[bool, tuple[ScoringModel, PromptWriter]] = {}
 
     @classmethod
-    def load(cls, folder: Path | str, ranker: str = "") -> Recommender:
+    def load(cls, folder: Path | str, ranker: str = "") -> Self:
         """Opens a run directory whose stages are done.
 
         Raises:
@@ -495,10 +495,11 @@ class Recommender:
             )
         with self._lock:
             if tuned not in self._models:
-                self._models[tuned] = open_ranking_model(
-                    self.config, self._adapter if tuned else None
-                )
+                self._models[tuned] = self._open(tuned)
             return self._models[tuned]
+
+    def _open(self, tuned: bool) -> tuple[ScoringModel, PromptWriter]:
+        return open_ranking_model(self.config, self._adapter if tuned else None)
 
 
 def load(folder: Path | str, ranker: str = "") -> Recommender:

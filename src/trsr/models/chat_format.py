@@ -216,7 +216,8 @@ class ChatFormat:
 
     def forget(self) -> None:
         """Empties the cache of formatted prompts."""
-        self._formatted.clear()
+        with self._lock:
+            self._formatted.clear()
 
     def _format(self, prompts: Sequence[Prompt]) -> list[tuple[str, Tokens]]:
         """Each prompt's text and tokens; those that are not cached are encoded together."""

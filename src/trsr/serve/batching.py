@@ -7,7 +7,6 @@ waits for a batch to fill. Requests that were given up, or whose time is over, a
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections import deque
@@ -25,7 +24,7 @@ from trsr.types import Prompt
 Rows = npt.NDArray[np.float64]
 
 
-class Overloaded(TrsrError):
+class OverloadedError(TrsrError):
     """Too many requests wait; `retry_after` says when to come again, in seconds."""
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
@@ -33,7 +32,7 @@ class Overloaded(TrsrError):
         self.retry_after = retry_after
 
 
-class TooLate(ModelError):
+class TooLateError(ModelError):
     """A request was given up by its caller, or its time is over."""
 
 
@@ -54,11 +53,13 @@ class Ticket:
     model: float = 0.0
 
     def check(self) -> None:
-        """Raises TooLate where the request need cost no more."""
+        """Raises TooLateError where the request need cost no more."""
         if self.cancelled.is_set():
-            raise TooLate("the request was given up by its caller")
+            raise TooLateError("the request was given up by its caller")
         if time.perf_counter() > self.ends:
-            raise TooLate("the request's time is over before the model had room for it; try again")
+            raise TooLateError(
+                "the request's time is over before the model had room for it; try again"
+            )
 
 
 _TICKET: ContextVar[Ticket | None] = ContextVar("ticket", default=None)
@@ -160,8 +161,8 @@ class BatchedModel(ModelWrapper):
         """Log-probabilities as `ScoringModel.score` gives, out of passes that others share.
 
         Raises:
-            Overloaded: If too many requests wait.
-            TooLate: If the request's time is over, or it was given up.
+            OverloadedError: If too many requests wait.
+            TooLateError: If the request's time is over, or it was given up.
             ModelError: If the model fails.
             PromptError: If a prompt with an answer exceeds the context.
         """
@@ -177,7 +178,7 @@ class BatchedModel(ModelWrapper):
                 raise ModelError("the service is closing")
             if len(self._jobs) >= self._most:
                 pause = max(1.0, self.counts.seconds / max(self.counts.passes, 1))
-                raise Overloaded(f"{len(self._jobs)} requests wait already; come again", pause)
+                raise OverloadedError(f"{len(self._jobs)} requests wait already; come again", pause)
             self._jobs.append(job)
             self._changed.notify_all()
         in_time = job.done.wait(min(max(ticket.ends - began, 0.0), threading.TIMEOUT_MAX))
@@ -199,7 +200,7 @@ class BatchedModel(ModelWrapper):
     def _sizes(self, prompts: Sequence[Prompt]) -> list[int]:
         """About how many tokens each prompt adds to a pass: what it shares with the first, none."""
         texts = ["\n".join(message.content for message in one.messages) for one in prompts]
-        shared = len(os.path.commonprefix(texts)) if len(texts) > 1 else 0
+        shared = _common(min(texts), max(texts)) if len(texts) > 1 else 0
         first = self.count_tokens(prompts[0])
         # characters a token, by the first prompt: a budget need not be exact
         tokens = first / max(len(texts[0]), 1)
@@ -223,7 +224,7 @@ class BatchedModel(ModelWrapper):
         for job in list(self._jobs):
             try:
                 job.ticket.check()
-            except TooLate as error:
+            except TooLateError as error:
                 self._jobs.remove(job)
                 self.counts.late += 1
                 job.end(error)
@@ -283,6 +284,12 @@ def _failed(identity: str, error: Exception) -> ModelError:
     found = ModelError(f"model {identity} failed ({type(error).__name__}: {error})")
     found.__cause__ = error
     return found
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts begin alike."""
+    pairs = zip(one, other, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _parts(sizes: Sequence[int], budget: int) -> Iterator[tuple[int, int, int]]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trsr.errors import ModelError, PromptError, TrsrError
+from trsr.errors import ModelError, PromptError
 from trsr.models import LanguageModel
 from trsr.models.base import Feed, ModelWrapper, Sampling
 from trsr.models.cached import CachedModel
@@ -30,8 +30,8 @@ from trsr.prompts import PromptWriter
 from trsr.serve.batching import Ticket
 from trsr.serve.schemas import Revision
 from trsr.serve.store import Store, StoredEvent
-from trsr.storage.response_cache import MEMORY, ResponseCache
-from trsr.summarize import STRATEGIES, Resumable, SummarizeSettings, summarize
+from trsr.storage.response_cache import MEMORY, ResponseCache, response_key
+from trsr.summarize import STRATEGIES, SummarizeSettings, summarize
 from trsr.summarize.blocks import cut_blocks, item_measure
 from trsr.types import Block, Interaction, Item, Summary, UserHistory
 
@@ -164,9 +164,7 @@ class Summaries:
         self._closed_blocks = settings.model_copy(update={"last_block": False})
         # a plan's history ends where a full block does
         self._settings = settings.model_copy(update={"last_block": True})
-        self._resumes = isinstance(STRATEGIES.load(settings.strategy), type) and issubclass(
-            STRATEGIES.load(settings.strategy), Resumable
-        )
+        self._resumes = hasattr(STRATEGIES.load(settings.strategy), "resume")  # is `Resumable`
         self._open = functools.cache(opened)
         self._opening = threading.Lock()
         self._find = find
@@ -186,7 +184,10 @@ class Summaries:
         """How many of a user's revisions hold: until an event came in among those they cover."""
         for count in range(len(revisions), 0, -1):
             covers = revisions[count - 1].covers
-            if covers <= len(events) and events[covers - 1].event.id == revisions[count - 1].last_event:
+            if (
+                covers <= len(events)
+                and events[covers - 1].event.id == revisions[count - 1].last_event
+            ):
                 return count
         return 0
 
@@ -199,8 +200,6 @@ class Summaries:
         blocks = cut_blocks(history, self._closed_blocks, self._measure)
         if self._resumes or not blocks or not self._settings.uses_llm:
             return []
-        from trsr.storage.response_cache import response_key
-
         model, writer = self._opened()
         flow = STRATEGIES.load(self._settings.strategy)(writer, self._settings).flow(blocks)
         prompts = next(flow)
@@ -274,7 +273,7 @@ class Summaries:
         """Makes the next step of users that are due, side by side; whether there was one."""
         users = self._store.due(USERS)
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting)  # who waits for an answer goes first
+            self._changed.wait_for(lambda: not self._waiting, POLL)  # who waits for an answer first
             users = [user for user in users if user not in self._gone]
             self._busy |= set(users)
         try:
@@ -410,7 +409,9 @@ class Summaries:
             self._store.set_due(user)
             self.call()
 
-    def at_once(self, history: UserHistory, begun: Summary | None, ticket: Ticket) -> Summary | None:
+    def at_once(
+        self, history: UserHistory, begun: Summary | None, ticket: Ticket
+    ) -> Summary | None:
         """The summary of a history that is nobody's own; what is written for it is not kept.
 
         Args:
@@ -428,7 +429,13 @@ class Summaries:
         model, writer = self._opened()
         plan = Plan(
             UserHistory(history.user, history.interactions[: full[-1].end]),
-            begun, 0, 0, (), frozenset(), 0, more=False,
+            begun,
+            0,
+            0,
+            (),
+            frozenset(),
+            0,
+            more=False,
         )
         with self._changed:
             self._waiting += 1
@@ -490,6 +497,3 @@ class Summaries:
 def _said(error: BaseException) -> str:
     """An error for the log, which holds no text of users."""
     return type(error).__name__ if not isinstance(error, ModelError) else str(error)
-
-
-__all__ = ["Plan", "Summaries", "SummaryCounts", "TrsrError"]

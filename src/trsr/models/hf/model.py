@@ -20,6 +20,7 @@ from trsr.models.hf.generate import Generator
 from trsr.models.openvino.compiled import CompiledPass, compiled_pass, resolve
 from trsr.models.settings import ModelSettings
 from trsr.models.thinking import MissingTexts
+from trsr.models.token_tree.kv_cache import decoder_of
 from trsr.models.token_tree.prefix_cache import PrefixCache
 from trsr.models.token_tree.tokens import Tokens
 from trsr.models.token_tree.tree import answer_logits, answer_states, log_normalizer
@@ -43,6 +44,7 @@ class TransformersModel:
         network: The torch module; a PEFT wrapper where the adapter stays beside the weights.
         device: Where it runs.
         layout: The chat format: how prompts become tokens.
+        prefix_cache: What is kept of prompts between calls.
 
     Raises:
         ConfigError: If the machine lacks the device or the library that is asked for.
@@ -65,7 +67,7 @@ class TransformersModel:
         if self._scorer != "torch":
             self._identity += f" {self._scorer}"
         self._identity += settings.special_name
-        self._prefix_cache = PrefixCache(settings.prefix_cache_tokens)
+        self.prefix_cache = PrefixCache(settings.prefix_cache_tokens)
 
     @property
     def identity(self) -> str:
@@ -76,6 +78,21 @@ class TransformersModel:
     def context_tokens(self) -> int:
         """The most tokens of a prompt and its answer: the setting, or the model's own if less."""
         return self._context_tokens
+
+    def keep_prefixes(self, size: int) -> None:
+        """Bounds what is kept of prompts between calls by bytes, not by the settings' tokens."""
+        config = decoder_of(self.network).config
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        shared = getattr(config, "num_key_value_heads", None) or heads
+        of_number = 4 if self._scorer == "openvino" else self.network.dtype.itemsize
+        token = 2 * config.num_hidden_layers * shared * width * of_number
+        self.prefix_cache = PrefixCache(size // token)
+
+    def forget(self) -> None:
+        """Empties what is kept of prompts between calls."""
+        self.prefix_cache = PrefixCache(self.prefix_cache.budget)
+        self.layout.forget()
 
     def count_tokens(self, prompt: Prompt) -> int:
         """The prompt's tokens as the model reads it, chat format included."""
@@ -194,7 +211,7 @@ class TransformersModel:
                 self.network,
                 sequences,
                 batch_tokens=self.settings.batch_tokens,
-                prefix_cache=self._prefix_cache,
+                prefix_cache=self.prefix_cache,
                 packed=self.compiled,
             )
             logits = answer_logits(self.network, states, tokens).double()

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import importlib.util
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -125,7 +125,7 @@ class TextNeighbours:
         return by_words
 
 
-class FirstStage:
+class Retriever:
     """Proposes candidates, and lets rankers that know items by ids alone judge new ones.
 
     Args:
@@ -142,23 +142,29 @@ class FirstStage:
         self._index: tuple[VectorIndex, Any] | None = None
         self.neighbours = TextNeighbours(recommender.catalog, self._rank)
 
-    def propose(self, history: UserHistory, n: int, new: Iterable[Item]) -> tuple[Item, ...]:
+    def propose(
+        self,
+        history: UserHistory,
+        n: int,
+        new: Iterable[Item],
+        met: Collection[str] = frozenset(),
+    ) -> tuple[Item, ...]:
         """The `n` items that the run's retriever puts first, without those of the history.
 
         Args:
             history: The user's.
             n: How many.
             new: The items that came after the run.
+            met: What else is not to be proposed.
 
         Raises:
             DataError: If the history holds every item.
         """
         ranker = self._recommender.fitted(self._rank.retriever)
-        seen = {item.id for item in history.items}
+        seen = {item.id for item in history.items} | set(met)
         fresh = [item for item in new if item.id not in seen]
-        large = len(self._catalog) > self._large and isinstance(ranker, TextKnnRanker)
         batch = QueryBatch.whole([("propose", self.known(history), None)], self._catalog)
-        if large and isinstance(ranker, TextKnnRanker):
+        if isinstance(ranker, TextKnnRanker) and len(self._catalog) > self._large:
             pairs = self._by_index(ranker, batch, n + len(seen), fresh)
         else:
             pairs = self._by_scores(ranker, batch, n + len(seen), fresh)
@@ -196,7 +202,8 @@ class FirstStage:
             or self._rank.those("uses_llm", members)
         ):
             batch = QueryBatch.of([query], self._catalog)
-            return scored(ranker, batch, name).scores[0][batch.places[0]]
+            own: Floats = scored(ranker, batch, name).scores[0][batch.places[0]]
+            return own
         near = [self._near(item) for item in query.candidates]
         numbers = np.unique(np.concatenate([one for one, _ in near]))
         items = tuple(self._catalog.at(int(number)) for number in numbers)
@@ -204,14 +211,15 @@ class FirstStage:
             return np.zeros(len(near))
         batch = QueryBatch.of([Query(query.id, self.known(query.history), items)], self._catalog)
         row = scored(ranker, batch, name).scores[0][batch.places[0]]
-        return np.array(
+        found: Floats = np.array(
             [
-                np.average(row[np.searchsorted(numbers, own)], weights=weights)
-                if len(own)
+                np.average(row[np.searchsorted(numbers, nearest)], weights=weights)
+                if len(nearest)
                 else row.min()
-                for own, weights in near
+                for nearest, weights in near
             ]
         )
+        return found
 
     def _near(self, item: Item) -> Near:
         if item.id in self._catalog:
