@@ -25,7 +25,8 @@ def small_run(folder, strategy="recurrent", rankers=("popular", "llm_zero_shot")
     text = text.replace(
         'strategy = "none"', f'strategy = "{strategy}"\nblock_items = {BLOCK}\nfan_in = 2'
     )
-    text += f'\n[prompts]\ndomain = "products"\nrecent = 2\n\n[summarize.sampling]\nmax_tokens = 9\n{more}'
+    text += '\n[prompts]\ndomain = "products"\nrecent = 2\n'
+    text += f"\n[summarize.sampling]\nmax_tokens = 9\n{more}"
     (folder / "small.toml").write_text(text, "utf-8")
     list(run(load_config(folder / "small.toml", [f"run.folder={folder / 'run'}"])))
     return folder / "run"

@@ -134,6 +134,7 @@ class Timings(Answer):
     """Milliseconds that each part took."""
 
     queue: float = 0.0
+    summary: float = 0.0
     retriever: float = 0.0
     prompt: float = 0.0
     model: float = 0.0

@@ -1,19 +1,35 @@
-"""What the service does, behind HTTP and the page: functions over a run and its state."""
+"""What the service does, behind HTTP and the page: thread-safe functions of a run and its state."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import math
 import threading
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
-from trsr.errors import DataError
-from trsr.progress import Silent
-from trsr.recommender import Recommender
+import numpy as np
+
+from trsr.config import Config
+from trsr.data import Dataset
+from trsr.errors import DataError, ModelError
+from trsr.models import ScoringModel, open_model
+from trsr.pipeline.artifacts import SPLITS, read_summaries, with_summary
+from trsr.prompts import PromptWriter
+from trsr.rankers import p_yes
+from trsr.recommender import Recommender, ranking_writer
+from trsr.serve.batching import BatchedModel, OverloadedError, Ticket, on_behalf_of
+from trsr.serve.calibration import Calibration, calibration
+from trsr.serve.retriever import Retriever
 from trsr.serve.schemas import (
     AddedEvents,
     BlockView,
+    ChatMessage,
     Deleted,
     Event,
     Explanation,
@@ -23,29 +39,104 @@ from trsr.serve.schemas import (
     RankedItem,
     Recommendation,
     RecommendRequest,
+    Revision,
     RevisionView,
+    Score,
     ScoreRequest,
     ScoreResponse,
     SummaryUsed,
     Timings,
+    Usage,
     UserEvent,
     UserView,
 )
 from trsr.serve.settings import ServeSettings
 from trsr.serve.store import Store, StoredEvent
-from trsr.types import Interaction, Item, Query, UserHistory
+from trsr.serve.summaries import Summaries
+from trsr.storage.response_cache import response_key
+from trsr.types import Interaction, Item, Query, Summary, UserHistory
+
+__all__ = ["OverloadedError", "Service", "UnknownNameError"]
+
+_TRIED = 100_000
+"""Users of whom is known that their first summaries were looked for."""
 
 
 class UnknownNameError(DataError):
     """There is no such user or item."""
 
 
-class OverloadedError(DataError):
-    """Too many requests wait; `retry_after` says when to come again, in seconds."""
+class ServedRecommender(Recommender):
+    """A run's rankers, whose language models read for many threads at once.
 
-    def __init__(self, message: str, retry_after: float = 1.0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+    Nothing that is asked here is put into the response cache: histories change, and what a user's
+    prompts give is the user's.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        adapter: Path | None = None,
+        ranker: str = "",
+        rankers: Path | None = None,
+    ) -> None:
+        super().__init__(config, dataset, adapter, ranker, rankers)
+        self.limits = ServeSettings()
+
+    def opened(self) -> list[BatchedModel]:
+        """The models that are open."""
+        return [model for model, _ in self._models.values() if isinstance(model, BatchedModel)]
+
+    def model(self) -> tuple[ScoringModel, PromptWriter]:
+        """The run's ranking model, trained where it was, and its prompts."""
+        return self._rank(self._adapter is not None)
+
+    @property
+    def reads_summary(self) -> bool:
+        """Whether the ranker, or one that it asks, reads the summary."""
+        return self.config.reads_summary(self.config.rank.with_members(self.name))
+
+    @property
+    def summarizer(self) -> tuple[Any, PromptWriter]:
+        """The summarizing model, with the response cache around it, and its prompts."""
+        return self._summarizer
+
+    def _open(self, tuned: bool) -> tuple[ScoringModel, PromptWriter]:
+        limits = self.limits
+        model = open_model(self.config.model, self._adapter if tuned else None)
+        if not isinstance(model, ScoringModel):
+            raise ModelError(
+                f"the backend {self.config.model.backend!r} gives no log-probabilities of answers, "
+                "so it cannot rank"
+            )
+        keep = getattr(model, "keep_prefixes", None)
+        if keep is not None:
+            keep(limits.cache_mb << 20)
+        served = BatchedModel(model, limits.batch_tokens, limits.queue)
+        return served, ranking_writer(self.config, served)
+
+
+@dataclasses.dataclass
+class _Asked:
+    """A request that is understood.
+
+    Attributes:
+        history: What the ranking knows of the user.
+        summary: What it reads, if any.
+        revision: The summary's number, where it is stored.
+        query: With the candidates.
+        items: The candidates by id.
+        ticket: What it waited for.
+        times: Seconds of each part.
+    """
+
+    history: UserHistory
+    summary: Summary | None
+    revision: int | None
+    query: Query
+    ticket: Ticket
+    times: dict[str, float]
 
 
 class Service:
@@ -55,18 +146,33 @@ class Service:
         run: The run directory, its stages done.
         store: The state.
         settings: Limits.
+
+    Raises:
+        ConfigError: If there is no such ranker.
+        StoreError: If the run is not ranked yet.
     """
 
     def __init__(self, run: Path, store: Store, settings: ServeSettings) -> None:
         self.run = run
         self.store = store
         self.settings = settings
-        self.recommender = Recommender.load(run, settings.ranker)
+        self.recommender = ServedRecommender.load(run, settings.ranker)
+        self.recommender.limits = settings
         self._lock = threading.Lock()
         self._fresh: dict[str, Item] = {}
         self._version = 0
+        self._tried: dict[str, None] = {}
         store.import_run(self.recommender.dataset)
         self._refresh()
+        config = self.recommender.config
+        self.retriever = Retriever(self.recommender)
+        self.summaries = Summaries(
+            store, config.summarize, lambda: self.recommender.summarizer, self._find
+        )
+        self._summarizes = config.summarize.strategy != "none" and self.recommender.reads_summary
+        if self._summarizes:
+            self.summaries.start()
+            self.summaries.call()  # what a stop left undone
 
     # Items
 
@@ -84,10 +190,14 @@ class Service:
 
     def _item(self, given: str | InlineItem) -> Item:
         if isinstance(given, InlineItem) and given.fields:
-            return Item(
-                given.id, tuple((name, text) for name, text in given.fields.items() if text)
-            )
+            own = ((name, text) for name, text in given.fields.items() if text)
+            return Item(given.id, tuple(own))
         return self._find(given if isinstance(given, str) else given.id)
+
+    def _new(self) -> list[Item]:
+        """The items that came after the run."""
+        known = self.recommender.catalog
+        return [item for name, item in list(self._fresh.items()) if name not in known]
 
     def item(self, name: str) -> ItemView:
         """An item's text.
@@ -109,7 +219,10 @@ class Service:
         """As `add_events`, without waiting for the disk."""
         for event in events:
             self._find(event.item)
-        return self.store.submit_events(events)
+        done = self.store.submit_events(events)
+        if self._summarizes:
+            done.add_done_callback(lambda _: self.summaries.call())
+        return done
 
     def add_events(self, events: Sequence[Event]) -> AddedEvents:
         """Keeps events durably, all or none.
@@ -121,15 +234,39 @@ class Service:
         return self.submit_events(events).result()
 
     def delete_user(self, user: str) -> Deleted:
-        """Removes all of a user.
+        """Removes all of a user: events, summaries, and the stored model outputs behind them.
 
         Raises:
             UnknownNameError: If there is none.
         """
         if not self.store.has_user(user):
             raise UnknownNameError(f"there is no user {user!r}")
-        removed = self.store.delete_user(user)
-        return Deleted(events=removed.events, revisions=removed.revisions, outputs=0)
+        removed, outputs = self.summaries.delete(user, self._run_keys(user))
+        self._tried.pop(user, None)
+        for model in self.recommender.opened():
+            forget = getattr(model.inner, "forget", None)
+            if forget is not None:
+                forget()
+        return Deleted(events=removed.events, revisions=removed.revisions, outputs=outputs)
+
+    def _run_keys(self, user: str) -> list[str]:
+        """Keys of what the run itself asked about a user's cases."""
+        recommender = self.recommender
+        keys: list[str] = []
+        asks = recommender.config.rank.those("uses_llm")
+        for split in SPLITS:
+            cases = recommender.dataset.cases(split).of_user(user)
+            if not len(cases):
+                continue
+            summaries = read_summaries(self.run, [split])
+            for case in cases:
+                query = with_summary(case, summaries).query
+                keys += query.summary.sources if query.summary else ()
+                if asks and not cases.full:
+                    model, writer = recommender.model()
+                    kind = {"score": list(writer.answers)}
+                    keys += [response_key(model.identity, one, kind) for one in writer.rank(query)]
+        return keys
 
     def user(self, user: str) -> UserView:
         """All that is kept of a user.
@@ -137,8 +274,7 @@ class Service:
         Raises:
             UnknownNameError: If there is none.
         """
-        stored = self._stored(user)
-        revisions = self.store.revisions(user)
+        stored, revisions = self._known(user)
         views = [
             RevisionView(**revision.model_dump(exclude={"user", "sources"}))
             for revision in revisions
@@ -156,16 +292,43 @@ class Service:
                 )
                 for _, event in stored
             ],
-            blocks=[],
+            blocks=self._blocks(self._stored_history(user, stored)),
             revisions=views,
             behind=max(0, len(stored) - covers),
         )
 
-    def _stored(self, user: str) -> list[StoredEvent]:
+    def _blocks(self, history: UserHistory) -> list[BlockView]:
+        if not (self._summarizes and history.interactions):
+            return []
+        texts = self.summaries.block_texts(history)
+        return [
+            BlockView(start=one.start, end=one.end, text=texts[n] if n < len(texts) else "")
+            for n, one in enumerate(self.summaries.blocks(history))
+        ]
+
+    def _known(self, user: str) -> tuple[list[StoredEvent], list[Revision]]:
+        """A user's events, and the revisions that hold.
+
+        Raises:
+            UnknownNameError: If there is none.
+        """
         stored = self.store.stored_history(user)
         if not stored:
             raise UnknownNameError(f"there is no user {user!r}")
-        return stored
+        revisions = self.store.revisions(user)
+        if not revisions and self._summarizes and user not in self._tried:
+            # of users whom the run knows, its own texts are in the response cache
+            self.summaries.from_cache(user)
+            with self._lock:
+                self._tried[user] = None
+                if len(self._tried) > _TRIED:
+                    self._tried.clear()
+            revisions = self.store.revisions(user)
+        return stored, revisions[: self.summaries.holding(stored, revisions)]
+
+    def _stored_history(self, user: str, stored: Iterable[StoredEvent]) -> UserHistory:
+        met = tuple(Interaction(self._find(event.item), event.time) for _, event in stored)
+        return UserHistory(user, met)
 
     # Rankings
 
@@ -180,83 +343,234 @@ class Service:
 
         Raises:
             UnknownNameError: If the user or an item is unknown.
+            DataError: If there is nothing to rank.
             OverloadedError: If too many requests wait.
+            ModelError: If the model fails, or the request's time is over.
+            PromptError: If a prompt cannot be made to fit.
         """
-        return self._recommend(request)[0]
-
-    def _recommend(self, request: RecommendRequest) -> tuple[Recommendation, Query]:
         began = time.perf_counter()
-        history = self._history(request)
-        if request.candidates is None:
-            candidates = self.recommender.propose(history, request.n)
-        else:
-            found = {item.id: item for item in map(self._item, request.candidates)}
-            candidates = tuple(found.values())
-        proposed = time.perf_counter()
-        query = Query(f"serve/{history.user}", history, candidates)
-        (query,) = self.recommender.summarized([query], Silent())
-        (ranked,) = self.recommender.rank([query])
-        ended = time.perf_counter()
-        items = {item.id: item for item in candidates}
-        summary = query.summary
-        return Recommendation(
-            user=request.user,
-            ranker=self.recommender.name,
-            items=[
-                RankedItem(
-                    item=entry.item, title=_title(items[entry.item]), rank=rank, score=entry.score
-                )
-                for rank, entry in enumerate(ranked.entries[: request.k], 1)
-            ],
-            summary=SummaryUsed(text=summary.text, covers=summary.covers) if summary else None,
-            recent=[
-                ItemTitle(item=item.id, title=_title(item))
-                for item in history.recent(self.recommender.config.prompts.recent)
-            ],
-            timings=Timings(
-                retriever=1000 * (proposed - began),
-                model=1000 * (ended - proposed),
-                total=1000 * (ended - began),
-            ),
-        ), query
-
-    def _history(self, request: RecommendRequest) -> UserHistory:
-        excluded = set(request.exclude)
-        if request.history is not None:
-            pairs = [(self._item(given), float(n)) for n, given in enumerate(request.history)]
-        elif request.user is not None:
-            stored = self._stored(request.user)
-            pairs = [(self._find(event.item), event.time) for _, event in stored]
-        else:
-            pairs = []
-        kept = (Interaction(item, at) for item, at in pairs if item.id not in excluded)
-        return UserHistory(request.user or "", tuple(kept))
+        return self._ranked(request, self._asked(request, cancelled), began)
 
     def explain(
         self, request: RecommendRequest, cancelled: threading.Event | None = None
     ) -> Explanation:
         """As `recommend`, with the blocks and the prompt behind it."""
-        found, _ = self._recommend(request)
-        return Explanation(**found.model_dump(), blocks=list[BlockView](), prompt=[])
+        began = time.perf_counter()
+        asked = self._asked(request, cancelled)
+        found = self._ranked(request, asked, began)
+        return Explanation(
+            **found.model_dump(),
+            blocks=self._blocks(asked.history),
+            prompt=self._prompt(asked.query, found.items[0].item),
+        )
+
+    def _prompt(self, query: Query, first: str) -> list[ChatMessage]:
+        """What the language model read about one candidate; nothing where none was asked."""
+        rank = self.recommender.config.rank
+        if not rank.those("uses_llm", rank.with_members(self.recommender.name)):
+            return []
+        place = [item.id for item in query.candidates].index(first)
+        messages = self.recommender.prompts(query)[place].messages
+        return [ChatMessage(role=one.role, content=one.content) for one in messages]
+
+    def _asked(self, request: RecommendRequest, cancelled: threading.Event | None) -> _Asked:
+        ends = time.perf_counter() + self.settings.deadline
+        ticket = Ticket(ends, cancelled or threading.Event())
+        times: dict[str, float] = {}
+        with _timed(times, "summary"):
+            history, summary, revision = self._user_side(request, ticket)
+        with _timed(times, "retriever"):
+            candidates = self._candidates(request, history)
+        query = Query(f"serve/{history.user}", history, candidates, summary)
+        return _Asked(history, summary, revision, query, ticket, times)
+
+    def _user_side(
+        self, request: RecommendRequest, ticket: Ticket
+    ) -> tuple[UserHistory, Summary | None, int | None]:
+        """The history, the summary to read, and its number where it is stored."""
+        excluded, user = set(request.exclude), request.user or ""
+        begun: Summary | None = None
+        revision: int | None = None
+        if request.history is not None:
+            items = [self._item(given) for given in request.history]
+            met = [Interaction(item, float(n)) for n, item in enumerate(items)]
+            stored_summary = False
+        elif request.user is not None:
+            stored, revisions = self._known(request.user)
+            met = list(self._stored_history(user, stored).interactions)
+            first = next((n for n, one in enumerate(met) if one.item.id in excluded), len(met))
+            stored_summary = first == len(met)
+            held = [one for one in revisions if one.covers <= first]
+            if held:
+                begun = Summary(user, held[-1].text, held[-1].covers)
+                revision = held[-1].number
+        else:
+            met, stored_summary = [], True
+        kept = tuple(one for one in met if one.item.id not in excluded)
+        history = UserHistory(user, kept)
+        if not self._summarizes:
+            return history, None, None
+        if request.summary is not None:
+            given = Summary(user, request.summary, len(kept)) if request.summary.strip() else None
+            return history, given, None
+        if stored_summary:
+            return history, begun if begun and begun.text else None, revision
+        return history, self.summaries.at_once(history, begun, ticket), None
+
+    def _candidates(self, request: RecommendRequest, history: UserHistory) -> tuple[Item, ...]:
+        if request.candidates is None:
+            met = self._also_met(request) if request.history is None else frozenset[str]()
+            return self.retriever.propose(history, request.n, self._new(), met)
+        found = {item.id: item for item in map(self._item, request.candidates)}
+        return tuple(found.values())
+
+    def _also_met(self, request: RecommendRequest) -> frozenset[str]:
+        """What the run knows that a user met beside the stored history."""
+        if request.user is None:
+            return frozenset()
+        seen = self.recommender.dataset.seen([request.user]).get(request.user, frozenset())
+        return seen - set(request.exclude)
+
+    def _ranked(self, request: RecommendRequest, asked: _Asked, began: float) -> Recommendation:
+        query, name = asked.query, self.recommender.name
+        with on_behalf_of(asked.ticket), _timed(asked.times, "rank"):
+            asked.ticket.check()
+            scores = self.retriever.scores(query, name)
+        curve = self._calibration
+        order = np.argsort(-scores, kind="stable")[: request.k]
+        items = [
+            RankedItem(
+                item=query.candidates[place].id,
+                title=_title(query.candidates[place]),
+                rank=rank,
+                score=float(scores[place]),
+                p_yes=curve(float(scores[place])) if curve else None,
+            )
+            for rank, place in enumerate(order.tolist(), 1)
+        ]
+        ticket, summary = asked.ticket, asked.summary
+        recent = asked.history.recent(self.recommender.config.prompts.recent)
+        spent = asked.times["rank"] - ticket.model - ticket.queue
+        return Recommendation(
+            user=request.user,
+            ranker=name,
+            items=items,
+            summary=summary
+            and SummaryUsed(text=summary.text, revision=asked.revision, covers=summary.covers),
+            recent=[ItemTitle(item=item.id, title=_title(item)) for item in recent],
+            timings=Timings(
+                queue=1000 * ticket.queue,
+                summary=1000 * asked.times["summary"],
+                retriever=1000 * asked.times["retriever"],
+                prompt=1000 * max(0.0, spent),
+                model=1000 * ticket.model,
+                total=1000 * (time.perf_counter() - began),
+            ),
+        )
+
+    @functools.cached_property
+    def _calibration(self) -> Calibration | None:
+        config = self.recommender.config
+        cases = self.recommender.dataset.cases(config.rank.split)
+        return calibration(self.run, cases, self.recommender.name)
 
     def score(
         self, request: ScoreRequest, cancelled: threading.Event | None = None
     ) -> ScoreResponse:
-        """Scores item texts for a described user."""
-        raise UnknownNameError("this ranker scores no texts")
+        """Scores item texts for described users: the model's own p(yes), not calibrated.
+
+        Raises:
+            DataError: If the run has no language model, or the two sides are not of one length.
+            ModelError, OverloadedError, PromptError: As `recommend`.
+        """
+        config = self.recommender.config
+        if not config.rank.those("uses_llm"):
+            raise DataError("no ranker of this run asks a language model, so it scores no texts")
+        users = [request.text_1] if isinstance(request.text_1, str) else request.text_1
+        items = [request.text_2] if isinstance(request.text_2, str) else request.text_2
+        if len(users) == 1:
+            users = users * len(items)
+        if len(users) != len(items):
+            raise DataError(
+                f"text_1 has {len(users)} texts and text_2 {len(items)}: give one for all, or as "
+                "many"
+            )
+        model, writer = self.recommender.model()
+        column = (*config.prompts.fields, *self.recommender.catalog.columns, "text")[0]
+        prompts = []
+        for user, item in zip(users, items, strict=True):
+            summary = Summary("", user, 0) if user.strip() else None
+            shown = Item("text", ((column, item),)) if item else Item("text")
+            prompts += writer.rank(Query("score", UserHistory("", ()), (shown,), summary))
+        ends = time.perf_counter() + self.settings.deadline
+        with on_behalf_of(Ticket(ends, cancelled or threading.Event())):
+            found = model.score(prompts, writer.answers)
+        margins = (found[:, 0] - found[:, 1]).tolist()
+        if not all(map(math.isfinite, margins)):
+            raise ModelError("the model gave something that is not a number")
+        tokens = sum(map(model.count_tokens, prompts))
+        return ScoreResponse(
+            id=f"score-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            model=request.model or config.model.name,
+            data=[Score(index=n, score=p_yes(one)) for n, one in enumerate(margins)],
+            usage=Usage(prompt_tokens=tokens, total_tokens=tokens),
+        )
 
     # Working
 
     def ready(self) -> bool:
-        """Whether the model can answer."""
+        """Whether the model can answer; opens it where it is not open yet.
+
+        A model that cannot be opened, such as an endpoint that is away, is tried again each time.
+        """
+        rank = self.recommender.config.rank
+        if not rank.those("uses_llm", rank.with_members(self.recommender.name)):
+            return True
+        try:
+            self.recommender.model()
+        except (ModelError, OSError):
+            return False
         return True
 
     def load(self) -> dict[str, float]:
         """Numbers of what goes on, for /metrics and the page, each with a name of its own."""
-        return {}
+        models = self.recommender.opened()
+        counts = [model.counts for model in models]
+        caches = [getattr(model.inner, "prefix_cache", None) for model in models]
+        done = self.summaries.counts
+        found: dict[str, float] = {
+            "model_waiting": sum(model.waiting for model in models),
+            "model_passes": sum(one.passes for one in counts),
+            "model_shares": sum(one.shares for one in counts),
+            "model_prompts": sum(one.prompts for one in counts),
+            "model_tokens": sum(one.tokens for one in counts),
+            "model_seconds": sum(one.seconds for one in counts),
+            "model_late": sum(one.late for one in counts),
+            "prefix_tokens": sum(one.tokens for one in caches if one is not None),
+        }
+        return found | {
+            f"summary_{name}": float(value) for name, value in dataclasses.asdict(done).items()
+        }
 
     def close(self) -> None:
-        """Ends what works in the background."""
+        """Ends what works in the background, behind the step under way."""
+        self.summaries.close()
+        for model in self.recommender.opened():
+            model.close()
+
+
+class _timed:  # noqa: N801 - used as a function
+    """Notes how long a part took."""
+
+    def __init__(self, times: dict[str, float], name: str) -> None:
+        self._times, self._name = times, name
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._times[self._name] = time.perf_counter() - self._began
 
 
 def _title(item: Item, characters: int = 200) -> str:

@@ -241,6 +241,12 @@ class Store:
         with self._reading() as connection:
             return list(connection.execute(query.limit(limit)).scalars().all())
 
+    def set_due(self, user: str) -> None:
+        """Says that a user's summary is behind."""
+        of = tables.users.c
+        late = sa.update(tables.users).where(of.user == user, of.due.is_(None))
+        self._write(lambda connection: connection.execute(late.values(due=time.time())) and None)
+
     def summarized(self, user: str, up_to_seq: int) -> None:
         """A user's summary reads all events that arrived up to `up_to_seq`."""
         of = tables.events.c

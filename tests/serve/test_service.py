@@ -1,0 +1,279 @@
+"""The service's functions over a small run: rankings, what-ifs, new users and items, deletion."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from served import BLOCK, ended, event, opened, small_run
+
+from trsr.errors import DataError, ModelError
+from trsr.recommender import Recommender
+from trsr.serve.batching import TooLateError
+from trsr.serve.schemas import InlineItem, RecommendRequest, ScoreRequest
+from trsr.serve.service import UnknownNameError
+from trsr.storage.response_cache import ResponseCache
+from trsr.types import Interaction, Item, Query, Summary, UserHistory
+
+
+@pytest.fixture(scope="module", params=["recurrent", "hierarchical"])
+def run(request, tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("served"), request.param)
+
+
+@pytest.fixture
+def service(run, tmp_path):
+    made = opened(run, tmp_path / "state.sqlite")
+    yield made
+    ended(made)
+
+
+def summarized(service, user, covers):
+    """Waits for the background worker."""
+    ends = time.monotonic() + 30
+    while not (found := service.store.revisions(user)) or found[-1].covers < covers:
+        assert time.monotonic() < ends, "the worker does not come"
+        time.sleep(0.01)
+    return found
+
+
+def ask(service, **said):
+    return service.recommend(RecommendRequest(**said))
+
+
+def scores(found):
+    return {one.item: one.score for one in found.items}
+
+
+def test_scores_are_those_of_the_runs_own_path(run, service) -> None:
+    service.add_events([event("new", n, n) for n in range(8)])
+    summarized(service, "new", 6)
+    candidates = [f"p{n}" for n in range(10, 25)]
+    found = ask(service, user="new", candidates=candidates, k=20)
+    catalog = service.recommender.catalog
+    history = UserHistory("new", tuple(Interaction(catalog[f"p{n}"], n) for n in range(8)))
+    summary = Summary("new", found.summary.text, 6)
+    query = Query("q", history, tuple(map(catalog.__getitem__, candidates)), summary)
+    (expected,) = Recommender.load(run).rank([query])
+    assert [(one.item, one.score) for one in found.items] == [
+        (entry.item, entry.score) for entry in expected.entries
+    ]
+    assert found.summary.covers == 6
+    assert found.summary.revision == service.store.revisions("new")[-1].number
+    assert [one.item for one in found.recent] == ["p6", "p7"]
+    assert found.timings.total >= found.timings.model > 0
+    assert [one.rank for one in found.items] == [*range(1, 16)]
+
+
+def test_batched_requests_have_the_scores_of_each_alone(service) -> None:
+    for user in range(12):
+        service.add_events([event(f"u{user}/x", (user + n) % 30, n) for n in range(7)])
+        summarized(service, f"u{user}/x", 6)
+    requests = [
+        RecommendRequest(user=f"u{user}/x", candidates=[f"p{n}" for n in range(user, user + 9)])
+        for user in range(12)
+    ]
+    alone = [scores(service.recommend(one)) for one in requests]
+    with ThreadPoolExecutor(12) as pool:
+        together = [scores(one) for one in pool.map(service.recommend, requests * 3)]
+    assert together == alone * 3
+
+
+def test_a_runs_own_user_has_the_runs_summary_without_a_call_of_the_model(service) -> None:
+    model, _ = service.recommender.summarizer
+    user = service.recommender.dataset.cases("test").frame["user"][0]
+    before = model.counts.asked
+    view = service.user(user)
+    assert view.blocks[0].end == BLOCK
+    assert view.behind == len(view.events) - view.revisions[-1].covers
+    found = ask(service, user=user)
+    assert found.summary.text == view.revisions[-1].text
+    # the case's history was summarized by the run, with what was clicked then it may be longer
+    assert view.revisions
+    assert model.counts.asked - before <= 1
+
+
+def test_a_new_user_is_answered_at_once_and_a_history_in_the_request_too(service) -> None:
+    assert len(ask(service).items) == 10
+    found = ask(service, history=["p1", "p2", InlineItem(id="mine", fields={"title": "a drill"})])
+    assert [one.title for one in found.recent][-1] == "a drill"
+    assert not {"p1", "p2"} & {one.item for one in found.items}
+    assert found.summary.covers == 3
+    assert found.summary.revision is None
+    longer = ask(service, history=[f"p{n}" for n in range(8)])
+    assert longer.summary.covers == 6
+    with pytest.raises(UnknownNameError, match="no user 'nobody'"):
+        ask(service, user="nobody")
+    with pytest.raises(UnknownNameError, match="no item 'p99'"):
+        ask(service, candidates=["p99"])
+
+
+def test_a_new_item_can_be_found_and_ranked_at_once(service) -> None:
+    popular = service.recommender.catalog["p1"].fields
+    # its nearest neighbours by text are those of p1, and so is its place
+    assert service.put_item("fresh", dict(popular))
+    assert not service.put_item("fresh", dict(popular) | {"brand": "Ajax"})
+    service.put_item("odd/one", {"title": "zzz"})
+    service.add_events([event("new", n, n) for n in range(5, 9)])
+    found = ask(service, user="new", n=28, k=28)
+    assert "fresh" in scores(found)
+    shown = service.item("fresh")
+    assert shown.fields["brand"] == "Ajax"
+    ranked = ask(service, user="new", candidates=["fresh", "odd/one", "p20"])
+    assert len({one.score for one in ranked.items}) > 1
+    service.add_events([event("new", 0, 99).model_copy(update={"item": "fresh"})])
+    assert ask(service, user="new").recent[-1].item == "fresh"
+    assert "fresh" not in scores(ask(service, user="new", n=28, k=28))
+
+
+def test_what_would_be_without_an_item_or_with_another_summary_is_not_stored(service) -> None:
+    service.add_events([event("new", n, n) for n in range(8)])
+    summarized(service, "new", 6)
+    model, _ = service.recommender.summarizer
+    kept, stored = service.store.revisions("new"), len(model.store)
+    candidates = [f"p{n}" for n in range(10, 25)]
+    plain = ask(service, user="new", candidates=candidates, k=20)
+    edited = ask(service, user="new", candidates=candidates, k=20, summary="brush brush cable.")
+    assert edited.summary.text == "brush brush cable."
+    assert scores(edited) != scores(plain)
+    without = ask(service, user="new", candidates=candidates, k=20, exclude=["p1", "p7"])
+    assert without.summary.revision is None
+    assert without.summary.covers == 6
+    assert [one.item for one in without.recent] == ["p5", "p6"]
+    anew = ask(service, history=[f"p{n}" for n in (0, 2, 3, 4, 5, 6)], candidates=candidates, k=20)
+    assert without.summary.text == anew.summary.text
+    assert scores(without) == scores(anew)
+    assert ask(service, user="new", candidates=candidates, k=20, summary=" ").summary is None
+    assert service.store.revisions("new") == kept
+    assert len(model.store) == stored
+    assert scores(ask(service, user="new", candidates=candidates, k=20)) == scores(plain)
+
+
+def test_an_explanation_shows_blocks_summary_and_the_prompt(service) -> None:
+    service.add_events([event("new", n, n) for n in range(8)])
+    summarized(service, "new", 6)
+    found = service.explain(RecommendRequest(user="new", candidates=["p20", "p21"]))
+    assert [(one.start, one.end) for one in found.blocks] == [(0, 3), (3, 6), (6, 8)]
+    hierarchical = service.recommender.config.summarize.strategy == "hierarchical"
+    assert [bool(one.text) for one in found.blocks] == [hierarchical, hierarchical, False]
+    text = "\n".join(message.content for message in found.prompt)
+    assert found.summary.text in text
+    assert found.items[0].title in text
+    assert found.items[1].title not in text
+
+
+def test_deleting_a_user_leaves_nothing_behind(run, service) -> None:
+    cases = service.recommender.dataset.cases("test").frame
+    user, other = cases["user"][0], cases["user"][1]
+    service.user(user)
+    cache = ResponseCache(service.recommender.config.run.cache)
+    own = service._run_keys(user)
+    assert cache.get(own)
+    others = set(cache.get(service._run_keys(other)))
+    found = service.delete_user(user)
+    assert found.outputs > 0
+    assert not cache.get(own)
+    # two users of one history share what was said of it
+    assert set(cache.get(service._run_keys(other))) == others - set(own)
+    with pytest.raises(UnknownNameError):
+        service.user(user)
+    assert not service.store.revisions(user)
+    cache.put_all({key: [0.0, -1.0] for key in own})  # as the other tests find it
+    cache.close()
+
+
+def test_time_is_over_and_callers_that_left_cost_no_pass(run, tmp_path) -> None:
+    service = opened(run, tmp_path / "state.sqlite", deadline=1e-6)
+    service.add_events([event("new", n, n) for n in range(2)])
+    model, _ = service.recommender.model()
+    passes = model.counts.passes
+    with pytest.raises(TooLateError, match="time is over"):
+        ask(service, user="new")
+    ended(service)
+    service = opened(run, tmp_path / "state.sqlite")
+    gone = threading.Event()
+    gone.set()
+    with pytest.raises(TooLateError, match="given up"):
+        service.recommend(RecommendRequest(user="new"), gone)
+    assert model.counts.passes == passes
+    ended(service)
+
+
+def test_a_broken_model_is_a_clear_error(service, monkeypatch) -> None:
+    service.add_events([event("new", n, n) for n in range(2)])
+    model, _ = service.recommender.model()
+
+    def broken(prompts, answers):
+        raise OSError("the endpoint is away")
+
+    monkeypatch.setattr(model.inner, "score", broken)
+    with pytest.raises(ModelError, match="failed"):
+        ask(service, user="new")
+    monkeypatch.undo()
+    assert ask(service, user="new").items
+    assert service.ready()
+
+
+def test_score_has_the_shape_of_vllm(service) -> None:
+    found = service.score(
+        ScoreRequest(text_1="brush steel", text_2=["steel brush", "glove mask", "steel brush"])
+    )
+    assert [one.index for one in found.data] == [0, 1, 2]
+    first, second, third = (one.score for one in found.data)
+    assert 0 < second < first == third < 1
+    assert found.usage.total_tokens > 0
+    pairs = service.score(ScoreRequest(text_1=["brush", "mask"], text_2=["a brush", "a brush"]))
+    assert pairs.data[0].score > pairs.data[1].score
+    with pytest.raises(DataError, match="text_1 has 2 texts and text_2 3"):
+        service.score(ScoreRequest(text_1=["a", "b"], text_2=["a", "b", "c"]))
+
+
+def test_numbers_of_what_goes_on(service) -> None:
+    service.add_events([event("new", n, n) for n in range(3)])
+    summarized(service, "new", 3)
+    ask(service, user="new")
+    load = service.load()
+    assert load["model_passes"] >= 1
+    assert load["summary_revisions"] >= 1
+    assert load["summary_calls"] + load["summary_hits"] >= 1
+    assert all(np.isfinite(value) for value in load.values())
+
+
+def test_a_stop_in_the_middle_leaves_the_rest_due(run, tmp_path) -> None:
+    service = opened(run, tmp_path / "state.sqlite")
+    service.summaries.close()
+    service.add_events([event("new", n, n) for n in range(6)])
+    ended(service)
+    again = opened(run, tmp_path / "state.sqlite")
+    assert summarized(again, "new", 6)
+    ended(again)
+
+
+def test_ids_alone_rank_new_items_by_their_neighbours(tmp_path) -> None:
+    run = small_run(tmp_path / "ids", "none", ("popular", "item_knn"))
+    service = opened(run, tmp_path / "state.sqlite")
+    fields = dict(service.recommender.catalog["p4"].fields)
+    service.put_item("like p4", fields)
+    service.put_item("like nothing", {"title": "qqq"})
+    service.add_events([event("new", n, n) for n in (0, 1, 2)])
+    found = ask(service, user="new", candidates=["p4", "p5", "like p4", "like nothing"], k=9)
+    known = scores(found)
+    plain = scores(ask(service, user="new", candidates=["p4", "p5"]))
+    assert {name: known[name] for name in plain} == plain
+    assert known["like nothing"] == min(known.values())
+    assert found.summary is None
+    assert service.user("new").blocks == []
+    # a history of new items alone is read by what stands nearest
+    service.add_events([event("other", 0, 0).model_copy(update={"item": "like p4"})])
+    service.add_events([event("same", 4, 0)])
+    both = [
+        scores(ask(service, user=user, candidates=[f"p{n}" for n in range(5, 20)], k=20))
+        for user in ("other", "same")
+    ]
+    near, _ = service.retriever.neighbours(Item("like p4", tuple(fields.items())))
+    assert service.recommender.catalog.at(int(near[0])).id == "p4"
+    assert both[0] == both[1]
+    ended(service)
