@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ _BUSY_SECONDS = 10.0
 _ROWS = 5000
 _IMPORTED = "imported"
 _LOCK = 0x74727372  # "trsr": PostgreSQL's advisory lock while the schema is made
+_DEADLOCK = "40P01"
+_MIGRATING = threading.Lock()  # Alembic's context is one for all threads
 _HIGHEST = "\U0010ffff"
 
 
@@ -82,19 +85,22 @@ class Store:
         self._lite = self._engine.dialect.name == "sqlite"
         self._insert: Any = sqlite.insert if self._lite else postgresql.insert
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        with _explained():
-            _migrate(self._engine)
+        try:
+            with _explained():
+                _migrate(self._engine)
+        except BaseException:
+            self._engine.dispose()
+            raise
         self._writer = threading.Thread(target=self._write_all, name="trsr-writer", daemon=True)
-        self._writer.start()
+        self._closing = threading.Lock()
         self._closed = False
+        self._writer.start()
 
     # Events and users
 
     def submit_events(self, given: Sequence[Event]) -> Future[AddedEvents]:
         """As `add_events`, without waiting."""
-        done: Future[AddedEvents] = Future()
-        self._jobs.put(_Job(given, done))
-        return done
+        return self._submit(given)
 
     def add_events(self, given: Sequence[Event]) -> AddedEvents:
         """Keeps events, all or none; those known by their id are left as they are.
@@ -337,11 +343,12 @@ class Store:
 
     def close(self) -> None:
         """Finishes the writes that wait, and lets go of the database."""
-        if not self._closed:
+        with self._closing:
+            if not self._closed:
+                self._jobs.put(None)
             self._closed = True
-            self._jobs.put(None)
-            self._writer.join()
-            self._engine.dispose()
+        self._writer.join()
+        self._engine.dispose()
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -349,9 +356,16 @@ class Store:
             yield connection
 
     def _write(self, work: Callable[[sa.Connection], Any]) -> Any:
+        return self._submit(work).result()
+
+    def _submit(self, work: Sequence[Event] | Callable[[sa.Connection], Any]) -> Future[Any]:
         done: Future[Any] = Future()
-        self._jobs.put(_Job(work, done))
-        return done.result()
+        with self._closing:
+            if self._closed:
+                done.set_exception(StoreUnavailableError("the service is being stopped"))
+            else:
+                self._jobs.put(_Job(work, done))
+        return done
 
     def _write_all(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -376,19 +390,28 @@ class Store:
 
     def _commit(self, group: list[_Job]) -> None:
         """Does the jobs in one transaction, and tells each caller after the commit."""
-        results: list[tuple[_Job, Any]] = []
         try:
-            with _explained(), self._engine.connect() as raw:
-                connection = raw.execution_options(trsr_write=True)
-                with connection.begin():
-                    results = self._do(connection, group)
-        except StoreError as error:
+            with _explained():
+                results = self._transaction(group)
+        except Exception as error:  # whatever it is, callers wait and the thread goes on
             results = [(job, error) for job in group]
         for job, result in results:
             if isinstance(result, BaseException):
                 job.done.set_exception(result)
             else:
                 job.done.set_result(result)
+
+    def _transaction(self, group: list[_Job], tries: int = 3) -> list[tuple[_Job, Any]]:
+        try:
+            with self._engine.connect() as raw:
+                connection = raw.execution_options(trsr_write=True)
+                with connection.begin():
+                    return self._do(connection, group)
+        except sa.exc.OperationalError as error:
+            # two services waited for each other, and PostgreSQL chose this one to give way
+            if tries > 1 and getattr(error.orig, "sqlstate", "") == _DEADLOCK:
+                return self._transaction(group, tries - 1)
+            raise
 
     def _do(self, connection: sa.Connection, group: list[_Job]) -> list[tuple[_Job, Any]]:
         batches = [job for job in group if not callable(job.work)]
@@ -402,7 +425,7 @@ class Store:
             results = [self._alone(connection, job) for job in batches]
         return results + [self._alone(connection, job) for job in others]
 
-    def _alone(self, connection: sa.Connection, job: _Job) -> tuple[_Job, Any]:
+    def _alone(self, connection: sa.Connection, job: _Job, tries: int = 3) -> tuple[_Job, Any]:
         try:
             with connection.begin_nested():
                 if callable(job.work):
@@ -410,6 +433,9 @@ class Store:
                 return job, self._add(connection, [job])[0]
         except sa.exc.OperationalError:
             raise
+        except sa.exc.IntegrityError as error:
+            # another service has just written the same: it is seen now
+            return self._alone(connection, job, tries - 1) if tries > 1 else (job, error)
         except Exception as error:  # this caller's own; the others go on
             return job, error
 
@@ -480,7 +506,7 @@ def _explained() -> Iterator[None]:
         yield
     except sa.exc.IntegrityError:
         raise
-    except (sa.exc.OperationalError, sa.exc.DatabaseError, sa.exc.TimeoutError, OSError) as error:
+    except (sa.exc.DatabaseError, sa.exc.TimeoutError, sqlite3.Error, OSError) as error:
         # the driver's text may hold values of users, its class does not
         kind = type(getattr(error, "orig", None) or error).__name__
         raise StoreUnavailableError(f"the database cannot be used now ({kind})") from error
@@ -489,7 +515,7 @@ def _explained() -> Iterator[None]:
 def _engine(url: str) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
+    except (sa.exc.ArgumentError, ValueError) as error:
         raise ConfigError("the database's URL cannot be read; write postgresql://…") from error
     kind = parsed.get_backend_name()
     if kind == "sqlite" and parsed.database:
@@ -525,15 +551,21 @@ def _migrate(engine: sa.Engine) -> None:
     """Brings the database to the newest schema; of two services that start at once one waits."""
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     folder = Path(__file__).parent / "migrations"
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    with engine.connect() as raw:
+    with _MIGRATING, engine.connect() as raw:
         connection = raw.execution_options(trsr_write=True)
         with connection.begin():
             if engine.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
             config.attributes.update(connection=connection, metadata=tables.metadata)
-            command.upgrade(config, "head")
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise StoreError(
+                    "the database is of a newer trsr; install that one, or choose another database"
+                ) from error

@@ -1,0 +1,285 @@
+"""The service's state, in SQLite and in PostgreSQL alike."""
+
+from __future__ import annotations
+
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from trsr.data import Dataset
+from trsr.errors import ConfigError, StoreError
+from trsr.serve.schemas import AddedEvents, Event, Revision
+from trsr.serve.store import EventConflictError, Store, StoreUnavailableError
+
+
+def event(name, user="u", item="i", time=0.0, weight=None):
+    return Event(id=name, user=user, item=item, time=time, weight=weight)
+
+
+def revision(number, user="u", sources=(), covers=3):
+    return Revision(user=user, number=number, text="likes", covers=covers, sources=sources)
+
+
+def test_an_event_counts_once_however_often_it_comes(url, open_store):
+    store = open_store(url)
+    first = [event("a", time=2), event("b", time=1), event("a", time=2)]
+    assert store.add_events(first) == AddedEvents(new=2, known=1)
+    assert store.add_events([*first, event("c", time=1)]) == AddedEvents(new=1, known=3)
+    assert [e.id for e in store.history("u")] == ["b", "c", "a"]  # by time, then arrival
+    (row,) = store.users()
+    assert (row.n_events, row.last_time) == (3, 2)
+
+
+def test_an_id_with_another_content_is_refused_and_the_batch_with_it(url, open_store):
+    store = open_store(url)
+    store.add_events([event("a")])
+    for other in (event("a", user="v"), event("a", item="j"), event("a", time=1)):
+        with pytest.raises(EventConflictError, match="'a'"):
+            store.add_events([event("new"), other])
+    with pytest.raises(EventConflictError):
+        store.add_events([event("twice"), event("twice", weight=1.0)])
+    assert [e.id for e in store.history("u")] == ["a"]
+    assert not store.has_user("v")
+
+
+def test_a_conflict_takes_no_other_caller_with_it(url, open_store):
+    store = open_store(url)
+    store.add_events([event("a")])
+    futures = [
+        store.submit_events([event(f"n{n}") if n % 3 else event("a", time=n + 1)])
+        for n in range(60)
+    ]
+    kept = [n for n, future in enumerate(futures) if future.exception() is None]
+    assert kept == [n for n in range(60) if n % 3]
+    assert len(store.history("u")) == 41
+
+
+def test_many_callers_at_once_lose_and_repeat_nothing(url, open_store):
+    store = open_store(url)
+    names = [f"e{n}" for n in range(300)]
+
+    def send(seed):
+        mine = names * 2
+        random.Random(seed).shuffle(mine)
+        return sum(store.add_events([event(n, user=f"u{hash(n) % 7}")]).new for n in mine)
+
+    with ThreadPoolExecutor(8) as pool:
+        new = sum(pool.map(send, range(8)))
+    assert new == 300
+    rows = store.users()
+    assert sum(row.n_events for row in rows) == 300
+    assert {row.user: row.n_events for row in rows} == {
+        row.user: len(store.history(row.user)) for row in rows
+    }
+
+
+def test_two_services_on_one_database_count_an_event_once(url, open_store):
+    stores = [open_store(url), open_store(url)]
+    batches = [[event(f"e{n}", user=f"u{n % 5}")] for n in range(150)]
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(store.add_events, batch) for batch in batches for store in stores]
+    assert sum(job.result().new for job in jobs) == 150
+    assert sum(row.n_events for row in stores[0].users()) == 150
+
+
+def test_users_are_found_by_the_beginning_of_their_id(url, open_store):
+    store = open_store(url)
+    names = ["a", "ab", "abc", "b", "ä", "ä1", "%", "_x", "A", "漢字", "a\U0001f600"]
+    store.add_events([event(f"e{n}", user=name) for n, name in enumerate(names)])
+    assert [row.user for row in store.users()] == sorted(names)
+    for prefix in ("a", "ab", "ä", "%", "_", "漢", "zz"):
+        expected = sorted(name for name in names if name.startswith(prefix))
+        assert [row.user for row in store.users(prefix)] == expected
+    assert [row.user for row in store.users("a", 2)] == ["a", "ab"]
+    assert store.count_users() == len(names)
+
+
+def test_summaries_fall_due_with_an_event_and_are_done_with_the_last(url, open_store):
+    store = open_store(url)
+    store.add_events([event("a", user="late")])
+    store.add_events([event("b", user="early"), event("c", user="late")])
+    assert store.due(10) == ["late", "early"]
+    assert store.due(1) == ["late"]
+    read = store.stored_history("late")[-1].seq
+    store.add_events([event("d", user="late")])
+    store.summarized("late", read)  # one has come meanwhile
+    assert store.due(10) == ["late", "early"]
+    store.summarized("late", store.stored_history("late")[-1].seq)
+    assert store.due(10) == ["early"]
+    store.add_events([event("a", user="late")])  # known already: nothing to do
+    assert store.due(10) == ["early"]
+
+
+def test_revisions_are_kept_once_by_number_and_dropped_from_one_on(url, open_store):
+    store = open_store(url)
+    store.add_events([event("a")])
+    kept = [revision(1, sources=("k1",)), revision(2, sources=("k2", "k3"), covers=6)]
+    for one in (*kept, kept[0].model_copy(update={"text": "another"})):
+        store.add_revision(one)
+    assert store.revisions("u") == kept
+    store.drop_revisions("u", 2)
+    assert store.revisions("u") == kept[:1]
+    store.add_revision(revision(1, user="nobody"))  # deleted while it was being written
+    assert store.revisions("nobody") == []
+
+
+def test_a_deleted_user_leaves_nothing_behind(url, open_store, tmp_path):
+    store = open_store(url)
+    marked = "marmalade-7f3a"
+    store.add_events([event(f"{marked}-{n}", user=marked, item=f"{marked}i") for n in range(50)])
+    store.add_events([event("other", user="other")])
+    store.add_revision(revision(1, user=marked, sources=("k1", "k2")))
+    store.add_revision(revision(2, user=marked, sources=("k2", "k3")))
+    removed = store.delete_user(marked)
+    assert removed == (50, 2, ("k1", "k2", "k3"))
+    assert not store.has_user(marked)
+    assert store.revisions(marked) == []
+    assert store.due(10) == ["other"]
+    assert store.delete_user(marked) == (0, 0, ())
+    if url.startswith("sqlite"):
+        held = b"".join(path.read_bytes() for path in tmp_path.glob("state.sqlite*"))
+        assert b"other" in held
+        assert marked.encode() not in held
+
+
+def test_items_change_by_version(url, open_store):
+    store = open_store(url)
+    assert store.item("x") is None
+    assert store.put_item("x", {"title": "old"})
+    version, changed = store.items_changed_since(0)
+    assert changed == [("x", {"title": "old"})]
+    assert not store.put_item("x", {"title": "ünïque \u0000 \ud800"})
+    store.put_item("y/ü", {})
+    assert store.items_changed_since(version)[1] == [
+        ("x", {"title": "ünïque \u0000 \ud800"}),
+        ("y/ü", {}),
+    ]
+    assert store.items_changed_since(version + 2) == (version + 2, [])
+
+
+def test_a_run_is_brought_in_once_with_the_histories_that_it_recommends_for(
+    url, open_store, served_run
+):
+    store, dataset = open_store(url), Dataset.load(served_run)
+    assert store.import_run(dataset)
+    assert not store.import_run(dataset)
+    assert store.count_users() == 14
+    for row in store.users():
+        history = dataset.history(row.user)
+        kept = store.history(row.user)
+        assert [(e.item, e.time) for e in kept] == [
+            (i.item.id, i.time) for i in history.interactions
+        ]
+        assert row.n_events == len(kept)
+    assert store.due(10) == []  # the summaries of a run are its own matter
+    assert store.item("p3") == dict(dataset.catalog["p3"].fields)
+    assert store.items_changed_since(0)[1] == []
+    store.delete_user("u1")
+    assert not store.import_run(dataset)
+    assert not store.has_user("u1")
+
+
+def test_what_was_kept_is_there_after_opening_again(url, open_store):
+    first = open_store(url)
+    first.add_events([event("a", weight=2.5)])
+    first.close()
+    assert open_store(url).history("u") == [event("a", weight=2.5)]
+
+
+def test_migrations_make_the_tables_that_the_code_knows(url, open_store):
+    import sqlalchemy as sa
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from trsr.serve import store as module
+    from trsr.serve import tables
+
+    open_store(url)
+    engine = module._engine(url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, tables.metadata) == []
+        assert sa.inspect(engine).has_table("alembic_version")
+    engine.dispose()
+
+
+def test_stores_that_open_at_once_make_one_schema(url, open_store):
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(Store, [url] * 4))
+    try:
+        assert all(store.ready() for store in stores)
+    finally:
+        for store in stores:
+            store.close()
+
+
+def test_a_store_of_a_newer_trsr_is_refused(url, open_store):
+    import sqlalchemy as sa
+
+    from trsr.serve import store as module
+
+    open_store(url).close()
+    engine = module._engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(StoreError, match="newer"):
+        Store(url)
+
+
+@pytest.mark.parametrize("wrong", ["mysql://x/y", "nothing", "sqlite://", "postgresql://h:port/x"])
+def test_a_url_that_cannot_be_used_is_refused(wrong):
+    with pytest.raises(ConfigError):
+        Store(wrong)
+
+
+def test_the_database_goes_and_comes_back(postgres, open_store):
+    store = open_store(postgres.fresh())
+    store.add_events([event("a")])
+    postgres.stop()
+    try:
+        with pytest.raises(StoreUnavailableError) as caught:
+            store.add_events([event("b")])
+        assert "b" not in str(caught.value).split()
+        with pytest.raises(StoreUnavailableError):
+            store.history("u")
+        assert not store.ready()
+    finally:
+        postgres.start()
+    assert store.ready()
+    assert store.add_events([event("a"), event("b")]) == AddedEvents(new=1, known=1)
+
+
+def test_a_full_or_locked_database_is_said_and_passes(tmp_path, open_store, monkeypatch):
+    import sqlite3
+
+    from trsr.serve import store as module
+
+    monkeypatch.setattr(module, "_BUSY_SECONDS", 0.05)
+    path = tmp_path / "s.sqlite"
+    store = open_store(f"sqlite:///{path}")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailableError):
+        store.add_events([event("a")])
+    other.execute("ROLLBACK")
+    other.close()
+    assert store.add_events([event("a")]).new == 1
+
+
+def test_no_write_waits_for_ever_when_the_store_is_closed(tmp_path, open_store):
+    store = open_store(f"sqlite:///{tmp_path / 's.sqlite'}")
+    futures = [store.submit_events([event(f"e{n}")]) for n in range(100)]
+    closing = threading.Thread(target=store.close)
+    closing.start()
+    assert sum(future.result(10).new for future in futures) == 100
+    closing.join(10)
+    with pytest.raises(StoreUnavailableError):
+        store.add_events([event("late")])
+
+
+def test_the_database_is_private(tmp_path, open_store):
+    open_store(f"sqlite:///{tmp_path / 's.sqlite'}").add_events([event("a")])
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("s.sqlite*")} == {0o600}
