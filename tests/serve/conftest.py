@@ -6,24 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pipeline_data import SCRIPTED, write_data
-
-RANKERS = 'rankers = ["popular", "item_knn", "llm_zero_shot"]\nretriever = "item_knn"'
 
 
 @pytest.fixture(scope="session")
 def served_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run over made-up data with a scripted model; no test changes it."""
-    from trsr.config import load_config
-    from trsr.pipeline import run
+    from served import small_run
 
-    folder = tmp_path_factory.mktemp("served")
-    write_data(folder)
-    text = SCRIPTED.replace('rankers = ["random", "popular"]', RANKERS)
-    text = text.replace('strategy = "none"', 'strategy = "recurrent"\nblock_items = 3')
-    (folder / "mine.toml").write_text(text, "utf-8")
-    list(run(load_config(folder / "mine.toml", [f"run.folder={folder / 'run'}"])))
-    return folder / "run"
+    rankers = ("popular", "item_knn", "llm_zero_shot")
+    return small_run(tmp_path_factory.mktemp("served"), rankers=rankers)
 
 
 @pytest.fixture(scope="session")
