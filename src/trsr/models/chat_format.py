@@ -25,6 +25,7 @@ LABELS = {"system": "### System:", "user": "### User:", "assistant": "### Assist
 
 _MARKUP = re.compile(r"(?=.*[^\W\d]).*[<>\[\]|｜◁▷]", re.DOTALL)
 _CACHED_PROMPTS = 4096  # the writer counts a prompt just before the model reads it
+_CACHED_PIECES = 4096
 
 
 class Question(NamedTuple):
@@ -86,7 +87,8 @@ class ChatFormat:
             )
         self._cut = _cutter(tokenizer)
         self._formatted: dict[Prompt, tuple[str, Tokens]] = {}  # the latest ones last
-        self._lock = threading.Lock()  # of that
+        self._pieces: dict[str, Tokens] = {}  # likewise
+        self._lock = threading.Lock()  # of these
 
     @property
     def stop(self) -> str:
@@ -218,6 +220,7 @@ class ChatFormat:
         """Empties the cache of formatted prompts."""
         with self._lock:
             self._formatted.clear()
+            self._pieces.clear()
 
     def _format(self, prompts: Sequence[Prompt]) -> list[tuple[str, Tokens]]:
         """Each prompt's text and tokens; those that are not cached are encoded together."""
@@ -239,16 +242,28 @@ class ChatFormat:
     def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
         """Texts' tokens: each distinct piece is encoded once, many side by side, on all cores."""
         cut = [self._cut.split(text) if self._cut else [text] for text in texts]
-        pieces = list(dict.fromkeys(itertools.chain.from_iterable(cut)))
-        if not pieces:
-            return []
-        # a template writes its own begin-of-sequence: the tokenizer must not add a second
-        found = self.tokenizer(pieces, add_special_tokens=False)["input_ids"]
-        tokens = dict(zip(pieces, found, strict=True))
+        pieces = dict.fromkeys(itertools.chain.from_iterable(cut))
+        with self._lock:
+            tokens = {one: self._pieces[one] for one in pieces if one in self._pieces}
+        missing = [one for one in pieces if one not in tokens]
+        if missing:
+            # a template writes its own begin-of-sequence: the tokenizer must not add a second
+            found = self.tokenizer(missing, add_special_tokens=False)["input_ids"]
+            tokens |= zip(missing, map(tuple, found), strict=True)
+            self._keep(tokens)
         return [
             (*self._bos, *itertools.chain.from_iterable(tokens[piece] for piece in own))
             for own in cut
         ]
+
+    def _keep(self, tokens: dict[str, Tokens]) -> None:
+        """Keeps the latest pieces: a prompt is read to be counted, and again with its answers."""
+        with self._lock:
+            self._pieces |= tokens
+            for one in [
+                *itertools.islice(self._pieces, max(len(self._pieces) - _CACHED_PIECES, 0))
+            ]:
+                del self._pieces[one]
 
     def _render(self, messages: Sequence[Message], *, closed: bool = False) -> str:
         begun = messages[-1].role == "assistant"

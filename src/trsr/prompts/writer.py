@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from trsr.errors import ConfigError, PromptError
 from trsr.prompts.budget import Budget, first_fit, truncations
@@ -15,6 +15,8 @@ from trsr.prompts.templates import Kind, PromptTemplate, Style, load_domain
 from trsr.prompts.text import Line, cut, fold, item_line, length
 from trsr.settings import digest
 from trsr.types import Item, Prompt, Query
+
+_CACHED_LINES = 1 << 14
 
 LAYOUT = 1
 """Raised when the same words and settings come to give other prompts."""
@@ -92,6 +94,8 @@ class PromptWriter:
         self.counts = PromptCounts()
         self._sentences = style.sentences
         self._catalog = catalog
+        # popular items come again and again
+        self._line = functools.lru_cache(_CACHED_LINES)(self._make_line)
         self._templates = self._make_templates(style)
         self._budget = Budget(count_tokens, context_tokens - reserve_tokens)
         self._room = f"{context_tokens - reserve_tokens} ({context_tokens} less the answer's)"
@@ -115,7 +119,7 @@ class PromptWriter:
             "rank": PromptTemplate(self._rank, {}),
         }
 
-    def _line(self, item: Item, words: int, *, numbers: bool = True) -> Line:
+    def _make_line(self, item: Item, words: int, numbers: bool = True) -> Line:
         own, empty = self.settings.field_words, self._domain.no_text
         return item_line(item, self.settings.fields, words, own, empty, numbers=numbers)
 
@@ -127,13 +131,13 @@ class PromptWriter:
             words: Most words of a value whose column has no limit of its own in the settings.
             numbers: Whether to show words with digits.
         """
-        return self._line(item, words, numbers=numbers).text()
+        return self._line(item, words, numbers).text()
 
     def keywords(self, items: Sequence[Item], most: int) -> str:
         """The words by which these items stand out of the catalog, the strongest first."""
         return ", ".join(self._keywords.of([self._values(item) for item in items], most))
 
-    @cached_property
+    @functools.cached_property
     def _keywords(self) -> Keywords:
         return Keywords(self._values(item) for item in self._catalog)
 
@@ -197,7 +201,7 @@ class PromptWriter:
 
     def _block(self, items: Sequence[Item]) -> list[Line]:
         words, numbers = self.settings.summary_item_words, self.settings.summary_numbers
-        return [self._line(item, words, numbers=numbers) for item in items]
+        return [self._line(item, words, numbers) for item in items]
 
     def _fit(
         self, kind: Kind, values: Callable[[int], Mapping[str, str]], steps: int, what: str

@@ -201,10 +201,13 @@ class BatchedModel(ModelWrapper):
         """About how many tokens each prompt adds to a pass: what it shares with the first, none."""
         texts = ["\n".join(message.content for message in one.messages) for one in prompts]
         shared = _common(min(texts), max(texts)) if len(texts) > 1 else 0
-        first = self.count_tokens(prompts[0])
-        # characters a token, by the first prompt: a budget need not be exact
-        tokens = first / max(len(texts[0]), 1)
-        return [first, *(1 + round(tokens * (len(text) - shared)) for text in texts[1:])]
+        # to count is to read as tokens, which the inner model then need not do in its pass
+        tokens = [self.count_tokens(prompt) for prompt in prompts]
+        own = (
+            1 + round(count * (1 - shared / max(len(text), 1)))
+            for count, text in zip(tokens[1:], texts[1:], strict=True)
+        )
+        return [tokens[0], *own]
 
     def _work(self) -> None:
         while True:
