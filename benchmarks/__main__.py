@@ -14,6 +14,7 @@ from benchmarks.options import (
     OverheadOptions,
     PrepareOptions,
     ScoreOptions,
+    ServeOptions,
     SummarizeOptions,
     TrainOptions,
     add_options,
@@ -91,6 +92,7 @@ BENCHES: dict[str, tuple[type[Options], Callable[[Any], Iterable[Result]], str]]
     "summarize": (SummarizeOptions, _one(benches.summarize), "write users' summaries, recurrent"),
     "prepare": (PrepareOptions, _one(benches.prepare), "prepare made-up data of growing size"),
     "overhead": (OverheadOptions, _one(benches.overhead), "time that is not the model's"),
+    "serve": (ServeOptions, _one(benches.serve), "time the live service over a finished run"),
     "all": (AllOptions, _all, "run every bench, or some, and write docs/performance.md"),
 }
 

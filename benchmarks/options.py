@@ -134,6 +134,22 @@ class OverheadOptions(DataOptions):
 
 
 @dataclass(frozen=True)
+class ServeOptions(Options):
+    """Of `serve`: new users with histories drawn from a finished run's items."""
+
+    run: Path | None = option(None, "a run directory", kind=Path, flag="run")
+    ranker: str = option("llm", "the ranker that is served")
+    scorer: str = option("", "torch or openvino; left out: the run's")
+    users: int = option(32, "users, each with a request", least=1)
+    history: int = option(20, "interactions of each", least=1)
+    recent: int = option(0, "recent items in a prompt; 0: the run's", least=0)
+    candidates: int = option(20, "a request", least=2)
+    clients: int = option(32, "at once", least=1)
+    only: tuple[str, ...] = option((), "a measure; may be given again; left out: all")
+    repeats: int = option(2, "timed runs of each variant", least=1)
+
+
+@dataclass(frozen=True)
 class AllOptions(ModelOptions):
     """Of `all`: every bench, sized for two cores."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from benchmarks.options import (
     OverheadOptions,
     PrepareOptions,
     ScoreOptions,
+    ServeOptions,
     SummarizeOptions,
     TrainOptions,
 )
@@ -147,6 +149,13 @@ def overhead(options: OverheadOptions, progress: Progress) -> list[Result]:
 
     named = source(options)
     return [bench_overhead(named.name, _with_models(named, options), options, progress)]
+
+
+def serve(options: ServeOptions, progress: Progress) -> Iterator[Result]:
+    """Times the live service; see `benchmarks.serve.bench_serve`."""
+    from benchmarks.serve import bench_serve
+
+    return bench_serve(options, progress)
 
 
 def _with_models(named: Source, options: ModelOptions) -> Config:

@@ -79,3 +79,24 @@ def test_all_writes_the_page(model, bench, tmp_path):
     text = (tmp_path / "page.md").read_text()
     assert "20000-interactions" in text
     assert str(tmp_path) not in text
+
+
+def test_serving_is_timed_over_a_finished_run(bench, tmp_path):
+    from pipeline_data import SCRIPTED, write_data
+
+    from trsr.config import load_config
+    from trsr.pipeline import run
+
+    write_data(tmp_path)
+    text = SCRIPTED.replace('"popular"]', '"llm_zero_shot"]')
+    text = text.replace('strategy = "none"', 'strategy = "recurrent"\nblock_items = 2')
+    (tmp_path / "mine.toml").write_text(text)
+    list(run(load_config(tmp_path / "mine.toml", [f"run.folder={tmp_path / 'run'}"])))
+    sizes = ["--users", 3, "--history", 9, "--candidates", 4, "--clients", 2, "--repeats", 1]
+    some = ["--only", "overhead", "--only", "clients", "--only", "summary"]
+    done = bench("serve", "run", "--ranker", "llm_zero_shot", *sizes, *some)
+    assert "beyond the model's own time" in done.out
+    assert "scores differ by 0" in done.out
+    assert "the summary is the same" in done.out
+    assert "an event costs 1/" in done.out
+    assert "there is no measure" in bench("serve", "run", "--only", "x", code=2).err

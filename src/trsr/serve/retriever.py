@@ -192,24 +192,17 @@ class Retriever:
         A new item without a neighbour has the lowest score.
         """
         ranker = self._recommender.fitted(name)
-        members = self._rank.with_members(name)
-        new = [
-            one for one in (*query.candidates, *query.history.items) if one.id not in self._catalog
-        ]
-        if (
-            not new
-            or self._rank.those("reads_text", members)
-            or self._rank.those("uses_llm", members)
-        ):
+        items = (*query.candidates, *query.history.items)
+        if self._reads_text(name) or all(one.id in self._catalog for one in items):
             batch = QueryBatch.of([query], self._catalog)
             own: Floats = scored(ranker, batch, name).scores[0][batch.places[0]]
             return own
         near = [self._near(item) for item in query.candidates]
         numbers = np.unique(np.concatenate([one for one, _ in near]))
-        items = tuple(self._catalog.at(int(number)) for number in numbers)
-        if not items:
+        if not len(numbers):
             return np.zeros(len(near))
-        batch = QueryBatch.of([Query(query.id, self.known(query.history), items)], self._catalog)
+        shown = tuple(self._catalog.at(int(number)) for number in numbers)
+        batch = QueryBatch.of([Query(query.id, self.known(query.history), shown)], self._catalog)
         row = scored(ranker, batch, name).scores[0][batch.places[0]]
         found: Floats = np.array(
             [
@@ -220,6 +213,13 @@ class Retriever:
             ]
         )
         return found
+
+    @functools.cache  # noqa: B019 - it lives as long as the service
+    def _reads_text(self, name: str) -> bool:
+        members = self._rank.with_members(name)
+        return bool(
+            self._rank.those("reads_text", members) or self._rank.those("uses_llm", members)
+        )
 
     def _near(self, item: Item) -> Near:
         if item.id in self._catalog:
