@@ -86,6 +86,36 @@ def test_what_was_kept_is_gone_on_from(compiled: tuple[Any, CompiledPass]) -> No
     assert lengths == [50, 68, 68]  # of what was kept the second call computes nothing
 
 
+def test_users_share_a_pass_behind_prefixes_of_their_own(
+    compiled: tuple[Any, CompiledPass], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, packed = compiled
+    rng = random.Random(4)
+    passes: list[int] = []
+    infer = packed.infer
+    monkeypatch.setattr(
+        packed, "infer", lambda feed, **more: passes.append(len(feed["ids"])) or infer(feed, **more)
+    )
+
+    def drawn(count: int) -> tuple[int, ...]:
+        return tuple(rng.choices(range(3, 300), k=count))
+
+    start = drawn(40)
+    users = [start + drawn(n) for n in (40, 30, 65)]
+    calls = [[user + drawn(n) for user in users for n in (9, 12, 17)] for _ in "ab"]
+    prefix_cache = PrefixCache(10_000)
+    with torch.no_grad():
+        for call in calls:
+            states = answer_states(
+                network, call, batch_tokens=10_000, prefix_cache=prefix_cache, packed=packed
+            )
+            expected = pairwise(network, call)[:, ANSWERS]
+            found = answer_logits(network, states, ANSWERS)
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    # the instruction, the users, all candidates; then all candidates behind what was kept
+    assert passes == [40, 135, 3 * 38, 3 * 38]
+
+
 def test_an_adapter_stays_beside_the_weights() -> None:
     network = adapted("llama", torch.float32).eval()
     fuse_lora(network)

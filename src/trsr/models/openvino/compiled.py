@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,6 +33,8 @@ MOST_PADDING = 2.0
 """Runs attend side by side when none is padded to more than this times its length."""
 SMALL = 256
 """Fewer tokens than this are not worth a pass of their own."""
+LARGE = 2048
+"""Runs behind different prefixes share a pass up to so many tokens: a larger one is not faster."""
 
 DYNAMIC = frozenset({"dynamic", "longrope"})
 """Rotary embeddings whose angles depend on how long the longest sequence is."""
@@ -93,7 +96,6 @@ class CompiledPass:
         found = torch.empty(len(asked), self._heads.width)
         kept: list[Prefix | None] = [None] * len(segments)
         for rows in _together(segments):
-            prefix = segments[rows[0]][1]
             wanted = [keep[row] for row in rows]
             starts = dict(
                 zip(
@@ -104,55 +106,80 @@ class CompiledPass:
             )
             here = [place for place, (row, _) in enumerate(asked) if row in starts]
             places = [starts[asked[place][0]] + asked[place][1] for place in here]
-            states, layers = self._infer([segments[row][0] for row in rows], prefix, wanted, places)
+            states, layers = self._infer([segments[row] for row in rows], wanted, places)
             found[here] = torch.from_numpy(states[: len(here)])
             end = 0
             for row in itertools.compress(rows, wanted):
                 first, end = end, end + len(segments[row][0])
                 added = [one[first:end] for one in layers]
-                kept[row] = _longer(prefix, segments[row][0], added, self._pool)
+                kept[row] = _longer(*segments[row], added, self._pool)
         return found, kept
 
     def _infer(
-        self, runs: list[Tokens], prefix: Prefix | None, keep: list[bool], asked: list[int]
+        self, segments: list[Segment], keep: list[bool], asked: list[int]
     ) -> tuple[Array, list[Array]]:
-        """The pass over runs of one prefix, of which some are to be kept.
+        """The pass over runs behind their prefixes, of which some are to be kept.
 
         Returns:
             States of the asked tokens, [asked, width] (of one token where none is); and the kept
             runs' keys and values, layer by layer, [tokens of these runs, key heads, size]. All in
             the request's memory: read before the next pass.
         """
-        lengths = [len(run) for run in runs]
-        start, width = len(prefix.tokens) if prefix else 0, max(lengths)
+        lengths = [len(run) for run, _ in segments]
+        prefixes = list({id(one): one for _, one in segments if one is not None}.values())
+        ends = dict(
+            zip(map(id, prefixes), itertools.accumulate(map(_length, prefixes)), strict=True)
+        )
+        before = [_length(prefix) for _, prefix in segments]
+        begins = [ends.get(id(prefix), 0) - _length(prefix) for _, prefix in segments]
+        own, start, width = sum(map(_length, prefixes)), max(before), max(lengths)
         within = np.minimum(np.arange(width)[None], np.array(lengths)[:, None] - 1)
         laid = np.array([0, *itertools.accumulate(lengths)][:-1])[:, None] + within
         real = [row * width + np.arange(length) for row, length in enumerate(lengths)]
-        positions = [place for length in lengths for place in range(start, start + length)]
+        pairs = zip(before, lengths, strict=True)
+        positions = [place for first, length in pairs for place in range(first, first + length)]
         cos, sin = self._angles(positions)
-        later = np.triu(np.full((width, width), _MASKED, np.float32), 1)
-        mask = np.concatenate([np.zeros((width, start), np.float32), later], 1)
+        # behind the end of a shorter prefix any key stands in, and is masked
+        there = np.arange(start)[None] < np.array(before)[:, None]
+        lent = np.where(there, np.array(begins)[:, None] + np.arange(start)[None], 0)
         feed: dict[str, Array] = {
-            "ids": np.array([token for run in runs for token in run], np.int64),
+            "ids": np.array([token for run, _ in segments for token in run], np.int64),
             "cos": cos[None, :, None],
             "sin": sin[None, :, None],
             "laid": laid,
-            "seen": np.concatenate([np.tile(np.arange(start), (len(runs), 1)), start + laid], 1),
+            "seen": np.concatenate([lent, own + laid], 1),
             "real": np.concatenate(real),
             "kept": np.flatnonzero(np.repeat(keep, lengths)),
             "asked": np.array(asked or [0], np.int64),
-            "mask": np.repeat(mask, self._heads.group, 0)[None, None],
+            "mask": self._mask(there[:1] if there.all() else there, width),
         }
         for layer in range(self._heads.layers):
             for number, kind in enumerate(("keys", "values")):
-                feed[f"{kind}.{layer}"] = (
-                    prefix.layers[layer][number].numpy()
-                    if prefix
-                    else np.zeros((self._heads.shared, 0, self._heads.size), np.float32)
-                )
+                feed[f"{kind}.{layer}"] = self._lent(prefixes, layer, number)
         self.infer(feed, share_inputs=True)
         states, *layers = (output.data for output in self._request.output_tensors)
         return states, layers
+
+    def _mask(self, there: npt.NDArray[np.bool_], width: int) -> Array:
+        """[rows of `there`, 1, width · group, prefix + width]: what a run's token may attend to."""
+        later = np.triu(np.full((width, width), _MASKED, np.float32), 1)
+        prefix = np.where(there, np.float32(0), np.float32(_MASKED))[:, None]
+        whole = np.concatenate(
+            [
+                np.broadcast_to(prefix, (len(there), width, there.shape[1])),
+                np.broadcast_to(later, (len(there), width, width)),
+            ],
+            2,
+        )
+        return np.repeat(whole, self._heads.group, 1)[:, None]
+
+    def _lent(self, prefixes: list[Prefix], layer: int, number: int) -> Array:
+        """Keys or values of the prefixes end to end, [key heads, tokens, size]."""
+        parts = [one.layers[layer][number].numpy() for one in prefixes]
+        if len(parts) == 1:
+            return parts[0]
+        none = np.zeros((self._heads.shared, 0, self._heads.size), np.float32)
+        return np.concatenate(parts, 1) if parts else none
 
     def _angles(self, positions: list[int]) -> tuple[Array, Array]:
         """Cosines and sines of the rotary embedding at these positions, [tokens, head size]."""
@@ -194,8 +221,35 @@ def compiled_pass(network: Any, scorer: str) -> CompiledPass | None:
     return None if scorer == "torch" else CompiledPass(network)
 
 
+def _length(prefix: Prefix | None) -> int:
+    return len(prefix.tokens) if prefix else 0
+
+
 def _together(segments: Sequence[Segment]) -> Iterator[list[int]]:
-    """Rows of one prefix and like length, which run in one pass."""
+    """Rows that run in one pass: of one prefix and like length, and of others as long and small."""
+    rows: list[int] = []
+    for more in _alike(segments):
+        if rows and not _may_join(segments, rows, more):
+            yield rows
+            rows = []
+        rows = rows + more
+    if rows:
+        yield rows
+
+
+def _may_join(segments: Sequence[Segment], rows: list[int], more: list[int]) -> bool:
+    """Whether few enough tokens are together, and neither runs nor prefixes are padded much."""
+    joined = [segments[row] for row in rows + more]
+    runs, prefixes = [len(run) for run, _ in joined], [_length(one) for _, one in joined]
+    return (
+        sum(runs) <= LARGE
+        and max(runs) <= MOST_PADDING * min(runs)
+        and max(prefixes) <= MOST_PADDING * min(prefixes)
+    )
+
+
+def _alike(segments: Sequence[Segment]) -> Iterator[list[int]]:
+    """Rows of one prefix and like length."""
     for _, group in itertools.groupby(range(len(segments)), lambda row: id(segments[row][1])):
         ordered = sorted(group, key=lambda row: len(segments[row][0]))
         while ordered:
@@ -237,7 +291,7 @@ class BufferPool:
         self._free = [*self._free[-MOST_FREE + 1 :], buffer]
 
 
-def _longer(prefix: Prefix | None, tokens: Tokens, new: list[Array], pool: BufferPool) -> Prefix:
+def _longer(tokens: Tokens, prefix: Prefix | None, new: list[Array], pool: BufferPool) -> Prefix:
     """A run and the prefix before it, copied into one prefix."""
     start, (_, heads, size) = len(prefix.tokens) if prefix else 0, new[0].shape
     block = pool.array(len(new), heads, start + len(tokens), size)

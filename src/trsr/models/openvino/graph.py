@@ -62,9 +62,10 @@ class Graph:
 
     Inputs: `ids`, `cos` and `sin` of each token; `laid` [runs, longest], the token at each place of
     the rows of attention; `seen` [runs, prefix + longest], the keys that each run sees, counted
-    through the prefix and then all tokens; `real`, the place of each token in the rows; `kept`, the
-    tokens whose keys and values are wanted (to give all costs time); `asked`, the tokens whose
-    states are; `mask`, added to scores; and the shared prefix's keys and values. Outputs: the
+    through the prefixes and then all tokens; `real`, the place of each token in the rows; `kept`,
+    the tokens whose keys and values are wanted (to give all costs time); `asked`, the tokens whose
+    states are; `mask` [runs or 1, 1, …], added to scores; and the prefixes' keys and values, end to
+    end. Outputs: the
     states, then keys and values. What of the last layer comes after attention is computed for the
     asked tokens alone.
 
@@ -90,7 +91,7 @@ class Graph:
         self.real = self._input("real", [-1], np.int64)
         kept = self._input("kept", [-1], np.int64)
         self.asked = self._input("asked", [-1], np.int64)
-        self.mask = self._input("mask", [1, 1, -1, -1], np.float32)
+        self.mask = self._input("mask", [-1, 1, -1, -1], np.float32)
         shape = self.op.shape_of(self.laid)
         self.runs = self.op.gather(shape, self._ints(0), self._axis(0))
         table = self.op.constant(_matrix(decoder.embed_tokens.weight))
@@ -122,7 +123,7 @@ class Graph:
         return op.add(x, self._linear(inner, _Linear.of(mlp.down_proj))), keys, values
 
     def _attend(self, query: Any, keys: Any, values: Any, number: int, scale: float) -> Any:
-        """Runs attend to the prefix, whole, and to themselves, causally."""
+        """Runs attend to their prefixes, whole, and to themselves, causally."""
         op, heads = self.op, self.heads
         # heads that share a key stand one after the other as its queries, token by token; all is
         # laid out so that OpenVINO takes these transpositions into the one operation of attention
