@@ -174,6 +174,35 @@ def serve(
 
 
 @app.command()
+def loadtest(
+    run: RunPath,
+    seconds: Annotated[
+        float, typer.Option(min=0.5, max=600, help="of each of the four parts")
+    ] = 10,
+    clients: Annotated[int, typer.Option(min=1, max=256, help="requests at one time")] = 32,
+    ranker: Annotated[str, typer.Option(help="as of trsr serve")] = "",
+    database: Annotated[
+        str, typer.Option(metavar="URL", help="default: a SQLite file, removed afterwards")
+    ] = "",
+    picture: Annotated[Path | None, typer.Option(help="an SVG file to draw latencies into")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Put a service of a run under load on this machine: throughput and latencies."""
+    from json import dumps
+
+    from trsr.cli.serve import put_under_load
+    from trsr.serve import loadtest as load
+
+    with Bar("loadtest", resumes=False) as bar:
+        found = put_under_load(run, seconds, clients, ranker, database, picture, bar)
+    if json:
+        out.print(dumps(found, indent=1, ensure_ascii=False), markup=False)
+        return
+    table(*load.rows(found))
+    out.print(load.settings_of(found), markup=False)
+
+
+@app.command()
 def compare(
     runs: Annotated[
         list[str],

@@ -6,9 +6,10 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trsr.errors import ConfigError, StoreError
+from trsr.progress import Progress
 from trsr.registry import optional
 from trsr.storage import files
 
@@ -94,6 +95,28 @@ def serve(run: Path, options: dict[str, object], say: Callable[[str], None]) -> 
         store.close()
 
 
+def put_under_load(
+    run: Path,
+    seconds: float,
+    clients: int,
+    ranker: str,
+    database: str,
+    picture: Path | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Measures a service of a run under load, and draws the figures where a file is given."""
+    optional("fastapi", "serve", "trsr loadtest")
+    from trsr.serve import loadtest
+
+    _check_run(run)
+    found = loadtest.loadtest(
+        run, seconds=seconds, clients=clients, ranker=ranker, database=database, progress=progress
+    )
+    if picture:
+        files.write_text(picture, loadtest.picture(found), private=False)
+    return found
+
+
 def _settings(options: dict[str, object]) -> ServeSettings:
     optional("sqlalchemy", "serve", "trsr serve")
     from trsr.serve.settings import ServeSettings
@@ -104,11 +127,15 @@ def _settings(options: dict[str, object]) -> ServeSettings:
 def _store(run: Path, settings: ServeSettings) -> Store:
     from trsr.serve.store import Store
 
-    if not files.is_file(run / "config.toml"):
-        raise StoreError(f"{run}: not a run directory; make one with `trsr run CONFIG`")
+    _check_run(run)
     if settings.database.startswith("postgres"):
         optional("psycopg", "postgres", "PostgreSQL")
     return Store(settings.url(run))
+
+
+def _check_run(run: Path) -> None:
+    if not files.is_file(run / "config.toml"):
+        raise StoreError(f"{run}: not a run directory; make one with `trsr run CONFIG`")
 
 
 def _bound(settings: ServeSettings) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import json
 import logging
@@ -171,6 +172,7 @@ def _method(scope: Scope) -> str:
     return scope["method"] if scope["method"] in known else "OTHER"
 
 
+@functools.lru_cache(1024)
 def _local(host: str) -> bool:
     name = urlsplit(f"//{host}").hostname or ""
     if name in ("localhost", "testserver"):

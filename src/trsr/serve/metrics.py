@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
@@ -47,6 +53,7 @@ class Metrics:
         )
         self.events = Counter("trsr_events", "new events kept", registry=self._registry)
         self._registry.register(_Load(load))
+        ProcessCollector(registry=self._registry)  # memory, processor time
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Counts a request; `route` is the template of its path."""

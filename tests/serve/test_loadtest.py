@@ -1,0 +1,47 @@
+"""`trsr loadtest` on a small run: its figures and its picture."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from trsr.cli.app import app
+from trsr.errors import StoreError
+from trsr.progress import Silent
+from trsr.serve.loadtest import loadtest, percentile
+
+
+def test_the_figures_of_a_load_and_their_picture(served_run, tmp_path):
+    picture = tmp_path / "load.svg"
+    command = ["loadtest", str(served_run), "--seconds", "0.5", "--clients", "4"]
+    command += ["--ranker", "item_knn", "--json", "--picture", str(picture)]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    found = json.loads(result.stdout)
+    assert found["ranker"] == "item_knn"
+    assert [part["clients"] for part in found["parts"]] == [1, 4, 4, 4]
+    for part in found["parts"]:
+        assert part["errors"] == {}
+        assert 0 < part["p50_ms"] <= part["p95_ms"] <= part["p99_ms"]
+        assert part["requests"] > 0
+    one, many = found["parts"][2:]
+    assert many["throughput"] > one["throughput"]
+    assert all(0 < part["model_share"] <= 1 for part in found["parts"][:2])
+    assert all(size > 1 << 20 for size in found["resident_bytes"])
+    words = "".join(ElementTree.fromstring(picture.read_text()).itertext())  # noqa: S314 - our own
+    assert all(part["name"] in words for part in found["parts"])
+
+
+def test_percentiles_are_values_that_were_seen():
+    values = [float(n) for n in range(1, 101)]
+    assert [percentile(values, share) for share in (50, 95, 99)] == [50, 95, 99]
+    assert percentile([7.0], 50) == percentile([7.0], 99) == 7
+    assert percentile([], 50) is None
+
+
+def test_a_service_that_does_not_start_is_said_with_its_reason(served_run):
+    options = {"seconds": 0.5, "clients": 1, "database": "", "progress": Silent()}
+    with pytest.raises(StoreError, match="did not start: error: there is no ranker 'nobody'"):
+        loadtest(served_run, ranker="nobody", **options)
