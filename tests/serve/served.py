@@ -16,7 +16,7 @@ from trsr.serve.store import Store
 BLOCK = 3
 
 
-def small_run(folder, strategy="recurrent", rankers=("popular", "llm_zero_shot"), more=""):
+def small_run(folder, strategy="recurrent", rankers=("popular", "llm_zero_shot"), settings=()):
     """A finished run of made-up data with a model that answers by a script; its folder."""
     folder.mkdir(exist_ok=True)
     write_data(folder)
@@ -26,9 +26,10 @@ def small_run(folder, strategy="recurrent", rankers=("popular", "llm_zero_shot")
         'strategy = "none"', f'strategy = "{strategy}"\nblock_items = {BLOCK}\nfan_in = 2'
     )
     text += '\n[prompts]\ndomain = "products"\nrecent = 2\n'
-    text += f"\n[summarize.sampling]\nmax_tokens = 9\n{more}"
+    text += "\n[summarize.sampling]\nmax_tokens = 9\n"
     (folder / "small.toml").write_text(text, "utf-8")
-    list(run(load_config(folder / "small.toml", [f"run.folder={folder / 'run'}"])))
+    own = [f"run.folder={folder / 'run'}", *settings]
+    list(run(load_config(folder / "small.toml", own)))
     return folder / "run"
 
 

@@ -277,3 +277,40 @@ def test_ids_alone_rank_new_items_by_their_neighbours(tmp_path) -> None:
     assert service.recommender.catalog.at(int(near[0])).id == "p4"
     assert both[0] == both[1]
     ended(service)
+
+
+def test_probabilities_are_calibrated_where_the_run_can_tell(tmp_path, run) -> None:
+    from trsr.serve.calibration import fit
+
+    draw = np.random.default_rng(0)
+    margins = draw.normal(0, 2, 4000)
+    right = (draw.random(4000) < 1 / (1 + np.exp(-(0.5 * margins - 1)))).astype(float)
+    curve = fit(margins, right)
+    assert curve.slope == pytest.approx(0.5, abs=0.06)
+    assert curve.shift == pytest.approx(-1, abs=0.12)
+    for low in (-2, 0, 2):
+        near = (margins > low) & (margins < low + 1)
+        mean = np.mean([curve(float(one)) for one in margins[near]])
+        assert mean == pytest.approx(right[near].mean(), abs=0.05)
+    assert fit(-margins, right) is None  # no better than chance: worse
+    assert fit(margins[:9], right[:9]) is None
+    assert fit(np.zeros(100), np.arange(100) % 2.0) is None
+    service = opened(run, tmp_path / "state.sqlite")
+    found = ask(service, history=["p1"])
+    # fourteen cases are too few
+    assert {one.p_yes for one in found.items} == {None}
+    service.__dict__["_calibration"] = curve
+    found = ask(service, history=["p1"])
+    assert [one.p_yes for one in found.items] == [curve(one.score) for one in found.items]
+    ended(service)
+
+
+def test_a_run_whose_lists_are_damaged_is_served_without_probabilities(tmp_path, run) -> None:
+    import shutil
+
+    damaged = tmp_path / "damaged"
+    shutil.copytree(run, damaged)
+    (damaged / "rankings.parquet").write_bytes(b"nothing")
+    service = opened(damaged, tmp_path / "state.sqlite")
+    assert ask(service, history=["p1"]).items[0].p_yes is None
+    ended(service)

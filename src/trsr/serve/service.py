@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import math
 import threading
 import time
@@ -17,7 +18,7 @@ import numpy as np
 
 from trsr.config import Config
 from trsr.data import Dataset
-from trsr.errors import DataError, ModelError
+from trsr.errors import DataError, ModelError, TrsrError
 from trsr.models import ScoringModel, open_model
 from trsr.pipeline.artifacts import SPLITS, read_summaries, with_summary
 from trsr.prompts import PromptWriter
@@ -60,6 +61,9 @@ __all__ = ["OverloadedError", "Service", "UnknownNameError"]
 
 _TRIED = 100_000
 """Users of whom is known that their first summaries were looked for."""
+_SEEN = 4096  # users whose items in the run's data are held
+
+_log = logging.getLogger("trsr.serve")
 
 
 class UnknownNameError(DataError):
@@ -162,6 +166,8 @@ class Service:
         self._fresh: dict[str, Item] = {}
         self._version = 0
         self._tried: dict[str, None] = {}
+        seen = self.recommender.dataset.seen
+        self._seen = functools.lru_cache(_SEEN)(lambda user: seen([user]).get(user, frozenset()))
         store.import_run(self.recommender.dataset)
         self._refresh()
         config = self.recommender.config
@@ -426,10 +432,7 @@ class Service:
 
     def _also_met(self, request: RecommendRequest) -> frozenset[str]:
         """What the run knows that a user met beside the stored history."""
-        if request.user is None:
-            return frozenset()
-        seen = self.recommender.dataset.seen([request.user]).get(request.user, frozenset())
-        return seen - set(request.exclude)
+        return self._seen(request.user or "") - set(request.exclude)
 
     def _ranked(self, request: RecommendRequest, asked: _Asked, began: float) -> Recommendation:
         query, name = asked.query, self.recommender.name
@@ -470,9 +473,13 @@ class Service:
 
     @functools.cached_property
     def _calibration(self) -> Calibration | None:
-        config = self.recommender.config
-        cases = self.recommender.dataset.cases(config.rank.split)
-        return calibration(self.run, cases, self.recommender.name)
+        split = self.recommender.config.rank.split
+        try:
+            cases = self.recommender.dataset.cases(split)
+            return calibration(self.run, cases, self.recommender.name)
+        except TrsrError as error:  # a ranking without probabilities is better than none
+            _log.warning("no probabilities: %s", error)
+            return None
 
     def score(
         self, request: ScoreRequest, cancelled: threading.Event | None = None

@@ -11,6 +11,7 @@ full block is kept, and each text is in the response cache before it is used.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -427,16 +428,7 @@ class Summaries:
         if not full:
             return None
         model, writer = self._opened()
-        plan = Plan(
-            UserHistory(history.user, history.interactions[: full[-1].end]),
-            begun,
-            0,
-            0,
-            (),
-            frozenset(),
-            0,
-            more=False,
-        )
+        plan = _plan_of(UserHistory(history.user, history.interactions[: full[-1].end]), begun)
         with self._changed:
             self._waiting += 1
         try:
@@ -479,19 +471,26 @@ class Summaries:
         return removed, outputs
 
     def _cached_keys(self, user: str) -> set[str]:
-        """Keys of cached texts that no revision names: a crash may have come in between."""
+        """Keys of the texts of a user's history, also those that no revision names.
+
+        A crash may have come before the revision, and of several samples a revision names one.
+        """
+        history = self._history(user, self._store.stored_history(user))
+        full = cut_blocks(history, self._closed_blocks, self._measure)
+        if not full:
+            return set()
         model, writer = self._opened()
         noting = _Scratch(model.store)
         alone = CachedModel(_CacheAlone(model.inner), noting)
-        try:
-            if (plan := self.plan(user)) is not None:
-                for _ in self._texts({user: plan}, alone, writer):
-                    pass
-        except (_NotCached, PromptError):
-            pass
-        finally:
-            noting.close()
+        plan = _plan_of(UserHistory(user, history.interactions[: full[-1].end]))
+        with contextlib.suppress(_NotCached, PromptError), contextlib.closing(noting):
+            list(self._texts({user: plan}, alone, writer))
         return noting.found
+
+
+def _plan_of(history: UserHistory, begun: Summary | None = None) -> Plan:
+    """Of a history of which nothing is kept."""
+    return Plan(history, begun, 0, 0, (), frozenset(), 0, more=False)
 
 
 def _said(error: BaseException) -> str:
