@@ -272,14 +272,23 @@ def _handle_errors(app: FastAPI) -> None:
         return _problem(422, "invalid", first["msg"], schemas.where_of(first["loc"]))
 
     @register(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> Response:
+    async def refused(request: Request, error: HTTPException) -> Response:
         phrase = HTTPStatus(error.status_code).phrase
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_methods(request))
         return _problem(
             error.status_code,
             phrase.lower().replace(" ", "_"),
             str(error.detail),
-            headers=error.headers,
+            headers=headers,
         )
+
+
+def _methods(request: Request) -> list[str]:
+    """What the path can be asked for; Starlette names the methods of its first route only."""
+    fitting = (route for route in request.app.routes if route.matches(request.scope)[0].value)
+    return sorted({method for route in fitting for method in route.methods})
 
 
 def _problem(

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 Id = Annotated[
     str,
@@ -13,13 +20,33 @@ Id = Annotated[
 """An id: any text without control characters."""
 Text = Annotated[str, StringConstraints(max_length=20_000, pattern=r"^[^\x00]*$")]
 Moment = Annotated[float, Field(ge=-1e15, le=1e15, description="seconds, or any growing clock")]
+_COLUMN = r"^[^\x00-\x1f]+$"
 Fields = Annotated[
-    dict[
-        Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")],
-        Text,
-    ],
+    dict[Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=_COLUMN)], Text],
     Field(max_length=50, description="column → text"),
+    # pydantic's own would allow any other column beside those of the pattern
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": 50,
+            "propertyNames": {"minLength": 1, "maxLength": 100, "pattern": _COLUMN},
+            "additionalProperties": {
+                "type": "string",
+                "maxLength": 20_000,
+                "pattern": r"^[^\x00]*$",
+            },
+            "description": "column → text",
+        }
+    ),
 ]
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 3.0 is the integer 3."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, Field(ge=1, le=1000), BeforeValidator(_whole)]
 
 
 class Body(BaseModel):
@@ -93,8 +120,8 @@ class RecommendRequest(Body):
     candidates: Annotated[list[ItemRef], Field(min_length=1, max_length=1000)] | None = Field(
         None, description="what to rank; left out: what the first stage proposes"
     )
-    n: int = Field(20, ge=1, le=1000, description="how many items the first stage proposes")
-    k: int = Field(10, ge=1, le=1000, description="how many items the answer holds")
+    n: Count = Field(20, description="how many items the first stage proposes")
+    k: Count = Field(10, description="how many items the answer holds")
     exclude: Annotated[list[Id], Field(max_length=2000)] = Field(
         default_factory=list, description="items taken out of the history"
     )
