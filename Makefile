@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 SECONDS_OF_FUZZ ?= 300
 
-.PHONY: help setup weights demo test check house fuzz format docs site bench clean
+.PHONY: help setup weights demo serve-demo test check house fuzz format docs site bench clean
 
 help:
 	@echo "make demo    set up, then summarize, train, rank and evaluate on MovieLens-100K"
+	@echo "make serve-demo  serve the demo's run with its page, after make demo"
 	@echo "make test    set up, then run the tests"
 	@echo "make check   format, lint, types, architecture, generated docs"
 	@echo "make house   sizes of the source against their limits"
@@ -32,6 +33,9 @@ demo: weights
 	$(BIN)/trsr get ml-100k
 	$(BIN)/trsr get minilm
 	$(BIN)/trsr run recipes/demo.toml
+
+serve-demo: setup
+	$(BIN)/trsr serve runs/demo --ranker blend
 
 test: weights
 	$(BIN)/pytest -n auto --dist loadfile

@@ -389,8 +389,7 @@ def test_the_load_is_that_of_metrics(page, service) -> None:
     ).to_be_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 390), ("dark", 1400)])
 def test_axe_finds_nothing(browser, address, scheme, width) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     context = browser.new_context(

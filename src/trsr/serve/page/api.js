@@ -10,7 +10,7 @@ export class Refused extends Error {
   }
 }
 
-const KEPT = "trsr-key";
+export const KEPT = "trsr-key";
 let entering = null;
 
 export async function ask(path, { body, signal, text = false } = {}) {

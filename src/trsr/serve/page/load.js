@@ -1,6 +1,6 @@
 // How the service does: its own numbers for Prometheus, read now and then.
 
-import { ask } from "./api.js";
+import { KEPT, ask } from "./api.js";
 import { byId, count, decimal, el, milliseconds } from "./dom.js";
 
 const EVERY_MS = 5000;
@@ -33,13 +33,10 @@ export async function watch() {
 async function look() {
   const state = byId("state"), text = byId("state-text");
   try {
-    // without a key of this tab nothing is asked for: a dialog would open by itself
     const ready = await fetch("readyz").then((answer) => answer.json());
-    if (sessionStorage.getItem("trsr-key") || readings.length || ready.ready !== undefined) {
-      const now = parsed(await numbers());
-      readings.push({ at: Date.now(), ...now });
-      if (readings.length > KEEP) readings.shift();
-    }
+    const found = await numbers();
+    if (found) readings.push({ at: Date.now(), ...parsed(found) });
+    if (readings.length > KEEP) readings.shift();
     const running = value("trsr_requests_running");
     state.className = `state ${ready.ready ? "good" : "bad"}`;
     text.textContent = ready.ready ? `Ready${running ? `, ${running} running` : ""}` : ready.database ? "Model not ready" : "Database gone";
@@ -50,11 +47,13 @@ async function look() {
   for (const listener of listeners) listener();
 }
 
+let locked = false; // in the background no key is asked for, and none is tried again and again
 async function numbers() {
-  const key = sessionStorage.getItem("trsr-key");
+  const key = sessionStorage.getItem(KEPT);
+  if (locked && !key) return "";
   const answer = await fetch("metrics", { headers: key ? { authorization: `Bearer ${key}` } : {} });
-  if (!answer.ok) return "";
-  return answer.text();
+  locked = answer.status === 401;
+  return answer.ok ? answer.text() : "";
 }
 
 const value = (name) => readings.at(-1)?.lines.find((line) => line[0] === name)?.[2] ?? 0;
@@ -88,9 +87,8 @@ function quantile(reading, route, share) {
 }
 
 export async function loadPage(signal) {
-  await ask("readyz", { signal }).catch((error) => { if (error.name === "AbortError") throw error; });
   await ask("metrics", { signal, text: true }); // asks for a key where one is needed
-  if (!readings.length) await look();
+  await look();
   const place = el("div", {});
   const draw = () => place.replaceChildren(...drawn());
   listeners.add(draw);
@@ -110,7 +108,7 @@ function drawn() {
   const routes = totals(now), before = totals(first);
   const busy = [...routes.values()].filter((one) => one.key !== "GET /metrics" && one.key !== "GET /readyz");
   const sum = (map, what) => [...map.values()].reduce((all, one) => all + one[what], 0);
-  const gauges = now.lines.filter(([name, labels]) => name.startsWith("trsr_") && !Object.keys(labels).length && !/_(created|bucket|sum|count)$/.test(name));
+  const gauges = now.lines.filter(([name, labels]) => name.startsWith("trsr_") && !Object.keys(labels).length && !/_(created|total|running)$/.test(name));
   const card = (name, figure, note) => el("li", { class: "card" }, el("div", { class: "name" }, name), el("div", { class: "figure" }, figure), note && el("p", {}, note));
   const rows = busy.sort((a, b) => b.all - a.all).map((one) => el("tr", {}, el("th", { scope: "row" }, el("code", {}, one.key)), el("td", {}, count(one.all)),
     el("td", {}, decimal(((one.all - (before.get(one.key)?.all ?? 0)) / seconds))), el("td", {}, quantile(now, one.route, 0.5)), el("td", {}, quantile(now, one.route, 0.95)), el("td", {}, count(one.wrong))));
@@ -125,6 +123,6 @@ function drawn() {
       el("thead", {}, el("tr", {}, ["Route", "Requests", "a second", "median", "95th percentile", "refused or failed"].map((name) => el("th", { scope: "col" }, name)))),
       el("tbody", {}, rows))),
     gauges.length > 0 && el("h2", { id: "gauges" }, "Inside"),
-    gauges.length > 0 && el("dl", { class: "pairs" }, gauges.map(([name, , number]) => [el("dt", {}, name.replace(/^trsr_/, "").replace(/_total$/, "").replaceAll("_", " ")), el("dd", {}, Number.isInteger(number) ? count(number) : decimal(number, 3))])),
+    gauges.length > 0 && el("dl", { class: "gauges" }, gauges.map(([name, , number]) => el("div", {}, el("dt", {}, name.replace(/^trsr_/, "").replaceAll("_", " ")), el("dd", {}, Number.isInteger(number) ? count(number) : decimal(number))))),
   ].filter(Boolean);
 }

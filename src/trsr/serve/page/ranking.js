@@ -200,11 +200,11 @@ export class Ranking {
       row.score.textContent = likely ? percent(item.p_yes) : decimal(item.score);
       row.bar.style.setProperty("--share", share(value(item)).toFixed(4));
       row.bar.style.setProperty("--was", share(value(was ?? item)).toFixed(4));
-      row.bar.classList.toggle("tried", this.altered);
       row.move.className = `move ${up > 0 ? "up" : up < 0 ? "down" : ""}`;
       row.move.replaceChildren(...(up ? [el("span", { "aria-hidden": "true" }, `${up > 0 ? "▲" : "▼"} ${Math.abs(up)}`), hidden(`${up > 0 ? "up" : "down"} ${Math.abs(up)}`)] : []));
       return row.node;
     });
+    this.list.toggleAttribute("data-tried", this.altered);
     this.list.replaceChildren(...nodes);
     for (const id of this.rows.keys()) if (!answer.items.some((item) => item.item === id)) this.rows.delete(id);
     if (focused && focused !== document.activeElement && this.list.contains(focused)) focused.focus({ preventScroll: true });
@@ -234,11 +234,10 @@ export class Ranking {
   }
 
   drawTrying(moved, answer) {
+    const { out, text } = this.state;
     this.trying.hidden = !this.altered;
-    const parts = [];
-    if (this.state.out.size) parts.push(`${counted(this.state.out.size, "item")} out`);
-    if (this.state.text !== null) parts.push("summary edited");
-    this.what.textContent = `${parts.join(", ")}: ${moved} of ${answer.items.length} moved`;
+    const parts = [out.size > 0 && `${counted(out.size, "item")} out`, text !== null && "summary edited"].filter(Boolean);
+    this.what.textContent = `${parts.join(", ").replace(/^s/, "S")}: ${moved} of ${answer.items.length} moved`;
   }
 
   drawFacts(answer) {
