@@ -394,7 +394,10 @@ class Recommender:
                 files.copy(self._folder / name, folder / RANKERS / name)
         if self._adapter and config.rank.those("needs_training", names):
             files.copy(self._adapter, folder / "adapter")
-        files.write_text(folder / "config.toml", self._portable(folder).to_toml())
+        if config.prompts.domain.endswith(".toml"):
+            domain = Path(config.prompts.domain)
+            files.copy(domain, folder / domain.name)
+        files.write_text(folder / "config.toml", self.portable().to_toml())
         sources = (files.read_parquet(path)["sources"].explode() for path in summaries)
         keys = [key for own in sources for key in own.drop_nulls()]
         if keys and files.is_file(config.run.cache):
@@ -403,20 +406,18 @@ class Recommender:
             with ResponseCache(folder / "responses.sqlite") as new:
                 new.put_all(known, costs)
 
-    def _portable(self, folder: Path) -> Config:
-        """The settings of a saved recommender: no path but its own, files that they name beside."""
-        config = self.config
-        prompts, data = config.prompts, config.data
+    def portable(self) -> Config:
+        """The settings with this ranker alone, and file names in the place of paths."""
+        config, prompts = self.config, self.config.prompts
         if prompts.domain.endswith(".toml"):
-            files.copy(Path(prompts.domain), folder / "domain.toml")
-            prompts = prompts.model_copy(update={"domain": "./domain.toml"})
-        named = {key: getattr(data, key) for key in ("interactions", "items", "impressions")}
+            prompts = prompts.model_copy(update={"domain": f"./{Path(prompts.domain).name}"})
+        named = {key: getattr(config.data, key) for key in ("interactions", "items", "impressions")}
         bare = {key: Path(path.name) for key, path in named.items() if path is not None}
         place = {"folder": Path(), "cache": Path("responses.sqlite")}
         return config.model_copy(
             update={
                 "run": config.run.model_copy(update=place),
-                "data": data.model_copy(update=bare),
+                "data": config.data.model_copy(update=bare),
                 "prompts": prompts,
                 "rank": config.rank.only(self.name),
             }
@@ -447,9 +448,14 @@ class Recommender:
             ]
         return found
 
+    @property
+    def ranking_model(self) -> tuple[Any, PromptWriter]:
+        """The run's language model for ranking, trained where it is, and its prompts."""
+        return self._rank(self._adapter is not None)
+
     def prompts(self, query: Query) -> list[Prompt]:
         """The ranking prompts of a query, one a candidate."""
-        return self._rank(self._adapter is not None)[1].rank(query)
+        return self.ranking_model[1].rank(query)
 
     def fitted(self, name: str) -> Ranker:
         """A ranker of the run, loaded once.

@@ -315,6 +315,47 @@ def sweep(
         raise typer.Exit(1)
 
 
+@app.command("export")
+def export_model(
+    run: RunPath,
+    out_folder: Annotated[Path, typer.Argument(metavar="OUT", help="an empty or new folder")],
+    to: Annotated[str, typer.Option(help="peft, merged, gguf, openvino, onnx or card")],
+    queries: Annotated[
+        int, typer.Option(min=0, help="validation queries that the other library ranks too")
+    ] = 5,
+    licence: Annotated[
+        str, typer.Option("--license", help="as a hub names it; default: the base model's")
+    ] = "",
+) -> None:
+    """Write the ranking model for another library, with a model card, and ask it back."""
+    from trsr.export import export
+
+    with Bar("export", resumes=False) as bar:
+        found = export(run, to, out_folder, queries=queries, licence=licence, progress=bar)
+    out.print(str(found), markup=False)
+
+
+@app.command()
+def push(
+    run: RunPath,
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="on the hub")],
+    to: Annotated[str, typer.Option(help="peft, merged, gguf, openvino, onnx or card")] = "peft",
+    licence: Annotated[
+        str, typer.Option("--license", help="as a hub names it; default: the base model's")
+    ] = "",
+    public: Annotated[bool, typer.Option("--public", help="readable by everybody")] = False,
+) -> None:
+    """Export the ranking model and upload it to the hub, readable by you alone."""
+    from trsr.export import export
+    from trsr.export import push as upload
+    from trsr.storage import files
+
+    with files.temporary_folder() as folder, Bar("push", resumes=False) as bar:
+        made = export(run, to, folder / to, licence=licence, progress=bar)
+        address = upload(made.folder, repository, public=public)
+    out.print(f"{address}: {made.said}", markup=False)
+
+
 @app.command()
 def ls(
     kind: Annotated[

@@ -13,7 +13,7 @@ from trsr.models.weights import local_weights, quiet
 from trsr.storage import files
 
 
-def write_merged(settings: ModelSettings, adapter: Path, folder: Path) -> None:
+def write_merged(settings: ModelSettings, adapter: Path | None, folder: Path) -> None:
     """Writes the model with the adapter's part added to its weights, and its tokenizer.
 
     The weights are fp32, four bytes each, whatever the format that the model runs in: in fewer
@@ -21,7 +21,7 @@ def write_merged(settings: ModelSettings, adapter: Path, folder: Path) -> None:
 
     Args:
         settings: The model that the adapter is for.
-        adapter: A LoRA adapter in PEFT's format.
+        adapter: A LoRA adapter in PEFT's format; None: the model as it came.
         folder: Made where it is missing.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Writes a Llama checkpoint as one F16 GGUF file: what the openvino backend reads."""
+"""Writes a Llama checkpoint as one F16 GGUF file, which OpenVINO and llama.cpp read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OUTSIDE = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "out
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # GGUF's kinds of tokens
 
 
-def write_f16(folder: Path, path: Path) -> None:
+def write_f16(folder: Path, path: Path, *, chat: bool = False) -> None:
     """Writes the checkpoint of a folder (safetensors, config.json, tokenizer.json) as F16 GGUF.
 
     Matrices are rounded to F16, norms stay F32. The file is whole or not there.
@@ -38,14 +38,16 @@ def write_f16(folder: Path, path: Path) -> None:
     Args:
         folder: The checkpoint's.
         path: The file to write.
+        chat: Whether readers encode text by it: with the kind of tokenizer and its chat template.
 
     Raises:
         ModelError: If the model is not a plain Llama with a byte-level BPE tokenizer.
     """
     config = files.read_json(folder / "config.json")
     _check(config, folder)
+    kind = _text_splitter(folder) if chat else "default"
     with files.writing_path(path) as part:
-        _write(folder, config, part)
+        _write(folder, config, part, kind)
 
 
 def _check(config: dict[str, Any], folder: Path) -> None:
@@ -64,7 +66,22 @@ def _check(config: dict[str, Any], folder: Path) -> None:
             )
 
 
-def _write(folder: Path, config: dict[str, Any], path: Path) -> None:
+def _text_splitter(folder: Path) -> str:
+    """What llama.cpp calls the way in which the tokenizer splits text before BPE."""
+    splitter = files.read_json(folder / "tokenizer.json").get("pre_tokenizer") or {}
+    parts = splitter.get("pretokenizers", [splitter])
+    digits = [part for part in parts if part["type"] == "Digits" and part["individual_digits"]]
+    last = parts[-1]
+    plain = last["type"] == "ByteLevel" and last.get("use_regex", True)
+    if not plain or last.get("add_prefix_space") or len(parts) != 1 + len(digits):
+        raise ModelError(
+            f"the tokenizer in {folder} splits text in a way that trsr cannot name for llama.cpp: "
+            "export with --to merged, and convert that folder with llama.cpp's own script"
+        )
+    return "smollm" if digits else "gpt-2"
+
+
+def _write(folder: Path, config: dict[str, Any], path: Path, kind: str) -> None:
     import gguf
 
     writer = gguf.GGUFWriter(path, "llama")
@@ -83,7 +100,7 @@ def _write(folder: Path, config: dict[str, Any], path: Path) -> None:
     writer.add_rope_freq_base(float(theta))
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
     writer.add_vocab_size(config["vocab_size"])
-    _add_tokenizer(writer, folder, config)
+    _add_tokenizer(writer, folder, config, kind)
     tied = bool(config.get("tie_word_embeddings"))
     for name, tensor in _tensors(folder):
         target = _target(name)
@@ -132,7 +149,7 @@ def _interleaved(rows: Array, heads: int) -> Array:
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
-def _add_tokenizer(writer: Any, folder: Path, config: dict[str, Any]) -> None:
+def _add_tokenizer(writer: Any, folder: Path, config: dict[str, Any], kind: str) -> None:
     """The tokenizer, which the reader insists on; trsr itself hands it tokens."""
     content = files.read_json(folder / "tokenizer.json")
     model = content["model"]
@@ -145,14 +162,19 @@ def _add_tokenizer(writer: Any, folder: Path, config: dict[str, Any]) -> None:
         kinds[added["id"]] = _CONTROL if added["special"] else _USER_DEFINED
     numbers = range(max(int(config["vocab_size"]), max(by_id) + 1))
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
+    writer.add_tokenizer_pre(kind)
+    if kind != "default":  # readers that encode text themselves
+        writer.add_add_bos_token(False)
+        template = folder / "chat_template.jinja"
+        if files.is_file(template):
+            writer.add_chat_template(files.read_text(template))
     writer.add_token_list([by_id.get(n, f"[PAD{n}]") for n in numbers])
     writer.add_token_types([kinds.get(n, _USER_DEFINED) for n in numbers])
     writer.add_token_merges(
         [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     )
-    for kind in ("bos", "eos"):
-        number = config.get(f"{kind}_token_id")
+    for end in ("bos", "eos"):
+        number = config.get(f"{end}_token_id")
         number = number[0] if isinstance(number, list) else number
         if number is not None:
-            getattr(writer, f"add_{kind}_token_id")(number)
+            getattr(writer, f"add_{end}_token_id")(number)

@@ -1,0 +1,183 @@
+"""Exports a run's ranking model, and holds what another library makes of it to trsr's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trsr.errors import ConfigError, StoreError
+from trsr.export import card, formats, libraries
+from trsr.export.formats import Source
+from trsr.pipeline.artifacts import read_summaries
+from trsr.progress import Progress, Silent
+from trsr.recommender import Recommender
+from trsr.registry import near
+from trsr.storage import files
+from trsr.storage.run_directory import explained
+from trsr.types import Query
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format.
+
+    Attributes:
+        library: Which library opens it.
+        write: Writes it into a folder.
+        opened: Opens it by that library alone.
+    """
+
+    library: str
+    write: Callable[[Source, Path], None]
+    opened: Callable[[Source, Path], libraries.Library] | None
+
+
+FORMATS = {
+    "peft": Format("peft", formats.write_peft, lambda s, out: libraries.Peft(out, s.folder)),
+    "merged": Format(
+        "transformers", formats.write_merged, lambda s, out: libraries.Transformers(out)
+    ),
+    "gguf": Format("llama.cpp", formats.write_gguf, lambda s, out: libraries.LlamaCpp(out)),
+    "openvino": Format("openvino", formats.write_openvino, lambda s, out: libraries.OpenVino(out)),
+    "onnx": Format("onnxruntime", formats.write_onnx, lambda s, out: libraries.OnnxRuntime(out)),
+    "card": Format("", lambda s, out: None, None),
+}
+"""The model card is written with each; `card` is the card alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written, and whether another library ranks by it as trsr does.
+
+    Attributes:
+        folder: What was written.
+        library: The library that was asked.
+        correlations: Of each query the rank correlation (Spearman) of both lists.
+        candidates: How many candidates both ranked.
+        unchecked: Why the library was not asked; empty where it was.
+    """
+
+    folder: Path
+    library: str
+    correlations: tuple[float, ...] = ()
+    candidates: int = 0
+    unchecked: str = ""
+
+    def __str__(self) -> str:
+        return f"wrote {self.folder}: {self.said}"
+
+    @property
+    def said(self) -> str:
+        """What the other library made of it, in words."""
+        if not self.correlations:
+            return self.unchecked
+        mean, least = np.mean(self.correlations), min(self.correlations)
+        return (
+            f"{self.library} alone ranks {len(self.correlations)} queries ({self.candidates} "
+            f"candidates); rank correlation with trsr {mean:.4f}, lowest {least:.4f}"
+        )
+
+
+def export(
+    run: Path,
+    to: str,
+    out: Path,
+    *,
+    queries: int = 5,
+    licence: str = "",
+    progress: Progress | None = None,
+) -> Exported:
+    """Writes a run's ranking model in a format, with its model card, and asks it back.
+
+    Args:
+        run: A run directory.
+        to: A name of `FORMATS`.
+        out: An empty or new folder.
+        queries: Validation queries that both rank (of test where there are none); 0: none.
+        licence: The model's licence as a hub names it; empty: the base model's where it is known.
+        progress: Shows the queries.
+
+    Raises:
+        ConfigError: If there is no such format, or a library that it needs.
+        ModelError: If the model cannot be written so.
+        StoreError: If the folder is not empty, or cannot be written.
+    """
+    if to not in FORMATS:
+        raise ConfigError(f"there is no format {to!r}{near(to, list(FORMATS))}")
+    out = Path(os.path.abspath(out))
+    if files.listed(out):
+        raise StoreError(f"{out}: there is something in it; choose an empty or new folder")
+    adapter = run / "adapter"
+    tuned = files.is_folder(adapter)
+    recommender = Recommender.load(run, "llm" if tuned else "llm_zero_shot")
+    if recommender.config.model.backend != "transformers":
+        raise ConfigError(
+            f"model.backend: {recommender.config.model.backend} holds no weights that trsr could "
+            "export; runs with a local model (transformers) can be exported"
+        )
+    source = Source(
+        recommender.config.model, adapter if tuned else None, card.base_model(recommender.config)
+    )
+    with explained(out, "another folder"):
+        files.make_folder(out)
+        FORMATS[to].write(source, out)
+        files.write_text(out / "README.md", card.text(recommender, to, licence))
+    return _checked(recommender, source, to, out, queries, progress or Silent())
+
+
+def _checked(
+    recommender: Recommender, source: Source, to: str, out: Path, count: int, progress: Progress
+) -> Exported:
+    made = FORMATS[to]
+    unchecked = Exported(out, made.library, unchecked=f"{made.library} was not asked")
+    if not count or made.opened is None:
+        return (
+            unchecked if made.opened else dataclasses.replace(unchecked, unchecked="a model card")
+        )
+    asked = _queries(recommender, count)
+    progress.begin(sum(len(query.candidates) for query in asked), "candidates")
+    try:
+        library = made.opened(source, out)
+    except ConfigError as error:
+        return dataclasses.replace(unchecked, unchecked=f"{made.library} was not asked: {error}")
+    model, writer = recommender.ranking_model
+    found: list[float] = []
+    for query, ranked in zip(asked, recommender.rank(asked), strict=True):
+        own = {entry.item: entry.score for entry in ranked}
+        others = []
+        for prompt in writer.rank(query):
+            text = model.inner.layout.text(prompt)
+            others.append(libraries.margin(library, text, writer.answers))
+            progress.advance()
+        found.append(_correlation([own[item.id] for item in query.candidates], others))
+    candidates = sum(len(query.candidates) for query in asked)
+    return Exported(out, made.library, tuple(found), candidates)
+
+
+def _queries(recommender: Recommender, count: int) -> list[Query]:
+    """Validation queries with their summaries; of test where there are none for validation."""
+    for split in ("valid", "test"):
+        some = list(islice(recommender.dataset.cases(split).queries(), count))
+        if some:
+            summaries = read_summaries(recommender.dataset.folder, (split,))
+            return [dataclasses.replace(query, summary=summaries.get(query.id)) for query in some]
+    return []
+
+
+def _correlation(own: list[float], others: list[float]) -> float:
+    """Spearman's; 1 where both lists are the same, a constant one too."""
+    from scipy.stats import rankdata, spearmanr
+
+    if np.array_equal(rankdata(own), rankdata(others)):
+        return 1.0
+    if len(set(own)) == 1 or len(set(others)) == 1:
+        return 0.0
+    found: Any = spearmanr(own, others).statistic
+    return float(found)
