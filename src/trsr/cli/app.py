@@ -49,6 +49,15 @@ def _every(
 
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory, such as runs/demo")]
+RankerName = Annotated[str, typer.Option(help="which one ranks; default: the last of rank.rankers")]
+Database = Annotated[
+    str,
+    typer.Option(
+        metavar="URL",
+        envvar="TRSR_DATABASE",
+        help="postgresql://… or sqlite:///FILE; default: serve.sqlite in the run",
+    ),
+]
 
 
 @app.command()
@@ -110,9 +119,7 @@ def recommend(
         Path | None, typer.Option(help="items to rank, one id or JSON object a line")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="how many to print")] = 10,
-    ranker: Annotated[
-        str, typer.Option(help="which one ranks; default: the last of rank.rankers")
-    ] = "",
+    ranker: RankerName = "",
     json: Annotated[bool, typer.Option("--json", help="one JSON object a user")] = False,
 ) -> None:
     """Rank candidates for a user of the run, or for histories never seen before."""
@@ -129,17 +136,8 @@ def serve(
     run: RunPath,
     host: Annotated[str, typer.Option(help="off loopback, API keys are needed")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 8000,
-    database: Annotated[
-        str,
-        typer.Option(
-            metavar="URL",
-            envvar="TRSR_DATABASE",
-            help="postgresql://… or sqlite:///FILE; default: serve.sqlite in the run",
-        ),
-    ] = "",
-    ranker: Annotated[
-        str, typer.Option(help="llm where there is an adapter, else llm_zero_shot")
-    ] = "",
+    database: Database = "",
+    ranker: RankerName = "",
     rate: Annotated[
         float,
         typer.Option(
@@ -200,6 +198,14 @@ def loadtest(
         return
     table(*load.rows(found))
     out.print(load.settings_of(found), markup=False)
+
+
+@app.command()
+def mcp(run: RunPath, database: Database = "", ranker: RankerName = "") -> None:
+    """Answer an agent over standard input and output: recommend, explain, user, item."""
+    from trsr.cli import serve as service
+
+    service.mcp(run, {"database": database, "ranker": ranker})
 
 
 @app.command()

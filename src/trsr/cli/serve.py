@@ -117,6 +117,33 @@ def put_under_load(
     return found
 
 
+def mcp(run: Path, options: dict[str, object]) -> None:
+    """Answers an agent on standard input and output, until that ends.
+
+    Args:
+        run: The run directory.
+        options: `database` and `ranker` of `ServeSettings`.
+
+    Raises:
+        ConfigError: If a library is missing.
+        StoreError: If the run or the database cannot be used.
+    """
+    optional("mcp", "mcp", "trsr mcp")
+    settings = _settings(options)
+    store = _store(run, settings)
+    try:
+        from trsr.serve.mcp import make_server
+        from trsr.serve.service import Service
+
+        service = Service(run, store, settings)
+        try:
+            make_server(service).run("stdio")
+        finally:
+            service.close()
+    finally:
+        store.close()
+
+
 def _settings(options: dict[str, object]) -> ServeSettings:
     optional("sqlalchemy", "serve", "trsr serve")
     from trsr.serve.settings import ServeSettings

@@ -15,6 +15,7 @@ import numpy as np
 from trsr.errors import ConfigError, StoreError
 from trsr.export import card, formats, libraries
 from trsr.export.formats import Source
+from trsr.models.weights import quiet
 from trsr.pipeline.artifacts import read_summaries
 from trsr.progress import Progress, Silent
 from trsr.recommender import Recommender
@@ -136,15 +137,16 @@ def _checked(
     recommender: Recommender, source: Source, to: str, out: Path, count: int, progress: Progress
 ) -> Exported:
     made = FORMATS[to]
+    if made.opened is None:
+        return Exported(out, "", unchecked="the model card alone")
     unchecked = Exported(out, made.library, unchecked=f"{made.library} was not asked")
-    if not count or made.opened is None:
-        return (
-            unchecked if made.opened else dataclasses.replace(unchecked, unchecked="a model card")
-        )
+    if not count:
+        return unchecked
     asked = _queries(recommender, count)
     progress.begin(sum(len(query.candidates) for query in asked), "candidates")
     try:
-        library = made.opened(source, out)
+        with quiet():
+            library = made.opened(source, out)
     except ConfigError as error:
         return dataclasses.replace(unchecked, unchecked=f"{made.library} was not asked: {error}")
     model, writer = recommender.ranking_model

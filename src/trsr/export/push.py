@@ -26,16 +26,18 @@ def push(folder: Path, repository: str, *, public: bool = False, endpoint: str =
         ModelError: If the hub cannot be reached, or refuses.
     """
     hub = optional("huggingface_hub", "local", "trsr push")
-    import httpx
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    # of requests, httpx or httpx2, as the version has it
+    named = (one for one in HfHubHTTPError.__mro__ if one.__name__ == "HTTPError")
+    http: type[Exception] = next(named, HfHubHTTPError)
     api = hub.HfApi(endpoint=endpoint or None)
     try:
         made = api.create_repo(repository, private=not public, exist_ok=True)
         api.upload_folder(
             repo_id=made.repo_id, folder_path=folder, commit_message="Upload from trsr export"
         )
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError) as error:
+    except (http, HFValidationError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"the hub does not take {repository}: {reason}; is the name owner/name, and the key "

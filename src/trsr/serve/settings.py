@@ -21,7 +21,7 @@ class ServeSettings(Settings):
     database: str = Field(
         "", description="URL of the database (postgresql://…); default: serve.sqlite in the run"
     )
-    ranker: str = Field("", description="default: llm where there is an adapter")
+    ranker: str = Field("", description="which one ranks; default: the last of rank.rankers")
     rate: float = Field(
         0,
         ge=0,
