@@ -16,6 +16,7 @@ from trsr.models.hf.model import TransformersModel
 from trsr.pipeline.artifacts import read_summaries, summarized
 from trsr.pipeline.stages import located
 from trsr.progress import Progress, Silent
+from trsr.rankers.batch import ASKED
 from trsr.recommender import ranking_writer
 from trsr.types import Query
 
@@ -125,7 +126,7 @@ def judged(
         )
     (yes,), (no,) = next(iter(answers))
     prompts = [[tuple(question.stem) for question in query] for query in encoded]
-    together = config.rank.queries_per_batch
+    together = ASKED
     calls = [
         [tokens for query in prompts[start : start + together] for tokens in query]
         for start in range(0, len(prompts), together)

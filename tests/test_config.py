@@ -76,19 +76,6 @@ def test_an_unknown_setting_in_a_table_of_ones_own_name_is_told(tmp_path):
         load_config(write(tmp_path, GOOD), settings)
 
 
-def test_history_is_cut_at_lengths_each_once(tmp_path):
-    path = write(tmp_path, GOOD)
-    assert load_config(path, ["evaluate.history_bins=[9, 5]"]).evaluate.history_bins == (9, 5)
-    with pytest.raises(ConfigError) as caught:
-        load_config(path, ["evaluate.history_bins=[5, 0, -1]"])
-    assert "2 mistakes" in str(caught.value)
-    assert "evaluate.history_bins.2: input should be greater than or equal to 1" in str(
-        caught.value
-    )
-    with pytest.raises(ConfigError, match=r"evaluate\.history_bins: a length stands twice"):
-        load_config(path, ["evaluate.history_bins=[5, 9, 5]"])
-
-
 def test_a_wrong_name_is_told_beside_unknown_settings_and_wrong_values(tmp_path):
     settings = ["train.epoch=2", "rank.rankers=['lm']", "data.max_history=-3", "data.reader=csv"]
     with pytest.raises(ConfigError) as caught:
@@ -125,11 +112,12 @@ def test_parts_that_do_not_exist_and_contradictions_are_told_at_once(tmp_path):
         load_config(write(tmp_path, GOOD), ["train.epochs=0"])
 
 
-@pytest.mark.parametrize("lacking", ["summarize.strategy=none", "prompts.use_summary=false"])
-def test_another_users_summary_needs_one_that_is_told(tmp_path, lacking):
+def test_another_users_summary_needs_one_that_is_shown(tmp_path):
     load_config(write(tmp_path, GOOD), ["prompts.summary_of=another"])
     with pytest.raises(ConfigError, match="there is no summary to exchange"):
-        load_config(write(tmp_path, GOOD), ["prompts.summary_of=another", lacking])
+        load_config(
+            write(tmp_path, GOOD), ["prompts.summary_of=another", "summarize.strategy=none"]
+        )
 
 
 @pytest.mark.parametrize("bad", ["epochs=2", "train.epochs", "=3", "train.=1", ".x=1"])

@@ -68,14 +68,15 @@ def table(name: str, model: type[BaseModel]) -> Iterator[str]:
         yield f"| `{key}` | {default} | {text}{choices(field.annotation)} |"
     if model is RankSettings:
         for ranker in RANKERS.names():
-            own = ranker_class(ranker).config_class()
-            if own.model_fields:
+            owner = ranker_class(ranker)
+            own = owner.config_class()
+            if own.model_fields and owner.shares in ("", ranker):
                 inner.append((f"{name}.{ranker}", own))
     for title, one in inner:
         yield ""
         yield f"### `[{title}]`"
         yield ""
-        if model is RankSettings and not title.endswith("NAME"):
+        if model is RankSettings and title.count(".") == 1 and not title.endswith("sequential"):
             said = " ".join((one.__doc__ or "").split("\n\n", maxsplit=1)[0].split())
             yield f"Settings of the ranker `{title.partition('.')[2]}`: {said}"
             yield ""

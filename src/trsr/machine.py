@@ -42,6 +42,14 @@ def gpu() -> str:
     return "" if torch is None else str(torch.cuda.get_device_name())
 
 
+def memory() -> int:
+    """Bytes of memory of this machine; 16 GiB where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 2**34
+
+
 def peak_resident() -> int | None:
     """The process's largest resident size, in bytes; None where the system does not say."""
     try:

@@ -58,7 +58,6 @@ epochs = 0
 
 [rank]
 rankers = ["llm_zero_shot"]
-queries_per_batch = 2
 """
 
 

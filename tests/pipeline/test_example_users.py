@@ -193,11 +193,6 @@ READ, UNTOLD = "Summary that the ranker read", "Summary, which the ranker is not
             False,
             "scripted, recurrent summaries, 3 recent items",
         ),
-        (
-            ["prompts.use_summary=false"],
-            False,
-            "scripted, 3 recent items, recurrent summaries by scripted, which no ranker reads",
-        ),
     ],
 )
 def test_a_summary_is_called_read_only_where_the_ranker_is_told_it(made, settings, told, subtitle):
@@ -205,9 +200,6 @@ def test_a_summary_is_called_read_only_where_the_ranker_is_told_it(made, setting
     text = page(config)
     assert (READ in text, UNTOLD in text) == (told, not told)
     assert f"<bdi>{subtitle}" in text
-    shown = "\n".join(lines(config.run.folder, "u3"))
-    used = not config.prompts.use_summary
-    assert ("no ranker of this run reads the summary" in shown) == used
 
 
 def test_a_cheap_run_opens_no_model_to_be_shown(made, monkeypatch):

@@ -36,7 +36,7 @@ retriever = "item_knn"
 [rank.blend]
 members = ["item_knn", "bm25", "sasrec", "llm_zero_shot"]
 
-[rank.sasrec]
+[rank.sequential]
 hidden = 8
 max_epochs = 1
 """
@@ -83,7 +83,7 @@ def test_a_stage_that_was_stopped_goes_on_behind_the_last_fitted_ranker(
             owner, "fit", lambda self, *given, fit=fit: (made.append(self.name), fit(self, *given))
         )
     monkeypatch.setattr(ranker_class("sasrec"), "fit", lambda *given: 1 / 0)
-    changes = ["rank.ease.penalty=[3.0]", "rank.bm25.k1=0.7", "rank.sasrec.hidden=4"]
+    changes = ["rank.ease.penalty=[3.0]", "rank.bm25.k1=0.7", "rank.sequential.hidden=4"]
     config = load_config(path, [f"run.folder={folder}", *changes])
     with pytest.raises(ZeroDivisionError):
         list(run(config))

@@ -102,8 +102,8 @@ def test_seeds_of_the_training_train_networks_anew(folder):
         + HEAD
         + """[set]
 rank.rankers = ["random", "popular", "sasrec"]
-rank.sasrec.hidden = 8
-rank.sasrec.max_epochs = 2
+rank.sequential.hidden = 8
+rank.sequential.max_epochs = 2
 """
     )
     found = swept(folder, text)

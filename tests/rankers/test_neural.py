@@ -28,12 +28,7 @@ from trsr.errors import DataError, ModelError
 from trsr.rankers import FitData, FitOptions, RankSettings
 from trsr.rankers.sequential.forward import Forward
 from trsr.rankers.sequential.networks import NETWORKS
-from trsr.rankers.sequential.settings import (
-    AttentionSettings,
-    Bert4recSettings,
-    Gru4recSettings,
-    NetworkSettings,
-)
+from trsr.rankers.sequential.settings import SequentialSettings
 from trsr.rankers.sequential.table import SPREAD, ItemTable
 from trsr.rankers.sequential.training import Held, cross_entropy, fit, ndcg
 from trsr.rankers.sequential.windows import MASK, PAD, batches, padded, windows
@@ -49,19 +44,18 @@ SMALL = {
     "max_epochs": 30,
     "patience": 30,
     "dropout": 0.1,
-    "device": "cpu",
 }
 SETTINGS = {
-    "sasrec": AttentionSettings(**SMALL),
-    "gru4rec": Gru4recSettings(**SMALL),
+    "sasrec": SequentialSettings(**SMALL),
+    "gru4rec": SequentialSettings(**SMALL),
     # It learns from the masked items alone, so it needs more passes.
-    "bert4rec": Bert4recSettings(
+    "bert4rec": SequentialSettings(
         **SMALL
         | {"max_epochs": 250, "patience": 250, "learning_rate": 0.005, "dropout": 0, "layers": 1},
         mask_share=0.4,
     ),
 }
-TINY = {"hidden": 8, "max_epochs": 2, "device": "cpu"}
+TINY = {"hidden": 8, "max_epochs": 2}
 KINDS = sorted(NETWORKS)
 WORDS = ("red", "blue", "green", "old")
 
@@ -92,7 +86,7 @@ def catalog(items: int = ITEMS + 4) -> Catalog:
 def neural(
     kind: str,
     interactions: pl.DataFrame,
-    settings: NetworkSettings,
+    settings: SequentialSettings,
     *,
     name: str = "",
     embed=None,
@@ -314,18 +308,9 @@ def test_with_fewer_components_than_entries_the_rest_is_random() -> None:
     assert np.isfinite(ItemTable(4, 5, "start", np.ones((4, 3)))().detach().numpy()).all()
 
 
-def test_sasrec_starts_from_text_where_asked() -> None:
-    short = SETTINGS["sasrec"].model_copy(update={"max_epochs": 1, "start": "text"})
-    ranker = neural("sasrec", CYCLES, short, embed=embed)
-    assert ranker.network.items.text == "start"
-    random = short.model_copy(update={"start": "random"})
-    plain = neural("sasrec", CYCLES, random, embed=embed)
-    assert plain.network.items.text == "none"
-
-
 @pytest.mark.parametrize(("name", "text"), [("sasrec_text", "add"), ("bert4rec_text", "start")])
 def test_the_runs_embedding_model_is_asked_where_none_is_given(name: str, text: str) -> None:
-    settings = RankSettings(**{name: TINY | {"start": "random"}})  # which these do not read
+    settings = RankSettings(sequential=TINY)
     ranker = fitted_by_name(name, catalog(), CYCLES, settings)
     assert ranker.network.items.text == text
     (found,) = scores(ranker, query("q", [1, 2], range(ITEMS + 3)))
@@ -440,14 +425,14 @@ def test_equals_keep_the_first_and_no_third_network_is_held(monkeypatch) -> None
 
     monkeypatch.setattr("trsr.rankers.sequential.training.NETWORKS", {"gru4rec": counted})
     # one layer has no dropout between layers: with a rate that changes nothing all are alike
-    several = Gru4recSettings(**TINY | {"dropout": (0.3, 0.1, 0.2, 0.0), "learning_rate": 1e-12})
+    several = SequentialSettings(**TINY | {"dropout": (0.3, 0.1, 0.2, 0.0), "learning_rate": 1e-12})
     ranker = neural("gru4rec", CYCLES, several, validation=FOLLOWING)
     assert ranker.chosen["dropout"] == 0.3
     assert (len(made), most) == (4, 2)
 
 
 def test_without_cases_to_choose_on_the_first_settings_are_taken() -> None:
-    several = Gru4recSettings(**TINY | {"dropout": (0.5, 0.0), "learning_rate": (1e-3, 1e-2)})
+    several = SequentialSettings(**TINY | {"dropout": (0.5, 0.0), "learning_rate": (1e-3, 1e-2)})
     ranker = neural("gru4rec", frame([cycle(0, 9), cycle(3, 9)]), several)
     assert ranker.chosen["dropout"] == 0.5
     assert ranker.chosen["learning_rate"] == 1e-3
@@ -460,9 +445,9 @@ def test_without_cases_to_choose_on_the_first_settings_are_taken() -> None:
 
 
 def test_a_number_alone_is_a_list_of_one() -> None:
-    own = RankSettings(sasrec={"dropout": 0, "learning_rate": 5e-4}).table("sasrec")
+    own = RankSettings(sequential={"dropout": 0, "learning_rate": 5e-4}).table("sasrec")
     assert (own.dropout, own.learning_rate) == ((0.0,), (5e-4,))
-    assert own == AttentionSettings(dropout=[0.0], learning_rate=[5e-4])
+    assert own == SequentialSettings(dropout=[0.0], learning_rate=[5e-4])
 
 
 @pytest.mark.parametrize(
@@ -478,7 +463,7 @@ def test_a_number_alone_is_a_list_of_one() -> None:
 )
 def test_lists_without_a_value_that_can_be_are_refused(settings, said) -> None:
     with pytest.raises(ValidationError, match=said):
-        RankSettings(bert4rec=settings)
+        RankSettings(sequential=settings)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -576,21 +561,30 @@ def test_a_loss_that_is_no_number_is_an_error() -> None:
 
 def test_heads_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValidationError, match="hidden = 30 cannot be cut into 4 heads"):
-        RankSettings(sasrec={"hidden": 30, "heads": 4})
+        RankSettings(sequential={"hidden": 30, "heads": 4})
 
 
 def test_the_settings_that_decide_are_those_of_the_rankers_asked_for() -> None:
-    one = RankSettings(rankers=("popular", "sasrec"), sasrec=AttentionSettings(layers=1))
-    other = one.model_copy(update={"gru4rec": Gru4recSettings(layers=3)})
-    assert one.meaning() == other.meaning()
+    one = RankSettings(rankers=("popular", "sasrec"), sequential=SequentialSettings(layers=1))
+    assert one.meaning() == one.model_copy(update={"bm25": {"k1": 2.0}}).meaning()
     assert one.meaning() != RankSettings(rankers=("popular", "sasrec")).meaning()
+
+
+def test_each_kind_has_its_own_values_where_none_is_given():
+    given = SequentialSettings(average_decay=0.0, patience=3)
+    assert (given.of("bert4rec").average_decay, given.of("bert4rec").patience) == (0.0, 3)
+    assert SequentialSettings().of("bert4rec").average_decay == 0.85
+    assert [SequentialSettings().of(kind).layers for kind in KINDS] == [2, 1, 2]
+
+
+def test_a_table_that_rankers_share_is_named() -> None:
+    with pytest.raises(ValidationError, match=r"sasrec reads the settings of \[rank.sequential\]"):
+        RankSettings(sasrec={"hidden": 8})
 
 
 def test_which_rankers_read_embeddings() -> None:
     names = ("sasrec", "gru4rec", "sasrec_text", "popular")
     assert RankSettings(rankers=names).embedding == ("sasrec_text",)
-    started = RankSettings(rankers=names, gru4rec=Gru4recSettings(start="text"))
-    assert started.embedding == ("gru4rec", "sasrec_text")
     both = RankSettings(rankers=("bert4rec", "bert4rec_text"))
     assert both.embedding == ("bert4rec_text",)
 

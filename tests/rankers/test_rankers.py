@@ -27,6 +27,7 @@ from trsr.rankers import (
     ranked,
     scored,
 )
+from trsr.rankers.batch import ASKED
 from trsr.settings import derive_seed
 from trsr.types import Case, Interaction, Item, Message, Prompt, Query, UserHistory
 
@@ -37,7 +38,7 @@ INTERACTIONS = pl.DataFrame(
 
 RANK_KINDS = {"llm", "llm_zero_shot", "llm_item_only"}
 NETWORKS = ("sasrec", "gru4rec", "bert4rec", "bert4rec_text", "sasrec_text")
-QUICK = RankSettings(**{name: {"hidden": 8, "layers": 1, "max_epochs": 1} for name in NETWORKS})
+QUICK = RankSettings(sequential={"hidden": 8, "layers": 1, "max_epochs": 1})
 
 
 def query(name: str, *items: int) -> Query:
@@ -187,15 +188,13 @@ def test_random_depends_on_seed_query_and_item_only() -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.integers(1, 7), st.lists(st.integers(1, 5), max_size=15))
-def test_batches_hold_whole_queries_and_change_nothing(size: int, counts: list[int]) -> None:
+@given(st.lists(st.integers(1, 5), max_size=25))
+def test_batches_hold_whole_queries_and_change_nothing(counts: list[int]) -> None:
     queries = [query(f"q{n}", *range(count)) for n, count in enumerate(counts)]
     model = Judge()
-    lists = list(PointwiseLLMRanker(model, Words(), size).rank(queries))
-    assert lists == [
-        one for q in queries for one in PointwiseLLMRanker(Judge(), Words(), 1).rank([q])
-    ]
-    assert len(model.calls) == math.ceil(len(queries) / size)
+    lists = list(PointwiseLLMRanker(model, Words()).rank(queries))
+    assert lists == [one for q in queries for one in PointwiseLLMRanker(Judge(), Words()).rank([q])]
+    assert len(model.calls) == math.ceil(len(queries) / ASKED)
     assert [text for call in model.calls for text in call] == [
         f"{q.id} {item.id}" for q in queries for item in q.candidates
     ]
@@ -246,25 +245,18 @@ def test_a_model_that_answers_too_little_is_an_error() -> None:
         list(PointwiseLLMRanker(Short(), Words()).rank([query("q")]))
 
 
-def test_a_batch_of_no_queries_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one query"):
-        PointwiseLLMRanker(Judge(), Words(), 0)
-
-
 def test_a_prompt_that_cannot_fit_is_raised() -> None:
     with pytest.raises(PromptError, match="query q1"):
         list(PointwiseLLMRanker(Judge(), Words(["q1"])).rank([query("q0"), query("q1")]))
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.integers(1, 5), st.sets(st.integers(0, 11)), st.integers(0, 12))
-def test_ranking_what_fits_leaves_out_only_what_does_not(
-    size: int, long: set[int], count: int
-) -> None:
+@given(st.sets(st.integers(0, 19)), st.integers(0, 20))
+def test_ranking_what_fits_leaves_out_only_what_does_not(long: set[int], count: int) -> None:
     queries = [query(f"q{n}") for n in range(count)]
     too_long = {f"q{n}" for n in long}
     skipped: list[str] = []
-    ranker = PointwiseLLMRanker(Judge(), Words(too_long), size)
+    ranker = PointwiseLLMRanker(Judge(), Words(too_long))
     lists = list(rank_what_fits(ranker, queries, lambda q, error: skipped.append(q.id)))
     assert [one.query for one in lists] == [q.id for q in queries if q.id not in too_long]
     assert skipped == [q.id for q in queries if q.id in too_long]

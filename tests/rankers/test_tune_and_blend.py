@@ -358,4 +358,4 @@ def test_rankings_depend_on_the_settings_of_the_used_rankers_only() -> None:
     }
     blended = RankSettings(rankers=("blend",), blend={"members": ("text_knn",)}).meaning()
     assert {"blend", "text_knn", "text_model", "text_fields", "tune_cases"} <= set(blended)
-    assert not {"ease", "bm25", "item_knn", "queries_per_batch"} & set(blended)
+    assert not {"ease", "bm25", "item_knn", "sequential"} & set(blended)

@@ -16,7 +16,7 @@ from trsr.models.chat_format import ChatFormat
 from trsr.models.hf.merge import write_merged
 from trsr.progress import Silent
 from trsr.training.encode import TextExample
-from trsr.training.settings import TuneSummarizerSettings
+from trsr.training.settings import TrainSettings
 from trsr.training.text_examples import train_on_texts
 from trsr.types import Message, Prompt
 
@@ -42,12 +42,18 @@ def settings_of(model: Path) -> ModelSettings:
 
 
 def taught(model: Path, folder: Path, found: list[TextExample], **more: Any) -> Any:
-    own = {"epochs": 60, "learning_rate": 2e-2, "texts_per_step": 2}
+    own = {
+        "epochs": 60,
+        "learning_rate": 2e-2,
+        "cases_per_step": 2,
+        "warmup_steps": 5,
+        "dropout": 0.0,
+    }
     own |= {"rank": 16, "alpha": 32, "targets": ("q_proj", "v_proj", "up_proj", "down_proj")}
     return train_on_texts(
         found,
         model=settings_of(model),
-        settings=TuneSummarizerSettings(**{**own, **more}),
+        settings=TrainSettings(**{**own, **more}),
         seed=1,
         out=folder / "adapter",
         state=folder / "state",
@@ -120,9 +126,7 @@ def test_the_adapter_names_its_base_and_a_second_call_gives_the_same(
 
 
 def test_wrong_targets_and_no_texts_are_refused_by_name(tiny_model: Path, tmp_path: Path):
-    with pytest.raises(
-        ConfigError, match=r"tune_summarizer\.targets: 'q_prj'.*near names: .*q_proj"
-    ):
+    with pytest.raises(ConfigError, match=r"train\.targets: 'q_prj'.*near names: .*q_proj"):
         taught(tiny_model, tmp_path, texts(), targets=("q_prj",))
     with pytest.raises(DataError, match="no texts"):
         taught(tiny_model, tmp_path, [])

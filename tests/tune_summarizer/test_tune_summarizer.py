@@ -124,7 +124,6 @@ def test_where_nothing_is_better_no_model_is_written(prepared, tmp_path):
     ("setting", "said"),
     [
         ("summarize.strategy=none", "summarize.strategy: none asks no model"),
-        ("prompts.use_summary=false", "the ranker must read the summary"),
         ("summarize.model.backend=scripted", "scripted has no weights here"),
         ("prompts.summary_of=another", "must be own"),
     ],

@@ -62,14 +62,12 @@ class Config(Settings):
     @property
     def summarized(self) -> bool:
         """Whether the ranking prompts show summaries."""
-        return self.prompts.use_summary and self.summarize.strategy != "none"
+        return self.summarize.strategy != "none"
 
     def reads_summary(self, rankers: Collection[str]) -> bool:
         """Whether one of the rankers reads the summary, in its prompt or by itself."""
         reading = self.rank.those("reads_summary", rankers)
-        prompted = self.rank.those("uses_llm", reading)
-        written = self.summarize.strategy != "none"
-        return bool((prompted and self.summarized) or (len(reading) > len(prompted) and written))
+        return bool(reading) and self.summarized
 
     @property
     def trained(self) -> bool:

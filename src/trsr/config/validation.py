@@ -42,7 +42,6 @@ def wrong_names(config: Config) -> Iterator[str]:
 
     for key, check, texts in (
         ("evaluate.metrics", parse_metric, config.evaluate.metrics),
-        ("train.select_on", parse_accuracy, config.train.select_on),
         ("rank.select_by", parse_accuracy, config.rank.select_by),
         ("prompts.domain", load_domain, (config.prompts.domain,)),
     ):
@@ -90,8 +89,6 @@ def _repeated(config: Config) -> Iterator[str]:
     """What stands in a list twice, or within itself."""
     if len(set(config.rank.rankers)) < len(config.rank.rankers):
         yield "rank.rankers: a ranker stands twice"
-    if len(set(config.evaluate.history_bins)) < len(config.evaluate.history_bins):
-        yield "evaluate.history_bins: a length stands twice"
     for name in _composed(config.rank):
         members = config.rank.members(name)
         if name in config.rank.with_members(*members) or len(set(members)) < len(members):
@@ -153,8 +150,8 @@ def _unused_exchange(config: Config) -> Iterator[str]:
     """A control that would be no other run than the one it is compared with."""
     if config.prompts.summary_of == "another" and not config.summarized:
         yield (
-            "prompts.summary_of: there is no summary to exchange; set prompts.use_summary to true "
-            "and summarize.strategy to another one than none, or summary_of to own"
+            "prompts.summary_of: there is no summary to exchange; set summarize.strategy "
+            "to another one than none, or summary_of to own"
         )
 
 

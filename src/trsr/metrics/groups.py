@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,21 +61,18 @@ def name_of(shortest: int, longest: int) -> str:
     return str(shortest) if shortest == longest else f"{shortest} to {longest}"
 
 
-def history_groups(report: Report, bins: Sequence[int] = ()) -> list[HistoryGroup]:
+def history_groups(report: Report) -> list[HistoryGroup]:
     """Sums up each metric by length of history, shortest first; no group is empty.
 
     Args:
-        report: The evaluation.
-        bins: The lengths at which a new group begins; empty: the quartiles of the queries'
-            lengths. Queries of one length are never parted, so there may be fewer than four.
+        report: The evaluation. The groups are the quartiles of its queries' lengths. Queries of one
+            length are never parted, so there may be fewer than four.
     """
     table = report.per_query
     lengths = table.filter(pl.col("ranker") == report.main)["history"].to_numpy()
     if not len(lengths):
         return []
-    edges = sorted(set(bins)) or sorted(
-        {int(edge) for edge in np.quantile(lengths, [0.25, 0.5, 0.75], method="higher")}
-    )
+    edges = sorted({int(edge) for edge in np.quantile(lengths, [0.25, 0.5, 0.75], method="higher")})
     place = np.searchsorted(edges, table["history"].to_numpy(), side="right")
     parts = table.with_columns(pl.Series("_group", place)).partition_by("_group", as_dict=True)
     return [_group(parts[key], report) for key in sorted(parts)]

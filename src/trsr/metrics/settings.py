@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 
 from trsr.settings import Settings
-
-Lengths = tuple[Annotated[int, Field(ge=1)], ...]
-"""Lengths of history at which a new group begins, in any order."""
 
 
 class EvaluateSettings(Settings):
@@ -28,10 +23,5 @@ class EvaluateSettings(Settings):
         ),
         min_length=1,
         description="see `trsr ls metrics`; any cut-off may follow the @",
-    )
-    history_bins: Lengths = Field(
-        (),
-        description="quality by length of history: the lengths at which a new group begins; empty: "
-        "quartiles",
     )
     trec: bool = Field(False, description="write run.RANKER.trec and qrels.trec for other tools")

@@ -24,6 +24,7 @@ from trsr.report.costs import UNRECORDED, RankerCost, read_costs
 from trsr.report.markdown_report import latex, markdown
 from trsr.storage import files
 from trsr.storage.run_directory import StageRecord
+from trsr.training.settings import SELECTED_ON
 from trsr.types import RankedList, Summary
 
 
@@ -50,7 +51,7 @@ def write_pages(
     config = job.config
     header, rows, notes = report.rows()
     values = report.to_json() | {"table": {"header": header, "rows": rows, "notes": notes}}
-    groups = history_groups(report, config.evaluate.history_bins)
+    groups = history_groups(report)
     cases = dataset.cases(config.rank.split).frame
     calibrations = [
         calibrated(name, cases, rankings[name].frame, called)
@@ -158,7 +159,7 @@ def _costs(job: Job, rankings: Mapping[str, Rankings]) -> list[RankerCost]:
 
 def _validated(config: Config) -> str:
     """What the validation curve is of."""
-    names = config.train.select_on
+    names = SELECTED_ON
     return f"Validation: {'sum of ' if len(names) > 1 else ''}{', '.join(names)}"
 
 
@@ -168,7 +169,7 @@ def _curves(job: Job) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]
     if not files.is_file(path):
         return [], []
     rows = [json.loads(line) for line in files.read_text(path).splitlines()]
-    chosen = job.config.train.select_on
+    chosen = SELECTED_ON
     losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     found = [
         (row["step"], sum(row["validation"].get(name, 0.0) for name in chosen))

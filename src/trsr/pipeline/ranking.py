@@ -203,7 +203,7 @@ def check_prepared(config: Config, dataset: Dataset) -> None:
     for name in used:
         ranker = make_ranker(name, resources)
         if isinstance(ranker, EaseRanker):
-            check_size(dataset.interactions["item"].n_unique(), ranker.config)
+            check_size(dataset.interactions["item"].n_unique())
 
 
 def rank_candidates(job: Job) -> dict[str, Any]:

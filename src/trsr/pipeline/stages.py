@@ -49,6 +49,7 @@ from trsr.storage import files
 from trsr.storage.run_directory import StageRecord
 from trsr.summarize import summarize
 from trsr.training import chance_loss, hardly_converged, late_loss, train
+from trsr.training.settings import SELECTED_ON
 from trsr.types import Summary
 
 CURVES = frozenset({"losses", "validations", "adapter"})
@@ -185,10 +186,9 @@ def _train(job: Job) -> dict[str, Any]:
         return {"steps": 0, "why": "nothing to train: train.epochs is 0, or no ranker asks it"}
     dataset = Dataset.load(job.run.folder)
     check_prepared(config, dataset)
-    in_prompt = config.prompts.use_summary  # else it must not split a user's cases either
     used = config.train.validate_steps
     splits = ("train", "valid") if used else ("train",)
-    summaries, fit = run_summaries(dataset, splits if in_prompt else (), needed=config.summarized)
+    summaries, fit = run_summaries(dataset, splits, needed=config.summarized)
     valid = list(prompt_cases(config, dataset, "valid", summaries)) if used else []
     writers: list[PromptWriter] = []
 
@@ -200,7 +200,7 @@ def _train(job: Job) -> dict[str, Any]:
         ranker = PointwiseLLMRanker(model, ranking_writer(config, model))
         queries = (case.query for case in valid)
         ranked = list(rank_what_fits(ranker, queries, lambda query, error: None, "llm"))
-        report = compute(valid, {"llm": ranked}, config.train.select_on)
+        report = compute(valid, {"llm": ranked}, SELECTED_ON)
         return report.means("llm")
 
     result = train(

@@ -40,7 +40,6 @@ class PromptSettings(Settings):
     )
     recent: int = Field(3, ge=0, description="recent items in the ranking prompt (paper: 3)")
     summary_words: int = Field(60, ge=5, description="the requested length of a summary, in words")
-    use_summary: bool = Field(True, description="put the summary into the ranking prompt")
     summary_of: Literal["own", "another"] = Field(
         "own",
         description="whose summary is in the prompts: the user's own or, as an ablation's control, "

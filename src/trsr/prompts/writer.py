@@ -234,7 +234,7 @@ class PromptWriter:
             PromptError: If the instruction and a candidate do not fit; names the query.
         """
         words = self.settings.words
-        summary = fold(query.summary.text) if query.summary and self.settings.use_summary else ""
+        summary = fold(query.summary.text) if query.summary else ""
         recent = [self._line(item, words) for item in query.history.recent(self.settings.recent)]
         candidates = [self._line(item, words).text() for item in query.candidates]
         steps = truncations(recent, length(summary))

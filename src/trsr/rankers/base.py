@@ -20,7 +20,7 @@ import polars as pl
 from trsr.data import Catalog
 from trsr.errors import ConfigError, DataError, PromptError, StoreError
 from trsr.progress import Progress, Silent
-from trsr.rankers.batch import FEW, QueryBatch, RankedBatch, ScoreBatch, batched, ranked
+from trsr.rankers.batch import ASKED, FEW, QueryBatch, RankedBatch, ScoreBatch, batched, ranked
 from trsr.rankers.settings import RankSettings, Traits, ranker_class
 from trsr.registry import optional
 from trsr.settings import Settings
@@ -107,6 +107,7 @@ class Ranker(abc.ABC):
     A ranker is a class of its own, named in the entry points `trsr.rankers`:
 
     - `config`: its annotation is the class of the ranker's settings, the table `[rank.NAME]`.
+    - `shares`: the name of the table, where several rankers share one.
     - `traits`: what the run must know of it.
     - `fit` learns. What it learns stands in attributes whose names end with an underscore (as in
       scikit-learn): arrays, sparse matrices and plain values. `save` and `load` keep just these; a
@@ -124,6 +125,7 @@ class Ranker(abc.ABC):
     """
 
     traits: ClassVar[Traits] = Traits()
+    shares: ClassVar[str] = ""
     config: Settings
 
     def __init__(
@@ -210,8 +212,7 @@ class Ranker(abc.ABC):
     @property
     def batch_size(self) -> int:
         """How many queries it is asked about at once, where each has its own candidates."""
-        few = self.resources.settings.queries_per_batch
-        return few if self.traits_of(self.config).uses_llm else FEW
+        return ASKED if self.traits_of(self.config).uses_llm else FEW
 
     def save(self, folder: Path) -> None:
         """Writes what was learned into an empty folder.

@@ -31,6 +31,7 @@ CELLS = 2**21
 MOST = 512
 """Queries of a batch that ranks a whole catalog, at most."""
 FEW = 64
+ASKED = 8
 """Queries of a batch with candidates of their own."""
 
 _NONE = np.zeros(0, np.int64)

@@ -23,6 +23,9 @@ from trsr.types import Case
 
 Array = Floats
 
+FOLDS = 5
+"""Of the cross-validation over validation users."""
+
 
 class BlendConfig(RankerConfig):
     """A weighted sum of other rankers' scores."""
@@ -39,7 +42,6 @@ class BlendConfig(RankerConfig):
         description="candidates for the L2 penalty on the weights, chosen by cross-validation over "
         "validation users",
     )
-    folds: int = Field(5, ge=2, description="folds of that cross-validation")
 
 
 def standardized(scores: Array) -> Array:
@@ -204,7 +206,7 @@ class BlendRanker(Ranker):
                 "the ranker blend: no validation case fits the context of all members"
             )
         examples = Examples.of(whole, found)
-        l2 = choose_l2(examples, self.config.l2, self.config.folds, options.seed)
+        l2 = choose_l2(examples, self.config.l2, FOLDS, options.seed)
         weights = fit_weights(examples, l2)
         self.weights_ = {
             name: float(weight) for name, weight in zip(self.config.members, weights, strict=True)

@@ -29,29 +29,14 @@ class PointwiseLLMRanker(Ranker):
     Args:
         model: Gives the answers' log-probabilities.
         writer: Words each candidate's prompt; holds the two answers.
-        queries_per_batch: How many queries' prompts go to the model in one call. More share the
-            work better; the lists do not depend on it beyond rounding.
-
-    Raises:
-        ValueError: If `queries_per_batch` is below 1.
     """
 
     traits = Traits(uses_llm=True, log_odds=True, reads_summary=True)
 
-    def __init__(
-        self, model: ScoringModel, writer: PromptWriter, queries_per_batch: int = 8
-    ) -> None:
+    def __init__(self, model: ScoringModel, writer: PromptWriter) -> None:
         super().__init__()
-        if queries_per_batch < 1:
-            raise ValueError(f"a batch holds at least one query, not {queries_per_batch}")
         self.model = model
         self.writer = writer
-        self.queries_per_batch = queries_per_batch
-
-    @property
-    def batch_size(self) -> int:
-        """How many queries' prompts go to the model in one call."""
-        return self.queries_per_batch
 
     def score(self, batch: QueryBatch) -> ScoreBatch:
         """[queries, columns] margins.
@@ -95,7 +80,7 @@ class TunedLLMRanker(Ranker):
     def asked(self) -> PointwiseLLMRanker:
         """Asks the model."""
         model, writer = self.resources.model(self.traits.needs_training)
-        return PointwiseLLMRanker(model, writer, self.resources.settings.queries_per_batch)
+        return PointwiseLLMRanker(model, writer)
 
     def score(self, batch: QueryBatch) -> ScoreBatch:
         """[queries, columns] log p(yes) − log p(no); raises as `PointwiseLLMRanker.score`."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, GetPydanticSchema, model_validator
-from pydantic_core import PydanticKnownError, core_schema
+from pydantic_core import PydanticCustomError, PydanticKnownError, core_schema
 
 from trsr.errors import ConfigError
+from trsr.rankers.sequential.settings import SequentialSettings
 from trsr.registry import PluginTable
 from trsr.settings import Settings
 
@@ -138,7 +139,14 @@ def _own_settings(given: Any) -> Any:
         return given
     if given.name not in RANKERS.names():
         raise PydanticKnownError("extra_forbidden")
-    config = ranker_class(given.name).config_class()
+    owner = ranker_class(given.name)
+    if owner.shares not in ("", given.name):
+        raise PydanticCustomError(
+            "shared",
+            "{name} reads the settings of [rank.{table}]; set them there",
+            {"name": given.name, "table": owner.shares},
+        )
+    config = owner.config_class()
     # an error in it is told with the place of the table before its own
     return given.value if isinstance(given.value, config) else config.model_validate(given.value)
 
@@ -167,9 +175,6 @@ class RankSettings(Settings):
         "test",
         description="the cases that are ranked and evaluated: with valid settings can be chosen "
         "by `trsr compare` without a look at the test cases",
-    )
-    queries_per_batch: int = Field(
-        8, ge=1, description="queries whose prompts go to the model together"
     )
     retrieve_k: int = Field(
         50,
@@ -207,6 +212,10 @@ class RankSettings(Settings):
         description="the embedding model: minilm (see `trsr get`), a folder or a hub id, in the "
         "format of sentence-transformers",
     )
+    sequential: SequentialSettings = Field(
+        SequentialSettings(),
+        description="the rankers sasrec, gru4rec and bert4rec, also with texts",
+    )
     external: dict[str, ExternalSettings] = Field(
         {},
         description="rankers that are lists made elsewhere, by the names that they have in "
@@ -233,8 +242,12 @@ class RankSettings(Settings):
         """
         if name in self.external:
             return self.external[name]
-        given: Settings | None = (self.__pydantic_extra__ or {}).get(name)
-        return ranker_class(name).config_class()() if given is None else given
+        owner = ranker_class(name)
+        place = owner.shares or name
+        if place in type(self).model_fields:
+            return getattr(self, place)  # type: ignore[no-any-return]
+        given: Settings | None = (self.__pydantic_extra__ or {}).get(place)
+        return owner.config_class()() if given is None else given
 
     def traits(self, name: str) -> Traits:
         """What a run must know of a ranker; of one that there is not, nothing."""
@@ -321,7 +334,11 @@ class RankSettings(Settings):
 
     def resolved(self) -> RankSettings:
         """The same settings with a table for each used ranker that has settings."""
-        tables = {name: self.table(name) for name in self.used if name in RANKERS.names()}
+        tables = {
+            ranker_class(name).shares or name: self.table(name)
+            for name in self.used
+            if name in RANKERS.names()
+        }
         return self.model_copy(
             update={name: one for name, one in tables.items() if type(one).model_fields}
         )

@@ -35,7 +35,7 @@ class TrainResult:
         losses: The loss of each step, the first step first.
         validations: (step, metrics) of each validation, in order.
         best_step: The step whose adapter was kept.
-        best_score: The sum of `select_on` at that step; None without validation.
+        best_score: The sum of `SELECTED_ON` at that step; None without validation.
         stopped_early: Whether `patience` ran out before the last step.
         step_seconds: Time spent in steps.
         earlier_seconds: Of `seconds`, what sittings before the last one took, to their last state.
@@ -94,7 +94,7 @@ def train(
 
     Raises:
         ConfigError: If the backend cannot be trained, a LoRA target is no layer of the model, a
-            tracker is not installed, or the validation lacks a metric of `select_on`.
+            tracker is not installed, or the validation lacks a metric of `SELECTED_ON`.
         DataError: If there are no cases, or the listwise loss has nothing to compare in one.
         ModelError: If the model cannot be loaded, or a loss is not finite; names step and case.
         PromptError: If a case's prompt does not fit; names the query.

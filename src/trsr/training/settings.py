@@ -8,6 +8,9 @@ from pydantic import Field
 
 from trsr.settings import Settings
 
+SELECTED_ON = ("recall@3", "recall@5", "recall@10")
+"""The best adapter has the highest sum of these on the validation cases, as in the paper."""
+
 
 class TrainSettings(Settings):
     """LoRA fine-tuning of the yes/no ranker."""
@@ -49,10 +52,6 @@ class TrainSettings(Settings):
     patience: int = Field(
         0, ge=0, description="stop after this many validations without a better one; 0: never"
     )
-    select_on: tuple[str, ...] = Field(
-        ("recall@3", "recall@5", "recall@10"),
-        description="the best adapter has the highest sum of these on the validation cases (paper)",
-    )
     gradient_checkpointing: bool = Field(False, description="spend time to save memory on a GPU")
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (), description="also send the curves there (curves.jsonl is always kept)"
@@ -82,23 +81,16 @@ class TuneSummarizerSettings(Settings):
     )
     epochs: int = Field(2, ge=1, description="passes over the selected texts")
     learning_rate: float = Field(2e-4, gt=0, description="AdamW's peak rate")
-    texts_per_step: int = Field(8, ge=1, description="texts an optimizer step")
-    rank: int = Field(8, ge=1, description="LoRA rank")
-    alpha: int = Field(16, ge=1, description="LoRA alpha")
-    targets: tuple[str, ...] = Field(
-        ("q_proj", "k_proj", "v_proj", "o_proj"), description="the layers that LoRA adapts"
-    )
 
-    @property
-    def training(self) -> TrainSettings:
-        """The settings of the training."""
+    def training(self, ranking: TrainSettings) -> TrainSettings:
+        """The settings of the training; LoRA's shape is that of the ranking model's."""
         return TrainSettings(
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             warmup_steps=5,
-            cases_per_step=self.texts_per_step,
-            rank=self.rank,
-            alpha=self.alpha,
+            cases_per_step=8,
+            rank=ranking.rank,
+            alpha=ranking.alpha,
             dropout=0.0,
-            targets=self.targets,
+            targets=ranking.targets,
         )

@@ -13,18 +13,15 @@ from trsr.training.adapter import check_targets
 from trsr.training.encode import EncodedCase, TextExample, fingerprint
 from trsr.training.fit import TrainResult
 from trsr.training.losses import text_example_loss
-from trsr.training.settings import TuneSummarizerSettings
+from trsr.training.settings import TrainSettings
 from trsr.training.start import open_trainable, run_training
-
-_IDENTITY = {"epochs", "learning_rate", "texts_per_step", "rank", "alpha", "targets"}
-"""Settings that decide about the adapter: a run resumes with the same ones only."""
 
 
 def train_on_texts(
     texts: Sequence[TextExample],
     *,
     model: ModelSettings,
-    settings: TuneSummarizerSettings,
+    settings: TrainSettings,
     seed: int,
     out: Path,
     state: Path,
@@ -54,17 +51,14 @@ def train_on_texts(
     if not texts:
         raise DataError("there are no texts to train on")
     opened = open_trainable(model, "use transformers")
-    check_targets(opened.network, settings.targets, "tune_summarizer.targets")
+    check_targets(opened.network, settings.targets)
     encoded = [_encoded(one, opened) for one in texts]
     return run_training(
         opened,
         encoded,
-        settings.training,
+        settings,
         name=model.name,
-        identity={
-            "texts": fingerprint(encoded),
-            **settings.model_dump(mode="json", include=_IDENTITY),
-        },
+        identity={"texts": fingerprint(encoded), **settings.meaning()},
         seed=seed,
         out=out,
         state=state,

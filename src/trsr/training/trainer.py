@@ -17,7 +17,7 @@ from trsr.storage import files
 from trsr.training.curves import FILE, Curves, Row
 from trsr.training.fit import TrainResult
 from trsr.training.schedule import Schedule
-from trsr.training.settings import TrainSettings
+from trsr.training.settings import SELECTED_ON, TrainSettings
 from trsr.training.state import Counts, State, Weights, load, save
 from trsr.training.step import TrainingStep
 from trsr.training.trackers import Trackers
@@ -143,13 +143,13 @@ class Trainer:
 
     def _compare(self, metrics: Mapping[str, float]) -> None:
         """Keeps the adapter if its metrics are the best so far."""
-        missing = [name for name in self._settings.select_on if name not in metrics]
+        missing = [name for name in SELECTED_ON if name not in metrics]
         if missing:
             raise ConfigError(
-                f"train.select_on: the validation gives no {', '.join(missing)}; it gives "
+                f"the validation gives no {', '.join(missing)}; it gives "
                 f"{', '.join(metrics) or 'nothing'}"
             )
-        score = math.fsum(metrics[name] for name in self._settings.select_on)
+        score = math.fsum(metrics[name] for name in SELECTED_ON)
         if not math.isfinite(score):
             score = -math.inf
         counts = self._counts

@@ -53,9 +53,7 @@ def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Ch
             yield Check(name, "skipped", why or "there are too few test queries")
         return
     adapter = adapter_of(RunDirectory(run.folder))
-    ranker = PointwiseLLMRanker(
-        *open_ranking_model(run.config, adapter), run.config.rank.queries_per_batch
-    )
+    ranker = PointwiseLLMRanker(*open_ranking_model(run.config, adapter))
     changes = _changes([case.query for case in cases])
     progress.begin(len(cases) * (1 + len(changes)), "queries")
     own = _aucs(ranker, cases, lambda query: query, progress)

@@ -131,7 +131,6 @@ def _refuse(config: Config) -> None:
             not config.summarize.uses_llm,
             f"summarize.strategy: {strategy} asks no model; choose another one",
         ),
-        (not config.prompts.use_summary, "prompts.use_summary: the ranker must read the summary"),
         (config.prompts.summary_of != "own", "prompts.summary_of: must be own"),
         (config.summarize.samples > 1, "summarize.samples: tuning samples itself; set it to 1"),
         (
@@ -148,6 +147,7 @@ def _meaning(config: Config, run: RunDirectory, adapter: Path | None) -> dict[st
     """What the result depends on, as plain values."""
     value = {
         "tune_summarizer": config.tune_summarizer.model_dump(mode="json"),
+        "training": config.tune_summarizer.training(config.train).meaning(),
         "summarize": config.summarize.model_dump(mode="json", exclude={"model"}),
         "summarizer": config.summarizer.meaning(),
         "prompts": config.prompts.model_dump(mode="json", exclude={"summary_of"}),
@@ -241,7 +241,7 @@ class _Tuner:
         result = train_on_texts(
             texts,
             model=base,
-            settings=self.config.tune_summarizer,
+            settings=self.config.tune_summarizer.training(self.config.train),
             seed=derive_seed(self.config.run.seed, "tune_summarizer"),
             out=work / "adapter",
             state=work / "state",
@@ -303,9 +303,7 @@ class _Tuner:
         self, cases: Sequence[Case], samples: Sequence[Mapping[str, Sample]], unit: str
     ) -> dict[str, list[float]]:
         """By query the reward of each of its samples; what does not fit a prompt is left out."""
-        ranker = PointwiseLLMRanker(
-            *open_ranking_model(self.config, self.adapter), self.config.rank.queries_per_batch
-        )
+        ranker = PointwiseLLMRanker(*open_ranking_model(self.config, self.adapter))
         self.progress.begin(len(cases) * len(samples), unit)
         asked: dict[str, Case] = {}
 

@@ -21,19 +21,11 @@ from trsr.types import Item
 EXTRAS = (("bm25s", "baselines"), ("scipy", "baselines"))
 
 
-class Bm25TextConfig(RankerConfig):
-    """The formula, and which words count."""
+class Bm25Config(RankerConfig):
+    """BM25 of a candidate's text for the text of the history's items, or for the summary's."""
 
     k1: float = Field(1.5, ge=0, description="how fast repeated terms saturate")
     b: float = Field(0.75, ge=0, le=1, description="how far long texts are held back")
-    stopwords: str = Field(
-        "", description="bm25s' list of words left out, such as english; empty: none is"
-    )
-
-
-class Bm25Config(Bm25TextConfig):
-    """BM25 of a candidate's text for the text of the history's items."""
-
     last: tuple[Last, ...] = Field(
         (0, 5, 1),
         min_length=1,
@@ -65,7 +57,7 @@ class TextIndex:
         ConfigError: If bm25s is not installed.
     """
 
-    def __init__(self, config: Bm25TextConfig, settings: RankSettings, ranker: str) -> None:
+    def __init__(self, config: Bm25Config, settings: RankSettings, ranker: str) -> None:
         self._config = config
         self._settings = settings
         self._library = optional("bm25s", "baselines", f"the ranker {ranker}")
@@ -109,9 +101,8 @@ class TextIndex:
         return [self.terms[token] for token in tokens if token in self.terms]
 
     def _tokens(self, texts: list[str]) -> Any:
-        words: str | list[str] = self._config.stopwords or []
         return self._library.tokenize(
-            texts, stopwords=words, return_ids=False, show_progress=False, allow_empty=True
+            texts, stopwords=[], return_ids=False, show_progress=False, allow_empty=True
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from trsr.errors import ConfigError
+from trsr.machine import memory
 from trsr.rankers.base import FitData, FitOptions, Ranker
 from trsr.rankers.baselines.matrix import (
     POPULARITY,
@@ -34,12 +35,6 @@ class EaseConfig(RankerConfig):
         description="candidates for lambda, the L2 penalty",
     )
     popularity: tuple[NotNegative, ...] = Field(POPULARITY, min_length=1, description=POPULARITY_IS)
-    max_items: int = Field(
-        20_000,
-        ge=1,
-        description="refuse more items with interactions than this: the dense inverse takes "
-        "up to 28 bytes × items², and the fitted ranker 8 on disk",
-    )
 
 
 class EaseRanker(Ranker):
@@ -70,10 +65,10 @@ class EaseRanker(Ranker):
         """Solves for B, its penalty tuned on the validation cases.
 
         Raises:
-            ConfigError: If there are more items than `rank.ease.max_items`.
+            ConfigError: If there are more items than the memory holds.
         """
         matrix = InteractionMatrix(data.interactions, data.catalog, self.name)
-        check_size(len(matrix.counts), self.config)
+        check_size(len(matrix.counts))
         self.rows_, self.popularity_shares_ = matrix.rows, matrix.popularity_share
         settings = [
             {"penalty": penalty, "popularity": popularity}
@@ -151,20 +146,19 @@ def ease_weights(matrix: InteractionMatrix, penalty: float) -> Floats:
     return weights
 
 
-def check_size(items: int, settings: EaseConfig) -> None:
-    """Refuses a matrix that is too large.
+def check_size(items: int) -> None:
+    """Refuses a matrix that this machine cannot hold.
 
     Args:
         items: How many items have interactions.
-        settings: How many may.
 
     Raises:
-        ConfigError: If there are more.
+        ConfigError: If it takes more than the memory.
     """
-    if items > settings.max_items:
+    needed, there = _BYTES * items**2, memory()
+    if needed > there:
         raise ConfigError(
             f"the ranker ease inverts a dense matrix of all {items:,} items with interactions, "
-            f"which takes about {_BYTES * items**2 / 2**30:.1f} GiB; the limit is "
-            f"rank.ease.max_items = {settings.max_items:,}. Raise it if there is the memory, keep "
-            "fewer items with data.k_core, or leave ease out"
+            f"which takes about {needed / 2**30:.1f} GiB, and this machine has "
+            f"{there / 2**30:.1f} GiB; keep fewer items with data.k_core, or leave ease out"
         )

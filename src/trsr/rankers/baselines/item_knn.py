@@ -23,7 +23,7 @@ from trsr.registry import optional
 
 
 class ItemKnnConfig(RankerConfig):
-    """Items that the same users met, for the whole history."""
+    """Items that the same users had."""
 
     shrinkage: tuple[NotNegative, ...] = Field(
         (10.0, 0.0, 50.0, 200.0),
@@ -31,26 +31,15 @@ class ItemKnnConfig(RankerConfig):
         description="candidates for the number added to the cosine's denominator",
     )
     popularity: tuple[NotNegative, ...] = Field(POPULARITY, min_length=1, description=POPULARITY_IS)
-
-
-class ItemKnnRecentConfig(RankerConfig):
-    """Items that the same users met, for the last items only."""
-
     last: tuple[Last, ...] = Field(
         (5, 1, 3, 10, 0),
         min_length=1,
-        description="candidates for how many of the latest items; 0: all",
+        description="item_knn_recent: candidates for how many of the latest items; 0: all",
     )
     decay: tuple[Decay, ...] = Field(
         (0.7, 0.9),
         min_length=1,
-        description="candidates for an item's weight against the one after it",
-    )
-    shrinkage: tuple[NotNegative, ...] = Field(
-        (10.0, 0.0, 50.0, 200.0), min_length=1, description="as for item_knn"
-    )
-    popularity: tuple[NotNegative, ...] = Field(
-        POPULARITY, min_length=1, description="as for item_knn"
+        description="item_knn_recent: candidates for an item's weight against the one after it",
     )
 
 
@@ -149,7 +138,7 @@ class ItemKnnRanker(Ranker):
 class ItemKnnRecentRanker(ItemKnnRanker):
     """The same for the last items, the later the stronger."""
 
-    config: ItemKnnRecentConfig  # type: ignore[assignment]
+    shares = "item_knn"
 
     def tried(self) -> Sequence[Mapping[str, Any]]:
         """The settings to choose from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from pydantic import Field
@@ -22,22 +22,15 @@ class PopularRecentConfig(RankerConfig):
         description="candidates for the window's length, as a share of the time that the training "
         "interactions span",
     )
-    until: Literal["query", "training"] = Field(
-        "query",
-        description="where the window ends. query: just before the history's last interaction; "
-        "training: with the last training interaction, which for splits by user is later than some "
-        "queries",
-    )
 
 
 class PopularRecentRanker(Ranker):
     """A candidate's number of training interactions in [end − window, end).
 
     `end` is the time of the history's last interaction, and what happened at that very moment is
-    not counted: nothing is that the query could not know. With `until` = training, and for an
-    empty history, the window is [last − window, last] of the training interactions; where data is
-    split by user, those may be later than the query. An item without an interaction in the window
-    scores 0. Data without times has places in the history for times: then the window says little.
+    not counted: nothing is that the query could not know. For an empty history the window is
+    [last − window, last] of the training interactions. An item without one in the window scores 0.
+    Data without times has places in the history for times: then the window says little.
 
     Attributes:
         times_: [interactions] the times of all training interactions, ascending.
@@ -89,7 +82,7 @@ class PopularRecentRanker(Ranker):
     def _ends(self, batch: QueryBatch) -> tuple[Ints, Ints]:
         """[queries] the first interaction of each query's window, and the one after its last."""
         last = float(self.times_[-1]) if len(self.times_) else 0.0
-        asked = (batch.histories.lengths > 0) & (self.config.until == "query")
+        asked = batch.histories.lengths > 0
         end = np.full(len(batch), last)
         end[asked] = batch.times[batch.histories.starts[1:][asked] - 1]
         begin = np.searchsorted(self.times_, end - self.window_, side="left")

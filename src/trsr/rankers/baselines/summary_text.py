@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from trsr.rankers.base import FitData, FitOptions, Ranker
-from trsr.rankers.baselines.bm25 import EXTRAS, Bm25TextConfig, TextIndex, of_terms
+from trsr.rankers.baselines.bm25 import EXTRAS, Bm25Config, TextIndex, of_terms
 from trsr.rankers.baselines.text_knn import EXTRAS as EMBEDDINGS
 from trsr.rankers.baselines.text_knn import TextVectorRanker
 from trsr.rankers.batch import QueryBatch, ScoreBatch
@@ -26,7 +26,8 @@ class Bm25SummaryRanker(Ranker):
     """
 
     traits = Traits(reads_summary=True, reads_text=True, extras=EXTRAS)
-    config: Bm25TextConfig
+    config: Bm25Config
+    shares = "bm25"
     terms_: list[str]
     scores_: Any
 

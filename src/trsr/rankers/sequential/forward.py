@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from trsr.rankers.sequential.settings import NetworkSettings
+from trsr.rankers.sequential.settings import SequentialSettings
 from trsr.rankers.sequential.windows import MASK, PAD, Ints, padded
 
 Floats = npt.NDArray[np.float64]
@@ -34,7 +34,7 @@ class Forward:
         weights: Its state by the names that torch gives it.
     """
 
-    def __init__(self, kind: str, settings: NetworkSettings, weights: Weights) -> None:
+    def __init__(self, kind: str, settings: SequentialSettings, weights: Weights) -> None:
         self._states = _KINDS[kind]
         self._masked = kind == "bert4rec"
         self._settings = settings

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trsr.rankers.sequential.settings import AttentionSettings, Bert4recSettings, NetworkSettings
+from trsr.rankers.sequential.settings import SequentialSettings
 from trsr.rankers.sequential.table import Floats, ItemTable
 from trsr.rankers.sequential.windows import MASK, PAD, Ints, padded
 
@@ -33,7 +33,7 @@ class Network(nn.Module, ABC):
         settings: The size. Each kind is given besides the dropout that is tried.
     """
 
-    def __init__(self, items: ItemTable, settings: NetworkSettings) -> None:
+    def __init__(self, items: ItemTable, settings: SequentialSettings) -> None:
         super().__init__()
         self.items = items
         self.max_length = settings.max_length
@@ -88,7 +88,7 @@ class Sasrec(Network):
     over all items, without which it falls behind BERT4Rec (Klenitskiy and Vasilev 2023).
     """
 
-    def __init__(self, items: ItemTable, settings: AttentionSettings, dropout: float) -> None:
+    def __init__(self, items: ItemTable, settings: SequentialSettings, dropout: float) -> None:
         from transformers import GPT2Config, GPT2Model
 
         super().__init__(items, settings)
@@ -116,7 +116,7 @@ class Sasrec(Network):
 class Gru4rec(Network):
     """GRU4Rec (Hidasi et al. 2016), with the cross-entropy over all items as its loss."""
 
-    def __init__(self, items: ItemTable, settings: NetworkSettings, dropout: float) -> None:
+    def __init__(self, items: ItemTable, settings: SequentialSettings, dropout: float) -> None:
         super().__init__(items, settings)
         between = dropout if settings.layers > 1 else 0.0
         size = settings.hidden
@@ -137,7 +137,7 @@ class Bert4rec(Network):
     hide a drawn share, at least one.
     """
 
-    def __init__(self, items: ItemTable, settings: Bert4recSettings, dropout: float) -> None:
+    def __init__(self, items: ItemTable, settings: SequentialSettings, dropout: float) -> None:
         from transformers import BertConfig, BertModel
 
         super().__init__(items, settings)

@@ -17,13 +17,7 @@ from trsr.rankers.base import FitData, FitOptions, Ranker, Resources
 from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
 from trsr.rankers.item_text import TextEmbedder, item_text
 from trsr.rankers.sequential.forward import Forward
-from trsr.rankers.sequential.settings import (
-    AttentionSettings,
-    Bert4recSettings,
-    Gru4recSettings,
-    NetworkSettings,
-    TextUse,
-)
+from trsr.rankers.sequential.settings import SequentialSettings, TextUse
 from trsr.rankers.settings import Traits
 from trsr.rankers.tuning import end_notes
 from trsr.settings import Settings, derive_seed
@@ -56,7 +50,7 @@ class NetworkRanker(Ranker):
 
     Attributes:
         kind: A name in `trsr.rankers.sequential.networks.NETWORKS`.
-        text: What texts are used for, whatever `start` says; None: as it says.
+        text: What texts are used for.
         network: The trained network, where it was fitted here.
         forward: Its scores.
         numbers_: [catalog] an item's number in the network, behind its own items those that it
@@ -67,14 +61,15 @@ class NetworkRanker(Ranker):
     """
 
     kind: ClassVar[str]
-    text: ClassVar[TextUse | None] = None
+    text: ClassVar[TextUse] = "none"
+    shares = "sequential"
     traits = Traits(
         reads_text=True,
         reads_validation=True,
         learns_by_draws=True,
         extras=(("transformers", "local"),),
     )
-    config: NetworkSettings
+    config: SequentialSettings
     network: Network
     forward: Forward
     numbers_: Ints
@@ -88,15 +83,8 @@ class NetworkRanker(Ranker):
         name: str = "",
     ) -> None:
         super().__init__(config, resources, name)
+        self.config = self.config.of(self.kind)
         self.embed: Embed = TextEmbedder.of(self.resources.settings, self.resources.progress)
-
-    @classmethod
-    def traits_of(cls, config: NetworkSettings) -> Traits:
-        """Embeddings are read where vectors start from texts, or texts are added."""
-        if cls.text is None and config.start != "text":
-            return cls.traits
-        extras = (*cls.traits.extras, ("sentence_transformers", "embeddings"))
-        return dataclasses.replace(cls.traits, embeds_text=True, extras=extras)
 
     def fit(self, data: FitData, options: FitOptions) -> None:
         """Trains a network on the training interactions.
@@ -167,13 +155,12 @@ class NetworkRanker(Ranker):
 
     def _texts(self, data: FitData, items: Sequence[str]) -> tuple[TextUse, Floats | None]:
         """What texts are used for, and the embeddings of the items of training."""
-        use: TextUse = self.text or ("start" if self.config.start == "text" else "none")
-        if use == "none":
-            return use, None
+        if self.text == "none":
+            return "none", None
         text = functools.partial(item_text, settings=self.resources.settings)
         written = [text(data.catalog[item]) if item in data.catalog else "" for item in items]
         if any(written):
-            return use, _embedded(written, self.embed)
+            return self.text, _embedded(written, self.embed)
         _log.warning("%s: no item of training has text; it is trained without", self.name)
         return "none", None
 
@@ -264,21 +251,25 @@ class SasrecRanker(NetworkRanker):
     """SASRec (Kang and McAuley 2018)."""
 
     kind = "sasrec"
-    config: AttentionSettings
 
 
 class Gru4recRanker(NetworkRanker):
     """GRU4Rec (Hidasi et al. 2016)."""
 
     kind = "gru4rec"
-    config: Gru4recSettings
 
 
 class Bert4recRanker(NetworkRanker):
     """BERT4Rec (Sun et al. 2019)."""
 
     kind = "bert4rec"
-    config: Bert4recSettings
+
+
+_READS_TEXTS = dataclasses.replace(
+    NetworkRanker.traits,
+    embeds_text=True,
+    extras=(*NetworkRanker.traits.extras, ("sentence_transformers", "embeddings")),
+)
 
 
 class Bert4recTextRanker(Bert4recRanker):
@@ -288,15 +279,17 @@ class Bert4recTextRanker(Bert4recRanker):
     """
 
     text = "start"
+    traits = _READS_TEXTS
 
 
 class SasrecTextRanker(SasrecRanker):
     """SASRec whose items' vectors are their own plus a map of their texts' embeddings."""
 
     text = "add"
+    traits = _READS_TEXTS
 
 
-def _why(settings: NetworkSettings, held: int) -> str:
+def _why(settings: SequentialSettings, held: int) -> str:
     """How the dropout and the learning rate were chosen."""
     if len(settings.candidates) == 1:
         return "the only setting"

@@ -1,4 +1,4 @@
-"""The settings of the networks over item sequences."""
+"""The settings that the networks over item sequences share."""
 
 from __future__ import annotations
 
@@ -14,31 +14,36 @@ TextUse = Literal["none", "start", "add"]
 """What texts are used for: nothing, where vectors start, or what is added to them."""
 Rate = Annotated[float, Field(gt=0)]
 
-_AVERAGED = (
-    "what is validated and kept is a moving average of the weights, which keeps this share of "
-    "itself a pass; 0: the weights themselves"
-)
-_PATIENCE = "stop after this many passes without a better validation NDCG@10"
+# BERT4Rec learns from a fifth of the items a pass, so its validation is noisy and rises for long:
+# a single pass's luck is not to be taken for the best.
+_OWN: dict[str, dict[str, Any]] = {
+    "sasrec": {"layers": 2, "patience": 10, "average_decay": 0.0},
+    "gru4rec": {"layers": 1, "patience": 10, "average_decay": 0.0},
+    "bert4rec": {"layers": 2, "patience": 20, "average_decay": 0.85},
+}
 
 
-class NetworkSettings(Settings):
-    """A network that predicts a user's next item, and how it is trained.
+class SequentialSettings(Settings):
+    """Networks that predict a user's next item (SASRec, GRU4Rec, BERT4Rec), and their training.
 
     Where a list is given, a network is trained with each of its values, and validation chooses.
     """
 
     hidden: int = Field(64, ge=1, description="length of an item's vector and of a state")
-    layers: int = Field(2, ge=1, description="layers of the network")
+    layers: int = Field(
+        0, ge=0, description="layers of the network; 0: 1 for gru4rec, 2 for the others"
+    )
+    heads: int = Field(
+        2, ge=1, description="attention heads (not gru4rec); they divide the hidden length"
+    )
+    mask_share: float = Field(
+        0.2, gt=0, lt=1, description="bert4rec: share of a sequence's items masked"
+    )
+    max_length: int = Field(50, ge=1, description="the latest items of a history that it reads")
     dropout: tuple[Dropout, ...] = Field(
         (0.2,),
         min_length=1,
         description="candidates for the dropout of vectors and layers; a number alone is one",
-    )
-    max_length: int = Field(50, ge=1, description="the latest items of a history that it reads")
-    start: Literal["random", "text"] = Field(
-        "random",
-        description="the items' vectors at first: random, or the main components of their texts' "
-        "embeddings (LLM2BERT4Rec)",
     )
     learning_rate: tuple[Rate, ...] = Field(
         (1e-3,),
@@ -46,17 +51,22 @@ class NetworkSettings(Settings):
         description="candidates for AdamW's rate; a number alone is one. Each is trained with each "
         "dropout, which takes as many times as long",
     )
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
-    average_decay: float = Field(
-        0.0,
+    average_decay: float | None = Field(
+        None,
         ge=0,
         lt=1,
-        description=_AVERAGED,
+        description="what is validated and kept is a moving average of the weights, which keeps "
+        "this share of itself a pass; 0: the weights themselves; left out: 0.85 for bert4rec, 0 "
+        "for others",
     )
     batch_size: int = Field(32, ge=1, description="sequences an optimizer step")
     max_epochs: int = Field(200, ge=1, description="most passes over the training sequences")
-    patience: int = Field(10, ge=1, description=_PATIENCE)
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where it runs")
+    patience: int = Field(
+        0,
+        ge=0,
+        description="stop after this many passes without a better validation NDCG@10; 0: 20 for "
+        "bert4rec, 10 for the others",
+    )
 
     @field_validator("dropout", "learning_rate", mode="before")
     @classmethod
@@ -64,40 +74,23 @@ class NetworkSettings(Settings):
         """A number alone is a list of one."""
         return (value,) if isinstance(value, int | float | str) else value
 
-    @property
-    def candidates(self) -> list[tuple[float, float]]:
-        """Every dropout with every learning rate, the first of both lists first."""
-        return list(itertools.product(self.dropout, self.learning_rate))
-
-
-class AttentionSettings(NetworkSettings):
-    """A network of attention layers."""
-
-    heads: int = Field(2, ge=1, description="attention heads; they divide the hidden length")
-
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.hidden % self.heads:
             raise ValueError(f"hidden = {self.hidden} cannot be cut into {self.heads} heads")
         return self
 
+    @property
+    def candidates(self) -> list[tuple[float, float]]:
+        """Every dropout with every learning rate, the first of both lists first."""
+        return list(itertools.product(self.dropout, self.learning_rate))
 
-class Gru4recSettings(NetworkSettings):
-    """GRU4Rec: a recurrent network."""
-
-    layers: int = Field(1, ge=1, description="layers of the network")
-
-
-class Bert4recSettings(AttentionSettings):
-    """BERT4Rec: attention in both directions, trained to fill in masked items."""
-
-    # It learns from a fifth of the items a pass, so its validation is noisy and rises for long: a
-    # single pass's luck is not to be taken for the best.
-    average_decay: float = Field(
-        0.85,
-        ge=0,
-        lt=1,
-        description=_AVERAGED,
-    )
-    patience: int = Field(20, ge=1, description=_PATIENCE)
-    mask_share: float = Field(0.2, gt=0, lt=1, description="share of a sequence's items masked")
+    def of(self, kind: str) -> Self:
+        """The same with a kind's own values where none is given."""
+        fields = type(self).model_fields
+        own = {
+            key: value
+            for key, value in _OWN[kind].items()
+            if getattr(self, key) == fields[key].default
+        }
+        return self.model_copy(update=own)

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from trsr.errors import ModelError
 from trsr.progress import Progress, Silent
 from trsr.rankers.sequential.networks import NETWORKS, Network
-from trsr.rankers.sequential.settings import NetworkSettings, TextUse
+from trsr.rankers.sequential.settings import SequentialSettings, TextUse
 from trsr.rankers.sequential.table import Floats, ItemTable
 from trsr.rankers.sequential.windows import PAD, Ints, batches, padded, windows
 from trsr.settings import derive_seed
@@ -70,7 +70,7 @@ def fit(
     sequences: Sequence[Ints],
     items: int,
     held: Sequence[Held],
-    settings: NetworkSettings,
+    settings: SequentialSettings,
     *,
     seed: int,
     text: TextUse = "none",
@@ -104,7 +104,8 @@ def fit(
     Raises:
         ModelError: If the loss is not finite.
     """
-    device = _device(settings.device)
+    settings = settings.of(kind)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     progress = progress or Silent()
     pairs = settings.candidates if held else settings.candidates[:1]
     several = len(pairs) > 1
@@ -140,7 +141,7 @@ def _train(
     network: Network,
     sequences: Sequence[Ints],
     held: Sequence[Held],
-    settings: NetworkSettings,
+    settings: SequentialSettings,
     rate: float,
     seed: int,
     told: Callable[[int, float, float], None],
@@ -160,7 +161,7 @@ def _train(
         After how many passes it was best, and its validation then.
     """
     best, passes, score = _weights(network), 0, -math.inf
-    optimizer = _optimizer(network, rate, settings.weight_decay)
+    optimizer = _optimizer(network, rate)
     average = _average(network, settings.average_decay)
     kept = cast("Network", average.module) if average else network
     for epoch in range(1, settings.max_epochs + 1):
@@ -227,7 +228,7 @@ def _pass(
     network: Network,
     optimizer: torch.optim.Optimizer,
     sequences: Sequence[Ints],
-    settings: NetworkSettings,
+    settings: SequentialSettings,
     seed: int,
 ) -> float:
     """One pass over all sequences; the mean loss of an answer."""
@@ -267,12 +268,12 @@ def _step(
     return float(loss.detach()), len(states)
 
 
-def _optimizer(network: Network, rate: float, weight_decay: float) -> torch.optim.Optimizer:
+def _optimizer(network: Network, rate: float) -> torch.optim.Optimizer:
     convergence = [one for one in network.parameters() if one.requires_grad]
-    return torch.optim.AdamW(convergence, lr=rate, weight_decay=weight_decay)
+    return torch.optim.AdamW(convergence, lr=rate, weight_decay=0.0)
 
 
-def _average(network: Network, decay: float) -> AveragedModel | None:
+def _average(network: Network, decay: float | None) -> AveragedModel | None:
     """The moving average of the weights, where there is to be one."""
     if not decay:
         return None
@@ -282,9 +283,3 @@ def _average(network: Network, decay: float) -> AveragedModel | None:
 
 def _weights(network: Network) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
