@@ -16,7 +16,7 @@ from trsr.metrics.comparison import significance
 from trsr.metrics.compute import estimate
 from trsr.metrics.report import over_seeds
 from trsr.metrics.tables import NOTHING, number, p_value, signed
-from trsr.report.cost_chart import brief_seconds
+from trsr.report.costs import brief_seconds
 from trsr.report.systems import System, SystemsReport, compare_systems
 
 PLAN = Path(__file__).with_name("tables.toml")

@@ -239,8 +239,6 @@ def test_evaluate_writes_the_report_in_every_form(folder):
     }
     report = json.loads((run / "report.json").read_text("utf-8"))
     assert {one["ranker"] for one in report["comparisons"]} == {"random", "popular"}
-    assert report["calibration"]["llm_zero_shot"]["candidates"] == 14 * 7
-    assert sum(group["queries"] for group in report["history_groups"]) == 14
     trsr("evaluate", "mine.toml", cwd=folder)
     assert not (run / "qrels.trec").exists()
 

@@ -9,16 +9,13 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from trsr.metrics import Report, evaluate
-from trsr.metrics.calibration import calibrate
 from trsr.metrics.report import Note
 from trsr.report import Page, ShownBlock, ShownCandidate, ShownUser, StageTime, write_html
-from trsr.report.charts import Axis, calibration_chart, dot_chart, line_chart
-from trsr.report.cost_chart import brief_seconds, seconds_chart, tokens_chart
-from trsr.report.costs import RankerCost
+from trsr.report.charts import Axis, dot_chart, line_chart
+from trsr.report.costs import RankerCost, brief_seconds
 from trsr.report.markdown_report import markdown
 from trsr.types import Case, Item, Query, RankedList, UserHistory
 
@@ -92,7 +89,6 @@ def full(text: str) -> Page:
         curve=[(step, 1 / step) for step in range(1, 60)],
         validation=[(10, 0.5)],
         examples=[ShownUser(text, [ShownBlock([text, text], text)], text, candidates, text)],
-        calibrations=[calibrate(text, np.array([0.2, 0.7, 0.7]), np.array([0.0, 1, 0]))],
         costs=COSTS,
     )
 
@@ -116,8 +112,8 @@ def test_the_page_shows_every_part(tmp_path: Path) -> None:
         "Plain words",
     ):
         assert words in reader.text
-    # metrics, costs, curves, calibration, one p(yes) bar
-    assert len(reader.named("svg")) == 3 + 2 + 2 + 1 + 1
+    # metrics, curves, one p(yes) bar
+    assert len(reader.named("svg")) == 3 + 2 + 1
     assert len(reader.named("polyline")) == 2  # the long curve and its running mean
 
 
@@ -273,17 +269,6 @@ def test_curves_of_any_kind_are_drawn() -> None:
     assert 2 <= len(long.x_ticks) <= 8
 
 
-def test_calibration_dots_lie_on_the_diagonal_where_p_is_right() -> None:
-    right = np.array([0.0, 0, 0, 1, 1, 1, 1, 0])
-    chart = calibration_chart(calibrate("llm", np.array([0.25] * 4 + [0.75] * 4), right))
-    assert chart is not None
-    for x, y, _ in chart.dots:
-        along = (x - chart.left) / (chart.right - chart.left)
-        assert along == pytest.approx((chart.base - y) / (chart.base - chart.top), abs=1e-3)
-    assert [dot[2] for dot in chart.dots] == [9.0, 9.0]
-    assert calibration_chart(calibrate("llm", np.array([]), np.array([]))) is None
-
-
 def test_significance_is_on_the_page_in_words_too(tmp_path: Path) -> None:
     items = tuple(Item(f"i{n}") for n in range(4))
     cases = [
@@ -295,50 +280,6 @@ def test_significance_is_on_the_page_in_words_too(tmp_path: Path) -> None:
     }
     reader = read(tmp_path, shown=evaluate(cases, lists, ["recall@1"]))
     assert "significantly lower than llm" in reader.text
-
-
-def test_quality_lies_above_cost_on_an_axis_that_suits_it() -> None:
-    shown = report()
-    chart = seconds_chart(shown, "recall@3", COSTS)
-    assert chart is not None
-    assert chart.log  # 10 µs and 2 s
-    random, llm = chart.points
-    assert [tick.text for tick in chart.x_ticks][:3] == ["10 µs", "1 ms", "100 ms"]
-    assert random.x == pytest.approx(chart.x_ticks[0].at, abs=0.1)
-    assert chart.left <= random.x < llm.x <= chart.right
-    assert (random.main, llm.main) == (False, True)
-    for point in chart.points:
-        assert chart.top <= point.high < point.y < point.low <= chart.base
-    first, last = chart.y_ticks[0], chart.y_ticks[-1]
-    share = (shown.means("llm")["recall@3"] - float(first.text)) / (
-        float(last.text) - float(first.text)
-    )
-    assert llm.y == pytest.approx(first.at + share * (last.at - first.at), abs=0.05)
-
-    near = [RankerCost(name, 40, 0.0, seconds) for name, seconds in (("random", 4), ("llm", 8))]
-    plain = seconds_chart(shown, "recall@3", near)
-    assert plain is not None
-    assert not plain.log
-    assert plain.x_ticks[0].text == "0"
-    zero = plain.x_ticks[0].at
-    assert plain.points[1].x - zero == pytest.approx(2 * (plain.points[0].x - zero), abs=0.05)
-
-    tokens = tokens_chart(shown, "recall@3", COSTS)
-    assert tokens is not None
-    assert [point.ranker for point in tokens.points] == ["llm"]
-    assert "10,500" in tokens.summary
-    assert tokens_chart(shown, "recall@3", near) is None
-    assert seconds_chart(report(0), "recall@3", COSTS) is None
-
-
-def test_names_of_points_that_lie_together_do_not_hide_each_other() -> None:
-    names = tuple(f"ranker{n}" for n in range(5))
-    chart = seconds_chart(
-        report(rankers=names), "auc", [RankerCost(name, 40, 0.0, 4.0) for name in names]
-    )
-    assert chart is not None
-    places = {(point.label_x, point.label_y) for point in chart.points}
-    assert len(places) == len(names)
 
 
 @pytest.mark.parametrize(
@@ -357,17 +298,8 @@ def test_costs_stand_in_a_table_too_and_what_is_not_known_is_said(tmp_path: Path
     assert "10 µs" in reader.text
     assert "Of llm many answers were in the store" in reader.text
     assert "95 %" in reader.text
-    assert len(reader.named("svg")) == 3 + 1  # no tokens are known
+    assert len(reader.named("svg")) == 3
     reader = read(tmp_path, Page(costs_note="Nothing was recorded."))
     assert "Nothing was recorded." in reader.text
     assert "#quality-cost" in [a["href"] for a in reader.named("a")]
-    assert "Quality against cost" not in read(tmp_path, Page()).text
-
-
-def test_a_calibration_is_told_whose_it_is_once(tmp_path: Path) -> None:
-    chart = calibration_chart(calibrate("llm", np.array([0.2, 0.7]), np.array([0.0, 1])))
-    assert chart is not None
-    assert "llm" not in chart.summary
-    found = calibrate("llm", np.array([0.2, 0.7]), np.array([0.0, 1]))
-    reader = read(tmp_path, Page(calibrations=[found]))
-    assert "llm · 2 candidates" in " ".join(reader.text.split())
+    assert "Before the first query" not in read(tmp_path, Page()).text

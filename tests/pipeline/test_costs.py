@@ -54,7 +54,7 @@ def page_of(config):
     return (config.run.folder / "report.html").read_text("utf-8")
 
 
-def test_seconds_and_tokens_of_each_ranker_are_recorded_and_drawn(finished):
+def test_seconds_and_tokens_of_each_ranker_are_recorded_and_shown(finished):
     info = RunDirectory(finished.run.folder).records()["rank"].info
     costs = info["costs"]
     assert list(costs) == ["random", "popular", "llm_zero_shot"]
@@ -68,10 +68,7 @@ def test_seconds_and_tokens_of_each_ranker_are_recorded_and_drawn(finished):
     # A scripted model's tokens are words: no prompt has fewer than its instruction.
     assert model["tokens"] > 10 * model["prompts"]
     assert sum(one["seconds"] + one["preparing"] for one in costs.values()) < info["seconds"] + 0.01
-    page = page_of(finished)
-    assert "against seconds a query" in page
-    assert "against tokens a query" in page
-    assert UNRECORDED not in page
+    assert UNRECORDED not in page_of(finished)
 
 
 def rank_again(config):
@@ -94,8 +91,6 @@ def test_answers_from_the_store_count_with_what_they_had_taken(finished):
     assert 0 < model["cached_seconds"] < first["seconds"]
     page = page_of(finished)
     assert "Of llm_zero_shot answers were in the store: they count with what they took" in page
-    assert "against tokens a query" in page
-    assert "against seconds a query" in page
 
 
 def test_a_ranking_that_was_stopped_and_went_on_costs_the_same(finished):
@@ -119,8 +114,6 @@ def test_answers_of_a_store_that_does_not_tell_are_no_measure(finished):
     assert model["tokens"] == 0
     page = page_of(finished)
     assert "Of llm_zero_shot many answers were in the store" in page
-    assert "against tokens a query" not in page
-    assert "against seconds a query" in page
 
 
 def test_a_run_without_the_record_holds_and_says_so(finished):
@@ -135,7 +128,6 @@ def test_a_run_without_the_record_holds_and_says_so(finished):
     run_evaluate(finished)
     assert report_of(finished)["costs"] == {}
     assert UNRECORDED in page_of(finished).replace("&#39;", "'")
-    assert "seconds a query" not in page_of(finished)
 
 
 def test_lists_made_elsewhere_have_no_cost_of_this_run(finished):

@@ -16,8 +16,7 @@ from trsr.metrics.significance import standard_error
 from trsr.metrics.tables import decimals
 from trsr.pipeline.artifacts import read_summaries
 from trsr.progress import duration
-from trsr.report.cost_chart import brief_seconds
-from trsr.report.costs import RankerCost, read_costs
+from trsr.report.costs import RankerCost, brief_seconds, read_costs
 from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory
 from trsr.types import Case

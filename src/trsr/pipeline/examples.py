@@ -9,7 +9,6 @@ from itertools import islice
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.explanation import SummaryTrace, page_writer, summary_trace
-from trsr.metrics.calibration import P_YES
 from trsr.pipeline.prompt_summaries import prompt_summaries
 from trsr.pipeline.retrieval import RETRIEVED, read_retrieved
 from trsr.pipeline.runner import Job
@@ -17,6 +16,7 @@ from trsr.prompts import PromptWriter
 from trsr.rankers import Rankings, p_yes
 from trsr.rankers.settings import RankSettings
 from trsr.report import ShownBlock, ShownCandidate, ShownUser
+from trsr.report.page import P_YES
 from trsr.storage import files
 from trsr.types import Case, Item, RankedList, Summary
 

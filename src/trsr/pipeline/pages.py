@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-
-import polars as pl
-from scipy import special
 
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.metrics import Report
-from trsr.metrics.calibration import Calibration, calibrate
-from trsr.metrics.groups import history_groups
 from trsr.metrics.trec import file_name, write_qrels, write_trec_run
-from trsr.pipeline.examples import examples, probability_label
+from trsr.pipeline.examples import examples
 from trsr.pipeline.runner import Job
 from trsr.progress import Progress
 from trsr.rankers import Rankings
@@ -51,19 +46,8 @@ def write_pages(
     config = job.config
     header, rows, notes = report.rows()
     values = report.to_json() | {"table": {"header": header, "rows": rows, "notes": notes}}
-    groups = history_groups(report)
-    cases = dataset.cases(config.rank.split).frame
-    calibrations = [
-        calibrated(name, cases, rankings[name].frame, called)
-        for name in rankings
-        if (called := probability_label(name))
-    ]
     costs = _costs(job, rankings)
-    values |= {
-        "history_groups": [group.to_json() for group in groups],
-        "calibration": {one.ranker: one.to_json() for one in calibrations},
-        "costs": {one.ranker: one.to_json() for one in costs},
-    }
+    values["costs"] = {one.ranker: one.to_json() for one in costs}
     if retriever is not None:
         values["retriever"] = dict(retriever)
     files.write_json(job.out / "report.json", values)
@@ -84,9 +68,6 @@ def write_pages(
         curve=losses,
         validation=validations,
         validated=_validated(config),
-        groups=groups,
-        calibrations=calibrations,
-        calibration_notes=_probability_notes(config, [one.ranker for one in calibrations]),
         trec=config.evaluate.trec,
         costs=costs,
         costs_note="" if costs else UNRECORDED,
@@ -123,15 +104,6 @@ def _subtitle(config: Config, rankings: Iterable[str]) -> str:
 
 def _recent_items(config: Config) -> str:
     return f"{config.prompts.recent} recent item{'' if config.prompts.recent == 1 else 's'}"
-
-
-def calibrated(name: str, cases: pl.DataFrame, lists: pl.DataFrame, called: str) -> Calibration:
-    """The calibration of a ranker whose scores are log-odds of yes against no."""
-    rows = lists.join(cases.select("query", "relevant"), on="query").explode("items", "scores")
-    rows = rows.drop_nulls("items")  # an empty list gives a row without one
-    right = rows.select(pl.col("items").is_in(pl.col("relevant"))).to_series()
-    probability = special.expit(rows["scores"].to_numpy())
-    return calibrate(name, probability, right.cast(pl.Float64).to_numpy(), called)
 
 
 def _watched(lists: Rankings, progress: Progress, note: str) -> Iterator[RankedList]:
@@ -177,19 +149,6 @@ def _curves(job: Job) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]
         if "validation" in row
     ]
     return losses, found
-
-
-def _probability_notes(config: Config, rankers: Collection[str]) -> list[str]:
-    """What a reader of these rankers' probabilities must know of them."""
-    trained = config.rank.those("needs_training", rankers)
-    notes = []
-    if trained and config.train.loss == "listwise":
-        notes.append(
-            f"{' and '.join(trained)}: the loss that was trained (listwise) compares a user's "
-            "candidates with each other and does not ask how likely each is, so nothing has held "
-            "these probabilities to the shares of right answers."
-        )
-    return notes
 
 
 _SHOWN_APART = ("seconds", "earlier_seconds", "seed")

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trsr.metrics.calibration import Calibration
 from trsr.metrics.report import Report
 from trsr.metrics.tables import decimals, interval_text
 
@@ -97,61 +96,6 @@ class LineChart:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     summary: str
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationChart:
-    """Predicted probabilities along, `called` what they are, and shares of right answers up.
-
-    All numbers are SVG units; `dots` are (x, y, radius), and the diagonal runs from (`left`,
-    `base`) to (`right`, `top`).
-    """
-
-    ranker: str
-    called: str
-    width: float
-    height: float
-    left: float
-    right: float
-    base: float
-    top: float
-    dots: tuple[tuple[float, float, float], ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    summary: str
-
-
-def calibration_chart(found: Calibration) -> CalibrationChart | None:
-    """Draws a ranker's bins, the larger the more candidates; None where there are none."""
-    if found.ece is None:
-        return None
-    width, left, base, top = WIDTH, 44.0, 192.0, 14.0
-    right = width - 16
-    most = max(one.candidates for one in found.bins)
-    marks = [n / 5 for n in range(6)]
-    return CalibrationChart(
-        found.ranker,
-        found.called,
-        width,
-        base + 38,
-        left,
-        right,
-        base,
-        top,
-        tuple(
-            (
-                round(left + one.predicted * (right - left), 2),
-                round(base - one.right * (base - top), 2),
-                round(2.5 + 6.5 * math.sqrt(one.candidates / most), 2),
-            )
-            for one in found.bins
-        ),
-        tuple(Tick(round(left + mark * (right - left), 2), f"{mark:.1f}") for mark in marks),
-        tuple(Tick(round(base - mark * (base - top), 2), f"{mark:.1f}") for mark in marks),
-        f"{found.candidates:,} candidates, mean {found.called} {decimals(found.mean)}, "
-        f"{decimals(found.base_rate)} of them right, expected calibration error "
-        f"{decimals(found.ece)}",
-    )
 
 
 def dot_chart(report: Report, metric: str) -> DotChart | None:

@@ -21,20 +21,10 @@ from trsr.metrics.tables import (
     number,
     share,
 )
-from trsr.report.charts import calibration_chart, dot_chart, line_chart
-from trsr.report.cost_chart import seconds_chart, tokens_chart
-from trsr.report.length_chart import length_chart
+from trsr.report.charts import dot_chart, line_chart
+from trsr.report.costs import COSTS, cost_metric, cost_rows, costs_note
 from trsr.report.page import Page
-from trsr.report.words import (
-    COSTS,
-    cost_metric,
-    cost_rows,
-    costs_note,
-    count_words,
-    duration,
-    headline_metrics,
-    setting_rows,
-)
+from trsr.report.words import count_words, duration, headline_metrics, setting_rows
 from trsr.storage import files
 
 LONGEST = 320
@@ -88,21 +78,15 @@ def render(report: Report, page: Page) -> str:
     shown = headline_metrics(report)
     metric = cost_metric(report)
     costs = page.costs if metric else ()
-    lengths = [length_chart(report, name, page.groups) for name in shown]
-    plots = [draw(report, metric, costs) for draw in (seconds_chart, tokens_chart) if costs]
     charts = [dot_chart(report, name) for name in shown]
-    calibrations = [calibration_chart(one) for one in page.calibrations]
     curves = [line_chart("Training loss", page.curve), line_chart(page.validated, page.validation)]
     return environment.get_template("report.html").render(
         report=report,
         page=page,
         cards=[_card(report, name) for name in shown],
         charts=[chart for chart in charts if chart],
-        length_charts=[chart for chart in lengths if chart],
-        calibrations=[chart for chart in calibrations if chart],
         curves=[chart for chart in curves if chart],
         cost_metric=metric,
-        cost_charts=[chart for chart in plots if chart],
         cost_heads=COSTS,
         cost_rows=cost_rows(report, metric, costs),
         costs_said=costs_note(costs),

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from trsr.metrics.comparison import BETTER, WORSE
-from trsr.metrics.groups import HistoryGroup
 from trsr.metrics.report import Estimate, Report
-from trsr.metrics.significance import LEVEL, Difference
+from trsr.metrics.significance import LEVEL
 from trsr.metrics.tables import (
     BOUND,
     DIFFERENCES,
@@ -21,16 +20,9 @@ from trsr.metrics.tables import (
     least,
     share,
 )
+from trsr.report.costs import COSTS, cost_metric, cost_rows, costs_note
 from trsr.report.page import Page, StageTime
-from trsr.report.words import (
-    COSTS,
-    cost_metric,
-    cost_rows,
-    costs_note,
-    count_words,
-    duration,
-    setting_rows,
-)
+from trsr.report.words import count_words, duration, setting_rows
 
 FILES = (
     "Beside this file: `report.json` (all numbers), `report.html`, `per_query.parquet`, and "
@@ -58,9 +50,7 @@ def markdown(report: Report, page: Page) -> str:
         ["## Results", "", *_results(report)],
         [f"- {_inline(note)}" for note in report.rows().notes if note not in report.warnings],
         _differences(report),
-        _groups(report, page.groups),
         _costs(report, page),
-        _calibration(page),
         _stages(page.stages),
         _settings(page),
         ["## Files", "", HTML_ONLY, "", FILES, *(["", TREC_FILES] if page.trec else [])],
@@ -106,7 +96,7 @@ def _cell(report: Report, ranker: str, metric: str, one: Estimate) -> str:
 
 def _costs(report: Report, page: Page) -> list[str]:
     if not page.costs:
-        return ["## Quality against cost", "", page.costs_note] if page.costs_note else []
+        return ["## Costs", "", page.costs_note] if page.costs_note else []
     metric = cost_metric(report)
     rows = [
         [_inline(one.ranker), one.quality, *one.cells]
@@ -114,7 +104,7 @@ def _costs(report: Report, page: Page) -> list[str]:
     ]
     head = ["ranker", metric, *map(str.lower, COSTS)]
     said = _inline(costs_note(page.costs))
-    return ["## Quality against cost", "", said, "", *_rows(head, rows)]
+    return ["## Costs", "", said, "", *_rows(head, rows)]
 
 
 def _stages(stages: Sequence[StageTime]) -> list[str]:
@@ -153,57 +143,6 @@ def _differences(report: Report) -> list[str]:
     rows = [[_inline(ranker), *cells] for ranker, *cells in difference_rows(report)]
     lead = [f"## Differences to {_inline(report.main)}", "", differences_note(report), ""]
     return [*lead, *_rows(("ranker", "metric", *DIFFERENCES), rows)]
-
-
-def _groups(report: Report, groups: Sequence[HistoryGroup]) -> list[str]:
-    if not groups:
-        return []
-    lines = ["## By length of history", "", "Means with 95 % bootstrap intervals.", ""]
-    rows = [
-        [
-            group.name,
-            str(group.queries),
-            _inline(scores.ranker),
-            *(
-                least(scores.bounds, metric) + _interval(group.means[scores.ranker, metric])
-                for metric in report.paired
-            ),
-        ]
-        for group in groups
-        for scores in report.rankers
-    ]
-    return [*lines, *_rows(["history", "queries", "ranker", *report.paired], rows)]
-
-
-def _interval(one: Difference) -> str:
-    if one.low is None or one.high is None:
-        return decimals(one.mean)
-    return f"{decimals(one.mean)} ({decimals(one.low)} to {decimals(one.high)})"
-
-
-def _calibration(page: Page) -> list[str]:
-    if not page.calibrations:
-        return []
-    text = (
-        "Whether candidates given p(yes) = p are right p of the time. Candidates are mostly "
-        "sampled negatives, so the share of right ones is of this protocol, not of the world."
-    )
-    rows = [
-        [
-            _inline(one.ranker),
-            one.called,
-            f"{one.candidates:,}",
-            decimals(one.base_rate),
-            decimals(one.mean),
-            decimals(one.ece),
-            decimals(one.brier),
-        ]
-        for one in page.calibrations
-    ]
-    error = "expected calibration error"
-    head = ["ranker", "probability", "candidates", "right", "mean", error, "Brier"]
-    notes = [line for note in page.calibration_notes for line in (_inline(note), "")]
-    return ["## Calibration of p(yes)", "", text, "", *notes, *_rows(head, rows)]
 
 
 def _inline(text: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trsr.metrics.calibration import P_YES, Calibration
-from trsr.metrics.groups import HistoryGroup
 from trsr.report.costs import RankerCost
+
+P_YES = "p(yes)"
+"""What a ranker's probabilities are called where they are the language model's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,6 @@ class Page:
         validated: What that is, in a few words.
         examples: Some users.
         examples_notes: What is shown of them.
-        groups: The queries by length of history.
-        calibrations: Of the rankers that give probabilities.
-        calibration_notes: What these probabilities are, where that has to be said.
         trec: Whether there are files for other tools.
         costs: What rankers took.
         costs_note: Said where costs are not known; empty: nothing is.
@@ -125,9 +123,6 @@ class Page:
     validated: str = "Validation"
     examples: Sequence[ShownUser] = ()
     examples_notes: Sequence[str] = ()
-    groups: Sequence[HistoryGroup] = ()
-    calibrations: Sequence[Calibration] = ()
-    calibration_notes: Sequence[str] = ()
     trec: bool = False
     costs: Sequence[RankerCost] = ()
     costs_note: str = ""

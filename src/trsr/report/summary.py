@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 
 from trsr.errors import StoreError
-from trsr.report.cost_chart import brief_seconds
+from trsr.report.costs import brief_seconds
 from trsr.report.costs import read_costs
 from trsr.storage import files
 

@@ -1,16 +1,17 @@
-"""A run's settings, costs and counts as rows of text: for the page and for `report.md`."""
+"""A run's settings and counts as rows of text: for the page and for `report.md`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from trsr.metrics.metrics import USUAL, parse_metric
+from trsr.metrics.metrics import parse_metric
 from trsr.metrics.report import Report
-from trsr.metrics.tables import NOTHING, least, number, share
-from trsr.report.cost_chart import brief_count, brief_seconds
-from trsr.report.costs import RankerCost
-from trsr.report.page import StageTime
+from trsr.metrics.tables import NOTHING
+
+if TYPE_CHECKING:
+    from trsr.report.page import StageTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,27 +27,6 @@ class SettingRow:
     name: str
     value: str
     changed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CostRow:
-    """A row of the table of costs."""
-
-    ranker: str
-    quality: str
-    seconds: str
-    tokens: str
-    preparing: str
-    stored: str
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """The row, as `COSTS` names its cells after the ranker and the metric."""
-        return self.seconds, self.tokens, self.preparing, self.stored
-
-
-COSTS = ("Time a query", "Tokens a query", "Before the first query", "Answers from the store")
-"""The columns of costs."""
 
 
 def setting_rows(settings: Mapping[str, object], changed: Mapping[str, object]) -> list[SettingRow]:
@@ -120,43 +100,3 @@ def headline_metrics(report: Report) -> list[str]:
         widest[parse_metric(text).name] = text
     shown = [text for text in report.metrics if text in widest.values()]
     return [text for text in shown if text not in report.bounds][:4]
-
-
-def cost_metric(report: Report) -> str:
-    """The metric that costs are set against; empty where there is none."""
-    if USUAL in report.metrics:
-        return USUAL
-    return next(iter([*headline_metrics(report), *report.metrics]), "")
-
-
-def cost_rows(report: Report, metric: str, costs: Sequence[RankerCost]) -> list[CostRow]:
-    """What each ranker took, and its mean of a metric."""
-    return [
-        CostRow(
-            one.ranker,
-            least(report[one.ranker].bounds, metric) + number(report[one.ranker].metrics[metric]),
-            brief_seconds(one.seconds_a_query),
-            brief_count(one.tokens_a_query),
-            brief_seconds(one.preparing) if one.preparing < 60 else duration(one.preparing),
-            share(one.from_store / one.prompts) if one.prompts else NOTHING,
-        )
-        for one in costs
-    ]
-
-
-def costs_note(costs: Sequence[RankerCost]) -> str:
-    """What to know of the costs: what was computed before, and of which rankers it is not known."""
-    said = ["“Before the first query” is loading, fitting and tuning."]
-    before = [one.ranker for one in costs if one.known and one.cached_seconds]
-    if before:
-        said.append(
-            f"Of {', '.join(before)} answers were in the store: they count with what they took "
-            "when they were computed, perhaps in another run and on another machine."
-        )
-    unknown = [one.ranker for one in costs if one.queries and not one.known]
-    if unknown:
-        said.append(
-            f"Of {', '.join(unknown)} many answers were in the store, which does not know what "
-            "they took."
-        )
-    return " ".join(said)
