@@ -27,8 +27,8 @@ def main(settings: str, out: str, seed: str) -> None:
         DataSettings.model_validate_json(settings), Path(out), seed=int(seed), progress=Silent()
     )
     took = time.perf_counter() - started
-    told = {"seconds": took, "peak": peak_resident(), "cases": report.counts["cases_test"]}
-    sys.stdout.write(json.dumps(told) + "\n")
+    found = {"seconds": took, "peak": peak_resident(), "cases": report.counts["cases_test"]}
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

@@ -101,9 +101,9 @@ def clocked(model: Any, clock: Clock) -> Any:
     if hasattr(model, "network"):
         _hook(model, clock)
         return model
-    layout = getattr(model, "layout", None)
-    for name in ("encode", "questions", "turns", "decode") if layout is not None else ():
-        setattr(layout, name, clock.outside(getattr(layout, name)))
+    chat_format = getattr(model, "chat_format", None)
+    for name in ("encode", "questions", "turns", "decode") if chat_format is not None else ():
+        setattr(chat_format, name, clock.outside(getattr(chat_format, name)))
     kind = ClockedScoringModel if isinstance(model, ScoringModel) else ClockedModel
     return kind(model, clock)
 

@@ -38,7 +38,7 @@ def bench_overhead(
         name: Of the data.
         config: All settings; `rank` ranks with the model as it came.
         options: Test queries, and repeats.
-        progress: Told of each run.
+        progress: Shows each run.
 
     Raises:
         TrsrError: If the model or the data cannot be used.

@@ -111,8 +111,8 @@ def merged(kept: Sequence[Table], new: Sequence[Table]) -> list[Table]:
     """
     found: dict[str, Table] = {}
     for one in kept:
-        told = one.empty and any(later.bench.startswith(one.bench) for later in new)
-        if not told:
+        listed = one.empty and any(later.bench.startswith(one.bench) for later in new)
+        if not listed:
             found[one.bench] = one
     for one in new:
         if not (one.empty and any(bench.startswith(one.bench) for bench in found)):

@@ -20,7 +20,7 @@ class PlainGenerate:
     Greedy only. Penalty and forbidden runs count the prompt too, as transformers does.
 
     Args:
-        model: Its network and its layout are used.
+        model: Its network and its chat_format are used.
         batch_size: Prompts side by side; fewer where fewer are ready.
     """
 
@@ -68,8 +68,8 @@ class PlainGenerate:
 
     @torch.no_grad()
     def _texts(self, batch: Sequence[Prompt], sampling: Sampling) -> list[str]:
-        layout = self.model.layout
-        prompts: list[Tokens] = [layout.encode(prompt) for prompt in batch]
+        chat_format = self.model.chat_format
+        prompts: list[Tokens] = [chat_format.encode(prompt) for prompt in batch]
         width = max(map(len, prompts))
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -91,12 +91,15 @@ class PlainGenerate:
         texts = []
         for tokens, row in zip(prompts, found[:, width:].tolist(), strict=True):
             end = next((at for at, token in enumerate(row) if token in stops), len(row))
-            text = layout.decode(tokens, row[:end])
-            texts.append(text.partition(layout.stop)[0] if layout.stop else text)
+            text = chat_format.decode(tokens, row[:end])
+            texts.append(text.partition(chat_format.stop)[0] if chat_format.stop else text)
         return texts
 
 
 def _stops(model: TransformersModel) -> list[int]:
     named = getattr(model.network.generation_config, "eos_token_id", None)
-    every = [*(named if isinstance(named, list) else [named]), model.layout.tokenizer.eos_token_id]
+    every = [
+        *(named if isinstance(named, list) else [named]),
+        model.chat_format.tokenizer.eos_token_id,
+    ]
     return sorted({token for token in every if token is not None})

@@ -29,7 +29,7 @@ def bench_prepare(options: PrepareOptions, progress: Progress) -> Result:
 
     Args:
         options: Sizes, most cases of a kind, repeats, the seed of the data and the format.
-        progress: Told of each run.
+        progress: Shows each run.
 
     Raises:
         DataError: If a process fails, with what it said.
@@ -82,10 +82,10 @@ def _growth(small: int, large: int, reference: Timing, timing: Timing) -> str:
 
 def _time(settings: DataSettings, seed: int, timing: Timing) -> None:
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as out:
-        told = measured(settings, Path(out), seed)
-    timing.seconds.append(told["seconds"])
-    if told["peak"] is not None:
-        timing.peak_memory = max(told["peak"], timing.peak_memory or 0)
+        found = measured(settings, Path(out), seed)
+    timing.seconds.append(found["seconds"])
+    if found["peak"] is not None:
+        timing.peak_memory = max(found["peak"], timing.peak_memory or 0)
 
 
 def measured(settings: DataSettings, out: Path, seed: int) -> dict[str, Any]:
@@ -101,5 +101,5 @@ def measured(settings: DataSettings, out: Path, seed: int) -> dict[str, Any]:
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise DataError(f"preparing the made-up data failed: {last[0]}")
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found

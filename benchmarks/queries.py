@@ -77,7 +77,7 @@ def prepared(
         queries: Test queries that are drawn.
         candidates: Candidates of each; 0: as the configuration says. Data with candidate lists of
             its own keeps them.
-        progress: Told of the steps.
+        progress: Shows the steps.
 
     Raises:
         DataError: If the data cannot be used.
@@ -96,7 +96,7 @@ def judged(
 ) -> Workload:
     """The judge prompts of a configuration's test queries, as ranking asks them.
 
-    Summaries are told where the configuration's run directory holds them for the same queries;
+    Summaries are shown where the configuration's run directory holds them for the same queries;
     else the prompts say that there is none.
 
     Raises:
@@ -106,13 +106,13 @@ def judged(
     writer = ranking_writer(config, model)
     known = read_summaries(config.run.folder, ("test",))
 
-    def told(query: Query) -> Query:
+    def summarized_query(query: Query) -> Query:
         summary = known.get(query.id)
         fits = summary is not None and summary.user == query.history.user
         return summarized(query, summary) if summary is not None and fits else query
 
     with prepared(config, queries=queries, candidates=candidates) as dataset:
-        asked = [told(case.query) for case in dataset.cases("test")]
+        asked = [summarized_query(case.query) for case in dataset.cases("test")]
     if not asked:
         raise DataError(f"{name}: the data holds no test query")
     encoded = [

@@ -95,7 +95,7 @@ def bench_score(
         model: The model; all engines score with its weights.
         workloads: What is scored.
         options: Engines by name (empty: all that run here, the reference always) and repeats.
-        progress: Told of each run.
+        progress: Shows each run.
         place: Where the model runs; None: found out, with the peak.
 
     Raises:

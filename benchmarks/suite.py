@@ -53,7 +53,7 @@ def run_all(
     Args:
         options: How much.
         progress: Gives each bench, by name, a context whose value is its `Progress`.
-        failed: Told why a bench could not run.
+        failed: Gets why a bench could not run.
 
     Yields:
         Results as they are found; without records where a bench could not run.

@@ -103,7 +103,7 @@ def bench_summarize(
         name: Of the data.
         config: The data, the words, the model and the sampling.
         options: Users, batch sizes of transformers' own `generate`, and repeats.
-        progress: Told of each run.
+        progress: Shows each run.
         place: Where the model runs; None: found out, with the peak.
 
     Raises:
@@ -126,7 +126,7 @@ def bench_summarize(
 
         def variant(way: Way) -> Variant:
             def run(of: Sequence[History]) -> list[tuple[Prompt, str]]:
-                local.layout.forget()
+                local.chat_format.forget()
                 return _summarized(config, way.model, of, stores.fresh())
 
             return Variant(way.name, lambda: run(asked[: way.users]), way.ready, lambda: run(warm))
@@ -199,7 +199,7 @@ def _result(
         said: list[tuple[Prompt, str]] = timings[way.name].result
         texts = [_tokens(local, text) for _, text in said]
         whole: list[Tokens] = [
-            tuple(local.layout.encode(prompt)) + text
+            tuple(local.chat_format.encode(prompt)) + text
             for (prompt, _), text in zip(said, texts, strict=True)
         ]
         stats = tree_stats(whole)
@@ -240,4 +240,4 @@ def _beside_best(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _tokens(model: TransformersModel, text: str) -> Tokens:
-    return tuple(model.layout.tokenizer.encode(text, add_special_tokens=False))
+    return tuple(model.chat_format.tokenizer.encode(text, add_special_tokens=False))

@@ -40,7 +40,7 @@ class Timing:
 
     Attributes:
         seconds: Of each repeat.
-        peak_memory: The largest of the repeats, in bytes; None where it cannot be told.
+        peak_memory: The largest of the repeats, in bytes; None where it cannot be said.
         result: What the last repeat gave.
     """
 
@@ -68,7 +68,7 @@ def interleave(
         variants: What is compared.
         repeats: Timed runs of each.
         device: cuda waits for the device before the clock is read.
-        progress: Told of each run.
+        progress: Shows each run.
 
     Raises:
         ValueError: If `repeats` is below 1.

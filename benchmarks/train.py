@@ -130,7 +130,7 @@ def bench_train(
     Args:
         model: The model.
         options: The cases and their tokens, the loss (one of `LOSSES`), repeats and seed.
-        progress: Told of each step.
+        progress: Shows each step.
         place: Where the model runs; None: found out, with the peak.
     """
     whole, shared = _named(options.loss)

@@ -16,7 +16,7 @@ def teach_both_ways(config, folder):
     """Trains the tiny model of a run to write either way, and writes it into a folder."""
     from trsr.data import Dataset
     from trsr.models import open_model
-    from trsr.models.hf.merge import write_merged
+    from trsr.models.hf.load import write_merged
     from trsr.progress import Silent
     from trsr.recommender import summary_writer
     from trsr.training.encode import TextExample

@@ -85,10 +85,10 @@ def values(model: GRU4Rec, data: SequentialDataset, cases: pl.DataFrame) -> dict
         "query", "items", "seen", "relevant"
     ).iter_rows():
         last = data.token2id("item_id", items[-longest:])
-        told = torch.zeros(1, longest, dtype=torch.int64)
-        told[0, : len(last)] = torch.as_tensor(last)
+        shown = torch.zeros(1, longest, dtype=torch.int64)
+        shown[0, : len(last)] = torch.as_tensor(last)
         length = torch.tensor([len(last)])
-        asked = Interaction({model.ITEM_SEQ: told, model.ITEM_SEQ_LEN: length})
+        asked = Interaction({model.ITEM_SEQ: shown, model.ITEM_SEQ_LEN: length})
         scores = model.full_sort_predict(asked).flatten()
         scores[0] = -torch.inf  # the padding
         scores[torch.as_tensor(data.token2id("item_id", seen))] = -torch.inf

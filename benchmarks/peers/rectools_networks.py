@@ -9,7 +9,7 @@ RecTools needs an environment of its own:
 
 It fits on the run's interactions, which hold neither the validation nor the test items, looks at
 NDCG@10 on the validation cases every few epochs, keeps the epochs that were best there, and
-answers the run's test queries: all films that the user has not met are candidates. Sizes are those
+answers the run's test queries: all films that the user has not seen are candidates. Sizes are those
 of trsr's own networks. See answers.py for what is printed and kept.
 """
 
@@ -42,7 +42,7 @@ MODELS = {"sasrec": SASRecModel, "bert4rec": BERT4RecModel}
 
 
 def dataset_of(histories: pl.DataFrame) -> Dataset:
-    """RecTools' form of (user, item), in the order met; its times stand for that order alone."""
+    """RecTools' form of (user, item), in the order seen; its times stand for that order alone."""
     start, places = pd.Timestamp("2000-01-01"), range(len(histories))
     frame = pd.DataFrame(
         {
@@ -84,8 +84,8 @@ def main() -> None:
     asked = ask.parse_args()
     warnings.filterwarnings("ignore")
     torch.manual_seed(0)
-    met = pl.read_parquet(asked.run / "interactions.parquet")
-    fit = dataset_of(met.sort("user", "time", maintain_order=True))
+    seen = pl.read_parquet(asked.run / "interactions.parquet")
+    fit = dataset_of(seen.sort("user", "time", maintain_order=True))
     valid, test = (pl.read_parquet(asked.run / f"cases.{one}.parquet") for one in ("valid", "test"))
     model = MODELS[asked.network](**SIZES, epochs=1)
     best, kept, at = -1.0, dict[str, float](), 0

@@ -210,7 +210,7 @@ def paired(
     Raises:
         ConfigError: If a name or a metric is unknown, or the rows share no query.
     """
-    rows = {told: rows_of(values, name) for told, name in names.items()}
+    rows = {shown: rows_of(values, name) for shown, name in names.items()}
     known = [set(one["metric"].cast(pl.String).unique()) for one in rows.values()]
     shared = sorted(set.intersection(*known))
     for metric in metrics:
@@ -222,7 +222,7 @@ def paired(
     queries = pl.DataFrame({"query": sorted(set.intersection(*every))}, schema={"query": pl.Int32})
     if queries.is_empty():
         raise ConfigError(f"{', '.join(names.values())}: were never asked the same question")
-    systems = [System(told, _values(one, queries, metrics)) for told, one in rows.items()]
+    systems = [System(shown, _values(one, queries, metrics)) for shown, one in rows.items()]
     users = queries.join(next(iter(rows.values())).unique("query"), on="query", how="left")
     return systems, [str(user) for user in users.sort("query")["user"]]
 

@@ -10,7 +10,7 @@ _PATH = re.compile(r"(?<![\w.])(?:~|[A-Za-z]:\\|/)[^\s,;:'\"()]*[/\\][^\s,;:'\"(
 
 
 def template(package: str, name: str) -> jinja2.Template:
-    """A Markdown template of a package; a name that it is not told is an error."""
+    """A Markdown template of a package; a name that it is not given is an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(package),
         undefined=jinja2.StrictUndefined,

@@ -105,7 +105,7 @@ def rank_resources(
         dataset: Its data.
         open_ranking_model: Opens the language model; the argument asks for the trained one.
         ranker: Gives a fitted ranker by its name.
-        progress: Told about long preparations.
+        progress: Shows long preparations.
     """
     return Resources(dataset.catalog, config.rank, open_ranking_model, ranker, progress or Silent())
 
@@ -239,7 +239,7 @@ class Recommender:
             )
 
     def recommend(self, users: Any, k: int = 10, progress: Progress | None = None) -> Any:
-        """Items for known users that they have not met, as a table.
+        """Items for known users that they have not seen, as a table.
 
         What `rank.retriever` puts first of the unseen items (at least `rank.retrieve_k` of them) is
         ranked.
@@ -305,7 +305,7 @@ class Recommender:
                     queries.append(Query(name, history, items))
                     earlier[history.user] += 1
                 else:
-                    _log.warning("user %s has met all items: nothing is left", history.user)
+                    _log.warning("user %s has seen all items: nothing is left", history.user)
             queries = self.summarized(queries, Silent())
             yield from zip(queries, self.rank(queries), strict=True)
             if progress:
@@ -433,7 +433,7 @@ class Recommender:
         return self._proposed([history], n or self.config.rank.retrieve_k)[0]
 
     def _proposed(self, histories: Sequence[UserHistory], n: int) -> list[tuple[Item, ...]]:
-        """What the retriever puts first for each, without what the user has met at any time."""
+        """What the retriever puts first for each, without what the user has seen at any time."""
         seen = self.dataset.seen([history.user for history in histories])
         asked = [(f"propose/{history.user}", history, None) for history in histories]
         found: list[tuple[Item, ...]] = []

@@ -35,7 +35,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """A user met an item at a time (seconds, or any other clock that only grows)."""
+    """A user took an item at a time (seconds, or any other clock that only grows)."""
 
     item: Item
     time: float

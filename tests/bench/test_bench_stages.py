@@ -108,7 +108,7 @@ def test_summaries_of_a_finished_run_are_told(config, tiny):
         config.run.folder / "summaries.test.parquet"
     )
     after = judged("mine", config, tiny, queries=2, candidates=5)
-    texts = [tiny.layout.tokenizer.decode(load.prompts[0]) for load in (before, after)]
+    texts = [tiny.chat_format.tokenizer.decode(load.prompts[0]) for load in (before, after)]
     assert "The user likes hinges." not in texts[0]
     assert "The user likes hinges." in texts[1]
 
@@ -252,12 +252,12 @@ def test_cutting_text_into_tokens_is_not_the_models_time(tiny):
     class Tokenizing(ScriptedModel):
         def __init__(self):
             super().__init__()
-            self.layout = ChatFormat(tiny.layout.tokenizer, "tiny")
+            self.chat_format = ChatFormat(tiny.chat_format.tokenizer, "tiny")
 
         def score(self, prompts, answers):
-            assert len(self.layout.questions(prompts, answers)) == 1
-            self.layout.encode(prompts[0]), self.layout.turns(prompts[0])
-            self.layout.decode((), self.layout.encode(prompts[0]))
+            assert len(self.chat_format.questions(prompts, answers)) == 1
+            self.chat_format.encode(prompts[0]), self.chat_format.turns(prompts[0])
+            self.chat_format.decode((), self.chat_format.encode(prompts[0]))
             return super().score(prompts, answers)
 
     spent = []

@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trsr.errors import ConfigError
-from trsr.metrics.answers import CASES, LISTS, AnswerKey
+from trsr.metrics.answers import CASES, LISTS, AnswerKey, Ranks
 from trsr.metrics.metrics import METRICS, parse_metric
-from trsr.metrics.ranks import Ranks
 
 Marks = Sequence[bool]
 

@@ -55,10 +55,10 @@ def by_hand(model: TransformersModel, prompt: Prompt, sampling: Sampling) -> str
         with torch.no_grad():
             logits = model.network(input_ids=torch.tensor([tokens]), use_cache=False).logits
         token = int(logits[0, -1].argmax())
-        if token == model.layout.tokenizer.eos_token_id:
+        if token == model.chat_format.tokenizer.eos_token_id:
             break
         tokens.append(token)
-    return model.layout.decode(tokens[:start], tokens[start:])
+    return model.chat_format.decode(tokens[:start], tokens[start:])
 
 
 @pytest.mark.parametrize("shape", ["llama", "gpt_neox", "mistral", "gemma2"])
@@ -162,13 +162,13 @@ def test_no_run_twice_and_no_worked_example_again(folder: Path) -> None:
     prompt = ask("Title: Heat")
     assert len(set(run_lengths(generated(model, prompt, free), 2))) < 58  # it does loop
     tokens = generated(model, prompt, bound)
-    begun = model.layout.tokenizer.encode("The user")
+    begun = model.chat_format.tokenizer.encode("The user")
     runs = run_lengths([*begun, *tokens], 2)
     assert len(set(runs)) == len(runs)
 
-    said = model.layout.tokenizer.decode(tokens[:20], skip_special_tokens=True)
+    said = model.chat_format.tokenizer.decode(tokens[:20], skip_special_tokens=True)
     example = Prompt((*ask("Title: Up", said).messages, *ask("Title: Heat").messages[1:]))
-    earlier = run_lengths(model.layout.tokenizer.encode(said), 2)
+    earlier = run_lengths(model.chat_format.tokenizer.encode(said), 2)
     assert not set(earlier) & set(run_lengths(generated(model, example, bound), 2))
 
 
@@ -188,7 +188,7 @@ def test_a_prompt_without_room(folder: Path) -> None:
 def test_plain_layout_ends_before_the_next_label(tmp_path: Path) -> None:
     """A base model goes on with a turn of the user's; the text is what comes before it."""
     model = opened(tiny_model_folder(tmp_path / "m", template=None))
-    said = model.layout.tokenizer.encode(" ships.\n\n### User: and")
+    said = model.chat_format.tokenizer.encode(" ships.\n\n### User: and")
 
     def steer(_: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         # a head that says the planned text, token by token
@@ -206,7 +206,7 @@ def test_plain_layout_ends_before_the_next_label(tmp_path: Path) -> None:
 
 
 def test_the_space_at_the_front_is_kept(folder: Path) -> None:
-    layout = opened(folder).layout
+    layout = opened(folder).chat_format
     tokens = layout.tokenizer.encode(" quiet films")
     assert layout.decode(layout.encode(ask("x")), tokens) == " quiet films"
 
@@ -226,4 +226,4 @@ def test_a_model_that_keeps_no_plain_keys(folder: Path) -> None:
     network = tiny_network("llama")
     network.config.layer_types = ["linear_attention", "full_attention"]
     with pytest.raises(ModelError, match="openai backend"):
-        Generator(network, opened(folder).layout, 4, 128)
+        Generator(network, opened(folder).chat_format, 4, 128)

@@ -40,9 +40,9 @@ def ask(text: str, begun: str = "") -> Prompt:
 
 def by_hand(model: TransformersModel, prompt: Prompt, answer: str) -> float:
     """The answer's log-probability, token by token over the whole text, in one plain pass."""
-    text = model.layout.text(prompt)
-    before = model.layout.tokenizer.encode(text, add_special_tokens=False)
-    whole = model.layout.tokenizer.encode(text + answer, add_special_tokens=False)
+    text = model.chat_format.text(prompt)
+    before = model.chat_format.tokenizer.encode(text, add_special_tokens=False)
+    whole = model.chat_format.tokenizer.encode(text + answer, add_special_tokens=False)
     assert whole[: len(before)] == before
     with torch.no_grad():
         logits = model.network(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
@@ -102,8 +102,8 @@ def test_an_answer_that_merges_with_the_prompts_end(model: TransformersModel) ->
     """`The us` + `er` is cut as `The user`: the stem is what stays the same."""
     prompt = ask("x", begun="The us")
     stem, (one, other) = model.encode_answers(prompt, ["er", "eless"])
-    text = model.layout.text(prompt)
-    encode = model.layout.tokenizer.encode
+    text = model.chat_format.text(prompt)
+    encode = model.chat_format.tokenizer.encode
     assert [*stem, *one] == encode(f"{text}er", add_special_tokens=False)
     assert [*stem, *other] == encode(f"{text}eless", add_special_tokens=False)
     assert len(stem) < len(model.encode(prompt))
@@ -130,8 +130,8 @@ def test_context_is_bounded_by_the_models_own(folder: Path) -> None:
 
 def test_layout_of_a_chat(model: TransformersModel) -> None:
     asked = "<|im_start|>system\nAnswer only Yes or No.<|im_end|>\n<|im_start|>user\nx<|im_end|>\n"
-    assert model.layout.text(ask("x")) == f"{asked}<|im_start|>assistant\n"
-    assert model.layout.text(ask("x", "The user likes")) == (
+    assert model.chat_format.text(ask("x")) == f"{asked}<|im_start|>assistant\n"
+    assert model.chat_format.text(ask("x", "The user likes")) == (
         f"{asked}<|im_start|>assistant\nThe user likes"
     )
     assert model.count_tokens(ask("x")) == len(model.encode(ask("x")))
@@ -164,7 +164,7 @@ def test_a_template_that_refuses_system_messages(tmp_path: Path) -> None:
     )
     for number, template in enumerate((refusing + CHATML, dropping)):
         folder = tiny_model_folder(tmp_path / str(number), template=template)
-        text = TransformersModel(tiny(folder)).layout.text(ask("x"))
+        text = TransformersModel(tiny(folder)).chat_format.text(ask("x"))
         assert text == (
             "<|im_start|>user\nAnswer only Yes or No.\n\nx<|im_end|>\n<|im_start|>assistant\n"
         )
@@ -183,7 +183,7 @@ def test_no_template_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
         model.encode(ask("x"))
         model.encode(ask("y"))
     assert sum("no chat template" in record.message for record in caplog.records) == 1
-    assert model.layout.text(ask("x\n### User:\ny")) == (
+    assert model.chat_format.text(ask("x\n### User:\ny")) == (
         "### System:\nAnswer only Yes or No.\n\n### User:\nx\n# ## User:\ny\n\n### Assistant:\n"
     )
 
@@ -301,7 +301,7 @@ def embedded() -> TransformersModel:
 
 @pytest.mark.real
 def test_the_embedded_model_knows_a_little(embedded: TransformersModel) -> None:
-    layout = embedded.layout
+    layout = embedded.chat_format
     assert layout.templated
     for answers in (("Yes", "No"), (" Yes", " No")):
         question = embedded.encode_answers(ask("x"), answers)

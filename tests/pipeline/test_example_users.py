@@ -15,7 +15,7 @@ from trsr.data import Dataset
 from trsr.models.scripted import ScriptedModel
 from trsr.pipeline import run, run_evaluate
 from trsr.pipeline.artifacts import SUMMARIES, read_summaries
-from trsr.pipeline.examples import GONE_NOTE
+from trsr.pipeline.pages import GONE_NOTE
 from trsr.storage.run_directory import hash_file
 
 CONFIG = """

@@ -49,7 +49,7 @@ def prepared(tmp_path):
         ((*NO_CASES, BLEND), "the ranker blend learns its weights on validation cases"),
         ((*NO_CASES, "rank.split=valid"), "rank.split is valid, but there are no"),
         (
-            ("rank.rankers=['ease', 'llm']"),
+            ("rank.rankers=['ease', 'llm']",),
             r"all \d+ items .* and this machine has 0\.0 GiB",
         ),
         (

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trsr.prompts import PromptSettings, PromptWriter
-from trsr.prompts.finish import finished
+from trsr.prompts.text import finished
 from trsr.types import Item
 
 BEGUN = "The user likes"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trsr.prompts import PromptSettings, PromptWriter
-from trsr.prompts.keywords import Keywords
+from trsr.prompts.text import Keywords
 from trsr.types import Item
 
 CATALOG = [

@@ -17,9 +17,10 @@ from trsr.data import Catalog
 from trsr.errors import ConfigError
 from trsr.rankers import FitData, FitOptions, RankSettings
 from trsr.rankers.baselines.ease import ease_weights
-from trsr.rankers.baselines.matrix import InteractionMatrix
+from trsr.rankers.baselines.item_knn import InteractionMatrix
 from trsr.rankers.baselines.text_knn import TextKnnConfig, TextKnnRanker
 from trsr.rankers.item_text import TextEmbedder, item_text
+from trsr.rankers.settings import ranker_class
 from trsr.types import Interaction, Item, Query, UserHistory
 
 TITLES = {
@@ -56,15 +57,15 @@ def scored(ranker, asked: Query) -> dict[str, float]:
 
 def made(name: str, log: pl.DataFrame = LOG, catalog: Catalog = CATALOG, **table):
     """A fitted ranker; of a setting that is a list one value is given."""
-    own = {key: one if key == "until" else [one] for key, one in table.items()}
-    return fitted(name, catalog, log, RankSettings.model_validate({name: own} if own else {}))
+    own = {key: [one] for key, one in table.items()}
+    place = ranker_class(name).shares or name
+    return fitted(name, catalog, log, RankSettings.model_validate({place: own} if own else {}))
 
 
 def knn(shrinkage: float, last: int | None = None, decay: float = 1.0, popularity: float = 0.0):
     if last is None and decay == 1.0:
         return made("item_knn", shrinkage=shrinkage, popularity=popularity)
     own = {"last": last or 0, "decay": decay, "popularity": popularity}
-    own = {"last": 0, "decay": 1.0} | own
     return made("item_knn_recent", shrinkage=shrinkage, **own)
 
 

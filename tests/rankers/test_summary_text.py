@@ -15,7 +15,7 @@ from trsr.data import Catalog
 from trsr.errors import ConfigError
 from trsr.pipeline import run
 from trsr.rankers import FitData, FitOptions
-from trsr.rankers.baselines.summary_text import Bm25SummaryRanker, TextSummaryRanker
+from trsr.rankers.baselines.text_knn import Bm25SummaryRanker, TextSummaryRanker
 from trsr.rankers.item_text import TextEmbedder
 from trsr.types import Item, Query, Summary, UserHistory
 

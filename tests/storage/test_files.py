@@ -11,7 +11,7 @@ import pytest
 
 from trsr.errors import StoreError
 from trsr.storage import files
-from trsr.storage.integrity import readable
+from trsr.storage.run_directory import readable
 
 
 def test_an_error_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path):

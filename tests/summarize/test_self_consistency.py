@@ -13,7 +13,7 @@ from test_scheduler import Noted, keyed, run
 from trsr.models.base import Sampling
 from trsr.models.scripted import ScriptedModel
 from trsr.storage.response_cache import response_key
-from trsr.summarize.self_consistency import agreement, most_agreed
+from trsr.summarize.strategies import agreement, most_agreed
 from trsr.types import Message, Prompt
 
 DRAWN = Sampling(max_tokens=10**6, temperature=0.7)

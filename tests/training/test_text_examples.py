@@ -13,7 +13,7 @@ from trsr.errors import ConfigError, DataError
 from trsr.models import ModelSettings, open_model
 from trsr.models.base import Sampling
 from trsr.models.chat_format import ChatFormat
-from trsr.models.hf.merge import write_merged
+from trsr.models.hf.load import write_merged
 from trsr.progress import Silent
 from trsr.training.encode import TextExample
 from trsr.training.settings import TrainSettings
@@ -107,7 +107,7 @@ def test_the_first_loss_is_the_mean_of_the_texts_tokens_and_of_the_end(
         examples = [TextExample("q", one.prompt, one.text, complete)]
         result = taught(tiny_model, tmp_path / str(complete), examples, epochs=1)
         stem = opened.encode(one.prompt)
-        ids = opened.layout.tokenizer.encode(one.text) + [2] * complete
+        ids = opened.chat_format.tokenizer.encode(one.text) + [2] * complete
         with torch.no_grad():
             logits = opened.network(torch.tensor([stem + ids])).logits[0, len(stem) - 1 : -1]
         expected = torch.nn.functional.cross_entropy(logits, torch.tensor(ids))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trsr.training.schedule import Schedule
 from trsr.training.settings import TrainSettings
+from trsr.training.step import Schedule
 
 
 @given(

@@ -14,8 +14,7 @@ from tune_judge import LIKED
 from trsr.data import Dataset
 from trsr.errors import ConfigError, DataError, StaleRunError, StoreError
 from trsr.experiments.tune_summarizer import tune_summarizer
-from trsr.experiments.tune_summarizer.sampling import sample_cases, sample_summaries
-from trsr.experiments.tune_summarizer.tuning import log_likelihood
+from trsr.experiments.tune_summarizer.tuning import log_likelihood, sample_cases, sample_summaries
 from trsr.models import ModelSettings, open_model
 from trsr.models.base import Sampling
 from trsr.models.scripted import ScriptedModel

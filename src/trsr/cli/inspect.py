@@ -23,7 +23,7 @@ def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
     """
     from trsr.data import inspect
     from trsr.pipeline.stages import located
-    from trsr.rankers.external import read_lists
+    from trsr.rankers.rankings import read_lists
 
     config = load_config(path, settings)
     yield f"{path}: the settings are valid"

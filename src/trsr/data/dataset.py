@@ -276,8 +276,8 @@ class Dataset:
         rest = self.interactions.filter(pl.col("user").is_in(set(users) - found.keys()))
         for (user,), rows in rest.group_by("user", maintain_order=True):
             pairs = rows.select("item", "time").iter_rows()
-            met = tuple(Interaction(self.catalog[item], time) for item, time in pairs)
-            found[user] = UserHistory(user, met)
+            past = tuple(Interaction(self.catalog[item], time) for item, time in pairs)
+            found[user] = UserHistory(user, past)
         return found
 
     def seen(self, users: Collection[str]) -> dict[str, frozenset[str]]:

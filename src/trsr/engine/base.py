@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import filelock
+
+from trsr.errors import TrsrError
 from trsr.progress import Progress
+from trsr.storage import files
+from trsr.storage.run_directory import explained
 
 
 class Shard(Protocol):
@@ -66,7 +75,7 @@ class Engine(Protocol):
     """Does shards, wherever."""
 
     def map(self, work: Work[S], shards: Sequence[S], resources: Resources) -> Iterator[Done[S]]:
-        """Does each shard exactly once, whoever else asks for the same ones.
+        """Does each shard exactly once, no matter who else asks for the same ones.
 
         A shard that fails is reported, and the others go on. One whose process was killed is done
         again.
@@ -79,3 +88,96 @@ class Engine(Protocol):
         Yields:
             What became of each, as it finishes; also of those that other processes do meanwhile.
         """
+
+
+POLL = 0.5
+"""Seconds between two looks at a lock that another process holds."""
+
+
+@contextlib.contextmanager
+def exclusive(
+    folder: Path, key: str, waits: Callable[[], None] | None = None
+) -> Iterator[filelock.BaseFileLock]:
+    """Lets one process at a time do what has this key; the others wait for it.
+
+    The system releases a killed process's lock.
+
+    Args:
+        folder: What all processes share; its disk must keep file locks.
+        key: Of the work.
+        waits: Called once where another process holds it.
+    """
+    lock = _lock(folder, key)
+    if not _acquired(lock):
+        if waits is not None:
+            waits()
+        while not _acquired(lock):
+            time.sleep(POLL)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def attempt(
+    folder: Path, work: Work[S], shard: S, before: int | None, progress: Progress
+) -> Done[S] | None:
+    """Does a shard, unless it is done; None while another process does it.
+
+    Args:
+        folder: Of the locks.
+        work: What to do.
+        shard: Of what.
+        before: `failed_at` when the call began: a failure since is another process's, and final.
+        progress: Of the work.
+    """
+    lock = _lock(folder, shard.key)
+    if not _acquired(lock):
+        return None
+    try:
+        if shard.is_done():
+            return Done(shard, made=False)
+        if failed_at(folder, shard.key) not in (None, before):
+            return Done(shard, error=files.read_text(_note(folder, shard.key)), made=False)
+        value = work(shard, progress)
+        files.remove(_note(folder, shard.key))
+        return Done(shard, value)
+    except Exception as error:  # the other shards go on, whatever is wrong with this one
+        cause = str(error) if isinstance(error, TrsrError) else f"{type(error).__name__}: {error}"
+        note_failure(folder, shard.key, cause)
+        return Done(shard, error=cause, trace=traceback.format_exc())
+    finally:
+        lock.release()
+
+
+def failed_at(folder: Path, key: str) -> int | None:
+    """When a failure of this shard was last noted; None where none is."""
+    try:
+        return files.stamp(_note(folder, key))[1]
+    except OSError:
+        return None
+
+
+def note_failure(folder: Path, key: str, cause: str) -> None:
+    """Notes for other processes that a shard failed, so that they do not try it too."""
+    with contextlib.suppress(OSError):  # this process reports it in any case
+        files.write_text(_note(folder, key), cause)
+
+
+def _note(folder: Path, key: str) -> Path:
+    return folder / f"{key}.failed"
+
+
+def _lock(folder: Path, key: str) -> filelock.BaseFileLock:
+    with explained(folder):
+        files.make_folder(folder)
+    # Lock files stay: removing one that another process is about to lock would lock nothing.
+    return filelock.FileLock(folder / f"{key}.lock", timeout=0)
+
+
+def _acquired(lock: filelock.BaseFileLock) -> bool:
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return False
+    return True

@@ -17,8 +17,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Generic
 
-from trsr.engine.base import Done, Resources, S, Work
-from trsr.engine.locks import POLL, attempt, failed_at, note_failure
+from trsr.engine.base import POLL, Done, Resources, S, Work, attempt, failed_at, note_failure
 from trsr.machine import cores
 from trsr.progress import Progress, Silent
 

@@ -12,9 +12,15 @@ import polars as pl
 
 from trsr.errors import ConfigError
 from trsr.metrics.metrics import USUAL, parse_metric
-from trsr.pipeline.comparable import check_comparable, common_queries, left_out_notes
+from trsr.pipeline.comparable import (
+    RunNotes,
+    check_comparable,
+    common_queries,
+    left_out_notes,
+    merged,
+    run_notes,
+)
 from trsr.pipeline.finished_run import FinishedRun, counted
-from trsr.pipeline.notes import RunNotes, merged, run_notes
 from trsr.registry import like
 from trsr.report.systems import System, SystemsReport, compare_systems
 from trsr.storage import files

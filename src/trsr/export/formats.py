@@ -70,7 +70,7 @@ def copy_tokenizer(model: Path, out: Path) -> None:
 
 def write_merged(source: Source, out: Path) -> None:
     """A checkpoint of transformers in fp32, the adapter added to the weights."""
-    from trsr.models.hf.merge import write_merged as write
+    from trsr.models.hf.load import write_merged as write
 
     write(source.model, source.adapter, out)
 

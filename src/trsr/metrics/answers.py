@@ -11,8 +11,66 @@ import numpy.typing as npt
 import polars as pl
 
 from trsr.errors import DataError
-from trsr.metrics.ranks import NOT_FOUND, Counts, Floats, Ranks
 from trsr.types import Case, RankedList
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+NOT_FOUND = 1 << 40
+"""The place of a relevant item that a list leaves out: beyond every cut-off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The places of the relevant candidates of some queries.
+
+    Attributes:
+        row: Which query each relevant candidate is of, from 0; shape (relevant candidates,), as
+            the next three.
+        above: How many candidates have a strictly better score.
+        tied: How many have the same score, itself included.
+        partners: How many of those are relevant.
+        relevant: How many candidates of each query are relevant; shape (queries,).
+        candidates: How many candidates each query has; shape (queries,).
+    """
+
+    row: Counts
+    above: Counts
+    tied: Counts
+    partners: Counts
+    relevant: Counts
+    candidates: Counts
+
+    @classmethod
+    def at_random(cls, relevant: Counts, candidates: Counts) -> Ranks:
+        """All candidates of each query tied: the expectation over random orders, chance level."""
+        row = np.repeat(np.arange(len(relevant)), relevant)
+        return cls(row, np.zeros_like(row), candidates[row], relevant[row], relevant, candidates)
+
+    @property
+    def before(self) -> Counts:
+        """How many relevant candidates have a strictly better score; as `above`."""
+        keys = self.row * (2 * NOT_FOUND) + self.above
+        ordered = np.sort(keys)
+        return np.searchsorted(ordered, keys) - np.searchsorted(
+            self.row[np.argsort(keys)], self.row
+        )
+
+    def sum(self, values: Floats) -> Floats:
+        """Sums values of relevant candidates over each query; shape (queries,)."""
+        return np.bincount(self.row, values, len(self.relevant)).astype(np.float64)
+
+    def best(self, values: Floats) -> Floats:
+        """The highest of the values of each query's relevant candidates, at least 0."""
+        found = np.zeros(len(self.relevant))
+        np.maximum.at(found, self.row, values)
+        return found
+
+    @property
+    def ambiguous(self) -> npt.NDArray[np.bool_]:
+        """Whether a relevant candidate ties with one that is not; shape (queries,)."""
+        return self.best((self.tied > self.partners).astype(np.float64)) > 0
+
 
 Codes = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
@@ -196,11 +254,11 @@ class AnswerKey:
             return unlike
         unknown = np.any(codes == _UNKNOWN, axis=1)
         twice = np.any((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0), axis=1)
-        met = self._sizes[rows]
+        seen = self._sizes[rows]
         wide = len(self.items) + 2  # the padding and the unknown have codes too
         listed = (np.arange(len(rows))[:, None] * wide + ordered + 2).ravel()
-        place = np.repeat(np.arange(len(rows)), met)
-        wrong = self._kept[_spans(self._starts[rows], met)]
+        place = np.repeat(np.arange(len(rows)), seen)
+        wrong = self._kept[_spans(self._starts[rows], seen)]
         keys = (place * wide + wrong + 2)[wrong >= 0]
         at = np.searchsorted(listed, keys)
         hits = listed[np.minimum(at, max(len(listed) - 1, 0))] == keys if len(listed) else at < 0

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from trsr.metrics.ranks import Counts, Floats
+from trsr.metrics.answers import Counts, Floats
 
 if TYPE_CHECKING:
     import polars as pl

@@ -10,13 +10,11 @@ import numpy.typing as npt
 import polars as pl
 
 from trsr.errors import ConfigError, DataError
-from trsr.metrics.answers import AnswerKey, Lists
+from trsr.metrics.answers import AnswerKey, Lists, Ranks
 from trsr.metrics.beyond_accuracy import ItemFacts, Places, Shown, first_places
-from trsr.metrics.comparison import compare_rankers
 from trsr.metrics.metrics import Metric, Values, parse_metric
-from trsr.metrics.notes import notes
-from trsr.metrics.ranks import Ranks
-from trsr.metrics.report import Estimate, Report, Scores
+from trsr.metrics.report import Estimate, Report, Scores, notes
+from trsr.metrics.significance import compare_rankers
 from trsr.progress import Progress, Silent
 from trsr.types import Case
 

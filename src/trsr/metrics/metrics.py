@@ -27,8 +27,8 @@ import numpy.typing as npt
 
 from trsr.errors import ConfigError
 from trsr.metrics import beyond_accuracy
+from trsr.metrics.answers import Ranks
 from trsr.metrics.beyond_accuracy import ItemFacts, Shown
-from trsr.metrics.ranks import Ranks
 from trsr.registry import near
 
 if TYPE_CHECKING:

@@ -1,13 +1,12 @@
-"""The report's numbers as text, for whoever draws a table."""
+"""The report's numbers as text, for tables."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from trsr.metrics.comparison import BETTER, WORSE, significance
 from trsr.metrics.metrics import parse_metric
-from trsr.metrics.significance import LEVEL, Difference
+from trsr.metrics.significance import BETTER, LEVEL, WORSE, Difference, significance
 
 if TYPE_CHECKING:
     from trsr.metrics.report import Estimate, Report

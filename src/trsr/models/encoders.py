@@ -57,7 +57,7 @@ class SentenceEncoder:
 
     Args:
         name: An embedded model's name, a folder or a hub id.
-        progress: Told about fetching.
+        progress: Shows fetching.
 
     Raises:
         ConfigError: If sentence-transformers is not installed.
@@ -123,7 +123,7 @@ def embed(
         texts: In any order, repeated or not.
         encoder: The model.
         cache: trsr's cache folder; None: the usual one.
-        progress: Told about what must be computed.
+        progress: Shows what must be computed.
 
     Raises:
         ModelError: If the model gives values that are no numbers, or the cache cannot be written.

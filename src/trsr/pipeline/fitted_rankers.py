@@ -22,8 +22,7 @@ from trsr.rankers.settings import RANKERS, ranker_class
 from trsr.recommender import ITEMS, KEY, rank_resources
 from trsr.recommender import RANKERS as FOLDER
 from trsr.storage import files
-from trsr.storage.integrity import readable
-from trsr.storage.run_directory import RunDirectory
+from trsr.storage.run_directory import RunDirectory, readable
 from trsr.types import Case, RankedList
 
 
@@ -54,7 +53,7 @@ class FittedRankers:
         work: Where fitted rankers are kept until the stage is done.
         open_ranking_model: Opens the language model; the argument asks for the trained one.
         validation: The validation cases, with summaries where there are any.
-        progress: Told about long preparations.
+        progress: Shows long preparations.
     """
 
     config: Config

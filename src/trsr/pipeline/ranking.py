@@ -16,9 +16,9 @@ from trsr.models import ScoringModel
 from trsr.models.cached import CacheCounts
 from trsr.pipeline.artifacts import needed_adapter, ranked_splits, run_summaries
 from trsr.pipeline.fitted_rankers import FittedRankers
-from trsr.pipeline.prompt_summaries import prompt_cases, prompt_summaries
 from trsr.pipeline.retrieval import RETRIEVED, Retriever
 from trsr.pipeline.runner import Job
+from trsr.pipeline.prompt_summaries import prompt_cases, prompt_summaries
 from trsr.progress import Progress
 from trsr.prompts import PromptCounts, PromptWriter
 from trsr.rankers import (
@@ -43,7 +43,7 @@ from trsr.types import Query, Summary
 class CostBook:
     """What each ranker took, as far as it is known until now.
 
-    Lists are pulled one by one by whoever writes them, so the clock runs only while the ranker
+    Lists are pulled one by one as they are written, so the clock runs only while the ranker
     is asked for the next one. Rankers come one after the other: what the language models were
     asked meanwhile is that ranker's.
     """

@@ -110,7 +110,7 @@ def retriever_report(path: Path, cases: Cases, config: Config) -> dict[str, Any]
 def full_notes(config: Config, first: Mapping[str, Any] | None) -> tuple[str, ...]:
     """What a reader of full-catalog figures must know."""
     notes = [
-        "Candidates are the whole catalog except what the user had met. A target that a ranker's "
+        "Candidates are the whole catalog except what the user had seen. A target that a ranker's "
         "list leaves out counts as not found, and as last in auc; lists keep "
         f"{config.rank.depth:,} places, so auc is a lower bound in larger catalogs. Training and "
         "validation cases have sampled negatives."

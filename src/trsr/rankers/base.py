@@ -54,7 +54,7 @@ class Resources:
         settings: The settings of ranking that rankers share, such as `rank.text_fields`.
         model: Opens the language model and its prompts; the argument asks for the trained one.
         ranker: Another ranker by its name, fitted: a member of a blend.
-        progress: Told about long preparations.
+        progress: Shows long preparations.
     """
 
     catalog: Catalog = _NO_ITEMS
@@ -92,7 +92,7 @@ class FitOptions:
             follow from `seed`. None: that one.
         quality: Judges lists of validation cases by `rank.select_by`: metric → mean, the most
             important first. None: nothing is tuned.
-        progress: Told about long preparations.
+        progress: Shows long preparations.
     """
 
     seed: int = 0
@@ -300,7 +300,7 @@ def make_ranker(name: str, resources: Resources) -> Ranker:
         ConfigError: If there is no such ranker; near names are suggested.
     """
     if name in resources.settings.external:
-        from trsr.rankers.external import ExternalRanker
+        from trsr.rankers.rankings import ExternalRanker
 
         return ExternalRanker(resources.settings.external[name], resources, name)
     found: Ranker = ranker_class(name)(resources.settings.table(name), resources, name)
@@ -348,7 +348,7 @@ def score_what_fits(
     Args:
         ranker: Any ranker.
         batches: What to score.
-        skipped: Told each query that was left out, and why.
+        skipped: Gets each query that was left out, and why.
         name: The ranker's, for messages; left out: its own.
 
     Yields:

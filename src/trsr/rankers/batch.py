@@ -130,18 +130,18 @@ class QueryBatch:
         catalog: Catalog,
         seen: Mapping[str, Collection[str]] = MappingProxyType({}),
     ) -> QueryBatch:
-        """From query ids, histories and summaries: candidates are all items not met.
+        """From query ids, histories and summaries: candidates are all unseen items.
 
         Args:
             asked: Query ids, histories and summaries.
             catalog: All items.
-            seen: User → what else was met, beside the history.
+            seen: User → what else was seen, beside the history.
         """
-        met = [
+        known = [
             {*(item.id for item in history.items), *seen.get(history.user, ())}
             for _, history, _ in asked
         ]
-        excluded = [sorted(catalog.number(i) for i in own if i in catalog) for own in met]
+        excluded = [sorted(catalog.number(i) for i in own if i in catalog) for own in known]
         return cls._build(asked, _Numbered(catalog), None, Ragged.of(excluded))
 
     @classmethod
@@ -153,7 +153,7 @@ class QueryBatch:
         excluded: Ragged,
     ) -> QueryBatch:
         histories = Ragged.of([numbered(history.items) for _, history, _ in asked])
-        times = [met.time for _, history, _ in asked for met in history.interactions]
+        times = [one.time for _, history, _ in asked for one in history.interactions]
         return cls(
             numbered.catalog,
             tuple(name for name, _, _ in asked),
@@ -257,12 +257,12 @@ class QueryBatch:
         return tuple(map(self._query, range(len(self))))
 
     def _query(self, row: int) -> Query:
-        met = zip(
+        pairs = zip(
             self.histories[row],
             self.times[self.histories.starts[row] : self.histories.starts[row + 1]],
             strict=True,
         )
-        history = tuple(Interaction(self.item(int(n)), float(time)) for n, time in met)
+        history = tuple(Interaction(self.item(int(n)), float(time)) for n, time in pairs)
         candidates = tuple(self.item(int(n)) for n in self.columns[self.places[row]])
         user = UserHistory(self.users[row], history)
         return Query(self.ids[row], user, candidates, self.summaries[row])
@@ -345,7 +345,7 @@ def ranked(
 ) -> RankedBatch:
     """Sorts each query's candidates by falling score; ties keep the candidates' order.
 
-    Where a cut at `depth` falls among equal scores, lots decide which of them are kept, drawn by
+    Where a cut at `depth` falls among equal scores, draws decide which of them are kept, drawn by
     the seed, the query and the item: the expected value of a metric with a cut-off of at most
     `depth` is then that of the whole list.
 
@@ -369,15 +369,15 @@ def ranked(
     for row, query in enumerate(batch.ids):
         at = places[row]
         own = found.scores[row, at]
-        lots = _Lots(seed, query, ids, at)
-        chosen = _top(own, depth, lots)
+        draws = _Draws(seed, query, ids, at)
+        chosen = _top(own, depth, draws)
         kept.append(batch.columns[at[chosen]])
         values.append(own[chosen])
     return RankedBatch(batch, Ragged.of(kept), np.concatenate(values))
 
 
-class _Lots:
-    """The lots of a query's candidates: the order of `derive_seed(seed, "cut", query, item)`.
+class _Draws:
+    """The draws of a query's candidates: the order of `derive_seed(seed, "cut", query, item)`.
 
     The digest is begun once a query: where many candidates tie, most of the time goes here.
     """
@@ -393,15 +393,15 @@ class _Lots:
         return one.digest()
 
 
-def _top(scores: Floats, n: int, lot: Callable[[int], bytes]) -> Ints:
+def _top(scores: Floats, n: int, draw: Callable[[int], bytes]) -> Ints:
     """The places of the first `n` scores, best first."""
     if len(scores) <= n:
         return np.argsort(-scores, kind="stable")
     last = -np.partition(-scores, n - 1)[n - 1]
     better, tied = np.flatnonzero(scores > last), np.flatnonzero(scores == last)
     if len(better) + len(tied) > n:
-        lots = sorted(tied.tolist(), key=lot)
-        tied = np.sort(np.array(lots[: n - len(better)], np.int64))
+        drawn = sorted(tied.tolist(), key=draw)
+        tied = np.sort(np.array(drawn[: n - len(better)], np.int64))
     better = better[np.argsort(-scores[better], kind="stable")]
     return np.concatenate([better, tied])
 

@@ -37,7 +37,7 @@ class TextEmbedder:
 
     Args:
         open_encoder: Opens the model.
-        progress: Told about what must be computed.
+        progress: Shows what must be computed.
     """
 
     def __init__(

@@ -25,13 +25,13 @@ RANKERS = PluginTable(
     {
         "random": "trsr.rankers.baselines.simple:RandomRanker",
         "popular": "trsr.rankers.baselines.simple:PopularRanker",
-        "popular_recent": "trsr.rankers.baselines.popular_recent:PopularRecentRanker",
+        "popular_recent": "trsr.rankers.baselines.simple:PopularRecentRanker",
         "bm25": "trsr.rankers.baselines.bm25:Bm25Ranker",
         "item_knn": "trsr.rankers.baselines.item_knn:ItemKnnRanker",
         "item_knn_recent": "trsr.rankers.baselines.item_knn:ItemKnnRecentRanker",
         "text_knn": "trsr.rankers.baselines.text_knn:TextKnnRanker",
-        "bm25_summary": "trsr.rankers.baselines.summary_text:Bm25SummaryRanker",
-        "text_summary": "trsr.rankers.baselines.summary_text:TextSummaryRanker",
+        "bm25_summary": "trsr.rankers.baselines.text_knn:Bm25SummaryRanker",
+        "text_summary": "trsr.rankers.baselines.text_knn:TextSummaryRanker",
         "ease": "trsr.rankers.baselines.ease:EaseRanker",
         "sasrec": "trsr.rankers.sequential.ranker:SasrecRanker",
         "gru4rec": "trsr.rankers.sequential.ranker:Gru4recRanker",
@@ -147,7 +147,7 @@ def _own_settings(given: Any) -> Any:
             {"name": given.name, "table": owner.shares},
         )
     config = owner.config_class()
-    # an error in it is told with the place of the table before its own
+    # an error in it is given with the place of the table before its own
     return given.value if isinstance(given.value, config) else config.model_validate(given.value)
 
 
@@ -308,7 +308,7 @@ class RankSettings(Settings):
 
     @property
     def learning(self) -> tuple[str, ...]:
-        """The used rankers whose training draws by lot."""
+        """The used rankers whose training is random."""
         return self.those("learns_by_draws")
 
     def only(self, *rankers: str) -> RankSettings:

@@ -37,7 +37,7 @@ def tune(
 
     Best is the highest first metric of `options.quality`; the next metrics decide between equals,
     then the order of the settings. Without validation cases the first one is taken. A number
-    that was chosen at an end of those tried is told as `at_end` in what was chosen, and logged.
+    that was chosen at an end of those tried is given as `at_end` in what was chosen, and logged.
 
     Args:
         ranker: It gets the state of the best one, and what was `chosen`.
@@ -136,9 +136,9 @@ def validation_cases(ranker: Ranker, data: FitData, options: FitOptions) -> list
     if not most:
         return list(data.validation())
     numbered = enumerate(data.validation())
-    kept = heapq.nsmallest(most, numbered, key=lambda one: (_lot(options.seed, one[1]), one[0]))
+    kept = heapq.nsmallest(most, numbered, key=lambda one: (_draw(options.seed, one[1]), one[0]))
     return [case for _, case in sorted(kept, key=lambda one: one[0])]
 
 
-def _lot(seed: int, case: Case) -> int:
+def _draw(seed: int, case: Case) -> int:
     return derive_seed(seed, "validation cases to tune on", case.query.id)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from trsr.metrics.comparison import BETTER, WORSE
 from trsr.metrics.report import Estimate, Report
-from trsr.metrics.significance import LEVEL
+from trsr.metrics.significance import BETTER, LEVEL, WORSE
 from trsr.metrics.tables import (
     BOUND,
     DIFFERENCES,

@@ -8,11 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from trsr.metrics.comparison import BETTER, WORSE, difference_json
 from trsr.metrics.metrics import parse_metric
-from trsr.metrics.notes import FEW
+from trsr.metrics.report import FEW
 from trsr.metrics.resampling import Floats
-from trsr.metrics.significance import LEVEL, Difference, compare_seeds, holm
+from trsr.metrics.significance import (
+    BETTER,
+    LEVEL,
+    WORSE,
+    Difference,
+    compare_seeds,
+    difference_json,
+    holm,
+)
 from trsr.metrics.tables import BEST, BOUND, DIFFERENCES, LEAST, Table, decimals, difference_cells
 
 TRAININGS = (

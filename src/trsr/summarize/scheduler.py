@@ -15,9 +15,8 @@ from trsr.progress import Progress
 from trsr.prompts import PromptWriter
 from trsr.storage.response_cache import response_key
 from trsr.summarize.blocks import cut_blocks, item_measure
-from trsr.summarize.self_consistency import draws, most_agreed
 from trsr.summarize.settings import STRATEGIES, SummarizeSettings
-from trsr.summarize.strategies import Flow, Resumable, Strategy
+from trsr.summarize.strategies import Flow, Resumable, Strategy, draws, most_agreed
 from trsr.types import Block, Prompt, Summary, UserHistory
 
 LIVE = 1024

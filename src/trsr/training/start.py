@@ -21,9 +21,8 @@ from trsr.training.activation_cache import FILE, ActivationCache, first_adapted_
 from trsr.training.encode import EncodedCase
 from trsr.training.fit import TrainResult
 from trsr.training.losses import Loss
-from trsr.training.schedule import Schedule
 from trsr.training.settings import TrainSettings
-from trsr.training.step import TrainingStep
+from trsr.training.step import Schedule, TrainingStep
 from trsr.training.trainer import Trainer
 from trsr.types import Prompt
 

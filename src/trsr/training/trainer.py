@@ -16,10 +16,9 @@ from trsr.progress import Progress
 from trsr.storage import files
 from trsr.training.curves import FILE, Curves, Row
 from trsr.training.fit import TrainResult
-from trsr.training.schedule import Schedule
 from trsr.training.settings import SELECTED_ON, TrainSettings
 from trsr.training.state import Counts, State, Weights, load, save
-from trsr.training.step import TrainingStep
+from trsr.training.step import Schedule, TrainingStep
 from trsr.training.trackers import Trackers
 
 Validate = Callable[[], Mapping[str, float]]

@@ -13,7 +13,7 @@ from trsr.data.delimited import delimited, sniff
 from trsr.data.inference.roles import Roles, liked_threshold, roles
 from trsr.data.inference.texts import domain_of, text_fields
 from trsr.data.json_lines import json_value
-from trsr.data.readers.amazon import LAYOUTS
+from trsr.data.readers.amazon import FORMATS
 from trsr.data.readers.base import USUAL_NAMES, Source, plain
 from trsr.data.readers.table import opened
 from trsr.data.report import RowCounts
@@ -115,7 +115,7 @@ def _format(interactions: Path, items: Path | None) -> str:
         first = next(iter(inputs.head(interactions, "utf-8", 1)), "")
         with suppress(DataError):
             keys = json_value(first, "", of=dict)
-            if items and any(set(layout.values()) <= set(keys) for layout in LAYOUTS):
+            if items and any(set(named.values()) <= set(keys) for named in FORMATS):
                 return "amazon_reviews"
     return ""
 

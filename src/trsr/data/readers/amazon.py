@@ -84,24 +84,24 @@ class AmazonReviewsReader:
         path = inputs.a_file(settings.interactions, "interactions", "the reviews' file")
         items_path = inputs.a_file(settings.items, "items", "the metadata's file")
         encoding = settings.encoding
-        known = {key for layout in LAYOUTS for key in layout.values()}
+        known = {key for named in FORMATS for key in named.values()}
         reviews = json_lines(path, encoding=encoding, keys=known)
         keys = reviews.names
-        layout = next((new for new in LAYOUTS if set(new.values()) <= set(keys)), None)
-        if layout is None:
+        named = next((new for new in FORMATS if set(new.values()) <= set(keys)), None)
+        if named is None:
             first = inputs.head(path, encoding, 1)[0]
             keys = list(json_value(first, f"{path}, line 1", of=dict))
-            wanted = "; or ".join(", ".join(new.values()) for new in LAYOUTS)
+            wanted = "; or ".join(", ".join(new.values()) for new in FORMATS)
             raise DataError(
                 f"{path}: Amazon reviews have the keys {wanted}; here are {', '.join(keys)}"
             )
         meta = json_lines(items_path, encoding=encoding)
-        must_have(meta.names, (layout["item"],), items_path)
+        must_have(meta.names, (named["item"],), items_path)
         texts = [name for name in _META if name in meta.names]
-        chosen = [pl.col(layout["item"]).alias("id"), *map(pl.col, texts)]
+        chosen = [pl.col(named["item"]).alias("id"), *map(pl.col, texts)]
         return Source(
             interactions=reviews.frame.select(
-                pl.col(key).alias(role) for role, key in layout.items()
+                pl.col(key).alias(role) for role, key in named.items()
             ),
             items=meta.frame.select(chosen),
             interactions_path=path,
@@ -112,7 +112,7 @@ class AmazonReviewsReader:
         )
 
 
-LAYOUTS = (
+FORMATS = (
     {"user": "user_id", "item": "parent_asin", "rating": "rating", "time": "timestamp"},
     {"user": "reviewerID", "item": "asin", "rating": "overall", "time": "unixReviewTime"},
 )

@@ -12,8 +12,6 @@ from trsr.experiments.audit import (
     history_signal,
     leakage,
     leaks,
-    manifest,
-    overlap,
     texts,
 )
 from trsr.experiments.audit.evidence import Check, Evidence
@@ -23,7 +21,7 @@ from trsr.progress import Progress, Silent
 Look = Callable[[Evidence], Check | Iterable[Check]]
 
 CHEAP: tuple[Look, ...] = (
-    manifest.files_as_written,
+    leaks.files_as_written,
     leaks.target_in_history,
     leaks.candidates_once,
     leaks.negatives_met,
@@ -31,8 +29,8 @@ CHEAP: tuple[Look, ...] = (
     leaks.fitted_later,
     leaks.untrusted_external_lists,
     leaks.future_of_others,
-    overlap.words_in_summary,
-    overlap.words_in_prompt,
+    texts.words_in_summary,
+    texts.words_in_prompt,
     texts.same_for_all,
     texts.alike,
     leakage.places,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from trsr.experiments.audit.evidence import Check, Evidence, counted
+from trsr.pipeline.artifacts import SUMMARIES
 
 LATER = 0.01
 """The share of the fitting data after a test query, above which it is a warning."""
@@ -24,8 +25,8 @@ def target_in_history(run: Evidence) -> Check:
     if not sum(hits.values()):
         return _twins_in_history(run, name, seen, hits)
     if run.config.data.candidates == "given":
-        return Check(name, "warning", f"{seen}; given lists may hold other met items too", hits)
-    why = "negatives are never met items, so the history gives these answers away; prepare with "
+        return Check(name, "warning", f"{seen}; given lists may hold other seen items too", hits)
+    why = "negatives are never seen items, so the history gives these answers away; prepare with "
     return Check(name, "finding", f"{seen}: {why}data.drop_repeats = true", hits)
 
 
@@ -66,12 +67,12 @@ def candidates_once(run: Evidence) -> Check:
 
 
 def negatives_met(run: Evidence) -> Check:
-    """A negative that the user has met can be ruled out by the history, or is a positive."""
+    """A negative that the user has seen can be ruled out by the history, or is a positive."""
     name = "negatives in the history"
     if run.config.data.candidates == "given":
         return Check(name, "skipped", "the candidates are the data's own lists")
     wrong = pl.col("candidates").list.set_difference("relevant").list.set_intersection("items")
-    return _listed(run, name, {"with a met negative": wrong.list.len() > 0})
+    return _listed(run, name, {"with a seen negative": wrong.list.len() > 0})
 
 
 def _listed(run: Evidence, name: str, faults: dict[str, pl.Expr]) -> Check:
@@ -118,7 +119,7 @@ def fitted_later(run: Evidence) -> Check:
         .select("user", pl.col("relevant").alias("item"), since=pl.col("times").list.first())
         .explode("item")
     )
-    # A target may have been met before all that is kept of the history, and be fitted on then.
+    # A target may have been seen before all that is kept of the history, and be fitted on then.
     answers = (
         fitted.join(targets, on=["user", "item"])
         .filter(pl.col("time") >= pl.col("since"))
@@ -188,3 +189,37 @@ def untrusted_external_lists(run: Evidence) -> Iterator[Check]:
             f"{', '.join(names)}: what they were fitted and chosen on is not known, so whether "
             "they, or a blend with them, knew the answers cannot be checked",
         )
+
+
+def files_as_written(run: Evidence) -> Check:
+    """Compares the files with the manifest: what their stages wrote, and what later ones read."""
+    name = "files as their stages wrote them"
+    if not run.records:
+        return Check(name, "skipped", "there is no manifest, so nobody knows what was written")
+    faults, warnings, unchanged = [], [], 0
+    written = [
+        (stage, *item) for stage, record in run.records.items() for item in record.files.items()
+    ]
+    for stage, file, hashed in written:
+        now = run.hashes.get(file)
+        readers = [one for one, record in run.records.items() if file in record.parents]
+        stale = [one for one in readers if run.records[one].parents[file] != now]
+        by = f" ({', '.join(stale)} read what was there before)" if stale else ""
+        if now is None:
+            warnings.append(f"{file} of {stage} is gone")
+        elif now == hashed and not stale:
+            unchanged += 1
+        elif now == hashed:
+            faults.append(f"{file} was made anew{by}")
+        elif file in SUMMARIES and readers and not stale:
+            # summaries may come from outside the run, and be ranked with then
+            warnings.append(f"{file} is not what {stage} wrote; later stages read it as it is")
+        else:
+            faults.append(f"{file} changed since {stage} wrote it{by}")
+    numbers = {"changed": len(faults), "as written": unchanged}
+    if faults:
+        seen = f"{'; '.join([*faults, *warnings])}: the figures are not of these files"
+        return Check(name, "finding", seen, numbers)
+    if warnings:
+        return Check(name, "warning", "; ".join(warnings), numbers)
+    return Check(name, "ok", f"all {unchanged} have the SHA-256 of the manifest", numbers)

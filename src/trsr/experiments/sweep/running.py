@@ -17,8 +17,8 @@ from trsr.experiments.sweep.plan import Plan, Planned
 from trsr.experiments.sweep.table import PLACE, Outcome, Swept
 from trsr.metrics.report import Estimate
 from trsr.pipeline import STAGE_NAMES, is_finished, run_stage, stage_key, stage_names
+from trsr.pipeline.comparable import run_notes
 from trsr.pipeline.finished_run import REPORT, FinishedRun
-from trsr.pipeline.notes import run_notes
 from trsr.progress import Pace, Progress, Silent
 from trsr.settings import digest
 from trsr.storage import files
@@ -123,7 +123,7 @@ def _grid(plan: Plan, chosen: Sequence[Planned], progress: Progress, processes: 
 def _written(
     plan: Plan, runs: dict[str, Planned], found: dict[str, Outcome], chosen: Sequence[Planned]
 ) -> Swept:
-    """Takes in what is there by now, whoever made it, and writes the table."""
+    """Takes in what is there by now, no matter who made it, and writes the table."""
     with RunDirectory(plan.folder).locked(PLACE, wait=WAIT):  # nobody's row is written over
         for name, run in runs.items():
             if name not in found and shard_of(plan, run).is_done():

@@ -14,8 +14,7 @@ from trsr.config import load_config
 from trsr.data import Dataset
 from trsr.engine import LocalEngine
 from trsr.errors import ConfigError
-from trsr.experiments.sweep.file import SearchOptions
-from trsr.experiments.sweep.plan import Plan, run_name
+from trsr.experiments.sweep.plan import Plan, SearchOptions, run_name
 from trsr.experiments.sweep.running import (
     ENGINE,
     RunShard,

@@ -11,8 +11,8 @@ from trsr.experiments.sweep.plan import Plan, label, short_keys
 from trsr.experiments.sweep.space import combinations
 from trsr.metrics.report import Estimate, over_seeds
 from trsr.metrics.tables import LEAST, LOWER, number
+from trsr.pipeline.comparable import ReadNote, RunNotes, merged
 from trsr.pipeline.finished_run import counted
-from trsr.pipeline.notes import ReadNote, RunNotes, merged
 from trsr.storage import files
 from trsr.storage.run_directory import explained
 

@@ -15,8 +15,7 @@ from trsr.errors import PromptError
 from trsr.models.base import Feed, Sampling
 from trsr.models.chat_format import ChatFormat, Question
 from trsr.models.hf import load
-from trsr.models.hf.decoding import stop_tokens
-from trsr.models.hf.generate import Generator
+from trsr.models.hf.generate import Generator, stop_tokens
 from trsr.models.openvino.compiled import CompiledPass, compiled_pass, resolve
 from trsr.models.settings import ModelSettings
 from trsr.models.thinking import MissingTexts
@@ -43,7 +42,7 @@ class TransformersModel:
     Attributes:
         network: The torch module; a PEFT wrapper where the adapter stays beside the weights.
         device: Where it runs.
-        layout: The chat format: how prompts become tokens.
+        chat_format: The chat format: how prompts become tokens.
         prefix_cache: What is kept of prompts between calls.
 
     Raises:
@@ -56,7 +55,7 @@ class TransformersModel:
         folder = local_weights(settings.name, revision=settings.revision)
         self.device = load.pick_device(settings)
         self.network = load.load_network(settings, folder, adapter, self.device)
-        self.layout = ChatFormat(
+        self.chat_format = ChatFormat(
             load.load_tokenizer(folder), settings.name, specials=settings.special_tokens
         )
         own = getattr(self.network.config, "max_position_embeddings", None)
@@ -92,15 +91,15 @@ class TransformersModel:
     def forget(self) -> None:
         """Empties what is kept of prompts between calls."""
         self.prefix_cache = PrefixCache(self.prefix_cache.budget)
-        self.layout.forget()
+        self.chat_format.forget()
 
     def count_tokens(self, prompt: Prompt) -> int:
         """The prompt's tokens as the model reads it, chat format included."""
-        return len(self.layout.encode(prompt))
+        return len(self.chat_format.encode(prompt))
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens as the model reads it."""
-        return list(self.layout.encode(prompt))
+        return list(self.chat_format.encode(prompt))
 
     def encode_answers(self, prompt: Prompt, answers: Sequence[str]) -> Question:
         """The tokens before all answers, and each answer's own, found by encoding in place.
@@ -109,7 +108,7 @@ class TransformersModel:
             ModelError: If two answers have the same tokens.
             PromptError: If prompt and longest answer exceed the context.
         """
-        (question,) = self.layout.questions([prompt], answers)
+        (question,) = self.chat_format.questions([prompt], answers)
         self._check_length(prompt, question)
         return question
 
@@ -137,7 +136,11 @@ class TransformersModel:
             PromptError: If prompt and text exceed the context.
         """
         question = self.encode_answers(prompt, [text])
-        end = self.layout.closing(stop_tokens(self.network, self.layout)) if complete else ()
+        end = (
+            self.chat_format.closing(stop_tokens(self.network, self.chat_format))
+            if complete
+            else ()
+        )
         return question.stem, (*question.answers[0], *end)
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -156,7 +159,7 @@ class TransformersModel:
             ModelError: If two answers have the same tokens after a prompt.
             PromptError: If a prompt with an answer exceeds the context.
         """
-        questions = self.layout.questions(prompts, answers)
+        questions = self.chat_format.questions(prompts, answers)
         for prompt, question in zip(prompts, questions, strict=True):
             self._check_length(prompt, question)
         # (sequence, next token) → its place: an answer's tokens, one after the other
@@ -195,7 +198,9 @@ class TransformersModel:
 
     @functools.cached_property
     def _generator(self) -> Generator:
-        return Generator(self.network, self.layout, self.settings.batch_size, self.context_tokens)
+        return Generator(
+            self.network, self.chat_format, self.settings.batch_size, self.context_tokens
+        )
 
     @functools.cached_property
     def compiled(self) -> CompiledPass | None:

@@ -90,13 +90,13 @@ class OpenVINOModel:
         folder = local_weights(settings.name, revision=settings.revision)
         from trsr.models.hf import load  # torch, which reading settings must not need
 
-        self.layout = ChatFormat(
+        self.chat_format = ChatFormat(
             load.load_tokenizer(folder), settings.name, "openvino", settings.special_tokens
         )
         self._config = files.read_json(folder / "config.json")
         own = int(self._config.get("max_position_embeddings", settings.context_tokens))
         self._context_tokens = min(settings.context_tokens, own)
-        self._stops = _stop_tokens(folder, self._config, self.layout)
+        self._stops = _stop_tokens(folder, self._config, self.chat_format)
         self._identity = load.identity(settings, folder, None, f"openvino {settings.dtype}")
         self._identity += settings.special_name
         self._pipeline = self._load(folder)
@@ -113,8 +113,8 @@ class OpenVINOModel:
         return self._context_tokens
 
     def count_tokens(self, prompt: Prompt) -> int:
-        """The prompt's tokens as the model reads it, layout included."""
-        return len(self.layout.encode(prompt))
+        """The prompt's tokens as the model reads it, chat format included."""
+        return len(self.chat_format.encode(prompt))
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Yields (position, text), each as soon as it is finished.
@@ -196,7 +196,7 @@ class OpenVINOModel:
     def _send(self, position: int, prompt: Prompt, sampling: Sampling) -> _Request:
         import openvino
 
-        tokens = self.layout.encode(prompt)
+        tokens = self.chat_format.encode(prompt)
         if len(tokens) + sampling.max_tokens > self.context_tokens:
             raise PromptError(
                 f"prompt {position} has {len(tokens)} tokens and its answer may have "
@@ -209,8 +209,10 @@ class OpenVINOModel:
             openvino.Tensor(np.array([tokens], dtype=np.int64)),
             self._generation(prompt, sampling),
         )
-        begun = self.layout.turns(prompt)[-1]
-        request = _Request(position, handle, tokens, [], len(begun), self.layout.opened(prompt))
+        begun = self.chat_format.turns(prompt)[-1]
+        request = _Request(
+            position, handle, tokens, [], len(begun), self.chat_format.opened(prompt)
+        )
         for token in begun:
             _write(request, token, sampling.no_repeat_ngram)
         request.answer[:] = begun  # all of it, even where it repeats itself
@@ -246,7 +248,7 @@ class OpenVINOModel:
                     if token in self._stops or not _write(request, token, sampling.no_repeat_ngram):
                         request.handle.cancel()
                         return True
-        stop = self.layout.stop
+        stop = self.chat_format.stop
         if stop and stop in self._decoded(request):
             request.handle.cancel()
             return True
@@ -257,11 +259,11 @@ class OpenVINOModel:
         return bool(status != "RUNNING")
 
     def _decoded(self, request: _Request) -> str:
-        return self.layout.decode(request.prompt, request.answer[request.begun :])
+        return self.chat_format.decode(request.prompt, request.answer[request.begun :])
 
     def _text(self, request: _Request) -> str:
         text = self._decoded(request)
-        return text.partition(self.layout.stop)[0] if self.layout.stop else text
+        return text.partition(self.chat_format.stop)[0] if self.chat_format.stop else text
 
     def _drop(self, going: list[_Request]) -> None:
         """Cancels unfinished requests; the next step frees their cache blocks."""
@@ -283,9 +285,9 @@ def _write(request: _Request, token: int, size: int) -> bool:
     return True
 
 
-def _stop_tokens(folder: Path, config: dict[str, Any], layout: ChatFormat) -> frozenset[int]:
+def _stop_tokens(folder: Path, config: dict[str, Any], chat_format: ChatFormat) -> frozenset[int]:
     """The tokens that end a text: the tokenizer's, and all that the model's own settings name."""
-    named = [config.get("eos_token_id"), layout.tokenizer.eos_token_id]
+    named = [config.get("eos_token_id"), chat_format.tokenizer.eos_token_id]
     path = folder / "generation_config.json"
     if files.is_file(path):
         named.append(files.read_json(path).get("eos_token_id"))

@@ -88,7 +88,7 @@ def grow(ordered: Sequence[Tokens], min_saved: float = MIN_SAVED) -> list[Node]:
         The tree's topmost runs.
     """
     top: list[Node] = []
-    # (where new runs go, first and last sequence, tokens of the runs above, ends met since)
+    # (where new runs go, first and last sequence, tokens of the runs above, ends seen since)
     todo = [(top, 0, len(ordered), 0, list[tuple[int, int]]())] if ordered else []
     while todo:
         into, low, high, start, ends = todo.pop()

@@ -11,7 +11,7 @@ from pydantic import Field
 from trsr.errors import ConfigError
 from trsr.machine import memory
 from trsr.rankers.base import FitData, FitOptions, Ranker
-from trsr.rankers.baselines.matrix import (
+from trsr.rankers.baselines.item_knn import (
     POPULARITY,
     POPULARITY_IS,
     InteractionMatrix,
@@ -42,13 +42,13 @@ class EaseRanker(Ranker):
 
     Steck, "Embarrassingly shallow autoencoders for sparse data" (WWW 2019), equation 8: with
     P = (XᵀX + λI)⁻¹, B(j, i) = −P(j, i) / P(i, i) and B(i, i) = 0. X is the binary matrix of users
-    and items. B is a little below 0 where no user met both, so to the sum comes popularity ·
-    log(1 + c(i)) / log(1 + the largest c), c(i) being the users who met i; it orders what the
-    history tells nothing of, most of a sparse catalog. Candidates that nobody met in training
+    and items. B is a little below 0 where no user had both, so to the sum comes popularity ·
+    log(1 + c(i)) / log(1 + the largest c), c(i) being the users who had i; it orders what the
+    history tells nothing of, most of a sparse catalog. Candidates that nobody had in training
     score 0.
 
     Attributes:
-        rows_: [catalog] an item's row in `weights_`; −1 where nobody met it.
+        rows_: [catalog] an item's row in `weights_`; −1 where nobody had it.
         popularity_shares_: [rows] the popularity of each.
         weights_: [rows, rows] B.
         popularity_: The weight of a candidate's own popularity.
@@ -90,25 +90,25 @@ class EaseRanker(Ranker):
     def score(self, batch: QueryBatch) -> ScoreBatch:
         """[queries, columns] sums."""
         sparse = optional("scipy.sparse", "baselines", f"the ranker {self.name}")
-        queries, met, _ = known_histories(batch, self.rows_)
+        queries, seen, _ = known_histories(batch, self.rows_)
         # each once and in order, so that a sum does not depend on how the history was
-        pairs = np.unique(queries * len(self.popularity_shares_) + met)
+        pairs = np.unique(queries * len(self.popularity_shares_) + seen)
         asked = batch.extended(self.rows_, -1)[batch.columns]
         known = asked >= 0
         found = batch.blank()
         found[:, known] = self.popularity_ * self.popularity_shares_[asked[known]]
         if not len(pairs):
             return ScoreBatch(found)
-        queries, met = np.divmod(pairs, len(self.popularity_shares_))
+        queries, seen = np.divmod(pairs, len(self.popularity_shares_))
         if batch.full:
             shape = (len(batch), len(self.popularity_shares_))
-            histories = sparse.csr_array((np.ones(len(met)), (queries, met)), shape=shape)
+            histories = sparse.csr_array((np.ones(len(seen)), (queries, seen)), shape=shape)
             found[:, known] += (histories @ self.weights_)[:, asked[known]]
             return ScoreBatch(found)
-        # of few candidates: only their columns, and only the rows of what was met
-        read, places = np.unique(met, return_inverse=True)
+        # of few candidates: only their columns, and only the rows of what was seen
+        read, places = np.unique(seen, return_inverse=True)
         shape = (len(batch), len(read))
-        histories = sparse.csr_array((np.ones(len(met)), (queries, places)), shape=shape)
+        histories = sparse.csr_array((np.ones(len(seen)), (queries, places)), shape=shape)
         found[:, known] += histories @ self.weights_[read[:, None], asked[known]]
         return ScoreBatch(found)
 
@@ -117,7 +117,7 @@ def ease_weights(matrix: InteractionMatrix, penalty: float) -> Floats:
     """B of EASE, shape (items, items), float64.
 
     Args:
-        matrix: Who met what in training.
+        matrix: Who had what in training.
         penalty: λ.
 
     Raises:

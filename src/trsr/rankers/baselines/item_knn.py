@@ -1,4 +1,4 @@
-"""Ranks by co-occurrence: items that the same users met as those of the history."""
+"""Ranks by co-occurrence: items that the same users had as those of the history."""
 
 from __future__ import annotations
 
@@ -7,19 +7,73 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+import polars as pl
 from pydantic import Field
 
+from trsr.data import Catalog
 from trsr.rankers.base import FitData, FitOptions, Ranker
-from trsr.rankers.baselines.matrix import (
-    POPULARITY,
-    POPULARITY_IS,
-    InteractionMatrix,
-    known_histories,
-)
 from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
 from trsr.rankers.settings import Decay, Last, NotNegative, RankerConfig, Traits
 from trsr.rankers.tuning import tune
 from trsr.registry import optional
+
+POPULARITY = (1e-3, 0.0, 1e-2, 1e-1, 1.0)
+POPULARITY_IS = (
+    "candidates for the weight of a candidate's own popularity, from 0 to 1, beside the sum; a "
+    "small one orders what shares no user with the history"
+)
+
+
+class InteractionMatrix:
+    """Binary: a user who had an item twice had it.
+
+    Args:
+        interactions: Columns `user` and `item` (str).
+        catalog: All items.
+        ranker: Who needs it, for the message where scipy is missing.
+
+    Attributes:
+        users_of: [rows, users] compressed sparse rows of ones, a row for each item that a user had,
+            sorted by id.
+        counts: [rows] how many users had each item.
+        popularity_share: [rows] log(1 + count) / log(1 + the largest count), from 0 to 1.
+        rows: [catalog] an item's row; −1 where nobody had it.
+
+    Raises:
+        ConfigError: If scipy is not installed.
+    """
+
+    def __init__(self, interactions: pl.DataFrame, catalog: Catalog, ranker: str) -> None:
+        sparse = optional("scipy.sparse", "baselines", f"the ranker {ranker}")
+        pairs = interactions.select("user", "item").unique()
+        items = pairs.select("item").unique().sort("item").with_row_index("row")
+        users = pairs.select("user").unique().sort("user").with_row_index("column")
+        placed = pairs.join(items, on="item").join(users, on="user")
+        rows, columns = placed["row"].to_numpy(), placed["column"].to_numpy()
+        shape = (len(items), len(users))
+        self.users_of: Any = sparse.csr_array((np.ones(len(placed)), (rows, columns)), shape=shape)
+        self.counts: Floats = np.bincount(rows, minlength=len(items)).astype(float)
+        most = self.counts.max(initial=0.0)
+        self.popularity_share: Floats = np.log1p(self.counts) / (np.log1p(most) if most else 1.0)
+        row_of = dict(zip(items["item"], items["row"], strict=True))
+        self.rows: Ints = np.array([row_of.get(item, -1) for item in catalog.ids], np.int64)
+
+
+def known_histories(batch: QueryBatch, rows: Ints) -> tuple[Ints, Ints, Ints]:
+    """The items of histories that a ranker knows.
+
+    Args:
+        batch: The queries.
+        rows: [catalog] an item's row; −1 where it is not known.
+
+    Returns:
+        The query, the row and the age of each, oldest first; the latest item's age is 0.
+    """
+    found = batch.extended(rows, -1)[batch.histories.values]
+    known = found >= 0
+    ends = np.repeat(batch.histories.starts[1:], batch.histories.lengths)
+    age = ends - 1 - np.arange(len(found))
+    return batch.histories.rows[known], found[known], age[known]
 
 
 class ItemKnnConfig(RankerConfig):
@@ -46,20 +100,20 @@ class ItemKnnConfig(RankerConfig):
 class ItemKnnRanker(Ranker):
     """Σ decayᵃ · c(i, j) / (√(c(i) c(j)) + shrinkage) over the history's items j, and popularity.
 
-    c(i) is the number of users who met i in training, c(i, j) of those who met both, and a the
+    c(i) is the number of users who had i in training, c(i, j) of those who had both, and a the
     age of j, 0 for the latest. Deshpande and Karypis, "Item-based top-N recommendation
     algorithms" (TOIS 2004), with shrinkage as in Dacrema et al. (RecSys 2019); no neighbour is cut
     off. An item is no evidence for itself. To the sum comes popularity · log(1 + c(i)) /
     log(1 + m), m the largest c: a small weight orders what shares no user with the history, most of
-    a sparse catalog. Candidates that nobody met in training score 0.
+    a sparse catalog. Candidates that nobody had in training score 0.
 
     Co-occurrences are counted for the asked pairs only, so memory grows with the interactions and
     not with the square of the catalog.
 
     Attributes:
-        rows_: [catalog] an item's row in `users_of_`; −1 where nobody met it.
-        users_of_: [rows, users] sparse, 1 where a user met an item.
-        counts_: [rows] how many users met each item.
+        rows_: [catalog] an item's row in `users_of_`; −1 where nobody had it.
+        users_of_: [rows, users] sparse, 1 where a user had an item.
+        counts_: [rows] how many users had each item.
         popularity_shares_: [rows] its popularity.
         shrinkage_: Holds back similarities that rest on few users.
         last_: How many of the latest items count; 0: all.
@@ -79,7 +133,7 @@ class ItemKnnRanker(Ranker):
     popularity_: float
 
     def fit(self, data: FitData, options: FitOptions) -> None:
-        """Counts who met what; the settings are tuned on the validation cases."""
+        """Counts who had what; the settings are tuned on the validation cases."""
         matrix = InteractionMatrix(data.interactions, data.catalog, self.name)
         self.rows_, self.popularity_shares_ = matrix.rows, matrix.popularity_share
         self.users_of_, self.counts_ = matrix.users_of, matrix.counts
@@ -102,18 +156,18 @@ class ItemKnnRanker(Ranker):
     def score(self, batch: QueryBatch) -> ScoreBatch:
         """[queries, columns] sums."""
         sparse = optional("scipy.sparse", "baselines", f"the ranker {self.name}")
-        queries, met, ages = known_histories(batch, self.rows_)
+        queries, seen, ages = known_histories(batch, self.rows_)
         if self.last_:
             near = ages < self.last_
-            queries, met, ages = queries[near], met[near], ages[near]
+            queries, seen, ages = queries[near], seen[near], ages[near]
         asked = batch.extended(self.rows_, -1)[batch.columns]
         known = asked >= 0
         asked = asked[known]
         found = batch.blank()
         found[:, known] = self.popularity_ * self.popularity_shares_[asked]
-        if not len(met) or not len(asked):
+        if not len(seen) or not len(asked):
             return ScoreBatch(found)
-        read, places = np.unique(met, return_inverse=True)
+        read, places = np.unique(seen, return_inverse=True)
         # latest first, as the sum is written; each item as often as it stands in the history
         order = np.lexsort((ages, queries))
         starts = np.concatenate([[0], np.cumsum(np.bincount(queries, minlength=len(batch)))])

@@ -1,19 +1,23 @@
-"""The rankers that need no model: by lot, and by popularity."""
+"""The rankers that need no model: random, and by popularity."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import Self
 
 import numpy as np
+from pydantic import Field
 
 from trsr.rankers.base import FitData, FitOptions, Ranker
-from trsr.rankers.batch import QueryBatch, ScoreBatch
+from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
+from trsr.rankers.settings import RankerConfig, Share, Traits
+from trsr.rankers.tuning import tune
 
 
 class RandomRanker(Ranker):
-    """Scores each candidate by lot, between 0 and 1.
+    """Scores each candidate at random, between 0 and 1.
 
-    A candidate's lot follows from the seed, the query and the item alone: neither the order of the
+    A candidate's score follows from the seed, the query and the item alone: neither the order of the
     queries nor that of the candidates changes it.
 
     Attributes:
@@ -27,7 +31,7 @@ class RandomRanker(Ranker):
         self.seed_ = options.seed
 
     def score(self, batch: QueryBatch) -> ScoreBatch:
-        """[queries, columns] lots."""
+        """[queries, columns] random scores."""
         items = [item.encode() for item in batch.item_ids(batch.columns)]
         found = batch.blank()
         for row, query in enumerate(batch.ids):
@@ -60,3 +64,82 @@ class PopularRanker(Ranker):
         """[queries, columns] counts."""
         counts = batch.extended(self.counts_, 0.0)[batch.columns]
         return ScoreBatch(np.broadcast_to(counts, (len(batch), len(counts))))
+
+
+class PopularRecentConfig(RankerConfig):
+    """Popularity in a window of time."""
+
+    share: tuple[Share, ...] = Field(
+        (0.1, 0.03, 0.3, 1.0),
+        min_length=1,
+        description="candidates for the window's length, as a share of the time that the training "
+        "interactions span",
+    )
+
+
+class PopularRecentRanker(Ranker):
+    """A candidate's number of training interactions in [end − window, end).
+
+    `end` is the time of the history's last interaction, and what happened at that very moment is
+    not counted: nothing is that the query could not know. For an empty history the window is
+    [last − window, last] of the training interactions. An item without one in the window scores 0.
+    Data without times has places in the history for times: then the window says little.
+
+    Attributes:
+        times_: [interactions] the times of all training interactions, ascending.
+        items_: [interactions] the item of each: its place in the catalog.
+        keys_: [interactions] item · interactions + place in `times_`, ascending: where an item's
+            interactions up to any moment end.
+        window_: The window's length.
+    """
+
+    traits = Traits(tuned=True)
+    config: PopularRecentConfig
+    times_: Floats
+    items_: Ints
+    keys_: Ints
+    window_: float
+
+    def fit(self, data: FitData, options: FitOptions) -> None:
+        """Sorts the interactions, and chooses the window on the validation cases."""
+        in_catalog = data.catalog.frame.select(item="id")
+        known = data.interactions.select("item", "time").join(in_catalog, on="item", how="semi")
+        known = known.sort("time")
+        self.times_ = known["time"].to_numpy().astype(np.float64)
+        self.items_ = data.catalog.numbers(known["item"])
+        self.keys_ = np.sort(self.items_ * len(known) + np.arange(len(known)))
+        settings = [{"share": share} for share in self.config.share]
+        tune(self, data, options, settings, self.with_share)
+
+    def with_share(self, share: float) -> Self:
+        """The same with a window of this share of the time that the interactions span."""
+        span = float(self.times_[-1] - self.times_[0]) if len(self.times_) else 0.0
+        return self.altered(window_=share * span)
+
+    def score(self, batch: QueryBatch) -> ScoreBatch:
+        """[queries, columns] counts."""
+        begin, end = self._ends(batch)
+        items = batch.extended(np.arange(len(batch.catalog)), -1)[batch.columns]
+        found = batch.blank()
+        if batch.full:
+            for row, (first, last) in enumerate(zip(begin, end, strict=True)):
+                found[row] = np.bincount(self.items_[first:last], minlength=len(items))
+            return ScoreBatch(found)
+        # of few candidates: where in the item's own interactions the window begins and ends
+        size = len(self.times_)
+        found[:] = np.searchsorted(self.keys_, items * size + end[:, None])
+        found -= np.searchsorted(self.keys_, items * size + begin[:, None])
+        found[:, items < 0] = 0.0
+        return ScoreBatch(found)
+
+    def _ends(self, batch: QueryBatch) -> tuple[Ints, Ints]:
+        """[queries] the first interaction of each query's window, and the one after its last."""
+        last = float(self.times_[-1]) if len(self.times_) else 0.0
+        asked = batch.histories.lengths > 0
+        end = np.full(len(batch), last)
+        end[asked] = batch.times[batch.histories.starts[1:][asked] - 1]
+        begin = np.searchsorted(self.times_, end - self.window_, side="left")
+        before = np.searchsorted(self.times_, end, side="left")
+        until = np.searchsorted(self.times_, end, side="right")
+        stop = np.where(asked, before, until)
+        return np.minimum(begin, stop), stop

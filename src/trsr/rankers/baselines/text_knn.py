@@ -10,13 +10,14 @@ import numpy as np
 from pydantic import Field
 
 from trsr.rankers.base import FitData, FitOptions, Ranker, Resources
+from trsr.rankers.baselines.bm25 import EXTRAS, Bm25Config, TextIndex, of_terms
 from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
 from trsr.rankers.item_text import DIGITS, TextEmbedder, distinct, item_text, text_vectors, unit
 from trsr.rankers.settings import Decay, RankerConfig, Traits
 from trsr.rankers.tuning import tune
 from trsr.settings import Settings
 
-EXTRAS = (("sentence_transformers", "embeddings"),)
+EMBEDDINGS = (("sentence_transformers", "embeddings"),)
 Profile = Literal["mean", "last", "decayed", "max3"]
 
 
@@ -42,10 +43,10 @@ class TextVectorRanker(Ranker):
     Attributes:
         vectors_: [different, width] float32 unit vectors, each once.
         rows_: [catalog] the vector of an item's text; −1 where it has none.
-        embed: Embeds further texts; the model is opened when one is met.
+        embed: Embeds further texts; the model is opened when one is seen.
     """
 
-    traits = Traits(reads_text=True, embeds_text=True, extras=EXTRAS)
+    traits = Traits(reads_text=True, embeds_text=True, extras=EMBEDDINGS)
     vectors_: Any
     rows_: Ints
 
@@ -106,14 +107,14 @@ class TextKnnRanker(TextVectorRanker):
     all where there are fewer.
 
     Equal texts tie. A candidate without text, and every candidate of a history without text,
-    scores 0. Items outside the catalog are embedded when they are met.
+    scores 0. Items outside the catalog are embedded when they are seen.
 
     Attributes:
         profile_: mean, last, decayed or max3.
         decay_: For `decayed`: an item's weight against the one after it.
     """
 
-    traits = Traits(tuned=True, reads_text=True, embeds_text=True, extras=EXTRAS)
+    traits = Traits(tuned=True, reads_text=True, embeds_text=True, extras=EMBEDDINGS)
     config: TextKnnConfig
     profile_: str
     decay_: float
@@ -153,8 +154,8 @@ class TextKnnRanker(TextVectorRanker):
         return [one[None] for one in self._profiles(histories, vectors)]
 
     def _histories(self, batch: QueryBatch, rows: Ints) -> list[Ints]:
-        met = rows[batch.histories.values]
-        return [self._read(met[start:end]) for start, end in _spans(batch)]
+        seen = rows[batch.histories.values]
+        return [self._read(seen[start:end]) for start, end in _spans(batch)]
 
     def _profiles(self, histories: list[Ints], vectors: Floats) -> Floats:
         decay = self.decay_ if self.profile_ == "decayed" else 1.0
@@ -166,11 +167,11 @@ class TextKnnRanker(TextVectorRanker):
                 profiles[row] = (weights[:, None] * own).sum(axis=0)
         return unit(profiles)
 
-    def _read(self, met: Ints) -> Ints:
+    def _read(self, seen: Ints) -> Ints:
         """The rows of the history's texts that the profile reads, latest first."""
-        known = met[met >= 0][::-1]
+        known = seen[seen >= 0][::-1]
         if self.profile_ == "last":
-            return met[-1:] if len(met) and met[-1] >= 0 else met[:0]
+            return seen[-1:] if len(seen) and seen[-1] >= 0 else seen[:0]
         return known
 
     def _nearest(
@@ -191,3 +192,67 @@ class TextKnnRanker(TextVectorRanker):
 def _spans(batch: QueryBatch) -> list[tuple[int, int]]:
     starts = batch.histories.starts.tolist()
     return list(itertools.pairwise(starts))
+
+
+class Bm25SummaryRanker(Ranker):
+    """BM25 of the candidate's text for the summary's, as `bm25` asks it for the history's items.
+
+    Every candidate of a query without a summary scores 0, as one does that shares no word with it.
+
+    Attributes:
+        terms_: The terms, by their rows.
+        scores_: [terms, catalog] sparse: what a term adds.
+    """
+
+    traits = Traits(reads_summary=True, reads_text=True, extras=EXTRAS)
+    config: Bm25Config
+    shares = "bm25"
+    terms_: list[str]
+    scores_: Any
+
+    def fit(self, data: FitData, options: FitOptions) -> None:
+        """Reads the catalog's texts.
+
+        Raises:
+            ConfigError: If bm25s is not installed.
+        """
+        index = self._index()
+        index.build(list(data.catalog))
+        self.terms_ = sorted(index.terms, key=index.terms.__getitem__)
+        self.scores_ = index.scores
+        self.chosen = {"why": "nothing to choose"}
+
+    def score(self, batch: QueryBatch) -> ScoreBatch:
+        """[queries, columns] sums."""
+        index = self._index()
+        index.terms = {term: row for row, term in enumerate(self.terms_)}
+        texts = ["" if one is None else one.text for one in batch.summaries]
+        return ScoreBatch(of_terms(batch, index.counted(texts), self.scores_))
+
+    def _index(self) -> TextIndex:
+        return TextIndex(self.config, self.resources.settings, self.name)
+
+
+class TextSummaryRanker(TextVectorRanker):
+    """The cosine of the embeddings of a candidate's text and of the summary.
+
+    Every candidate of a query without a summary scores 0, and so does one without text.
+    """
+
+    traits = Traits(reads_summary=True, reads_text=True, embeds_text=True, extras=EMBEDDINGS)
+
+    def fit(self, data: FitData, options: FitOptions) -> None:
+        """Embeds the catalog's texts; raises as `TextVectorRanker`."""
+        super().fit(data, options)
+        self.chosen = {"why": "nothing to choose"}
+
+    def score(self, batch: QueryBatch) -> ScoreBatch:
+        """[queries, columns] cosines."""
+        vectors, rows = self.placed(batch)
+        texts = ["" if one is None else one.text for one in batch.summaries]
+        summaries = np.zeros((len(batch), vectors.shape[1]))
+        if any(texts):
+            summaries = text_vectors(texts, self.embed)
+        if not vectors.shape[1]:
+            return ScoreBatch(batch.blank())
+        return ScoreBatch(self.cosines(summaries, vectors, rows[batch.columns]))

@@ -40,12 +40,12 @@ _WEIGHTS = "network.safetensors"
 class NetworkRanker(Ranker):
     """Scores a candidate by the log-probability that it is the user's next item.
 
-    The probability is a softmax over the items met in training. What training did not show:
+    The probability is a softmax over the items of training. What training did not show:
 
-    - A candidate that training did not meet is scored by its text where the network reads texts
+    - A candidate that training lacks is scored by its text where the network reads texts
       (its score is on the same scale); else it has the lowest score of all items of training, and
       all such candidates tie.
-    - A history's items that training did not meet are read by their texts, or passed over.
+    - A history's items that training lacks are read by their texts, or passed over.
     - With nothing left of the history, items score by their share of the training interactions.
 
     Attributes:
@@ -165,22 +165,22 @@ class NetworkRanker(Ranker):
         return "none", None
 
     def _number(self, data: FitData, numbers: dict[str, int], use: TextUse) -> None:
-        """Numbers the catalog's items, those that training did not meet by their texts."""
+        """Numbers the catalog's items, those that training lacks by their texts."""
         self.numbers_ = np.array([numbers.get(item, -1) for item in data.catalog.ids], np.int64)
         self.texts_ = np.zeros((0, 0))
         unmet = np.flatnonzero(self.numbers_ < 0) if use != "none" else ()
         texts = [item_text(data.catalog.at(int(n)), self.resources.settings) for n in unmet]
-        told = [(number, text) for number, text in zip(unmet, texts, strict=True) if text]
-        if told:
-            self.texts_ = self.embed([text for _, text in told])
-            places = len(numbers) + np.arange(len(told))
-            self.numbers_[[number for number, _ in told]] = places
+        described = [(number, text) for number, text in zip(unmet, texts, strict=True) if text]
+        if described:
+            self.texts_ = self.embed([text for _, text in described])
+            places = len(numbers) + np.arange(len(described))
+            self.numbers_[[number for number, _ in described]] = places
 
     def score(self, batch: QueryBatch) -> ScoreBatch:
         """[queries, columns] log-probabilities."""
         numbers, texts = self._placed(batch)
-        met = numbers[batch.histories.values]
-        histories = [one[one >= 0] for one in np.split(met, batch.histories.starts[1:-1])]
+        seen = numbers[batch.histories.values]
+        histories = [one[one >= 0] for one in np.split(seen, batch.histories.starts[1:-1])]
         scores = np.empty((len(batch), len(self.shares_) + len(texts)))
         own = scores[:, : len(self.shares_)]
         known = [row for row, history in enumerate(histories) if len(history)]
@@ -203,18 +203,18 @@ class NetworkRanker(Ranker):
         numbers = batch.extended(self.numbers_, -1)
         if not self.forward.reads_texts:
             return numbers, self.texts_
-        # what training met is known by its id; of the others the text counts that came with it
+        # what training had is known by its id; of the others the text counts that came with it
         start, own = len(batch.catalog), len(self.shares_)
-        told = [
+        described = [
             (place, text)
             for place, item in enumerate(batch.outside, start)
             if not 0 <= numbers[place] < own and (text := item_text(item, self.resources.settings))
         ]
-        if not told:
+        if not described:
             return numbers, self.texts_
-        more = self.embed([text for _, text in told])
+        more = self.embed([text for _, text in described])
         known = own + len(self.texts_)
-        numbers[[place for place, _ in told]] = known + np.arange(len(told))
+        numbers[[place for place, _ in described]] = known + np.arange(len(described))
         return numbers, np.concatenate([self.texts_, more]) if len(self.texts_) else more
 
     def _weights(self) -> dict[str, Any]:

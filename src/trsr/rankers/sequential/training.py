@@ -17,10 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 from trsr.errors import ModelError
 from trsr.progress import Progress, Silent
-from trsr.rankers.sequential.networks import NETWORKS, Network
+from trsr.rankers.sequential.forward import PAD, Ints, batches, padded, windows
+from trsr.rankers.sequential.networks import NETWORKS, Floats, ItemTable, Network
 from trsr.rankers.sequential.settings import SequentialSettings, TextUse
-from trsr.rankers.sequential.table import Floats, ItemTable
-from trsr.rankers.sequential.windows import PAD, Ints, batches, padded, windows
 from trsr.settings import derive_seed
 
 _log = logging.getLogger(__name__)
@@ -99,7 +98,7 @@ def fit(
         seed: Every draw follows from it.
         text: What the items' texts are used for; see `ItemTable`.
         texts: [items, any] embeddings of the texts.
-        progress: Told about each pass, and of several pairs which are done.
+        progress: Shows each pass, and of several pairs which are done.
 
     Raises:
         ModelError: If the loss is not finite.
@@ -114,7 +113,7 @@ def fit(
     def trained(dropout: float, rate: float) -> Fitted:
         name = f"{kind}, dropout {dropout:g}, learning_rate {rate:g}" if several else kind
 
-        def told(epoch: int, loss: float, score: float) -> None:
+        def report(epoch: int, loss: float, score: float) -> None:
             _log.info("%s: pass %d, loss %.4f, validation %.4f", name, epoch, loss, score)
             if several:  # the bar counts settings
                 progress.advance(0, f"{name}: pass {epoch} {score:.4f}")
@@ -125,7 +124,7 @@ def fit(
             torch.manual_seed(derive_seed(seed, "weights"))
             table = ItemTable(items, settings.hidden, text, texts)
             network = NETWORKS[kind](table, settings, dropout).to(device)
-            passes, score = _train(network, sequences, held, settings, rate, seed, told)
+            passes, score = _train(network, sequences, held, settings, rate, seed, report)
         if several:
             progress.advance(1, f"{name}: {score:.4f}")
         return Fitted(network.eval(), passes, score, dropout, rate, len(pairs))
@@ -144,7 +143,7 @@ def _train(
     settings: SequentialSettings,
     rate: float,
     seed: int,
-    told: Callable[[int, float, float], None],
+    report: Callable[[int, float, float], None],
 ) -> tuple[int, float]:
     """Trains a network by this learning rate; it ends with its best weights.
 
@@ -155,7 +154,7 @@ def _train(
         settings: Of the training.
         rate: AdamW's.
         seed: Of the passes.
-        told: Is told of each pass, its loss and its validation.
+        report: Is given each pass, its loss and its validation.
 
     Returns:
         After how many passes it was best, and its validation then.
@@ -169,7 +168,7 @@ def _train(
         if average:
             average.update_parameters(network)
         found = ndcg(kept, held) if held else -loss
-        told(epoch, loss, found)
+        report(epoch, loss, found)
         if found > score:
             best, passes, score = _weights(kept), epoch, found
         if epoch - passes >= settings.patience:
@@ -181,7 +180,7 @@ def _train(
 def ndcg(network: Network, held: Sequence[Held], at: int = 10) -> float:
     """The mean NDCG over the items that are not of the history; a tie counts as the worse rank.
 
-    That is what candidates are: items that the user has not met. An answer stays one in any case.
+    That is what candidates are: items that the user has not seen. An answer stays one in any case.
     """
     total = 0.0
     for start in range(0, len(held), _VALIDATED):
