@@ -175,8 +175,8 @@ class Generator:
     ) -> None:
         if not can_keep(network):
             raise ModelError(
-                f"{chat_format.name} does not keep plain keys and values, and cannot generate here: "
-                "serve it with vLLM or llama.cpp and use the openai backend"
+                f"{chat_format.name} does not keep plain keys and values, and cannot generate "
+                "here: serve it with vLLM or llama.cpp and use the openai backend"
             )
         self.network, self.chat_format = network, chat_format
         self.batch_size, self.context_tokens = batch_size, context_tokens

@@ -17,8 +17,8 @@ from trsr.rankers.tuning import tune
 class RandomRanker(Ranker):
     """Scores each candidate at random, between 0 and 1.
 
-    A candidate's score follows from the seed, the query and the item alone: neither the order of the
-    queries nor that of the candidates changes it.
+    A candidate's score follows from the seed, the query and the item alone: neither the order of
+    the queries nor that of the candidates changes it.
 
     Attributes:
         seed_: The run's seed.
