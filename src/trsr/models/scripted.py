@@ -15,7 +15,7 @@ from trsr.models.base import Feed, FeedReader, Sampling, text_only
 from trsr.models.settings import ModelSettings
 from trsr.types import Message, Prompt
 
-_LAYOUT_TOKENS = 4  # counted for each message, as a chat format has some
+_CHAT_TOKENS = 4  # counted for each message, as a chat format has some
 _SHARPNESS = 8.0  # how many nats all words in common are worth
 
 Reply = Callable[[Prompt], str] | Mapping[str, str]
@@ -56,7 +56,7 @@ class ScriptedModel:
     def count_tokens(self, prompt: Prompt) -> int:
         """Words, and four more for each message."""
         messages = text_only(prompt, "scripted").messages
-        return sum(_LAYOUT_TOKENS + len(message.content.split()) for message in messages)
+        return sum(_CHAT_TOKENS + len(message.content.split()) for message in messages)
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Yields (position, text), at most `max_tokens` words.

@@ -10,12 +10,12 @@ from typing import Any
 
 from trsr.config import Config
 from trsr.data import Dataset
+from trsr.explanation import SummaryTrace, page_writer, summary_trace
 from trsr.metrics import Report
 from trsr.metrics.trec import file_name, write_qrels, write_trec_run
+from trsr.pipeline.prompt_summaries import prompt_summaries
 from trsr.pipeline.retrieval import RETRIEVED, read_retrieved
 from trsr.pipeline.runner import Job
-from trsr.explanation import SummaryTrace, page_writer, summary_trace
-from trsr.pipeline.prompt_summaries import prompt_summaries
 from trsr.progress import Progress
 from trsr.prompts import PromptWriter
 from trsr.rankers import Rankings, p_yes

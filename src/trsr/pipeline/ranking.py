@@ -16,9 +16,9 @@ from trsr.models import ScoringModel
 from trsr.models.cached import CacheCounts
 from trsr.pipeline.artifacts import needed_adapter, ranked_splits, run_summaries
 from trsr.pipeline.fitted_rankers import FittedRankers
+from trsr.pipeline.prompt_summaries import prompt_cases, prompt_summaries
 from trsr.pipeline.retrieval import RETRIEVED, Retriever
 from trsr.pipeline.runner import Job
-from trsr.pipeline.prompt_summaries import prompt_cases, prompt_summaries
 from trsr.progress import Progress
 from trsr.prompts import PromptCounts, PromptWriter
 from trsr.rankers import (

@@ -9,8 +9,7 @@ from pathlib import Path
 import jinja2
 
 from trsr.errors import StoreError
-from trsr.report.costs import brief_seconds
-from trsr.report.costs import read_costs
+from trsr.report.costs import brief_seconds, read_costs
 from trsr.storage import files
 
 _PAGE = jinja2.Environment(autoescape=True).from_string(

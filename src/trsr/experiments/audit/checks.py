@@ -24,7 +24,7 @@ CHEAP: tuple[Look, ...] = (
     leaks.files_as_written,
     leaks.target_in_history,
     leaks.candidates_once,
-    leaks.negatives_met,
+    leaks.negatives_seen,
     leaks.summary_covers,
     leaks.fitted_later,
     leaks.untrusted_external_lists,

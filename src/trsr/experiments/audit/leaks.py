@@ -66,7 +66,7 @@ def candidates_once(run: Evidence) -> Check:
     )
 
 
-def negatives_met(run: Evidence) -> Check:
+def negatives_seen(run: Evidence) -> Check:
     """A negative that the user has seen can be ruled out by the history, or is a positive."""
     name = "negatives in the history"
     if run.config.data.candidates == "given":
