@@ -38,7 +38,7 @@ serve-demo: setup
 	$(BIN)/trsr serve runs/demo --ranker blend
 
 test: weights
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist worksteal
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -48,6 +48,8 @@ samples = 6
 temperature = 0.6
 epochs = 6
 learning_rate = 1e-2
+
+[train]
 alpha = 32
 """
 
