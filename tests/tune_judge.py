@@ -20,7 +20,7 @@ def teach_both_ways(config, folder):
     from trsr.progress import Silent
     from trsr.recommender import summary_writer
     from trsr.training.encode import TextExample
-    from trsr.training.settings import TuneSummarizerSettings
+    from trsr.training.settings import TrainSettings
     from trsr.training.text_examples import train_on_texts
 
     dataset = Dataset.load(config.run.folder)
@@ -33,10 +33,13 @@ def teach_both_ways(config, folder):
     train_on_texts(
         [TextExample("q", prompt, text) for prompt in prompts for text in (LIKED, OTHER)],
         model=config.model,
-        settings=TuneSummarizerSettings(
+        settings=TrainSettings(
             epochs=8,
             learning_rate=2e-2,
+            warmup_steps=5,
+            cases_per_step=8,
             alpha=32,
+            dropout=0.0,
             targets=("q_proj", "v_proj", "up_proj", "down_proj"),
         ),
         seed=3,
