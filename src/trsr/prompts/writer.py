@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from bisect import bisect_left
-from functools import cached_property
 from typing import NamedTuple
 
 from trsr.errors import ConfigError, PromptError
