@@ -142,6 +142,7 @@ class ServeOptions(Options):
     scorer: str = option("", "torch or openvino; left out: the run's")
     users: int = option(32, "users, each with a request", least=1)
     history: int = option(20, "interactions of each", least=1)
+    anew: int = option(100, "interactions of the user whose summary is made anew", least=1)
     recent: int = option(0, "recent items in a prompt; 0: the run's", least=0)
     candidates: int = option(20, "a request", least=2)
     clients: int = option(32, "at once", least=1)

@@ -7,6 +7,7 @@ hits both alike.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 import tempfile
 import time
@@ -57,9 +58,10 @@ def bench_serve(options: ServeOptions, progress: Progress) -> Iterator[Result]:
     for name in wanted:
         if name not in measures:
             raise ConfigError(f"there is no measure {name!r}; there are {', '.join(measures)}")
-        with _served(options) as service:
+    with _served(options) as service:
+        for name in wanted:
             yield measures[name](service, options)
-        progress.advance(1)
+            progress.advance(1)
 
 
 @contextmanager
@@ -94,11 +96,12 @@ def _changed(text: str, options: ServeOptions) -> str:
     return tomli_w.dumps(found)
 
 
+@functools.cache
 def _users(service: Service, options: ServeOptions, count: int) -> list[str]:
     """New users, each with a history drawn from the catalog, and summarized."""
     ids, draw = list(service.recommender.catalog.ids), random.Random(options.seed)  # noqa: S311
     length = min(max(options.history, 1), len(ids) // 2)
-    users = [f"bench/{number}" for number in range(count)]
+    users = [f"bench/{length}/{number}" for number in range(count)]
     for user in users:
         met = draw.sample(ids, length)
         service.add_events(
@@ -206,7 +209,7 @@ def _summary(service: Service, options: ServeOptions) -> Result:
     """A block's worth of events one by one, against the history anew."""
     config = service.recommender.config
     block = config.summarize.block_items
-    (user,) = _users(service, options, 1)
+    (user,) = _users(service, dataclasses.replace(options, history=options.anew), 1)
     ids = list(service.recommender.catalog.ids)
     begin, counts = len(service.store.history(user)), service.summaries.counts
     before, event = dataclasses.replace(counts), Timing()

@@ -92,7 +92,20 @@ def test_serving_is_timed_over_a_finished_run(bench, tmp_path):
     text = text.replace('strategy = "none"', 'strategy = "recurrent"\nblock_items = 2')
     (tmp_path / "mine.toml").write_text(text)
     list(run(load_config(tmp_path / "mine.toml", [f"run.folder={tmp_path / 'run'}"])))
-    sizes = ["--users", 3, "--history", 9, "--candidates", 4, "--clients", 2, "--repeats", 1]
+    sizes = [
+        "--users",
+        3,
+        "--history",
+        9,
+        "--anew",
+        12,
+        "--candidates",
+        4,
+        "--clients",
+        2,
+        "--repeats",
+        1,
+    ]
     some = ["--only", "overhead", "--only", "clients", "--only", "summary"]
     done = bench("serve", "run", "--ranker", "llm_zero_shot", *sizes, *some)
     assert "beyond the model's own time" in done.out
