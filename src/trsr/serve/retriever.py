@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import importlib.util
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -53,21 +54,28 @@ class VectorIndex:
             import faiss
 
             width = vectors.shape[1]
-            cells = int(4 * np.sqrt(len(vectors)))
+            # k-means needs some 40 vectors a cell, and not more
+            cells = max(1, min(int(4 * np.sqrt(len(vectors))), len(vectors) // 40))
             self._index = faiss.IndexIVFFlat(
                 faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT
             )
             own = np.ascontiguousarray(vectors, np.float32)
-            # k-means needs some 40 vectors a cell, not all
             drawn = np.random.default_rng(0).permutation(len(own))[: 40 * cells]
             self._index.train(own[drawn])
             self._index.add(own)
-            self._index.nprobe = max(1, cells // 16)
 
     def search(self, asked: Floats, n: int) -> Near:
         """The places of the `n` largest products with one vector, best first, and the products."""
         if self._index is not None:
-            products, places = self._index.search(np.asarray(asked, np.float32)[None], n)
+            faiss: Any = importlib.import_module("faiss")  # its types lack the parameters' names
+            # a sixteenth of the cells, and more where so many are wanted
+            cells = max(
+                self._index.nlist // 16, 10 * n * self._index.nlist // self._index.ntotal, 1
+            )
+            probes = faiss.SearchParametersIVF(nprobe=min(cells, self._index.nlist))
+            products, places = self._index.search(
+                np.asarray(asked, np.float32)[None], n, params=probes
+            )
             found = places[0] >= 0
             return places[0][found].astype(np.int64), products[0][found].astype(np.float64)
         products = self._vectors @ np.asarray(asked, np.float32)
