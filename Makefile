@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 SECONDS_OF_FUZZ ?= 300
 
-.PHONY: help setup weights demo serve-demo test check house fuzz format docs site bench clean
+.PHONY: help setup system weights demo serve-demo test check house fuzz format docs site bench clean
 
 help:
 	@echo "make demo    set up, then summarize, train, rank and evaluate on MovieLens-100K"
-	@echo "make serve-demo  serve the demo's run with its page, after make demo"
+	@echo "make serve-demo  serve the run of make demo with its page on http://127.0.0.1:8000"
 	@echo "make test    set up, then run the tests"
 	@echo "make check   format, lint, types, architecture, generated docs"
 	@echo "make house   sizes of the source against their limits"
@@ -35,9 +35,21 @@ demo: weights
 	$(BIN)/trsr run recipes/demo.toml
 
 serve-demo: setup
+	@test -d runs/demo || { echo "there is no runs/demo: give make demo first"; exit 1; }
 	$(BIN)/trsr serve runs/demo --ranker blend
 
-test: weights
+# what tests of the service need beside Python: on Debian, as root; elsewhere those tests skip
+system:
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  missing=""; \
+	  ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="postgresql"; \
+	  command -v chromium >/dev/null || missing="$$missing chromium"; \
+	  [ -z "$$missing" ] || { apt-get -q update && DEBIAN_FRONTEND=noninteractive \
+	    apt-get -qy install --no-install-recommends $$missing; } \
+	  || echo "could not install $$missing: tests that need them are skipped"; \
+	fi
+
+test: weights system
 	$(BIN)/pytest -n auto --dist worksteal
 
 check: setup

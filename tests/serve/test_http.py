@@ -62,6 +62,19 @@ def test_a_new_item_counts_at_once(make_client):
     assert {item["item"] for item in found.json()["items"]} == {"p2", "only here"}
 
 
+def test_services_on_one_database_see_each_others_users_and_items(url, make_client, monkeypatch):
+    from trsr.serve import service
+
+    one, other = make_client(url), make_client(url)
+    one.put("/v1/items/fresh", json={"fields": {"title": "old"}})
+    assert send(other, event("a", item="fresh")).status_code == 200
+    assert one.get("/v1/users/new").json()["events"][0]["title"] == "old"
+    other.put("/v1/items/fresh", json={"fields": {"title": "new"}})
+    monkeypatch.setattr(service, "_FRESH_SECONDS", 0.0)
+    assert one.get("/v1/users/new").json()["events"][0]["title"] == "new"
+    assert send(one, event("a", item="fresh")).json() == {"new": 0, "known": 1}
+
+
 @pytest.mark.parametrize("name", ["a/b//c", "ü 漢字", "100%", "?x=1&y", "#", "'\"<b>", ".hidden"])
 def test_any_id_can_be_asked_for(make_client, name):
     from urllib.parse import quote

@@ -283,3 +283,22 @@ def test_no_write_waits_for_ever_when_the_store_is_closed(tmp_path, open_store):
 def test_the_database_is_private(tmp_path, open_store):
     open_store(f"sqlite:///{tmp_path / 's.sqlite'}").add_events([event("a")])
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("s.sqlite*")} == {0o600}
+
+
+def test_a_hundred_thousand_users_are_listed_at_once(url, open_store):
+    import time
+
+    import sqlalchemy as sa
+
+    from trsr.serve import tables
+
+    store = open_store(url)
+    rows = [{"user": f"user{n:06d}", "n_events": 1, "last_time": 0.0} for n in range(100_000)]
+    store._write(lambda connection: connection.execute(sa.insert(tables.users), rows).rowcount)
+    store.add_events([event("last", user="zoe")])
+    began = time.perf_counter()
+    assert store.count_users() == 100_001
+    assert [row.user for row in store.users("user09999", 3)] == [f"user09999{n}" for n in range(3)]
+    assert store.users("user1", 3) == []
+    assert len(store.users(limit=50)) == 50
+    assert time.perf_counter() - began < 1

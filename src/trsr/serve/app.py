@@ -137,7 +137,9 @@ def _state_routes(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.post("/v1/events", dependencies=[WRITE], responses=_said(404, 409, *_BODY))
     async def add_events(batch: schemas.EventBatch) -> schemas.AddedEvents:
         """Keep events, all or none; durable when answered. Sending an event again is harmless."""
-        added = await asyncio.wrap_future(service.submit_events(batch.events))
+        # in a thread, as an unknown item is looked for in the database
+        kept = await to_thread.run_sync(service.submit_events, batch.events)
+        added = await asyncio.wrap_future(kept)
         metrics.events.inc(added.new)
         return added
 

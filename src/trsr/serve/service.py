@@ -59,6 +59,8 @@ from trsr.types import Interaction, Item, Query, Summary, UserHistory
 
 __all__ = ["OverloadedError", "Service", "UnknownNameError"]
 
+_FRESH_SECONDS = 5.0
+"""How long an item's text that another service has changed may still be the old one."""
 _TRIED = 100_000
 """Users of whom is known that their first summaries were looked for."""
 _SEEN = 4096  # users whose items in the run's data are held
@@ -186,8 +188,12 @@ class Service:
         with self._lock:
             self._version, changed = self.store.items_changed_since(self._version)
             self._fresh |= {name: Item(name, tuple(text.items())) for name, text in changed}
+            self._refreshed = time.monotonic()
 
     def _find(self, name: str) -> Item:
+        known = name in self._fresh or name in self.recommender.catalog
+        if not known or time.monotonic() - self._refreshed > _FRESH_SECONDS:
+            self._refresh()  # another service on the same database may have brought it in
         if name in self._fresh:
             return self._fresh[name]
         if name not in self.recommender.catalog:

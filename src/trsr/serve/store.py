@@ -33,7 +33,7 @@ _GROUP = 2000
 _BUSY_SECONDS = 10.0
 _ROWS = 5000
 _IMPORTED = "imported"
-_LOCK = 0x74727372  # "trsr": PostgreSQL's advisory lock while the schema is made
+_LOCK = 0x74727372  # "trsr"
 _DEADLOCK = "40P01"
 _MIGRATING = threading.Lock()  # Alembic's context is one for all threads
 _HIGHEST = "\U0010ffff"
@@ -176,6 +176,7 @@ class Store:
 
         def work(connection: sa.Connection) -> bool:
             of = tables.items.c
+            _lock(connection)  # versions grow in the order of commits
             known = connection.execute(sa.select(of.id).where(of.id == item)).first()
             highest = connection.execute(sa.select(sa.func.max(of.version))).scalar() or 0
             row = {"id": item, "fields": json.dumps(dict(fields)), "version": highest + 1}
@@ -547,6 +548,12 @@ def _on_begin(connection: sa.Connection) -> None:
     connection.connection.cursor().execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
+def _lock(connection: sa.Connection) -> None:
+    """Lets one service at a time go on until its commit; SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+
+
 def _migrate(engine: sa.Engine) -> None:
     """Brings the database to the newest schema; of two services that start at once one waits."""
     from alembic import command
@@ -560,8 +567,7 @@ def _migrate(engine: sa.Engine) -> None:
     with _MIGRATING, engine.connect() as raw:
         connection = raw.execution_options(trsr_write=True)
         with connection.begin():
-            if engine.dialect.name == "postgresql":
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            _lock(connection)
             config.attributes.update(connection=connection, metadata=tables.metadata)
             try:
                 command.upgrade(config, "head")
