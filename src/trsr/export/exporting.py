@@ -155,7 +155,7 @@ def _checked(
         own = {entry.item: entry.score for entry in ranked}
         others = []
         for prompt in writer.rank(query):
-            text = model.inner.layout.text(prompt)
+            text = model.inner.chat_format.text(prompt)
             others.append(libraries.margin(library, text, writer.answers))
             progress.advance()
         found.append(_correlation([own[item.id] for item in query.candidates], others))
