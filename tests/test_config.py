@@ -177,3 +177,55 @@ def test_the_recipes_of_our_own_tables_are_right_and_open_with_their_command(pat
     assert len({run.config.run.cache for run in runs}) == 1
     with pytest.raises(ConfigError, match="this is a sweep, not one run"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("train.learning_rate=inf", "train.learning_rate: input should be a finite number"),
+        ("model.timeout=inf", "model.timeout: input should be a finite number"),
+        ("data.min_rating=-nan", "data.min_rating: input should be a finite number"),
+        ("data.events={view=1, buy=inf}", "data.events.buy: input should be a finite number"),
+        ("model.extra={a=[{b=nan}]}", "model.extra: input should be a finite number"),
+        ("rank.blend.folds=2147483648", "rank.blend.folds: input should be at most 2147483647"),
+        ("data.negatives=99999999999999999999", "data.negatives: input should be at most"),
+        ("prompts.field_words={title=3000000000}", "field_words: input should be at most"),
+        ("run.seed=9223372036854775808", "run.seed: input should be at most 9223372036854775807"),
+        (f"data.negatives={'9' * 5000}", r"data.negatives: .*exceeded maximum size \(given: '9+…"),
+        ("data.separator=\udcff", "data.separator: input should be text in UTF-8"),
+        ("data.items=~nobody-here/x.csv", "~nobody-here/x.csv: there is no such home"),
+        ("model.name=~nobody-here/x", "~nobody-here/x: there is no such home"),
+        ('run.folder="a\\u0000b"', "has control characters in it"),
+        ("run.seed=5\ndata.negatives=1", "has a line end or control character in it"),
+        ("run.folder=a\rb", "has a line end or control character in it"),
+    ],
+)
+def test_numbers_and_paths_that_nothing_can_use_are_refused(tmp_path, setting, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config(write(tmp_path, GOOD), [setting])
+
+
+def test_what_looks_alike_and_is_right_is_taken(tmp_path):
+    settings = ["run.seed=9223372036854775807", "data.negatives=2147483647", "data.separator=\t"]
+    config = load_config(write(tmp_path, GOOD), settings)
+    assert (config.run.seed, config.data.negatives) == (2**63 - 1, 2**31 - 1)
+    assert config.data.separator == "\t"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[data]\nitems = "C:\\data\\x.csv"\n', "write a Windows path in single quotes, 'C:"),
+        ('[data]\nitems = "C:\\Users\\x.csv"\n', "write a Windows path in single quotes, 'C:"),
+        ('[data]\nitems = "C:\\temp\\new.csv"\n', r"'C:\\temp\\new.csv' has control .* single"),
+        ("a = " + "[" * 100_000, "not TOML: nested too deep"),
+        ("a = " + "{a=" * 150 + "1" + "}" * 150, "not TOML: nested too deep"),
+        ("a" + ".a" * 100_000 + " = 1", "not TOML: nested too deep"),
+        ("[" + "a." * 500 + "a]\nx = 1", "not TOML: nested too deep"),
+        ("run.seed = " + "9" * 100_000, "not TOML: .*digits"),
+    ],
+)
+@pytest.mark.timeout(20)
+def test_toml_that_cannot_be_read_says_why(tmp_path, text, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config(write(tmp_path, text))

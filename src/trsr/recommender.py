@@ -188,13 +188,18 @@ class Recommender:
 
         A query without a summary is given one first, when the run's strategy writes summaries; with
         the response cache only new steps are computed.
+
+        Raises:
+            StoreError: In a fork of the process that loaded it.
         """
+        files.refuse_fork()
         summarized = self.summarized(list(queries), progress or Silent())
         ranker = self.fitted(self.name)
         for batch in batched(summarized, self.catalog, ranker.batch_size):
             yield from ranked(batch, self._scored(self.name, batch)).lists()
 
     def _scored(self, name: str, batch: QueryBatch) -> ScoreBatch:
+        files.refuse_fork()
         rank = self.config.rank
         asking = rank.those("uses_llm", rank.with_members(name))
         with self._lock if asking else contextlib.nullcontext():
@@ -305,7 +310,7 @@ class Recommender:
                     queries.append(Query(name, history, items))
                     earlier[history.user] += 1
                 else:
-                    _log.warning("user %s has seen all items: nothing is left", history.user)
+                    _log.warning("user %r has seen all items: nothing is left", history.user)
             queries = self.summarized(queries, Silent())
             yield from zip(queries, self.rank(queries), strict=True)
             if progress:

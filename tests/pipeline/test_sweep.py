@@ -486,7 +486,7 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
         (SEARCH.replace("high = 5", "high = 1"), "is no range"),
         (SEARCH.replace("high = 5", 'high = "b"'), "is no range"),
         (SEARCH.replace("low = 2, high = 5", 'low = "a", high = "b"'), "is no range"),
-        (SEARCH.replace("high = 5", "high = inf"), "is no range"),
+        (SEARCH.replace("high = 5", "high = inf"), "search.space: input should be a finite"),
         (SEARCH.replace("high = 5", 'high = 5, log = "no"'), "is no range"),
         (SEARCH.replace("high = 5", "high = 5, step = 0"), "step is above 0"),
         (SEARCH.replace("high = 5", "high = 5, step = 9"), "step is above 0"),

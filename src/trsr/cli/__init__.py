@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import ctypes
+import io
+import json
 import os
 import platform
 import sys
@@ -25,8 +28,29 @@ def keep_freed_memory() -> None:
     tune(_TOP_PAD, 2**26)
 
 
+def open_streams() -> None:
+    r"""Lets the output streams take any text, also where they are ASCII, or closed.
+
+    A character that a stream cannot say is spelled out as in JSON, such as `\u2026`.
+    """
+    codecs.register_error("trsr.spelled", _spelled)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, io.StringIO())
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="trsr.spelled")
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
 def main() -> None:
     """Runs the command line; exits with 0, with 2 for what people can mend, 130 when stopped."""
+    open_streams()
     from trsr.cli.app import app
     from trsr.cli.terminal import complain
     from trsr.errors import TrsrError

@@ -38,9 +38,17 @@ def lines(
         )
     else:
         found = recommender.rank_unseen(histories, top)
+    nothing = True
     for query, ranked in found:
+        nothing = False
         progress.advance()
         yield from (_as_json if as_json else _as_text)(query, ranked, top)
+    if nothing:
+        who = " and ".join(repr(history.user) for history in histories[:3])
+        raise DataError(
+            f"user {who} has met all {len(recommender.catalog)} items, so none is left to "
+            "recommend; name items to rank with --candidates"
+        )
 
 
 def _histories(recommender: Recommender, who: str) -> list[UserHistory]:

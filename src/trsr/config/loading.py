@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-import tomllib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -21,6 +21,7 @@ from trsr.errors import ConfigError
 from trsr.methods import DEFAULT, METHODS
 from trsr.rankers.settings import RANKERS, RankSettings, ranker_class
 from trsr.registry import near
+from trsr.settings import toml_values
 from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory
 
@@ -161,11 +162,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: If it cannot be read.
     """
     try:
-        return tomllib.loads(files.read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+        return toml_values(files.read_text(path))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -175,16 +176,15 @@ def _resolve(values: dict[str, Any], base: Path) -> None:
     for section, key in PATHS:
         table = values.get(section)
         if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
-            table[key] = os.path.abspath(base / Path(table[key]).expanduser())
+            table[key] = files.absolute(table[key], base)
     for table, key in _lists(values):
         table[key] = [
-            os.path.abspath(base / Path(one).expanduser()) if isinstance(one, str) else one
-            for one in table[key]
+            files.absolute(one, base) if isinstance(one, str) else one for one in table[key]
         ]
     for table, key in _places(values):
         value = table.get(key)
         if isinstance(value, str) and value.startswith(("./", "../", "~")):
-            table[key] = os.path.abspath(base / Path(value).expanduser())
+            table[key] = files.absolute(value, base)
 
 
 def _stay(values: dict[str, Any], folder: Path) -> None:
@@ -236,9 +236,14 @@ def _apply(values: dict[str, Any], override: str) -> None:
     keys = name.strip().split(".")
     if not equals or (len(keys) < 2 and keys != ["method"]) or not all(keys):
         raise ConfigError(f"{override!r} is not a setting: write section.key=value")
+    if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", override):
+        raise ConfigError(
+            f"{override!r} has a line end or control character in it: give each setting by itself, "
+            "in one line"
+        )
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = toml_values(f"value = {text}")["value"]
+    except ValueError:
         value = text
     addition: dict[str, Any] = {keys[-1]: value}
     for key in reversed(keys[:-1]):
@@ -281,10 +286,12 @@ def _say(error: Any, root: type[BaseModel]) -> str:
         names = _names(error["loc"][:-1], root)
         return f"{where}: unknown setting{near(str(error['loc'][-1]), names)}"
     hidden = isinstance(error["input"], dict) or error["type"] == "secret"
-    given = "" if hidden else f" (given: {error['input']!r})"
+    shown = repr(error["input"])
+    given = "" if hidden else f" (given: {shown if len(shown) <= 200 else shown[:200] + '…'})"
     if error["type"] == "too_short":
         return f"{where}: too few values: give at least {error['ctx']['min_length']}{given}"
-    return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}{given}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[0].lower()}{message[1:]}{given}"
 
 
 def _names(where: Sequence[int | str], model: type[BaseModel]) -> list[str]:

@@ -29,7 +29,7 @@ def names() -> list[str]:
 def cache_folder(cache: Path | None = None) -> Path:
     """Where fetched and converted files lie: `cache`, else TRSR_CACHE, else the user's cache."""
     chosen = cache or os.environ.get("TRSR_CACHE") or platformdirs.user_cache_dir("trsr")
-    return Path(chosen).expanduser().absolute()
+    return Path(files.absolute(chosen))
 
 
 def get(name: str, *, cache: Path | None = None, progress: Progress | None = None) -> Path:

@@ -47,7 +47,7 @@ def local_weights(
     """
     if name in GGUF:
         return _embedded(name, cache, progress or Silent())
-    folder = Path(name).expanduser()
+    folder = Path(files.absolute(name)) if name.startswith("~") else Path(name)
     if files.is_folder(folder):
         if not files.is_file(folder / "config.json"):
             raise ModelError(f"{folder} is not a model's folder: it has no config.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ import polars as pl
 from trsr.data.cases import SEEN
 from trsr.errors import DataError, StaleRunError, StoreError
 from trsr.pipeline.artifacts import cases_file
-from trsr.settings import digest
+from trsr.settings import digest, toml_values
 from trsr.storage import files, tables
 from trsr.storage.run_directory import MANIFEST, RunDirectory
 
@@ -172,10 +171,9 @@ class FinishedRun:
     def _settings(self) -> dict[str, Any]:
         path = self.folder / "config.toml"
         try:
-            found: dict[str, Any] = tomllib.loads(files.read_text(path))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+            return toml_values(files.read_text(path))
+        except (OSError, ValueError) as error:
             raise StoreError(f"{path}: the run's settings cannot be read ({error})") from error
-        return found
 
     @cached_property
     def made(self) -> str:

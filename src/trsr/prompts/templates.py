@@ -7,7 +7,6 @@ placeholder inside an item's text stays text.
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from trsr.errors import ConfigError
 from trsr.registry import near
-from trsr.settings import Settings, digest
+from trsr.settings import Settings, digest, toml_values
 from trsr.storage import files
 from trsr.types import Message, Prompt, Role
 
@@ -215,9 +214,7 @@ def parse_domain(text: str, source: str) -> Domain:
         ConfigError: Every mistake, one a line.
     """
     try:
-        return Domain.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the domain file {source} is not TOML: {error}") from error
+        return Domain.model_validate(toml_values(text))
     except ValidationError as error:
         lines = [
             f"{'.'.join(str(part) for part in one['loc']) or 'file'}: "
@@ -225,3 +222,5 @@ def parse_domain(text: str, source: str) -> Domain:
             for one in error.errors()
         ]
         raise ConfigError("\n  ".join([f"the domain file {source}:", *lines])) from error
+    except ValueError as error:
+        raise ConfigError(f"the domain file {source} is {error}") from error

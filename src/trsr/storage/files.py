@@ -24,13 +24,37 @@ from typing import IO, Any, BinaryIO, TextIO
 
 import polars as pl
 
-from trsr.errors import StoreError
+from trsr.errors import ConfigError, StoreError
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+
+
+# Names of files
+
+
+def absolute(path: Path | str, base: Path | None = None) -> str:
+    """A path as a person wrote it, from its root on: `~` is a home.
+
+    Args:
+        path: What was written.
+        base: Where relative paths start; None: the current folder.
+
+    Raises:
+        ConfigError: If there is no such home, or the path holds control characters.
+    """
+    if any(character < " " or character == "\x7f" for character in str(path)):
+        raise ConfigError(
+            f"{str(path)!r} has control characters in it; in TOML write a Windows path in single "
+            "quotes, as double quotes make a tab of \\t"
+        )
+    try:
+        return os.path.abspath((base or Path()) / Path(path).expanduser())
+    except RuntimeError:
+        raise ConfigError(f"{path}: there is no such home on this machine; write it out") from None
 
 
 # What is there
@@ -170,6 +194,7 @@ def read_parquet(path: Path) -> pl.DataFrame:
         OSError: If there is no such file.
         ValueError: If it is damaged, or no Parquet.
     """
+    refuse_fork()
     _refuse_special(path)
     with parquet_errors():
         return pl.read_parquet(path, glob=False)
@@ -177,6 +202,7 @@ def read_parquet(path: Path) -> pl.DataFrame:
 
 def scan_parquet(path: Path) -> pl.LazyFrame:
     """A Parquet file's table, read when it is collected; errors come then, as polars' own."""
+    refuse_fork()
     _refuse_special(path)
     return pl.scan_parquet(path, glob=False)
 
@@ -192,6 +218,7 @@ def scan_csv(source: Path | bytes, **options: Any) -> pl.LazyFrame:
 
 
 def _scannable(source: Path | bytes) -> Path | io.BytesIO:
+    refuse_fork()
     if isinstance(source, bytes):
         return io.BytesIO(source)
     _refuse_special(source)
@@ -217,6 +244,28 @@ def parquet_errors() -> Iterator[None]:
         raise
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise ValueError(str(error)) from error
+
+
+def refuse_fork() -> None:
+    """Refuses to work with tables in a fork of a process that has done so.
+
+    The threads of polars stay behind in the parent, and the child would wait for them without end.
+
+    Raises:
+        StoreError: Saying what to do instead.
+    """
+    if _table_process() != os.getpid():
+        raise StoreError(
+            "this process was forked from one that had used trsr, and cannot use it any more; "
+            'start processes by multiprocessing.get_context("spawn"), or load trsr\'s data and '
+            "recommenders in each process after it was forked, and not before"
+        )
+
+
+@functools.cache
+def _table_process() -> int:
+    """The process that first worked with tables; a fork remembers its parent's."""
+    return os.getpid()
 
 
 def _refuse_special(path: Path) -> None:
@@ -327,6 +376,7 @@ def write_json(
 
 def write_parquet(frame: pl.DataFrame, path: Path, metadata: dict[str, str] | None = None) -> None:
     """Writes a table whole or not at all."""
+    refuse_fork()
     with writing(path) as file:
         frame.write_parquet(file, metadata=metadata)
 

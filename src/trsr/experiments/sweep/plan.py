@@ -96,7 +96,7 @@ def _of_a_run(path: Path) -> str:
 
 def base_path(path: Path, base: str) -> Path:
     """The base next to the sweep's file, else as it is named: a recipe, or from here."""
-    found = path.parent / Path(base).expanduser()
+    found = Path(files.absolute(base, path.parent))
     return found if files.is_file(found) else Path(base)
 
 
@@ -281,7 +281,7 @@ def read_plan(path: Path | str) -> Plan:
     file = read_sweep(path)
     if file.search and (file.grid or file.variants):
         raise ConfigError(f"{path}: a sweep has a [search], or [variants] and a [grid], not both")
-    folder = path.parent / Path(file.sweep.folder).expanduser()
+    folder = Path(files.absolute(file.sweep.folder, path.parent))
     if not file.sweep.folder:
         folder = Path("runs", path.stem)
     base = find_config(base_path(path, file.base))
