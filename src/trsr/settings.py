@@ -7,6 +7,7 @@ import json
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
@@ -36,7 +37,7 @@ class Settings(BaseModel):
                 raise ValueError("input should be a finite number")
             if isinstance(one, int) and abs(one) > most:
                 raise ValueError(f"input should be at most {most}")
-            if isinstance(one, str) and not _writable(one):
+            if isinstance(one, str | Path) and not _writable(str(one)):
                 raise ValueError("input should be text in UTF-8")
         return value
 

@@ -95,7 +95,7 @@ from trsr.errors import StoreError
 def ask(recommender):
     history = recommender.dataset.history("u0")
     query = Query("q", history, recommender.propose(history, 3))
-    return len(next(iter(recommender.recommend([query]))).entries)
+    return len(next(iter(recommender.rank([query]))).entries)
 
 way = sys.argv[1]
 if way != "before":

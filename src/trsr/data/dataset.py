@@ -173,11 +173,6 @@ class Cases:
         """Names the query of a case that does not fit the items, or itself."""
         try:
             yield
-        except KeyError as error:
-            raise DataError(
-                f"{self._source}: query {query} names the item {error.args[0]}, which is not in "
-                f"items.parquet; {_AGAIN}"
-            ) from error
         except ValueError as error:
             raise DataError(f"{self._source}: query {query}: {error}; {_AGAIN}") from error
 
@@ -220,13 +215,11 @@ class Dataset:
         Raises:
             DataError: If the file is missing or damaged.
         """
-        return read_table(
-            self.folder / "interactions.parquet",
-            {"user": pl.String(), "item": pl.String(), "time": pl.Float64()},
-            again=_AGAIN,
-            key=(),
-            error=DataError,
-        )
+        path = self.folder / "interactions.parquet"
+        columns = {"user": pl.String(), "item": pl.String(), "time": pl.Float64()}
+        frame = read_table(path, columns, again=_AGAIN, key=(), error=DataError)
+        self._check_known(frame, path)
+        return frame
 
     @cached_property
     def timed(self) -> bool:
@@ -245,11 +238,27 @@ class Dataset:
         path = self.folder / f"cases.{split}.parquet"
         further = {SEEN: FULL_SCHEMA[SEEN]}
         frame = read_table(path, SCHEMA, again=_AGAIN, further=further, error=DataError)
-        if SEEN in frame.columns:
-            return Cases(frame, self.catalog, str(path))
-        if (frame["candidates"].list.len() == 0).any():
-            raise DataError(f"{path}: a query has no candidates; run `trsr prepare` again")
+        full = SEEN in frame.columns
+        if not full and (frame["candidates"].list.len() == 0).any():
+            raise DataError(f"{path}: a query has no candidates; {_AGAIN}")
+        for column in ("items", "relevant", SEEN if full else "candidates"):
+            self._check_known(frame.select("query", item=column).explode("item"), path)
+        uneven = frame.filter(pl.col("items").list.len() != pl.col("times").list.len())
+        if len(uneven):
+            query = uneven["query"][0]
+            raise DataError(f"{path}: query {query} has not as many times as items; {_AGAIN}")
         return Cases(frame, self.catalog, str(path))
+
+    def _check_known(self, named: pl.DataFrame, path: Path) -> None:
+        """Refuses an `item` that the catalog has not; the first other column says where it is."""
+        unknown = named.join(self.catalog.frame, left_on="item", right_on="id", how="anti")
+        unknown = unknown.drop_nulls("item")
+        if len(unknown):
+            where = f"{unknown.columns[0]} {unknown.row(0)[0]}"
+            raise DataError(
+                f"{path}: {where} names the item {unknown['item'][0]}, which is not in "
+                f"items.parquet; {_AGAIN}"
+            )
 
     def history(self, user: str) -> UserHistory | None:
         """All that is known of a user, to recommend what comes next; None for an unknown user.
@@ -270,7 +279,7 @@ class Dataset:
             for (_, history), clicked in zip(
                 cases.histories(), cases.frame["relevant"], strict=True
             ):
-                last = history.interactions[-1].time
+                last = history.interactions[-1].time if history.interactions else 0.0
                 more = tuple(Interaction(self.catalog[item], last) for item in sorted(clicked))
                 found[history.user] = UserHistory(history.user, history.interactions + more)
         rest = self.interactions.filter(pl.col("user").is_in(set(users) - found.keys()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +30,7 @@ def read_histories(path: Path, catalog: Catalog) -> list[UserHistory]:
     """
     histories: list[UserHistory] = []
     for where, line in _lines(path):
-        value = json_value(line, where)
+        value = _value(line, where)
         if not isinstance(value, Mapping) or not isinstance(value.get("items"), list):
             raise DataError(f'{where}: not a history; write {{"user": "u1", "items": ["id", …]}}')
         items = [_item(one, catalog, where) for one in value["items"]]
@@ -58,7 +60,7 @@ def read_items(path: Path, catalog: Catalog) -> list[Item]:
     for where, line in _lines(path):
         bare = line.strip()
         as_json = bare not in catalog and bare.startswith(("{", '"'))
-        item = _item(json_value(bare, where) if as_json else bare, catalog, where)
+        item = _item(_value(bare, where) if as_json else bare, catalog, where)
         if item.id in found:
             raise DataError(f"{where}: the item {item.id!r} stands on a line before; leave one out")
         found[item.id] = item
@@ -76,6 +78,14 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     yield from lines
 
 
+def _value(line: str, where: str) -> Any:
+    """The JSON of a line; halves of characters, which JSON can write, become `?`."""
+    value = json_value(line, where)
+    if re.search(r"\\u[dD][89a-fA-F]", line):
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+    return value
+
+
 def _moment(time: Any, where: str) -> float:
     try:
         moment = float(time)
@@ -90,6 +100,8 @@ def _name(value: Any, where: str) -> str:
     """An id as text, empty where there is none."""
     if isinstance(value, list | Mapping | bool):
         raise DataError(f"{where}: {value!r} is no id")
+    if value is not None and re.search(r"[\r\n]", value.strip()):
+        raise DataError(f"{where}: the id {value[:60]!r} has a line end in it")
     return "" if value is None or value.strip().lower() in MISSING else value.strip()
 
 

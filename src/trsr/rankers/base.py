@@ -101,6 +101,10 @@ class FitOptions:
     progress: Progress = field(default_factory=Silent)
 
 
+_PARTS = ("data", "indices", "indptr")
+"""The arrays of a sparse matrix."""
+
+
 class Ranker(abc.ABC):
     """Scores candidates. It is given queries, which hold no answer, and nothing else.
 
@@ -227,7 +231,7 @@ class Ranker(abc.ABC):
             if isinstance(value, np.ndarray):
                 np.save(folder / f"{key}.npy", value, allow_pickle=False)
             elif hasattr(value, "indptr"):
-                for part in ("data", "indices", "indptr"):
+                for part in _PARTS:
                     path = folder / f"{key}.{part}.npy"
                     np.save(path, getattr(value, part), allow_pickle=False)
                 plain[key] = {"sparse": list(value.shape)}
@@ -258,7 +262,7 @@ class Ranker(abc.ABC):
         """
         try:
             return cls._loaded(folder, resources)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"{folder}: not a fitted ranker ({error}); give `trsr rank` again"
             ) from error
@@ -267,10 +271,18 @@ class Ranker(abc.ABC):
     def _loaded(cls, folder: Path, resources: Resources) -> Self:
         value, ranker = cls.read_state(folder, resources)
         for path in files.listed(folder, "*_.npy"):
-            setattr(ranker, path.stem, _array(path))
+            setattr(ranker, cls._learned(path.stem), files.read_array(path))
         for key, one in value["state"].items():
-            setattr(ranker, key, _sparse(folder, key, one) if "sparse" in one else one["value"])
+            found = _sparse(folder, key, one) if "sparse" in one else one["value"]
+            setattr(ranker, cls._learned(key), found)
         return ranker
+
+    @classmethod
+    def _learned(cls, name: str) -> str:
+        """The name, if it can be of something learned: the files may come from somebody else."""
+        if name.startswith("_") or not name.endswith("_") or hasattr(cls, name):
+            raise ValueError(f"{name!r} is the name of nothing learned")
+        return name
 
     @classmethod
     def read_state(cls, folder: Path, resources: Resources) -> tuple[dict[str, Any], Self]:
@@ -282,15 +294,13 @@ class Ranker(abc.ABC):
         return value, ranker
 
 
-def _array(path: Path) -> Any:
-    array = np.load(path, mmap_mode="r" if files.size(path) > 2**20 else None)
-    return np.asarray(array)
-
-
 def _sparse(folder: Path, key: str, plain: Mapping[str, Any]) -> Any:
     sparse = optional("scipy.sparse", "baselines", "a fitted ranker")
-    parts = [_array(folder / f"{key}.{part}.npy") for part in ("data", "indices", "indptr")]
-    return sparse.csr_array(tuple(parts), shape=tuple(plain["sparse"]))
+    parts = [files.read_array(folder / f"{key}.{part}.npy") for part in _PARTS]
+    found = sparse.csr_array(tuple(parts), shape=tuple(plain["sparse"]))
+    # scipy takes places outside the matrix for granted, and reads memory that is not its own
+    found.check_format(full_check=True)
+    return found
 
 
 def make_ranker(name: str, resources: Resources) -> Ranker:

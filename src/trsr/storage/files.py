@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from trsr.errors import ConfigError, StoreError
@@ -198,6 +200,24 @@ def read_parquet(path: Path) -> pl.DataFrame:
     _refuse_special(path)
     with parquet_errors():
         return pl.read_parquet(path, glob=False)
+
+
+def read_array(path: Path) -> npt.NDArray[Any]:
+    """A NumPy file's array; a large one is read as it is needed.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is damaged, holds Python objects, or is no NumPy file.
+    """
+    with open_read(path) as file:
+        try:
+            if size(path) > 2**20:
+                return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            array = np.load(file, allow_pickle=False)
+        except Exception as error:  # the file's head is read by Python's own tokenizer
+            raise ValueError(f"{path}: {error or 'too large'}") from error
+    # of an archive with several it makes a table
+    return np.asarray(array)
 
 
 def scan_parquet(path: Path) -> pl.LazyFrame:
@@ -489,9 +509,9 @@ def remove(path: Path) -> None:
 
 
 def drop_links(folder: Path) -> None:
-    """Removes the links below a folder of our own: trsr makes none, so somebody else did."""
+    """Removes links and pipes below a folder of our own: trsr makes none, so somebody else did."""
     for path in walk(folder):
-        if is_link(path):
+        if is_link(path) or not (is_file(path) or is_folder(path)):
             remove(path)
 
 

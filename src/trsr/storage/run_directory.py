@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import numpy as np
 import polars as pl
 
 from trsr.errors import StoreError
@@ -44,10 +43,18 @@ def readable(path: Path) -> bool:
             case ".json":
                 files.read_json(path)
             case ".npy":
-                np.load(path, mmap_mode="r", allow_pickle=False)  # compares the size with the head
+                files.read_array(path)  # compares the size with the head
             case ".safetensors":
                 return _is_complete(path)
-    except (OSError, ValueError, RecursionError, StoreError):
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        StoreError,
+        AttributeError,
+        LookupError,
+        TypeError,
+    ):
         return False
     return True
 

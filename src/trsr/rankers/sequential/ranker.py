@@ -21,6 +21,7 @@ from trsr.rankers.sequential.settings import SequentialSettings, TextUse
 from trsr.rankers.settings import Traits
 from trsr.rankers.tuning import end_notes
 from trsr.settings import Settings, derive_seed
+from trsr.storage import files
 
 if TYPE_CHECKING:
     from trsr.rankers.sequential.networks import Network
@@ -236,11 +237,11 @@ class NetworkRanker(Ranker):
     @classmethod
     def _loaded(cls, folder: Path, resources: Resources) -> Self:
         from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        from safetensors.numpy import load
 
         ranker = super()._loaded(folder, resources)
         try:
-            weights = load_file(folder / _WEIGHTS)
+            weights = load(files.read_bytes(folder / _WEIGHTS))
         except SafetensorError as error:
             raise ValueError(f"{_WEIGHTS}: {error}") from error
         ranker.forward = Forward(cls.kind, ranker.config, weights)

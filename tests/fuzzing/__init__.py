@@ -1,0 +1,1 @@
+"""What `make fuzz` throws at trsr, an area a module."""
