@@ -68,8 +68,8 @@ class SentenceEncoder:
         self.name = name
         if name in EMBEDDED:
             self.folder = hub.get(name, progress=progress)
-        elif files.is_file(own := Path(files.absolute(name)) / "modules.json"):
-            self.folder = own.parent
+        elif files.is_file(modules := Path(files.absolute(name)) / "modules.json"):
+            self.folder = modules.parent
         else:
             self.folder = local_weights(name)
         own = sorted(
