@@ -16,6 +16,7 @@ from typing import Any
 import fuzz
 import polars as pl
 import pytest
+from fuzzing import readers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -82,7 +83,7 @@ def made(tmp_path: Path, found: DataSettings, **more: Any) -> tuple[DataReport, 
     out.mkdir()
     chosen = found.model_copy(update=FEW | more)
     report = prepare(chosen, out, seed=1, progress=Silent())
-    fuzz.balanced(report)
+    readers.balanced(report)
     return report, Dataset.load(out)
 
 
@@ -587,7 +588,7 @@ def test_broken_files_are_refused_or_read(tmp_path: Path, name: str) -> None:
         else:
             chosen = {"max_unknown": 1, "min_history": 1, "negatives": 1}
             with suppress(DataError):  # such as: no case is left
-                fuzz.balanced(inspect(found.model_copy(update=chosen), seed=1))
+                readers.balanced(inspect(found.model_copy(update=chosen), seed=1))
 
 
 @pytest.mark.timeout(30)
@@ -685,21 +686,27 @@ def test_a_shops_export_is_enough(tmp_path: Path, kind: str) -> None:
         assert texts(dataset, "BLUE LAMP 1") == {"Description": "BLUE LAMP 1"}
 
 
-def test_events_can_be_filtered_and_weighed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["event_type", "action", "event"])
+def test_kinds_of_events_are_found_said_and_filtered(tmp_path: Path, name: str) -> None:
     kinds = ("view", "cart", "purchase", None)
     rows = [(u, i, t, kinds[k % 4]) for k, (u, i, t) in enumerate(clicks())]
-    path = table(tmp_path / "c.csv", ("user", "sku", "time", "event_type"), rows)
+    path = table(tmp_path / "c.csv", ("user", "sku", "time", name), rows)
     found = guess(path, goods(tmp_path))
-    assert any("holds cart, purchase, view, and all are kept" in text for text in found.reasons)
-    report, _ = made(tmp_path, found.settings, min_history=1, events={"cart": 1, "purchase": 3})
-    bought = sum(kind in ("cart", "purchase") for *_, kind in rows)
-    assert report.counts["other_events"] == 25 - bought
-    assert report.counts["interactions"] == bought
-    chosen = {"events": {"view": 1, "cart": 2, "purchase": 3}, "min_rating": 2.5, "min_history": 1}
-    report = inspect(found.settings.model_copy(update=FEW | chosen), seed=1)
-    assert report.counts["interactions"] == sum(kind == "purchase" for *_, kind in rows)
-    with pytest.raises(DataError, match="data.events names buy, but no row is of it"):
-        inspect(found.settings.model_copy(update={"events": {"buy": 1}}), seed=1)
+    assert found.settings.columns.event == name
+    assert f"event: column {name!r}: it holds view (7), cart (6), purchase (6)" in "\n".join(
+        found.reasons
+    )
+    report, _ = made(tmp_path, found.settings)
+    assert report.counts["interactions"] == 25
+    report, _ = made(tmp_path, found.settings, min_history=1, events=["cart", "purchase"])
+    assert report.counts["other_events"] == 13
+    assert report.counts["interactions"] == 12
+    assert any("does not name: view (7), none (6)" in text for text in report.warnings)
+    with pytest.raises(DataError, match="data.events names buy, but no row is of it; there is"):
+        inspect(found.settings.model_copy(update={"events": ["buy"]}), seed=1)
+    unsaid = found.settings.columns.model_copy(update={"event": "sku_kind"})
+    with pytest.raises(DataError, match="there is no column 'sku_kind'"):
+        inspect(found.settings.model_copy(update={"events": ["cart"], "columns": unsaid}), seed=1)
 
 
 # Rows in = rows used + rows counted
@@ -738,22 +745,24 @@ def test_each_row_is_used_or_counted(tmp_path_factory: Any, rows: Any, kind: str
         **FEW,
     )
     report = inspect(chosen, seed=1)
-    fuzz.balanced(report, len(frame), None if kind == "one" else len(items))
+    readers.balanced(report, len(frame), None if kind == "one" else len(items))
 
 
-@pytest.mark.parametrize("reader", fuzz.READERS)
+@pytest.mark.parametrize("reader", readers.READERS)
 def test_each_row_of_a_published_format_is_used_or_counted(tmp_path: Path, reader: str) -> None:
     for number in range(4):
         folder = tmp_path / str(number)
         folder.mkdir()
         rng = random.Random(number)
-        found, rows, items = fuzz.published(rng, folder, reader, spoilt=False)
-        fuzz.prepared(found, rng, folder, rows, items)
+        found, rows, items = readers.published(rng, folder, reader, spoilt=False)
+        readers.prepared(found, rng, folder, rows, items)
 
 
-def test_spoilt_files_do_no_harm(tmp_path: Path) -> None:
-    for number in range(60):
+@pytest.mark.parametrize("area", fuzz.AREAS)
+def test_spoilt_inputs_do_no_harm(tmp_path: Path, area: str) -> None:
+    for number in range({"readers": 60, "adapters": 4}.get(area, 25)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        _, fault = fuzz.once(11, number, folder, limit=30)
+        *_, fault = fuzz.once(11, number, folder, 60, area)
         assert not fault, f"input {number}: {fault}"
+    fuzz.areas.clear(tmp_path)

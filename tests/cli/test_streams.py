@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trsr(folder: Path, *words: str, encoding: str = "utf-8") -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "trsr", *words]
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=60)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=240)
 
 
 ASK = ("recommend", "run", "who.jsonl", "--ranker", "popular", "--candidates", "new.jsonl")
@@ -69,7 +69,7 @@ def test_a_stream_that_cannot_say_a_character_gets_it_spelled(folder: Path, enco
 def test_a_reader_that_leaves_and_streams_that_are_closed(folder: Path) -> None:
     for ending in ("| head -1", ">&-", "2>&-", ">/dev/full"):
         line = f'"{sys.executable}" -m trsr show run u0 {ending}'
-        full = subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, timeout=60)
+        full = subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, timeout=240)
         if "full" not in ending:
             assert full.stderr == b"", ending
     assert full.returncode != 0
@@ -103,7 +103,7 @@ if way != "before":
     assert ask(recommender) == 3
 child = os.fork()
 if not child:
-    signal.alarm(30)
+    signal.alarm(100)
     try:
         if way != "used":
             recommender = Recommender.load("run", "popular")
@@ -128,7 +128,7 @@ def test_a_fork_of_a_process_that_has_worked_says_so_at_once(
     folder: Path, way: str, said: str
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FORK, way], cwd=folder, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", FORK, way], cwd=folder, capture_output=True, text=True, timeout=240
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert said in done.stdout

@@ -19,7 +19,6 @@ from chat_endpoint import Call, Endpoint
 from pipeline_data import SCRIPTED, write_data
 
 from fuzzing.readers import ODD, Row, WrongError, spoil_bytes
-from trsr.cli.inspect import report_table
 from trsr.cli.recommend import lines as recommended
 from trsr.cli.show import lines as shown
 from trsr.cli.terminal import visible
@@ -34,6 +33,7 @@ from trsr.pipeline import run
 from trsr.progress import Silent
 from trsr.prompts import load_domain
 from trsr.recommender import Recommender
+from trsr.report.summary import run_figures
 from trsr.types import Message, Prompt, Query
 
 _RANKED = SCRIPTED.replace('["random", "popular"]', '["popular", "item_knn", "llm_zero_shot"]')
@@ -304,7 +304,7 @@ def _open(rng: random.Random, place: Path) -> None:
     elif way == 2:
         list(shown(place, "u1"))
     elif way == 3:
-        report_table(place)
+        run_figures(place)
     elif way == 4:
         compare([str(place)], rankers=(), metrics=(), baseline="", seeds=False, only_shared=False)
     else:

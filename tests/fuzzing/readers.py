@@ -300,7 +300,7 @@ def of_table(rng: random.Random, folder: Path) -> str:
     paths = [path for path, _ in made]
     settings = _settings(rng, folder, paths, list(clicks[0]), list(goods[0]) if goods else [])
     if "event" in clicks[0] and rng.random() < 0.5:
-        kinds = {str(row.get("event")): 1.0 for row in clicks}
+        kinds = sorted({str(row.get("event")) for row in clicks})
         columns = settings.columns.model_copy(update={"event": "event"})
         settings = settings.model_copy(update={"events": kinds, "columns": columns})
     # a header that was not seen is a row more

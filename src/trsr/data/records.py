@@ -167,7 +167,7 @@ def _typed_columns(
         columns.append(values.alias(name))
         row_counts.warnings += times.notes
     if "event" in frame.columns:
-        columns.append(_kept_events(frame["event"], settings))
+        columns.append(_kept_events(frame["event"], settings, path, row_counts))
     if settings.min_rating is not None:
         columns.append(_ratings(frame, path, settings))
     if "split" in frame.columns:
@@ -185,25 +185,28 @@ def dropped(
     return after
 
 
-def _kept_events(column: pl.Series, settings: DataSettings) -> pl.Series:
+def _kept_events(
+    column: pl.Series, settings: DataSettings, path: Path, row_counts: RowCounts
+) -> pl.Series:
     """Whether each row is of a kind of event that is kept."""
-    kinds = column.cast(pl.String).str.strip_chars()
+    kinds = to_text(column, path).str.strip_chars().alias("event")
     absent = set(settings.events) - set(kinds.unique())
     if absent:
         found = ", ".join(sorted(filter(None, kinds.unique())))[:200]
         raise DataError(
             f"data.events names {', '.join(sorted(absent))}, but no row is of it; there is {found}"
         )
-    return kinds.is_in(list(settings.events)).fill_null(value=False)
+    kept = kinds.is_in(settings.events).fill_null(value=False)
+    others = kinds.filter(~kept).fill_null("none").value_counts(sort=True).head(9).rows()
+    if others:
+        named = ", ".join(f"{kind} ({count:,})" for kind, count in others)
+        row_counts.warn(f"{path}: events that data.events does not name: {named}")
+    return kept
 
 
 def _ratings(frame: pl.DataFrame, path: Path, settings: DataSettings) -> pl.Series:
     if "rating" in frame.columns:
         return _number(frame["rating"], path, "rating")
-    if "event" in frame.columns:
-        kinds = frame["event"].cast(pl.String).str.strip_chars()
-        weights = kinds.replace_strict(settings.events, default=None, return_dtype=pl.Float64)
-        return weights.alias("rating")
     raise DataError(f"{path}: data.min_rating needs ratings: set data.columns.rating")
 
 

@@ -102,11 +102,10 @@ class DataSettings(Settings):
         "order drawn by seed; step: drawn, and no history holds what has its target's time, such "
         "as the rest of a basket",
     )
-    events: dict[str, float] = Field(
-        {},
-        description="kinds of events (columns.event) that are kept, each with its weight, such as "
-        "{ view = 1, purchase = 3 }; the weight is the rating where there is no other, for "
-        "min_rating; empty: all are kept",
+    events: list[str] = Field(
+        [],
+        description='kinds of events (columns.event) that are kept, such as ["cart", "purchase"]; '
+        "empty: all",
     )
     max_unknown: float = Field(
         0.05,

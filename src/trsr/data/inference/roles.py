@@ -199,7 +199,8 @@ def roles(
         del left[item.name]
     columns, taken = dict(left), set(known.model_dump(exclude={"texts"}).values())
     for role, guess in (
-        *(("split", _split), ("time", _time), ("quantity", _quantity), ("rating", _rating)),
+        *(("split", _split), ("time", _time), ("event", _events), ("quantity", _quantity)),
+        ("rating", _rating),
     ):
         given = str(getattr(known, role))
         free = {name: one for name, one in left.items() if name not in taken}
@@ -210,7 +211,6 @@ def roles(
             reasons.append(f"{role}: column {found[role]!r}: {why}")
     if "time" not in found and not sequence:
         reasons.extend(_no_time(left))
-    _report_events(left, reasons)
     texts = _texts_inside(left, found, reasons, known) if items is None else []
     rest = {name: one for name, one in left.items() if name not in (*texts, found.get("item"))}
     user = (known.user, _GIVEN) if known.user else _user(rest, sequence, len(rows), path)
@@ -370,14 +370,14 @@ def _rating(left: dict[str, Column]) -> tuple[str, str] | None:
     return None
 
 
-def _report_events(left: dict[str, Column], reasons: list[str]) -> None:
+def _events(left: dict[str, Column]) -> tuple[str, str] | None:
     for name, column in left.items():
         if column.named("event") and 1 < len(column.distinct) <= 20:
-            kinds = ", ".join(column.distinct.sort())
-            reasons.append(
-                f"events: column {name!r} holds {kinds}, and all are kept; to keep or weigh some "
-                "set data.columns.event and data.events"
-            )
+            counts = column.ids.value_counts(sort=True).rows()
+            kinds = ", ".join(f"{kind} ({count:,})" for kind, count in counts)
+            some = ", ".join(f'"{kind}"' for kind, _ in counts[1:3])
+            return name, f"it holds {kinds}; all are kept, until you set data.events = [{some}]"
+    return None
 
 
 def _texts_inside(

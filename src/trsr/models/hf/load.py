@@ -154,14 +154,13 @@ def _adapted(network: Any, adapter: Path, dtype: torch.dtype) -> Any:
             # refused below
             warnings.simplefilter("ignore")
             adapted = peft.PeftModel.from_pretrained(network, adapter)
-            if adapted.active_peft_config.is_prompt_learning:
-                raise ModelError(
-                    f"the adapter in {adapter} is a learned prompt: trsr takes LoRA adapters"
-                )
+            learned_prompt = adapted.active_peft_config.is_prompt_learning
             # a second time, as only this says what found no place
-            found = adapted.load_adapter(str(adapter), "default")
-    except _UNREADABLE as error:
+            found = None if learned_prompt else adapted.load_adapter(str(adapter), "default")
+    except Exception as error:  # peft checks few of the settings in an adapter's file
         raise ModelError(f"the adapter in {adapter} does not fit the model: {error}") from error
+    if found is None:
+        raise ModelError(f"the adapter in {adapter} is a learned prompt: trsr takes LoRA adapters")
     _check_names(adapter, found.missing_keys, found.unexpected_keys)
     head, embeddings = network.get_output_embeddings(), network.get_input_embeddings()
     if dtype != torch.float32 and _is_adapted(head) and not is_readable(head):
