@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
+import numpy as np
 import polars as pl
 import pytest
 from pipeline_data import write_data
@@ -12,6 +14,7 @@ from pipeline_data import write_data
 from trsr.config import load_config
 from trsr.errors import StoreError, TrsrError
 from trsr.pipeline import is_finished, run, run_stage
+from trsr.recommender import Recommender
 from trsr.storage.run_directory import RunDirectory
 
 CONFIG = """
@@ -90,9 +93,14 @@ def test_nothing_is_written_or_removed_through_links(config, tmp_path):
         (folder / f".{name}.new").symlink_to(outside / "letter.txt")
     (folder / "rankings.parquet").unlink()
     (folder / "rankings.parquet").symlink_to(outside / "letter.txt")
+    shutil.rmtree(folder / "rankers")
+    (folder / "rankers").symlink_to(outside)
+    (outside / "popular").mkdir()
+    (outside / "popular" / "counts_.npy").write_text("mine")
     assert "rank" in [one.stage for one in run(config) if one.made]
     assert (outside / "letter.txt").read_text() == "mine"
     assert (outside / "rank.out" / "letter.txt").read_text() == "mine"
+    assert (outside / "popular" / "counts_.npy").read_text() == "mine"
     assert not (folder / "rankings.parquet").is_symlink()
     assert is_finished(config)
 
@@ -239,3 +247,47 @@ def test_queries_without_a_summary_are_counted_and_told(config):
     assert outcomes["rank"].info["queries_without_summary"] == 3
     report = json.loads((config.run.folder / "report.json").read_text())
     assert any(note.startswith("3 of 8 queries have no summary") for note in report["notes"])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("place", ["items.parquet", "rankers/popular/counts_.npy", "config.toml"])
+def test_a_pipe_in_a_run_is_refused_and_not_waited_for(config, place):
+    path = config.run.folder / place
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(TrsrError, match="is a pipe or a device|not a run directory"):
+        Recommender.load(config.run.folder, "popular")
+
+
+LEARNED = {
+    "counts_.npy": lambda folder: np.save(folder / "counts_.npy", np.zeros(3)),
+    "score": lambda folder: _state(folder, {"score": {"value": "x"}}),
+    "__class__": lambda folder: _state(folder, {"__class__": {"value": 1}}),
+    "no array": lambda folder: (folder / "counts_.npy").unlink(),
+    "no NumPy": lambda folder: (folder / "counts_.npy").write_bytes(b"NUMPY"),
+    "no object": lambda folder: (folder / "ranker.json").write_text("[]"),
+}
+
+
+def _state(folder, more):
+    path = folder / "ranker.json"
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps({**value, "state": {**value["state"], **more}}))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_what_a_ranker_has_not_learned_is_refused(config, name):
+    LEARNED[name](config.run.folder / "rankers" / "popular")
+    with pytest.raises(StoreError, match=r"rankers/popular: (not a fitted|what the) .*`trsr rank`"):
+        Recommender.load(config.run.folder, "popular")
+
+
+def test_places_outside_a_sparse_matrix_never_reach_a_library(config):
+    folder = config.run.folder
+    list(run(load_config(folder, ["rank.rankers=['item_knn', 'popular']"])))
+    path = folder / "rankers" / "item_knn" / "users_of_.indices.npy"
+    places = np.load(path)
+    places[-1] = 10**6
+    np.save(path, places)
+    with pytest.raises(StoreError, match="item_knn: not a fitted ranker .*indices"):
+        Recommender.load(folder, "item_knn")

@@ -95,6 +95,12 @@ def report_ids(
         written, read = column.filter(ids.is_not_null()).n_unique(), ids.drop_nulls().n_unique()
         if written > read:
             row_counts.add(f"{role}s_merged", written - read)
+    torn = ids.filter(ids.str.contains(r'^"|"$'))
+    if len(torn):
+        row_counts.warn(
+            f"{path}: {len(torn):,} {role} ids begin or end with a quotation mark, such as "
+            f"{torn[0][:60]}: is one missing or too many there?"
+        )
     words = column.filter(ids.is_null()).drop_nulls().str.strip_chars().unique().sort()
     if named := ", ".join(words.filter(words != "").head(9)):
         row_counts.warn(f"{path}: rows whose {role} is {named} count as without one")

@@ -33,7 +33,7 @@ _FORMS = tuple(
     f"(?i)^{form}$"
     for form in (
         rf"(?<year>\d{{4}})[-/.](?<month>\d{{1,2}})(?:[-/.](?<day>\d{{1,2}}))?{_REST}",
-        rf"(?<year>\d{{4}})(?<month>\d\d)(?<day>\d\d)t(?<hour>\d\d)(?<minute>\d\d)"
+        rf"(?<year>\d{{4}})(?<month>\d\d)(?<day>\d\d)[t ](?<hour>\d\d)(?<minute>\d\d)"
         rf"(?<second>\d\d){_ZONE}",
         rf"{_WEEKDAY}(?<first>\d{{1,2}})(?<mark>[-/. ])(?<other>\d{{1,2}})[-/., ]+(?<year>\d{{4}})"
         rf"{_REST}",

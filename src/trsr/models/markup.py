@@ -30,9 +30,9 @@ SHAPES = (
     rf"{_OPEN}_\w{{1,20}}{_CLOSE}",
     # <s>, <pad>, <eos>, <eot>, <sop>: the ends of sequences
     rf"{_OPEN}/?(?:s|bos|eos|pad|unk|mask|sep|cls|sop|eop|eo[adhmt]|im_patch|image){_CLOSE}",
-    # <seed:bos>, <longcat_s>, <role>, and what stands around thinking and tools
+    # <user>, <seed:bos>, <longcat_s>, <role>, and what stands around thinking and tools
     rf"{_OPEN}/?(?:seed|minimax|longcat)[:_]\w{{1,40}}{_CLOSE}",
-    rf"{_OPEN}/?(?:{THINKING}|role|tools|tool_\w{{1,20}}|function_\w{{1,20}}){_CLOSE}",
+    rf"{_OPEN}/?(?:{THINKING}|role|user|assistant|system|tools|tool_\w{{1,20}}|function_\w{{1,20}}){_CLOSE}",
     rf"{_OPEN}/?function(?:=[^<>\s]{{0,64}})?{_CLOSE}",
     rf"◁/?{THINKING}▷",
     # <<SYS>>; [INST] and its like by name: [DVD] and [NEW] are words
