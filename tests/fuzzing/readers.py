@@ -184,7 +184,10 @@ def as_parquet(rng: random.Random, rows: Sequence[Row]) -> bytes:
                 column = column.cast(odd, strict=False)
         columns.append(column)
     out = io.BytesIO()
-    pl.DataFrame(columns).write_parquet(out)
+    try:
+        pl.DataFrame(columns).write_parquet(out)
+    except pl.exceptions.PolarsError:  # such as an object without a key
+        return as_jsonl(rng, rows)
     return out.getvalue()
 
 

@@ -171,9 +171,13 @@ class FinishedRun:
     def _settings(self) -> dict[str, Any]:
         path = self.folder / "config.toml"
         try:
-            return toml_values(files.read_text(path))
+            found = toml_values(files.read_text(path))
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}: the run's settings cannot be read ({error})") from error
+        wrong = [name for name in ("rank", "run", "train") if type(found.get(name, {})) is not dict]
+        if wrong:
+            raise StoreError(f"{path}: {wrong[0]} is no table of settings")
+        return found
 
     @cached_property
     def made(self) -> str:
