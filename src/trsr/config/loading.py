@@ -285,7 +285,8 @@ def _say(error: Any, root: type[BaseModel]) -> str:
     if error["type"] == "extra_forbidden":
         names = _names(error["loc"][:-1], root)
         return f"{where}: unknown setting{near(str(error['loc'][-1]), names)}"
-    hidden = isinstance(error["input"], dict) or error["type"] == "secret"
+    plain = isinstance(error["input"], str | int | float | list | tuple | None)
+    hidden = not plain or error["type"] == "secret"
     shown = repr(error["input"])
     given = "" if hidden else f" (given: {shown if len(shown) <= 200 else shown[:200] + '…'})"
     if error["type"] == "too_short":
