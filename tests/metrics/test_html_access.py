@@ -246,20 +246,3 @@ def test_the_latex_table_tells_what_its_reader_must_know() -> None:
     assert "Candidates are sampled (5 a query)" in below
     assert below.index("KDD 2020") < below.index("\\end{table}")
     assert "sampled" not in latex(report(sampled=False))
-
-
-def test_the_text_tells_costs_stages_and_settings_and_where_the_examples_are() -> None:
-    shown = report()
-    text = markdown(shown, page(shown))
-    assert "| llm | " in text.partition("## Costs")[2].partition("## ")[0]
-    costs = text.partition("## Costs")[2].partition("## ")[0]
-    assert "125 ms" in costs
-    assert "10,500" in costs
-    stages = text.partition("## Time and counts")[2].partition("## ")[0]
-    assert "| rank | 1 min 20 s | tokens 420,000; rich |" in stages
-    settings = text.partition("## Settings")[2].partition("## ")[0]
-    assert "| model.name | small |" in settings
-    assert "run.seed = 7; model.tree = auto" in settings
-    assert "torch 2.0" in settings
-    assert "example users" in text
-    assert "ann" not in text.partition("## Files")[2]

@@ -7,8 +7,7 @@ import re
 import pytest
 
 from trsr.metrics import Report, evaluate
-from trsr.report import Page, StageTime
-from trsr.report.costs import RankerCost
+from trsr.report import Page
 from trsr.report.markdown_report import latex, markdown
 from trsr.types import Case, Interaction, Item, Query, RankedList, UserHistory
 
@@ -36,16 +35,9 @@ EVIL = "a|b_<script>*x*\n# &%$#{}~^\\"
 
 def test_markdown_holds_every_part_and_its_tables_are_whole() -> None:
     shown = report([1] * 20 + [5] * 20, ("evil|_", "llm"))
-    page = Page(
-        title=EVIL,
-        costs=[RankerCost("llm", 40, 75.0, 80.0, prompts=840, tokens=420_000)],
-        stages=[StageTime("rank", 80.0, {"tokens": 420_000, "stopped_early": False})],
-        settings={"run": {"seed": 7}, "prompts": {"style": EVIL}},
-        changed={"prompts": {"style": EVIL}},
-        made=[("machine", EVIL)],
-    )
+    page = Page(title=EVIL)
     text = markdown(shown, page)
-    for head in ("Results", "Differences to llm", "Costs", "Files"):
+    for head in ("Results", "Differences to llm", "Files"):
         assert f"## {head}" in text
     assert "**1.000** ±.000" in text
     assert ".000 ±.000 ↓" in text

@@ -34,9 +34,7 @@ def texts(found):
     return [json.dumps(one) for one in found]
 
 
-@pytest.mark.parametrize("asks", [0, 20])
-def test_every_setting_of_a_space_is_drawn_once(monkeypatch, asks):
-    monkeypatch.setattr("trsr.experiments.sweep.space.ASKS", asks)
+def test_every_setting_of_a_space_is_drawn_once():
     found = drawn(SPACE, 500)
     assert combinations(SPACE) == 4 * 2 * 4 * 2 == len(found) == len(set(texts(found)))
     assert {one["b"] for one in found} == {2, 4}

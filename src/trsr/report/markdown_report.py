@@ -19,13 +19,11 @@ from trsr.metrics.tables import (
     least,
     share,
 )
-from trsr.report.costs import COSTS, cost_metric, cost_rows, costs_note
-from trsr.report.page import Page, StageTime
-from trsr.report.words import count_words, duration, setting_rows
+from trsr.report.page import Page
 
 FILES = (
-    "Beside this file: `report.json` (all numbers), `report.html`, `per_query.parquet`, and "
-    "`table.tex`."
+    "Beside this file: `report.html` (also costs, drawings, settings and example users), "
+    "`report.json` (all numbers), `per_query.parquet`, and `table.tex`."
 )
 
 TREC_FILES = (
@@ -35,13 +33,9 @@ TREC_FILES = (
     "queries without a result, which count as 0 here (`trec_eval -c`)."
 )
 
-HTML_ONLY = (
-    "Drawings, and example users with what was read, written and ranked: `report.html` alone."
-)
-
 
 def markdown(report: Report, page: Page) -> str:
-    """The report as Markdown, with what the page shows, but drawings and examples."""
+    """The tables of the report as Markdown."""
     parts = [
         [f"# {_inline(page.title)}"],
         [_inline(page.subtitle)] if page.subtitle else [],
@@ -49,10 +43,7 @@ def markdown(report: Report, page: Page) -> str:
         ["## Results", "", *_results(report)],
         [f"- {_inline(note)}" for note in report.rows().notes if note not in report.warnings],
         _differences(report),
-        _costs(report, page),
-        _stages(page.stages),
-        _settings(page),
-        ["## Files", "", HTML_ONLY, "", FILES, *(["", TREC_FILES] if page.trec else [])],
+        ["## Files", "", FILES, *(["", TREC_FILES] if page.trec else [])],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
@@ -91,49 +82,6 @@ def _cell(report: Report, ranker: str, metric: str, one: Estimate) -> str:
         text = f"**{text}**"
     error = "" if one.se is None else f" ±{decimals(one.se)}"
     return text + error + arrow(report, ranker, metric)
-
-
-def _costs(report: Report, page: Page) -> list[str]:
-    if not page.costs:
-        return ["## Costs", "", page.costs_note] if page.costs_note else []
-    metric = cost_metric(report)
-    rows = [
-        [_inline(one.ranker), one.quality, *one.cells]
-        for one in cost_rows(report, metric, page.costs)
-    ]
-    head = ["ranker", metric, *map(str.lower, COSTS)]
-    said = _inline(costs_note(page.costs))
-    return ["## Costs", "", said, "", *_rows(head, rows)]
-
-
-def _stages(stages: Sequence[StageTime]) -> list[str]:
-    if not stages:
-        return []
-    rows = [
-        [
-            _inline(stage.name),
-            duration(stage.seconds),
-            _inline("; ".join(f"{what} {many}".strip() for what, many in count_words(stage))),
-        ]
-        for stage in stages
-    ]
-    lead = "What each stage took and did; evaluate, which wrote this, stands in manifest.json."
-    return ["## Time and counts", "", lead, "", *_rows(["stage", "time", "counts"], rows, left=1)]
-
-
-def _settings(page: Page) -> list[str]:
-    """Those that are no defaults one by one, the others in one paragraph."""
-    rows = setting_rows(page.settings, page.changed)
-    changed = [[_inline(one.name), _inline(one.value)] for one in rows if one.changed]
-    others = "; ".join(f"{one.name} = {one.value}" for one in rows if not one.changed)
-    made = "; ".join(f"{what} {which}" for what, which in page.made)
-    parts = [
-        ["Other than trsr's defaults:", "", *_rows(["setting", "value"], changed, left=1)],
-        [f"At {'the defaults' if changed else 'their values'}: {_inline(others)}."],
-        [f"Made with: {_inline(made)}."],
-    ]
-    kept = [part for part, found in zip(parts, (changed, others, made), strict=True) if found]
-    return ["## Settings", *(line for part in kept for line in ("", *part))] if kept else []
 
 
 def _differences(report: Report) -> list[str]:

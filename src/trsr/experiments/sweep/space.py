@@ -13,10 +13,9 @@ from trsr.settings import digest
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.trial import Trial
 
-ASKS = 20
-"""How often Optuna may propose tried settings before one of the rest is taken."""
+ASKS = 200
+"""How often in a row Optuna may propose tried settings before a search ends."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,41 @@ class Range:
             for n in range(count)
         ]
 
+    def distribution(self) -> BaseDistribution:
+        """Optuna's.
+
+        Raises:
+            ValueError: If it is no range.
+        """
+        from optuna.distributions import FloatDistribution, IntDistribution
+
+        if self.low >= self.high or not math.isfinite(self.high - self.low):
+            raise ValueError("low must be below high")
+        # The last number that there is: Optuna would find it too, and warn.
+        high = max(self.values() or [self.high])
+        if not self.integer:
+            return FloatDistribution(self.low, high, log=self.log, step=self.step)
+        step = self.step or 1
+        if step != int(step):
+            raise ValueError("between whole numbers the step is whole; for others write 1.0 for 1")
+        return IntDistribution(int(self.low), int(high), log=self.log, step=int(step))
+
 
 Space = Mapping[str, Sequence[Any] | Range]
 """`section.key` → what there is to choose from."""
+
+
+@dataclass
+class Draw:
+    """Settings to try.
+
+    Attributes:
+        settings: `section.key` → value.
+        value: What they came to, to be set before the next are drawn; None where they failed.
+    """
+
+    settings: Mapping[str, Any]
+    value: float | None = None
 
 
 def combinations(space: Space) -> int | None:
@@ -60,101 +91,60 @@ def trials(space: Space, seed: int, most: int) -> Iterator[Draw]:
     """Settings to try, none of them twice; the next go by the values set on those before.
 
     Args:
-        space: What is chosen from.
+        space: What is chosen from; where it holds no more than `most` settings, all are given.
         seed: Of the draws.
         most: How many, at most.
 
     Raises:
         ConfigError: If Optuna is not installed.
     """
+    every = combinations(space)
+    if every is not None and every <= most:
+        listed = [_listed(one) or () for one in space.values()]
+        yield from (Draw(dict(zip(space, one, strict=True))) for one in itertools.product(*listed))
+        return
+    optuna = _optuna()
+    sampler = optuna.samplers.TPESampler(seed=seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    # Optuna takes plain values; a list among them is chosen by its place.
+    distributions = {
+        key: one.distribution()
+        if isinstance(one, Range)
+        else optuna.distributions.CategoricalDistribution(range(len(one)))
+        for key, one in space.items()
+    }
+    known: set[str] = set()
+    asks = 0
+    while len(known) < most and asks < ASKS:
+        trial = study.ask(distributions)
+        drawn = Draw({key: _value(one, trial.params[key]) for key, one in space.items()})
+        again = digest(drawn.settings) in known
+        asks = asks + 1 if again else 0
+        if not again:
+            known.add(digest(drawn.settings))
+            yield drawn
+        # the value of tried settings is known already: reported twice, it would count twice
+        failed = again or drawn.value is None
+        study.tell(trial, drawn.value, state=optuna.trial.TrialState.FAIL if failed else None)
+
+
+def _optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
         raise ConfigError("a [search] needs Optuna: pip install 'trsr[sweep]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=seed)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    distributions = {key: _distribution(one) for key, one in space.items()}
-    known: set[str] = set()
-    while len(known) < most:
-        for _ in range(ASKS):
-            trial = study.ask(distributions)
-            settings = {key: _value(space[key], trial.params[key]) for key in space}
-            if digest(settings) not in known:
-                break
-            # its value is known already: reported twice, it would count twice
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        else:
-            untried = _untried(space, known)
-            if untried is None:
-                return
-            study.enqueue_trial(untried)
-            trial = study.ask(distributions)
-            settings = {key: _value(space[key], trial.params[key]) for key in space}
-        known.add(digest(settings))
-        drawn = Draw(trial, settings)
-        yield drawn
-        if drawn.value is None:
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        else:
-            study.tell(trial, drawn.value)
-
-
-@dataclass
-class Draw:
-    """Settings to try.
-
-    Attributes:
-        trial: Optuna's.
-        settings: `section.key` → value.
-        value: What they came to, to be set before the next are drawn; None where they failed.
-    """
-
-    trial: Trial
-    settings: Mapping[str, Any]
-    value: float | None = None
+    return optuna
 
 
 def _listed(choice: Sequence[Any] | Range) -> Sequence[Any] | None:
     return choice.values() if isinstance(choice, Range) else choice
 
 
-def _distribution(choice: Sequence[Any] | Range) -> BaseDistribution:
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
-
-    if not isinstance(choice, Range):
-        # Optuna takes plain values; a list among them is chosen by its place.
-        return CategoricalDistribution(range(len(choice)))
-    # The last number that there is: Optuna would find it too, and warn.
-    high = max(choice.values() or [choice.high])
-    if choice.integer:
-        step = int(choice.step or 1)
-        return IntDistribution(int(choice.low), int(high), log=choice.log, step=step)
-    return FloatDistribution(choice.low, high, log=choice.log, step=choice.step)
-
-
 def _value(choice: Sequence[Any] | Range, drawn: Any) -> Any:
     if not isinstance(choice, Range):
         return choice[drawn]
     return round(drawn, 12) if choice.step is not None and not choice.integer else drawn
-
-
-def _untried(space: Space, known: set[str]) -> dict[str, Any] | None:
-    """The first settings that were not drawn, as Optuna names them; None where there are none."""
-    if combinations(space) is None:
-        return None
-    listed = [list(enumerate(_listed(one) or ())) for one in space.values()]
-    for chosen in itertools.product(*listed):
-        if digest({key: value for key, (_, value) in zip(space, chosen, strict=True)}) not in known:
-            return {
-                key: value if isinstance(space[key], Range) else place
-                for key, (place, value) in zip(space, chosen, strict=True)
-            }
-    return None
 
 
 def read_choice(where: str, value: Any) -> list[Any] | Range:
@@ -165,44 +155,28 @@ def read_choice(where: str, value: Any) -> list[Any] | Range:
         value: As the file gives it.
 
     Raises:
-        ConfigError: If it is no list of values, and no range.
+        ConfigError: If it is no list of values, and no range, or Optuna is not installed.
     """
     if isinstance(value, list) and value:
         return list({digest(one): one for one in value}.values())  # each once
     keys = set(value) if isinstance(value, Mapping) else set()
     if not {"low", "high"} <= keys <= {"low", "high", "step", "log"}:
         raise ConfigError(f"{where}: write a list of values, [a, b], or {{low = …, high = …}}")
-    why = _fault(value)
-    if why:
-        raise ConfigError(f"{where}: {dict(value)} is no range: {why}")
-    return Range(**value)
+    _optuna()
+    try:
+        return _range(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {dict(value)} is no range: {error}") from error
 
 
-def _fault(value: Mapping[str, Any]) -> str:
-    """Why a table is no range; empty where it is one."""
-    low, high, log = value["low"], value["high"], value.get("log", False)
-    numbers = [low, high, value.get("step", 1)]
-    if not all(map(_is_number, numbers)) or not isinstance(log, bool):
-        return "low, high and step are numbers, log is true or false"
-    integer = isinstance(low, int) and isinstance(high, int)
-    step = value.get("step")
-    rules = (
-        (low >= high, "low must be below high"),
-        (
-            log and (low <= 0 or step is not None),
-            "with log, low is above 0 and there is no step",
-        ),
-        (
-            step is not None and not 0 < step <= high - low,
-            "step is above 0, and no more than from low to high",
-        ),
-        (
-            integer and step is not None and not isinstance(step, int),
-            "between whole numbers the step is whole; for others write 1.0 in place of 1",
-        ),
-    )
-    return next((why for wrong, why in rules if wrong), "")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _range(value: Mapping[str, Any]) -> Range:
+    numbers = [value["low"], value["high"], value.get("step", 1)]
+    if any(isinstance(one, bool) or not isinstance(one, int | float) for one in numbers):
+        raise TypeError("low, high and step are numbers")
+    if not isinstance(value.get("log", False), bool):
+        raise TypeError("log is true or false")
+    found = Range(**value)
+    if found.step is not None and not 0 < found.step <= found.high - found.low:
+        raise ValueError("step is above 0, and no more than from low to high")
+    found.distribution()
+    return found
