@@ -23,8 +23,10 @@ from pipeline_data import write_data
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
+from trsr import fitting
 from trsr.cli.app import app
 from trsr.config import Config, check_config, load_config
+from trsr.config.start import first_settings
 from trsr.experiments.sweep.plan import read_plan
 from trsr.summarize.settings import STRATEGIES
 
@@ -97,6 +99,11 @@ def workplace(tmp_path_factory, tiny_model, one_thread):
     write_data(folder, users=6, items=20)
     log = folder / "clicks.csv"
     log.write_text(log.read_text("utf-8").replace("\nu0,", "\n1,"), "utf-8")  # README asks for 1
+    (folder / "more").mkdir()
+    write_data(folder / "more", users=24, items=60)
+    numbered = (folder / "more" / "clicks.csv").read_text("utf-8").replace("\nu", "\n")
+    (folder / "interactions.csv").write_text(numbered, "utf-8")
+    (folder / "more" / "products.jsonl").rename(folder / "items.jsonl")
     (folder / "tiny").symlink_to(tiny_model)
     (folder / "demo.toml").write_text(TINY, "utf-8")
     before = Path.cwd()
@@ -118,6 +125,7 @@ def test_every_block_names_its_language():
 
 @pytest.mark.parametrize("block", of("python"), ids=str)
 def test_python_runs(block, workplace, capsys, monkeypatch):
+    monkeypatch.setattr(fitting, "first_settings", small_settings)
     module = types.ModuleType("block")
     monkeypatch.setitem(sys.modules, "block", module)  # a class looks up its annotations there
     names = vars(module)
@@ -127,6 +135,15 @@ def test_python_runs(block, workplace, capsys, monkeypatch):
     for part in list(names.values()):
         if isinstance(part, type) and part.__module__ == "block" and hasattr(part, "score"):
             check_ranker(part, workplace / "runs" / "demo")
+
+
+def small_settings(*given, **options) -> str:
+    """`trsr.fit`'s own settings, with a tiny model and without embeddings."""
+    text = first_settings(*given, **options).replace("sasrec_text", "sasrec")
+    tiny = f'name = "{Path("tiny").absolute()}"\ndevice = "cpu"'
+    text = text.replace('name = "smollm2-135m"', tiny)
+    text = text.replace('backend = "openvino"', "").replace("max_epochs = 20", "max_epochs = 1")
+    return text.replace("max_tokens = 60", "max_tokens = 4")
 
 
 def check_ranker(ranker, run):
