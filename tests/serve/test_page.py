@@ -331,16 +331,17 @@ def test_the_policy_of_the_page_allows_nothing_from_elsewhere(page, address) -> 
             const note = (event) => seen.push(event.effectiveDirective);
             addEventListener("securitypolicyviolation", note);
             const script = document.createElement("script");
-            script.textContent = "window.hurt = 1";
+            script.append("window.hurt = 1");
             document.body.append(script);
             await fetch("https://example.org/").catch(() => 0);
+            try { document.body.innerHTML = "<b>x</b>"; } catch { seen.push("markup refused"); }
             await new Promise((resolve) => setTimeout(resolve, 100));
             return [seen, window.hurt ?? null];
         }"""
     )
     page.wrong.clear()
     assert blocked[1] is None
-    assert {"script-src-elem", "connect-src"} <= set(blocked[0])
+    assert {"connect-src", "require-trusted-types-for", "markup refused"} <= set(blocked[0])
 
 
 def test_everything_is_reached_by_the_keyboard(page) -> None:
@@ -387,6 +388,50 @@ def test_the_load_is_that_of_metrics(page, service) -> None:
         .or_(page.locator("dt", has_text="model passes"))
         .first
     ).to_be_visible()
+
+
+def test_what_happens_meanwhile_is_shown_when_asked_for(page, service) -> None:
+    page.clock.install()
+    for n in (4, 5):
+        service.add_events([event("bob", n, n)])
+    opened_user(page, "bob")
+    service.add_events([event("bob", 6, 6), event("bob", 7, 7)])
+    summarized(service, "bob", 3)
+    page.clock.fast_forward(11_000)
+    expect(page.locator(".fresh")).to_contain_text("2 new interactions and a new summary")
+    assert page.locator(".events li").count() == 2
+    page.get_by_role("button", name="Show it").click()
+    expect(page.locator(".events li")).to_have_count(4)
+    expect(page.locator(".note h4")).to_contain_text(["Revision 1"])
+    page.context.set_offline(True)
+    page.clock.fast_forward(6_000)
+    expect(page.locator("#state")).to_have_text("Not reachable")
+    page.locator("#event-0").uncheck()
+    expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
+    page.context.set_offline(False)
+    page.locator("#event-1").uncheck()
+    assert settled(page)
+    expect(page.locator(".what-if [role=alert]")).to_be_hidden()
+    page.wrong.clear()  # the browser notes what failed
+
+
+def test_a_busy_service_is_asked_again(page) -> None:
+    said = {"error": {"code": "too_many_requests", "message": "64 requests wait", "where": ""}}
+    asked = []
+
+    def busy(route):
+        asked.append(route)
+        if len(asked) == 1:
+            route.fulfill(status=429, headers={"Retry-After": "1"}, json=said)
+        else:
+            route.continue_()
+
+    page.route("**/v1/recommend", busy)
+    page.goto("/#/users/ann")
+    expect(page.locator(".what-if [role=alert]")).to_contain_text("64 requests wait Trying again")
+    expect(page.locator(".ranking li")).to_have_count(20)
+    expect(page.locator(".what-if [role=alert]")).to_be_hidden()
+    page.wrong.clear()  # the browser notes the 429
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 390), ("dark", 1400)])

@@ -31,13 +31,13 @@ class UserPage {
     const facts = [counted(events.length, "interaction")];
     if (last) {
       const [from, to] = [moment(events[0].time), moment(last.time)];
-      facts.push(from.textContent === to.textContent ? to : [from, " to ", to]);
+      facts.push([to.dateTime ? "" : "time ", ...(from.textContent === to.textContent ? [to] : [from, " to ", to])]);
     }
     facts.push(latest ? `${count(latest.covers)} summarized` : "no summary stored");
     if (latest && behind) facts.push(`${count(behind)} newer`);
     this.fresh = el("p", { class: "fresh", hidden: true });
     return el("header", { class: "title" }, el("p", { class: "kind" }, "User"), el("h1", { tabindex: "-1" }, own(user)),
-      el("p", { class: "lead" }, facts.flatMap((fact, at) => [at ? " · " : "", fact])), this.fresh);
+      el("p", { class: "lead" }, facts.map((fact, at) => [at ? " · " : "", fact])), this.fresh);
   }
 
   // Blocks and summaries end somewhere; between two ends stands a row of the timeline.
