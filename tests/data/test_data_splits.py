@@ -188,6 +188,35 @@ def test_rows_puts_each_user_into_one_split_of_the_wanted_size(bench: Any) -> No
     assert report.counts["not_drawn"] == 15
 
 
+def short(users: int, length: int) -> list[Row]:
+    """Further users, of few interactions."""
+    return [(f"s{user}", f"i{step}", step) for user in range(users) for step in range(length)]
+
+
+def test_rows_draws_no_user_whose_history_is_too_short(bench: Any) -> None:
+    report, dataset = bench.prepare(
+        interactions=bench.clicks(many(30, 6) + short(20, 3)),
+        items=bench.goods(CATALOG),
+        split="rows",
+        min_history=3,
+        train_users=20,
+        valid_cases=6,
+        test_cases=4,
+    )
+    assert [len(dataset.cases(split)) for split in ("train", "valid", "test")] == [20, 6, 4]
+    assert report.counts["short_users"] == 20
+
+
+def test_users_with_too_short_a_history_for_any_case_are_counted(bench: Any) -> None:
+    report, dataset = bench.prepare(
+        interactions=bench.clicks(many(10, 9) + short(5, 3)),
+        items=bench.goods(CATALOG),
+        min_history=3,
+    )
+    assert report.counts["short_train"] == 5
+    assert set(dataset.cases("train").frame["user"]) == {f"u{user}" for user in range(10)}
+
+
 def test_rows_shrinks_in_proportion_and_says_so(bench: Any) -> None:
     report, dataset = bench.prepare(
         interactions=bench.clicks(many(24, 6)),
