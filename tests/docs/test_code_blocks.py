@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from trsr import fitting
 from trsr.cli.app import app
 from trsr.config import Config, check_config, load_config
-from trsr.config.start import first_settings
+from trsr.config.start import blended_settings
 from trsr.experiments.sweep.plan import read_plan
 from trsr.summarize.settings import STRATEGIES
 
@@ -125,7 +125,7 @@ def test_every_block_names_its_language():
 
 @pytest.mark.parametrize("block", of("python"), ids=str)
 def test_python_runs(block, workplace, capsys, monkeypatch):
-    monkeypatch.setattr(fitting, "first_settings", small_settings)
+    monkeypatch.setattr(fitting, "blended_settings", small_settings)
     module = types.ModuleType("block")
     monkeypatch.setitem(sys.modules, "block", module)  # a class looks up its annotations there
     names = vars(module)
@@ -137,13 +137,19 @@ def test_python_runs(block, workplace, capsys, monkeypatch):
             check_ranker(part, workplace / "runs" / "demo")
 
 
-def small_settings(*given, **options) -> str:
+def small_settings(*given) -> dict:
     """`trsr.fit`'s own settings, with a tiny model and without embeddings."""
-    text = first_settings(*given, **options).replace("sasrec_text", "sasrec")
-    tiny = f'name = "{Path("tiny").absolute()}"\ndevice = "cpu"'
-    text = text.replace('name = "smollm2-135m"', tiny)
-    text = text.replace('backend = "openvino"', "").replace("max_epochs = 20", "max_epochs = 1")
-    return text.replace("max_tokens = 60", "max_tokens = 4")
+    values = blended_settings(*given)
+    tiny = {"name": str(Path("tiny").absolute()), "device": "cpu"}
+    values["model"] |= tiny
+    values["summarize"] |= {"model": tiny, "sampling": {"max_tokens": 4}}
+    values["train"]["upper_layers"] = 0
+    values["rank"] |= {
+        "rankers": ["popular", "item_knn", "sasrec", "llm", "blend"],
+        "blend": {"members": ["sasrec", "item_knn", "llm"]},
+        "sequential": {"max_epochs": 1},
+    }
+    return values
 
 
 def check_ranker(ranker, run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -46,20 +47,6 @@ RANK = """
 rankers = ["random", "popular", {words}"item_knn", "llm_zero_shot", "llm"]
 """
 
-BLEND = """
-# What learns from all users' items is hard to beat alone, and better beside the language model:
-# the blend weighs both on validation cases. item_knn proposes what they rank.
-[rank]
-rankers = ["popular", "item_knn", "{network}", "llm", "blend"]
-retriever = "item_knn"
-blend.members = ["{network}", "item_knn", "llm"]
-
-[rank.{network}] # too few validation cases to stop by: an average of the weights is kept
-average_decay = 0.8
-max_epochs = 20
-patience = 20
-"""
-
 FAST = """
 # The same model writes summaries faster through openvino on a CPU.
 [summarize.model]
@@ -68,13 +55,12 @@ backend = "openvino"
 """
 
 
-def first_settings(found: Guess, paths: Mapping[str, str], *, blended: bool = False) -> str:
+def first_settings(found: Guess, paths: Mapping[str, str]) -> str:
     """A configuration for files that nobody described, as TOML with comments.
 
     Args:
         found: How to read the files.
         paths: The settings of `[data]` that name them.
-        blended: Whether the language model is blended with what learns from all users' items.
     """
     data = found.settings.model_dump(mode="json", exclude_defaults=True) | dict(paths)
     # a first run of minutes; the head of the file explains how to enlarge it
@@ -89,9 +75,27 @@ def first_settings(found: Guess, paths: Mapping[str, str], *, blended: bool = Fa
     prompts |= {"words": 20, "summary_item_words": 20}
     fast = FAST if find_spec("openvino_genai") else ""
     rank = RANK.format(words='"bm25", ' if find_spec("bm25s") else "")
-    if blended:
-        data["valid_cases"] = 40
-        rank = BLEND.format(
-            network="sasrec_text" if find_spec("sentence_transformers") else "sasrec"
-        )
     return tomli_w.dumps({"data": data, "prompts": prompts}) + REST + rank + fast
+
+
+def blended_settings(found: Guess, paths: Mapping[str, str]) -> dict[str, Any]:
+    """The same for `trsr.fit`: a ranker worth having, after as few minutes.
+
+    The language model, trained on few cases, is blended with what learns from all users' items.
+    """
+    values = tomllib.loads(first_settings(found, paths))
+    values["data"] |= {"train_users": 40, "valid_cases": 40}  # the blend's weights need the latter
+    values["summarize"]["sampling"]["max_tokens"] = 32
+    values["train"]["upper_layers"] = 15  # of 30: the gradient goes back through these alone
+    network = "sasrec_text" if find_spec("sentence_transformers") else "sasrec"
+    values["rank"] = {
+        "rankers": ["popular", "item_knn", network, "llm", "blend"],
+        "retriever": "item_knn",
+        "blend": {"members": [network, "item_knn", "llm"]},
+        # too few validation cases to stop by: an average of the weights is kept
+        "sequential": {
+            **{"average_decay": 0.8, "learning_rate": 3e-3, "batch_size": 64},
+            **{"max_epochs": 12, "patience": 12},
+        },
+    }
+    return values
