@@ -12,7 +12,7 @@ help:
 	@echo "make test    set up, then run the tests"
 	@echo "make check   format, lint, types, architecture, generated docs"
 	@echo "make house   sizes of the source against their limits"
-	@echo "make fuzz    broken files against init, check and prepare (SECONDS_OF_FUZZ=300)"
+	@echo "make fuzz    broken files, settings, runs and answers (SECONDS_OF_FUZZ=300)"
 	@echo "make docs    write the generated pages of docs/"
 	@echo "make site    build the documentation as a site into build/site"
 	@echo "make bench   time each part on this machine, and write docs/performance.md"
@@ -63,7 +63,7 @@ house: setup
 	$(BIN)/python tools/house.py
 
 fuzz: setup
-	$(BIN)/python tests/fuzz.py --seconds $(SECONDS_OF_FUZZ)
+	$(BIN)/python tests/fuzz.py --seconds $(SECONDS_OF_FUZZ) --limit 60
 
 format: setup
 	$(BIN)/ruff format .
