@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from trsr import progress
@@ -96,3 +98,9 @@ def test_ids_are_printed_as_they_are(
         with terminal.err.capture() as seen:
             terminal.err.print(drawn)
     assert "[/] :x:" in seen.get()
+
+
+def test_log_lines_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    record = {"msg": "an endpoint says %s [bold]", "args": ("\x1b[31mred\x07",)}
+    terminal.LogLines().emit(logging.makeLogRecord(record))
+    assert capsys.readouterr().err == "an endpoint says \\u001b[31mred\\u0007 [bold]\n"

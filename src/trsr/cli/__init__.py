@@ -6,6 +6,7 @@ import codecs
 import ctypes
 import io
 import json
+import logging
 import os
 import platform
 import sys
@@ -52,10 +53,11 @@ def main() -> None:
     """Runs the command line; exits with 0, with 2 for what people can mend, 130 when stopped."""
     open_streams()
     from trsr.cli.app import app
-    from trsr.cli.terminal import complain
+    from trsr.cli.terminal import LogLines, complain
     from trsr.errors import TrsrError
 
     keep_freed_memory()
+    logging.getLogger("trsr").addHandler(LogLines())
     try:
         app()
     except TrsrError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,14 @@ class Bar(bars.Bar):
             kept = f"; what is done is kept. Continue with: {command}" if self._resumes else ""
             err.print(f"stopped in {self.name}{kept}", markup=False)
             raise typer.Exit(130) from None
+
+
+class LogLines(logging.Handler):
+    """Shows log lines: they may hold texts of files and endpoints, which could steer a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one."""
+        err.print(self.format(record), markup=False)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
