@@ -238,13 +238,14 @@ def _together(segments: Sequence[Segment]) -> Iterator[list[int]]:
 
 
 def _may_join(segments: Sequence[Segment], rows: list[int], more: list[int]) -> bool:
-    """Whether few enough tokens are together, and neither runs nor prefixes are padded much."""
+    """Whether few enough tokens are together, and neither runs nor prefixes are padded much.
+
+    Attention alone is padded, so that it matters on the whole, not for each run.
+    """
     joined = [segments[row] for row in rows + more]
     runs, prefixes = [len(run) for run, _ in joined], [_length(one) for _, one in joined]
-    return (
-        sum(runs) <= LARGE
-        and max(runs) <= MOST_PADDING * min(runs)
-        and max(prefixes) <= MOST_PADDING * min(prefixes)
+    return sum(runs) <= LARGE and all(
+        max(lengths) * len(lengths) <= MOST_PADDING * sum(lengths) for lengths in (runs, prefixes)
     )
 
 
