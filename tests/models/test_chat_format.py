@@ -55,7 +55,29 @@ def layout(request: pytest.FixtureRequest) -> ChatFormat:
 
 
 words = st.sampled_from(
-    ["user", " likes", "\n", "  ", " ", "quiet films.", "\u00e9", "\u732b", "<|im", "|>", "x"]
+    [
+        "user",
+        " likes",
+        "\n",
+        "  ",
+        " ",
+        "quiet films.",
+        "é",
+        "猫",
+        "<|im",
+        "|>",
+        "x",
+        "- ",
+        "-",
+        "12",
+        ",",
+        ".\n",
+        "_",
+        "\n\n",
+        "\r\n",
+        "'s",
+        "/",
+    ]
 )
 text = st.lists(st.one_of(words, st.sampled_from([*SPECIAL, GREEDY])), max_size=12).map("".join)
 

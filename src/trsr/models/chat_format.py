@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
 import logging
 import re
 import threading
@@ -311,11 +313,20 @@ def _markers(tokenizer: Any) -> frozenset[str]:
     return frozenset(marked | set(tokenizer.all_special_tokens))
 
 
-def _cutter(tokenizer: Any) -> re.Pattern[str] | None:
-    """Where a text can be cut without changing its tokens: before most special tokens.
+_LINES = r"(?<=\S\n)(?=[\w-])"
+_LINE_PROBES = (
+    "a b.\n- c d: e;\nNext film: Q",
+    '1, 2\n3 x)\nÄ_y"\n_z\n中文\n9',
+    "- A's\n-- b\n- C.\nd",
+)
 
-    Tokenizers find these first and read the text between them separately. We leave out tokens that
-    take in the space before them, or that are part of another one.
+
+def _cutter(tokenizer: Any) -> re.Pattern[str] | None:
+    """Where a text can be cut without changing its tokens: before most special tokens, and lines.
+
+    Tokenizers find special tokens first and read the text between them separately. We leave out
+    tokens that take in the space before them, or that are part of another one. Byte-level BPE reads
+    a line break with what stands before it, if at all.
     """
     added = list(tokenizer.added_tokens_decoder.values())
     found = [
@@ -325,7 +336,25 @@ def _cutter(tokenizer: Any) -> re.Pattern[str] | None:
         and not (one.lstrip or one.single_word or one.normalized)
         and not any(one.content in other.content for other in added if other is not one)
     ]
-    return re.compile(f"(?={'|'.join(sorted(found))})") if found else None
+    places = [f"(?={'|'.join(sorted(found))})"] if found else []
+    if _cuts_lines(tokenizer):
+        places.append(_LINES)
+    return re.compile("|".join(places)) if places else None
+
+
+def _cuts_lines(tokenizer: Any) -> bool:
+    """Whether lines can be read one by one: byte-level, nothing put in front, and so found."""
+    inner = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts = json.dumps([inner.get("pre_tokenizer"), inner.get("model", {}).get("type")])
+    normalizer = inner.get("normalizer")
+    plain = normalizer is None or normalizer.get("type") == "NFC"
+    if not plain or '"ByteLevel"' not in parts or '"add_prefix_space": true' in parts:
+        return False
+    read = functools.partial(tokenizer.encode, add_special_tokens=False)
+    return all(
+        read(probe) == [token for line in re.split(_LINES, probe) for token in read(line)]
+        for probe in _LINE_PROBES
+    )
 
 
 def _bos(tokenizer: Any) -> Tokens:
