@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 
+import tomli_w
+
 WORDS = "steel copper bolt drill glove tape lamp valve brush cable mask hinge".split()
 
 CHEAP = """
@@ -31,6 +33,27 @@ backend = "scripted"
 name = "scripted"
 """
 """The same with a language model that answers by a script, for rankers that ask one."""
+
+
+BASE = {
+    "data": {
+        "interactions": "clicks.csv",
+        "items": "products.jsonl",
+        "min_history": 4,
+        "negatives": 6,
+    },
+    "model": {"backend": "scripted", "name": "scripted"},
+    "train": {"epochs": 0},
+}
+
+
+def configured(**tables):
+    """A configuration over that data, which a scripted model answers and nothing trains.
+
+    Args:
+        tables: More settings of each table.
+    """
+    return tomli_w.dumps({k: BASE.get(k, {}) | tables.get(k, {}) for k in {**BASE, **tables}})
 
 
 def write_data(folder, users=14, items=30, seed=3):

@@ -9,31 +9,16 @@ import tomllib
 from importlib.metadata import version
 
 import pytest
+from pipeline_data import configured, write_data
 
 from trsr.errors import StoreError
 from trsr.report.summary import run_figures
 
-SCRIPTED = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-train_negatives = 2
-
-[model]
-backend = "scripted"
-name = "scripted"
-
-[summarize]
-block_items = 3
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["random", "popular", "llm_zero_shot"]
-"""
+SCRIPTED = configured(
+    data={"train_negatives": 2},
+    summarize={"block_items": 3},
+    rank={"rankers": ["random", "popular", "llm_zero_shot"]},
+)
 
 
 def trsr(*words, cwd, code=0):
@@ -64,7 +49,6 @@ def test_the_version_is_reported_also_where_the_script_is_not_on_the_path(tmp_pa
 
 @pytest.fixture
 def folder(tmp_path):
-    from pipeline_data import write_data
 
     write_data(tmp_path, items=60)
     (tmp_path / "mine.toml").write_text(SCRIPTED)

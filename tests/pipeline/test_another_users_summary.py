@@ -7,7 +7,7 @@ import shutil
 
 import polars as pl
 import pytest
-from pipeline_data import write_data
+from pipeline_data import configured, write_data
 
 import trsr
 from trsr import run_evaluate, run_prepare, run_rank, run_train
@@ -25,33 +25,13 @@ from trsr.pipeline.artifacts import (
 )
 from trsr.pipeline.prompt_summaries import prompt_summaries
 
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-max_history = 8
-targets_per_user = 3
-negatives = 6
-
-[prompts]
-domain = "products"
-
-[model]
-backend = "scripted"
-name = "scripted"
-context_tokens = 4096
-
-[summarize]
-strategy = "recurrent"
-block_items = 3
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["popular", "llm_zero_shot"]
-"""
+CONFIG = configured(
+    data={"max_history": 8, "targets_per_user": 3},
+    prompts={"domain": "products"},
+    model={"context_tokens": 4096},
+    summarize={"strategy": "recurrent", "block_items": 3},
+    rank={"rankers": ["popular", "llm_zero_shot"]},
+)
 ANOTHER = "prompts.summary_of=another"
 OWNER = re.compile(r"Owner (u\d+) of (\S+)\.")
 

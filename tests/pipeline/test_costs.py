@@ -8,33 +8,17 @@ import sqlite3
 
 import polars as pl
 import pytest
-from pipeline_data import write_data
+from pipeline_data import configured, write_data
 
 from trsr.config import load_config
 from trsr.pipeline import run, run_evaluate, run_rank
 from trsr.report.costs import UNRECORDED
 from trsr.storage.run_directory import RunDirectory, StageRecord
 
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-
-[model]
-backend = "scripted"
-name = "scripted"
-
-[summarize]
-strategy = "none"
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["random", "popular", "llm_zero_shot"]
-"""
+CONFIG = configured(
+    summarize={"strategy": "none"},
+    rank={"rankers": ["random", "popular", "llm_zero_shot"]},
+)
 
 
 @pytest.fixture

@@ -9,35 +9,18 @@ import json
 
 import polars as pl
 import pytest
-from pipeline_data import write_data
+from pipeline_data import configured, write_data
 
 from trsr.config import load_config
 from trsr.errors import StaleRunError, StoreError
 from trsr.pipeline import is_finished, run, run_stage
 from trsr.pipeline.retrieval import read_retrieved
 
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-candidates = "full"
-
-[model]
-backend = "scripted"
-name = "scripted"
-
-[summarize]
-block_items = 3
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["random", "popular", "llm_zero_shot"]
-retrieve_k = 7
-"""
+CONFIG = configured(
+    data={"candidates": "full"},
+    summarize={"block_items": 3},
+    rank={"rankers": ["random", "popular", "llm_zero_shot"], "retrieve_k": 7},
+)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import re
 
 import polars as pl
 import pytest
-from pipeline_data import write_data
+from pipeline_data import configured, write_data
 
 from trsr.cli.show import lines
 from trsr.config import load_config
@@ -18,32 +18,12 @@ from trsr.pipeline.artifacts import SUMMARIES, read_summaries
 from trsr.pipeline.pages import GONE_NOTE
 from trsr.storage.run_directory import hash_file
 
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-
-[prompts]
-domain = "products"
-style = "worked"
-
-[model]
-backend = "scripted"
-name = "scripted"
-context_tokens = 4096
-
-[summarize]
-strategy = "recurrent"
-block_items = 3
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["popular", "llm_zero_shot"]
-"""
+CONFIG = configured(
+    prompts={"domain": "products", "style": "worked"},
+    model={"context_tokens": 4096},
+    summarize={"strategy": "recurrent", "block_items": 3},
+    rank={"rankers": ["popular", "llm_zero_shot"]},
+)
 BEGUN = "The user buys things such as"
 
 

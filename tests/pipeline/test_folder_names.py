@@ -5,34 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
-from pipeline_data import write_data
+from pipeline_data import configured, write_data
 from polars.testing import assert_frame_equal
 
 from trsr.config import load_config
 from trsr.pipeline import run
 from trsr.pipeline.finished_run import FinishedRun
 
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-
-[model]
-backend = "scripted"
-name = "scripted"
-
-[summarize]
-block_items = 3
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["random", "popular", "llm_zero_shot"]
-retrieve_k = 7
-"""
+CONFIG = configured(
+    summarize={"block_items": 3},
+    rank={"rankers": ["random", "popular", "llm_zero_shot"], "retrieve_k": 7},
+)
 
 
 @pytest.mark.parametrize("candidates", ["uniform", "full"])

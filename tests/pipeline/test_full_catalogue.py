@@ -7,7 +7,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from pipeline_data import write_data
+from pipeline_data import configured, write_data
 
 from trsr.config import load_config
 from trsr.data import Dataset
@@ -18,29 +18,11 @@ from trsr.rankers import RANKERS, Ranker, ScoreBatch
 from trsr.recommender import Recommender
 from trsr.storage.run_directory import hash_file
 
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-candidates = "full"
-
-[model]
-backend = "scripted"
-name = "scripted"
-
-[summarize]
-block_items = 3
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["random", "popular", "llm_zero_shot"]
-retrieve_k = 7
-depth = 20
-"""
+CONFIG = configured(
+    data={"candidates": "full"},
+    summarize={"block_items": 3},
+    rank={"rankers": ["random", "popular", "llm_zero_shot"], "retrieve_k": 7, "depth": 20},
+)
 
 
 def test_cheap_rankers_rank_all_and_a_model_orders_what_the_first_stage_proposes(tmp_path):

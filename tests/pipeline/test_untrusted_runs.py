@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import polars as pl
 import pytest
-from pipeline_data import write_data
+from pipeline_data import configured, write_data
 
 from trsr.config import load_config
 from trsr.errors import StoreError, TrsrError
@@ -17,26 +17,10 @@ from trsr.pipeline import is_finished, run, run_stage
 from trsr.recommender import Recommender
 from trsr.storage.run_directory import RunDirectory
 
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-
-[model]
-backend = "scripted"
-name = "scripted"
-
-[summarize]
-block_items = 3
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["popular", "llm_zero_shot"]
-"""
+CONFIG = configured(
+    summarize={"block_items": 3},
+    rank={"rankers": ["popular", "llm_zero_shot"]},
+)
 
 
 @pytest.fixture(scope="module")
