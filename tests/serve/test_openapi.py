@@ -17,6 +17,7 @@ from trsr.serve.loadtest import serving
 from trsr.serve.store import Store
 
 EXAMPLES = os.environ.get("TRSR_FUZZ", "3")
+SEED = os.environ.get("TRSR_FUZZ_SEED", "1")
 
 
 def test_what_the_description_says_holds_for_any_request(served_run, tmp_path):
@@ -29,7 +30,7 @@ def test_what_the_description_says_holds_for_any_request(served_run, tmp_path):
         address = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "schemathesis.cli"]
         command += ["--config-file", str(here / "schemathesis.toml"), "--no-color"]
-        command += ["run", f"{address}/openapi.json", "--max-examples", EXAMPLES, "--seed", "1"]
+        command += ["run", f"{address}/openapi.json", "--max-examples", EXAMPLES, "--seed", SEED]
         command += ["--continue-on-failure", "-H", f"Authorization: Bearer {key}"]
         environment = {**os.environ, "SCHEMATHESIS_HOOKS": "fuzz_checks", "PYTHONPATH": str(here)}
         done = subprocess.run(

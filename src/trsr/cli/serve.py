@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trsr.errors import ConfigError, StoreError
+from trsr.errors import ConfigError, StoreError, TrsrError
 from trsr.progress import Progress
 from trsr.registry import optional
 from trsr.storage import files
 
 if TYPE_CHECKING:
+    from trsr.serve.service import Service
     from trsr.serve.settings import ServeSettings
     from trsr.serve.store import Store
 
@@ -78,6 +81,8 @@ def serve(run: Path, options: dict[str, object], say: Callable[[str], None]) -> 
             try:
                 host, port = listening.getsockname()[:2]
                 shown = f"[{host}]" if ":" in host else host
+                # opened now, so that no request waits for it
+                threading.Thread(target=_warm, args=(service,), daemon=True).start()
                 say(f"serving {run} on http://{shown}:{port}")
                 logging.getLogger("trsr.serve").setLevel(logging.WARNING)
                 config = uvicorn.Config(
@@ -93,6 +98,15 @@ def serve(run: Path, options: dict[str, object], say: Callable[[str], None]) -> 
                 service.close()
     finally:
         store.close()
+
+
+def _warm(service: Service) -> None:
+    """Opens the model, and lets it rank once: some compile at their first pass."""
+    from trsr.serve.schemas import RecommendRequest
+
+    with contextlib.suppress(TrsrError):  # the first request meets it again, and is answered so
+        if service.ready():
+            service.recommend(RecommendRequest(n=2, k=1))
 
 
 def put_under_load(

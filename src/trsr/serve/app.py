@@ -21,7 +21,8 @@ from starlette.exceptions import HTTPException
 from trsr.errors import DataError, ModelError, PromptError, TrsrError
 from trsr.serve import schemas
 from trsr.serve.auth import Client, Keys, Scope
-from trsr.serve.gate import Gate, problem
+from trsr.serve.batching import TooLateError
+from trsr.serve.gate import Gate, log_error, problem
 from trsr.serve.metrics import CONTENT_TYPE, Metrics
 from trsr.serve.service import OverloadedError, Service, UnknownNameError
 from trsr.serve.settings import ServeSettings
@@ -214,7 +215,7 @@ def _health_routes(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def readyz(response: Response) -> schemas.Ready:
         """Whether database and model answer."""
         database = await to_thread.run_sync(service.store.ready)
-        model = service.ready()
+        model = await to_thread.run_sync(service.ready)  # may open the model
         if not (database and model):
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
         return schemas.Ready(ready=database and model, database=database, model=model)
@@ -243,6 +244,7 @@ _KINDS: tuple[tuple[type[TrsrError], int, str], ...] = (
     (EventConflictError, 409, "conflict"),
     (OverloadedError, 429, "too_many_requests"),
     (StoreUnavailableError, 503, "unavailable"),
+    (TooLateError, 503, "too_late"),
     (ModelError, 503, "model_unavailable"),
     (PromptError, 422, "too_long"),
     (DataError, 422, "cannot_be_answered"),
@@ -262,8 +264,11 @@ def _handle_errors(app: FastAPI) -> None:
         headers = {}
         if status in (429, 503):
             headers["Retry-After"] = str(max(1, round(getattr(error, "retry_after", 2))))
-        # of the service's own state nothing is said
-        text = str(error) if status < 500 else _SAID[503]
+        # of the service's own state nothing is said, but in its log
+        public = status < 500 or isinstance(error, TooLateError)
+        text = str(error) if public else _SAID[503]
+        if status >= 500:
+            log_error(error)
         return _problem(status, code, text, headers=headers)
 
     @register(RequestValidationError)

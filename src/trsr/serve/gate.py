@@ -87,8 +87,7 @@ class Gate:
         except Refusal as refusal:
             await _answer(sending, refusal)
         except Exception as error:
-            where = "".join(traceback.format_tb(error.__traceback__))
-            log.error("%s\n%s", type(error).__name__, where)  # noqa: TRY400 - its text may be a user's
+            log_error(error)
             if not status:
                 message = "the service made a mistake; its log says where"
                 await _answer(sending, Refusal(500, "internal", message))
@@ -160,6 +159,17 @@ class Gate:
             return {"type": "http.disconnect"} if gone else await receive()
 
         return replay
+
+
+def log_error(error: BaseException) -> None:
+    """Logs an error's kind and place, and those of what caused it; their texts may be a user's."""
+    chain: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        place = "".join(traceback.format_tb(cause.__traceback__)[-6:])
+        chain.append(f"{type(cause).__name__}\n{place}")
+        cause = cause.__cause__ or cause.__context__
+    log.error("%s", "because of ".join(chain))
 
 
 def _too_large(most: int) -> Refusal:

@@ -160,11 +160,7 @@ class _Load:
     async def all(self, run: Path) -> dict[str, Any]:
         first, *rest = await self._users()
         users = itertools.cycle([first, *rest])
-        async with _Connection(self._port, _START_SECONDS) as connection:
-            # the first loads the model, and is not measured
-            status, answer = await connection.ask("POST", "/v1/recommend", _recommend(first))
-            if status != 200:
-                raise StoreError(f"the service answers {status}: {answer.decode()[:200]}")
+        answer = await self._warm(first)
         ranker = json.loads(answer)["ranker"]
         parts = []
         memory = []
@@ -188,6 +184,18 @@ class _Load:
             "requests": sum(len(part.latencies) + part.errors.total() for part in parts),
             "resident_bytes": memory,
         }
+
+    async def _warm(self, user: str) -> bytes:
+        """Asks until an answer comes: the first opens the model and warms caches."""
+        until = time.perf_counter() + _START_SECONDS
+        async with _Connection(self._port, _START_SECONDS) as connection:
+            while True:
+                status, answer = await connection.ask("POST", "/v1/recommend", _recommend(user))
+                if status == 200:
+                    return answer
+                if status != 503 or time.perf_counter() > until:
+                    raise StoreError(f"the service answers {status}: {answer.decode()[:200]}")
+                await asyncio.sleep(1)
 
     async def _users(self) -> list[str]:
         async with _Connection(self._port, _START_SECONDS) as connection:
