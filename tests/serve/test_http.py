@@ -262,11 +262,11 @@ def test_with_a_key_in_the_store_loopback_needs_one_too(make_client):
 
 
 def test_a_client_that_asks_too_often_waits(make_client):
-    client = make_client(rate=2)
-    answers = [client.get("/v1/users") for _ in range(6)]
-    assert [answer.status_code for answer in answers[:4]] == [200] * 4
-    assert code(answers[-1]) == (429, "too_many_requests")
-    assert int(answers[-1].headers["retry-after"]) >= 1
+    client = make_client(rate=0.001)  # one, however slow the machine is
+    assert client.get("/v1/users").status_code == 200
+    second = client.get("/v1/users")
+    assert code(second) == (429, "too_many_requests")
+    assert int(second.headers["retry-after"]) > 100
     assert client.get("/healthz").status_code == 200
 
 
