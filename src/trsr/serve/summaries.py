@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trsr.errors import ModelError, PromptError
+from trsr.errors import ModelError, PromptError, TrsrError
 from trsr.models import LanguageModel
 from trsr.models.base import Feed, ModelWrapper, Sampling
 from trsr.models.cached import CachedModel
@@ -247,6 +247,8 @@ class Summaries:
             self._thread.join()
 
     def _work(self) -> None:
+        with contextlib.suppress(TrsrError, OSError):  # a round says what is wrong
+            self._opened()  # before the first user asks: it takes seconds
         pause = 0.0
         while not self._stopped:
             with self._changed:
