@@ -61,47 +61,30 @@ def attempt(config: str, folder: Path, stage: str, delay: float | None) -> str:
         time.sleep(0.002)
 
 
-def broken(config: str, work: Path, stage: str, seconds: float, seed: int) -> None:
-    """Kills a stage again and again, each time at another moment; then lets it end."""
-    draw = random.Random(f"{seed} {stage}")
-    before, folder = work / "before" / stage, work / stage
-    shutil.copytree(before, folder)
-    kills = 0
-    while kills < KILLS:
-        if attempt(config, folder, stage, draw.uniform(0, seconds)) == "killed":
-            kills += 1
-            continue
-        # It was done before the kill came: begin the stage again from its inputs.
-        shutil.rmtree(folder)
-        shutil.copytree(before, folder)
-    attempt(config, folder, stage, None)
-
-
 def main() -> None:
-    """Runs the stages unbroken; then each is killed in a folder of its own, side by side."""
+    """Runs the stages unbroken in one folder; in another, each is killed again and again."""
     config, work, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    whole = work / "whole"
-    whole.mkdir()
-    seconds = {}
+    draw = random.Random(seed)
+    whole, broken = work / "whole", work / "broken"
+    kills = {}
     for stage in trsr.pipeline.STAGE_NAMES:
-        shutil.copytree(whole, work / "before" / stage)
         started = time.monotonic()
         attempt(config, whole, stage, None)
-        seconds[stage] = time.monotonic() - started
-    waiting, running, kills = list(seconds), {}, {}
-    while waiting or running:
-        while waiting and len(running) < len(os.sched_getaffinity(0)):
-            stage = waiting.pop()  # the later ones take longer
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    broken(config, work, stage, seconds[stage], seed)
-                    os._exit(0)
-                finally:
-                    os._exit(1)
-            running[pid] = stage
-        pid, status = os.wait()
-        kills[running.pop(pid)] = 0 if status else KILLS
+        seconds = time.monotonic() - started
+        kills[stage] = 0
+        before = work / "before"
+        shutil.rmtree(before, ignore_errors=True)
+        if broken.exists():
+            shutil.copytree(broken, before)
+        while kills[stage] < KILLS:
+            if attempt(config, broken, stage, draw.uniform(0, seconds)) == "killed":
+                kills[stage] += 1
+                continue
+            # It was done before the kill came: begin the stage again from its inputs.
+            shutil.rmtree(broken)
+            if before.exists():
+                shutil.copytree(before, broken)
+        attempt(config, broken, stage, None)
     sys.stdout.write(json.dumps(kills))
 
 
