@@ -82,7 +82,7 @@ class Exported:
         mean, least = np.mean(self.correlations), min(self.correlations)
         return (
             f"{self.library} alone ranks {len(self.correlations)} queries ({self.candidates} "
-            f"candidates); rank correlation with trsr {mean:.4f}, lowest {least:.4f}"
+            f"candidates); rank correlation with trsr (float32) {mean:.4f}, lowest {least:.4f}"
         )
 
 
@@ -149,18 +149,27 @@ def _checked(
             library = made.opened(source, out)
     except ConfigError as error:
         return dataclasses.replace(unchecked, unchecked=f"{made.library} was not asked: {error}")
-    model, writer = recommender.ranking_model
+    own = _exact(recommender, source)
+    model, writer = own.ranking_model
+    asked = own.summarized(asked, Silent())  # a split that no ranker reads has no summaries yet
     found: list[float] = []
-    for query, ranked in zip(asked, recommender.rank(asked), strict=True):
-        own = {entry.item: entry.score for entry in ranked}
+    for query, ranked in zip(asked, own.rank(asked), strict=True):
+        scores = {entry.item: entry.score for entry in ranked}
         others = []
         for prompt in writer.rank(query):
             text = model.inner.chat_format.text(prompt)
             others.append(libraries.margin(library, text, writer.answers))
             progress.advance()
-        found.append(_correlation([own[item.id] for item in query.candidates], others))
+        found.append(_correlation([scores[item.id] for item in query.candidates], others))
     candidates = sum(len(query.candidates) for query in asked)
     return Exported(out, made.library, tuple(found), candidates)
+
+
+def _exact(recommender: Recommender, source: Source) -> Recommender:
+    """The same ranker in float32: the run's own number format may round more than the export."""
+    exact = {"dtype": "float32", "scorer": "torch", "quantize": "none"}
+    config = recommender.config.model_copy(update={"model": source.model.model_copy(update=exact)})
+    return Recommender(config, recommender.dataset, source.adapter, recommender.name)
 
 
 def _queries(recommender: Recommender, count: int) -> list[Query]:
