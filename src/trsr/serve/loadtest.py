@@ -161,7 +161,8 @@ class _Load:
         first, *rest = await self._users()
         users = itertools.cycle([first, *rest])
         answer = await self._warm(first)
-        ranker = json.loads(answer)["ranker"]
+        first_list = json.loads(answer)
+        ranker, self._item = first_list["ranker"], first_list["items"][0]["item"]
         parts = []
         memory = []
         self._progress.begin(4, "parts")
@@ -224,18 +225,11 @@ class _Load:
         return "POST", "/v1/events", {"events": events}, count
 
     async def _part(self, part: Part, ask: Ask) -> Part:
-        if part.unit == "events":
-            self._item = await self._some_item()
         began = time.perf_counter()
         until = began + self._seconds
         await asyncio.gather(*(self._client(part, ask, until) for _ in range(part.clients)))
         part.seconds = time.perf_counter() - began
         return part
-
-    async def _some_item(self) -> str:
-        async with _Connection(self._port, _START_SECONDS) as connection:
-            _, answer = await connection.ask("POST", "/v1/recommend", {"k": 1, "n": 1})
-        return str(json.loads(answer)["items"][0]["item"])
 
     async def _client(self, part: Part, ask: Ask, until: float) -> None:
         async with _Connection(self._port, _START_SECONDS) as connection:
