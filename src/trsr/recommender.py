@@ -41,7 +41,7 @@ from trsr.storage.files import hash_file
 from trsr.storage.response_cache import ResponseCache
 from trsr.storage.run_directory import explained
 from trsr.summarize import summarize
-from trsr.types import Interaction, Item, Prompt, Query, RankedList, Summary, UserHistory
+from trsr.types import Item, Prompt, Query, RankedList, Summary, UserHistory
 
 _log = logging.getLogger(__name__)
 
@@ -492,23 +492,7 @@ class Recommender:
             raise StoreError(
                 f"{folder}: the ranker {name} was fitted on another {ITEMS}; give `trsr rank` again"
             )
-        ranker = type(ranker).load(folder, resources)
-        if not self.config.rank.those("uses_llm", self.config.rank.with_members(name)):
-            self._check_fits(ranker, name, folder)
-        return ranker
-
-    def _check_fits(self, ranker: Ranker, name: str, folder: Path) -> None:
-        """Scores one short history: what was learned may be from another run, or from elsewhere."""
-        ends = (self.catalog.at(0), self.catalog.at(len(self.catalog) - 1))
-        history = UserHistory("", tuple(Interaction(item, 0.0) for item in ends))
-        batch = QueryBatch.whole([("", history, None)], self.catalog)
-        try:
-            scored(ranker, batch, name)
-        except (AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
-            raise StoreError(
-                f"{folder}: what the ranker {name} has learned does not fit this run "
-                f"({type(error).__name__}: {error}); give `trsr rank` again"
-            ) from error
+        return type(ranker).load(folder, resources)
 
     @functools.cached_property
     def _summarizer(self) -> tuple[Any, PromptWriter]:

@@ -25,7 +25,7 @@ from trsr.rankers.settings import RankSettings, Traits, ranker_class
 from trsr.registry import optional
 from trsr.settings import Settings
 from trsr.storage import files
-from trsr.types import Case, Query, RankedList
+from trsr.types import Case, Interaction, Query, RankedList, UserHistory
 
 if TYPE_CHECKING:
     from trsr.models import ScoringModel
@@ -261,11 +261,13 @@ class Ranker(abc.ABC):
             StoreError: If the folder holds no such ranker, or a file is damaged.
         """
         try:
-            return cls._loaded(folder, resources)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            ranker = cls._loaded(folder, resources)
+            _try(ranker, resources)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
             raise StoreError(
                 f"{folder}: not a fitted ranker ({error}); give `trsr rank` again"
             ) from error
+        return ranker
 
     @classmethod
     def _loaded(cls, folder: Path, resources: Resources) -> Self:
@@ -290,8 +292,20 @@ class Ranker(abc.ABC):
         value = files.read_json(folder / STATE)
         config = cls.config_class().model_validate(value["config"])
         ranker = cls(config, resources, value["ranker"])
+        if not isinstance(value["chosen"], dict):
+            raise TypeError(f"{STATE}: chosen is no table")
         ranker.chosen = value["chosen"]
         return value, ranker
+
+
+def _try(ranker: Ranker, resources: Resources) -> None:
+    """Scores one short history: what was learned may be from another run, or from elsewhere."""
+    catalog, settings = resources.catalog, resources.settings
+    if not len(catalog) or settings.those("uses_llm", settings.with_members(ranker.name)):
+        return
+    ends = (catalog.at(0), catalog.at(len(catalog) - 1))
+    history = UserHistory("", tuple(Interaction(item, 0.0) for item in ends))
+    scored(ranker, QueryBatch.whole([("", history, None)], catalog), ranker.name)
 
 
 def _sparse(folder: Path, key: str, plain: Mapping[str, Any]) -> Any:
