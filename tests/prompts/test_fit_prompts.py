@@ -207,3 +207,22 @@ def test_counting_is_spared_where_a_bound_is_enough() -> None:
     tight = writer(count, 400)
     tight.rank(query(FILMS[:3], FILMS, "word " * 100))
     assert len(calls) < 20
+
+
+def test_summaries_too_long_to_merge_are_each_cut_at_their_end() -> None:
+    parts = [" ".join(f"{name}{n}" for n in range(30)) for name in "abc"]
+    whole = words(writer(words, 10_000).merge(parts))
+    prompt = writer(words, whole - 40).merge(parts)
+    lines = [line.split() for line in prompt.messages[-1].content.splitlines()]
+    kept = [
+        line[1:]
+        for line in lines
+        if line[:1] == ["-"] and line[1].rstrip("…") in {"a0", "b0", "c0"}
+    ]
+    assert words(prompt) <= whole - 40
+    assert [len(part) for part in kept] == [16, 16, 16]
+    assert all(
+        one.rstrip("…") == f"{name}{n}"
+        for name, part in zip("abc", kept, strict=True)
+        for n, one in enumerate(part)
+    )
