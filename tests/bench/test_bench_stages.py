@@ -80,7 +80,7 @@ def test_real_queries_are_scored_through_the_tree_as_pairwise(config, tiny_setti
     load = judged("mine", config, tiny, queries=3, candidates=10)
     assert load.name == "mine-10"
     assert load.sizes == (10, 10, 10)
-    assert [len(call) for call in load.calls] == [20, 10]  # two queries a call
+    assert [len(call) for call in load.calls] == [30]
     assert len(set(load.prompts)) == 30
     result = bench_score(tiny, [load], ScoreOptions(repeats=1), Silent(), HERE)[0]
     note = next(note for note in result.notes if note.startswith("tree: largest"))

@@ -19,7 +19,7 @@ import pytest
 
 from trsr import hub
 from trsr.errors import ConfigError, DataError, ModelError
-from trsr.hub import movielens, sources, web
+from trsr.hub import sources, web
 from trsr.hub.sources import SOURCES
 
 DATA = "196\t242\t3\t881250949\n186\t302\t5\t891717742\n"
@@ -82,7 +82,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.delenv("TRSR_OFFLINE", raising=False)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
-    monkeypatch.setattr(movielens, "MOVIELENS_URL", "http://127.0.0.1:9/ml-100k.zip")
+    monkeypatch.setattr(sources, "MOVIELENS_URL", "http://127.0.0.1:9/ml-100k.zip")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     return index
 
@@ -90,9 +90,9 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def publish(monkeypatch: pytest.MonkeyPatch, site: tuple[str, Path], archive: bytes) -> None:
     address, folder = site
     (folder / "ml-100k.zip").write_bytes(archive)
-    monkeypatch.setattr(movielens, "MOVIELENS_URL", f"{address}/ml-100k.zip")
+    monkeypatch.setattr(sources, "MOVIELENS_URL", f"{address}/ml-100k.zip")
     monkeypatch.setattr(
-        movielens, "MOVIELENS_MD5", hashlib.md5(archive, usedforsecurity=False).hexdigest()
+        sources, "MOVIELENS_MD5", hashlib.md5(archive, usedforsecurity=False).hexdigest()
     )
 
 
@@ -137,7 +137,7 @@ def test_the_publishers_files_become_atomic_files(
     assert (folder / "ml-100k.inter").read_bytes() == INTER_OUT.encode()
     assert (folder / "ml-100k.item").read_bytes() == ITEM_OUT.encode()
     facts = json.loads((folder / "source.json").read_text())
-    assert facts["from"] == movielens.MOVIELENS_URL
+    assert facts["from"] == sources.MOVIELENS_URL
     assert sorted(path.name for path in folder.iterdir()) == [
         "ml-100k.inter",
         "ml-100k.item",
@@ -163,7 +163,7 @@ def test_a_second_call_asks_nobody(monkeypatch: pytest.MonkeyPatch, site: tuple[
     publish(monkeypatch, site, ARCHIVE)
     folder = hub.get("ml-100k")
     stamp = (folder / "ml-100k.item").stat().st_mtime_ns
-    monkeypatch.setattr(movielens, "MOVIELENS_URL", "http://127.0.0.1:9/gone.zip")
+    monkeypatch.setattr(sources, "MOVIELENS_URL", "http://127.0.0.1:9/gone.zip")
     assert hub.get("ml-100k") == folder
     assert (folder / "ml-100k.item").stat().st_mtime_ns == stamp
 
@@ -178,7 +178,7 @@ def test_a_bad_archive_gives_way_to_the_package(
 ) -> None:
     publish(monkeypatch, site, archive)
     if archive is ARCHIVE:
-        monkeypatch.setattr(movielens, "MOVIELENS_MD5", "0" * 32)
+        monkeypatch.setattr(sources, "MOVIELENS_MD5", "0" * 32)
     carry(monkeypatch)
     (nowhere / "recbole-1.2.1-py3-none-any.whl").write_bytes(WHEEL)
     folder = hub.get("ml-100k")
@@ -230,7 +230,7 @@ def test_an_address_that_never_answers_costs_bounded_time(
     monkeypatch.setattr(web, "PROBE_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the call, says nothing
         monkeypatch.setattr(
-            movielens, "MOVIELENS_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/"
+            sources, "MOVIELENS_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/"
         )
         folder = hub.get("ml-100k")
     assert "by hand" in json.loads((folder / "source.json").read_text())["from"]
@@ -400,7 +400,7 @@ def test_a_broken_answer_is_reported_and_leaves_nothing(
     server = ThreadingHTTPServer(("127.0.0.1", 0), Broken)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}/ml-100k.zip"
-    monkeypatch.setattr(movielens, "MOVIELENS_URL", address)
+    monkeypatch.setattr(sources, "MOVIELENS_URL", address)
     monkeypatch.setattr(hub, "from_package", no_package)
     with pytest.raises(DataError, match=reason):
         hub.get("ml-100k")

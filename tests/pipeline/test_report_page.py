@@ -56,17 +56,12 @@ def test_a_runs_report_tells_what_it_takes_to_make_it_again(finished):
     assert "run.seed" not in changed
     assert 'scope="row">torch' in rest or 'scope="row">polars' in rest
     assert stages["rank"]["info"]["made"]["on"] in rest
-    assert "run.seed = 0" in text
-    assert "| model.name | scripted |" in text
 
     times = part(page, "cost")
     assert tuple(re.findall(r'<th scope="row">(\w+)', times)) == STAGES
     tokens = sum(one["tokens"] for one in stages["rank"]["info"]["costs"].values())
     assert tokens > 0
     assert f"{tokens:,}" in times
-    assert f"tokens {tokens:,}" in text.partition("## Time and counts")[2]
-    assert "against tokens a query" in page
-    assert "tokens a query" in text.partition("## Quality against cost")[2]
 
     # The model orders 7 proposals, and no list holds the catalog.
     report = json.loads((folder / "report.json").read_text())

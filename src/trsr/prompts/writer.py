@@ -181,7 +181,7 @@ class PromptWriter:
         self._sentences = style.sentences
         self._catalog = catalog
         # popular items come again and again
-        self._line = functools.lru_cache(_CACHED_LINES)(self._make_line)
+        self._line = functools.lru_cache(_CACHED_LINES)(_line_maker(settings, self._domain.no_text))
         self._templates = self._make_templates(style)
         self._budget = Budget(count_tokens, context_tokens - reserve_tokens)
         self._room = f"{context_tokens - reserve_tokens} ({context_tokens} less the answer's)"
@@ -204,10 +204,6 @@ class PromptWriter:
             "merge": PromptTemplate(style.merge, words),
             "rank": PromptTemplate(self._rank, {}),
         }
-
-    def _make_line(self, item: Item, words: int, numbers: bool = True) -> Line:
-        own, empty = self.settings.field_words, self._domain.no_text
-        return item_line(item, self.settings.fields, words, own, empty, numbers=numbers)
 
     def item_text(self, item: Item, words: int, *, numbers: bool = True) -> str:
         """An item as one line, `column: value; column: value`, without its id.
@@ -376,3 +372,13 @@ class PromptWriter:
 
 def _listed(lines: Sequence[Line], most: int | None) -> str:
     return "\n".join(f"- {line.text(most)}" for line in lines)
+
+
+def _line_maker(settings: PromptSettings, empty: str) -> Callable[[Item, int, bool], Line]:
+    """Writes an item's line. It does not know the writer, which holds the model and its cache."""
+
+    def line(item: Item, words: int, numbers: bool = True) -> Line:
+        fields, own = settings.fields, settings.field_words
+        return item_line(item, fields, words, own, empty, numbers=numbers)
+
+    return line

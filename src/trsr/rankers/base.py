@@ -301,7 +301,9 @@ class Ranker(abc.ABC):
 def _try(ranker: Ranker, resources: Resources) -> None:
     """Scores one short history: what was learned may be from another run, or from elsewhere."""
     catalog, settings = resources.catalog, resources.settings
-    if not len(catalog) or settings.those("uses_llm", settings.with_members(ranker.name)):
+    used = settings.with_members(ranker.name)
+    # a language model costs too much, and lists made elsewhere know no such query
+    if not len(catalog) or settings.those("uses_llm", used) or {*used} & {*settings.external}:
         return
     ends = (catalog.at(0), catalog.at(len(catalog) - 1))
     history = UserHistory("", tuple(Interaction(item, 0.0) for item in ends))

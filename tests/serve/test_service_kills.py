@@ -1,6 +1,6 @@
 """A service that is killed under load loses no acknowledged event and counts none twice.
 
-`TRSR_KILLS=20 pytest tests/serve/test_kills.py` is the long form.
+`TRSR_KILLS=20 pytest tests/serve/test_service_kills.py` is the long form.
 """
 
 from __future__ import annotations
