@@ -100,7 +100,9 @@ def work(chosen: argparse.Namespace, begin: int, until: float, parent: Connectio
     end = chosen.first + chosen.inputs if chosen.inputs else float("inf")
     scratch = Path(tempfile.mkdtemp(dir=chosen.scratch))
     try:
-        areas.finished(scratch)  # what goes wrong here is no input's fault
+        # what goes wrong here is no input's fault, and importing torch may take longer than one may
+        areas.finished(scratch)
+        areas.adapted(scratch)
         while number < end and time.time() < until:
             folder = scratch / str(number)
             folder.mkdir()

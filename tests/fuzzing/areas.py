@@ -328,8 +328,7 @@ def _model(scratch: Path) -> tuple[Path, dict[str, bytes]]:
 
 def adapters(rng: random.Random, folder: Path) -> str:
     """A LoRA adapter with other settings, tensors or bytes."""
-    model, contents = _model(folder.parent)
-    place = _written(folder / "adapter", contents)
+    model, place = _adapter(folder.parent, folder / "adapter")
     path = place / rng.choice(("adapter_config.json", "adapter_model.safetensors"))
     raw = path.read_bytes()
     if path.suffix == ".json" and rng.random() < 0.7:
@@ -338,6 +337,17 @@ def adapters(rng: random.Random, folder: Path) -> str:
         path.write_bytes(spoil_bytes(rng, raw))
     open_model(ModelSettings(name=str(model), dtype="float32"), place)
     return "used"
+
+
+def adapted(scratch: Path) -> None:
+    """Opens a model with a whole adapter."""
+    model, place = _adapter(scratch, scratch / "whole")
+    open_model(ModelSettings(name=str(model), dtype="float32"), place)
+
+
+def _adapter(scratch: Path, place: Path) -> tuple[Path, Path]:
+    model, contents = _model(scratch)
+    return model, _written(place, contents)
 
 
 # Endpoints
