@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from trsr.bars import Bar, err
 from trsr.config import Config
 from trsr.config.loading import replaced, tables
-from trsr.config.start import blended_settings
+from trsr.config.start import first_settings
 from trsr.data import Columns, guess
 from trsr.data.frames import FrameKind, is_table, parquet_bytes, read_frame
 from trsr.errors import ConfigError
@@ -114,7 +115,7 @@ def _config(paths: Mapping[str, Path], given: Mapping[str, Any], folder: Path) -
     for line in found.reasons:
         err.print(f"  {line}", markup=False)
     named = {name: str(path) for name, path in paths.items()}
-    values = blended_settings(found, named)
+    values = tomllib.loads(first_settings(found, named))
     if given.get("method", DEFAULT) != DEFAULT:  # a method has defaults of its own
         values = {table: values[table] for table in ("data", "prompts", "model")}
     place = {"folder": str(folder), "cache": str(folder.parent / "responses.sqlite")}

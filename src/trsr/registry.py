@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import importlib.metadata
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
@@ -86,3 +88,15 @@ def optional(module: str, extra: str, what: str) -> Any:
             f"{what} needs {module.partition('.')[0]}, which cannot be imported ({error}): "
             f"pip install 'trsr[{extra}]'"
         ) from error
+
+
+def how_to_install(error: ModuleNotFoundError) -> str:
+    """Names the extra of trsr that brings a missing module; raises `error` where none does."""
+    module = (error.name or "").partition(".")[0]
+    for line in importlib.metadata.requires("trsr") or ():
+        package, _, extra = line.partition("; extra == ")
+        name = re.split(r"[^\w-]", package)[0].removesuffix("-cpu").replace("-", "_").lower()
+        if extra and module and name == module:
+            extra = extra.strip("\"'")
+            return f"this needs {module}, which is not installed: pip install 'trsr[{extra}]'"
+    raise error

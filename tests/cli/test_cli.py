@@ -176,7 +176,7 @@ def test_init_writes_a_configuration_that_runs_unchanged(folder):
     again = trsr("init", "clicks.csv", "products.jsonl", cwd=folder, code=2)
     assert "exists" in again.stderr
     asked = tomllib.loads((folder / "clicks.toml").read_text("utf-8"))["rank"]["rankers"]
-    assert {"popular", "bm25", "item_knn", "llm_zero_shot", "llm"} <= {*asked}
+    assert {"popular", "bm25", "item_knn", "sasrec_text", "llm", "blend"} == {*asked}
     asked.remove("llm")
     scripted = [
         "model.backend=scripted",

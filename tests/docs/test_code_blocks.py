@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tomli_w
 import typer.main
 from pipeline_data import write_data
 from pydantic import BaseModel
@@ -26,7 +27,7 @@ from typer.testing import CliRunner
 from trsr import fitting
 from trsr.cli.app import app
 from trsr.config import Config, check_config, load_config
-from trsr.config.start import blended_settings
+from trsr.config.start import first_settings
 from trsr.experiments.sweep.plan import read_plan
 from trsr.summarize.settings import STRATEGIES
 
@@ -125,7 +126,7 @@ def test_every_block_names_its_language():
 
 @pytest.mark.parametrize("block", of("python"), ids=str)
 def test_python_runs(block, workplace, capsys, monkeypatch):
-    monkeypatch.setattr(fitting, "blended_settings", small_settings)
+    monkeypatch.setattr(fitting, "first_settings", small_settings)
     module = types.ModuleType("block")
     monkeypatch.setitem(sys.modules, "block", module)  # a class looks up its annotations there
     names = vars(module)
@@ -137,9 +138,9 @@ def test_python_runs(block, workplace, capsys, monkeypatch):
             check_ranker(part, workplace / "runs" / "demo")
 
 
-def small_settings(*given) -> dict:
+def small_settings(*given) -> str:
     """`trsr.fit`'s own settings, with a tiny model and without embeddings."""
-    values = blended_settings(*given)
+    values = tomllib.loads(first_settings(*given))
     tiny = {"name": str(Path("tiny").absolute()), "device": "cpu"}
     values["model"] |= tiny
     values["summarize"] |= {"model": tiny, "sampling": {"max_tokens": 4}}
@@ -149,7 +150,7 @@ def small_settings(*given) -> dict:
         "blend": {"members": ["sasrec", "item_knn", "llm"]},
         "sequential": {"max_epochs": 1},
     }
-    return values
+    return tomli_w.dumps(values)
 
 
 def check_ranker(ranker, run):

@@ -63,6 +63,11 @@ def main() -> None:
     except TrsrError as error:
         complain(str(error))
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        from trsr.registry import how_to_install
+
+        complain(how_to_install(error))
+        sys.exit(2)
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         complain(f"{name}{error.strerror or error}")

@@ -99,7 +99,7 @@ def _meaning(
     if len(ranked) > 1:
         yield f"  {_lead(values, metric, ranked)}"
     costs = {one.ranker: one for one in read_costs(report.get("costs"))}
-    yield from (f"  {line}" for line in _price(values, report, metric, ranked, costs))
+    yield from (f"  {line}" for line in _price(report, metric, ranked, costs))
 
 
 def _value(found: Mapping[str, Any]) -> str:
@@ -136,13 +136,12 @@ def _lead(values: pl.DataFrame, metric: str, ranked: Sequence[str]) -> str:
 
 
 def _price(
-    values: pl.DataFrame,
     report: Mapping[str, Any],
     metric: str,
     ranked: Sequence[str],
     costs: Mapping[str, RankerCost],
 ) -> Iterator[str]:
-    """What the best costs, and the fastest of those that are not clearly worse."""
+    """What the best costs, and the fastest of those that reach nine tenths of its value."""
     took = {
         name: costs[name].seconds_a_query
         for name in ranked
@@ -151,24 +150,17 @@ def _price(
     best = ranked[0]
     if best not in took:
         return
-    close = [name for name in took if _is_close(values, metric, best, name)]
+    means = {name: report["rankers"][name]["metrics"][metric]["mean"] for name in took}
+    close = [name for name in took if means[name] >= 0.9 * means[best]]
     fastest = min(close, key=lambda name: took[name] or 0.0)
     cost = f"{best} takes {brief_seconds(took[best])} a query"
     if fastest == best:
-        yield f"{cost}; every faster ranker is clearly worse." if len(took) > 1 else f"{cost}."
+        yield f"{cost}; no faster ranker comes within a tenth." if len(took) > 1 else f"{cost}."
         return
-    mean = report["rankers"][fastest]["metrics"][metric]["mean"]
     yield (
-        f"{cost}; {fastest}, the fastest that is not clearly worse, reaches {decimals(mean)} in "
-        f"{brief_seconds(took[fastest])}."
+        f"{cost}; {fastest}, the fastest that comes within a tenth, reaches "
+        f"{decimals(means[fastest])} in {brief_seconds(took[fastest])}."
     )
-
-
-def _is_close(values: pl.DataFrame, metric: str, best: str, name: str) -> bool:
-    if name == best:
-        return True
-    mean, error = _difference(values, metric, best, name)
-    return error is None or mean < 2 * error
 
 
 def _example(config: Config, case: Case, ranker: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -51,6 +52,8 @@ from trsr.summarize import summarize
 from trsr.training import chance_loss, hardly_converged, late_loss, train
 from trsr.training.settings import SELECTED_ON
 from trsr.types import Summary
+
+_log = logging.getLogger(__name__)
 
 CURVES = frozenset({"losses", "validations", "adapter"})
 """What the manifest leaves to `adapter/curves.jsonl`: it is to be read by people."""
@@ -140,8 +143,15 @@ def _summarize(job: Job) -> dict[str, Any]:
             "cached_unknown": model.counts.cached_unknown,
             "shortened": writer.shortened,
             "prompts": writer.digest,
-            "empty": sum(not one.text for one in found.values()),
+            "empty": (empty := sum(not one.text for one in found.values())),
         } | (_usage(model) or {"tokens": model.counts.tokens})
+        if 5 * empty > len(found):  # a fifth may be new users; more is a matter of settings
+            _log.warning(
+                "%d of %d histories have no summary: they fill no block, or the model wrote "
+                "nothing; set summarize.last_block = true, or lower summarize.block_items",
+                empty,
+                len(found),
+            )
     for split in SPLITS:
         queries = tables[split].frame["query"] if split in tables else ()
         own = {query: found[query] for query in queries if query in found}
