@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SECONDS_OF_FUZZ ?= 300
+# the same inputs everywhere: what passed here is what is tried; 0: as many as the time allows
+INPUTS_OF_FUZZ ?= 12000
 
 .PHONY: help setup system weights demo serve-demo test check house fuzz format docs site bench clean
 
@@ -63,7 +65,7 @@ house: setup
 	$(BIN)/python tools/house.py
 
 fuzz: setup
-	$(BIN)/python tests/fuzz.py --seconds $(SECONDS_OF_FUZZ) --limit 60
+	$(BIN)/python tests/fuzz.py --seconds $(SECONDS_OF_FUZZ) --inputs $(INPUTS_OF_FUZZ) --limit 60
 
 format: setup
 	$(BIN)/ruff format .

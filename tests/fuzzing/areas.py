@@ -63,9 +63,9 @@ def _change(rng: random.Random, at: Any, key: Any) -> None:
     elif way < 0.4 and isinstance(at[key], int | float):
         at[key] = rng.choice((-at[key], at[key] * 1e9, 2**31, 2**63 - 1, -1, 0))
     elif way < 0.5:
-        at[key] = [at[key]] * 2
+        at[key] = [at[key], copy.deepcopy(at[key])]
     else:
-        at[key] = rng.choice(ODD)
+        at[key] = copy.deepcopy(rng.choice(ODD))
 
 
 # Settings

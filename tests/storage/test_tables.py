@@ -49,6 +49,7 @@ def test_columns_go_by_name_and_by_what_their_values_are(tmp_path, frame):
         (GOOD.with_columns(covers=pl.Series([None, 1])), "covers has an empty value for query a"),
         (GOOD.with_columns(sources=pl.Series([["x"], [None]])), "sources has an empty .* query b"),
         (GOOD.with_columns(sources=pl.lit("x")), "sources holds String"),
+        (GOOD.with_columns(sources=pl.struct(a=pl.lit("x"))), "sources holds Struct"),
         (GOOD.with_columns(covers=pl.lit(datetime.date(2026, 1, 2))), "covers holds Date, and sh"),
         (pl.concat([GOOD, GOOD]), "there are two rows for query a"),
     ],
