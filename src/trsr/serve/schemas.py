@@ -120,7 +120,9 @@ class RecommendRequest(Body):
     candidates: Annotated[list[ItemRef], Field(min_length=1, max_length=1000)] | None = Field(
         None, description="what to rank; left out: what the first stage proposes"
     )
-    n: Count = Field(20, description="how many items the first stage proposes")
+    n: Count | None = Field(
+        None, description="how many items the first stage proposes; left out: rank.retrieve_k"
+    )
     k: Count = Field(10, description="how many items the answer holds")
     exclude: Annotated[list[Id], Field(max_length=2000)] = Field(
         default_factory=list, description="items taken out of the history"

@@ -432,7 +432,8 @@ class Service:
     def _candidates(self, request: RecommendRequest, history: UserHistory) -> tuple[Item, ...]:
         if request.candidates is None:
             met = self._also_met(request) if request.history is None else frozenset[str]()
-            return self.retriever.propose(history, request.n, self._new(), met)
+            wanted = request.n or self.recommender.config.rank.retrieve_k
+            return self.retriever.propose(history, wanted, self._new(), met)
         found = {item.id: item for item in map(self._item, request.candidates)}
         return tuple(found.values())
 
