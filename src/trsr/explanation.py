@@ -133,6 +133,13 @@ def title(item: Item, characters: int = 80) -> str:
     return visible(text if len(text) <= characters else text[: characters - 1] + "…")
 
 
+def named(item: Item) -> str:
+    """An item's id and title; the title alone where the text is the id, as in a list of orders."""
+    name = title(item)
+    same = item.fields and item.fields[0][1].split() == item.id.split()
+    return name if same else f"{item.id}  {name}"
+
+
 def page_writer(config: Config) -> PromptWriter:
     """The words of a run's prompts without the limit of a context, so that no model is opened."""
     return PromptWriter(config.prompts, lambda prompt: 0, 1 << 60, summarized=config.summarized)

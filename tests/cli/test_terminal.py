@@ -8,6 +8,8 @@ import pytest
 
 from trsr import progress
 from trsr.cli import terminal
+from trsr.explanation import named
+from trsr.types import Item
 
 
 @pytest.fixture
@@ -104,3 +106,9 @@ def test_log_lines_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -
     record = {"msg": "an endpoint says %s [bold]", "args": ("\x1b[31mred\x07",)}
     terminal.LogLines().emit(logging.makeLogRecord(record))
     assert capsys.readouterr().err == "an endpoint says \\u001b[31mred\\u0007 [bold]\n"
+
+
+def test_an_item_known_by_its_text_is_shown_once():
+    assert named(Item("RED  LAMP", (("text", "RED LAMP"),))) == "RED LAMP"
+    assert named(Item("i1", (("text", "RED LAMP"),))) == "i1  RED LAMP"
+    assert named(Item("i1", ())) == "i1  (no text)"

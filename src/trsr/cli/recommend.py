@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trsr.data.requests import read_histories, read_items
 from trsr.errors import DataError
-from trsr.explanation import title
+from trsr.explanation import named
 from trsr.progress import Progress
 from trsr.recommender import Recommender
 from trsr.types import Query, RankedList, UserHistory
@@ -67,7 +67,7 @@ def _as_text(query: Query, ranked: RankedList, top: int) -> Iterator[str]:
     items = {item.id: item for item in query.candidates}
     yield f"user {query.history.user}, {len(query.history)} interactions:"
     for place, entry in enumerate(ranked.entries[:top], 1):
-        yield f"{place:4d}. {entry.score:+9.4f}  {entry.item}  {title(items[entry.item])}"
+        yield f"{place:4d}. {entry.score:+9.4f}  {named(items[entry.item])}"
 
 
 def _as_json(query: Query, ranked: RankedList, top: int) -> Iterator[str]:

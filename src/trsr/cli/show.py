@@ -11,7 +11,7 @@ from pathlib import Path
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.errors import DataError
-from trsr.explanation import SummaryTrace, page_writer, summary_trace, title
+from trsr.explanation import SummaryTrace, named, page_writer, summary_trace
 from trsr.models import open_model
 from trsr.pipeline.artifacts import read_summaries, with_summary
 from trsr.pipeline.pages import GONE_NOTE, tells_summary
@@ -59,10 +59,10 @@ def _history(history: UserHistory, grown: SummaryTrace) -> Iterator[str]:
     yield f"history of {len(history)} interactions, oldest first:"
     for number, (items, _) in enumerate(grown.blocks, 1):
         yield f"  block {number}" if grown.cut else "  read"
-        yield from (f"    {item.id}  {title(item)}" for item in items)
+        yield from (f"    {named(item)}" for item in items)
     if grown.rest:
         yield "  not summarized yet" if grown.blocks else "  not summarized"
-        yield from (f"    {item.id}  {title(item)}" for item in grown.rest)
+        yield from (f"    {named(item)}" for item in grown.rest)
     yield ""
 
 
@@ -150,6 +150,5 @@ def _ranked(case: Case, run: Path) -> Iterator[str]:
                         "which is none of its candidates; give `trsr rank` again"
                     )
                 mark = "*" if entry.item in case.relevant else " "
-                name = title(items[entry.item])
-                yield f"  {mark}{place:3d}. {entry.score:+9.4f}  {entry.item}  {name}"
+                yield f"  {mark}{place:3d}. {entry.score:+9.4f}  {named(items[entry.item])}"
             yield ""
