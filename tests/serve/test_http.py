@@ -131,12 +131,15 @@ def test_a_mistake_is_named_with_its_place_and_without_what_was_sent(make_client
     answer = send(make_client(), event("b"), wrong)
     assert answer.json()["error"]["where"] == "body.events.1.user"
     assert marked not in answer.text
+    said = send(make_client(), {**event("c"), "time": "2026-01-02"}).json()["error"]["message"]
+    assert "seconds since 1970" in said
 
 
 def test_a_body_has_a_kind_and_a_size(make_client):
     client = make_client(max_body=2000)
     plain = client.post("/v1/events", content="{}", headers={"content-type": "text/plain"})
     assert code(plain)[0] in (415, 422)
+    assert "Content-Type: application/json" in plain.text
     many = [event(f"e{n}") for n in range(100)]
     assert code(send(client, *many)) == (413, "too_large")
 

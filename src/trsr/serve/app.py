@@ -276,7 +276,7 @@ def _handle_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return _problem(400, "bad_json", "the body is no JSON", "body")
-        return _problem(422, "invalid", first["msg"], schemas.where_of(first["loc"]))
+        return _problem(422, "invalid", _what_is_invalid(first), schemas.where_of(first["loc"]))
 
     @register(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
@@ -290,6 +290,14 @@ def _handle_errors(app: FastAPI) -> None:
             str(error.detail),
             headers=headers,
         )
+
+
+def _what_is_invalid(error: Mapping[str, Any]) -> str:
+    """pydantic's words, with advice where newcomers need it."""
+    if error["type"] == "model_attributes_type":
+        return "the body is no JSON object; is the header Content-Type: application/json there?"
+    is_time = error["loc"][-1] == "time"
+    return str(error["msg"]) + "; a time is a number: seconds since 1970, UTC" * is_time
 
 
 def _methods(request: Request) -> list[str]:
