@@ -293,11 +293,11 @@ def _handle_errors(app: FastAPI) -> None:
 
 
 def _what_is_invalid(error: Mapping[str, Any]) -> str:
-    """pydantic's words, with advice where newcomers need it."""
+    """The message of pydantic, with advice where newcomers need it."""
     if error["type"] == "model_attributes_type":
         return "the body is no JSON object; is the header Content-Type: application/json there?"
-    is_time = error["loc"][-1] == "time"
-    return str(error["msg"]) + "; a time is a number: seconds since 1970, UTC" * is_time
+    advice = "; a time is a number: seconds since 1970, UTC" if error["loc"][-1] == "time" else ""
+    return f"{error['msg']}{advice}"
 
 
 def _methods(request: Request) -> list[str]:
