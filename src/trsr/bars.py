@@ -25,7 +25,16 @@ _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2
 
 def visible(text: str) -> str:
     """The text with what a terminal would obey spelled out as in JSON."""
-    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _COMMANDS.sub(_spelled, text)
+
+
+def visible_name(text: str) -> str:
+    """The same for an id within a line: line ends are spelled too, so that it fakes no lines."""
+    return re.sub("[\t\n\u2028\u2029]", _spelled, visible(text))
+
+
+def _spelled(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 class SafeConsole(Console):

@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 import polars as pl
 
-from trsr.bars import visible
+from trsr.bars import visible, visible_name
 from trsr.config import Config
 from trsr.errors import StoreError
 from trsr.prompts import PromptWriter
@@ -137,7 +137,7 @@ def named(item: Item) -> str:
     """An item's id and title; the title alone where the text is the id, as in a list of orders."""
     name = title(item)
     same = item.fields and item.fields[0][1].split() == item.id.split()
-    return name if same else f"{item.id}  {name}"
+    return name if same else f"{visible_name(item.id)}  {name}"
 
 
 def page_writer(config: Config) -> PromptWriter:

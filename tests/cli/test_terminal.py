@@ -112,3 +112,7 @@ def test_an_item_known_by_its_text_is_shown_once():
     assert named(Item("RED  LAMP", (("text", "RED LAMP"),))) == "RED LAMP"
     assert named(Item("i1", (("text", "RED LAMP"),))) == "i1  RED LAMP"
     assert named(Item("i1", ())) == "i1  (no text)"
+
+
+def test_an_id_fakes_no_lines():
+    assert named(Item("i1\n   1. best", (("text", "LAMP"),))) == "i1\\u000a   1. best  LAMP"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from trsr.bars import visible_name
 from trsr.data.requests import read_histories, read_items
 from trsr.errors import DataError
 from trsr.explanation import named
@@ -65,7 +66,7 @@ def _histories(recommender: Recommender, who: str) -> list[UserHistory]:
 
 def _as_text(query: Query, ranked: RankedList, top: int) -> Iterator[str]:
     items = {item.id: item for item in query.candidates}
-    yield f"user {query.history.user}, {len(query.history)} interactions:"
+    yield f"user {visible_name(query.history.user)}, {len(query.history)} interactions:"
     for place, entry in enumerate(ranked.entries[:top], 1):
         yield f"{place:4d}. {entry.score:+9.4f}  {named(items[entry.item])}"
 
