@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from trsr.config import Config
-from trsr.data import Dataset
 from trsr.errors import DataError, ModelError, TrsrError
 from trsr.models import ScoringModel, open_model
 from trsr.pipeline.artifacts import SPLITS, read_summaries, with_summary
@@ -62,7 +60,7 @@ __all__ = ["OverloadedError", "Service", "UnknownNameError"]
 _FRESH_SECONDS = 5.0
 """How long an item's text that another service has changed may still be the old one."""
 _TRIED = 100_000
-"""Users of whom is known that their first summaries were looked for."""
+"""Most users remembered as those whose first summaries were looked for."""
 _SEEN = 4096  # users whose items in the run's data are held
 
 _log = logging.getLogger("trsr.serve")
@@ -79,16 +77,7 @@ class ServedRecommender(Recommender):
     prompts give is the user's.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        dataset: Dataset,
-        adapter: Path | None = None,
-        ranker: str = "",
-        rankers: Path | None = None,
-    ) -> None:
-        super().__init__(config, dataset, adapter, ranker, rankers)
-        self.limits = ServeSettings()
+    limits = ServeSettings()
 
     def opened(self) -> list[BatchedModel]:
         """The models that are open."""
