@@ -66,7 +66,7 @@ _PAGE = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(
 <td>{{ "%+.4f" | format(cell) if cell is float else cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table>
 {% if one.prompt %}<details><summary>Prompt of the first candidate</summary>
-{% for message in one.prompt.messages %}<p>{{ message.role }}</p><pre>{{ message.content }}</pre>
+{% for message in one.prompt.messages %}<p>{{ message.role }}</p><pre>{{ message.shown }}</pre>
 {% endfor %}</details>{% endif %}"""
 )
 

@@ -17,7 +17,9 @@ import polars as pl
 
 from trsr.config import Config, load_config
 from trsr.data import Catalog, Dataset
+from trsr.data.dataset import DESCRIPTIONS
 from trsr.data.frames import FrameKind, as_kind, user_ids
+from trsr.data.images import FOLDER, TABLE
 from trsr.errors import ConfigError, DataError, ModelError, StoreError
 from trsr.explanation import Explanation, page_writer, summary_trace, title
 from trsr.models import LanguageModel, ModelSettings, ScoringModel, open_model
@@ -69,7 +71,9 @@ def summary_writer(
 
 
 def ranking_writer(config: Config, model: LanguageModel) -> PromptWriter:
-    """What is said to the ranking model."""
+    """What is said to the ranking model; ModelError where it is shown images and takes none."""
+    if config.prompts.candidate_image:
+        need_eyes(model, config.model, "set prompts.candidate_image = false")
     room = (model.context_tokens, ANSWER_TOKENS)
     return PromptWriter(config.prompts, model.count_tokens, *room, summarized=config.summarized)
 
@@ -89,6 +93,24 @@ def open_ranking_model(
             "cannot rank; choose another one in [model]"
         )
     return model, ranking_writer(config, model)
+
+
+def need_eyes(model: Any, settings: ModelSettings, otherwise: str) -> None:
+    """Refuses a model that takes no images.
+
+    Args:
+        model: The opened model, cached or not.
+        settings: Its settings.
+        otherwise: What can be done instead.
+
+    Raises:
+        ModelError: Naming the model.
+    """
+    if not getattr(getattr(model, "inner", model), "takes_images", False):
+        raise ModelError(
+            f"the model {settings.name} (backend {settings.backend}) takes no images: name one "
+            f"that does, or {otherwise}"
+        )
 
 
 def rank_resources(
@@ -391,7 +413,9 @@ class Recommender:
         names = config.rank.with_members(self.name, config.rank.retriever)
         summaries = files.listed(run, "summaries.*.parquet")
         cases = files.listed(run, "cases.*.parquet")
-        for path in (run / ITEMS, run / "interactions.parquet", *cases, run / "report.json"):
+        seen = (run / DESCRIPTIONS, *((run / TABLE, run / FOLDER) if self.catalog.images else ()))
+        whole = (run / ITEMS, run / "interactions.parquet", run / "report.json")
+        for path in (*whole, *seen, *cases):
             if files.exists(path):
                 files.copy(path, folder / path.name)
         for name in names:

@@ -27,10 +27,12 @@ class Item:
     Attributes:
         id: The item's id as text.
         fields: (column, value) pairs in catalog order, missing and empty values left out.
+        image: The path of its picture in the run; empty where it has none.
     """
 
     id: str
     fields: tuple[tuple[str, str], ...] = ()
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,11 @@ class Message:
         if other := self.other:
             raise PromptError(f"a message of role {self.role} holds {other}, where text is wanted")
         return "".join(map(str, self.parts))
+
+    @property
+    def shown(self) -> str:
+        """What is said, for people: an image or vectors are named in brackets."""
+        return "".join(part if isinstance(part, str) else f"[{part}]" for part in self.parts)
 
     @property
     def other(self) -> Content | None:

@@ -47,6 +47,7 @@ def _installed(config: Config) -> Iterator[str]:
             raise ConfigError(
                 f"the backend {backend} is not installed: pip install 'trsr[{needs[backend]}]'"
             )
+    yield from _seeing(config)
     for ranker in config.rank.used:
         for module, extra in config.rank.traits(ranker).extras:
             if find_spec(module) is None:
@@ -56,6 +57,21 @@ def _installed(config: Config) -> Iterator[str]:
     for kind, models in (("ranking", ranking), ("summaries", writing)):
         used = [f"{one.name} through {one.backend}" for one in models] or ["none"]
         yield f"model for {kind}: {used[0]}"
+
+
+def _seeing(config: Config) -> Iterator[str]:
+    """Checks that local models which are to see can, and names the one that describes."""
+    from trsr.methods import METHODS
+    from trsr.models.weights import image_fault
+
+    describing = "describe" in METHODS.load(config.method).stages
+    shown = config.prompts.candidate_image and config.rank.those("uses_llm")
+    asked = ([config.describer] if describing else []) + ([config.model] if shown else [])
+    faults = {fault for one in asked if (fault := image_fault(one.backend, one.name))}
+    if faults:
+        raise ConfigError("\n".join(sorted(faults)))
+    if describing:
+        yield f"model for images: {config.describer.name} through {config.describer.backend}"
 
 
 def components(kind: str) -> Iterator[str]:

@@ -128,7 +128,7 @@ class _Prompts:
         yield f"prompt of the first candidate{'' if summarized else ', without the history'}:"
         for message in self._writer.rank(query)[0].messages:
             yield f"  [{message.role}]"
-            yield from (f"  {line}" for line in message.content.splitlines())
+            yield from (f"  {line}" for line in message.shown.splitlines())
         yield ""
 
 

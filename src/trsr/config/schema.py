@@ -16,7 +16,7 @@ from trsr.models.settings import ModelSettings
 from trsr.prompts.settings import PromptSettings
 from trsr.rankers.settings import RankSettings
 from trsr.settings import Settings
-from trsr.summarize.settings import SummarizeSettings
+from trsr.summarize.settings import DescribeSettings, SummarizeSettings
 from trsr.training.settings import TrainSettings, TuneSummarizerSettings
 
 
@@ -46,6 +46,7 @@ class Config(Settings):
     data: DataSettings = Field(DataSettings(), description="the data, its splits and candidates")
     prompts: PromptSettings = Field(PromptSettings(), description="the prompts")
     model: ModelSettings = Field(ModelSettings(), description="the language model")
+    describe: DescribeSettings = Field(DescribeSettings(), description="images to words")
     summarize: SummarizeSettings = Field(SummarizeSettings(), description="history to summary")
     train: TrainSettings = Field(TrainSettings(), description="LoRA fine-tuning")
     rank: RankSettings = Field(RankSettings(), description="which rankers order the candidates")
@@ -58,6 +59,11 @@ class Config(Settings):
     def summarizer(self) -> ModelSettings:
         """The summarizing model's settings."""
         return self.summarize.model or self.model
+
+    @property
+    def describer(self) -> ModelSettings:
+        """The settings of the model that describes images."""
+        return self.describe.model or self.model
 
     @property
     def summarized(self) -> bool:

@@ -22,6 +22,7 @@ def wrong_names(config: Config) -> Iterator[str]:
         ("summarize.strategy", "strategy", STRATEGIES.names(), [config.summarize.strategy]),
         ("model.backend", "model backend", BACKENDS.names(), [config.model.backend]),
         ("summarize.model.backend", "model backend", BACKENDS.names(), [config.summarizer.backend]),
+        ("describe.model.backend", "model backend", BACKENDS.names(), [config.describer.backend]),
         ("rank.rankers", "ranker", config.rank.names, config.rank.rankers),
         *(
             (f"rank.{name}.members", "ranker", config.rank.names, config.rank.members(name))
@@ -79,10 +80,33 @@ def conflicts(config: Config) -> Iterator[str]:
             "model.backend: openai gives no log-probabilities of answers, so it cannot rank; set "
             "it in [summarize.model] and a local backend in [model]"
         )
+    yield from _no_images(config)
     yield from _unwritten_summaries(config)
     yield from _no_lists(config)
     yield from _equal_samples(config)
     yield from _unused_exchange(config)
+
+
+def _no_images(config: Config) -> Iterator[str]:
+    """What looks at images where there are none, or where the model takes none."""
+    described = (
+        config.method in METHODS.names() and "describe" in METHODS.load(config.method).stages
+    )
+    if not config.data.images:
+        if described:
+            yield f"data.images: the method {config.method} describes images; name them"
+        if config.prompts.candidate_image:
+            yield "prompts.candidate_image: there are no images; name them in data.images"
+        return
+    blind = ("openvino",)
+    if described and config.describer.backend in blind:
+        yield "describe.model: openvino takes text alone; use transformers or openai"
+    shown = config.prompts.candidate_image and config.rank.those("uses_llm")
+    if shown and config.model.backend in blind:
+        yield (
+            "prompts.candidate_image: the backend openvino takes text alone; use transformers, or "
+            "set candidate_image to false"
+        )
 
 
 def _repeated(config: Config) -> Iterator[str]:

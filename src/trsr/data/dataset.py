@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from trsr.data.cases import FULL_SCHEMA, SCHEMA, SEEN
+from trsr.data.images import FOLDER, TABLE
 from trsr.errors import DataError
+from trsr.storage import files
+from trsr.storage.images import FORMATS
 from trsr.storage.tables import read_table
 from trsr.types import Case, Interaction, Item, Query, UserHistory
+
+NO_IMAGES: Mapping[str, str] = MappingProxyType({})
 
 _ITEMS_KEPT = 100_000
 """Item objects kept for reuse."""
@@ -28,10 +35,12 @@ class Catalog:
 
     Args:
         frame: Column `id`, then the text columns.
+        images: The path of an item's picture, by its id.
     """
 
-    def __init__(self, frame: pl.DataFrame) -> None:
+    def __init__(self, frame: pl.DataFrame, images: Mapping[str, str] = NO_IMAGES) -> None:
         self.frame = frame
+        self.images = images
         self._columns = tuple(frame.columns[1:])
         self._made = lru_cache(maxsize=_ITEMS_KEPT)(self._make)
 
@@ -102,7 +111,8 @@ class Catalog:
     def _make(self, item: str) -> Item:
         _, *texts = self.frame.row(self._rows[item])
         fields = zip(self._columns, texts, strict=True)
-        return Item(item, tuple((column, text) for column, text in fields if text))
+        shown = tuple((column, text) for column, text in fields if text)
+        return Item(item, shown, self.images.get(item, ""))
 
 
 class Cases:
@@ -206,7 +216,7 @@ class Dataset:
             DataError: If a file is missing or damaged.
         """
         folder = Path(folder)
-        return cls(folder, Catalog(_items(folder / "items.parquet")))
+        return cls(folder, Catalog(_described(folder), _images(folder)))
 
     @cached_property
     def interactions(self) -> pl.DataFrame:
@@ -298,6 +308,51 @@ class Dataset:
 _AGAIN = "run `trsr prepare` again"
 
 
+DESCRIPTIONS = "descriptions.parquet"
+"""In a run directory: what the items' images show, as the stage `describe` wrote it."""
+
+DESCRIPTION = "image_description"
+"""The column of the catalog that holds it."""
+
+DESCRIPTION_SCHEMA = pl.Schema({"item": pl.String(), "digest": pl.String(), "text": pl.String()})
+
+
 def _items(path: Path) -> pl.DataFrame:
     columns = {"id": pl.String()}
     return read_table(path, columns, again=_AGAIN, key=("id",), rest=pl.String(), error=DataError)
+
+
+def _described(folder: Path) -> pl.DataFrame:
+    """The items, with what their images show where that was described."""
+    items, path = _items(folder / "items.parquet"), folder / DESCRIPTIONS
+    if not files.exists(path):
+        return items
+    columns = {"item": pl.String(), "text": pl.String()}
+    again = "run `trsr run` again"
+    texts = read_table(path, columns, again=again, key=("item",), error=DataError)
+    if DESCRIPTION in items.columns:
+        raise DataError(
+            f"{path}: the items have a column {DESCRIPTION} of their own; rename it in their file"
+        )
+    described = texts.select(id="item", **{DESCRIPTION: "text"})
+    return items.join(described, on="id", how="left", maintain_order="left")
+
+
+def _images(folder: Path) -> dict[str, str]:
+    """The path of each item's picture."""
+    path = folder / TABLE
+    if not files.exists(path):
+        return {}
+    frame = read_table(
+        path,
+        {"id": pl.String()},
+        again=_AGAIN,
+        key=("id",),
+        further={"file": pl.String()},
+        error=DataError,
+    ).drop_nulls()
+    named = re.compile(rf"[0-9a-f]{{64}}\.(?:{'|'.join(FORMATS.values())})")
+    for item, file in frame.iter_rows():
+        if not named.fullmatch(file):
+            raise DataError(f"{path}: item {item} names the image {file!r}; {_AGAIN}")
+    return {item: str(folder / FOLDER / file) for item, file in frame.iter_rows()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import polars as pl
 
 from trsr.data.cases import FULL_SCHEMA, SCHEMA, full_catalog_cases, new_targets, sampled_cases
 from trsr.data.filters import filtered
+from trsr.data.images import split_images, write_images
 from trsr.data.impressions import impression_cases
 from trsr.data.negatives import Weights
 from trsr.data.readers.base import Reader, Source
@@ -55,7 +57,8 @@ def prepare(
             f"{settings.impressions}: is not read: data.impressions is for reader = table with "
             f"candidates = given; here are {settings.reader} and {settings.candidates}"
         )
-    items = catalog(source, row_counts)
+    texts, images = split_images(source, settings)
+    items = catalog(replace(source, items=texts), row_counts)
     progress.advance(1, f"{len(items)} items")
     found = filtered(records(source, items["id"], settings, seed, row_counts), settings, row_counts)
     progress.advance(1, f"{len(found)} interactions")
@@ -63,6 +66,7 @@ def prepare(
     progress.advance(1, "split")
     items = items.filter(pl.col("id").is_in(found.items.implode()))
     _write(items, out, "items.parquet")
+    kept = items["id"].to_list()
     del items
     _write(_fitting(found, fit, row_counts), out, "interactions.parquet")
     progress.advance(1, "items and interactions")
@@ -75,6 +79,8 @@ def prepare(
             row_counts.add(f"history_{split}", float(str(frame["items"].list.len().mean())))
         _write(frame, out, f"cases.{split}.parquet")
         progress.advance(1, f"{len(frame)} {split} cases")
+    if images is not None:
+        write_images(images, kept, settings, out, row_counts, progress)
     return _report(row_counts)
 
 

@@ -78,6 +78,21 @@ class DataSettings(Settings):
         "its user, time, candidates and clicked items; its first line (CSV, TSV) names the "
         "columns, user and time as in the interactions or as usual",
     )
+    images: str = Field(
+        "",
+        description="the items' images: a column of the items (a path beside their file, or the "
+        "file's bytes in Parquet), or a folder there with files named by item ids; empty: none",
+    )
+    max_pixels: int = Field(
+        50_000_000, ge=1, description="an image with more pixels is not decoded, and counts as none"
+    )
+    max_without_image: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="refuse the data when a larger share of items has no image that can be used; "
+        "the others are shown as having none",
+    )
     dataset: str = Field(
         "", description="a data set that `trsr get` knows, instead of paths, such as ml-100k"
     )

@@ -22,6 +22,7 @@ METHODS = PluginTable(
         "tallrec": "trsr.methods.tallrec:METHOD",
         "llm_seq_sim": "trsr.methods.llm_seq_sim:METHOD",
         "llm2bert4rec": "trsr.methods.llm2bert4rec:METHOD",
+        "mllm_msr": "trsr.methods.mllm_msr:METHOD",
     },
 )
 """Each part is a `Method`."""

@@ -201,6 +201,10 @@ class ChatFormat:
         both = self._text_of(head + list(tokens))
         return both[len(before_it) :] if both.startswith(before_it) else self._text_of(tokens)
 
+    def kind(self, tokens: Tokens) -> Tokens:
+        """What prompts of one kind begin with: the tokens themselves."""
+        return tokens
+
     def _text_of(self, tokens: Sequence[int]) -> str:
         """Text without special tokens other than the marks of thinking."""
         if self._thinking.keys() & set(tokens):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 import math
 import queue
+import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trsr.errors import ConfigError, ModelError
-from trsr.models.base import Feed, FeedReader, Sampling, text_only
+from trsr.errors import ConfigError, ModelError, PromptError
+from trsr.models.base import Feed, FeedReader, Sampling
 from trsr.models.http import (
     ReceivedMessage,
     address_of,
@@ -31,7 +33,8 @@ from trsr.models.markup import escape_special_tokens
 from trsr.models.settings import ModelSettings
 from trsr.models.thinking import MissingTexts, after_thinking
 from trsr.settings import derive_seed
-from trsr.types import Prompt
+from trsr.storage.images import sendable
+from trsr.types import Content, Image, Message, Prompt
 
 if TYPE_CHECKING:
     import openai
@@ -44,6 +47,8 @@ _TURN_OFF = (
     'turn the thinking off in model.extra, such as chat_template_kwargs = {"enable_thinking" = '
     'false} or reasoning_effort = "none", as the endpoint names it'
 )
+_BLIND = re.compile(r"image|multi.?modal|mmproj|vision", re.IGNORECASE)
+"""In what an endpoint says of a message with an image: that it is the image."""
 _BYTES_A_TOKEN = 3
 _TOKENS_A_MESSAGE = 8
 _TOKENS_A_PROMPT = 32  # a chat format may put a system message of its own before ours
@@ -134,6 +139,11 @@ class OpenAIModel:
         return f"openai {self.settings.name} at {self.address}, {begun}, {extra}{specials}"
 
     @property
+    def takes_images(self) -> bool:
+        """Whether prompts may hold images: the endpoint says no where its model takes none."""
+        return True
+
+    @property
     def context_tokens(self) -> int:
         """The bound in the settings: an endpoint does not give its own."""
         return self.settings.context_tokens
@@ -146,13 +156,17 @@ class OpenAIModel:
     def count_tokens(self, prompt: Prompt) -> int:
         """A careful estimate: a token for three bytes of UTF-8, eight a message, 32 a prompt.
 
-        English text has a token for four to five bytes; the tokenizer itself is not known here.
+        English text has a token for four to five bytes; the tokenizer itself is not known here. An
+        image counts as `model.image_tokens`.
         """
-        messages = text_only(prompt, "openai").messages
-        sizes = (len(m.content.encode("utf-8", "replace")) for m in messages)
-        return _TOKENS_A_PROMPT + sum(
-            math.ceil(size / _BYTES_A_TOKEN) + _TOKENS_A_MESSAGE for size in sizes
-        )
+        tokens = _TOKENS_A_PROMPT
+        for message in prompt.messages:
+            said = "".join(part for part in message.parts if isinstance(part, str))
+            size = len(said.encode("utf-8", "replace"))
+            tokens += math.ceil(size / _BYTES_A_TOKEN) + _TOKENS_A_MESSAGE
+            images = sum(isinstance(part, Image) for part in message.parts)
+            tokens += images * self.settings.image_tokens
+        return tokens
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Yields (position, text) as each is answered, `concurrency` requests at once.
@@ -215,16 +229,10 @@ class OpenAIModel:
         )
 
     def _body(self, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
-        messages = text_only(prompt, "openai").messages
+        messages = prompt.messages
         if prompt.begun and not self.settings.prefill:
             messages = messages[:-1]
-        said = [
-            {
-                "role": message.role,
-                "content": escape_special_tokens(message.content, self.settings.special_tokens),
-            }
-            for message in messages
-        ]
+        said = [{"role": one.role, "content": self._content(one)} for one in messages]
         body: dict[str, Any] = {"model": self.settings.name, "messages": said}
         body["temperature"] = sampling.temperature
         if sampling.temperature > 0:
@@ -232,6 +240,17 @@ class OpenAIModel:
             body["seed"] = derive_seed(sampling.seed, *prompt.seed_parts) % 2**31
         body["max_tokens"] = sampling.max_tokens
         return body
+
+    def _content(self, message: Message) -> str | list[dict[str, Any]]:
+        """What an endpoint gets of a message: its text, or its parts where an image is among them.
+
+        Raises:
+            PromptError: If a part is neither.
+        """
+        specials = self.settings.special_tokens
+        if message.other is None:
+            return escape_special_tokens(message.content, specials)
+        return [_part(part, message.role, specials) for part in message.parts]
 
     def _try_until_deadline(self, body: dict[str, Any]) -> str:
         """`_try`, given up at the deadline even if bytes trickle in."""
@@ -270,13 +289,21 @@ class OpenAIModel:
             if error.status_code == 400 and limit != newer and newer in error.response.text:
                 self._limit = newer
                 return self._try(body)
-            raise self._refusal(error) from None
+            raise self._refusal(error, body) from None
         return self._text(answer.text, body["max_tokens"])
 
-    def _refusal(self, error: openai.APIStatusError) -> Exception:
+    def _refusal(self, error: openai.APIStatusError, body: Mapping[str, Any]) -> Exception:
         """What an HTTP status other than success means for us."""
         status = error.status_code
         said = self._without_key(error_text(error.response.text))
+        seen = any(isinstance(one["content"], list) for one in body["messages"])
+        # some servers say so by a status that asks for another try
+        if seen and status not in _RETRIED and _BLIND.search(said):
+            return ModelError(
+                f"{self.address} takes no images for the model {self.settings.name} (HTTP "
+                f"{status}: {said}). Name a model that sees, or put a descriptions.parquet into "
+                "the run"
+            )
         if status in _RETRIED or status >= 500:
             return _AgainError(f"HTTP {status}: {said}", asked_wait(error.response.headers))
         advice = _ADVICE.get(status, "Look at model.base_url").format(key_env=self.settings.key_env)
@@ -341,6 +368,16 @@ class OpenAIModel:
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
+
+
+def _part(part: Content, role: str, specials: Collection[str]) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": escape_special_tokens(part, specials)}
+    if not isinstance(part, Image):
+        raise PromptError(f"the backend openai takes text and images, and role {role} holds {part}")
+    kind, data = sendable(part)
+    address = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return {"type": "image_url", "image_url": {"url": address}}
 
 
 def _client(settings: ModelSettings, address: str, key: str) -> openai.OpenAI:

@@ -24,6 +24,9 @@ BACKENDS = PluginTable(
 )
 
 
+IMAGE_TOKENS = 256
+"""The default: enough to name what a picture shows."""
+
 SPEED_ONLY = frozenset(
     {"batch_size", "batch_tokens", "prefix_cache_tokens"}
     | {"key_env", "concurrency", "timeout", "retries", "price_in", "price_out"}
@@ -78,6 +81,12 @@ class ModelSettings(Settings):
         "and for Llama, Mistral and Qwen models; auto: openvino where it is installed and can "
         "take the model, else torch. Training and its validation keep to torch",
     )
+    image_tokens: int = Field(
+        IMAGE_TOKENS,
+        ge=1,
+        description="about the most tokens of an image: it is shrunk, and not cut into tiles, to "
+        "take no more where the model can do with so few; openai: what an image counts as",
+    )
     special_tokens: tuple[str, ...] = Field(
         (),
         description="further text that the model reads as chat markup: it is broken up wherever "
@@ -116,7 +125,8 @@ class ModelSettings(Settings):
 
     def meaning(self) -> dict[str, Any]:
         """The settings that a text or a training depends on, as plain values."""
-        return self.model_dump(mode="json", exclude={*SPEED_ONLY, "scorer"})
+        plain = {"image_tokens"} if self.image_tokens == IMAGE_TOKENS else set()
+        return self.model_dump(mode="json", exclude={*SPEED_ONLY, "scorer", *plain})
 
 
 def open_model(settings: ModelSettings, adapter: Path | None = None) -> Any:

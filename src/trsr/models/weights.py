@@ -19,6 +19,9 @@ from trsr.storage import files
 GGUF = {"smollm2-135m": "SmolLM2-135M-Instruct.Q4_1.gguf"}
 """Embedded models that may come as GGUF: `trsr get` name → file in the fetched folder."""
 
+PROCESSOR = ("preprocessor_config", "processor_config")
+"""What the files of a processor of images begin with."""
+
 _MADE = "made.json"  # written last: a folder that has it is complete
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 
@@ -55,6 +58,34 @@ def local_weights(
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelError(f"there is no model folder {folder}")
     return _from_hub(name, revision)
+
+
+def sees(folder: Path) -> bool:
+    """Whether a folder holds a model that takes images."""
+    try:
+        return "vision_config" in files.read_json(folder / "config.json")
+    except (OSError, ValueError):
+        return False
+
+
+def image_fault(backend: str, name: str) -> str:
+    """Why a local model takes no images, as far as its files are here; empty where it may."""
+    if backend != "transformers":
+        return ""
+    advice = "name a multimodal one, or an endpoint's (backend openai)"
+    if name in GGUF:
+        return f"the model {name} takes no images: {advice}"
+    folder = Path(name)
+    if not files.is_file(folder / "config.json"):
+        return ""
+    if not sees(folder):
+        return f"the model in {folder} takes no images: {advice}"
+    if not any(path.name.startswith(PROCESSOR) for path in files.listed(folder, "*.json")):
+        return (
+            f"the model in {folder} has no processor of images: fetch preprocessor_config.json "
+            "(and processor_config.json) of the same model into the folder"
+        )
+    return ""
 
 
 def file_digest(path: Path, cache: Path | None = None) -> str:

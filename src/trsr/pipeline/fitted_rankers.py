@@ -11,6 +11,9 @@ from typing import Any
 
 from trsr.config import Config
 from trsr.data import Dataset
+from trsr.data.dataset import DESCRIPTIONS
+from trsr.data.images import FOLDER as IMAGES
+from trsr.data.images import TABLE
 from trsr.errors import StoreError
 from trsr.metrics import evaluate
 from trsr.models import ScoringModel
@@ -30,13 +33,18 @@ def ranking_prompt_settings(config: Config) -> dict[str, Any]:
     """What the ranking model is, and what is said to it."""
     excluded = {"summary_item_words", "summary_numbers", "summary_words"}
     domain = load_domain(config.prompts.domain)
+    seen = {"no_image": domain.no_image} if config.prompts.candidate_image else {}
     plain = [] if config.summarized else [turn.model_dump() for turn in domain.rank_plain]
-    return ({"rank_plain": plain} if plain else {}) | {
-        "words": domain.digest(config.prompts.style),
-        "prompts": config.prompts.model_dump(mode="json", exclude=excluded),
-        "model": config.model.meaning(),
-        "run": {"seed": config.run.seed},
-    }
+    return (
+        seen
+        | ({"rank_plain": plain} if plain else {})
+        | {
+            "words": domain.digest(config.prompts.style),
+            "prompts": config.prompts.meaning(excluded),
+            "model": config.model.meaning(),
+            "run": {"seed": config.run.seed},
+        }
+    )
 
 
 @dataclass
@@ -95,7 +103,7 @@ class FittedRankers:
     def key(self, name: str) -> dict[str, Any]:
         """All that a fitted ranker depends on, as plain values."""
         config, rank = self.config, self.config.rank.only(name)
-        read = [ITEMS, "interactions.parquet"]
+        read = [ITEMS, DESCRIPTIONS, "interactions.parquet"]
         if rank.traits(name).validates or any(rank.traits(one).validates for one in rank.used):
             read.append(cases_file("valid"))
         if any(map(RANKERS.added, rank.used)):  # what other packages' rankers look at is not known
@@ -117,6 +125,7 @@ class FittedRankers:
             found["summary of"] = config.prompts.summary_of
         if rank.those("uses_llm"):
             found["model"] = ranking_prompt_settings(config) | {"scorer": config.model.scorer}
+            read += [TABLE, IMAGES] if config.prompts.candidate_image else []
         if rank.those("needs_training"):
             read.append("adapter")
         found["files"] = self.run.hashes(sorted(set(read)))

@@ -14,6 +14,8 @@ import polars as pl
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.data.cases import FULL_FORMAT
+from trsr.data.dataset import DESCRIPTIONS
+from trsr.data.images import FOLDER, TABLE, image_stamp
 from trsr.data.preparation import prepare
 from trsr.data.settings import DataSettings
 from trsr.hub import get
@@ -35,6 +37,7 @@ from trsr.pipeline.artifacts import (
     summaries_file,
     used_splits,
 )
+from trsr.pipeline.describing import DESCRIBE
 from trsr.pipeline.fitted_rankers import ranking_prompt_settings
 from trsr.pipeline.pages import write_pages
 from trsr.pipeline.prompt_summaries import prompt_cases
@@ -55,6 +58,8 @@ from trsr.types import Summary
 
 _log = logging.getLogger(__name__)
 
+IMAGES = (TABLE, FOLDER)
+
 CURVES = frozenset({"losses", "validations", "adapter"})
 """What the manifest leaves to `adapter/curves.jsonl`: it is to be read by people."""
 
@@ -69,13 +74,15 @@ def located(settings: DataSettings) -> DataSettings:
 def _data_settings(config: Config) -> dict[str, Any]:
     """The data's settings, its files as they are now, and the draw."""
     excluded = {"interactions", "items", "impressions", "seed"}
+    excluded |= set() if config.data.images else {"images", "max_pixels", "max_without_image"}
     data = config.data.model_dump(mode="json", exclude=excluded)
     given = config.data.candidates == "given"
     for key in () if given else ("candidates", "clicked"):  # read for given lists alone
         data["columns"].pop(key, None)
     paths = {"interactions": config.data.interactions, "items": config.data.items}
     sources = fingerprint(paths | ({"impressions": config.data.impressions} if given else {}))
-    own = {"data": data, SOURCE: sources, "run": {"seed": config.data_seed}}
+    own: dict[str, Any] = {"data": data, SOURCE: sources, "run": {"seed": config.data_seed}}
+    own |= {"image files": image_stamp(located(config.data))} if config.data.images else {}
     return own | ({"format of cases": FULL_FORMAT} if config.data.candidates == "full" else {})
 
 
@@ -286,12 +293,14 @@ _UNTIMED = (
 
 def _train_reads(config: Config) -> tuple[str, ...]:
     """Of validation cases nothing, where the training does not look at them."""
+    seen = IMAGES if config.trained and config.prompts.candidate_image else ()
     validated = config.trained and config.train.validate_steps
-    return (cases_file("valid"), summaries_file("valid")) if validated else ()
+    return (*seen, *((cases_file("valid"), summaries_file("valid")) if validated else ()))
 
 
 def _rank_reads(config: Config) -> tuple[str, ...]:
-    return tuple(map(summaries_file, ranked_splits(config)))
+    seen = IMAGES if config.prompts.candidate_image and config.rank.those("uses_llm") else ()
+    return (*seen, *map(summaries_file, ranked_splits(config)))
 
 
 def _seeded_apart(config: Config, rank: RankSettings) -> bool:
@@ -394,11 +403,11 @@ PREPARE = Stage(
     ("items.parquet", "interactions.parquet", *CASES),
     _data_settings,
     _prepare,
-    writes_more=("prepare.json",),
+    writes_more=("prepare.json", TABLE, FOLDER),
 )
 SUMMARIZE = Stage(
     "summarize",
-    ("items.parquet", *CASES),
+    ("items.parquet", DESCRIPTIONS, *CASES),
     SUMMARIES,
     _summarize_settings,
     _summarize,
@@ -406,7 +415,7 @@ SUMMARIZE = Stage(
 )
 TRAIN = Stage(
     "train",
-    ("items.parquet", cases_file("train"), summaries_file("train")),
+    ("items.parquet", DESCRIPTIONS, cases_file("train"), summaries_file("train")),
     ("adapter",),
     _train_settings,
     _train,
@@ -414,7 +423,7 @@ TRAIN = Stage(
 )
 RANK = Stage(
     "rank",
-    ("items.parquet", "interactions.parquet", *CASES, "adapter"),
+    ("items.parquet", DESCRIPTIONS, "interactions.parquet", *CASES, "adapter"),
     ("rankings.parquet", RANKERS),
     _rank_settings,
     rank_candidates,
@@ -423,7 +432,7 @@ RANK = Stage(
 )
 EVALUATE = Stage(
     "evaluate",
-    ("items.parquet", "rankings.parquet", RETRIEVED),
+    ("items.parquet", DESCRIPTIONS, "rankings.parquet", RETRIEVED),
     ("report.json",),
     _evaluate_settings,
     _evaluate,
@@ -435,7 +444,7 @@ EVALUATE = Stage(
     unread=(SOURCE,),
     last=True,
 )
-STAGES = (PREPARE, SUMMARIZE, TRAIN, RANK, EVALUATE)
+STAGES = (PREPARE, DESCRIBE, SUMMARIZE, TRAIN, RANK, EVALUATE)
 
 STAGE_TABLE = PluginTable(
     "stage",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -38,6 +39,11 @@ class PromptSettings(Settings):
     field_words: dict[str, int] = Field(
         default_factory=dict, description="a column's own word limit, for all prompts"
     )
+    candidate_image: bool = Field(
+        False,
+        description="the ranking prompt ends with the candidate's image, for models that see "
+        "(data.images)",
+    )
     recent: int = Field(3, ge=0, description="recent items in the ranking prompt (paper: 3)")
     summary_words: int = Field(60, ge=5, description="the requested length of a summary, in words")
     summary_of: Literal["own", "another"] = Field(
@@ -46,3 +52,8 @@ class PromptSettings(Settings):
         "that of another user of the same split, sampled at random; `trsr recommend`, a sweep's "
         "search and `trsr tune-summarizer` refuse another's",
     )
+
+    def meaning(self, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """What prompts depend on, as plain values, without what is not used."""
+        apart = {*exclude} | (set() if self.candidate_image else {"candidate_image"})
+        return self.model_dump(mode="json", exclude=apart)

@@ -34,6 +34,12 @@ SLOTS: Mapping[Kind, frozenset[str]] = {
 
 RANK_KINDS: tuple[Kind, ...] = ("rank", "rank_plain")
 
+DESCRIBE = (
+    "Describe what the image shows, in at most $words words: what kind of thing it is, its form, "
+    "colors and material, and what is written on it. Answer with the description only."
+)
+"""The question about an image, where a domain has none of its own."""
+
 FREE = {"words"}
 """Placeholders of the summary prompts that may stand anywhere, any number of times."""
 
@@ -54,8 +60,12 @@ class Turn(Settings):
     @property
     def slots(self) -> list[str]:
         """The placeholders in their order, repeated ones repeated."""
-        found = Template.pattern.finditer(self.content)
-        return [name for m in found if (name := m["named"] or m["braced"])]
+        return _slots(self.content)
+
+
+def _slots(text: str) -> list[str]:
+    found = Template.pattern.finditer(text)
+    return [name for m in found if (name := m["named"] or m["braced"])]
 
 
 Turns = tuple[Turn, ...]
@@ -135,6 +145,12 @@ class Domain(Settings):
         min_length=1, description="stands there instead if the history is empty"
     )
     no_text: str = Field(min_length=1, description="stands for an item without any text")
+    no_image: str = Field(
+        "(no image)", min_length=1, description="stands in the place of a candidate's image"
+    )
+    describe: str = Field(
+        DESCRIBE, description="asks what an item's image shows, which comes before it; $words"
+    )
     rank: Turns = Field(description="the ranking prompt; $summary, $recent, $candidate")
     rank_plain: Turns = Field(
         (),
@@ -150,13 +166,17 @@ class Domain(Settings):
         _check("rank", self.rank)
         if self.rank_plain:
             _check("rank_plain", self.rank_plain)
+        if not Template(self.describe).is_valid() or {*_slots(self.describe)} > FREE:
+            raise ValueError("describe: it may hold the placeholder $words alone; write $$ for $")
         if self.yes.strip() == self.no.strip():
             raise ValueError("yes and no must be different answers")
         return self
 
     def digest(self, style: str) -> str:
-        """A hash of every word, without `rank_plain`, and without `profile` if unused."""
-        apart = {"rank_plain"} | ({"profile"} if style != "profile" else set())
+        """A hash of every word about items' texts, without `profile` if unused."""
+        apart = {"rank_plain", "no_image", "describe"} | (
+            {"profile"} if style != "profile" else set()
+        )
         return digest(self.model_dump(mode="json", exclude=apart))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from string import Template
 from typing import NamedTuple
 
 from trsr.errors import ConfigError, PromptError
@@ -13,7 +14,8 @@ from trsr.prompts.settings import PromptSettings
 from trsr.prompts.templates import Kind, PromptTemplate, Style, load_domain
 from trsr.prompts.text import Keywords, Line, cut, finished, fold, item_line, length
 from trsr.settings import digest
-from trsr.types import Item, Prompt, Query
+from trsr.storage.images import read_image
+from trsr.types import Image, Item, Message, Prompt, Query
 
 _CACHED_LINES = 1 << 14
 
@@ -37,6 +39,12 @@ class Budget:
         self.count = count
         self.tokens = tokens
         self._own: dict[int, tuple[PromptTemplate, int]] = {}
+
+    def less(self, tokens: int) -> Budget:
+        """The same budget beside something that takes some of it."""
+        rest = Budget(self.count, self.tokens - tokens)
+        rest._own = self._own
+        return rest
 
     def bound(self, template: PromptTemplate, values: Mapping[str, str]) -> int:
         """Never fewer than the tokens of `template.fill(values)`."""
@@ -166,7 +174,7 @@ class PromptWriter:
         plain = not summarized and bool(self._domain.rank_plain)
         self._rank = self._domain.rank_plain if plain else self._domain.rank
         # whose summary it is changes no word here
-        chosen = settings.model_dump(mode="json", exclude={"domain", "summary_of"})
+        chosen = settings.meaning({"domain", "summary_of"})
         self.settings = settings
         self.answers = (self._domain.yes, self._domain.no)
         words = {
@@ -176,6 +184,8 @@ class PromptWriter:
         }
         if plain:
             words["rank_plain"] = [turn.model_dump(mode="json") for turn in self._rank]
+        if settings.candidate_image:
+            words["no_image"] = self._domain.no_image
         self.digest = digest(words)
         self.counts = PromptCounts()
         self._sentences = style.sentences
@@ -183,6 +193,7 @@ class PromptWriter:
         # popular items come again and again
         self._line = functools.lru_cache(_CACHED_LINES)(_line_maker(settings, self._domain.no_text))
         self._templates = self._make_templates(style)
+        self._of_images: dict[str, int] = {}
         self._budget = Budget(count_tokens, context_tokens - reserve_tokens)
         self._room = f"{context_tokens - reserve_tokens} ({context_tokens} less the answer's)"
 
@@ -308,9 +319,12 @@ class PromptWriter:
     def rank(self, query: Query) -> list[Prompt]:
         """Asks for each candidate, in the query's order, whether the user chooses it next.
 
-        The prompts are the same up to the candidate, which comes last and is never cut to fit.
-        To fit the longest of them, older recent items are left out first, then words of the
-        latest one's longest values, then that item, then words of the summary's end.
+        With `candidate_image` a prompt ends with the candidate's image: all that candidates share
+        stands before it.
+
+        The prompts are the same up to the candidate, which comes last; neither it nor its image is
+        ever cut to fit. To fit the longest of them, older recent items are left out first, then
+        words of the latest one's longest values, then that item, then words of the summary's end.
 
         Raises:
             PromptError: If the instruction and a candidate do not fit; names the query.
@@ -319,6 +333,13 @@ class PromptWriter:
         summary = fold(query.summary.text) if query.summary else ""
         recent = [self._line(item, words) for item in query.history.recent(self.settings.recent)]
         candidates = [self._line(item, words).text() for item in query.candidates]
+        images: Sequence[Image | None] = [None] * len(candidates)
+        budget = self._budget
+        if self.settings.candidate_image:
+            images = [self._image(item) for item in query.candidates]
+            for place, image in enumerate(images):
+                candidates[place] += "\n" if image else f" {self._domain.no_image}"
+            budget = budget.less(max(self._image_tokens(item) for item in query.candidates))
         steps = truncations(recent, length(summary))
 
         def values(step: int) -> dict[str, str]:
@@ -330,11 +351,33 @@ class PromptWriter:
                 "recent": _listed(lines, kept.words) or none,
             }
 
-        step = self._fit_rank(values, len(steps), candidates, query)
+        step = self._fit_rank(values, len(steps), candidates, query, budget)
         self._count(len(candidates), step > 0)
         shared = values(step)
         template = self._templates["rank"]
-        return [template.fill({**shared, "candidate": text}) for text in candidates]
+        prompts = [template.fill({**shared, "candidate": text}) for text in candidates]
+        return [
+            _with_image(prompt, image) if image else prompt
+            for prompt, image in zip(prompts, images, strict=True)
+        ]
+
+    def describe(self, image: Image, words: int) -> Prompt:
+        """Asks what an image shows."""
+        asked = Template(self._domain.describe).substitute(words=words)
+        return Prompt((Message("user", (image, f"\n{asked}")),))
+
+    @staticmethod
+    def _image(item: Item) -> Image | None:
+        return read_image(item.image) if item.image else None
+
+    def _image_tokens(self, item: Item) -> int:
+        """The tokens of an item's image, at least."""
+        if not item.image:
+            return 0
+        if item.image not in self._of_images:
+            alone = Prompt((Message("user", (read_image(item.image),)),))
+            self._of_images[item.image] = self._budget.count(alone)
+        return self._of_images[item.image]
 
     def _fit_rank(
         self,
@@ -342,9 +385,10 @@ class PromptWriter:
         steps: int,
         candidates: Sequence[str],
         query: Query,
+        budget: Budget,
     ) -> int:
         """The first step with which every candidate fits, searched with the longest one."""
-        template, budget = self._templates["rank"], self._budget
+        template = self._templates["rank"]
         longest, fits = budget.longest(template, values(0), "candidate", candidates)
         if fits:
             return 0
@@ -356,10 +400,12 @@ class PromptWriter:
             if fits:
                 return step
         needed = budget.count(template.fill({**values(steps - 1), "candidate": longest}))
+        shown = self._budget.tokens - budget.tokens
+        image = f" and its image (which takes {shown})" if shown else ""
         raise PromptError(
-            f"query {query.id}: the prompt needs {needed} tokens for the instruction and a "
-            f"candidate alone, there is room for {self._room}: raise model.context_tokens, or "
-            "lower prompts.words"
+            f"query {query.id}: the prompt needs {needed + shown} tokens for the instruction and a "
+            f"candidate{image} alone, there is room for {self._room}: raise model.context_tokens, "
+            f"or lower prompts.words{' or model.image_tokens' if shown else ''}"
         )
 
     def finish(self, prompt: Prompt, text: str) -> str:
@@ -372,6 +418,11 @@ class PromptWriter:
 
 def _listed(lines: Sequence[Line], most: int | None) -> str:
     return "\n".join(f"- {line.text(most)}" for line in lines)
+
+
+def _with_image(prompt: Prompt, image: Image) -> Prompt:
+    *before, asked = prompt.messages
+    return replace(prompt, messages=(*before, Message(asked.role, (*asked.parts, image))))
 
 
 def _line_maker(settings: PromptSettings, empty: str) -> Callable[[Item, int, bool], Line]:

@@ -199,7 +199,7 @@ class BatchedModel(ModelWrapper):
 
     def _sizes(self, prompts: Sequence[Prompt]) -> list[int]:
         """About how many tokens each prompt adds to a pass: what it shares with the first, none."""
-        texts = ["\n".join(message.content for message in one.messages) for one in prompts]
+        texts = ["\n".join(message.shown for message in one.messages) for one in prompts]
         shared = _common(min(texts), max(texts)) if len(texts) > 1 else 0
         # to count is to read as tokens, which the inner model then need not do in its pass
         tokens = [self.count_tokens(prompt) for prompt in prompts]

@@ -372,7 +372,7 @@ class Service:
             return []
         place = [item.id for item in query.candidates].index(first)
         messages = self.recommender.prompts(query)[place].messages
-        return [ChatMessage(role=one.role, content=one.content) for one in messages]
+        return [ChatMessage(role=one.role, content=one.shown) for one in messages]
 
     def _asked(self, request: RecommendRequest, cancelled: threading.Event | None) -> _Asked:
         ends = time.perf_counter() + self.settings.deadline

@@ -60,3 +60,12 @@ class SummarizeSettings(Settings):
     def uses_llm(self) -> bool:
         """Whether the strategy needs a language model."""
         return bool(getattr(STRATEGIES.load(self.strategy), "uses_llm", True))
+
+
+class DescribeSettings(Settings):
+    """How items' images become words (the stage `describe`)."""
+
+    words: int = Field(40, ge=5, description="the most words about an image")
+    model: ModelSettings | None = Field(
+        None, description="the model that describes; left out: the one of [model]"
+    )

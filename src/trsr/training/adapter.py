@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from trsr.errors import ConfigError
 from trsr.models.hf.fused_lora import fuse_lora
+from trsr.models.token_tree.kv_cache import decoder_of
 from trsr.settings import derive_seed
 from trsr.storage import files
 from trsr.training.settings import TrainSettings
@@ -44,12 +46,15 @@ class Adapter:
 
     def __init__(self, network: Any, settings: TrainSettings, base: str, seed: int) -> None:
         check_targets(network, settings.targets)
+        language = language_part(network)
         upper = upper_layers(network, settings.upper_layers)
         config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
             target_modules=list(settings.targets),
+            # a target is the end of a name, and the vision part has layers of the same names
+            exclude_modules=rf"(?!{re.escape(language)}\.).*" if language else None,
             layers_to_transform=upper,
             bias="none",
             task_type="CAUSAL_LM",
@@ -89,6 +94,14 @@ class Adapter:
         config.inference_mode = training
 
 
+def language_part(network: Any) -> str:
+    """The name of the language part in a model that sees; empty where there is no other part."""
+    if not hasattr(network.config, "vision_config"):
+        return ""
+    decoder = decoder_of(network)
+    return next(str(name) for name, module in network.named_modules() if module is decoder)
+
+
 def upper_layers(network: Any, count: int) -> list[int] | None:
     """The numbers of the topmost layers; None for a count of 0: all.
 
@@ -97,7 +110,7 @@ def upper_layers(network: Any, count: int) -> list[int] | None:
     """
     if not count:
         return None
-    layers = int(network.config.num_hidden_layers)
+    layers = int(network.config.get_text_config().num_hidden_layers)
     if count > layers:
         raise ConfigError(
             f"train.upper_layers: {count} are asked for, but this {type(network).__name__} has "
@@ -117,11 +130,13 @@ def check_targets(network: Any, targets: tuple[str, ...], setting: str = "train.
     Raises:
         ConfigError: With the near names of the network's linear layers.
     """
-    head = network.get_output_embeddings()
+    head, language = network.get_output_embeddings(), language_part(network)
     layers = {
         name
         for name, module in network.named_modules()
-        if module is not head and (isinstance(module, nn.Linear) or _is_conv1d(module))
+        if name.startswith(language)
+        and module is not head
+        and (isinstance(module, nn.Linear) or _is_conv1d(module))
     }
     # `model.layers.0.self_attn.q_proj` may be named by any of its endings at a dot.
     last = {name.rpartition(".")[2] for name in layers}

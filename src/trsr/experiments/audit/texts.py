@@ -48,7 +48,7 @@ class Reader:
         fields = tuple(self.run.config.prompts.fields) or ("title",)
         probe = Query(query.id, query.history, (Item("?", ((fields[0], _MARK),)),), query.summary)
         (prompt,) = self.run.writer.rank(probe)
-        return "\n".join(message.content for message in prompt.messages)
+        return "\n".join(message.shown for message in prompt.messages)
 
     def cases(self, split: str) -> Iterator[Case]:
         """At most `LOOKED_AT` sampled cases of a split, with the summaries that prompts show."""

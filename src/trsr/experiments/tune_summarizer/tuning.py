@@ -108,7 +108,7 @@ def _texts(
 
 COMMAND = "tune-summarizer"
 RESULT = "summarizer.json"
-READ = ("items.parquet", "cases.train.parquet", "cases.valid.parquet")
+READ = ("items.parquet", "descriptions.parquet", "cases.train.parquet", "cases.valid.parquet")
 """The files of the run that are read, beside the adapter; no test cases."""
 
 GREEDY, TOP_P = {"temperature": 0.0}, 0.95

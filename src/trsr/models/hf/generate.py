@@ -48,6 +48,11 @@ class Row:
     done: bool = False
 
     @property
+    def kind(self) -> Tokens:
+        """Prompts with the same run together."""
+        return self.chat_format.kind(self.prompt[:KIND])
+
+    @property
     def answer(self) -> Tokens:
         """The answer so far, as begun and as generated."""
         return (*self.turns[-1], *self.tokens)
@@ -236,7 +241,7 @@ class Generator:
         kept, bank = self._stems.get(shared[:KIND], ((), Bank((), ())))
         known = common(kept, shared)
         if known > max(STEM, len(shared) - STEM):
-            return known, cut(bank, known)
+            return known, cut(decoder, bank, kept[:known])
         if len(shared) < STEM or len(prompts) == 1:
             return 0, None
         _, bank = run(decoder, [shared], keep=True)
@@ -259,6 +264,7 @@ class Batch:
     def __init__(self, rows: list[Row], bank: Bank, room: int) -> None:
         self.rows = rows
         self._read = torch.tensor(bank.lengths)
+        self._next = torch.tensor(bank.nexts or bank.lengths)
         self._width = max(bank.lengths)
         self._steps = 0
         self._layers = [_GrowingLayer(past, room) for past in bank.layers]
@@ -274,7 +280,7 @@ class Batch:
         if int(self._read.min()) < self._width:
             behind = torch.arange(self._width)[None, :] >= self._width - self._read[:, None]
             mask = F.pad(behind, (0, self._steps), value=True).long().to(device)
-        positions = (self._read + self._steps - 1)[:, None]
+        positions = (self._next + self._steps - 1)[:, None]
         output = decoder(
             input_ids=torch.tensor(tokens, device=device)[:, None],
             attention_mask=mask,
@@ -287,7 +293,7 @@ class Batch:
     def keep(self, places: list[int]) -> None:
         """Drops all rows but these."""
         self.rows = [self.rows[place] for place in places]
-        self._read = self._read[places]
+        self._read, self._next = self._read[places], self._next[places]
         for layer in self._layers:
             layer.select(places)
 
@@ -318,11 +324,9 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
 def _take(pool: list[Row], size: int) -> list[Row]:
     """Takes a batch out of the pool: of the commonest kind, the longest."""
-    kinds = Counter(row.prompt[:KIND] for row in pool)
+    kinds = Counter(row.kind for row in pool)
     kind = max(kinds, key=lambda tokens: kinds[tokens])
-    alike = sorted(
-        (row for row in pool if row.prompt[:KIND] == kind), key=lambda row: -len(row.prompt)
-    )
+    alike = sorted((row for row in pool if row.kind == kind), key=lambda row: -len(row.prompt))
     taken = alike[:size]
     positions = {row.position for row in taken}
     pool[:] = [row for row in pool if row.position not in positions]

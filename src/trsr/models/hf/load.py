@@ -19,7 +19,7 @@ from trsr.errors import ConfigError, ModelError
 from trsr.models.hf.fused_lora import fuse_lora, is_readable
 from trsr.models.settings import ModelSettings
 from trsr.models.token_tree.kv_cache import decoder_of
-from trsr.models.weights import file_digest, local_weights, quiet
+from trsr.models.weights import PROCESSOR, file_digest, local_weights, quiet, sees
 from trsr.storage import files
 
 _UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError)
@@ -88,7 +88,10 @@ def load_network(
         options |= _quantized(settings, dtype, device)
     try:
         with quiet():
-            network = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
+            kind = "ImageTextToText" if sees(folder) else "CausalLM"
+            network = getattr(transformers, f"AutoModelFor{kind}").from_pretrained(
+                folder, **options
+            )
     except _UNREADABLE as error:
         raise ModelError(f"the model in {folder} cannot be loaded: {error}") from error
     if settings.quantize == "none":
@@ -134,7 +137,7 @@ def _is_relevant(path: Path) -> bool:
     return (
         path.suffix == ".safetensors"
         or path.name in ("config.json", "generation_config.json")
-        or path.name.startswith(TOKENIZER)
+        or path.name.startswith((*TOKENIZER, *PROCESSOR))
     )
 
 
@@ -271,7 +274,7 @@ def write_merged(settings: ModelSettings, adapter: Path | None, folder: Path) ->
             network.save_pretrained(folder)
         # as they are, so that texts become the same tokens, byte for byte
         for path in files.listed(base):
-            if path.name.startswith(TOKENIZER):
+            if path.name.startswith((*TOKENIZER, *PROCESSOR)):
                 files.copy(path, folder / path.name)
     except OSError as error:
         raise ModelError(

@@ -16,6 +16,7 @@ from trsr.models.base import Feed, Sampling
 from trsr.models.chat_format import ChatFormat, Question
 from trsr.models.hf import load
 from trsr.models.hf.generate import Generator, stop_tokens
+from trsr.models.hf.vision import ImageVectors, VisionFormat, load_processor
 from trsr.models.openvino.compiled import CompiledPass, compiled_pass, resolve
 from trsr.models.settings import ModelSettings
 from trsr.models.thinking import MissingTexts
@@ -23,7 +24,7 @@ from trsr.models.token_tree.kv_cache import decoder_of
 from trsr.models.token_tree.prefix_cache import PrefixCache
 from trsr.models.token_tree.tokens import Tokens
 from trsr.models.token_tree.tree import answer_logits, answer_states, log_normalizer
-from trsr.models.weights import local_weights
+from trsr.models.weights import local_weights, sees
 from trsr.types import Prompt
 
 
@@ -55,18 +56,33 @@ class TransformersModel:
         folder = local_weights(settings.name, revision=settings.revision)
         self.device = load.pick_device(settings)
         self.network = load.load_network(settings, folder, adapter, self.device)
-        self.chat_format = ChatFormat(
-            load.load_tokenizer(folder), settings.name, specials=settings.special_tokens
-        )
-        own = getattr(self.network.config, "max_position_embeddings", None)
+        self.chat_format = self._format(folder)
+        own = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         self._context_tokens = min(settings.context_tokens, own or settings.context_tokens)
         dtype = load.pick_dtype(settings, self.device)
-        self._scorer = resolve(self.network, settings.scorer)
+        self._scorer = "torch" if self.takes_images else resolve(self.network, settings.scorer)
         self._identity = load.identity(settings, folder, adapter, dtype)
         if self._scorer != "torch":
             self._identity += f" {self._scorer}"
+        if self.takes_images:
+            self._identity += f" images of {settings.image_tokens}"
         self._identity += settings.special_name
         self.prefix_cache = PrefixCache(settings.prefix_cache_tokens)
+
+    def _format(self, folder: Path) -> ChatFormat:
+        settings = self.settings
+        if not sees(folder):
+            tokenizer = load.load_tokenizer(folder)
+            return ChatFormat(tokenizer, settings.name, specials=settings.special_tokens)
+        vectors = ImageVectors(
+            self.network, load_processor(folder), settings.image_tokens, settings.name
+        )
+        return VisionFormat(vectors, settings.name, settings.special_tokens)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether prompts may hold images."""
+        return isinstance(self.chat_format, VisionFormat)
 
     @property
     def identity(self) -> str:
@@ -118,7 +134,7 @@ class TransformersModel:
             raise PromptError(
                 f"a prompt has {longest} tokens with its answer, but {self.settings.name} is read "
                 f"with at most {self.context_tokens}: shorten the prompt or raise "
-                f"model.context_tokens (it ends {prompt.messages[-1].content[-60:]!r})"
+                f"model.context_tokens (it ends {prompt.messages[-1].shown[-60:]!r})"
             )
 
     def encode_text(

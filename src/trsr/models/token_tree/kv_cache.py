@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
+
+PLACES = "trsr_places"
+"""An attribute of decoders whose positions are not places in the sequence.
+
+From the position of each segment's first token it gives those of all, [axes, segments, longest],
+and that of what follows each."""
 
 LayerKV = tuple[Tensor, Tensor]
 
@@ -24,10 +30,12 @@ class Bank:
     Attributes:
         layers: Each layer's keys and values, [prefixes, heads, width, head size].
         lengths: Tokens of each prefix, from the sequence's first.
+        nexts: The position of what follows each; empty: the lengths.
     """
 
     layers: tuple[LayerKV, ...]
     lengths: tuple[int, ...]
+    nexts: tuple[int, ...] = ()
 
 
 class LentLayer(DynamicLayer):  # type: ignore[misc]
@@ -116,6 +124,7 @@ def run(
         bank with one row a segment, empty unless they are kept.
     """
     device = next(decoder.parameters()).device
+    place = getattr(decoder, PLACES, None)
     lengths = [len(segment) for segment in segments]
     longest = max(lengths)
     starts = [bank.lengths[row] for row in rows] if bank else [0] * len(segments)
@@ -126,6 +135,10 @@ def run(
     start, length = torch.tensor(starts)[:, None], torch.tensor(lengths)[:, None]
     # padding repeats the last position: a learned position table may end right behind it
     positions = start + torch.minimum(torch.arange(longest)[None, :], length - 1)
+    nexts: list[int] = []
+    if place is not None:
+        before = (bank.nexts or bank.lengths) if bank else ()
+        positions, nexts = place(segments, [before[row] for row in rows] if bank else starts)
     mask = None
     if min(starts) < width:
         behind = torch.arange(width)[None, :] >= width - start
@@ -145,7 +158,7 @@ def run(
     if cache is None or not keep:
         return output.last_hidden_state, Bank((), ())
     layers = tuple((layer.keys, layer.values) for layer in cache.layers)
-    return output.last_hidden_state, _realign(layers, starts, lengths)
+    return output.last_hidden_state, replace(_realign(layers, starts, lengths), nexts=tuple(nexts))
 
 
 def select(bank: Bank, rows: Sequence[int]) -> Bank:
@@ -158,13 +171,15 @@ def select(bank: Bank, rows: Sequence[int]) -> Bank:
     def pick(past: Tensor) -> Tensor:
         return past[list(rows)][:, :, past.shape[2] - width :]
 
-    return Bank(tuple((pick(keys), pick(values)) for keys, values in bank.layers), lengths)
+    nexts = tuple(bank.nexts[row] for row in rows) if bank.nexts else ()
+    return Bank(tuple((pick(keys), pick(values)) for keys, values in bank.layers), lengths, nexts)
 
 
-def cut(bank: Bank, length: int) -> Bank:
+def cut(decoder: Any, bank: Bank, tokens: Sequence[int]) -> Bank:
     """The first tokens of a bank's only prefix."""
+    length, place = len(tokens), getattr(decoder, PLACES, None)
     layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in bank.layers)
-    return Bank(layers, (length,))
+    return Bank(layers, (length,), tuple(place([tokens], [0])[1]) if place else ())
 
 
 def _realign(layers: tuple[LayerKV, ...], starts: Sequence[int], lengths: Sequence[int]) -> Bank:
