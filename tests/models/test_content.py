@@ -63,7 +63,7 @@ def test_other_parts_decide_the_key_too() -> None:
     assert len({prompt.seed_parts for prompt in prompts}) == len(others)
 
 
-@pytest.mark.parametrize("backend", ["transformers", "openvino", "openai", "scripted"])
+@pytest.mark.parametrize("backend", ["transformers", "openvino", "scripted"])
 def test_a_backend_refuses_what_it_cannot_take_by_name(backend: str, tiny_model: Path) -> None:
     if backend == "openvino":
         pytest.importorskip("openvino_genai", reason="the extra 'openvino' is not installed")

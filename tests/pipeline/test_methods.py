@@ -82,7 +82,8 @@ def test_an_unknown_method_is_told_with_near_names(made):
 @pytest.mark.parametrize("name", METHODS.names())
 def test_each_method_is_a_configuration_without_mistakes(name):
     method = METHODS.load(name)
-    config = check_config({"method": name, "data": {"interactions": "clicks.csv"}})
+    images = {"images": "photo"} if "describe" in method.stages else {}
+    config = check_config({"method": name, "data": {"interactions": "clicks.csv", **images}})
     assert method.name == name
     assert stage_names(config) == method.stages
     assert "arXiv" in method.source

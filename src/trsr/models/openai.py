@@ -33,7 +33,7 @@ from trsr.models.markup import escape_special_tokens
 from trsr.models.settings import ModelSettings
 from trsr.models.thinking import MissingTexts, after_thinking
 from trsr.settings import derive_seed
-from trsr.storage.images import sendable
+from trsr.storage.images import ImageError, sendable
 from trsr.types import Content, Image, Message, Prompt
 
 if TYPE_CHECKING:
@@ -375,7 +375,10 @@ def _part(part: Content, role: str, specials: Collection[str]) -> dict[str, Any]
         return {"type": "text", "text": escape_special_tokens(part, specials)}
     if not isinstance(part, Image):
         raise PromptError(f"the backend openai takes text and images, and role {role} holds {part}")
-    kind, data = sendable(part)
+    try:
+        kind, data = sendable(part)
+    except ImageError as error:
+        raise PromptError(f"{part} {error}") from error
     address = f"data:{kind};base64,{base64.b64encode(data).decode()}"
     return {"type": "image_url", "image_url": {"url": address}}
 
