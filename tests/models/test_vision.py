@@ -78,7 +78,9 @@ def test_one_pass_over_21_candidates_is_one_by_one_is_the_models_own(model: Any)
 def test_candidates_share_all_that_stands_before_their_image(model: Any) -> None:
     one, other = images(2)
     first, second = (model.chat_format.encode(asked(image)) for image in (one, other))
-    differing = next(place for place, pair in enumerate(zip(first, second)) if len(set(pair)) > 1)
+    differing = next(
+        place for place, pair in enumerate(zip(first, second, strict=False)) if len(set(pair)) > 1
+    )
     before = model.chat_format.encode(Prompt((*asked(one).messages[:1], Message("user", "The"))))
     assert differing > len(before)
     assert first[differing] >= model.chat_format.vectors.base

@@ -214,7 +214,9 @@ def test_a_prompt_with_its_image_that_is_too_long_is_refused_before_training(sho
     run_stage(config, "prepare")
     run_stage(config, "describe")
     run_stage(config, "summarize")
-    with pytest.raises(PromptError, match=r"query train/.* a candidate and its image \(which takes"):
+    with pytest.raises(
+        PromptError, match=r"query train/.* a candidate and its image \(which takes"
+    ):
         run_stage(config, "train")
 
 
