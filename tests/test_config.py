@@ -112,14 +112,6 @@ def test_parts_that_do_not_exist_and_contradictions_are_told_at_once(tmp_path):
         load_config(write(tmp_path, GOOD), ["train.epochs=0"])
 
 
-def test_another_users_summary_needs_one_that_is_shown(tmp_path):
-    load_config(write(tmp_path, GOOD), ["prompts.summary_of=another"])
-    with pytest.raises(ConfigError, match="there is no summary to exchange"):
-        load_config(
-            write(tmp_path, GOOD), ["prompts.summary_of=another", "summarize.strategy=none"]
-        )
-
-
 @pytest.mark.parametrize("bad", ["epochs=2", "train.epochs", "=3", "train.=1", ".x=1"])
 def test_a_malformed_override_is_named(tmp_path, bad):
     with pytest.raises(ConfigError, match="section.key=value"):

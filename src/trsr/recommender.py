@@ -228,20 +228,11 @@ class Recommender:
             return scored(self.fitted(name), batch, name)
 
     def summarized(self, queries: Sequence[Query], progress: Progress) -> list[Query]:
-        """The queries, each with a summary where the run's strategy writes one.
-
-        Raises:
-            ConfigError: If the run tells other users' summaries: a query alone has no other user.
-        """
+        """The queries, each with a summary where the run's strategy writes one."""
         wanted = [query for query in queries if query.summary is None]
         names = self.config.rank.with_members(self.name)
         if not wanted or not self.config.reads_summary(names):
             return list(queries)
-        if self.config.prompts.summary_of == "another":
-            raise ConfigError(
-                "prompts.summary_of: this run tells other users' summaries, as a control; it "
-                "cannot recommend; use a run with own ones"
-            )
         found = self.summaries([(query.id, query.history) for query in wanted], progress)
         return [
             dataclasses.replace(query, summary=found[query.id]) if query.id in found else query

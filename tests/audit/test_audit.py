@@ -8,14 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from planted import CONFIG, change, states, write
 
 from trsr.config import load_config
 from trsr.errors import StoreError
-from trsr.experiments.audit import audit
-from trsr.experiments.audit.leakage import numbers_of
+from trsr.experiments.audit import Check, audit
+from trsr.experiments.audit.cases import _judged, numbers_of
 from trsr.pipeline import run
 
 
@@ -160,25 +161,15 @@ def test_ids_near_each_other_are_a_warning_and_a_finding_where_prompts_show_them
     assert states(folder)["item ids give the target away"] == "finding"
 
 
-def test_a_weak_shortcut_is_told_apart_from_none(monkeypatch, clean: Path) -> None:
-    name = "item ids give the target away"
-    (none,) = [one for one in audit(clean).checks if one.name == name]
-    assert "not shown to differ from chance" in none.seen
-    values = ("distance to the nearest id", 0.584, 0.014)
-    monkeypatch.setattr("trsr.experiments.audit.leakage._strongest", lambda *_: values)
-    (weak,) = [one for one in audit(clean).checks if one.name == name]
-    assert weak.state == "ok"
-    assert "weak; a warning above 0.6" in weak.seen
+def test_a_weak_shortcut_is_told_apart_from_none() -> None:
+    def judged(won: int) -> Check:
+        """Of 200 targets so many stand above their negative, and the others below."""
+        scores = [np.array([1.0, 0.0])] * won + [np.array([0.0, 1.0])] * (200 - won)
+        return _judged("ids", scores, "look", "warning")
 
-
-def test_times_that_tell_the_target_are_a_warning(faulty: Path) -> None:
-    cases = pl.read_parquet(faulty / "cases.test.parquet")
-    targets = cases["relevant"].list.first().unique()
-    old = pl.when(pl.col("item").is_in(targets.implode())).then(-1e6).otherwise(pl.col("time"))
-    change(faulty, "interactions.parquet", old.alias("time"))
-    name = "items' first times give the target away"
-    # Every item that is no target is now the newer one.
-    assert states(faulty)[name] == "warning"
+    assert judged(105).seen.endswith("not shown to differ from chance")
+    assert (judged(119).state, judged(119).seen[-20:]) == ("ok", "a warning above 0.6")
+    assert judged(140).state == "warning"
 
 
 def test_popular_targets_among_uniform_negatives_are_a_warning(clean: Path, faulty: Path) -> None:

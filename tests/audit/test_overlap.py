@@ -49,21 +49,3 @@ def test_words_of_the_history_are_no_leak(faulty: Path) -> None:
     text = pl.col("query").replace_strict(own, default=pl.col("text"))
     change(faulty, "summaries.test.parquet", text.alias("text"))
     assert check(faulty, IN_SUMMARY).numbers["test"] == 0.5
-
-
-def test_targets_that_read_as_an_item_of_their_history_are_a_warning(faulty: Path) -> None:
-    name = "target in the history"
-    titles = dict(pl.read_parquet(faulty / "items.parquet").select("id", "title").iter_rows())
-    case = pl.read_parquet(faulty / "cases.test.parquet").row(0, named=True)
-    twin = {case["relevant"][0]: titles[case["items"][0]].upper() + "!"}
-    title = pl.col("id").replace_strict(twin, default=pl.col("title"))
-    change(faulty, "items.parquet", title.alias("title"))
-    found = check(faulty, name)
-    assert found.state == "warning"
-    assert int(str(found.numbers["twins of targets"])) >= 1
-    assert "of 120 test targets" in found.seen
-    assert "of 1,080 negatives" in found.seen
-    assert (
-        "2 of 90 items (2.2 %) read as another one"
-        in check(faulty, "candidates that read alike").seen
-    )

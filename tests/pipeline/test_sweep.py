@@ -428,13 +428,6 @@ def test_values_that_contradict_each_other_fail_their_trial_alone(folder):
     assert any(one.rankers for one in swept.outcomes)
 
 
-def test_a_search_refuses_to_tell_other_users_summaries(folder):
-    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
-    text = SEARCH + '[set]\nprompts.summary_of = "another"\n'
-    with pytest.raises(ConfigError, match=r"search\.toml: prompts\.summary_of: .* own summaries"):
-        sweep(plan_of(folder, text, "search.toml"))
-
-
 def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
     from fitting import fitted

@@ -156,13 +156,6 @@ def test_a_run_says_what_its_summaries_tell(data: Path) -> None:
     assert "no ranker reads" not in page
 
 
-def test_another_users_summary_tells_nothing(data: Path) -> None:
-    folder = made(data)
-    own = auc(folder, "bm25_summary")
-    folder = made(data, "prompts.summary_of=another")
-    assert auc(folder, "bm25_summary") < own - 0.2
-
-
 def test_a_blend_reads_the_summaries_of_validation_cases(data: Path) -> None:
     blend = 'rank.blend.members=["bm25_summary", "popular"]'
     folder = made(data, 'rank.rankers=["blend"]', blend)

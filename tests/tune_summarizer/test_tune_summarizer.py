@@ -124,7 +124,6 @@ def test_where_nothing_is_better_no_model_is_written(prepared, tmp_path):
     [
         ("summarize.strategy=none", "summarize.strategy: none asks no model"),
         ("summarize.model.backend=scripted", "scripted has no weights here"),
-        ("prompts.summary_of=another", "must be own"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(prepared, tmp_path, setting, said):

@@ -53,10 +53,10 @@ def show_audit(run: Path, as_json: bool, llm_queries: int, progress: Progress) -
     if as_json:
         out.print_json(json.dumps(report.to_json(), ensure_ascii=False))
         return not report.findings
-    header, rows = report.rows()
+    header = ("check", "result", "what was seen")
     drawn = Table(*header, header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for name, state, evidence in rows:
-        drawn.add_row(escape(name), f"[{STYLES[state]}]{state}[/]", escape(evidence))
+    for one in report.checks:
+        drawn.add_row(escape(one.name), f"[{STYLES[one.state]}]{one.state}[/]", escape(one.seen))
     out.print(drawn)
     states: Counter[str] = Counter(check.state for check in report.checks)
     counts = ", ".join(f"{states[state]} {state}" for state in STYLES if states[state])

@@ -15,7 +15,6 @@ from trsr.explanation import SummaryTrace, named, page_writer, summary_trace
 from trsr.models import open_model
 from trsr.pipeline.artifacts import read_summaries, with_summary
 from trsr.pipeline.pages import GONE_NOTE, tells_summary
-from trsr.pipeline.prompt_summaries import prompt_summaries
 from trsr.pipeline.retrieval import RETRIEVED, read_retrieved
 from trsr.prompts import PromptWriter
 from trsr.rankers import read_rankings
@@ -32,8 +31,7 @@ def lines(run: Path, user: str) -> Iterator[str]:
     """
     recommender = Recommender.load(run)
     config, dataset = recommender.config, recommender.dataset
-    own = read_summaries(run, (config.rank.split,))
-    summaries = prompt_summaries(config, dataset, config.rank.split, own)
+    summaries = read_summaries(run, (config.rank.split,))
     ranked = dataset.cases(config.rank.split)
     cases = [with_summary(case, summaries) for case in ranked.of_user(user)]
     if not cases:
@@ -46,7 +44,7 @@ def lines(run: Path, user: str) -> Iterator[str]:
     writer = page_writer(config)
     prompts = _Prompts(config, dataset, proposed)
     for case in cases:
-        grown = summary_trace(config, writer, case.query.history, own.get(case.query.id))
+        grown = summary_trace(config, writer, case.query.history, summaries.get(case.query.id))
         yield f"query {case.query.id}"
         yield ""
         yield from _history(case.query.history, grown)
@@ -71,20 +69,17 @@ def _summary(config: Config, grown: SummaryTrace, summary: Summary | None) -> It
         yield "no summary"
         yield ""
         return
-    other = config.prompts.summary_of == "another"
     strategy = config.summarize.strategy
     beside = [text for _, text in grown.blocks if text]
     if beside or grown.steps:
-        whose = "the user's own summaries" if other else "summaries"
-        yield f"{whose} ({strategy}), in the order of the prompts:"
+        yield f"summaries ({strategy}), in the order of the prompts:"
     for number, text in enumerate((*beside, *grown.steps), 1):
         of = f"block {number}: " if number <= len(beside) else ""
         yield f"  {number}. {of}{text}"
     if grown.missing:
         yield f"  {GONE_NOTE}"
-    what = "another user's summary, not this user's," if other else f"the summary ({strategy}),"
     unread = not any(tells_summary(config, name) for name in config.rank.rankers)
-    yield f"{what} of {summary.covers} interactions: {summary.text}"
+    yield f"the summary ({strategy}), of {summary.covers} interactions: {summary.text}"
     if unread:
         yield "no ranker of this run reads the summary"
     yield ""

@@ -84,7 +84,6 @@ def conflicts(config: Config) -> Iterator[str]:
     yield from _unwritten_summaries(config)
     yield from _no_lists(config)
     yield from _equal_samples(config)
-    yield from _unused_exchange(config)
 
 
 def _no_images(config: Config) -> Iterator[str]:
@@ -167,15 +166,6 @@ def _equal_samples(config: Config) -> Iterator[str]:
         yield (
             f"summarize.samples: {settings.samples} texts without chance are the same; set "
             "summarize.sampling.temperature above 0, such as 0.7"
-        )
-
-
-def _unused_exchange(config: Config) -> Iterator[str]:
-    """A control that would be no other run than the one it is compared with."""
-    if config.prompts.summary_of == "another" and not config.summarized:
-        yield (
-            "prompts.summary_of: there is no summary to exchange; set summarize.strategy "
-            "to another one than none, or summary_of to own"
         )
 
 

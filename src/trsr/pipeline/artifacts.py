@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,6 +170,11 @@ def with_summary(case: Case, summaries: Mapping[str, Summary]) -> Case:
     """The case with its query's summary, where there is one."""
     summary = summaries.get(case.query.id)
     return case if summary is None else Case(summarized(case.query, summary), case.relevant)
+
+
+def with_summaries(cases: Iterable[Case], summaries: Mapping[str, Summary]) -> Iterator[Case]:
+    """The cases, made one at a time, each with its query's summary, where there is one."""
+    return (with_summary(case, summaries) for case in cases)
 
 
 def summarized(query: Query, summary: Summary) -> Query:

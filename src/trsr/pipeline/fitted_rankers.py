@@ -122,7 +122,6 @@ class FittedRankers:
             }
         if config.reads_summary(rank.used):
             read.append(summaries_file("valid"))
-            found["summary of"] = config.prompts.summary_of
         if rank.those("uses_llm"):
             found["model"] = ranking_prompt_settings(config) | {"scorer": config.model.scorer}
             read += [TABLE, IMAGES] if config.prompts.candidate_image else []

@@ -13,7 +13,6 @@ from trsr.data import Dataset
 from trsr.explanation import SummaryTrace, page_writer, summary_trace
 from trsr.metrics import Report
 from trsr.metrics.trec import file_name, write_qrels, write_trec_run
-from trsr.pipeline.prompt_summaries import prompt_summaries
 from trsr.pipeline.retrieval import RETRIEVED, read_retrieved
 from trsr.pipeline.runner import Job
 from trsr.progress import Progress
@@ -57,7 +56,6 @@ def examples(
     """The first ranked users as they came, with the lists of the ranker the report is about."""
     config, split = job.config, job.config.rank.split
     lists = {ranked.query: ranked for ranked in islice(ranked_lists, EXAMPLES)}
-    shown = prompt_summaries(config, dataset, split, summaries)
     path = job.run / RETRIEVED
     cases = dataset.cases(split)
     # external lists have no retrieved candidates
@@ -69,8 +67,8 @@ def examples(
         query = case.query.id
         if query not in lists:
             continue
-        trace = summary_trace(config, view.writer, case.query.history, summaries.get(query))
-        summary = (shown if view.in_prompt else summaries).get(query)
+        summary = summaries.get(query)
+        trace = summary_trace(config, view.writer, case.query.history, summary)
         users.append(view.user(case, lists[query], trace, summary))
         missing += trace.missing
     gone = [GONE_NOTE] if missing else []
@@ -141,7 +139,6 @@ class _View:
             summary.text if summary else "",
             [*self._shown(case, ranked), *self._unlisted(case, ranked)],
             self.ranker,
-            anothers=self.in_prompt and self.config.prompts.summary_of == "another",
             in_prompt=self.in_prompt,
             steps=trace.steps,
             steps_name="Merges" if merges else "Written on the way",
@@ -264,8 +261,7 @@ def _subtitle(config: Config, rankings: Iterable[str]) -> str:
     reading = {*config.rank.those("reads_summary", used)}
     model_names = [config.model.name] if asking else []
     if asking & reading and (config.summarized or strategy == "none"):
-        whose = " of other users" if config.prompts.summary_of == "another" else ""
-        kind = f"{strategy} summaries{whose}" if config.summarized else "no summaries"
+        kind = f"{strategy} summaries" if config.summarized else "no summaries"
         return ", ".join([*model_names, kind, _recent_items(config)])
     shown = (
         [_recent_items(config)]

@@ -14,9 +14,8 @@ from trsr.errors import ConfigError, PromptError
 from trsr.machine import give_back_memory
 from trsr.models import ScoringModel
 from trsr.models.cached import CacheCounts
-from trsr.pipeline.artifacts import needed_adapter, ranked_splits, run_summaries
+from trsr.pipeline.artifacts import needed_adapter, ranked_splits, run_summaries, with_summaries
 from trsr.pipeline.fitted_rankers import FittedRankers
-from trsr.pipeline.prompt_summaries import prompt_cases, prompt_summaries
 from trsr.pipeline.retrieval import RETRIEVED, Retriever
 from trsr.pipeline.runner import Job
 from trsr.progress import Progress
@@ -164,7 +163,7 @@ def fitted_rankers(
         dataset,
         run.workspace("rank") / "rankers",
         opened,
-        lambda: prompt_cases(config, dataset, "valid", summaries),
+        lambda: with_summaries(dataset.cases("valid"), summaries),
         progress,
     )
     return rankers, opened
@@ -217,7 +216,6 @@ def rank_candidates(job: Job) -> dict[str, Any]:
     summaries, fit = run_summaries(dataset, ranked_splits(config), needed=needed)
     check_prepared(config, dataset)
     split = config.rank.split
-    shown = prompt_summaries(config, dataset, split, summaries)
     cases = dataset.cases(split)
     book = CostBook()
     rankers, opened = fitted_rankers(config, job.run, dataset, summaries, book, progress)
@@ -240,7 +238,7 @@ def rank_candidates(job: Job) -> dict[str, Any]:
             uses_llm = bool(rank.those("uses_llm", rank.with_members(name)))
             retrieve_k = first.retrieve_k() if cases.full and uses_llm else None
         size = ranker.batch_size if uses_llm else 0
-        batches = case_batches(cases, dataset.catalog, shown, size, retrieve_k)
+        batches = case_batches(cases, dataset.catalog, summaries, size, retrieve_k)
         depth = rank.depth if cases.full else None
         made = rank_batches(ranker, batches, skipped, depth=depth, seed=config.run.seed)
         for batch in book.ranking(name, made):

@@ -36,11 +36,11 @@ from trsr.pipeline.artifacts import (
     run_summaries,
     summaries_file,
     used_splits,
+    with_summaries,
 )
 from trsr.pipeline.describing import DESCRIBE
 from trsr.pipeline.fitted_rankers import ranking_prompt_settings
 from trsr.pipeline.pages import write_pages
-from trsr.pipeline.prompt_summaries import prompt_cases
 from trsr.pipeline.ranking import check_prepared, rank_candidates
 from trsr.pipeline.retrieval import RETRIEVED, full_notes, retriever_report
 from trsr.pipeline.runner import SOURCE, Job, Stage, fingerprint
@@ -206,7 +206,7 @@ def _train(job: Job) -> dict[str, Any]:
     used = config.train.validate_steps
     splits = ("train", "valid") if used else ("train",)
     summaries, fit = run_summaries(dataset, splits, needed=config.summarized)
-    valid = list(prompt_cases(config, dataset, "valid", summaries)) if used else []
+    valid = list(with_summaries(dataset.cases("valid"), summaries)) if used else []
     writers: list[PromptWriter] = []
 
     def words(model: LanguageModel) -> PromptWriter:
@@ -221,7 +221,7 @@ def _train(job: Job) -> dict[str, Any]:
         return report.means("llm")
 
     result = train(
-        list(prompt_cases(config, dataset, "train", summaries)),
+        list(with_summaries(dataset.cases("train"), summaries)),
         model=config.model,
         words=words,
         settings=config.train,
@@ -325,8 +325,6 @@ def _rank_settings(config: Config) -> dict[str, Any]:
         }
     drawn = {"train": {"seed": config.train_seed}} if apart else {}
     if not config.rank.those("uses_llm"):
-        if config.rank.those("reads_summary") and config.prompts.summary_of != "own":
-            own["summary_of"] = config.prompts.summary_of
         return {"rank": own, "run": {"seed": config.run.seed}} | drawn
     return {"rank": own, "scorer": config.model.scorer} | ranking_prompt_settings(config) | drawn
 
@@ -336,12 +334,9 @@ def _numbered(files: Iterable[Path]) -> Iterator[tuple[str, Path]]:
 
 
 def _evaluate_settings(config: Config) -> dict[str, Any]:
-    """The metrics, how a whole catalog was ranked, and whose summaries the pages show."""
+    """The metrics, and how a whole catalog was ranked."""
     own: dict[str, Any] = {"evaluate": config.evaluate.model_dump(mode="json")}
     own["split"] = config.rank.split
-    if config.prompts.summary_of != "own":
-        own["prompts"] = {"summary_of": config.prompts.summary_of}
-        own["run"] = {"seed": config.run.seed}
     return own | ({"rank": _full_settings(config)} if config.data.candidates == "full" else {})
 
 

@@ -46,12 +46,6 @@ class PromptSettings(Settings):
     )
     recent: int = Field(3, ge=0, description="recent items in the ranking prompt (paper: 3)")
     summary_words: int = Field(60, ge=5, description="the requested length of a summary, in words")
-    summary_of: Literal["own", "another"] = Field(
-        "own",
-        description="whose summary is in the prompts: the user's own or, as an ablation's control, "
-        "that of another user of the same split, sampled at random; `trsr recommend`, a sweep's "
-        "search and `trsr tune-summarizer` refuse another's",
-    )
 
     def meaning(self, exclude: Collection[str] = ()) -> dict[str, Any]:
         """What prompts depend on, as plain values, without what is not used."""

@@ -173,8 +173,7 @@ class PromptWriter:
             raise ConfigError(f"the domain {settings.domain} has no style {settings.style!r}")
         plain = not summarized and bool(self._domain.rank_plain)
         self._rank = self._domain.rank_plain if plain else self._domain.rank
-        # whose summary it is changes no word here
-        chosen = settings.meaning({"domain", "summary_of"})
+        chosen = settings.meaning({"domain"})
         self.settings = settings
         self.answers = (self._domain.yes, self._domain.no)
         words = {

@@ -70,7 +70,6 @@ class ShownUser:
         summary: What stands of the user in the end; empty where nothing.
         candidates: Best first; after those shown, the right ones that are not among them.
         ranker: Who ranked them.
-        anothers: Whether the summary is another user's, as an ablation's control.
         in_prompt: Whether the ranker read the summary.
         steps: Texts written besides the blocks' summaries, in order.
         steps_name: What these are.
@@ -83,7 +82,6 @@ class ShownUser:
     summary: str
     candidates: Sequence[ShownCandidate]
     ranker: str = ""
-    anothers: bool = False
     in_prompt: bool = True
     steps: Sequence[str] = ()
     steps_name: str = ""

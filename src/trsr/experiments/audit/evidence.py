@@ -18,7 +18,6 @@ from trsr.data import Cases, Dataset
 from trsr.errors import ConfigError, StoreError
 from trsr.explanation import page_writer
 from trsr.pipeline.artifacts import CASES, SPLITS, read_summaries
-from trsr.pipeline.prompt_summaries import prompt_summaries
 from trsr.prompts import PromptWriter
 from trsr.rankers import Rankings, read_rankings
 from trsr.settings import derive_seed
@@ -104,14 +103,6 @@ class Evidence:
     def summaries(self) -> dict[str, Summary]:
         """The summaries by query; empty where there are none."""
         return read_summaries(self.folder)
-
-    @cached_property
-    def prompt_summaries(self) -> dict[str, Summary]:
-        """The summaries that the prompts show, by query: the own ones, or other users'."""
-        found: dict[str, Summary] = {}
-        for split in self.cases:
-            found |= prompt_summaries(self.config, self.dataset, split, self.summaries)
-        return found
 
     @cached_property
     def rankings(self) -> dict[str, Rankings]:

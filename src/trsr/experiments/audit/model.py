@@ -71,7 +71,7 @@ def _cases(run: Evidence, most: int) -> Iterator[Case]:
     names = sorted(cases.frame["query"], key=lambda name: derive_seed(0, "audit model", name))
     cases = cases.only(pl.col("query").is_in(names[:most]))
     if not cases.full:
-        yield from (with_summary(case, run.prompt_summaries) for case in cases)
+        yield from (with_summary(case, run.summaries) for case in cases)
     elif files.is_file(run.folder / RETRIEVED):
         proposed = read_retrieved(run.folder / RETRIEVED)
         relevant = dict(cases.frame.select("query", "relevant").iter_rows())
@@ -79,7 +79,7 @@ def _cases(run: Evidence, most: int) -> Iterator[Case]:
             right = frozenset(relevant[name]) & set(proposed[name])
             shown = tuple(map(run.dataset.catalog.__getitem__, proposed[name]))
             if right:
-                yield Case(Query(name, history, shown, run.prompt_summaries.get(name)), right)
+                yield Case(Query(name, history, shown, run.summaries.get(name)), right)
 
 
 def _changes(queries: Sequence[Query]) -> dict[str, Change]:

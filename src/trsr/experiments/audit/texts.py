@@ -1,12 +1,10 @@
-"""Checks of what a ranking model reads: ids, items alike, summaries alike, context that fits."""
+"""Checks of what a ranking model reads: ids, items alike, summaries alike."""
 
 from __future__ import annotations
 
 import math
 import re
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -24,53 +22,48 @@ ALIKE = 0.05
 """The share of queries with a candidate that reads as the target, from which it is a finding."""
 SAME_SUMMARIES = 0.05
 """The share of empty or repeated summaries, from which it is a warning."""
-BYTES_PER_TOKEN = 3
-"""Of UTF-8, about: titles of products have 2.6 and of films 2.8 to 3.5 with SmolLM2's tokens."""
-MOSTLY_FITS = 0.9
-"""The share of histories that must fit for the full history to be worth a run of its own."""
-CONTEXT_FIT = "does the whole history fit into the prompt"
+LEAKED, SURELY = 0.6, 0.55
+"""A finding: AUC above the first, and its 95 % interval above the second."""
+SOME = 0.52
+"""A warning: AUC above this, and over 3 standard errors above chance."""
+NEGATIVES = 100
+"""Negatives of a query that are looked at, sampled at random."""
+FEW = 10
+"""With fewer texts of a split nothing is said of it."""
+
+Texts = Sequence[tuple[Case, str]]
 
 _MARK = "⟦candidate⟧"
 
 
-@dataclass
-class Reader:
-    """Reads what a ranking model is shown.
+def shown(run: Evidence, query: Query) -> str:
+    """What a ranking prompt says apart from the candidate."""
+    fields = tuple(run.config.prompts.fields) or ("title",)
+    probe = Query(query.id, query.history, (Item("?", ((fields[0], _MARK),)),), query.summary)
+    (prompt,) = run.writer.rank(probe)
+    return "\n".join(message.shown for message in prompt.messages)
 
-    Attributes:
-        run: The run.
-    """
 
-    run: Evidence
-
-    def shared(self, query: Query) -> str:
-        """What a ranking prompt says apart from the candidate."""
-        fields = tuple(self.run.config.prompts.fields) or ("title",)
-        probe = Query(query.id, query.history, (Item("?", ((fields[0], _MARK),)),), query.summary)
-        (prompt,) = self.run.writer.rank(probe)
-        return "\n".join(message.shown for message in prompt.messages)
-
-    def cases(self, split: str) -> Iterator[Case]:
-        """At most `LOOKED_AT` sampled cases of a split, with the summaries that prompts show."""
-        cases = self.run.cases[split]
-        names = cases.frame["query"].to_list()
-        most = LOOKED_AT_FULL if cases.full else LOOKED_AT
-        if len(names) > most:
-            names = sorted(names, key=lambda name: derive_seed(0, "audit", name))[:most]
-            cases = cases.only(pl.col("query").is_in(names))
-        for case in cases:
-            yield with_summary(case, self.run.prompt_summaries)
+def sampled(run: Evidence, split: str) -> Iterator[Case]:
+    """At most `LOOKED_AT` sampled cases of a split, with the summaries that prompts show."""
+    cases = run.cases[split]
+    names = cases.frame["query"].to_list()
+    most = LOOKED_AT_FULL if cases.full else LOOKED_AT
+    if len(names) > most:
+        names = sorted(names, key=lambda name: derive_seed(0, "audit", name))[:most]
+        cases = cases.only(pl.col("query").is_in(names))
+    for case in cases:
+        yield with_summary(case, run.summaries)
 
 
 def ids_in_prompt(run: Evidence) -> bool:
     """Whether prompts show items' ids, looked for in the first test cases."""
-    reader = Reader(run)
     seen = looked = 0
-    for case, _ in zip(reader.cases("test"), range(20), strict=False):
-        shown = reader.shared(case.query)
+    for case, _ in zip(sampled(run, "test"), range(20), strict=False):
+        text = shown(run, case.query)
         ids = [item.id for item in case.query.history.recent(run.config.prompts.recent)]
         looked += len(ids)
-        seen += sum(bool(re.search(rf"(?<!\w){re.escape(one)}(?!\w)", shown)) for one in ids)
+        seen += sum(bool(re.search(rf"(?<!\w){re.escape(one)}(?!\w)", text)) for one in ids)
     # A bare number such as 12 stands in a text by chance, but not most of them.
     return looked > 0 and seen > looked / 2
 
@@ -84,7 +77,7 @@ def alike(run: Evidence) -> Check:
         groups.setdefault(text, set()).add(item)
     alike = sum(len(group) for group in groups.values() if len(group) > 1)
     queries = twins = 0
-    for case in Reader(run).cases("test"):
+    for case in sampled(run, "test"):
         same = set().union(*(groups[texts[item]] for item in case.relevant)) - case.relevant
         queries += 1
         twins += any(item.id in same for item in case.query.candidates)
@@ -120,56 +113,6 @@ def same_for_all(run: Evidence) -> Check:
     return Check(name, "warning", f"{seen}, too; {advice}", numbers)
 
 
-def context_fit(run: Evidence) -> Check:
-    """How many tokens test histories take when all items are listed, and how many of them fit.
-
-    Where they fit, a summary has to beat the items themselves.
-    """
-    config, reader = run.config, Reader(run)
-    items, words = run.dataset.catalog, config.prompts.words
-    # a listed item is "- …\n"
-    sizes = {item.id: len(run.writer.item_text(item, words).encode()) + 3 for item in items}
-    longest_item = max(sizes.values(), default=0)
-    lengths, tokens, fitting = [], [], 0
-    for case in reader.cases("test"):
-        history = case.query.history.items
-        # what the prompt says now stays: the instruction above all
-        rest = len(reader.shared(case.query).encode()) + longest_item
-        lengths.append(len(history))
-        tokens.append(sum(sizes[item.id] for item in history) / BYTES_PER_TOKEN)
-        fitting += tokens[-1] <= config.model.context_tokens - rest / BYTES_PER_TOKEN
-    if not lengths:
-        return Check(CONTEXT_FIT, "skipped", "there are no test cases")
-    most, fits = max(lengths), fitting / len(lengths)
-    median, longest = statistics.median(tokens), max(tokens)
-    numbers = {"items": most, "tokens": median, "longest": longest, "fits": fits}
-    seen = (
-        f"{most:,} items at most, about {median:,.0f} tokens at the median, {longest:,.0f} at the "
-        f"longest; {100 * fits:.0f} % fit into {config.model.context_tokens:,} tokens"
-    )
-    if config.prompts.recent >= most:
-        seen = f"the prompt lists all of it: {seen}"
-    elif fits < MOSTLY_FITS:
-        seen = f"{seen}, so something must stand for the rest"
-    else:
-        other = f"summarize.strategy=none prompts.recent={most}"
-        seen = f"{seen}; compare with a run that lists all of it ({other}): a summary has to "
-        seen = f"{seen}beat that"
-    return Check(CONTEXT_FIT, "ok", seen, numbers)
-
-
-LEAKED, SURELY = 0.6, 0.55
-"""A finding: AUC above the first, and its 95 % interval above the second."""
-SOME = 0.52
-"""A warning: AUC above this, and over 3 standard errors above chance."""
-NEGATIVES = 100
-"""Negatives of a query that are looked at, sampled at random."""
-FEW = 10
-"""With fewer texts of a split nothing is said of it."""
-
-Texts = Sequence[tuple[Case, str]]
-
-
 class Words:
     """The words of items, found once an item."""
 
@@ -192,11 +135,10 @@ def words_in_summary(run: Evidence) -> Check:
     name = "words of the target in the summary"
     if not run.summaries:
         return Check(name, "skipped", "the run has no summaries")
-    reader = Reader(run)
     texts = {
         split: [
             (case, case.query.summary.text)
-            for case in reader.cases(split)
+            for case in sampled(run, split)
             if case.query.summary is not None and case.query.summary.text
         ]
         for split in SPLITS
@@ -206,8 +148,7 @@ def words_in_summary(run: Evidence) -> Check:
 
 def words_in_prompt(run: Evidence) -> Check:
     """Whether what stands before the candidate says more words of the target than of negatives."""
-    reader = Reader(run)
-    texts = {"test": [(case, reader.shared(case.query)) for case in reader.cases("test")]}
+    texts = {"test": [(case, shown(run, case.query)) for case in sampled(run, "test")]}
     return _check("words of the target in the prompt", "prompts", run, texts)
 
 
@@ -259,13 +200,13 @@ def _aucs(words: Words, pairs: Texts) -> Iterator[float]:
         wrong = [item for item in candidates if item.id not in case.relevant]
         counts = [
             np.array([len(left & words.of(item, in_prompt=True)) for item in items])
-            for items in (right, _sampled(query.id, wrong))
+            for items in (right, _some(query.id, wrong))
         ]
         if right and wrong:
             yield auc(*counts)
 
 
-def _sampled(query: str, items: Sequence[Item]) -> Sequence[Item]:
+def _some(query: str, items: Sequence[Item]) -> Sequence[Item]:
     if len(items) <= NEGATIVES:
         return items
     rng = np.random.default_rng(derive_seed(0, "audit words", query))

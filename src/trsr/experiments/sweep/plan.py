@@ -222,15 +222,11 @@ class Plan:
         """
         runs = self.runs(settings)
         config, ranker = runs[0].config, self.file.search.ranker if self.file.search else ""
-        for key, value, wanted in (
-            ("prompts.summary_of", config.prompts.summary_of, "own"),
-            ("rank.split", config.rank.split, "test"),
-        ):
-            if value != wanted:
-                raise ConfigError(
-                    f"{self.path}: {key}: a search ranks the validation cases with own summaries, "
-                    f"and the test cases with the best settings; set it to {wanted}"
-                )
+        if config.rank.split != "test":
+            raise ConfigError(
+                f"{self.path}: rank.split: a search ranks the validation cases, and the test cases "
+                "with the best settings; set it to test"
+            )
         used = config.rank.with_members(ranker)
         if config.rank.those("needs_training", used) and not config.trained:
             raise ConfigError(

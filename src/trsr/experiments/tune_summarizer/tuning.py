@@ -206,7 +206,6 @@ def _refuse(config: Config) -> None:
             not config.summarize.uses_llm,
             f"summarize.strategy: {strategy} asks no model; choose another one",
         ),
-        (config.prompts.summary_of != "own", "prompts.summary_of: must be own"),
         (config.summarize.samples > 1, "summarize.samples: tuning samples itself; set it to 1"),
         (
             backend not in ("transformers", "openvino"),
@@ -225,7 +224,7 @@ def _meaning(config: Config, run: RunDirectory, adapter: Path | None) -> dict[st
         "training": config.tune_summarizer.training(config.train).meaning(),
         "summarize": config.summarize.model_dump(mode="json", exclude={"model"}),
         "summarizer": config.summarizer.meaning(),
-        "prompts": config.prompts.model_dump(mode="json", exclude={"summary_of"}),
+        "prompts": config.prompts.model_dump(mode="json"),
         "words": load_domain(config.prompts.domain).digest(config.prompts.style),
         "ranker": config.model.meaning() | {"scorer": config.model.scorer},
         "read": run.hashes([*READ, *(["adapter"] if adapter else [])]),

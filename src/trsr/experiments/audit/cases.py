@@ -1,16 +1,40 @@
-"""Checks that find answers where a ranker can see them, and events from after the query."""
+"""Checks of the cases, the files and the lists: answers in sight, later events, shortcuts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
+from scipy import special
 
-from trsr.experiments.audit.evidence import Check, Evidence, counted
+from trsr.errors import DataError
+from trsr.experiments.audit.evidence import Check, Evidence, State, auc, counted
+from trsr.experiments.audit.texts import ids_in_prompt
+from trsr.metrics import AnswerKey
 from trsr.pipeline.artifacts import SUMMARIES
+from trsr.rankers.settings import RankSettings
+from trsr.settings import derive_seed
 
 LATER = 0.01
 """The share of the fitting data after a test query, above which it is a warning."""
+LOOKED_AT = 5000
+"""Test queries whose shortcuts are measured, sampled at random."""
+NEGATIVES = 100
+"""Sampled unseen items that stand for the negatives where the candidates are the whole catalog."""
+STRONG = 0.6
+"""The AUC above which a shortcut is reported, if it is also over 3 standard errors above chance."""
+BIASED = 0.001
+"""A bias of places that chance makes less often than this is a finding."""
+TIED = 0.05
+TIED_MOSTLY = 0.5
+
+Values = npt.NDArray[np.float64]
+QueryRows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""A query as catalog rows: the candidates, the target first; and the history, oldest first."""
 
 
 def target_in_history(run: Evidence) -> Check:
@@ -23,38 +47,11 @@ def target_in_history(run: Evidence) -> Check:
     hits: dict[str, int] = dict(found.iter_rows())
     seen = f"in {counted(sum(hits.values()), len(run.all_cases), 'cases')}"
     if not sum(hits.values()):
-        return _twins_in_history(run, name, seen, hits)
+        return Check(name, "ok", seen, hits)
     if run.config.data.candidates == "given":
         return Check(name, "warning", f"{seen}; given lists may hold other seen items too", hits)
     why = "negatives are never seen items, so the history gives these answers away; prepare with "
     return Check(name, "finding", f"{seen}: {why}data.drop_repeats = true", hits)
-
-
-def _twins_in_history(run: Evidence, name: str, seen: str, hits: dict[str, int]) -> Check:
-    """Whether what the prompt says of a target it says of an item of its history, too."""
-    texts = run.item_texts
-    twins = {"twins of targets": 0, "twins of negatives": 0}
-    totals = dict.fromkeys(twins, 0)
-    columns = run.frame("test").select("items", "candidates", "relevant")
-    for items, candidates, relevant in columns.iter_rows():
-        read = {texts[item] for item in items}
-        others = set(candidates).difference(relevant, items)
-        for kind, ids in zip(twins, (relevant, others), strict=True):
-            totals[kind] += len(ids)
-            twins[kind] += sum(texts[item] in read for item in ids)
-    targets, negatives = (
-        counted(twins[kind], totals[kind], what)
-        for kind, what in zip(twins, ("test targets", "negatives"), strict=True)
-    )
-    if not twins["twins of targets"]:
-        return Check(name, "ok", seen, hits | twins)
-    why = f"{targets} read as an item of their history does, and {negatives}: to a model that reads"
-    return Check(
-        name,
-        "warning",
-        f"{seen}, but {why} texts these are repeats; merge such items",
-        hits | twins,
-    )
 
 
 def candidates_once(run: Evidence) -> Check:
@@ -223,3 +220,141 @@ def files_as_written(run: Evidence) -> Check:
     if warnings:
         return Check(name, "warning", "; ".join(warnings), numbers)
     return Check(name, "ok", f"all {unchanged} have the SHA-256 of the manifest", numbers)
+
+
+def shortcuts(run: Evidence) -> Iterator[Check]:
+    """Whether ids or popularity tell targets from negatives."""
+    queries = list(_query_rows(run))
+    ids = numbers_of(run.dataset.catalog.ids)
+    name = "item ids give the target away"
+    if ids is None:
+        yield Check(name, "skipped", "item ids are not numbers")
+    else:
+        # the nearer a candidate's id is to any of the history's, the higher
+        near = [-np.abs(ids[shown, None] - ids[history]).min(axis=1) for shown, history in queries]
+        shown = ids_in_prompt(run)
+        advice = "the prompts show ids" if shown else "any model given it could use it"
+        yield _judged(name, near, advice, "finding" if shown else "warning")
+    counts = dict(run.dataset.interactions.group_by("item").len().iter_rows())
+    fitted = np.array([float(counts.get(item, 0)) for item in run.dataset.catalog.ids])
+    advice = "compare every ranker with `popular`, or sample negatives by popularity"
+    name = "items' popularity gives the target away"
+    yield _judged(name, [fitted[shown] for shown, _ in queries], advice, "warning")
+
+
+def numbers_of(ids: Sequence[str]) -> Values | None:
+    """Item ids as numbers: digits after a common beginning, or capitals and digits of one length.
+
+    The second are Amazon's: in base 36 they rise with the time of their making. None: no numbers.
+    """
+    found = [re.fullmatch(r"(\D*)(\d{1,15})", one) for one in ids]
+    if all(found) and len({match[1] for match in found if match}) == 1:
+        return np.array([float(match[2]) for match in found if match])
+    if len({len(one) for one in ids}) == 1 and all(
+        re.fullmatch(r"[0-9A-Z]{2,12}", one) for one in ids
+    ):
+        return np.array([float(int(one, 36)) for one in ids])
+    return None
+
+
+def _query_rows(run: Evidence) -> Iterator[QueryRows]:
+    frame = run.frame("test")
+    row_of = {item: row for row, item in enumerate(run.dataset.catalog.ids)}
+    seeds = [derive_seed(0, "audit", query) for query in frame["query"]]
+    frame = frame[sorted(sorted(range(len(seeds)), key=seeds.__getitem__)[:LOOKED_AT])]
+    columns = frame.select("query", "items", "candidates", "relevant")
+    for query, items, candidates, relevant in columns.iter_rows():
+        right = [row_of[item] for item in relevant if item in row_of]
+        others = [row_of[item] for item in candidates if item not in relevant and item in row_of]
+        if not candidates:
+            others = _unseen(query, len(row_of), {row_of[item] for item in (*items, *relevant)})
+        if right and others and items:
+            yield np.array([right[0], *others]), np.array([row_of[item] for item in items])
+
+
+def _unseen(query: str, size: int, seen: set[int]) -> list[int]:
+    """Rows of sampled unseen items, to stand for a query's negatives; `size` items in all."""
+    rng = np.random.default_rng(derive_seed(0, "audit negatives", query))
+    rows = rng.choice(size, size=min(size, NEGATIVES + len(seen)), replace=False)
+    return [int(row) for row in rows if int(row) not in seen][:NEGATIVES]
+
+
+def _judged(name: str, scores: Sequence[Values], advice: str, state: State) -> Check:
+    """Whether scores, a target's first, give targets away."""
+    each = np.array([auc(one[:1], one[1:]) for one in scores])
+    if len(each) < 2:
+        return Check(name, "skipped", "there are too few test queries")
+    mean, error = float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each))
+    numbers = {"auc": mean, "se": error}
+    seen = f"AUC {mean:.3f} ±{error:.3f}"
+    if mean - 0.5 <= 3 * error:
+        return Check(name, "ok", f"{seen}: not shown to differ from chance", numbers)
+    if mean <= STRONG:
+        return Check(name, "ok", f"{seen}: weak; a warning above {STRONG}", numbers)
+    return Check(name, state, f"{seen}: a known shortcut in this data set; {advice}", numbers)
+
+
+def places(run: Evidence) -> Check:
+    """Whether the target stands anywhere among its candidates, each place alike (chi-square)."""
+    name = "place of the target among the candidates"
+    by_length: dict[int, list[int]] = {}
+    for candidates, target in run.all_cases.select("candidates", "target").iter_rows():
+        if target in candidates:
+            by_length.setdefault(len(candidates), []).append(candidates.index(target))
+    if not by_length:
+        full = "the candidates are the whole catalog"
+        return Check(name, "skipped", full if len(run.all_cases) else "there are no cases")
+    total, freedom = 0.0, 0
+    for length, found in by_length.items():
+        bins = min(length, len(found) // 5)  # places are joined until 5 are expected in each
+        if bins >= 2:
+            cells = np.arange(length) * bins // length
+            expected = np.bincount(cells) * len(found) / length
+            observed = np.bincount(cells[np.array(found)], minlength=bins)
+            total += float(((observed - expected) ** 2 / expected).sum())
+            freedom += bins - 1
+    if not freedom:
+        cases = sum(map(len, by_length.values()))
+        return Check(name, "skipped", f"{cases:,} cases are too few")
+    chance = float(special.chdtrc(freedom, total))
+    numbers = {"chi_square": total, "freedom": freedom, "p": chance}
+    seen = f"chi-square {total:.1f} with {freedom} degrees of freedom, p = {chance:.2g}"
+    if chance < BIASED:
+        return Check(name, "finding", f"{seen}: the place gives the target away", numbers)
+    return Check(name, "ok", seen, numbers)
+
+
+def ranked_lists(run: Evidence) -> Iterator[Check]:
+    """Whether the ranked lists answer the cases, and how often scores leave the order open."""
+    name = "ranked lists answer the test cases"
+    cases = run.cases["test"]
+    if not run.rankings or not len(cases):
+        why = "there are no test cases" if run.rankings else "nothing is ranked yet"
+        yield Check(name, "skipped", why)
+        return
+    try:
+        key = AnswerKey(cases.frame, run.dataset.catalog.ids)
+        ties = [_ties(key, ranker, run) for ranker in run.rankings]
+    except (DataError, ValueError) as error:
+        yield Check(name, "finding", str(error))
+        return
+    yield Check(name, "ok", f"{len(run.rankings)} rankers, {len(key):,} queries")
+    yield from ties
+
+
+def _ties(key: AnswerKey, ranker: str, run: Evidence) -> Check:
+    name = f"ties of {ranker}"
+    tied = answered = 0
+    for batch in key.check(ranker, run.rankings[ranker].frame):
+        tied += int(batch.ranks.ambiguous.sum())
+        answered += len(batch.rows)
+    if not answered:
+        return Check(name, "finding", "it has no result for any query")
+    share = tied / answered
+    seen = f"the target ties in {counted(tied, answered, 'queries')}"
+    state: State = "ok"
+    if share >= TIED_MOSTLY and RankSettings().traits(ranker).uses_llm:
+        state, seen = "finding", f"{seen}: the scores say little (see model.dtype)"
+    elif share >= TIED:
+        state, seen = "warning", f"{seen}; each counts as its expected value"
+    return Check(name, state, seen, {"share": share})
