@@ -163,13 +163,14 @@ def test_ids_near_each_other_are_a_warning_and_a_finding_where_prompts_show_them
 
 def test_a_weak_shortcut_is_told_apart_from_none() -> None:
     def judged(won: int) -> Check:
-        """Of 200 targets so many stand above their negative, and the others below."""
-        scores = [np.array([1.0, 0.0])] * won + [np.array([0.0, 1.0])] * (200 - won)
+        """Of 2,000 targets so many stand above their negative, and the others below."""
+        scores = [np.array([1.0, 0.0])] * won + [np.array([0.0, 1.0])] * (2000 - won)
         return _judged("ids", scores, "look", "warning")
 
-    assert judged(105).seen.endswith("not shown to differ from chance")
-    assert (judged(119).state, judged(119).seen[-20:]) == ("ok", "a warning above 0.6")
-    assert judged(140).state == "warning"
+    assert judged(1020).seen.endswith("not shown to differ from chance")
+    assert judged(1120).state == "ok"
+    assert judged(1120).seen.endswith("weak; a warning above 0.6")
+    assert judged(1400).state == "warning"
 
 
 def test_popular_targets_among_uniform_negatives_are_a_warning(clean: Path, faulty: Path) -> None:

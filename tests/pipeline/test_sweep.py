@@ -14,10 +14,11 @@ import time
 
 import polars as pl
 import pytest
-from pipeline_data import write_data
+from pipeline_data import CHEAP, write_data
 
 from trsr.config import load_config
 from trsr.errors import ConfigError, StoreError
+from trsr.experiments.compare import compare
 from trsr.experiments.sweep import read_plan, sweep
 from trsr.pipeline.artifacts import SUMMARIES
 from trsr.progress import Silent
@@ -123,14 +124,6 @@ def test_variants_are_sets_of_settings_with_a_name(folder):
     both = plan_of(folder, VARIANTS + "[grid]\ntrain.epochs = [0, 1]\n").grid()
     assert len(both) == 8
     assert both[-1].name == "recurrent,epochs=1,seed=2"
-
-
-def test_the_table_names_variants(folder):
-    swept = sweep(plan_of(folder, VARIANTS))
-    header, rows = swept.table()
-    assert header[:3] == ["variant", "ranker", "seeds"]
-    # nothing is trained, so that no seed changes anything: they count once
-    assert {(row[0], row[2]) for row in rows} == {("recent-only", "1"), ("recurrent", "1")}
 
 
 def test_equal_stages_are_made_once_and_done_runs_are_left_as_they_are(folder):
@@ -350,24 +343,69 @@ summarize.block_items = { low = 2, high = 5 }
 """
 
 
-def test_a_search_goes_by_validation_cases_and_tests_the_best_alone(folder):
+@pytest.mark.parametrize("trials", [3, 4])
+def test_a_search_goes_by_validation_cases_and_tests_the_best_alone(folder, trials):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
-    plan = plan_of(folder, SEARCH, "search.toml")
+    plan = plan_of(folder, SEARCH.replace("trials = 6", f"trials = {trials}"), "search.toml")
     swept = sweep(plan)
     assert not swept.failed
-    assert 1 < len(swept.outcomes) <= 6
-    best = max(one.validation.mean for one in swept.outcomes)
-    for one in swept.outcomes:
-        run = folder / "out" / one.name
-        tested = dict(one.settings) == dict(swept.best)
-        assert tested == bool(one.rankers) == (run / "report.json").exists()
-        assert tested == (run / "rankings.parquet").exists()
-        if tested:
-            assert one.validation.mean == best
-    again = sweep(plan)
-    assert [one.name for one in again.outcomes] == [one.name for one in swept.outcomes]
-    assert again.best == swept.best
+    *tried, best = swept.outcomes
+    assert len(tried) == trials
+    assert len({json.dumps(dict(one.settings)) for one in tried}) == trials
+    assert all(one.trial and list(one.rankers) == ["llm_zero_shot"] for one in tried)
+    found = {one.name: one.rankers["llm_zero_shot"]["auc"].mean for one in tried}
+    first = max(tried, key=lambda one: found[one.name])
+    assert (best.name, best.trial, best.settings) == ("best", False, first.settings)
+    assert list(best.rankers) == ["random", "popular", "llm_zero_shot"]
+    for one in tried:
+        values = pl.read_parquet(folder / "out" / one.name / "per_query.parquet")
+        cases = pl.read_parquet(folder / "out" / one.name / "cases.valid.parquet")
+        assert set(values["query"]) == set(cases["query"])
+        assert values["auc"].mean() == pytest.approx(found[one.name])
+    header, rows = swept.table()
+    assert header[:5] == ["recent", "block_items", "ranker", "seeds", "valid auc"]
+    assert {row[2]: bool(row[4]) for row in rows if row[5]} == {
+        "random": False,
+        "popular": False,
+        "llm_zero_shot": True,
+    }
+    assert f"different settings tried: {trials}" in swept.notes()
     assert any("best on the validation cases" in note for note in swept.notes())
+    again = sweep(plan)
+    assert (again.outcomes, again.best) == (swept.outcomes, swept.best)
+
+
+def test_a_space_that_is_tried_out_ends_the_search_and_a_wrong_trial_fails_alone(folder):
+    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+    text = SEARCH.partition("[search.space]")[0].replace("llm_zero_shot", "popular")
+    text += "[search.space]\nprompts.recent = [0, 2, 2, -1]\n"
+    swept = sweep(plan_of(folder, text, "search.toml"))
+    assert sorted(one.settings["prompts.recent"] for one in swept.outcomes if one.trial) == [
+        -1,
+        0,
+        2,
+    ]
+    (failed,) = swept.failed
+    assert failed.name == "recent=-1"
+    assert "recent: input should be greater" in failed.error
+    assert (folder / "out" / failed.name / "error.txt").read_text().startswith(failed.error)
+    assert any(one.rankers for one in swept.outcomes if not one.trial)
+
+
+def test_numbers_of_ranges_are_drawn_by_step_and_seed(folder):
+    optuna = pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+    from trsr.experiments.sweep.search import space_of
+
+    text = SEARCH + "train.learning_rate = { low = 1e-5, high = 1e-2, log = true }\n"
+    text += "train.dropout = { low = 0.1, high = 0.45, step = 0.1 }\n"
+    space = space_of(plan_of(folder, text, "search.toml"))
+    kinds = [type(one).__name__.removesuffix("Distribution") for one, _ in space.values()]
+    assert kinds == ["Categorical", "Int", "Float", "Float"]
+    assert space["prompts.recent"][1] == [0, 1, 3]
+    assert optuna.distributions.FloatDistribution(1e-5, 1e-2, log=True) in [
+        one for one, _ in space.values()
+    ]
+    assert space["train.dropout"][0].high == pytest.approx(0.4)
 
 
 def test_a_base_that_is_edited_while_a_search_goes_on_changes_no_trial(folder):
@@ -385,64 +423,9 @@ def test_a_base_that_is_edited_while_a_search_goes_on_changes_no_trial(folder):
     assert {one.data.negatives for one in configs} == {6}
 
 
-@pytest.mark.parametrize("damage", [b"", b'{"asked', b"{}", b"[]", b"\xff"])
-def test_a_damaged_validation_value_is_measured_again(folder, damage):
-    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
-    plan = plan_of(folder, SEARCH.replace("trials = 6", "trials = 1"), "search.toml")
-    (one,) = sweep(plan).outcomes
-    path = folder / "out" / one.name / "validation.json"
-    whole = path.read_bytes()
-    path.write_bytes(damage)
-    swept = sweep(plan)
-    assert not swept.failed
-    assert swept.outcomes[0].validation == one.validation
-    assert path.read_bytes() == whole
-
-
-def test_without_validation_cases_all_trials_fail_before_anything_dear(folder):
-    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
-    text = SEARCH + '[set]\ndata.split = "global_time"\ndata.valid_share = 0\n'
-    swept = sweep(plan_of(folder, text.replace("trials = 6", "trials = 2"), "search.toml"))
-    assert [("no validation" in one.error or "there are none" in one.error) for one in swept.failed]
-    assert len(swept.failed) == 2
-    assert list((folder / "out").glob("*/items.parquet"))
-    assert not list((folder / "out").glob("*/summaries.*.parquet"))
-
-
 def test_a_recipe_of_one_run_is_no_sweep():
     with pytest.raises(ConfigError, match="demo: this is the configuration of one run"):
         read_plan("demo")
-
-
-def test_values_that_contradict_each_other_fail_their_trial_alone(folder):
-    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
-    text = SEARCH.partition("[search.space]")[0].replace("trials = 6", "trials = 8")
-    text += "[search.space]\nrank.depth = [5, 1000]\n"
-    text += 'evaluate.metrics = [["recall@3"], ["recall@10"]]\n'
-    text += '[set]\ndata.candidates = "full"\n'
-    swept = sweep(plan_of(folder, text, "search.toml"))
-    (failed,) = swept.failed
-    assert failed.name == "depth=5,metrics=recall-10"
-    assert "rank.depth" in failed.error
-    assert "rank.depth" in (folder / "out" / failed.name / "error.txt").read_text()
-    assert any(one.rankers for one in swept.outcomes)
-
-
-def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
-    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
-    from fitting import fitted
-
-    from trsr.metrics import evaluate
-    from trsr.recommender import Recommender
-
-    text = SEARCH.replace('"llm_zero_shot"', '"popular"').replace("trials = 6", "trials = 1")
-    swept = sweep(plan_of(folder, text, "search.toml"))
-    (one,) = swept.outcomes
-    dataset = Recommender.load(folder / "out" / one.name).dataset
-    ranker = fitted("popular", dataset.catalog, dataset.interactions)
-    cases = list(dataset.cases("valid"))
-    lists = list(ranker.rank(case.query for case in cases))
-    assert one.validation.mean == evaluate(cases, {"x": lists}, ["auc"]).means("x")["auc"]
 
 
 @pytest.mark.parametrize(
@@ -472,7 +455,7 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
         (VARIANTS.replace("prompts.recent = 1", "train.seed = 1"), "is the sweep's own"),
         (
             SEARCH.replace("[search.space]", "[search.space]\ndata.negatives = [3, 6]"),
-            "data.negatives may change the validation cases",
+            "data.negatives may change what is measured",
         ),
         (SEARCH + "[variants.a]\nprompts.recent = 1\n", "not both"),
         (SEARCH + "[grid]\nprompts.recent = [1]\n", "not both"),
@@ -480,19 +463,9 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
         (SEARCH.replace("high = 5", 'high = "b"'), "is no range"),
         (SEARCH.replace("low = 2, high = 5", 'low = "a", high = "b"'), "is no range"),
         (SEARCH.replace("high = 5", "high = inf"), "search.space: input should be a finite"),
-        (SEARCH.replace("high = 5", 'high = 5, log = "no"'), "is no range"),
-        (SEARCH.replace("high = 5", "high = 5, step = 0"), "step is above 0"),
-        (SEARCH.replace("high = 5", "high = 5, step = 9"), "step is above 0"),
-        (SEARCH.replace("high = 5", "high = 5, step = 0.5"), "the step is whole"),
+        (SEARCH.replace("high = 5", 'high = 5, log = "no"'), "log is true"),
+        (SEARCH.replace("high = 5", "high = 5, step = 0"), "is no range"),
         (SEARCH.replace("[0, 1, 3]", "[]"), "write a list of values"),
-        (SEARCH.replace("[0, 1, 3]", "[0, -1]"), "recent: input should be greater"),
-        (SEARCH.replace("low = 2", "low = 0"), "block_items: input should be greater"),
-        (SEARCH + 'summarize.strategy = ["none", "foo"]\n', "there is no strategy 'foo'"),
-        (SEARCH.replace('ranker = "llm_zero_shot"\n', ""), "none is trained"),
-        (
-            SEARCH.replace('"llm_zero_shot"', '"llm"') + "[set]\ntrain.epochs = 1\n",
-            "none is trained",
-        ),
         (
             GRID.replace("[set]", '[set]\ndata.columns = "x"') + 'data.columns.user = ["a"]\n',
             "data.columns and data.columns.user both have a value",
@@ -510,10 +483,6 @@ def test_the_validation_value_is_that_of_ranking_the_validation_cases(folder):
         (GRID.replace("base =", "bse ="), "  bse: unknown setting: did you mean base?"),
         (SEARCH.replace("trials", "trails"), r"search\.trails: unknown setting: did you mean tria"),
         (BASE, r"wrong\.toml: this is the configuration of one run, .* `trsr run .*wrong\.toml`"),
-        (
-            SEARCH.replace('"llm_zero_shot"', '"bm25"'),
-            r"bm25 is not among rank\.rankers \(random, popular, llm_zero_shot\)",
-        ),
         (SEARCH.replace('"llm_zero_shot"', '"untunned"'), "there is no 'untunned'"),
     ],
 )
@@ -522,3 +491,213 @@ def test_mistakes_are_told_before_anything_runs(folder, text, said):
     with pytest.raises(ConfigError, match=said):
         sweep(read_plan(folder / "wrong.toml"))
     assert not (folder / "out").exists()
+
+
+HEAD = 'base = "base.toml"\n[sweep]\nfolder = "out"\n'
+
+
+@pytest.fixture
+def cheap(folder):
+    (folder / "base.toml").write_text(CHEAP)
+    return folder
+
+
+def swept(cheap, text, **options):
+    (cheap / "sweep.toml").write_text(text)
+    return sweep(read_plan(cheap / "sweep.toml"), **options)
+
+
+def notes(found, word):
+    return [note for note in found.notes() if word in note]
+
+
+def test_rows_with_other_test_cases_are_named(cheap):
+    found = swept(cheap, HEAD + "[grid]\ndata.negatives = [6, 3]\ndata.max_history = [5, 9]\n")
+    (note,) = notes(found, "other test cases")
+    assert note.partition("same cases: ")[2] == (
+        "negatives=6, max_history=5; negatives=6, max_history=9 | "
+        "negatives=3, max_history=5; negatives=3, max_history=9"
+    )
+    assert note in (cheap / "out" / "sweep.md").read_text()
+    told = json.loads((cheap / "out" / "sweep.json").read_text())
+    assert note in told["table"]["notes"]
+    assert len({run["cases"] for run in told["runs"]}) == 2
+    same = swept(cheap, HEAD.replace("out", "same") + "[grid]\ndata.max_history = [5, 9]\n")
+    assert not notes(same, "other test cases")
+
+
+def test_what_the_runs_reports_warn_of_stands_below_the_table_once(cheap):
+    found = swept(cheap, HEAD + "[grid]\ndata.max_history = [5, 9]\n")
+    (note,) = notes(found, "Krichene and Rendle")
+    assert note.startswith("Candidates are sampled (7 a query")
+    assert f"- {note}" in (cheap / "out" / "sweep.md").read_text("utf-8")
+    told = json.loads((cheap / "out" / "sweep.json").read_text("utf-8"))
+    assert note in told["table"]["notes"]
+    # Where the runs' candidates differ, so does what is said, and of which run it is.
+    apart = swept(cheap, HEAD.replace("out", "apart") + "[grid]\ndata.negatives = [6, 3]\n")
+    assert [note.partition(" a query")[0] for note in notes(apart, "Krichene and Rendle")] == [
+        "negatives=6: Candidates are sampled (7",
+        "negatives=3: Candidates are sampled (4",
+    ]
+
+
+def test_seeds_that_draw_nothing_anew_count_once(cheap):
+    text = "seeds = [1, 2]\n" + HEAD
+    found = swept(cheap, text)  # train.seed, and nothing is trained
+    assert [row[:2] for row in found.table()[1]] == [["random", "1"], ["popular", "1"]]
+    assert not any("(±" in cell for row in found.table()[1] for cell in row)
+    assert notes(found, "count as one")
+    found = swept(cheap, text.replace('"out"', '"all"\nseed = "run.seed"') + "[set]\ndata.seed=3")
+    assert [row[:2] for row in found.table()[1]] == [["random", "2"], ["popular", "1"]]
+
+
+def test_seeds_of_the_training_train_networks_anew(cheap):
+    pytest.importorskip("torch", reason="the extra `local` is not installed")
+    text = (
+        "seeds = [1, 2]\n"
+        + HEAD
+        + """[set]
+rank.rankers = ["random", "popular", "sasrec"]
+rank.sequential.hidden = 8
+rank.sequential.max_epochs = 2
+"""
+    )
+    found = swept(cheap, text)
+    counts = [["random", "1"], ["popular", "1"], ["sasrec", "2"]]
+    assert [row[:2] for row in found.table()[1]] == counts
+    runs = [str(path) for path in sorted((cheap / "out").glob("seed=*"))]
+    pooled = compare(runs, rankers=["sasrec", "popular"], metrics=["auc"], seeds=True)
+    assert {one.system.rpartition(":")[2]: one.seeds for one in pooled.results} == {
+        "sasrec": 2,
+        "popular": 1,
+    }
+    assert swept(cheap, text).table() == found.table()
+
+
+@pytest.mark.parametrize("report", ["{}", '{"rankers', "changed"])
+def test_a_report_that_somebody_changed_is_made_again(cheap, report):
+    text = HEAD + "[grid]\ndata.max_history = [5, 9]\n"
+    before = swept(cheap, text)
+    path = cheap / "out" / "max_history=5" / "report.json"
+    whole = path.read_bytes()
+    path.write_text(whole.decode().replace("0.", "0.9") if report == "changed" else report)
+    after = swept(cheap, text)
+    assert not after.failed
+    assert after.table() == before.table()
+    assert path.read_bytes() == whole
+
+
+def test_figures_by_query_that_are_none_are_made_again(cheap):
+    text = HEAD + "[grid]\ndata.max_history = [5, 9]\n"
+    before = swept(cheap, text)
+    path = cheap / "out" / "max_history=5" / "per_query.parquet"
+    whole = pl.read_parquet(path)
+    pl.DataFrame({"a": [1]}).write_parquet(path)
+    after = swept(cheap, text)
+    assert not after.failed
+    assert after.table() == before.table()
+    assert pl.read_parquet(path).equals(whole)
+
+
+def test_a_result_that_cannot_be_read_fails_its_run_alone(cheap, monkeypatch):
+    def unreadable(run, ranker):
+        if run.folder.name == "max_history=5":
+            raise StoreError("gone")
+        return ""
+
+    monkeypatch.setattr("trsr.pipeline.finished_run.FinishedRun.answers", unreadable)
+    found = swept(cheap, HEAD + "[grid]\ndata.max_history = [5, 9]\n")
+    assert [(one.name, one.error) for one in found.failed] == [("max_history=5", "gone")]
+    assert (cheap / "out" / "max_history=5" / "error.txt").read_text() == "gone\n"
+    assert len(found.outcomes) == 2
+
+
+LENGTHS = """
+base = "base.toml"
+seeds = [1, 2]
+
+[sweep]
+folder = "out"
+seed = "run.seed"
+
+[variants.short]
+data.max_history = 4
+
+[variants.middle]
+data.max_history = 6
+
+[variants.long]
+data.max_history = 9
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    write_data(tmp_path, users=20, items=40)
+    (tmp_path / "base.toml").write_text(CHEAP)
+    (tmp_path / "table.toml").write_text(LENGTHS)
+    return tmp_path / "table.toml"
+
+
+def names(runs):
+    return [run.name for run in runs]
+
+
+def made_of(path):
+    return sorted(found.parent.name for found in path.parent.glob("out/*/report.json"))
+
+
+def test_a_variant_names_its_runs_of_all_seeds_and_a_run_itself(path):
+    plan = read_plan(path)
+    assert names(plan.only(["middle"])) == ["middle,seed=1", "middle,seed=2"]
+    assert names(plan.only(["long,seed=2"])) == ["long,seed=2"]
+    assert names(plan.only(["long,seed=2", "short"])) == [
+        "short,seed=1",
+        "short,seed=2",
+        "long,seed=2",
+    ]
+    assert names(plan.only([])) == names(plan.grid())
+
+
+def test_what_is_named_is_made_and_the_rest_is_told(path):
+    swept = sweep(read_plan(path), only=["middle"])
+    assert made_of(path) == ["middle,seed=1", "middle,seed=2"] == names(swept.outcomes)
+    note = swept.notes()[-1]
+    assert "not made: short,seed=1" in note
+    assert "middle" not in note
+    assert note in (path.parent / "out" / "sweep.md").read_text()
+
+
+def test_in_parts_the_sweep_comes_to_what_it_comes_to_at_once(path):
+    parts = path.with_name("parts.toml")
+    parts.write_text(LENGTHS.replace('"out"', '"apart"'))
+    for variant in ("long", "short", "middle"):
+        last = sweep(read_plan(parts), only=[variant])
+    whole = sweep(read_plan(path))
+    assert last.table() == whole.table()
+    assert last.notes() == whole.notes()
+
+
+def test_a_name_that_there_is_none_of_is_refused_with_what_was_meant(path):
+    with pytest.raises(ConfigError, match="no run or variant 'midle': did you mean middle") as told:
+        sweep(read_plan(path), only=["long", "midle"])
+    assert str(path) in str(told.value)
+    assert not made_of(path)
+
+
+def test_dry_run_lists_the_named(path, capsys):
+    from trsr.cli.app import app
+
+    app(["sweep", str(path), "--only", "short", "--dry-run"], standalone_mode=False)
+    told = capsys.readouterr().out.split()
+    assert [line.rpartition("/")[2] for line in told] == ["short,seed=1", "short,seed=2"]
+
+
+def test_a_search_has_no_runs_to_name(path):
+    search = path.with_name("search.toml")
+    search.write_text(
+        'base = "base.toml"\n[search]\nranker = "popular"\n'
+        "space = { 'prompts.recent' = [4, 6] }\n"
+    )
+    with pytest.raises(ConfigError, match="a search chooses its runs itself"):
+        sweep(read_plan(search), only=["short"])

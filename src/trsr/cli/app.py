@@ -227,9 +227,6 @@ def compare(
         ),
     ] = "",
     seeds: Annotated[bool, typer.Option("--seeds", help="pool runs that differ by seed")] = False,
-    shared: Annotated[
-        bool, typer.Option("--shared", help="only on queries that all of these runs have")
-    ] = False,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Compare rankers on the same queries: differences, intervals, tests, effect sizes."""
@@ -243,7 +240,6 @@ def compare(
         metrics=metric or (),
         baseline=baseline,
         seeds=seeds,
-        only_shared=shared,
     )
     if json:
         out.print(dumps(found.to_json(), indent=1, ensure_ascii=False), markup=False)

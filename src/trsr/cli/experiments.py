@@ -20,13 +20,13 @@ STYLES = {"ok": "green", "finding": "bold red", "warning": "yellow", "skipped": 
 
 def list_runs(path: Path, only: Sequence[str] = ()) -> list[str]:
     """The names of a sweep's runs, or what a search chooses from."""
-    from trsr.experiments.sweep import read_plan
+    from trsr.experiments.sweep.plan import flat, read_plan
 
     plan = read_plan(path)
     runs = plan.only(only)
     if plan.file.search is None:
         return [str(plan.folder / run.name) for run in runs]
-    return [f"{key}: {space}" for key, space in plan.space().items()]
+    return [f"{key}: {values}" for key, values in flat(plan.search.space).items()]
 
 
 def run_sweep(path: Path, processes: int, progress: Progress, only: Sequence[str] = ()) -> bool:

@@ -8,17 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from trsr.errors import ConfigError
 from trsr.metrics.metrics import USUAL, parse_metric
+from trsr.metrics.report import on_errors
 from trsr.pipeline.comparable import (
-    RunNotes,
     check_comparable,
-    common_queries,
-    left_out_notes,
     merged,
-    run_notes,
+    notes_about,
 )
 from trsr.pipeline.finished_run import FinishedRun, counted
 from trsr.registry import like
@@ -46,7 +43,6 @@ def compare(
     metrics: Sequence[str] = (),
     baseline: str = "",
     seeds: bool = False,
-    only_shared: bool = False,
 ) -> SystemsReport:
     """Compares rankers of finished runs on the same queries and candidates.
 
@@ -60,15 +56,13 @@ def compare(
             is enough; else the first, or a single run's main ranker.
         seeds: Whether runs that differ only by their seed are pooled; those in which a ranker gave
             the same, query by query, count as one.
-        only_shared: Whether queries that not all of the runs have are left out; else runs
-            with such are refused.
 
     Raises:
         ConfigError: If a ranker or a metric is not in a run, nothing is named, something is named
             twice, no run takes one of `rankers`, or two runs to be pooled are one training.
         StoreError: If a run was not evaluated; StaleRunError, if not since its files changed.
         DataError: If a run's values are incomplete, or the runs have other queries, candidates or
-            answers; says which. Or if no query is left.
+            answers; says which.
     """
     if not runs:
         raise ConfigError("there is nothing to compare: name at least one run")
@@ -82,17 +76,14 @@ def compare(
     base = _base(against, chosen, rankers, lone, opened)
     every = list({one.key: one for one in (*chosen, base)}.values())
     runs_of = [one.run for one in every]
-    queries, left_out = (
-        common_queries(runs_of) if only_shared else (base.run.cases.select("query"), {})
-    )
-    check_comparable(runs_of, queries if only_shared else None)
+    check_comparable(runs_of)
     wanted = wanted_metrics(runs_of, metrics)
     wanted = wanted if metrics else [usual(wanted)]
     groups = _groups(every, seeds)
     names = _names(groups)
     pooled = [_distinct(group) for group in groups]
     systems = [
-        make_system(name, [one.run for one in group], group[0].ranker, wanted, queries)
+        make_system(name, [one.run for one in group], group[0].ranker, wanted)
         for name, group in zip(names, pooled, strict=True)
     ]
     first = next(
@@ -100,7 +91,7 @@ def compare(
         for name, group in zip(names, groups, strict=True)
         if base.key in [one.key for one in group]
     )
-    users = base.run.of(base.ranker, queries)["user"].to_list()
+    users = base.run.of(base.ranker)["user"].to_list()
     report = compare_systems(systems, first, users, wanted)
     once = [
         f"{name}: {len(group)} runs gave the same, query by query, as where a seed does not reach "
@@ -109,12 +100,8 @@ def compare(
         if len(one) < len(group)
     ]
     none = () if systems[1:] else (_NONE,)
-    left = left_out_notes(left_out, report.queries)
     warned = [note for note in _warnings(every) if note not in report.notes]
-    if warned and report.queries < max(len(one.run.cases) for one in every):
-        warned.insert(0, "what the runs' own reports say is of all their queries:")
-    notes = (*report.notes, *none, *left, *once, *warned)
-    return replace(report, notes=notes, left_out=left_out)
+    return replace(report, notes=(*report.notes, *none, *once, *warned))
 
 
 _NONE = (
@@ -127,16 +114,14 @@ def _warnings(every: Sequence[Chosen]) -> Iterator[str]:
     """What the reports of the runs say of the compared rankers; this table has no errors."""
     runs = {one.run.folder.resolve(): one.run for one in every}
     apart = len({folder.name for folder in runs}) == len(runs)
-    return merged(
-        [
-            RunNotes(
-                folder.name if apart else str(run.folder),
-                {one.ranker for one in every if one.run is run},
-                [note for note in run_notes(run) if not note.on_errors],
-            )
-            for folder, run in runs.items()
-        ]
-    )
+    notes = [
+        (
+            folder.name if apart else str(run.folder),
+            notes_about(run, {one.ranker for one in every if one.run is run}),
+        )
+        for folder, run in runs.items()
+    ]
+    return (note for note in merged(notes) if not on_errors(note))
 
 
 def _split(text: str) -> tuple[Path, str]:
@@ -373,7 +358,6 @@ def make_system(
     runs: Sequence[FinishedRun],
     ranker: str,
     metrics: Sequence[str],
-    queries: pl.DataFrame | None = None,
 ) -> System:
     """One ranker of one run, or of several that differ by their seed alone.
 
@@ -382,9 +366,8 @@ def make_system(
         runs: One for each seed; they ranked the same queries.
         ranker: The ranker.
         metrics: Which of the runs' metrics.
-        queries: Only these `query` count; None: all.
     """
-    tables = [run.of(ranker, queries) for run in runs]
+    tables = [run.of(ranker) for run in runs]
     values = {one: np.stack([rows[one].to_numpy() for rows in tables]) for one in metrics}
     bounds = frozenset().union(*(run.bounds[ranker] for run in runs))
     return System(name, values, bounds & values.keys())

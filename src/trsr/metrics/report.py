@@ -291,11 +291,6 @@ def _about_ranker(scores: Scores) -> Iterator[Note]:
         )
 
 
-def on_ties(note: str) -> bool:
-    """Whether a note is about a ranker's ties, which a table may have a column for."""
-    return note.endswith(_TIES)
-
-
 def on_errors(note: str) -> bool:
     """Whether a note is about standard errors over queries, which a table may have none of."""
     return "standard error" in note

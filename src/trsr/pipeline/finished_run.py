@@ -81,10 +81,9 @@ class FinishedRun:
         """The metrics that its values are of."""
         return [name for name in self.values.columns if name not in FIXED]
 
-    def of(self, ranker: str, queries: pl.DataFrame | None = None) -> pl.DataFrame:
-        """A ranker's values, of all queries or of these `query`, in the order of their ids."""
-        own = self.values.filter(pl.col("ranker") == ranker)
-        return own if queries is None else own.join(queries, on="query", how="semi").sort("query")
+    def of(self, ranker: str) -> pl.DataFrame:
+        """A ranker's values, queries in the order of their ids."""
+        return self.values.filter(pl.col("ranker") == ranker)
 
     def answers(self, ranker: str, metrics: Sequence[str] = ()) -> str:
         """A digest of a ranker's metrics (default: all), query by query.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,6 @@ class SystemsReport:
         users: Whose they are.
         results: By metric, then by system.
         notes: What a reader must know.
-        left_out: run → its queries that were not compared, with `only_shared`.
     """
 
     baseline: str
@@ -97,7 +96,6 @@ class SystemsReport:
     users: int
     results: tuple[SystemResult, ...]
     notes: tuple[str, ...]
-    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what cannot be said is null."""
@@ -105,7 +103,6 @@ class SystemsReport:
             "baseline": self.baseline,
             "queries": self.queries,
             "users": self.users,
-            "left_out": dict(self.left_out),
             "comparisons": [_plain(one) for one in self.results],
             "notes": list(self.notes),
         }

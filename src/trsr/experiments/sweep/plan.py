@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from pydantic import Field, ValidationError
 
 from trsr.config import Config, find_config, load_config, read_toml, recipes, said_of
 from trsr.errors import ConfigError
-from trsr.experiments.sweep.space import Range, read_choice
 from trsr.metrics import parse_metric
 from trsr.rankers.settings import RANKERS
 from trsr.registry import near
@@ -40,7 +38,7 @@ class SearchOptions(Settings):
     space: dict[str, Any] = Field(
         description="section.key = [values], or {low, high, step, log} for a range"
     )
-    trials: int = Field(20, ge=1, description="different settings to try; all, if there are fewer")
+    trials: int = Field(20, ge=1, description="different settings to try, at most")
     metric: str = Field("ndcg@10", description="what is maximized on the validation cases")
     ranker: str = Field("llm", description="the ranker whose metric it is")
     seed: int = Field(0, ge=0, description="the seed of the search itself")
@@ -100,14 +98,14 @@ def base_path(path: Path, base: str) -> Path:
     return found if files.is_file(found) else Path(base)
 
 
-DRAWS = 20
-"""Settings with one value of a search's space that are looked at before it is refused."""
-
 LONGEST_NAME = 120
 """Characters of a run's name; a longer one ends with a hash."""
 
 VARIANT = "variant"
 """Stands for the name of a variant among the settings that runs differ in."""
+
+BEST = "best"
+"""Begins the names of the runs that test a search's best settings."""
 
 _OWN = frozenset({"run.folder", "run.cache"})
 """Settings that the sweep itself gives its runs."""
@@ -202,65 +200,74 @@ class Plan:
                 )
         return [run for run, own in zip(runs, names_of, strict=True) if not names or own & {*names}]
 
-    def space(self) -> dict[str, list[Any] | Range]:
-        """What a search chooses from.
+    @property
+    def search(self) -> SearchOptions:
+        """What a search goes by.
 
         Raises:
-            ConfigError: If a list is empty, or a range is none.
+            ConfigError: If the sweep is none.
         """
-        space = flat(self.file.search.space if self.file.search else {})
-        return {
-            key: read_choice(f"{self.path}: search.space.{key}", value)
-            for key, value in space.items()
-        }
+        if self.file.search is None:
+            raise ConfigError(f"{self.path}: there is no [search]")
+        return self.file.search
 
     def trial(self, settings: Mapping[str, Any]) -> list[Planned]:
-        """The runs of a search's trial, one a seed.
+        """The runs of a search's trial, one a seed: the searched ranker, on validation cases.
 
         Raises:
-            ConfigError: If the settings are wrong, or a search cannot go by them.
+            ConfigError: If the settings are wrong, or the ranker needs a training that there is
+                not.
         """
-        runs = self.runs(settings)
-        config, ranker = runs[0].config, self.file.search.ranker if self.file.search else ""
-        if config.rank.split != "test":
-            raise ConfigError(
-                f"{self.path}: rank.split: a search ranks the validation cases, and the test cases "
-                "with the best settings; set it to test"
-            )
-        used = config.rank.with_members(ranker)
-        if config.rank.those("needs_training", used) and not config.trained:
+        ranker, metric = self.search.ranker, self.search.metric
+        asked = {"rank.split": "valid", "rank.rankers": [ranker], "evaluate.metrics": [metric]}
+        runs = self.runs(settings, asked)
+        rank = runs[0].config.rank
+        if rank.those("needs_training", rank.with_members(ranker)) and not runs[0].config.trained:
             raise ConfigError(
                 f"{self.path}: search.ranker: {ranker} needs the trained model, and none is "
-                "trained: name llm in rank.rankers and set train.epochs above 0, or search by "
-                "another ranker, such as llm_zero_shot"
-            )
-        if ranker not in config.rank.rankers:
-            raise ConfigError(
-                f"{self.path}: search.ranker: {ranker} is not among rank.rankers "
-                f"({', '.join(config.rank.rankers)}); name it there in [set], or search by another"
+                "trained: set train.epochs above 0, or search by another ranker"
             )
         return runs
 
-    def runs(self, settings: Mapping[str, Any]) -> list[Planned]:
-        """The runs with these settings, one a seed.
+    def tests(self, settings: Mapping[str, Any]) -> list[Planned]:
+        """The runs that test a search's best settings, one a seed.
 
         Raises:
             ConfigError: If the settings are wrong.
         """
-        return [self._run(settings, seed) for seed in self.file.seeds or (None,)]
+        return self.runs(settings, {"rank.split": "test"}, BEST)
 
-    def _run(self, settings: Mapping[str, Any], seed: int | None) -> Planned:
+    def runs(
+        self, settings: Mapping[str, Any], asked: Mapping[str, Any] | None = None, name: str = ""
+    ) -> list[Planned]:
+        """The runs with these settings, one a seed.
+
+        Args:
+            settings: In which they differ from others.
+            asked: Settings that come last and name no run.
+            name: Begins their names; left out: the settings.
+
+        Raises:
+            ConfigError: If the settings are wrong.
+        """
+        return [self._run(settings, seed, asked or {}, name) for seed in self.file.seeds or (None,)]
+
+    def _run(
+        self, settings: Mapping[str, Any], seed: int | None, asked: Mapping[str, Any], name: str
+    ) -> Planned:
         own = self.file.variants.get(settings.get(VARIANT, ""), {})
         chosen = {key: value for key, value in settings.items() if key != VARIANT}
         every = flat(self.file.set, leaves=False) | flat(own, leaves=False) | chosen
         own_seed = {} if seed is None else {str(self.file.sweep.seed): seed}
-        name = run_name({**settings, **own_seed})
+        name = run_name(({VARIANT: name} if name else {**settings}) | own_seed)
         every |= {**own_seed, "run.folder": str(self.folder / name)}
         every.setdefault("run.cache", str(self.folder / _CACHE))
         try:
-            changes = nested(every)
             config = load_config(
-                self.base, values=self.values, changes=changes, changes_from=self.path.parent
+                self.base,
+                values=self.values,
+                changes=nested({**every, **asked}),
+                changes_from=self.path.parent,
             )
         except ConfigError as error:
             raise ConfigError(f"{self.path}, run {name}: {error}") from error
@@ -305,8 +312,11 @@ def _check(plan: Plan) -> None:
     for key in plan.keys[bool(plan.file.variants) :]:
         if "." not in key or key in {*_OWN, plan.file.sweep.seed}:
             raise ConfigError(f"{plan.path}: {key} cannot differ in a sweep; write section.key")
-    if search is None:
-        return
+    if search is not None:
+        _check_search(plan, search)
+
+
+def _check_search(plan: Plan, search: SearchOptions) -> None:
     try:
         parse_metric(search.metric)
     except ConfigError as error:
@@ -314,9 +324,14 @@ def _check(plan: Plan) -> None:
     if search.ranker not in RANKERS.names():
         hint = near(search.ranker, RANKERS.names())
         raise ConfigError(f"{plan.path}: search.ranker: there is no {search.ranker!r}{hint}")
-    if not plan.space():
+    if not plan.keys:
         raise ConfigError(f"{plan.path}: search.space names no setting")
-    _check_space(plan)
+    for key in plan.keys:
+        if key.startswith(("data.", "run.", "rank.split", "rank.rankers", "evaluate.")):
+            raise ConfigError(
+                f"{plan.path}: search.space: {key} may change what is measured, and the "
+                "easiest would win; give it one value in [set], or list values in a [grid]"
+            )
 
 
 def _check_variants(plan: Plan) -> None:
@@ -333,33 +348,6 @@ def _check_variants(plan: Plan) -> None:
             raise ConfigError(f"{plan.path}: variants.{name}: {key} is the sweep's own")
         for key in sorted(set(flat(plan.file.grid)) & own):
             raise ConfigError(f"{plan.path}: variants.{name}: {key} is in the grid too")
-
-
-def _check_space(plan: Plan) -> None:
-    """Refuses a value that no trial could have; such a search could never be finished.
-
-    Values that contradict each other are none such: a trial that draws them fails by itself.
-    """
-    for key in plan.space():
-        if key.startswith(("data.", "run.")):
-            raise ConfigError(
-                f"{plan.path}: search.space: {key} may change the validation cases, and the "
-                "easiest would win; give it one value in [set], or list values in a [grid]"
-            )
-    space = {
-        key: (one.low, one.high) if isinstance(one, Range) else one
-        for key, one in plan.space().items()
-    }
-    rng = random.Random(0)  # noqa: S311 - no secret
-    for key, value in ((key, value) for key, values in space.items() for value in values):
-        for left in reversed(range(DRAWS)):
-            drawn = {other: rng.choice(values) for other, values in space.items()}
-            try:
-                plan.trial(drawn | {key: value})
-                break
-            except ConfigError:
-                if not left:
-                    raise
 
 
 def flat(table: Mapping[str, Any], prefix: str = "", leaves: bool = True) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from trsr.errors import ConfigError, DataError, StoreError, TrsrError
 from trsr.experiments.sweep.plan import Plan, Planned
 from trsr.experiments.sweep.table import PLACE, Outcome, Swept
 from trsr.metrics.report import Estimate
-from trsr.pipeline import STAGE_NAMES, is_finished, run_stage, stage_key, stage_names
-from trsr.pipeline.comparable import run_notes
+from trsr.pipeline import is_finished, run_stage, stage_key, stage_names
+from trsr.pipeline.comparable import notes_about
 from trsr.pipeline.finished_run import REPORT, FinishedRun
 from trsr.progress import Pace, Progress, Silent
 from trsr.settings import digest
@@ -43,23 +43,21 @@ class RunShard:
         config: All its settings; they cross to the worker, so that a file which is edited while
             the sweep goes on changes no later run.
         folder: The sweep's, in which other runs may have made the same stages.
-        stages: Which stages, in order.
     """
 
     name: str
     config: Config
     folder: Path
-    stages: tuple[str, ...] = STAGE_NAMES
 
     @property
     def key(self) -> str:
         """Of its name and settings."""
-        return digest([self.name, self.config.model_dump(mode="json"), list(self.stages)])
+        return digest([self.name, self.config.model_dump(mode="json")])
 
     def is_done(self) -> bool:
-        """Whether all stages are made, and still hold; a search's trial has more to say."""
+        """Whether all stages are made, and still hold."""
         try:
-            return self.stages == STAGE_NAMES and is_finished(self.config)
+            return is_finished(self.config)
         except TrsrError:  # reported when it is made
             return False
 
@@ -96,28 +94,38 @@ def sweep(
     chosen = plan.only(only)
     if plan.file.search is None:
         return _grid(plan, chosen, progress, processes)
-    from trsr.experiments.sweep.search import search
+    from trsr.experiments.sweep.search import search, space_of
 
+    space = space_of(plan)
     with RunDirectory(plan.folder).locked(PLACE):
-        return search(plan, progress)
+        return search(plan, space, progress)
 
 
 def _grid(plan: Plan, chosen: Sequence[Planned], progress: Progress, processes: int) -> Swept:
     runs = {run.name: run for run in plan.grid()}
     found: dict[str, Outcome] = {}
     swept = _written(plan, runs, found, chosen)
-    left = [shard_of(plan, run) for run in chosen if run.name not in found]
+    left = [run for run in chosen if run.name not in found]
     # Runs that were there already say nothing of how long one takes.
     progress.begin(len(left), "runs")
+    for outcome, new in made(plan, left, progress, processes):
+        found[outcome.name] = outcome
+        swept = _written(plan, runs, found, chosen)
+        progress.advance(int(new), outcome.name)
+    return swept
+
+
+def made(
+    plan: Plan, runs: Sequence[Planned], progress: Progress, processes: int = 1
+) -> Iterator[tuple[Outcome, bool]]:
+    """Makes runs; each outcome as it ends, and whether this call has made it."""
+    planned = {run.name: run for run in runs}
     engine = LocalEngine(plan.folder / ENGINE, progress)
     resources = Resources(processes, _devices() if processes > 1 else ())
-    with contextlib.closing(engine.map(make_run, left, resources)) as results:
+    shards = [shard_of(plan, run) for run in runs]
+    with contextlib.closing(engine.map(make_run, shards, resources)) as results:
         for done in results:
-            run = runs[done.shard.name]
-            found[done.shard.name] = tested(run, outcome_of(run, done))
-            swept = _written(plan, runs, found, chosen)
-            progress.advance(int(done.made), done.shard.name)
-    return swept
+            yield outcome_of(planned[done.shard.name], done), done.made
 
 
 def _written(
@@ -129,8 +137,7 @@ def _written(
             if name not in found and shard_of(plan, run).is_done():
                 records = RunDirectory(run.config.run.folder).records()
                 copied = tuple(one for one in records if "taken_from" in records[one].info)
-                outcome = Outcome(name, run.settings, run.seed, taken=copied)
-                found[name] = tested(run, outcome)
+                found[name] = _tested(run, copied)
         names = {run.name for run in chosen}
         swept = Swept(
             plan,
@@ -142,15 +149,15 @@ def _written(
     return swept
 
 
-def shard_of(plan: Plan, run: Planned, stages: tuple[str, ...] = STAGE_NAMES) -> RunShard:
+def shard_of(plan: Plan, run: Planned) -> RunShard:
     """A run as a shard."""
-    return RunShard(run.name, run.config, plan.folder, stages)
+    return RunShard(run.name, run.config, plan.folder)
 
 
 def make_run(shard: RunShard, progress: Progress) -> list[str]:
     """Does the stages of one run; gives those that were copied from other runs."""
     taken = []
-    for stage in (one for one in shard.stages if one in stage_names(shard.config)):
+    for stage in stage_names(shard.config):
         inner = _Inner(progress, f"{shard.name}: {stage}")
         waits = functools.partial(
             progress.advance, 0, f"{shard.name}: waits for a run that makes the same {stage}"
@@ -164,12 +171,11 @@ def make_run(shard: RunShard, progress: Progress) -> list[str]:
 
 def outcome_of(run: Planned, done: Done[RunShard]) -> Outcome:
     """What became of a run; where it failed, its folder says why."""
-    if not done.error:
-        note = run.config.run.folder / ERROR
-        files.remove(note)
-        return Outcome(run.name, run.settings, run.seed, taken=tuple(done.value or ()))
-    outcome = Outcome(run.name, run.settings, run.seed, error=done.error)
-    return failed(outcome, run.config.run.folder, done.trace)
+    if done.error:
+        outcome = Outcome(run.name, run.settings, run.seed, error=done.error)
+        return failed(outcome, run.config.run.folder, done.trace)
+    files.remove(run.config.run.folder / ERROR)
+    return _tested(run, tuple(done.value or ()))
 
 
 def failed(outcome: Outcome, folder: Path, trace: str = "") -> Outcome:
@@ -181,18 +187,16 @@ def failed(outcome: Outcome, folder: Path, trace: str = "") -> Outcome:
     return outcome
 
 
-def tested(run: Planned, outcome: Outcome) -> Outcome:
-    """The outcome with what its run came to on its cases; failed where that cannot be read."""
-    if outcome.error:
-        return outcome
-    folder = run.config.run.folder
+def _tested(run: Planned, taken: tuple[str, ...]) -> Outcome:
+    """What a run came to on its cases; failed where that cannot be read."""
+    folder, outcome = run.config.run.folder, Outcome(run.name, run.settings, run.seed, taken=taken)
     finished = FinishedRun(folder)
     try:
         return dataclasses.replace(
             outcome,
             rankers=_estimates(finished),
             bounds=finished.bounds,
-            notes=run_notes(finished),
+            notes=notes_about(finished, finished.rankers),
             cases=finished.cases_digest,
             answers={name: finished.answers(name) for name in finished.values["ranker"].unique()},
         )

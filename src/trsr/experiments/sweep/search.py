@@ -3,81 +3,66 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 import statistics
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from trsr.config import load_config
-from trsr.data import Dataset
-from trsr.engine import LocalEngine
 from trsr.errors import ConfigError
-from trsr.experiments.sweep.plan import Plan, SearchOptions, run_name
-from trsr.experiments.sweep.running import (
-    ENGINE,
-    RunShard,
-    failed,
-    make_run,
-    outcome_of,
-    shard_of,
-    tested,
-)
-from trsr.experiments.sweep.space import combinations, trials
+from trsr.experiments.sweep.plan import Plan, flat, run_name
+from trsr.experiments.sweep.running import failed, made
 from trsr.experiments.sweep.table import Outcome, Swept
-from trsr.metrics import evaluate
-from trsr.metrics.report import Estimate
-from trsr.pipeline import STAGE_NAMES
-from trsr.pipeline.artifacts import adapter_of, read_summaries, with_summary
-from trsr.pipeline.ranking import CostBook, fitted_rankers
-from trsr.progress import Progress, Silent
-from trsr.rankers import rank_what_fits
-from trsr.recommender import Recommender
+from trsr.progress import Progress
 from trsr.settings import digest
-from trsr.storage import files
-from trsr.storage.run_directory import RunDirectory
 
-VALUE = "validation.json"
-"""In a run's folder: its metric on the validation cases, and a hash of what it depends on."""
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
-TRAINED = STAGE_NAMES[: STAGE_NAMES.index("train") + 1]
-"""The stages before any test case is ranked."""
+ASKS = 200
+"""How often in a row Optuna may propose tried settings before a search ends."""
 
 
-def search(plan: Plan, progress: Progress) -> Swept:
+Choice = tuple["BaseDistribution", list[Any] | None]
+"""Optuna's, and the values where they are listed: Optuna then chooses a place."""
+
+
+def search(plan: Plan, space: Mapping[str, Choice], progress: Progress) -> Swept:
     """Tries settings, the next chosen by what was found, then tests the best ones.
 
-    No trial repeats another's settings: where there are fewer than trials, all are tried. Trials
-    follow from the search's seed and the values before them, so that a search that was
-    killed asks for the same trials again and finds them done.
+    A trial is a run whose `rank.split` is `valid`. No trial repeats another's settings. Trials
+    follow from the search's seed and the values before them, so that a search that was killed asks
+    for the same trials again and finds them done.
 
-    Raises:
-        ConfigError: If Optuna is not installed.
     """
-    options = plan.file.search
-    if options is None:
-        raise ConfigError(f"{plan.path}: there is no [search]")
-    most = min(options.trials, combinations(plan.space()) or options.trials)
-    progress.begin(most + 1, "trials")
-    engine = LocalEngine(plan.folder / ENGINE, progress)
+    optuna = _optuna()
+    study = optuna.create_study(
+        direction="maximize", sampler=optuna.samplers.TPESampler(seed=plan.search.seed)
+    )
+    progress.begin(plan.search.trials + 1, "trials")
     outcomes: dict[str, Outcome] = {}
+    known: dict[str, float | None] = {}
     best: tuple[float, Mapping[str, Any]] | None = None
-    for drawn in trials(plan.space(), options.seed, most):
-        found = _tried(plan, drawn.settings, options, engine)
-        outcomes |= {one.name: one for one in found}
-        drawn.value = _objective(found)
-        if drawn.value is not None and (best is None or drawn.value > best[0]):
-            best = drawn.value, drawn.settings
+    asks = 0
+    while len(known) < plan.search.trials and asks < ASKS:
+        trial = study.ask({key: distribution for key, (distribution, _) in space.items()})
+        settings = {
+            key: listed[trial.params[key]] if listed else _rounded(trial.params[key])
+            for key, (_, listed) in space.items()
+        }
+        key = digest(settings)
+        asks = asks + 1 if key in known else 0
+        # the value of tried settings is known already: told twice, it would count twice
+        value = None if key in known else _tried(plan, settings, outcomes, progress)
+        study.tell(trial, value, state=optuna.trial.TrialState.FAIL if value is None else None)
+        if key in known:
+            continue
+        known[key] = value
+        if value is not None and (best is None or value > best[0]):
+            best = value, settings
         Swept(plan, tuple(outcomes.values()), best and best[1]).write()
         progress.advance(1, f"best {best[0]:.4f}" if best else "")
     if best is not None:
-        runs = {run.name: run for run in plan.runs(best[1])}
-        for done in engine.map(make_run, [shard_of(plan, run) for run in runs.values()]):
-            run = runs[done.shard.name]
-            outcome = tested(run, outcome_of(run, done))
-            validation = outcomes[run.name].validation
-            outcomes[run.name] = dataclasses.replace(outcome, validation=validation)
+        outcomes |= {one.name: one for one, _ in made(plan, plan.tests(best[1]), progress)}
     swept = Swept(plan, tuple(outcomes.values()), best and best[1])
     swept.write()
     progress.advance(1)
@@ -85,89 +70,66 @@ def search(plan: Plan, progress: Progress) -> Swept:
 
 
 def _tried(
-    plan: Plan, settings: Mapping[str, Any], options: SearchOptions, engine: LocalEngine
-) -> list[Outcome]:
-    """What a trial's runs came to, one a seed."""
+    plan: Plan, settings: Mapping[str, Any], outcomes: dict[str, Outcome], progress: Progress
+) -> float | None:
+    """The mean over seeds; None where a run failed or there is nothing to measure."""
     try:
-        runs = {run.name: run for run in plan.trial(settings)}
+        planned = plan.trial(settings)
     except ConfigError as error:  # values that contradict each other; other trials may do
         name = run_name(settings)
-        return [failed(Outcome(name, settings, None, error=str(error)), plan.folder / name)]
-    work = functools.partial(validated, options=options)
-    shards = [shard_of(plan, run, TRAINED) for run in runs.values()]
-    found = []
-    for done in engine.map(work, shards):
-        outcome = outcome_of(runs[done.shard.name], done)
-        if not outcome.error:
-            estimate = Estimate(*done.value["estimate"])
-            taken = tuple(done.value["taken"])
-            outcome = dataclasses.replace(outcome, validation=estimate, taken=taken)
-        found.append(outcome)
-    return found
-
-
-def _objective(found: Sequence[Outcome]) -> float | None:
-    """The mean over seeds; None where a run failed or there is nothing to measure."""
-    means = [one.validation.mean for one in found if one.validation is not None]
+        wrong = Outcome(name, settings, None, error=str(error), trial=True)
+        outcomes[name] = failed(wrong, plan.folder / name)
+        return None
+    ranker, metric = plan.search.ranker, plan.search.metric
+    found = [dataclasses.replace(one, trial=True) for one, _ in made(plan, planned, progress)]
+    outcomes |= {one.name: one for one in found}
+    means = [None if one.error else one.rankers[ranker][metric].mean for one in found]
     known = [mean for mean in means if mean is not None]
-    return statistics.fmean(known) if known and len(known) == len(found) else None
+    return statistics.fmean(known) if len(known) == len(means) else None
 
 
-def validated(shard: RunShard, progress: Progress, options: SearchOptions) -> dict[str, Any]:
-    """Makes a trial's run up to its training: the metric on its validation cases.
-
-    It is kept in the run's folder.
+def space_of(plan: Plan) -> dict[str, Choice]:
+    """What a search chooses from, by setting.
 
     Raises:
-        ConfigError: If there are no validation cases.
+        ConfigError: If a list is empty, a range is none, or Optuna is not installed.
     """
-    config = shard.config
-    taken = make_run(dataclasses.replace(shard, stages=TRAINED[:1]), progress)
-    if not len(Dataset.load(config.run.folder).cases("valid")):  # before anything costly
-        raise ConfigError(
-            "a search goes by validation cases, and there are none: make some (data.split, "
-            "data.valid_share, data.valid_cases), or list values in a [grid]"
-        )
-    taken += make_run(dataclasses.replace(shard, stages=TRAINED[1:]), progress)
-    records = RunDirectory(config.run.folder).records()
-    made = {name: dict(records[name].files) for name in TRAINED}
-    settings = config.model_dump(mode="json", include={"rank", "prompts", "model"})
-    # the seeds of fitting are not in the rankers' settings
-    seeds = [config.run.seed, config.train_seed]
-    key = digest([made, settings, seeds, options.metric, options.ranker])
-    path = config.run.folder / VALUE
-    known = _known(path, key)
-    if known is None:
-        known = _measured(config.run.folder, options.ranker, options.metric)
-        value = {"key": key, "metric": options.metric, "ranker": options.ranker}
-        files.write_text(path, json.dumps(value | {"mean": known.mean, "se": known.se}))
-    return {"estimate": [known.mean, known.se], "taken": taken}
+    _optuna()
+    return {
+        key: _choice(f"{plan.path}: search.space.{key}", value)
+        for key, value in flat(plan.search.space).items()
+    }
 
 
-def _known(path: Path, key: str) -> Estimate | None:
-    """What was measured before; None where it was not, of something else, or cannot be read."""
+def _choice(where: str, value: Any) -> Choice:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(value, list) and value:
+        listed = list({digest(one): one for one in value}.values())  # each once
+        return CategoricalDistribution(range(len(listed))), listed
+    keys = set(value) if isinstance(value, Mapping) else set()
+    if not {"low", "high"} <= keys <= {"low", "high", "step", "log"}:
+        raise ConfigError(f"{where}: write a list of values, [a, b], or {{low = …, high = …}}")
+    if not isinstance(value.get("log", False), bool):
+        raise ConfigError(f"{where}: log is true or false")
+    whole = all(isinstance(value[key], int) for key in keys - {"log"})
     try:
-        value = files.read_json(path)
-        return Estimate(value["mean"], value["se"]) if value["key"] == key else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
+        with warnings.catch_warnings():  # the last number that a step reaches is taken
+            warnings.simplefilter("ignore")
+            return (IntDistribution if whole else FloatDistribution)(**value), None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {dict(value)} is no range: {error}") from error
 
 
-def _measured(folder: Path, ranker: str, metric: str) -> Estimate:
-    config, dataset = load_config(folder / "config.toml"), Dataset.load(folder)
-    summaries = read_summaries(folder, ("valid",))
-    cases = [with_summary(case, summaries) for case in dataset.cases("valid")]
-    if not cases:
-        raise ConfigError(f"{folder}: a search needs validation cases, and there are none")
-    run = RunDirectory(folder)
-    adapter = adapter_of(run)
-    # What the strategy has not summarized yet is summarized here: only test cases always are.
-    writer = Recommender(config, dataset, adapter, ranker)
-    queries = writer.summarized([case.query for case in cases], Silent())
-    summaries = {one.id: one.summary for one in queries if one.summary is not None}
-    # fitted here, a ranker is found by the stage `rank` of the best settings' run
-    rankers, _ = fitted_rankers(config, run, dataset, summaries, CostBook(), Silent())
-    found = rankers.get(ranker)
-    lists = list(rank_what_fits(found, queries, lambda query, error: None, ranker))
-    rankers.forget()
-    return evaluate(cases, {"x": lists}, [metric])["x"].metrics[metric]
+def _rounded(number: float) -> float:
+    """Without the last digits, in which steps of .1 add up to .30000000000000004."""
+    return float(f"{number:.12g}") if isinstance(number, float) else number
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError("a [search] needs Optuna: pip install 'trsr[sweep]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

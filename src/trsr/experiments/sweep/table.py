@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trsr.experiments.sweep.plan import Plan, label, short_keys
-from trsr.experiments.sweep.space import combinations
 from trsr.metrics.report import Estimate, over_seeds
 from trsr.metrics.tables import LEAST, LOWER, number
-from trsr.pipeline.comparable import ReadNote, RunNotes, merged
+from trsr.pipeline.comparable import merged
 from trsr.pipeline.finished_run import counted
 from trsr.storage import files
 from trsr.storage.run_directory import explained
@@ -31,7 +30,7 @@ class Outcome:
         error: Why it failed; empty where it did not.
         rankers: ranker → metric → estimate on the test queries; empty where there are none.
         bounds: ranker → its metrics that are lower bounds.
-        validation: A search's metric on the validation cases.
+        trial: Whether it is a search's trial, on the validation cases.
         taken: The stages that were copied from other runs.
         notes: What its report warns of.
         cases: A digest of the cases that it ranked; empty where there are none.
@@ -44,9 +43,9 @@ class Outcome:
     error: str = ""
     rankers: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     bounds: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    validation: Estimate | None = None
+    trial: bool = False
     taken: tuple[str, ...] = ()
-    notes: tuple[ReadNote, ...] = ()
+    notes: tuple[str, ...] = ()
     cases: str = ""
     answers: Mapping[str, str] = field(default_factory=dict)
 
@@ -63,9 +62,7 @@ class Outcome:
                 for ranker, metrics in self.rankers.items()
             },
             "lower_bounds": {ranker: sorted(names) for ranker, names in self.bounds.items()},
-            "validation": None
-            if self.validation is None
-            else {"mean": self.validation.mean, "se": self.validation.se},
+            "trial": self.trial,
             "taken": list(self.taken),
             "cases": self.cases,
         }
@@ -95,88 +92,59 @@ class Swept:
     def table(self) -> tuple[list[str], list[list[str]]]:
         """A header, and a row for each setting and ranker, over its seeds."""
         keys = list(self.plan.keys)
-        metrics = list(
-            dict.fromkeys(m for o in self.outcomes for one in o.rankers.values() for m in one)
-        )
+        tests = [one for one in self.outcomes if not one.trial]
+        metrics = list(dict.fromkeys(m for o in tests for one in o.rankers.values() for m in one))
         search = self.plan.file.search
         valid = [f"valid {search.metric}"] if search else []
         header = [*short_keys(keys), "ranker", "seeds", *valid, *metrics]
         rows = []
         for group in self._groups():
             values = [_plain(group[0].settings.get(key, "")) for key in keys]
-            rankers = list(dict.fromkeys(name for one in group for name in one.rankers))
-            for ranker in rankers or [search.ranker if search else ""]:
-                shown = _distinct_seeds([one for one in group if ranker in one.rankers], ranker)
-                measured: list[str] = []
-                seeds = len(shown)
-                if search:  # the figure is that of the searched ranker alone
-                    every = [o.validation for o in group if ranker == search.ranker]
-                    own = counted(every, lambda one: one)
-                    measured, seeds = [_over_seeds(own)], seeds or len(own)
-                cells = [
-                    _over_seeds(
-                        [o.rankers[ranker].get(m) for o in shown],
-                        any(m in o.bounds.get(ranker, ()) for o in shown),
+            for ranker in dict.fromkeys(name for one in group for name in one.rankers):
+                tried, tested = (
+                    _distinct_seeds(
+                        [o for o in group if o.trial == trial and ranker in o.rankers], ranker
                     )
-                    for m in metrics
-                ]
-                rows.append([*values, ranker, str(seeds), *measured, *cells])
+                    for trial in (True, False)
+                )
+                measured = [_cell(tried, ranker, search.metric)] if search else []
+                cells = [_cell(tested, ranker, metric) for metric in metrics]
+                rows.append([*values, ranker, str(len(tested or tried)), *measured, *cells])
         return header, rows
 
     def notes(self) -> list[str]:
         """What to print below the table."""
-        found = ["mean ± standard error over queries; with several seeds also (± their spread)"]
+        found = [
+            "mean ± standard error over queries; with several seeds also (± their spread), where "
+            "seeds that change nothing for a ranker count as one"
+        ]
         if any(names for one in self.outcomes for names in one.bounds.values()):
             found.append(LOWER)
         if self.plan.file.search is not None:
-            found.append(self._tried(self.plan.file.search.trials))
+            tried = {json.dumps(dict(one.settings), default=str) for one in self.outcomes}
+            found.append(f"different settings tried: {len(tried)}")
         if self.best is not None:
             chosen = ", ".join(f"{key} = {_plain(value)}" for key, value in self.best.items())
             found.append(f"best on the validation cases: {chosen}")
-        found += [*self._seed_note(), *self._case_notes()]
-        shown = [one for one in self.outcomes if one.rankers]
-        found += merged([RunNotes(one.name, one.rankers, one.notes) for one in shown])
+        found += self._case_note()
+        shown = [one for one in self.outcomes if one.rankers and not one.trial]
+        found += merged([(one.name, one.notes) for one in shown])
         found += [f"failed: {one.name}: {one.error}" for one in self.failed]
         if self.left:
             found.append(f"not chosen, and not made: {', '.join(self.left)}")
         return found
 
-    def _tried(self, trials: int) -> str:
-        """How many settings a search has tried, and whether there are others."""
-        tried = len({json.dumps(dict(one.settings), default=str) for one in self.outcomes})
-        every = ", all that there are" if tried == combinations(self.plan.space()) else ""
-        fewer = f" (trials = {trials})" if every and tried < trials else ""
-        return f"different settings tried: {tried}{every}{fewer}"
-
-    def _seed_note(self) -> list[str]:
-        """Whether seeds give the same values."""
-        for group in self._groups():
-            for ranker in {name for one in group for name in one.rankers}:
-                having = [one for one in group if ranker in one.rankers]
-                if len(_distinct_seeds(having, ranker)) < len(having):
-                    return ["seeds that changed nothing for a ranker count as one"]
-        return []
-
-    def _case_notes(self) -> list[str]:
-        """Which rows and seeds answered other test cases."""
+    def _case_note(self) -> list[str]:
+        """Which rows answered other test cases."""
         rows: dict[tuple[str, ...], list[str]] = {}
         for group in self._groups():
-            cases = tuple(sorted({one.cases for one in group if one.cases}))
+            cases = tuple(sorted({one.cases for one in group if one.cases and not one.trial}))
             if cases:
                 rows.setdefault(cases, []).append(label(group[0].settings) or "this run")
-        found = []
-        if len(rows) > 1:
-            found.append(
-                "rows with other test cases do not compare; rows with the same cases: "
-                f"{' | '.join(map('; '.join, rows.values()))}"
-            )
-        redrawn = [name for cases, names in rows.items() if len(cases) > 1 for name in names]
-        if redrawn:
-            found.append(
-                "each seed has test cases of its own, so the means are over draws of cases too: "
-                f"{'; '.join(redrawn)}"
-            )
-        return found
+        if len(rows) < 2:
+            return []
+        alike = " | ".join(map("; ".join, rows.values()))
+        return [f"rows with other test cases do not compare; rows with the same cases: {alike}"]
 
     def write(self) -> None:
         """Writes `sweep.json` and `sweep.md` into the sweep's folder.
@@ -214,9 +182,11 @@ def _distinct_seeds(having: Sequence[Outcome], ranker: str) -> list[Outcome]:
     return list(counted(having, lambda one: (one.cases, one.answers.get(ranker, one.name))))
 
 
-def _over_seeds(found: Sequence[Estimate | None], bound: bool = False) -> str:
-    """A cell: empty where no seed has a value."""
-    mean, spread = over_seeds(one for one in found if one is not None)
+def _cell(runs: Sequence[Outcome], ranker: str, metric: str) -> str:
+    """The mean over seeds; empty where no seed has a value."""
+    found = [one.rankers[ranker][metric] for one in runs if metric in one.rankers[ranker]]
+    mean, spread = over_seeds(found)
+    bound = any(metric in one.bounds.get(ranker, ()) for one in runs)
     return "" if mean.mean is None else (LEAST if bound else "") + number(mean, spread)
 
 
