@@ -59,13 +59,13 @@ def test_all_mistakes_are_told_at_once_with_near_names(tmp_path):
 
 def test_a_list_of_wrong_values_alone_is_one_mistake(tmp_path):
     with pytest.raises(ConfigError) as caught:
-        load_config(write(tmp_path, GOOD), ["rank.ease.penalty=[0.0]"])
+        load_config(write(tmp_path, GOOD), ["rank.sequential.dropout=[1.0]"])
     assert "one mistake" in str(caught.value)
-    assert "rank.ease.penalty.0: input should be greater than 0" in str(caught.value)
+    assert "rank.sequential.dropout.0: input should be less than 1" in str(caught.value)
     with pytest.raises(
-        ConfigError, match="one mistake.*\n  rank.ease.penalty: too few values: give at least 1 "
+        ConfigError, match="one mistake.*\n  rank.blend.members: too few values: give at least 1 "
     ):
-        load_config(write(tmp_path, GOOD), ["rank.ease.penalty=[]"])
+        load_config(write(tmp_path, GOOD), ["rank.blend.members=[]"])
 
 
 def test_an_unknown_setting_in_a_table_of_ones_own_name_is_told(tmp_path):

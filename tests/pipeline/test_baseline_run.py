@@ -41,7 +41,7 @@ def test_a_blend_with_the_trained_model_runs_and_recommends_as_it_ranked(
     assert summaries == counts["cases_train"] + counts["cases_valid"] + counts["cases_test"]
 
     assert made(run(config)) == []
-    unused = load_config(path, [*changes, "rank.ease.penalty=[7]"])
+    unused = load_config(path, [*changes, "rank.sequential.layers=3"])
     assert made(run(unused)) == []
 
     from trsr.rankers import read_rankings
@@ -52,5 +52,5 @@ def test_a_blend_with_the_trained_model_runs_and_recommends_as_it_ranked(
     again = list(recommender.rank(queries))
     assert again == stored
 
-    used = load_config(path, [*changes, "rank.bm25.k1=0.5"])
+    used = load_config(path, [*changes, "rank.text_words=5"])
     assert made(run(used))[0] == "rank"

@@ -438,8 +438,8 @@ def test_a_recipe_of_one_run_is_no_sweep():
         ('base = "base.toml"\n[grid]\nprompts.recent = [1, 1]\n', "two runs are named recent=1"),
         ('base = "base.toml"\nseeds = [1, 1]\n', "two runs are named seed=1"),
         (
-            'base = "base.toml"\n[grid]\nrank.bm25.k1 = [1.0, 1.00000001]\n',
-            "two runs are named k1=1: .* shortened",
+            'base = "base.toml"\n[grid]\ntrain.dropout = [0.5, 0.50000001]\n',
+            "two runs are named dropout=0.5: .* shortened",
         ),
         (
             VARIANTS.replace("recurrent]", '"recent only"]').replace(

@@ -18,7 +18,7 @@ from trsr.errors import ConfigError
 from trsr.rankers import FitData, FitOptions, RankSettings
 from trsr.rankers.baselines.ease import ease_weights
 from trsr.rankers.baselines.item_knn import InteractionMatrix
-from trsr.rankers.baselines.text_knn import TextKnnConfig, TextKnnRanker
+from trsr.rankers.baselines.text_knn import TextKnnRanker
 from trsr.rankers.item_text import TextEmbedder, item_text
 from trsr.rankers.settings import ranker_class
 from trsr.types import Interaction, Item, Query, UserHistory
@@ -56,10 +56,11 @@ def scored(ranker, asked: Query) -> dict[str, float]:
 
 
 def made(name: str, log: pl.DataFrame = LOG, catalog: Catalog = CATALOG, **table):
-    """A fitted ranker; of a setting that is a list one value is given."""
-    own = {key: [one] for key, one in table.items()}
-    place = ranker_class(name).shares or name
-    return fitted(name, catalog, log, RankSettings.model_validate({place: own} if own else {}))
+    """A fitted ranker, of the settings that it tries the first one, or this."""
+    owner = ranker_class(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, "tried", [{**owner.tried[0], **table}])
+        return fitted(name, catalog, log)
 
 
 def knn(shrinkage: float, last: int | None = None, decay: float = 1.0, popularity: float = 0.0):
@@ -264,11 +265,10 @@ class Compass:
 
 
 def text_knn(profile: str, decay: float = 1.0) -> TextKnnRanker:
-    config = TextKnnConfig(profile=(profile,), decay=(decay,))
-    ranker = TextKnnRanker(config, given(CATALOG), "text_knn")
+    ranker = TextKnnRanker(None, given(CATALOG), "text_knn")
     ranker.embed = TextEmbedder(Compass)
     ranker.fit(FitData(CATALOG, LOG), FitOptions())
-    return ranker
+    return ranker.with_profile(profile, decay)
 
 
 def test_text_profiles_by_hand() -> None:

@@ -564,7 +564,7 @@ def test_heads_that_do_not_divide_are_refused() -> None:
 
 def test_the_settings_that_decide_are_those_of_the_rankers_asked_for() -> None:
     one = RankSettings(rankers=("popular", "sasrec"), sequential=SequentialSettings(layers=1))
-    assert one.meaning() == one.model_copy(update={"bm25": {"k1": 2.0}}).meaning()
+    assert one.meaning() == one.model_copy(update={"blend": {"members": ["bm25"]}}).meaning()
     assert one.meaning() != RankSettings(rankers=("popular", "sasrec")).meaning()
 
 

@@ -107,30 +107,6 @@ def test_the_setting_that_orders_the_validation_cases_best_is_chosen() -> None:
     assert ranker.chosen["ndcg@10"] == pytest.approx(quality(cases(60), lists)["ndcg@10"], abs=1e-4)
 
 
-class Stepped(Noisy):
-    """As noisy as the last items are few: the more the better."""
-
-    def __init__(self, last: int, decay: float = 1.0) -> None:
-        super().__init__(3.0 / last if last else 0.0)
-
-
-@pytest.mark.parametrize(
-    ("lasts", "told"),
-    [
-        ((1, 5, 10), ["last"]),  # the most tried, and all of them were not
-        ((1, 5, 0), None),  # 0 is all: there is no more
-        ((5, 0, 10), None),
-        ((10,), None),  # nothing was tried
-    ],
-)
-def test_a_number_chosen_at_an_end_of_its_list_is_told(lasts, told, caplog) -> None:
-    options = [{"last": last, "decay": decay} for last in lasts for decay in (1.0, 0.5)]
-    with caplog.at_level("WARNING", "trsr"):
-        ranker = tuned("few", cases(40), options, Stepped)
-    assert ranker.chosen.get("at_end") == told
-    assert ("rank.few.last may do better" in caplog.text) is bool(told)
-
-
 def test_between_equal_settings_the_first_is_chosen() -> None:
     options = [{"noise": 0.0, "salt": "x"}, {"noise": 0.0, "salt": "y"}]
     assert tuned("noisy", cases(5), options, Noisy).salt == "x"
@@ -159,18 +135,16 @@ def test_cases_to_tune_on_are_drawn_by_their_own_lot(order: list[int], most: int
     every = cases(20)
 
     def drawn(valid: list[Case], most: int) -> list[Case]:
-        ranker = Noisy(0.0)
-        ranker.resources = given(CATALOG, RankSettings(tune_cases=most))
-        return validation_cases(
-            ranker, FitData(CATALOG, LOG, validation=lambda: valid), FitOptions()
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("trsr.rankers.tuning.TUNE_CASES", most)
+            data = FitData(CATALOG, LOG, validation=lambda: valid)
+            return validation_cases(data, FitOptions())
 
     straight = drawn(every, most)
     turned = drawn([every[n] for n in order], most)
     assert len(straight) == min(most, 20)
     assert {one.query.id for one in straight} == {one.query.id for one in turned}
     assert [one.query.id for one in straight] == [one.query.id for one in every if one in straight]
-    assert len(drawn(every, 0)) == 20
 
 
 # --- blend: its parts
@@ -353,9 +327,7 @@ def test_members_are_checked_with_the_other_settings() -> None:
 
 def test_rankings_depend_on_the_settings_of_the_used_rankers_only() -> None:
     assert set(RankSettings(rankers=("popular", "llm")).meaning()) == {"rankers"}
-    assert set(RankSettings(rankers=("ease",)).meaning()) == {
-        *("rankers", "ease", "select_by", "tune_cases")
-    }
+    assert set(RankSettings(rankers=("ease",)).meaning()) == {"rankers", "select_by"}
     blended = RankSettings(rankers=("blend",), blend={"members": ("text_knn",)}).meaning()
-    assert {"blend", "text_knn", "text_model", "text_fields", "tune_cases"} <= set(blended)
-    assert not {"ease", "bm25", "item_knn", "sequential"} & set(blended)
+    assert {"blend", "text_model", "text_fields"} <= set(blended)
+    assert not {"sequential"} & set(blended)

@@ -12,7 +12,7 @@ import pytest
 from trsr.data import Catalog
 from trsr.errors import DataError
 from trsr.rankers import FitData, FitOptions, RankSettings, Resources
-from trsr.rankers.baselines.text_knn import TextKnnConfig, TextKnnRanker
+from trsr.rankers.baselines.text_knn import TextKnnRanker
 from trsr.serve.retriever import Retriever, VectorIndex
 from trsr.types import Interaction, Item, UserHistory
 
@@ -41,9 +41,10 @@ def catalog():
 def retrievers(request, catalog):
     """One that scores the catalog, and one with an index."""
     rank = RankSettings(rankers=("text_knn",), retriever="text_knn")
-    ranker = TextKnnRanker(TextKnnConfig(profile=(request.param,)), Resources(catalog, rank))
+    ranker = TextKnnRanker(None, Resources(catalog, rank))
     ranker.embed = embed
     ranker.fit(FitData(catalog, pl.DataFrame({"user": [], "item": [], "time": []})), FitOptions())
+    ranker = ranker.with_profile(request.param, ranker.decay_)
     run = SimpleNamespace(seed=0)
     recommender = SimpleNamespace(
         catalog=catalog, config=SimpleNamespace(rank=rank, run=run), fitted=lambda name: ranker

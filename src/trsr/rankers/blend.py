@@ -15,7 +15,7 @@ from trsr.errors import ConfigError, DataError
 from trsr.progress import Progress
 from trsr.rankers.base import FitData, FitOptions, Ranker, score_what_fits, scored
 from trsr.rankers.batch import Floats, QueryBatch, ScoreBatch, batched
-from trsr.rankers.settings import NotNegative, RankerConfig, Traits
+from trsr.rankers.settings import RankerConfig, Traits
 from trsr.rankers.tuning import validation_cases
 from trsr.registry import optional
 from trsr.settings import derive_seed
@@ -27,6 +27,10 @@ FOLDS = 5
 """Of the cross-validation over validation users."""
 
 
+L2 = (0.01, 0.001, 0.1, 1.0)
+"""Penalties on the weights to try, by cross-validation over validation users."""
+
+
 class BlendConfig(RankerConfig):
     """A weighted sum of other rankers' scores."""
 
@@ -35,12 +39,6 @@ class BlendConfig(RankerConfig):
         min_length=1,
         description="the rankers whose scores are added, with weights learned on the validation "
         "cases",
-    )
-    l2: tuple[NotNegative, ...] = Field(
-        (0.01, 0.001, 0.1, 1.0),
-        min_length=1,
-        description="candidates for the L2 penalty on the weights, chosen by cross-validation over "
-        "validation users",
     )
 
 
@@ -197,7 +195,7 @@ class BlendRanker(Ranker):
             ConfigError: If there are no validation cases.
             DataError: If a member's score is not a finite number.
         """
-        cases = validation_cases(self, data, options)
+        cases = validation_cases(data, options)
         check_cases(len(cases))
         found = [self._asked(name, cases, options.progress) for name in self.config.members]
         whole = [case for case in cases if all(case.query.id in one for one in found)]
@@ -206,7 +204,7 @@ class BlendRanker(Ranker):
                 "the ranker blend: no validation case fits the context of all members"
             )
         examples = Examples.of(whole, found)
-        l2 = choose_l2(examples, self.config.l2, FOLDS, options.seed)
+        l2 = choose_l2(examples, L2, FOLDS, options.seed)
         weights = fit_weights(examples, l2)
         self.weights_ = {
             name: float(weight) for name, weight in zip(self.config.members, weights, strict=True)

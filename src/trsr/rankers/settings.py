@@ -108,13 +108,6 @@ class RankerConfig(Settings):
     """The settings of a ranker that has none; each ranker's own class is derived from it."""
 
 
-Share = Annotated[float, Field(gt=0, le=1)]
-Decay = Annotated[float, Field(gt=0, le=1)]
-Last = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-
-
 class ExternalSettings(RankerConfig):
     """Ranked lists that were made elsewhere."""
 
@@ -199,9 +192,6 @@ class RankSettings(Settings):
         description="a cheap ranker's settings are those with the highest first metric on the "
         "validation cases; the next metrics decide between equals, then the lists' order. Without "
         "validation cases each list's first value is taken",
-    )
-    tune_cases: int = Field(
-        2000, ge=0, description="most validation cases to choose on, drawn by seed; 0: all"
     )
     text_fields: tuple[str, ...] = Field(
         (), description="the text columns that the cheap rankers read, in this order; empty: all"
@@ -322,8 +312,7 @@ class RankSettings(Settings):
             traits = self.traits(name)
             read |= {"text_fields", "text_words"} if traits.reads_text else set()
             read |= {"text_model"} if traits.embeds_text else set()
-            read |= {"select_by", "tune_cases"} if traits.tuned else set()
-            read |= {"tune_cases"} if traits.learns_weights else set()
+            read |= {"select_by"} if traits.tuned else set()
         own = self.model_dump(mode="json", include=read)
         tables = {name: self.table(name) for name in self.used if name not in self.external}
         return own | {

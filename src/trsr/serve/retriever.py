@@ -19,7 +19,7 @@ import numpy as np
 from trsr.data import Catalog
 from trsr.errors import DataError
 from trsr.rankers import QueryBatch, Ranker, ScoreBatch, ranked, scored
-from trsr.rankers.baselines.bm25 import Bm25Config, TextIndex
+from trsr.rankers.baselines.bm25 import TextIndex
 from trsr.rankers.baselines.text_knn import TextKnnRanker
 from trsr.rankers.batch import Floats, Ints, Ragged
 from trsr.rankers.item_text import DIGITS, TextEmbedder, item_text, text_vectors
@@ -122,7 +122,7 @@ class TextNeighbours:
             embed = TextEmbedder.of(self._settings)
             index = VectorIndex(text_vectors(texts, embed).astype(np.float32))
             return lambda text: index.search(text_vectors([text], embed)[0], NEIGHBOURS)
-        words = TextIndex(Bm25Config(), self._settings, "new items")
+        words = TextIndex(self._settings, "new items")
         words.build(items)
 
         def by_words(text: str) -> Near:

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-from pydantic import Field
 
 from trsr.rankers.base import FitData, FitOptions, Ranker
 from trsr.rankers.batch import Floats, QueryBatch, ScoreBatch
 from trsr.rankers.item_text import item_text
-from trsr.rankers.settings import Decay, Last, RankerConfig, RankSettings, Traits
+from trsr.rankers.settings import RankSettings, Traits
 from trsr.rankers.tuning import tune
 from trsr.registry import optional
 from trsr.types import Item
@@ -21,21 +20,8 @@ from trsr.types import Item
 EXTRAS = (("bm25s", "baselines"), ("scipy", "baselines"))
 
 
-class Bm25Config(RankerConfig):
-    """BM25 of a candidate's text for the text of the history's items, or for the summary's."""
-
-    k1: float = Field(1.5, ge=0, description="how fast repeated terms saturate")
-    b: float = Field(0.75, ge=0, le=1, description="how far long texts are held back")
-    last: tuple[Last, ...] = Field(
-        (0, 5, 1),
-        min_length=1,
-        description="candidates for how many of the latest items are asked for; 0: all",
-    )
-    decay: tuple[Decay, ...] = Field(
-        (0.8, 0.5, 1.0),
-        min_length=1,
-        description="candidates for the weight of an item against the one after it",
-    )
+K1, B = 1.5, 0.75
+"""How fast repeated terms saturate, and how far long texts are held back."""
 
 
 class TextIndex:
@@ -45,7 +31,6 @@ class TextIndex:
     the never negative idf log(1 + (N − n + ½)/(n + ½)).
 
     Args:
-        config: Its settings.
         settings: What of an item is its text.
         ranker: Who needs it, for messages.
 
@@ -57,8 +42,7 @@ class TextIndex:
         ConfigError: If bm25s is not installed.
     """
 
-    def __init__(self, config: Bm25Config, settings: RankSettings, ranker: str) -> None:
-        self._config = config
+    def __init__(self, settings: RankSettings, ranker: str) -> None:
         self._settings = settings
         self._library = optional("bm25s", "baselines", f"the ranker {ranker}")
         self._sparse = optional("scipy.sparse", "baselines", f"the ranker {ranker}")
@@ -72,9 +56,8 @@ class TextIndex:
         self.scores = self._sparse.csr_array((0, len(items)))
         if not any(tokens):
             return
-        own = self._config
         # float64, so that equal texts have equal scores whatever was added to them before
-        index = self._library.BM25(method="lucene", k1=own.k1, b=own.b, dtype="float64")
+        index = self._library.BM25(method="lucene", k1=K1, b=B, dtype="float64")
         index.index(tokens, show_progress=False)
         parts = tuple(index.scores[key] for key in ("data", "indices", "indptr"))
         shape = (len(items), len(parts[2]) - 1)
@@ -121,7 +104,12 @@ class Bm25Ranker(Ranker):
     """
 
     traits = Traits(tuned=True, reads_text=True, extras=EXTRAS)
-    config: Bm25Config
+    tried = tuple(
+        {"last": last, "decay": decay}
+        for last, decay in itertools.product((0, 5, 1), (0.8, 0.5, 1.0))
+        if last != 1 or decay == 0.8
+    )
+    """One item alone has nothing to decay against."""
     terms_: list[str]
     scores_: Any
     counts_: Any
@@ -134,19 +122,13 @@ class Bm25Ranker(Ranker):
         Raises:
             ConfigError: If bm25s is not installed.
         """
-        index = TextIndex(self.config, self.resources.settings, self.name)
+        index = TextIndex(self.resources.settings, self.name)
         items = list(data.catalog)
         index.build(items)
         self.terms_ = sorted(index.terms, key=index.terms.__getitem__)
         self.scores_ = index.scores
         self.counts_ = index.counted([index.text(item) for item in items])
-        own = self.config
-        settings = [
-            {"last": n, "decay": decay} for n, decay in itertools.product(own.last, own.decay)
-        ]
-        # a single item has nothing to decay against
-        settings = [o for o in settings if o["last"] != 1 or o["decay"] == own.decay[0]]
-        tune(self, data, options, settings, self.with_settings)
+        tune(self, data, options, self.tried, self.with_settings)
 
     def with_settings(self, last: int, decay: float) -> Self:
         """The same with these settings."""
@@ -171,7 +153,7 @@ class Bm25Ranker(Ranker):
 
     def _index(self) -> TextIndex:
         """What reads further texts."""
-        index = TextIndex(self.config, self.resources.settings, self.name)
+        index = TextIndex(self.resources.settings, self.name)
         index.terms = {term: row for row, term in enumerate(self.terms_)}
         return index
 

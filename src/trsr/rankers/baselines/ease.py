@@ -6,35 +6,22 @@ import itertools
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from trsr.errors import ConfigError
 from trsr.machine import memory
 from trsr.rankers.base import FitData, FitOptions, Ranker
 from trsr.rankers.baselines.item_knn import (
     POPULARITY,
-    POPULARITY_IS,
     InteractionMatrix,
     known_histories,
 )
 from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
-from trsr.rankers.settings import NotNegative, Positive, RankerConfig, Traits
+from trsr.rankers.settings import Traits
 from trsr.rankers.tuning import tune
 from trsr.registry import optional
 
 _BYTES = 28
 """For each pair of items, at most: two matrices of float64, and the counts as a sparse one."""
-
-
-class EaseConfig(RankerConfig):
-    """The closed-form linear item model."""
-
-    penalty: tuple[Positive, ...] = Field(
-        (200.0, 20.0, 1000.0, 5000.0, 20_000.0),
-        min_length=1,
-        description="candidates for lambda, the L2 penalty",
-    )
-    popularity: tuple[NotNegative, ...] = Field(POPULARITY, min_length=1, description=POPULARITY_IS)
 
 
 class EaseRanker(Ranker):
@@ -55,7 +42,12 @@ class EaseRanker(Ranker):
     """
 
     traits = Traits(tuned=True, extras=(("scipy", "baselines"),))
-    config: EaseConfig
+    tried = tuple(
+        {"penalty": penalty, "popularity": popularity}
+        for penalty, popularity in itertools.product(
+            (200.0, 20.0, 1000.0, 5000.0, 20_000.0), POPULARITY
+        )
+    )
     rows_: Ints
     popularity_shares_: Floats
     weights_: Floats
@@ -70,12 +62,6 @@ class EaseRanker(Ranker):
         matrix = InteractionMatrix(data.interactions, data.catalog, self.name)
         check_size(len(matrix.counts))
         self.rows_, self.popularity_shares_ = matrix.rows, matrix.popularity_share
-        settings = [
-            {"penalty": penalty, "popularity": popularity}
-            for penalty, popularity in itertools.product(
-                self.config.penalty, self.config.popularity
-            )
-        ]
         # settings of one penalty follow each other: each is solved once, and two are held at most
         solved: dict[float, Floats] = {}
 
@@ -85,7 +71,7 @@ class EaseRanker(Ranker):
                 solved[penalty] = ease_weights(matrix, penalty)
             return self.altered(weights_=solved[penalty], popularity_=popularity)
 
-        tune(self, data, options, settings, make)
+        tune(self, data, options, self.tried, make)
 
     def score(self, batch: QueryBatch) -> ScoreBatch:
         """[queries, columns] sums."""
@@ -134,8 +120,8 @@ def ease_weights(matrix: InteractionMatrix, penalty: float) -> Floats:
         inverse, failed = lapack.dpotri(inverse, lower=1, overwrite_c=1)
     if failed:
         raise ConfigError(
-            f"rank.ease.penalty = {penalty:g} is too small: the item matrix has no inverse in "
-            "double precision; set a larger one"
+            f"the ranker ease: with the penalty {penalty:g} the item matrix has no inverse in "
+            "double precision; leave ease out"
         )
     for row in range(len(inverse)):  # LAPACK fills one triangle only
         inverse[row, row + 1 :] = inverse[row + 1 :, row]

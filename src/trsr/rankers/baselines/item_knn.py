@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
-from pydantic import Field
 
 from trsr.data import Catalog
 from trsr.rankers.base import FitData, FitOptions, Ranker
 from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
-from trsr.rankers.settings import Decay, Last, NotNegative, RankerConfig, Traits
+from trsr.rankers.settings import Traits
 from trsr.rankers.tuning import tune
 from trsr.registry import optional
 
 POPULARITY = (1e-3, 0.0, 1e-2, 1e-1, 1.0)
-POPULARITY_IS = (
-    "candidates for the weight of a candidate's own popularity, from 0 to 1, beside the sum; a "
-    "small one orders what shares no user with the history"
-)
+"""Weights of a candidate's own popularity to try, beside the sum; a small one orders what shares no
+user with the history."""
+SHRINKAGE = (10.0, 0.0, 50.0, 200.0)
+"""Numbers to try that are added to the cosine's denominator."""
 
 
 class InteractionMatrix:
@@ -76,27 +75,6 @@ def known_histories(batch: QueryBatch, rows: Ints) -> tuple[Ints, Ints, Ints]:
     return batch.histories.rows[known], found[known], age[known]
 
 
-class ItemKnnConfig(RankerConfig):
-    """Items that the same users had."""
-
-    shrinkage: tuple[NotNegative, ...] = Field(
-        (10.0, 0.0, 50.0, 200.0),
-        min_length=1,
-        description="candidates for the number added to the cosine's denominator",
-    )
-    popularity: tuple[NotNegative, ...] = Field(POPULARITY, min_length=1, description=POPULARITY_IS)
-    last: tuple[Last, ...] = Field(
-        (5, 1, 3, 10, 0),
-        min_length=1,
-        description="item_knn_recent: candidates for how many of the latest items; 0: all",
-    )
-    decay: tuple[Decay, ...] = Field(
-        (0.7, 0.9),
-        min_length=1,
-        description="item_knn_recent: candidates for an item's weight against the one after it",
-    )
-
-
 class ItemKnnRanker(Ranker):
     """Σ decayᵃ · c(i, j) / (√(c(i) c(j)) + shrinkage) over the history's items j, and popularity.
 
@@ -122,7 +100,10 @@ class ItemKnnRanker(Ranker):
     """
 
     traits = Traits(tuned=True, extras=(("scipy", "baselines"),))
-    config: ItemKnnConfig
+    tried: ClassVar[Sequence[Mapping[str, Any]]] = tuple(
+        {"shrinkage": shrinkage, "popularity": popularity}
+        for shrinkage, popularity in itertools.product(SHRINKAGE, POPULARITY)
+    )
     rows_: Ints
     users_of_: Any
     counts_: Floats
@@ -137,15 +118,7 @@ class ItemKnnRanker(Ranker):
         matrix = InteractionMatrix(data.interactions, data.catalog, self.name)
         self.rows_, self.popularity_shares_ = matrix.rows, matrix.popularity_share
         self.users_of_, self.counts_ = matrix.users_of, matrix.counts
-        tune(self, data, options, self.tried(), self.with_settings)
-
-    def tried(self) -> Sequence[Mapping[str, Any]]:
-        """The settings to choose from."""
-        own = self.config
-        return [
-            {"shrinkage": shrinkage, "popularity": popularity}
-            for shrinkage, popularity in itertools.product(own.shrinkage, own.popularity)
-        ]
+        tune(self, data, options, self.tried, self.with_settings)
 
     def with_settings(
         self, shrinkage: float, last: int = 0, decay: float = 1.0, popularity: float = 0.0
@@ -192,15 +165,11 @@ class ItemKnnRanker(Ranker):
 class ItemKnnRecentRanker(ItemKnnRanker):
     """The same for the last items, the later the stronger."""
 
-    shares = "item_knn"
-
-    def tried(self) -> Sequence[Mapping[str, Any]]:
-        """The settings to choose from."""
-        own = self.config
-        return [
-            {"last": last, "decay": decay, "shrinkage": shrinkage, "popularity": popularity}
-            for last, decay, shrinkage, popularity in itertools.product(
-                own.last, own.decay, own.shrinkage, own.popularity
-            )
-            if last != 1 or decay == own.decay[0]
-        ]
+    tried = tuple(
+        {"last": last, "decay": decay, "shrinkage": shrinkage, "popularity": popularity}
+        for last, decay, shrinkage, popularity in itertools.product(
+            (5, 1, 3, 10, 0), (0.7, 0.9), SHRINKAGE, POPULARITY
+        )
+        if last != 1 or decay == 0.7
+    )
+    """0 as `last`: all. One item alone has nothing to decay against."""

@@ -6,11 +6,10 @@ import hashlib
 from typing import Self
 
 import numpy as np
-from pydantic import Field
 
 from trsr.rankers.base import FitData, FitOptions, Ranker
 from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
-from trsr.rankers.settings import RankerConfig, Share, Traits
+from trsr.rankers.settings import Traits
 from trsr.rankers.tuning import tune
 
 
@@ -66,17 +65,6 @@ class PopularRanker(Ranker):
         return ScoreBatch(np.broadcast_to(counts, (len(batch), len(counts))))
 
 
-class PopularRecentConfig(RankerConfig):
-    """Popularity in a window of time."""
-
-    share: tuple[Share, ...] = Field(
-        (0.1, 0.03, 0.3, 1.0),
-        min_length=1,
-        description="candidates for the window's length, as a share of the time that the training "
-        "interactions span",
-    )
-
-
 class PopularRecentRanker(Ranker):
     """A candidate's number of training interactions in [end − window, end).
 
@@ -94,7 +82,8 @@ class PopularRecentRanker(Ranker):
     """
 
     traits = Traits(tuned=True)
-    config: PopularRecentConfig
+    tried = tuple({"share": share} for share in (0.1, 0.03, 0.3, 1.0))
+    """The window as a share of the time that the training interactions span."""
     times_: Floats
     items_: Ints
     keys_: Ints
@@ -108,8 +97,7 @@ class PopularRecentRanker(Ranker):
         self.times_ = known["time"].to_numpy().astype(np.float64)
         self.items_ = data.catalog.numbers(known["item"])
         self.keys_ = np.sort(self.items_ * len(known) + np.arange(len(known)))
-        settings = [{"share": share} for share in self.config.share]
-        tune(self, data, options, settings, self.with_share)
+        tune(self, data, options, self.tried, self.with_share)
 
     def with_share(self, share: float) -> Self:
         """The same with a window of this share of the time that the interactions span."""

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from typing import Any, Literal, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from pydantic import Field
 
 from trsr.rankers.base import FitData, FitOptions, Ranker, Resources
-from trsr.rankers.baselines.bm25 import EXTRAS, Bm25Config, TextIndex, of_terms
+from trsr.rankers.baselines.bm25 import EXTRAS, TextIndex, of_terms
 from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
 from trsr.rankers.item_text import DIGITS, TextEmbedder, distinct, item_text, text_vectors, unit
-from trsr.rankers.settings import Decay, RankerConfig, Traits
+from trsr.rankers.settings import Traits
 from trsr.rankers.tuning import tune
 from trsr.settings import Settings
 
 EMBEDDINGS = (("sentence_transformers", "embeddings"),)
-Profile = Literal["mean", "last", "decayed", "max3"]
-
-
-class TextKnnConfig(RankerConfig):
-    """Likeness of item texts by their embeddings."""
-
-    profile: tuple[Profile, ...] = Field(
-        ("decayed", "mean", "last", "max3"),
-        min_length=1,
-        description="candidates for what a candidate is compared with: the mean of the history's "
-        "embeddings, the last item's, their decayed mean, or each one (mean of the three nearest)",
-    )
-    decay: tuple[Decay, ...] = Field(
-        (0.8, 0.5, 0.3, 0.9),
-        min_length=1,
-        description="decayed: candidates for an item's weight against the one after it",
-    )
 
 
 class TextVectorRanker(Ranker):
@@ -115,19 +97,17 @@ class TextKnnRanker(TextVectorRanker):
     """
 
     traits = Traits(tuned=True, reads_text=True, embeds_text=True, extras=EMBEDDINGS)
-    config: TextKnnConfig
+    tried: ClassVar[Sequence[Mapping[str, Any]]] = (
+        *({"profile": "decayed", "decay": decay} for decay in (0.8, 0.5, 0.3, 0.9)),
+        *({"profile": profile} for profile in ("mean", "last", "max3")),
+    )
     profile_: str
     decay_: float
 
     def fit(self, data: FitData, options: FitOptions) -> None:
         """Embeds the catalog's texts; the profile is tuned on the validation cases."""
         super().fit(data, options)
-        settings: list[dict[str, Any]] = []
-        for profile in self.config.profile:
-            decays = self.config.decay if profile == "decayed" else ()
-            settings += [{"profile": profile, "decay": decay} for decay in decays]
-            settings += [] if decays else [{"profile": profile}]
-        tune(self, data, options, settings, self.with_profile)
+        tune(self, data, options, self.tried, self.with_profile)
 
     def with_profile(self, profile: str, decay: float = 1.0) -> Self:
         """The same with another profile."""
@@ -205,8 +185,6 @@ class Bm25SummaryRanker(Ranker):
     """
 
     traits = Traits(reads_summary=True, reads_text=True, extras=EXTRAS)
-    config: Bm25Config
-    shares = "bm25"
     terms_: list[str]
     scores_: Any
 
@@ -230,7 +208,7 @@ class Bm25SummaryRanker(Ranker):
         return ScoreBatch(of_terms(batch, index.counted(texts), self.scores_))
 
     def _index(self) -> TextIndex:
-        return TextIndex(self.config, self.resources.settings, self.name)
+        return TextIndex(self.resources.settings, self.name)
 
 
 class TextSummaryRanker(TextVectorRanker):

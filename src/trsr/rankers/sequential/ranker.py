@@ -19,7 +19,6 @@ from trsr.rankers.item_text import TextEmbedder, item_text
 from trsr.rankers.sequential.forward import Forward
 from trsr.rankers.sequential.settings import SequentialSettings, TextUse
 from trsr.rankers.settings import Traits
-from trsr.rankers.tuning import end_notes
 from trsr.settings import Settings, derive_seed
 from trsr.storage import files
 
@@ -149,9 +148,6 @@ class NetworkRanker(Ranker):
             "tried": fitted.tried,
             "why": _why(self.config, len(held)),
         }
-        if fitted.tried > 1:
-            tried = [{"dropout": d, "learning_rate": r} for d, r in self.config.candidates]
-            self.chosen |= end_notes(self.name, self.chosen, tried)
         _log.info("%s: %s", self.name, self.chosen)
 
     def _texts(self, data: FitData, items: Sequence[str]) -> tuple[TextUse, Floats | None]:
