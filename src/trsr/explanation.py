@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import jinja2
@@ -18,8 +17,7 @@ from trsr.prompts.text import fold
 from trsr.storage.response_cache import ResponseCache
 from trsr.summarize import STRATEGIES, Flow
 from trsr.summarize.blocks import cut_blocks
-from trsr.summarize.settings import SummarizeSettings
-from trsr.types import Block, Item, Prompt, Summary, UserHistory
+from trsr.types import Item, Prompt, Summary, UserHistory
 
 GONE = "(not in the response cache any more)"
 NOTHING = "(the model wrote nothing)"
@@ -155,32 +153,19 @@ def summary_trace(
         read = history.items[: summary.covers]
         return SummaryTrace(((read, ""),) if read else (), history.items[summary.covers :])
     settings = config.summarize
-    blocks = _blocks(history, summary, settings)
+    blocks = cut_blocks(history, settings)
     known = _known(config.run.cache, summary.sources)
-    cut = bool(summary.ends or not settings.block_tokens)
-    # not known, there are at least not more of them than answers
-    flow_blocks = blocks if cut else [*blocks] * len(summary.sources)
-    flow = STRATEGIES.load(settings.strategy)(writer, settings).flow(flow_blocks)
+    flow = STRATEGIES.load(settings.strategy)(writer, settings).flow(blocks)
     texts = list(_texts(flow, writer, summary.sources, known))
-    first = len(blocks) if cut and settings.strategy in _BLOCKS_FIRST else 0
+    first = len(blocks) if settings.strategy in _BLOCKS_FIRST else 0
     block_texts = [*texts[:first], *[""] * (len(blocks) - first)]
     return SummaryTrace(
         [(block.items, text) for block, text in zip(blocks, block_texts, strict=False)],
         history.items[blocks[-1].end :] if blocks else history.items,
-        cut,
+        True,
         texts[first:],
         sum(key not in known for key in summary.sources),
     )
-
-
-def _blocks(history: UserHistory, summary: Summary, settings: SummarizeSettings) -> Sequence[Block]:
-    """The blocks as they were cut; one of all where that is not known."""
-    if not settings.block_tokens:
-        return cut_blocks(history, settings, lambda item: 1)
-    ends = summary.ends or (summary.covers,)
-    # data prepared anew may have made the history shorter
-    spans = [(start, min(end, len(history))) for start, end in pairwise((0, *ends))]
-    return [Block(history.interactions[a:b], a) for a, b in spans if b > a]
 
 
 def _known(path: Path, keys: Sequence[str]) -> Mapping[str, object]:

@@ -125,15 +125,12 @@ class Summary:
         covers: How many interactions, from the oldest, it has read.
         sources: Keys of the output-store entries that made it, in the order they were asked; of
             several samples of a text the one that was kept.
-        ends: Where each block that was asked about ends, in interactions of the history; empty
-            where none was, or where that is not known.
     """
 
     user: str
     text: str
     covers: int
     sources: tuple[str, ...] = ()
-    ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from trsr.pipeline import STAGES
 
 # a setting, settings where it may be used, and its use
 SOMETIMES = [
-    ("keywords", ["summarize.strategy=keywords"], ["summarize.keywords=5"]),
     ("samples", ["summarize.sampling.temperature=0.7"], ["summarize.samples=3"]),
     ("clicked", ["data.candidates=given", "data.reader=mind"], ["data.columns.clicked=clicked"]),
 ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trsr.summarize.blocks import cut_blocks, item_measure
+from trsr.summarize.blocks import cut_blocks
 from trsr.summarize.settings import SummarizeSettings
-from trsr.types import Block, Interaction, Item, Prompt, UserHistory
+from trsr.types import Block, Interaction, Item, UserHistory
 
 sizes = st.lists(st.integers(1, 30), max_size=30)
 
@@ -17,19 +17,15 @@ def history(lengths: list[int]) -> UserHistory:
     return UserHistory("u", tuple(Interaction(item, 0.0) for item in items))
 
 
-def size(item: Item) -> int:
-    return int(item.fields[0][1])
-
-
 def cut(lengths: list[int], **settings: object) -> list[Block]:
-    return list(cut_blocks(history(lengths), SummarizeSettings(**settings), size))
+    return list(cut_blocks(history(lengths), SummarizeSettings(**settings)))
 
 
-@given(sizes, st.integers(1, 7), st.integers(0, 40), st.booleans())
+@given(sizes, st.integers(1, 7), st.booleans())
 def test_blocks_cover_the_beginning_of_a_history_without_a_gap(
-    lengths: list[int], items: int, tokens: int, last: bool
+    lengths: list[int], items: int, last: bool
 ) -> None:
-    blocks = cut(lengths, block_items=items, block_tokens=tokens, last_block=last)
+    blocks = cut(lengths, block_items=items, last_block=last)
     at = 0
     for block in blocks:
         assert block.start == at
@@ -40,35 +36,19 @@ def test_blocks_cover_the_beginning_of_a_history_without_a_gap(
     if last:
         assert len(read) == len(lengths)
     for block in blocks:
-        if tokens:
-            assert sum(map(size, block.items)) <= tokens or len(block.items) == 1
-        else:
-            assert len(block.items) == items or (last and block is blocks[-1])
+        assert len(block.items) == items or (last and block is blocks[-1])
 
 
-@given(sizes, sizes, st.integers(1, 7), st.integers(0, 40))
+@given(sizes, sizes, st.integers(1, 7))
 def test_the_full_blocks_of_a_history_are_those_of_any_longer_one(
-    lengths: list[int], more: list[int], items: int, tokens: int
+    lengths: list[int], more: list[int], items: int
 ) -> None:
-    settings = {"block_items": items, "block_tokens": tokens, "last_block": False}
+    settings = {"block_items": items, "last_block": False}
     short, long = cut(lengths, **settings), cut(lengths + more, **settings)
     assert long[: len(short)] == short
 
 
 def test_a_history_shorter_than_one_full_block_has_none() -> None:
     assert cut([1, 1], block_items=3, last_block=False) == []
-    assert cut([1, 1], block_tokens=9, last_block=False) == []
     assert len(cut([1, 1], block_items=3)) == 1
-    assert cut([], block_items=3) == cut([], block_tokens=3) == []
-
-
-def test_an_items_tokens_are_counted_once_and_without_the_chat_around_it() -> None:
-    asked = []
-
-    def count(prompt: Prompt) -> int:
-        asked.append(prompt)
-        return 7 + len(prompt.messages[-1].content.split())
-
-    measure = item_measure(lambda item: item.fields[0][1], count)
-    assert [measure(Item("1", (("title", "three small words"),))) for _ in range(9)] == [3] * 9
-    assert len(asked) == 2
+    assert cut([], block_items=3) == []

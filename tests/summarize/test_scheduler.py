@@ -130,7 +130,6 @@ def test_the_order_of_sources_is_the_order_of_asking() -> None:
 def test_full_blocks_only_leave_the_rest_unread() -> None:
     found = run(keyed([1, 2, 5]), last_block=False)
     assert [found[key].covers for key in ("q0", "q1", "q2")] == [0, 2, 4]
-    assert [found[key].ends for key in ("q0", "q1", "q2")] == [(), (2,), (2, 4)]
     assert found["q0"] == Summary("u0", "", 0)
     assert "u2 4" not in found["q2"].text
 

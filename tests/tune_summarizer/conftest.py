@@ -45,7 +45,6 @@ max_tokens = 16
 [tune_summarizer]
 users = 12
 samples = 6
-temperature = 0.6
 epochs = 6
 learning_rate = 1e-2
 

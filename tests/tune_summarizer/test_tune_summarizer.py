@@ -111,8 +111,9 @@ def test_one_stopped_anywhere_ends_like_an_unbroken_one(prepared, tmp_path, monk
         tune_summarizer(prepared("tune_summarizer.samples=5"), tmp_path / "tuned")
 
 
-def test_where_nothing_is_better_no_model_is_written(prepared, tmp_path):
-    tuned = tune_summarizer(prepared("tune_summarizer.margin=100"), tmp_path / "tuned")
+def test_where_nothing_is_better_no_model_is_written(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr("trsr.experiments.tune_summarizer.tuning.MARGIN", 100)
+    tuned = tune_summarizer(prepared(), tmp_path / "tuned")
     assert not tuned.found["better"]
     assert "nothing was trained" in tuned.verdict
     names = {path.name for path in (tmp_path / "tuned").iterdir()}
@@ -194,9 +195,8 @@ def test_one_case_a_user_is_drawn_and_more_of_them_change_none(prepared):
     cases = Dataset.load(prepared().run.folder).cases("train")
 
     def drawn(most, seed):
-        return sample_cases(cases, most, seed, one_per_user=True)
+        return sample_cases(cases, most, seed)
 
     assert len({case.query.history.user for case in drawn(6, 1)}) == 6
     assert drawn(6, 1) != drawn(6, 2)
     assert [case for case in drawn(9, 1) if case in drawn(6, 1)] == drawn(6, 1)
-    assert len(sample_cases(cases, 0, 1)) == len(cases)

@@ -55,9 +55,6 @@ SUMMARY_COLUMNS = pl.Schema(
 )
 """The columns of a file of summaries; one made elsewhere has the same."""
 
-ENDS = "ends"
-"""A further column where blocks are cut by tokens: the interactions up to each block's end."""
-
 
 @dataclass(frozen=True, slots=True)
 class SummaryCounts:
@@ -119,7 +116,7 @@ def run_summaries(
             there = f", but {len(own):,} of others, such as {next(iter(own))}" if own else ""
             raise StoreError(
                 f"{path}: there is no summary for any of the {len(cases):,} {split} queries"
-                f"{there}; give `trsr summarize` again, or set prompts.use_summary = false"
+                f"{there}; give `trsr summarize` again, or set summarize.strategy to none"
             )
         without += len(cases) - known if needed else 0
         unknown += len(own) - known
@@ -132,8 +129,6 @@ def _check(path: Path, query: str, summary: Summary, user: str, length: int) -> 
         wrong = f"is of user {summary.user}, and the query of user {user}"
     elif not 0 <= summary.covers <= length:
         wrong = f"covers {summary.covers} interactions, and the history holds {length}"
-    elif any(not 0 < end <= length for end in summary.ends):
-        wrong = f"has a block that ends after {max(summary.ends)} of {length} interactions"
     else:
         return
     raise StoreError(f"{path}: the summary of query {query} {wrong}; give `trsr summarize` again")
@@ -142,13 +137,10 @@ def _check(path: Path, query: str, summary: Summary, user: str, length: int) -> 
 def _read(path: Path) -> dict[str, Summary]:
     if not files.exists(path):
         return {}
-    again = "give `trsr summarize` again"
-    frame = read_table(path, SUMMARY_COLUMNS, again=again, further={ENDS: pl.List(pl.Int64())})
-    if ENDS not in frame.columns:
-        frame = frame.with_columns(pl.lit(None).alias(ENDS))
+    frame = read_table(path, SUMMARY_COLUMNS, again="give `trsr summarize` again")
     return {
-        query: Summary(user, text, covers, tuple(of), tuple(cut or ()))
-        for query, user, text, covers, of, cut in frame.iter_rows()
+        query: Summary(user, text, covers, tuple(of))
+        for query, user, text, covers, of in frame.iter_rows()
     }
 
 

@@ -148,9 +148,8 @@ class _View:
 
     def _blocks(self, trace: SummaryTrace) -> Iterator[ShownBlock]:
         for number, (items, text) in enumerate(trace.blocks, 1):
-            name = f"Block {number}" if trace.cut else "Read in blocks, whose ends were not kept"
-            known = trace.cut or trace.steps
-            yield ShownBlock(self._lines(items), text, name if known else "Summarized")
+            name = f"Block {number}" if trace.cut else "Summarized"
+            yield ShownBlock(self._lines(items), text, name)
         if trace.rest:
             name = "Since then, not summarized" if trace.blocks else ""
             yield ShownBlock(self._lines(trace.rest), "", name)

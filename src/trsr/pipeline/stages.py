@@ -26,7 +26,6 @@ from trsr.metrics.report import Note
 from trsr.models import LanguageModel, ScoringModel
 from trsr.pipeline.artifacts import (
     CASES,
-    ENDS,
     SPLITS,
     SUMMARIES,
     SUMMARY_COLUMNS,
@@ -101,7 +100,6 @@ def _summarize_settings(config: Config) -> dict[str, Any]:
     """The strategy, the words, the model, and whose histories are summarized."""
     # what is not used: of one sample nothing is chosen
     excluded = {"model"} | ({"samples"} if config.summarize.samples == 1 else set())
-    excluded |= {"keywords"} if config.summarize.strategy != "keywords" else set()
     own = config.summarize.model_dump(mode="json", exclude=excluded)
     if config.summarize.strategy == "none":
         own = {"strategy": "none"}
@@ -162,23 +160,19 @@ def _summarize(job: Job) -> dict[str, Any]:
     for split in SPLITS:
         queries = tables[split].frame["query"] if split in tables else ()
         own = {query: found[query] for query in queries if query in found}
-        frame = _summary_frame(own, ends=config.summarize.block_tokens > 0)
+        frame = _summary_frame(own)
         files.write_parquet(frame, job.out / summaries_file(split))
     words = [len(one.text.split(" ")) for one in found.values()]
     return info | {"summaries": len(words), "words_mean": fmean(words) if words else 0}
 
 
-def _summary_frame(summaries: Mapping[str, Summary], *, ends: bool) -> pl.DataFrame:
-    """Summaries by query id as a table; with the blocks' `ends` where settings do not say them."""
+def _summary_frame(summaries: Mapping[str, Summary]) -> pl.DataFrame:
+    """Summaries by query id as a table."""
     rows = [
         (query, one.user, one.text, one.covers, list(one.sources))
         for query, one in summaries.items()
     ]
-    frame = pl.DataFrame(rows, schema=SUMMARY_COLUMNS, orient="row")
-    if not ends:
-        return frame
-    cuts = [list(one.ends) for one in summaries.values()]
-    return frame.with_columns(pl.Series(ENDS, cuts, pl.List(pl.Int64)))
+    return pl.DataFrame(rows, schema=SUMMARY_COLUMNS, orient="row")
 
 
 def _usage(model: Any) -> dict[str, Any]:

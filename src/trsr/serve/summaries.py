@@ -33,7 +33,7 @@ from trsr.serve.schemas import Revision
 from trsr.serve.store import Store, StoredEvent
 from trsr.storage.response_cache import MEMORY, ResponseCache, response_key
 from trsr.summarize import STRATEGIES, SummarizeSettings, summarize
-from trsr.summarize.blocks import cut_blocks, item_measure
+from trsr.summarize.blocks import cut_blocks
 from trsr.types import Block, Interaction, Item, Summary, UserHistory
 
 USERS = 16
@@ -194,11 +194,11 @@ class Summaries:
 
     def blocks(self, history: UserHistory) -> Sequence[Block]:
         """The history's blocks, the open one too."""
-        return cut_blocks(history, self._settings, self._measure)
+        return cut_blocks(history, self._settings)
 
     def block_texts(self, history: UserHistory) -> list[str]:
         """What was written of each full block alone; empty where the strategy writes no such."""
-        blocks = cut_blocks(history, self._closed_blocks, self._measure)
+        blocks = cut_blocks(history, self._closed_blocks)
         if self._resumes or not blocks or not self._settings.uses_llm:
             return []
         model, writer = self._opened()
@@ -211,15 +211,6 @@ class Summaries:
             writer.finish(prompt, str(known[key])) if key in known else ""
             for prompt, key in zip(prompts, keys, strict=True)
         ]
-
-    def _measure(self, item: Item) -> int:
-        return self._measured(item) if self._settings.block_tokens else 1
-
-    @functools.cached_property
-    def _measured(self) -> Callable[[Item], int]:
-        model, writer = self._opened()
-        words = writer.settings.summary_item_words
-        return item_measure(lambda item: writer.item_text(item, words), model.count_tokens)
 
     def _opened(self) -> Opened:
         with self._opening:
@@ -343,7 +334,7 @@ class Summaries:
         last_seq = max((event.seq for event in events), default=0)
         history = self._history(user, events)
         covered = revisions[-1].covers if revisions else 0
-        full = [one.end for one in cut_blocks(history, self._closed_blocks, self._measure)]
+        full = [one.end for one in cut_blocks(history, self._closed_blocks)]
         ends = [end for end in full if end > covered]
         if not ends:
             self._store.summarized(user, last_seq)
@@ -426,7 +417,7 @@ class Summaries:
             ModelError: If the model fails, or the request's time is over.
             PromptError: If a prompt cannot be made to fit.
         """
-        full = cut_blocks(history, self._closed_blocks, self._measure)
+        full = cut_blocks(history, self._closed_blocks)
         if not full:
             return None
         model, writer = self._opened()
@@ -478,7 +469,7 @@ class Summaries:
         A crash may have come before the revision, and of several samples a revision names one.
         """
         history = self._history(user, self._store.stored_history(user))
-        full = cut_blocks(history, self._closed_blocks, self._measure)
+        full = cut_blocks(history, self._closed_blocks)
         if not full:
             return set()
         model, writer = self._opened()

@@ -14,7 +14,7 @@ from trsr.models.base import LanguageModel
 from trsr.progress import Progress
 from trsr.prompts import PromptWriter
 from trsr.storage.response_cache import response_key
-from trsr.summarize.blocks import cut_blocks, item_measure
+from trsr.summarize.blocks import cut_blocks
 from trsr.summarize.settings import STRATEGIES, SummarizeSettings
 from trsr.summarize.strategies import Flow, Resumable, Strategy, draws, most_agreed
 from trsr.types import Block, Prompt, Summary, UserHistory
@@ -60,14 +60,10 @@ def summarize(
         PromptError: If a prompt cannot be made to fit; names the history.
     """
     strategy: Strategy = STRATEGIES.load(settings.strategy)(writer, settings)
-    measure = item_measure(
-        lambda item: writer.item_text(item, writer.settings.summary_item_words),
-        model.count_tokens,
-    )
     scheduler = _Scheduler(
         iter(histories),
         strategy,
-        lambda history: cut_blocks(history, settings, measure),
+        lambda history: cut_blocks(history, settings),
         writer.finish,
         settings.samples,
         begun,
@@ -98,7 +94,6 @@ class _Live:
     history: UserHistory
     flow: Flow
     covers: int
-    ends: tuple[int, ...] = ()
     waiting: int = 0
     asked: Sequence[Prompt] | None = None
     texts: list[list[str]] = field(default_factory=list)
@@ -133,8 +128,7 @@ def _summaries(
     while (done := scheduler.finished()) is not None:
         sources = tuple(response_key(model.identity, prompt, kind) for prompt in done.prompts)
         progress.advance(1, f"{scheduler.asked} prompts")
-        ends = done.ends if sources else ()
-        yield done.key, Summary(done.history.user, done.text, done.covers, sources, ends)
+        yield done.key, Summary(done.history.user, done.text, done.covers, sources)
 
 
 class _Scheduler:
@@ -216,8 +210,7 @@ class _Scheduler:
             flow = self._strategy.resume(text, blocks)
         else:
             flow = self._strategy.flow(blocks)
-        ends = tuple(block.end for block in blocks)
-        live = _Live(key, history, flow, covers, ends)
+        live = _Live(key, history, flow, covers)
         self._live += 1
         if blocks:
             self._go_on(live)

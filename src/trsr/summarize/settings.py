@@ -26,9 +26,6 @@ class SummarizeSettings(Settings):
 
     strategy: str = Field("hierarchical", description="see `trsr ls strategies`")
     block_items: int = Field(5, ge=1, description="interactions a block (paper: 5)")
-    block_tokens: int = Field(
-        0, ge=0, description="cut blocks at this many tokens of item text instead; 0: by items"
-    )
     last_block: bool = Field(
         True,
         description="summarize a last block that is not full (paper); false: full blocks only, "
@@ -39,11 +36,6 @@ class SummarizeSettings(Settings):
         ge=2,
         description="hierarchical: summaries merged at once; at least the number of "
         "blocks is the public code's single merge",
-    )
-    keywords: int = Field(
-        16,
-        ge=1,
-        description="keywords: the most; they come from the item text of the summary prompts",
     )
     samples: int = Field(
         1,

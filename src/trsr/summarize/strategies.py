@@ -110,6 +110,10 @@ class Recurrent:
         return summary
 
 
+KEYWORDS = 16
+"""The most in a summary: about as many tokens as a written one has."""
+
+
 class KeywordSummary:
     """The keywords of the history, without a model.
 
@@ -121,12 +125,11 @@ class KeywordSummary:
 
     def __init__(self, writer: Writer, options: Options) -> None:
         self._writer = writer
-        self._most = options.keywords
 
     def flow(self, blocks: Sequence[Block]) -> Flow:
         """No prompt."""
         yield from ()
-        return self._writer.keywords([item for block in blocks for item in block.items], self._most)
+        return self._writer.keywords([item for block in blocks for item in block.items], KEYWORDS)
 
 
 class NoSummary:

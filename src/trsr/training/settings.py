@@ -69,16 +69,6 @@ class TuneSummarizerSettings(Settings):
         200, ge=1, description="training users whose histories are summarized, one case of each"
     )
     samples: int = Field(8, ge=1, description="summaries sampled of each history")
-    temperature: float = Field(0.8, gt=0, description="the temperature of sampling")
-    margin: float = Field(
-        0.05,
-        ge=0,
-        description="by how much a user's best sample must beat the greedy summary to be learned "
-        "from, in log-likelihood of the next item (nats)",
-    )
-    valid_cases: int = Field(
-        0, ge=0, description="validation cases that the tuned model is measured on; 0: all"
-    )
     epochs: int = Field(2, ge=1, description="passes over the selected texts")
     learning_rate: float = Field(2e-4, gt=0, description="AdamW's peak rate")
 

@@ -43,14 +43,12 @@ class Sample:
     texts: tuple[TextExample, ...]
 
 
-def sample_cases(cases: Cases, most: int, seed: int, *, one_per_user: bool = False) -> list[Case]:
-    """Samples `most` cases (0: all), one per user if asked; each case has its own seed."""
+def sample_cases(cases: Cases, most: int, seed: int) -> list[Case]:
+    """Samples one case each of `most` users; each case has its own seed."""
     rows = cases.frame.select("query", "user")
     seeds = [derive_seed(seed, "tune_summarizer", query) for query in rows["query"]]
     rows = rows.with_columns(seed=pl.Series(seeds, dtype=pl.Int64)).sort("seed", "query")
-    if one_per_user:
-        rows = rows.unique("user", keep="first", maintain_order=True)
-    names = rows["query"].head(most) if most else rows["query"]
+    names = rows.unique("user", keep="first", maintain_order=True)["query"].head(most)
     return list(cases.only(pl.col("query").is_in(names.to_list())))
 
 
@@ -106,6 +104,10 @@ def _texts(
             yield TextExample(query, prompt, rest, ends_complete(finished))
 
 
+TEMPERATURE = 0.8
+"""Of the samples."""
+MARGIN = 0.05
+"""By how much a user's best sample must beat the greedy summary to be learned from, in nats."""
 COMMAND = "tune-summarizer"
 RESULT = "summarizer.json"
 READ = ("items.parquet", "descriptions.parquet", "cases.train.parquet", "cases.valid.parquet")
@@ -183,8 +185,8 @@ def tune_summarizer(
     names = ("prepare", "train") if adapter else ("prepare",)
     refuse_stale([stage for stage in STAGES if stage.name in names], config, run, COMMAND)
     dataset, settings, seed = Dataset.load(run.folder), config.tune_summarizer, config.run.seed
-    train = sample_cases(dataset.cases("train"), settings.users, seed, one_per_user=True)
-    valid = sample_cases(dataset.cases("valid"), settings.valid_cases, seed)
+    train = sample_cases(dataset.cases("train"), settings.users, seed)
+    valid = list(dataset.cases("valid"))
     if not train or not valid:
         raise DataError(
             f"{COMMAND}: the run has no {'validation' if train else 'training'} cases; lower "
@@ -292,7 +294,7 @@ class _Tuner:
                 f"{COMMAND}: no history holds a block to summarize; lower summarize.block_items, "
                 "or set summarize.last_block to true"
             )
-        drawn = {"temperature": settings.temperature, "top_p": TOP_P}
+        drawn = {"temperature": TEMPERATURE, "top_p": TOP_P}
         seeds = [derive_seed(seed, COMMAND, f"sample {n}") for n in range(settings.samples)]
         samplings = [drawn | {"seed": one} for one in seeds]
         samples = self._summaries(cases, samplings, "samples")
@@ -300,7 +302,7 @@ class _Tuner:
         selected = []
         for query, (greedy_reward, *own) in rewards.items():
             best = samples[int(np.argmax(own))][query]
-            if max(own) - greedy_reward > settings.margin and best.summary.text and best.texts:
+            if max(own) - greedy_reward > MARGIN and best.summary.text and best.texts:
                 selected.append(best)
         spread = float(np.mean([np.std(own[1:]) for own in rewards.values()])) if rewards else 0.0
         counts = {"users": len(rewards), "selected": len(selected), "spread": spread}
