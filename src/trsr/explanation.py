@@ -16,7 +16,7 @@ from trsr.prompts import PromptWriter
 from trsr.prompts.text import fold
 from trsr.storage.response_cache import ResponseCache
 from trsr.summarize import STRATEGIES, Flow
-from trsr.summarize.blocks import cut_blocks
+from trsr.summarize.scheduler import cut_blocks
 from trsr.types import Item, Prompt, Summary, UserHistory
 
 GONE = "(not in the response cache any more)"

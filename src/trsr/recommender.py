@@ -37,7 +37,7 @@ from trsr.rankers import (
     scored,
 )
 from trsr.rankers.batch import whole_size
-from trsr.report.summary import RunFigures, run_figures
+from trsr.report.costs import RunFigures, run_figures
 from trsr.storage import files
 from trsr.storage.files import hash_file
 from trsr.storage.response_cache import ResponseCache

@@ -20,7 +20,7 @@ from fuzzing import readers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trsr.cli.init import write_config
+from trsr.cli.inspect import write_config
 from trsr.cli.terminal import visible
 from trsr.config import load_config
 from trsr.data import DataReport, Dataset, DataSettings, guess, inspect, prepare

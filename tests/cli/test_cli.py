@@ -12,7 +12,7 @@ import pytest
 from pipeline_data import configured, write_data
 
 from trsr.errors import StoreError
-from trsr.report.summary import run_figures
+from trsr.report.costs import run_figures
 
 SCRIPTED = configured(
     data={"train_negatives": 2},

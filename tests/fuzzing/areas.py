@@ -33,7 +33,7 @@ from trsr.pipeline import run
 from trsr.progress import Silent
 from trsr.prompts import load_domain
 from trsr.recommender import Recommender
-from trsr.report.summary import run_figures
+from trsr.report.costs import run_figures
 from trsr.types import Message, Prompt, Query
 
 _RANKED = SCRIPTED.replace('["random", "popular"]', '["popular", "item_knn", "llm_zero_shot"]')

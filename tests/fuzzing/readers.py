@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from trsr.cli.init import write_config
+from trsr.cli.inspect import write_config
 from trsr.config import load_config
 from trsr.data import DataReport, DataSettings, guess, inspect, prepare
 from trsr.pipeline.stages import located

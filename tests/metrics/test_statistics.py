@@ -12,8 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from trsr.metrics.resampling import Sample, bootstrap, flip_signs
-from trsr.metrics.significance import compare_columns, compare_seeds, holm
+from trsr.metrics.significance import (
+    Sample,
+    bootstrap,
+    compare_columns,
+    compare_seeds,
+    flip_signs,
+    holm,
+)
 
 
 def people(n: int) -> list[str]:

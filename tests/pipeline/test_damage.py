@@ -14,7 +14,7 @@ from pipeline_data import configured, write_data
 from trsr.config import load_config
 from trsr.errors import StaleRunError, StoreError
 from trsr.pipeline import is_finished, run, run_stage
-from trsr.pipeline.retrieval import read_retrieved
+from trsr.pipeline.ranking import read_retrieved
 
 CONFIG = configured(
     data={"candidates": "full"},

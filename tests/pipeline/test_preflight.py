@@ -63,7 +63,7 @@ def prepared(tmp_path):
     ],
 )
 def test_it_is_said_before_anything_is_asked_or_trained(prepared, changes, said, monkeypatch):
-    monkeypatch.setattr("trsr.rankers.baselines.ease.memory", lambda: 1000)
+    monkeypatch.setattr("trsr.rankers.baselines.item_knn.memory", lambda: 1000)
     config = prepared(*changes)
     with pytest.raises(ConfigError, match=said):
         run_summarize(config)
@@ -85,7 +85,7 @@ def test_a_stage_that_is_reached_later_says_it_too(prepared, rankers, last, monk
     settings = ("summarize.strategy=none", f"rank.rankers={rankers}")
     run_summarize(prepared(*settings))
     config = prepared(*settings)
-    monkeypatch.setattr("trsr.rankers.baselines.ease.memory", lambda: 1000)
+    monkeypatch.setattr("trsr.rankers.baselines.item_knn.memory", lambda: 1000)
     assert not run_summarize(config).made
     if last is run_rank:
         run_train(config)  # nothing to train

@@ -115,9 +115,3 @@ def test_a_sweep_says_whose_cases_its_values_are_of(made, tmp_path):
     swept = sweep(read_plan(path))
     assert swept.notes().count(VALID) == 1
     assert VALID in (swept.plan.folder / "sweep.md").read_text("utf-8")
-    path.write_text(
-        'base = "mine.toml"\n[set]\nrank.split = "valid"\n'
-        '[search]\nranker = "llm_zero_shot"\ntrials = 1\nspace.prompts.recent = [1, 2]\n'
-    )
-    with pytest.raises(ConfigError, match=r"rank\.split: a search ranks"):
-        sweep(read_plan(path))

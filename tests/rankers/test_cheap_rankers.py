@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from trsr.data import Catalog
 from trsr.errors import ConfigError
 from trsr.rankers import FitData, FitOptions, RankSettings
-from trsr.rankers.baselines.ease import ease_weights
-from trsr.rankers.baselines.item_knn import InteractionMatrix
+from trsr.rankers.baselines.item_knn import InteractionMatrix, ease_weights
 from trsr.rankers.baselines.text_knn import TextKnnRanker
 from trsr.rankers.item_text import TextEmbedder, item_text
 from trsr.rankers.settings import ranker_class
@@ -187,9 +186,9 @@ def test_ease_solves_its_least_squares_problem() -> None:
 
 
 def test_ease_refuses_a_catalog_that_its_inverse_cannot_hold(monkeypatch) -> None:
-    monkeypatch.setattr("trsr.rankers.baselines.ease.memory", lambda: 4 * 4 * 28)
+    monkeypatch.setattr("trsr.rankers.baselines.item_knn.memory", lambda: 4 * 4 * 28)
     fitted("ease", CATALOG, LOG, RankSettings())
-    monkeypatch.setattr("trsr.rankers.baselines.ease.memory", lambda: 4 * 4 * 28 - 1)
+    monkeypatch.setattr("trsr.rankers.baselines.item_knn.memory", lambda: 4 * 4 * 28 - 1)
     with pytest.raises(ConfigError, match=r"all 4 items .* GiB, and this machine has"):
         fitted("ease", CATALOG, LOG, RankSettings())
 

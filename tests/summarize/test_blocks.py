@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trsr.summarize.blocks import cut_blocks
+from trsr.summarize.scheduler import cut_blocks
 from trsr.summarize.settings import SummarizeSettings
 from trsr.types import Block, Interaction, Item, UserHistory
 

@@ -7,8 +7,7 @@ import pytest
 
 from trsr.errors import ConfigError
 from trsr.training import trackers
-from trsr.training.curves import Curves
-from trsr.training.trackers import TRACKERS, Trackers, numbers
+from trsr.training.trackers import TRACKERS, Curves, Trackers, numbers
 
 
 def lines(path: Path) -> list[dict]:

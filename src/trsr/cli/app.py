@@ -73,7 +73,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="write over an existing file")] = False,
 ) -> None:
     """Guess the columns and formats of your files, and write a configuration for them."""
-    from trsr.cli.init import write_config
+    from trsr.cli.inspect import write_config
 
     path, reasons = write_config(interactions, items, output, force)
     for line in reasons:
@@ -397,7 +397,7 @@ def _run(config: Path, settings: list[str] | None, stages: tuple[str, ...]) -> N
         err.print(str(outcome), markup=False)
     if "evaluate" in stages:
         from trsr.cli.ending import ending
-        from trsr.report.summary import run_figures
+        from trsr.report.costs import run_figures
 
         found = run_figures(loaded.run.folder)
         table(found.header, found.rows)

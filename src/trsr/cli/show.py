@@ -15,7 +15,7 @@ from trsr.explanation import SummaryTrace, named, page_writer, summary_trace
 from trsr.models import open_model
 from trsr.pipeline.artifacts import read_summaries, with_summary
 from trsr.pipeline.pages import GONE_NOTE, tells_summary
-from trsr.pipeline.retrieval import RETRIEVED, read_retrieved
+from trsr.pipeline.ranking import RETRIEVED, read_retrieved
 from trsr.prompts import PromptWriter
 from trsr.rankers import read_rankings
 from trsr.recommender import Recommender, ranking_writer

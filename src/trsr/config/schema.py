@@ -11,7 +11,7 @@ from pydantic import Field
 
 from trsr.data.settings import DataSettings
 from trsr.methods import DEFAULT
-from trsr.metrics.settings import EvaluateSettings
+from trsr.metrics.metrics import EvaluateSettings
 from trsr.models.settings import ModelSettings
 from trsr.prompts.settings import PromptSettings
 from trsr.rankers.settings import RankSettings

@@ -12,12 +12,13 @@ import numpy as np
 from trsr.errors import ConfigError
 from trsr.metrics.metrics import USUAL, parse_metric
 from trsr.metrics.report import on_errors
-from trsr.pipeline.comparable import (
+from trsr.pipeline.finished_run import (
+    FinishedRun,
     check_comparable,
+    counted,
     merged,
     notes_about,
 )
-from trsr.pipeline.finished_run import FinishedRun, counted
 from trsr.registry import like
 from trsr.report.systems import System, SystemsReport, compare_systems
 from trsr.storage import files

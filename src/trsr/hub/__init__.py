@@ -11,9 +11,8 @@ import platformdirs
 from filelock import FileLock
 
 from trsr.errors import ConfigError
-from trsr.hub.packages import from_package
 from trsr.hub.sources import SMOLLM2_REPO, SOURCES, Source
-from trsr.hub.web import NotHereError
+from trsr.hub.web import NotHereError, from_package
 from trsr.progress import Progress, Silent
 from trsr.registry import near
 from trsr.storage import files

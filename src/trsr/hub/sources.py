@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from trsr.errors import DataError, ModelError, TrsrError
-from trsr.hub.packages import BROKEN_ZIP, Members
-from trsr.hub.web import NotHereError, check, download, from_hub, probe
+from trsr.hub.web import BROKEN_ZIP, Members, NotHereError, check, download, from_hub, probe
 from trsr.progress import Progress
 from trsr.storage import files
 

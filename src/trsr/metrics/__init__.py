@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from trsr.metrics.answers import AnswerKey
     from trsr.metrics.beyond_accuracy import ItemFacts
     from trsr.metrics.compute import evaluate
-    from trsr.metrics.metrics import METRICS, Metric, parse_metric
+    from trsr.metrics.metrics import METRICS, EvaluateSettings, Metric, parse_metric
     from trsr.metrics.report import Estimate, Report, Scores
-    from trsr.metrics.settings import EvaluateSettings
 
 __all__ = [
     "METRICS",

@@ -24,15 +24,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from trsr.errors import ConfigError
 from trsr.metrics import beyond_accuracy
 from trsr.metrics.answers import Ranks
 from trsr.metrics.beyond_accuracy import ItemFacts, Shown
 from trsr.registry import near
+from trsr.settings import Settings
 
 if TYPE_CHECKING:
     from trsr.metrics.answers import AnswerKey
+
 
 Values = npt.NDArray[np.float64]
 
@@ -318,3 +321,23 @@ METRICS: Mapping[str, Family] = MappingProxyType(
     }
 )
 """Every metric by name."""
+
+
+class EvaluateSettings(Settings):
+    """Which metrics are computed on the ranked queries, and what is written of them."""
+
+    metrics: tuple[str, ...] = Field(
+        (
+            "recall@3",
+            "recall@5",
+            "recall@10",
+            "mrr@3",
+            "mrr@5",
+            "mrr@10",
+            "ndcg@10",
+            "auc",
+        ),
+        min_length=1,
+        description="see `trsr ls metrics`; any cut-off may follow the @",
+    )
+    trec: bool = Field(False, description="write run.RANKER.trec and qrels.trec for other tools")

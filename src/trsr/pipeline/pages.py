@@ -13,7 +13,7 @@ from trsr.data import Dataset
 from trsr.explanation import SummaryTrace, page_writer, summary_trace
 from trsr.metrics import Report
 from trsr.metrics.trec import file_name, write_qrels, write_trec_run
-from trsr.pipeline.retrieval import RETRIEVED, read_retrieved
+from trsr.pipeline.ranking import RETRIEVED, read_retrieved
 from trsr.pipeline.runner import Job
 from trsr.progress import Progress
 from trsr.prompts import PromptWriter

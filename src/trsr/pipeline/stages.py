@@ -40,8 +40,13 @@ from trsr.pipeline.artifacts import (
 from trsr.pipeline.describing import DESCRIBE
 from trsr.pipeline.fitted_rankers import ranking_prompt_settings
 from trsr.pipeline.pages import write_pages
-from trsr.pipeline.ranking import check_prepared, rank_candidates
-from trsr.pipeline.retrieval import RETRIEVED, full_notes, retriever_report
+from trsr.pipeline.ranking import (
+    RETRIEVED,
+    check_prepared,
+    full_notes,
+    rank_candidates,
+    retriever_report,
+)
 from trsr.pipeline.runner import SOURCE, Job, Stage, fingerprint
 from trsr.prompts import PromptWriter, load_domain
 from trsr.rankers import PointwiseLLMRanker, rank_what_fits, read_rankings

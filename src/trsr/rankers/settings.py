@@ -32,7 +32,7 @@ RANKERS = PluginTable(
         "text_knn": "trsr.rankers.baselines.text_knn:TextKnnRanker",
         "bm25_summary": "trsr.rankers.baselines.text_knn:Bm25SummaryRanker",
         "text_summary": "trsr.rankers.baselines.text_knn:TextSummaryRanker",
-        "ease": "trsr.rankers.baselines.ease:EaseRanker",
+        "ease": "trsr.rankers.baselines.item_knn:EaseRanker",
         "sasrec": "trsr.rankers.sequential.ranker:SasrecRanker",
         "gru4rec": "trsr.rankers.sequential.ranker:Gru4recRanker",
         "bert4rec": "trsr.rankers.sequential.ranker:Bert4recRanker",

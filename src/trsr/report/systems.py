@@ -10,12 +10,12 @@ import numpy as np
 
 from trsr.metrics.metrics import parse_metric
 from trsr.metrics.report import FEW
-from trsr.metrics.resampling import Floats
 from trsr.metrics.significance import (
     BETTER,
     LEVEL,
     WORSE,
     Difference,
+    Floats,
     compare_seeds,
     difference_json,
     holm,

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from trsr.data import Cases
-from trsr.metrics.resampling import Floats
+from trsr.metrics.significance import Floats
 from trsr.rankers import read_rankings
 from trsr.rankers.llm import p_yes
 from trsr.storage import files

@@ -33,7 +33,7 @@ from trsr.serve.schemas import Revision
 from trsr.serve.store import Store, StoredEvent
 from trsr.storage.response_cache import MEMORY, ResponseCache, response_key
 from trsr.summarize import STRATEGIES, SummarizeSettings, summarize
-from trsr.summarize.blocks import cut_blocks
+from trsr.summarize.scheduler import cut_blocks
 from trsr.types import Block, Interaction, Item, Summary, UserHistory
 
 USERS = 16

@@ -14,10 +14,21 @@ from trsr.models.base import LanguageModel
 from trsr.progress import Progress
 from trsr.prompts import PromptWriter
 from trsr.storage.response_cache import response_key
-from trsr.summarize.blocks import cut_blocks
 from trsr.summarize.settings import STRATEGIES, SummarizeSettings
 from trsr.summarize.strategies import Flow, Resumable, Strategy, draws, most_agreed
 from trsr.types import Block, Prompt, Summary, UserHistory
+
+
+def cut_blocks(history: UserHistory, settings: SummarizeSettings) -> Sequence[Block]:
+    """The blocks to summarize, oldest first, from the first interaction on without a gap.
+
+    Earlier blocks never depend on later interactions. With `last_block = false` a block that a
+    later interaction could still join is left out.
+    """
+    blocks = history.blocks(settings.block_items)
+    full = [block for block in blocks if len(block.interactions) == settings.block_items]
+    return blocks if settings.last_block else full
+
 
 LIVE = 1024
 """Most users under way. The feed begins a user only when the model asks for more prompts than are

@@ -14,12 +14,11 @@ from trsr.errors import ConfigError
 from trsr.machine import give_back_memory
 from trsr.progress import Progress
 from trsr.storage import files
-from trsr.training.curves import FILE, Curves, Row
 from trsr.training.fit import TrainResult
 from trsr.training.settings import SELECTED_ON, TrainSettings
 from trsr.training.state import Counts, State, Weights, load, save
 from trsr.training.step import Schedule, TrainingStep
-from trsr.training.trackers import Trackers
+from trsr.training.trackers import FILE, Curves, Row, Trackers
 
 Validate = Callable[[], Mapping[str, float]]
 

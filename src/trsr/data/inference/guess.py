@@ -10,8 +10,7 @@ from pathlib import Path
 
 from trsr.data import inputs
 from trsr.data.delimited import delimited, sniff
-from trsr.data.inference.roles import Roles, liked_threshold, roles
-from trsr.data.inference.texts import domain_of, text_fields
+from trsr.data.inference.roles import Roles, domain_of, liked_threshold, roles, text_fields
 from trsr.data.json_lines import json_value
 from trsr.data.readers.amazon import FORMATS
 from trsr.data.readers.base import USUAL_NAMES, Source, plain

@@ -31,7 +31,7 @@ CHEAP: tuple[Look, ...] = (
     texts.same_for_all,
     texts.alike,
     cases.places,
-    cases.shortcuts,
+    cases.leakage,
     cases.ranked_lists,
 )
 """The checks that need no model."""

@@ -222,7 +222,7 @@ def files_as_written(run: Evidence) -> Check:
     return Check(name, "ok", f"all {unchanged} have the SHA-256 of the manifest", numbers)
 
 
-def shortcuts(run: Evidence) -> Iterator[Check]:
+def leakage(run: Evidence) -> Iterator[Check]:
     """Whether ids or popularity tell targets from negatives."""
     queries = list(_query_rows(run))
     ids = numbers_of(run.dataset.catalog.ids)

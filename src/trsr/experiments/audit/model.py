@@ -12,7 +12,7 @@ from trsr.errors import PromptError
 from trsr.experiments.audit.evidence import Check, Evidence, auc
 from trsr.metrics.significance import LEVEL, compare_columns
 from trsr.pipeline.artifacts import adapter_of, with_summary
-from trsr.pipeline.retrieval import RETRIEVED, read_retrieved
+from trsr.pipeline.ranking import RETRIEVED, read_retrieved
 from trsr.progress import Progress
 from trsr.rankers import PointwiseLLMRanker, rank_what_fits
 from trsr.recommender import open_ranking_model

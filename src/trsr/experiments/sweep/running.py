@@ -17,8 +17,7 @@ from trsr.experiments.sweep.plan import Plan, Planned
 from trsr.experiments.sweep.table import PLACE, Outcome, Swept
 from trsr.metrics.report import Estimate
 from trsr.pipeline import is_finished, run_stage, stage_key, stage_names
-from trsr.pipeline.comparable import notes_about
-from trsr.pipeline.finished_run import REPORT, FinishedRun
+from trsr.pipeline.finished_run import REPORT, FinishedRun, notes_about
 from trsr.progress import Pace, Progress, Silent
 from trsr.settings import digest
 from trsr.storage import files
@@ -135,9 +134,7 @@ def _written(
     with RunDirectory(plan.folder).locked(PLACE, wait=WAIT):  # nobody's row is written over
         for name, run in runs.items():
             if name not in found and shard_of(plan, run).is_done():
-                records = RunDirectory(run.config.run.folder).records()
-                copied = tuple(one for one in records if "taken_from" in records[one].info)
-                found[name] = _tested(run, copied)
+                found[name] = _tested(run)
         names = {run.name for run in chosen}
         swept = Swept(
             plan,
@@ -154,19 +151,15 @@ def shard_of(plan: Plan, run: Planned) -> RunShard:
     return RunShard(run.name, run.config, plan.folder)
 
 
-def make_run(shard: RunShard, progress: Progress) -> list[str]:
-    """Does the stages of one run; gives those that were copied from other runs."""
-    taken = []
+def make_run(shard: RunShard, progress: Progress) -> None:
+    """Does the stages of one run; those that other runs have made are copied."""
     for stage in stage_names(shard.config):
         inner = _Inner(progress, f"{shard.name}: {stage}")
         waits = functools.partial(
             progress.advance, 0, f"{shard.name}: waits for a run that makes the same {stage}"
         )
         with exclusive(shard.folder / ENGINE, stage_key(shard.config, stage), waits):
-            made = run_stage(shard.config, stage, inner, _donors(shard))
-        if "taken_from" in made.info:
-            taken.append(stage)
-    return taken
+            run_stage(shard.config, stage, inner, _donors(shard))
 
 
 def outcome_of(run: Planned, done: Done[RunShard]) -> Outcome:
@@ -175,7 +168,7 @@ def outcome_of(run: Planned, done: Done[RunShard]) -> Outcome:
         outcome = Outcome(run.name, run.settings, run.seed, error=done.error)
         return failed(outcome, run.config.run.folder, done.trace)
     files.remove(run.config.run.folder / ERROR)
-    return _tested(run, tuple(done.value or ()))
+    return _tested(run)
 
 
 def failed(outcome: Outcome, folder: Path, trace: str = "") -> Outcome:
@@ -187,13 +180,15 @@ def failed(outcome: Outcome, folder: Path, trace: str = "") -> Outcome:
     return outcome
 
 
-def _tested(run: Planned, taken: tuple[str, ...]) -> Outcome:
+def _tested(run: Planned) -> Outcome:
     """What a run came to on its cases; failed where that cannot be read."""
-    folder, outcome = run.config.run.folder, Outcome(run.name, run.settings, run.seed, taken=taken)
+    folder, outcome = run.config.run.folder, Outcome(run.name, run.settings, run.seed)
     finished = FinishedRun(folder)
     try:
+        records = RunDirectory(folder).records()
         return dataclasses.replace(
             outcome,
+            taken=tuple(one for one in records if "taken_from" in records[one].info),
             rankers=_estimates(finished),
             bounds=finished.bounds,
             notes=notes_about(finished, finished.rankers),

@@ -10,8 +10,7 @@ from typing import Any
 from trsr.experiments.sweep.plan import Plan, label, short_keys
 from trsr.metrics.report import Estimate, over_seeds
 from trsr.metrics.tables import LEAST, LOWER, number
-from trsr.pipeline.comparable import merged
-from trsr.pipeline.finished_run import counted
+from trsr.pipeline.finished_run import counted, merged
 from trsr.storage import files
 from trsr.storage.run_directory import explained
 
