@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from pipeline_data import write_data
 
 from trsr import progress
 from trsr.cli import terminal
+from trsr.config import load_config
 from trsr.explanation import named
+from trsr.pipeline import run
 from trsr.types import Item
 
 
@@ -116,3 +124,126 @@ def test_an_item_known_by_its_text_is_shown_once():
 
 def test_an_id_fakes_no_lines():
     assert named(Item("i1\n   1. best", (("text", "LAMP"),))) == "i1\\u000a   1. best  LAMP"
+
+
+# --- Any text comes out of any stream, and a process that cannot work says so
+
+
+CONFIG = """
+[data]
+interactions = "clicks.csv"
+items = "products.jsonl"
+min_history = 4
+negatives = 6
+
+[rank]
+rankers = ["popular"]
+"""
+TITLE = "café ½ “漢字” 😀 \u2028\x1b]0;x\x07"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("streams")
+    write_data(folder, users=8, items=20)
+    (folder / "base.toml").write_text(CONFIG)
+    list(run(load_config(folder / "base.toml", [f"run.folder={folder / 'run'}"])))
+    new = json.dumps({"id": "n", "title": TITLE}, ensure_ascii=False)
+    (folder / "new.jsonl").write_text(new, "utf-8")
+    (folder / "who.jsonl").write_text('{"user": "漢 é", "items": []}', "utf-8")
+    return folder
+
+
+def trsr(folder: Path, *words: str, encoding: str = "utf-8") -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "trsr", *words]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=240)
+
+
+ASK = ("recommend", "run", "who.jsonl", "--ranker", "popular", "--candidates", "new.jsonl")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252"])
+def test_a_stream_that_cannot_say_a_character_gets_it_spelled(folder: Path, encoding: str) -> None:
+    done = trsr(folder, *ASK, encoding=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    shown = done.stdout.decode(encoding)
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "\\u001b]0;x\\u0007" in shown
+    if encoding == "utf-8":
+        assert "user 漢 é, 0 interactions" in shown
+    if encoding == "ascii":
+        assert "user \\u6f22 \\u00e9, 0 interactions" in shown
+        assert "\\ud83d\\ude00" in shown
+    as_json = trsr(folder, *ASK, "--json", encoding=encoding)
+    value = json.loads(as_json.stdout.decode(encoding))
+    assert (value["user"], value["ranked"][0]["item"]) == ("漢 é", "n")
+
+
+def test_a_reader_that_leaves_and_streams_that_are_closed(folder: Path) -> None:
+    for ending in ("| head -1", ">&-", "2>&-", ">/dev/full"):
+        line = f'"{sys.executable}" -m trsr show run u0 {ending}'
+        full = subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, timeout=240)
+        if "full" not in ending:
+            assert full.stderr == b"", ending
+    assert full.returncode != 0
+    assert b"No space left" in full.stderr
+    assert b"Traceback" not in full.stderr
+
+
+def test_somebody_who_has_met_every_item_is_told_so(folder: Path) -> None:
+    items = [
+        json.loads(line)["sku"] for line in (folder / "products.jsonl").read_text().splitlines()
+    ]
+    (folder / "all.jsonl").write_text(json.dumps({"user": "x", "items": items}))
+    done = trsr(folder, "recommend", "run", "all.jsonl", "--ranker", "popular")
+    assert done.returncode == 2
+    assert b"user 'x' has met all 20 items" in done.stderr
+
+
+FORK = """
+import os, signal, sys
+from trsr import Query, Recommender
+from trsr.errors import StoreError
+
+def ask(recommender):
+    history = recommender.dataset.history("u0")
+    query = Query("q", history, recommender.propose(history, 3))
+    return len(next(iter(recommender.rank([query]))).entries)
+
+way = sys.argv[1]
+if way != "before":
+    recommender = Recommender.load("run", "popular")
+    assert ask(recommender) == 3
+child = os.fork()
+if not child:
+    signal.alarm(100)
+    try:
+        if way != "used":
+            recommender = Recommender.load("run", "popular")
+        print(ask(recommender), flush=True)
+    except StoreError as error:
+        print(error, flush=True)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("before", "3"),
+        ("used", "was forked from one that had used trsr"),
+        ("loaded again", "was forked from one that had used trsr"),
+    ],
+)
+def test_a_fork_of_a_process_that_has_worked_says_so_at_once(
+    folder: Path, way: str, said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, way], cwd=folder, capture_output=True, text=True, timeout=240
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert said in done.stdout

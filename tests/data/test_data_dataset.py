@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -110,3 +112,136 @@ def test_names_come_from_the_package_and_settings_load_no_heavy_library() -> Non
         _ = trsr.data.nothing
     code = "import sys, trsr.data.settings; sys.exit(bool({'polars', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- Candidates by popularity and the whole catalog: what stands at rest, and what is asked
+
+
+CATALOG = 50
+
+
+def clicks(users: int = 60, repeats: bool = False) -> list[tuple[str, str, int]]:
+    """Users who take mostly the first items."""
+    draw = random.Random(4)
+    rows = []
+    for user in range(users):
+        taken: list[int] = []
+        while len(taken) < 8:
+            item = min(int(draw.expovariate(0.1)), CATALOG - 1)
+            if repeats or item not in taken:
+                taken.append(item)
+        rows += [(f"u{user}", f"i{item}", when) for when, item in enumerate(taken)]
+    return rows
+
+
+def settings(bench: Any, rows: list[tuple[str, str, int]], **more: Any) -> dict[str, Any]:
+    paths = {"interactions": bench.clicks(rows), "items": bench.goods(CATALOG)}
+    return paths | {"min_history": 3, "negatives": 5} | more
+
+
+def popularity(dataset: Any, part: str, negatives: int = 5) -> float:
+    """How often the negatives of a part stand in the training interactions, in the mean."""
+    counts = Counter(dataset.interactions["item"])
+    drawn = [
+        counts[item.id]
+        for case in dataset.cases(part)
+        for item in case.query.candidates
+        if item.id not in case.relevant
+    ]
+    assert len(drawn) == negatives * len(dataset.cases(part))
+    return sum(drawn) / len(drawn)
+
+
+def test_popular_candidates_follow_the_training_interactions(bench: Any) -> None:
+    _, uniform = bench.prepare(**settings(bench, clicks()))
+    _, popular = bench.prepare(**settings(bench, clicks(), candidates="popular"))
+
+    # Each draw has the weight count + 1 instead of 1; seen items are left out of both.
+    assert popularity(popular, "test") > 1.5 * popularity(uniform, "test")
+    histories = {row[0]: {r[1] for r in clicks() if r[0] == row[0]} for row in clicks()}
+    for part in ("train", "valid", "test"):
+        for case in popular.cases(part):
+            shown = {item.id for item in case.query.candidates}
+            assert shown & histories[case.query.history.user] == case.relevant
+    _, again = bench.prepare(**settings(bench, clicks()[::-1], candidates="popular"))
+    assert again.cases("test").frame.equals(popular.cases("test").frame)
+
+
+@pytest.mark.parametrize("tested", ["uniform", "full"])
+def test_training_cases_alone_have_popular_negatives(bench: Any, tested: str) -> None:
+    plain = settings(bench, clicks(), candidates=tested, train_negatives=5)
+    _, uniform = bench.prepare(**plain)
+    _, popular = bench.prepare(**plain, train_candidates="popular")
+    for part in ("valid", "test"):
+        assert popular.cases(part).frame.equals(uniform.cases(part).frame)
+    assert popularity(popular, "train") > 1.5 * popularity(uniform, "train")
+
+
+def test_training_cases_alone_have_uniform_negatives(bench: Any) -> None:
+    plain = settings(bench, clicks(), train_negatives=5)
+    _, uniform = bench.prepare(**plain)
+    _, popular = bench.prepare(**plain, candidates="popular")
+    _, mixed = bench.prepare(**plain, candidates="popular", train_candidates="uniform")
+    assert mixed.cases("train").frame.equals(uniform.cases("train").frame)
+    assert mixed.cases("test").frame.equals(popular.cases("test").frame)
+
+
+def test_given_lists_and_drawn_negatives_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="leave train_candidates out"):
+        DataSettings.model_validate({"candidates": "given", "train_candidates": "popular"})
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_full_candidates_are_all_that_the_user_has_not_seen(bench: Any, kept: int) -> None:
+    more = {"candidates": "full", "max_history": kept, "k_core": 0}
+    _, dataset = bench.prepare(**settings(bench, clicks(), **more))
+    cases = dataset.cases("test")
+    assert cases.full
+    assert not dataset.cases("valid").full
+    assert not dataset.cases("train").full
+    assert cases.frame["candidates"].list.len().to_list() == [0] * len(cases)
+    log = {user: [r[1] for r in clicks() if r[0] == user] for user, _, _ in clicks()}
+    for case, seen in zip(cases, cases.frame["seen"].to_list(), strict=True):
+        history, target = log[case.query.history.user][:-1], log[case.query.history.user][-1]
+        shown = [item.id for item in case.query.candidates]
+        # The second last interaction is the validation target: with a history kept in part it is
+        # still the latest of it.
+        assert set(shown) == {f"i{n}" for n in range(CATALOG)} - set(history)
+        assert case.relevant == {target}
+        assert set(seen) >= set(history)
+        assert target not in seen
+    assert {case.query.candidates[0].id for case in dataset.cases("valid")}
+    queries = dict(cases.histories())
+    assert [q.history for q in cases.queries()] == list(queries.values())
+
+
+@pytest.mark.parametrize("split", ["leave_last_out", "global_time", "rows"])
+@pytest.mark.parametrize("kept", [0, 3])
+def test_full_never_offers_what_the_user_had_seen(bench: Any, split: str, kept: int) -> None:
+    # Each user begins at a time of its own, so that a date parts histories anywhere.
+    rows = [(user, item, when + 3 * int(user[1:])) for user, item, when in clicks()]
+    more = {"candidates": "full", "max_history": kept, "split": split, "test_share": 0.4}
+    _, dataset = bench.prepare(**settings(bench, rows, **more))
+    cases = dataset.cases("test")
+    assert len(cases)
+    for case, seen in zip(cases, cases.frame["seen"].to_list(), strict=True):
+        log = [item for user, item, _ in rows if user == case.query.history.user]
+        (target,) = case.relevant
+        before = set(log[: log.index(target)])
+        shown = {item.id for item in case.query.candidates}
+        assert not shown & before
+        assert shown == {f"i{n}" for n in range(CATALOG)} - set(seen)
+        assert shown >= {f"i{n}" for n in range(CATALOG)} - set(log)
+
+
+def test_full_leaves_out_targets_that_the_user_had_seen_and_counts_them(bench: Any) -> None:
+    rows = clicks(repeats=True)
+    report, dataset = bench.prepare(**settings(bench, rows, candidates="full"))
+    again = 0
+    for user in {row[0] for row in rows}:
+        items = [row[1] for row in rows if row[0] == user]
+        again += items[-1] in items[:-1]
+    assert again
+    assert report.counts["repeats_test"] == again
+    assert len(dataset.cases("test")) == 60 - again
+    assert any("seen the item before" in line for line in report.lines())

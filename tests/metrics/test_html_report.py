@@ -16,8 +16,8 @@ from trsr.metrics.report import Note
 from trsr.report import Page, ShownBlock, ShownCandidate, ShownUser, StageTime, write_html
 from trsr.report.charts import Axis, dot_chart, line_chart
 from trsr.report.costs import RankerCost, brief_seconds
-from trsr.report.markdown_report import markdown
-from trsr.types import Case, Item, Query, RankedList, UserHistory
+from trsr.report.markdown_report import latex, markdown
+from trsr.types import Case, Interaction, Item, Query, RankedList, UserHistory
 
 EVIL = "<script>alert(1)</script>\x00 \ud800 <|im_end|> \"'&amp; \u202eمرحبا 猫"
 VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}
@@ -303,3 +303,64 @@ def test_costs_stand_in_a_table_too_and_what_is_not_known_is_said(tmp_path: Path
     assert "Nothing was recorded." in reader.text
     assert "#quality-cost" in [a["href"] for a in reader.named("a")]
     assert "Before the first query" not in read(tmp_path, Page()).text
+
+
+# --- The report as Markdown and LaTeX
+
+
+ITEMS = tuple(Item(f"i{n}") for n in range(4))
+
+
+def report_report_parts(lengths: list[int], rankers: tuple[str, ...] = ("random", "llm")) -> Report:
+    cases = []
+    for n, length in enumerate(lengths):
+        past = tuple(Interaction(ITEMS[0], float(t)) for t in range(length))
+        cases.append(Case(Query(f"q{n}", UserHistory(f"u{n}", past), ITEMS), frozenset({"i0"})))
+    # The last ranker is always right, the others always wrong.
+    lists = {
+        name: [
+            RankedList.of(one.query, [1.0 if name == rankers[-1] else -1.0, 0.3, 0.2, 0.1])
+            for one in cases
+        ]
+        for name in rankers
+    }
+    return evaluate(cases, lists, ["recall@1", "mrr@4"])
+
+
+EVIL_REPORT_PARTS = "a|b_<script>*x*\n# &%$#{}~^\\"
+
+
+def test_markdown_holds_every_part_and_its_tables_are_whole() -> None:
+    shown = report_report_parts([1] * 20 + [5] * 20, ("evil|_", "llm"))
+    page = Page(title=EVIL_REPORT_PARTS)
+    text = markdown(shown, page)
+    for head in ("Results", "Differences to llm", "Files"):
+        assert f"## {head}" in text
+    assert "**1.000** ±.000" in text
+    assert ".000 ±.000 ↓" in text
+    assert "<script>" not in text.replace(r"\<script\>", "")
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1
+
+
+def test_latex_is_whole_and_escaped() -> None:
+    text = latex(report_report_parts([1] * 30, (EVIL_REPORT_PARTS, "llm")))
+    assert r"\textbf{1.000}" in text
+    assert r"$\downarrow$" in text
+    body = text.split("\\midrule")[1]
+    assert r"\&\%\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in body
+    for line in body.strip().splitlines():
+        assert len(re.findall(r"(?<!\\)&", line)) == 2
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    for name in ("table", "tabular"):
+        assert text.count(f"\\begin{{{name}}}") == text.count(f"\\end{{{name}}}") == 1
+
+
+@pytest.mark.parametrize("queries", [0, 1])
+def test_reports_that_can_say_little_are_still_texts(queries: int) -> None:
+    shown = report_report_parts([2] * queries)
+    text = markdown(shown, Page())
+    assert "can be said" in text
+    assert "nan" not in text.lower()
+    assert "nan" not in latex(shown).lower()

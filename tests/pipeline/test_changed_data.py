@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 
 import polars as pl
 import pytest
-from pipeline_data import write_data
+from pipeline_data import SCRIPTED, configured, write_data
+from polars.testing import assert_frame_equal
 
+from benchmarks.queries import config_for
 from trsr.config import load_config
-from trsr.errors import StaleRunError
+from trsr.errors import StaleRunError, StoreError
+from trsr.experiments.compare import compare
 from trsr.experiments.sweep import read_plan, sweep
-from trsr.pipeline import run, run_stage
+from trsr.pipeline import is_finished, run, run_stage
+from trsr.pipeline.finished_run import FinishedRun
+from trsr.pipeline.ranking import read_retrieved
 from trsr.pipeline.runner import fingerprint
 
 CONFIG = """
@@ -121,3 +127,231 @@ def test_a_name_that_one_file_has_is_a_key_as_it_was(folder):
     assert found["more.csv"] == [0, 5]
     assert set(fingerprint({"interactions": items, "items": items})) == {"data.csv", "more.csv"}
     assert fingerprint({"interactions": None, "items": folder / "gone"}) == {}
+
+
+# --- A stage whose files were damaged is made again; one that was put there by hand is left
+
+
+CONFIG_DAMAGE = configured(
+    data={"candidates": "full"},
+    summarize={"block_items": 3},
+    rank={"rankers": ["random", "popular", "llm_zero_shot"], "retrieve_k": 7},
+)
+
+
+@pytest.fixture
+def config(tmp_path):
+    write_data(tmp_path, users=12, items=30)
+    (tmp_path / "base.toml").write_text(CONFIG_DAMAGE)
+    config = load_config(tmp_path / "base.toml", [f"run.folder={tmp_path / 'run'}"])
+    list(run(config))
+    return config
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [
+        ("prepare", "cases.test.parquet"),
+        ("summarize", "summaries.test.parquet"),
+        ("rank", "rankings.parquet"),
+        ("rank", "retrieved.parquet"),
+        ("evaluate", "per_query.parquet"),
+        ("evaluate", "report.json"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["cut off", "gone"])
+def test_a_damaged_file_is_made_again_by_its_own_stage_alone(config, stage, name, damage):
+    path = config.run.folder / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100]) if damage == "cut off" else path.unlink()
+    made = {one.stage: one.why for one in run(config) if one.made}
+    assert made == {stage: f"gone or damaged: {name}"}
+    if name.endswith(".parquet"):
+        assert path.read_bytes() == whole
+
+
+def test_a_later_stage_names_the_damaged_file(config):
+    path = config.run.folder / "rankings.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StaleRunError, match=r"rank \(gone or damaged: rankings\.parquet\)"):
+        run_stage(config, "evaluate")
+
+
+def test_a_file_put_in_the_place_of_a_stages_own_is_left_as_it_is(config):
+    path = config.run.folder / "rankings.parquet"
+    own = pl.read_parquet(path).filter(pl.col("ranker") != "random")
+    own.write_parquet(path)
+    assert [one.stage for one in run(config) if one.made] == ["evaluate"]
+    assert pl.read_parquet(path).equals(own)
+
+
+def _better(path):
+    """A report that tells a better figure, as somebody could write it."""
+    report = json.loads(path.read_text())
+    report["rankers"]["popular"]["metrics"]["auc"]["mean"] = 0.999
+    path.write_text(json.dumps(report))
+
+
+@pytest.mark.parametrize(
+    ("name", "alter"),
+    [
+        ("report.json", _better),
+        ("report.html", lambda path: path.write_text(path.read_text().replace("0.", "1."))),
+        (
+            "per_query.parquet",
+            lambda path: pl.read_parquet(path).with_columns(auc=1.0).write_parquet(path),
+        ),
+        ("table.tex", lambda path: path.write_text("")),
+    ],
+)
+def test_a_file_of_the_last_stage_that_was_changed_is_made_again(config, name, alter):
+    path = config.run.folder / name
+    whole = path.read_bytes()
+    alter(path)
+    assert path.read_bytes() != whole
+    assert not is_finished(config)
+    made = {one.stage: one.why for one in run(config) if one.made}
+    assert made == {"evaluate": f"changed since it was written: {name}"}
+    assert path.read_bytes() == whole
+    assert is_finished(config)
+
+
+def test_damaged_proposals_are_told_with_what_to_do(config):
+    path = config.run.folder / "retrieved.parquet"
+    assert all(len(items) == 7 for items in read_retrieved(path).values())
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StoreError, match="(?s)retrieved.parquet: is damaged.*give `trsr rank`"):
+        read_retrieved(path)
+
+
+# --- A run directory is the run, wherever it was moved or copied to since it was made
+
+
+READS = "rank.rankers=['random', 'llm_zero_shot']"
+"""Else no summary is written, and no response is stored."""
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A finished run in a folder `runs`."""
+    write_data(tmp_path)
+    text = SCRIPTED.replace('strategy = "none"', 'strategy = "recurrent"\nblock_items = 3')
+    (tmp_path / "mine.toml").write_text(text)
+    folder = tmp_path / "runs" / "mine"
+    list(run(load_config(tmp_path / "mine.toml", [f"run.folder={folder}", READS])))
+    return folder
+
+
+def files(folder):
+    """Name → content and time of change of a folder's files, the lock and the settings apart."""
+    return {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.iterdir()
+        if path.is_file() and path.name not in (".lock", "config.toml")
+    }
+
+
+def test_a_copy_is_mended_in_its_own_place(made, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    whole = (copy / "per_query.parquet").read_bytes()
+    (copy / "per_query.parquet").write_bytes(whole[:100])
+    before = files(made)
+    with pytest.raises(StoreError, match=f"trsr evaluate {copy}"):
+        compare([str(copy)])
+    assert run_stage(load_config(copy), "evaluate").made
+    assert (copy / "per_query.parquet").read_bytes() == whole
+    assert compare([str(copy)]).queries
+    assert files(made) == before
+    assert load_config(copy / "config.toml").run.folder == copy
+
+
+def test_a_moved_run_is_up_to_date_and_its_old_place_stays_empty(made, tmp_path):
+    moved = tmp_path / "elsewhere" / "moved"
+    moved.parent.mkdir()
+    made.rename(moved)
+    assert [(one.stage, one.why) for one in run(load_config(moved)) if one.made] == []
+    assert not made.exists()
+
+
+def test_a_folder_that_the_command_line_names_is_another_run_with_the_same_settings(made, tmp_path):
+    copy, other = tmp_path / "copy", tmp_path / "other"
+    shutil.copytree(made, copy)
+    config = load_config(copy, [f"run.folder={other}", "data.negatives=5"])
+    assert config.run.folder == other
+    assert config.data.negatives == 5
+    assert config.summarize.strategy == "recurrent"
+    assert config.run.cache == made.parent / "responses.sqlite"
+
+
+def test_paths_in_a_runs_settings_keep_their_meaning(made, tmp_path):
+    moved = tmp_path / "elsewhere" / "moved"
+    moved.parent.mkdir()
+    made.rename(moved)
+    assert load_config(moved).data.interactions == tmp_path / "clicks.csv"
+    text = (moved / "config.toml").read_text()
+    text = text.replace(str(tmp_path / "clicks.csv"), "../../clicks.csv")
+    (moved / "config.toml").write_text(text)
+    assert load_config(moved).data.interactions == tmp_path / "clicks.csv"
+
+
+def test_the_store_of_outputs_is_the_one_that_is_there(made, tmp_path):
+    own = made.parent / "responses.sqlite"
+    assert own.exists()
+    copy = tmp_path / "elsewhere" / "copy"
+    shutil.copytree(made, copy)
+    assert load_config(copy).run.cache == own
+    made.parent.rename(tmp_path / "moved")
+    assert load_config(tmp_path / "moved" / "mine").run.cache == tmp_path / "moved" / own.name
+    assert load_config(copy).run.cache == copy.parent / own.name
+
+
+def test_a_store_of_outputs_that_was_named_stays_named(made, tmp_path):
+    named = tmp_path / "store" / "shared.sqlite"
+    run_stage(load_config(made, [f"run.cache={named}"]), "prepare")
+    made.rename(tmp_path / "moved")
+    assert load_config(tmp_path / "moved").run.cache == named
+
+
+def test_a_settings_file_in_no_runs_folder_names_the_folder_itself(made, tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+    shutil.copy(made / "config.toml", project)
+    assert load_config(project).run.folder == made
+    (project / ".work").mkdir()  # as where a first stage was stopped
+    assert load_config(project).run.folder == project
+
+
+def test_a_bench_reads_the_copys_summaries(made, tmp_path):
+    shutil.copytree(made, tmp_path / "copy")
+    name, config = config_for(tmp_path / "copy")
+    assert (name, config.run.folder) == ("copy", tmp_path / "copy")
+
+
+# --- A run's folder is taken as it is written, whatever characters are in its name
+
+
+CONFIG_FOLDER_NAMES = configured(
+    summarize={"block_items": 3},
+    rank={"rankers": ["random", "popular", "llm_zero_shot"], "retrieve_k": 7},
+)
+
+
+@pytest.mark.parametrize("candidates", ["uniform", "full"])
+def test_a_run_reads_its_own_files_not_those_of_a_run_whose_name_fits(tmp_path, candidates):
+    write_data(tmp_path, users=20, items=40)
+    (tmp_path / "base.toml").write_text(CONFIG_FOLDER_NAMES)
+    found = {}
+    for name, seed in (("r1", 1), ("r[1]", 2), ("plain", 2)):
+        told = [
+            f"run.folder={tmp_path / name}",
+            f"run.seed={seed}",
+            f"data.candidates={candidates}",
+        ]
+        list(run(load_config(tmp_path / "base.toml", told)))
+        finished = FinishedRun(tmp_path / name)
+        report = json.loads((tmp_path / name / "report.json").read_text())["metrics"]
+        found[name] = (finished.values, finished.cases, report)
+    assert_frame_equal(found["r[1]"][0], found["plain"][0])
+    assert_frame_equal(found["r[1]"][1], found["plain"][1])
+    assert found["r[1]"][2] == found["plain"][2] != found["r1"][2]

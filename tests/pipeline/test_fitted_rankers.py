@@ -6,14 +6,23 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from pipeline_data import SCRIPTED, write_data
+from pipeline_data import CHEAP, SCRIPTED, write_data
 
-from trsr.config import load_config
+from trsr.config import check_config, load_config
 from trsr.errors import ConfigError, StoreError
-from trsr.pipeline import run, run_stage
+from trsr.pipeline import (
+    run,
+    run_evaluate,
+    run_prepare,
+    run_rank,
+    run_stage,
+    run_summarize,
+    run_train,
+)
 from trsr.rankers import read_rankings
 from trsr.rankers.settings import ranker_class
 from trsr.recommender import Recommender
+from trsr.storage.run_directory import RunDirectory
 
 NAMES = [
     "popular",
@@ -62,12 +71,12 @@ def test_each_ranker_is_kept_and_a_changed_setting_makes_one_again(ranked) -> No
     folder, path = ranked
     before = files(folder)
     assert set(before) == set(NAMES)
-    changed = load_config(path, [f"run.folder={folder}", "rank.text_words=5"])
+    changed = load_config(path, [f"run.folder={folder}", "rank.sequential.hidden=4"])
     outcomes = [run_stage(changed, name) for name in ("prepare", "summarize", "train", "rank")]
     assert [one.stage for one in outcomes if one.made] == ["rank"]
     after = files(folder)
     # and what asks it
-    assert {name for name in NAMES if before[name] != after[name]} == {"bm25", "blend"}
+    assert {name for name in NAMES if before[name] != after[name]} == {"sasrec", "blend"}
     list(run(load_config(path, [f"run.folder={folder}"])))
 
 
@@ -139,3 +148,160 @@ def test_what_was_not_fitted_is_told(ranked, tmp_path) -> None:
     resources = Recommender.load(folder, "ease").fitted("ease").resources
     with pytest.raises(StoreError, match="not a fitted ranker"):
         ranker_class("ease").load(empty, resources)
+
+
+# --- A whole run with tuned rankers and a blend that holds a language model
+
+
+def made(outcomes) -> list[str]:
+    return [one.stage for one in outcomes if one.made]
+
+
+@pytest.mark.timeout(300)
+def test_a_blend_with_the_trained_model_runs_and_recommends_as_it_ranked(
+    tmp_path, monkeypatch, small_run
+):
+    monkeypatch.chdir(tmp_path)
+    path = small_run(tmp_path)
+    changes = [
+        "train.epochs=1",
+        "train.validate_steps=0",
+        'rank.rankers=["popular", "blend"]',
+        'rank.blend.members=["item_knn", "bm25", "llm"]',
+    ]
+    config = load_config(path, changes)
+    assert made(run(config)) == ["prepare", "summarize", "train", "rank", "evaluate"]
+    folder = tmp_path / "runs" / "small"
+
+    info = RunDirectory(folder).records()["rank"].info
+    assert set(info["chosen"]) == {"blend"}
+    assert set(info["chosen"]["blend"]["weights"]) == {"item_knn", "bm25", "llm"}
+    # what the blend learns from is told the same as what it ranks: validation users have summaries
+    summaries = RunDirectory(folder).records()["summarize"].info["summaries"]
+    counts = json.loads((folder / "prepare.json").read_text())["counts"]
+    assert summaries == counts["cases_train"] + counts["cases_valid"] + counts["cases_test"]
+
+    assert made(run(config)) == []
+    unused = load_config(path, [*changes, "rank.sequential.layers=3"])
+    assert made(run(unused)) == []
+
+    from trsr.rankers import read_rankings
+
+    stored = list(read_rankings(folder / "rankings.parquet")["blend"])
+    recommender = Recommender.load(folder, "blend")
+    queries = list(recommender.dataset.cases("test").queries())
+    again = list(recommender.rank(queries))
+    assert again == stored
+
+    used = load_config(path, [*changes, "rank.text_words=5"])
+    assert made(run(used))[0] == "rank"
+
+
+# --- Whole runs with the trained model asked without the user
+
+
+@pytest.fixture
+def one_run(tmp_path, monkeypatch, small_run):
+    pytest.importorskip("torch", reason="the extra `local` is not installed")
+    pytest.importorskip("scipy", reason="the extra `baselines` is not installed")
+    monkeypatch.chdir(tmp_path)
+    path = small_run(tmp_path)
+    places = [f"run.folder={tmp_path / 'run'}", f"run.cache={tmp_path / 'out.sqlite'}"]
+    return lambda *settings: load_config(path, [*settings, "train.epochs=1", *places])
+
+
+@pytest.mark.timeout(300)
+def test_a_run_trains_for_it_and_a_blend_takes_it_as_a_member(one_run):
+    config = one_run('rank.rankers=["llm_item_only"]', "summarize.strategy=none")
+    list(run(config))
+    trained = RunDirectory(config.run.folder).records()["train"].info
+    assert trained["steps"] > 0
+    alone = scores_of(config, "llm_item_only")
+    text = (config.run.folder / "report.md").read_text()
+    assert "tiny, shown nothing of the user" in text
+    both = one_run(
+        'rank.rankers=["llm", "llm_item_only", "blend"]',
+        'rank.blend.members=["llm", "llm_item_only"]',
+        "summarize.strategy=none",
+    )
+    again = [one.stage for one in run(both) if one.made]
+    assert "train" not in again
+    assert scores_of(both, "llm_item_only") == pytest.approx(alone, abs=1e-5)
+    chosen = RunDirectory(both.run.folder).records()["rank"].info["chosen"]["blend"]
+    assert set(chosen["weights"]) == {"llm", "llm_item_only"}
+    report = json.loads((both.run.folder / "report.json").read_text())
+    assert {"llm", "llm_item_only", "blend"} <= set(report["rankers"])
+
+
+def scores_of(config, name):
+    lists = read_rankings(config.run.folder / "rankings.parquet")[name]
+    return {(one.query, entry.item): entry.score for one in lists for entry in one}
+
+
+def test_without_training_it_is_refused(one_run):
+    config = one_run('rank.rankers=["llm_item_only"]')
+    config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 0})})
+    with pytest.raises(ConfigError, match="llm_item_only needs the trained model"):
+        check_config(config.model_dump(exclude_none=True))
+
+
+# --- A run whose training did not get far from guessing says so
+
+
+pytest.importorskip("torch", reason="the extra `local` is not installed")
+
+STEPS = [
+    "train.cases_per_step=1",
+    "train.validate_steps=0",
+    "train.epochs=30",
+    "train.dropout=0",
+    "data.train_users=3",
+    "data.targets_per_user=1",
+]
+
+
+@pytest.mark.parametrize(("rate", "learned"), [("1e-9", False), ("1e-2", True)])
+def test_a_training_that_hardly_learned_is_told(tmp_path, monkeypatch, small_run, rate, learned):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(small_run(tmp_path), [*STEPS, f"train.learning_rate={rate}"])
+    list(run(config))
+    info = RunDirectory(config.run.folder).records()["train"].info
+    assert info["steps"] >= 25
+    assert (info["late_loss"] < 0.95 * info["guess_loss"]) is learned
+    assert info.get("hardly_learned", False) is not learned
+    report = json.loads((config.run.folder / "report.json").read_text("utf-8"))
+    notes = [note for note in report["table"]["notes"] if "training hardly learned" in note]
+    assert [note.partition(":")[0] for note in notes] == ([] if learned else ["llm"])
+    page = (config.run.folder / "report.html").read_text("utf-8")
+    box = page.partition('id="warnings"')[2].partition("</section>")[0]
+    assert ("training hardly learned" in box) is not learned
+    assert page.count("training hardly learned") == box.count("training hardly learned")
+
+
+def test_too_few_steps_say_nothing(tmp_path, monkeypatch, small_run):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(small_run(tmp_path), ["train.epochs=1", "train.validate_steps=0"])
+    list(run(config))
+    info = RunDirectory(config.run.folder).records()["train"].info
+    assert info["steps"] < 25
+    assert "late_loss" not in info
+
+
+# --- Data without times: what rests on them says so
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_report_says_that_recent_popularity_has_no_times(tmp_path, timed: bool) -> None:
+    write_data(tmp_path)
+    if not timed:
+        log = tmp_path / "clicks.csv"
+        lines = log.read_text().splitlines()
+        log.write_text("".join(f"{line.rsplit(',', 1)[0]}\n" for line in lines))
+    (tmp_path / "mine.toml").write_text(CHEAP)
+    run = tmp_path / "run"
+    told = [f"run.folder={run}", "rank.rankers=['popular', 'popular_recent']"]
+    config = load_config(tmp_path / "mine.toml", told)
+    for stage in (run_prepare, run_summarize, run_train, run_rank, run_evaluate):
+        stage(config)
+    notes = json.loads((run / "report.json").read_text())["notes"]
+    assert any("popular_recent: the data has no times" in note for note in notes) is not timed

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import json
 import subprocess
 import sys
+import time
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from stopping import StopHereError, Stopping
+
+from trsr import recommender
+from trsr.config import load_config
+from trsr.pipeline import run, run_prepare, run_stage, run_summarize
+from trsr.pipeline.artifacts import SUMMARIES
+from trsr.storage.run_directory import RunDirectory, hash_file
 
 pytest.importorskip("torch", reason="the extra `local` is not installed")
 
@@ -37,3 +49,104 @@ def test_each_stage_killed_twenty_times_ends_like_an_unbroken_run(tmp_path, smal
     first, second = (json.loads((f / "report.json").read_text()) for f in (whole, broken))
     assert first["metrics"] == second["metrics"]
     assert not (broken / ".work" / "train").exists()
+
+
+# --- A training that was stopped and went on: its record tells the time of all its sittings
+
+
+def test_the_seconds_of_a_training_are_those_of_all_its_sittings(
+    tmp_path, small_run, monkeypatch
+) -> None:
+    config = load_config(small_run(tmp_path), [f"run.folder={tmp_path / 'run'}"])
+    run_prepare(config)
+    run_summarize(config)
+    # an hour passes each time that the loop reads its clock
+    hours = SimpleNamespace(perf_counter=itertools.count(0, 3600).__next__)
+    with monkeypatch.context() as patch:
+        patch.setattr("trsr.training.trainer.time", hours)
+        with pytest.raises(StopHereError):
+            run_stage(config, "train", Stopping(3))
+    began = time.perf_counter()
+    run_stage(config, "train")
+    sitting = time.perf_counter() - began
+    info = RunDirectory(config.run.folder).records()["train"].info
+    assert info["earlier_seconds"] >= 3 * 3600
+    assert -0.01 < info["seconds"] - info["earlier_seconds"] < sitting + 0.01
+
+
+# --- Training, the dearest stage, is made again for what it reads, and for nothing else
+
+
+TRAINED = ["train.epochs=1", "train.validate_steps=0", "rank.rankers=['llm']"]
+BLEND = ["rank.rankers=['llm', 'blend']", "rank.blend.members=['popular', 'llm']"]
+
+
+@pytest.fixture
+def made(tmp_path, small_run):
+    path = small_run(tmp_path)
+    config = load_config(path, [*TRAINED, f"run.folder={tmp_path / 'run'}"])
+
+    def make(*settings: str) -> list[str]:
+        """The stages that were made."""
+        more = [*TRAINED, f"run.folder={config.run.folder}", *settings]
+        return [one.stage for one in run(load_config(path, more)) if one.made]
+
+    assert make() == ["prepare", "summarize", "train", "rank", "evaluate"]
+    return make
+
+
+def test_summaries_of_other_cases_leave_the_training_as_it_is(made, tmp_path):
+    before = {name: hash_file(tmp_path / "run" / name) for name in (*SUMMARIES, "adapter")}
+    rows = [len(pl.read_parquet(tmp_path / "run" / name)) for name in SUMMARIES]
+    assert rows[0]
+    assert not rows[1]  # no ranker asks about validation cases
+    assert made(*BLEND) == ["summarize", "rank", "evaluate"]
+    assert len(pl.read_parquet(tmp_path / "run" / "summaries.valid.parquet"))
+    assert made("rank.split=valid") == ["summarize", "rank", "evaluate"]
+    assert not len(pl.read_parquet(tmp_path / "run" / "summaries.test.parquet"))
+    assert hash_file(tmp_path / "run" / "adapter") == before["adapter"]
+    assert made() == ["summarize", "rank", "evaluate"]
+    assert {name: hash_file(tmp_path / "run" / name) for name in before} == before
+    # ... but those that training reads, for its cases or to choose a step, do not
+    assert made("train.validate_steps=1") == ["summarize", "train", "rank", "evaluate"]
+    assert made("summarize.block_items=2") == ["summarize", "train", "rank", "evaluate"]
+
+
+def test_further_validation_cases_leave_the_training_as_it_is(made):
+    few = ["data.train_users=8", "data.test_cases=6"]
+    made(*few, "data.valid_cases=4")
+    assert "train" not in made(*few, "data.valid_cases=5")
+    assert made(*few, "data.valid_cases=6", *BLEND) == ["prepare", "summarize", "rank", "evaluate"]
+
+
+# --- Rankers that ask a language model hold it no longer than they need it
+
+
+def test_a_rankers_model_is_gone_before_the_next_one_comes(tmp_path, monkeypatch, small_run):
+    monkeypatch.chdir(tmp_path)
+    names = ["llm", "llm_item_only", "llm_zero_shot"]
+    rankers = f"rank.rankers={names}".replace("'", '"')
+    settings = [rankers, "summarize.strategy=none", "train.epochs=1"]
+    config = load_config(small_run(tmp_path), settings)
+    opened, there = [], []
+
+    def watched(*args, **more):
+        there.append(sum(one() is not None for one in opened))
+        model = open_model(*args, **more)
+        opened.append(weakref.ref(model))
+        return model
+
+    open_model = recommender.open_model
+    monkeypatch.setattr(recommender, "open_model", watched)
+    gc.disable()  # when rings are looked for is not to be counted on
+    try:
+        list(run(config))
+    finally:
+        gc.enable()
+    assert there == [0, 0, 0]
+    info = RunDirectory(config.run.folder).records()["rank"].info
+    # what was written and asked is still counted, of two rankers that ask one model too
+    prompts = {name: one["prompts"] for name, one in info["costs"].items()}
+    assert min(prompts.values()) > 0
+    written = sorted(one["written"] for one in info["models"].values())
+    assert written == sorted([prompts["llm"] + prompts["llm_item_only"], prompts["llm_zero_shot"]])

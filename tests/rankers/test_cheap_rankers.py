@@ -58,7 +58,8 @@ def made(name: str, log: pl.DataFrame = LOG, catalog: Catalog = CATALOG, **table
     """A fitted ranker, of the settings that it tries the first one, or this."""
     owner = ranker_class(name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, "tried", [{**owner.tried[0], **table}])
+        if table:
+            patch.setattr(owner, "tried", [{**owner.tried[0], **table}])
         return fitted(name, catalog, log)
 
 

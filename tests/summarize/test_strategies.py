@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from trsr.errors import ConfigError, ModelError, PromptError
+from trsr.models import ModelSettings, open_model
+from trsr.models.base import Feed, Sampling
+from trsr.models.scripted import ScriptedModel
+from trsr.prompts import PromptSettings, PromptWriter
 from trsr.summarize import STRATEGIES, Hierarchical, KeywordSummary, NoSummary, Recurrent
+from trsr.summarize.scheduler import cut_blocks
 from trsr.summarize.settings import SummarizeSettings
 from trsr.summarize.strategies import Flow, Options, Writer
-from trsr.testing import PlainWriter, check_strategy, drive
-from trsr.types import Block, Interaction, Item, Prompt
+from trsr.testing import (
+    PlainWriter,
+    check_language_model,
+    check_scoring_model,
+    check_strategy,
+    drive,
+)
+from trsr.types import Block, Interaction, Item, Message, Prompt, Query, UserHistory
 
 
 @dataclass(frozen=True)
 class FanIn:
     fan_in: int
-    keywords: int = 16
 
 
 def blocks(count: int) -> list[Block]:
@@ -94,7 +109,7 @@ def test_no_summary_asks_nothing() -> None:
 
 
 def test_keywords_are_of_all_blocks_without_a_prompt() -> None:
-    flow = KeywordSummary(PlainWriter(), FanIn(2, keywords=4)).flow(blocks(6))
+    flow = KeywordSummary(PlainWriter(), FanIn(2)).flow(blocks(4))
     assert drive(flow, lambda p: "x") == ("i0 i1 i2 i3", [])
 
 
@@ -132,3 +147,183 @@ def test_the_check_finds_a_strategy_that_forgets_or_never_ends(
 ) -> None:
     with pytest.raises(AssertionError, match=words):
         check_strategy(strategy)
+
+
+# --- Blocks cover a history from its beginning, and earlier ones never depend on later items
+
+
+sizes = st.lists(st.integers(1, 30), max_size=30)
+
+
+def history(lengths: list[int]) -> UserHistory:
+    items = [Item(str(n), (("size", str(size)),)) for n, size in enumerate(lengths)]
+    return UserHistory("u", tuple(Interaction(item, 0.0) for item in items))
+
+
+def cut(lengths: list[int], **settings: object) -> list[Block]:
+    return list(cut_blocks(history(lengths), SummarizeSettings(**settings)))
+
+
+@given(sizes, st.integers(1, 7), st.booleans())
+def test_blocks_cover_the_beginning_of_a_history_without_a_gap(
+    lengths: list[int], items: int, last: bool
+) -> None:
+    blocks = cut(lengths, block_items=items, last_block=last)
+    at = 0
+    for block in blocks:
+        assert block.start == at
+        assert block.interactions
+        at = block.end
+    read = [item for block in blocks for item in block.items]
+    assert read == list(history(lengths).items[: len(read)])
+    if last:
+        assert len(read) == len(lengths)
+    for block in blocks:
+        assert len(block.items) == items or (last and block is blocks[-1])
+
+
+@given(sizes, sizes, st.integers(1, 7))
+def test_the_full_blocks_of_a_history_are_those_of_any_longer_one(
+    lengths: list[int], more: list[int], items: int
+) -> None:
+    settings = {"block_items": items, "last_block": False}
+    short, long = cut(lengths, **settings), cut(lengths + more, **settings)
+    assert long[: len(short)] == short
+
+
+def test_a_history_shorter_than_one_full_block_has_none() -> None:
+    assert cut([1, 1], block_items=3, last_block=False) == []
+    assert len(cut([1, 1], block_items=3)) == 1
+    assert cut([], block_items=3) == []
+
+
+# --- The public fake is a model like any other, and the checks of models find those that are no
+
+
+SETTINGS = ModelSettings(backend="scripted")
+
+
+def ask(text: str) -> Prompt:
+    return Prompt((Message("user", text),))
+
+
+@pytest.mark.parametrize("in_flight", [1, 3, 16])
+@pytest.mark.parametrize("shuffle", [None, 1])
+def test_the_scripted_model_keeps_the_contract(in_flight: int, shuffle: int | None) -> None:
+    model = ScriptedModel(in_flight=in_flight, shuffle=shuffle)
+    check_language_model(model)
+    check_scoring_model(model)
+
+
+def test_it_says_what_a_function_or_a_table_says() -> None:
+    table = ScriptedModel({"tea": " hot leaves.", "": " nothing."})
+    assert list(table.generate([ask("tea?"), ask("?")], Sampling())) == [
+        (0, " hot leaves."),
+        (1, " nothing."),
+    ]
+    with pytest.raises(ModelError, match="no answer"):
+        list(ScriptedModel({"tea": "x"}).generate([ask("?")], Sampling()))
+    assert list(table.generate([ask("tea")], Sampling(max_tokens=2))) == [(0, " hot")]
+
+
+def test_scores_are_log_probabilities_of_what_the_function_says() -> None:
+    model = ScriptedModel(scores=lambda prompt, answer: 2.0 if answer == "Yes" else 0.0)
+    scores = model.score([ask("?")], ("Yes", "No", "Maybe"))
+    assert np.exp(scores).sum() == pytest.approx(1)
+    assert scores[0, 0] - scores[0, 1] == pytest.approx(2)
+
+
+def test_as_a_backend_it_prefers_candidates_that_share_words_with_recent_items() -> None:
+    model = open_model(SETTINGS)
+    titles = ("Blue Steel Rivets", "Garden Hose Reel", "Steel Rivets Red")
+    first, *candidates = (Item(str(n), (("title", name),)) for n, name in enumerate(titles))
+    past = UserHistory("u", (Interaction(first, 0.0),))
+    writer = PromptWriter(
+        PromptSettings(domain="products"), model.count_tokens, model.context_tokens
+    )
+    prompts = writer.rank(Query("q", past, tuple(candidates)))
+    scores = model.score(prompts, writer.answers)
+    assert scores[1, 0] - scores[1, 1] > scores[0, 0] - scores[0, 1]
+    assert model.identity == open_model(SETTINGS).identity
+
+
+def test_as_a_backend_it_summarizes_different_items_differently() -> None:
+    model = open_model(SETTINGS)
+    writer = PromptWriter(
+        PromptSettings(style="worked"), model.count_tokens, model.context_tokens, 96
+    )
+    prompts = [writer.write([Item("1", (("title", name),))]) for name in ("Tea", "Milk jug")]
+    texts = [writer.finish(prompts[n], text) for n, text in model.generate(prompts, Sampling())]
+    assert texts == ["The user likes Tea.", "The user likes Milk jug."]
+
+
+def test_it_refuses_what_a_model_would() -> None:
+    model = ScriptedModel(context_tokens=20)
+    with pytest.raises(PromptError, match="exceeds"):
+        list(model.generate([ask("word " * 30)], Sampling()))
+    with pytest.raises(PromptError, match="exceeds"):
+        model.score([ask("word " * 16)], ("Yes", "No"))
+    with pytest.raises(ConfigError, match="adapter"):
+        open_model(SETTINGS, adapter=Path("a"))
+
+
+class Wrong(ScriptedModel):
+    """A model with one fault."""
+
+    fault = ""
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        return 1 if self.fault == "counts" else super().count_tokens(prompt)
+
+    def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
+        if self.fault == "eager":
+            prompts = [prompt for prompt in prompts if prompt is not None]
+        for index, text in super().generate(prompts, sampling):
+            if self.fault == "lost" and index == 3:
+                continue
+            yield index, f"{text} {index}" if self.fault == "company" else text
+            if self.fault == "twice":
+                yield index, text
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
+        if self.fault == "same answers" and len(set(answers)) < len(answers):
+            return np.zeros((len(prompts), len(answers))) - 1
+        scores = super().score(prompts, answers)
+        if self.fault == "logits":
+            return scores + 3
+        if self.fault == "padding":
+            return scores - len(prompts) * 0.01
+        return scores.astype(np.float32) if self.fault == "float32" else scores
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("counts", "count tokens"),
+        ("eager", "without finishing"),
+        ("lost", "once|unfinished|without"),
+        ("company", "company"),
+        ("twice", "once"),
+    ],
+)
+def test_the_check_finds_a_language_model_with(fault: str, words: str) -> None:
+    model = Wrong()
+    model.fault = fault
+    with pytest.raises(AssertionError, match=words):
+        check_language_model(model)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("same answers", "told apart"),
+        ("logits", "above zero"),
+        ("padding", "company"),
+        ("float32", "float32"),
+    ],
+)
+def test_the_check_finds_a_scoring_model_with(fault: str, words: str) -> None:
+    model = Wrong()
+    model.fault = fault
+    with pytest.raises(AssertionError, match=words):
+        check_scoring_model(model)

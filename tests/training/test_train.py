@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import random
 import subprocess
 import sys
@@ -8,17 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from train_toy import QUICK, ToyWriter, metrics, recall, toy_case, toy_cases, toy_train
 
 from trsr.errors import ConfigError, DataError, ModelError, PromptError
 from trsr.models import ModelSettings, ScoringModel, open_model
+from trsr.models.token_tree.tokens import distinct_tokens
 from trsr.progress import Silent
 from trsr.prompts import PromptSettings, PromptWriter
-from trsr.training import train
+from trsr.training import chance_loss, hardly_converged, late_loss, train
+from trsr.training.encode import EncodedCase
 from trsr.training.settings import TrainSettings
+from trsr.training.step import Schedule, batches
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -250,3 +258,151 @@ def test_importing_the_room_loads_no_heavy_library():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+# --- Micro-batches count shared prefixes once
+
+
+ALIKE = 10, 20, 30, 6  # tokens of the instruction, the summary, an item, a candidate's section
+
+
+def by_hand(items: int, user: int = 0) -> EncodedCase:
+    """One target after so many items: two candidates, an answer of one token each."""
+    instruction, summary, item, candidate = ALIKE
+    begin = 20 + 130 * user
+    prefix = (*range(10, 10 + instruction), *range(begin, begin + summary + item * items))
+    prompts = [prefix + (280 + place,) * candidate for place in (2 * items, 2 * items + 1)]
+    return EncodedCase.of(f"{user}/{items}", prompts, [((7,), (8,))] * 2, [True, False])
+
+
+def test_shared_prefixes_count_once() -> None:
+    cases = [by_hand(items) for items in range(3)]
+    # two sequences a target: 10 + 20 + 30 an item before it + 6 + 1
+    assert sum(case.tokens for case in cases) == 2 * (37 + 67 + 97)
+    assert [case.distinct_tokens for case in cases] == [30 + 14, 60 + 14, 90 + 14]
+    (batch,) = batches(cases, 10_000, alone=False)
+    assert batch.tokens == 90 + 3 * 14
+    (apart,) = batches(cases, 10_000, alone=True)
+    assert apart.tokens == 402
+    # another user shares the instruction's ten tokens only
+    (both,) = batches([*cases, by_hand(1, user=1)], 10_000, alone=False)
+    assert both.tokens == 132 + 74 - 10
+
+
+texts = st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple)
+
+
+@given(
+    st.lists(st.lists(texts, min_size=1, max_size=3), min_size=1, max_size=8),
+    st.integers(1, 40),
+    st.booleans(),
+)
+def test_batches_keep_the_order_fit_and_count_right(
+    drawn: list[Any], most: int, alone: bool
+) -> None:
+    cases = [
+        EncodedCase.of(str(n), prompts, [((3,), (4,))] * len(prompts), [True] * len(prompts))
+        for n, prompts in enumerate(drawn)
+    ]
+    found = list(batches(cases, most, alone=alone))
+    assert [case for batch in found for case in batch.cases] == cases
+    for batch in found:
+        every = [text for case in batch.cases for text in case.texts]
+        assert batch.tokens == (sum(map(len, every)) if alone else distinct_tokens(every))
+        assert batch.tokens <= most or len(batch.cases) == 1
+
+
+@given(
+    cases=st.integers(1, 50),
+    per_step=st.integers(1, 8),
+    epochs=st.integers(1, 3),
+    seed=st.integers(0, 5),
+)
+def test_every_epoch_takes_every_case_once(cases: int, per_step: int, epochs: int, seed: int):
+    settings = TrainSettings(epochs=epochs, cases_per_step=per_step)
+    schedule = Schedule(cases, settings, seed)
+    taken: dict[int, list[int]] = {}
+    for step in range(1, schedule.steps + 1):
+        part = schedule.cases(step)
+        assert 1 <= len(part) <= per_step
+        taken.setdefault(schedule.epoch(step), []).extend(part)
+    assert list(taken) == list(range(epochs))
+    assert all(sorted(part) == list(range(cases)) for part in taken.values())
+
+
+def test_the_order_follows_the_seed_and_the_epoch_and_not_the_way_there():
+    settings = TrainSettings(epochs=2, cases_per_step=3)
+    forward, backward = Schedule(20, settings, 1), Schedule(20, settings, 1)
+    steps = range(1, forward.steps + 1)
+    there = {step: forward.cases(step) for step in steps}
+    assert there == {step: backward.cases(step) for step in reversed(steps)}
+    first = [case for step in range(1, 8) for case in there[step]]
+    second = [case for step in range(8, 15) for case in there[step]]
+    assert first != second
+    assert there[1] != Schedule(20, settings, 2).cases(1)
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_just_above_zero():
+    settings = TrainSettings(epochs=1, cases_per_step=1, learning_rate=1e-3, warmup_steps=4)
+    schedule = Schedule(12, settings, 0)
+    rates = [schedule.rate(step) for step in range(1, 13)]
+    assert rates[:4] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3])
+    falls = [later - earlier for earlier, later in itertools.pairwise(rates[3:])]
+    assert falls == pytest.approx([-1e-3 / 9] * 8)
+    assert rates[-1] == pytest.approx(1e-3 / 9)
+
+
+def test_a_warm_up_longer_than_the_run_never_reaches_the_peak():
+    schedule = Schedule(2, TrainSettings(cases_per_step=1, warmup_steps=10), 0)
+    assert [schedule.rate(1), schedule.rate(2)] == pytest.approx([1e-5, 2e-5])
+
+
+# --- The chance loss, and whether a training got below it
+
+
+SIZES = st.lists(
+    st.integers(2, 30).flatmap(lambda size: st.tuples(st.just(size), st.integers(1, size - 1))),
+    min_size=1,
+    max_size=20,
+)
+
+
+@given(SIZES)
+def test_no_model_that_says_the_same_of_all_has_less(cases: list[tuple[int, int]]) -> None:
+    answer = chance_loss("answer", cases)
+    assert answer is not None
+    chances = np.linspace(0.001, 0.999, 999)
+    shares = [relevant / size for size, relevant in cases]
+    found = np.mean([-(s * np.log(chances) + (1 - s) * np.log(1 - chances)) for s in shares], 0)
+    assert answer <= found.min() + 1e-9
+    assert found.min() - answer < 1e-3
+
+
+@given(SIZES)
+def test_equal_scores_give_the_lists_loss(cases: list[tuple[int, int]]) -> None:
+    equal = [-np.log(np.full(size, 1 / size))[:relevant].mean() for size, relevant in cases]
+    assert chance_loss("listwise", cases) == pytest.approx(np.mean(equal))
+
+
+def test_known_chance_losses() -> None:
+    assert chance_loss("listwise", [(5, 1)]) == pytest.approx(math.log(5))
+    assert chance_loss("answer", [(5, 1)]) == pytest.approx(0.5004, abs=1e-4)
+    assert chance_loss("answer", [(3, 3)]) == 0
+    assert chance_loss("text", [(5, 1)]) is None
+    assert chance_loss("listwise", []) is None
+
+
+def test_late_steps_are_the_last_fifth_where_there_are_enough() -> None:
+    assert late_loss([2.0] * 24) is None
+    assert late_loss([2.0] * 20 + [1.0] * 5) == 1.0
+    assert late_loss([2.0] * 60 + [1.0] * 15) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("late", "chance", "expected"),
+    [(1.54, 1.61, True), (1.33, 1.61, False), (None, 1.61, False), (1.6, None, False)],
+)
+def test_only_a_late_loss_near_chance_means_hardly_converged(
+    late: float | None, chance: float | None, expected: bool
+) -> None:
+    assert hardly_converged(late, chance) is expected

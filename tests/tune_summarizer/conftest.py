@@ -110,3 +110,4 @@ def gold_judge(monkeypatch):
         return model, ranking_writer(config, model)
 
     monkeypatch.setattr("trsr.experiments.tune_summarizer.tuning.open_ranking_model", rank)
+    monkeypatch.setattr("trsr.experiments.tune_summarizer.tuning.TEMPERATURE", 0.6)

@@ -41,10 +41,6 @@ class Options(Protocol):
     def fan_in(self) -> int:
         """How many summaries are merged at once."""
 
-    @property
-    def keywords(self) -> int:
-        """How many keywords make a summary without a model."""
-
 
 class Strategy(Protocol):
     """Decides which prompts summarize one user; made once, with a writer and options.

@@ -15,7 +15,6 @@ _MOST_ROUNDS = 1000
 @dataclass(frozen=True, slots=True)
 class _Settings:
     fan_in: int
-    keywords: int = 100
 
 
 class PlainWriter:
@@ -34,8 +33,8 @@ class PlainWriter:
         return self._say("merge", *(f"[{summary}]" for summary in summaries))
 
     def keywords(self, items: Sequence[Item], most: int) -> str:
-        """The ids of the first items."""
-        return " ".join(item.id for item in items[:most])
+        """The ids of the items."""
+        return " ".join(item.id for item in items)
 
     def _say(self, *words: str) -> Prompt:
         return Prompt((Message("user", " ".join(words)),))
