@@ -20,8 +20,7 @@ from benchmarks.options import (
     add_options,
     read_options,
 )
-from benchmarks.records import Result
-from benchmarks.show import HEADER, rows
+from benchmarks.records import HEADER, Result, rows
 from trsr.bars import err
 from trsr.cli.terminal import Bar, complain, out, table
 from trsr.errors import TrsrError

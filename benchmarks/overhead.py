@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clock import Clock, watching
 from benchmarks.options import OverheadOptions
 from benchmarks.records import Place, Record, Result, Work, record, speed_ratio
-from benchmarks.timing import MemoryWatch, Timing
+from benchmarks.timing import Clock, MemoryWatch, Timing, watching
 from trsr.config import Config
 from trsr.models.settings import ModelSettings
 from trsr.pipeline import Outcome, run_prepare, run_rank, run_summarize, run_train

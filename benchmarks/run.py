@@ -41,7 +41,7 @@ def source(options: DataOptions) -> Source:
     Raises:
         ConfigError: If they name none, or its settings are wrong.
     """
-    from benchmarks.queries import config_for
+    from benchmarks.score import config_for
 
     if options.config is None:
         raise ConfigError("name a configuration: a TOML file, a recipe or a run directory")
@@ -55,7 +55,7 @@ def scored_source(options: ScoreOptions) -> Source | None:
         ConfigError: If the settings are wrong, or only one of two files is given.
         DataError: If the files cannot be read.
     """
-    from benchmarks.queries import config_of_files
+    from benchmarks.score import config_of_files
 
     interactions, items = options.interactions, options.items
     if (interactions is None) != (items is None):
@@ -103,8 +103,7 @@ def score(options: ScoreOptions, progress: Progress) -> list[Result]:
     Raises:
         TrsrError: If the model or the data cannot be used.
     """
-    from benchmarks.queries import judged
-    from benchmarks.score import bench_score, open_local, synthetic
+    from benchmarks.score import bench_score, judged, open_local, synthetic
 
     named = scored_source(options)
     opened = open_local(model_settings(named, options))

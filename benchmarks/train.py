@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks.engines import padded_states, shared_prefixes
 from benchmarks.options import TrainOptions
 from benchmarks.peak import Cost
 from benchmarks.records import Place, Result, Work, record, speed_ratio
 from benchmarks.score import place_of
 from benchmarks.timing import Variant, interleave
-from benchmarks.tokens import padded_states, shared_prefixes
 from trsr.errors import ConfigError
 from trsr.models.hf.model import TransformersModel
 from trsr.models.token_tree.kv_cache import decoder_of, run

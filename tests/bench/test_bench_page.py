@@ -8,8 +8,7 @@ import pytest
 
 from benchmarks.options import AllOptions
 from benchmarks.page import MARK, check_page, made, notes_of, page, tables_of, write_page
-from benchmarks.records import Record, Result
-from benchmarks.show import HEADER, rows
+from benchmarks.records import HEADER, Record, Result, rows
 from benchmarks.suite import run_all
 from trsr.errors import ConfigError
 from trsr.progress import Silent

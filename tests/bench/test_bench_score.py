@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.engines import open_pairwise, open_tree
+from benchmarks.engines import open_pairwise, open_tree, padded_states, shared_prefixes
 from benchmarks.options import ScoreOptions, TrainOptions
 from benchmarks.peak import Cost, matmul_peak
 from benchmarks.records import KEYS, Place, Result, Work, record, speed_ratio
 from benchmarks.score import agreement, bench_score, rank_correlation, synthetic
 from benchmarks.timing import MemoryWatch, Timing, Variant, interleave
-from benchmarks.tokens import padded_states, shared_prefixes
 from benchmarks.train import (
     LOSSES,
     bench_train,

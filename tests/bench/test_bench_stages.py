@@ -9,17 +9,14 @@ from types import SimpleNamespace
 import pytest
 from pipeline_data import write_data
 
-from benchmarks import clock as bench_clock
-from benchmarks.clock import Clock, clocked, watching
-from benchmarks.events import write_events
+from benchmarks import timing as bench_clock
 from benchmarks.options import OverheadOptions, PrepareOptions, ScoreOptions, SummarizeOptions
 from benchmarks.overhead import bench_overhead
-from benchmarks.plain import PlainGenerate
-from benchmarks.prepare import bench_prepare
-from benchmarks.queries import config_for, config_of_files, judged, prepared
+from benchmarks.prepare import bench_prepare, write_events
 from benchmarks.records import Place
-from benchmarks.score import bench_score
-from benchmarks.summarize import bench_summarize
+from benchmarks.score import bench_score, config_for, config_of_files, judged, prepared
+from benchmarks.summarize import PlainGenerate, bench_summarize
+from benchmarks.timing import Clock, clocked, watching
 from trsr.config import load_config
 from trsr.errors import DataError
 from trsr.models.base import Sampling

@@ -12,7 +12,7 @@ import pytest
 from pipeline_data import SCRIPTED, configured, write_data
 from polars.testing import assert_frame_equal
 
-from benchmarks.queries import config_for
+from benchmarks.score import config_for
 from trsr.config import load_config
 from trsr.errors import StaleRunError, StoreError
 from trsr.experiments.compare import compare

@@ -55,18 +55,8 @@ def all_prompts(domain: str, style: str) -> str:
     return "\n".join([*parts, f"======== answers\n{writer.answers[0]} / {writer.answers[1]}\n"])
 
 
-@pytest.mark.parametrize("style", ["instruct", "worked", "profile"])
-@pytest.mark.parametrize("domain", sorted(ITEMS))
-def test_every_prompt_reads_as_its_golden_file(
-    domain: str, style: str, golden: Callable[[str, str], None]
-) -> None:
-    golden(f"{domain}-{style}.txt", all_prompts(domain, style))
-
-
-@pytest.mark.parametrize("domain", sorted(ITEMS))
-def test_the_judge_of_a_run_without_summaries_reads_as_its_golden_file(
-    domain: str, golden: Callable[[str, str], None]
-) -> None:
+def ranking_prompts(domain: str) -> str:
+    """Those of a run without summaries."""
     settings = PromptSettings(domain=domain)
     writer = PromptWriter(settings, lambda prompt: 100, 1000, 100, summarized=False)
     first, second, candidate = ITEMS[domain]
@@ -78,7 +68,17 @@ def test_the_judge_of_a_run_without_summaries_reads_as_its_golden_file(
     parts = [
         f"======== {name}\n{shown(writer.rank(query)[0])}\n" for name, query in queries.items()
     ]
-    golden(f"{domain}-plain.txt", "\n".join(parts))
+    return "\n".join(parts)
+
+
+@pytest.mark.parametrize("domain", sorted(ITEMS))
+def test_every_prompt_reads_as_its_golden_file(
+    domain: str, golden: Callable[[str, str], None]
+) -> None:
+    texts = {"plain": ranking_prompts(domain)}
+    texts |= {style: all_prompts(domain, style) for style in ("instruct", "worked", "profile")}
+    every = [f"################ {style}\n{text}\n" for style, text in texts.items()]
+    golden(f"{domain}.txt", "".join(every))
 
 
 def test_every_domain_that_comes_with_trsr_has_golden_files() -> None:
