@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable
+from typing import Any, Literal, Self
 
 import numpy as np
+from pydantic import Field
 
 from trsr.rankers.base import FitData, FitOptions, Ranker, Resources
 from trsr.rankers.baselines.bm25 import EXTRAS, TextIndex, of_terms
 from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
 from trsr.rankers.item_text import DIGITS, TextEmbedder, distinct, item_text, text_vectors, unit
-from trsr.rankers.settings import Traits
+from trsr.rankers.settings import RankerConfig, Traits
 from trsr.rankers.tuning import tune
 from trsr.settings import Settings
 
 EMBEDDINGS = (("sentence_transformers", "embeddings"),)
+
+
+Profile = Literal["mean", "last", "decayed", "max3"]
+DECAYS = (0.8, 0.5, 0.3, 0.9)
+"""Weights of an item against the one after it to try, for the profile `decayed`."""
+
+
+class TextKnnConfig(RankerConfig):
+    """Likeness of item texts by their embeddings."""
+
+    profile: tuple[Profile, ...] = Field(
+        ("decayed", "mean", "last", "max3"),
+        min_length=1,
+        description="candidates for what a candidate is compared with: the mean of the history's "
+        "embeddings, the last item's, their decayed mean, or each one (mean of the three nearest)",
+    )
 
 
 class TextVectorRanker(Ranker):
@@ -97,17 +114,19 @@ class TextKnnRanker(TextVectorRanker):
     """
 
     traits = Traits(tuned=True, reads_text=True, embeds_text=True, extras=EMBEDDINGS)
-    tried: ClassVar[Sequence[Mapping[str, Any]]] = (
-        *({"profile": "decayed", "decay": decay} for decay in (0.8, 0.5, 0.3, 0.9)),
-        *({"profile": profile} for profile in ("mean", "last", "max3")),
-    )
+    config: TextKnnConfig
     profile_: str
     decay_: float
 
     def fit(self, data: FitData, options: FitOptions) -> None:
         """Embeds the catalog's texts; the profile is tuned on the validation cases."""
         super().fit(data, options)
-        tune(self, data, options, self.tried, self.with_profile)
+        settings: list[dict[str, Any]] = []
+        for profile in self.config.profile:
+            decays = DECAYS if profile == "decayed" else ()
+            settings += [{"profile": profile, "decay": decay} for decay in decays]
+            settings += [] if decays else [{"profile": profile}]
+        tune(self, data, options, settings, self.with_profile)
 
     def with_profile(self, profile: str, decay: float = 1.0) -> Self:
         """The same with another profile."""
