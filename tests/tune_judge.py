@@ -31,7 +31,9 @@ def teach_both_ways(config, folder):
         for case in dataset.cases(split)
     ]
     train_on_texts(
-        [TextExample("q", prompt, text) for prompt in prompts for text in (LIKED, OTHER)],
+        lambda opened: [
+            TextExample("q", prompt, text) for prompt in prompts for text in (LIKED, OTHER)
+        ],
         model=config.model,
         settings=TrainSettings(
             epochs=8,

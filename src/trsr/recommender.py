@@ -25,7 +25,7 @@ from trsr.explanation import Explanation, page_writer, summary_trace, title
 from trsr.models import LanguageModel, ModelSettings, ScoringModel, open_model
 from trsr.models.cached import CachedScoringModel, cached
 from trsr.progress import Progress, Silent
-from trsr.prompts import PromptWriter
+from trsr.prompts import PromptWriter, TitleWriter
 from trsr.rankers import (
     QueryBatch,
     Ranker,
@@ -113,10 +113,28 @@ def need_eyes(model: Any, settings: ModelSettings, otherwise: str) -> None:
         )
 
 
+def open_title_model(
+    config: Config, adapter: Path | None, *, keep: bool = True
+) -> tuple[Any, TitleWriter]:
+    """The model that writes titles, and its prompt; tuned where an adapter is given.
+
+    Args:
+        config: All settings.
+        adapter: What the stage `train_title` made.
+        keep: Whether answers are kept in the response cache.
+    """
+    model = open_model(config.model, adapter)
+    if keep:
+        model = cached(model, ResponseCache(config.run.cache))
+    own = config.prompts, config.train_title.history
+    return model, TitleWriter(*own, model.count_tokens, model.context_tokens)
+
+
 def rank_resources(
     config: Config,
     dataset: Dataset,
     open_ranking_model: Callable[[bool], tuple[ScoringModel, PromptWriter]],
+    open_titles: Callable[[], tuple[LanguageModel, TitleWriter]],
     ranker: Callable[[str], Ranker],
     progress: Progress | None = None,
 ) -> Resources:
@@ -126,16 +144,21 @@ def rank_resources(
         config: The run's settings.
         dataset: Its data.
         open_ranking_model: Opens the language model; the argument asks for the trained one.
+        open_titles: Opens the model that writes titles, and its prompt.
         ranker: Gives a fitted ranker by its name.
         progress: Shows long preparations.
     """
-    return Resources(dataset.catalog, config.rank, open_ranking_model, ranker, progress or Silent())
+    return Resources(
+        dataset.catalog, config.rank, open_ranking_model, ranker, progress or Silent(), open_titles
+    )
 
 
 RANKERS = "rankers"
 """In a run directory: a folder for each fitted ranker."""
 ITEMS = "items.parquet"
 """The catalog's file."""
+TITLE_ADAPTER = "adapter_title"
+"""In a run directory: the adapter that the stage `train_title` made."""
 KEY = "key.json"
 """In a fitted ranker's folder: all that it depends on."""
 
@@ -157,6 +180,9 @@ class Recommender:
         name: The ranker's name.
         kind: Whose tables `recommend` gives: polars, pandas or arrow.
     """
+
+    keeps = True
+    """Whether what a model is asked goes into the response cache."""
 
     def __init__(
         self,
@@ -361,7 +387,7 @@ class Recommender:
             pl.col("item").replace_strict(titles, return_dtype=pl.String).alias("title"),
             *names,
         )
-        asks = self.config.rank.those("uses_llm", names)
+        asks = self.config.rank.those("pointwise", names)
         return Explanation(
             history,
             summary_trace(self.config, page_writer(self.config), history, query.summary),
@@ -414,6 +440,8 @@ class Recommender:
                 files.copy(self._folder / name, folder / RANKERS / name)
         if self._adapter and config.rank.those("needs_training", names):
             files.copy(self._adapter, folder / "adapter")
+        if config.rank.those("writes_titles", names) and files.is_folder(run / TITLE_ADAPTER):
+            files.copy(run / TITLE_ADAPTER, folder / TITLE_ADAPTER)
         if config.prompts.domain.endswith(".toml"):
             domain = Path(config.prompts.domain)
             files.copy(domain, folder / domain.name)
@@ -490,7 +518,7 @@ class Recommender:
             return self._loaded[name]
 
     def _load(self, name: str) -> Ranker:
-        resources = rank_resources(self.config, self.dataset, self._rank, self.fitted)
+        resources = rank_resources(self.config, self.dataset, self._rank, self._titles, self.fitted)
         ranker = make_ranker(name, resources)
         if not ranker.learns():
             return ranker
@@ -526,6 +554,15 @@ class Recommender:
 
     def _open(self, tuned: bool) -> tuple[ScoringModel, PromptWriter]:
         return open_ranking_model(self.config, self._adapter if tuned else None)
+
+    @functools.cached_property
+    def _title_model(self) -> tuple[LanguageModel, TitleWriter]:
+        adapter = self.dataset.folder / TITLE_ADAPTER if self.config.titled else None
+        return open_title_model(self.config, adapter, keep=self.keeps)
+
+    def _titles(self) -> tuple[LanguageModel, TitleWriter]:
+        with self._lock:
+            return self._title_model
 
 
 def load(folder: Path | str, ranker: str = "") -> Recommender:

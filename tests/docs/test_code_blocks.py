@@ -29,6 +29,7 @@ from trsr.cli.app import app
 from trsr.config import Config, check_config, load_config
 from trsr.config.start import first_settings
 from trsr.experiments.sweep.plan import read_plan
+from trsr.rankers.settings import RANKERS, ranker_class
 from trsr.summarize.settings import STRATEGIES
 
 ROOT = Path(__file__).parents[2]
@@ -245,11 +246,18 @@ def inline(pattern: str) -> set[tuple[str, str]]:
 
 
 def test_settings_in_the_text_exist():
-    tables = "run|data|columns|prompts|model|summarize|train|rank|evaluate|tune_summarizer"
+    tables = (
+        "run|data|columns|prompts|model|summarize|train|rank|evaluate|train_title|tune_summarizer"
+    )
     found = inline(rf"(?:{tables})\.[a-z_0-9.]+")
     assert len({key for _, key in found}) > 20
     known = setting_names(Config, "")
     known |= {name.removeprefix("data.") for name in known if name.startswith("data.columns.")}
+    known |= {
+        f"rank.{name}.{key}"
+        for name in RANKERS.names()
+        for key in ranker_class(name).config_class().model_fields
+    }
     assert {(page, key) for page, key in found if key not in known} == set()
     strategies = inline(r'summarize\.strategy ?= ?"?\w+"?')
     assert {re.findall(r"\w+", text)[-1] for _, text in strategies} <= set(STRATEGIES.names())
@@ -270,7 +278,7 @@ def test_files_in_the_text_exist():
     roots = (ROOT, ROOT / "src" / "trsr", ROOT / "docs")
     found = inline(r"[a-z_]+/[a-z_/]*(?:[a-z_0-9]+\.(?:py|toml|md|parquet))?")
     found = {
-        (page, path) for page, path in found if not path.startswith(("adapter/", "runs/", "build/"))
+        (page, path) for page, path in found if not path.startswith(("adapter", "runs/", "build/"))
     }
     assert len(found) > 10
     assert {one for one in found if not any((root / one[1]).exists() for root in roots)} == set()

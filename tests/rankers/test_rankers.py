@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import polars as pl
 import pytest
-from fitting import fitted
+from fitting import ScoringAuthor, fitted, titles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,7 +88,10 @@ VALID = [Case(query(f"v{n}", n, n + 1, n + 2), frozenset({f"i{n}"})) for n in ra
 
 @functools.cache
 def made(name: str, seed: int = 0) -> Ranker:
-    return fitted(name, CATALOG, INTERACTIONS, QUICK, valid=VALID, model=rank, seed=seed)
+    author = titles(ScoringAuthor(f"film {1990 + n % 4}" for n in range(10)))
+    return fitted(
+        name, CATALOG, INTERACTIONS, QUICK, valid=VALID, model=rank, titles=author, seed=seed
+    )
 
 
 @pytest.mark.parametrize("name", RANKERS.names())

@@ -51,7 +51,7 @@ def taught(model: Path, folder: Path, found: list[TextExample], **more: Any) -> 
     }
     own |= {"rank": 16, "alpha": 32, "targets": ("q_proj", "v_proj", "up_proj", "down_proj")}
     return train_on_texts(
-        found,
+        lambda opened: found,
         model=settings_of(model),
         settings=TrainSettings(**{**own, **more}),
         seed=1,

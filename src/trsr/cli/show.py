@@ -107,9 +107,9 @@ class _Prompts:
     def lines(self, query: Query) -> Iterator[str]:
         """The first prompt about a query, as it is written for the rankers that ask a model."""
         rank = self.config.rank
-        asking = rank.those("uses_llm")
+        asking = rank.those("pointwise")
         if not asking:
-            yield "no ranker of this run uses a language model, so there is no prompt"
+            yield "no ranker asks a language model about candidates, so there is no prompt"
             yield ""
             return
         chosen = self.proposed.get(query.id)

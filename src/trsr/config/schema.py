@@ -17,7 +17,7 @@ from trsr.prompts.settings import PromptSettings
 from trsr.rankers.settings import RankSettings
 from trsr.settings import Settings
 from trsr.summarize.settings import DescribeSettings, SummarizeSettings
-from trsr.training.settings import TrainSettings, TuneSummarizerSettings
+from trsr.training.settings import TrainSettings, TrainTitleSettings, TuneSummarizerSettings
 
 
 class RunSettings(Settings):
@@ -51,6 +51,9 @@ class Config(Settings):
     train: TrainSettings = Field(TrainSettings(), description="LoRA fine-tuning")
     rank: RankSettings = Field(RankSettings(), description="which rankers order the candidates")
     evaluate: EvaluateSettings = Field(EvaluateSettings(), description="which metrics")
+    train_title: TrainTitleSettings = Field(
+        TrainTitleSettings(), description="fine-tuning of the model that writes titles"
+    )
     tune_summarizer: TuneSummarizerSettings = Field(
         TuneSummarizerSettings(), description="fine-tuning of the summarizing model"
     )
@@ -79,6 +82,12 @@ class Config(Settings):
     def trained(self) -> bool:
         """Whether a model is trained: some ranker needs it."""
         return self.train.epochs > 0 and bool(self.rank.those("needs_training"))
+
+    @property
+    def titled(self) -> bool:
+        """Whether a model is trained to write titles: some ranker, or the retriever, needs it."""
+        asked = self.rank.with_members(*self.rank.rankers, self.rank.retriever)
+        return self.train_title.epochs > 0 and bool(self.rank.those("writes_titles", asked))
 
     @property
     def data_seed(self) -> int:

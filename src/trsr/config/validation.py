@@ -63,23 +63,19 @@ def conflicts(config: Config) -> Iterator[str]:
             f"rank.rankers: {name} needs the trained model, but train.epochs is 0; use "
             "llm_zero_shot"
         )
-    first = config.rank.only(config.rank.retriever)
-    if first.those("uses_llm"):
+    if config.rank.orders(config.rank.retriever):
         yield (
             "rank.retriever: name a ranker without a language model, itself or blended, such as "
-            "popular"
+            "popular, or title_search"
         )
+    yield from _few_beams(config)
     if config.data.candidates == "full":
         cuts = (text.partition("@")[2] for text in config.evaluate.metrics)
         deepest = max((int(cut) for cut in cuts if cut.isdigit()), default=0)
         if deepest > config.rank.depth:
             yield f"rank.depth: lists of {config.rank.depth} places cannot tell a metric @{deepest}"
     yield from _repeated(config)
-    if config.model.backend == "openai" and config.rank.those("uses_llm"):
-        yield (
-            "model.backend: openai gives no log-probabilities of answers, so it cannot rank; set "
-            "it in [summarize.model] and a local backend in [model]"
-        )
+    yield from _scoreless(config)
     yield from _no_images(config)
     yield from _unwritten_summaries(config)
     yield from _no_lists(config)
@@ -105,6 +101,35 @@ def _no_images(config: Config) -> Iterator[str]:
         yield (
             "prompts.candidate_image: the backend openvino takes text alone; use transformers, or "
             "set candidate_image to false"
+        )
+
+
+def _scoreless(config: Config) -> Iterator[str]:
+    """Rankers that an endpoint cannot serve."""
+    if config.model.backend != "openai":
+        return
+    used = config.rank.with_members(*config.rank.used, config.rank.retriever)
+    asking = config.rank.those("uses_llm", used)
+    if any(config.rank.traits(name).reads_scores for name in asking):
+        yield (
+            "model.backend: openai gives no log-probabilities of answers, so it cannot rank; set "
+            "it in [summarize.model] and a local backend in [model]"
+        )
+    elif config.titled:
+        yield (
+            "train_title.epochs: openai cannot be trained here; set it to 0, and name in "
+            "model.name a model that was tuned elsewhere, if there is one"
+        )
+
+
+def _few_beams(config: Config) -> Iterator[str]:
+    """A search that proposes, and finds fewer titles than proposals are asked for."""
+    asked = config.rank.retrieve_k
+    beams = config.rank.table("title_search").model_dump()["beams"]
+    if config.rank.retriever == "title_search" and beams < asked:
+        yield (
+            f"rank.retrieve_k: {asked} proposals are asked for, and title_search finds {beams} "
+            "titles; raise rank.title_search.beams, or lower retrieve_k"
         )
 
 
@@ -178,6 +203,13 @@ def _stages_wanted(config: Config) -> Iterator[str]:
         yield (
             f"summarize.strategy: the method {config.method} writes no summaries; leave it out, or "
             f"set method = {DEFAULT!r}"
+        )
+    if "train_title" not in stages and config.titled:
+        asked = config.rank.with_members(*config.rank.used, config.rank.retriever)
+        yield (
+            f"rank.rankers: the method {config.method} trains no model to write titles; leave out "
+            f"{', '.join(config.rank.those('writes_titles', asked))}, set train_title.epochs = 0, "
+            "or set method = 'llm_seq_prompt'"
         )
     if "train" not in stages and config.trained:
         yield (

@@ -23,6 +23,7 @@ METHODS = PluginTable(
         "llm_seq_sim": "trsr.methods.llm_seq_sim:METHOD",
         "llm2bert4rec": "trsr.methods.llm2bert4rec:METHOD",
         "mllm_msr": "trsr.methods.mllm_msr:METHOD",
+        "llm_seq_prompt": "trsr.methods.llm_seq_prompt:METHOD",
     },
 )
 """Each part is a `Method`."""

@@ -130,6 +130,9 @@ class ModelWrapper:
         return self.inner.count_tokens(prompt)
 
 
+Table = npt.NDArray[np.float64]
+
+
 @runtime_checkable
 class ScoringModel(LanguageModel, Protocol):
     """A model that also gives the probability of an answer: only these can rank."""
@@ -144,4 +147,43 @@ class ScoringModel(LanguageModel, Protocol):
         Raises:
             ModelError: If two answers have the same tokens after a prompt.
             PromptError: If a prompt with an answer exceeds the context.
+        """
+
+
+@runtime_checkable
+class TextScoringModel(ScoringModel, Protocol):
+    """A model that also says how likely it is to write a text and to end there."""
+
+    def score_texts(self, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> list[Table]:
+        """How likely each text is as the whole answer to its prompt.
+
+        Args:
+            prompts: What is asked.
+            texts: The texts after each prompt, none empty.
+
+        Returns:
+            One table a prompt, shape (texts, 2): the log-probability of the text and its end in
+            nats, and their tokens.
+
+        Raises:
+            ModelError: If a text adds no token.
+            PromptError: If a prompt with a text exceeds the context.
+        """
+
+    def search_texts(
+        self, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], beams: int
+    ) -> list[Table]:
+        """The likeliest of some texts, found by beam search in the tree of their tokens.
+
+        Args:
+            prompts: What is asked.
+            texts: The texts after each prompt; nothing else can be written.
+            beams: How many begun texts are kept at each token; no more are found.
+
+        Returns:
+            One array a prompt, shape (texts): log-probabilities as of `score_texts`; −inf for a
+            text that was not found.
+
+        Raises:
+            ModelError, PromptError: As `score_texts`.
         """

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from trsr.errors import StoreError
-from trsr.models.base import Feed, FeedReader, LanguageModel, ModelWrapper, Sampling, ScoringModel
+from trsr.models.base import (
+    Feed,
+    FeedReader,
+    LanguageModel,
+    ModelWrapper,
+    Sampling,
+    ScoringModel,
+    Table,
+    TextScoringModel,
+)
+from trsr.settings import digest
 from trsr.storage.response_cache import Cost, ResponseCache, response_key
 from trsr.types import Prompt
 
@@ -107,8 +117,93 @@ class CachedScoringModel(CachedModel):
         return np.array(rows, dtype=np.float64).reshape(len(prompts), len(answers))
 
 
+class CachedTextScoringModel(CachedScoringModel):
+    """A `TextScoringModel` with a response cache: each text's score, and each search, is kept."""
+
+    inner: TextScoringModel
+
+    def score_texts(self, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> list[Table]:
+        """As `TextScoringModel.score_texts`; asks for what is missing, and raises as it does."""
+        asked = [
+            [(prompt, {"text": text}) for text in own]
+            for prompt, own in zip(prompts, texts, strict=True)
+        ]
+
+        def compute(rows: Mapping[int, Sequence[int]]) -> Iterator[list[list[float]]]:
+            some = [[texts[row][at] for at in places] for row, places in rows.items()]
+            for table in self.inner.score_texts([prompts[row] for row in rows], some):
+                yield table.tolist()
+
+        found = self._kept(asked, compute)
+        return [np.array(own, np.float64).reshape(len(own), 2) for own in found]
+
+    def search_texts(
+        self, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], beams: int
+    ) -> list[Table]:
+        """As `TextScoringModel.search_texts`; asks for what is missing, and raises as it does."""
+        asked = [
+            [(prompt, {"search": digest(list(own)), "beams": beams})]
+            for prompt, own in zip(prompts, texts, strict=True)
+        ]
+
+        def compute(rows: Mapping[int, Sequence[int]]) -> Iterator[list[list[float]]]:
+            some = [texts[row] for row in rows]
+            for scores in self.inner.search_texts([prompts[row] for row in rows], some, beams):
+                places = np.flatnonzero(np.isfinite(scores))
+                yield [[float(one) for at in places for one in (at, scores[at])]]
+
+        found = []
+        for own, (pairs,) in zip(texts, self._kept(asked, compute), strict=True):
+            scores = np.full(len(own), -np.inf)
+            scores[np.array(pairs[::2], np.int64)] = pairs[1::2]
+            found.append(scores)
+        return found
+
+    def _kept(
+        self,
+        asked: Sequence[Sequence[tuple[Prompt, Mapping[str, object]]]],
+        compute: Callable[[Mapping[int, Sequence[int]]], Iterable[list[list[float]]]],
+    ) -> list[list[list[float]]]:
+        """The numbers that answer each question, row by row; what is not cached is computed.
+
+        Args:
+            asked: (prompt, what is asked) a row.
+            compute: Row → places in it, in order; gives a row's numbers at these places.
+        """
+        keys = [[response_key(self.identity, *one) for one in own] for own in asked]
+        every = list(dict.fromkeys(key for own in keys for key in own))
+        found = {key: _row(value, key) for key, value in self.store.get(every).items()}
+        self._found(list(found))
+        missing: dict[int, list[int]] = {}
+        new: set[str] = set()
+        for row, own in enumerate(keys):
+            for at, key in enumerate(own):
+                if key not in found and key not in new:
+                    new.add(key)
+                    missing.setdefault(row, []).append(at)
+        if missing:
+            began = time.perf_counter()
+            answers = dict(zip(missing, compute(missing), strict=True))
+            share = (time.perf_counter() - began) / len(new)
+            costs: dict[str, Cost] = {}
+            fresh: dict[str, list[float]] = {}
+            for row, places in missing.items():
+                tokens = self.count_tokens(asked[row][0][0])
+                for at, numbers in zip(places, answers[row], strict=True):
+                    fresh[keys[row][at]] = numbers
+                    costs[keys[row][at]] = Cost(share, tokens)
+            self.store.put_all(fresh, costs)
+            self.counts.tokens += sum(one.tokens for one in costs.values())
+            found |= fresh
+        self.counts.asked += len(new)
+        self.counts.hits += sum(map(len, keys)) - len(new)
+        return [[found[key] for key in own] for own in keys]
+
+
 def cached(model: LanguageModel, store: ResponseCache) -> CachedModel:
     """Puts the cache in front of a model; the result scores exactly where the model does."""
+    if isinstance(model, TextScoringModel):
+        return CachedTextScoringModel(model, store)
     if isinstance(model, ScoringModel):
         return CachedScoringModel(model, store)
     return CachedModel(model, store)

@@ -179,13 +179,12 @@ def adapter_of(run: RunDirectory) -> Path | None:
     return run / "adapter" if files.is_folder(run / "adapter") else None
 
 
-def needed_adapter(run: RunDirectory) -> Path:
-    """The trained adapter.
+def needed_adapter(run: RunDirectory, name: str = "adapter") -> Path:
+    """A trained adapter.
 
     Raises:
         StoreError: If there is none.
     """
-    found = adapter_of(run)
-    if found is None:
-        raise StoreError(f"{run.folder}: there is no adapter; give `trsr train` first")
-    return found
+    if not files.is_folder(run / name):
+        raise StoreError(f"{run.folder}: there is no {name}; give `trsr run` first")
+    return run / name

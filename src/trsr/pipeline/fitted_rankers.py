@@ -16,13 +16,14 @@ from trsr.data.images import FOLDER as IMAGES
 from trsr.data.images import TABLE
 from trsr.errors import StoreError
 from trsr.metrics import evaluate
-from trsr.models import ScoringModel
+from trsr.models import LanguageModel, ScoringModel
 from trsr.pipeline.artifacts import cases_file, summaries_file
 from trsr.progress import Progress, Silent
-from trsr.prompts import PromptWriter, load_domain
+from trsr.prompts import PromptWriter, TitleWriter, load_domain
+from trsr.prompts.titles import title_words
 from trsr.rankers import FitData, FitOptions, Ranker, make_ranker
 from trsr.rankers.settings import RANKERS, ranker_class
-from trsr.recommender import ITEMS, KEY, rank_resources
+from trsr.recommender import ITEMS, KEY, TITLE_ADAPTER, rank_resources
 from trsr.recommender import RANKERS as FOLDER
 from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory, readable
@@ -47,6 +48,15 @@ def ranking_prompt_settings(config: Config) -> dict[str, Any]:
     )
 
 
+def title_prompt_settings(config: Config) -> dict[str, Any]:
+    """What the model that writes titles is, whether it is tuned, and what is said to it."""
+    return {
+        "words": title_words(config.prompts, config.train_title.history),
+        "model": config.model.meaning(),
+        "tuned": config.titled,
+    }
+
+
 @dataclass
 class FittedRankers:
     """Gives the rankers of a run, fitted.
@@ -60,6 +70,7 @@ class FittedRankers:
         dataset: The run's data.
         work: Where fitted rankers are kept until the stage is done.
         open_ranking_model: Opens the language model; the argument asks for the trained one.
+        open_titles: Opens the model that writes titles, and its prompt.
         validation: The validation cases, with summaries where there are any.
         progress: Shows long preparations.
     """
@@ -69,6 +80,7 @@ class FittedRankers:
     dataset: Dataset
     work: Path
     open_ranking_model: Callable[[bool], tuple[ScoringModel, PromptWriter]]
+    open_titles: Callable[[], tuple[LanguageModel, TitleWriter]]
     validation: Callable[[], Iterable[Case]]
     progress: Progress = field(default_factory=Silent)
     _members: dict[str, Ranker] = field(default_factory=dict)
@@ -122,7 +134,10 @@ class FittedRankers:
             }
         if config.reads_summary(rank.used):
             read.append(summaries_file("valid"))
-        if rank.those("uses_llm"):
+        if rank.those("writes_titles"):
+            found["titles"] = title_prompt_settings(config) | {"scorer": config.model.scorer}
+            read.append(TITLE_ADAPTER)
+        if rank.those("pointwise"):
             found["model"] = ranking_prompt_settings(config) | {"scorer": config.model.scorer}
             read += [TABLE, IMAGES] if config.prompts.candidate_image else []
         if rank.those("needs_training"):
@@ -173,7 +188,12 @@ class FittedRankers:
 
     def _resources(self) -> Any:
         return rank_resources(
-            self.config, self.dataset, self.open_ranking_model, self.get, self.progress
+            self.config,
+            self.dataset,
+            self.open_ranking_model,
+            self.open_titles,
+            self.get,
+            self.progress,
         )
 
 

@@ -19,13 +19,13 @@ from trsr.errors import ConfigError, DataError, PromptError
 from trsr.machine import give_back_memory
 from trsr.metrics.report import Estimate
 from trsr.metrics.tables import number
-from trsr.models import ScoringModel
+from trsr.models import LanguageModel, ScoringModel
 from trsr.models.cached import CacheCounts
 from trsr.pipeline.artifacts import needed_adapter, ranked_splits, run_summaries, with_summaries
 from trsr.pipeline.fitted_rankers import FittedRankers
 from trsr.pipeline.runner import Job
 from trsr.progress import Progress
-from trsr.prompts import PromptCounts, PromptWriter
+from trsr.prompts import PromptCounts, PromptWriter, TitleWriter
 from trsr.rankers import (
     FitData,
     FitOptions,
@@ -41,7 +41,7 @@ from trsr.rankers import (
 )
 from trsr.rankers.baselines.item_knn import EaseRanker, check_size
 from trsr.rankers.blend import check_cases
-from trsr.recommender import open_ranking_model
+from trsr.recommender import TITLE_ADAPTER, open_ranking_model, open_title_model
 from trsr.report.costs import RankerCost
 from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory
@@ -88,11 +88,14 @@ class Retriever:
     def retrieve_k(self) -> dict[str, list[str]]:
         """Item ids by query id, best first."""
         if self._made is None:
-            size, seed = self.config.rank.retrieve_k, self.config.run.seed
+            most, seed = self.config.rank.retrieve_k, self.config.run.seed
             found: dict[str, list[str]] = {}
-            ranker = self.make(self.config.rank.retriever)
-            for batch in case_batches(self.cases, self.catalog, {}):
-                for one in ranked(batch, scored(ranker, batch), size, seed).lists():
+            name = self.config.rank.retriever
+            ranker = self.make(name)
+            asks = self.config.rank.those("uses_llm", self.config.rank.with_members(name))
+            size = ranker.batch_size if asks else 0
+            for batch in case_batches(self.cases, self.catalog, {}, size):
+                for one in ranked(batch, scored(ranker, batch), most, seed).lists():
                     found[one.query] = [entry.item for entry in one]
                 self.report(f"retriever {len(found)}/{len(self.cases)}")
             self._made = found
@@ -252,6 +255,15 @@ class RankingModelCounts:
         self._book.watch(model.counts)
         return model, writer
 
+    def titles(self) -> tuple[LanguageModel, TitleWriter]:
+        """Opens the model that writes titles."""
+        adapter = needed_adapter(self._run, TITLE_ADAPTER) if self._config.titled else None
+        model, writer = open_title_model(self._config, adapter)
+        counts = self._written.setdefault(model.identity, (writer.digest, []))[1]
+        counts.append(writer.counts)
+        self._book.watch(model.counts)
+        return model, writer
+
     def to_json(self) -> dict[str, Any]:
         """Plain values by model."""
         return {
@@ -280,6 +292,7 @@ def fitted_rankers(
         dataset,
         run.workspace("rank") / "rankers",
         opened,
+        opened.titles,
         lambda: with_summaries(dataset.cases("valid"), summaries),
         progress,
     )
@@ -338,6 +351,7 @@ def rank_candidates(job: Job) -> dict[str, Any]:
     rankers, opened = fitted_rankers(config, job.run, dataset, summaries, book, progress)
     names, rank = config.rank.rankers, config.rank
     chosen: dict[str, Any] = {}
+    notes: dict[str, Any] = {}
     unfit: dict[str, str] = {}
 
     def skipped(query: Query, error: PromptError) -> None:
@@ -353,7 +367,7 @@ def rank_candidates(job: Job) -> dict[str, Any]:
             chosen.update({name: dict(ranker.chosen)} if ranker.chosen else {})
             progress.begin(len(cases), "queries")
             uses_llm = bool(rank.those("uses_llm", rank.with_members(name)))
-            retrieve_k = first.retrieve_k() if cases.full and uses_llm else None
+            retrieve_k = first.retrieve_k() if cases.full and rank.orders(name) else None
         size = ranker.batch_size if uses_llm else 0
         batches = case_batches(cases, dataset.catalog, summaries, size, retrieve_k)
         depth = rank.depth if cases.full else None
@@ -361,6 +375,7 @@ def rank_candidates(job: Job) -> dict[str, Any]:
         for batch in book.ranking(name, made):
             yield batch
             progress.advance(len(batch), name)
+        notes.update({name: dict(ranker.notes)} if ranker.notes else {})
         del ranker, made  # its model goes before the next one comes
         give_back_memory()
 
@@ -373,5 +388,6 @@ def rank_candidates(job: Job) -> dict[str, Any]:
         raise PromptError(f"no query fits the context; the first: {next(iter(unfit.values()))}")
     info = {"queries": len(cases), "unfit": len(unfit), "rankers": list(names)}
     info |= {"models": opened.to_json(), "chosen": chosen, "costs": book.to_json()}
+    info |= {"notes": notes} if notes else {}
     info |= fit.to_json()
     return info | ({"unfit_queries": dict(islice(unfit.items(), 20))} if unfit else {})

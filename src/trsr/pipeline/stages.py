@@ -38,7 +38,7 @@ from trsr.pipeline.artifacts import (
     with_summaries,
 )
 from trsr.pipeline.describing import DESCRIBE
-from trsr.pipeline.fitted_rankers import ranking_prompt_settings
+from trsr.pipeline.fitted_rankers import ranking_prompt_settings, title_prompt_settings
 from trsr.pipeline.pages import write_pages
 from trsr.pipeline.ranking import (
     RETRIEVED,
@@ -48,10 +48,11 @@ from trsr.pipeline.ranking import (
     retriever_report,
 )
 from trsr.pipeline.runner import SOURCE, Job, Stage, fingerprint
+from trsr.pipeline.title_training import TRAIN_TITLE
 from trsr.prompts import PromptWriter, load_domain
 from trsr.rankers import PointwiseLLMRanker, rank_what_fits, read_rankings
 from trsr.rankers.settings import RankSettings
-from trsr.recommender import RANKERS, open_cached, ranking_writer, summary_writer
+from trsr.recommender import RANKERS, TITLE_ADAPTER, open_cached, ranking_writer, summary_writer
 from trsr.registry import PluginTable
 from trsr.storage import files
 from trsr.storage.run_directory import StageRecord
@@ -322,8 +323,10 @@ def _rank_settings(config: Config) -> dict[str, Any]:
             name: {"ranker": one.ranker, SOURCE: fingerprint(dict(_numbered(one.files)))}
             for name, one in config.rank.external_lists.items()
         }
-    drawn = {"train": {"seed": config.train_seed}} if apart else {}
-    if not config.rank.those("uses_llm"):
+    drawn: dict[str, Any] = {"train": {"seed": config.train_seed}} if apart else {}
+    if config.rank.those("writes_titles", (*config.rank.used, *retriever.used)):
+        drawn["titles"] = title_prompt_settings(config)
+    if not config.rank.those("pointwise"):
         return {"rank": own, "run": {"seed": config.run.seed}} | drawn
     return {"rank": own, "scorer": config.model.scorer} | ranking_prompt_settings(config) | drawn
 
@@ -379,7 +382,10 @@ def _evaluate(job: Job) -> dict[str, Any]:
     if "popular_recent" in config.rank.used and not dataset.timed:
         notes.append(Note(_UNTIMED))
     notes += [Note(f"{name}: {_EXTERNAL}", serious=True) for name in config.rank.external_lists]
-    warnings = _convergence_notes(job.run.records(), config.rank.used)
+    records = job.run.records()
+    found_by = records["rank"].info.get("notes", {}) if "rank" in records else {}
+    notes += [Note(f"{name}: {one['note']}") for name, one in found_by.items() if "note" in one]
+    warnings = _convergence_notes(records, config.rank.used)
     report = report.noted([*notes, *(Note(text, serious=True) for text in warnings)])
     needed = config.reads_summary(config.rank.used)
     summaries, fit = run_summaries(dataset, (config.rank.split,), needed=needed)
@@ -417,7 +423,10 @@ TRAIN = Stage(
 )
 RANK = Stage(
     "rank",
-    ("items.parquet", DESCRIPTIONS, "interactions.parquet", *CASES, "adapter"),
+    (
+        *("items.parquet", DESCRIPTIONS, "interactions.parquet", *CASES),
+        *("adapter", TITLE_ADAPTER),
+    ),
     ("rankings.parquet", RANKERS),
     _rank_settings,
     rank_candidates,
@@ -438,7 +447,7 @@ EVALUATE = Stage(
     unread=(SOURCE,),
     last=True,
 )
-STAGES = (PREPARE, DESCRIBE, SUMMARIZE, TRAIN, RANK, EVALUATE)
+STAGES = (PREPARE, DESCRIBE, SUMMARIZE, TRAIN, TRAIN_TITLE, RANK, EVALUATE)
 
 STAGE_TABLE = PluginTable(
     "stage",

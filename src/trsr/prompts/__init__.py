@@ -2,6 +2,7 @@
 
 from trsr.prompts.settings import PromptSettings
 from trsr.prompts.templates import Domain, domains, load_domain, parse_domain
+from trsr.prompts.titles import Titles, TitleWriter
 from trsr.prompts.writer import PromptCounts, PromptWriter
 
 __all__ = [
@@ -9,6 +10,8 @@ __all__ = [
     "PromptCounts",
     "PromptSettings",
     "PromptWriter",
+    "TitleWriter",
+    "Titles",
     "domains",
     "load_domain",
     "parse_domain",

@@ -21,7 +21,7 @@ from trsr.settings import Settings, digest, toml_values
 from trsr.storage import files
 from trsr.types import Message, Prompt, Role
 
-Kind = Literal["write", "revise", "merge", "rank", "rank_plain"]
+Kind = Literal["write", "revise", "merge", "rank", "rank_plain", "title"]
 
 SLOTS: Mapping[Kind, frozenset[str]] = {
     "write": frozenset({"items"}),
@@ -29,6 +29,7 @@ SLOTS: Mapping[Kind, frozenset[str]] = {
     "merge": frozenset({"summaries"}),
     "rank": frozenset({"summary", "recent", "candidate"}),
     "rank_plain": frozenset({"recent", "candidate"}),
+    "title": frozenset({"titles"}),
 }
 """The placeholders of each kind of prompt: each stands exactly once, in the last user message."""
 
@@ -134,6 +135,16 @@ class Style(Settings):
         return self
 
 
+NEXT_TITLE = (
+    Turn(
+        role="system",
+        content="These titles were chosen one after the other, the latest last. Write the title "
+        "that is chosen next, and nothing else.",
+    ),
+    Turn(role="user", content="$titles"),
+)
+
+
 class Domain(Settings):
     """All prompts of one domain."""
 
@@ -157,6 +168,7 @@ class Domain(Settings):
         description="the same for runs without summaries; $recent, $candidate; left out: "
         "rank, with no_summary",
     )
+    title: Turns = Field(NEXT_TITLE, description="asks for the next item's title; $titles")
     instruct: Style | None = Field(None, description="summary prompts for large models")
     worked: Style | None = Field(None, description="summary prompts for small models")
     profile: Style | None = Field(None, description="the same, for summaries of a few named lists")
@@ -168,13 +180,14 @@ class Domain(Settings):
             _check("rank_plain", self.rank_plain)
         if not Template(self.describe).is_valid() or {*_slots(self.describe)} > FREE:
             raise ValueError("describe: it may hold the placeholder $words alone; write $$ for $")
+        _check("title", self.title)
         if self.yes.strip() == self.no.strip():
             raise ValueError("yes and no must be different answers")
         return self
 
     def digest(self, style: str) -> str:
         """A hash of every word about items' texts, without `profile` if unused."""
-        apart = {"rank_plain", "no_image", "describe"} | (
+        apart = {"rank_plain", "no_image", "describe", "title"} | (
             {"profile"} if style != "profile" else set()
         )
         return digest(self.model_dump(mode="json", exclude=apart))

@@ -28,8 +28,8 @@ from trsr.storage import files
 from trsr.types import Case, Interaction, Query, RankedList, UserHistory
 
 if TYPE_CHECKING:
-    from trsr.models import ScoringModel
-    from trsr.prompts import PromptWriter
+    from trsr.models import LanguageModel, ScoringModel
+    from trsr.prompts import PromptWriter, TitleWriter
 
 STATE = "ranker.json"
 """In a ranker's folder: its name, its settings and what it learned that is no array."""
@@ -39,6 +39,10 @@ _NO_ITEMS = Catalog(pl.DataFrame({"id": pl.Series([], dtype=pl.String)}))
 
 def _no_model(tuned: bool) -> tuple[ScoringModel, PromptWriter]:
     raise AssertionError("no language model is given")
+
+
+def _no_titles() -> tuple[LanguageModel, TitleWriter]:
+    raise AssertionError("no model that writes titles is given")
 
 
 def _no_ranker(name: str) -> Ranker:
@@ -55,6 +59,7 @@ class Resources:
         model: Opens the language model and its prompts; the argument asks for the trained one.
         ranker: Another ranker by its name, fitted: a member of a blend.
         progress: Shows long preparations.
+        titles: Opens the model that writes titles, trained where it is, and its prompt.
     """
 
     catalog: Catalog = _NO_ITEMS
@@ -62,6 +67,7 @@ class Resources:
     model: Callable[[bool], tuple[ScoringModel, PromptWriter]] = _no_model
     ranker: Callable[[str], Ranker] = _no_ranker
     progress: Progress = field(default_factory=Silent)
+    titles: Callable[[], tuple[LanguageModel, TitleWriter]] = _no_titles
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,7 @@ class Ranker(abc.ABC):
 
     Attributes:
         chosen: The settings that it works with and how they were chosen, for the manifest.
+        notes: What a reader of its figures must know, found while it scored.
     """
 
     traits: ClassVar[Traits] = Traits()
@@ -142,6 +149,7 @@ class Ranker(abc.ABC):
         self.resources = resources or Resources()
         self.name = name or type(self).__name__
         self.chosen: dict[str, Any] = {}
+        self.notes: dict[str, Any] = {}
 
     @classmethod
     def config_class(cls) -> type[Settings]:

@@ -42,6 +42,9 @@ RANKERS = PluginTable(
         "llm": "trsr.rankers.llm:TunedLLMRanker",
         "llm_zero_shot": "trsr.rankers.llm:ZeroShotLLMRanker",
         "llm_item_only": "trsr.rankers.llm:ItemOnlyLLMRanker",
+        "title": "trsr.rankers.titles:TitleRanker",
+        "title_search": "trsr.rankers.titles:TitleSearchRanker",
+        "title_sampled": "trsr.rankers.titles:TitleSampledRanker",
     },
 )
 """Each part is a subclass of `trsr.rankers.Ranker`."""
@@ -53,6 +56,9 @@ class Traits:
 
     Attributes:
         uses_llm: Asks the ranking model: in full-catalog ranking it orders proposals.
+        writes_titles: Asks the model that writes the next title, by the stage `train_title`.
+        proposes: Though it asks a model, it ranks the whole catalog itself.
+        reads_scores: Asks for log-probabilities; where not, an endpoint can be asked.
         needs_training: Asks the trained model, so that a model is trained.
         log_odds: Its score is log p(yes) − log p(no).
         reads_summary: Reads the user's summary, in its prompt or by itself.
@@ -66,6 +72,9 @@ class Traits:
     """
 
     uses_llm: bool = False
+    writes_titles: bool = False
+    proposes: bool = False
+    reads_scores: bool = True
     needs_training: bool = False
     log_odds: bool = False
     reads_summary: bool = False
@@ -76,6 +85,11 @@ class Traits:
     reads_validation: bool = False
     learns_by_draws: bool = False
     extras: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether it asks the ranking model about each candidate: yes or no."""
+        return self.uses_llm and not self.writes_titles
 
     @property
     def validates(self) -> bool:
@@ -178,7 +192,7 @@ class RankSettings(Settings):
         "popular",
         description="the ranker that proposes unseen items where there are no candidates: to "
         "`recommend`, and with data.candidates = full to rankers with a language model (the others "
-        "rank the whole catalog)",
+        "and title_search rank the whole catalog)",
     )
     depth: int = Field(
         1000,
@@ -270,6 +284,11 @@ class RankSettings(Settings):
         """
         asked = self.used if names is None else names
         return tuple(name for name in asked if getattr(self.traits(name), trait))
+
+    def orders(self, name: str) -> tuple[str, ...]:
+        """A ranker's members, itself included, that only order what a retriever proposes."""
+        asking = self.those("uses_llm", self.with_members(name))
+        return tuple(one for one in asking if not self.traits(one).proposes)
 
     @property
     def used(self) -> tuple[str, ...]:

@@ -78,6 +78,7 @@ class ServedRecommender(Recommender):
     """
 
     limits = ServeSettings()
+    keeps = False
 
     def opened(self) -> list[BatchedModel]:
         """The models that are open."""
@@ -254,7 +255,7 @@ class Service:
         """Keys of what the run itself asked about a user's cases."""
         recommender = self.recommender
         keys: list[str] = []
-        asks = recommender.config.rank.those("uses_llm")
+        asks = recommender.config.rank.those("pointwise")
         for split in SPLITS:
             cases = recommender.dataset.cases(split).of_user(user)
             if not len(cases):
@@ -368,7 +369,7 @@ class Service:
     def _prompt(self, query: Query, first: str) -> list[ChatMessage]:
         """What the language model read about one candidate; nothing where none was asked."""
         rank = self.recommender.config.rank
-        if not rank.those("uses_llm", rank.with_members(self.recommender.name)):
+        if not rank.those("pointwise", rank.with_members(self.recommender.name)):
             return []
         place = [item.id for item in query.candidates].index(first)
         messages = self.recommender.prompts(query)[place].messages
@@ -487,7 +488,7 @@ class Service:
             ModelError, OverloadedError, PromptError: As `recommend`.
         """
         config = self.recommender.config
-        if not config.rank.those("uses_llm"):
+        if not config.rank.those("pointwise"):
             raise DataError("no ranker of this run asks a language model, so it scores no texts")
         users = [request.text_1] if isinstance(request.text_1, str) else request.text_1
         items = [request.text_2] if isinstance(request.text_2, str) else request.text_2
@@ -528,7 +529,7 @@ class Service:
         A model that cannot be opened, such as an endpoint that is away, is tried again each time.
         """
         rank = self.recommender.config.rank
-        if not rank.those("uses_llm", rank.with_members(self.recommender.name)):
+        if not rank.those("pointwise", rank.with_members(self.recommender.name)):
             return True
         try:
             self.recommender.model()

@@ -62,6 +62,24 @@ class TrainSettings(Settings):
         return self.model_dump(mode="json", exclude={"checkpoint_steps"})
 
 
+class TrainTitleSettings(Settings):
+    """LoRA fine-tuning of the model that writes the next title."""
+
+    epochs: int = Field(
+        1,
+        ge=0,
+        description="passes over the training cases; 0 trains nothing: the model writes as it came",
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW's peak rate")
+    history: int = Field(10, ge=1, description="latest titles in the prompt")
+
+    def training(self, ranking: TrainSettings) -> TrainSettings:
+        """The settings of the training; LoRA's shape and the steps are those of `[train]`."""
+        own = {"loss": "answer", "validate_steps": 0, "patience": 0, "trackers": ()}
+        changed = own | {"epochs": self.epochs, "learning_rate": self.learning_rate}
+        return ranking.model_copy(update=changed)
+
+
 class TuneSummarizerSettings(Settings):
     """Fine-tuning of the summarizing model on its own best summaries (`trsr tune-summarizer`)."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trsr.errors import DataError
@@ -18,7 +18,7 @@ from trsr.training.start import open_trainable, run_training
 
 
 def train_on_texts(
-    texts: Sequence[TextExample],
+    texts: Callable[[TransformersModel], Sequence[TextExample]],
     *,
     model: ModelSettings,
     settings: TrainSettings,
@@ -33,7 +33,7 @@ def train_on_texts(
     the end of the turn counts too; the prompt's tokens count nothing.
 
     Args:
-        texts: What to train on.
+        texts: Gives what to train on, for the opened model.
         model: The model that the adapter is for; read through the backend `transformers`.
         settings: How to train.
         seed: Every other seed is derived from it.
@@ -48,11 +48,11 @@ def train_on_texts(
         StaleRunError: If `state` was made with other settings; names those that differ.
         StoreError: If the state cannot be read or written.
     """
-    if not texts:
-        raise DataError("there are no texts to train on")
     opened = open_trainable(model, "use transformers")
     check_targets(opened.network, settings.targets)
-    encoded = [_encoded(one, opened) for one in texts]
+    encoded = [_encoded(one, opened) for one in texts(opened)]
+    if not encoded:
+        raise DataError("there are no texts to train on")
     return run_training(
         opened,
         encoded,

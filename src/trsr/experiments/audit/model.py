@@ -45,7 +45,7 @@ def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Ch
     """
     used = run.config.rank.used
     why = "" if queries else "needs the language model: give --llm-queries N"
-    if not run.config.rank.those("uses_llm"):  # the run's figures come from no model
+    if not run.config.rank.those("pointwise"):  # the run's figures come from no model
         why = f"no ranker of the run asks a language model ({', '.join(used)})"
     cases = [] if why else list(_cases(run, queries))
     if len(cases) < 2:

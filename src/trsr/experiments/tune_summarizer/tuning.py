@@ -315,7 +315,7 @@ class _Tuner:
 
         base = self.config.summarizer.model_copy(update={"backend": "transformers"})
         result = train_on_texts(
-            texts,
+            lambda opened: texts,
             model=base,
             settings=self.config.tune_summarizer.training(self.config.train),
             seed=derive_seed(self.config.run.seed, "tune_summarizer"),

@@ -12,20 +12,26 @@ import numpy.typing as npt
 import torch
 
 from trsr.errors import PromptError
-from trsr.models.base import Feed, Sampling
+from trsr.models.base import Feed, Sampling, Table
 from trsr.models.chat_format import ChatFormat, Question
 from trsr.models.hf import load
 from trsr.models.hf.generate import Generator, stop_tokens
 from trsr.models.hf.vision import ImageVectors, VisionFormat, load_processor
 from trsr.models.openvino.compiled import CompiledPass, compiled_pass, resolve
 from trsr.models.settings import ModelSettings
+from trsr.models.text_search import Search, search
 from trsr.models.thinking import MissingTexts
 from trsr.models.token_tree.kv_cache import decoder_of
 from trsr.models.token_tree.prefix_cache import PrefixCache
-from trsr.models.token_tree.tokens import Tokens
+from trsr.models.token_tree.tokens import Tokens, common
 from trsr.models.token_tree.tree import answer_logits, answer_states, log_normalizer
 from trsr.models.weights import local_weights, sees
 from trsr.types import Prompt
+
+_BEFORE = 8
+"""Tokens before a text that may change its own."""
+_TEXTS = 256
+"""Texts that are scored together."""
 
 
 def open_model(settings: ModelSettings, adapter: Path | None = None) -> TransformersModel:
@@ -68,6 +74,7 @@ class TransformersModel:
             self._identity += f" images of {settings.image_tokens}"
         self._identity += settings.special_name
         self.prefix_cache = PrefixCache(settings.prefix_cache_tokens)
+        self._kept_texts: dict[Tokens, dict[str, Tokens]] = {}
 
     def _format(self, folder: Path) -> ChatFormat:
         settings = self.settings
@@ -108,6 +115,7 @@ class TransformersModel:
         """Empties what is kept of prompts between calls."""
         self.prefix_cache = PrefixCache(self.prefix_cache.budget)
         self.chat_format.forget()
+        self._kept_texts.clear()
 
     def count_tokens(self, prompt: Prompt) -> int:
         """The prompt's tokens as the model reads it, chat format included."""
@@ -158,6 +166,92 @@ class TransformersModel:
             else ()
         )
         return question.stem, (*question.answers[0], *end)
+
+    def score_texts(self, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> list[Table]:
+        """How likely each text is as the whole answer: see `TextScoringModel.score_texts`.
+
+        Raises:
+            ModelError: If a text adds no token.
+            PromptError: If a prompt with a text exceeds the context.
+        """
+        tables: list[list[Table]] = [[np.zeros((0, 2))] for _ in prompts]
+        # a head's rows for all tokens of a whole catalog would be its whole vocabulary
+        for part in _parts(texts):
+            asked = [self._texts_after(prompts[row], texts[row][a:b]) for row, a, b in part]
+            for (row, _, _), table in zip(part, self._score_tokens(asked), strict=True):
+                tables[row].append(table)
+        return [np.concatenate(own) for own in tables]
+
+    def _score_tokens(self, asked: Sequence[tuple[Tokens, Sequence[Tokens]]]) -> list[Table]:
+        """Of each text after its stem the log-probability, and its tokens."""
+        pairs = [
+            [[(stem + text[:at], token) for at, token in enumerate(text)] for text in texts]
+            for stem, texts in asked
+        ]
+        every = [pair for texts in pairs for text in texts for pair in text]
+        rows = {one: at for at, one in enumerate(dict.fromkeys(sequence for sequence, _ in every))}
+        columns = {one: at for at, one in enumerate(dict.fromkeys(token for _, token in every))}
+        if not every:
+            return [np.zeros((0, 2)) for _ in asked]
+        known = self._log_probabilities(list(rows), list(columns))
+        return [
+            np.array(
+                [
+                    (
+                        sum(known[rows[sequence], columns[token]] for sequence, token in text),
+                        len(text),
+                    )
+                    for text in texts
+                ]
+            )
+            for texts in pairs
+        ]
+
+    def search_texts(
+        self, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], beams: int
+    ) -> list[Table]:
+        """The likeliest of some texts: see `TextScoringModel.search_texts`.
+
+        Raises:
+            ModelError: If a text adds no token.
+            PromptError: If a prompt with a text exceeds the context.
+        """
+        found = []
+        size = self.settings.batch_size
+        for start in range(0, len(prompts), size):
+            some = zip(prompts[start : start + size], texts[start : start + size], strict=True)
+            asked = [self._texts_after(*one) for one in some]
+            # texts that the model reads alike are one
+            searches = [Search(stem, sorted(set(own)), beams) for stem, own in asked]
+            search(searches, self._log_probabilities)
+            for one, (_, own) in zip(searches, asked, strict=True):
+                score = {one.texts[place]: value for place, value in one.found.items()}
+                found.append(np.array([score.get(text, -np.inf) for text in own]))
+        return found
+
+    def _texts_after(self, prompt: Prompt, texts: Sequence[str]) -> tuple[Tokens, list[Tokens]]:
+        """The tokens before all of these texts, and each one's own with its end.
+
+        A text's tokens depend on the few before it alone, so they are kept for the next prompt
+        that ends alike.
+        """
+        own = self.chat_format.encode(prompt)
+        kept = self._kept_texts.setdefault(own[-_BEFORE:], {})
+        end = self.chat_format.closing(stop_tokens(self.network, self.chat_format))
+        fresh = {}
+        for text in texts:
+            if text not in kept:
+                (question,) = self.chat_format.questions([prompt], [text])
+                fresh[text] = question.stem + question.answers[0]
+        stem = min((common(own, one) for one in fresh.values()), default=len(own))
+        if stem == len(own):
+            kept |= {text: one[stem:] for text, one in fresh.items()}
+            tokens = [(*kept[text], *end) for text in texts]
+        else:  # what is written changes the prompt's last token: nothing is kept
+            whole = {text: own + kept[text] for text in texts if text in kept} | fresh
+            tokens = [(*whole[text][stem:], *end) for text in texts]
+        self._check_length(prompt, Question(own[:stem], tuple(tokens)))
+        return own[:stem], tokens
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> npt.NDArray[np.float64]:
         """The log-probability of each answer after each prompt.
@@ -256,3 +350,19 @@ def _steps(question: Question) -> Iterator[tuple[Tokens, int]]:
     for answer in question.answers:
         for place, token in enumerate(answer):
             yield question.stem + answer[:place], token
+
+
+def _parts(texts: Sequence[Sequence[str]]) -> Iterator[list[tuple[int, int, int]]]:
+    """(prompt, first text, last text) in groups of about `_TEXTS` texts."""
+    group: list[tuple[int, int, int]] = []
+    count = 0
+    for row, own in enumerate(texts):
+        for first in range(0, len(own), _TEXTS):
+            last = min(first + _TEXTS, len(own))
+            if group and count + last - first > _TEXTS:
+                yield group
+                group, count = [], 0
+            group.append((row, first, last))
+            count += last - first
+    if group:
+        yield group
