@@ -63,7 +63,7 @@ class Gate:
         self, app: ASGIApp, *, settings: ServeSettings, keys: Keys, metrics: Metrics
     ) -> None:
         self._app = app
-        self._settings = settings
+        self._loopback, self._most = settings.loopback, settings.max_body
         self._keys = keys
         self._metrics = metrics
         self._limit = RateLimit(settings.allowed_rate)
@@ -112,7 +112,7 @@ class Gate:
     def _check_origin(self, headers: Mapping[bytes, str]) -> None:
         """Refuses pages of other sites that reach for the service through the user's browser."""
         host = headers.get(b"host", "")
-        if self._settings.loopback and not _local(host):
+        if self._loopback and not _local(host):
             raise Refusal(
                 421, "wrong_host", "the service answers on this machine's own address only"
             )
@@ -128,15 +128,14 @@ class Gate:
             except TrsrError:
                 message = "the database cannot be reached now; try again"
                 raise Refusal(503, "unavailable", message, retry_after="2") from None
-        if self._settings.loopback and not self._keys:
+        if self._loopback and not self._keys:
             return Client(address, frozenset(SCOPES))
         found = self._keys.client(headers.get(b"authorization", ""))
         return found or Client(address, frozenset())
 
     async def _whole_body(self, headers: Mapping[bytes, str], receive: Receive) -> Receive:
         """Reads the body within its limits, and gives what hands it on."""
-        most = self._settings.max_body
-        declared = headers.get(b"content-length", "0")
+        most, declared = self._most, headers.get(b"content-length", "0")
         if declared.isdigit() and int(declared) > most:
             raise _too_large(most)
         body, more, gone = bytearray(), True, False

@@ -180,9 +180,13 @@ class Service:
             self._fresh |= {name: Item(name, tuple(text.items())) for name, text in changed}
             self._refreshed = time.monotonic()
 
-    def _find(self, name: str) -> Item:
+    def _at_hand(self, name: str) -> bool:
+        """Whether the item is known, and its text not too old."""
         known = name in self._fresh or name in self.recommender.catalog
-        if not known or time.monotonic() - self._refreshed > _FRESH_SECONDS:
+        return known and time.monotonic() - self._refreshed <= _FRESH_SECONDS
+
+    def _find(self, name: str) -> Item:
+        if not self._at_hand(name):
             self._refresh()  # another service on the same database may have brought it in
         if name in self._fresh:
             return self._fresh[name]
@@ -216,6 +220,10 @@ class Service:
         return created
 
     # Users
+
+    def knows(self, events: Sequence[Event]) -> bool:
+        """Whether `submit_events` will not have to look into the database: it is done at once."""
+        return all(self._at_hand(event.item) for event in events)
 
     def submit_events(self, events: Sequence[Event]) -> Future[AddedEvents]:
         """As `add_events`, without waiting for the disk."""

@@ -84,6 +84,8 @@ class Store:
         self._engine = _engine(url)
         self._lite = self._engine.dialect.name == "sqlite"
         self._insert: Any = sqlite.insert if self._lite else postgresql.insert
+        self._known_events = _known_events()
+        self._count_events = _count_events(self._insert(tables.users))
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         try:
             with _explained():
@@ -403,28 +405,29 @@ class Store:
                 job.done.set_result(result)
 
     def _transaction(self, group: list[_Job], tries: int = 3) -> list[tuple[_Job, Any]]:
+        batches = [job for job in group if not callable(job.work)]
+        others = [job for job in group if callable(job.work)]
         try:
-            with self._engine.connect() as raw:
-                connection = raw.execution_options(trsr_write=True)
-                with connection.begin():
-                    return self._do(connection, group)
+            with self._writing() as connection:
+                added = self._add(connection, batches) if batches else []
+                results: list[tuple[_Job, Any]] = list(zip(batches, added, strict=True))
+                return results + [self._alone(connection, job) for job in others]
+        except (EventConflictError, sa.exc.IntegrityError):
+            # one of them does not fit: each alone, so that the others are kept
+            with self._writing() as connection:
+                return [self._alone(connection, job) for job in (*batches, *others)]
         except sa.exc.OperationalError as error:
             # two services waited for each other, and PostgreSQL chose this one to give way
             if tries > 1 and getattr(error.orig, "sqlstate", "") == _DEADLOCK:
                 return self._transaction(group, tries - 1)
             raise
 
-    def _do(self, connection: sa.Connection, group: list[_Job]) -> list[tuple[_Job, Any]]:
-        batches = [job for job in group if not callable(job.work)]
-        others = [job for job in group if callable(job.work)]
-        results: list[tuple[_Job, Any]] = []
-        try:
-            with connection.begin_nested():
-                results += zip(batches, self._add(connection, batches), strict=True)
-        except (EventConflictError, sa.exc.IntegrityError):
-            # one of them does not fit: each alone, so that the others are kept
-            results = [self._alone(connection, job) for job in batches]
-        return results + [self._alone(connection, job) for job in others]
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with self._engine.connect() as raw:
+            connection = raw.execution_options(trsr_write=True)
+            with connection.begin():
+                yield connection
 
     def _alone(self, connection: sa.Connection, job: _Job, tries: int = 3) -> tuple[_Job, Any]:
         try:
@@ -466,9 +469,8 @@ class Store:
         return answers
 
     def _known(self, connection: sa.Connection, ids: list[str]) -> dict[str, tuple[Any, ...]]:
-        of = tables.events.c
-        query = sa.select(of.id, of.user, of.item, of.time, of.weight).where(of.id.in_(ids))
-        return {row.id: tuple(row[1:]) for row in connection.execute(query)}
+        rows = connection.execute(self._known_events, {"ids": ids})
+        return {row[0]: tuple(row[1:]) for row in rows}
 
     def _count(self, connection: sa.Connection, new: Sequence[Event]) -> None:
         now = time.time()
@@ -480,17 +482,26 @@ class Store:
             )
             row["n_events"] += 1
             row["last_time"] = max(row["last_time"], event.time)
-        of = tables.users.c
-        insert = self._insert(tables.users)
-        later = sa.case((insert.excluded.last_time > of.last_time, insert.excluded.last_time))
-        update = {
-            "n_events": of.n_events + insert.excluded.n_events,
-            "last_time": sa.func.coalesce(later, of.last_time),
-            "due": sa.func.coalesce(of.due, insert.excluded.due),
-        }
-        insert = insert.on_conflict_do_update(index_elements=["user"], set_=update)
         # in the order of ids, so that two services on one database wait for each other, not both
-        connection.execute(insert, [rows[user] for user in sorted(rows)])
+        connection.execute(self._count_events, [rows[user] for user in sorted(rows)])
+
+
+def _known_events() -> sa.Select[Any]:
+    """Built once, as `_count_events`: to build a statement costs more than to run it."""
+    of = tables.events.c
+    query = sa.select(of.id, of.user, of.item, of.time, of.weight)
+    return query.where(of.id.in_(sa.bindparam("ids", expanding=True)))
+
+
+def _count_events(insert: Any) -> Any:
+    of = tables.users.c
+    later = sa.case((insert.excluded.last_time > of.last_time, insert.excluded.last_time))
+    update = {
+        "n_events": of.n_events + insert.excluded.n_events,
+        "last_time": sa.func.coalesce(later, of.last_time),
+        "due": sa.func.coalesce(of.due, insert.excluded.due),
+    }
+    return insert.on_conflict_do_update(index_elements=["user"], set_=update)
 
 
 def _size(job: _Job) -> int:
