@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import mimetypes
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
@@ -146,7 +146,7 @@ class _EventsRoute(APIRoute):
     JSON is parsed and checked in one go, straight from the bytes.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def handle(request: Request) -> Response:
             _permit(request, "write")
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

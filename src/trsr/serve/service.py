@@ -18,10 +18,12 @@ import numpy as np
 
 from trsr.errors import DataError, ModelError, TrsrError
 from trsr.models import ScoringModel, open_model
+from trsr.models.apart import ApartModel
+from trsr.models.cached import cached
 from trsr.pipeline.artifacts import SPLITS, read_summaries, with_summary
 from trsr.prompts import PromptWriter
 from trsr.rankers import p_yes
-from trsr.recommender import Recommender, ranking_writer
+from trsr.recommender import Recommender, ranking_writer, summary_writer
 from trsr.serve.batching import BatchedModel, OverloadedError, Ticket, on_behalf_of
 from trsr.serve.calibration import Calibration, calibration
 from trsr.serve.retriever import Retriever
@@ -52,7 +54,7 @@ from trsr.serve.schemas import (
 from trsr.serve.settings import ServeSettings
 from trsr.serve.store import Store, StoredEvent
 from trsr.serve.summaries import Summaries
-from trsr.storage.response_cache import response_key
+from trsr.storage.response_cache import ResponseCache, response_key
 from trsr.types import Interaction, Item, Query, Summary, UserHistory
 
 __all__ = ["OverloadedError", "Service", "UnknownNameError"]
@@ -93,10 +95,17 @@ class ServedRecommender(Recommender):
         """Whether the ranker, or one that it asks, reads the summary."""
         return self.config.reads_summary(self.config.rank.with_members(self.name))
 
-    @property
+    @functools.cached_property
     def summarizer(self) -> tuple[Any, PromptWriter]:
-        """The summarizing model, with the response cache around it, and its prompts."""
-        return self._summarizer
+        """The summarizing model, with the response cache around it, and its prompts.
+
+        A local one writes in a process of its own, so that requests need not wait for it.
+        """
+        settings = self.config.summarizer
+        local = settings.backend in ("transformers", "openvino")
+        inner = ApartModel(settings) if local else open_model(settings)
+        model = cached(inner, ResponseCache(self.config.run.cache))
+        return model, summary_writer(self.config, model, self.catalog)
 
     def _open(self, tuned: bool) -> tuple[ScoringModel, PromptWriter]:
         limits = self.limits

@@ -458,6 +458,9 @@ class Summaries:
             outputs = self._opened()[0].store.delete(sorted(keys)) if keys else 0
             with self._model_lock:
                 self._scratch = None
+                if self._settings.uses_llm:
+                    # a model keeps keys and values of the prompts that it has read
+                    getattr(self._opened()[0].inner, "forget", lambda: None)()
         finally:
             with self._changed:
                 self._gone.discard(user)

@@ -1,0 +1,56 @@
+"""A model in a process of its own writes what it writes here, and outlives whoever gives up."""
+
+from __future__ import annotations
+
+import pytest
+
+from trsr.errors import ModelError, PromptError
+from trsr.models import ModelSettings, Sampling, open_model
+from trsr.models.apart import ApartModel
+from trsr.types import Image, Message, Prompt
+
+SAMPLING = Sampling(max_tokens=6, temperature=1.0, seed=3)
+
+
+def prompt(text: str, draw: int = 0) -> Prompt:
+    return Prompt((Message("user", text), Message("assistant", "It")), draw)
+
+
+def test_it_writes_as_in_this_process(tiny_model) -> None:
+    settings = ModelSettings(
+        name=str(tiny_model), dtype="float32", device="cpu", context_tokens=128, batch_size=2
+    )
+    here, apart = open_model(settings), ApartModel(settings)
+    asked = [prompt("one red lamp"), prompt("two", 1), prompt("a line\nand ünother")]
+    assert apart.identity == here.identity
+    assert apart.context_tokens == here.context_tokens
+    assert [apart.count_tokens(one) for one in asked] == [here.count_tokens(one) for one in asked]
+    expected = sorted(here.generate(asked, SAMPLING))
+    assert sorted(apart.generate(asked, SAMPLING)) == expected
+
+    texts = apart.generate(asked, SAMPLING)
+    next(texts)
+    texts.close()  # whoever gives up leaves the model usable
+
+    def in_turn():
+        """A prompt that waits for the one before it."""
+        yield asked[0]
+        while not answered:
+            yield None
+        yield asked[1]
+
+    answered = []
+    for one in apart.generate(in_turn(), SAMPLING):
+        answered.append(one)
+    assert answered == expected[:2]
+    with pytest.raises(PromptError, match="128"):
+        list(apart.generate([asked[0], prompt("word " * 200)], SAMPLING))
+    with pytest.raises(PromptError, match="an image"):
+        list(apart.generate([Prompt((Message("user", Image(b"x", "image/png")),))], SAMPLING))
+    texts = apart.generate(asked, SAMPLING)
+    next(texts)
+    apart.forget()
+    with pytest.raises(ModelError, match="has ended"):
+        list(texts)
+    assert sorted(apart.generate(asked, SAMPLING)) == expected  # it is started again
+    apart.forget()
