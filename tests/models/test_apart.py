@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from trsr.errors import ModelError, PromptError
@@ -16,7 +20,7 @@ def prompt(text: str, draw: int = 0) -> Prompt:
     return Prompt((Message("user", text), Message("assistant", "It")), draw)
 
 
-def test_it_writes_as_in_this_process(tiny_model) -> None:
+def test_it_writes_as_in_this_process(tiny_model: Path) -> None:
     settings = ModelSettings(
         name=str(tiny_model), dtype="float32", device="cpu", context_tokens=128, batch_size=2
     )
@@ -28,18 +32,19 @@ def test_it_writes_as_in_this_process(tiny_model) -> None:
     expected = sorted(here.generate(asked, SAMPLING))
     assert sorted(apart.generate(asked, SAMPLING)) == expected
 
-    texts = apart.generate(asked, SAMPLING)
+    texts: Any = apart.generate(asked, SAMPLING)
     next(texts)
     texts.close()  # whoever gives up leaves the model usable
 
-    def in_turn():
+    answered: list[tuple[int, str]] = []
+
+    def in_turn() -> Iterator[Prompt | None]:
         """A prompt that waits for the one before it."""
         yield asked[0]
         while not answered:
             yield None
         yield asked[1]
 
-    answered = []
     for one in apart.generate(in_turn(), SAMPLING):
         answered.append(one)
     assert answered == expected[:2]
