@@ -133,7 +133,7 @@ def open_title_model(
 def rank_resources(
     config: Config,
     dataset: Dataset,
-    open_ranking_model: Callable[[bool], tuple[ScoringModel, PromptWriter]],
+    open_ranking_model: Callable[..., tuple[ScoringModel, PromptWriter]],
     open_titles: Callable[[], tuple[LanguageModel, TitleWriter]],
     ranker: Callable[[str], Ranker],
     progress: Progress | None = None,
@@ -143,7 +143,7 @@ def rank_resources(
     Args:
         config: The run's settings.
         dataset: Its data.
-        open_ranking_model: Opens the language model; the argument asks for the trained one.
+        open_ranking_model: Opens the language model, as `Resources.model` says.
         open_titles: Opens the model that writes titles, and its prompt.
         ranker: Gives a fitted ranker by its name.
         progress: Shows long preparations.
@@ -151,6 +151,25 @@ def rank_resources(
     return Resources(
         dataset.catalog, config.rank, open_ranking_model, ranker, progress or Silent(), open_titles
     )
+
+
+COMPRESSED = "compressed"
+"""In a run directory: the compressed ranking model."""
+
+
+def compressed_model(config: Config, run: Path) -> Config:
+    """The settings, with the run's compressed model as the language model.
+
+    Raises:
+        StoreError: If there is none.
+    """
+    folder = run / COMPRESSED
+    if not files.is_folder(folder):
+        raise StoreError(
+            f"{run}: there is no compressed model; set method = 'od_llm' and give `trsr run`"
+        )
+    changed = {"name": str(folder), "revision": None}
+    return config.model_copy(update={"model": config.model.model_copy(update=changed)})
 
 
 RANKERS = "rankers"
@@ -200,7 +219,7 @@ class Recommender:
         self._folder = rankers or dataset.folder / RANKERS
         self._lock = threading.RLock()
         self._loaded: dict[str, Ranker] = {}
-        self._models: dict[bool, tuple[ScoringModel, PromptWriter]] = {}
+        self._models: dict[tuple[bool, bool], tuple[ScoringModel, PromptWriter]] = {}
 
     @classmethod
     def load(cls, folder: Path | str, ranker: str = "") -> Self:
@@ -542,18 +561,23 @@ class Recommender:
         model = open_cached(self.config, self.config.summarizer)
         return model, summary_writer(self.config, model, self.dataset.catalog)
 
-    def _rank(self, tuned: bool) -> tuple[ScoringModel, PromptWriter]:
+    def _rank(self, tuned: bool, compressed: bool = False) -> tuple[ScoringModel, PromptWriter]:
         if tuned and self._adapter is None:
             raise StoreError(
                 "there is no trained adapter in this run; use the ranker `llm_zero_shot`"
             )
         with self._lock:
-            if tuned not in self._models:
-                self._models[tuned] = self._open(tuned)
-            return self._models[tuned]
+            key = tuned, compressed
+            if key not in self._models:
+                config = self.config
+                if compressed:
+                    config = compressed_model(config, self._folder.parent)
+                adapter = self._adapter if tuned and not compressed else None
+                self._models[key] = self._open(config, adapter)
+            return self._models[key]
 
-    def _open(self, tuned: bool) -> tuple[ScoringModel, PromptWriter]:
-        return open_ranking_model(self.config, self._adapter if tuned else None)
+    def _open(self, config: Config, adapter: Path | None) -> tuple[ScoringModel, PromptWriter]:
+        return open_ranking_model(config, adapter)
 
     @functools.cached_property
     def _title_model(self) -> tuple[LanguageModel, TitleWriter]:

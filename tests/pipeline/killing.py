@@ -67,7 +67,7 @@ def main() -> None:
     draw = random.Random(seed)
     whole, broken = work / "whole", work / "broken"
     kills = {}
-    for stage in trsr.pipeline.STAGE_NAMES:
+    for stage in trsr.pipeline.stage_names(load_config(config)):
         started = time.monotonic()
         attempt(config, whole, stage, None)
         seconds = time.monotonic() - started

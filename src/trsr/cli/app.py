@@ -338,6 +338,35 @@ def export_model(
 
 
 @app.command()
+def compress(
+    run: RunPath,
+    ratio: Annotated[
+        list[float] | None,
+        typer.Option(help="the share of the layers' numbers that is kept; may be repeated"),
+    ] = None,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="default: RUN-compressed; of several ratios one in it each"
+        ),
+    ] = None,
+    settings: Overrides = None,
+) -> None:
+    """Make the ranking model smaller: linear layers become two thin ones, fitted to its prompts."""
+    from trsr.export.compressing import compress_run
+
+    with Bar("compress") as bar:
+        folders, curve = compress_run(
+            run, out_folder, ratios=ratio or (), settings=settings or (), progress=bar
+        )
+    if curve:
+        table(*curve.table())
+        out.print(f"{curve.report.queries} queries; {curve.engine}", markup=False)
+    for folder in folders:
+        out.print(f"use it: model.name={folder} with the ranker llm_zero_shot", markup=False)
+
+
+@app.command()
 def push(
     run: RunPath,
     repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="on the hub")],

@@ -24,7 +24,7 @@ from trsr.types import Case
 ITEMS = 5
 """Items shown of the example user's history, and of the list."""
 
-STAGES = ("prepare", "summarize", "train", "rank")
+STAGES = ("prepare", "summarize", "train", "compress", "rank")
 """The stages whose time is shown; evaluate's is short, and differs whenever it is made again."""
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from trsr.data.settings import DataSettings
 from trsr.methods import DEFAULT
 from trsr.metrics.metrics import EvaluateSettings
-from trsr.models.settings import ModelSettings
+from trsr.models.settings import CompressSettings, ModelSettings
 from trsr.prompts.settings import PromptSettings
 from trsr.rankers.settings import RankSettings
 from trsr.settings import Settings
@@ -49,6 +49,9 @@ class Config(Settings):
     describe: DescribeSettings = Field(DescribeSettings(), description="images to words")
     summarize: SummarizeSettings = Field(SummarizeSettings(), description="history to summary")
     train: TrainSettings = Field(TrainSettings(), description="LoRA fine-tuning")
+    compress: CompressSettings = Field(
+        CompressSettings(), description="a smaller ranking model, made after training"
+    )
     rank: RankSettings = Field(RankSettings(), description="which rankers order the candidates")
     evaluate: EvaluateSettings = Field(EvaluateSettings(), description="which metrics")
     train_title: TrainTitleSettings = Field(

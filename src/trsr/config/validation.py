@@ -211,6 +211,12 @@ def _stages_wanted(config: Config) -> Iterator[str]:
             f"{', '.join(config.rank.those('writes_titles', asked))}, set train_title.epochs = 0, "
             "or set method = 'llm_seq_prompt'"
         )
+    smaller = config.rank.those("needs_compression")
+    if "compress" not in stages and smaller:
+        yield (
+            f"rank.rankers: the method {config.method} compresses no model; leave out "
+            f"{', '.join(smaller)}, or set method = 'od_llm'"
+        )
     if "train" not in stages and config.trained:
         yield (
             f"rank.rankers: the method {config.method} trains no language model; leave out "

@@ -160,7 +160,7 @@ def _checked(
             text = model.inner.chat_format.text(prompt)
             others.append(libraries.margin(library, text, writer.answers))
             progress.advance()
-        found.append(_correlation([scores[item.id] for item in query.candidates], others))
+        found.append(rank_correlation([scores[item.id] for item in query.candidates], others))
     candidates = sum(len(query.candidates) for query in asked)
     return Exported(out, made.library, tuple(found), candidates)
 
@@ -182,8 +182,8 @@ def _queries(recommender: Recommender, count: int) -> list[Query]:
     return []
 
 
-def _correlation(own: list[float], others: list[float]) -> float:
-    """Spearman's; 1 where both lists are the same, a constant one too."""
+def rank_correlation(own: list[float], others: list[float]) -> float:
+    """Spearman's of two lists of scores; 1 where both are the same, a constant one too."""
     from scipy.stats import rankdata, spearmanr
 
     if np.array_equal(rankdata(own), rankdata(others)):

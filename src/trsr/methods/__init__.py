@@ -24,6 +24,7 @@ METHODS = PluginTable(
         "llm2bert4rec": "trsr.methods.llm2bert4rec:METHOD",
         "mllm_msr": "trsr.methods.mllm_msr:METHOD",
         "llm_seq_prompt": "trsr.methods.llm_seq_prompt:METHOD",
+        "od_llm": "trsr.methods.od_llm:METHOD",
     },
 )
 """Each part is a `Method`."""

@@ -60,7 +60,8 @@ class ModelSettings(Settings):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where it runs")
     quantize: Literal["none", "8bit", "4bit"] = Field(
         "none",
-        description="transformers: load the weights in fewer bits; needs bitsandbytes and a GPU",
+        description="transformers: load the weights in fewer bits; needs bitsandbytes and a GPU. "
+        "With scorer = openvino on a CPU the compiled layers have them",
     )
     context_tokens: int = Field(
         2048, ge=64, description="most tokens of prompt and answer; bounded by the model's own"
@@ -127,6 +128,26 @@ class ModelSettings(Settings):
         """The settings that a text or a training depends on, as plain values."""
         plain = {"image_tokens"} if self.image_tokens == IMAGE_TOKENS else set()
         return self.model_dump(mode="json", exclude={*SPEED_ONLY, "scorer", *plain})
+
+
+class CompressSettings(Settings):
+    """A smaller ranking model: linear layers as two thin ones (OD-LLM, arXiv 2601.09306)."""
+
+    ratio: float = Field(
+        0.5, gt=0, lt=1, description="the share of the decoder layers' numbers that is kept"
+    )
+    cases: int = Field(64, ge=1, description="training cases whose ranking prompts calibrate")
+    align: Literal["none", "inputs", "outputs"] = Field(
+        "outputs",
+        description="fit each layer to what comes out of the compressed ones before it: inputs: to "
+        "do with it what its whole form would (the paper's); outputs: to give what the whole model "
+        "gives there",
+    )
+    ranks: Literal["even", "by_loss"] = Field(
+        "even",
+        description="even: each layer keeps the same share; by_loss: those keep more that would "
+        "lose more",
+    )
 
 
 def open_model(settings: ModelSettings, adapter: Path | None = None) -> Any:

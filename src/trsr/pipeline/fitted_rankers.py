@@ -23,7 +23,7 @@ from trsr.prompts import PromptWriter, TitleWriter, load_domain
 from trsr.prompts.titles import title_words
 from trsr.rankers import FitData, FitOptions, Ranker, make_ranker
 from trsr.rankers.settings import RANKERS, ranker_class
-from trsr.recommender import ITEMS, KEY, TITLE_ADAPTER, rank_resources
+from trsr.recommender import COMPRESSED, ITEMS, KEY, TITLE_ADAPTER, rank_resources
 from trsr.recommender import RANKERS as FOLDER
 from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory, readable
@@ -69,7 +69,7 @@ class FittedRankers:
         run: Where the stage's earlier rankers are.
         dataset: The run's data.
         work: Where fitted rankers are kept until the stage is done.
-        open_ranking_model: Opens the language model; the argument asks for the trained one.
+        open_ranking_model: Opens the language model, as `Resources.model` says.
         open_titles: Opens the model that writes titles, and its prompt.
         validation: The validation cases, with summaries where there are any.
         progress: Shows long preparations.
@@ -79,7 +79,7 @@ class FittedRankers:
     run: RunDirectory
     dataset: Dataset
     work: Path
-    open_ranking_model: Callable[[bool], tuple[ScoringModel, PromptWriter]]
+    open_ranking_model: Callable[..., tuple[ScoringModel, PromptWriter]]
     open_titles: Callable[[], tuple[LanguageModel, TitleWriter]]
     validation: Callable[[], Iterable[Case]]
     progress: Progress = field(default_factory=Silent)
@@ -142,6 +142,8 @@ class FittedRankers:
             read += [TABLE, IMAGES] if config.prompts.candidate_image else []
         if rank.those("needs_training"):
             read.append("adapter")
+        if rank.those("needs_compression"):
+            read.append(COMPRESSED)
         found["files"] = self.run.hashes(sorted(set(read)))
         plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
         return plain

@@ -41,7 +41,12 @@ from trsr.rankers import (
 )
 from trsr.rankers.baselines.item_knn import EaseRanker, check_size
 from trsr.rankers.blend import check_cases
-from trsr.recommender import TITLE_ADAPTER, open_ranking_model, open_title_model
+from trsr.recommender import (
+    TITLE_ADAPTER,
+    compressed_model,
+    open_ranking_model,
+    open_title_model,
+)
 from trsr.report.costs import RankerCost
 from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory
@@ -245,11 +250,16 @@ class RankingModelCounts:
         self._book = book
         self._written: dict[str, tuple[str, list[PromptCounts]]] = {}
 
-    def __call__(self, trained: bool) -> tuple[ScoringModel, PromptWriter]:
-        """Opens the model, trained or as it came."""
-        model, writer = open_ranking_model(
-            self._config, needed_adapter(self._run) if trained else None
-        )
+    def __call__(
+        self, trained: bool, compressed: bool = False
+    ) -> tuple[ScoringModel, PromptWriter]:
+        """Opens the model: trained or as it came; of the trained one the compressed form."""
+        config, adapter = self._config, None
+        if compressed:
+            config = compressed_model(config, self._run.folder)
+        elif trained:
+            adapter = needed_adapter(self._run)
+        model, writer = open_ranking_model(config, adapter)
         counts = self._written.setdefault(model.identity, (writer.digest, []))[1]
         counts.append(writer.counts)
         self._book.watch(model.counts)

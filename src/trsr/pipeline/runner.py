@@ -267,6 +267,32 @@ def is_finished(stages: Sequence[Stage], config: Config, run: RunDirectory) -> b
     )
 
 
+def is_made(output: RunDirectory, command: str, meaning: Mapping[str, Any]) -> bool:
+    """Whether a command's own folder holds its very result.
+
+    Args:
+        output: The folder, `--out`.
+        command: Whose.
+        meaning: All that the result depends on, as plain values.
+
+    Raises:
+        StaleRunError: If it holds a result of other settings.
+        StoreError: If it holds something else.
+    """
+    record = output.records().get(command)
+    if record is None:
+        if any(path.name not in (".lock", ".work") for path in files.listed(output.folder)):
+            raise StoreError(f"{output.folder}: is not empty; choose another --out")
+        return False
+    changed = differences(record.settings, meaning)
+    if changed:
+        raise StaleRunError(
+            f"{output.folder} was made with other settings: {'; '.join(changed)}; choose "
+            "another --out, remove it, or go back to those settings"
+        )
+    return not output.faults(record)
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """The settings that differ, as `key: old → new`."""
     found = []

@@ -30,6 +30,7 @@ from trsr.pipeline.artifacts import (
     SUMMARIES,
     SUMMARY_COLUMNS,
     SUMMARY_FORMAT,
+    adapter_of,
     cases_file,
     ranked_splits,
     run_summaries,
@@ -37,6 +38,7 @@ from trsr.pipeline.artifacts import (
     used_splits,
     with_summaries,
 )
+from trsr.pipeline.compression import compress_ranker
 from trsr.pipeline.describing import DESCRIBE
 from trsr.pipeline.fitted_rankers import ranking_prompt_settings, title_prompt_settings
 from trsr.pipeline.pages import write_pages
@@ -52,7 +54,14 @@ from trsr.pipeline.title_training import TRAIN_TITLE
 from trsr.prompts import PromptWriter, load_domain
 from trsr.rankers import PointwiseLLMRanker, rank_what_fits, read_rankings
 from trsr.rankers.settings import RankSettings
-from trsr.recommender import RANKERS, TITLE_ADAPTER, open_cached, ranking_writer, summary_writer
+from trsr.recommender import (
+    COMPRESSED,
+    RANKERS,
+    TITLE_ADAPTER,
+    open_cached,
+    ranking_writer,
+    summary_writer,
+)
 from trsr.registry import PluginTable
 from trsr.storage import files
 from trsr.storage.run_directory import StageRecord
@@ -238,6 +247,23 @@ def _train(job: Job) -> dict[str, Any]:
     return {key: one for key, one in info.items() if key not in CURVES}
 
 
+def _compress_settings(config: Config) -> dict[str, Any]:
+    """How the model is made smaller, and what calibrates it."""
+    return {"compress": config.compress.model_dump(mode="json")} | ranking_prompt_settings(config)
+
+
+def _compress(job: Job) -> dict[str, Any]:
+    if not job.config.rank.those("needs_compression"):
+        return {"why": "no ranker of rank.rankers asks the compressed model"}
+    out = job.out / COMPRESSED
+    files.make_folder(out)
+    dataset, adapter = Dataset.load(job.run.folder), adapter_of(job.run)
+    found = compress_ranker(job.config, dataset, adapter, out, job.work, job.progress)
+    if "note" in found:
+        _log.warning("compress: %s", found["note"])
+    return {key: one for key, one in found.items() if key not in ("lost", "settings")}
+
+
 FLAG = "hardly_learned"
 """In the record of a training whose loss ended near that of a model that ranks at random."""
 
@@ -421,11 +447,18 @@ TRAIN = Stage(
     _train,
     _train_reads,
 )
+COMPRESS = Stage(
+    "compress",
+    ("items.parquet", DESCRIPTIONS, cases_file("train"), summaries_file("train"), "adapter"),
+    (COMPRESSED,),
+    _compress_settings,
+    _compress,
+)
 RANK = Stage(
     "rank",
     (
         *("items.parquet", DESCRIPTIONS, "interactions.parquet", *CASES),
-        *("adapter", TITLE_ADAPTER),
+        *("adapter", COMPRESSED, TITLE_ADAPTER),
     ),
     ("rankings.parquet", RANKERS),
     _rank_settings,
@@ -447,7 +480,7 @@ EVALUATE = Stage(
     unread=(SOURCE,),
     last=True,
 )
-STAGES = (PREPARE, DESCRIBE, SUMMARIZE, TRAIN, TRAIN_TITLE, RANK, EVALUATE)
+STAGES = (PREPARE, DESCRIBE, SUMMARIZE, TRAIN, COMPRESS, TRAIN_TITLE, RANK, EVALUATE)
 
 STAGE_TABLE = PluginTable(
     "stage",

@@ -37,7 +37,7 @@ STATE = "ranker.json"
 _NO_ITEMS = Catalog(pl.DataFrame({"id": pl.Series([], dtype=pl.String)}))
 
 
-def _no_model(tuned: bool) -> tuple[ScoringModel, PromptWriter]:
+def _no_model(tuned: bool, compressed: bool = False) -> tuple[ScoringModel, PromptWriter]:
     raise AssertionError("no language model is given")
 
 
@@ -56,7 +56,8 @@ class Resources:
     Attributes:
         catalog: The items with their texts.
         settings: The settings of ranking that rankers share, such as `rank.text_fields`.
-        model: Opens the language model and its prompts; the argument asks for the trained one.
+        model: Opens the language model and its prompts; the first argument asks for the trained
+            one, a second one for that one's compressed form.
         ranker: Another ranker by its name, fitted: a member of a blend.
         progress: Shows long preparations.
         titles: Opens the model that writes titles, trained where it is, and its prompt.
@@ -64,7 +65,7 @@ class Resources:
 
     catalog: Catalog = _NO_ITEMS
     settings: RankSettings = field(default_factory=RankSettings)
-    model: Callable[[bool], tuple[ScoringModel, PromptWriter]] = _no_model
+    model: Callable[..., tuple[ScoringModel, PromptWriter]] = _no_model
     ranker: Callable[[str], Ranker] = _no_ranker
     progress: Progress = field(default_factory=Silent)
     titles: Callable[[], tuple[LanguageModel, TitleWriter]] = _no_titles

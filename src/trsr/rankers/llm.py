@@ -79,7 +79,8 @@ class TunedLLMRanker(Ranker):
     @functools.cached_property
     def asked(self) -> PointwiseLLMRanker:
         """Asks the model."""
-        model, writer = self.resources.model(self.traits.needs_training)
+        compressed = self.traits.needs_compression
+        model, writer = self.resources.model(self.traits.needs_training, compressed)
         return PointwiseLLMRanker(model, writer)
 
     def score(self, batch: QueryBatch) -> ScoreBatch:
@@ -91,6 +92,21 @@ class ZeroShotLLMRanker(TunedLLMRanker):
     """The yes/no ranker with the model that training started from."""
 
     traits = Traits(uses_llm=True, log_odds=True, reads_summary=True)
+
+
+class CompressedLLMRanker(TunedLLMRanker):
+    """The yes/no ranker with the compressed form of the trained model, which lies in `compressed/`.
+
+    OD-LLM (arXiv 2601.09306): see `trsr.models.hf.compression`.
+    """
+
+    traits = Traits(
+        uses_llm=True,
+        needs_training=True,
+        needs_compression=True,
+        log_odds=True,
+        reads_summary=True,
+    )
 
 
 class ItemOnlyLLMRanker(TunedLLMRanker):

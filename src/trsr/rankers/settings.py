@@ -42,6 +42,7 @@ RANKERS = PluginTable(
         "llm": "trsr.rankers.llm:TunedLLMRanker",
         "llm_zero_shot": "trsr.rankers.llm:ZeroShotLLMRanker",
         "llm_item_only": "trsr.rankers.llm:ItemOnlyLLMRanker",
+        "llm_compressed": "trsr.rankers.llm:CompressedLLMRanker",
         "title": "trsr.rankers.titles:TitleRanker",
         "title_search": "trsr.rankers.titles:TitleSearchRanker",
         "title_sampled": "trsr.rankers.titles:TitleSampledRanker",
@@ -60,6 +61,7 @@ class Traits:
         proposes: Though it asks a model, it ranks the whole catalog itself.
         reads_scores: Asks for log-probabilities; where not, an endpoint can be asked.
         needs_training: Asks the trained model, so that a model is trained.
+        needs_compression: Asks the compressed form of the trained model.
         log_odds: Its score is log p(yes) − log p(no).
         reads_summary: Reads the user's summary, in its prompt or by itself.
         reads_text: Reads item texts as `rank.text_fields` and `rank.text_words` say.
@@ -76,6 +78,7 @@ class Traits:
     proposes: bool = False
     reads_scores: bool = True
     needs_training: bool = False
+    needs_compression: bool = False
     log_odds: bool = False
     reads_summary: bool = False
     reads_text: bool = False
@@ -176,7 +179,8 @@ class RankSettings(Settings):
         ("random", "popular", "llm_zero_shot", "llm"),
         min_length=1,
         description="one table row each; llm is the fine-tuned model, llm_zero_shot the model "
-        "before that, llm_item_only the fine-tuned one without the user",
+        "before that, llm_item_only the fine-tuned one without the user, llm_compressed the "
+        "smaller one of the method od_llm",
     )
     split: Literal["test", "valid"] = Field(
         "test",

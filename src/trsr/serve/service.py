@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from trsr.config import Config
 from trsr.errors import DataError, ModelError, TrsrError
 from trsr.models import ScoringModel, open_model
 from trsr.models.apart import ApartModel
@@ -107,19 +108,19 @@ class ServedRecommender(Recommender):
         model = cached(inner, ResponseCache(self.config.run.cache))
         return model, summary_writer(self.config, model, self.catalog)
 
-    def _open(self, tuned: bool) -> tuple[ScoringModel, PromptWriter]:
+    def _open(self, config: Config, adapter: Path | None) -> tuple[ScoringModel, PromptWriter]:
         limits = self.limits
-        model = open_model(self.config.model, self._adapter if tuned else None)
+        model = open_model(config.model, adapter)
         if not isinstance(model, ScoringModel):
             raise ModelError(
-                f"the backend {self.config.model.backend!r} gives no log-probabilities of answers, "
+                f"the backend {config.model.backend!r} gives no log-probabilities of answers, "
                 "so it cannot rank"
             )
         keep = getattr(model, "keep_prefixes", None)
         if keep is not None:
             keep(limits.cache_mb << 20)
         served = BatchedModel(model, limits.batch_tokens, limits.queue)
-        return served, ranking_writer(self.config, served)
+        return served, ranking_writer(config, served)
 
 
 @dataclasses.dataclass

@@ -14,12 +14,12 @@ import polars as pl
 
 from trsr.config import Config
 from trsr.data import Cases, Dataset
-from trsr.errors import ConfigError, DataError, PromptError, StaleRunError, StoreError
+from trsr.errors import ConfigError, DataError, PromptError
 from trsr.metrics.significance import LEVEL, compare_columns, difference_json
 from trsr.models.base import Feed, LanguageModel, ModelWrapper, Sampling
 from trsr.models.settings import ModelSettings
 from trsr.pipeline.artifacts import adapter_of
-from trsr.pipeline.runner import differences, refuse_stale, versions
+from trsr.pipeline.runner import is_made, refuse_stale, versions
 from trsr.pipeline.stages import STAGES
 from trsr.progress import Progress, Silent
 from trsr.prompts import PromptWriter, load_domain
@@ -194,7 +194,7 @@ def tune_summarizer(
         )
     meaning = _meaning(config, run, adapter)
     with output.locked("--out FOLDER"):
-        if not _is_done(output, meaning):
+        if not is_made(output, COMMAND, meaning):
             tuner = _Tuner(config, train, valid, adapter, output, progress or Silent())
             return TunedSummarizer(output.folder, tuner.run(meaning))
     return TunedSummarizer(output.folder, files.read_json(output / RESULT), False)
@@ -233,22 +233,6 @@ def _meaning(config: Config, run: RunDirectory, adapter: Path | None) -> dict[st
         "seed": config.run.seed,
     }
     return dict(json.loads(json.dumps(value)))
-
-
-def _is_done(output: RunDirectory, meaning: Mapping[str, Any]) -> bool:
-    """Whether the folder holds this very result; refuses one that holds something else."""
-    record = output.records().get(COMMAND)
-    if record is None:
-        if any(path.name not in (".lock", ".work") for path in files.listed(output.folder)):
-            raise StoreError(f"{output.folder}: is not empty; choose another --out")
-        return False
-    changed = differences(record.settings, meaning)
-    if changed:
-        raise StaleRunError(
-            f"{output.folder} was made with other settings: {'; '.join(changed)}; choose "
-            "another --out, remove it, or go back to those settings"
-        )
-    return not output.faults(record)
 
 
 @dataclass

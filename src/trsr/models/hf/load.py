@@ -16,6 +16,7 @@ import transformers
 from safetensors import SafetensorError
 
 from trsr.errors import ConfigError, ModelError
+from trsr.models.hf import low_rank
 from trsr.models.hf.fused_lora import fuse_lora, is_readable
 from trsr.models.settings import ModelSettings
 from trsr.models.token_tree.kv_cache import decoder_of
@@ -84,17 +85,26 @@ def load_network(
     """
     dtype = pick_dtype(settings, device)
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
-    if settings.quantize != "none":
+    # of a compiled pass the pass alone is in fewer bits
+    quantize = settings.quantize != "none" and settings.scorer != "openvino"
+    if quantize:
         options |= _quantized(settings, dtype, device)
     try:
         with quiet():
-            kind = "ImageTextToText" if sees(folder) else "CausalLM"
-            network = getattr(transformers, f"AutoModelFor{kind}").from_pretrained(
-                folder, **options
-            )
+            if files.is_file(folder / low_rank.LOW_RANK):
+                if quantize:
+                    raise ConfigError(
+                        f"model.quantize: the compressed model in {folder} can be in fewer bits "
+                        "with model.scorer = openvino alone; set it to none"
+                    )
+                network = low_rank.load(folder, dtype)
+            else:
+                kind = "ImageTextToText" if sees(folder) else "CausalLM"
+                opening = getattr(transformers, f"AutoModelFor{kind}")
+                network = opening.from_pretrained(folder, **options)
     except _UNREADABLE as error:
         raise ModelError(f"the model in {folder} cannot be loaded: {error}") from error
-    if settings.quantize == "none":
+    if not quantize:
         network = network.to(device)
     if adapter is not None:
         network = _adapted(network, adapter, dtype)
@@ -136,7 +146,7 @@ def _is_relevant(path: Path) -> bool:
     """Whether the model's answers depend on a file of its folder."""
     return (
         path.suffix == ".safetensors"
-        or path.name in ("config.json", "generation_config.json")
+        or path.name in ("config.json", "generation_config.json", low_rank.LOW_RANK)
         or path.name.startswith((*TOKENIZER, *PROCESSOR))
     )
 

@@ -17,7 +17,8 @@ from trsr.models.chat_format import ChatFormat, Question
 from trsr.models.hf import load
 from trsr.models.hf.generate import Generator, stop_tokens
 from trsr.models.hf.vision import ImageVectors, VisionFormat, load_processor
-from trsr.models.openvino.compiled import CompiledPass, compiled_pass, resolve
+from trsr.models.openvino.compiled import BITS, CompiledPass, compiled_pass, resolve
+from trsr.models.openvino.graph import rounded
 from trsr.models.settings import ModelSettings
 from trsr.models.text_search import Search, search
 from trsr.models.thinking import MissingTexts
@@ -50,6 +51,7 @@ class TransformersModel:
         network: The torch module; a PEFT wrapper where the adapter stays beside the weights.
         device: Where it runs.
         chat_format: The chat format: how prompts become tokens.
+        scorer: What scores: torch or openvino.
         prefix_cache: What is kept of prompts between calls.
 
     Raises:
@@ -66,10 +68,10 @@ class TransformersModel:
         own = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         self._context_tokens = min(settings.context_tokens, own or settings.context_tokens)
         dtype = load.pick_dtype(settings, self.device)
-        self._scorer = "torch" if self.takes_images else resolve(self.network, settings.scorer)
+        self.scorer = "torch" if self.takes_images else resolve(self.network, settings.scorer)
         self._identity = load.identity(settings, folder, adapter, dtype)
-        if self._scorer != "torch":
-            self._identity += f" {self._scorer}"
+        if self.scorer != "torch":
+            self._identity += f" {self.scorer}"
         if self.takes_images:
             self._identity += f" images of {settings.image_tokens}"
         self._identity += settings.special_name
@@ -101,13 +103,31 @@ class TransformersModel:
         """The most tokens of a prompt and its answer: the setting, or the model's own if less."""
         return self._context_tokens
 
+    @property
+    def engine(self) -> str:
+        """What scores, and in which number format."""
+        return f"{self.scorer}, {str(self.network.dtype).removeprefix('torch.')}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the model's numbers as they are multiplied."""
+        found: int = sum(one.numel() * one.element_size() for one in self.network.parameters())
+        bits = BITS[self.settings.quantize] if self.scorer == "openvino" else 0
+        for module in decoder_of(self.network).layers.modules() if bits else ():
+            if type(module) is torch.nn.Linear:
+                weight = module.weight
+                codes, scales = rounded(weight.float().numpy(), bits)
+                found += codes.size * bits // 8 + scales.nbytes
+                found -= weight.numel() * weight.element_size()
+        return found
+
     def keep_prefixes(self, size: int) -> None:
         """Bounds what is kept of prompts between calls by bytes, not by the settings' tokens."""
         config = decoder_of(self.network).config
         heads = config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
         shared = getattr(config, "num_key_value_heads", None) or heads
-        of_number = 4 if self._scorer == "openvino" else self.network.dtype.itemsize
+        of_number = 4 if self.scorer == "openvino" else self.network.dtype.itemsize
         token = 2 * config.num_hidden_layers * shared * width * of_number
         self.prefix_cache = PrefixCache(size // token)
 
@@ -315,7 +335,7 @@ class TransformersModel:
     @functools.cached_property
     def compiled(self) -> CompiledPass | None:
         """The pass that scores in torch's place, where the setting `scorer` asks for one."""
-        return compiled_pass(self.network, self._scorer)
+        return compiled_pass(self.network, self.scorer, self.settings.quantize)
 
     def _log_probabilities(
         self, sequences: Sequence[Tokens], tokens: Sequence[int]

@@ -45,6 +45,9 @@ MOST_FREE = 16
 MOST_PARAMETERS = 2e9
 """`auto` does not compile larger models: their weights would be copied in fp32."""
 
+BITS = {"none": 0, "8bit": 8, "4bit": 4}
+"""By `model.quantize`."""
+
 _MASKED = -1e30
 
 Segment = tuple[Tokens, Prefix | None]
@@ -56,6 +59,7 @@ class CompiledPass:
     Args:
         network: A causal language model of transformers, plain or wrapped by PEFT, on the CPU. Its
             weights are copied: later changes are not seen.
+        bits: Of each number in the layers' matrices, 8 or 4; 0: as they are.
 
     Attributes:
         infer: Makes the pass: named arrays in.
@@ -64,13 +68,13 @@ class CompiledPass:
         ConfigError: If openvino is missing, or the graph cannot be built for this model.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, bits: int = 0) -> None:
         ov = optional("openvino", "openvino", "model.scorer = openvino")
         decoder = decoder_of(network)
         _check(decoder)
         self._decoder = decoder
         self._heads = Heads.of(decoder)
-        graph = Graph(ov, decoder, self._heads)
+        graph = Graph(ov, decoder, self._heads, bits)
         exact = next(decoder.parameters()).dtype == torch.float32
         properties = {
             "INFERENCE_PRECISION_HINT": "f32" if exact else "bf16",
@@ -212,13 +216,13 @@ def resolve(network: Any, scorer: str) -> str:
     return "openvino"
 
 
-def compiled_pass(network: Any, scorer: str) -> CompiledPass | None:
+def compiled_pass(network: Any, scorer: str, quantize: str = "none") -> CompiledPass | None:
     """The pass that a resolved setting asks for; None: torch's.
 
     Raises:
         ConfigError: If it cannot be had.
     """
-    return None if scorer == "torch" else CompiledPass(network)
+    return None if scorer == "torch" else CompiledPass(network, BITS[quantize])
 
 
 def _length(prefix: Prefix | None) -> int:

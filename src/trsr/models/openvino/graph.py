@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from trsr.errors import ConfigError
+from trsr.models.hf.low_rank import is_factorised
 
 Array = npt.NDArray[Any]
 Pair = tuple[Array, Array]
@@ -73,13 +74,16 @@ class Graph:
         ov: The openvino module.
         decoder: A Llama, Mistral or Qwen decoder of transformers.
         heads: Its sizes.
+        bits: Of each number in the layers' matrices, 8 or 4 (embeddings and norms stay as they
+            are); 0: as they are.
 
     Attributes:
         model: The graph, to be compiled.
     """
 
-    def __init__(self, ov: Any, decoder: Any, heads: Heads) -> None:
+    def __init__(self, ov: Any, decoder: Any, heads: Heads, bits: int = 0) -> None:
         self.ov, self.op = ov, ov.opset13
+        self.bits = bits
         self.heads = heads
         self.inputs: list[Any] = []
         size = heads.size
@@ -172,13 +176,27 @@ class Graph:
     def _linear(self, x: Any, parts: _Linear) -> Any:
         """A linear layer with its adapters."""
         op = self.op
-        out = op.matmul(x, op.constant(parts.weight), False, True)
+        if parts.first is not None:
+            x = op.matmul(x, self._weight(parts.first), False, True)
+        out = op.matmul(x, self._weight(parts.weight), False, True)
         if parts.bias is not None:
             out = op.add(out, op.constant(parts.bias))
         for down, up in parts.adapters:
             low = op.matmul(x, op.constant(down), False, True)
             out = op.add(out, op.matmul(low, op.constant(up), False, True))
         return out
+
+    def _weight(self, weight: Array) -> Any:
+        """A matrix [out, in]; OpenVINO keeps rounded ones so, and multiplies them as they are."""
+        op = self.op
+        if not self.bits:
+            return op.constant(weight)
+        codes, scales = rounded(weight, self.bits)
+        kind = {8: self.ov.Type.i8, 4: self.ov.Type.i4}[self.bits]
+        whole = op.multiply(
+            op.convert(op.constant(codes, dtype=kind), np.float32), op.constant(scales)
+        )
+        return op.reshape(whole, self._ints(*weight.shape), False)
 
     def _input(self, name: str, shape: list[int], kind: Any) -> Any:
         one = self.op.parameter(shape, kind, name=name)
@@ -193,6 +211,20 @@ class Graph:
         return self.op.constant(np.array(value, np.int64))
 
 
+def rounded(weight: Array, bits: int) -> Pair:
+    """Integers of so many bits, [out, groups, size], and their scales, [out, groups, 1].
+
+    A group is a row in 8 bits and 32 of its numbers in 4 (16 or 8 where that divides the row).
+    """
+    into = weight.shape[1]
+    size = into if bits == 8 else next((n for n in (32, 16, 8) if into % n == 0), into)
+    groups = weight.reshape(len(weight), -1, size)
+    most = 2 ** (bits - 1) - 1
+    scales = np.abs(groups).max(2, keepdims=True) / most
+    codes = np.rint(groups / np.maximum(scales, np.finfo(np.float32).tiny))
+    return codes.astype(np.int8), scales.astype(np.float32)
+
+
 def _matrix(tensor: Tensor) -> Array:
     found: Array = tensor.detach().float().numpy()
     return found
@@ -200,14 +232,21 @@ def _matrix(tensor: Tensor) -> Array:
 
 @dataclass(frozen=True)
 class _Linear:
-    """A linear layer's parts: weight [out, in], bias, and LoRA's pairs with their scale."""
+    """A linear layer's parts: weight [out, in], bias, and LoRA's pairs with their scale.
+
+    Of a factorised layer `first` is the factor [rank, in] before the weight [out, rank].
+    """
 
     weight: Array
     bias: Array | None
     adapters: list[Pair]
+    first: Array | None = None
 
     @classmethod
     def of(cls, module: Any) -> _Linear:
+        if is_factorised(module):
+            bias = None if module[1].bias is None else _matrix(module[1].bias)
+            return cls(_matrix(module[1].weight), bias, [], _matrix(module[0].weight))
         base = getattr(module, "base_layer", module)
         bias = None if base.bias is None else _matrix(base.bias)
         return cls(_matrix(base.weight), bias, list(_adapters(module)))
@@ -215,10 +254,13 @@ class _Linear:
     def rows(self, order: Array) -> _Linear:
         """The same layer, what it gives in another order."""
         bias = None if self.bias is None else self.bias[order]
-        return _Linear(self.weight[order], bias, [(down, up[order]) for down, up in self.adapters])
+        pairs = [(down, up[order]) for down, up in self.adapters]
+        return _Linear(self.weight[order], bias, pairs, self.first)
 
     def columns(self, order: Array) -> _Linear:
         """The same layer, for what it takes in another order."""
+        if self.first is not None:
+            return _Linear(self.weight, self.bias, self.adapters, self.first[:, order])
         pairs = [(down[:, order], up) for down, up in self.adapters]
         return _Linear(self.weight[:, order], self.bias, pairs)
 
