@@ -278,7 +278,8 @@ def write_merged(settings: ModelSettings, adapter: Path | None, folder: Path) ->
     """
     base = local_weights(settings.name, revision=settings.revision)
     plain = settings.model_copy(update={"dtype": "float32", "quantize": "none"})
-    network = load_network(plain, base, adapter, torch.device("cpu"))
+    # factors are multiplied: readers know whole layers alone
+    network = low_rank.multiplied(load_network(plain, base, adapter, torch.device("cpu")))
     try:
         with quiet():
             network.save_pretrained(folder)

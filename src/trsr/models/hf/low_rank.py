@@ -21,14 +21,10 @@ from trsr.storage import files
 
 LOW_RANK = "low_rank.json"
 """In a model's folder: the rank of each factorised layer, by the layer's name."""
-WEIGHTS = "model.safetensors"
-KIND = "trsr_low_rank"
-"""The kind of model in `config.json`, so that readers who know no factors refuse the folder.
-
-By the true kind, transformers would fill the layers that it misses with random numbers, and only
-print it; an unknown quantization it would skip with a warning.
+WEIGHTS = "low_rank.safetensors"
+"""By the usual name, transformers would fill the layers that it misses with random numbers, and only
+print it; so it finds no weights.
 """
-TRUE_KIND = "low_rank_model_type"
 
 
 def factorised(linear: nn.Linear, down: Tensor, up: Tensor) -> nn.Sequential:
@@ -97,11 +93,8 @@ def save(network: Any, folder: Path) -> None:
     if tied:
         state.pop(next(name for name in state if name.endswith("lm_head.weight")), None)
     save_file({name: one.contiguous() for name, one in state.items()}, folder / WEIGHTS)
-    config = network.config.to_dict()
-    config |= {"model_type": KIND, TRUE_KIND: config["model_type"]}
-    files.write_json(folder / "config.json", config)
-    if network.generation_config is not None:
-        network.generation_config.save_pretrained(folder)
+    network.config.save_pretrained(folder)
+    network.generation_config.save_pretrained(folder)
     files.write_json(folder / LOW_RANK, ranks_of(network))
 
 
@@ -111,10 +104,7 @@ def load(folder: Path, dtype: torch.dtype) -> Any:
     Raises:
         ModelError: If a tensor is missing, surplus or of another shape, or a name is of no layer.
     """
-    stored = files.read_json(folder / "config.json")
-    config = transformers.AutoConfig.for_model(
-        **stored | {"model_type": stored.pop(TRUE_KIND, stored.get("model_type"))}
-    )
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):  # buffers are computed, not stored
         network = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
         for name, rank in _ranks(folder).items():

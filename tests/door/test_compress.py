@@ -1,0 +1,148 @@
+"""`trsr compress` and the method od_llm: smaller models of a trained run, used and measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from trsr.cli.app import app
+from trsr.config import load_config
+from trsr.errors import ConfigError, ModelError, StaleRunError, StoreError
+from trsr.export import export
+from trsr.export.compressing import compress_run
+from trsr.pipeline import run as run_all
+from trsr.recommender import Recommender
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FAST = ["compress.cases=3", "model.scorer=torch"]
+
+
+@pytest.fixture
+def run(tmp_path, trained_run):
+    """A copy of the trained run, with its tiny model two folders above."""
+    shutil.copytree(trained_run, tmp_path / "runs" / "mine")
+    (tmp_path / "tiny").symlink_to(trained_run.parent.parent / "tiny")
+    return tmp_path / "runs" / "mine"
+
+
+@pytest.fixture
+def no_processes(monkeypatch):
+    """Peak memory is measured in processes of their own, which takes seconds each."""
+    monkeypatch.setattr("trsr.export.compressing._peak_alone", lambda *_: 10**8)
+
+
+def test_a_model_is_written_measured_and_used(run, tmp_path):
+    done = CliRunner().invoke(app, ["compress", str(run), "--ratio", "0.6", *FAST])
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "runs" / "mine-compressed"
+    assert f"model.name={folder}" in done.stdout
+    assert "ratio 0.6" in done.stdout
+    found = json.loads((folder / "compress.json").read_text())
+    assert found["settings"]["ratio"] == 0.6
+    assert found["parameters"]["after"] < found["parameters"]["before"]
+    assert found["tokens"] > 64
+    assert len(found["lost"]) == found["layers"] == 14
+    page = (folder / "compress.md").read_text()
+    assert str(tmp_path) not in page
+    assert "ratio 0.6" in page
+
+    compressed = load_config(run / "config.toml", [f"model.name={folder}"])
+    dataset = Recommender.load(run, "popular").dataset
+    queries = list(dataset.cases("test").queries())
+    whole = Recommender(compressed, dataset, None, "llm_zero_shot")
+    lists = list(whole.rank(whole.summarized(queries, _silent())))
+    assert len(lists) == len(queries)
+
+
+def _silent():
+    from trsr.progress import Silent
+
+    return Silent()
+
+
+def test_the_same_call_makes_nothing_anew_and_another_one_refuses(run, tmp_path, no_processes):
+    out = tmp_path / "out"
+    folders, curve = compress_run(run, out, settings=FAST)
+    assert folders == [out]
+    assert list(curve.costs) == ["llm", "ratio 0.5"]
+    assert curve.agreement["llm"] == 1
+    assert curve.costs["ratio 0.5"].size < curve.costs["llm"].size
+    written = (out / "low_rank.safetensors").stat()
+    compress_run(run, out, settings=FAST)
+    assert (out / "low_rank.safetensors").stat() == written
+    with pytest.raises(StaleRunError, match=r"compress\.align: outputs → none"):
+        compress_run(run, out, settings=[*FAST, "compress.align=none"])
+    with pytest.raises(StoreError, match="is not empty"):
+        compress_run(run, run.parent, settings=FAST)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino")
+def test_several_ratios_are_a_curve_beside_fewer_bits(run, tmp_path, no_processes):
+    folders, curve = compress_run(
+        run, tmp_path / "out", ratios=[0.4, 0.8], settings=[FAST[0], "model.scorer=openvino"]
+    )
+    assert [folder.name for folder in folders] == ["0.8", "0.4"]
+    assert list(curve.costs) == ["llm", "llm 8bit", "llm 4bit", "ratio 0.8", "ratio 0.4"]
+    sizes = [cost.size for cost in curve.costs.values()]
+    assert sizes[0] > sizes[1] > sizes[2]
+    assert sizes[0] > sizes[3] > sizes[4]
+    assert curve.agreement["llm 8bit"] > 0.9
+    drawn = (tmp_path / "out" / "compress.svg").read_text()
+    assert drawn.count("<circle") == 5
+    assert "ratio 0.4: 0 MB, AUC" in drawn
+
+
+def test_what_cannot_be_compressed_is_refused(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"model\.quantize"):
+        compress_run(run, tmp_path / "a", settings=["model.quantize=8bit"])
+    with pytest.raises(ConfigError, match=r"compress\.ratio"):
+        compress_run(run, tmp_path / "b", ratios=[1.0])
+    with pytest.raises(StoreError, match="not a run directory"):
+        compress_run(tmp_path, tmp_path / "c")
+    assert not (tmp_path / "a" / "low_rank.safetensors").exists()
+
+
+def test_the_method_ranks_by_both_forms(run, tmp_path):
+    settings = ["method=od_llm", 'rank.rankers=["llm","llm_compressed"]', "compress.cases=3"]
+    config = load_config(run / "config.toml", settings)
+    outcomes = {one.stage: one for one in run_all(config)}
+    assert not outcomes["train"].made
+    assert outcomes["compress"].made
+    assert not {one.stage: one for one in run_all(config)}["compress"].made
+    report = json.loads((run / "report.json").read_text())
+    assert set(report["rankers"]) == {"llm", "llm_compressed"}
+    shutil.copytree(run, tmp_path / "moved")
+    moved = Recommender.load(tmp_path / "moved", "llm_compressed")
+    moved.save(tmp_path / "saved")
+    users = ["u0", "u1"]
+    shutil.rmtree(run / "compressed")
+    saved = Recommender.load(tmp_path / "saved", "llm_compressed")
+    assert saved.recommend(users, 3).equals(moved.recommend(users, 3))
+    compressed = moved.config.model.model_copy(update={"name": str(tmp_path / "moved/compressed")})
+    with pytest.raises(ConfigError, match="no stage compress|compresses no model"):
+        load_config(run / "config.toml", ["method=llm_trsr"])
+    assert compressed.name
+
+
+def test_a_compressed_model_is_exported(run, tmp_path, no_processes):
+    """As factors where the format holds any layers, multiplied where it has names for whole ones."""
+    compress_run(run, tmp_path / "out", settings=FAST)
+    config = run / "config.toml"
+    text = config.read_text().replace('name = "./tiny"', f'name = "{tmp_path / "out"}"')
+    shutil.rmtree(run / "adapter")
+    config.write_text(text)
+    for to in ("merged", *(("openvino",) if importlib.util.find_spec("openvino") else ())):
+        found = export(run, to, tmp_path / to, queries=1)
+        assert min(found.correlations) > 0.99, found.said
+
+
+def test_an_adapter_of_another_model_is_refused(run, tmp_path):
+    other = run / "adapter" / "adapter_config.json"
+    value = json.loads(other.read_text())
+    other.write_text(json.dumps(value | {"target_modules": ["q_proj"]}))
+    with pytest.raises((ModelError, StaleRunError)):
+        compress_run(run, tmp_path / "out", settings=FAST)
