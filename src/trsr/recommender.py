@@ -459,6 +459,8 @@ class Recommender:
                 files.copy(self._folder / name, folder / RANKERS / name)
         if self._adapter and config.rank.those("needs_training", names):
             files.copy(self._adapter, folder / "adapter")
+        if config.rank.those("needs_compression", names):
+            files.copy(run / COMPRESSED, folder / COMPRESSED)
         if config.rank.those("writes_titles", names) and files.is_folder(run / TITLE_ADAPTER):
             files.copy(run / TITLE_ADAPTER, folder / TITLE_ADAPTER)
         if config.prompts.domain.endswith(".toml"):

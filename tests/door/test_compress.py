@@ -14,7 +14,9 @@ from trsr.config import load_config
 from trsr.errors import ConfigError, ModelError, StaleRunError, StoreError
 from trsr.export import export
 from trsr.export.compressing import compress_run
+from trsr.models import ModelSettings, open_model
 from trsr.pipeline import run as run_all
+from trsr.progress import Silent
 from trsr.recommender import Recommender
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,14 +56,8 @@ def test_a_model_is_written_measured_and_used(run, tmp_path):
     dataset = Recommender.load(run, "popular").dataset
     queries = list(dataset.cases("test").queries())
     whole = Recommender(compressed, dataset, None, "llm_zero_shot")
-    lists = list(whole.rank(whole.summarized(queries, _silent())))
+    lists = list(whole.rank(whole.summarized(queries, Silent())))
     assert len(lists) == len(queries)
-
-
-def _silent():
-    from trsr.progress import Silent
-
-    return Silent()
 
 
 def test_the_same_call_makes_nothing_anew_and_another_one_refuses(run, tmp_path, no_processes):
@@ -74,7 +70,7 @@ def test_the_same_call_makes_nothing_anew_and_another_one_refuses(run, tmp_path,
     written = (out / "low_rank.safetensors").stat()
     compress_run(run, out, settings=FAST)
     assert (out / "low_rank.safetensors").stat() == written
-    with pytest.raises(StaleRunError, match=r"compress\.align: outputs → none"):
+    with pytest.raises(StaleRunError, match=r"compress\.align: 'outputs' → 'none'"):
         compress_run(run, out, settings=[*FAST, "compress.align=none"])
     with pytest.raises(StoreError, match="is not empty"):
         compress_run(run, run.parent, settings=FAST)
@@ -96,14 +92,19 @@ def test_several_ratios_are_a_curve_beside_fewer_bits(run, tmp_path, no_processe
     assert "ratio 0.4: 0 MB, AUC" in drawn
 
 
-def test_what_cannot_be_compressed_is_refused(run, tmp_path):
+def test_what_cannot_be_compressed_is_refused(run, tmp_path, no_processes):
     with pytest.raises(ConfigError, match=r"model\.quantize"):
         compress_run(run, tmp_path / "a", settings=["model.quantize=8bit"])
     with pytest.raises(ConfigError, match=r"compress\.ratio"):
         compress_run(run, tmp_path / "b", ratios=[1.0])
     with pytest.raises(StoreError, match="not a run directory"):
         compress_run(tmp_path, tmp_path / "c")
-    assert not (tmp_path / "a" / "low_rank.safetensors").exists()
+    assert not (tmp_path / "a").exists()
+    compress_run(run, tmp_path / "small", settings=FAST)
+    with pytest.raises(ConfigError, match="is compressed already"):
+        compress_run(run, tmp_path / "d", settings=[f"model.name={tmp_path / 'small'}"])
+    with pytest.raises(ConfigError, match="openvino alone"):
+        open_model(ModelSettings(name=str(tmp_path / "small"), quantize="8bit", device="cpu"))
 
 
 def test_the_method_ranks_by_both_forms(run, tmp_path):
@@ -122,14 +123,12 @@ def test_the_method_ranks_by_both_forms(run, tmp_path):
     shutil.rmtree(run / "compressed")
     saved = Recommender.load(tmp_path / "saved", "llm_compressed")
     assert saved.recommend(users, 3).equals(moved.recommend(users, 3))
-    compressed = moved.config.model.model_copy(update={"name": str(tmp_path / "moved/compressed")})
-    with pytest.raises(ConfigError, match="no stage compress|compresses no model"):
-        load_config(run / "config.toml", ["method=llm_trsr"])
-    assert compressed.name
+    with pytest.raises(ConfigError, match="llm_trsr compresses no model; leave out llm_compressed"):
+        load_config(tmp_path / "moved" / "config.toml", ["method=llm_trsr"])
 
 
 def test_a_compressed_model_is_exported(run, tmp_path, no_processes):
-    """As factors where the format holds any layers, multiplied where it has names for whole ones."""
+    """As factors where the format holds any layers, multiplied where it knows whole ones alone."""
     compress_run(run, tmp_path / "out", settings=FAST)
     config = run / "config.toml"
     text = config.read_text().replace('name = "./tiny"', f'name = "{tmp_path / "out"}"')

@@ -26,9 +26,8 @@ from trsr.metrics.report import Report
 from trsr.metrics.significance import Difference
 from trsr.metrics.tables import NOTHING, decimals, interval_text, signed, span
 from trsr.models import ModelSettings, open_model
-from trsr.pipeline.artifacts import adapter_of, run_summaries
-from trsr.pipeline.compression import compress_ranker
-from trsr.pipeline.prompt_summaries import prompt_cases
+from trsr.pipeline.artifacts import adapter_of, run_summaries, with_summaries
+from trsr.pipeline.compression import base_folder, compress_ranker
 from trsr.pipeline.runner import is_made, refuse_stale, versions
 from trsr.pipeline.stages import STAGES
 from trsr.progress import Progress, Silent
@@ -158,6 +157,7 @@ def compress_run(
         raise StoreError(f"{run}: not a run directory; make one with `trsr run CONFIG`")
     config = load_config(run / "config.toml", settings)
     ratios = ratios or (config.compress.ratio,)
+    base_folder(config.model)
     directory = RunDirectory(config.run.folder)
     adapter = adapter_of(directory)
     needed = ("prepare", "summarize", "train") if adapter else ("prepare", "summarize")
@@ -226,7 +226,7 @@ def _cases(config: Config, dataset: Dataset) -> list[Case]:
     if dataset.cases(split).full:
         return []
     summaries, _ = run_summaries(dataset, (split,), needed=config.summarized)
-    return list(prompt_cases(config, dataset, split, summaries))
+    return list(with_summaries(dataset.cases(split), summaries))
 
 
 def measure(

@@ -10,8 +10,7 @@ from trsr.data import Dataset
 from trsr.errors import ConfigError, ModelError, PromptError
 from trsr.models import ModelSettings, open_model
 from trsr.models.weights import local_weights
-from trsr.pipeline.artifacts import run_summaries
-from trsr.pipeline.prompt_summaries import prompt_cases
+from trsr.pipeline.artifacts import run_summaries, with_summaries
 from trsr.progress import Progress
 from trsr.recommender import ranking_writer
 from trsr.settings import derive_seed
@@ -50,7 +49,7 @@ def compress_ranker(
     from trsr.models.hf.load import TOKENIZER
 
     settings = config.compress
-    base = _base(config.model)
+    base = base_folder(config.model)
     model = open_model(_exact(config.model), adapter)
     if hasattr(model.network, "peft_config"):
         raise ModelError(
@@ -92,8 +91,12 @@ def compress_ranker(
     return found
 
 
-def _base(settings: ModelSettings) -> Path:
-    """The folder of a model that can be compressed."""
+def base_folder(settings: ModelSettings) -> Path:
+    """The folder of a model that can be compressed.
+
+    Raises:
+        ConfigError: If the model has no weights here, or is quantized or compressed already.
+    """
     from trsr.models.hf.low_rank import LOW_RANK
 
     if settings.backend != "transformers":
@@ -131,7 +134,7 @@ def _calibration(
     """The tokens of sampled training cases' ranking prompts; and how many cases do not fit."""
     writer = ranking_writer(config, model)
     summaries, _ = run_summaries(dataset, ("train",), needed=config.summarized)
-    cases = list(prompt_cases(config, dataset, "train", summaries))
+    cases = list(with_summaries(dataset.cases("train"), summaries))
     if not cases:
         raise ConfigError("compress: the run has no training cases; raise data.train_users")
     seed = config.run.seed

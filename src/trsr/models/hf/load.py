@@ -87,16 +87,17 @@ def load_network(
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     # of a compiled pass the pass alone is in fewer bits
     quantize = settings.quantize != "none" and settings.scorer != "openvino"
+    small = files.is_file(folder / low_rank.LOW_RANK)
+    if quantize and small:
+        raise ConfigError(
+            f"model.quantize: the compressed model in {folder} can be in fewer bits with "
+            "model.scorer = openvino alone; set it to none"
+        )
     if quantize:
         options |= _quantized(settings, dtype, device)
     try:
         with quiet():
-            if files.is_file(folder / low_rank.LOW_RANK):
-                if quantize:
-                    raise ConfigError(
-                        f"model.quantize: the compressed model in {folder} can be in fewer bits "
-                        "with model.scorer = openvino alone; set it to none"
-                    )
+            if small:
                 network = low_rank.load(folder, dtype)
             else:
                 kind = "ImageTextToText" if sees(folder) else "CausalLM"

@@ -22,8 +22,8 @@ from trsr.storage import files
 LOW_RANK = "low_rank.json"
 """In a model's folder: the rank of each factorised layer, by the layer's name."""
 WEIGHTS = "low_rank.safetensors"
-"""By the usual name, transformers would fill the layers that it misses with random numbers, and only
-print it; so it finds no weights.
+"""By the usual name, transformers would fill the layers that it misses with random numbers, and
+only print it; so it finds no weights.
 """
 
 
@@ -67,7 +67,7 @@ def ranks_of(network: nn.Module) -> dict[str, int]:
     }
 
 
-def multiplied(network: nn.Module) -> nn.Module:
+def multiplied(network: Any) -> Any:
     """The same function in the architecture's own layers: each pair multiplied, in place."""
     for name in ranks_of(network):
         pair: Any = network.get_submodule(name)
