@@ -37,6 +37,7 @@ from trsr.rankers import (
     scored,
 )
 from trsr.rankers.batch import whole_size
+from trsr.rankers.item_text import ENCODER, ITEM_VECTORS
 from trsr.report.costs import RunFigures, run_figures
 from trsr.storage import files
 from trsr.storage.files import hash_file
@@ -148,8 +149,15 @@ def rank_resources(
         ranker: Gives a fitted ranker by its name.
         progress: Shows long preparations.
     """
+    progress = progress or Silent()
     return Resources(
-        dataset.catalog, config.rank, open_ranking_model, ranker, progress or Silent(), open_titles
+        dataset.catalog,
+        config.rank,
+        open_ranking_model,
+        ranker,
+        progress,
+        open_titles,
+        dataset.folder,
     )
 
 
@@ -457,6 +465,9 @@ class Recommender:
         for name in names:
             if files.is_folder(self._folder / name):
                 files.copy(self._folder / name, folder / RANKERS / name)
+        if config.rank.own_encoder:
+            for name in (ENCODER, ITEM_VECTORS):
+                files.copy(run / name, folder / name)
         if self._adapter and config.rank.those("needs_training", names):
             files.copy(self._adapter, folder / "adapter")
         if config.rank.those("needs_compression", names):

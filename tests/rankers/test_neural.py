@@ -189,7 +189,7 @@ def test_numpy_scores_as_torch_does(kind: str, layers: int) -> None:
     own = type(SETTINGS[kind])(**size)
     texts = np.random.default_rng(0).normal(size=(9, 5))
     torch.manual_seed(3)
-    for use in ("none", "start", "add"):
+    for use in ("none", "start", "add", "only"):
         network = NETWORKS[kind](ItemTable(9, 16, use, texts), own, 0.3).eval()
         with torch.no_grad():
             for weight in network.parameters():  # also those that begin as 0 or 1
@@ -266,6 +266,65 @@ def test_text_scores_unseen_items_and_reads_them(with_text) -> None:
     assert WORDS[int(max(found, key=found.__getitem__)[1:]) % 4] == "green"
     one, other = scores(with_text, query("q", [2, ITEMS]), query("q", [2, ITEMS + 1]))
     assert one != pytest.approx(other, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def text_alone(one_thread: None):
+    kinds = ("sasrec", "gru4rec")
+    return {kind: neural(f"{kind}_llm2rec", CYCLES, SETTINGS[kind], embed=embed) for kind in kinds}
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+def test_with_texts_alone_an_item_is_its_text_and_a_new_one_ranks_by_it(kind, text_alone) -> None:
+    ranker = text_alone[kind]
+    assert "items.own" not in ranker.forward.weights
+    twin = Item("twin", item(4).fields)
+    asked = Query("q", query("q", [1, 2, 3]).history, (twin, *map(item, range(ITEMS))))
+    (found,) = scores(ranker, asked)
+    assert found.pop("twin") == pytest.approx(found["i04"], abs=1e-6)
+    assert int(max(found, key=found.__getitem__)[1:]) % 4 == 0  # red follows old
+    # what follows is "green": of the new items the green one is liked best
+    (found,) = scores(ranker, query("q", [3, 4, 5], range(ITEMS, ITEMS + 4)))
+    assert WORDS[int(max(found, key=found.__getitem__)[1:]) % 4] == "green"
+    with pytest.raises(DataError, match=f"ranker {kind}_llm2rec: no item of training has a text"):
+        neural(f"{kind}_llm2rec", CYCLES, SETTINGS[kind], of=Catalog(catalog().frame.select("id")))
+
+
+def test_vectors_dealt_to_wrong_items_tell_less_than_numbers_alone() -> None:
+    # colour follows colour, whichever item it is: a user has seen few items of many
+    rng, items = np.random.default_rng(0), 48
+    of = catalog(items)
+
+    def walk(start: int) -> list[int]:
+        return [int(rng.integers(items // 4)) * 4 + (start + n) % 4 for n in range(6)]
+
+    sequences = [walk(start) for start in rng.integers(4, size=60).tolist()]
+    asked = [walk(start) for start in rng.integers(4, size=60).tolist()]
+    dealt = dict(zip(map(str, range(items)), rng.permutation(items).tolist(), strict=True))
+
+    def permuted(texts: Sequence[str]) -> np.ndarray:
+        wrong = [item(dealt[text.rpartition(" ")[2]]) for text in texts]
+        return embed([f"{one.fields[0][1]}. {one.fields[1][1]}" for one in wrong])
+
+    def rank_of_the_answer(name: str, using=None) -> float:
+        few = SETTINGS["sasrec"].model_copy(update={"max_epochs": 15})
+        ranker = neural(name, frame(sequences), few, embed=using, of=of)
+        every = range(items)
+        found = scores(ranker, *(query(str(n), one[:-1], every) for n, one in enumerate(asked)))
+        return float(
+            np.mean(
+                [
+                    sum(value >= own[item(one[-1]).id] for value in own.values())
+                    for own, one in zip(found, asked, strict=True)
+                ]
+            )
+        )
+
+    right = rank_of_the_answer("sasrec_llm2rec", embed)
+    wrong = rank_of_the_answer("sasrec_llm2rec", permuted)
+    numbers = rank_of_the_answer("sasrec")
+    assert right < numbers - 2
+    assert wrong > numbers - 1
 
 
 def test_an_unseen_item_without_text_is_the_lowest(with_text) -> None:

@@ -37,7 +37,8 @@ INTERACTIONS = pl.DataFrame(
 )
 
 RANK_KINDS = {"llm", "llm_zero_shot", "llm_item_only"}
-NETWORKS = ("sasrec", "gru4rec", "bert4rec", "bert4rec_text", "sasrec_text")
+TEXTS = ("bert4rec_text", "sasrec_text", "sasrec_llm2rec", "gru4rec_llm2rec")
+NETWORKS = ("sasrec", "gru4rec", "bert4rec", *TEXTS)
 QUICK = RankSettings(sequential={"hidden": 8, "layers": 1, "max_epochs": 1})
 
 

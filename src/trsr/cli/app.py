@@ -107,6 +107,7 @@ def _stage(name: str, text: str) -> None:
 _stage("prepare", "Read, filter and split the data, and draw the candidates.")
 _stage("summarize", "Let the language model summarize the histories.")
 _stage("train", "Fine-tune the language model with LoRA to answer yes or no.")
+_stage("encode", "Make an item encoder of a language model (method llm2rec).")
 _stage("rank", "Order the candidates of the test queries with every ranker.")
 _stage("evaluate", "Compute the metrics and write the reports.")
 

@@ -17,7 +17,12 @@ from trsr.prompts.settings import PromptSettings
 from trsr.rankers.settings import RankSettings
 from trsr.settings import Settings
 from trsr.summarize.settings import DescribeSettings, SummarizeSettings
-from trsr.training.settings import TrainSettings, TrainTitleSettings, TuneSummarizerSettings
+from trsr.training.settings import (
+    EncodeSettings,
+    TrainSettings,
+    TrainTitleSettings,
+    TuneSummarizerSettings,
+)
 
 
 class RunSettings(Settings):
@@ -51,6 +56,9 @@ class Config(Settings):
     train: TrainSettings = Field(TrainSettings(), description="LoRA fine-tuning")
     compress: CompressSettings = Field(
         CompressSettings(), description="a smaller ranking model, made after training"
+    )
+    encode: EncodeSettings = Field(
+        EncodeSettings(), description="an item encoder made of a language model (llm2rec)"
     )
     rank: RankSettings = Field(RankSettings(), description="which rankers order the candidates")
     evaluate: EvaluateSettings = Field(EvaluateSettings(), description="which metrics")

@@ -217,6 +217,11 @@ def _stages_wanted(config: Config) -> Iterator[str]:
             f"rank.rankers: the method {config.method} compresses no model; leave out "
             f"{', '.join(smaller)}, or set method = 'od_llm'"
         )
+    if "encode" not in stages and config.rank.own_encoder:
+        yield (
+            f"rank.text_model: the method {config.method} makes no encoder of its own; name a "
+            "model, such as minilm, or set method = 'llm2rec'"
+        )
     if "train" not in stages and config.trained:
         yield (
             f"rank.rankers: the method {config.method} trains no language model; leave out "

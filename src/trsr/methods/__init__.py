@@ -25,6 +25,7 @@ METHODS = PluginTable(
         "mllm_msr": "trsr.methods.mllm_msr:METHOD",
         "llm_seq_prompt": "trsr.methods.llm_seq_prompt:METHOD",
         "od_llm": "trsr.methods.od_llm:METHOD",
+        "llm2rec": "trsr.methods.llm2rec:METHOD",
     },
 )
 """Each part is a `Method`."""

@@ -91,6 +91,16 @@ class SentenceEncoder:
         return np.asarray(vectors, dtype=np.float32)
 
     def _load(self) -> Any:
+        found = self._opened()
+        if self._claims_both_ways():
+            check_reads_both_ways(found[0].auto_model)
+        return found
+
+    def _claims_both_ways(self) -> bool:
+        config = self.folder / "config.json"
+        return files.is_file(config) and files.read_json(config).get("is_causal") is False
+
+    def _opened(self) -> Any:
         library = optional("sentence_transformers", "embeddings", "the ranker text_knn")
         try:
             with quiet():
@@ -104,6 +114,35 @@ class SentenceEncoder:
             raise ModelError(
                 f"{self.folder} cannot be read as a sentence-transformers model ({error})"
             ) from error
+
+
+BOTH_WAYS = "Llama, Qwen 2 and 3, Mistral, Phi-3, GPT-2, GPT-NeoX, OPT, Gemma 2 (eager)"
+"""Architectures whose decoders read in both directions when `config.is_causal` is false."""
+
+
+def check_reads_both_ways(decoder: Any) -> None:
+    """Changes a text's last token, and looks whether its first state changes.
+
+    Libraries drop or ignore the switch without a word, and such vectors would know each word from
+    the left alone.
+
+    Args:
+        decoder: A network of transformers, without a head, in evaluation mode.
+
+    Raises:
+        ModelError: If the first state stays.
+    """
+    torch = optional("torch", "local", "an encoder made of a language model")
+    tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=decoder.device)
+    with torch.no_grad():
+        states = decoder(
+            input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False
+        ).last_hidden_state
+    if torch.equal(states[0, 0], states[1, 0]):
+        raise ModelError(
+            f"{type(decoder).__name__} reads from left to right whatever its configuration says, "
+            f"so it makes no encoder; these can: {BOTH_WAYS}"
+        )
 
 
 def embed(

@@ -22,6 +22,7 @@ from trsr.progress import Progress, Silent
 from trsr.prompts import PromptWriter, TitleWriter, load_domain
 from trsr.prompts.titles import title_words
 from trsr.rankers import FitData, FitOptions, Ranker, make_ranker
+from trsr.rankers.item_text import ENCODER, ITEM_VECTORS
 from trsr.rankers.settings import RANKERS, ranker_class
 from trsr.recommender import COMPRESSED, ITEMS, KEY, TITLE_ADAPTER, rank_resources
 from trsr.recommender import RANKERS as FOLDER
@@ -144,6 +145,8 @@ class FittedRankers:
             read.append("adapter")
         if rank.those("needs_compression"):
             read.append(COMPRESSED)
+        if rank.own_encoder:
+            read += [ENCODER, ITEM_VECTORS]
         found["files"] = self.run.hashes(sorted(set(read)))
         plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
         return plain

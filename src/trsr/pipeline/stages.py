@@ -40,6 +40,7 @@ from trsr.pipeline.artifacts import (
 )
 from trsr.pipeline.compression import compress_ranker
 from trsr.pipeline.describing import DESCRIBE
+from trsr.pipeline.encoding import ENCODE
 from trsr.pipeline.fitted_rankers import ranking_prompt_settings, title_prompt_settings
 from trsr.pipeline.pages import write_pages
 from trsr.pipeline.ranking import (
@@ -53,6 +54,7 @@ from trsr.pipeline.runner import SOURCE, Job, Stage, fingerprint
 from trsr.pipeline.title_training import TRAIN_TITLE
 from trsr.prompts import PromptWriter, load_domain
 from trsr.rankers import PointwiseLLMRanker, rank_what_fits, read_rankings
+from trsr.rankers.item_text import ENCODER, ITEM_VECTORS
 from trsr.rankers.settings import RankSettings
 from trsr.recommender import (
     COMPRESSED,
@@ -326,7 +328,8 @@ def _train_reads(config: Config) -> tuple[str, ...]:
 
 def _rank_reads(config: Config) -> tuple[str, ...]:
     seen = IMAGES if config.prompts.candidate_image and config.rank.those("uses_llm") else ()
-    return (*seen, *map(summaries_file, ranked_splits(config)))
+    own = (ENCODER, ITEM_VECTORS) if config.rank.own_encoder else ()
+    return (*seen, *map(summaries_file, ranked_splits(config)), *own)
 
 
 def _seeded_apart(config: Config, rank: RankSettings) -> bool:
@@ -480,7 +483,7 @@ EVALUATE = Stage(
     unread=(SOURCE,),
     last=True,
 )
-STAGES = (PREPARE, DESCRIBE, SUMMARIZE, TRAIN, COMPRESS, TRAIN_TITLE, RANK, EVALUATE)
+STAGES = (PREPARE, DESCRIBE, SUMMARIZE, TRAIN, COMPRESS, TRAIN_TITLE, ENCODE, RANK, EVALUATE)
 
 STAGE_TABLE = PluginTable(
     "stage",

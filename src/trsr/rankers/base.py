@@ -21,6 +21,7 @@ from trsr.data import Catalog
 from trsr.errors import ConfigError, DataError, PromptError, StoreError
 from trsr.progress import Progress, Silent
 from trsr.rankers.batch import ASKED, FEW, QueryBatch, RankedBatch, ScoreBatch, batched, ranked
+from trsr.rankers.item_text import TextEmbedder
 from trsr.rankers.settings import RankSettings, Traits, ranker_class
 from trsr.registry import optional
 from trsr.settings import Settings
@@ -61,6 +62,7 @@ class Resources:
         ranker: Another ranker by its name, fitted: a member of a blend.
         progress: Shows long preparations.
         titles: Opens the model that writes titles, trained where it is, and its prompt.
+        run: The run directory, for the encoder that is its own.
     """
 
     catalog: Catalog = _NO_ITEMS
@@ -69,6 +71,11 @@ class Resources:
     ranker: Callable[[str], Ranker] = _no_ranker
     progress: Progress = field(default_factory=Silent)
     titles: Callable[[], tuple[LanguageModel, TitleWriter]] = _no_titles
+    run: Path | None = None
+
+    def embedder(self) -> TextEmbedder:
+        """Embeds texts by `rank.text_model`."""
+        return TextEmbedder.of(self.settings, self.progress, self.run)
 
 
 @dataclass(frozen=True)

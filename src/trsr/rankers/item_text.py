@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 
-from trsr.models.encoders import Encoder, SentenceEncoder, embed
+from trsr.errors import StoreError
+from trsr.models.encoders import Encoder, SentenceEncoder, Vectors, embed
 from trsr.progress import Progress
 from trsr.prompts.text import fold_cut
 from trsr.rankers.batch import Floats, Ints
-from trsr.rankers.settings import RankSettings
+from trsr.rankers.settings import OWN_ENCODER, RankSettings
+from trsr.storage import files
 from trsr.types import Item
 
 DIGITS = 12
 """Decimals of a cosine: vectors are of float32, and beyond this a sum's order shows."""
+
+ENCODER = "encoder"
+"""In a run directory: the encoder that the stage `encode` made."""
+ITEM_VECTORS = "item_vectors.parquet"
+"""In a run directory: what it makes of the catalog's texts."""
 
 
 def item_text(item: Item, settings: RankSettings) -> str:
@@ -38,34 +47,101 @@ class TextEmbedder:
     Args:
         open_encoder: Opens the model.
         progress: Shows what must be computed.
+        known: Gives vectors that are there already, by text.
     """
 
     def __init__(
-        self, open_encoder: Callable[[], Encoder], progress: Progress | None = None
+        self,
+        open_encoder: Callable[[], Encoder],
+        progress: Progress | None = None,
+        known: Callable[[], Mapping[str, Vectors]] = dict,
     ) -> None:
         self._open = functools.cache(open_encoder)
         self._progress = progress
         self._lock = threading.Lock()
+        self._known = functools.cache(known)
         self._kept: dict[str, Floats] = {}
 
     @classmethod
-    def of(cls, settings: RankSettings, progress: Progress | None = None) -> TextEmbedder:
+    def of(
+        cls, settings: RankSettings, progress: Progress | None = None, run: Path | None = None
+    ) -> TextEmbedder:
         """By the run's embedding model.
+
+        Args:
+            settings: Name the model.
+            progress: Shows what must be computed.
+            run: The run directory, where `rank.text_model` names its own encoder.
 
         Raises, when it is first asked:
             ConfigError: If sentence-transformers is not installed.
             ModelError: If the embedding model cannot be had.
+            StoreError: If the run's item vectors cannot be read.
         """
-        return cls(lambda: SentenceEncoder(settings.text_model, progress), progress)
+        if settings.text_model != OWN_ENCODER or run is None:
+            return cls(lambda: SentenceEncoder(settings.text_model, progress), progress)
+        return cls(
+            lambda: SentenceEncoder(str(run / ENCODER), progress),
+            progress,
+            lambda: read_item_vectors(run / ITEM_VECTORS),
+        )
 
     def __call__(self, texts: Sequence[str]) -> Floats:
         """[texts, width] float64, each text's the same whatever stands beside it."""
         with self._lock:
+            known = self._known()
+            for text in texts:
+                if text in known and text not in self._kept:
+                    self._kept[text] = known[text].astype(np.float64)
             missing = [text for text in dict.fromkeys(texts) if text not in self._kept]
             if missing:
                 found = embed(missing, self._open(), progress=self._progress)
                 self._kept |= {text: found[text].astype(np.float64) for text in missing}
             return np.stack([self._kept[text] for text in texts])
+
+
+def write_item_vectors(
+    path: Path, texts: Mapping[str, str], vectors: Mapping[str, Vectors], encoder: str
+) -> None:
+    """Writes the vectors of items.
+
+    Args:
+        path: A Parquet file.
+        texts: Item → text; items without are left out.
+        vectors: Text → vector, all of one width.
+        encoder: The encoder's identity.
+    """
+    items = [item for item, text in texts.items() if text]
+    found = np.stack([vectors[texts[item]] for item in items])
+    columns = {"item": items, "text": [texts[item] for item in items]}
+    vector = pl.Series(found, dtype=pl.Array(pl.Float32, found.shape[1]))
+    frame = pl.DataFrame(columns | {"vector": vector})
+    files.write_parquet(frame, path, {"encoder": encoder})
+
+
+def read_item_vectors(path: Path) -> dict[str, Vectors]:
+    """Vectors by text; none where there is no such file.
+
+    Raises:
+        StoreError: If it is damaged, or has other columns.
+    """
+    if not files.exists(path):
+        return {}
+    try:
+        frame = files.read_parquet(path).unique("text", keep="first", maintain_order=True)
+        texts, vectors = frame["text"].to_list(), frame["vector"].to_numpy()
+    except (pl.exceptions.PolarsError, ValueError, OSError) as error:
+        raise _no_vectors(path, str(error)) from error
+    if vectors.ndim != 2 or vectors.dtype.kind != "f" or not np.isfinite(vectors).all():
+        raise _no_vectors(path, "vector is no array of numbers")
+    return dict(zip(texts, vectors, strict=True))
+
+
+def _no_vectors(path: Path, why: str) -> StoreError:
+    return StoreError(
+        f"{path}: no item vectors ({why}); columns are item, text and vector (an array of one "
+        "width). Give `trsr encode` again"
+    )
 
 
 def unit(vectors: Floats) -> Floats:

@@ -38,6 +38,8 @@ RANKERS = PluginTable(
         "bert4rec": "trsr.rankers.sequential.ranker:Bert4recRanker",
         "bert4rec_text": "trsr.rankers.sequential.ranker:Bert4recTextRanker",
         "sasrec_text": "trsr.rankers.sequential.ranker:SasrecTextRanker",
+        "sasrec_llm2rec": "trsr.rankers.sequential.ranker:SasrecLlm2recRanker",
+        "gru4rec_llm2rec": "trsr.rankers.sequential.ranker:Gru4recLlm2recRanker",
         "blend": "trsr.rankers.blend:BlendRanker",
         "llm": "trsr.rankers.llm:TunedLLMRanker",
         "llm_zero_shot": "trsr.rankers.llm:ZeroShotLLMRanker",
@@ -49,6 +51,10 @@ RANKERS = PluginTable(
     },
 )
 """Each part is a subclass of `trsr.rankers.Ranker`."""
+
+
+OWN_ENCODER = "run"
+"""In `rank.text_model`: the encoder that the run's stage `encode` makes."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +224,7 @@ class RankSettings(Settings):
     text_model: str = Field(
         "minilm",
         description="the embedding model: minilm (see `trsr get`), a folder or a hub id, in the "
-        "format of sentence-transformers",
+        "format of sentence-transformers; run: the encoder of the run's own stage encode",
     )
     sequential: SequentialSettings = Field(
         SequentialSettings(),
@@ -318,6 +324,12 @@ class RankSettings(Settings):
     def embedding(self) -> tuple[str, ...]:
         """The used rankers that read embeddings of texts."""
         return self.those("embeds_text")
+
+    @property
+    def own_encoder(self) -> bool:
+        """Whether a used ranker or the retriever reads the run's own encoder."""
+        used = self.with_members(*self.rankers, self.retriever)
+        return self.text_model == OWN_ENCODER and bool(self.those("embeds_text", used))
 
     @property
     def learning(self) -> tuple[str, ...]:

@@ -269,7 +269,7 @@ class TitleSampledRanker(_TitleRanker):
 
     @functools.cached_property
     def _embed(self) -> TextEmbedder:
-        return TextEmbedder.of(self.resources.settings, self.resources.progress)
+        return self.resources.embedder()
 
     @functools.cached_property
     def _counts(self) -> Counter[str]:

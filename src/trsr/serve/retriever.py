@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,11 +94,13 @@ class TextNeighbours:
     Args:
         catalog: The run's items.
         settings: What of an item is its text, and the embedding model.
+        run: The run directory, for the encoder that is its own.
     """
 
-    def __init__(self, catalog: Catalog, settings: RankSettings) -> None:
+    def __init__(self, catalog: Catalog, settings: RankSettings, run: Path | None = None) -> None:
         self._catalog = catalog
         self._settings = settings
+        self._run = run
         self._lock = threading.Lock()
         self._found = functools.lru_cache(_KEPT)(self._search)
 
@@ -119,7 +122,7 @@ class TextNeighbours:
         if not any(texts):
             return lambda text: _NOBODY
         if self._settings.embedding:
-            embed = TextEmbedder.of(self._settings)
+            embed = TextEmbedder.of(self._settings, run=self._run)
             index = VectorIndex(text_vectors(texts, embed).astype(np.float32))
             return lambda text: index.search(text_vectors([text], embed)[0], NEIGHBOURS)
         words = TextIndex(self._settings, "new items")
@@ -148,7 +151,9 @@ class Retriever:
         self._large = large
         self._lock = threading.Lock()
         self._index: tuple[VectorIndex, Any] | None = None
-        self.neighbours = TextNeighbours(recommender.catalog, self._rank)
+        self.neighbours = TextNeighbours(
+            recommender.catalog, self._rank, recommender.dataset.folder
+        )
 
     def propose(
         self,

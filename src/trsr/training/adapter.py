@@ -130,14 +130,7 @@ def check_targets(network: Any, targets: tuple[str, ...], setting: str = "train.
     Raises:
         ConfigError: With the near names of the network's linear layers.
     """
-    head, language = network.get_output_embeddings(), language_part(network)
-    layers = {
-        name
-        for name, module in network.named_modules()
-        if name.startswith(language)
-        and module is not head
-        and (isinstance(module, nn.Linear) or _is_conv1d(module))
-    }
+    layers = _linear(network)
     # `model.layers.0.self_attn.q_proj` may be named by any of its endings at a dot.
     last = {name.rpartition(".")[2] for name in layers}
     wrong = [
@@ -153,6 +146,22 @@ def check_targets(network: Any, targets: tuple[str, ...], setting: str = "train.
             f"{setting}: {named} is no linear layer that LoRA can adapt in this "
             f"{type(network).__name__}{hint}; there are: {', '.join(sorted(last))}"
         )
+
+
+def linear_layers(network: Any) -> tuple[str, ...]:
+    """The last names of all linear layers of a causal language model, the head not among them."""
+    return tuple(sorted({name.rpartition(".")[2] for name in _linear(network)}))
+
+
+def _linear(network: Any) -> set[str]:
+    head, language = network.get_output_embeddings(), language_part(network)
+    return {
+        name
+        for name, module in network.named_modules()
+        if name.startswith(language)
+        and module is not head
+        and (isinstance(module, nn.Linear) or _is_conv1d(module))
+    }
 
 
 def _is_conv1d(module: nn.Module) -> bool:

@@ -67,7 +67,7 @@ def text_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> 
         for of_case in texts
     ]
     steps = sorted({pair for count in counts for pair in count})
-    losses = _next_token_losses(network, states, steps)
+    losses = next_token_losses(network, states, steps)
     at = {pair: place for place, pair in enumerate(steps)}
     found = []
     for count in counts:
@@ -147,7 +147,7 @@ def _sizes(cases: Sequence[EncodedCase]) -> list[int]:
     return [len(case.rests) for case in cases]
 
 
-def _next_token_losses(network: Any, states: Tensor, steps: Sequence[tuple[int, int]]) -> Tensor:
+def next_token_losses(network: Any, states: Tensor, steps: Sequence[tuple[int, int]]) -> Tensor:
     """The loss of each (row of the states, token after it), fp32, [steps]; rows ascend."""
 
     def losses(part: Tensor, rows: Tensor, wanted: Sequence[int]) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from trsr.models.settings import ModelSettings
 from trsr.settings import Settings
 
 SELECTED_ON = ("recall@3", "recall@5", "recall@10")
@@ -78,6 +79,41 @@ class TrainTitleSettings(Settings):
         own = {"loss": "answer", "validate_steps": 0, "patience": 0, "trackers": ()}
         changed = own | {"epochs": self.epochs, "learning_rate": self.learning_rate}
         return ranking.model_copy(update=changed)
+
+
+Phase = Literal["csft", "mntp", "contrast"]
+PHASES: tuple[Phase, ...] = ("csft", "mntp", "contrast")
+
+
+class EncodeSettings(Settings):
+    """An item encoder made of a language model (LLM2Rec), by LoRA on all linear layers."""
+
+    model: ModelSettings | None = Field(
+        None, description="the language model, as in [model]; left out: that one"
+    )
+    phases: tuple[Phase, ...] = Field(
+        PHASES,
+        description="csft: learn which title follows others; mntp: fill in masked tokens, reading "
+        "in both directions; contrast: tell an item from others. Each may be left out",
+    )
+    history_items: int = Field(5, ge=1, description="csft: the latest titles that are shown")
+    csft_steps: int = Field(250, ge=1, description="steps of 8 next titles (paper: 10,000 of 128)")
+    mntp_steps: int = Field(300, ge=1, description="steps of 32 texts (paper: 1,000 of 32)")
+    contrast_steps: int = Field(
+        200, ge=1, description="steps of batch_size texts (paper: 1,000 of 256)"
+    )
+    batch_size: int = Field(
+        64, ge=2, description="contrast: texts a step; each is told from the others"
+    )
+    rank: int = Field(16, ge=1, description="LoRA rank; alpha is twice that")
+
+    @field_validator("phases", mode="after")
+    @classmethod
+    def _in_order(cls, value: tuple[Phase, ...]) -> tuple[Phase, ...]:
+        """The paper's order, whatever order they are named in."""
+        if len(set(value)) < len(value):
+            raise ValueError("a phase stands twice")
+        return tuple(phase for phase in PHASES if phase in value)
 
 
 class TuneSummarizerSettings(Settings):

@@ -22,6 +22,7 @@ from trsr.training.encode import EncodedCase
 from trsr.training.fit import TrainResult
 from trsr.training.losses import Loss
 from trsr.training.settings import TrainSettings
+from trsr.training.state import Weights
 from trsr.training.step import Schedule, TrainingStep
 from trsr.training.trainer import Trainer
 from trsr.types import Prompt
@@ -52,6 +53,9 @@ def run_training(
     progress: Progress,
     validate: Callable[[], Mapping[str, float]] | None = None,
     loss: Loss | None = None,
+    start: Weights | None = None,
+    schedule: Schedule | None = None,
+    unit: str = "steps",
 ) -> TrainResult:
     """Trains an adapter on encoded cases, from the start or from the last state.
 
@@ -67,8 +71,11 @@ def run_training(
         progress: Advances with each step.
         validate: Gives the metrics of the network as it is; None: the last adapter is kept.
         loss: What to minimize; None: as the settings say.
+        start: An adapter's weights to go on with; None: a new adapter.
+        schedule: Which cases each step takes; None: a drawn order of all of them.
+        unit: What the progress counts.
     """
-    schedule = Schedule(len(cases), settings, seed)
+    schedule = schedule or Schedule(len(cases), settings, seed)
     batch_tokens = opened.settings.batch_tokens
 
     def activation_cache(network: Any) -> ActivationCache | None:
@@ -90,6 +97,8 @@ def run_training(
             loss=loss,
             activation_cache=activation_cache,
         )
+        if start is not None:
+            step.adapter.restore(start)
         model = {"model": opened.identity, "batch_tokens": batch_tokens, "seed": seed}
         trainer = Trainer(
             step,
@@ -99,6 +108,7 @@ def run_training(
             folder=state,
             validate=validate,
             progress=progress,
+            unit=unit,
         )
         return trainer.run(out)
 

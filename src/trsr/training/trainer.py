@@ -34,6 +34,7 @@ class Trainer:
         folder: Where states, the curves and the trackers' files are kept.
         validate: Gives the metrics of the network as it is; None: the last adapter is kept.
         progress: Advances with each step.
+        unit: What it counts.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Trainer:
         folder: Path,
         validate: Validate | None,
         progress: Progress,
+        unit: str = "steps",
     ) -> None:
         self._training_step = step
         self._schedule = schedule
@@ -54,6 +56,7 @@ class Trainer:
         self._folder = folder
         self._validate = validate if settings.validate_steps else None
         self._progress = progress
+        self._unit = unit
         self._step = 0
         self._counts = Counts()
         self._best: Weights = {}
@@ -89,7 +92,7 @@ class Trainer:
             return self._finish(out, curves.rows)
 
     def _resume(self) -> None:
-        self._progress.begin(self._schedule.steps, "steps")
+        self._progress.begin(self._schedule.steps, self._unit)
         state = load(self._folder, self._identity)
         if state is not None:
             self._training_step.restore(state.adapter, state.moments)

@@ -113,14 +113,16 @@ def load_network(
     return network.requires_grad_(False).eval()
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """Loads the model's tokenizer.
+def load_tokenizer(folder: Path, **options: Any) -> Any:
+    """Loads the model's tokenizer; `options` stand in place of what its files say.
 
     Raises:
         ModelError: If there is none that can be loaded.
     """
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, **options
+        )
     except _UNREADABLE as error:
         raise ModelError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
 

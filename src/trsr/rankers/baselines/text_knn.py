@@ -12,7 +12,7 @@ from pydantic import Field
 from trsr.rankers.base import FitData, FitOptions, Ranker, Resources
 from trsr.rankers.baselines.bm25 import EXTRAS, TextIndex, of_terms
 from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
-from trsr.rankers.item_text import DIGITS, TextEmbedder, distinct, item_text, text_vectors, unit
+from trsr.rankers.item_text import DIGITS, distinct, item_text, text_vectors, unit
 from trsr.rankers.settings import RankerConfig, Traits
 from trsr.rankers.tuning import tune
 from trsr.settings import Settings
@@ -56,9 +56,7 @@ class TextVectorRanker(Ranker):
         name: str = "",
     ) -> None:
         super().__init__(config, resources, name)
-        self.embed: Callable[..., Floats] = TextEmbedder.of(
-            self.resources.settings, self.resources.progress
-        )
+        self.embed: Callable[..., Floats] = self.resources.embedder()
 
     def fit(self, data: FitData, options: FitOptions) -> None:
         """Embeds the catalog's texts.

@@ -92,10 +92,11 @@ class Forward:
         self._masked = kind == "bert4rec"
         self._settings = settings
         self.weights = weights
-        own = weights["items.own"]
+        # of items that are known by their texts alone
+        self._bias = weights.get("items.bias", np.zeros(settings.hidden, np.float32))
+        self._own = weights.get("items.own", self._bias)
         if "items.texts" in weights:
-            own = own + weights["items.texts"] @ weights["items.map"]
-        self._own = own
+            self._own = self._own + weights["items.texts"] @ weights["items.map"]
 
     @property
     def reads_texts(self) -> bool:
@@ -114,7 +115,7 @@ class Forward:
         table = self._own
         if texts is not None:
             centred = texts.astype(np.float32) - self.weights["items.mean"]
-            table = np.concatenate([table, centred @ self.weights["items.map"]])
+            table = np.concatenate([table, centred @ self.weights["items.map"] + self._bias])
         asked = [history[-self._settings.max_length :] for history in histories]
         if self._masked:
             asked = [np.append(history, MASK) for history in asked]

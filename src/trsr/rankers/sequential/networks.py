@@ -35,7 +35,9 @@ class ItemTable(nn.Module):
     With `text = "start"` the vectors begin as the main components of the texts' embeddings, scaled
     to the spread of random ones (LLM2BERT4Rec: Harte et al. 2023, section 3.3). With `text = "add"`
     a vector is the item's own plus a learned linear map of its text's embedding; the map begins as
-    those same components. Own entries beyond the number of components begin as random.
+    those same components. Own entries beyond the number of components begin as random. With `text =
+    "only"` a vector is that map plus a bias that all items share, and nothing of an item's own
+    (LLM2Rec: He et al. 2025, section 4.3).
 
     Args:
         items: How many items there are.
@@ -54,7 +56,10 @@ class ItemTable(nn.Module):
     ) -> None:
         super().__init__()
         self.text = text
-        self.own = nn.Parameter(torch.randn(items, hidden) * SPREAD)
+        if text == "only":
+            self.bias = nn.Parameter(torch.zeros(hidden))
+        else:
+            self.own = nn.Parameter(torch.randn(items, hidden) * SPREAD)
         if text == "none":
             return
         if texts is None:
@@ -63,7 +68,7 @@ class ItemTable(nn.Module):
         centred = torch.tensor(texts - mean, dtype=torch.float32)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.map = nn.Parameter(torch.tensor(components, dtype=torch.float32))
-        if text == "add":
+        if text in ("add", "only"):
             self.register_buffer("texts", centred)
         else:
             # The map stays as it is: it gives vectors to items that training did not see.
@@ -74,12 +79,15 @@ class ItemTable(nn.Module):
 
     def forward(self) -> Tensor:
         """[items, hidden] all vectors."""
+        if self.text == "only":
+            return self.bias + self.texts @ self.map
         return self.own + self.texts @ self.map if self.text == "add" else self.own
 
     def of_texts(self, texts: Floats) -> Tensor:
         """[rows, hidden] vectors of items that training did not see, from their texts alone."""
-        given = torch.tensor(texts, dtype=torch.float32, device=self.own.device)
-        return (given - self.mean) @ self.map
+        given = torch.tensor(texts, dtype=torch.float32, device=self.map.device)
+        found = (given - self.mean) @ self.map
+        return found + self.bias if self.text == "only" else found
 
 
 def _principal(texts: Floats, hidden: int) -> tuple[Floats, Floats]:

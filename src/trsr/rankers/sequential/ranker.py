@@ -15,7 +15,7 @@ import polars as pl
 from trsr.errors import DataError
 from trsr.rankers.base import FitData, FitOptions, Ranker, Resources
 from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
-from trsr.rankers.item_text import TextEmbedder, item_text
+from trsr.rankers.item_text import item_text
 from trsr.rankers.sequential.forward import Forward
 from trsr.rankers.sequential.settings import SequentialSettings, TextUse
 from trsr.rankers.settings import Traits
@@ -84,7 +84,7 @@ class NetworkRanker(Ranker):
     ) -> None:
         super().__init__(config, resources, name)
         self.config = self.config.of(self.kind)
-        self.embed: Embed = TextEmbedder.of(self.resources.settings, self.resources.progress)
+        self.embed: Embed = self.resources.embedder()
 
     def fit(self, data: FitData, options: FitOptions) -> None:
         """Trains a network on the training interactions.
@@ -158,6 +158,11 @@ class NetworkRanker(Ranker):
         written = [text(data.catalog[item]) if item in data.catalog else "" for item in items]
         if any(written):
             return self.text, _embedded(written, self.embed)
+        if self.text == "only":
+            raise DataError(
+                f"ranker {self.name}: no item of training has a text, and it knows items by their "
+                "texts alone; take it out of rank.rankers"
+            )
         _log.warning("%s: no item of training has text; it is trained without", self.name)
         return "none", None
 
@@ -283,6 +288,20 @@ class SasrecTextRanker(SasrecRanker):
     """SASRec whose items' vectors are their own plus a map of their texts' embeddings."""
 
     text = "add"
+    traits = _READS_TEXTS
+
+
+class SasrecLlm2recRanker(SasrecRanker):
+    """SASRec whose items are a learned map of frozen text vectors (LLM2Rec, step 4)."""
+
+    text = "only"
+    traits = _READS_TEXTS
+
+
+class Gru4recLlm2recRanker(Gru4recRanker):
+    """GRU4Rec whose items are a learned map of frozen text vectors (LLM2Rec, step 4)."""
+
+    text = "only"
     traits = _READS_TEXTS
 
 

@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from trsr.settings import Settings
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
-TextUse = Literal["none", "start", "add"]
-"""What texts are used for: nothing, where vectors start, or what is added to them."""
+TextUse = Literal["none", "start", "add", "only"]
+"""What texts are used for: nothing, where vectors start, what is added to them, or all of them."""
 Rate = Annotated[float, Field(gt=0)]
 
 # BERT4Rec learns from a fifth of the items a pass, so its validation is noisy and rises for long:

@@ -252,11 +252,11 @@ def _pass(
 def _step(
     network: Network, optimizer: torch.optim.Optimizer, batch: Ints, draw: np.random.Generator
 ) -> tuple[float, int]:
+    table = network.items()
     inputs, targets = (
-        torch.from_numpy(np.ascontiguousarray(one)).to(network.items.own.device)
+        torch.from_numpy(np.ascontiguousarray(one)).to(table.device)
         for one in network.examples(batch, draw)
     )
-    table = network.items()
     convergence = targets != PAD
     states = network.states(inputs, table)[convergence]
     loss = cross_entropy(states, table, targets[convergence])
