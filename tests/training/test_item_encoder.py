@@ -16,18 +16,18 @@ torch = pytest.importorskip("torch")
 
 from trsr.errors import DataError, ModelError  # noqa: E402
 from trsr.models import ModelSettings, open_model  # noqa: E402
-from trsr.models.encoders import SentenceEncoder, check_reads_both_ways  # noqa: E402
+from trsr.models.encoders import SentenceEncoder, check_bidirectional  # noqa: E402
 from trsr.progress import Silent  # noqa: E402
 from trsr.training import item_encoder  # noqa: E402
 from trsr.training.encode import EncodedCase  # noqa: E402
 from trsr.training.item_encoder import (  # noqa: E402
+    bidirectional_decoder,
     contrast_loss,
     draws,
     mask_token,
     masked_token_loss,
     mean_states,
     plain_tokenizer,
-    reading_both_ways,
     train_item_encoder,
 )
 from trsr.training.settings import EncodeSettings  # noqa: E402
@@ -67,7 +67,7 @@ def told_by_the_right(count: int, rng: np.random.Generator) -> list[tuple[int, .
 
 
 @pytest.mark.parametrize("both", [True, False])
-def test_a_token_told_by_its_right_neighbour_is_learned_only_by_reading_both_ways(
+def test_a_token_told_by_its_right_neighbour_is_learned_only_by_bidirectional_decoder(
     both: bool, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(
@@ -76,7 +76,7 @@ def test_a_token_told_by_its_right_neighbour_is_learned_only_by_reading_both_way
         lambda texts, _: torch.tensor([[0, 1, 0]]).bool().repeat(len(texts), 1),
     )
     network = tiny_network(width=32).train()
-    decoder = reading_both_ways(network)
+    decoder = bidirectional_decoder(network)
     decoder.config.is_causal = not both
     loss = masked_token_loss(decoder, 5, frozenset())
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
@@ -101,7 +101,7 @@ def test_the_masked_loss_sees_what_is_right_of_a_mask_and_not_what_it_hides(
         item_encoder, "_hidden", lambda texts, _: torch.tensor([[False, True, False, False]])
     )
     network = tiny_network()
-    decoder = reading_both_ways(network)
+    decoder = bidirectional_decoder(network)
     read: list[Any] = []
     decoder.register_forward_pre_hook(
         lambda module, args, given: read.append(given["input_ids"]), with_kwargs=True
@@ -181,7 +181,7 @@ def test_contrast_raises_the_rank_of_an_items_own_second_view(
 
         settings = ModelSettings(name=str(tiny_model), dtype="float32", device="cpu")
         network = load_network(settings, tiny_model, adapter, torch.device("cpu"))
-        decoder = reading_both_ways(network)
+        decoder = bidirectional_decoder(network)
         # noise in place of LoRA's dropout, the same before and after
         decoder.layers[0].register_forward_pre_hook(
             lambda module, args: (args[0] + 0.1 * torch.randn_like(args[0]), *args[1:])
@@ -300,7 +300,7 @@ def test_the_folder_is_opened_by_sentence_transformers_alone_and_reads_both_ways
     texts = ["a new item that nobody has seen", "ten <|im_end|> x"]  # a mark is letters like others
     tokens = [tuple(plain_tokenizer(tiny_model).encode(text)) for text in texts]
     with torch.no_grad():
-        expected = mean_states(reading_both_ways(network), tokens).numpy()
+        expected = mean_states(bidirectional_decoder(network), tokens).numpy()
     assert plain.encode(texts) == pytest.approx(expected, abs=1e-4)
     one, other = plain.encode(["bolt bolt bolt", "bolt bolt x"], output_value="token_embeddings")
     assert not torch.allclose(one[0], other[0])
@@ -332,7 +332,7 @@ def test_a_model_that_reads_in_one_direction_is_refused_with_those_that_can(
 ):
     network = tiny_network()
     with pytest.raises(ModelError, match=r"LlamaModel reads from left to right .* Qwen 2 and 3"):
-        check_reads_both_ways(network.model)
+        check_bidirectional(network.model)
     trained(tiny_model, tmp_path, phases=[])
     encoder = SentenceEncoder(str(tmp_path / "encoder"))
     library = encoder._opened()

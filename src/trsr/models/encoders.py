@@ -92,11 +92,11 @@ class SentenceEncoder:
 
     def _load(self) -> Any:
         found = self._opened()
-        if self._claims_both_ways():
-            check_reads_both_ways(found[0].auto_model)
+        if self._is_bidirectional():
+            check_bidirectional(found[0].auto_model)
         return found
 
-    def _claims_both_ways(self) -> bool:
+    def _is_bidirectional(self) -> bool:
         config = self.folder / "config.json"
         return files.is_file(config) and files.read_json(config).get("is_causal") is False
 
@@ -116,11 +116,11 @@ class SentenceEncoder:
             ) from error
 
 
-BOTH_WAYS = "Llama, Qwen 2 and 3, Mistral, Phi-3, GPT-2, GPT-NeoX, OPT, Gemma 2 (eager)"
+BIDIRECTIONAL = "Llama, Qwen 2 and 3, Mistral, Phi-3, GPT-2, GPT-NeoX, OPT, Gemma 2 (eager)"
 """Architectures whose decoders read in both directions when `config.is_causal` is false."""
 
 
-def check_reads_both_ways(decoder: Any) -> None:
+def check_bidirectional(decoder: Any) -> None:
     """Changes a text's last token, and looks whether its first state changes.
 
     Libraries drop or ignore the switch without a word, and such vectors would know each word from
@@ -141,7 +141,7 @@ def check_reads_both_ways(decoder: Any) -> None:
     if torch.equal(states[0, 0], states[1, 0]):
         raise ModelError(
             f"{type(decoder).__name__} reads from left to right whatever its configuration says, "
-            f"so it makes no encoder; these can: {BOTH_WAYS}"
+            f"so it makes no encoder; these can: {BIDIRECTIONAL}"
         )
 
 

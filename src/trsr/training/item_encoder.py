@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trsr.errors import DataError, ModelError
-from trsr.models.encoders import check_reads_both_ways
+from trsr.models.encoders import check_bidirectional
 from trsr.models.hf import load
 from trsr.models.settings import ModelSettings
 from trsr.models.token_tree.kv_cache import decoder_of
@@ -213,7 +213,7 @@ class _Phase:
         tokens = [self._tokens(self._texts[place]) for place in drawn]
         config = decoder_of(self._opened.network).config
         before = getattr(config, "is_causal", True)
-        decoder = reading_both_ways(self._opened.network)
+        decoder = bidirectional_decoder(self._opened.network)
         with torch.no_grad():
             vectors = torch.cat(
                 [mean_states(decoder, tokens[at : at + 32]) for at in range(0, len(tokens), 32)]
@@ -284,7 +284,7 @@ class _Phase:
     def _loss(self) -> Loss:
         if self._name == "csft":
             return text_example_loss
-        decoder = reading_both_ways(self._opened.network)
+        decoder = bidirectional_decoder(self._opened.network)
         if self._name == "mntp":
             special = frozenset(self._tokenizer.all_special_ids)
             return masked_token_loss(decoder, mask_token(self._tokenizer), special)
@@ -346,7 +346,7 @@ def mask_token(tokenizer: Any) -> int:
     return int(found[0])
 
 
-def reading_both_ways(network: Any) -> Any:
+def bidirectional_decoder(network: Any) -> Any:
     """The decoder of a causal language model, switched to attention in both directions.
 
     Raises:
@@ -355,7 +355,7 @@ def reading_both_ways(network: Any) -> Any:
     decoder = decoder_of(network)
     # on the loaded configuration: as an argument of loading it would be dropped
     decoder.config.is_causal = False
-    check_reads_both_ways(decoder)
+    check_bidirectional(decoder)
     return decoder
 
 
@@ -458,7 +458,7 @@ def write_encoder(model: ModelSettings, adapter: Path | None, folder: Path) -> N
     )
     base = local_weights(model.name, revision=model.revision)
     plain = model.model_copy(update={"dtype": "float32", "quantize": "none"})
-    decoder = reading_both_ways(load.load_network(plain, base, adapter, torch.device("cpu")))
+    decoder = bidirectional_decoder(load.load_network(plain, base, adapter, torch.device("cpu")))
     try:
         with quiet():
             decoder.save_pretrained(folder)
