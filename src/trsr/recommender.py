@@ -459,15 +459,13 @@ class Recommender:
         cases = files.listed(run, "cases.*.parquet")
         seen = (run / DESCRIPTIONS, *((run / TABLE, run / FOLDER) if self.catalog.images else ()))
         whole = (run / ITEMS, run / "interactions.parquet", run / "report.json")
-        for path in (*whole, *seen, *cases):
+        encoder = (run / ENCODER, run / ITEM_VECTORS) if config.rank.own_encoder else ()
+        for path in (*whole, *seen, *cases, *encoder):
             if files.exists(path):
                 files.copy(path, folder / path.name)
         for name in names:
             if files.is_folder(self._folder / name):
                 files.copy(self._folder / name, folder / RANKERS / name)
-        if config.rank.own_encoder:
-            for name in (ENCODER, ITEM_VECTORS):
-                files.copy(run / name, folder / name)
         if self._adapter and config.rank.those("needs_training", names):
             files.copy(self._adapter, folder / "adapter")
         if config.rank.those("needs_compression", names):
