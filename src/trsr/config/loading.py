@@ -219,13 +219,12 @@ def _lists(values: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
 
 def _places(values: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """Settings that may be a path or a name."""
-    summarize, encode = values.get("summarize"), values.get("encode")
+    summarize = values.get("summarize")
     for table, key in (
         (values.get("prompts"), "domain"),
         (values.get("model"), "name"),
         (values.get("rank"), "text_model"),
         (summarize.get("model") if isinstance(summarize, dict) else None, "name"),
-        (encode.get("model") if isinstance(encode, dict) else None, "name"),
     ):
         if isinstance(table, dict):
             yield table, key

@@ -10,15 +10,10 @@ from trsr.config import Config
 from trsr.data import Dataset
 from trsr.errors import DataError
 from trsr.models.encoders import SentenceEncoder, embed
-from trsr.models.settings import ModelSettings
 from trsr.pipeline.runner import Job, Stage
 from trsr.rankers.item_text import ENCODER, ITEM_VECTORS, item_text, write_item_vectors
 
 _log = logging.getLogger(__name__)
-
-
-def _model(config: Config) -> ModelSettings:
-    return config.encode.model or config.model
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -26,8 +21,8 @@ def _settings(config: Config) -> dict[str, Any]:
     if not config.rank.own_encoder:
         return {"encode": {"phases": "none"}}
     return {
-        "encode": config.encode.model_dump(mode="json", exclude={"model"}),
-        "model": _model(config).meaning(),
+        "encode": config.encode.model_dump(mode="json"),
+        "model": config.model.meaning(),
         "rank": config.rank.model_dump(mode="json", include={"text_fields", "text_words"}),
         "run": {"seed": config.train_seed},
     }
@@ -52,7 +47,7 @@ def _encode(job: Job) -> dict[str, Any]:
     phases = train_item_encoder(
         [[texts[item] for item in items if texts[item]] for items in histories],
         distinct,
-        model=_model(config),
+        model=config.model,
         settings=config.encode,
         seed=config.train_seed,
         out=job.out / ENCODER,

@@ -145,8 +145,7 @@ class FittedRankers:
             read.append("adapter")
         if rank.those("needs_compression"):
             read.append(COMPRESSED)
-        if rank.own_encoder:
-            read += [ENCODER, ITEM_VECTORS]
+        read += [ENCODER, ITEM_VECTORS] if rank.own_encoder else []
         found["files"] = self.run.hashes(sorted(set(read)))
         plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
         return plain

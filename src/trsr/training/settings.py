@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from trsr.models.settings import ModelSettings
 from trsr.settings import Settings
 
 SELECTED_ON = ("recall@3", "recall@5", "recall@10")
@@ -88,9 +87,6 @@ PHASES: tuple[Phase, ...] = ("csft", "mntp", "contrast")
 class EncodeSettings(Settings):
     """An item encoder made of a language model (LLM2Rec), by LoRA on all linear layers."""
 
-    model: ModelSettings | None = Field(
-        None, description="the language model, as in [model]; left out: that one"
-    )
     phases: tuple[Phase, ...] = Field(
         PHASES,
         description="csft: learn which title follows others; mntp: fill in masked tokens, reading "
