@@ -15,6 +15,7 @@ from tiny_vision import SHAPES, vision_folder
 
 from trsr.errors import ModelError, PromptError
 from trsr.models.base import Sampling
+from trsr.models.hf.generate import Batch
 from trsr.models.settings import ModelSettings, open_model
 from trsr.models.weights import image_fault
 from trsr.storage.images import decode
@@ -98,6 +99,21 @@ def test_texts_are_those_of_the_models_own_generation(model: Any) -> None:
     tokens = made[0, inputs["input_ids"].shape[1] :]
     assert texts[0] == model.chat_format.tokenizer.decode(tokens, skip_special_tokens=True)
     assert len(set(texts.values())) > 1
+
+
+def test_images_are_described_side_by_side(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    step = Batch.step
+
+    def counted(batch: Any, *given: Any) -> Any:
+        rows.append(len(batch.rows))
+        return step(batch, *given)
+
+    monkeypatch.setattr(Batch, "step", counted)
+    prompts = [Prompt((Message("user", (image, "\nWhat is it?")),)) for image in images(6)]
+    list(model.generate(prompts, Sampling(max_tokens=4)))
+    assert len(rows) <= 3  # of one token each, for all images
+    assert rows[0] > 3
 
 
 def test_text_that_looks_like_an_image_is_text(model: Any) -> None:

@@ -191,6 +191,28 @@ def test_each_content_is_described_once_and_its_words_are_a_field(shop: Path, se
         (shop / "photos" / "i3.png").write_bytes(old)
 
 
+def test_what_was_described_before_a_failure_is_not_asked_again(shop: Path, serve: Any) -> None:
+    calls: list[str] = []
+    right = painter(calls)
+
+    def failing(call: Call) -> None:
+        if len(calls) == 7:
+            call.refuse(403, "the quota is used up")
+        else:
+            right(call)
+
+    one = "describe.model.concurrency=1"
+    broken = load(shop, *at(serve(failing)), one, place="broken")
+    run_stage(broken, "prepare")
+    with pytest.raises(ModelError, match="the quota is used up"):
+        run_stage(broken, "describe")
+    assert not (broken.run.folder / "descriptions.parquet").exists()
+    calls[6:] = ["", *calls[6:]]  # past the quota
+    again = run_stage(broken, "describe")
+    assert again.info["from_store"] == 7
+    assert again.info["asked"] == again.info["images"] - 7
+
+
 @pytest.mark.parametrize(
     ("status", "message"),
     [

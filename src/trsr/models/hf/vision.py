@@ -447,8 +447,9 @@ class VisionFormat(ChatFormat):
         return tuple(found)
 
     def kind(self, tokens: Tokens) -> Tokens:
-        """Tokens in which all images are alike."""
-        return tuple(min(token, self.vectors.base) for token in tokens)
+        """The tokens before the first image: whatever it is, such prompts run together."""
+        own = (place for place, token in enumerate(tokens) if token >= self.vectors.base)
+        return tokens[: next(own, len(tokens))]
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return super()._decode([token for token in tokens if token < self.vectors.base])
