@@ -49,6 +49,7 @@ class ApartModel:
             load_tokenizer(folder), settings.name, settings.backend, settings.special_tokens
         )
         self._process: subprocess.Popen[str] | None = None
+        self._call: object | None = None  # of `generate`, under way
         opened = self._open()
         self._identity, self._context = str(opened["identity"]), int(opened["context_tokens"])
 
@@ -75,6 +76,9 @@ class ApartModel:
         """
         if self._process is None or self._process.poll() is not None:
             self._open()
+        elif self._call is not None:  # given up, and not closed yet
+            self._give_up()
+        call = self._call = object()
         feed, going = FeedReader(prompts), True
         said = self._ask({"sampling": sampling.model_dump()})
         try:
@@ -87,11 +91,17 @@ class ApartModel:
                 else:
                     going = False
         finally:
-            if going:  # given up while the other side waits for an answer
-                with contextlib.suppress(ModelError):
-                    self._ask({"stop": True})
+            if self._call is call:
+                if going:
+                    self._give_up()
+                self._call = None
         if "error" in said:
             raise (PromptError if said["kind"] == "PromptError" else ModelError)(said["error"])
+
+    def _give_up(self) -> None:
+        """Ends a call: the other side waits for an answer, or is gone."""
+        with contextlib.suppress(ModelError):
+            self._ask({"stop": True})
 
     def forget(self) -> None:
         """Ends the process, with all that it keeps of prompts; the next question starts another."""

@@ -52,11 +52,16 @@ class Ticket:
     queue: float = 0.0
     model: float = 0.0
 
+    @property
+    def left(self) -> float:
+        """Seconds until its time is over, as much as a lock can wait."""
+        return min(max(self.ends - time.perf_counter(), 0.0), threading.TIMEOUT_MAX)
+
     def check(self) -> None:
         """Raises TooLateError where the request need cost no more."""
         if self.cancelled.is_set():
             raise TooLateError("the request was given up by its caller")
-        if time.perf_counter() > self.ends:
+        if time.perf_counter() >= self.ends:
             raise TooLateError(
                 "the request's time is over before the model had room for it; try again"
             )
@@ -181,7 +186,7 @@ class BatchedModel(ModelWrapper):
                 raise OverloadedError(f"{len(self._jobs)} requests wait already; come again", pause)
             self._jobs.append(job)
             self._changed.notify_all()
-        in_time = job.done.wait(min(max(ticket.ends - began, 0.0), threading.TIMEOUT_MAX))
+        in_time = job.done.wait(ticket.left)
         ticket.model += job.seconds
         ticket.queue += time.perf_counter() - began - job.seconds
         if not in_time:

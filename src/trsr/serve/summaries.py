@@ -43,6 +43,7 @@ SETTLE = 0.2
 POLL = 5.0
 """Seconds between looks at what is due, where nobody calls: it may be due since a crash."""
 _LONGEST_PAUSE = 30.0
+_FORGET_SECONDS = 60.0
 _SCRATCH = 10_000
 
 _log = logging.getLogger("trsr.serve")
@@ -178,6 +179,7 @@ class Summaries:
         self._busy: set[str] = set()
         self._gone: set[str] = set()
         self._thread: threading.Thread | None = None
+        self._read_of_gone = 0.0  # since when the model may keep what it read of deleted users
 
     # What holds
 
@@ -249,7 +251,8 @@ class Summaries:
                 return
             try:
                 while not self._stopped and self.round():
-                    pass
+                    self._forget(_FORGET_SECONDS)
+                self._forget(0.0)
                 self.healthy, pause = True, 0.0
             except Exception as error:  # it stays due, and is tried again
                 self.healthy = False
@@ -258,6 +261,16 @@ class Summaries:
                 _log.warning("summaries: %s; tried again in %.0f s", _said(error), pause)
                 if not self._wait(pause):
                     return
+
+    def _forget(self, after: float) -> None:
+        """Lets the model forget its prompts' keys and values, so long after a user was deleted.
+
+        It costs opening the model anew; so not for each of many users, and best when nothing is due.
+        """
+        if self._read_of_gone and time.monotonic() - self._read_of_gone >= after:
+            with self._model_lock:
+                self._read_of_gone = 0.0
+                getattr(self._opened()[0].inner, "forget", lambda: None)()
 
     def _wait(self, seconds: float) -> bool:
         with self._changed:
@@ -425,7 +438,7 @@ class Summaries:
         with self._changed:
             self._waiting += 1
         try:
-            with self._model_lock:
+            with self._model_in_time(ticket):
                 if self._scratch is None or len(self._scratch) > _SCRATCH:
                     self._scratch = _Scratch(model.store)
                 asked = CachedModel(_InTime(model.inner, ticket), self._scratch)
@@ -435,6 +448,16 @@ class Summaries:
                 self._waiting -= 1
                 self._changed.notify_all()
         return found if found.text else None
+
+    @contextlib.contextmanager
+    def _model_in_time(self, ticket: Ticket) -> Iterator[None]:
+        """The summarizing model, unless the request's time is over before a round has ended."""
+        while not self._model_lock.acquire(timeout=ticket.left):
+            ticket.check()
+        try:
+            yield
+        finally:
+            self._model_lock.release()
 
     # Deleting
 
@@ -458,12 +481,11 @@ class Summaries:
             outputs = self._opened()[0].store.delete(sorted(keys)) if keys else 0
             with self._model_lock:
                 self._scratch = None
-                if self._settings.uses_llm:
-                    # a model keeps keys and values of the prompts that it has read
-                    getattr(self._opened()[0].inner, "forget", lambda: None)()
+                self._read_of_gone = self._read_of_gone or time.monotonic()
         finally:
             with self._changed:
                 self._gone.discard(user)
+        self.call()
         return removed, outputs
 
     def _cached_keys(self, user: str) -> set[str]:
