@@ -70,6 +70,16 @@ def test_what_cannot_be_exported_is_said(trained_run, tmp_path):
         export(bare, "peft", tmp_path / "b")
 
 
+def test_a_stopped_export_leaves_no_half_folder(trained_run, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trsr.export.card.text", stop)  # the last that is written
+    with pytest.raises(KeyboardInterrupt):
+        export(trained_run, "peft", tmp_path / "out" / "peft")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 class Hub:
     """A hub on this machine: makes repositories, and takes commits with whole files in them."""
 

@@ -185,6 +185,21 @@ def test_deleting_a_user_leaves_nothing_behind(run, service) -> None:
     cache.close()
 
 
+def test_when_all_users_are_deleted_no_answer_of_any_model_is_left(tmp_path) -> None:
+    rankers = ("popular", "llm_zero_shot")
+    whole = ("data.candidates=full", "rank.retrieve_k=4")
+    service = opened(
+        small_run(tmp_path / "whole", rankers=rankers, settings=whole), tmp_path / "state.sqlite"
+    )
+    cache = ResponseCache(service.recommender.config.run.cache)
+    before = len(cache)
+    removed = [service.delete_user(row.user).outputs for row in service.store.users(limit=1000)]
+    assert sum(removed) == before > 0
+    assert len(cache) == 0
+    cache.close()
+    ended(service)
+
+
 def test_time_is_over_and_callers_that_left_cost_no_pass(run, tmp_path) -> None:
     service = opened(run, tmp_path / "state.sqlite", deadline=1e-6)
     service.add_events([event("new", n, n) for n in range(2)])

@@ -324,8 +324,11 @@ def export_model(
     out_folder: Annotated[Path, typer.Argument(metavar="OUT", help="an empty or new folder")],
     to: Annotated[str, typer.Option(help="peft, merged, gguf, openvino, onnx or card")],
     queries: Annotated[
-        int, typer.Option(min=0, help="validation queries that the other library ranks too")
-    ] = 5,
+        int,
+        typer.Option(
+            min=0, help="validation queries of which the other library ranks eight candidates too"
+        ),
+    ] = 3,
     licence: Annotated[
         str, typer.Option("--license", help="as a hub names it; default: the base model's")
     ] = "",

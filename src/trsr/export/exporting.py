@@ -40,6 +40,9 @@ class Format:
     opened: Callable[[Source, Path], libraries.Library] | None
 
 
+CANDIDATES = 8
+"""Of each query that another library ranks: it reads each prompt whole, and alone."""
+
 FORMATS = {
     "peft": Format("peft", formats.write_peft, lambda s, out: libraries.Peft(out, s.folder)),
     "merged": Format(
@@ -91,7 +94,7 @@ def export(
     to: str,
     out: Path,
     *,
-    queries: int = 5,
+    queries: int = 3,
     licence: str = "",
     progress: Progress | None = None,
 ) -> Exported:
@@ -101,7 +104,8 @@ def export(
         run: A run directory.
         to: A name of `FORMATS`.
         out: An empty or new folder.
-        queries: Validation queries that both rank (of test where there are none); 0: none.
+        queries: Validation queries (of test where there are none) of which both rank the first
+            `CANDIDATES` candidates; 0: none.
         licence: The model's licence as a hub names it; empty: the base model's where it is known.
         progress: Shows the queries.
 
@@ -126,10 +130,13 @@ def export(
     source = Source(
         recommender.config.model, adapter if tuned else None, card.base_model(recommender.config)
     )
-    with explained(out, "another folder"):
-        files.make_folder(out)
-        FORMATS[to].write(source, out)
-        files.write_text(out / "README.md", card.text(recommender, to, licence))
+    # written beside, so that a stopped export leaves nothing that looks like a whole one
+    with explained(out, "another folder"), files.temporary_folder(out.parent, ".export-") as beside:
+        made = beside / "made"
+        files.make_folder(made)
+        FORMATS[to].write(source, made)
+        files.write_text(made / "README.md", card.text(recommender, to, licence))
+        files.move(made, out)
     return _checked(recommender, source, to, out, queries, progress or Silent())
 
 
@@ -143,7 +150,8 @@ def _checked(
     if not count:
         return unchecked
     asked = _queries(recommender, count)
-    progress.begin(sum(len(query.candidates) for query in asked), "candidates")
+    candidates = sum(len(query.candidates) for query in asked)
+    progress.begin(candidates, "candidates")
     try:
         with quiet():
             library = made.opened(source, out)
@@ -151,9 +159,10 @@ def _checked(
         return dataclasses.replace(unchecked, unchecked=f"{made.library} was not asked: {error}")
     own = _exact(recommender, source)
     model, writer = own.ranking_model
-    asked = own.summarized(asked, Silent())  # a split that no ranker reads has no summaries yet
     found: list[float] = []
-    for query, ranked in zip(asked, own.rank(asked), strict=True):
+    # a split that no ranker reads has no summaries yet
+    for query in own.summarized(asked, Silent()):
+        (ranked,) = own.rank([query])
         scores = {entry.item: entry.score for entry in ranked}
         others = []
         for prompt in writer.rank(query):
@@ -161,7 +170,6 @@ def _checked(
             others.append(libraries.margin(library, text, writer.answers))
             progress.advance()
         found.append(rank_correlation([scores[item.id] for item in query.candidates], others))
-    candidates = sum(len(query.candidates) for query in asked)
     return Exported(out, made.library, tuple(found), candidates)
 
 
@@ -178,7 +186,14 @@ def _queries(recommender: Recommender, count: int) -> list[Query]:
         some = list(islice(recommender.dataset.cases(split).queries(), count))
         if some:
             summaries = read_summaries(recommender.dataset.folder, (split,))
-            return [dataclasses.replace(query, summary=summaries.get(query.id)) for query in some]
+            return [
+                dataclasses.replace(
+                    query,
+                    summary=summaries.get(query.id),
+                    candidates=query.candidates[:CANDIDATES],
+                )
+                for query in some
+            ]
     return []
 
 

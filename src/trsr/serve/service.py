@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import logging
 import math
 import threading
@@ -21,11 +22,13 @@ from trsr.errors import DataError, ModelError, TrsrError
 from trsr.models import ScoringModel, open_model
 from trsr.models.apart import ApartModel
 from trsr.models.cached import cached
-from trsr.pipeline.artifacts import SPLITS, read_summaries, with_summary
+from trsr.pipeline.artifacts import SPLITS, read_summaries
+from trsr.pipeline.ranking import RETRIEVED, read_retrieved
 from trsr.prompts import PromptWriter
 from trsr.rankers import p_yes
+from trsr.rankers.batch import case_batches
 from trsr.recommender import Recommender, ranking_writer, summary_writer
-from trsr.serve.batching import BatchedModel, OverloadedError, Ticket, on_behalf_of
+from trsr.serve.batching import BatchedModel, OverloadedError, Ticket, noting, on_behalf_of
 from trsr.serve.calibration import Calibration, calibration
 from trsr.serve.retriever import Retriever
 from trsr.serve.schemas import (
@@ -55,7 +58,8 @@ from trsr.serve.schemas import (
 from trsr.serve.settings import ServeSettings
 from trsr.serve.store import Store, StoredEvent
 from trsr.serve.summaries import Summaries
-from trsr.storage.response_cache import ResponseCache, response_key
+from trsr.storage import files
+from trsr.storage.response_cache import ResponseCache
 from trsr.types import Interaction, Item, Query, Summary, UserHistory
 
 __all__ = ["OverloadedError", "Service", "UnknownNameError"]
@@ -270,22 +274,21 @@ class Service:
         return Deleted(events=removed.events, revisions=removed.revisions, outputs=outputs)
 
     def _run_keys(self, user: str) -> list[str]:
-        """Keys of what the run itself asked about a user's cases."""
-        recommender = self.recommender
-        keys: list[str] = []
-        asks = recommender.config.rank.those("pointwise")
-        for split in SPLITS:
-            cases = recommender.dataset.cases(split).of_user(user)
-            if not len(cases):
-                continue
-            summaries = read_summaries(self.run, [split])
-            for case in cases:
-                query = with_summary(case, summaries).query
-                keys += query.summary.sources if query.summary else ()
-                if asks and not cases.full:
-                    model, writer = recommender.model()
-                    kind = {"score": list(writer.answers)}
-                    keys += [response_key(model.identity, one, kind) for one in writer.rank(query)]
+        """Keys of what the run itself asked its ranking models about a user's cases."""
+        recommender, rank = self.recommender, self.recommender.config.rank
+        asked, path = rank.with_members(*rank.used, rank.retriever), self.run / RETRIEVED
+        with noting() as keys:
+            for split in SPLITS:
+                cases = recommender.dataset.cases(split).of_user(user)
+                if not len(cases):
+                    continue
+                summaries = read_summaries(self.run, [split])
+                sources = [one.sources for one in summaries.values() if one.user == user]
+                keys.extend(itertools.chain.from_iterable(sources))
+                proposed = read_retrieved(path) if cases.full and files.exists(path) else None
+                for batch in case_batches(cases, recommender.catalog, summaries, 1, proposed):
+                    for name in rank.those("pointwise", asked):
+                        recommender.fitted(name).score(batch)
         return keys
 
     def user(self, user: str) -> UserView:

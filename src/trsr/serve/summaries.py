@@ -265,7 +265,7 @@ class Summaries:
     def _forget(self, after: float) -> None:
         """Lets the model forget its prompts' keys and values, so long after a user was deleted.
 
-        It costs opening the model anew; so not for each of many users, and best when nothing is due.
+        It costs opening the model anew: not for each of many users, and best when nothing is due.
         """
         if self._read_of_gone and time.monotonic() - self._read_of_gone >= after:
             with self._model_lock:
