@@ -144,6 +144,7 @@ class ServeOptions(Options):
     history: int = option(20, "interactions of each", least=1)
     anew: int = option(100, "interactions of the user whose summary is made anew", least=1)
     recent: int = option(0, "recent items in a prompt; 0: the run's", least=0)
+    words: int = option(0, "of made-up summaries, given with each request; 0: the run's", least=0)
     candidates: int = option(20, "a request", least=2)
     clients: int = option(32, "at once", least=1)
     only: tuple[str, ...] = option((), "a measure; may be given again; left out: all")

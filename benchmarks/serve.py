@@ -102,6 +102,8 @@ def _users(service: Service, options: ServeOptions, count: int) -> list[str]:
     ids, draw = list(service.recommender.catalog.ids), random.Random(options.seed)  # noqa: S311
     length = min(max(options.history, 1), len(ids) // 2)
     users = [f"bench/{length}/{number}" for number in range(count)]
+    if options.words:
+        service.summaries.close()  # none is to be written
     for user in users:
         met = draw.sample(ids, length)
         service.add_events(
@@ -110,18 +112,38 @@ def _users(service: Service, options: ServeOptions, count: int) -> list[str]:
                 for n, one in enumerate(met)
             ]
         )
-    while service.store.due(1):
+    while service.store.due(1) and not options.words:
         time.sleep(0.05)
     return users
 
 
 def _requests(service: Service, options: ServeOptions, users: Sequence[str]) -> list[Any]:
     draw = random.Random(options.seed + 1)  # noqa: S311 - no secret
-    ids = list(service.recommender.catalog.ids)
-    return [
-        RecommendRequest(user=user, candidates=draw.sample(ids, options.candidates))
-        for user in users
-    ]
+    catalog = service.recommender.catalog
+    ids = list(catalog.ids)
+    given: dict[str, Any] = {}
+    requests = []
+    for user in users:
+        if options.words:
+            own = random.Random(user)  # noqa: S311 - the same in each request of this user
+            texts = " ".join(text for one in own.sample(ids, 60) for _, text in catalog[one].fields)
+            given = {"summary": " ".join(texts.split()[: options.words])}
+        candidates = draw.sample(ids, options.candidates)
+        requests.append(RecommendRequest(user=user, candidates=candidates, **given))
+    return requests
+
+
+def _shape(service: Service, request: RecommendRequest) -> str:
+    """How many tokens of a request's prompts stand before all candidates, and behind."""
+    served, writer = service.recommender.model()
+    model: Any = served.inner  # type: ignore[attr-defined]
+    query = service._asked(request, None).query
+    prompts = [model.encode(prompt) for prompt in writer.rank(query)]
+    least, most = min(prompts), max(prompts)
+    pairs = zip(least, most, strict=False)
+    shared = next((n for n, (one, other) in enumerate(pairs) if one != other), len(least))
+    behind = sum(map(len, prompts)) - shared * len(prompts)
+    return f"{shared} tokens before the candidates, {behind} behind in {len(prompts)} prompts"
 
 
 def _forget(service: Service) -> None:
@@ -176,7 +198,7 @@ def _returning(service: Service, options: ServeOptions) -> Result:
     return Result(
         f"serve, a returning user: {options.candidates} other candidates",
         _records(service, options, "user", {"cold": cold, "returning": known}, 1),
-        (f"largest difference of a score: {cold.result:.2g}",),
+        (f"largest difference of a score: {cold.result:.2g}", _shape(service, first[-1])),
     )
 
 

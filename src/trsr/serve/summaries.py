@@ -268,8 +268,8 @@ class Summaries:
         It costs opening the model anew: not for each of many users, and best when nothing is due.
         """
         if self._read_of_gone and time.monotonic() - self._read_of_gone >= after:
+            self._read_of_gone = 0.0
             with self._model_lock:
-                self._read_of_gone = 0.0
                 getattr(self._opened()[0].inner, "forget", lambda: None)()
 
     def _wait(self, seconds: float) -> bool:
@@ -439,9 +439,10 @@ class Summaries:
             self._waiting += 1
         try:
             with self._model_in_time(ticket):
-                if self._scratch is None or len(self._scratch) > _SCRATCH:
-                    self._scratch = _Scratch(model.store)
-                asked = CachedModel(_InTime(model.inner, ticket), self._scratch)
+                scratch = self._scratch
+                if scratch is None or len(scratch) > _SCRATCH:
+                    scratch = self._scratch = _Scratch(model.store)
+                asked = CachedModel(_InTime(model.inner, ticket), scratch)
                 ((_, found),) = self._texts({history.user: plan}, asked, writer)
         finally:
             with self._changed:
@@ -479,8 +480,9 @@ class Summaries:
             removed = self._store.delete_user(user)
             keys |= set(removed.sources)
             outputs = self._opened()[0].store.delete(sorted(keys)) if keys else 0
-            with self._model_lock:
-                self._scratch = None
+            # not behind the model's lock: rounds on end would never let go of it
+            self._scratch = None
+            if self._settings.uses_llm:
                 self._read_of_gone = self._read_of_gone or time.monotonic()
         finally:
             with self._changed:
