@@ -128,7 +128,7 @@ def _requests(service: Service, options: ServeOptions, users: Sequence[str]) -> 
             own = random.Random(user)  # noqa: S311 - the same in each request of this user
             texts = " ".join(text for one in own.sample(ids, 60) for _, text in catalog[one].fields)
             given = {"summary": " ".join(texts.split()[: options.words])}
-        candidates = draw.sample(ids, options.candidates)
+        candidates: list[Any] = draw.sample(ids, options.candidates)
         requests.append(RecommendRequest(user=user, candidates=candidates, **given))
     return requests
 
