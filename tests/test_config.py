@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trsr.config import load_config, recipes
+from trsr.config import load_config, read_toml, recipes
 from trsr.errors import ConfigError
 
 
@@ -144,11 +144,17 @@ def test_the_resolved_settings_give_the_same_run(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(recipes()))
 def test_every_recipe_is_right_and_opens_with_its_command(name, monkeypatch):
+    from trsr.experiments.sweep import read_plan
+
     monkeypatch.chdir(os.sep)
-    load_config(name)
+    several = "base" in read_toml(recipes()[name])
+    if several:
+        assert read_plan(name).grid()
+    else:
+        load_config(name)
     opening = recipes()[name].read_text("utf-8").splitlines()[0]
     assert opening.startswith("# ")
-    assert f"trsr run recipes/{name}.toml" in opening
+    assert f"trsr {'sweep' if several else 'run'} recipes/{name}.toml" in opening
 
 
 OURS = sorted((Path(__file__).parents[1] / "benchmarks" / "recipes").glob("*.toml"))

@@ -34,8 +34,7 @@ def run_sweep(path: Path, processes: int, progress: Progress, only: Sequence[str
     from trsr.experiments.sweep import read_plan, sweep
 
     swept = sweep(read_plan(path), progress, processes, only)
-    header, rows = swept.table()
-    if rows:
+    for header, rows in swept.tables():
         table(header, rows)
     for note in swept.notes():
         out.print(note, markup=False)

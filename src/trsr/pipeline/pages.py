@@ -265,6 +265,8 @@ def _subtitle(config: Config, rankings: Iterable[str]) -> str:
     shown = (
         [_recent_items(config)]
         if asking & reading
+        else [f"shown the last {config.train_title.history} titles"]
+        if config.rank.those("writes_titles", used)
         else ["shown nothing of the user"]
         if model_names
         else []

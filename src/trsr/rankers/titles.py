@@ -17,6 +17,7 @@ from pydantic import Field
 from trsr.errors import ConfigError
 from trsr.models import LanguageModel, Sampling, TextScoringModel
 from trsr.prompts import Titles, TitleWriter
+from trsr.prompts.text import fold
 from trsr.prompts.titles import title_key, title_of
 from trsr.rankers.base import FitData, FitOptions, Ranker
 from trsr.rankers.baselines.text_knn import EMBEDDINGS
@@ -329,31 +330,33 @@ class TitleSampledRanker(_TitleRanker):
     def _votes(self, query: str, written: Sequence[str]) -> dict[int, float]:
         """Votes by a title's place; counts what became of each text."""
         found: dict[int, float] = {}
-        keys = [title_key(text) for text in written]
+        texts = [fold(text) for text in written]
+        keys = [title_key(text) for text in texts]
         self._counts["written"] += len(written)
         self._counts["duplicates"] += len(keys) - len(set(keys))
         sizes = Counter(self.titles.rows)
-        for key, (how, places) in ((key, self._meant(key)) for key in keys):
+        for text in texts:
+            how, places, cosine = self._meant(text)
             self._counts[how] += 1
             self._counts["several"] += how == "exact" and sizes[places[0]] > 1
             for place in places:
                 found[place] = found.get(place, 0.0) + 1 / len(places)
-            self._example(query, key, how, places)
+            self._example(query, text, how, places, cosine)
         return found
 
-    def _meant(self, key: str) -> tuple[str, list[int]]:
-        """What a written text counts for: exact, near or lost, and the titles' places."""
-        place = self.titles.place(key)
+    def _meant(self, text: str) -> tuple[str, list[int], float]:
+        """Whether a written text is exact, near or lost, the titles' places, and their cosine."""
+        place = self.titles.place(text)
         if place >= 0:
-            return "exact", [place]
-        if key and len(self.vectors_):
-            cosines = np.round(
-                self.vectors_.astype(np.float64) @ text_vectors([key], self._embed)[0], DIGITS
-            )
-            nearest = float(cosines.max())
-            if nearest >= self.config.floor:
-                return "near", np.flatnonzero(cosines == nearest).tolist()
-        return "lost", []
+            return "exact", [place], 1.0
+        if not text or not len(self.vectors_):
+            return "lost", [], 0.0
+        vector = text_vectors([text], self._embed)[0]
+        cosines = np.round(self.vectors_.astype(np.float64) @ vector, DIGITS)
+        nearest = float(cosines.max())
+        if nearest < self.config.floor:
+            return "lost", [], nearest
+        return "near", np.flatnonzero(cosines == nearest).tolist(), nearest
 
     def _vectors(self, columns: _Columns) -> Floats:
         """[texts + 1, width] the vectors of a batch's titles; zeros at the end, for none."""
@@ -363,11 +366,14 @@ class TitleSampledRanker(_TitleRanker):
         parts = [part for part in (own, more) if part.shape[1] == width]
         return np.concatenate([*parts, np.zeros((1, width))])
 
-    def _example(self, query: str, text: str, how: str, places: Sequence[int]) -> None:
+    def _example(
+        self, query: str, text: str, how: str, places: Sequence[int], cosine: float
+    ) -> None:
         known = self.notes.setdefault("examples", [])
         if len(known) < _EXAMPLES:
             meant = self.titles.texts[places[0]] if places else ""
-            known.append({"query": query, "written": text, "how": how, "title": meant})
+            own = {"query": query, "written": text, "how": how, "title": meant}
+            known.append(own | {"cosine": round(cosine, 3)})
 
     def _note(self) -> None:
         count = self._counts

@@ -68,6 +68,9 @@ def find_sweep(path: Path) -> Path:
     if files.is_file(path):
         return Path(os.path.abspath(path))
     if path.parent.name in ("", "recipes") and path.stem in recipes():
+        found = recipes()[path.stem]
+        if "base" in read_toml(found):
+            return found
         raise ConfigError(_of_a_run(path))
     raise ConfigError(f"there is no sweep file {path}")
 

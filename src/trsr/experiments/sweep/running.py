@@ -19,6 +19,7 @@ from trsr.metrics.report import Estimate
 from trsr.pipeline import is_finished, run_stage, stage_key, stage_names
 from trsr.pipeline.finished_run import REPORT, FinishedRun, notes_about
 from trsr.progress import Pace, Progress, Silent
+from trsr.report.costs import read_costs
 from trsr.settings import digest
 from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory
@@ -194,6 +195,12 @@ def _tested(run: Planned) -> Outcome:
             notes=notes_about(finished, finished.rankers),
             cases=finished.cases_digest,
             answers={name: finished.answers(name) for name in finished.values["ranker"].unique()},
+            stages=sum(
+                float(one.info.get("seconds", 0.0))
+                for name, one in records.items()
+                if name not in ("prepare", "rank", "evaluate")
+            ),
+            costs=read_costs(finished.report.get("costs")),
         )
     except (StoreError, DataError) as error:
         return failed(dataclasses.replace(outcome, error=str(error)), folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from trsr.experiments.sweep.plan import Plan, label, short_keys
 from trsr.metrics.report import Estimate, over_seeds
 from trsr.metrics.tables import LEAST, LOWER, number
 from trsr.pipeline.finished_run import counted, merged
+from trsr.progress import duration
+from trsr.report.costs import RankerCost, brief_seconds
 from trsr.storage import files
 from trsr.storage.run_directory import explained
 
@@ -34,6 +37,8 @@ class Outcome:
         notes: What its report warns of.
         cases: A digest of the cases that it ranked; empty where there are none.
         answers: ranker → a digest of its metrics by query; the same where its seed changes nothing.
+        stages: Seconds of the stages between the data and the ranking, where they were made.
+        costs: What each ranker took.
     """
 
     name: str
@@ -47,6 +52,8 @@ class Outcome:
     notes: tuple[str, ...] = ()
     cases: str = ""
     answers: Mapping[str, str] = field(default_factory=dict)
+    stages: float = 0.0
+    costs: tuple[RankerCost, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -111,6 +118,33 @@ class Swept:
                 rows.append([*values, ranker, str(len(tested or tried)), *measured, *cells])
         return header, rows
 
+    def tables(self) -> list[tuple[list[str], list[list[str]]]]:
+        """`table` for the runs of each set of test cases apart, and what each ranker took."""
+        apart: dict[str, list[Outcome]] = {}
+        for one in self.outcomes:
+            apart.setdefault(one.cases if len(self._cases()) > 1 else "", []).append(one)
+        parts = [dataclasses.replace(self, outcomes=tuple(own)) for own in apart.values()]
+        return [found for part in parts if (found := part.table())[1]] + self._costs()
+
+    def _cases(self) -> set[str]:
+        return {one.cases for one in self.outcomes if one.cases and not one.trial}
+
+    def _costs(self) -> list[tuple[list[str], list[list[str]]]]:
+        keys = list(self.plan.keys)
+        header = [*short_keys(keys), "ranker", "stages before", "fit", "a query"]
+        rows = [
+            [
+                *(_plain(group[0].settings.get(key, "")) for key in keys),
+                one.ranker,
+                duration(group[0].stages),
+                duration(one.preparing),
+                brief_seconds(one.seconds_a_query),
+            ]
+            for group in self._groups()
+            for one in group[0].costs
+        ]
+        return [(header, rows)] if rows else []
+
     def notes(self) -> list[str]:
         """What to print below the table."""
         found = [
@@ -160,7 +194,9 @@ class Swept:
             "table": {"header": header, "rows": rows, "notes": self.notes()},
         }
         folder = self.plan.folder
-        lines = [_line(header), _line(["---"] * len(header)), *map(_line, rows), ""]
+        lines = []
+        for top, body in self.tables():
+            lines += [_line(top), _line(["---"] * len(top)), *map(_line, body), ""]
         lines += [f"- {note}" for note in self.notes()]
         text = "\n".join((f"# {self.plan.path.stem}", "", *lines))
         with explained(folder, PLACE):
