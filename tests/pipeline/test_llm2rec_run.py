@@ -10,6 +10,7 @@ from pipeline_data import write_data
 
 from trsr.config import load_config
 from trsr.errors import ConfigError, StaleRunError, StoreError
+from trsr.methods import METHODS
 from trsr.pipeline import is_finished, run, run_stage
 from trsr.rankers.item_text import read_item_vectors
 from trsr.recommender import Recommender
@@ -68,7 +69,7 @@ def outcomes(load):
 
 def test_a_run_makes_an_encoder_that_every_text_ranker_reads(load, outcomes):
     config = load()
-    assert [one.stage for one in outcomes] == ["prepare", "encode", "rank", "evaluate"]
+    assert [one.stage for one in outcomes] == list(METHODS.load("llm2rec").stages)
     assert is_finished(config)
     info = outcomes[1].info
     assert [*info["phases"]] == ["base", "csft", "mntp", "contrast"]
