@@ -200,7 +200,8 @@ class _Compressor:
         self._rows, self._settings, self._state = rows, settings, state
         self._progress = progress
         self._decoder = decoder_of(network)
-        self._layers: nn.ModuleList = getattr(self._decoder, "layers", nn.ModuleList())
+        lists = (one for one in self._decoder.children() if isinstance(one, nn.ModuleList))
+        self._layers = next(lists, nn.ModuleList())
         _check_attention(self._decoder)
         within = {id(module): name for name, module in network.named_modules()}
         self._above = within.get(id(self._layers), "")
