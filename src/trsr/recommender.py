@@ -559,11 +559,11 @@ class Recommender:
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise StoreError(
                 f"{folder}: this run has no fitted ranker {name}; name it in rank.rankers (or "
-                "rank.retriever) and give `trsr rank`"
+                "rank.retriever) and give `trsr run`"
             ) from error
         if items != hash_file(self.dataset.folder / ITEMS):
             raise StoreError(
-                f"{folder}: the ranker {name} was fitted on another {ITEMS}; give `trsr rank` again"
+                f"{folder}: the ranker {name} was fitted on another {ITEMS}; give `trsr run` again"
             )
         return type(ranker).load(folder, resources)
 

@@ -229,7 +229,7 @@ def test_the_model_is_asked_whether_its_inputs_matter(clean: Path, faulty: Path)
 
 def test_what_is_missing_or_damaged_is_told(faulty: Path) -> None:
     (faulty / "summaries.test.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(StoreError, match=r"test.parquet: is damaged .*give `trsr summarize`"):
+    with pytest.raises(StoreError, match=r"test.parquet: is damaged .*give `trsr run`"):
         audit(faulty)
     (faulty / "cases.test.parquet").unlink()
     with pytest.raises(StoreError, match=r"\(cases.test.parquet is missing\); make one with"):

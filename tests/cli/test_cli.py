@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from pipeline_data import configured, write_data
@@ -21,6 +22,9 @@ SCRIPTED = configured(
 )
 
 
+SOURCES = str(Path(__file__).parents[2] / "src")
+
+
 def trsr(*words, cwd, code=0):
     done = subprocess.run(
         [sys.executable, "-c", "from trsr.cli import main; main()", *map(str, words)],
@@ -28,7 +32,7 @@ def trsr(*words, cwd, code=0):
         text=True,
         cwd=cwd,
         timeout=120,
-        env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", "HOME": str(cwd)},
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", "HOME": str(cwd), "PYTHONPATH": SOURCES},
     )
     assert done.returncode == code, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
@@ -76,16 +80,16 @@ def test_a_changed_setting_makes_the_stages_below_again_and_says_so(folder):
 
 def test_a_stage_refuses_stale_parents_by_name(folder):
     trsr("run", "mine.toml", cwd=folder)
-    refused = trsr("rank", "mine.toml", "data.negatives=5", cwd=folder, code=2)
+    refused = trsr("run", "mine.toml", "--only", "rank", "data.negatives=5", cwd=folder, code=2)
     assert "rank needs prepare (settings changed: data.negatives: 6 → 5)" in refused.stderr
-    missing = trsr("evaluate", "mine.toml", "run.folder=other", cwd=folder, code=2)
+    missing = trsr("run", "mine.toml", "--only", "evaluate", "run.folder=other", cwd=folder, code=2)
     assert "not made yet" in missing.stderr
 
 
 def test_a_file_made_elsewhere_is_used(folder):
     import polars as pl
 
-    trsr("prepare", "mine.toml", cwd=folder)
+    trsr("run", "mine.toml", "--only", "prepare", cwd=folder)
     run = folder / "runs" / "mine"
     cases = pl.read_parquet(run / "cases.test.parquet")
     columns = {
@@ -97,16 +101,16 @@ def test_a_file_made_elsewhere_is_used(folder):
     }
     schema = {"sources": pl.List(pl.String)}
     pl.DataFrame(columns, schema_overrides=schema).write_parquet(run / "summaries.test.parquet")
-    trsr("train", "mine.toml", cwd=folder)
-    trsr("rank", "mine.toml", cwd=folder)
+    trsr("run", "mine.toml", "--only", "train", cwd=folder)
+    trsr("run", "mine.toml", "--only", "rank", cwd=folder)
     shown = trsr("show", "runs/mine", cases["user"][0], cwd=folder)
     assert "The user likes hinges." in shown.stdout
     frame = pl.read_parquet(run / "summaries.test.parquet")
     frame = frame.with_columns(text=pl.lit("The user likes lamps."))
     frame.write_parquet(run / "summaries.test.parquet")
     # no training reads what is told of test cases
-    assert "train: up to date" in trsr("train", "mine.toml", cwd=folder).stderr
-    again = trsr("rank", "mine.toml", cwd=folder)
+    assert "train: up to date" in trsr("run", "mine.toml", "--only", "train", cwd=folder).stderr
+    again = trsr("run", "mine.toml", "--only", "rank", cwd=folder)
     assert "made from another summaries.test.parquet" in again.stderr
     assert "lamps." in trsr("show", "runs/mine", cases["user"][0], cwd=folder).stdout
 
@@ -224,7 +228,7 @@ def test_evaluate_writes_the_report_in_every_form(folder):
     }
     report = json.loads((run / "report.json").read_text("utf-8"))
     assert {one["ranker"] for one in report["comparisons"]} == {"random", "popular"}
-    trsr("evaluate", "mine.toml", cwd=folder)
+    trsr("run", "mine.toml", "--only", "evaluate", cwd=folder)
     assert not (run / "qrels.trec").exists()
 
 
@@ -273,7 +277,7 @@ def test_rankers_stand_across_where_they_are_few_and_down_where_they_are_many(tm
 
 
 def test_a_report_that_is_not_there_is_reported(tmp_path):
-    with pytest.raises(StoreError, match=f"no report; give `trsr evaluate {tmp_path}` first"):
+    with pytest.raises(StoreError, match=f"no report; give `trsr run {tmp_path}` first"):
         run_figures(tmp_path)
 
 
@@ -296,7 +300,7 @@ def test_runs_of_several_seeds_are_compared_where_the_data_has_its_own(folder):
 
 
 def test_a_summarizer_without_weights_is_not_tuned(folder):
-    trsr("prepare", "mine.toml", cwd=folder)
+    trsr("run", "mine.toml", "--only", "prepare", cwd=folder)
     refused = trsr("tune-summarizer", "mine.toml", "--out", "tuned", cwd=folder, code=2)
     assert "scripted has no weights here" in refused.stderr
     assert not (folder / "tuned").exists()

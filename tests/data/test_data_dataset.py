@@ -93,7 +93,7 @@ def test_the_report_reads_well(bench: Any) -> None:
 
 def test_missing_and_damaged_files_are_named(bench: Any) -> None:
     folder = bench.folder()
-    with pytest.raises(DataError, match=r"items\.parquet: there is no such file; run `trsr prep"):
+    with pytest.raises(DataError, match=r"items\.parquet: there is no such file; give `trsr run"):
         Dataset.load(folder)
     (folder / "items.parquet").write_bytes(b"not parquet at all")
     with pytest.raises(DataError, match=r"items\.parquet: is damaged"):

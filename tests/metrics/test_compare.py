@@ -266,7 +266,7 @@ def test_values_that_evaluate_did_not_write_are_refused(tmp_path: Path) -> None:
     assert compare([str(run)]).queries == 40
     better = pl.read_parquet(run / VALUES).with_columns(pl.lit(1.0).alias("ndcg@10"))
     better.write_parquet(run / VALUES)
-    said = "one/per_query.parquet: is not the file that evaluate wrote.*; give `trsr evaluate .*one"
+    said = "one/per_query.parquet: is not the file that evaluate wrote.*; give `trsr run .*one"
     with pytest.raises(StaleRunError, match=said):
         compare([str(run)])
 
@@ -308,7 +308,7 @@ def test_a_report_that_evaluate_did_not_write_is_refused(tmp_path: Path) -> None
 def test_values_that_are_not_whole_are_refused(tmp_path: Path, change, said: str) -> None:
     run, other = write_run(tmp_path / "one"), write_run(tmp_path / "two", seed=1)
     change(pl.read_parquet(run / VALUES)).write_parquet(run / VALUES)
-    with pytest.raises(DataError, match=rf"one/per_query.parquet: {said}.*trsr evaluate .*one"):
+    with pytest.raises(DataError, match=rf"one/per_query.parquet: {said}.*trsr run .*one"):
         compare([str(run), str(other)])
 
 

@@ -244,7 +244,7 @@ def test_identity_tells_models_apart_and_nothing_else(folder: Path, tmp_path: Pa
 
 
 def test_what_cannot_be_loaded(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no adapter .*trsr train"):
+    with pytest.raises(ModelError, match=r"no adapter .*trsr run"):
         TransformersModel(tiny(folder), tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="cannot be loaded"):

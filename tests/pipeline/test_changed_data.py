@@ -220,7 +220,7 @@ def test_damaged_proposals_are_told_with_what_to_do(config):
     path = config.run.folder / "retrieved.parquet"
     assert all(len(items) == 7 for items in read_retrieved(path).values())
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(StoreError, match="(?s)retrieved.parquet: is damaged.*give `trsr rank`"):
+    with pytest.raises(StoreError, match="(?s)retrieved.parquet: is damaged.*give `trsr run`"):
         read_retrieved(path)
 
 
@@ -257,7 +257,7 @@ def test_a_copy_is_mended_in_its_own_place(made, tmp_path):
     whole = (copy / "per_query.parquet").read_bytes()
     (copy / "per_query.parquet").write_bytes(whole[:100])
     before = files(made)
-    with pytest.raises(StoreError, match=f"trsr evaluate {copy}"):
+    with pytest.raises(StoreError, match=f"trsr run {copy}"):
         compare([str(copy)])
     assert run_stage(load_config(copy), "evaluate").made
     assert (copy / "per_query.parquet").read_bytes() == whole

@@ -336,7 +336,7 @@ def test_data_prepared_before_cases_told_what_was_met_is_prepared_again(tmp_path
     del manifest["stages"]["prepare"]["settings"]["format of cases"]
     manifest["stages"]["prepare"]["files"][path.name] = hash_file(path)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="run `trsr prepare` again"):
+    with pytest.raises(DataError, match="give `trsr run` again"):
         Dataset.load(folder).cases("test")
     assert "format of cases" in run_stage(config, "prepare").why
     assert Dataset.load(folder).cases("test").full

@@ -262,7 +262,7 @@ def _state(folder, more):
 @pytest.mark.parametrize("name", LEARNED)
 def test_what_a_ranker_has_not_learned_is_refused(config, name):
     LEARNED[name](config.run.folder / "rankers" / "popular")
-    with pytest.raises(StoreError, match=r"rankers/popular: (not a fitted|what the) .*`trsr rank`"):
+    with pytest.raises(StoreError, match=r"rankers/popular: (not a fitted|what the) .*`trsr run`"):
         Recommender.load(config.run.folder, "popular")
 
 

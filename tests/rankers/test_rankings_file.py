@@ -126,7 +126,7 @@ def test_no_file_no_parquet_and_missing_columns_are_told(tmp_path: Path) -> None
         read_rankings(tmp_path / "none.parquet")
     text = tmp_path / "text.parquet"
     text.write_text("ranker,query")
-    with pytest.raises(DataError, match=r"(?s)not a Parquet file .*; give `trsr rank` again"):
+    with pytest.raises(DataError, match=r"(?s)not a Parquet file .*; give `trsr run` again"):
         read_rankings(text)
     path = tmp_path / "r.parquet"
     pl.DataFrame({"ranker": ["x"], "user": ["u"]}).write_parquet(path)

@@ -91,25 +91,41 @@ def check(config: ConfigPath, settings: Overrides = None) -> None:
 
 
 @app.command()
-def run(config: ConfigPath, settings: Overrides = None) -> None:
+def run(
+    config: ConfigPath,
+    settings: Overrides = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STAGE", help="this stage alone, such as prepare; may be repeated"),
+    ] = None,
+) -> None:
     """Run all stages of the method; a stage whose output is up to date is skipped."""
-    _run(config, settings, ())
+    from trsr.config import load_config
+    from trsr.errors import ConfigError
+    from trsr.pipeline import run_stage, stage_names
+    from trsr.registry import near
 
+    loaded = load_config(config, settings or [])
+    every = stage_names(loaded)
+    for name in only or ():
+        if name not in every:
+            raise ConfigError(
+                f"--only {name}: the method {loaded.method} has no such stage{near(name, every)}; "
+                f"it has {', '.join(every)}"
+            )
+    stages = [name for name in every if name in (only or every)]
+    for name in stages:
+        with Bar(name) as bar:
+            outcome = run_stage(loaded, name, bar, alone=len(stages) == 1)
+        err.print(str(outcome), markup=False)
+    if "evaluate" in stages:
+        from trsr.cli.ending import ending
+        from trsr.report.costs import run_figures
 
-def _stage(name: str, text: str) -> None:
-    def command(config: ConfigPath, settings: Overrides = None) -> None:
-        _run(config, settings, (name,))
-
-    command.__doc__ = text
-    app.command(name)(command)
-
-
-_stage("prepare", "Read, filter and split the data, and draw the candidates.")
-_stage("summarize", "Let the language model summarize the histories.")
-_stage("train", "Fine-tune the language model with LoRA to answer yes or no.")
-_stage("encode", "Make an item encoder of a language model (method llm2rec).")
-_stage("rank", "Order the candidates of the test queries with every ranker.")
-_stage("evaluate", "Compute the metrics and write the reports.")
+        found = run_figures(loaded.run.folder)
+        table(found.header, found.rows)
+        for line in (*found.notes, "", *ending(loaded)):
+            out.print(line, markup=False)
 
 
 @app.command()
@@ -415,24 +431,3 @@ def get(
     with Bar(name) as bar:
         path = fetch(name, bar)
     out.print(str(path), markup=False)
-
-
-def _run(config: Path, settings: list[str] | None, stages: tuple[str, ...]) -> None:
-    from trsr.config import load_config
-    from trsr.pipeline import run_stage, stage_names
-
-    loaded = load_config(config, settings or [])
-    alone = len(stages) == 1
-    stages = stages or stage_names(loaded)
-    for name in stages:
-        with Bar(name) as bar:
-            outcome = run_stage(loaded, name, bar, alone=alone)
-        err.print(str(outcome), markup=False)
-    if "evaluate" in stages:
-        from trsr.cli.ending import ending
-        from trsr.report.costs import run_figures
-
-        found = run_figures(loaded.run.folder)
-        table(found.header, found.rows)
-        for line in (*found.notes, "", *ending(loaded)):
-            out.print(line, markup=False)

@@ -130,7 +130,7 @@ class _Prompts:
 def _ranked(case: Case, run: Path) -> Iterator[str]:
     path = run / "rankings.parquet"
     if not files.exists(path):
-        yield "not ranked yet: give `trsr rank`"
+        yield "not ranked yet: give `trsr run`"
         return
     items = {item.id: item for item in case.query.candidates}
     for ranker, lists in read_rankings(path).items():
@@ -142,7 +142,7 @@ def _ranked(case: Case, run: Path) -> Iterator[str]:
                 if entry.item not in items:
                     raise DataError(
                         f"{path}: ranker {ranker} ranks {entry.item} for query {case.query.id}, "
-                        "which is none of its candidates; give `trsr rank` again"
+                        "which is none of its candidates; give `trsr run` again"
                     )
                 mark = "*" if entry.item in case.relevant else " "
                 yield f"  {mark}{place:3d}. {entry.score:+9.4f}  {named(items[entry.item])}"

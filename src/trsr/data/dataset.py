@@ -305,7 +305,7 @@ class Dataset:
         return {user: frozenset(own["item"]) for (user,), own in rows.group_by("user")}
 
 
-_AGAIN = "run `trsr prepare` again"
+_AGAIN = "give `trsr run` again"
 
 
 DESCRIPTIONS = "descriptions.parquet"
@@ -328,7 +328,7 @@ def _described(folder: Path) -> pl.DataFrame:
     if not files.exists(path):
         return items
     columns = {"item": pl.String(), "text": pl.String()}
-    again = "run `trsr run` again"
+    again = "give `trsr run` again"
     texts = read_table(path, columns, again=again, key=("item",), error=DataError)
     if DESCRIPTION in items.columns:
         raise DataError(

@@ -334,7 +334,7 @@ def wanted_metrics(runs: Sequence[FinishedRun], wanted: Sequence[str]) -> list[s
         lacking = [str(run.folder) for run in runs if name not in run.metrics]
         raise ConfigError(
             f"{lacking[0]} has no metric {name!r}{like(name, shared)}; all runs have "
-            f"{', '.join(shared)}; to add one, name it in evaluate.metrics and give `trsr evaluate`"
+            f"{', '.join(shared)}; to add one, name it in evaluate.metrics and give `trsr run`"
         )
     if not shared:
         raise ConfigError("the runs have no metric in common; set the same evaluate.metrics")

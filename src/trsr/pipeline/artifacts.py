@@ -116,7 +116,7 @@ def run_summaries(
             there = f", but {len(own):,} of others, such as {next(iter(own))}" if own else ""
             raise StoreError(
                 f"{path}: there is no summary for any of the {len(cases):,} {split} queries"
-                f"{there}; give `trsr summarize` again, or set summarize.strategy to none"
+                f"{there}; give `trsr run` again, or set summarize.strategy to none"
             )
         without += len(cases) - known if needed else 0
         unknown += len(own) - known
@@ -131,13 +131,13 @@ def _check(path: Path, query: str, summary: Summary, user: str, length: int) -> 
         wrong = f"covers {summary.covers} interactions, and the history holds {length}"
     else:
         return
-    raise StoreError(f"{path}: the summary of query {query} {wrong}; give `trsr summarize` again")
+    raise StoreError(f"{path}: the summary of query {query} {wrong}; give `trsr run` again")
 
 
 def _read(path: Path) -> dict[str, Summary]:
     if not files.exists(path):
         return {}
-    frame = read_table(path, SUMMARY_COLUMNS, again="give `trsr summarize` again")
+    frame = read_table(path, SUMMARY_COLUMNS, again="give `trsr run` again")
     return {
         query: Summary(user, text, covers, tuple(of))
         for query, user, text, covers, of in frame.iter_rows()

@@ -37,7 +37,7 @@ def _describe(job: Job) -> dict[str, Any]:
     config, folder = job.config, job.run.folder
     if not files.exists(folder / TABLE):
         raise DataError("describe: the data has no images; name them in data.images")
-    again = "give `trsr prepare` again"
+    again = "give `trsr run` again"
     columns = {"id": pl.String()}
     kept = {"file": pl.String()}
     table = read_table(folder / TABLE, columns, again=again, key=("id",), further=kept)

@@ -59,11 +59,11 @@ class FinishedRun:
         try:
             found = files.read_json(path)
         except OSError as error:
-            raise StoreError(f"{path}: no report; give `trsr evaluate` first") from error
+            raise StoreError(f"{path}: no report; give `trsr run` first") from error
         except ValueError:
             found = None
         if not isinstance(found, dict) or not isinstance(found.get("rankers"), dict):
-            raise StoreError(f"{path}: not a report that trsr wrote; give `trsr evaluate` again")
+            raise StoreError(f"{path}: not a report that trsr wrote; give `trsr run` again")
         return found
 
     @cached_property
@@ -220,13 +220,13 @@ class FinishedRun:
         if changed:
             raise StaleRunError(
                 f"{self.folder}: {', '.join(changed)} changed since it was evaluated; give "
-                f"`trsr evaluate {self.folder}` first"
+                f"`trsr run {self.folder}` first"
             )
         for name in (VALUES, REPORT):
             if name in now and record.files.get(name, now[name]) != now[name]:
                 raise StaleRunError(
                     f"{self.folder / name}: is not the file that evaluate wrote (its SHA-256 is "
-                    f"not that of {MANIFEST}); give `trsr evaluate {self.folder}`, which makes it "
+                    f"not that of {MANIFEST}); give `trsr run {self.folder}`, which makes it "
                     "again"
                 )
 
@@ -257,7 +257,7 @@ class FinishedRun:
     def _again(self) -> str:
         """What makes the values anew."""
         # evaluate leaves alone what it wrote itself
-        return f"delete the file, and give `trsr evaluate {self.folder}`"
+        return f"delete the file, and give `trsr run {self.folder}`"
 
 
 def counted(seeds: Sequence[_Seed], answers: Callable[[_Seed], object]) -> Sequence[_Seed]:

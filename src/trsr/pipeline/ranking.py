@@ -114,7 +114,7 @@ def read_retrieved(path: Path) -> dict[str, list[str]]:
         StoreError: If the file is damaged.
     """
     columns = {"query": pl.String(), "items": pl.List(pl.String())}
-    found = read_table(path, columns, again="give `trsr rank` again")
+    found = read_table(path, columns, again="give `trsr run` again")
     return dict(found.iter_rows())
 
 

@@ -312,7 +312,7 @@ _EXTERNAL = (
     "lists that were made elsewhere (rank.external). What they were fitted and chosen on, and "
     "whether they knew the answers, is not known here."
 )
-_UNSUMMARIZED = "they are ranked without; `trsr summarize` writes them."
+_UNSUMMARIZED = "they are ranked without; `trsr run` writes them."
 _UNTIMED = (
     "popular_recent: the data has no times, so places in users' histories stand for them; its "
     "window is one of places, and says little of what was popular when."

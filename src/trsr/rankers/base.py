@@ -281,7 +281,7 @@ class Ranker(abc.ABC):
             _try(ranker, resources)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
             raise StoreError(
-                f"{folder}: not a fitted ranker ({error}); give `trsr rank` again"
+                f"{folder}: not a fitted ranker ({error}); give `trsr run` again"
             ) from error
         return ranker
 

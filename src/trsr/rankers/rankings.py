@@ -92,7 +92,7 @@ def read_rankings(path: Path) -> dict[str, Rankings]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
-        raise DataError(f"{path}: not a Parquet file ({error}); give `trsr rank` again") from error
+        raise DataError(f"{path}: not a Parquet file ({error}); give `trsr run` again") from error
     frame = _checked(frame, path)
     names = dict.fromkeys((*json.loads(named), *frame["ranker"].unique(maintain_order=True)))
     lists = _by_ranker(frame)

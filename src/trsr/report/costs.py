@@ -22,7 +22,7 @@ Up to this share, a ranker's cost is shown as it was measured."""
 
 UNRECORDED = (
     "What each ranker took was not recorded with these rankings, so no quality is drawn against "
-    "it: it is recorded when `trsr rank` makes rankings."
+    "it: it is recorded when `trsr run` makes rankings."
 )
 
 
@@ -215,10 +215,10 @@ def run_figures(folder: Path) -> RunFigures:
         header, *rows = turned if len(lines) <= max(len(turned), 1) else lines
         notes = [*map(str, table["notes"])]
     except OSError as error:
-        raise StoreError(f"{path}: no report; give `trsr evaluate {folder}` first") from error
+        raise StoreError(f"{path}: no report; give `trsr run {folder}` first") from error
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"{path}: not a report that trsr wrote; delete it, and give `trsr evaluate {folder}`"
+            f"{path}: not a report that trsr wrote; delete it, and give `trsr run {folder}`"
         ) from error
     return RunFigures(list(map(str, header)), [list(map(str, row)) for row in rows], notes)
 

@@ -135,7 +135,7 @@ def latex(report: Report) -> str:
         else ""
     )
     lines = [
-        "% Written by trsr evaluate; needs \\usepackage{booktabs}.",
+        "% Written by trsr run; needs \\usepackage{booktabs}.",
         "\\begin{table}",
         "\\centering",
         f"\\caption{{Mean $\\pm$ standard error over {queries} ($\\pm 1.96$ "

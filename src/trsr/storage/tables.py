@@ -35,7 +35,7 @@ def read_table(
     Args:
         path: The file.
         columns: What it must have, without an empty value.
-        again: Advice for the message, such as "give `trsr rank` again".
+        again: Advice for the message, such as "give `trsr run` again".
         key: Columns that together identify a row.
         further: Columns that it may have; these may be empty.
         rest: The type of all other columns, which may be empty; None: they are left out.

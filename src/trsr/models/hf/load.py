@@ -201,7 +201,7 @@ def _check_files(adapter: Path) -> None:
     """Checks that a folder holds an adapter that can be read without running anything."""
     if not files.is_file(adapter / "adapter_config.json"):
         raise ModelError(
-            f"{adapter} holds no adapter (no adapter_config.json): has `trsr train` finished?"
+            f"{adapter} holds no adapter (no adapter_config.json): has `trsr run` finished?"
         )
     if not files.is_file(adapter / "adapter_model.safetensors"):
         pickled = files.is_file(adapter / "adapter_model.bin")
