@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from pathlib import Path
+import json
 
 import pytest
+from tiny import tiny_model_folder
 
+from benchmarks.__main__ import main
 from benchmarks.options import AllOptions
 from benchmarks.page import MARK, check_page, made, notes_of, page, tables_of, write_page
-from benchmarks.records import HEADER, Record, Result, rows
+from benchmarks.records import HEADER, KEYS, Record, Result
 from benchmarks.suite import run_all
 from trsr.errors import ConfigError
 from trsr.progress import Silent
@@ -23,27 +25,6 @@ PREPARED = Record(
 
 def table_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("|")]
-
-
-def test_a_row_says_what_a_record_holds():
-    (row,) = rows([PAIRWISE])
-    assert dict(zip(HEADER, row, strict=True)) == {
-        "variant": "8+2x3/pairwise",
-        "dtype": "float32",
-        "prompts": "2",
-        "tokens": "22",
-        "distinct": "14",
-        "token ratio": "1.57",
-        "seconds": "4",
-        "tokens/s": "6",
-        "prompts/s": "0.5",
-        "ratio": "1.00",
-        "spread": "5.0%",
-        "peak share": "50.0%",
-        "peak memory": "1.00 GiB",
-    }
-    (other,) = rows([PREPARED])
-    assert other.count("–") == 9
 
 
 def test_the_page_keeps_its_notes_and_other_benches_tables(tmp_path):
@@ -86,23 +67,6 @@ def test_a_page_of_another_machine_is_not_mixed_with_this_one(tmp_path):
     assert [one.bench for one in tables_of(path.read_text("utf-8"))] == ["prepare"]
 
 
-def test_the_page_names_no_path_of_the_machine():
-    home = str(Path.home())
-    notes = (f"x: not run: the model in {home}/models/tiny cannot be loaded", "a ratio of 3/4")
-    text = page(made([Result("score", (PAIRWISE,), notes)], "python -m benchmarks all"), "\n")
-    assert home not in text
-    assert "the model in … cannot be loaded" in text
-    assert "a ratio of 3/4" in text
-    assert "8+2x3/pairwise" in text
-    sizes = AllOptions(
-        model=f"{home}/models/tiny", data=Path(home), repeats=5, only=("score", "train")
-    )
-    assert sizes.command() == (
-        "python -m benchmarks all --repeats 5 --model tiny --data FOLDER --only score --only train"
-    )
-    assert AllOptions().command() == "python -m benchmarks all"
-
-
 def test_what_cannot_run_is_said_and_the_rest_goes_on(tmp_path, tiny_model):
     said = []
     sizes = AllOptions(
@@ -128,10 +92,108 @@ def test_what_cannot_run_is_said_and_the_rest_goes_on(tmp_path, tiny_model):
     assert str(tmp_path) not in text
 
 
-def test_an_unknown_bench_is_refused():
-    with pytest.raises(ConfigError, match="did you mean score"):
-        list(
-            run_all(
-                AllOptions(only=("scor",)), lambda name: contextlib.nullcontext(Silent()), print
-            )
-        )
+# --- `python -m benchmarks`: JSON a program reads, and mistakes told in a line
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch, capsys):
+    """Gives a command in an empty folder; what it prints. In this process: torch loads slowly."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words, code=0):
+        assert main(list(map(str, words))) == code
+        return capsys.readouterr()
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model_folder(tmp_path_factory.mktemp("tiny") / "llama")
+
+
+def test_json_is_one_object_a_variant_with_all_keys(model, bench):
+    sizes = ["--prefix", 40, "--rest", 8, "--candidates", 4, "--repeats", 1, "--seed", 5]
+    own = ["--model", model, "--dtype", "float32", "--variant", "tree"]
+    done = bench("score", *own, *sizes, "--json")
+    records = [json.loads(line) for line in done.out.splitlines()]
+    assert [list(record) for record in records] == [list(KEYS)] * len(records)
+    assert [record["variant"] for record in records][:1] == ["40+4x8/pairwise"]
+    assert "40+4x8/tree" in [record["variant"] for record in records]
+    assert {record["distinct_tokens"] for record in records} == {40 + 4 * 8}
+    assert "rank correlation" in done.err
+
+
+def test_without_json_a_table_and_what_no_key_holds(model, bench):
+    sizes = ["--prefix", 40, "--rest", 8, "--cases", 1, "--negatives", 2, "--repeats", 1]
+    done = bench("train", "--model", model, "--dtype", "float32", *sizes)
+    assert "40+3x8/pairwise" in done.out
+    assert "relative difference of a gradient" in done.out
+
+
+def test_real_queries_come_from_a_configuration_or_two_files(model, bench, tmp_path):
+    from pipeline_data import write_data
+
+    write_data(tmp_path, items=60)
+    files = ["--interactions", "clicks.csv", "--items", "products.jsonl"]
+    sizes = ["--queries", 2, "--candidates", 5, "--candidates", 8, "--repeats", 1]
+    own = ["--model", model, "--dtype", "float32", "--variant", "tree"]
+    done = bench("score", *files, *own, *sizes, "--json")
+    records = [json.loads(line) for line in done.out.splitlines()]
+    assert {record["variant"].split("/")[0] for record in records} == {"clicks-5", "clicks-8"}
+    assert {record["prompts"] for record in records} == {10, 16}
+    assert "both --interactions and --items" in bench("score", *files[:2], code=2).err
+
+
+def test_mistakes_are_told_in_a_line(model, bench):
+    assert "--dtype" in bench("train", "--dtype", "float12", code=2).err
+    assert "did you mean tree" in bench("score", "--model", model, "--variant", "tre", code=2).err
+    said = bench("summarize", "industral", code=2).err
+    assert "industral" in said
+    assert "did you mean industrial" in said
+    assert "name a configuration" in bench("overhead", code=2).err
+    with pytest.raises(SystemExit):
+        bench("train", "--cases", 0)
+
+
+def test_all_writes_the_page(model, bench, tmp_path):
+    words = ["--model", model, "--dtype", "float32", "--repeats", 1, "--interactions", 20_000]
+    done = bench("all", *words, "--only", "prepare", "-o", "page.md", "--json")
+    assert len(done.out.splitlines()) == 2
+    text = (tmp_path / "page.md").read_text()
+    assert "20000-interactions" in text
+    assert str(tmp_path) not in text
+
+
+def test_serving_is_timed_over_a_finished_run(bench, tmp_path):
+    from pipeline_data import SCRIPTED, write_data
+
+    from trsr.config import load_config
+    from trsr.pipeline import run
+
+    write_data(tmp_path)
+    text = SCRIPTED.replace('"popular"]', '"llm_zero_shot"]')
+    text = text.replace('strategy = "none"', 'strategy = "recurrent"\nblock_items = 2')
+    (tmp_path / "mine.toml").write_text(text)
+    list(run(load_config(tmp_path / "mine.toml", [f"run.folder={tmp_path / 'run'}"])))
+    sizes = [
+        "--users",
+        3,
+        "--history",
+        9,
+        "--anew",
+        12,
+        "--candidates",
+        4,
+        "--clients",
+        2,
+        "--repeats",
+        1,
+    ]
+    some = ["--only", "overhead", "--only", "clients", "--only", "summary"]
+    done = bench("serve", "run", "--ranker", "llm_zero_shot", *sizes, *some)
+    assert "beyond the model's own time" in done.out
+    assert "scores differ by 0" in done.out
+    assert "the summary is the same" in done.out
+    assert "an event costs 1/" in done.out
+    assert "there is no measure" in bench("serve", "run", "--only", "x", code=2).err

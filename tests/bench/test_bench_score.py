@@ -1,28 +1,23 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.engines import open_pairwise, open_tree, padded_states, shared_prefixes
+from benchmarks.engines import open_pairwise, open_tree, padded_states
 from benchmarks.options import ScoreOptions, TrainOptions
-from benchmarks.peak import Cost, matmul_peak
-from benchmarks.records import KEYS, Place, Result, Work, record, speed_ratio
-from benchmarks.score import agreement, bench_score, rank_correlation, synthetic
-from benchmarks.timing import MemoryWatch, Timing, Variant, interleave
+from benchmarks.peak import Cost
+from benchmarks.records import Place, Result, Work, record, speed_ratio
+from benchmarks.score import bench_score, synthetic
+from benchmarks.timing import Timing, Variant, interleave
 from benchmarks.train import (
     LOSSES,
     bench_train,
     gradient_difference,
-    micro_batches,
     synthetic_cases,
 )
-from trsr.errors import ConfigError
 from trsr.models.hf.model import TransformersModel
 from trsr.models.token_tree.kv_cache import decoder_of
-from trsr.models.token_tree.tokens import tree_stats
 from trsr.progress import Silent
 
 HERE = Place("cpu", "float32", 1e10)
@@ -53,28 +48,6 @@ def test_records_are_whole_and_the_reference_is_one(result):
     assert tree.variant == "40+5x12/tree"
 
 
-def test_json_has_exactly_the_keys_that_were_promised(result):
-    promised = (
-        "bench variant device dtype prompts tokens distinct_tokens token_ratio seconds "
-        "tokens_per_second ratio spread peak_share peak_memory_bytes"
-    ).split()
-    assert list(KEYS) == promised
-    assert list(json.loads(result.records[0].to_json())) == promised
-
-
-def test_random_prompts_part_where_the_prefix_ends():
-    made = shared_prefixes(3, 10, 4, 6, vocabulary=50, seed=1)
-    assert [len(query) for query in made] == [4, 4, 4]
-    every = [tokens for query in made for tokens in query]
-    assert {len(tokens) for tokens in every} == {16}
-    assert tree_stats(every).distinct_tokens == 3 * (10 + 4 * 6)
-    assert all(len({tokens[:10] for tokens in query}) == 1 for query in made)
-    assert made == shared_prefixes(3, 10, 4, 6, vocabulary=50, seed=1)
-    assert made != shared_prefixes(3, 10, 4, 6, vocabulary=50, seed=2)
-    with pytest.raises(ValueError, match="cannot begin"):
-        shared_prefixes(1, 10, 60, 6, vocabulary=50)
-
-
 def test_padded_states_are_those_of_each_prompt_alone(tiny):
     draw = np.random.default_rng(0)
     sequences = [tuple(draw.integers(300, size=n).tolist()) for n in (9, 3, 14, 1, 7)]
@@ -93,29 +66,6 @@ def test_tree_scores_equal_pairwise_ones(tiny):
     np.testing.assert_allclose(tree, pairwise, rtol=0, atol=1e-4)
     # they tell prompts apart, or equality would say nothing
     assert np.std(pairwise[:, 0] - pairwise[:, 1]) > 0.01
-
-
-def test_an_unknown_engine_is_refused_by_name(tiny):
-    options = ScoreOptions(prefix=8, rest=2, variants=("tre",), repeats=1)
-    with pytest.raises(ConfigError, match="did you mean tree"):
-        bench_score(tiny, [synthetic(tiny, options, 1, 2)], options, Silent(), HERE)
-
-
-def test_rank_correlation_is_spearmans():
-    one, other = np.array([1.0, 5.0, 2.0, 9.0]), np.array([10.0, 40.0, 30.0, 20.0])
-    assert rank_correlation(one, other) == pytest.approx(0.4)  # 1 - 6 (0 + 1 + 1 + 4) / 60
-    assert rank_correlation(one, np.exp(one)) == pytest.approx(1.0)
-    tied = np.array([1.0, 1.0, 2.0, 3.0])  # ranks 1.5, 1.5, 3, 4 against 1, 2, 3, 4
-    assert rank_correlation(tied, np.arange(4.0)) == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
-    assert rank_correlation(np.ones(3), np.ones(3)) == 1.0
-    assert rank_correlation(np.ones(3), np.arange(3.0)) == 0.0
-
-
-def test_agreement_looks_within_each_query():
-    reference = np.array([[1.0, 0.0], [2.0, 0.0], [10.0, 0.0], [9.0, 0.0]])
-    turned = np.array([[2.0, 0.0], [1.0, 0.0], [10.0, 0.0], [9.5, 0.0]])
-    assert "difference of a score 1," in agreement("x", turned, reference, (2, 2))
-    assert "within a query 0.00000" in agreement("x", turned, reference, (2, 2))
 
 
 WAYS = ("pairwise", "tree", "tree/upper-1", "tree/upper-1-kept")
@@ -155,11 +105,6 @@ def test_the_loss_over_the_text_shares_and_gives_the_same_gradient(tiny):
     assert all(float(note.rsplit(" ", 1)[1]) < 1e-5 for note in result.notes)
 
 
-def test_a_loss_without_a_bench_is_named_with_those_that_have_one(tiny):
-    with pytest.raises(ConfigError, match="no loss 'answer'; it has listwise, text"):
-        bench_train(tiny, TrainOptions(loss="answer"), Silent())
-
-
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_pairwise_loss_is_trainings_own(tiny, name: str):
     cases = synthetic_cases(300, cases=3, prefix=40, candidates=4, rest=9)
@@ -177,15 +122,6 @@ def test_a_gradient_that_differs_is_seen():
     own = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([1.5])}
     assert gradient_difference(own, other) == pytest.approx(0.5)
     assert gradient_difference(other, other) == 0
-
-
-def test_micro_batches_stay_within_the_budget():
-    cases = synthetic_cases(300, cases=5, prefix=10, candidates=2, rest=5)
-    size = cases[0].tokens
-    batches = list(micro_batches(cases, lambda case: case.tokens, 2 * size))
-    assert [len(batch) for batch in batches] == [2, 2, 1]
-    assert [case for batch in batches for case in batch] == cases
-    assert len(list(micro_batches(cases, lambda case: case.tokens, 1))) == 5
 
 
 def brute(length, windows, width, linear):
@@ -215,12 +151,6 @@ def test_training_lora_costs_the_frozen_layers_twice():
     adapted = Cost(((8, 8),), 10, 4, (), 8, 100)
     assert plain.training([(1,) * 5]) == 2 * plain.forward([(1,) * 5])
     assert adapted.training([(1,) * 5]) - plain.training([(1,) * 5]) == 6 * 10 * 5
-
-
-def test_the_peak_is_the_best_of_the_shapes():
-    alone = matmul_peak(torch.float32, "cpu", square=8, seconds=0.01)
-    both = matmul_peak(torch.float32, "cpu", [(256, 256)], square=8, rows=256, seconds=0.01)
-    assert 0 < alone < both
 
 
 def test_variants_take_turns_after_one_warm_up_each():
@@ -257,12 +187,3 @@ def test_a_record_is_made_of_median_spread_and_work():
     assert (made.token_ratio, made.tokens_per_second) == (3.0, 300.0)
     half = Work(4, 4)
     assert speed_ratio(timing, half, reference, work) == 1.0
-
-
-def test_memory_of_the_present_run_is_told_not_that_of_an_earlier_one():
-    watch = MemoryWatch("cpu")
-    before = watch.peak()
-    block = torch.ones(60_000_000)
-    assert watch.peak() - before > 150_000_000
-    del block
-    assert MemoryWatch("cpu").peak() < watch.peak() + 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -14,13 +13,12 @@ from benchmarks.options import OverheadOptions, PrepareOptions, ScoreOptions, Su
 from benchmarks.overhead import bench_overhead
 from benchmarks.prepare import bench_prepare, write_events
 from benchmarks.records import Place
-from benchmarks.score import bench_score, config_for, config_of_files, judged, prepared
+from benchmarks.score import bench_score, judged, prepared
 from benchmarks.summarize import PlainGenerate, bench_summarize
-from benchmarks.timing import Clock, clocked, watching
+from benchmarks.timing import Clock, clocked
 from trsr.config import load_config
 from trsr.errors import DataError
 from trsr.models.base import Sampling
-from trsr.models.chat_format import ChatFormat
 from trsr.models.scripted import ScriptedModel
 from trsr.progress import Silent
 from trsr.testing.models import some_prompts
@@ -110,22 +108,6 @@ def test_summaries_of_a_finished_run_are_told(config, tiny):
     assert "The user likes hinges." in texts[1]
 
 
-def test_data_is_found_in_a_folder_of_the_configurations_name(config_file, tmp_path):
-    name, moved = config_for(config_file, ["data.negatives=3"], tmp_path / "elsewhere")
-    assert name == "mine"
-    assert moved.data.interactions == tmp_path / "elsewhere" / "mine" / "clicks.csv"
-    assert moved.data.items == tmp_path / "elsewhere" / "mine" / "products.jsonl"
-    assert moved.data.negatives == 3
-
-
-def test_two_files_make_a_configuration(tmp_path):
-    write_data(tmp_path)
-    name, guessed = config_of_files(tmp_path / "clicks.csv", tmp_path / "products.jsonl")
-    assert name == "clicks"
-    with prepared(guessed, queries=4, candidates=5) as dataset:
-        assert [len(case.query.candidates) for case in dataset.cases("test")] == [5] * 4
-
-
 def test_plain_generate_gives_greedy_texts_whatever_the_batch(tiny):
     prompts = some_prompts(5)
     sampling = Sampling(max_tokens=6)
@@ -160,24 +142,6 @@ def test_summaries_are_made_anew_in_every_repeat_and_counted(config):
     notes = "\n".join(result.notes)
     assert f"generate-1: 2 users, {alone.prompts} prompts" in notes
     assert "times generate at its best batch size (" in notes
-
-
-def test_made_up_data_has_the_size_that_was_asked_for_and_a_long_tail(tmp_path):
-    import polars as pl
-
-    settings = write_events(tmp_path, 20_000, seed=1)
-    frame = pl.read_parquet(settings.interactions)
-    assert len(frame) == 20_000
-    assert frame["user"].n_unique() == pytest.approx(2000, rel=0.01)
-    items = pl.read_parquet(settings.items)
-    assert items["item"].n_unique() == len(items) == 2000
-    assert items["title"].str.split(" ").list.len().unique().to_list() == [4]
-    counts = frame["item"].value_counts(sort=True)["count"]
-    # under 1/rank, the share of the first of N is about 1/ln(N) = 13 % of a log-uniform draw's
-    assert counts[0] / 20_000 == pytest.approx(math.log(2) / math.log(2000), rel=0.1)
-    assert counts[:200].sum() / 20_000 == pytest.approx(math.log(201) / math.log(2000), rel=0.05)
-    again = write_events(tmp_path, 20_000, seed=1, format="csv")
-    assert pl.read_csv(again.interactions).equals(frame)
 
 
 def test_preparing_is_measured_in_its_own_process_and_compared_by_rate():
@@ -235,50 +199,6 @@ def test_the_clock_counts_the_model_and_neither_the_feed_nor_the_caller(monkeypa
     assert clock.seconds == pytest.approx(0.11)
 
 
-def test_the_clock_counts_a_networks_passes_and_nothing_twice(tiny):
-    clock = Clock()
-    model = clocked(tiny, clock)
-    assert model is tiny
-    started = time.perf_counter()
-    model.score(some_prompts(4), ("Yes", "No"))
-    took = time.perf_counter() - started
-    assert 0 < clock.seconds < took
-
-
-def test_cutting_text_into_tokens_is_not_the_models_time(tiny):
-    class Tokenizing(ScriptedModel):
-        def __init__(self):
-            super().__init__()
-            self.chat_format = ChatFormat(tiny.chat_format.tokenizer, "tiny")
-
-        def score(self, prompts, answers):
-            assert len(self.chat_format.questions(prompts, answers)) == 1
-            self.chat_format.encode(prompts[0]), self.chat_format.turns(prompts[0])
-            self.chat_format.decode((), self.chat_format.encode(prompts[0]))
-            return super().score(prompts, answers)
-
-    spent = []
-
-    class Watched(Clock):
-        def outside(self, work):
-            spent.append(work.__name__)
-            return super().outside(work)
-
-    clock = Watched()
-    clocked(Tokenizing(), clock).score(some_prompts(1), ("Yes", "No"))
-    assert spent == ["encode", "questions", "turns", "decode"]
-    assert clock.seconds > 0
-
-
-def test_what_is_opened_afterwards_has_no_clock(tiny_settings):
-    from trsr import recommender
-
-    plain = recommender.open_model
-    with pytest.raises(RuntimeError), watching(Clock()):
-        raise RuntimeError
-    assert recommender.open_model is plain
-
-
 def test_overhead_is_what_is_missing_to_the_stages_time(config):
     result = bench_overhead("mine", config, OverheadOptions(queries=3, repeats=2), Silent())
     by_name = {record.variant: record for record in result.records}
@@ -296,10 +216,3 @@ def test_overhead_is_what_is_missing_to_the_stages_time(config):
     assert by_name["mine/rank/stage"].dtype == "float32"
     # two runs of the same data answer nothing from a store
     assert by_name["mine/summarize/stage"].prompts >= 6
-
-
-def test_overhead_where_nothing_is_summarized(config):
-    none = config.summarize.model_copy(update={"strategy": "none"})
-    alone = config.model_copy(update={"summarize": none})
-    result = bench_overhead("mine", alone, OverheadOptions(queries=3, repeats=1), Silent())
-    assert [record.variant for record in result.records] == ["mine/rank/model", "mine/rank/stage"]

@@ -110,8 +110,8 @@ def run(
     for name in only or ():
         if name not in every:
             raise ConfigError(
-                f"--only {name}: the method {loaded.method} has no such stage{near(name, every)}; "
-                f"it has {', '.join(every)}"
+                f"--only {name}: the method {loaded.method} has no such stage"
+                f"{near(name, list(every))}; it has {', '.join(every)}"
             )
     stages = [name for name in every if name in (only or every)]
     for name in stages:

@@ -30,8 +30,6 @@ RANKERS = PluginTable(
         "item_knn": "trsr.rankers.baselines.item_knn:ItemKnnRanker",
         "item_knn_recent": "trsr.rankers.baselines.item_knn:ItemKnnRecentRanker",
         "text_knn": "trsr.rankers.baselines.text_knn:TextKnnRanker",
-        "bm25_summary": "trsr.rankers.baselines.text_knn:Bm25SummaryRanker",
-        "text_summary": "trsr.rankers.baselines.text_knn:TextSummaryRanker",
         "ease": "trsr.rankers.baselines.item_knn:EaseRanker",
         "sasrec": "trsr.rankers.sequential.ranker:SasrecRanker",
         "gru4rec": "trsr.rankers.sequential.ranker:Gru4recRanker",

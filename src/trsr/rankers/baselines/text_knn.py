@@ -10,7 +10,6 @@ import numpy as np
 from pydantic import Field
 
 from trsr.rankers.base import FitData, FitOptions, Ranker, Resources
-from trsr.rankers.baselines.bm25 import EXTRAS, TextIndex, of_terms
 from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
 from trsr.rankers.item_text import DIGITS, distinct, item_text, text_vectors, unit
 from trsr.rankers.settings import RankerConfig, Traits
@@ -189,65 +188,3 @@ class TextKnnRanker(TextVectorRanker):
 def _spans(batch: QueryBatch) -> list[tuple[int, int]]:
     starts = batch.histories.starts.tolist()
     return list(itertools.pairwise(starts))
-
-
-class Bm25SummaryRanker(Ranker):
-    """BM25 of the candidate's text for the summary's, as `bm25` asks it for the history's items.
-
-    Every candidate of a query without a summary scores 0, as one does that shares no word with it.
-
-    Attributes:
-        terms_: The terms, by their rows.
-        scores_: [terms, catalog] sparse: what a term adds.
-    """
-
-    traits = Traits(reads_summary=True, reads_text=True, extras=EXTRAS)
-    terms_: list[str]
-    scores_: Any
-
-    def fit(self, data: FitData, options: FitOptions) -> None:
-        """Reads the catalog's texts.
-
-        Raises:
-            ConfigError: If bm25s is not installed.
-        """
-        index = self._index()
-        index.build(list(data.catalog))
-        self.terms_ = sorted(index.terms, key=index.terms.__getitem__)
-        self.scores_ = index.scores
-        self.chosen = {"why": "nothing to choose"}
-
-    def score(self, batch: QueryBatch) -> ScoreBatch:
-        """[queries, columns] sums."""
-        index = self._index()
-        index.terms = {term: row for row, term in enumerate(self.terms_)}
-        texts = ["" if one is None else one.text for one in batch.summaries]
-        return ScoreBatch(of_terms(batch, index.counted(texts), self.scores_))
-
-    def _index(self) -> TextIndex:
-        return TextIndex(self.resources.settings, self.name)
-
-
-class TextSummaryRanker(TextVectorRanker):
-    """The cosine of the embeddings of a candidate's text and of the summary.
-
-    Every candidate of a query without a summary scores 0, and so does one without text.
-    """
-
-    traits = Traits(reads_summary=True, reads_text=True, embeds_text=True, extras=EMBEDDINGS)
-
-    def fit(self, data: FitData, options: FitOptions) -> None:
-        """Embeds the catalog's texts; raises as `TextVectorRanker`."""
-        super().fit(data, options)
-        self.chosen = {"why": "nothing to choose"}
-
-    def score(self, batch: QueryBatch) -> ScoreBatch:
-        """[queries, columns] cosines."""
-        vectors, rows = self.placed(batch)
-        texts = ["" if one is None else one.text for one in batch.summaries]
-        summaries = np.zeros((len(batch), vectors.shape[1]))
-        if any(texts):
-            summaries = text_vectors(texts, self.embed)
-        if not vectors.shape[1]:
-            return ScoreBatch(batch.blank())
-        return ScoreBatch(self.cosines(summaries, vectors, rows[batch.columns]))
