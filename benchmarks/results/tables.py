@@ -13,9 +13,8 @@ from benchmarks.results.values import paired, rows_of
 from trsr.errors import ConfigError
 from trsr.markdown import cell
 from trsr.metrics.compute import estimate
-from trsr.metrics.report import over_seeds
+from trsr.metrics.report import NOTHING, number, over_seeds, p_value, signed
 from trsr.metrics.significance import significance
-from trsr.metrics.tables import NOTHING, number, p_value, signed
 from trsr.report.costs import brief_seconds
 from trsr.report.systems import System, SystemsReport, compare_systems
 

@@ -19,8 +19,8 @@ from chat_endpoint import Call, Endpoint
 from pipeline_data import SCRIPTED, write_data
 
 from fuzzing.readers import ODD, Row, WrongError, spoil_bytes
-from trsr.cli.recommend import lines as recommended
-from trsr.cli.show import lines as shown
+from trsr.cli.show import ranked_lines as recommended
+from trsr.cli.show import user_lines as shown
 from trsr.cli.terminal import visible
 from trsr.config import Config, load_config, recipes
 from trsr.data.requests import read_histories, read_items

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from pipeline_data import configured, write_data
 
-from trsr.cli.show import lines
+from trsr.cli.show import user_lines as lines
 from trsr.config import load_config
 from trsr.data import Dataset
 from trsr.models.scripted import ScriptedModel

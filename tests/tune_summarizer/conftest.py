@@ -109,5 +109,5 @@ def gold_judge(monkeypatch):
         model = ScriptedModel(scores=likes_gold, context_tokens=10**6)
         return model, ranking_writer(config, model)
 
-    monkeypatch.setattr("trsr.experiments.tune_summarizer.tuning.open_ranking_model", rank)
-    monkeypatch.setattr("trsr.experiments.tune_summarizer.tuning.TEMPERATURE", 0.6)
+    monkeypatch.setattr("trsr.experiments.tune_summarizer.open_ranking_model", rank)
+    monkeypatch.setattr("trsr.experiments.tune_summarizer.TEMPERATURE", 0.6)

@@ -13,8 +13,12 @@ from tune_judge import LIKED
 
 from trsr.data import Dataset
 from trsr.errors import ConfigError, DataError, StaleRunError, StoreError
-from trsr.experiments.tune_summarizer import tune_summarizer
-from trsr.experiments.tune_summarizer.tuning import log_likelihood, sample_cases, sample_summaries
+from trsr.experiments.tune_summarizer import (
+    log_likelihood,
+    sample_cases,
+    sample_summaries,
+    tune_summarizer,
+)
 from trsr.models import ModelSettings, open_model
 from trsr.models.base import Sampling
 from trsr.models.scripted import ScriptedModel
@@ -38,7 +42,7 @@ def outcome(folder):
 def test_it_learns_what_helps_the_ranker_and_opens_as_a_model(
     prepared, tmp_path, taught_model, monkeypatch
 ):
-    from trsr.experiments.tune_summarizer import tuning
+    from trsr.experiments import tune_summarizer as tuning
 
     sampled = {}
     sample = tuning.sample_summaries
@@ -112,7 +116,7 @@ def test_one_stopped_anywhere_ends_like_an_unbroken_one(prepared, tmp_path, monk
 
 
 def test_where_nothing_is_better_no_model_is_written(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr("trsr.experiments.tune_summarizer.tuning.MARGIN", 100)
+    monkeypatch.setattr("trsr.experiments.tune_summarizer.MARGIN", 100)
     tuned = tune_summarizer(prepared(), tmp_path / "tuned")
     assert not tuned.found["better"]
     assert "nothing was trained" in tuned.verdict

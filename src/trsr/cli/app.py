@@ -140,10 +140,10 @@ def recommend(
     json: Annotated[bool, typer.Option("--json", help="one JSON object a user")] = False,
 ) -> None:
     """Rank candidates for a user of the run, or for histories never seen before."""
-    from trsr.cli.recommend import lines
+    from trsr.cli.show import ranked_lines
 
     with Bar("recommend") as bar:
-        found = list(lines(run, who, candidates, top, ranker, json, bar))
+        found = list(ranked_lines(run, who, candidates, top, ranker, json, bar))
     for line in found:
         out.print(line, markup=False)
 
@@ -270,9 +270,9 @@ def compare(
 @app.command()
 def show(run: RunPath, user: Annotated[str, typer.Argument(help="a user of the run")]) -> None:
     """Show one user: history, blocks, growing summaries, prompt, ranked candidates."""
-    from trsr.cli.show import lines
+    from trsr.cli.show import user_lines
 
-    for line in lines(run, user):
+    for line in user_lines(run, user):
         out.print(line, markup=False)
 
 

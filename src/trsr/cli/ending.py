@@ -12,8 +12,8 @@ import polars as pl
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.explanation import title
+from trsr.metrics.report import decimals
 from trsr.metrics.significance import standard_error
-from trsr.metrics.tables import decimals
 from trsr.pipeline.artifacts import read_summaries
 from trsr.progress import duration
 from trsr.report.costs import RankerCost, brief_seconds, read_costs

@@ -17,8 +17,7 @@ from trsr.config import Config
 from trsr.data import Cases, Catalog, Dataset
 from trsr.errors import ConfigError, DataError, PromptError
 from trsr.machine import give_back_memory
-from trsr.metrics.report import Estimate
-from trsr.metrics.tables import number
+from trsr.metrics.report import Estimate, number
 from trsr.models import LanguageModel, ScoringModel
 from trsr.models.cached import CacheCounts
 from trsr.pipeline.artifacts import needed_adapter, ranked_splits, run_summaries, with_summaries

@@ -1,6 +1,6 @@
 """What people read of a run: tables, figures, HTML and Markdown."""
 
-from trsr.metrics.tables import Table
+from trsr.metrics.report import Table
 from trsr.report.html import write_html
 from trsr.report.page import Page, ShownBlock, ShownCandidate, ShownUser, StageTime
 

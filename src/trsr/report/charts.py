@@ -7,8 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trsr.metrics.report import Report
-from trsr.metrics.tables import decimals, interval_text
+from trsr.metrics.report import Report, decimals, interval_text
 
 _POINTS = 400  # most points of a drawn line
 WIDTH = 400.0

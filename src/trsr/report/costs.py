@@ -11,8 +11,7 @@ import jinja2
 
 from trsr.errors import StoreError
 from trsr.metrics.metrics import USUAL
-from trsr.metrics.report import Report
-from trsr.metrics.tables import NOTHING, least, number, share
+from trsr.metrics.report import NOTHING, Report, least, number, share
 from trsr.report.words import duration, headline_metrics
 from trsr.storage import files
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import jinja2
 
 from trsr.metrics.metrics import parse_metric
-from trsr.metrics.report import Estimate, Report
-from trsr.metrics.tables import (
+from trsr.metrics.report import (
     BOUND,
     NOTHING,
+    Estimate,
+    Report,
     best_mean,
     decimals,
     difference_rows,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from trsr.metrics.report import Estimate, Report
-from trsr.metrics.significance import BETTER, LEVEL, WORSE
-from trsr.metrics.tables import (
+from trsr.metrics.report import (
     BOUND,
     DIFFERENCES,
     NOTHING,
+    Estimate,
+    Report,
     arrow,
     best_mean,
     decimals,
@@ -19,6 +19,7 @@ from trsr.metrics.tables import (
     least,
     share,
 )
+from trsr.metrics.significance import BETTER, LEVEL, WORSE
 from trsr.report.page import Page
 
 FILES = (

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 
 from trsr.metrics.metrics import parse_metric
-from trsr.metrics.report import FEW
+from trsr.metrics.report import (
+    BEST,
+    BOUND,
+    DIFFERENCES,
+    FEW,
+    LEAST,
+    Table,
+    decimals,
+    difference_cells,
+)
 from trsr.metrics.significance import (
     BETTER,
     LEVEL,
@@ -20,7 +29,6 @@ from trsr.metrics.significance import (
     difference_json,
     holm,
 )
-from trsr.metrics.tables import BEST, BOUND, DIFFERENCES, LEAST, Table, decimals, difference_cells
 
 TRAININGS = (
     "p, intervals and arrows are over users, for these trainings: another training may differ"

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trsr.metrics.metrics import parse_metric
-from trsr.metrics.report import Report
-from trsr.metrics.tables import NOTHING
+from trsr.metrics.report import NOTHING, Report
 
 if TYPE_CHECKING:
     from trsr.report.page import StageTime

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trsr.experiments.sweep.plan import Plan, label, short_keys
-from trsr.metrics.report import Estimate, over_seeds
-from trsr.metrics.tables import LEAST, LOWER, number
+from trsr.metrics.report import LEAST, LOWER, Estimate, number, over_seeds
 from trsr.pipeline.finished_run import counted, merged
 from trsr.progress import duration
 from trsr.report.costs import RankerCost, brief_seconds
