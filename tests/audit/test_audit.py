@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,6 @@ import numpy as np
 import polars as pl
 import pytest
 import tomli_w
-from planted import CONFIG, change, check, states, write
 
 from trsr.config import load_config
 from trsr.errors import StoreError
@@ -21,6 +21,89 @@ from trsr.experiments.audit import Check, audit
 from trsr.experiments.audit.cases import _judged, numbers_of
 from trsr.pipeline import run
 from trsr.storage.run_directory import hash_file
+
+CONFIG = """
+[data]
+interactions = "clicks.csv"
+items = "products.jsonl"
+min_history = 4
+negatives = 9
+train_negatives = 2
+
+[prompts]
+domain = "products"
+fields = ["title"]
+recent = 2
+
+[model]
+backend = "scripted"
+name = "scripted"
+
+[summarize]
+block_items = 3
+
+[train]
+epochs = 0
+
+[rank]
+rankers = ["random", "popular", "llm_zero_shot"]
+"""
+WORDS = [a + b for a in ("steel", "bolt", "drill", "tape", "lamp", "mask") for b in "abcdefg"]
+
+
+def _name(n: int) -> str:
+    """A word for a number: prompts must not show ids."""
+    return "no" + "".join("abcdefghij"[int(digit)] for digit in str(n))
+
+
+def write(folder: Path, *, users: int = 120, items: int = 90, near: bool = False) -> None:
+    """Users whose taste is a word of the title; with `near`, neighbouring ids instead."""
+    draw = random.Random(8)
+    order = draw.sample(range(1000, 9999), items)
+    # Long titles of few words: the scripted model counts common words, and few of them tie.
+    titles = {n: " ".join([*draw.sample(WORDS, draw.randint(9, 34)), _name(n)]) for n in order}
+    with (folder / "products.jsonl").open("w") as file:
+        for n in order:
+            file.write(json.dumps({"sku": str(n), "title": titles[n]}) + "\n")
+    ranked = sorted(order)
+    with (folder / "clicks.csv").open("w") as file:
+        file.write("customer,sku,when\n")
+        for user in range(users):
+            at = draw.randrange(items - 12)
+            taken = draw.sample(ranked[at : at + 12] if near else ranked, 8)
+            for step, n in enumerate(taken):
+                file.write(f"u{user},{n},{draw.randint(0, 99) + 100 * step}\n")
+
+
+def states(folder: Path, llm_queries: int = 0) -> dict[str, str]:
+    return {check.name: check.state for check in audit(folder, llm_queries).checks}
+
+
+def change(folder: Path, name: str, *columns: pl.Expr) -> None:
+    path = folder / name
+    pl.read_parquet(path).with_columns(*columns).write_parquet(path)
+
+
+def check(folder: Path, name: str, llm_queries: int = 0) -> Check:
+    """The check of this name."""
+    (found,) = [one for one in audit(folder, llm_queries).checks if one.name == name]
+    return found
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audit")
+    write(folder)
+    (folder / "mine.toml").write_text(CONFIG)
+    list(run(load_config(folder / "mine.toml", [f"run.folder={folder / 'run'}"])))
+    return folder / "run"
+
+
+@pytest.fixture
+def faulty(clean: Path, tmp_path: Path) -> Path:
+    """A copy of the clean run, to plant a fault in."""
+    shutil.copytree(clean, tmp_path / "run")
+    return tmp_path / "run"
 
 
 def test_a_clean_run_has_no_findings(clean: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import shutil
 
 import polars as pl
 import pytest
 from stopping import StopHereError, Stopping
-from tune_judge import LIKED
 
+from trsr.config import load_config
 from trsr.data import Dataset
 from trsr.errors import ConfigError, DataError, StaleRunError, StoreError
 from trsr.experiments.tune_summarizer import (
@@ -22,10 +23,163 @@ from trsr.experiments.tune_summarizer import (
 from trsr.models import ModelSettings, open_model
 from trsr.models.base import Sampling
 from trsr.models.scripted import ScriptedModel
+from trsr.pipeline import run_prepare
 from trsr.progress import Silent
 from trsr.prompts import PromptSettings, PromptWriter
+from trsr.recommender import ranking_writer
 from trsr.summarize import SummarizeSettings
 from trsr.types import Case, Entry, Interaction, Item, Query, RankedList, UserHistory
+
+LIKED, OTHER = "quiet films.", "steel bolts."
+
+
+def likes_gold(prompt, answer):
+    """Yes to gold where the summary says what is liked, else no opinion."""
+    text = prompt.messages[-1].content
+    sure = 3.0 * (LIKED in text and "gold" in text.splitlines()[-1])
+    return sure / 2 if answer == "Yes" else -sure / 2
+
+
+def teach_both_ways(config, folder):
+    """Trains the tiny model of a run to write either way, and writes it into a folder."""
+    from trsr.data import Dataset
+    from trsr.models import open_model
+    from trsr.models.hf.load import write_merged
+    from trsr.progress import Silent
+    from trsr.recommender import summary_writer
+    from trsr.training.encode import TextExample
+    from trsr.training.settings import TrainSettings
+    from trsr.training.text_examples import train_on_texts
+
+    dataset = Dataset.load(config.run.folder)
+    writer = summary_writer(config, open_model(config.model))
+    prompts = [
+        writer.write(case.query.history.items)
+        for split in ("train", "valid")
+        for case in dataset.cases(split)
+    ]
+    train_on_texts(
+        lambda opened: [
+            TextExample("q", prompt, text) for prompt in prompts for text in (LIKED, OTHER)
+        ],
+        model=config.model,
+        settings=TrainSettings(
+            epochs=8,
+            learning_rate=2e-2,
+            warmup_steps=5,
+            cases_per_step=8,
+            alpha=32,
+            dropout=0.0,
+            targets=("q_proj", "v_proj", "up_proj", "down_proj"),
+        ),
+        seed=3,
+        out=folder / "adapter",
+        state=folder / "state",
+        progress=Silent(),
+    )
+    write_merged(config.model, folder / "adapter", folder / "taught")
+    return folder / "taught"
+
+
+CONFIG = """
+[data]
+interactions = "clicks.csv"
+items = "products.jsonl"
+min_history = 4
+max_history = 5
+train_negatives = 3
+negatives = 6
+targets_per_user = 2
+valid_cases = 12
+
+[prompts]
+domain = "products"
+words = 6
+summary_item_words = 6
+recent = 2
+
+[model]
+name = "./tiny"
+dtype = "float32"
+context_tokens = 1024
+batch_size = 4
+
+[summarize]
+block_items = 5
+
+[summarize.sampling]
+max_tokens = 16
+
+[tune_summarizer]
+users = 12
+samples = 6
+epochs = 6
+learning_rate = 1e-2
+
+[train]
+alpha = 32
+"""
+
+
+def write_data(folder, users=14, seed=5):
+    """Users who take gold things only, among as many grey ones."""
+    draw = random.Random(seed)
+    with (folder / "products.jsonl").open("w") as file:
+        for item in range(48):
+            title = f"{'gold' if item % 2 else 'grey'} {draw.choice(['bolt', 'lamp', 'hinge'])}"
+            file.write(json.dumps({"sku": f"p{item}", "title": f"{title} no. {item}"}) + "\n")
+    with (folder / "clicks.csv").open("w") as file:
+        file.write("customer,sku,when\n")
+        for user in range(users):
+            gold = draw.sample(range(1, 48, 2), draw.randint(8, 12))
+            for when, item in enumerate(gold):
+                file.write(f"u{user},p{item},{1000 * user + when}\n")
+
+
+@pytest.fixture(scope="session")
+def taught_model(tmp_path_factory):
+    """The folder of a tiny model that writes in two ways, which no test changes."""
+    import torch
+    from tiny import tiny_model_folder
+
+    folder = tmp_path_factory.mktemp("taught")
+    write_data(folder)
+    tiny_model_folder(folder / "tiny")
+    (folder / "small.toml").write_text(CONFIG)
+    config = load_config(folder / "small.toml", [f"run.folder={folder / 'run'}"])
+    run_prepare(config)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield teach_both_ways(config, folder)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def prepared(tmp_path, taught_model):
+    """A prepared run's configuration, made with settings of one's own; the folder is `tmp_path`."""
+    write_data(tmp_path)
+    (tmp_path / "small.toml").write_text(CONFIG.replace("./tiny", str(taught_model)))
+
+    def make(*settings):
+        own = [f"run.folder={tmp_path / 'run'}", *settings]
+        config = load_config(tmp_path / "small.toml", own)
+        run_prepare(config)
+        return config
+
+    return make
+
+
+@pytest.fixture
+def gold_judge(monkeypatch):
+    """The judge that likes gold."""
+
+    def rank(config, adapter):
+        model = ScriptedModel(scores=likes_gold, context_tokens=10**6)
+        return model, ranking_writer(config, model)
+
+    monkeypatch.setattr("trsr.experiments.tune_summarizer.open_ranking_model", rank)
+    monkeypatch.setattr("trsr.experiments.tune_summarizer.TEMPERATURE", 0.6)
+
 
 pytest.importorskip("torch", reason="the extra `local` is not installed")
 pytestmark = pytest.mark.usefixtures("one_thread", "gold_judge")
