@@ -105,11 +105,11 @@ def _users(service: Service, options: ServeOptions, count: int) -> list[str]:
     if options.words:
         service.summaries.close()  # none is to be written
     for user in users:
-        met = draw.sample(ids, length)
+        seen = draw.sample(ids, length)
         service.add_events(
             [
                 Event(id=f"{user}/{n}", user=user, item=one, time=float(n))
-                for n, one in enumerate(met)
+                for n, one in enumerate(seen)
             ]
         )
     while service.store.due(1) and not options.words:
@@ -246,10 +246,10 @@ def _summary(service: Service, options: ServeOptions) -> Result:
     event.seconds.append(used["seconds"])
     model = cached(open_model(config.summarizer), ResponseCache(Path(":memory:")))
     catalog = service.recommender.catalog
-    met = tuple(Interaction(catalog[one.item], one.time) for one in service.store.history(user))
-    full = len(met) // block * block
+    seen = tuple(Interaction(catalog[one.item], one.time) for one in service.store.history(user))
+    full = len(seen) // block * block
     writer, anew = summary_writer(config, model, catalog), Timing()
-    asked = [(user, UserHistory(user, met[:full]))]
+    asked = [(user, UserHistory(user, seen[:full]))]
     plain = dict(
         _timed(
             lambda: list(

@@ -115,7 +115,7 @@ def test_item_vectors_do_without_the_encoder_and_must_be_whole(load, outcomes, t
     assert knn.fitted("text_knn").embed([text])[0] == pytest.approx(vector)
     frame = files.read_parquet(folder / "item_vectors.parquet")
     files.write_parquet(frame.drop("vector"), folder / "item_vectors.parquet")
-    with pytest.raises(StoreError, match=r"no item vectors .* Give `trsr encode` again"):
+    with pytest.raises(StoreError, match=r"no item vectors .* Give `trsr run` again"):
         read_item_vectors(folder / "item_vectors.parquet")
 
 

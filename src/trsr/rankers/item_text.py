@@ -140,7 +140,7 @@ def read_item_vectors(path: Path) -> dict[str, Vectors]:
 def _no_vectors(path: Path, why: str) -> StoreError:
     return StoreError(
         f"{path}: no item vectors ({why}); columns are item, text and vector (an array of one "
-        "width). Give `trsr encode` again"
+        "width). Give `trsr run` again"
     )
 
 

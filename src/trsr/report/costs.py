@@ -209,9 +209,9 @@ def run_figures(folder: Path) -> RunFigures:
         lines: list[Sequence[object]] = [table["header"], *table["rows"]]
         if report.get("costs"):
             lines = _with_costs(lines, report["costs"])
-        turned = list(zip(*lines, strict=True))
+        across = list(zip(*lines, strict=True))
         # the more there are of either, the more lines; across, their names would be cut
-        header, *rows = turned if len(lines) <= max(len(turned), 1) else lines
+        header, *rows = across if len(lines) <= max(len(across), 1) else lines
         notes = [*map(str, table["notes"])]
     except OSError as error:
         raise StoreError(f"{path}: no report; give `trsr run {folder}` first") from error

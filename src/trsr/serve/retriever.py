@@ -160,7 +160,7 @@ class Retriever:
         history: UserHistory,
         n: int,
         new: Iterable[Item],
-        met: Collection[str] = frozenset(),
+        excluded: Collection[str] = frozenset(),
     ) -> tuple[Item, ...]:
         """The `n` items that the run's retriever puts first, without those of the history.
 
@@ -168,13 +168,13 @@ class Retriever:
             history: The user's.
             n: How many.
             new: The items that came after the run.
-            met: What else is not to be proposed.
+            excluded: What else is not to be proposed.
 
         Raises:
             DataError: If the history holds every item.
         """
         ranker = self._recommender.fitted(self._rank.retriever)
-        seen = {item.id for item in history.items} | set(met)
+        seen = {item.id for item in history.items} | set(excluded)
         fresh = [item for item in new if item.id not in seen]
         batch = QueryBatch.whole([("propose", self.known(history), None)], self._catalog)
         if isinstance(ranker, TextKnnRanker) and len(self._catalog) > self._large:
@@ -189,15 +189,15 @@ class Retriever:
 
     def known(self, history: UserHistory) -> UserHistory:
         """A history in which the catalog's nearest item stands for one that came after the run."""
-        met = []
+        seen = []
         for one in history.interactions:
             if one.item.id in self._catalog:
-                met.append(Interaction(self._catalog[one.item.id], one.time))
+                seen.append(Interaction(self._catalog[one.item.id], one.time))
                 continue
             numbers, _ = self.neighbours(one.item)
             if len(numbers):
-                met.append(Interaction(self._catalog.at(int(numbers[0])), one.time))
-        return UserHistory(history.user, tuple(met))
+                seen.append(Interaction(self._catalog.at(int(numbers[0])), one.time))
+        return UserHistory(history.user, tuple(seen))
 
     def scores(self, query: Query, name: str) -> Floats:
         """[candidates] a ranker's scores; where it reads no text, new items' by their neighbours.

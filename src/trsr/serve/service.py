@@ -350,8 +350,8 @@ class Service:
         return stored, revisions[: self.summaries.holding(stored, revisions)]
 
     def _stored_history(self, user: str, stored: Iterable[StoredEvent]) -> UserHistory:
-        met = tuple(Interaction(self._find(event.item), event.time) for _, event in stored)
-        return UserHistory(user, met)
+        seen = tuple(Interaction(self._find(event.item), event.time) for _, event in stored)
+        return UserHistory(user, seen)
 
     # Rankings
 
@@ -416,20 +416,20 @@ class Service:
         revision: int | None = None
         if request.history is not None:
             items = [self._item(given) for given in request.history]
-            met = [Interaction(item, float(n)) for n, item in enumerate(items)]
+            seen = [Interaction(item, float(n)) for n, item in enumerate(items)]
             stored_summary = False
         elif request.user is not None:
             stored, revisions = self._known(request.user)
-            met = list(self._stored_history(user, stored).interactions)
-            first = next((n for n, one in enumerate(met) if one.item.id in excluded), len(met))
-            stored_summary = first == len(met)
+            seen = list(self._stored_history(user, stored).interactions)
+            first = next((n for n, one in enumerate(seen) if one.item.id in excluded), len(seen))
+            stored_summary = first == len(seen)
             held = [one for one in revisions if one.covers <= first]
             if held:
                 begun = Summary(user, held[-1].text, held[-1].covers)
                 revision = held[-1].number
         else:
-            met, stored_summary = [], True
-        kept = tuple(one for one in met if one.item.id not in excluded)
+            seen, stored_summary = [], True
+        kept = tuple(one for one in seen if one.item.id not in excluded)
         history = UserHistory(user, kept)
         if not self._summarizes:
             return history, None, None
@@ -442,13 +442,13 @@ class Service:
 
     def _candidates(self, request: RecommendRequest, history: UserHistory) -> tuple[Item, ...]:
         if request.candidates is None:
-            met = self._also_met(request) if request.history is None else frozenset[str]()
+            seen = self._also_seen(request) if request.history is None else frozenset[str]()
             wanted = request.n or self.recommender.config.rank.retrieve_k
-            return self.retriever.propose(history, wanted, self._new(), met)
+            return self.retriever.propose(history, wanted, self._new(), seen)
         found = {item.id: item for item in map(self._item, request.candidates)}
         return tuple(found.values())
 
-    def _also_met(self, request: RecommendRequest) -> frozenset[str]:
+    def _also_seen(self, request: RecommendRequest) -> frozenset[str]:
         """What the run knows that a user met beside the stored history."""
         return self._seen(request.user or "") - set(request.exclude)
 

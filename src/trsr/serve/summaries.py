@@ -365,8 +365,8 @@ class Summaries:
         )
 
     def _history(self, user: str, events: Sequence[StoredEvent]) -> UserHistory:
-        met = tuple(Interaction(self._find(one.event.item), one.event.time) for one in events)
-        return UserHistory(user, met)
+        seen = tuple(Interaction(self._find(one.event.item), one.event.time) for one in events)
+        return UserHistory(user, seen)
 
     def _keep(self, plan: Plan, summary: Summary, model: CachedModel) -> None:
         user, end = plan.history.user, len(plan.history)

@@ -141,13 +141,13 @@ def _sasrec(
     for layer in range(settings.layers):
         at = f"decoder.h.{layer}"
         read = _norm(states, weights, f"{at}.ln_1", 1e-5)
-        parts = _product(read, weights, f"{at}.attn.c_attn", turned=False)
+        parts = _product(read, weights, f"{at}.attn.c_attn", transposed=False)
         query, key, value = np.split(parts, 3, axis=2)
         seen = _attention(query, key, value, settings.heads, later)
-        states = states + _product(seen, weights, f"{at}.attn.c_proj", turned=False)
+        states = states + _product(seen, weights, f"{at}.attn.c_proj", transposed=False)
         read = _norm(states, weights, f"{at}.ln_2", 1e-5)
-        inner = _gelu_tanh(_product(read, weights, f"{at}.mlp.c_fc", turned=False))
-        states = states + _product(inner, weights, f"{at}.mlp.c_proj", turned=False)
+        inner = _gelu_tanh(_product(read, weights, f"{at}.mlp.c_fc", transposed=False))
+        states = states + _product(inner, weights, f"{at}.mlp.c_proj", transposed=False)
     return _norm(_last(states, ends), weights, "decoder.ln_f", 1e-5)
 
 
@@ -208,9 +208,9 @@ def _last(states: Singles, ends: Ints) -> Singles:
     return states[np.arange(len(states)), ends]
 
 
-def _product(states: Singles, weights: Weights, name: str, *, turned: bool = True) -> Singles:
+def _product(states: Singles, weights: Weights, name: str, *, transposed: bool = True) -> Singles:
     matrix = weights[f"{name}.weight"]
-    return cast("Singles", states @ (matrix.T if turned else matrix) + weights[f"{name}.bias"])
+    return cast("Singles", states @ (matrix.T if transposed else matrix) + weights[f"{name}.bias"])
 
 
 def _norm(states: Singles, weights: Weights, name: str, epsilon: float) -> Singles:
