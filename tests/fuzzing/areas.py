@@ -307,7 +307,7 @@ def _open(rng: random.Random, place: Path) -> None:
     elif way == 3:
         run_figures(place)
     elif way == 4:
-        compare([str(place)], rankers=(), metrics=(), baseline="", seeds=False, only_shared=False)
+        compare([str(place)], rankers=(), metrics=(), baseline="", seeds=False)
     else:
         list(run(load_config(place)))
 
