@@ -22,9 +22,8 @@ from trsr.export.exporting import rank_correlation
 from trsr.machine import cores, peak_resident, processor
 from trsr.markdown import template, without_paths
 from trsr.metrics import evaluate
-from trsr.metrics.report import Report
+from trsr.metrics.report import NOTHING, Report, decimals, interval_text, signed, span
 from trsr.metrics.significance import Difference
-from trsr.metrics.tables import NOTHING, decimals, interval_text, signed, span
 from trsr.models import ModelSettings, open_model
 from trsr.pipeline.artifacts import adapter_of, run_summaries, with_summaries
 from trsr.pipeline.compression import base_folder, compress_ranker
