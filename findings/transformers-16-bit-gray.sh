@@ -15,7 +15,7 @@ set -eu
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 python3 -m venv "$tmp/venv"
-"$tmp/venv/bin/pip" install --quiet torch==2.13.0 transformers==5.23.0 pillow==13.0.0 numpy==2.4.6
+"$tmp/venv/bin/pip" install --quiet transformers==5.23.0 pillow==13.0.0 numpy==2.4.6
 cd "$tmp"
 "$tmp/venv/bin/python" - <<'PY'
 import numpy as np

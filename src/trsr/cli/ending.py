@@ -14,6 +14,7 @@ from trsr.data import Dataset
 from trsr.explanation import title
 from trsr.metrics.report import decimals
 from trsr.metrics.significance import standard_error
+from trsr.pipeline import stage_names
 from trsr.pipeline.artifacts import read_summaries
 from trsr.progress import duration
 from trsr.report.costs import RankerCost, brief_seconds, read_costs
@@ -23,9 +24,6 @@ from trsr.types import Case
 
 ITEMS = 5
 """Items shown of the example user's history, and of the list."""
-
-STAGES = ("prepare", "summarize", "train", "compress", "rank")
-"""The stages whose time is shown; evaluate's is short, and differs whenever it is made again."""
 
 
 def ending(config: Config) -> Iterator[str]:
@@ -38,7 +36,7 @@ def ending(config: Config) -> Iterator[str]:
     folder = config.run.folder
     report = files.read_json(folder / "report.json")
     metric = _metric(report)
-    yield from _times(folder)
+    yield from _times(config)
     ranked = _ranked(report, metric)
     if ranked:
         yield ""
@@ -69,9 +67,11 @@ def _ranked(report: Mapping[str, Any], metric: str) -> list[str]:
     return sorted(means, key=lambda name: -means[name])
 
 
-def _times(folder: Path) -> Iterator[str]:
-    records = RunDirectory(folder).records()
-    took = {name: float(records[name].info.get("seconds", 0)) for name in STAGES if name in records}
+def _times(config: Config) -> Iterator[str]:
+    """What the method's stages took; evaluate's is short, and differs whenever it is made again."""
+    records = RunDirectory(config.run.folder).records()
+    names = [one for one in stage_names(config) if one in records and one != "evaluate"]
+    took = {name: float(records[name].info.get("seconds", 0)) for name in names}
     times = [f"{name} {duration(seconds)}" for name, seconds in took.items() if seconds >= 1]
     if times:
         yield f"time: {', '.join(times)}; in all {duration(sum(took.values()))}"
