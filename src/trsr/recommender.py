@@ -38,6 +38,8 @@ from trsr.rankers import (
 )
 from trsr.rankers.batch import whole_size
 from trsr.rankers.item_text import ENCODER, ITEM_VECTORS
+from trsr.rankers.settings import RANKERS as RANKERS_BY_NAME
+from trsr.registry import like
 from trsr.report.costs import RunFigures, run_figures
 from trsr.storage import files
 from trsr.storage.files import hash_file
@@ -244,6 +246,10 @@ class Recommender:
                 f"{folder}: not a run directory with prepared data; make one with `trsr run CONFIG`"
             )
         config = load_config(folder / "config.toml")
+        if ranker and ranker not in (*RANKERS_BY_NAME.names(), *config.rank.used):
+            there = ", ".join(config.rank.used)
+            hint = like(ranker, RANKERS_BY_NAME.names())
+            raise ConfigError(f"there is no ranker {ranker!r} (this run has {there}){hint}")
         adapter = folder / "adapter"
         found = cls(
             config, Dataset.load(folder), adapter if files.is_folder(adapter) else None, ranker
@@ -558,8 +564,9 @@ class Recommender:
             items = key["files"].get(ITEMS)
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise StoreError(
-                f"{folder}: this run has no fitted ranker {name}; name it in rank.rankers (or "
-                "rank.retriever) and give `trsr run`"
+                f"{folder}: this run has no fitted ranker {name}, but "
+                f"{', '.join(self.config.rank.used)}; name it in rank.rankers (or rank.retriever) "
+                "and give `trsr run`"
             ) from error
         if items != hash_file(self.dataset.folder / ITEMS):
             raise StoreError(

@@ -39,10 +39,15 @@ def user_lines(run: Path, user: str) -> Iterator[str]:
     ranked = dataset.cases(config.rank.split)
     cases = [with_summary(case, summaries) for case in ranked.of_user(user)]
     if not cases:
-        some = ", ".join(ranked.frame["user"].head(5).to_list())
-        raise DataError(
-            f"{run}: there is no {config.rank.split} query of user {user!r}; there are, say, {some}"
+        known = dataset.history(user) is not None
+        why = (
+            f"user {user!r} is in the data, but has no {config.rank.split} query: the history was "
+            "too short, or the user was not sampled"
+            if known
+            else f"there is no user {user!r} in the data"
         )
+        some = ", ".join(ranked.frame["user"].head(5).to_list())
+        raise DataError(f"{run}: {why}; of those with one are, say, {some}")
     path = run / RETRIEVED
     proposed = read_retrieved(path) if ranked.full and files.exists(path) else {}
     writer = page_writer(config)

@@ -162,7 +162,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: If it cannot be read.
     """
     try:
-        return toml_values(files.read_text(path))
+        # an editor of Windows may put a byte order mark first
+        return toml_values(files.read_text(path).removeprefix("\ufeff"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
     except ValueError as error:
@@ -175,7 +176,9 @@ def _resolve(values: dict[str, Any], base: Path) -> None:
     """Makes the paths of a table of settings absolute."""
     for section, key in PATHS:
         table = values.get(section)
-        if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            if not table[key]:
+                raise ConfigError(f"{section}.{key} is empty: name a path, or leave it out")
             table[key] = files.absolute(table[key], base)
     for table, key in _lists(values):
         table[key] = [

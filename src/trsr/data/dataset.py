@@ -257,6 +257,13 @@ class Dataset:
         if len(uneven):
             query = uneven["query"][0]
             raise DataError(f"{path}: query {query} has not as many times as items; {_AGAIN}")
+        steps = pl.col("times").list.diff(null_behavior="drop")
+        late = frame.filter(
+            (steps.list.min() < 0) | ~steps.list.eval(~pl.element().is_nan()).list.all()
+        )
+        if len(late):
+            query = late["query"][0]
+            raise DataError(f"{path}: query {query}: the history is not oldest first; {_AGAIN}")
         return Cases(frame, self.catalog, str(path))
 
     def _check_known(self, named: pl.DataFrame, path: Path) -> None:
@@ -296,7 +303,11 @@ class Dataset:
         for (user,), rows in rest.group_by("user", maintain_order=True):
             pairs = rows.select("item", "time").iter_rows()
             past = tuple(Interaction(self.catalog[item], time) for item, time in pairs)
-            found[user] = UserHistory(user, past)
+            try:
+                found[user] = UserHistory(user, past)
+            except ValueError as error:
+                path = self.folder / "interactions.parquet"
+                raise DataError(f"{path}: {error}; {_AGAIN}") from error
         return found
 
     def seen(self, users: Collection[str]) -> dict[str, frozenset[str]]:

@@ -190,15 +190,23 @@ def _widths(rows: pl.LazyFrame, path: Path, dialect: Dialect, width: int, *, quo
     line = pl.col("line")
     bare = line.str.replace_all('"(?:[^"]|"")*"', "") if quoted else line
     fields = bare.str.count_matches(dialect.separator, literal=True).cast(pl.Int64) + 1
+    short = pl.col("fields") < width
+    goes_on = short & line.str.contains(r"\\\r?$")
     counts = rows.with_columns(fields=fields).select(
-        short=(pl.col("fields") < width).sum(),
+        short=short.sum(),
         number=pl.col("number").filter(pl.col("fields") > width).first(),
         fields=pl.col("fields").filter(pl.col("fields") > width).first(),
+        cut=pl.col("number").filter(goes_on).first(),
     )
-    short, number, most = counts.collect(engine="streaming").row(0)
+    count, number, most, cut = counts.collect(engine="streaming").row(0)
     if number is not None:
         raise _too_wide(path, number, most, width, dialect)
-    return int(short)
+    if cut is not None:
+        raise DataError(
+            f"{path}, line {cut}: too few fields, and a backslash at the end, as MySQL writes a "
+            "line end inside a field; export the table with fields in quotation marks"
+        )
+    return int(count)
 
 
 def _too_wide(path: Path, line: int, fields: int, width: int, dialect: Dialect) -> DataError:
@@ -298,7 +306,7 @@ def _checked_rows(path: Path, lines: _Lines, dialect: Dialect) -> Iterator[list[
         if len(lines.row) > 1 and _swallows(lines.row, dialect.separator, width, shapes):
             raise DataError(
                 f"{path}, line {start}: a quotation mark opens a field that ends {len(lines.row)} "
-                "lines further on, and all of these look like rows: double each quotation mark "
+                "lines further on, and these look like rows: double each quotation mark "
                 "inside a field, or take it out"
             )
         if len(shapes) < 1000:
@@ -307,14 +315,20 @@ def _checked_rows(path: Path, lines: _Lines, dialect: Dialect) -> Iterator[list[
 
 
 def _swallows(lines: list[str], separator: str, width: int, shapes: set[str]) -> bool:
-    """Whether each line alone has a row's number of fields, and begins as rows begin."""
-    cells = [line.rstrip("\n").split(separator) for line in lines]
-    if width < 2 or any(len(row) != width for row in cells):
+    """Whether the lines of one row look like rows themselves.
+
+    Such a line has a row's number of fields and begins as rows begin. All of them look so, or half
+    of those after the first that begin with an id, which has a digit.
+    """
+    if width < 2:
         return False
-    starts = {_shape(row[0]) for row in cells[1:]}
-    known = starts <= shapes | {_shape(cells[0][0])}
-    # a text of two lines may happen to have a row's commas; an id has a digit
-    return known and (len(lines) > 2 or all("9" in shape for shape in starts))
+    cells = [line.rstrip("\n").split(separator) for line in lines]
+    starts = [_shape(row[0]) for row in cells]
+    known = shapes | {starts[0]}
+    alike = [len(row) == width and start in known for row, start in zip(cells, starts, strict=True)]
+    ids = sum(good and "9" in start for good, start in zip(alike[1:], starts[1:], strict=True))
+    # a text of two lines may happen to have a row's commas
+    return (all(alike) and len(lines) > 2) or 2 * ids >= len(lines) - 1
 
 
 def _shape(cell: str) -> str:

@@ -16,6 +16,8 @@ MISSING = (
 )
 """What programs write for a missing value, lower case; so no id is ever called so."""
 
+_EXACT = 2.0**53
+"""Up to here a float holds every whole number."""
 _CONTROL = r"[\x00-\x1f\x7f-\x9f]"
 _CAUSES = (
     ("zeros at the beginning were lost in one file", pl.col("id").str.strip_chars_start("0")),
@@ -44,8 +46,7 @@ def to_text(column: pl.Series, path: Path) -> pl.Series:
         column = column.to_physical()
     if column.dtype.is_float():
         column = finite(column)
-        # 2^53: up to here a float holds every whole number
-        if ((column == column.round()) & (column.abs() <= 2.0**53)).all():
+        if ((column == column.round()) & (column.abs() <= _EXACT)).all():
             column = column.cast(pl.Int64)
     try:
         return column.cast(pl.String)
@@ -72,10 +73,10 @@ def id_text(column: pl.Series, path: Path, encoding: str = "utf-8") -> pl.Series
     frame = pl.DataFrame({"id": to_text(column, path).str.strip_chars()})
     broken = frame.filter(pl.col("id").str.contains(r"[\r\n]"))["id"]
     if len(broken):
-        first = broken[0].split("\n")[0].split("\r")[0]
+        place = line_with(path, encoding, broken[0])
         raise DataError(
-            f"{line_with(path, encoding, first)}: the id {broken[0][:60]!r} has a line end in it "
-            f"(and {len(broken) - 1} more); is a quotation mark missing or too many?"
+            f"{place}: the id {broken[0][:60]!r} has a line end in it (and {len(broken) - 1} "
+            "more); is a quotation mark missing or too many?"
         )
     if frame.select(pl.col("id").str.contains(_CONTROL).any()).item():
         frame = frame.with_columns(pl.col("id").str.replace_all(_CONTROL, "").str.strip_chars())
@@ -89,8 +90,19 @@ def report_ids(
     column: pl.Series, ids: pl.Series, role: str, path: Path, row_counts: RowCounts
 ) -> None:
     """Counts the ids of a column that `id_text` made equal, and names texts that stand for none."""
+    if column.dtype.is_float() and float(str(column.abs().max() or 0)) >= _EXACT:
+        row_counts.warn(
+            f"{path}: {role} ids are floats from 2^53 up, so whoever wrote them has rounded some; "
+            "write them as whole numbers or text"
+        )
     if column.dtype != pl.String:
         return
+    short = ids.filter(ids.str.contains(r"^[0-9][.,]?[0-9]*E\+[0-9]+$"))
+    if len(short):
+        row_counts.warn(
+            f"{path}: {len(short):,} {role} ids are written like {short[0]}, as spreadsheets "
+            "write long numbers, so several may have become one; export them as text"
+        )
     if (column != ids).any():
         written, read = column.filter(ids.is_not_null()).n_unique(), ids.drop_nulls().n_unique()
         if written > read:
@@ -124,6 +136,12 @@ def likely_cause(missing: pl.Series, known: pl.Series) -> str:
             here, there = found.row(0)[0], found.row(0)[2]
             return f"{here!r} here is likely {there!r} there: {cause}; keep ids as text"
     return ""
+
+
+def number(text: str) -> pl.Expr:
+    """The texts of a column as float64, null where they are no numbers; `1,5` is 1.5."""
+    point = pl.col(text).str.replace(r"^([+-]?[0-9]+),([0-9]+)$", "${1}.${2}")
+    return point.cast(pl.Float64, strict=False)
 
 
 def finite(column: pl.Series) -> pl.Series:

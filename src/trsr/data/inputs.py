@@ -6,6 +6,7 @@ import codecs
 import csv
 import gzip
 import io
+import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,12 +162,17 @@ def head(path: Path, encoding: str, lines: int) -> list[str]:
 
 
 @contextmanager
-def as_text(path: Path, encoding: str, *, errors: str = "strict") -> Iterator[io.TextIOWrapper]:
+def as_text(
+    path: Path, encoding: str, *, errors: str = "strict", newline: str | None = None
+) -> Iterator[io.TextIOWrapper]:
     """The file's text, unpacked when it is gzip, without a byte order mark."""
     own = encoding_of(path, encoding)
     if codecs.lookup(own).name == "utf-8":
         own = "utf-8-sig"
-    with opened(path) as raw, io.TextIOWrapper(raw, encoding=own, errors=errors) as text:
+    with (
+        opened(path) as raw,
+        io.TextIOWrapper(raw, encoding=own, errors=errors, newline=newline) as text,
+    ):
         yield text
 
 
@@ -243,9 +249,16 @@ def _bad_bytes(path: Path, encoding: str) -> str:
 
 
 def line_with(path: Path, encoding: str, text: str) -> str:
-    """`PATH, line N` of the first line that holds a text, or the path where there is none."""
+    """`PATH, line N` of the first line that holds a text, or begins to, as it stands or as JSON.
+
+    Where it is not found, it is the path alone.
+    """
     if format_of(path) == "parquet":
         return str(path)
-    with located(path, encoding), as_text(path, encoding, errors="replace") as lines:
-        number = next((n for n, line in enumerate(lines, 1) if text in line), 0)
-    return f"{path}, line {number}" if number else str(path)
+    with located(path, encoding), as_text(path, encoding, errors="replace", newline="") as stream:
+        whole = stream.read().replace("\r\n", "\n")
+    if "\n" not in whole:  # as once on the Macintosh
+        whole, text = whole.replace("\r", "\n"), text.replace("\r", "\n")
+    written = (text, *(json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (True, False)))
+    at = next((place for one in written if (place := whole.find(one)) >= 0), -1)
+    return f"{path}, line {whole.count(chr(10), 0, at) + 1}" if at >= 0 else str(path)

@@ -15,6 +15,7 @@ import polars as pl
 
 from trsr.data.inputs import BATCH, Table, as_text, located
 from trsr.errors import DataError
+from trsr.storage.files import RepeatedKeyError, json_object
 
 _MOST_KEYS = 5_000
 """Different keys of a file; more are ids written as keys, not columns."""
@@ -89,7 +90,7 @@ def _objects(lines: Iterable[str], path: Path, notes: Counter[str]) -> Iterator[
         try:
             yield json_value(line, f"{path}, line {number}", of=dict)
         except DataError as error:
-            found = _literal(line)
+            found = _literal(line, f"{path}, line {number}")
             if found is None:
                 if number == 1 and line.strip() in ("[", "[{"):
                     raise DataError(f"{path}: is one JSON list; write one object a line") from None
@@ -98,12 +99,19 @@ def _objects(lines: Iterable[str], path: Path, notes: Counter[str]) -> Iterator[
             yield found
 
 
-def _literal(line: str) -> dict[str, Any] | None:
+def _literal(line: str, where: str) -> dict[str, Any] | None:
     """The dictionary that a line of Python writes, with nothing but literals in it."""
     if not re.match(r"\s*\{\s*u?'", line):
         return None
     try:
-        found = ast.literal_eval(line.strip())
+        written = ast.parse(line.strip(), mode="eval")
+        found = ast.literal_eval(written)
+        for node in ast.walk(written):
+            if isinstance(node, ast.Dict):
+                keys = [key for key in node.keys if key is not None]
+                json_object([(str(ast.literal_eval(key)), None) for key in keys])
+    except RepeatedKeyError as error:
+        raise DataError(f"{where}: {error}") from None
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return None
     return {str(key): value for key, value in found.items()} if isinstance(found, dict) else None
@@ -118,16 +126,15 @@ def json_value(text: str, where: str, *, of: type = object) -> Any:
         of: The type that it must have.
 
     Raises:
-        DataError: If it is not JSON, holds NaN or infinity, or is nested too deep.
+        DataError: If it is not JSON, holds NaN or infinity, is nested too deep, or has a key twice
+            in one object.
     """
-
-    def refuse(name: str) -> None:
-        raise DataError(f"{where}: not JSON: {name} is no value; write null for it")
-
     try:
-        value = json.loads(text, parse_constant=refuse, parse_int=str, parse_float=str)
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not JSON: {error.msg}") from None
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
     except RecursionError:
         raise DataError(f"{where}: not JSON that can be read: it is nested too deep") from None
     if not isinstance(value, of):
@@ -136,3 +143,13 @@ def json_value(text: str, where: str, *, of: type = object) -> Any:
         )
         raise DataError(f"{where}: not a JSON object but a {kind}")
     return value
+
+
+def _no_value(name: str) -> None:
+    raise ValueError(f"not JSON: {name} is no value; write null for it")
+
+
+# one for all lines: `json.loads` would make a new one for each
+_DECODER = json.JSONDecoder(
+    parse_constant=_no_value, parse_int=str, parse_float=str, object_pairs_hook=json_object
+)

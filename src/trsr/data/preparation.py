@@ -23,6 +23,10 @@ from trsr.progress import Progress, Silent
 from trsr.storage import files
 
 
+_MANY_REPEATS = 0.05
+"""The share of repeated interactions from which on it is worth a warning."""
+
+
 def filtered(records: Records, settings: DataSettings, row_counts: RowCounts) -> Records:
     """Applies the filters of the settings; each counts what it leaves out.
 
@@ -39,6 +43,8 @@ def filtered(records: Records, settings: DataSettings, row_counts: RowCounts) ->
         )
     if settings.drop_repeats:
         records = _keep(records, _first_times(records), "repeats", row_counts)
+    else:
+        _count_repeats(records, settings, row_counts)
     if settings.max_items_per_user:
         short = records.lengths <= settings.max_items_per_user
         row_counts.add("long_users", int((~short).sum()))
@@ -61,6 +67,20 @@ def filtered(records: Records, settings: DataSettings, row_counts: RowCounts) ->
 def _keep(records: Records, keep: Mask, name: str, row_counts: RowCounts) -> Records:
     row_counts.add(name, int((~keep).sum()))
     return records.only(keep)
+
+
+def _count_repeats(records: Records, settings: DataSettings, row_counts: RowCounts) -> None:
+    """Counts interactions with an item that the user already had, and warns of many."""
+    pairs = pl.Series(records.user.astype(np.int64) * len(records.items) + records.item)
+    again = len(pairs) - pairs.n_unique()
+    row_counts.add("repeats_kept", again)
+    if again <= _MANY_REPEATS * len(pairs) or settings.candidates not in ("uniform", "popular"):
+        return
+    row_counts.warn(
+        f"{again / len(pairs):.0%} of the interactions are with an item that the user already had. "
+        "So targets may stand in the history, which tells them from negatives: set "
+        "data.drop_repeats = true to recommend what is new"
+    )
 
 
 def _first_times(records: Records) -> Mask:

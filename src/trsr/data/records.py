@@ -11,7 +11,15 @@ import numpy.typing as npt
 import polars as pl
 
 from trsr.data import inputs
-from trsr.data.ids import finite, id_text, is_missing, likely_cause, report_ids, to_text
+from trsr.data.ids import (
+    finite,
+    id_text,
+    is_missing,
+    likely_cause,
+    number,
+    report_ids,
+    to_text,
+)
 from trsr.data.readers.base import Source
 from trsr.data.report import RowCounts
 from trsr.data.settings import DataSettings
@@ -212,16 +220,16 @@ def _ratings(frame: pl.DataFrame, path: Path, settings: DataSettings) -> pl.Seri
 
 def _number(column: pl.Series, path: Path, what: str) -> pl.Series:
     """Numbers, null where there is none; decimal commas are read too."""
-    number = column.cast(pl.Float64, strict=False) if column.dtype == pl.String else None
-    if number is not None and number.null_count() == column.null_count():
-        return finite(number.alias(what))
+    plain = column.cast(pl.Float64, strict=False) if column.dtype == pl.String else None
+    if plain is not None and plain.null_count() == column.null_count():
+        return finite(plain.alias(what))
     frame = pl.DataFrame({"text": to_text(column, path).str.strip_chars()})
-    text = frame.select(pl.when(~is_missing("text")).then("text")).to_series()
-    number = text.str.replace(r"^([+-]?\d+),(\d+)$", "${1}.${2}").cast(pl.Float64, strict=False)
-    bad = text.filter(number.is_null() & text.is_not_null())
+    frame = frame.select(pl.when(~is_missing("text")).then("text"))
+    numbers = frame.select(number("text").alias(what)).to_series()
+    bad = frame["text"].filter(numbers.is_null() & frame["text"].is_not_null())
     if len(bad):
         raise DataError(f"{path}: the {what} {bad[0]!r} (and {len(bad) - 1} more) is not a number")
-    return finite(number.alias(what))
+    return finite(numbers)
 
 
 def _splits(column: pl.Series, path: Path) -> pl.Series:

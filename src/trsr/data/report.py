@@ -18,6 +18,7 @@ LABELS: dict[str, str] = {
     "duplicates": "left out: the same user, item and time again",
     "unknown_items": "left out: interactions with an item that the items' file does not have",
     "below_min_rating": "left out: rated below min_rating, or not rated",
+    "repeats_kept": "interactions with an item that the user already had (see data.drop_repeats)",
     "repeats": "left out: items that the user already had (drop_repeats)",
     "long_users": "left out: users with more than max_items_per_user interactions",
     "long_users_interactions": "left out: interactions of such users",

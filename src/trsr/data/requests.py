@@ -92,7 +92,7 @@ def _moment(time: Any, where: str) -> float:
     except (TypeError, ValueError):
         moment = math.nan
     if isinstance(time, bool) or not math.isfinite(moment):
-        raise DataError(f"{where}: the time {time!r} is not a number")
+        raise DataError(f"{where}: the time {time!r} is no number, such as seconds since 1970")
     return moment
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from trsr.data.ids import finite, is_missing, to_text
+from trsr.data.ids import finite, is_missing, number, to_text
 from trsr.errors import DataError
 
 SCALES = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
@@ -30,7 +30,8 @@ _ZONE = r"(?<zone>z|[a-z]{2,5}|(?:gmt|utc)?[+-]\d{2}:?(?:\d{2})?)?(?:\s*[\[(][^\
 _REST = rf"(?:(?:\s*[t,:_\s]\s*|\s+at\s+){_CLOCK}\s*{_ZONE})?"
 _YEAR = r"(?<year>\d{4}|\d{2})"
 _FORMS = tuple(
-    f"(?i)^{form}$"
+    # \d is a digit of any script, and only these can be read
+    f"(?i)^{form}$".replace(r"\d", "[0-9]")
     for form in (
         rf"(?<year>\d{{4}})[-/.](?<month>\d{{1,2}})(?:[-/.](?<day>\d{{1,2}}))?{_REST}",
         rf"(?<year>\d{{4}})(?<month>\d\d)(?<day>\d\d)[t ](?<hour>\d\d)(?<minute>\d\d)"
@@ -97,11 +98,13 @@ def seconds(column: pl.Series, path: Path, pattern: str = "") -> Times:
         return _one_unit(finite(column.cast(pl.Float64)), path, beside_dates=False)
     frame = pl.DataFrame({"text": to_text(column, path).str.strip_chars()})
     frame = frame.with_columns(pl.when(~is_missing("text")).then("text"))
-    number = frame["text"].cast(pl.Float64, strict=False)
+    numbers = frame["text"].cast(pl.Float64, strict=False)
+    if numbers.null_count() > frame["text"].null_count():
+        numbers = frame.select(number("text")).to_series()
     if pattern:
-        number = number.clear(len(number))
-    unread = number.is_null() & frame["text"].is_not_null()
-    found = _one_unit(finite(number), path, beside_dates=bool(unread.any()))
+        numbers = numbers.clear(len(numbers))
+    unread = numbers.is_null() & frame["text"].is_not_null()
+    found = _one_unit(finite(numbers), path, beside_dates=bool(unread.any()))
     if not unread.any():
         return Times(found.values.alias(column.name), found.notes)
     dates = frame.filter(unread)

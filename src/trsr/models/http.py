@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import math
 import os
+import re
 import urllib.parse
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,10 +16,16 @@ from typing import Any, NamedTuple
 from trsr.errors import ConfigError
 from trsr.models.settings import ModelSettings
 from trsr.settings import derive_seed
+from trsr.storage.files import json_object
 
 FIRST_WAIT = 0.5  # seconds before the second try; doubled before each further one
 LONGEST_WAIT = 30.0
 MOST_TOKENS = 2**53  # of one answer; a larger count is wrong
+_BROKEN_OFF = (
+    "filter|safety|sensitive|moderat|guard|recitation|prohibited|blocklist|block_list|spii|refus|"
+    "error|insufficient|abort|cancel|interrupt"
+)
+"""In reasons to stop, as endpoints name them: what came before is no whole answer."""
 _FINISH = 40  # characters of a reason to stop
 _MOST_TEXT = 300  # characters of an endpoint's own message in ours
 
@@ -100,6 +108,20 @@ def error_text(body: str) -> str:
     return line if len(line) <= _MOST_TEXT else line[:_MOST_TEXT] + "…"
 
 
+def answer_json(text: str) -> Any:
+    """The value of an answer's JSON; integers of hundreds of digits are infinite.
+
+    Raises:
+        ValueError: If it is none, or an object has a key twice.
+        RecursionError: If it is nested beyond reading.
+    """
+    return json.loads(text, parse_int=_whole, object_pairs_hook=json_object)
+
+
+def _whole(digits: str) -> float:
+    return int(digits) if len(digits) < _MOST_TEXT else math.inf
+
+
 def token_count(counts: Any, name: str) -> int:
     """A count that an endpoint gave; 0 where it is missing or wrong."""
     value = counts.get(name) if isinstance(counts, dict) else None
@@ -119,6 +141,11 @@ class ReceivedMessage(NamedTuple):
     thought: bool
     finish: str
 
+    @property
+    def broken_off(self) -> bool:
+        """Whether something stopped the model before its answer was whole, such as a filter."""
+        return re.search(_BROKEN_OFF, self.finish.lower()) is not None
+
     @classmethod
     def of(cls, message: Any, finish: Any) -> ReceivedMessage | None:
         """Reads a message; None where it is none."""
@@ -128,7 +155,7 @@ class ReceivedMessage(NamedTuple):
         if isinstance(content, list):
             thought = thought or any(_kind(part) in ("thinking", "reasoning") for part in content)
             content = "".join(map(_part, content))
-        if content is None and (thought or finish):
+        if content is None and (thought or finish or message.get("refusal")):
             content = ""
         return cls(content, thought, finish[:_FINISH]) if isinstance(content, str) else None
 
@@ -139,7 +166,8 @@ def _kind(part: Any) -> object:
 
 def _part(part: Any) -> str:
     """The text of one part of a content, without thinking."""
-    text = part.get("text") if _kind(part) in ("text", "output_text") else part
+    plain = isinstance(part, dict) and part.get("type", "text") in ("text", "output_text")
+    text = part.get("text") if plain else part
     return text if isinstance(text, str) else ""
 
 

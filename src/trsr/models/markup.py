@@ -24,22 +24,24 @@ SHAPES = (
     rf"{_OPEN}{_BAR}/?[^\W\d]\w{{0,39}}{_CLOSE}",
     rf"{_OPEN}/?[^\W\d]\w{{0,39}}{_BAR}{_CLOSE}",
     # <start_of_turn>, <end_of_utterance>, <reserved_106>, <extra_id_1>, <BOS_TOKEN>, <_user>
-    rf"{_OPEN}/?(?:start|end|begin)_of_\w{{1,40}}{_CLOSE}",
-    rf"{_OPEN}(?:special|extra(?:_id)?|reserved(?:_token)?|unused)_?\d{{1,6}}{_CLOSE}",
+    rf"{_OPEN}/?(?:start|end|begin|im)_\w{{1,40}}{_CLOSE}",
+    rf"{_OPEN}(?:special|extra(?:_id)?|reserved(?:_special)?(?:_token)?|(?:tokens_)?unused)_?\d{{1,6}}{_CLOSE}",
+    rf"{_OPEN}\[[^\W\d]\w{{0,39}}\]{_CLOSE}",
     rf"{_OPEN}\w{{1,20}}_token{_CLOSE}",
     rf"{_OPEN}_\w{{1,20}}{_CLOSE}",
     # <s>, <pad>, <eos>, <eot>, <sop>: the ends of sequences
     rf"{_OPEN}/?(?:s|bos|eos|pad|unk|mask|sep|cls|sop|eop|eo[adhmt]|im_patch|image){_CLOSE}",
     # <user>, <seed:bos>, <longcat_s>, <role>, and what stands around thinking and tools
-    rf"{_OPEN}/?(?:seed|minimax|longcat)[:_]\w{{1,40}}{_CLOSE}",
-    rf"{_OPEN}/?(?:{THINKING}|role|user|assistant|system|tools|tool_\w{{1,20}}|function_\w{{1,20}}){_CLOSE}",
-    rf"{_OPEN}/?function(?:=[^<>\s]{{0,64}})?{_CLOSE}",
+    rf"{_OPEN}/?(?:seed|minimax|longcat|xai)[:_]\w{{1,40}}{_CLOSE}",
+    rf"{_OPEN}/?(?:{THINKING}|role|user|assistant|system|human|bot|tools|tool_\w{{1,20}}|function_\w{{1,20}}|"
+    rf"arg_key|arg_value|invoke){_CLOSE}",
+    rf"{_OPEN}/?(?:function|parameter|tool_call)(?:[=:][^<>\s]{{0,64}})?{_CLOSE}",
     rf"◁/?{THINKING}▷",
     # <<SYS>>; [INST] and its like by name: [DVD] and [NEW] are words
     r"<</?sys>>",
     r"\[/?(?:inst|think|args|img|img_break|img_end|[gs]mask|bos|eo[stm](?:_id)?|call_id|system_prompt|prefix|"
     r"middle|suffix|model_settings|available_tools|tool_\w{1,20}|"
-    r"extra_id_\d{1,6}|(?:start|end)_(?:of|header)_\w{1,20})\]",
+    r"extra_id_\d{1,6}|unused_token_\d{1,6}|(?:start|end)_(?:of|header)_\w{1,20})\]",
     r"\]~!?b[\[\]]|\[e~\[",
     # the labels of models that were taught by plain text
     r"\#\#\#\ ?(?:system|user|human|assistant|instruction|input|response)s?\ ?:",

@@ -22,6 +22,7 @@ from trsr.models.http import (
     ReceivedMessage,
     address_of,
     after,
+    answer_json,
     asked_wait,
     error_text,
     here,
@@ -312,7 +313,7 @@ class OpenAIModel:
     def _text(self, answer: str, max_tokens: int) -> str:
         """The text of a successful answer, its tokens counted; empty where it holds none."""
         try:
-            content = json.loads(answer)
+            content = answer_json(answer)
         except (ValueError, RecursionError) as error:
             raise _AgainError(f"malformed JSON ({type(error).__name__}: {error})") from None
         try:
@@ -335,9 +336,9 @@ class OpenAIModel:
         """The text after the thinking; empty, and counted with its reason, without one."""
         text, cut = after_thinking(message.text)
         finish = self._without_key(message.finish)
-        if message.finish == "content_filter":
+        if message.broken_off:
             text = ""  # a part of an answer is none
-        if text.strip():
+        if any(letter.isprintable() and not letter.isspace() for letter in text):
             return text
         with self._lock:
             if cut or message.thought:
@@ -432,10 +433,13 @@ def _watched(timeout: float) -> Callable[[Any], None]:
             self.stream.close()
 
     def watch(response: Any) -> None:
+        packed = response.headers.get("content-encoding", "identity")
+        if packed not in ("identity", ""):
+            raise _AgainError(f"an answer packed as {packed[:20]}, which was not asked for")
         response.stream = Bounded(response.stream)
         if response.has_redirect_location:
-            old = response.request.url
-            _check_redirect(old, old.join(response.headers["location"]), response.status_code)
+            place = response.headers["location"]
+            _check_redirect(response.request.url, place, response.status_code)
 
     return watch
 
@@ -444,12 +448,16 @@ def _late(timeout: float) -> _AgainError:
     return _AgainError(f"no answer within {timeout:g} s (model.timeout)")
 
 
-def _check_redirect(old: Any, new: Any, status: int) -> None:
+def _check_redirect(old: Any, place: str, status: int) -> None:
     """Refuses a redirect to another host: what is said of people goes to the one that is set.
 
     Raises:
         ModelError: Names the place that it points to.
     """
+    try:
+        new = old.join(place)
+    except Exception as error:  # the client's errors of addresses have no base
+        raise ModelError(f"{old} answers with a redirect to no address: {error}") from None
     safer = old.scheme == "http" and new.scheme == "https" and old.host == new.host
     if safer or (old.scheme, old.host, old.port) == (new.scheme, new.host, new.port):
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,12 +37,21 @@ SPEED_ONLY = frozenset(
 
 def _secret_in(base_url: str) -> str:
     """What is wrong with an address that may hold a key; empty where nothing is."""
-    advice = "put the key into the environment variable that model.key_env names"
     if "@" in base_url:
-        return f"holds a user name or password: {advice}"
-    if "?" in base_url or "#" in base_url:
-        return f"holds a query (? or #), which is written into files and reports: {advice}"
+        return f"holds a user name or password: {_ADVICE}"
+    if any(sign in base_url for sign in "?#;"):
+        return f"holds a query (?, # or ;), which is written into files and reports: {_ADVICE}"
     return ""
+
+
+def _secret(why: str) -> PydanticCustomError:
+    """An error that does not repeat what was given."""
+    return PydanticCustomError("secret", "{why}", {"why": why})
+
+
+_ADVICE = "put the key into the environment variable that model.key_env names"
+_SECRETS = r"api_?key|^key$|secret|password|authorization|bearer|access_token|headers"
+"""In names of further fields that hold a key."""
 
 
 class ModelSettings(Settings):
@@ -116,8 +126,25 @@ class ModelSettings(Settings):
     @classmethod
     def _no_secret(cls, base_url: str) -> str:
         if secret := _secret_in(base_url):
-            raise PydanticCustomError("secret", "{why}", {"why": secret})
+            raise _secret(secret)
         return base_url
+
+    @field_validator("key_env")
+    @classmethod
+    def _a_name(cls, key_env: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key_env):
+            raise _secret(
+                "is no name of an environment variable: name one, and put the key into it"
+            )
+        return key_env
+
+    @field_validator("extra")
+    @classmethod
+    def _no_key(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        for name in extra:
+            if re.search(_SECRETS, name.lower().replace("-", "_")):
+                raise _secret(f"holds {name}, which is written into files and reports: {_ADVICE}")
+        return extra
 
     @property
     def special_name(self) -> str:

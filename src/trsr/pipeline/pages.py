@@ -10,6 +10,7 @@ from typing import Any
 
 from trsr.config import Config
 from trsr.data import Dataset
+from trsr.errors import StoreError
 from trsr.explanation import SummaryTrace, page_writer, summary_trace
 from trsr.metrics import Report
 from trsr.metrics.trec import file_name, write_qrels, write_trec_run
@@ -316,14 +317,19 @@ def _curves(job: Job) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]
     path = job.run / "adapter" / "curves.jsonl"
     if not files.is_file(path):
         return [], []
-    rows = [json.loads(line) for line in files.read_text(path).splitlines()]
-    chosen = SELECTED_ON
-    losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
-    found = [
-        (row["step"], sum(row["validation"].get(name, 0.0) for name in chosen))
-        for row in rows
-        if "validation" in row
-    ]
+    try:
+        rows = [json.loads(line) for line in files.read_text(path).splitlines()]
+        losses = [(int(row["step"]), float(row["loss"])) for row in rows if "loss" in row]
+        found = [
+            (int(row["step"]), sum(float(row["validation"].get(name, 0.0)) for name in SELECTED_ON))
+            for row in rows
+            if "validation" in row
+        ]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(
+            f"{path}: is not as trsr writes it ({error}); it only draws the curves of the training "
+            "in the report, so it may be removed"
+        ) from error
     return losses, found
 
 
@@ -349,10 +355,10 @@ def _counts(info: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
         if key not in _SHOWN_APART and isinstance(value, int | float):
             yield key, value
     yield from info.get("usage", {}).items()
-    costs = info.get("costs", {}).values()
-    if any(one["prompts"] for one in costs):
+    costs = read_costs(info.get("costs"))
+    if any(one.prompts for one in costs):
         for key in ("prompts", "from_store", "tokens"):
-            yield key, sum(one[key] for one in costs)
+            yield key, sum(getattr(one, key) for one in costs)
     if "taken_from" in info:
         yield "copied_from", info["taken_from"]
 

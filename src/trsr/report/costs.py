@@ -78,8 +78,18 @@ class RankerCost:
 
 
 def read_costs(values: Mapping[str, Mapping[str, Any]] | None) -> tuple[RankerCost, ...]:
-    """Costs by ranker, as `to_json` gives them; empty where there are none."""
-    return tuple(RankerCost(name, **one) for name, one in (values or {}).items())
+    """Costs by ranker, as `to_json` gives them; empty where there are none.
+
+    Raises:
+        StoreError: If they are not as `to_json` gives them.
+    """
+    try:
+        return tuple(RankerCost(name, **one) for name, one in (values or {}).items())
+    except (TypeError, AttributeError) as error:
+        raise StoreError(
+            f"the recorded costs of rankers are not as trsr writes them ({error}); give `trsr "
+            "run` again"
+        ) from error
 
 
 def brief_seconds(seconds: float | None) -> str:

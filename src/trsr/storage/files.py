@@ -27,6 +27,7 @@ import numpy.typing as npt
 import polars as pl
 
 from trsr.errors import ConfigError, StoreError
+from trsr.storage.parquet_pages import refuse_damaged_pages
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -176,15 +177,34 @@ def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> st
     return read_bytes(path).decode(encoding, errors)
 
 
+class RepeatedKeyError(ValueError):
+    """A JSON object has a key twice: a parser would keep the last value and say nothing."""
+
+
+def json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object from its keys and values, for `object_pairs_hook`.
+
+    Raises:
+        RepeatedKeyError: If a key stands twice.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise RepeatedKeyError(f"the key {twice[:60]!r} stands twice in one object; leave one out")
+    return found
+
+
 def read_json(path: Path) -> Any:
     """A JSON file's value.
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If it is no JSON in UTF-8, or nested beyond reading.
+        ValueError: If it is no JSON in UTF-8, is nested beyond reading, or has a key twice in one
+            object.
     """
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_pairs_hook=json_object)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 
@@ -197,8 +217,9 @@ def read_parquet(path: Path) -> pl.DataFrame:
         ValueError: If it is damaged, or no Parquet.
     """
     refuse_fork()
-    _refuse_special(path)
     with parquet_errors():
+        with open_read(path) as file:
+            refuse_damaged_pages(file)
         return pl.read_parquet(path, glob=False)
 
 
@@ -221,9 +242,15 @@ def read_array(path: Path) -> npt.NDArray[Any]:
 
 
 def scan_parquet(path: Path) -> pl.LazyFrame:
-    """A Parquet file's table, read when it is collected; errors come then, as polars' own."""
+    """A Parquet file's table, read when it is collected; errors come then, as polars' own.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If its pages claim what cannot be.
+    """
     refuse_fork()
-    _refuse_special(path)
+    with open_read(path) as file:
+        refuse_damaged_pages(file)
     return pl.scan_parquet(path, glob=False)
 
 

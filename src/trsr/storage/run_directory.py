@@ -23,6 +23,7 @@ from typing import Any
 
 import filelock
 import polars as pl
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trsr.errors import StoreError
 from trsr.storage import files
@@ -71,11 +72,27 @@ def _is_complete(path: Path) -> bool:
 
 MANIFEST = "manifest.json"
 CONFIG = "config.toml"
+LOCK = ".lock"
 WORK = ".work"
 """Holds, in a run's folder, what unfinished stages need to go on."""
 
 PLACE = "run.folder=…"
 """Names a run's folder."""
+
+
+class _Info(BaseModel):
+    """What trsr reads of `StageRecord.info`; the rest may be anything."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    seconds: float | None = None
+    usage: dict[str, float] = {}
+    costs: dict[str, dict[str, float]] = {}
+    made: dict[str, str | float | None] = {}
+    versions: dict[str, str] = {}
+    models: dict[str, Any] = {}
+    taken_from: str = ""
+    late_loss: float = 0.0
+    guess_loss: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,9 +112,15 @@ class StageRecord:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("settings", "parents", "files", "info"):
+        for name in ("settings", "parents", "files"):
             if not isinstance(getattr(self, name), Mapping):
                 raise TypeError(f"{name} is no table")
+        try:
+            _Info.model_validate(self.info)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            place = ".".join(map(str, ("info", *wrong["loc"])))
+            raise TypeError(f"{place}: {wrong['msg'].lower()}") from error
 
 
 class RunDirectory:
@@ -131,7 +154,9 @@ class RunDirectory:
         """
         with explained(self.folder, place):
             files.make_folder(self.folder)
-            lock = filelock.FileLock(self.folder / ".lock", timeout=wait, mode=files.FILE_MODE)
+            if files.is_link(self.folder / LOCK):
+                files.remove(self.folder / LOCK)
+            lock = filelock.FileLock(self.folder / LOCK, timeout=wait, mode=files.FILE_MODE)
             try:
                 lock.acquire()
             except filelock.Timeout as error:
@@ -346,7 +371,7 @@ _UNTRUE = (
 def _refuse_paths(manifest: Path, stage: str, names: Collection[object]) -> None:
     """Refuses what is no plain name: a manifest from elsewhere could name any file."""
     for name in names:
-        plain = isinstance(name, str) and name and not re.search(r"[/\\\x00-\x1f]", name)
+        plain = isinstance(name, str) and re.fullmatch(r"[^/\\\x00-\x1f]{1,200}", name)
         if not plain or str(name).startswith("."):
             raise StoreError(
                 f"{manifest}: stage {stage} names the file {name!r}, which is no plain name; "

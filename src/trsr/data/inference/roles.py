@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from trsr.data.ids import id_text, is_missing, likely_cause, to_text
+from trsr.data.ids import id_text, is_missing, likely_cause, number, to_text
 from trsr.data.readers.base import USUAL_NAMES, listed, must_have, plain
 from trsr.data.records import MANY_TIES, SPLIT_NAMES
 from trsr.data.settings import Columns
@@ -215,10 +215,8 @@ class Column:
         """The cells as numbers, if all of them are."""
         if self.values.dtype.is_nested() or not (len(self.ids) or self.values.dtype.is_numeric()):
             return None
-        text = self.text.str.strip_chars().str.replace(r"^(-?\d+),(\d+)$", "${1}.${2}")
-        frame = pl.DataFrame({"text": text})
-        some = frame.filter(~is_missing("text"))["text"]
-        numbers = some.cast(pl.Float64, strict=False)
+        frame = pl.DataFrame({"text": self.text.str.strip_chars()})
+        numbers = frame.filter(~is_missing("text")).select(number("text")).to_series()
         return None if numbers.null_count() or numbers.is_empty() else numbers
 
     @cached_property
@@ -228,8 +226,9 @@ class Column:
 
     @cached_property
     def dates(self) -> Times | DataError | None:
-        """The first cells as times if they are dates, or why they cannot be read as such."""
-        some = self.values.head(CELLS)
+        """Some cells as times if they are dates, or why they cannot be read as such."""
+        # of all rows: the first may be of one day
+        some = self.values.gather_every(len(self.values) // CELLS + 1)
         if some.dtype not in (pl.String, pl.Binary, pl.Date, pl.Datetime, pl.Categorical):
             return None
         if some.dtype not in (pl.Date, pl.Datetime) and self.numbers is not None:
@@ -401,6 +400,9 @@ def _item(
                 elif usual and not share and plain(key) in USUAL_NAMES["item_id"]:
                     cause = cause or likely_cause(distinct, ids)
     if best is None:
+        for name, column in columns.items():
+            if column.named("item") or len(columns) == 1:
+                id_text(column.text.alias(name), path)  # what is wrong with its ids is the cause
         raise DataError(
             f"{path}: no column's values are ids of {items_path.name}; set data.columns.item and "
             f"data.columns.item_id. The columns are {', '.join(columns)}, and "

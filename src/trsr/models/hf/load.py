@@ -177,6 +177,11 @@ def _adapted(network: Any, adapter: Path, dtype: torch.dtype) -> Any:
         raise ModelError(f"the adapter in {adapter} does not fit the model: {error}") from error
     if found is None:
         raise ModelError(f"the adapter in {adapter} is a learned prompt: trsr takes LoRA adapters")
+    if getattr(adapted.active_peft_config, "alora_invocation_tokens", None):
+        raise ModelError(
+            f"the adapter in {adapter} waits for certain tokens before it works (aLoRA): trsr "
+            "takes LoRA adapters"
+        )
     _check_names(adapter, found.missing_keys, found.unexpected_keys)
     head, embeddings = network.get_output_embeddings(), network.get_input_embeddings()
     if dtype != torch.float32 and _is_adapted(head) and not is_readable(head):
@@ -187,10 +192,13 @@ def _adapted(network: Any, adapter: Path, dtype: torch.dtype) -> Any:
         )
     # one matrix for head and embeddings: merged for one of them, it would change the other
     tied = shared and (_is_adapted(head) or _is_adapted(embeddings))
-    if dtype == torch.float32 and not tied:
+    if dtype != torch.float32 or tied:
+        fuse_lora(adapted)
+        return adapted
+    try:
         return adapted.merge_and_unload()
-    fuse_lora(adapted)
-    return adapted
+    except Exception as error:  # kinds of LoRA that peft cannot merge
+        raise ModelError(f"the adapter in {adapter} cannot be merged: {error}") from error
 
 
 def _is_adapted(layer: Any) -> bool:
