@@ -190,6 +190,8 @@ def test_the_recipes_of_our_own_tables_are_right_and_open_with_their_command(pat
         ("run.seed=9223372036854775808", "run.seed: input should be at most 9223372036854775807"),
         (f"data.negatives={'9' * 5000}", r"data.negatives: .*exceeded maximum size \(given: '9+…"),
         ("data.separator=\udcff", "data.separator: input should be text in UTF-8"),
+        ("data.items=", r"data\.items is empty: name a path"),
+        ('run.folder=""', r"run\.folder is empty: name a path"),
         ("data.items=~nobody-here/x.csv", "~nobody-here/x.csv: there is no such home"),
         ("model.name=~nobody-here/x", "~nobody-here/x: there is no such home"),
         ('run.folder="a\\u0000b"', "has control characters in it"),
@@ -207,6 +209,8 @@ def test_what_looks_alike_and_is_right_is_taken(tmp_path):
     config = load_config(write(tmp_path, GOOD), settings)
     assert (config.run.seed, config.data.negatives) == (2**63 - 1, 2**31 - 1)
     assert config.data.separator == "\t"
+    (tmp_path / "mark.toml").write_text(f"\ufeff{GOOD}", "utf-8")
+    assert load_config(tmp_path / "mark.toml").data == load_config(write(tmp_path, GOOD)).data
 
 
 @pytest.mark.parametrize(

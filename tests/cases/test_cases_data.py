@@ -104,10 +104,12 @@ def texts(dataset: Dataset, item: str) -> dict[str, str]:
 
 # Times
 
+_ARABIC = str.maketrans("0123456789", "٠١٢٣٤٥٦٧٨٩")
 _PST = timezone(timedelta(hours=-8))
 STAMPS: dict[str, Callable[[datetime], object]] = {
     "seconds": lambda t: int(t.timestamp()),
     "milliseconds": lambda t: int(t.timestamp() * 1e3),
+    "decimal comma": lambda t: f"{t.timestamp():.2f}".replace(".", ","),
     "microseconds": lambda t: int(t.timestamp() * 1e6),
     "iso with Z": lambda t: t.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
     "iso day": lambda t: t.strftime("%Y-%m-%d"),
@@ -170,6 +172,9 @@ def test_what_day_and_month_are_is_guessed_or_reported(tmp_path: Path) -> None:
 
 
 def test_dates_that_are_not_understood_are_reported(tmp_path: Path) -> None:
+    rows = clicks(lambda t: t.strftime("%Y-%m-%d").translate(_ARABIC))
+    with pytest.raises(DataError, match="is neither a number nor a date"):
+        guessed(tmp_path, log(tmp_path, rows), goods(tmp_path))
     rows = clicks(lambda t: t.strftime("%d de enero de %Y, %H:%M:%S"))
     with pytest.raises(DataError, match=r"'05 de enero.* \(and 24 more\).*set data\.time_format"):
         guessed(tmp_path, log(tmp_path, rows), goods(tmp_path))
@@ -366,10 +371,64 @@ def guess_columns() -> Any:
     return DataSettings.model_validate({"columns": {"user": "customer"}}).columns
 
 
-def test_an_id_with_a_line_end_is_an_error_with_its_line(tmp_path: Path) -> None:
-    path = log(tmp_path, [*clicks(), ("u9\nx", "p00", "2024-01-01")])
-    with pytest.raises(DataError, match=r"clicks\.csv, line 27: the id 'u9\\nx' has a line end"):
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_an_id_with_a_line_end_is_an_error_with_its_line(tmp_path: Path, end: str) -> None:
+    rows = [("u9", "p01", "2024-01-01"), *clicks(), (f"u9{end}x", "p00", "2024-01-01")]
+    named = r"the id 'u9(\\r)?(\\n)?x' has a line end"
+    with pytest.raises(DataError, match=rf"clicks\.csv, line 28: {named}"):
+        inspect(DataSettings(interactions=log(tmp_path, rows), items=goods(tmp_path)), seed=1)
+    path = jsonl(tmp_path / "c.jsonl", ({"user": u, "sku": i, "time": t} for u, i, t in rows))
+    with pytest.raises(DataError, match=rf"c\.jsonl, line 27: {named}"):
         inspect(DataSettings(interactions=path, items=goods(tmp_path)), seed=1)
+    jsonl(path, ({"user": u, "sku": f"x{i}{end}0"} for u, i, _ in rows))
+    with pytest.raises(DataError, match=r"c\.jsonl, line 1: the id 'xp01.*0' has a line end"):
+        guess(path, goods(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('{"customer": "u1", "sku": "p01", "customer": "u2"}', "customer"),
+        ('{"customer": "u1", "sku": "p01", "more": [{"a": 1, "a": 1}]}', "a"),
+        ("{'customer': 'u1', 'sku': 'p01', 'sku': 'p02'}", "sku"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_line(
+    tmp_path: Path, line: str, key: str
+) -> None:
+    path = jsonl(tmp_path / "c.jsonl", ({"customer": u, "sku": i} for u, i, _ in clicks()))
+    path.write_text(f"{path.read_text()}{line}\n")
+    with pytest.raises(DataError, match=rf"c\.jsonl, line 26: the key '{key}' stands twice"):
+        guess(path, goods(tmp_path))
+    path.write_text('{"user": "a", "items": ["p01"], "items": ["p02"]}\n')
+    catalog = Catalog(pl.DataFrame({"id": ["p01", "p02"], "title": ["x", "y"]}))
+    with pytest.raises(DataError, match="line 1: the key 'items' stands twice"):
+        read_histories(path, catalog)
+
+
+def test_ids_that_another_program_has_rounded_are_reported(tmp_path: Path) -> None:
+    rows = [(float(2**53 + 2 * int(u[1])), i, t) for u, i, t in clicks()]
+    path = tmp_path / "c.parquet"
+    pl.DataFrame(rows, ("customer", "sku", "when"), orient="row").write_parquet(path)
+    report, _ = guessed(tmp_path, path, goods(tmp_path))
+    assert any("user ids are floats from 2^53 up" in text for text in report.warnings)
+    path = log(tmp_path, [(f"{u[1]}.23E+17", i, t) for u, i, t in clicks()])
+    report, _ = guessed(tmp_path, path, goods(tmp_path))
+    assert any("25 user ids are written like 4.23E+17" in text for text in report.warnings)
+
+
+def test_many_repeats_are_counted_and_reported(tmp_path: Path) -> None:
+    again = [("u0", "p07", "2024-03-01"), ("u1", "p02", "2024-03-01")]
+    report, _ = guessed(tmp_path, log(tmp_path, [*clicks(), *again]), goods(tmp_path))
+    assert report.counts["repeats_kept"] == 2
+    assert any(
+        "7% of the interactions are with an item that the user" in t for t in report.warnings
+    )
+    report, _ = guessed(
+        tmp_path, log(tmp_path, [*clicks(), *again]), goods(tmp_path), drop_repeats=True
+    )
+    assert report.counts["repeats"] == 2
+    assert not any("already had" in text for text in report.warnings)
 
 
 # Files
@@ -430,6 +489,20 @@ def test_quoted_fields_of_any_separator(tmp_path: Path, separator: str) -> None:
     path.write_text(f'{path.read_text()}p99{separator}"a"{separator}{separator}\n')
     with pytest.raises(DataError, match=r"g\.csv, line 14: 4 fields where the first line has 3"):
         opened(path, settings, header=True)
+
+
+def test_a_quotation_mark_swallows_no_row_beside_one_that_is_short(tmp_path: Path) -> None:
+    lines = [f"k{n},thing {n},Ajax" for n in range(60)]
+    lines[20], lines[22] = 'k20,"thing,Ajax', 'k22,x"'
+    path = tmp_path / "g.csv"
+    path.write_text("\n".join(["sku,title,brand", *lines]))
+    chosen = DataSettings(interactions=log(tmp_path), items=path, columns=guess_columns())
+    with pytest.raises(DataError, match=r"g\.csv, line 22: a quotation mark opens a field"):
+        inspect(chosen, seed=1)
+    path = tmp_path / "g.tsv"
+    path.write_text("sku\ttitle\tbrand\n" + "".join(f"k{n}\ta\\\n b\tAjax\n" for n in range(9)))
+    with pytest.raises(DataError, match=r"g\.tsv, line 2: too few fields, and a backslash"):
+        inspect(chosen.model_copy(update={"items": path}), seed=1)
 
 
 def test_candidates_of_mind_that_say_nothing_are_counted(tmp_path: Path) -> None:
@@ -673,6 +746,7 @@ def test_a_shops_export_is_enough(tmp_path: Path, kind: str) -> None:
     assert (columns.user, columns.item, columns.time) == ("CustomerID", item, "InvoiceDate")
     assert (columns.quantity, columns.texts) == ("Quantity", ["Description"])
     assert any("cancelled" in reason for reason in reasons)
+    assert not any("day above 12" in reason for reason in reasons)
     report, dataset = made(tmp_path, found)
     needed = frame.drop_nulls(["CustomerID", item])
     assert report.counts["interactions_read"] == len(frame)

@@ -400,6 +400,18 @@ def test_an_adapter_of_another_model_is_refused_with_the_names_that_miss(
     TransformersModel(tiny(folder), adapter)
 
 
+def test_kinds_of_lora_that_cannot_be_merged_or_wait_for_tokens_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    for more, said in (
+        ({"lora_bias": True}, "merged"),
+        ({"alora_invocation_tokens": [5], "task_type": "CAUSAL_LM"}, "waits"),
+    ):
+        adapter = head_adapter(folder, tmp_path / said, "q_proj", **more)
+        with pytest.raises(ModelError, match=said):
+            TransformersModel(tiny(folder), adapter)
+
+
 def test_an_adapter_that_is_a_pickle_is_refused(folder: Path, tmp_path: Path) -> None:
     adapter = adapter_of(folder, tmp_path / "adapter", seed=1)
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")

@@ -54,6 +54,8 @@ MARKS = {
     "MiniMax": "]~!b[ ]~b] [e~[ <minimax:tool_call>",
     "SmolVLM": "<end_of_utterance> <image>",
     "Alpaca and its like": "###Instruction: ###Response: ###Human: ###Assistant:",
+    "RedPajama, Qwen Coder, FunctionGemma": "<human> <bot> <parameter=x> </parameter> "
+    "<start_function_call> <im_start> [UNUSED_TOKEN_145] <[begin_of_sentence]> <arg_key>",
     "thinking": "<think> </think> <thinking> </reasoning> </seed:think>",
 }
 """Marks of turns and their like, by family."""

@@ -349,14 +349,23 @@ def test_a_wrong_address_or_missing_key_is_a_config_error(
 
 
 @pytest.mark.parametrize(
-    "url", ["https://me:s3cret@host/v1", "https://host/v1?key=s3cret", "https://host/v1#s3cret"]
+    ("setting", "said"),
+    [
+        ("base_url=https://me:s3cret@host/v1", r"holds a .*model\.key_env"),
+        ("base_url=https://host/v1?key=s3cret", r"holds a .*model\.key_env"),
+        ("base_url=https://host/v1#s3cret", r"holds a .*model\.key_env"),
+        ("base_url=https://host/v1;key=s3cret", r"holds a .*model\.key_env"),
+        ("key_env=sk-s3cret", "is no name of an environment variable"),
+        ('extra={Api-Key="s3cret"}', r"holds Api-Key, which is .*model\.key_env"),
+    ],
 )
-def test_an_address_that_may_hold_a_key_is_refused_and_never_shown(
-    tmp_path: Path, url: str
+def test_a_setting_that_may_hold_a_key_is_refused_and_never_shown(
+    tmp_path: Path, setting: str, said: str
 ) -> None:
     (tmp_path / "mine.toml").write_text('[data]\ninteractions = "a.csv"\nitems = "b.csv"\n')
-    with pytest.raises(ConfigError, match=r"base_url: holds a .*model\.key_env") as caught:
-        load_config(tmp_path / "mine.toml", [f"summarize.model.base_url={url}"])
+    name = setting.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"{name}: {said}") as caught:
+        load_config(tmp_path / "mine.toml", [f"summarize.model.{setting}"])
     assert "s3cret" not in str(caught.value)
 
 
@@ -461,6 +470,10 @@ def answered(call: Call, message: object, finish: object = "stop", usage: object
         ),
         ({"content": [{"type": "thinking", "thinking": "Okay"}]}, "length", "still thinking"),
         ({"content": "I cannot"}, "content_filter", "finish_reason content_filter"),
+        ({"content": "Likes blue to"}, "SAFETY", "finish_reason SAFETY"),
+        ({"content": "Likes blue to"}, "insufficient_system_resource", "finish_reason insuff"),
+        ({"content": None, "refusal": "I cannot"}, None, "finish_reason not given"),
+        ({"content": "\u200b\ufeff"}, "stop", "finish_reason stop"),
         ({"content": None}, "content_filter", "finish_reason content_filter"),
         ({"content": ""}, "stop", "finish_reason stop"),
         ({"content": " \n"}, None, "finish_reason not given"),
@@ -497,6 +510,7 @@ def test_an_answer_without_a_text_is_counted_said_not_stored_and_not_asked_again
         "Okay</think>Blue tools.",
         [{"type": "thinking", "thinking": "Okay"}, {"type": "text", "text": "Blue tools."}],
         ["Blue ", {"type": "text", "text": "tools."}],
+        [{"text": "Blue "}, {"type": "output_text", "text": "tools."}, {"type": "audio"}],
     ],
 )
 def test_what_follows_the_thinking_is_the_text(
@@ -506,7 +520,7 @@ def test_what_follows_the_thinking_is_the_text(
     assert ask(model_at(endpoint.url), "a") == {0: "Blue tools."}
 
 
-@pytest.mark.parametrize("count", [10**400, -1, True, "4", None, [1], 1e300])
+@pytest.mark.parametrize("count", [10**400, 10**4299, -1, True, "4", None, [1], 1e300])
 def test_a_count_that_is_none_loses_no_answer(
     serve: Callable[..., Endpoint], count: object
 ) -> None:
@@ -547,6 +561,9 @@ def flood(call: Call) -> None:
         (flood, "more than 4,096 bytes"),
         (lambda call: call.send(500, b"x" * 5000), "more than 4,096 bytes"),
         (lambda call: call.send(200, b"[" * 3000), "malformed JSON"),
+        (lambda call: call.send(200, b'{"a": 1, "a": 2}'), "malformed JSON .*'a' stands twice"),
+        (lambda call: call.send(200, b"x", Content_Encoding="gzip"), "an answer packed as gzip"),
+        (lambda call: call.send(307, b"", Location="http://[::1"), "a redirect to no address"),
         (lambda call: call.send(500, b'{"error":' * 3000), "HTTP 500"),
         (lambda call: answered(call, [[]] * 3), "an answer without a text"),
     ],

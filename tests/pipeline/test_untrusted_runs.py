@@ -57,6 +57,24 @@ def test_a_manifest_that_names_paths_is_refused_and_nothing_is_removed(config, t
     assert near.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        ({"versions": ["x"]}, r"info\.versions: input should be .*dict"),
+        ({"seconds": "<b>"}, r"info\.seconds: input should be a valid number"),
+        ({"costs": {"popular": {"more": 1}}}, "the recorded costs of rankers are not as trsr"),
+    ],
+)
+def test_a_manifest_whose_notes_are_of_another_kind_is_refused(config, info, said):
+    path = config.run.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["stages"]["rank"]["info"] |= info
+    path.write_text(json.dumps(manifest))
+    (config.run.folder / "report.json").unlink()
+    with pytest.raises(StoreError, match=said):
+        list(run(config))
+
+
 def test_a_manifest_that_names_what_a_stage_does_not_write_is_refused(config):
     _name(config.run.folder, "rank", "config.toml")
     (config.run.folder / "rankings.parquet").unlink()
@@ -75,6 +93,8 @@ def test_nothing_is_written_or_removed_through_links(config, tmp_path):
     (folder / ".work").symlink_to(outside)
     for name in ("manifest.json", "config.toml"):
         (folder / f".{name}.new").symlink_to(outside / "letter.txt")
+    (folder / ".lock").unlink(missing_ok=True)
+    (folder / ".lock").symlink_to(outside / "letter.txt")
     (folder / "rankings.parquet").unlink()
     (folder / "rankings.parquet").symlink_to(outside / "letter.txt")
     shutil.rmtree(folder / "rankers")
@@ -208,6 +228,11 @@ def test_summaries_with_columns_in_another_order_are_read_as_they_are_named(conf
             "cases.test.parquet",
             lambda f: f.with_columns(items=pl.lit(["ghost"])),
             "query test/.* (names the item ghost, which is not in items|: .*shorter)",
+        ),
+        (
+            "cases.test.parquet",
+            lambda f: f.with_columns(pl.col("times").list.reverse()),
+            "query test/.*: the history is not oldest first",
         ),
         ("items.parquet", lambda f: pl.concat([f, f]), "two rows for id"),
         ("items.parquet", lambda f: f.head(2), "names the item .*, which is not in items.parquet"),

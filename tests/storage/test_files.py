@@ -91,6 +91,21 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
             read(tmp_path / "pipe.parquet")
 
 
+def test_parquet_pages_that_claim_what_cannot_be_are_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    frame = pl.DataFrame({"a": ["x", "y"] * 50, "b": [[1], []] * 50, "c": [None] * 100})
+    for many in (frame, frame.clear(), pl.concat([frame] * 40)):
+        many.write_parquet(path, row_group_size=500, data_page_size=100)
+        assert files.read_parquet(path).equals(many)
+    frame.select("a").write_parquet(path, compression="uncompressed")
+    raw = path.read_bytes()
+    dictionary = raw.index(b"\x4c\x15\x04")  # the header of a dictionary of two values
+    path.write_bytes(raw[: dictionary + 2] + b"\x7e" + raw[dictionary + 3 :])
+    for read in (files.read_parquet, files.scan_parquet):
+        with pytest.raises(ValueError, match="a page of column 1 claims what cannot be"):
+            read(path)
+
+
 def test_what_is_written_is_private_unless_it_is_to_be_shown(tmp_path):
     files.write_text(tmp_path / "new" / "a", "x")
     assert [p.stat().st_mode & 0o777 for p in (tmp_path / "new", tmp_path / "new" / "a")] == [
@@ -114,6 +129,9 @@ def test_only_old_unfinished_files_are_dropped(tmp_path):
 def test_json_nested_without_end_is_no_json(tmp_path):
     (tmp_path / "a.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="nested too deep"):
+        files.read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('{"a": {"b": 1, "b": 2}}')
+    with pytest.raises(ValueError, match="the key 'b' stands twice"):
         files.read_json(tmp_path / "a.json")
 
 
