@@ -20,7 +20,7 @@ from trsr.data import Catalog, Dataset
 from trsr.data.dataset import DESCRIPTIONS
 from trsr.data.frames import FrameKind, as_kind, user_ids
 from trsr.data.images import FOLDER, TABLE
-from trsr.errors import DataError, ModelError, StoreError
+from trsr.errors import ConfigError, DataError, ModelError, StoreError
 from trsr.explanation import Explanation, page_writer, summary_trace, title
 from trsr.models import LanguageModel, ModelSettings, ScoringModel, open_model
 from trsr.models.cached import CachedScoringModel, cached
