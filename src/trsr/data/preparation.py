@@ -22,7 +22,6 @@ from trsr.data.text import catalog
 from trsr.progress import Progress, Silent
 from trsr.storage import files
 
-
 _MANY_REPEATS = 0.05
 """The share of repeated interactions from which on it is worth a warning."""
 
