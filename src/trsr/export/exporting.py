@@ -131,12 +131,16 @@ def export(
         recommender.config.model, adapter if tuned else None, card.base_model(recommender.config)
     )
     # written beside, so that a stopped export leaves nothing that looks like a whole one
-    with explained(out, "another folder"), files.temporary_folder(out.parent, ".export-") as beside:
-        made = beside / "made"
-        files.make_folder(made)
-        FORMATS[to].write(source, made)
-        files.write_text(made / "README.md", card.text(recommender, to, licence))
-        files.move(made, out)
+    beside = out.with_name(f".{out.name}.part")
+    with explained(out, "another folder"):
+        files.remove(beside)  # of one that was killed
+        files.make_folder(beside)
+        try:
+            FORMATS[to].write(source, beside)
+            files.write_text(beside / "README.md", card.text(recommender, to, licence))
+            files.move(beside, out)
+        finally:
+            files.remove(beside)
     return _checked(recommender, source, to, out, queries, progress or Silent())
 
 

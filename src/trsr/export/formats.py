@@ -127,7 +127,7 @@ def write_openvino(source: Source, out: Path) -> None:
 
 @contextlib.contextmanager
 def _merged(source: Source, out: Path) -> Iterator[Path]:
-    with files.temporary_folder(out.parent) as folder:
+    with files.temporary_folder(out) as folder:
         write_merged(source, folder)
         yield folder
 
