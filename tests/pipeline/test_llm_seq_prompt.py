@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import polars as pl
 import pytest
 import tomli_w
+from chat_endpoint import Endpoint
 
 from trsr.config import check_config, load_config
 from trsr.errors import ConfigError
@@ -30,7 +32,7 @@ def write_planted(folder) -> None:
             file.writelines(f"u{user},{word},{when}\n" for when, word in enumerate(taken))
 
 
-def planted(folder, model, **tables):
+def planted(folder, name, /, **tables):
     settings = {
         "method": "llm_seq_prompt",
         "run": {"folder": str(folder / "run")},
@@ -42,7 +44,7 @@ def planted(folder, model, **tables):
             # a user's last six items: the training target is the second word of the second pair
             "targets_per_user": 2,
         },
-        "model": {"name": str(model), "dtype": "float32", "device": "cpu"},
+        "model": {"name": str(name), "dtype": "float32", "device": "cpu"},
         "train": {
             "rank": 16,
             "alpha": 32,
@@ -53,8 +55,8 @@ def planted(folder, model, **tables):
         "train_title": {"epochs": 12, "learning_rate": 2e-2, "history": 1},
         "rank": {"rankers": ["popular", "title", "title_search"], "title": {"scores": ["total"]}},
     }
-    for name, table in tables.items():
-        settings[name] = settings.get(name, {}) | table
+    for place, table in tables.items():
+        settings[place] = settings.get(place, {}) | table
     path = folder / "planted.toml"
     path.write_text(tomli_w.dumps(settings))
     return load_config(path)
@@ -171,6 +173,42 @@ def test_an_endpoint_may_write_titles():
             "rank": {"rankers": ["popular", "title_sampled"]},
         }
     )
+
+
+def test_an_endpoint_writes_titles_and_a_second_run_asks_nothing(tmp_path, monkeypatch):
+    class Same:
+        identity = "same"
+
+        def __init__(self, *_):
+            pass
+
+        def encode(self, texts):
+            return np.ones((len(texts), 2), np.float32)
+
+    monkeypatch.setattr("trsr.rankers.item_text.SentenceEncoder", Same)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    write_planted(tmp_path)
+    endpoint = Endpoint(lambda call: call.answer(" Quiet\n"))
+    asked = {
+        "model": {"backend": "openai", "name": "author", "base_url": endpoint.url},
+        "train_title": {"epochs": 0},
+        "data": {"test_cases": 4},
+        "rank": {"rankers": ["title_sampled"], "title_sampled": {"samples": 3}},
+    }
+    try:
+        config = planted(tmp_path, "author", **asked)
+        made = {one.stage: one for one in run(config)}
+        # users with the same last title share their answers
+        count = len(endpoint.bodies)
+        assert 3 <= count <= 4 * 3
+        asked["rank"]["title_sampled"]["floor"] = 0.9
+        list(run(planted(tmp_path, "author", **asked)))
+        assert len(endpoint.bodies) == count
+    finally:
+        endpoint.close()
+    found = made["rank"].info["notes"]["title_sampled"]
+    assert (found["written"], found["exact"], found["lost"]) == (12, 1.0, 0.0)
+    assert "100% are titles of the catalog" in (config.run.folder / "report.md").read_text()
 
 
 def test_a_training_that_is_stopped_goes_on_to_the_same_adapter(tmp_path, tiny_model):
