@@ -23,7 +23,7 @@ from trsr.models.settings import ModelSettings, open_model
 from trsr.models.weights import local_weights
 from trsr.types import Message, Prompt
 
-_NICE = 10
+_NICE = 5
 """How far the process gives way to its parent, where both want a core."""
 
 
