@@ -17,9 +17,10 @@ from tiny_vision import vision_folder
 
 from trsr.cli.inspect import check_all
 from trsr.config import Config, load_config
-from trsr.errors import ConfigError, DataError, ModelError, PromptError
+from trsr.errors import ConfigError, DataError, ModelError, PromptError, StoreError
 from trsr.pipeline import run, run_stage
 from trsr.recommender import Recommender
+from trsr.storage.images import read_image
 from trsr.types import Item, Query
 
 Image = pytest.importorskip("PIL.Image", reason="the extra 'images' is not installed")
@@ -229,6 +230,25 @@ def test_an_endpoint_that_takes_no_images_is_told_at_once(
     with pytest.raises(ModelError, match=rf"takes no images for the model seer \(HTTP {status}"):
         run_stage(config, "describe")
     assert len(endpoint.bodies) == 1  # not tried again
+
+
+def test_a_picture_that_the_model_refuses_is_named_and_the_others_are_described(
+    shop: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = (shop / "photos" / "i5.png").read_bytes()
+    vision_folder(shop / "qwen", "qwen2_vl")
+    try:
+        Image.new("RGB", (600, 2), "red").save(shop / "photos" / "i5.png")
+        config = load(shop, f"model.name={shop / 'qwen'}", place="strip")
+        run_stage(config, "prepare")
+        made = run_stage(config, "describe").info
+    finally:
+        (shop / "photos" / "i5.png").write_bytes(old)
+    assert (made["refused"], made["items"], made["without"]) == (1, 39, 1)
+    assert "item i5 is not described" in caplog.text
+    assert "aspect ratio" in caplog.text
+    with pytest.raises(StoreError, match="give `trsr prepare` again"):
+        read_image(str(config.run.folder / "images" / "gone.png"))
 
 
 def test_a_prompt_with_its_image_that_is_too_long_is_refused_before_training(shop: Path) -> None:

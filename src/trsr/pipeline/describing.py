@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import polars as pl
 from trsr.config import Config
 from trsr.data.dataset import DESCRIPTION_SCHEMA, DESCRIPTIONS
 from trsr.data.images import FOLDER, TABLE
-from trsr.errors import DataError
+from trsr.errors import DataError, PromptError
 from trsr.models import Sampling
 from trsr.pipeline.runner import Job, Stage
 from trsr.prompts import PromptWriter, load_domain
@@ -21,6 +22,7 @@ from trsr.storage.images import read_image
 from trsr.storage.tables import read_table
 from trsr.types import Prompt
 
+_log = logging.getLogger(__name__)
 _TOKENS_A_WORD = 3
 
 
@@ -53,12 +55,22 @@ def _describe(job: Job) -> dict[str, Any]:
         room = (model.context_tokens, sampling.max_tokens)
         writer = PromptWriter(config.prompts, model.count_tokens, *room)
 
+        asked: list[str] = []
+
         def prompts() -> Iterator[Prompt]:
             for name in names:
-                yield writer.describe(read_image(str(folder / FOLDER / name)), words)
+                prompt = writer.describe(read_image(str(folder / FOLDER / name)), words)
+                try:
+                    model.count_tokens(prompt)
+                except PromptError as error:
+                    of = table.filter(file=name)["id"][0]
+                    _log.warning("item %s is not described: %s", of, error)
+                    continue
+                asked.append(name)
+                yield prompt
 
         for position, text in model.generate(prompts(), sampling):
-            texts[names[position]] = fold_cut(text, words)
+            texts[asked[position]] = fold_cut(text, words)
             job.progress.advance(1, f"{model.counts.asked} asked")
         info = {
             "model": model.identity,
@@ -66,10 +78,12 @@ def _describe(job: Job) -> dict[str, Any]:
             "from_store": model.counts.hits,
             "tokens": model.counts.tokens,
             "empty": sum(not text for text in texts.values()),
+            "refused": len(names) - len(asked),
         }
     rows = [
         (item, name.partition(".")[0], texts[name])
         for item, name in table.select("id", "file").drop_nulls().iter_rows()
+        if name in texts
     ]
     frame = pl.DataFrame(rows, DESCRIPTION_SCHEMA, orient="row")
     files.write_parquet(frame, job.out / DESCRIPTIONS)

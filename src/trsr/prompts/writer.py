@@ -375,7 +375,10 @@ class PromptWriter:
             return 0
         if item.image not in self._of_images:
             alone = Prompt((Message("user", (read_image(item.image),)),))
-            self._of_images[item.image] = self._budget.count(alone)
+            try:
+                self._of_images[item.image] = self._budget.count(alone)
+            except PromptError as error:
+                raise PromptError(f"item {item.id}: {error}") from error
         return self._of_images[item.image]
 
     def _fit_rank(

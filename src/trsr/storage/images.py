@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trsr.errors import StoreError
 from trsr.storage import files
 from trsr.types import Image
 
@@ -34,8 +35,12 @@ class ImageError(ValueError):
 
 @functools.lru_cache(maxsize=512)
 def read_image(path: str) -> Image:
-    """A picture of a run, by the path of its file."""
-    return Image(files.read_bytes(Path(path)), _MEDIA[path.rpartition(".")[2]])
+    """A picture of a run, by the path of its file; StoreError where it is gone."""
+    try:
+        data = files.read_bytes(Path(path))
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error}); give `trsr prepare` again") from error
+    return Image(data, _MEDIA[path.rpartition(".")[2]])
 
 
 def check(data: bytes, max_pixels: int) -> str:
