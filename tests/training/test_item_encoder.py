@@ -45,12 +45,12 @@ def cases(*texts: tuple[int, ...]) -> list[EncodedCase]:
 
 def trained(model: Path, folder: Path, sequences: Any = (), texts: Any = TEXTS, **own: Any) -> Any:
     """Trains an encoder into `folder / "encoder"`; what each phase did."""
-    progress = own.pop("progress", Silent())
+    progress, tokens = own.pop("progress", Silent()), own.pop("batch_tokens", 8192)
     steps = {"csft_steps": 2, "mntp_steps": 2, "contrast_steps": 2, "batch_size": 4}
     return train_item_encoder(
         sequences,
         texts,
-        model=ModelSettings(name=str(model), dtype="float32", device="cpu"),
+        model=ModelSettings(name=str(model), dtype="float32", device="cpu", batch_tokens=tokens),
         settings=EncodeSettings(**{**steps, **own}),
         seed=3,
         out=folder / "encoder",
@@ -304,6 +304,13 @@ def test_the_folder_is_opened_by_sentence_transformers_alone_and_reads_both_ways
     assert plain.encode(texts) == pytest.approx(expected, abs=1e-4)
     one, other = plain.encode(["bolt bolt bolt", "bolt bolt x"], output_value="token_embeddings")
     assert not torch.allclose(one[0], other[0])
+
+
+def test_a_contrast_of_long_texts_keeps_to_a_pass(tiny_model: Path, tmp_path: Path):
+    texts = [f"{title} {'film ' * 50}" for title in TITLES]
+    own = {"phases": ["contrast"], "batch_tokens": 80}
+    found = trained(tiny_model, tmp_path, texts=texts, **own)
+    assert found["contrast"].tokens == 2 * 4 * 10  # steps, texts, 80 / 2 views / 4 texts
 
 
 def test_each_phase_can_be_left_out(tiny_model: Path, tmp_path: Path):

@@ -171,7 +171,7 @@ class _Phase:
             dropout=_DROPOUT[name],
             targets=linear_layers(network),
         )
-        if name == "contrast":  # its batch is one sum: it is never cut
+        if name == "contrast":  # its batch is one sum, and never cut into parts
             self._opened.settings = self._opened.settings.model_copy(
                 update={"batch_tokens": sum(case.tokens for case in cases)}
             )
@@ -229,7 +229,10 @@ class _Phase:
     def _single_texts(self) -> tuple[int, Callable[[int], EncodedCase]]:
         """Texts whose tokens differ: equal ones are one item, and no negatives of each other."""
         least = 2 if self._name == "mntp" else 1  # a first token is never predicted
-        found = dict.fromkeys(map(self._tokens, self._texts))
+        # a contrast's batch is one pass, of two views: texts are cut to what that may hold
+        most = max(2, self._model.batch_tokens // (2 * self._settings.batch_size))
+        cut = most if self._name == "contrast" else MAX_TOKENS
+        found = dict.fromkeys(self._tokens(text)[:cut] for text in self._texts)
         distinct = [one for one in found if len(one) >= least]
         if self._name == "contrast":
             self._check_contrast(len(distinct), self._settings.batch_size)
