@@ -13,11 +13,12 @@ from trsr.cli.app import app
 from trsr.config import load_config
 from trsr.errors import ConfigError, ModelError, StaleRunError, StoreError
 from trsr.export import export
-from trsr.export.compressing import compress_run
+from trsr.export.compressing import Form, _peak_alone, compress_run
 from trsr.models import ModelSettings, open_model
 from trsr.pipeline import run as run_all
 from trsr.progress import Silent
 from trsr.recommender import Recommender
+from trsr.types import Message, Prompt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAST = ["compress.cases=3", "model.scorer=torch"]
@@ -37,7 +38,7 @@ def no_processes(monkeypatch):
     monkeypatch.setattr("trsr.export.compressing._peak_alone", lambda *_: 10**8)
 
 
-def test_a_model_is_written_measured_and_used(run, tmp_path):
+def test_a_model_is_written_measured_and_used(run, tmp_path, no_processes):
     done = CliRunner().invoke(app, ["compress", str(run), "--ratio", "0.6", *FAST])
     assert done.exit_code == 0, done.output
     folder = tmp_path / "runs" / "mine-compressed"
@@ -58,6 +59,13 @@ def test_a_model_is_written_measured_and_used(run, tmp_path):
     whole = Recommender(compressed, dataset, None, "llm_zero_shot")
     lists = list(whole.rank(whole.summarized(queries, Silent())))
     assert len(lists) == len(queries)
+
+
+def test_peak_memory_is_that_of_a_process_alone(tiny_model):
+    prompts = [Prompt((Message("user", "quiet films"),))]
+    form = Form("llm", ModelSettings(name=str(tiny_model), device="cpu"))
+    assert _peak_alone(form, prompts, ["Yes", "No"]) > 10**8
+    assert "opened" not in vars(form)
 
 
 def test_the_same_call_makes_nothing_anew_and_another_one_refuses(run, tmp_path, no_processes):
