@@ -118,6 +118,11 @@ def run(
         with Bar(name) as bar:
             outcome = run_stage(loaded, name, bar, alone=len(stages) == 1)
         err.print(str(outcome), markup=False)
+        if name == "prepare" and len(stages) > 1:
+            from trsr.planning import long_run
+
+            if warning := long_run(loaded):
+                err.print(warning, markup=False)
     if "evaluate" in stages:
         from trsr.cli.ending import ending
         from trsr.report.costs import run_figures
@@ -126,6 +131,37 @@ def run(
         table(found.header, found.rows)
         for line in (*found.notes, "", *ending(loaded)):
             out.print(line, markup=False)
+
+
+@app.command()
+def plan(
+    config: ConfigPath,
+    settings: Overrides = None,
+    machine: Annotated[
+        str, typer.Option(help="A10G, L4, A100, H100 or H200, by its published figures")
+    ] = "",
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="PLAN.json", help="a plan.json that was measured on the machine"),
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="dollars an hour of the machine")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Say what a run will take: tokens, seconds, memory, dollars; measures for some seconds."""
+    from json import dumps
+
+    from trsr.cli.planning import planned, rows
+
+    with Bar("plan", resumes=False) as bar:
+        found = planned(config, settings or [], machine, like, price, bar)
+    if json:
+        out.print(dumps(found.to_json(), indent=1, ensure_ascii=False), markup=False)
+        return
+    table(*rows(found))
+    for note in found.notes:
+        out.print(note, markup=False)
 
 
 @app.command()

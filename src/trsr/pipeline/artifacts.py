@@ -10,8 +10,10 @@ from pathlib import Path
 import polars as pl
 
 from trsr.config import Config
+from trsr.config.schema import RunSettings
 from trsr.data import Dataset
 from trsr.errors import StoreError
+from trsr.settings import digest
 from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory
 from trsr.storage.tables import read_table
@@ -54,6 +56,30 @@ SUMMARY_COLUMNS = pl.Schema(
     }
 )
 """The columns of a file of summaries; one made elsewhere has the same."""
+
+
+PLAN = "plan.json"
+"""What `trsr plan` said before the run's first model was asked."""
+
+
+def plan_digest(config: Config) -> str:
+    """What a plan depends on; where the run lies, and its metrics, are no part of it."""
+    whole = config.model_copy(update={"run": RunSettings(seed=config.run.seed)})
+    return digest(whole.model_dump(mode="json", exclude={"evaluate"}))
+
+
+def planned_stages(config: Config) -> dict[str, dict[str, float]]:
+    """By stage the `seconds` and `tokens` that were planned; empty without a plan of this run."""
+    try:
+        found = files.read_json(config.run.folder / PLAN)
+        if found["settings"] != plan_digest(config):
+            return {}
+        return {
+            name: {key: one[key] for key in ("seconds", "tokens") if type(one[key]) in (int, float)}
+            for name, one in found["stages"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 @dataclass(frozen=True, slots=True)

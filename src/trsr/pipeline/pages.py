@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from trsr.config import Config
@@ -14,6 +15,7 @@ from trsr.errors import StoreError
 from trsr.explanation import SummaryTrace, page_writer, summary_trace
 from trsr.metrics import Report
 from trsr.metrics.trec import file_name, write_qrels, write_trec_run
+from trsr.pipeline.artifacts import planned_stages
 from trsr.pipeline.ranking import RETRIEVED, read_retrieved
 from trsr.pipeline.runner import Job
 from trsr.progress import Progress
@@ -240,7 +242,7 @@ def write_pages(
         settings=config.model_dump(mode="json"),
         changed=config.model_dump(mode="json", exclude_defaults=True),
         made=made_with(records, stages),
-        stages=stage_times(records, stages),
+        stages=stage_times(records, stages, planned_stages(config)),
         curve=losses,
         validation=validations,
         validated=_validated(config),
@@ -336,15 +338,25 @@ def _curves(job: Job) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]
 _SHOWN_APART = ("seconds", "earlier_seconds", "seed")
 
 
-def stage_times(records: Mapping[str, StageRecord], order: Sequence[str]) -> list[StageTime]:
+def stage_times(
+    records: Mapping[str, StageRecord],
+    order: Sequence[str],
+    planned: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+) -> list[StageTime]:
     """What each stage took and did.
 
     Args:
         records: By name.
         order: The names of the stages that are wanted, in order.
+        planned: What each was planned to take.
     """
     return [
-        StageTime(name, records[name].info.get("seconds"), dict(_counts(records[name].info)))
+        StageTime(
+            name,
+            records[name].info.get("seconds"),
+            dict(_counts(records[name].info)),
+            planned.get(name, {}),
+        )
         for name in order
         if name in records
     ]

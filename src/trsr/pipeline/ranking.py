@@ -247,7 +247,7 @@ class RankingModelCounts:
         self._config = config
         self._run = run
         self._book = book
-        self._written: dict[str, tuple[str, list[PromptCounts]]] = {}
+        self._written: dict[str, tuple[str, list[tuple[PromptCounts, CacheCounts]]]] = {}
 
     def __call__(
         self, trained: bool, compressed: bool = False
@@ -260,7 +260,7 @@ class RankingModelCounts:
             adapter = needed_adapter(self._run)
         model, writer = open_ranking_model(config, adapter)
         counts = self._written.setdefault(model.identity, (writer.digest, []))[1]
-        counts.append(writer.counts)
+        counts.append((writer.counts, model.counts))
         self._book.watch(model.counts)
         return model, writer
 
@@ -269,7 +269,7 @@ class RankingModelCounts:
         adapter = needed_adapter(self._run, TITLE_ADAPTER) if self._config.titled else None
         model, writer = open_title_model(self._config, adapter)
         counts = self._written.setdefault(model.identity, (writer.digest, []))[1]
-        counts.append(writer.counts)
+        counts.append((writer.counts, model.counts))
         self._book.watch(model.counts)
         return model, writer
 
@@ -278,8 +278,11 @@ class RankingModelCounts:
         return {
             name: {
                 "prompts": prompts,
-                "shortened": sum(one.shortened for one in counts),
-                "written": sum(one.written for one in counts),
+                "shortened": sum(one.shortened for one, _ in counts),
+                "written": sum(one.written for one, _ in counts),
+                "asked": sum(one.asked for _, one in counts),
+                "from_store": sum(one.hits for _, one in counts),
+                "tokens": sum(one.tokens for _, one in counts),
             }
             for name, (prompts, counts) in self._written.items()
         }

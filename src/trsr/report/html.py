@@ -94,6 +94,7 @@ def render(report: Report, page: Page) -> str:
         differences=difference_rows(report),
         differences_said=differences_note(report),
         stages=[(one, count_words(one)) for one in page.stages],
+        planned=any(one.planned for one in page.stages),
         best={name: best_mean(report, name) for name in report.metrics},
         settings=setting_rows(page.settings, page.changed),
         bound=BOUND,

@@ -19,11 +19,13 @@ class StageTime:
         name: The stage's verb.
         seconds: How long it took; None where that is not known.
         counts: What it did, such as `{"tokens": 120000}`; a flag is shown where it is set.
+        planned: The same by name as it was planned (`trsr plan`), `seconds` among it.
     """
 
     name: str
     seconds: float | None
     counts: Mapping[str, object] = field(default_factory=dict)
+    planned: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
