@@ -367,8 +367,13 @@ def _counts(info: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
         if key not in _SHOWN_APART and isinstance(value, int | float):
             yield key, value
     yield from info.get("usage", {}).items()
-    costs = read_costs(info.get("costs"))
-    if any(one.prompts for one in costs):
+    costs, models = read_costs(info.get("costs")), info.get("models", {}).values()
+    if models and all("asked" in one for one in models):
+        # with what fitting asked, such as a blend's
+        yield "prompts", sum(one["asked"] + one["from_store"] for one in models)
+        for key in ("from_store", "tokens"):
+            yield key, sum(one[key] for one in models)
+    elif any(one.prompts for one in costs):
         for key in ("prompts", "from_store", "tokens"):
             yield key, sum(getattr(one, key) for one in costs)
     if "taken_from" in info:

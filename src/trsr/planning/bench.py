@@ -136,14 +136,15 @@ def bench_writing(
 def _written(
     model: Any, counter: StandIn, prompts: Sequence[Prompt], sampling: Sampling
 ) -> tuple[float, Counts, list[str]]:
-    """Seconds, what was asked, and the texts; whole rounds of prompts until the time is up."""
+    """Seconds, what was asked, and the texts; at least two rounds, until the time is up."""
     size = model.settings.batch_size if hasattr(model, "settings") else len(prompts)
     taken: list[Prompt] = []
     started = time.perf_counter()
 
     def feed() -> Iterator[Prompt]:
         for place, prompt in enumerate(prompts):
-            if place and place % size == 0 and time.perf_counter() - started > SECONDS:
+            late = time.perf_counter() - started > SECONDS
+            if place >= 2 * size and place % size == 0 and late:
                 return
             taken.append(prompt)
             yield prompt

@@ -62,7 +62,7 @@ class Reader:
             special = settings.special_tokens
             self._chat_format = ChatFormat(tokenizer, settings.name, settings.backend, special)
             self.shape = Shape.read(self.folder, bytes_each(settings))
-        elif local:
+        if local and self.shape is None:
             self.shape = Shape.guess(settings.name, bytes_each(settings))
         self.exact = self._chat_format is not None
         own = self.shape.context if self.shape else 0

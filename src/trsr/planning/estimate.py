@@ -16,9 +16,9 @@ import polars as pl
 from trsr.config import Config
 from trsr.data import Cases, Dataset
 from trsr.data.preparation import prepare
-from trsr.errors import DataError
+from trsr.errors import DataError, PromptError, TrsrError
 from trsr.machine import cores, gpu, memory, processor
-from trsr.metrics import AnswerKey
+from trsr.metrics import AnswerKey, parse_metric
 from trsr.metrics import evaluate as compute
 from trsr.models import ModelSettings
 from trsr.pipeline import stage_names
@@ -58,7 +58,7 @@ from trsr.storage.response_cache import ResponseCache
 from trsr.storage.run_directory import RunDirectory
 from trsr.summarize import summarize
 from trsr.training.encode import EncodedCase, encode_cases
-from trsr.types import Case, Query, Summary, UserHistory
+from trsr.types import Case, Prompt, Query, Summary, UserHistory
 
 LONG = 3600.0
 """Seconds from which on a run says beforehand how long it will be."""
@@ -190,7 +190,10 @@ def long_run(config: Config) -> str:
     here = GPUS.get(next((name for name in GPUS if name in gpu()), ""), own_machine())
     planning = _Planning(config, Dataset.load(run.folder), Speeds("", gpu=here), None, Silent())
     planning.users, planning.rough = FEW, True
-    stages = [one for one in planning.plan(0.0).stages if one.stage in waiting]
+    try:
+        stages = [one for one in planning.plan(0.0).stages if one.stage in waiting]
+    except TrsrError:  # the stage itself will say so
+        return ""
     seconds = sum(one.seconds or 0.0 for one in stages)
     if seconds < LONG:
         return ""
@@ -256,7 +259,7 @@ class _Planning:
                 elif name in makers:
                     makers[name](one)
                 else:
-                    self._note(f"{name}: a stage of another package, whose work is not known")
+                    self._note(f"{name}: what this stage takes is not counted")
                 self._pay(one)
                 self.found.stages.append(one)
         self._explain()
@@ -354,26 +357,18 @@ class _Planning:
         for users, counted in samples.values():
             own = replace(counted, found=[])
             for cases in users:
-                histories = cases.histories()
-                self.summaries.update(self._flow(histories, stand_in, writer))
+                self.summaries |= summarize(
+                    cases.histories(),
+                    model=stand_in,
+                    writer=writer,
+                    settings=config.summarize,
+                    progress=Silent(),
+                )
                 counts = stand_in.take()
                 counts.cases = len(cases)
                 own.found.append(counts)
             found.append(own)
         return found
-
-    def _flow(
-        self,
-        histories: Iterator[tuple[str, UserHistory]],
-        stand_in: StandIn,
-        writer: PromptWriter,
-    ) -> dict[str, Summary]:
-        settings = self.config.summarize
-        return dict(
-            summarize(
-                histories, model=stand_in, writer=writer, settings=settings, progress=Silent()
-            )
-        )
 
     def _write(self, one: StagePlan, counts: Counts, reader: Reader) -> None:
         """Fills in what a stage that writes texts takes."""
@@ -390,9 +385,17 @@ class _Planning:
         one.generated = round(counts.generated)
 
     def _take(
-        self, one: StagePlan, works: Sequence[Work], reader: Reader, room: float | None
+        self,
+        one: StagePlan,
+        works: Sequence[Work],
+        reader: Reader,
+        room: float | None,
+        opened: int = 1,
     ) -> None:
-        """Fills in operations, seconds, memory, and an endpoint's price."""
+        """Fills in operations, seconds, memory, and an endpoint's price.
+
+        A model is opened so many times.
+        """
         settings, shape = reader.settings, reader.shape
         one.operations += sum(work.operations for work in works)
         if shape is None:
@@ -400,14 +403,15 @@ class _Planning:
             if any(rates):
                 spent = one.tokens * rates[0] + one.generated * rates[1]
                 one.dollars = (one.dollars or 0.0) + spent / 1e6
-            self._note(f"seconds of {settings.name} are not known: an endpoint's speed is its own")
+            self._note(f"seconds of {settings.name} are not known: its speed, or its size, is not")
             return
-        opening = self.speeds.opens(one.stage, shape) if one.tokens else 0.0
+        opening = self.speeds.opens(one.stage, shape) * opened if one.tokens else 0.0
         times = [self.speeds.seconds(work) for work in works]
         one.memory = self.speeds.memory.get(one.stage) or room
         known = [took for took in times if took is not None]
-        if len(known) == len(times):
-            one.seconds = (one.seconds or 0.0) + opening + sum(known)
+        one.seconds = (one.seconds or 0.0) + opening + sum(known)
+        if len(known) < len(times):
+            one.seconds = None
         limit = self.speeds.gpu.memory if self.speeds.gpu else 0
         if limit and room and room > limit:
             self._note(
@@ -451,10 +455,8 @@ class _Planning:
         first = training_work(reader.shape, *args)
         later = replace(first.times(epochs - 1), kind="training_cached")
         one.seconds = writing
-        self._take(one, [first, later], reader, _training_room(config, reader.shape))
-        self._validations(one, reader, every.cases)
-        if first.operations and not self.speeds.seconds(first):
-            one.seconds = None
+        works = [first, later, *self._validations(reader, every.cases)]
+        self._take(one, works, reader, _training_room(config, reader.shape))
 
     def _shared(self, encoded: Sequence[EncodedCase]) -> float:
         """Which share of the tokens is computed in training's steps."""
@@ -470,21 +472,18 @@ class _Planning:
             computed += sum(batch.tokens for batch in batches(cases, most, alone=alone))
         return computed / max(tokens, 1)
 
-    def _validations(self, one: StagePlan, reader: Reader, cases: float) -> None:
-        """Adds what validations in the midst of training take."""
+    def _validations(self, reader: Reader, cases: float) -> list[Work]:
+        """The work of validations in the midst of training."""
         train = self.config.train
-        if not train.validate_steps or reader.shape is None:
-            return
+        if not train.validate_steps:
+            return []
         steps = train.epochs * -(-cases // train.epochs // train.cases_per_step)
         many = -(-steps // train.validate_steps)
-        stand_in = StandIn(reader)
-        counts, _ = totals([self._ranked(stand_in, "valid", plain=True)])
-        work = computing(reader.shape, "scoring", counts, reader.settings)
-        one.operations += work.operations * many
+        counts, _ = self._ranked(StandIn(reader), "valid").total()
+        self._note(f"train: validations: {many:.0f}, of {counts.prompts:,.0f} prompts each")
         # a pass forward is what a step has beside its backward pass, at the same speed
-        rate = replace(work, kind="training").times(many)
-        one.seconds = (one.seconds or 0.0) + (self.speeds.seconds(rate) or 0.0)
-        self._note(f"train: {many:.0f} validations of {counts.prompts:,.0f} prompts are counted")
+        work = computing(reader.shape, "scoring", counts, reader.settings)
+        return [replace(work, kind="training").times(many)]
 
     def _cases(self, cases: Cases) -> list[Case]:
         """Cases with the summaries that they may have."""
@@ -493,53 +492,43 @@ class _Planning:
     def _summarized(self, query: Query) -> Query:
         return replace(query, summary=self.summaries.get(query.id))
 
-    def _ranked(
-        self, stand_in: StandIn, split: str, *, plain: bool = False, alone: bool = False
-    ) -> Sampled:
-        """Asks a stand-in for the scores of a sample of a split's queries.
+    def _prompts(self, writer: PromptWriter, query: Query) -> list[Prompt]:
+        """A query's prompts; none where they do not fit: the stage leaves it out too."""
+        try:
+            return writer.rank(query)
+        except PromptError:
+            return []
 
-        Args:
-            stand_in: What is asked.
-            split: Of these cases.
-            plain: Whether identities are left out, as in training.
-            alone: Whether candidates are shown without their user.
-        """
+    def _ranked(self, stand_in: StandIn, split: str, *, alone: bool = False) -> Sampled:
+        """Asks for the scores of a sample of a split's queries, maybe without their users."""
         config, catalog = self.config, self.dataset.catalog
         writer = ranking_writer(config, stand_in)
         kind = {"score": list(writer.answers)}
         users, counted = sample(self.dataset.cases(split), config.run.seed, self.users)
         for some in users:
             cases = proposed(some, catalog, config.rank.retrieve_k, config.run.seed)
-            queries = [self._summarized(query) for query in cases.queries()]
-            for query in queries:
-                shown = (
-                    replace(query, history=UserHistory("", ()), summary=None) if alone else query
-                )
-                for prompt in writer.rank(shown):
+            for query in map(self._summarized, cases.queries()):
+                stranger = replace(query, history=UserHistory("", ()), summary=None)
+                for prompt in self._prompts(writer, stranger if alone else query):
                     stand_in.ask(prompt, kind)
             counts = stand_in.take()
             counts.cases = len(cases)
             counted.found.append(counts)
         return counted
 
-    def _asked(self) -> list[tuple[str, bool, bool]]:
-        """(split, whether the tuned model, whether without the user) of all that rankers ask."""
-        config, rank = self.config, self.config.rank
+    def _asked(self) -> list[tuple[str, str]]:
+        """(the ranker whose model is asked, split) of all that the run's rankers ask, in order."""
+        rank = self.config.rank
         found = []
         for name in dict.fromkeys((*rank.rankers, *rank.asked)):
-            traits = rank.traits(name)
-            members = rank.those("uses_llm", rank.with_members(name))
-            if rank.those("writes_titles", (name,)):
-                self._note(f"rank: the titles that {name} writes are not counted")
-                continue
-            learns = traits.validates and name in rank.used
-            for member in members if name in rank.rankers or learns else ():
-                tuned = rank.traits(member).needs_training and config.trained
-                alone = member not in rank.external and issubclass(
-                    ranker_class(member), ItemOnlyLLMRanker
-                )
-                asked = ("valid", config.rank.split) if learns else (config.rank.split,)
-                found += [(split, tuned, alone) for split in asked]
+            learns = rank.traits(name).validates
+            splits = ["valid"] if learns else []
+            splits += [rank.split] if name in rank.rankers else []
+            for member in rank.those("uses_llm", rank.with_members(name)):
+                if rank.traits(member).writes_titles:
+                    self._note(f"rank: the titles that {member} writes are not counted")
+                else:
+                    found += [(member, split) for split in splits]
         return found
 
     def _rank(self, one: StagePlan) -> None:
@@ -556,28 +545,30 @@ class _Planning:
         if not asks:
             return
         reader = self._reader(config.model)
-        identities = self._measure_scoring(reader, {tuned for _, tuned, _ in asks})
-        total = Counts()
-        stand_ins = {
-            tuned: StandIn(reader, (), self.store, identities.get(tuned, ""))
-            for tuned in (False, True)
+        tuned = {
+            name: config.trained and config.rank.traits(name).needs_training for name, _ in asks
         }
-        works = []
-        for split, tuned, alone in asks:
-            stand_in = stand_ins[tuned]
-            counts, error = self._ranked(stand_in, split, alone=alone).total()
-            if alone:  # each item is asked about once
-                most = max(len(self.dataset.catalog), 1)
-                asked = counts.prompts - counts.hits
-                counts = counts if asked <= most else counts.times(most / asked)
+        identities = self._measure_scoring(reader, set(tuned.values()))
+        stand_ins = {
+            kind: StandIn(reader, (), self.store, identities.get(kind, ""))
+            for kind in (False, True)
+        }
+        total, works, seen = Counts(), [], dict[tuple[str, str], float]()
+        for name, split in asks:
+            if (name, split) in seen:
+                total += Counts(seen[name, split], seen[name, split])
+                continue
+            alone = issubclass(ranker_class(name), ItemOnlyLLMRanker)
+            counts, error = self._ranked(stand_ins[tuned[name]], split, alone=alone).total()
+            asked, most = counts.prompts - counts.hits, len(self.dataset.catalog)
+            if alone and asked > most:  # each item is asked about once
+                counts = counts.times(most / asked)
+            seen[name, split] = counts.prompts
             total, one.error = total + counts, one.error + round(error)
-            kind = "scoring_tuned" if tuned else "scoring"
+            kind = "scoring_tuned" if tuned[name] else "scoring"
             works.append(computing(reader.shape, kind, counts, config.model))
         self._count(one, total)
-        room = _scoring_room(config, reader.shape)
-        self._take(one, works, reader, room)
-        if any(work.operations and self.speeds.seconds(work) is None for work in works):
-            one.seconds = None
+        self._take(one, works, reader, _scoring_room(config, reader.shape), len(tuned))
 
     def _measure_scoring(self, reader: Reader, kinds: set[bool]) -> dict[bool, str]:
         """Measures the ranking model, without and with an adapter; their identities."""
@@ -587,8 +578,11 @@ class _Planning:
         config, catalog = self.config, self.dataset.catalog
         cases = self.dataset.cases(config.rank.split)
         some = cases.with_frame(cases.frame.head(64))
+        writer = ranking_writer(config, reader)  # type: ignore[arg-type]
         queries = proposed(some, catalog, config.rank.retrieve_k, config.run.seed).queries()
-        shown = [self._summarized(query) for query in queries]
+        shown = [one for one in map(self._summarized, queries) if self._prompts(writer, one)]
+        if not shown:
+            return found
         for tuned in sorted(kinds):
             self.progress.advance(0, "measuring the ranking model")
             adapter = self.folder / "adapter" if tuned else None
@@ -600,7 +594,8 @@ class _Planning:
         config, dataset = self.config, self.dataset
         cases = dataset.cases(config.rank.split)
         some = cases.with_frame(cases.frame.head(2000))
-        if not len(some) or self.rough:
+        names = [name for name in config.evaluate.metrics if parse_metric(name).family.accuracy]
+        if not len(some) or not names or self.rough:
             one.seconds = 0.0
             return
         ranker = make_ranker("random", Resources(dataset.catalog, config.rank))
@@ -613,9 +608,8 @@ class _Planning:
         frames = [batch.frame() for batch in lists]
         started = time.perf_counter()
         key = AnswerKey(some.frame, dataset.catalog.ids)
-        known = [name for name in config.evaluate.metrics if name]
         frame = pl.concat(frames)
-        compute(key, dict.fromkeys(config.rank.rankers, frame), known, sampled=not some.full)
+        compute(key, dict.fromkeys(config.rank.rankers, frame), names, sampled=not some.full)
         one.seconds = (time.perf_counter() - started) * len(cases) / len(some)
 
     def _pay(self, one: StagePlan) -> None:

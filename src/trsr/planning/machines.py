@@ -55,6 +55,12 @@ LOADING = 1e9
 """Bytes of weights loaded in a second; an assumption."""
 
 
+_SIZES = (
+    *("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"),
+    "vocab_size",
+)
+
+
 @dataclass(frozen=True)
 class Shape:
     """A decoder's sizes.
@@ -82,10 +88,12 @@ class Shape:
     guessed: bool = False
 
     @classmethod
-    def read(cls, folder: Path, bytes_each: float) -> Shape:
-        """The sizes in a folder's `config.json`."""
+    def read(cls, folder: Path, bytes_each: float) -> Shape | None:
+        """The sizes in a folder's `config.json`; None where it names them in another way."""
         every: dict[str, Any] = files.read_json(folder / "config.json")
         one = every.get("text_config", every)
+        if any(key not in one for key in _SIZES):
+            return None
         layers, hidden = int(one["num_hidden_layers"]), int(one["hidden_size"])
         heads = int(one["num_attention_heads"])
         size = int(one.get("head_dim") or hidden // heads)
