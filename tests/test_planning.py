@@ -8,12 +8,15 @@ from dataclasses import replace
 import pytest
 from pipeline_data import SCRIPTED, configured, write_data
 
+from trsr.cli import planning as command
 from trsr.config import load_config
 from trsr.errors import ConfigError, DataError
 from trsr.pipeline import run, run_prepare
+from trsr.pipeline.artifacts import planned_stages
 from trsr.planning import long_run, plan
 from trsr.planning.counting import Counts, Sampled
 from trsr.planning.machines import GPUS, Gpu, Shape, Work, like, named
+from trsr.progress import Silent
 from trsr.settings import derive_seed
 from trsr.storage.run_directory import RunDirectory
 
@@ -278,3 +281,29 @@ def test_a_run_of_hours_says_so_and_a_small_one_does_not(planned, cheap, monkeyp
     assert "tokens, which may take about" in long_run(config)
     monkeypatch.setattr("trsr.planning.estimate.own_machine", lambda: replace(slow, peak=1e15))
     assert long_run(config) == ""
+
+
+def test_a_plan_stands_beside_the_run_in_its_report(cheap, tmp_path):
+    config = cheap(SCRIPTED)
+    options = [tmp_path / "mine.toml", [f"run.folder={config.run.folder}"], "", None, None]
+    made = command.planned(*options, Silent())
+    header, rows = command.rows(made)
+    assert [row[0] for row in rows] == [*(one.stage for one in made.stages), "all"]
+    assert all(len(row) == len(header) for row in rows)
+    kept = (config.run.folder / "plan.json").read_text()
+    list(run(config))
+    page = (config.run.folder / "report.html").read_text("utf-8")
+    assert '<th scope="col">Planned</th>' in page
+    command.planned(*options, Silent())  # what was planned before the run stays
+    assert (config.run.folder / "plan.json").read_text() == kept
+    other = load_config(tmp_path / "mine.toml", [f"run.folder={config.run.folder}", "run.seed=9"])
+    assert planned_stages(config)
+    assert not planned_stages(other)
+    (config.run.folder / "plan.json").write_text('{"settings": 1, "stages": []}')
+    assert not planned_stages(config)
+
+
+def test_one_machine_is_named_in_one_way(cheap, tmp_path):
+    cheap()
+    with pytest.raises(ConfigError, match="not both"):
+        command.planned(tmp_path / "mine.toml", [], "H100", tmp_path / "x.json", None, Silent())

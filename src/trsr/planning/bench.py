@@ -303,6 +303,7 @@ class _Pace:
     _total: int = 0
     _done: int = 0
     _started: float = 0.0
+    _first: tuple[float, int] = (0.0, 0)
     _once: bool = False
 
     def begin(self, total: int | None, unit: str) -> None:
@@ -318,10 +319,14 @@ class _Pace:
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._done += steps
-        took = time.perf_counter() - self._started
-        if took > SECONDS / 2 and self._done >= 2 and self._done < self._total and not self._once:
-            self.seconds += took * self._total / self._done
-            raise _EnoughError
+        now = time.perf_counter()
+        if self._done == steps:  # the first step also makes things ready
+            self._first = now, steps
+        (since, before), took = self._first, now - self._started
+        if took < SECONDS / 2 or self._once or not before + 1 < self._done < self._total:
+            return
+        self.seconds += took + (now - since) / (self._done - before) * (self._total - self._done)
+        raise _EnoughError
 
 
 def bench_rankers(config: Config, dataset: Dataset, progress: Progress) -> dict[str, float]:
