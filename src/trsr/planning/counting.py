@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import statistics
@@ -17,7 +18,7 @@ from trsr.data import Cases, Catalog
 from trsr.data.cases import SEEN
 from trsr.models import ModelSettings, Sampling
 from trsr.models.base import Feed, FeedReader
-from trsr.models.chat_format import Question
+from trsr.models.chat_format import ChatFormat, Question
 from trsr.models.token_tree.tokens import Tokens, common
 from trsr.models.weights import GGUF, local_weights
 from trsr.planning.machines import Shape, bytes_each
@@ -55,11 +56,8 @@ class Reader:
         self._chat_format: Any = None
         self.shape: Shape | None = None
         if self.folder is not None:
-            from trsr.models.chat_format import ChatFormat
-            from trsr.models.hf.load import load_tokenizer
-
-            tokenizer = load_tokenizer(self.folder)
             special = settings.special_tokens
+            tokenizer = _tokenizer(self.folder)
             self._chat_format = ChatFormat(tokenizer, settings.name, settings.backend, special)
             self.shape = Shape.read(self.folder, bytes_each(settings))
         if local and self.shape is None:
@@ -96,6 +94,13 @@ class Reader:
         (question,) = self._chat_format.questions([texts], answers)
         found: Question = question
         return found
+
+
+@functools.lru_cache(2)
+def _tokenizer(folder: Path) -> Any:
+    from trsr.models.hf.load import load_tokenizer
+
+    return load_tokenizer(folder)
 
 
 def _here(settings: ModelSettings) -> Path | None:

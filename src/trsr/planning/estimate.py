@@ -62,7 +62,7 @@ from trsr.types import Case, Prompt, Query, Summary, UserHistory
 
 LONG = 3600.0
 """Seconds from which on a run says beforehand how long it will be."""
-FEW = 8
+FEW = 4
 """Users of each split that are looked at for that."""
 MADE_UP = 16
 """Different texts that stand for what a model would write."""
@@ -234,6 +234,7 @@ class _Planning:
         self.found = Plan(self.speeds.name, settings=plan_digest(config))
         self.users = USERS
         self.rough = False
+        self.readers: list[Reader] = []
         self.summaries: dict[str, Summary] = {}
         self.store: ResponseCache | None = None
 
@@ -270,7 +271,11 @@ class _Planning:
             self.found.notes.append(text)
 
     def _reader(self, settings: ModelSettings) -> Reader:
+        known = next((one for one in self.readers if one.settings == settings), None)
+        if known is not None:
+            return known
         reader = Reader(settings)
+        self.readers.append(reader)
         local = settings.backend in ("transformers", "openvino")
         if not reader.exact:
             why = "is not on this machine" if local else "does not show its tokenizer"
@@ -315,7 +320,8 @@ class _Planning:
             one.seconds = 0.0
             return
         reader = self._reader(config.summarizer)
-        stand_in = StandIn(reader, self._made_up(reader))
+        made_up = self._made_up(reader)
+        stand_in = StandIn(reader, made_up)
         samples = {
             name: sample(self.dataset.cases(name), config.run.seed, self.users) for name in splits
         }
@@ -330,7 +336,7 @@ class _Planning:
             stand_in = StandIn(reader, texts, self.store, identity)
         elif not self.measuring or not reader.exact:
             self._note("summaries are taken as long as they may be; none is written to see")
-            stand_in = StandIn(reader, self._made_up(reader))
+            stand_in = StandIn(reader, made_up)
         counts, error = totals(self._summaries(stand_in, samples))
         one.error = round(error)
         self._write(one, counts, reader)
@@ -339,11 +345,11 @@ class _Planning:
         """Texts of the catalog's words, as long as a summary may be."""
         config, items = self.config, itertools.cycle(self.dataset.catalog)
         words = (word for item in items for _, text in item.fields for word in text.split())
-        found = []
+        found, most = [], config.summarize.sampling.max_tokens
         for _ in range(MADE_UP if any(item.fields for item in self.dataset.catalog) else 0):
             some = list(itertools.islice(words, config.prompts.summary_words))
-            while some and reader.count_text(" ".join(some)) > config.summarize.sampling.max_tokens:
-                some.pop()
+            while some and (count := reader.count_text(" ".join(some))) > most:
+                del some[min(len(some) - 1, len(some) * most // count) :]
             found.append(" ".join(some) or ".")
         return found or ["."]
 
