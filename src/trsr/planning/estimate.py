@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import importlib.util
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -159,6 +160,8 @@ def plan(
     """
     speeds = like(measured) if measured else named(machine) if machine else None
     bar = progress or Silent()
+    if speeds is None and (config.rank.those("uses_llm") or config.summarize.uses_llm):
+        _open_torch()
     with _dataset(config, bar) as (dataset, seconds):
         return _Planning(config, dataset, speeds, price, bar).plan(seconds)
 
@@ -187,7 +190,9 @@ def long_run(config: Config) -> str:
     endpoint = {config.model.backend, config.summarizer.backend} - {"transformers", "openvino"}
     if not waiting or endpoint or not (config.rank.those("uses_llm") or config.summarize.uses_llm):
         return ""
-    here = GPUS.get(next((name for name in GPUS if name in gpu()), ""), own_machine())
+    _open_torch()
+    known = next((name for name in GPUS if name in gpu()), "A10G")
+    here = GPUS[known] if gpu() else own_machine()
     planning = _Planning(config, Dataset.load(run.folder), Speeds("", gpu=here), None, Silent())
     planning.users, planning.rough = FEW, True
     try:
@@ -203,6 +208,12 @@ def long_run(config: Config) -> str:
         f"{duration(seconds)} here (a guess; `trsr plan` measures it). It can be stopped, and "
         "goes on where it was"
     )
+
+
+def _open_torch() -> None:
+    """Loads torch where it is installed: a GPU is known by it, and local models need it anyway."""
+    if importlib.util.find_spec("torch") is not None:
+        importlib.import_module("trsr.models.hf.load")
 
 
 class _Planning:
