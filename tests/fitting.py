@@ -17,14 +17,14 @@ from trsr.rankers import FitData, FitOptions, Ranker, RankSettings, Resources, m
 from trsr.types import Case
 
 
-def no_model(tuned: bool) -> Any:
+def no_model(tuned: bool, compressed: bool = False) -> Any:
     raise AssertionError("no language model is asked for")
 
 
 def given(
     catalog: Catalog,
     settings: RankSettings | None = None,
-    model: Callable[[bool], Any] = no_model,
+    model: Callable[..., Any] = no_model,
     ranker: Callable[[str], Ranker] | None = None,
     titles: Callable[[], Any] = lambda: no_model(True),
 ) -> Resources:
@@ -39,7 +39,7 @@ def fitted(
     settings: RankSettings | None = None,
     *,
     valid: Iterable[Case] = (),
-    model: Callable[[bool], Any] = no_model,
+    model: Callable[..., Any] = no_model,
     titles: Callable[[], Any] = lambda: no_model(True),
     members: dict[str, Ranker] | None = None,
     progress: Any = None,

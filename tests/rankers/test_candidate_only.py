@@ -49,7 +49,7 @@ def rankers(model, **chosen):
     prompts = PromptSettings(domain="films", fields=("title",), **chosen)
     writer = PromptWriter(prompts, model.count_tokens, 4096)
     catalog = Catalog(pl.DataFrame({"id": [one.id for one in FILMS[:4]]}))
-    resources = given(catalog, model=lambda tuned: (model, writer))
+    resources = given(catalog, model=lambda tuned, compressed=False: (model, writer))
     return make_ranker("llm", resources), make_ranker("llm_item_only", resources)
 
 

@@ -77,7 +77,7 @@ class Judge:
         return np.array([[-1.0, -1.0 - self.margin(text)] for text in texts])
 
 
-def rank(tuned: bool):
+def rank(tuned: bool, compressed: bool = False):
     return Judge(lambda text: (1 if tuned else -1) * float(text.split(" i")[1])), Words()
 
 

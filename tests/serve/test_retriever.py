@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,7 +48,10 @@ def retrievers(request, catalog):
     ranker = ranker.with_profile(request.param, ranker.decay_)
     run = SimpleNamespace(seed=0)
     recommender = SimpleNamespace(
-        catalog=catalog, config=SimpleNamespace(rank=rank, run=run), fitted=lambda name: ranker
+        catalog=catalog,
+        config=SimpleNamespace(rank=rank, run=run),
+        dataset=SimpleNamespace(folder=Path()),
+        fitted=lambda name: ranker,
     )
     made = Retriever(recommender), Retriever(recommender, large=100)
     for one in made:

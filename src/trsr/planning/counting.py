@@ -23,6 +23,7 @@ from trsr.models.token_tree.tokens import Tokens, common
 from trsr.models.weights import GGUF, local_weights
 from trsr.planning.machines import Shape, bytes_each
 from trsr.settings import derive_seed
+from trsr.storage import files
 from trsr.storage.response_cache import ResponseCache, response_key
 from trsr.types import Message, Prompt
 
@@ -109,7 +110,7 @@ def _here(settings: ModelSettings) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     name = settings.name
-    if name in GGUF or Path(name).expanduser().exists() or name.startswith((".", "~", "/")):
+    if name in GGUF or files.exists(Path(name).expanduser()) or name.startswith((".", "~", "/")):
         return local_weights(name, revision=settings.revision)
     try:
         kept = huggingface_hub.snapshot_download(
@@ -118,7 +119,7 @@ def _here(settings: ModelSettings) -> Path | None:
     except (OSError, HFValidationError):
         return None
     needed = ("config.json", "tokenizer_config.json")
-    return Path(kept) if all((Path(kept) / one).exists() for one in needed) else None
+    return Path(kept) if all(files.exists(Path(kept) / one) for one in needed) else None
 
 
 _MARKS = re.compile("[\ue000-\uefff]")
