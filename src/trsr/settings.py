@@ -8,7 +8,7 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -28,6 +28,15 @@ class Settings(BaseModel):
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic takes true for 1
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError("input should be a number, not true or false")
+        return value
+
     @field_validator("*")
     @classmethod
     def _usable(cls, value: Any, info: ValidationInfo) -> Any:
@@ -40,6 +49,11 @@ class Settings(BaseModel):
             if isinstance(one, str | Path) and not _writable(str(one)):
                 raise ValueError("input should be text in UTF-8")
         return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """A field's type, or the members of a union."""
+    return set().union(*map(_kinds, get_args(annotation))) or {annotation}
 
 
 def _leaves(value: Any) -> Iterator[Any]:
