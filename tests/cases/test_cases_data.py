@@ -633,6 +633,7 @@ BROKEN: dict[str, bytes] = {
     "cut.csv.gz": gzip.compress(b"customer,sku,when\n" + os.urandom(500).hex().encode())[:-30],
     "bad.csv.gz": b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03" + b"\xff" * 60,
     "empty.csv.gz": gzip.compress(b""),
+    "packed": b"\x1f\x8bcustomer,sku,when\nu0,p00,1\n",  # no name says what it holds
     "lone.csv": b'customer,sku,when\n"u0,p00,1\n',
     "mark.csv": b'"',
     "nul.csv": b"\x00" * 40,

@@ -126,12 +126,15 @@ def test_only_old_unfinished_files_are_dropped(tmp_path):
     assert [path.name for path in files.listed(tmp_path)] == [".b.xyz.new", "c.new"]
 
 
-def test_json_nested_without_end_is_no_json(tmp_path):
+def test_json_that_cannot_be_read_and_written_again_is_none(tmp_path):
     (tmp_path / "a.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="nested too deep"):
         files.read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_text('{"a": {"b": 1, "b": 2}}')
     with pytest.raises(ValueError, match="the key 'b' stands twice"):
+        files.read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text(r'{"a": "\ud83d\ude00", "b": "\ud83d"}')
+    with pytest.raises(ValueError, match=r"\\ud83d is half a character"):
         files.read_json(tmp_path / "a.json")
 
 

@@ -108,8 +108,11 @@ def format_of(path: Path) -> Format:
         return "jsonl"
     if last in (".csv", ".tsv", ".tab", ".dat", ".txt"):
         return "delimited"
-    with located(path), opened(path) as stream:
-        start = stream.read(64).removeprefix(codecs.BOM_UTF8)
+    try:  # `located` asks for the format
+        with opened(path) as stream:
+            start = stream.read(64).removeprefix(codecs.BOM_UTF8)
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(path, error) from error
     if start.startswith(b"PAR1"):
         return "parquet"
     return "jsonl" if start.lstrip().startswith(b"{") else "delimited"
@@ -221,8 +224,13 @@ def located(path: Path, encoding: str = "utf-8") -> Iterator[None]:
         *(OSError, EOFError, ValueError, OverflowError, RecursionError, MemoryError),
         *(zlib.error, csv.Error, pl.exceptions.PolarsError, pl.exceptions.PanicException),
     ) as error:
-        first = (str(error).strip() or type(error).__name__).split("\n")[0]
-        raise DataError(_bad_bytes(path, encoding) or f"{path}: cannot be read: {first}") from error
+        bad = _bad_bytes(path, encoding)
+        raise (DataError(bad) if bad else _unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, error: BaseException) -> DataError:
+    first = (str(error).strip() or type(error).__name__).split("\n")[0]
+    return DataError(f"{path}: cannot be read: {first}")
 
 
 def _bad_bytes(path: Path, encoding: str) -> str:

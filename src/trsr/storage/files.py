@@ -200,13 +200,20 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If it is no JSON in UTF-8, is nested beyond reading, or has a key twice in one
-            object.
+        ValueError: If it is no JSON in UTF-8, is nested beyond reading, has a key twice in one
+            object, or a text that cannot be written again.
     """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path), object_pairs_hook=json_object)
+        value = json.loads(text, object_pairs_hook=json_object)
+        if "\\u" in text:  # halves of a pair stand alone only where they are escaped
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(f"\\u{ord(half):04x} is half a character; write the pair") from error
+    return value
 
 
 def read_parquet(path: Path) -> pl.DataFrame:
