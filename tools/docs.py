@@ -44,7 +44,8 @@ def configuration() -> str:
     for name, field in Config.model_fields.items():
         model = field.annotation
         if isinstance(model, type) and issubclass(model, BaseModel):
-            lines += ["", f"## `[{name}]`", "", f"{(field.description or '').capitalize()}.", ""]
+            words = field.description or ""
+            lines += ["", f"## `[{name}]`", "", f"{words[:1].upper()}{words[1:]}.", ""]
             lines += table(name, model)
     return "\n".join(lines) + "\n"
 

@@ -247,7 +247,7 @@ def test_a_picture_that_the_model_refuses_is_named_and_the_others_are_described(
     assert (made["refused"], made["items"], made["without"]) == (1, 39, 1)
     assert "item i5 is not described" in caplog.text
     assert "aspect ratio" in caplog.text
-    with pytest.raises(StoreError, match="give `trsr prepare` again"):
+    with pytest.raises(StoreError, match="give `trsr run` again"):
         read_image(str(config.run.folder / "images" / "gone.png"))
 
 

@@ -232,7 +232,7 @@ def refuse_stale(
     if stale:
         raise StaleRunError(
             f"{name} needs {', '.join(stale)}; give `trsr run` with the same settings, or that "
-            "stage's own command first"
+            "stage first (--only)"
         )
 
 

@@ -39,7 +39,7 @@ def read_image(path: str) -> Image:
     try:
         data = files.read_bytes(Path(path))
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error}); give `trsr prepare` again") from error
+        raise StoreError(f"{path}: cannot be read ({error}); give `trsr run` again") from error
     return Image(data, _MEDIA[path.rpartition(".")[2]])
 
 
