@@ -116,16 +116,17 @@ def _leave_last_out(
     starts, ends = records.starts[:-1], records.starts[1:]
     test = ends - 1
     valid = _history_ends(records, test) - 1
-    has_test = records.before[test] >= settings.min_history
-    has_valid = (valid >= starts) & (records.before[valid] >= settings.min_history)
+    filled = starts < ends  # an empty first user's places would be those of the last user
+    has_test = filled & (records.before[test] >= settings.min_history)
+    has_valid = filled & (valid >= starts) & (records.before[valid] >= settings.min_history)
     # Users too short for a query are still worth fitting on.
     held_out = np.where(has_valid, valid, test)
     fit_end = np.where(has_valid | has_test, _history_ends(records, held_out), ends)
     return Targets(
         {
             "train": _training_targets(records, fit_end, settings),
-            "valid": valid[valid >= starts],
-            "test": test[test >= starts],
+            "valid": valid[filled & (valid >= starts)],
+            "test": test[filled & (test >= starts)],
         },
         np.arange(len(records)) < fit_end[records.user],
     )
