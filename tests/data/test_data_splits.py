@@ -308,6 +308,20 @@ def test_too_short_histories_are_counted_and_all_too_short_is_refused(bench: Any
         bench.prepare(interactions=bench.clicks(rows), items=bench.goods(CATALOG), min_history=9)
 
 
+@pytest.mark.parametrize("gone", ["u0", "u1", "u2"])
+def test_a_user_whose_interactions_are_all_filtered_out_has_no_case(bench: Any, gone: str) -> None:
+    rows = [(user, item, time, 1 if user == gone else 5) for user, item, time in many(3, 8)]
+    _, dataset = bench.prepare(
+        interactions=bench.table("c.csv", ("user", "item", "time", "rating"), rows),
+        items=bench.goods(CATALOG),
+        min_rating=3,
+    )
+    for split in ("train", "valid", "test"):
+        frame = dataset.cases(split).frame
+        assert sorted(set(frame["user"])) == sorted({"u0", "u1", "u2"} - {gone})
+        assert frame["query"].is_unique().all()
+
+
 def test_k_core_also_takes_items_from_the_catalog(bench: Any, tmp_path: Path) -> None:
     # Round by round: i9 is met once, without it user d has one interaction, without d …
     rows = [(u, i, 10 * k + ord(u)) for u in "abc" for k, i in enumerate(("i1", "i2", "i3"))]
