@@ -351,8 +351,8 @@ def bench_rankers(config: Config, dataset: Dataset, progress: Progress) -> dict[
     def quality(cases: Sequence[Case], lists: Sequence[RankedList]) -> Mapping[str, float]:
         return evaluate(cases, {"tuned": lists}, rank.select_by).means("tuned")
 
-    progress.begin(len(own), "rankers")
     for name in own:
+        progress.advance(0, f"measuring {name}")
         pace = _Pace(rank.sequential.max_epochs)
         ranker = make_ranker(name, Resources(dataset.catalog, rank, progress=pace))
         options = FitOptions(config.run.seed, config.train_seed, quality, pace)
@@ -366,7 +366,6 @@ def bench_rankers(config: Config, dataset: Dataset, progress: Progress) -> dict[
         except TrsrError as error:  # what an earlier stage makes is not there
             _log.warning("%s is not measured: %s", name, error)
         found[name] = pace.seconds
-        progress.advance(1, name)
     return found
 
 

@@ -263,7 +263,9 @@ class _Planning:
             if self.measuring and files.is_file(self.config.run.cache):
                 opened = ResponseCache(self.config.run.cache, write=False)
                 self.store = stack.enter_context(opened)
-            for name in stage_names(self.config):
+            names = stage_names(self.config)
+            self.progress.begin(len(names), "stages")
+            for name in names:
                 self.progress.advance(0, f"planning {name}")
                 one = StagePlan(name)
                 if name == "prepare":
@@ -274,6 +276,7 @@ class _Planning:
                     self._note(f"{name}: what this stage takes is not counted")
                 self._pay(one)
                 self.found.stages.append(one)
+                self.progress.advance(1)
         self._explain()
         return self.found
 
