@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from pipeline_data import SCRIPTED, configured, write_data
+from pipeline_data import SCRIPTED, SMALL, configured, write_data
 
 from trsr.cli import planning as command
 from trsr.config import load_config
@@ -20,44 +20,11 @@ from trsr.progress import Silent
 from trsr.settings import derive_seed
 from trsr.storage.run_directory import RunDirectory
 
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-max_history = 12
-train_negatives = 2
-negatives = 6
-targets_per_user = 2
-valid_cases = 5
-
-[prompts]
-domain = "products"
-words = 6
-summary_item_words = 6
-recent = 2
-
-[model]
-dtype = "float32"
-context_tokens = 1024
-batch_size = 4
-
-[summarize]
-strategy = "recurrent"
-block_items = 3
-
-[summarize.sampling]
-max_tokens = 6
-
-[train]
-loss = "listwise"
-epochs = 2
-cases_per_step = 4
-
-[rank]
-rankers = ["popular", "llm_zero_shot", "llm", "blend"]
-blend.members = ["popular", "llm"]
-"""
+RANKED = [
+    "train.validate_steps=0",
+    "rank.rankers=['popular', 'llm_zero_shot', 'llm', 'blend']",
+    "rank.blend.members=['popular', 'llm']",
+]
 
 
 def stage(found, name):
@@ -69,9 +36,9 @@ def planned(tmp_path_factory, tiny_model):
     """A plan, the run that followed it, and a plan after it."""
     folder = tmp_path_factory.mktemp("plan")
     write_data(folder)
-    (folder / "small.toml").write_text(CONFIG)
+    (folder / "small.toml").write_text(SMALL)
     config = load_config(
-        folder / "small.toml", [f"run.folder={folder / 'run'}", f"model.name={tiny_model}"]
+        folder / "small.toml", [f"run.folder={folder / 'run'}", f"model.name={tiny_model}", *RANKED]
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trsr.planning.bench.SECONDS", 0.2)

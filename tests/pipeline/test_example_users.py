@@ -138,11 +138,11 @@ def test_items_are_shown_in_the_words_of_the_prompts(made):
         assert all(len(text.split()) == 2 for text in told)
 
 
-READ, UNTOLD = "Summary that the ranker read", "Summary, which the ranker is not told"
+READ, NOT_READ = "Summary that the ranker read", "Summary that the ranker did not read"
 
 
 @pytest.mark.parametrize(
-    ("settings", "told", "subtitle"),
+    ("settings", "in_prompt", "subtitle"),
     [
         ([], True, "scripted, recurrent summaries, 3 recent items"),
         (["prompts.recent=1"], True, "scripted, recurrent summaries, 1 recent item<"),
@@ -153,10 +153,12 @@ READ, UNTOLD = "Summary that the ranker read", "Summary, which the ranker is not
         ),
     ],
 )
-def test_a_summary_is_called_read_only_where_the_ranker_is_told_it(made, settings, told, subtitle):
+def test_a_summary_is_called_read_only_where_the_ranker_reads_it(
+    made, settings, in_prompt, subtitle
+):
     config = made(*settings)
     text = page(config)
-    assert (READ in text, UNTOLD in text) == (told, not told)
+    assert (READ in text, NOT_READ in text) == (in_prompt, not in_prompt)
     assert f"<bdi>{subtitle}" in text
 
 

@@ -92,7 +92,7 @@ def report_ids(
     """Counts the ids of a column that `id_text` made equal, and names texts that stand for none."""
     if column.dtype.is_float() and float(str(column.abs().max() or 0)) >= _EXACT:
         row_counts.warn(
-            f"{path}: {role} ids are floats from 2^53 up, so whoever wrote them has rounded some; "
+            f"{path}: {role} ids are floats from 2^53 up, so some have been rounded; "
             "write them as whole numbers or text"
         )
     if column.dtype != pl.String:

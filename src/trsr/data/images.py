@@ -137,7 +137,7 @@ def write_images(
         ids: The items that matter.
         settings: The bounds.
         out: The folder; None: nothing is written.
-        row_counts: Is told what is missing, and why.
+        row_counts: Counts what is missing, and why.
         progress: Advances with each item.
 
     Raises:

@@ -62,7 +62,7 @@ from trsr.training.encode import EncodedCase, encode_cases
 from trsr.types import Case, Prompt, Query, Summary, UserHistory
 
 LONG = 3600.0
-"""Seconds from which on a run says beforehand how long it will be."""
+"""Seconds from which on a run says first how long it will take."""
 FEW = 4
 """Users of each split that are looked at for that."""
 MADE_UP = 16

@@ -99,7 +99,7 @@ class EncodeSettings(Settings):
         200, ge=1, description="steps of batch_size texts (paper: 1,000 of 256)"
     )
     batch_size: int = Field(
-        64, ge=2, description="contrast: texts a step; each is told from the others"
+        64, ge=2, description="contrast: texts a step; each differs from the others"
     )
     rank: int = Field(16, ge=1, description="LoRA rank; alpha is twice that")
 

@@ -51,7 +51,7 @@ def search(plan: Plan, space: Mapping[str, Choice], progress: Progress) -> Swept
         }
         key = digest(settings)
         asks = asks + 1 if key in known else 0
-        # the value of tried settings is known already: told twice, it would count twice
+        # the value of tried settings is known already: given twice, it would count twice
         value = None if key in known else _tried(plan, settings, outcomes, progress)
         study.tell(trial, value, state=optuna.trial.TrialState.FAIL if value is None else None)
         if key in known:
