@@ -185,6 +185,7 @@ def test_the_recipes_of_our_own_tables_are_right_and_open_with_their_command(pat
         ("data.min_rating=-nan", "data.min_rating: input should be a finite number"),
         ("data.negatives=true", "data.negatives: input should be a number, not true or false"),
         ("data.min_rating=false", "data.min_rating: input should be a number, not true or false"),
+        ("prompts.field_words={title=true}", "field_words: input should be a number, not true"),
         ("model.extra={a=[{b=nan}]}", "model.extra: input should be a finite number"),
         ("rank.sequential.hidden=2147483648", "rank.sequential.hidden: .* at most 2147483647"),
         ("data.negatives=99999999999999999999", "data.negatives: input should be at most"),

@@ -33,7 +33,8 @@ class Settings(BaseModel):
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic takes true for 1
         kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
-        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+        numbers = kinds & {int, float} and bool not in kinds
+        if numbers and any(isinstance(one, bool) for one in _leaves(value)):
             raise ValueError("input should be a number, not true or false")
         return value
 

@@ -135,6 +135,23 @@ def test_a_mistake_is_named_with_its_place_and_without_what_was_sent(make_client
     assert "seconds since 1970" in said
 
 
+@pytest.mark.parametrize(
+    ("way", "body"),
+    [
+        (
+            "/v1/events",
+            b'{"events": [{"id": "a", "user": "u", "user": "v", "item": "p1", "time": 1}]}',
+        ),
+        ("/v1/recommend", b'{"user": "u1", "k": 2, "k": 3}'),
+        ("/v1/recommend", b'{"history": [{"id": "x", "fields": {"title": "a", "title": "b"}}]}'),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(make_client, way, body):
+    answer = make_client().post(way, content=body, headers={"content-type": "application/json"})
+    assert code(answer) == (422, "invalid")
+    assert "a key twice" in answer.text
+
+
 def test_a_body_has_a_kind_and_a_size(make_client):
     client = make_client(max_body=2000)
     plain = client.post("/v1/events", content="{}", headers={"content-type": "text/plain"})

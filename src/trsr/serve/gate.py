@@ -21,6 +21,7 @@ from trsr.serve.auth import SCOPES, Client, Keys
 from trsr.serve.limits import RateLimit
 from trsr.serve.metrics import Metrics
 from trsr.serve.settings import ServeSettings
+from trsr.storage import files
 
 log = logging.getLogger("trsr.serve")
 
@@ -150,6 +151,7 @@ class Gate:
                         raise _too_large(most)
         except TimeoutError:
             raise Refusal(408, "timeout", "the request's body came too slowly") from None
+        _refuse_repeated_keys(bytes(body))
         first: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
         async def replay() -> Message:
@@ -158,6 +160,17 @@ class Gate:
             return {"type": "http.disconnect"} if gone else await receive()
 
         return replay
+
+
+def _refuse_repeated_keys(body: bytes) -> None:
+    """Refuses what every parser behind would read as the last of several values."""
+    try:
+        json.loads(body, object_pairs_hook=files.json_object)
+    except files.RepeatedKeyError:
+        message = "an object of the body has a key twice; leave one out"
+        raise Refusal(422, "invalid", message) from None
+    except (ValueError, RecursionError):
+        pass  # no JSON: the route says so
 
 
 def log_error(error: BaseException) -> None:
