@@ -29,7 +29,7 @@ class ServeSettings(Settings):
     )
     max_body: int = Field(1 << 20, ge=1024, description="most bytes of a request's body")
     queue: int = Field(64, ge=1, description="recommendations that may wait; more get 429")
-    batch_tokens: int = Field(8192, ge=256, description="most prompt tokens of one model pass")
+    batch_tokens: int = Field(2048, ge=256, description="most prompt tokens of one model pass")
     deadline: float = Field(30.0, gt=0, description="seconds until a waiting request gets 503")
     cache_mb: int = Field(512, ge=0, description="megabytes for prefixes of returning users")
 
