@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks import run as benches
 from benchmarks.options import (
     AllOptions,
+    EncodeOptions,
     Options,
     OverheadOptions,
     PrepareOptions,
@@ -91,6 +92,7 @@ BENCHES: dict[str, tuple[type[Options], Callable[[Any], Iterable[Result]], str]]
     "summarize": (SummarizeOptions, _one(benches.summarize), "write users' summaries, recurrent"),
     "prepare": (PrepareOptions, _one(benches.prepare), "prepare made-up data of growing size"),
     "overhead": (OverheadOptions, _one(benches.overhead), "time that is not the model's"),
+    "encode": (EncodeOptions, _one(benches.encode), "encode a catalog by a run's item encoder"),
     "serve": (ServeOptions, _one(benches.serve), "time the live service over a finished run"),
     "all": (AllOptions, _all, "run every bench, or some, and write docs/performance.md"),
 }

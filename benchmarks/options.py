@@ -134,6 +134,15 @@ class OverheadOptions(DataOptions):
 
 
 @dataclass(frozen=True)
+class EncodeOptions(Options):
+    """Of `encode`: a finished run's item encoder over its items' texts."""
+
+    run: Path | None = option(None, "a run directory", kind=Path, flag="run")
+    items: int = option(400, "most texts", least=2)
+    repeats: int = option(3, "timed runs of each variant", least=1)
+
+
+@dataclass(frozen=True)
 class ServeOptions(Options):
     """Of `serve`: new users with histories drawn from a finished run's items."""
 

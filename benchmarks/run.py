@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from benchmarks.options import (
     DataOptions,
+    EncodeOptions,
     ModelOptions,
     OverheadOptions,
     PrepareOptions,
@@ -148,6 +149,13 @@ def overhead(options: OverheadOptions, progress: Progress) -> list[Result]:
 
     named = source(options)
     return [bench_overhead(named.name, _with_models(named, options), options, progress)]
+
+
+def encode(options: EncodeOptions, progress: Progress) -> list[Result]:
+    """Times a run's item encoder; see `benchmarks.encode.bench_encode`."""
+    from benchmarks.encode import bench_encode
+
+    return [bench_encode(options, progress)]
 
 
 def serve(options: ServeOptions, progress: Progress) -> Iterator[Result]:

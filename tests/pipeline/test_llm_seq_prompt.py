@@ -19,6 +19,18 @@ FIRST = ["steel", "bolts", "pack", "ten", "mm", "item"]
 SECOND = ["quiet", "films", "sea", "loud", "user", "next"]
 
 
+class SameVector:
+    """An encoder to which all texts are alike."""
+
+    identity = "same"
+
+    def __init__(self, *_):
+        pass
+
+    def encode(self, texts):
+        return np.ones((len(texts), 2), np.float32)
+
+
 def write_planted(folder) -> None:
     """After the n-th first word always comes the n-th second one; all are equally popular."""
     with (folder / "items.jsonl").open("w") as file:
@@ -126,6 +138,41 @@ def test_the_search_proposes_to_the_yes_no_ranker_in_a_full_catalog(tmp_path, ti
         assert set(one[:3]) == set(other)
 
 
+def test_when_its_users_are_deleted_the_service_keeps_no_written_title(
+    tmp_path, tiny_model, monkeypatch
+):
+    from trsr.serve.service import Service
+    from trsr.serve.settings import ServeSettings
+    from trsr.serve.store import Store
+    from trsr.storage.response_cache import ResponseCache
+
+    monkeypatch.setattr("trsr.rankers.item_text.SentenceEncoder", SameVector)
+    write_planted(tmp_path)
+    config = planted(
+        tmp_path,
+        tiny_model,
+        run={"folder": str(tmp_path / "run"), "cache": str(tmp_path / "own.sqlite")},
+        data={"test_cases": 3},
+        train_title={"epochs": 0},
+        rank={
+            "rankers": ["title", "title_search", "title_sampled"],
+            "title": {"scores": ["total"]},
+            "title_sampled": {"samples": 2},
+        },
+    )
+    list(run(config))
+    cache = ResponseCache(config.run.cache)
+    assert len(cache) > 0
+    store = Store(f"sqlite:///{tmp_path / 'state.sqlite'}")
+    service = Service(config.run.folder, store, ServeSettings(ranker="title_sampled"))
+    removed = [service.delete_user(row.user).outputs for row in store.users(limit=1000)]
+    assert sum(removed) > 0
+    assert len(cache) == 0
+    cache.close()
+    service.close()
+    store.close()
+
+
 def test_the_recommender_loads_titles_and_saves_their_adapter(learned, tmp_path):
     _, config, _ = learned
     loaded = Recommender.load(config.run.folder, "title")
@@ -176,16 +223,7 @@ def test_an_endpoint_may_write_titles():
 
 
 def test_an_endpoint_writes_titles_and_a_second_run_asks_nothing(tmp_path, monkeypatch):
-    class Same:
-        identity = "same"
-
-        def __init__(self, *_):
-            pass
-
-        def encode(self, texts):
-            return np.ones((len(texts), 2), np.float32)
-
-    monkeypatch.setattr("trsr.rankers.item_text.SentenceEncoder", Same)
+    monkeypatch.setattr("trsr.rankers.item_text.SentenceEncoder", SameVector)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     write_planted(tmp_path)
     endpoint = Endpoint(lambda call: call.answer(" Quiet\n"))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from trsr.errors import ModelError, PromptError, TrsrError
 from trsr.models.base import Feed, ModelWrapper, Sampling, ScoringModel
-from trsr.storage.response_cache import response_key
+from trsr.serve.noting import noted_model
 from trsr.types import Prompt
 
 Rows = npt.NDArray[np.float64]
@@ -79,24 +79,6 @@ def on_behalf_of(ticket: Ticket) -> Iterator[Ticket]:
         yield ticket
     finally:
         _TICKET.reset(token)
-
-
-_NOTED: ContextVar[list[str] | None] = ContextVar("noted", default=None)
-
-
-@contextlib.contextmanager
-def noting() -> Iterator[list[str]]:
-    """What this thread asks of a `BatchedModel` meanwhile has no answer but zeros.
-
-    Yields:
-        The keys of the answers in a response cache.
-    """
-    noted: list[str] = []
-    token = _NOTED.set(noted)
-    try:
-        yield noted
-    finally:
-        _NOTED.reset(token)
 
 
 @dataclass
@@ -190,12 +172,10 @@ class BatchedModel(ModelWrapper):
             ModelError: If the model fails.
             PromptError: If a prompt with an answer exceeds the context.
         """
+        if (noted := noted_model(self.inner)) is not None:
+            return noted.score(prompts, answers)
         ticket = _TICKET.get() or Ticket()
         found = np.zeros((len(prompts), len(answers)))
-        if (noted := _NOTED.get()) is not None:
-            kind = {"score": list(answers)}
-            noted += [response_key(self.identity, prompt, kind) for prompt in prompts]
-            return found
         if not prompts:
             return found
         parts = deque(_parts(self._sizes(prompts), self._tokens))

@@ -19,17 +19,18 @@ import numpy as np
 
 from trsr.config import Config
 from trsr.errors import DataError, ModelError, TrsrError
-from trsr.models import ScoringModel, open_model
+from trsr.models import LanguageModel, ScoringModel, open_model
 from trsr.models.apart import ApartModel
 from trsr.models.cached import cached
 from trsr.pipeline.artifacts import SPLITS, read_summaries
 from trsr.pipeline.ranking import RETRIEVED, read_retrieved
-from trsr.prompts import PromptWriter
+from trsr.prompts import PromptWriter, TitleWriter
 from trsr.rankers import p_yes
 from trsr.rankers.batch import case_batches
 from trsr.recommender import Recommender, ranking_writer, summary_writer
-from trsr.serve.batching import BatchedModel, OverloadedError, Ticket, noting, on_behalf_of
+from trsr.serve.batching import BatchedModel, OverloadedError, Ticket, on_behalf_of
 from trsr.serve.calibration import Calibration, calibration
+from trsr.serve.noting import noting, noting_model
 from trsr.serve.retriever import Retriever
 from trsr.serve.schemas import (
     AddedEvents,
@@ -111,6 +112,10 @@ class ServedRecommender(Recommender):
         inner = ApartModel(settings) if local else open_model(settings)
         model = cached(inner, ResponseCache(self.config.run.cache))
         return model, summary_writer(self.config, model, self.catalog)
+
+    def _titles(self) -> tuple[LanguageModel, TitleWriter]:
+        model, writer = super()._titles()
+        return noting_model(model), writer
 
     def _open(self, config: Config, adapter: Path | None) -> tuple[ScoringModel, PromptWriter]:
         limits = self.limits
@@ -287,7 +292,10 @@ class Service:
                 keys.extend(itertools.chain.from_iterable(sources))
                 proposed = read_retrieved(path) if cases.full and files.exists(path) else None
                 for batch in case_batches(cases, recommender.catalog, summaries, 1, proposed):
-                    for name in rank.those("pointwise", asked):
+                    for name in (
+                        *rank.those("pointwise", asked),
+                        *rank.those("writes_titles", asked),
+                    ):
                         recommender.fitted(name).score(batch)
         return keys
 
