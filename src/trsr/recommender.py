@@ -78,7 +78,17 @@ def ranking_writer(config: Config, model: LanguageModel) -> PromptWriter:
     if config.prompts.candidate_image:
         need_eyes(model, config.model, "set prompts.candidate_image = false")
     room = (model.context_tokens, ANSWER_TOKENS)
-    return PromptWriter(config.prompts, model.count_tokens, *room, summarized=config.summarized)
+    prompts = config.prompts
+    if prompts.item_vectors and not reads_vectors(model):  # such as one that is not trained
+        prompts = prompts.model_copy(update={"item_vectors": 0})
+    return PromptWriter(prompts, model.count_tokens, *room, summarized=config.summarized)
+
+
+def reads_vectors(model: Any) -> bool:
+    """Whether items stand in an opened model's prompts as vectors, whatever is around it."""
+    while hasattr(model, "inner"):
+        model = model.inner
+    return bool(getattr(model, "item_vectors", 0))
 
 
 def open_ranking_model(

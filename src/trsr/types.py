@@ -156,17 +156,25 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """Vectors in the place of tokens, for models that take embeddings; shape (count, width)."""
+    """Vectors in the place of a text's tokens, for a model with an encoder that makes them.
 
-    values: tuple[tuple[float, ...], ...]
+    Which vectors they are is the model's: its identity says what its encoder is.
+
+    Attributes:
+        text: What the encoder reads.
+        count: How many vectors it makes of it.
+    """
+
+    text: str
+    count: int
 
     def __str__(self) -> str:
-        return f"vectors ({len(self.values)} × {len(self.values[0]) if self.values else 0})"
+        return f"{self.count} vectors of {self.text!r}"
 
     @property
     def key(self) -> str:
-        """What stands for them in a key: a SHA-256 of their numbers."""
-        return f"vectors {hashlib.sha256(repr(self.values).encode()).hexdigest()}"
+        """What stands for them in a key: their count and a SHA-256 of the text."""
+        return f"vectors {self.count} {hashlib.sha256(self.text.encode()).hexdigest()}"
 
 
 Content = str | Image | Vectors

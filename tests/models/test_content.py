@@ -54,8 +54,8 @@ def test_other_parts_decide_the_key_too() -> None:
         (PICTURE, "A film: "),
         ("A film: ", Image(b"\x89PNG..!", "image/png")),
         ("A film: ", Image(PICTURE.data, "image/webp")),
-        ("A film: ", Vectors(((0.0, 1.0),))),
-        ("A film: ", Vectors(((0.0, 1.5),))),
+        ("A film: ", Vectors("Heat", 2)),
+        ("A film: ", Vectors("Heat", 3)),
         ("A film: ",),
     ]
     prompts = [Prompt((Message("user", parts),)) for parts in others]
@@ -81,8 +81,8 @@ def test_a_backend_refuses_what_it_cannot_take_by_name(backend: str, tiny_model:
         model.count_tokens(SEEN)
     with pytest.raises(PromptError, match=said):
         list(model.generate([SEEN], Sampling(max_tokens=2)))
-    with pytest.raises(PromptError, match=r"message 1 \(role user\) holds vectors \(1 × 2\)"):
-        model.count_tokens(Prompt((Message("user", Vectors(((0.5, 1.0),))),)))
+    with pytest.raises(PromptError, match=r"message 1 \(role user\) holds 2 vectors of 'Heat'"):
+        model.count_tokens(Prompt((Message("user", Vectors("Heat", 2)),)))
     if hasattr(model, "score"):
         with pytest.raises(PromptError, match=said):
             model.score([SEEN], ("Yes", "No"))

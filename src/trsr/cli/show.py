@@ -110,8 +110,9 @@ class _Prompts:
 
     @functools.cached_property
     def _writer(self) -> PromptWriter:
-        # the model counts tokens only, so it needs neither adapter nor cache
-        return ranking_writer(self.config, open_model(self.config.model))
+        # the model counts tokens only, so it needs no cache, and an adapter for vectors alone
+        adapter = self.dataset.folder / "adapter" if self.config.prompts.item_vectors else None
+        return ranking_writer(self.config, open_model(self.config.model, adapter))
 
     def lines(self, query: Query) -> Iterator[str]:
         """The first prompt about a query, as it is written for the rankers that ask a model."""

@@ -77,6 +77,7 @@ def conflicts(config: Config) -> Iterator[str]:
     yield from _repeated(config)
     yield from _scoreless(config)
     yield from _no_images(config)
+    yield from _no_vectors(config)
     yield from _unwritten_summaries(config)
     yield from _no_lists(config)
     yield from _equal_samples(config)
@@ -102,6 +103,26 @@ def _no_images(config: Config) -> Iterator[str]:
             "prompts.candidate_image: the backend openvino takes text alone; use transformers, or "
             "set candidate_image to false"
         )
+
+
+def _no_vectors(config: Config) -> Iterator[str]:
+    """What cannot be where items stand in prompts as vectors."""
+    if not config.prompts.item_vectors:
+        return
+    off = "or set prompts.item_vectors = 0"
+    if config.model.backend != "transformers":
+        yield f"model.backend: {config.model.backend} reads text alone; use transformers, {off}"
+    if not config.trained:
+        yield (
+            "prompts.item_vectors: only a trained ranker reads them; name llm in rank.rankers, and "
+            f"train, {off}"
+        )
+    if config.prompts.candidate_image:
+        yield f"prompts.candidate_image: vectors are of texts; leave it out, {off}"
+    if config.train.loss == "text":
+        yield f"train.loss: text learns words, and vectors are none; use answer or listwise, {off}"
+    if smaller := config.rank.those("needs_compression"):
+        yield f"rank.rankers: {', '.join(smaller)} reads texts; leave it out, {off}"
 
 
 def _scoreless(config: Config) -> Iterator[str]:

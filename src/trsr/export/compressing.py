@@ -18,7 +18,7 @@ import numpy as np
 from trsr.config import Config, load_config
 from trsr.data import Catalog, Dataset
 from trsr.errors import PromptError, StoreError
-from trsr.export.exporting import rank_correlation
+from trsr.export.exporting import rank_correlation, refuse_vectors
 from trsr.machine import cores, peak_resident, processor
 from trsr.markdown import template, without_paths
 from trsr.metrics import evaluate
@@ -157,6 +157,7 @@ def compress_run(
     config = load_config(run / "config.toml", settings)
     ratios = ratios or (config.compress.ratio,)
     base_folder(config.model)
+    refuse_vectors(run)
     directory = RunDirectory(config.run.folder)
     adapter = adapter_of(directory)
     needed = ("prepare", "summarize", "train") if adapter else ("prepare", "summarize")

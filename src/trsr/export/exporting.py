@@ -89,6 +89,15 @@ class Exported:
         )
 
 
+def refuse_vectors(run: Path) -> None:
+    """Raises ConfigError where the ranker reads item vectors, which no other library makes."""
+    if files.is_folder(run / "adapter" / "encoder"):
+        raise ConfigError(
+            f"{run}: the ranker reads items as vectors, and its encoder cannot be written for "
+            "another library; train with prompts.item_vectors = 0"
+        )
+
+
 def export(
     run: Path,
     to: str,
@@ -121,6 +130,7 @@ def export(
         raise StoreError(f"{out}: there is something in it; choose an empty or new folder")
     adapter = run / "adapter"
     tuned = files.is_folder(adapter)
+    refuse_vectors(run)
     recommender = Recommender.load(run, "llm" if tuned else "llm_zero_shot")
     if recommender.config.model.backend != "transformers":
         raise ConfigError(

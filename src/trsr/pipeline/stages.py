@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +19,7 @@ from trsr.data.dataset import DESCRIPTIONS
 from trsr.data.images import FOLDER, TABLE, image_stamp
 from trsr.data.preparation import prepare
 from trsr.data.settings import DataSettings
+from trsr.explanation import page_writer
 from trsr.hub import get
 from trsr.methods import METHODS
 from trsr.metrics import AnswerKey, ItemFacts, parse_metric
@@ -68,7 +70,7 @@ from trsr.registry import PluginTable
 from trsr.storage import files
 from trsr.storage.run_directory import StageRecord
 from trsr.summarize import summarize
-from trsr.training import chance_loss, hardly_converged, late_loss, train
+from trsr.training import TrainResult, chance_loss, hardly_converged, late_loss, train
 from trsr.training.settings import SELECTED_ON
 from trsr.types import Summary
 
@@ -231,7 +233,15 @@ def _train(job: Job) -> dict[str, Any]:
         report = compute(valid, {"llm": ranked}, SELECTED_ON)
         return report.means("llm")
 
-    result = train(
+    training: Callable[..., TrainResult] = train
+    if config.prompts.item_vectors:
+        from trsr.training.vectors import train_vectors
+
+        shown = page_writer(config)
+        every = (shown.item_text(item, config.prompts.words) for item in dataset.catalog)
+        texts = list(dict.fromkeys(every))
+        training = functools.partial(train_vectors, texts=texts, count=config.prompts.item_vectors)
+    result = training(
         list(with_summaries(dataset.cases("train"), summaries)),
         model=config.model,
         words=words,
@@ -242,7 +252,7 @@ def _train(job: Job) -> dict[str, Any]:
         validate=validate if valid else None,
         progress=job.progress,
     )
-    info = dataclasses.asdict(result) | {"prompts": writers[0].digest} | fit.to_json()
+    info = dataclasses.asdict(result) | {"prompts": writers[-1].digest} | fit.to_json()
     frame = dataset.cases("train").frame
     sizes = frame.select(pl.col("candidates", "relevant").list.len()).rows()
     info |= _convergence(result.losses, chance_loss(config.train.loss, sizes))

@@ -447,6 +447,11 @@ class _Planning:
             return
         reader = self._reader(config.model)
         cases = self.dataset.cases("train")
+        if config.prompts.item_vectors:
+            self._note(
+                "train, rank: counted as if items were texts; with prompts.item_vectors training "
+                "takes about three times as long, and ranking less"
+            )
         users, counted = sample(cases, config.run.seed, self.users)
         started = time.perf_counter()
         encoded: list[EncodedCase] = []

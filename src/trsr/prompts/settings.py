@@ -44,10 +44,17 @@ class PromptSettings(Settings):
         description="the ranking prompt ends with the candidate's image, for models that see "
         "(data.images)",
     )
+    item_vectors: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="candidates and recent items stand in the ranking prompt as so many vectors, "
+        "which an encoder trained with the ranker makes of their texts; 0: as texts",
+    )
     recent: int = Field(3, ge=0, description="recent items in the ranking prompt (paper: 3)")
     summary_words: int = Field(60, ge=5, description="the requested length of a summary, in words")
 
     def meaning(self, exclude: Collection[str] = ()) -> dict[str, Any]:
         """What prompts depend on, as plain values, without what is not used."""
-        apart = {*exclude} | (set() if self.candidate_image else {"candidate_image"})
-        return self.model_dump(mode="json", exclude=apart)
+        unused = {name for name in ("candidate_image", "item_vectors") if not getattr(self, name)}
+        return self.model_dump(mode="json", exclude={*exclude} | unused)

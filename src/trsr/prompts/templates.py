@@ -8,7 +8,7 @@ placeholder inside an item's text stays text.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import Template
 from typing import Literal, Self
@@ -19,7 +19,10 @@ from trsr.errors import ConfigError
 from trsr.registry import near
 from trsr.settings import Settings, digest, toml_values
 from trsr.storage import files
-from trsr.types import Message, Prompt, Role
+from trsr.types import Content, Message, Prompt, Role
+
+Value = str | tuple[Content, ...]
+"""What stands in the place of a placeholder."""
 
 Kind = Literal["write", "revise", "merge", "rank", "rank_plain", "title"]
 
@@ -205,12 +208,22 @@ class PromptTemplate:
         self._turns = [(turn.role, Template(turn.content)) for turn in turns]
         self.begun = turns[-1].content if turns[-1].role == "assistant" else ""
 
-    def fill(self, values: Mapping[str, str]) -> Prompt:
+    def fill(self, values: Mapping[str, Value]) -> Prompt:
         """The prompt with each value in its place, as it is."""
         all_values = self._fixed | dict(values)
-        return Prompt(
-            tuple(Message(role, text.substitute(all_values)) for role, text in self._turns)
-        )
+        return Prompt(tuple(Message(role, _filled(text, all_values)) for role, text in self._turns))
+
+
+def _filled(text: Template, values: Mapping[str, Value]) -> Iterator[Content]:
+    """The parts of a message: the template's text, and each placeholder's value."""
+    end = 0
+    for found in Template.pattern.finditer(text.template):
+        yield text.template[end : found.start()]
+        name = found["named"] or found["braced"]
+        value: Value = values[name] if name else "$"
+        yield from (value,) if isinstance(value, str) else value
+        end = found.end()
+    yield text.template[end:]
 
 
 _FOLDER = Path(__file__).parent / "domains"

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from trsr.errors import ConfigError, PromptError
 from trsr.prompts.settings import PromptSettings
-from trsr.prompts.templates import Kind, PromptTemplate, Style, load_domain
+from trsr.prompts.templates import Kind, PromptTemplate, Style, Value, load_domain
 from trsr.prompts.text import Keywords, Line, cut, finished, fold, item_line, length
 from trsr.settings import digest
 from trsr.storage.images import read_image
-from trsr.types import Image, Item, Message, Prompt, Query
+from trsr.types import Content, Image, Item, Message, Prompt, Query, Vectors
 
 _CACHED_LINES = 1 << 14
 
@@ -46,14 +46,14 @@ class Budget:
         rest._own = self._own
         return rest
 
-    def bound(self, template: PromptTemplate, values: Mapping[str, str]) -> int:
+    def bound(self, template: PromptTemplate, values: Mapping[str, Value]) -> int:
         """Never fewer than the tokens of `template.fill(values)`."""
         key = id(template)
         if key not in self._own:
             self._own[key] = (template, self.count(template.fill(dict.fromkeys(values, ""))))
-        return self._own[key][1] + sum(_bytes(text) + _EDGE for text in values.values())
+        return self._own[key][1] + sum(map(_most_tokens, values.values()))
 
-    def fits(self, template: PromptTemplate, values: Mapping[str, str]) -> bool:
+    def fits(self, template: PromptTemplate, values: Mapping[str, Value]) -> bool:
         """Whether the filled template has at most the budget's tokens."""
         return (
             self.bound(template, values) <= self.tokens
@@ -61,16 +61,20 @@ class Budget:
         )
 
     def longest(
-        self, template: PromptTemplate, values: Mapping[str, str], slot: str, texts: Sequence[str]
-    ) -> tuple[str, bool]:
+        self,
+        template: PromptTemplate,
+        values: Mapping[str, Value],
+        slot: str,
+        texts: Sequence[Value],
+    ) -> tuple[Value, bool]:
         """The text that makes the longest prompt in this slot, and whether all texts fit.
 
         One exact count is enough as long as the budget leaves room for one more text.
         """
-        most = max(texts, key=_bytes)
+        most = max(texts, key=_most_tokens)
         if self.bound(template, {**values, slot: most}) <= self.tokens:
             return most, True
-        if self.count(template.fill({**values, slot: most})) + _bytes(most) + _EDGE <= self.tokens:
+        if self.count(template.fill({**values, slot: most})) + _most_tokens(most) <= self.tokens:
             return most, True
         counts = {text: self.count(template.fill({**values, slot: text})) for text in set(texts)}
         most = max(texts, key=counts.__getitem__)
@@ -108,8 +112,13 @@ def truncations(recent: Sequence[Line], summary: int) -> list[Truncation]:
     return steps + [Truncation(0, None, words) for words in range(summary, -1, -1)]
 
 
-def _bytes(text: str) -> int:
-    return len(text.encode())
+def _most_tokens(value: Value) -> int:
+    """Never fewer than the tokens that a value adds to a prompt."""
+    parts = (value,) if isinstance(value, str) else value
+    return sum(
+        part.count if isinstance(part, Vectors) else len(str(part).encode()) + _EDGE
+        for part in parts
+    )
 
 
 CHAT_VERSION = 1
@@ -246,7 +255,7 @@ class PromptWriter:
         block = self._block(items)
         fields = max(line.longest for line in block)
 
-        def values(step: int) -> dict[str, str]:
+        def values(step: int) -> dict[str, Value]:
             return {"items": _listed(block, fields - step)}
 
         return self._fit("write", values, max(fields, 1), f"the summary of {len(items)} items")
@@ -260,7 +269,7 @@ class PromptWriter:
         block, summary = self._block(items), self._continued("revise", summary)
         fields, words = max(line.longest for line in block), length(summary)
 
-        def values(step: int) -> dict[str, str]:
+        def values(step: int) -> dict[str, Value]:
             cut_fields = min(step, max(fields - 1, 0))  # the items first, the summary last
             kept = cut(summary, words - (step - cut_fields)) or self._domain.no_summary
             return {"summary": kept, "items": _listed(block, fields - cut_fields)}
@@ -277,7 +286,7 @@ class PromptWriter:
         parts = [self._continued("merge", summary) for summary in summaries]
         words = max(length(part) for part in parts)
 
-        def values(step: int) -> dict[str, str]:
+        def values(step: int) -> dict[str, Value]:
             kept = [cut(part, words - step) or self._domain.no_summary for part in parts]
             return {"summaries": "\n".join(f"- {part}" for part in kept)}
 
@@ -296,7 +305,7 @@ class PromptWriter:
         return [self._line(item, words, numbers) for item in items]
 
     def _fit(
-        self, kind: Kind, values: Callable[[int], Mapping[str, str]], steps: int, what: str
+        self, kind: Kind, values: Callable[[int], Mapping[str, Value]], steps: int, what: str
     ) -> Prompt:
         """The first of `steps` ever shorter ways to fill a template that fits."""
         template = self._templates[kind]
@@ -331,23 +340,25 @@ class PromptWriter:
         words = self.settings.words
         summary = fold(query.summary.text) if query.summary else ""
         recent = [self._line(item, words) for item in query.history.recent(self.settings.recent)]
-        candidates = [self._line(item, words).text() for item in query.candidates]
-        images: Sequence[Image | None] = [None] * len(candidates)
+        texts = [self._line(item, words).text() for item in query.candidates]
+        images: Sequence[Image | None] = [None] * len(texts)
         budget = self._budget
         if self.settings.candidate_image:
             images = [self._image(item) for item in query.candidates]
             for place, image in enumerate(images):
-                candidates[place] += "\n" if image else f" {self._domain.no_image}"
+                texts[place] += "\n" if image else f" {self._domain.no_image}"
             budget = budget.less(max(self._image_tokens(item) for item in query.candidates))
+        count = self.settings.item_vectors
+        candidates = [(Vectors(text, count),) if count else text for text in texts]
         steps = truncations(recent, length(summary))
 
-        def values(step: int) -> dict[str, str]:
+        def values(step: int) -> dict[str, Value]:
             kept = steps[step]
             lines = recent[len(recent) - kept.recent :]
             none = self._domain.no_recent if len(query.history) else self._domain.first_visit
             return {
                 "summary": cut(summary, kept.summary) or self._domain.no_summary,
-                "recent": _listed(lines, kept.words) or none,
+                "recent": _listed(lines, kept.words, count) or none,
             }
 
         step = self._fit_rank(values, len(steps), candidates, query, budget)
@@ -383,9 +394,9 @@ class PromptWriter:
 
     def _fit_rank(
         self,
-        values: Callable[[int], dict[str, str]],
+        values: Callable[[int], dict[str, Value]],
         steps: int,
-        candidates: Sequence[str],
+        candidates: Sequence[Value],
         query: Query,
         budget: Budget,
     ) -> int:
@@ -418,8 +429,14 @@ class PromptWriter:
         return finished(prompt.begun, text, self._sentences)
 
 
-def _listed(lines: Sequence[Line], most: int | None) -> str:
-    return "\n".join(f"- {line.text(most)}" for line in lines)
+def _listed(lines: Sequence[Line], most: int | None, vectors: int = 0) -> Value:
+    if not vectors:
+        return "\n".join(f"- {line.text(most)}" for line in lines)
+    # an encoder reads whole texts: a cut one would be another item's vectors
+    found: list[Content] = []
+    for line in lines:
+        found += ["\n- " if found else "- ", Vectors(line.text(), vectors)]
+    return tuple(found)
 
 
 def _with_image(prompt: Prompt, image: Image) -> Prompt:

@@ -53,6 +53,24 @@ def listwise_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int)
     return torch.stack(losses)
 
 
+def distillation_loss(teacher: Mapping[str, Sequence[float]]) -> Loss:
+    """Kullback-Leibler divergence of a case's softmax over candidates from the teacher's.
+
+    Args:
+        teacher: By case the scores of its candidates, as `scores` gives them.
+    """
+
+    def loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
+        parts = torch.split(scores(network, cases, batch_tokens), _sizes(cases))
+        losses = []
+        for case, margins in zip(cases, parts, strict=True):
+            wanted = torch.tensor(teacher[case.id], device=margins.device).log_softmax(-1)
+            losses.append((wanted.exp() * (wanted - margins.log_softmax(-1))).sum())
+        return torch.stack(losses)
+
+    return loss
+
+
 def text_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
     """Next-token cross-entropy over whole prompts and right answers, mean over a case's tokens.
 

@@ -18,12 +18,13 @@ from trsr.models.hf.model import TransformersModel
 from trsr.models.settings import ModelSettings, open_model
 from trsr.progress import Progress
 from trsr.training.activation_cache import FILE, ActivationCache, first_adapted_layer
+from trsr.training.adapter import Adapter
 from trsr.training.encode import EncodedCase
 from trsr.training.fit import TrainResult
 from trsr.training.losses import Loss
 from trsr.training.settings import TrainSettings
 from trsr.training.state import Weights
-from trsr.training.step import Schedule, TrainingStep
+from trsr.training.step import Activations, Schedule, TrainingStep
 from trsr.training.trainer import Trainer
 from trsr.types import Prompt
 
@@ -31,10 +32,13 @@ HUB_IDS = {"smollm2-135m": SMOLLM2_REPO}
 """Embedded models by the name that a person without trsr can load them by."""
 
 
-def open_trainable(model: ModelSettings, advice: str) -> TransformersModel:
+def open_trainable(
+    model: ModelSettings, advice: str, adapter: Path | None = None
+) -> TransformersModel:
     """Opens a model for training; ConfigError with the advice if its backend cannot be trained."""
     # the weights change under what would be kept or compiled
-    opened = open_model(model.model_copy(update={"prefix_cache_tokens": 0, "scorer": "torch"}))
+    plain = model.model_copy(update={"prefix_cache_tokens": 0, "scorer": "torch"})
+    opened = open_model(plain, adapter)
     if not isinstance(opened, TransformersModel):
         raise ConfigError(f"model.backend: {model.backend} cannot be trained; {advice}")
     return opened
@@ -56,6 +60,8 @@ def run_training(
     start: Weights | None = None,
     schedule: Schedule | None = None,
     unit: str = "steps",
+    adapter: Adapter | None = None,
+    activations: Activations | None = None,
 ) -> TrainResult:
     """Trains an adapter on encoded cases, from the start or from the last state.
 
@@ -74,11 +80,15 @@ def run_training(
         start: An adapter's weights to go on with; None: a new adapter.
         schedule: Which cases each step takes; None: a drawn order of all of them.
         unit: What the progress counts.
+        adapter: What is trained, on the network already; None: a new LoRA adapter.
+        activations: What each pass needs; None: an activation cache where that can be.
     """
     schedule = schedule or Schedule(len(cases), settings, seed)
     batch_tokens = opened.settings.batch_tokens
 
-    def activation_cache(network: Any) -> ActivationCache | None:
+    def activation_cache(network: Any) -> Activations | None:
+        if activations is not None:
+            return activations
         first = first_adapted_layer(network, cases, settings)
         if first is None:
             return None
@@ -96,6 +106,7 @@ def run_training(
             seed=seed,
             loss=loss,
             activation_cache=activation_cache,
+            adapter=adapter,
         )
         if start is not None:
             step.adapter.restore(start)

@@ -7,7 +7,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from trsr.errors import ConfigError, ModelError
 from trsr.models.token_tree.tokens import Tokens, common
 from trsr.settings import derive_seed
-from trsr.training.activation_cache import ActivationCache
 from trsr.training.adapter import Adapter
 from trsr.training.encode import EncodedCase
 from trsr.training.losses import LOSSES, Loss
@@ -90,6 +89,13 @@ class StepResult:
     distinct_tokens: int
 
 
+class Activations(Protocol):
+    """Gives the network what a pass over some cases needs beside their tokens."""
+
+    def activations(self, cases: Sequence[EncodedCase]) -> contextlib.AbstractContextManager[None]:
+        """Holds for the passes within the block, over prompts and answers of these cases."""
+
+
 class TrainingStep:
     """Makes the steps of a schedule; each depends on the weights, the moments and its number only.
 
@@ -106,6 +112,7 @@ class TrainingStep:
         loss: What to minimize; None: as the settings say.
         activation_cache: Makes the cache for the frozen lower layers from the network with its
             adapter; where it gives None, each step computes those layers.
+        adapter: What is trained, on the network already; None: a new adapter.
 
     Attributes:
         adapter: The LoRA weights on the network.
@@ -125,9 +132,10 @@ class TrainingStep:
         batch_tokens: int,
         seed: int,
         loss: Loss | None = None,
-        activation_cache: Callable[[Any], ActivationCache | None] = lambda network: None,
+        activation_cache: Callable[[Any], Activations | None] = lambda network: None,
+        adapter: Adapter | None = None,
     ) -> None:
-        self.adapter = Adapter(network, settings, base, seed)
+        self.adapter = adapter or Adapter(network, settings, base, seed)
         self._network = network
         self._cases = cases
         self._schedule = schedule

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from trsr.errors import PromptError
+from trsr.errors import ModelError, PromptError
 from trsr.models.base import Feed, Sampling, Table
 from trsr.models.chat_format import ChatFormat, Question
 from trsr.models.hf import load
 from trsr.models.hf.generate import Generator, stop_tokens
+from trsr.models.hf.item_vectors import (
+    ENCODER,
+    VECTORS,
+    ItemEncoder,
+    ItemVectors,
+    StoredVectors,
+    encoder_digest,
+    open_encoder,
+    read_slots,
+)
 from trsr.models.hf.vision import ImageVectors, VisionFormat, load_processor
 from trsr.models.openvino.compiled import BITS, CompiledPass, compiled_pass, resolve
 from trsr.models.openvino.graph import rounded
@@ -26,7 +36,9 @@ from trsr.models.token_tree.kv_cache import decoder_of
 from trsr.models.token_tree.prefix_cache import PrefixCache
 from trsr.models.token_tree.tokens import Tokens, common
 from trsr.models.token_tree.tree import answer_logits, answer_states, log_normalizer
+from trsr.models.vector_format import VectorFormat
 from trsr.models.weights import local_weights, sees
+from trsr.storage import files
 from trsr.types import Prompt
 
 _BEFORE = 8
@@ -65,15 +77,22 @@ class TransformersModel:
         self.device = load.pick_device(settings)
         self.network = load.load_network(settings, folder, adapter, self.device)
         self.chat_format = self._format(folder)
+        self.items: ItemVectors | None = None
+        own_encoder = None if adapter is None else adapter / ENCODER
+        if own_encoder is not None and files.is_folder(own_encoder):
+            self._read_items(folder, own_encoder)
         own = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         self._context_tokens = min(settings.context_tokens, own or settings.context_tokens)
         dtype = load.pick_dtype(settings, self.device)
-        self.scorer = "torch" if self.takes_images else resolve(self.network, settings.scorer)
+        plain = not (self.takes_images or self.items)
+        self.scorer = resolve(self.network, settings.scorer) if plain else "torch"
         self._identity = load.identity(settings, folder, adapter, dtype)
         if self.scorer != "torch":
             self._identity += f" {self.scorer}"
         if self.takes_images:
             self._identity += f" images of {settings.image_tokens}"
+        if own_encoder is not None and self.items:
+            self._identity += f" items {encoder_digest(own_encoder)}"
         self._identity += settings.special_name
         self.prefix_cache = PrefixCache(settings.prefix_cache_tokens)
         self._kept_texts: dict[Tokens, dict[str, Tokens]] = {}
@@ -87,6 +106,52 @@ class TransformersModel:
             self.network, load_processor(folder), settings.image_tokens, settings.name
         )
         return VisionFormat(vectors, settings.name, settings.special_tokens)
+
+    def _read_items(self, folder: Path, own: Path) -> None:
+        count = len(read_slots(own)["slots"])
+        stored = StoredVectors(own / VECTORS, encoder_digest(own))
+
+        @functools.cache
+        def encoder() -> ItemEncoder:
+            return open_encoder(self.settings, folder, own, self.device)
+
+        self.take_items(count, encoder, stored)
+
+    def take_items(
+        self,
+        count: int,
+        encoder: Callable[[], ItemEncoder],
+        stored: StoredVectors | None = None,
+    ) -> ItemVectors:
+        """Lets prompts hold vectors of items.
+
+        Args:
+            count: Vectors of one item.
+            encoder: Gives what makes them, once one is in no file.
+            stored: Those that are made.
+
+        Raises:
+            ModelError: If the model sees: both kinds of vectors have no place in one prompt.
+        """
+        if self.takes_images:
+            raise ModelError(
+                f"{self.settings.name} looks at images: set prompts.item_vectors = 0, or name a "
+                "model of texts"
+            )
+        batch = self.settings.batch_tokens
+        self.items = ItemVectors(self.network, count, encoder, stored, batch_tokens=batch)
+        self.chat_format = VectorFormat(
+            self.chat_format.tokenizer,
+            self.settings.name,
+            self.items.numbers,
+            self.settings.special_tokens,
+        )
+        return self.items
+
+    @property
+    def item_vectors(self) -> int:
+        """How many vectors stand in prompts for an item; 0: items are read as texts."""
+        return self.items.numbers.count if self.items else 0
 
     @property
     def takes_images(self) -> bool:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from trsr.errors import ModelError, PromptError
 from trsr.models.chat_format import ChatFormat
+from trsr.models.hf.item_vectors import look_up
 from trsr.models.token_tree.kv_cache import PLACES, decoder_of
 from trsr.models.token_tree.tokens import Tokens
 from trsr.models.weights import quiet
@@ -136,17 +137,7 @@ class ImageVectors:
         self._bytes = 0
         self._latest: OrderedDict[Image, tuple[Any, int, int]] = OrderedDict()
         self._grids: dict[int, tuple[Tensor, int]] = {}
-        own = embeddings.forward
-
-        def embed(ids: Tensor) -> Tensor:
-            seen = ids >= self.base
-            if not bool(seen.any()):
-                return own(ids)  # type: ignore[no-any-return]
-            words: Tensor = own(ids.masked_fill(seen, 0))
-            vectors = self._vectors(ids[seen]).to(words)
-            return words.masked_scatter(seen[..., None].expand_as(words), vectors)
-
-        embeddings.forward = embed
+        look_up(network, self.base, self._vectors)
         if _has_grids(self._decoder.config):
             setattr(self._decoder, PLACES, self._places)
 

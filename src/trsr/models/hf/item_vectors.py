@@ -1,0 +1,375 @@
+"""An item encoder: the base model with its own LoRA reads an item's text once and makes vectors.
+
+They stand in the ranker's prompts in the place of the item's tokens (after MixLM,
+arXiv:2512.07846, and gist tokens, arXiv:2304.08467). The encoder reads the text and then learned
+slots. A vector is the mean of the input embeddings of one part of the text, moved by a learned map
+of the state at its slot. The map starts at zero, so an encoder starts with what the words say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trsr.errors import ModelError, StoreError
+from trsr.models.hf import load
+from trsr.models.settings import ModelSettings
+from trsr.models.token_tree.kv_cache import decoder_of
+from trsr.models.token_tree.tokens import Tokens
+from trsr.models.token_tree.tree import token_states
+from trsr.models.vector_format import VectorNumbers
+from trsr.models.weights import file_digest
+from trsr.progress import Progress
+from trsr.settings import derive_seed
+from trsr.storage import files
+
+ENCODER = "encoder"
+"""In an adapter's folder: the item encoder that was trained with it."""
+SLOTS = "slots.safetensors"
+VECTORS = "vectors.safetensors"
+MAX_TOKENS = 512
+"""Of an item's text."""
+_KEPT_BYTES = 2**28
+"""Of vectors that are in no file."""
+_SHARD = 256
+"""Texts whose vectors are written together while a catalog is encoded."""
+_EPS = 1e-6
+
+
+def look_up(network: Any, base: int, vectors: Callable[[Tensor], Tensor]) -> None:
+    """Lets a network's embedding layer take numbers from `base` on, and look up their vectors.
+
+    Args:
+        network: A causal language model; changed in place.
+        base: The first number that is no token's.
+        vectors: Gives the vectors of such numbers: [numbers] → [numbers, width].
+    """
+    embeddings = decoder_of(network).get_input_embeddings()
+    own = embeddings.forward
+
+    def embed(ids: Tensor) -> Tensor:
+        other = ids >= base
+        if not bool(other.any()):
+            return own(ids)  # type: ignore[no-any-return]
+        words: Tensor = own(ids.masked_fill(other, 0))
+        found = vectors(ids[other]).to(words)
+        return words.masked_scatter(other[..., None].expand_as(words), found)
+
+    embeddings.forward = embed
+
+
+class ItemEncoder(nn.Module):
+    """Makes vectors of texts, in the space of the network's input embeddings.
+
+    Args:
+        network: A causal language model, its LoRA in it; its embedding layer learns the slots'
+            numbers.
+        tokenizer: Gives a text's tokens; marks of the chat format are text like other text.
+        count: Vectors of one text.
+        seed: Of the slots.
+
+    Attributes:
+        slots: Input vectors that stand behind each text, [count, width].
+        map: From a slot's state to what is added to its vector, [width, width].
+    """
+
+    def __init__(self, network: Any, tokenizer: Any, count: int, seed: int = 0) -> None:
+        super().__init__()
+        self.network = network
+        self._tokenizer = tokenizer
+        self._words = decoder_of(network).get_input_embeddings()
+        self._embed: Callable[[Tensor], Tensor] = self._words.forward
+        self._base = self._words.num_embeddings
+        weight = self._words.weight.detach()
+        self._size = float(weight.float().square().mean().sqrt())
+        generator = torch.Generator().manual_seed(derive_seed(seed, "slots"))
+        drawn = torch.randn(count, weight.shape[1], generator=generator) * self._size
+        self.slots = nn.Parameter(drawn.to(weight.device))
+        self.map = nn.Parameter(torch.zeros(weight.shape[1], weight.shape[1]).to(weight.device))
+        look_up(network, self._base, lambda numbers: self.slots[numbers - self._base])
+
+    @property
+    def count(self) -> int:
+        """Vectors of one text."""
+        return len(self.slots)
+
+    def tokens(self, text: str) -> Tokens:
+        """A text's tokens; a longer one is cut."""
+        found = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return tuple(found[:MAX_TOKENS])
+
+    def encode(self, texts: Sequence[str], batch_tokens: int) -> Tensor:
+        """The vectors of texts, [texts, count, width], fp32; differentiable.
+
+        Args:
+            texts: What is read.
+            batch_tokens: About how many tokens one forward pass may hold.
+        """
+        slots = tuple(range(self._base, self._base + self.count))
+        tokens = [self.tokens(text) for text in texts]
+        states, paths = token_states(
+            self.network, [own + slots for own in tokens], batch_tokens=batch_tokens
+        )
+        places = torch.tensor([path[-self.count :] for path in paths], device=states.device)
+        read = self._scaled(states[places].float())
+        return self._scaled(self._means(tokens)) + read @ self.map
+
+    def _means(self, tokens: Sequence[Tokens]) -> Tensor:
+        """The mean embedding of each of `count` equal parts of each text."""
+        device = self.slots.device
+        parts = [
+            row * self.count + at * self.count // len(own)
+            for row, own in enumerate(tokens)
+            for at in range(len(own))
+        ]
+        into = torch.tensor(parts, dtype=torch.long, device=device)
+        every = torch.tensor([one for own in tokens for one in own], dtype=torch.long)
+        words = self._embed(every.to(device)).detach().float()
+        sums = words.new_zeros(len(tokens) * self.count, words.shape[1]).index_add(0, into, words)
+        counts = torch.bincount(into, minlength=len(sums)).clamp_min(1)
+        return (sums / counts[:, None]).view(len(tokens), self.count, -1)
+
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        """Vectors as long as the model's own embeddings are in the mean; zero stays zero."""
+        norm = vectors.square().mean(-1, keepdim=True).add(_EPS**2).sqrt()
+        return vectors * (self._size / norm)
+
+    def own(self) -> dict[str, nn.Parameter]:
+        """What is trained beside the LoRA, by name."""
+        return {"slots": self.slots, "map": self.map}
+
+
+def encoder_digest(folder: Path) -> str:
+    """What identifies an encoder: a hash of its files (16 hexadecimal digits of SHA-256)."""
+    names = ("adapter_config.json", "adapter_model.safetensors", SLOTS)
+    found = " ".join(file_digest(folder / name) for name in names)
+    return hashlib.sha256(found.encode()).hexdigest()[:16]
+
+
+def read_slots(folder: Path) -> dict[str, Tensor]:
+    """The slots and the map of a written encoder.
+
+    Raises:
+        ModelError: If the file is damaged or another one.
+    """
+    try:
+        found = load_file(folder / SLOTS)
+        width = found["slots"].shape[1]
+        fits = found["map"].shape == (width, width)
+    except (OSError, SafetensorError, ValueError, LookupError) as error:
+        raise ModelError(
+            f"the item encoder in {folder} cannot be read ({error}); train again"
+        ) from error
+    if not fits:
+        raise ModelError(f"the item encoder in {folder} has numbers of other shapes; train again")
+    return found
+
+
+class StoredVectors:
+    """Vectors in a file, found by their text; read as they are needed.
+
+    Args:
+        path: The file; where there is none, nothing is found.
+        encoder: The digest of the encoder: vectors of another one are not taken.
+
+    Raises:
+        StoreError: If the file is damaged.
+    """
+
+    def __init__(self, path: Path, encoder: str) -> None:
+        self._rows: dict[bytes, int] = {}
+        if not files.is_file(path):
+            return
+        try:
+            with safe_open(path, framework="pt") as opened:
+                if (opened.metadata() or {}).get("encoder") != encoder:
+                    return
+                keys = opened.get_tensor("keys").numpy()
+                self._vectors = opened.get_slice("vectors")  # memory-mapped
+                rows = range(self._vectors.get_shape()[0])
+                self._rows = dict(zip((key.tobytes() for key in keys), rows, strict=True))
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            raise StoreError(
+                f"the vectors in {path} cannot be read ({error}); remove the file: they are made "
+                "again"
+            ) from error
+
+    def get(self, text: str) -> Tensor | None:
+        """A text's vectors, [count, width]; None where they are not in the file."""
+        row = self._rows.get(_key(text))
+        return None if row is None else self._vectors[row]
+
+
+def _key(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def write_vectors(
+    texts: Sequence[str],
+    encoder: ItemEncoder,
+    digest: str,
+    path: Path,
+    *,
+    work: Path,
+    batch_tokens: int,
+    progress: Progress,
+) -> int:
+    """Makes the vectors of texts and writes them; those that are known are not made again.
+
+    Args:
+        texts: Distinct ones.
+        encoder: Makes them.
+        digest: The encoder's.
+        path: The file; vectors of this encoder in it are kept.
+        work: A folder for finished parts: a stopped call goes on there.
+        batch_tokens: About how many tokens one forward pass may hold.
+        progress: Advances with each text.
+
+    Returns:
+        How many were made.
+    """
+    known = StoredVectors(path, digest)
+    new = [text for text in texts if known.get(text) is None]
+    progress.begin(len(new), "items encoded")
+    parts = []
+    for start in range(0, len(new), _SHARD):
+        some = new[start : start + _SHARD]
+        named = hashlib.sha256("\n".join([digest, *some]).encode()).hexdigest()[:16]
+        part = work / f"vectors-{named}.safetensors"
+        if not files.is_file(part):
+            with torch.no_grad():
+                made = encoder.eval().encode(some, batch_tokens).cpu()
+            _write(part, some, made, digest)
+        parts.append(StoredVectors(part, digest))
+        progress.advance(len(some))
+    found = [
+        next(one for place in (known, *parts) if (one := place.get(text)) is not None)
+        for text in texts
+    ]
+    _write(path, texts, torch.stack(found), digest)
+    return len(new)
+
+
+def _write(path: Path, texts: Sequence[str], vectors: Tensor, digest: str) -> None:
+    keys = torch.stack(
+        [torch.frombuffer(bytearray(_key(text)), dtype=torch.uint8) for text in texts]
+    )
+    files.make_folder(path.parent)
+    beside = path.with_name(f".{path.name}.new")
+    tensors = {"keys": keys, "vectors": vectors.contiguous()}
+    save_file(tensors, beside, {"encoder": digest})
+    files.move(beside, path)
+
+
+class ItemVectors:
+    """The vectors behind a ranker's numbers: its embedding layer looks them up here.
+
+    Args:
+        network: The ranker's causal language model; changed in place.
+        count: Vectors of one text.
+        encoder: Gives the encoder, once a text is in no file.
+        stored: Vectors that are made.
+        batch_tokens: About how many tokens one forward pass of the encoder may hold.
+
+    Attributes:
+        numbers: Gives texts their numbers.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        count: int,
+        encoder: Callable[[], ItemEncoder],
+        stored: StoredVectors | None = None,
+        *,
+        batch_tokens: int,
+    ) -> None:
+        words = decoder_of(network).get_input_embeddings()
+        self.numbers = VectorNumbers(words.num_embeddings, count)
+        self._encoder, self._stored, self._batch_tokens = encoder, stored, batch_tokens
+        self._made: OrderedDict[int, Tensor] = OrderedDict()
+        look_up(network, self.numbers.base, self._of)
+
+    def _of(self, numbers: Tensor) -> Tensor:
+        """[numbers] → [numbers, width]."""
+        places = numbers - self.numbers.base
+        blocks, rows = torch.unique(places // self.numbers.count, return_inverse=True)
+        table = torch.stack([one.to(numbers.device) for one in self._blocks(blocks.tolist())])
+        found: Tensor = table[rows, places % self.numbers.count]
+        return found
+
+    def _blocks(self, blocks: Sequence[int]) -> list[Tensor]:
+        found: dict[int, Tensor] = {}
+        for block in blocks:
+            one = self._made.get(block)
+            if one is None and self._stored is not None:
+                one = self._stored.get(self.numbers.text(block))
+            if one is not None:
+                found[block] = one
+        missing = [block for block in blocks if block not in found]
+        if missing:
+            with torch.no_grad():
+                made = self._encoded(missing, training=False)
+            found |= made
+            self._made |= made
+            each = made[missing[0]].nbytes
+            while len(self._made) * each > _KEPT_BYTES:
+                self._made.popitem(last=False)
+        return [found[block] for block in blocks]
+
+    def _encoded(self, blocks: Sequence[int], *, training: bool) -> dict[int, Tensor]:
+        encoder = self._encoder().train(training)
+        texts = [self.numbers.text(block) for block in blocks]
+        return dict(zip(blocks, encoder.encode(texts, self._batch_tokens), strict=True))
+
+    @contextlib.contextmanager
+    def training(self, sequences: Sequence[Sequence[int]]) -> Iterator[None]:
+        """Within the block all vectors in these sequences are the encoder's, with gradients."""
+        base, count = self.numbers.base, self.numbers.count
+        blocks = {(one - base) // count for own in sequences for one in own if one >= base}
+        self._made.clear()  # of weights that have moved since
+        self._made |= self._encoded(sorted(blocks), training=True) if blocks else {}
+        try:
+            yield
+        finally:
+            self._made.clear()
+
+
+def open_encoder(
+    settings: ModelSettings, base: Path, folder: Path, device: torch.device
+) -> ItemEncoder:
+    """Opens a written encoder.
+
+    Args:
+        settings: The base model's.
+        base: Its folder.
+        folder: The encoder's.
+        device: Where it runs.
+
+    Raises:
+        ModelError: If it cannot be read, or is of another model.
+    """
+    own = read_slots(folder)
+    network = load.load_network(settings, base, folder, device)
+    tokenizer = load.load_tokenizer(base, split_special_tokens=True)
+    encoder = ItemEncoder(network, tokenizer, len(own["slots"]))
+    if own["slots"].shape != encoder.slots.shape:
+        raise ModelError(f"the item encoder in {folder} is of another model; train again")
+    restore_slots(encoder, own)
+    return encoder.requires_grad_(False).eval()
+
+
+def restore_slots(encoder: ItemEncoder, found: Mapping[str, Tensor]) -> None:
+    """Puts slots and map into an encoder."""
+    with torch.no_grad():
+        for name, parameter in encoder.own().items():
+            parameter.copy_(found[name])
