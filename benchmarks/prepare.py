@@ -7,6 +7,8 @@ import math
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,7 @@ from trsr.data.settings import Columns, DataSettings
 from trsr.errors import DataError
 from trsr.progress import Progress
 from trsr.settings import derive_seed
+from trsr.storage.files import stream_parquet
 
 Format = Literal["parquet", "csv"]
 
@@ -33,43 +36,71 @@ _KINDS = (
     *("small", "large", "heavy", "light", "quiet", "fast", "safe", "plain", "coated", "folding"),
 )
 _YEARS = 3 * 365 * 86400
+_CHUNK = 5_000_000
+"""Rows made at a time."""
+MOST_ITEMS = 1_000_000
 
 
 def write_events(
     folder: Path, interactions: int, *, seed: int = 0, format: Format = "parquet"
 ) -> DataSettings:
-    """Writes a data set with a tenth as many users, and a tenth as many items, as interactions.
+    """Writes a data set with a tenth as many users as interactions, and as many items.
 
-    Users are drawn evenly; items with a probability that falls as 1/rank (Zipf's law); times over
-    three years. Each item has a title of four words and a description of twelve.
+    There are at most `MOST_ITEMS` of these. Users are drawn evenly; items with a probability that
+    falls as 1/rank (Zipf's law); times over three years. Each item has a title of four words and a
+    description of twelve.
 
     Returns:
         The settings that read it.
     """
     draw = np.random.default_rng(derive_seed(seed, "events", str(interactions)))
-    users = items = max(interactions // 10, 1)
-    ranks = np.minimum(items ** draw.random(interactions), items) - 1
+    users = max(interactions // 10, 1)
+    items = min(users, MOST_ITEMS)
     names = draw.permutation(items)
-    frame = pl.DataFrame(
-        {
-            "user": draw.integers(users, size=interactions),
-            "item": names[ranks.astype(np.int64)],
-            "time": 1_600_000_000 + draw.integers(_YEARS, size=interactions),
-        }
-    )
-    named = frame.with_columns(
-        pl.format("u{}", "user").alias("user"), pl.format("i{}", "item").alias("item")
-    )
-    catalog = pl.DataFrame({"item": np.arange(items)}).select(
-        pl.format("i{}", "item").alias("item"),
-        _words(draw, items, 4).alias("title"),
-        _words(draw, items, 12).alias("description"),
-    )
     paths = folder / f"interactions.{format}", folder / f"items.{format}"
-    for path, one in zip(paths, (named, catalog), strict=True):
-        one.write_parquet(path) if format == "parquet" else one.write_csv(path)
+    catalog = (
+        _catalog(draw, min(_CHUNK, items - begin), begin) for begin in range(0, items, _CHUNK)
+    )
+    _written(catalog, paths[1], format)
+    sizes = (min(_CHUNK, interactions - begin) for begin in range(0, interactions, _CHUNK))
+    _written((_events(draw, size, users, names) for size in sizes), paths[0], format)
     columns = Columns(user="user", item="item", time="time", item_id="item")
     return DataSettings(interactions=paths[0], items=paths[1], columns=columns)
+
+
+def _events(
+    draw: np.random.Generator, size: int, users: int, names: npt.NDArray[np.int64]
+) -> pl.DataFrame:
+    ranks = np.minimum(len(names) ** draw.random(size), len(names)) - 1
+    frame = pl.DataFrame(
+        {
+            "user": draw.integers(users, size=size),
+            "item": names[ranks.astype(np.int64)],
+            "time": 1_600_000_000 + draw.integers(_YEARS, size=size),
+        }
+    )
+    return frame.with_columns(
+        pl.format("u{}", "user").alias("user"), pl.format("i{}", "item").alias("item")
+    )
+
+
+def _catalog(draw: np.random.Generator, size: int, begin: int) -> pl.DataFrame:
+    return pl.DataFrame({"item": np.arange(begin, begin + size)}).select(
+        pl.format("i{}", "item").alias("item"),
+        _words(draw, size, 4).alias("title"),
+        _words(draw, size, 12).alias("description"),
+    )
+
+
+def _written(frames: Iterator[pl.DataFrame], path: Path, format: Format) -> None:
+    """Writes a table piece by piece: it may be larger than memory."""
+    if format == "parquet":
+        first = next(frames)
+        stream_parquet(chain([first], frames), first.schema, path)
+        return
+    with path.open("wb") as file:
+        for place, frame in enumerate(frames):
+            frame.write_csv(file, include_header=not place)
 
 
 def _words(draw: np.random.Generator, rows: int, count: int) -> pl.Series:
@@ -134,6 +165,7 @@ def bench_prepare(options: PrepareOptions, progress: Progress) -> Result:
         for size in order
     )
     notes = [_growth(order[0], size, reference, timings[size]) for size in order[1:]]
+    notes += [f"{size:,}: {timings[size].result}" for size in order]
     rates = (f"{size:,}: {size / timings[size].median:,.0f}" for size in order)
     notes.append(f"interactions a second: {'; '.join(rates)}")
     how = "all users' cases" if not cases else f"at most {cases:,} cases of a kind"
@@ -152,12 +184,13 @@ def _time(settings: DataSettings, seed: int, timing: Timing) -> None:
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as out:
         found = measured(settings, Path(out), seed)
     timing.seconds.append(found["seconds"])
+    timing.result = "; ".join(f"{note} {took:.1f} s" for note, took in found["steps"])
     if found["peak"] is not None:
         timing.peak_memory = max(found["peak"], timing.peak_memory or 0)
 
 
 def measured(settings: DataSettings, out: Path, seed: int) -> dict[str, Any]:
-    """Prepares in a process of its own: its seconds and its peak memory in bytes.
+    """Prepares in a process of its own: its seconds, those of each step, and peak memory in bytes.
 
     Raises:
         DataError: If it fails.

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from trsr.data.negatives import Keys, Seen, Weights, negatives, shuffled
-from trsr.data.records import Ints, Mask, Records
+from trsr.data.records import Ints, Mask, Records, spans
 from trsr.settings import derive_seed
 
 SCHEMA = pl.Schema(
@@ -73,7 +73,7 @@ def history_columns(
         limit: 0: all.
         step: See `history_begins`.
     """
-    row, flat = _positions(history_begins(records.starts[users], ends, limit, step), ends)
+    row, flat = spans(history_begins(records.starts[users], ends, limit, step), ends)
     columns = {
         "row": pl.Series(row).set_sorted(),
         "items": records.items.gather(records.item[flat]),
@@ -81,14 +81,6 @@ def history_columns(
     }
     grouped = pl.DataFrame(columns).group_by("row", maintain_order=True)
     return grouped.agg("items", "times").drop("row").get_columns()
-
-
-def _positions(begins: Ints, ends: Ints) -> tuple[Ints, Ints]:
-    """The number of each pair, and beside it all positions from its begin up to its end."""
-    lengths = ends - begins
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    offset = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return row, begins[row] + offset
 
 
 def sampled_cases(
@@ -114,9 +106,9 @@ def sampled_cases(
         seed: The run's.
         weights: How likely each item is drawn; left out: all alike.
     """
-    seen = Seen.of(records)
     for chunk in _chunks(positions):
-        users, targets = (codes[chunk].astype(np.int64) for codes in (records.user, records.item))
+        own, users = np.unique(records.user[chunk], return_inverse=True)
+        seen, targets = Seen.of(records, own), records.item[chunk].astype(np.int64)
         query = _query_columns(records, chunk, split, max_history, history_step)
         keys = query_keys(query["query"], seed)
         drawn = negatives(keys, users, targets, seen, n, weights)
@@ -152,7 +144,7 @@ def full_catalog_cases(
 def _seen(records: Records, chunk: Ints, fit: Mask) -> pl.Series:
     """The items seen before each position, or fitted on; each once."""
     users = records.user[chunk]
-    row, flat = _positions(records.starts[users], records.starts[users + 1])
+    row, flat = spans(records.starts[users], records.starts[users + 1])
     seen = (flat < chunk[row]) | (fit[flat] & (records.item[flat] != records.item[chunk[row]]))
     columns = {"row": row[seen], SEEN: records.items.gather(records.item[flat[seen]])}
     pairs = pl.DataFrame(columns).unique(maintain_order=True)
@@ -161,10 +153,7 @@ def _seen(records: Records, chunk: Ints, fit: Mask) -> pl.Series:
 
 def new_targets(records: Records, positions: Ints) -> Ints:
     """The positions whose item the user has not seen before."""
-    pairs = records.user.astype(np.int64) * len(records.items) + records.item
-    first = np.zeros(len(records), dtype=np.bool_)
-    first[np.unique(pairs, return_index=True)[1]] = True
-    return positions[first[positions]]
+    return positions[records.first_times()[positions]]
 
 
 def _chunks(positions: Ints) -> Iterator[Ints]:
@@ -177,8 +166,8 @@ def _query_columns(
 ) -> pl.DataFrame:
     """The first four columns of `SCHEMA`; a query's id is `split/user/n` after n interactions."""
     users = records.user[chunk].astype(np.int64)
-    ends = records.starts[users] + records.before[chunk]
-    names = pl.DataFrame({"user": records.users.gather(users), "n": records.place[chunk]})
+    ends = records.starts[users] + records.before(chunk)
+    names = pl.DataFrame({"user": records.users.gather(users), "n": records.place(chunk)})
     queries = names.select(pl.format("{}/{}/{}", pl.lit(split), "user", "n").alias("query"), "user")
     return queries.with_columns(history_columns(records, users, ends, max_history, history_step))
 

@@ -61,22 +61,30 @@ def is_missing(text: str) -> pl.Expr:
     return pl.col(text).str.strip_chars().str.to_lowercase().is_in(MISSING)
 
 
-def id_text(column: pl.Series, path: Path, encoding: str = "utf-8") -> pl.Series:
+def id_text(
+    column: pl.Series, path: Path, encoding: str = "utf-8", rows: pl.Series | None = None
+) -> pl.Series:
     """Ids as text, null where there is none: 1, 1.0 and "1" are all "1", "007" stays.
 
     Spaces around an id and control characters in it are dropped, and what stands for no id (see
     `MISSING`). The `.0` of whole numbers is dropped when every id of the column is a whole number.
 
+    Args:
+        column: The ids as they are written.
+        path: Their file, for messages.
+        encoding: Its own.
+        rows: How many rows have each id, where the column holds each once.
+
     Raises:
         DataError: If an id has a line end in it, or the column holds no ids.
     """
     frame = pl.DataFrame({"id": to_text(column, path).str.strip_chars()})
-    broken = frame.filter(pl.col("id").str.contains(r"[\r\n]"))["id"]
-    if len(broken):
-        place = line_with(path, encoding, broken[0])
+    broken = frame["id"].str.contains(r"[\r\n]")
+    if broken.any():
+        first = frame["id"].filter(broken)[0]
         raise DataError(
-            f"{place}: the id {broken[0][:60]!r} has a line end in it (and {len(broken) - 1} "
-            "more); is a quotation mark missing or too many?"
+            f"{line_with(path, encoding, first)}: the id {first[:60]!r} has a line end in it (and "
+            f"{_rows(broken, rows) - 1} more); is a quotation mark missing or too many?"
         )
     if frame.select(pl.col("id").str.contains(_CONTROL).any()).item():
         frame = frame.with_columns(pl.col("id").str.replace_all(_CONTROL, "").str.strip_chars())
@@ -86,8 +94,18 @@ def id_text(column: pl.Series, path: Path, encoding: str = "utf-8") -> pl.Series
     return frame["id"].alias(column.name)
 
 
+def _rows(chosen: pl.Series, rows: pl.Series | None) -> int:
+    """How many rows the chosen values stand for."""
+    return int(chosen.sum() if rows is None else rows.filter(chosen).sum())
+
+
 def report_ids(
-    column: pl.Series, ids: pl.Series, role: str, path: Path, row_counts: RowCounts
+    column: pl.Series,
+    ids: pl.Series,
+    role: str,
+    path: Path,
+    row_counts: RowCounts,
+    rows: pl.Series | None = None,
 ) -> None:
     """Counts the ids of a column that `id_text` made equal, and names texts that stand for none."""
     if column.dtype.is_float() and float(str(column.abs().max() or 0)) >= _EXACT:
@@ -97,21 +115,22 @@ def report_ids(
         )
     if column.dtype != pl.String:
         return
-    short = ids.filter(ids.str.contains(r"^[0-9][.,]?[0-9]*E\+[0-9]+$"))
-    if len(short):
+    short = ids.str.contains(r"^[0-9][.,]?[0-9]*E\+[0-9]+$")
+    if short.any():
         row_counts.warn(
-            f"{path}: {len(short):,} {role} ids are written like {short[0]}, as spreadsheets "
-            "write long numbers, so several may have become one; export them as text"
+            f"{path}: {_rows(short, rows):,} {role} ids are written like {ids.filter(short)[0]}, "
+            "as spreadsheets write long numbers, so several may have become one; export them as "
+            "text"
         )
     if (column != ids).any():
         written, read = column.filter(ids.is_not_null()).n_unique(), ids.drop_nulls().n_unique()
         if written > read:
             row_counts.add(f"{role}s_merged", written - read)
-    torn = ids.filter(ids.str.contains(r'^"|"$'))
-    if len(torn):
+    torn = ids.str.contains(r'^"|"$')
+    if torn.any():
         row_counts.warn(
-            f"{path}: {len(torn):,} {role} ids begin or end with a quotation mark, such as "
-            f"{torn[0][:60]}: is one missing or too many there?"
+            f"{path}: {_rows(torn, rows):,} {role} ids begin or end with a quotation mark, such as "
+            f"{ids.filter(torn)[0][:60]}: is one missing or too many there?"
         )
     words = column.filter(ids.is_null()).drop_nulls().str.strip_chars().unique().sort()
     if named := ", ".join(words.filter(words != "").head(9)):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from trsr.data.records import Ints, Mask, Records
+from trsr.data.records import Codes, Ints, Mask, Records, spans
 from trsr.errors import DataError
 
 Keys = npt.NDArray[np.uint64]
@@ -75,11 +75,14 @@ class Seen:
     users: pl.Series
 
     @classmethod
-    def of(cls, records: Records) -> Seen:
-        """The pairs of some records."""
+    def of(cls, records: Records, users: Codes) -> Seen:
+        """What some users have seen, these numbered from 0; `users` rise, each once."""
         size = len(records.items)
-        counts = np.bincount(records.known // size, minlength=len(records.users))
-        return cls(records.known, size, counts, records.users)
+        ends = (np.searchsorted(records.seen_user, users, side=side) for side in ("left", "right"))
+        row, flat = spans(*ends)
+        pairs = np.unique(row * size + records.seen_item[flat])
+        counts = np.bincount(pairs // size, minlength=len(users))
+        return cls(pairs, size, counts, records.users.gather(users))
 
     def has(self, user: Ints, item: Ints) -> Mask:
         """Whether each user has seen the item beside it; shapes broadcast."""

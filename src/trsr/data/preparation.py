@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,7 @@ def filtered(records: Records, settings: DataSettings, row_counts: RowCounts) ->
             records, records.rating >= settings.min_rating, "below_min_rating", row_counts
         )
     if settings.drop_repeats:
-        records = _keep(records, _first_times(records), "repeats", row_counts)
+        records = _keep(records, records.first_times(), "repeats", row_counts)
     else:
         _count_repeats(records, settings, row_counts)
     if settings.max_items_per_user:
@@ -70,21 +71,15 @@ def _keep(records: Records, keep: Mask, name: str, row_counts: RowCounts) -> Rec
 
 def _count_repeats(records: Records, settings: DataSettings, row_counts: RowCounts) -> None:
     """Counts interactions with an item that the user already had, and warns of many."""
-    pairs = pl.Series(records.user.astype(np.int64) * len(records.items) + records.item)
-    again = len(pairs) - pairs.n_unique()
+    again = int((~records.first_times()).sum())
     row_counts.add("repeats_kept", again)
-    if again <= _MANY_REPEATS * len(pairs) or settings.candidates not in ("uniform", "popular"):
+    if again <= _MANY_REPEATS * len(records) or settings.candidates not in ("uniform", "popular"):
         return
     row_counts.warn(
-        f"{again / len(pairs):.0%} of the interactions are with an item that the user already had. "
-        "So targets may stand in the history, which tells them from negatives: set "
+        f"{again / len(records):.0%} of the interactions are with an item that the user already "
+        "had. So targets may stand in the history, which tells them from negatives: set "
         "data.drop_repeats = true to recommend what is new"
     )
-
-
-def _first_times(records: Records) -> Mask:
-    pairs = pl.DataFrame({"user": records.user, "item": records.item})
-    return pairs.select(pl.struct("user", "item").is_first_distinct()).to_series().to_numpy()
 
 
 def _core(records: Records, k: int, row_counts: RowCounts) -> Records:
@@ -95,7 +90,7 @@ def _core(records: Records, k: int, row_counts: RowCounts) -> Records:
     while True:
         user_counts = np.bincount(user[keep], minlength=len(records.users))
         item_counts = np.bincount(item[keep], minlength=len(records.items))
-        stays = keep & (user_counts[user] >= k) & (item_counts[item] >= k)
+        stays = keep & (user_counts >= k)[user] & (item_counts >= k)[item]
         if stays.sum() == keep.sum():
             break
         keep = stays
@@ -107,19 +102,23 @@ def _core(records: Records, k: int, row_counts: RowCounts) -> Records:
 
 def _with_items(records: Records, keep: Mask) -> Records:
     """The records over a smaller catalog, which holds all items that they use."""
-    code = np.cumsum(keep) - 1
-    old_user, old_item = np.divmod(records.known, len(records.items))
-    stays = keep[old_item]
-    size = int(keep.sum())
+    code = (np.cumsum(keep) - 1).astype(np.uint32)
+    stays = keep[records.seen_item]
     return replace(
         records,
         items=records.items.filter(pl.Series(keep)),
-        item=code[records.item].astype(np.uint32),
-        known=old_user[stays] * size + code[old_item[stays]],
+        item=code[records.item],
+        seen_user=records.seen_user[stays],
+        seen_item=code[records.seen_item[stays]],
     )
 
 
 _STEPS = 7
+_CHUNK = 1_000_000
+"""Interactions written at a time."""
+
+FIT_SCHEMA = pl.Schema({"user": pl.String(), "item": pl.String(), "time": pl.Float64()})
+"""The columns of `interactions.parquet`: what may be fitted on."""
 
 
 def prepare(
@@ -161,22 +160,18 @@ def prepare(
     fit, cases = _cases(found, source, settings, seed, row_counts)
     progress.advance(1, "split")
     items = items.filter(pl.col("id").is_in(found.items.implode()))
-    _write(items, out, "items.parquet")
-    kept = items["id"].to_list()
-    del items
-    _write(_fitting(found, fit, row_counts), out, "interactions.parquet")
+    _write(iter([items]), items.schema, out, "items.parquet")
+    items = items.select("id")
+    _write(_fitting(found, fit, row_counts), FIT_SCHEMA, out, "interactions.parquet")
     progress.advance(1, "items and interactions")
     for split in SPLITS:
         # Cases of a full catalog have a column more, also where there is none.
         full = settings.candidates == "full" and split == "test"
-        frame = pl.concat([(FULL_SCHEMA if full else SCHEMA).to_frame(), *cases[split]])
-        row_counts.add(f"cases_{split}", len(frame))
-        if len(frame):
-            row_counts.add(f"history_{split}", float(str(frame["items"].list.len().mean())))
-        _write(frame, out, f"cases.{split}.parquet")
-        progress.advance(1, f"{len(frame)} {split} cases")
+        frames = _counted(cases[split], split, row_counts)
+        _write(frames, FULL_SCHEMA if full else SCHEMA, out, f"cases.{split}.parquet")
+        progress.advance(1, f"{row_counts.counts[f'cases_{split}']} {split} cases")
     if images is not None:
-        write_images(images, kept, settings, out, row_counts, progress)
+        write_images(images, items["id"].to_list(), settings, out, row_counts, progress)
     return _report(row_counts)
 
 
@@ -232,20 +227,38 @@ def _sampled(
     )
 
 
-def _fitting(found: Records, fit: Mask, row_counts: RowCounts) -> pl.DataFrame:
+def _fitting(found: Records, fit: Mask, row_counts: RowCounts) -> Iterator[pl.DataFrame]:
     row_counts.add("train_interactions", int(fit.sum()))
-    return pl.DataFrame(
-        {
-            "user": found.users.gather(found.user[fit]),
-            "item": found.items.gather(found.item[fit]),
-            "time": found.time[fit],
-        }
-    )
+    for begin in range(0, len(found), _CHUNK):
+        rows = begin + np.flatnonzero(fit[begin : begin + _CHUNK])
+        columns = [
+            found.users.gather(found.user[rows]),
+            found.items.gather(found.item[rows]),
+            pl.Series(found.time[rows]),
+        ]
+        yield pl.DataFrame(columns, schema=FIT_SCHEMA)
 
 
-def _write(frame: pl.DataFrame, out: Path | None, name: str) -> None:
-    if out is not None:
-        files.write_parquet(frame, out / name)
+def _counted(
+    frames: Iterator[pl.DataFrame], split: str, row_counts: RowCounts
+) -> Iterator[pl.DataFrame]:
+    """The frames, and how many cases they hold and how long these histories are."""
+    cases = items = 0
+    for frame in frames:
+        cases += len(frame)
+        items += int(frame["items"].list.len().sum())
+        yield frame
+    row_counts.add(f"cases_{split}", cases)
+    if cases:
+        row_counts.add(f"history_{split}", items / cases)
+
+
+def _write(frames: Iterator[pl.DataFrame], schema: pl.Schema, out: Path | None, name: str) -> None:
+    """Writes a table, a frame at a time; without a folder the frames are made, and counted."""
+    if out is None:
+        deque(frames, maxlen=0)
+    else:
+        files.stream_parquet(frames, schema, out / name)
 
 
 def _report(row_counts: RowCounts) -> DataReport:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +37,9 @@ Mask = npt.NDArray[np.bool_]
 MANY_TIES = 0.05
 """The share of neighbours at one time from which on it is worth a warning."""
 
+PART = 4_000_000
+"""Interactions sorted at a time: bounds the memory."""
+
 SPLITS = ("train", "valid", "test")
 SPLIT_NAMES = {
     **{"train": 0, "training": 0, "valid": 1, "val": 1, "validation": 1, "dev": 1},
@@ -54,8 +59,8 @@ class Records:
         time: [n] never falling within a user.
         rating: [n] or None; NaN where there is none.
         split: [n] index into `SPLITS` as the data gives it, or None.
-        known: [m] `user * len(items) + item` of every pair ever seen, also of interactions that
-            filters left out; sorted, each once.
+        seen_user: [m] codes of users, never falling.
+        seen_item: [m] what they have seen, also in interactions that filters left out.
         timed: Whether the data has times; else `time` is the place in the user's history.
         steps: Whether interactions of a user at one time are one step: none is in another's
             history.
@@ -68,7 +73,8 @@ class Records:
     time: Floats
     rating: Floats | None
     split: npt.NDArray[np.uint8] | None
-    known: Ints
+    seen_user: Codes
+    seen_item: Codes
     timed: bool
     steps: bool = False
 
@@ -78,23 +84,34 @@ class Records:
     @cached_property
     def starts(self) -> Ints:
         """[users + 1] where each user's interactions begin; the last entry is their number."""
-        return np.searchsorted(self.user, np.arange(len(self.users) + 1)).astype(np.int64)
+        # numbers of another type would be sought in a copy of all users
+        numbers = np.arange(len(self.users) + 1, dtype=self.user.dtype)
+        return np.searchsorted(self.user, numbers).astype(np.int64)
+
+    def place(self, positions: Ints) -> Ints:
+        """The interactions' places in their users' histories, from 0."""
+        return positions - self.starts[self.user[positions]]
+
+    def before(self, positions: Ints) -> Ints:
+        """How many interactions the history before each of these holds."""
+        return self.place(self._step_begins[positions] if self.steps else positions)
 
     @cached_property
-    def place(self) -> Ints:
-        """[n] position in the user's history, from 0."""
-        return np.arange(len(self), dtype=np.int64) - self.starts[self.user]
+    def _step_begins(self) -> Ints:
+        """[n] the position of the first interaction of each one's step."""
+        new = np.zeros(len(self), dtype=np.bool_)
+        new[1:] = (self.user[1:] != self.user[:-1]) | (self.time[1:] != self.time[:-1])
+        return np.maximum.accumulate(np.where(new, np.arange(len(self)), 0))
 
-    @cached_property
-    def before(self) -> Ints:
-        """[n] how many interactions the history before each one holds."""
-        if not self.steps or not len(self):
-            return self.place
-        new = (np.diff(self.user, prepend=self.user[:1]) != 0) | (
-            np.diff(self.time, prepend=self.time[:1]) != 0
-        )
-        first = np.maximum.accumulate(np.where(new, np.arange(len(self)), 0))
-        return (first - self.starts[self.user]).astype(np.int64)
+    def first_times(self) -> Mask:
+        """[n] whether the user has not had the item before."""
+        first = np.empty(len(self), dtype=np.bool_)
+        begins = np.searchsorted(self.starts, np.arange(0, len(self), PART))
+        bounds = np.unique([*self.starts[begins], len(self)])
+        for part in map(slice, bounds[:-1], bounds[1:]):
+            pairs = pl.Series(self.user[part].astype(np.int64) * len(self.items) + self.item[part])
+            first[part] = pairs.is_first_distinct().to_numpy()
+        return first
 
     @property
     def lengths(self) -> Ints:
@@ -103,6 +120,8 @@ class Records:
 
     def only(self, keep: Mask) -> Records:
         """Some of the interactions; without times the places are counted anew."""
+        if keep.all():
+            return self
         kept = replace(
             self,
             user=self.user[keep],
@@ -111,13 +130,28 @@ class Records:
             rating=None if self.rating is None else self.rating[keep],
             split=None if self.split is None else self.split[keep],
         )
-        return kept if self.timed else replace(kept, time=kept.place.astype(np.float64))
+        return kept if self.timed else replace(kept, time=_places(kept.lengths))
+
+
+def spans(begins: Ints, ends: Ints) -> tuple[Ints, Ints]:
+    """The number of each pair, and beside it all positions from its begin up to its end."""
+    lengths = ends - begins
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    offset = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return row, begins[row] + offset
+
+
+def _places(lengths: Ints) -> Floats:
+    """The places, from 0, within runs of these lengths, as times."""
+    return spans(np.zeros_like(lengths), lengths)[1].astype(np.float64)
 
 
 def records(
     source: Source, items: pl.Series, settings: DataSettings, seed: int, row_counts: RowCounts
 ) -> Records:
     """Reads the interactions and sorts them by user, time and place in the file.
+
+    Of texts each distinct one is held once, and of an interaction numbers alone.
 
     Args:
         source: What the reader found.
@@ -130,24 +164,58 @@ def records(
         DataError: If the file cannot be read, no interaction is left, or too many items are
             unknown.
     """
-    with inputs.located(source.interactions_path, source.encoding):
-        frame = source.interactions.collect(engine="streaming")
-    row_counts.add("interactions_read", len(frame))
-    if frame.is_empty():
-        raise DataError(f"{source.interactions_path}: there is no interaction in it")
-    typed = _typed(frame, source, settings, row_counts)
-    del frame  # the texts are by far the largest
-    coded, users = _coded(typed, items, source, settings, row_counts)
-    found = _columns(_sorted(coded, users, items, settings, seed, source, row_counts), users, items)
-    return replace(found, steps=settings.ties == "step" and found.timed)
+    typed, ids = _typed(source, settings, row_counts)
+    coded, users = _coded(typed, ids, items, source, settings, row_counts)
+    del typed, ids
+    return _sorted(coded, users, items, settings, seed, source, row_counts)
+
+
+def _read(source: Source, settings: DataSettings) -> dict[str, pl.Series]:
+    """The columns; texts of ids as categories, and those of numbers as numbers, where all are."""
+    kinds = source.interactions.collect_schema()
+    plain = {"time", "order", "rating", "quantity"} - ({"time"} if settings.time_format else set())
+    chosen = []
+    for name, kind in kinds.items():
+        column = pl.col(name)
+        if kind == pl.String and name in ("user", "item"):
+            column = column.cast(_categories())
+        elif kind == pl.String and name in plain:
+            numbers = column.str.strip_chars().cast(pl.Float64, strict=False)
+            other = numbers.is_null() & column.is_not_null() & ~is_missing(name)
+            chosen.append(other.alias(f"{name} unread"))
+            column = numbers
+        chosen.append(column.alias(name))
+    frame = source.interactions.select(chosen).collect(engine="streaming")
+    columns = {name: frame[name] for name in kinds}
+    for name in kinds:
+        if f"{name} unread" in frame.columns and frame[f"{name} unread"].any():
+            columns[name] = source.interactions.select(name).collect(engine="streaming")[name]
+    return columns
+
+
+def _categories() -> pl.Categorical:
+    """A type of its own: all columns of a type that has a name hold their texts together."""
+    return pl.Categorical(pl.Categories.random())
 
 
 def _typed(
-    frame: pl.DataFrame, source: Source, settings: DataSettings, row_counts: RowCounts
-) -> pl.DataFrame:
-    """Ids as text, times and numbers as float64, splits by index; rows without them left out."""
+    source: Source, settings: DataSettings, row_counts: RowCounts
+) -> tuple[pl.DataFrame, dict[str, pl.Series]]:
+    """The rows that have ids and a time, and the ids' texts by role.
+
+    Ids are numbers of their texts, times are float64, splits indexes.
+    """
     path = source.interactions_path
-    typed = pl.DataFrame(_typed_columns(frame, source, settings, row_counts))
+    with inputs.located(path, source.encoding):
+        columns = _read(source, settings)
+    row_counts.add("interactions_read", len(columns["user"]))
+    if columns["user"].is_empty():
+        raise DataError(f"{path}: there is no interaction in it")
+    ids, found = {}, []
+    for name in ("user", "item"):
+        ids[name], codes = _ids(columns.pop(name), source, row_counts)
+        found.append(codes.alias(name))
+    typed = pl.DataFrame([*found, *_typed_columns(columns, path, settings, row_counts)])
     for count, needs, keep in (
         ("other_events", "event", pl.col("event")),
         ("rows_without_ids", "user", pl.col("user").is_not_null() & pl.col("item").is_not_null()),
@@ -158,31 +226,58 @@ def _typed(
             typed = dropped(typed, typed.filter(keep), count, row_counts)
     if typed.is_empty():
         raise row_counts.error(f"{path}: no line has a user, an item and, if there is one, a time")
-    return typed
+    return typed, ids
+
+
+def _ids(column: pl.Series, source: Source, row_counts: RowCounts) -> tuple[pl.Series, pl.Series]:
+    """The distinct ids as text, as the file first has them, and [n] the place of each row's."""
+    path, name = source.interactions_path, column.name
+    written = column
+    if not isinstance(column.dtype, pl.Categorical):
+        written = to_text(column, path).cast(_categories())
+    codes = written.to_physical()
+    none = int(str(codes.max() if codes.count() else -1)) + 1
+    code = codes.fill_null(none).to_numpy()
+    first = np.full(none + 1, len(code), dtype=np.uint32)
+    first[code[::-1]] = np.arange(len(code), dtype=np.uint32)[::-1]
+    order = np.argsort(first, kind="stable")[: int((first < len(code)).sum())]
+    place = np.empty(none + 1, dtype=np.uint32)
+    place[order] = np.arange(len(order), dtype=np.uint32)
+    texts = written.gather(first[order]).cast(pl.String)
+    code = place[code]
+    rows = pl.Series(np.bincount(code))
+    ids = id_text(texts, path, source.encoding, rows)
+    report_ids(texts if column is written else column, ids, name, path, row_counts, rows)
+    if not ids.null_count():
+        return ids, pl.Series(code)
+    places = pl.DataFrame({"id": ids}).select(
+        pl.when(pl.col("id").is_not_null()).then(pl.int_range(pl.len(), dtype=pl.UInt32))
+    )
+    return ids, places.to_series().gather(code)
 
 
 def _typed_columns(
-    frame: pl.DataFrame, source: Source, settings: DataSettings, row_counts: RowCounts
+    columns: dict[str, pl.Series], path: Path, settings: DataSettings, row_counts: RowCounts
 ) -> list[pl.Series]:
-    path = source.interactions_path
-    columns = [id_text(frame[name], path, source.encoding).alias(name) for name in ("user", "item")]
-    for ids in columns:
-        report_ids(frame[ids.name], ids, ids.name, path, row_counts)
-    for name in {"time", "order"} & set(frame.columns):
-        times = seconds(frame[name], path, settings.time_format if name == "time" else "")
-        # a row without an order comes last at its time
-        values = times.values.fill_null(np.inf) if name == "order" else times.values
-        columns.append(values.alias(name))
-        row_counts.warnings += times.notes
-    if "event" in frame.columns:
-        columns.append(_kept_events(frame["event"], settings, path, row_counts))
+    """Numbers, times and splits; each column is let go as soon as it is read."""
+    typed = []
+    for name in ("time", "order"):
+        if name in columns:
+            form = settings.time_format if name == "time" else ""
+            times = seconds(columns.pop(name), path, form)
+            # a row without an order comes last at its time
+            values = times.values.fill_null(np.inf) if name == "order" else times.values
+            typed.append(values.alias(name))
+            row_counts.warnings += times.notes
+    if "event" in columns:
+        typed.append(_kept_events(columns.pop("event"), settings, path, row_counts))
     if settings.min_rating is not None:
-        columns.append(_ratings(frame, path, settings))
-    if "split" in frame.columns:
-        columns.append(_splits(frame["split"], path))
-    if "quantity" in frame.columns:
-        columns.append(_number(frame["quantity"], path, "quantity"))
-    return columns
+        typed.append(_ratings(columns, path))
+    if "split" in columns:
+        typed.append(_splits(columns["split"], path))
+    if "quantity" in columns:
+        typed.append(_number(columns["quantity"], path, "quantity"))
+    return typed
 
 
 def dropped(
@@ -212,17 +307,16 @@ def _kept_events(
     return kept
 
 
-def _ratings(frame: pl.DataFrame, path: Path, settings: DataSettings) -> pl.Series:
-    if "rating" in frame.columns:
-        return _number(frame["rating"], path, "rating")
+def _ratings(columns: dict[str, pl.Series], path: Path) -> pl.Series:
+    if "rating" in columns:
+        return _number(columns["rating"], path, "rating")
     raise DataError(f"{path}: data.min_rating needs ratings: set data.columns.rating")
 
 
 def _number(column: pl.Series, path: Path, what: str) -> pl.Series:
     """Numbers, null where there is none; decimal commas are read too."""
-    plain = column.cast(pl.Float64, strict=False) if column.dtype == pl.String else None
-    if plain is not None and plain.null_count() == column.null_count():
-        return finite(plain.alias(what))
+    if column.dtype.is_numeric():
+        return finite(column.cast(pl.Float64).alias(what))
     frame = pl.DataFrame({"text": to_text(column, path).str.strip_chars()})
     frame = frame.select(pl.when(~is_missing("text")).then("text"))
     numbers = frame.select(number("text").alias(what)).to_series()
@@ -246,17 +340,20 @@ def _splits(column: pl.Series, path: Path) -> pl.Series:
 
 def _coded(
     frame: pl.DataFrame,
+    ids: dict[str, pl.Series],
     items: pl.Series,
     source: Source,
     settings: DataSettings,
     row_counts: RowCounts,
 ) -> tuple[pl.DataFrame, pl.Series]:
     """Ids as codes, without the interactions whose item the catalog does not have."""
-    codes = frame["item"].cast(pl.Enum(items), strict=False).to_physical().cast(pl.UInt32)
-    missing = frame["item"].filter(codes.is_null())
-    row_counts.add("unknown_items", len(missing))
-    if len(missing):
-        share = len(missing) / len(frame)
+    codes = ids["item"].cast(pl.Enum(items), strict=False).to_physical().cast(pl.UInt32)
+    item = codes.gather(frame["item"])
+    count = item.null_count()
+    row_counts.add("unknown_items", count)
+    if count:
+        unknown = frame["item"].filter(item.is_null()).unique(maintain_order=True)
+        missing, share = ids["item"].gather(unknown), count / len(frame)
         message = (
             f"{source.interactions_path}: {share:.1%} of the interactions have an item that "
             f"{source.items_path} does not have, such as "
@@ -264,16 +361,17 @@ def _coded(
         )
         if cause := likely_cause(missing, items):
             message = f"{message}. {cause}"
-        if share > settings.max_unknown or len(missing) == len(frame):
+        if share > settings.max_unknown or count == len(frame):
             raise DataError(
                 f"{message}; check data.columns.item and data.columns.item_id, or raise "
                 f"data.max_unknown (now {settings.max_unknown:.1%})"
             )
         row_counts.warn(message)
-    frame = frame.with_columns(codes.alias("item")).drop_nulls("item")
-    users = frame["user"].unique().sort()
-    user = frame["user"].cast(pl.Enum(users)).to_physical().cast(pl.UInt32)
-    return frame.with_columns(user.alias("user")), users
+    frame = frame.with_columns(item.alias("item")).drop_nulls("item")
+    rows = np.bincount(frame["user"].to_numpy(), minlength=len(ids["user"]))
+    users = ids["user"].filter(pl.Series(rows > 0)).unique().sort()
+    user = ids["user"].cast(pl.Enum(users), strict=False).to_physical().cast(pl.UInt32)
+    return frame.with_columns(user.gather(frame["user"]).alias("user")), users
 
 
 def _sorted(
@@ -284,58 +382,117 @@ def _sorted(
     seed: int,
     source: Source,
     row_counts: RowCounts,
+) -> Records:
+    """By user, time and row; without the same user, item and time again."""
+    timed, drawn = bool({"time", "order"} & set(frame.columns)), settings.ties != "file"
+    if "time" not in frame.columns and timed:
+        frame = frame.rename({"order": "time"})
+    draws = _draws(users, items, seed) if timed and drawn else None
+    counts = Counter[str]()
+    kinds = {"user": np.uint32, "item": np.uint32, "time": np.float64}
+    kinds |= {"rating": np.float64} if "rating" in frame.columns else {}
+    kinds |= {"split": np.uint8} if "split" in frame.columns else {}
+    columns = {name: np.empty(len(frame), dtype=kind) for name, kind in kinds.items()}
+    filled = 0
+    for part in _parts(frame, len(users)):
+        found = _part_sorted(part, items, draws, counts) if timed else _as_in_file(part)
+        for name, column in columns.items():
+            column[filled : filled + len(found)] = found[name].to_numpy()
+        filled += len(found)
+    if timed:
+        _report_order(counts, drawn, source, row_counts)
+    columns = {name: column[:filled] for name, column in columns.items()}
+    return Records(
+        users=users,
+        items=items,
+        user=columns["user"],
+        item=columns["item"],
+        time=columns["time"],
+        rating=columns.get("rating"),
+        split=columns.get("split"),
+        seen_user=columns["user"],
+        seen_item=columns["item"],
+        timed=timed,
+        steps=settings.ties == "step" and timed,
+    )
+
+
+def _parts(frame: pl.DataFrame, users: int) -> Iterator[pl.DataFrame]:
+    """Users in the order of their codes, about `PART` rows at a time, rows as in the file."""
+    user = frame["user"].to_numpy()
+    ends = np.cumsum(np.bincount(user, minlength=users))
+    part = ((ends - 1) // PART).astype(np.uint16)
+    if not part[-1]:
+        yield frame
+        return
+    of_row = pl.Series(part[user])
+    for place in range(part[-1] + 1):
+        yield frame.filter(of_row == place)
+
+
+def _as_in_file(part: pl.DataFrame) -> pl.DataFrame:
+    """By user and row; the time is the place in the history."""
+    ordered = part.sort("user", maintain_order=True)
+    return ordered.with_columns(time=pl.int_range(pl.len()).over("user").cast(pl.Float64))
+
+
+def _part_sorted(
+    part: pl.DataFrame,
+    items: pl.Series,
+    draws: tuple[pl.Series, pl.Series] | None,
+    counts: Counter[str],
 ) -> pl.DataFrame:
-    """By user, time and row; without the same user, item and time again; `timed` is kept in it."""
-    frame = frame.with_row_index("row")
-    at = [name for name in ("time", "order") if name in frame.columns]
-    if not at:
-        frame = frame.sort("user", "row")
-        return frame.with_columns(
-            time=pl.int_range(pl.len(), dtype=pl.Int64).over("user").cast(pl.Float64),
-            timed=pl.lit(value=False),
-        )
-    if "time" not in at:
-        frame, at = frame.rename({"order": "time"}), ["time"]
-    drawn = settings.ties != "file"
-    if drawn:
-        frame = frame.with_columns(_random_order(frame, users, items, seed))
-    frame = frame.sort("user", *at, *(["random"] if drawn else []), "row")
+    """By user, time, order, drawn number and row, the same again left out; it is counted."""
+    at = [name for name in ("time", "order") if name in part.columns]
+    part = part.with_row_index("row")
+    if draws:
+        user, item = draws
+        part = part.with_columns(random=user.gather(part["user"]) ^ item.gather(part["item"]))
+    part = part.sort("user", *at, *(["random"] if draws else []), "row")
     keys = [pl.col(name) for name in ("user", *at)]
     ties = pl.all_horizontal(key.eq_missing(key.shift(1)) for key in keys)
-    frame = frame.with_columns(tie=ties)
-    tied = frame.filter(pl.col("tie") | pl.col("tie").shift(-1, fill_value=False))
+    part = part.with_columns(tie=ties)
+    tied = part.filter(pl.col("tie") | pl.col("tie").shift(-1, fill_value=False))
     twice = tied.filter(~pl.struct("user", "item", *at).is_first_distinct())["row"]
-    row_counts.add("duplicates", len(twice))
     if len(twice):
-        frame = frame.filter(~pl.col("row").is_in(twice.implode())).with_columns(tie=ties)
+        part = part.filter(~pl.col("row").is_in(twice.implode())).with_columns(tie=ties)
     tie = pl.col("tie")
     neighbours = pl.col("user") == pl.col("user").shift(1)
     unsorted = neighbours & (pl.col("row") < pl.col("row").shift(1)) & ~tie
     rising = tie & (pl.col("rank") > pl.col("rank").shift(1))
-    ranked = frame.with_columns(_rank(frame["item"], items))
-    counts = ranked.select(unsorted.sum(), t=tie.sum(), r=rising.sum(), n=neighbours.sum()).row(0)
-    row_counts.add("unsorted", counts[0])
-    row_counts.add("equal_times", counts[1])
-    if counts[1] and counts[1] >= MANY_TIES * counts[3]:
-        share, rising_share = counts[1] / counts[3], counts[2] / counts[1]
-        row_counts.warn(_ties_warning(share, rising_share, drawn, source))
-    return frame.with_columns(timed=pl.lit(value=True))
+    found = part.with_columns(rank=_rank(part["item"], items)).select(
+        unsorted=unsorted.sum(),
+        equal_times=tie.sum(),
+        rising=rising.sum(),
+        neighbours=neighbours.sum(),
+    )
+    counts.update(found.row(0, named=True) | {"duplicates": len(twice)})
+    return part
 
 
 def _rank(item: pl.Series, items: pl.Series) -> pl.Series:
     """[n] numbers that grow as ids do: as numbers where all of them are."""
     numbers = items.cast(pl.Float64, strict=False)
-    codes = numbers.gather(item) if not numbers.null_count() else item
-    return codes.alias("rank")
+    return item if numbers.null_count() else numbers.gather(item)
 
 
-def _random_order(frame: pl.DataFrame, users: pl.Series, items: pl.Series, seed: int) -> pl.Series:
-    """[n] a number of each user and item, so that the rows' order changes nothing."""
+def _draws(users: pl.Series, items: pl.Series, seed: int) -> tuple[pl.Series, pl.Series]:
+    """A number of each user and item, so that the rows' order changes nothing."""
     user, item = (
-        np.fromiter((derive_seed(seed, "ties", name) for name in names), np.uint64, len(names))
-        for names in (users, items)
+        pl.Series(np.fromiter((derive_seed(seed, "ties", one) for one in ids), np.uint64, len(ids)))
+        for ids in (users, items)
     )
-    return pl.Series("random", user[frame["user"].to_numpy()] ^ item[frame["item"].to_numpy()])
+    return user, item
+
+
+def _report_order(counts: Counter[str], drawn: bool, source: Source, row_counts: RowCounts) -> None:
+    """What was left out as the same again, and how far rows and times say the order."""
+    for name in ("duplicates", "unsorted", "equal_times"):
+        row_counts.add(name, counts[name])
+    ties, neighbours = counts["equal_times"], counts["neighbours"]
+    if ties and ties >= MANY_TIES * neighbours:
+        share, rising = ties / neighbours, counts["rising"] / ties
+        row_counts.warn(_ties_warning(share, rising, drawn, source))
 
 
 def _ties_warning(share: float, rising: float, drawn: bool, source: Source) -> str:
@@ -351,20 +508,4 @@ def _ties_warning(share: float, rising: float, drawn: bool, source: Source) -> s
     return (
         f"{message}; is there a column that orders them (data.columns.order)? Else set data.ties = "
         '"drawn", or "step" for baskets'
-    )
-
-
-def _columns(frame: pl.DataFrame, users: pl.Series, items: pl.Series) -> Records:
-    pairs = frame["user"].cast(pl.Int64) * len(items) + frame["item"]
-    rating = frame["rating"].fill_null(np.nan) if "rating" in frame.columns else None
-    return Records(
-        users=users,
-        items=items,
-        user=frame["user"].to_numpy(),
-        item=frame["item"].to_numpy(),
-        time=frame["time"].to_numpy(),
-        rating=None if rating is None else rating.to_numpy(),
-        split=frame["split"].to_numpy() if "split" in frame.columns else None,
-        known=pairs.unique().sort().to_numpy(),
-        timed=bool(frame["timed"][0]),
     )

@@ -43,7 +43,7 @@ def split_targets(
     targets = _RULES[settings.split](records, settings, seed, row_counts)
     long_enough = {}
     for split, positions in targets.of.items():
-        enough = records.before[positions] >= settings.min_history
+        enough = records.before(positions) >= settings.min_history
         row_counts.add(f"short_{split}", int((~enough).sum()))
         long_enough[split] = positions[enough]
     if not any(len(positions) for positions in long_enough.values()):
@@ -73,7 +73,7 @@ def _limited(
         return positions[np.isin(users, kept)]
     names = records.users.gather(users)
     if not settings.same_users:
-        places = pl.DataFrame({"user": names, "n": records.place[positions]})
+        places = pl.DataFrame({"user": names, "n": records.place(positions)})
         names = places.select(pl.format("{}/{}", "user", "n")).to_series()
     return positions[sample(names, limit, seed, "cases", purpose)]
 
@@ -107,7 +107,14 @@ def _training_targets(records: Records, ends: Ints, settings: DataSettings) -> I
 
 def _history_ends(records: Records, positions: Ints) -> Ints:
     """The positions where the histories of targets end."""
-    return records.starts[records.user[positions]] + records.before[positions]
+    return records.starts[records.user[positions]] + records.before(positions)
+
+
+def _up_to(records: Records, ends: Ints) -> Mask:
+    """[n] whether an interaction stands before the position `ends` [users] of its user."""
+    before = ends - records.starts[:-1]
+    runs = np.stack([before, records.lengths - before], axis=1).ravel()
+    return np.repeat(np.tile(np.array([True, False]), len(ends)), runs)
 
 
 def _leave_last_out(
@@ -117,8 +124,8 @@ def _leave_last_out(
     test = ends - 1
     valid = _history_ends(records, test) - 1
     filled = starts < ends  # an empty first user's places would be those of the last user
-    has_test = filled & (records.before[test] >= settings.min_history)
-    has_valid = filled & (valid >= starts) & (records.before[valid] >= settings.min_history)
+    has_test = filled & (records.before(test) >= settings.min_history)
+    has_valid = filled & (valid >= starts) & (records.before(valid) >= settings.min_history)
     # Users too short for a query are still worth fitting on.
     held_out = np.where(has_valid, valid, test)
     fit_end = np.where(has_valid | has_test, _history_ends(records, held_out), ends)
@@ -128,7 +135,7 @@ def _leave_last_out(
             "valid": valid[filled & (valid >= starts)],
             "test": test[filled & (test >= starts)],
         },
-        np.arange(len(records)) < fit_end[records.user],
+        _up_to(records, fit_end),
     )
 
 
@@ -227,7 +234,7 @@ def _given(records: Records, settings: DataSettings, seed: int, row_counts: RowC
     ends = records.starts[1:].copy()
     first_held_out = np.minimum.reduceat(held_out, records.starts[:-1][filled])
     ends[filled] = np.minimum(ends[filled], first_held_out)
-    fit = np.arange(len(records)) < ends[records.user]
+    fit = _up_to(records, ends)
     row_counts.add("late_train", int(((records.split == 0) & ~fit).sum()))
     return Targets(
         {

@@ -18,13 +18,14 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from trsr.errors import ConfigError, StoreError
 from trsr.storage.parquet_pages import refuse_damaged_pages
@@ -433,6 +434,21 @@ def write_parquet(frame: pl.DataFrame, path: Path, metadata: dict[str, str] | No
     refuse_fork()
     with writing(path) as file:
         frame.write_parquet(file, metadata=metadata)
+
+
+def stream_parquet(frames: Iterable[pl.DataFrame], schema: pl.Schema, path: Path) -> None:
+    """Writes frames of one schema as one table, whole or not at all, a frame at a time in memory.
+
+    What making a frame raises is raised here.
+    """
+    refuse_fork()
+
+    def source(*_: Any) -> Iterator[pl.DataFrame]:
+        yield schema.to_frame()  # of no frame at all polars would write no file
+        yield from frames
+
+    with writing(path) as file:
+        register_io_source(source, schema=schema).sink_parquet(file, engine="streaming")
 
 
 def make_file(path: Path) -> None:
