@@ -18,6 +18,7 @@ from benchmarks.options import (
     ServeOptions,
     SummarizeOptions,
     TrainOptions,
+    VectorsOptions,
     add_options,
     read_options,
 )
@@ -93,6 +94,11 @@ BENCHES: dict[str, tuple[type[Options], Callable[[Any], Iterable[Result]], str]]
     "prepare": (PrepareOptions, _one(benches.prepare), "prepare made-up data of growing size"),
     "overhead": (OverheadOptions, _one(benches.overhead), "time that is not the model's"),
     "encode": (EncodeOptions, _one(benches.encode), "encode a catalog by a run's item encoder"),
+    "vectors": (
+        VectorsOptions,
+        _one(benches.vectors),
+        "score and train with items as vectors, beside items as texts",
+    ),
     "serve": (ServeOptions, _one(benches.serve), "time the live service over a finished run"),
     "all": (AllOptions, _all, "run every bench, or some, and write docs/performance.md"),
 }

@@ -134,6 +134,16 @@ class OverheadOptions(DataOptions):
 
 
 @dataclass(frozen=True)
+class VectorsOptions(DataOptions):
+    """Of `vectors`."""
+
+    vectors: int = option(4, "vectors of an item", least=1)
+    candidates: int = option(100, "of the query that is scored", least=2)
+    cases: int = option(4, "cases of a training step, of five candidates each", least=1)
+    repeats: int = option(3, "timed runs of each variant", least=1)
+
+
+@dataclass(frozen=True)
 class EncodeOptions(Options):
     """Of `encode`: a finished run's item encoder over its items' texts."""
 

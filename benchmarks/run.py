@@ -18,6 +18,7 @@ from benchmarks.options import (
     ServeOptions,
     SummarizeOptions,
     TrainOptions,
+    VectorsOptions,
 )
 from benchmarks.records import Result
 from trsr.config import Config
@@ -156,6 +157,15 @@ def encode(options: EncodeOptions, progress: Progress) -> list[Result]:
     from benchmarks.encode import bench_encode
 
     return [bench_encode(options, progress)]
+
+
+def vectors(options: VectorsOptions, progress: Progress) -> Iterator[Result]:
+    """Times items as vectors beside texts; see `benchmarks.vectors.bench_vectors`."""
+    from benchmarks.vectors import bench_vectors
+
+    named = source(options)
+    model = model_settings(named, options)
+    return bench_vectors(named.name, named.config, model, options, progress)
 
 
 def serve(options: ServeOptions, progress: Progress) -> Iterator[Result]:

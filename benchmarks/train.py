@@ -174,7 +174,7 @@ def bench_train(
     third = max(1, int(decoder_of(network).config.num_hidden_layers) // 3)
     upper = settings.model_copy(update={"upper_layers": third, "epochs": 2})
     first = first_adapted_layer(network, made, upper)
-    with _as_training(where.device), tempfile.TemporaryDirectory() as folder:
+    with as_training(where.device), tempfile.TemporaryDirectory() as folder:
         if first is not None:
             file = Path(folder) / "kept"
             cache = ActivationCache(network, first, made, batch_tokens=budget, file=file)
@@ -292,7 +292,7 @@ def _taken(adapter: Adapter) -> Gradients:
 
 
 @contextlib.contextmanager
-def _as_training(device: str) -> Iterator[None]:
+def as_training(device: str) -> Iterator[None]:
     """On a CPU training adds in a fixed order, which may cost time: so do all ways here."""
     switched = torch.are_deterministic_algorithms_enabled()
     filler: Any = torch.utils.deterministic

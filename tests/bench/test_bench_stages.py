@@ -9,13 +9,20 @@ import pytest
 from pipeline_data import write_data
 
 from benchmarks import timing as bench_clock
-from benchmarks.options import OverheadOptions, PrepareOptions, ScoreOptions, SummarizeOptions
+from benchmarks.options import (
+    OverheadOptions,
+    PrepareOptions,
+    ScoreOptions,
+    SummarizeOptions,
+    VectorsOptions,
+)
 from benchmarks.overhead import bench_overhead
 from benchmarks.prepare import bench_prepare, write_events
 from benchmarks.records import Place
 from benchmarks.score import bench_score, judged, prepared
 from benchmarks.summarize import PlainGenerate, bench_summarize
 from benchmarks.timing import Clock, clocked
+from benchmarks.vectors import bench_vectors
 from trsr.config import load_config
 from trsr.errors import DataError
 from trsr.models.base import Sampling
@@ -197,6 +204,18 @@ def test_the_clock_counts_the_model_and_neither_the_feed_nor_the_caller(monkeypa
     assert clock.seconds == pytest.approx(0.06)
     model.score(some_prompts(2), ("Yes", "No"))
     assert clock.seconds == pytest.approx(0.11)
+
+
+def test_vectors_do_the_same_work_on_fewer_tokens(config, tiny_settings):
+    options = VectorsOptions(candidates=6, cases=2, vectors=2, repeats=1)
+    results = list(bench_vectors("mine", config, tiny_settings, options, Silent()))
+    assert [one.records[0].bench for one in results] == ["score", "train"]
+    for result, prompts in zip(results, (6, None), strict=True):
+        text, vectors = result.records
+        assert (text.variant, vectors.variant) == ("mine/text", "mine/2 vectors")
+        assert text.prompts == vectors.prompts == prompts
+        assert vectors.distinct_tokens < text.distinct_tokens
+        assert vectors.ratio == pytest.approx(text.seconds / vectors.seconds)
 
 
 def test_overhead_is_what_is_missing_to_the_stages_time(config):

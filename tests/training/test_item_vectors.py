@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from stopping import StopHereError, Stopping
 from train_toy import QUICK, ToyWriter, recall, toy_cases
 
-from trsr.errors import PromptError
+from trsr.errors import ModelError, PromptError, StoreError
 from trsr.models import ModelSettings, open_model
 from trsr.models.hf.item_vectors import ENCODER, VECTORS, ItemEncoder
 from trsr.models.hf.model import TransformersModel
@@ -218,6 +218,32 @@ def test_vectors_are_read_where_they_are_and_made_where_not(
     save_file(slots | {"slots": slots["slots"] + 1}, bare / ENCODER / "slots.safetensors")
     with pytest.raises(TypeError):
         tuned_model(tiny_model, bare).score(prompts, ("Yes", "No"))
+
+
+def test_what_is_damaged_is_named(tiny_model: Path, learned: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(learned, broken)
+    path = broken / ENCODER / VECTORS
+    with safe_open(path, "pt") as opened:
+        digest = opened.metadata()["encoder"]
+    tensors = load_file(path)
+    cut = {"vectors": tensors["vectors"][:, 1:].contiguous(), "keys": tensors["keys"]}
+    for wrong in (cut, {**tensors, "keys": tensors["keys"][1:].contiguous()}):
+        save_file(wrong, path, {"encoder": digest})
+        with pytest.raises(StoreError, match=r"vectors\.safetensors have another shape"):
+            tuned_model(tiny_model, broken)
+    path.write_bytes(b"none")
+    with pytest.raises(StoreError, match=r"vectors\.safetensors cannot be read .*made again"):
+        tuned_model(tiny_model, broken)
+    slots = broken / ENCODER / "slots.safetensors"
+    save_file({"slots": torch.ones(2, 5), "map": torch.ones(5, 5)}, slots)
+    path.unlink()
+    opened = tuned_model(tiny_model, broken)
+    with pytest.raises(ModelError, match="is of another model"):
+        opened.score(VectorWriter(opened).rank(toy_cases(1)[0].query), ("Yes", "No"))
+    slots.write_bytes(b"none")
+    with pytest.raises(ModelError, match=r"item encoder in .* cannot be read .*train again"):
+        tuned_model(tiny_model, broken)
 
 
 def tuned_model(model: Path, adapter: Path) -> Any:

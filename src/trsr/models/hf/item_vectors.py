@@ -180,12 +180,13 @@ class StoredVectors:
     Args:
         path: The file; where there is none, nothing is found.
         encoder: The digest of the encoder: vectors of another one are not taken.
+        shape: Of a text's vectors, (count, width).
 
     Raises:
-        StoreError: If the file is damaged.
+        StoreError: If the file is damaged, or its vectors have another shape.
     """
 
-    def __init__(self, path: Path, encoder: str) -> None:
+    def __init__(self, path: Path, encoder: str, shape: tuple[int, ...]) -> None:
         self._rows: dict[bytes, int] = {}
         if not files.is_file(path):
             return
@@ -195,7 +196,10 @@ class StoredVectors:
                     return
                 keys = opened.get_tensor("keys").numpy()
                 self._vectors = opened.get_slice("vectors")  # memory-mapped
-                rows = range(self._vectors.get_shape()[0])
+                count, *each = self._vectors.get_shape()
+                if tuple(each) != shape or keys.shape != (count, _KEY):
+                    raise _wrong_shape(path)
+                rows = range(count)
                 self._rows = dict(zip((key.tobytes() for key in keys), rows, strict=True))
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise StoreError(
@@ -207,6 +211,17 @@ class StoredVectors:
         """A text's vectors, [count, width]; None where they are not in the file."""
         row = self._rows.get(_key(text))
         return None if row is None else self._vectors[row]
+
+
+_KEY = 32
+"""Bytes of a key."""
+
+
+def _wrong_shape(path: Path) -> StoreError:
+    return StoreError(
+        f"the vectors in {path} have another shape than the encoder's; remove the file: they are "
+        "made again"
+    )
 
 
 def _key(text: str) -> bytes:
@@ -237,7 +252,8 @@ def write_vectors(
     Returns:
         How many were made.
     """
-    known = StoredVectors(path, digest)
+    shape = tuple(encoder.slots.shape)
+    known = StoredVectors(path, digest, shape)
     new = [text for text in texts if known.get(text) is None]
     progress.begin(len(new), "items encoded")
     parts = []
@@ -249,7 +265,7 @@ def write_vectors(
             with torch.no_grad():
                 made = encoder.eval().encode(some, batch_tokens).cpu()
             _write(part, some, made, digest)
-        parts.append(StoredVectors(part, digest))
+        parts.append(StoredVectors(part, digest, shape))
         progress.advance(len(some))
     found = [
         next(one for place in (known, *parts) if (one := place.get(text)) is not None)

@@ -108,14 +108,14 @@ class TransformersModel:
         return VisionFormat(vectors, settings.name, settings.special_tokens)
 
     def _read_items(self, folder: Path, own: Path) -> None:
-        count = len(read_slots(own)["slots"])
-        stored = StoredVectors(own / VECTORS, encoder_digest(own))
+        shape = tuple(read_slots(own)["slots"].shape)
+        stored = StoredVectors(own / VECTORS, encoder_digest(own), shape)
 
         @functools.cache
         def encoder() -> ItemEncoder:
             return open_encoder(self.settings, folder, own, self.device)
 
-        self.take_items(count, encoder, stored)
+        self.take_items(shape[0], encoder, stored)
 
     def take_items(
         self,
