@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def bench_vectors(
     where = place_of(text, peak=False)
 
     def result(
-        bench: str, title: str, runs: dict[str, tuple[Callable[[], Any], Work]], *notes: str
+        bench: str, title: str, runs: Mapping[str, tuple[Callable[[], Any], Work]], *notes: str
     ) -> Result:
         variants = [Variant(way, run) for way, (run, _) in runs.items()]
         timings = interleave(variants, options.repeats, where.device, progress)
@@ -115,7 +115,7 @@ def _step(
     budget = opened.settings.batch_tokens
     for batch in micro_batches(cases, lambda case: case.distinct_tokens, budget):
         if given is None:
-            total = listwise_loss(opened.network, batch, budget).sum()
+            total: Any = listwise_loss(opened.network, batch, budget).sum()
         else:
             with given(batch):
                 total = listwise_loss(opened.network, batch, budget).sum()
