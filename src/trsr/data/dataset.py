@@ -228,7 +228,7 @@ class Dataset:
         path = self.folder / "interactions.parquet"
         columns = {"user": pl.String(), "item": pl.String(), "time": pl.Float64()}
         frame = read_table(path, columns, again=_AGAIN, key=(), error=DataError)
-        self._check_known(frame, path)
+        self._check_known(frame.lazy(), path)
         return frame
 
     @cached_property
@@ -252,7 +252,7 @@ class Dataset:
         if not full and (frame["candidates"].list.len() == 0).any():
             raise DataError(f"{path}: a query has no candidates; {_AGAIN}")
         for column in ("items", "relevant", SEEN if full else "candidates"):
-            self._check_known(frame.select("query", item=column).explode("item"), path)
+            self._check_known(frame.lazy().select("query", item=column).explode("item"), path)
         uneven = frame.filter(pl.col("items").list.len() != pl.col("times").list.len())
         if len(uneven):
             query = uneven["query"][0]
@@ -266,10 +266,11 @@ class Dataset:
             raise DataError(f"{path}: query {query}: the history is not oldest first; {_AGAIN}")
         return Cases(frame, self.catalog, str(path))
 
-    def _check_known(self, named: pl.DataFrame, path: Path) -> None:
+    def _check_known(self, named: pl.LazyFrame, path: Path) -> None:
         """Refuses an `item` that the catalog has not; the first other column says where it is."""
-        unknown = named.join(self.catalog.frame, left_on="item", right_on="id", how="anti")
-        unknown = unknown.drop_nulls("item")
+        known = self.catalog.frame.lazy().select(item="id")
+        rows = named.drop_nulls("item").join(known, on="item", how="anti").head(1)
+        unknown = rows.collect(engine="streaming")  # of all users these are many rows
         if len(unknown):
             where = f"{unknown.columns[0]} {unknown.row(0)[0]}"
             raise DataError(

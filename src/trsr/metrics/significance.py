@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 from trsr.settings import derive_seed
 
@@ -109,6 +108,8 @@ def bootstrap(sample: Sample, *, seed: int = 0, confidence: float = 0.95) -> Flo
     Returns:
         [2, columns] lower and upper ends.
     """
+    from scipy import special  # takes a fifth of a second, and few commands compute
+
     drawn = np.concatenate(list(_drawn_means(sample, seed)))
     means, tails = sample.means, np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     near = _ROUNDING * np.abs(drawn).max(axis=0)
@@ -168,6 +169,8 @@ def flip_signs(sample: Sample, *, seed: int = 0) -> tuple[Floats, npt.NDArray[np
             draws += len(signs)
         found[rest] = (1 + hits) / (1 + draws)
         if draws < FLIPS:
+            from scipy import special
+
             spread = np.sqrt((sums[:, rest] ** 2).sum(axis=0))
             tail = 2 * special.ndtr(-seen[rest] / spread)
             bounded = np.clip(tail, 1 / (1 + FLIPS), found[rest])
@@ -329,6 +332,8 @@ def compare_seeds(
     variance = math.fsum(part for part, _ in parts)
     if variance <= 0:
         return plain
+    from scipy import special
+
     freedom = variance**2 / math.fsum(part**2 / df for part, df in parts)
     df = max(1, math.floor(freedom + 1e-9))
     error = math.sqrt(variance)
@@ -376,6 +381,8 @@ def _t_test(mean: float, error: float, df: int) -> float:
 
 def _two_sided(t: float, df: int) -> float:
     """The chance of a value at least as far from 0, under Student's t."""
+    from scipy import special
+
     return float(2 * special.stdtr(df, -abs(t)))
 
 
