@@ -107,7 +107,7 @@ class Records:
         """[n] whether the user has not had the item before."""
         first = np.empty(len(self), dtype=np.bool_)
         begins = np.searchsorted(self.starts, np.arange(0, len(self), PART))
-        bounds = np.unique([*self.starts[begins], len(self)])
+        bounds = [*self.starts[begins].tolist(), len(self)]
         for part in map(slice, bounds[:-1], bounds[1:]):
             pairs = pl.Series(self.user[part].astype(np.int64) * len(self.items) + self.item[part])
             first[part] = pairs.is_first_distinct().to_numpy()
