@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks import run as benches
 from benchmarks.options import (
     AllOptions,
+    ClusterOptions,
     EncodeOptions,
     Options,
     OverheadOptions,
@@ -100,6 +101,11 @@ BENCHES: dict[str, tuple[type[Options], Callable[[Any], Iterable[Result]], str]]
         "score and train with items as vectors, beside items as texts",
     ),
     "serve": (ServeOptions, _one(benches.serve), "time the live service over a finished run"),
+    "cluster": (
+        ClusterOptions,
+        _one(benches.cluster),
+        "simulate a cluster whose workers fail, by the engine's own dispatching",
+    ),
     "all": (AllOptions, _all, "run every bench, or some, and write docs/performance.md"),
 }
 

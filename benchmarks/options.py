@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -168,6 +168,21 @@ class ServeOptions(Options):
     clients: int = option(32, "at once", least=1)
     only: tuple[str, ...] = option((), "a measure; may be given again; left out: all")
     repeats: int = option(2, "timed runs of each variant", least=1)
+
+
+@dataclass(frozen=True)
+class ClusterOptions(Options):
+    """Of `cluster`: nothing is computed, and time is simulated."""
+
+    workers: int = option(1000, "of the cluster", least=1)
+    shards: int = option(1_000_000, "to be done", least=1)
+    shard_seconds: float = option(30.0, "that a shard takes in the mean", kind=float)
+    start_seconds: float = option(60.0, "until a new worker is ready", kind=float)
+    failing: float = option(1.0, "per cent of the workers that fail each minute", kind=float)
+
+    def with_failing(self, failing: float) -> ClusterOptions:
+        """The same with other failures."""
+        return replace(self, failing=failing)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from benchmarks.options import (
+    ClusterOptions,
     DataOptions,
     EncodeOptions,
     ModelOptions,
@@ -173,6 +174,13 @@ def serve(options: ServeOptions, progress: Progress) -> Iterator[Result]:
     from benchmarks.serve import bench_serve
 
     return bench_serve(options, progress)
+
+
+def cluster(options: ClusterOptions, progress: Progress) -> list[Result]:
+    """Simulates a cluster; see `benchmarks.cluster.bench_cluster`."""
+    from benchmarks.cluster import bench_cluster
+
+    return [bench_cluster(options, progress)]
 
 
 def _with_models(named: Source, options: ModelOptions) -> Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import Field
@@ -37,6 +37,30 @@ class RunSettings(Settings):
         "beside the run directory",
     )
     seed: int = Field(0, ge=0, description="all random numbers of the run derive from it")
+    engine: Literal["local", "ray"] = Field(
+        "local",
+        description="who does `summarize` and `rank`: this machine, or a Ray cluster whose "
+        "machines share the folder",
+    )
+    address: str = Field(
+        "",
+        description="ray: the cluster's head, HOST:PORT; left out: the cluster that this machine "
+        "is part of, or else this machine alone",
+    )
+    workers: int = Field(
+        0,
+        ge=0,
+        description="processes, each with the model; left out: one, and with ray as many as there "
+        "is room for",
+    )
+    worker_cpus: float = Field(1.0, ge=0, description="ray: CPUs of a worker; may be a fraction")
+    worker_gpus: float = Field(0.0, ge=0, description="ray: GPUs of a worker; may be a fraction")
+    shard_size: int = Field(
+        64,
+        ge=1,
+        description="users or queries of a shard, where there are several workers: what is lost at "
+        "most when a worker is",
+    )
 
 
 class Config(Settings):

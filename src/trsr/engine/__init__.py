@@ -1,6 +1,7 @@
-"""Maps work over shards, each done exactly once, by local processes now and clusters later."""
+"""Maps work over shards, each done exactly once, by local processes or a cluster."""
 
 from trsr.engine.base import Done, Engine, Resources, Shard, Work, exclusive
+from trsr.engine.cluster import RayEngine
 from trsr.engine.local import LocalEngine
 
-__all__ = ["Done", "Engine", "LocalEngine", "Resources", "Shard", "Work", "exclusive"]
+__all__ = ["Done", "Engine", "LocalEngine", "RayEngine", "Resources", "Shard", "Work", "exclusive"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -44,12 +44,16 @@ class Resources:
     """What the work may use.
 
     Attributes:
-        workers: Processes at one time; 1: this one.
+        workers: Processes at one time; 1: this one. On a cluster 0: as many as it has room for.
         devices: GPUs, by the names that CUDA knows them by; each worker gets one of them.
+        cpus: Of each worker on a cluster; may be a fraction.
+        gpus: Likewise.
     """
 
     workers: int = 1
     devices: Sequence[str] = ()
+    cpus: float = 1.0
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ class Done(Generic[S]):
 class Engine(Protocol):
     """Does shards, wherever."""
 
-    def map(self, work: Work[S], shards: Sequence[S], resources: Resources) -> Iterator[Done[S]]:
+    def map(self, work: Work[S], shards: Sequence[S], resources: Resources) -> Generator[Done[S]]:
         """Does each shard exactly once, no matter who else asks for the same ones.
 
         A shard that fails is reported, and the others go on. One whose process was killed is done
@@ -87,6 +91,28 @@ class Engine(Protocol):
 
         Yields:
             What became of each, as it finishes; also of those that other processes do meanwhile.
+        """
+
+    def gang(
+        self,
+        work: Work[S],
+        make: Callable[[int], Sequence[S]],
+        most: int,
+        resources: Resources,
+        look: Callable[[], None],
+    ) -> list[Done[S]]:
+        """Does shards that need each other, all at one time, each by a worker of its own.
+
+        Args:
+            work: What to do.
+            make: The shards for so many workers.
+            most: Workers that are of use.
+            resources: What it may use.
+            look: Called now and then.
+
+        Returns:
+            What became of each. Where one failed or lost its worker, the others are stopped, and
+            it is the last. Empty where the cluster has lost the room for them.
         """
 
 

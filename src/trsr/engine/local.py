@@ -9,8 +9,8 @@ import os
 import signal
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from trsr.engine.base import POLL, Done, Resources, S, Work, attempt, failed_at, note_failure
+from trsr.engine.dispatch import Event, dispatch, together
 from trsr.machine import cores
 from trsr.progress import Progress, Silent
 
@@ -56,10 +57,24 @@ class LocalEngine:
         if workers <= 1:
             yield from self._here(work, shards, before)
             return
-        pool = _Pool(self._folder, work, before, self._progress)
-        pool.todo.extend(shards)
-        with contextlib.closing(pool.run(shares(workers, resources.devices))) as results:
-            yield from results
+        machine = shares(workers, resources.devices)
+        with contextlib.closing(_Pool(self._folder, work, before, self._progress, machine)) as pool:
+            yield from dispatch(pool, shards, ATTEMPTS)
+
+    def gang(
+        self,
+        work: Work[S],
+        make: Callable[[int], Sequence[S]],
+        most: int,
+        resources: Resources,
+        look: Callable[[], None],
+    ) -> list[Done[S]]:
+        """As `Engine.gang`."""
+        shards = make(min(max(resources.workers, 1), most))
+        before = {shard.key: failed_at(self._folder, shard.key) for shard in shards}
+        machine = shares(len(shards), resources.devices)
+        with contextlib.closing(_Pool(self._folder, work, before, self._progress, machine)) as pool:
+            return together(pool, shards, look)
 
     def _here(
         self, work: Work[S], shards: Sequence[S], before: Mapping[str, int | None]
@@ -114,7 +129,7 @@ def shares(workers: int, devices: Sequence[str]) -> list[Share]:
 
 
 class _Pool(Generic[S]):
-    """Hands shards to workers, and gives those of killed ones to others."""
+    """Processes as a `Fleet`."""
 
     def __init__(
         self,
@@ -122,72 +137,56 @@ class _Pool(Generic[S]):
         work: Work[S],
         before: Mapping[str, int | None],
         progress: Progress,
+        machine: Sequence[Share],
     ) -> None:
-        self.todo: deque[S] = deque()
-        self._folder, self._work, self._before, self._progress = folder, work, before, progress
-        self._elsewhere: list[S] = []
-        self._begun: Counter[str] = Counter()
+        self._folder, self._before, self._progress = folder, before, progress
+        self._workers: list[_Worker[S]] = [_Worker(folder, work, share) for share in machine]
+        self._ready = list(range(len(machine)))
 
-    def run(self, machine: Sequence[Share]) -> Generator[Done[S]]:
-        workers: list[_Worker[S]] = [_Worker(self._folder, self._work, share) for share in machine]
-        try:
-            while self.todo or self._elsewhere or any(worker.shard for worker in workers):
-                for worker in workers:
-                    if worker.shard is None and self.todo:
-                        self._give(worker)
-                busy = [worker for worker in workers if worker.shard is not None]
-                limit = POLL if self._elsewhere else None
-                ready = wait([worker.connection for worker in busy], limit) if busy else []
-                for worker in busy:
-                    done = self._receive(worker, workers) if worker.connection in ready else None
-                    if done is not None:
-                        yield done
-                if not busy:  # other processes do all that is left
-                    time.sleep(POLL)
-                if not self.todo:
-                    self.todo.extend(self._elsewhere)
-                    self._elsewhere.clear()
-        finally:
-            for worker in workers:
-                worker.stop()
+    def begin(self, worker: int, shard: S) -> None:
+        self._workers[worker].begin(shard, self._before[shard.key])
 
-    def _give(self, worker: _Worker[S]) -> None:
-        shard = self.todo.popleft()
-        self._begun[shard.key] += 1
-        worker.begin(shard, self._before[shard.key])
+    def wait(self, seconds: float | None) -> Iterator[Event[S]]:
+        yield from (Event(number) for number in self._ready)
+        self._ready.clear()
+        busy = [number for number, one in enumerate(self._workers) if one.shard is not None]
+        connections = [self._workers[number].connection for number in busy]
+        ready = wait(connections, seconds) if busy else []
+        if not busy and seconds:  # other processes do all that is left
+            time.sleep(seconds)
+        for number in busy:
+            if self._workers[number].connection in ready:
+                yield from self._receive(number)
 
-    def _receive(self, worker: _Worker[S], workers: Sequence[_Worker[S]]) -> Done[S] | None:
-        """Reads a worker's message; what became of its shard, where that is known now."""
-        shard = worker.shard
-        if shard is None:
-            return None
+    def _receive(self, number: int) -> Iterator[Event[S]]:
+        """Reads a worker's message."""
+        worker, shard = self._workers[number], self._workers[number].shard
         try:
             message = worker.connection.recv()
         except (EOFError, OSError):
-            return self._killed(worker, shard)
+            how = worker.stop()
+            advice = "if memory is short, use fewer processes"
+            if "code" in how:  # it never came to the work
+                advice = "a script that starts workers does so under `if __name__ == '__main__':`"
+            yield Event(number, lost=f"its process {how}; {advice}")
+            yield Event(number)  # its next shard starts a new process
+            return
         if isinstance(message, str):
             worker.note = message
-            self._progress.advance(0, " · ".join(one.note for one in workers if one.note))
-            return None
+            notes = (one.note for one in self._workers if one.note)
+            self._progress.advance(0, " · ".join(notes))
+            return
         worker.shard, worker.note = None, ""
-        if message is None:
-            self._begun[shard.key] -= 1
-            self._elsewhere.append(shard)
-            return None
-        done: Done[S] = dataclasses.replace(message, shard=shard)
-        return done
+        done = None if message is None else dataclasses.replace(message, shard=shard)
+        yield Event(number, done)
 
-    def _killed(self, worker: _Worker[S], shard: S) -> Done[S] | None:
-        how = worker.stop()
-        if self._begun[shard.key] < ATTEMPTS:
-            self.todo.append(shard)
-            return None
-        advice = "if memory is short, use fewer processes"
-        if "code" in how:  # it never came to the work
-            advice = "a script that starts workers does so under `if __name__ == '__main__':`"
-        cause = f"its process {how}; {advice}"
+    def give_up(self, shard: S, cause: str) -> Done[S]:
         note_failure(self._folder, shard.key, cause)
         return Done(shard, error=cause)
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.stop()
 
 
 class _Worker(Generic[S]):

@@ -82,6 +82,23 @@ def planned_stages(config: Config) -> dict[str, dict[str, float]]:
         return {}
 
 
+def summary_frame(summaries: Mapping[str, Summary]) -> pl.DataFrame:
+    """Summaries by query id as a table."""
+    rows = [
+        (query, one.user, one.text, one.covers, list(one.sources))
+        for query, one in summaries.items()
+    ]
+    return pl.DataFrame(rows, schema=SUMMARY_COLUMNS, orient="row")
+
+
+def framed_summaries(frame: pl.DataFrame) -> dict[str, Summary]:
+    """Summaries by query id of a table."""
+    return {
+        query: Summary(user, text, covers, tuple(of))
+        for query, user, text, covers, of in frame.iter_rows()
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class SummaryCounts:
     """How a run's summaries fit its cases.
@@ -163,11 +180,7 @@ def _check(path: Path, query: str, summary: Summary, user: str, length: int) -> 
 def _read(path: Path) -> dict[str, Summary]:
     if not files.exists(path):
         return {}
-    frame = read_table(path, SUMMARY_COLUMNS, again="give `trsr run` again")
-    return {
-        query: Summary(user, text, covers, tuple(of))
-        for query, user, text, covers, of in frame.iter_rows()
-    }
+    return framed_summaries(read_table(path, SUMMARY_COLUMNS, again="give `trsr run` again"))
 
 
 def used_splits(config: Config) -> list[str]:

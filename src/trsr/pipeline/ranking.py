@@ -23,7 +23,8 @@ from trsr.models.cached import CacheCounts
 from trsr.pipeline.artifacts import needed_adapter, ranked_splits, run_summaries, with_summaries
 from trsr.pipeline.fitted_rankers import FittedRankers
 from trsr.pipeline.runner import Job
-from trsr.progress import Progress
+from trsr.pipeline.sharding import StageShard, cut, do_shards, held, is_sharded, plus
+from trsr.progress import Progress, Silent
 from trsr.prompts import PromptCounts, PromptWriter, TitleWriter
 from trsr.rankers import (
     FitData,
@@ -40,6 +41,7 @@ from trsr.rankers import (
 )
 from trsr.rankers.baselines.item_knn import EaseRanker, check_size
 from trsr.rankers.blend import check_cases
+from trsr.rankers.rankings import SCHEMA, named
 from trsr.recommender import (
     TITLE_ADAPTER,
     compressed_model,
@@ -191,6 +193,10 @@ class CostBook:
         yield
         self._preparing[name] = time.perf_counter() - started
 
+    def prepared(self, name: str) -> float:
+        """The seconds that a ranker's preparation took."""
+        return round(self._preparing.get(name, 0.0), 3)
+
     def ranking(self, name: str, lists: Iterable[RankedBatch]) -> Iterator[RankedBatch]:
         """Yields the lists as they are; when all are there, their cost is in the book.
 
@@ -212,7 +218,7 @@ class CostBook:
         self._found[name] = RankerCost(
             name,
             queries,
-            round(self._preparing.get(name, 0.0), 3),
+            self.prepared(name),
             # a cheap ranker's queries take microseconds
             round(seconds, 6),
             prompts=int(found["asked"] + found["hits"]),
@@ -347,59 +353,173 @@ def check_prepared(config: Config, dataset: Dataset) -> None:
             check_size(dataset.interactions["item"].n_unique())
 
 
+class Ranking:
+    """What ranks the queries of a run: its data, the rankers, and what is counted.
+
+    Args:
+        config: All settings.
+        run: The run directory.
+        proposals: The file of what the retriever proposed, where it has been made.
+        progress: Shows how far the work is.
+    """
+
+    def __init__(
+        self, config: Config, run: RunDirectory, proposals: Path, progress: Progress
+    ) -> None:
+        self._config, self._progress = config, progress
+        self.dataset = Dataset.load(run.folder)
+        needed = config.reads_summary(config.rank.used)
+        self._summaries, self.fit = run_summaries(
+            self.dataset, ranked_splits(config), needed=needed
+        )
+        self.cases = self.dataset.cases(config.rank.split)
+        self.book = CostBook()
+        self.rankers, self.opened = fitted_rankers(
+            config, run, self.dataset, self._summaries, self.book, progress
+        )
+        made = read_retrieved(proposals) if files.exists(proposals) else None
+        self.first = Retriever(
+            config,
+            self.cases,
+            self.dataset.catalog,
+            self.rankers.get,
+            lambda note: progress.advance(0, note),
+            made,
+        )
+        self.chosen: dict[str, Any] = {}
+        self.notes: dict[str, Any] = {}
+        self.unfit: dict[str, str] = {}
+
+    def prepare(self, name: str) -> Ranker:
+        """A fitted ranker, with proposals where it needs them."""
+        with self.book.preparing(name):
+            ranker = self.rankers.get(name)
+            self.chosen.update({name: dict(ranker.chosen)} if ranker.chosen else {})
+            if self.cases.full and self._config.rank.orders(name):
+                self.first.retrieve_k()
+        return ranker
+
+    def lists(self, name: str, ranker: Ranker, cases: Cases) -> Iterator[RankedBatch]:
+        """The ranked lists of some cases."""
+        rank = self._config.rank
+        asks = rank.those("uses_llm", rank.with_members(name))
+        proposed = self.first.retrieve_k() if cases.full and rank.orders(name) else None
+        size = ranker.batch_size if asks else 0
+        batches = case_batches(cases, self.dataset.catalog, self._summaries, size, proposed)
+        depth = rank.depth if cases.full else None
+        made = rank_batches(ranker, batches, self._skipped, depth=depth, seed=self._config.run.seed)
+        yield from self.book.ranking(name, made)
+        self.notes.update({name: dict(ranker.notes)} if ranker.notes else {})
+
+    def _skipped(self, query: Query, error: PromptError) -> None:
+        self.unfit[query.id] = str(error)
+
+    def whole(self, name: str) -> Iterator[RankedBatch]:
+        """The ranked lists of all cases, by this process."""
+        ranker = self.prepare(name)
+        self._progress.begin(len(self.cases), "queries")
+        for batch in self.lists(name, ranker, self.cases):
+            yield batch
+            self._progress.advance(len(batch), name)
+        del ranker  # its model goes before the next one comes
+        give_back_memory()
+
+
 def rank_candidates(job: Job) -> dict[str, Any]:
     """Ranks the candidates of `rank.split`'s cases with every ranker.
 
     Writes `rankings.parquet`, and each fitted ranker into `rankers/NAME/`.
     """
-    config, progress = job.config, job.progress
-    dataset = Dataset.load(job.run.folder)
-    needed = config.reads_summary(config.rank.used)
-    summaries, fit = run_summaries(dataset, ranked_splits(config), needed=needed)
-    check_prepared(config, dataset)
-    split = config.rank.split
-    cases = dataset.cases(split)
-    book = CostBook()
-    rankers, opened = fitted_rankers(config, job.run, dataset, summaries, book, progress)
-    names, rank = config.rank.rankers, config.rank
-    chosen: dict[str, Any] = {}
-    notes: dict[str, Any] = {}
-    unfit: dict[str, str] = {}
-
-    def skipped(query: Query, error: PromptError) -> None:
-        unfit[query.id] = str(error)
-
-    first = Retriever(
-        config, cases, dataset.catalog, rankers.get, lambda note: progress.advance(0, note)
-    )
-
-    def lists(name: str) -> Iterator[RankedBatch]:
-        with book.preparing(name):
-            ranker = rankers.get(name)
-            chosen.update({name: dict(ranker.chosen)} if ranker.chosen else {})
-            progress.begin(len(cases), "queries")
-            uses_llm = bool(rank.those("uses_llm", rank.with_members(name)))
-            retrieve_k = first.retrieve_k() if cases.full and rank.orders(name) else None
-        size = ranker.batch_size if uses_llm else 0
-        batches = case_batches(cases, dataset.catalog, summaries, size, retrieve_k)
-        depth = rank.depth if cases.full else None
-        made = rank_batches(ranker, batches, skipped, depth=depth, seed=config.run.seed)
-        for batch in book.ranking(name, made):
-            yield batch
-            progress.advance(len(batch), name)
-        notes.update({name: dict(ranker.notes)} if ranker.notes else {})
-        del ranker, made  # its model goes before the next one comes
-        give_back_memory()
-
-    write_rankings(job.out / "rankings.parquet", {name: lists(name) for name in names})
-    if first.used:
-        first.write(job.out / RETRIEVED)
-    rankers.write(job.out, tuple(dict.fromkeys((*rank.used, *rank.with_members(rank.retriever)))))
-    rankers.forget()
-    if unfit and len(unfit) == len(cases):
+    config, rank = job.config, job.config.rank
+    proposals = job.work / f"{job.key}.{RETRIEVED}"
+    ranking = Ranking(config, job.run, proposals, job.progress)
+    check_prepared(config, ranking.dataset)
+    sharded, facts = _ranked_in_shards(job, ranking, proposals)
+    lists = {name: sharded.get(name) or ranking.whole(name) for name in rank.rankers}
+    write_rankings(job.out / "rankings.parquet", lists)
+    if ranking.first.used:
+        ranking.first.write(job.out / RETRIEVED)
+    made = tuple(dict.fromkeys((*rank.used, *rank.with_members(rank.retriever))))
+    ranking.rankers.write(job.out, made)
+    ranking.rankers.forget()
+    cases = len(ranking.cases)
+    unfit = ranking.unfit | facts.get("unfit", {})
+    if unfit and len(unfit) == cases:
         raise PromptError(f"no query fits the context; the first: {next(iter(unfit.values()))}")
-    info = {"queries": len(cases), "unfit": len(unfit), "rankers": list(names)}
-    info |= {"models": opened.to_json(), "chosen": chosen, "costs": book.to_json()}
-    info |= {"notes": notes} if notes else {}
-    info |= fit.to_json()
+    info = {"queries": cases, "unfit": len(unfit), "rankers": list(rank.rankers)}
+    models = plus(ranking.opened.to_json(), facts.get("models"))
+    costs = ranking.book.to_json() | facts.get("costs", {})
+    info |= {"models": models, "chosen": ranking.chosen}
+    info |= {"costs": {name: costs[name] for name in rank.rankers if name in costs}}
+    info |= {"notes": ranking.notes} if ranking.notes else {}
+    info |= ranking.fit.to_json()
     return info | ({"unfit_queries": dict(islice(unfit.items(), 20))} if unfit else {})
+
+
+def _ranked_in_shards(
+    job: Job, ranking: Ranking, proposals: Path
+) -> tuple[dict[str, list[pl.DataFrame]], dict[str, Any]]:
+    """The lists of the rankers that ask a model, by ranker, and what they took.
+
+    Each ranker is fitted once, here. Those that ask the same model go together: a blend then finds
+    its members' scores in the worker's response cache.
+    """
+    rank = job.config.rank
+    groups: dict[frozenset[tuple[bool, bool]], list[str]] = {}
+    for name in rank.rankers if is_sharded(job.config) else ():
+        asking = rank.those("uses_llm", rank.with_members(name))
+        if asking and not rank.those("writes_titles", asking):  # these count over all their texts
+            traits = map(rank.traits, asking)
+            models = frozenset((one.needs_training, one.needs_compression) for one in traits)
+            groups.setdefault(models, []).append(name)
+    for names in groups.values():
+        for name in names:
+            ranking.prepare(name)
+    if not groups:
+        return {}, {}
+    if ranking.first.used:
+        ranking.first.write(proposals)
+    ranking.rankers.forget()
+    give_back_memory()
+    shards = [
+        shard for names in groups.values() for shard in cut(job, len(ranking.cases), tuple(names))
+    ]
+    job.progress.begin(len(groups) * len(ranking.cases), "queries")
+    do_shards(job, _rank_shard, shards)
+    found: dict[str, list[pl.DataFrame]] = {}
+    facts: dict[str, Any] = {}
+    for shard in shards:
+        frame, own = shard.read()
+        facts = plus(facts, own)
+        for name in shard.names:
+            lists = frame.filter(pl.col("ranker") == name).drop("ranker")
+            found.setdefault(name, []).append(lists)
+    for name in found:
+        facts["costs"][name]["preparing"] = ranking.book.prepared(name)
+    return found, facts
+
+
+def _rank_shard(shard: StageShard, progress: Progress) -> int:
+    config = shard.own_config()
+    run = RunDirectory(config.run.folder)
+
+    def opened() -> tuple[Ranking, dict[str, Ranker]]:
+        made = Ranking(
+            config, run, shard.folder.parent / f"{shard.stage_key}.{RETRIEVED}", Silent()
+        )
+        return made, {name: made.rankers.get(name) for name in shard.names}
+
+    ranking, rankers = held(shard.whole, opened)
+    ranking.unfit = {}
+    before = ranking.opened.to_json()
+    cases = ranking.cases.with_frame(ranking.cases.frame[shard.start : shard.stop])
+    frames = [SCHEMA.to_frame()]
+    for name, ranker in rankers.items():
+        for batch in ranking.lists(name, ranker, cases):
+            frames.append(named(name, batch.frame()))
+            progress.advance(len(batch), name)
+    costs = ranking.book.to_json()
+    models = plus(ranking.opened.to_json(), before, -1)
+    facts = {"costs": costs, "models": models, "unfit": ranking.unfit}
+    shard.write(pl.concat(frames), facts)
+    return sum(int(one["tokens"]) for one in costs.values())

@@ -33,6 +33,8 @@ class Job:
     """What a stage's work is given.
 
     Attributes:
+        stage: The stage's name.
+        key: A hash of all that its output depends on.
         config: All settings.
         run: The run directory, for reading earlier stages' files.
         out: The empty folder that the stage writes its files into.
@@ -40,6 +42,8 @@ class Job:
         progress: Shows how far the work is.
     """
 
+    stage: str
+    key: str
     config: Config
     run: RunDirectory
     out: Path
@@ -157,7 +161,8 @@ def advance(
         return _taken(stage, run, donor, why)
     usage, started = ResourceUsage(), time.perf_counter()
     with run.writing(name) as out:
-        info = stage.work(Job(config, run, out, run.workspace(name), progress))
+        key = digest([name, _as_stored(stage.settings(config)), parents])
+        info = stage.work(Job(name, key, config, run, out, run.workspace(name), progress))
         took = time.perf_counter() - started + info.get("earlier_seconds", 0)
         info |= {"seconds": round(took, 2)}
         info |= {"seed": config.run.seed, "versions": versions(), "made": usage.tell()}

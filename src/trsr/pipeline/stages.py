@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,26 +17,23 @@ from trsr.data.dataset import DESCRIPTIONS
 from trsr.data.images import FOLDER, TABLE, image_stamp
 from trsr.data.preparation import prepare
 from trsr.data.settings import DataSettings
-from trsr.explanation import page_writer
 from trsr.hub import get
 from trsr.methods import METHODS
 from trsr.metrics import AnswerKey, ItemFacts, parse_metric
 from trsr.metrics import evaluate as compute
 from trsr.metrics.report import Note
-from trsr.models import LanguageModel, ScoringModel
 from trsr.pipeline.artifacts import (
     CASES,
     SPLITS,
     SUMMARIES,
-    SUMMARY_COLUMNS,
     SUMMARY_FORMAT,
     adapter_of,
     cases_file,
     ranked_splits,
     run_summaries,
     summaries_file,
+    summary_frame,
     used_splits,
-    with_summaries,
 )
 from trsr.pipeline.compression import compress_ranker
 from trsr.pipeline.describing import DESCRIBE
@@ -53,25 +48,23 @@ from trsr.pipeline.ranking import (
     retriever_report,
 )
 from trsr.pipeline.runner import SOURCE, Job, Stage, fingerprint
+from trsr.pipeline.sharding import is_sharded
+from trsr.pipeline.summarizing import Summarizer, summarized_in_shards
 from trsr.pipeline.title_training import TRAIN_TITLE
-from trsr.prompts import PromptWriter, load_domain
-from trsr.rankers import PointwiseLLMRanker, rank_what_fits, read_rankings
+from trsr.pipeline.training import trained, trained_together
+from trsr.prompts import load_domain
+from trsr.rankers import read_rankings
 from trsr.rankers.item_text import ENCODER, ITEM_VECTORS
 from trsr.rankers.settings import RankSettings
 from trsr.recommender import (
     COMPRESSED,
     RANKERS,
     TITLE_ADAPTER,
-    open_cached,
-    ranking_writer,
-    summary_writer,
 )
 from trsr.registry import PluginTable
 from trsr.storage import files
 from trsr.storage.run_directory import StageRecord
-from trsr.summarize import summarize
-from trsr.training import TrainResult, chance_loss, hardly_converged, late_loss, train
-from trsr.training.settings import SELECTED_ON
+from trsr.training import chance_loss, hardly_converged, late_loss
 from trsr.types import Summary
 
 _log = logging.getLogger(__name__)
@@ -146,29 +139,12 @@ def _summarize(job: Job) -> dict[str, Any]:
     if not tables:
         info = {"why": "none is read: no ranker of rank.rankers reads summaries"}
     elif config.summarize.strategy != "none":
-        model = open_cached(config, config.summarizer)
-        writer = summary_writer(config, model, dataset.catalog)
-        histories = (history for table in tables.values() for history in table.histories())
-        found = dict(
-            summarize(
-                histories,
-                model=model,
-                writer=writer,
-                settings=config.summarize,
-                progress=job.progress,
-            )
-        )
-        info = {
-            "model": model.identity,
-            "asked": model.counts.asked,
-            "from_store": model.counts.hits,
-            "cached_seconds": round(model.counts.cached_seconds, 6),
-            "cached_tokens": model.counts.cached_tokens,
-            "cached_unknown": model.counts.cached_unknown,
-            "shortened": writer.shortened,
-            "prompts": writer.digest,
-            "empty": (empty := sum(not one.text for one in found.values())),
-        } | (_usage(model) or {"tokens": model.counts.tokens})
+        if is_sharded(config):
+            found, info = summarized_in_shards(job, tables)
+        else:
+            histories = (history for table in tables.values() for history in table.histories())
+            found, info = Summarizer(config, dataset.catalog).run(histories, job.progress)
+        info["empty"] = empty = sum(not one.text for one in found.values())
         if 5 * empty > len(found):  # a fifth may be new users; more is a matter of settings
             _log.warning(
                 "%d of %d histories have no summary: they fill no block, or the model wrote "
@@ -179,25 +155,9 @@ def _summarize(job: Job) -> dict[str, Any]:
     for split in SPLITS:
         queries = tables[split].frame["query"] if split in tables else ()
         own = {query: found[query] for query in queries if query in found}
-        frame = _summary_frame(own)
-        files.write_parquet(frame, job.out / summaries_file(split))
+        files.write_parquet(summary_frame(own), job.out / summaries_file(split))
     words = [len(one.text.split(" ")) for one in found.values()]
     return info | {"summaries": len(words), "words_mean": fmean(words) if words else 0}
-
-
-def _summary_frame(summaries: Mapping[str, Summary]) -> pl.DataFrame:
-    """Summaries by query id as a table."""
-    rows = [
-        (query, one.user, one.text, one.covers, list(one.sources))
-        for query, one in summaries.items()
-    ]
-    return pl.DataFrame(rows, schema=SUMMARY_COLUMNS, orient="row")
-
-
-def _usage(model: Any) -> dict[str, Any]:
-    """What an endpoint's answers came to, where the model is one."""
-    usage = getattr(getattr(model, "inner", model), "usage", None)
-    return {"usage": dataclasses.asdict(usage)} if dataclasses.is_dataclass(usage) else {}  # type: ignore[arg-type]
 
 
 def _train_settings(config: Config) -> dict[str, Any]:
@@ -216,46 +176,14 @@ def _train(job: Job) -> dict[str, Any]:
         return {"steps": 0, "why": "nothing to train: train.epochs is 0, or no ranker asks it"}
     dataset = Dataset.load(job.run.folder)
     check_prepared(config, dataset)
-    used = config.train.validate_steps
-    splits = ("train", "valid") if used else ("train",)
-    summaries, fit = run_summaries(dataset, splits, needed=config.summarized)
-    valid = list(with_summaries(dataset.cases("valid"), summaries)) if used else []
-    writers: list[PromptWriter] = []
-
-    def words(model: LanguageModel) -> PromptWriter:
-        writers.append(ranking_writer(config, model))
-        return writers[-1]
-
-    def validate(model: ScoringModel) -> dict[str, float]:
-        ranker = PointwiseLLMRanker(model, ranking_writer(config, model))
-        queries = (case.query for case in valid)
-        ranked = list(rank_what_fits(ranker, queries, lambda query, error: None, "llm"))
-        report = compute(valid, {"llm": ranked}, SELECTED_ON)
-        return report.means("llm")
-
-    training: Callable[..., TrainResult] = train
-    if config.prompts.item_vectors:
-        from trsr.training.vectors import train_vectors
-
-        shown = page_writer(config)
-        every = (shown.item_text(item, config.prompts.words) for item in dataset.catalog)
-        texts = list(dict.fromkeys(every))
-        training = functools.partial(train_vectors, texts=texts, count=config.prompts.item_vectors)
-    result = training(
-        list(with_summaries(dataset.cases("train"), summaries)),
-        model=config.model,
-        words=words,
-        settings=config.train,
-        seed=config.train_seed,
-        out=job.out / "adapter",
-        state=job.work,
-        validate=validate if valid else None,
-        progress=job.progress,
-    )
-    info = dataclasses.asdict(result) | {"prompts": writers[-1].digest} | fit.to_json()
+    # items' vectors are trained in several phases, by this process
+    if is_sharded(config) and not config.prompts.item_vectors:
+        info = trained_together(job)
+    else:
+        info = trained(config, job.run, job.out, job.work, job.progress)
     frame = dataset.cases("train").frame
     sizes = frame.select(pl.col("candidates", "relevant").list.len()).rows()
-    info |= _convergence(result.losses, chance_loss(config.train.loss, sizes))
+    info |= _convergence(info["losses"], chance_loss(config.train.loss, sizes))
     return {key: one for key, one in info.items() if key not in CURVES}
 
 

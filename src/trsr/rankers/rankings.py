@@ -60,10 +60,18 @@ class Rankings:
             raise DataError(f"{self._source}, ranker {self.ranker}: {error}") from error
 
 
-def write_rankings(path: Path, rankings: Mapping[str, Iterable[RankedBatch]]) -> dict[str, int]:
+def named(ranker: str, lists: pl.DataFrame) -> pl.DataFrame:
+    """The columns of `SCHEMA` from those without the ranker."""
+    return lists.select(pl.lit(ranker).alias("ranker"), pl.all())
+
+
+def write_rankings(
+    path: Path, rankings: Mapping[str, Iterable[RankedBatch | pl.DataFrame]]
+) -> dict[str, int]:
     """Writes ranked lists as Parquet, rankers in the mapping's order, lists in theirs.
 
-    The iterables are read once, one after the other, and kept as columns.
+    The iterables are read once, one after the other, and kept as columns. A frame has columns as
+    `RankedBatch.frame` gives them.
 
     Returns:
         ranker → number of lists.
@@ -73,7 +81,8 @@ def write_rankings(path: Path, rankings: Mapping[str, Iterable[RankedBatch]]) ->
     for name, batches in rankings.items():
         for batch in batches:
             counts[name] += len(batch)
-            frames.append(batch.frame().select(pl.lit(name).alias("ranker"), pl.all()))
+            lists = batch if isinstance(batch, pl.DataFrame) else batch.frame()
+            frames.append(named(name, lists))
     names = json.dumps(list(rankings))
     files.write_parquet(pl.concat(frames, rechunk=False), path, metadata={_NAMES: names})
     return counts

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trsr.models.base import LanguageModel, ScoringModel
 from trsr.models.settings import ModelSettings
 from trsr.progress import Progress
 from trsr.training.encode import RankingWriter, SizedCases, encode_cases, fingerprint
 from trsr.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from trsr.training.group import Group
 
 Validate = Callable[[ScoringModel], Mapping[str, float]]
 """Ranks validation queries with the model as it is and gives metrics by name."""
@@ -70,6 +74,7 @@ def train(
     state: Path,
     validate: Validate | None,
     progress: Progress,
+    group: Group | None = None,
 ) -> TrainResult:
     """Fine-tunes the yes/no ranker by LoRA (Hu et al. 2021), stoppable and resumable at any step.
 
@@ -91,6 +96,8 @@ def train(
             trained, in evaluation mode and without a response cache; None: the last adapter is
             kept.
         progress: Advances with each step.
+        group: The workers that make each step together, of which this process is one; None: it
+            trains alone. Without dropout the gradients are then the same but for rounding.
 
     Raises:
         ConfigError: If the backend cannot be trained, a LoRA target is no layer of the model, a
@@ -126,5 +133,6 @@ def train(
         state=state,
         validate=None if validate is None else lambda: validate(in_training),
         progress=progress,
+        group=group,
     )
     return replace(result, shortened=shortened)

@@ -21,6 +21,7 @@ from trsr.training.activation_cache import FILE, ActivationCache, first_adapted_
 from trsr.training.adapter import Adapter
 from trsr.training.encode import EncodedCase
 from trsr.training.fit import TrainResult
+from trsr.training.group import Group
 from trsr.training.losses import Loss
 from trsr.training.settings import TrainSettings
 from trsr.training.state import Weights
@@ -62,6 +63,7 @@ def run_training(
     unit: str = "steps",
     adapter: Adapter | None = None,
     activations: Activations | None = None,
+    group: Group | None = None,
 ) -> TrainResult:
     """Trains an adapter on encoded cases, from the start or from the last state.
 
@@ -82,6 +84,7 @@ def run_training(
         unit: What the progress counts.
         adapter: What is trained, on the network already; None: a new LoRA adapter.
         activations: What each pass needs; None: an activation cache where that can be.
+        group: The workers that make each step together; None: this process alone.
     """
     schedule = schedule or Schedule(len(cases), settings, seed)
     batch_tokens = opened.settings.batch_tokens
@@ -92,7 +95,7 @@ def run_training(
         first = first_adapted_layer(network, cases, settings)
         if first is None:
             return None
-        file = state / FILE
+        file = state / (f"worker-{group.rank}.{FILE}" if group and group.rank else FILE)
         return ActivationCache(network, first, cases, batch_tokens=batch_tokens, file=file)
 
     with isolated_random_state(opened.device):
@@ -107,6 +110,7 @@ def run_training(
             loss=loss,
             activation_cache=activation_cache,
             adapter=adapter,
+            group=group,
         )
         if start is not None:
             step.adapter.restore(start)
@@ -120,6 +124,7 @@ def run_training(
             validate=validate,
             progress=progress,
             unit=unit,
+            group=group,
         )
         return trainer.run(out)
 

@@ -18,6 +18,7 @@ from trsr.models.token_tree.tokens import Tokens, common
 from trsr.settings import derive_seed
 from trsr.training.adapter import Adapter
 from trsr.training.encode import EncodedCase
+from trsr.training.group import Group
 from trsr.training.losses import LOSSES, Loss
 from trsr.training.settings import TrainSettings
 from trsr.training.state import Weights
@@ -113,6 +114,7 @@ class TrainingStep:
         activation_cache: Makes the cache for the frozen lower layers from the network with its
             adapter; where it gives None, each step computes those layers.
         adapter: What is trained, on the network already; None: a new adapter.
+        group: The workers that make each step together.
 
     Attributes:
         adapter: The LoRA weights on the network.
@@ -134,7 +136,9 @@ class TrainingStep:
         loss: Loss | None = None,
         activation_cache: Callable[[Any], Activations | None] = lambda network: None,
         adapter: Adapter | None = None,
+        group: Group | None = None,
     ) -> None:
+        self._group = group or Group()
         self.adapter = adapter or Adapter(network, settings, base, seed)
         self._network = network
         self._cases = cases
@@ -176,15 +180,18 @@ class TrainingStep:
             ModelError: If a loss or the gradient is not finite; the weights stay as they were.
         """
         # seeded by the step's number, so that a resumed run has the same dropout
-        torch.manual_seed(derive_seed(self._seed, "step", str(number)))
+        rank = [str(self._group.rank)] if self._group.rank else []
+        torch.manual_seed(derive_seed(self._seed, "step", str(number), *rank))
         cases = [self._cases[position] for position in self._schedule.cases(number)]
-        loss, computed = 0.0, 0
-        for batch in batches(cases, self._batch_tokens, alone=self._alone):
+        loss, computed = 0.0, 0.0
+        own = self._group.share(cases)
+        for batch in batches(own, self._batch_tokens, alone=self._alone) if own else ():
             with self._cached(batch.cases):
                 losses = self._loss(self._network, batch.cases, self._batch_tokens)
             loss += self._sum(number, batch.cases, losses.detach().tolist())
             computed += batch.tokens
             (losses.sum() / len(cases)).backward()  # type: ignore[no-untyped-call]
+        loss, computed = self._group.add(self.adapter.parameters.values(), (loss, computed))
         norm = self._optimizer.gradient_norm()
         if not math.isfinite(norm):
             named = ", ".join(case.id for case in cases)
@@ -192,7 +199,7 @@ class TrainingStep:
         rate = self._schedule.rate(number)
         self._optimizer.step(rate)
         tokens = sum(case.tokens for case in cases)
-        return StepResult(loss / len(cases), rate, norm, len(cases), tokens, computed)
+        return StepResult(loss / len(cases), rate, norm, len(cases), tokens, int(computed))
 
     def _cached(self, cases: Sequence[EncodedCase]) -> contextlib.AbstractContextManager[None]:
         cache = self._activation_cache

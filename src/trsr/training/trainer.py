@@ -15,6 +15,7 @@ from trsr.machine import give_back_memory
 from trsr.progress import Progress
 from trsr.storage import files
 from trsr.training.fit import TrainResult
+from trsr.training.group import Group
 from trsr.training.settings import SELECTED_ON, TrainSettings
 from trsr.training.state import Counts, State, Weights, load, save
 from trsr.training.step import Schedule, TrainingStep
@@ -35,6 +36,8 @@ class Trainer:
         validate: Gives the metrics of the network as it is; None: the last adapter is kept.
         progress: Advances with each step.
         unit: What it counts.
+        group: The workers that make each step together; the leading one alone validates, and
+            writes states and results.
     """
 
     def __init__(
@@ -48,7 +51,9 @@ class Trainer:
         validate: Validate | None,
         progress: Progress,
         unit: str = "steps",
+        group: Group | None = None,
     ) -> None:
+        self._group = group or Group()
         self._training_step = step
         self._schedule = schedule
         self._settings = settings
@@ -71,11 +76,13 @@ class Trainer:
             StaleRunError: If the state was made with other settings.
             StoreError: If a state cannot be read or written.
         """
-        files.make_folder(self._folder)
+        leads = self._group.rank == 0
+        folder = self._folder if leads else self._folder / f"worker-{self._group.rank}"
+        files.make_folder(folder)
         self._resume()
-        with Curves(self._folder / FILE, self._step) as curves:
-            names, identity = self._settings.trackers, self._identity
-            trackers = Trackers(names, self._folder, identity, curves.rows, curves.dropped)
+        with Curves(folder / FILE, self._step) as curves:
+            names, identity = self._settings.trackers if leads else (), self._identity
+            trackers = Trackers(names, folder, identity, curves.rows, curves.dropped)
             with contextlib.closing(trackers):
 
                 def record(row: Row) -> None:
@@ -84,16 +91,20 @@ class Trainer:
 
                 while not self._done():
                     note = self._advance(record)
-                    if self._due(self._settings.checkpoint_steps) or self._done():
+                    if leads and (self._due(self._settings.checkpoint_steps) or self._done()):
                         curves.sync()
                         save(self._folder, self._state(), self._identity)
                         give_back_memory()
                     self._progress.advance(1, note)
-            return self._finish(out, curves.rows)
+            return self._finish(out, curves.rows, write=leads)
 
     def _resume(self) -> None:
         self._progress.begin(self._schedule.steps, self._unit)
+        if self._group.rank:  # behind the leading one, which tidies up
+            self._group.wait()
         state = load(self._folder, self._identity)
+        if not self._group.rank:
+            self._group.wait()
         if state is not None:
             self._training_step.restore(state.adapter, state.moments)
             self._step, self._counts, self._best = state.step, state.counts, state.best
@@ -129,8 +140,9 @@ class Trainer:
         epoch = self._schedule.epoch(self._step)
         record({"step": self._step, "epoch": epoch, **asdict(made), "seconds": self._seconds()})
         if self._validate is not None and self._due(self._settings.validate_steps):
+            validate = self._validate
             with self._training_step.evaluating():
-                metrics = {name: float(value) for name, value in self._validate().items()}
+                metrics = self._group.led(lambda: {k: float(v) for k, v in validate().items()})
             self._compare(metrics)
             # JSON has no NaN
             finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
@@ -160,13 +172,14 @@ class Trainer:
         else:
             counts.worse += 1
 
-    def _finish(self, out: Path, rows: Sequence[Row]) -> TrainResult:
+    def _finish(self, out: Path, rows: Sequence[Row], *, write: bool) -> TrainResult:
         adapter = self._training_step.adapter
-        adapter.write(out, self._best or adapter.weights())
-        files.copy(self._folder / FILE, out / FILE)
-        events = self._folder / "tensorboard"
-        if files.exists(events):
-            files.copy(events, out / "tensorboard")
+        if write:
+            adapter.write(out, self._best or adapter.weights())
+            files.copy(self._folder / FILE, out / FILE)
+            events = self._folder / "tensorboard"
+            if files.exists(events):
+                files.copy(events, out / "tensorboard")
         counts = self._counts
         return TrainResult(
             adapter=out,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from trsr.experiments.sweep.table import PLACE, Outcome, Swept
 from trsr.metrics.report import Estimate
 from trsr.pipeline import is_finished, run_stage, stage_key, stage_names
 from trsr.pipeline.finished_run import REPORT, FinishedRun, notes_about
+from trsr.pipeline.sharding import devices
 from trsr.progress import Pace, Progress, Silent
 from trsr.report.costs import read_costs
 from trsr.settings import digest
@@ -121,7 +121,7 @@ def made(
     """Makes runs; each outcome as it ends, and whether this call has made it."""
     planned = {run.name: run for run in runs}
     engine = LocalEngine(plan.folder / ENGINE, progress)
-    resources = Resources(processes, _devices() if processes > 1 else ())
+    resources = Resources(processes, devices() if processes > 1 else ())
     shards = [shard_of(plan, run) for run in runs]
     with contextlib.closing(engine.map(make_run, shards, resources)) as results:
         for done in results:
@@ -229,18 +229,6 @@ def _donors(shard: RunShard) -> list[RunDirectory]:
             if path != shard.config.run.folder and files.is_folder(path) and donor.records():
                 found.append(donor)
     return found
-
-
-def _devices() -> list[str]:
-    """The GPUs by the names that CUDA knows them by; none where there are none."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [one for one in visible.split(",") if one]
-    try:
-        from trsr.models.hf.load import cuda_devices
-    except ImportError:  # without torch, nothing uses them
-        return []
-    return cuda_devices()
 
 
 class _Inner:

@@ -1,0 +1,218 @@
+"""The work of a stage in shards of users or queries, by local processes or on a cluster.
+
+A shard's file is named by a digest of all that it depends on, and is there whole or not at all. So
+a stage that was stopped goes on behind the shards that are done, on however many workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+
+from trsr.config import Config
+from trsr.engine import Engine, LocalEngine, RayEngine, Resources
+from trsr.engine.base import Work
+from trsr.errors import ModelError
+from trsr.machine import give_back_memory
+from trsr.pipeline.runner import Job, versions
+from trsr.settings import digest
+from trsr.storage import files
+from trsr.storage.run_directory import explained
+
+FORMAT = 1
+"""Counted up when a shard's file becomes another."""
+
+_FACTS = "trsr.facts"  # file metadata: what a shard's work counted
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StageShard:
+    """Some of a stage's users or queries.
+
+    Attributes:
+        stage: The stage.
+        number: The shard's number, from 0.
+        config: All settings.
+        stage_key: A digest of all that the stage's output depends on.
+        key: A digest of all that its file depends on.
+        whole: A digest of what workers keep open from one shard to the next.
+        folder: Where the shards' files are.
+        names: What is asked of its users or queries, such as rankers.
+        start: The first of its users or queries.
+        stop: The one after its last.
+        host: The machine that the stage was begun on.
+    """
+
+    stage: str
+    number: int
+    config: Config
+    stage_key: str
+    key: str
+    whole: str
+    folder: Path
+    names: tuple[str, ...]
+    start: int
+    stop: int
+    host: str
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.stage}, shard {self.number + 1}"
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.folder / f"{self.key}.parquet"
+
+    def is_done(self) -> bool:
+        """Whether its file is there."""
+        return files.exists(self.path)
+
+    def write(self, frame: pl.DataFrame, facts: Mapping[str, Any]) -> None:
+        """Writes its file: a table, and what was counted while it was made."""
+        with explained(self.folder):
+            files.write_parquet(frame, self.path, metadata={_FACTS: json.dumps(facts)})
+
+    def read(self) -> tuple[pl.DataFrame, dict[str, Any]]:
+        """Its file's table, and what was counted."""
+        facts: dict[str, Any] = json.loads(files.parquet_metadata(self.path)[_FACTS])
+        return files.read_parquet(self.path), facts
+
+    def own_config(self) -> Config:
+        """The settings for this machine.
+
+        A response cache is one SQLite file, which several machines cannot write at one time, so
+        each but the first has one of its own beside it.
+        """
+        here = socket.gethostname()
+        if here == self.host:
+            return self.config
+        cache = self.config.run.cache
+        cache = cache.with_name(f"{cache.stem}.{here}{cache.suffix}")
+        run = self.config.run.model_copy(update={"cache": cache})
+        return self.config.model_copy(update={"run": run})
+
+
+def is_sharded(config: Config) -> bool:
+    """Whether stages are done in shards: there may be several workers."""
+    return config.run.engine == "ray" or config.run.workers > 1
+
+
+def cut(job: Job, total: int, names: tuple[str, ...] = ()) -> list[StageShard]:
+    """The shards of a stage.
+
+    Args:
+        job: The stage's.
+        total: How many users or queries there are.
+        names: What is asked of them.
+    """
+    folder, host = job.work / "shards", socket.gethostname()
+    size = job.config.run.shard_size
+    whole = digest([job.key, FORMAT, names])
+    return [
+        StageShard(
+            job.stage,
+            number,
+            job.config,
+            job.key,
+            digest([whole, start, stop := min(start + size, total)]),
+            whole,
+            folder,
+            names,
+            start,
+            stop,
+            host,
+        )
+        for number, start in enumerate(range(0, total, size))
+    ]
+
+
+def engine_of(job: Job) -> tuple[Engine, Resources]:
+    """What does a stage's shards, and what it may use."""
+    run, locks = job.config.run, job.work / "locks"
+    resources = Resources(run.workers, cpus=run.worker_cpus, gpus=run.worker_gpus)
+    if run.engine == "ray":
+        return RayEngine(locks, run.address, versions(), job.progress), resources
+    own = dataclasses.replace(resources, devices=devices())
+    return LocalEngine(locks, job.progress), own
+
+
+def do_shards(job: Job, work: Work[StageShard], shards: Sequence[StageShard]) -> None:
+    """Does the shards that are not done; the bar, which the caller begins, counts all.
+
+    Args:
+        job: The stage's.
+        work: Does a shard, and returns the tokens that a model computed for it.
+        shards: Their keys differ.
+
+    Raises:
+        ConfigError: If the cluster cannot be used.
+        ModelError: If a shard fails; those that are done stay.
+    """
+    engine, resources = engine_of(job)
+    began, tokens = time.perf_counter(), 0
+    with explained(job.run.folder):
+        files.make_folder(job.work / "shards")
+    with contextlib.closing(engine.map(work, shards, resources)) as results:
+        for count, done in enumerate(results, 1):
+            if done.error:
+                raise ModelError(f"{done.shard.name}: {done.error}")
+            tokens += done.value or 0
+            pace = tokens / (time.perf_counter() - began)
+            note = f"{count:,} of {len(shards):,} shards" + (f", {pace:,.0f} tokens/s" * (pace > 0))
+            job.progress.advance(done.shard.stop - done.shard.start, note)
+
+
+_held: list[tuple[str, Any]] = []
+
+
+def held(key: str, make: Callable[[], T]) -> T:
+    """What a worker keeps open from one shard to the next, such as a model: one thing at a time."""
+    if not _held or _held[0][0] != key:
+        _held.clear()
+        give_back_memory()
+        _held.append((key, make()))
+    found: T = _held[0][1]
+    return found
+
+
+def plus(one: Any, other: Any, sign: int = 1) -> Any:
+    """Counts added, table by table; what is no number is as in `one`.
+
+    Args:
+        one: Plain values.
+        other: Others; what it lacks counts as nothing.
+        sign: −1: subtracted.
+    """
+    if isinstance(one, Mapping):
+        other = other or {}
+        more = {} if sign < 0 else {key: other[key] for key in other if key not in one}
+        return {key: plus(own, other.get(key), sign) for key, own in one.items()} | more
+    if isinstance(one, int | float) and not isinstance(one, bool):
+        return one + sign * (other or 0)
+    return one
+
+
+def devices() -> list[str]:
+    """The GPUs by the names that CUDA knows them by; none where there are none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [one for one in visible.split(",") if one]
+    try:
+        from trsr.models.hf.load import cuda_devices
+    except ImportError:  # without torch, nothing uses them
+        return []
+    return cuda_devices()

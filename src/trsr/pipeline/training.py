@@ -1,0 +1,240 @@
+"""The work of the stage `train`: in this process, or data-parallel in several."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trsr.config import Config
+from trsr.data import Dataset
+from trsr.errors import ModelError
+from trsr.explanation import page_writer
+from trsr.metrics import evaluate as compute
+from trsr.models import LanguageModel, ScoringModel
+from trsr.pipeline.artifacts import run_summaries, with_summaries
+from trsr.pipeline.runner import Job
+from trsr.pipeline.sharding import engine_of
+from trsr.progress import Progress, Silent
+from trsr.prompts import PromptWriter
+from trsr.rankers import PointwiseLLMRanker, rank_what_fits
+from trsr.recommender import ranking_writer
+from trsr.storage import files
+from trsr.storage.run_directory import RunDirectory
+from trsr.training import TrainResult, train
+from trsr.training.settings import SELECTED_ON
+
+if TYPE_CHECKING:
+    from trsr.training.group import Group
+
+ATTEMPTS = 5
+"""Times in a row that the workers may be lost without a step in between."""
+
+
+def trained(
+    config: Config,
+    run: RunDirectory,
+    out: Path,
+    state: Path,
+    progress: Progress,
+    group: Group | None = None,
+) -> dict[str, Any]:
+    """Trains the adapter; what it took.
+
+    Args:
+        config: All settings.
+        run: Where the cases and summaries are.
+        out: Gets the folder `adapter`.
+        state: Where the training goes on from.
+        progress: Counts steps.
+        group: The workers of which this is one; None: it trains alone.
+    """
+    dataset = Dataset.load(run.folder)
+    used = config.train.validate_steps
+    splits = ("train", "valid") if used else ("train",)
+    summaries, fit = run_summaries(dataset, splits, needed=config.summarized)
+    valid = list(with_summaries(dataset.cases("valid"), summaries)) if used else []
+    writers: list[PromptWriter] = []
+
+    def words(model: LanguageModel) -> PromptWriter:
+        writers.append(ranking_writer(config, model))
+        return writers[-1]
+
+    def validate(model: ScoringModel) -> dict[str, float]:
+        ranker = PointwiseLLMRanker(model, ranking_writer(config, model))
+        queries = (case.query for case in valid)
+        ranked = list(rank_what_fits(ranker, queries, lambda query, error: None, "llm"))
+        report = compute(valid, {"llm": ranked}, SELECTED_ON)
+        return report.means("llm")
+
+    training: Callable[..., TrainResult] = functools.partial(train, group=group)
+    if config.prompts.item_vectors:
+        from trsr.training.vectors import train_vectors
+
+        shown = page_writer(config)
+        every = (shown.item_text(item, config.prompts.words) for item in dataset.catalog)
+        texts = list(dict.fromkeys(every))
+        training = functools.partial(train_vectors, texts=texts, count=config.prompts.item_vectors)
+    result = training(
+        list(with_summaries(dataset.cases("train"), summaries)),
+        model=config.model,
+        words=words,
+        settings=config.train,
+        seed=config.train_seed,
+        out=out / "adapter",
+        state=state,
+        validate=validate if valid else None,
+        progress=progress,
+    )
+    return dataclasses.asdict(result) | {"prompts": writers[-1].digest} | fit.to_json()
+
+
+@dataclass(frozen=True)
+class TrainShard:
+    """One worker's part of a training.
+
+    Attributes:
+        rank: The worker's number.
+        size: How many there are.
+        config: All settings.
+        out: Gets the folder `adapter`.
+        state: Where the training goes on from.
+        meeting: A new file by which the workers find each other.
+    """
+
+    rank: int
+    size: int
+    config: Config
+    out: Path
+    state: Path
+    meeting: Path
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"train, worker {self.rank + 1} of {self.size}"
+
+    @property
+    def key(self) -> str:
+        """No other attempt has the same: a worker is of use to its own group alone."""
+        return f"{self.meeting.name}.{self.rank}"
+
+    def is_done(self) -> bool:
+        """Never before all of it is."""
+        return False
+
+
+def trained_together(job: Job) -> dict[str, Any]:
+    """As `trained`, by several workers; where one is lost, all go on from the last state.
+
+    Raises:
+        ConfigError: If the cluster cannot be used.
+        ModelError: If the training fails, or workers are lost again and again.
+    """
+    engine, resources = engine_of(job)
+    notes = _Notes(job)
+
+    def shards(workers: int) -> Sequence[TrainShard]:
+        for old in (*files.listed(job.work, "meeting-*"), *files.listed(job.work, "worker-*")):
+            files.remove(old)
+        meeting = job.work / f"meeting-{uuid.uuid4().hex}"
+        return [
+            TrainShard(rank, workers, job.config, job.out, job.work, meeting)
+            for rank in range(workers)
+        ]
+
+    failed = 0
+    while failed < ATTEMPTS:
+        before = notes.done
+        found = engine.gang(
+            _train_shard, shards, job.config.train.cases_per_step, resources, notes.show
+        )
+        notes.show()
+        wrong = [one for one in found if one.error]
+        if found and not wrong:
+            return next(one.value for one in found if one.shard.rank == 0)
+        if any(not _lost(one.error) for one in wrong):
+            raise ModelError(f"{wrong[-1].shard.name}: {wrong[-1].error}")
+        failed = 0 if notes.done > before else failed + 1
+    raise ModelError(
+        f"train: its workers were lost {ATTEMPTS} times in a row without a step; the last: "
+        f"{wrong[-1].error if wrong else 'there was no room for them'}. The same command goes on "
+        "from the last state"
+    )
+
+
+def _lost(error: str) -> bool:
+    """Whether a worker was lost, and the work is not to blame."""
+    from trsr.training.group import LOST
+
+    return LOST in error or "its process was killed" in error or "its worker was lost" in error
+
+
+def _train_shard(shard: TrainShard, progress: Progress) -> dict[str, Any]:
+    from trsr.training.group import joined
+
+    notes = FileProgress(shard.state / _STEPS) if shard.rank == 0 else Silent()
+    run = RunDirectory(shard.config.run.folder)
+    with joined(shard.rank, shard.size, shard.meeting) as group:
+        return trained(shard.config, run, shard.out, shard.state, notes, group)
+
+
+_STEPS = "steps.json"
+
+
+class FileProgress:
+    """Progress as a file, for a reader on another machine.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._state: dict[str, Any] = {"total": 0, "done": 0, "note": "", "unit": ""}
+        self._written = 0.0
+
+    def begin(self, total: int | None, unit: str) -> None:
+        """The job has so many steps."""
+        self._state = {"total": total or 0, "done": 0, "note": "", "unit": unit}
+        self._write()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Some steps are done."""
+        self._state |= {"done": self._state["done"] + steps, "note": note}
+        last = self._state["done"] == self._state["total"]
+        if last or time.monotonic() - self._written > 0.5:
+            self._write()
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        with contextlib.suppress(OSError):  # a bar is not worth a training
+            files.write_text(self._path, json.dumps(self._state))
+
+
+class _Notes:
+    """Shows what the leading worker's file says."""
+
+    def __init__(self, job: Job) -> None:
+        self._path, self._progress = job.work / _STEPS, job.progress
+        self.done = 0
+        self._begun = False
+
+    def show(self) -> None:
+        try:
+            state = files.read_json(self._path)
+        except (OSError, ValueError):
+            return
+        if not self._begun:
+            self._begun = True
+            self._progress.begin(state["total"] or None, state["unit"])
+        # after a loss some steps are made again
+        self._progress.advance(max(state["done"] - self.done, 0), state["note"])
+        self.done = max(state["done"], self.done)
