@@ -13,7 +13,7 @@ from trsr.data.cases import SCHEMA, history_columns, query_keys
 from trsr.data.ids import id_text
 from trsr.data.negatives import ORDER, numbers
 from trsr.data.readers.base import Source
-from trsr.data.records import SPLITS, Floats, Ints, Mask, Records, dropped
+from trsr.data.records import SPLITS, Floats, Ints, Mask, Records
 from trsr.data.report import RowCounts
 from trsr.data.settings import DataSettings
 from trsr.data.splits import sample, time_windows, user_splits
@@ -79,11 +79,19 @@ def _typed(
     users = id_text(frame["user"], path, settings.encoding)
     frame = frame.with_columns(users.alias("user"), time.alias("time"))
     for name in ("user", "time"):
-        frame = dropped(frame, frame.drop_nulls(name), f"impressions_without_{name}", row_counts)
+        frame = _dropped(frame, frame.drop_nulls(name), f"impressions_without_{name}", row_counts)
     if records.timed:
         once = frame.unique(keep="first", maintain_order=True)
-        frame = dropped(frame, once, "impressions_twice", row_counts)
+        frame = _dropped(frame, once, "impressions_twice", row_counts)
     return frame
+
+
+def _dropped(
+    before: pl.DataFrame, after: pl.DataFrame, count: str, row_counts: RowCounts
+) -> pl.DataFrame:
+    """The rows that are left, and how many are not counted under a name."""
+    row_counts.add(count, len(before) - len(after))
+    return after
 
 
 def _with_history_ends(
@@ -92,7 +100,7 @@ def _with_history_ends(
     """Adds `row` and `end` (where the history ends), `user` as a code; short histories left out."""
     code = frame["user"].cast(pl.Enum(records.users), strict=False).to_physical().cast(pl.UInt32)
     known = frame.with_columns(code.alias("user")).drop_nulls("user")
-    known = dropped(frame, known, "impressions_unknown_user", row_counts)
+    known = _dropped(frame, known, "impressions_unknown_user", row_counts)
     if records.timed and len(known):
         _warn_apart(known["time"], records, path, row_counts)
     users = known["user"].to_numpy().astype(np.int64)
@@ -134,7 +142,7 @@ def _pairs(
     some = lists.select("row", text=name).filter(pl.col("text").list.len() > 0)
     pairs = some.explode("text", empty_as_null=True)
     pairs = pairs.with_columns(id_text(pairs["text"], path))
-    pairs = dropped(pairs, pairs.drop_nulls(), "candidates_without_id", row_counts)
+    pairs = _dropped(pairs, pairs.drop_nulls(), "candidates_without_id", row_counts)
     code = pairs["text"].cast(pl.Enum(records.items), strict=False).to_physical().cast(pl.UInt32)
     return pairs.with_columns(code.alias("item"))
 
@@ -147,7 +155,7 @@ def _coded(
         _pairs(lists, name, records, path, row_counts) for name in ("candidates", "relevant")
     )
     full = lists.join(shown.select("row").unique(), on="row", how="semi", maintain_order="left")
-    full = dropped(lists, full, "impressions_empty", row_counts)
+    full = _dropped(lists, full, "impressions_empty", row_counts)
     clicked = clicked.unique(["row", "text"]).join(full.select("row"), on="row", how="semi")
     unknown = shown.filter(pl.col("item").is_null())
     row_counts.add("unknown_candidates", len(unknown))
@@ -158,9 +166,9 @@ def _coded(
             f"such as {examples}"
         )
     known = shown.drop_nulls("item").select("row", "item")
-    shown = dropped(known, known.unique(), "candidates_twice", row_counts)
+    shown = _dropped(known, known.unique(), "candidates_twice", row_counts)
     both = clicked.select("row", "item").join(shown, on=["row", "item"], how="semi")
-    clicked = dropped(clicked, both, "clicked_not_shown", row_counts)
+    clicked = _dropped(clicked, both, "clicked_not_shown", row_counts)
     others = shown.join(clicked, on=["row", "item"], how="anti")
     lists = full
     for name, frame, count in (
@@ -169,7 +177,7 @@ def _coded(
     ):
         grouped = frame.sort("row", "item").group_by("row").agg(pl.col("item").alias(name))
         joined = lists.join(grouped, on="row", how="inner", maintain_order="left")
-        lists = dropped(lists, joined, count, row_counts)
+        lists = _dropped(lists, joined, count, row_counts)
     return lists
 
 

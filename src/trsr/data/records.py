@@ -223,7 +223,9 @@ def _typed(
         ("rows_without_time", "time", pl.col("time").is_not_null()),
     ):
         if needs in typed.columns:
-            typed = dropped(typed, typed.filter(keep), count, row_counts)
+            kept = typed.select(keep).to_series().fill_null(value=False)
+            row_counts.add(count, int((~kept).sum()))
+            typed = typed if kept.all() else typed.filter(kept)
     if typed.is_empty():
         raise row_counts.error(f"{path}: no line has a user, an item and, if there is one, a time")
     return typed, ids
@@ -278,14 +280,6 @@ def _typed_columns(
     if "quantity" in columns:
         typed.append(_number(columns["quantity"], path, "quantity"))
     return typed
-
-
-def dropped(
-    before: pl.DataFrame, after: pl.DataFrame, count: str, row_counts: RowCounts
-) -> pl.DataFrame:
-    """The rows that are left, and how many are not counted under a name."""
-    row_counts.add(count, len(before) - len(after))
-    return after
 
 
 def _kept_events(
@@ -367,7 +361,8 @@ def _coded(
                 f"data.max_unknown (now {settings.max_unknown:.1%})"
             )
         row_counts.warn(message)
-    frame = frame.with_columns(item.alias("item")).drop_nulls("item")
+    frame = frame.with_columns(item.alias("item"))
+    frame = frame.drop_nulls("item") if count else frame
     rows = np.bincount(frame["user"].to_numpy(), minlength=len(ids["user"]))
     users = ids["user"].filter(pl.Series(rows > 0)).unique().sort()
     user = ids["user"].cast(pl.Enum(users), strict=False).to_physical().cast(pl.UInt32)
