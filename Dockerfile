@@ -10,7 +10,7 @@ RUN python -m venv /opt/trsr \
     && /opt/trsr/bin/pip install --no-cache-dir -c constraints.txt "setuptools>=77" \
     && /opt/trsr/bin/pip install --no-cache-dir -c constraints.txt torch==2.13.0 \
     && /opt/trsr/bin/pip install --no-cache-dir -c constraints.txt --no-build-isolation \
-        ".[serve,postgres,local,baselines,embeddings,index]"
+        ".[serve,postgres,s3,local,baselines,embeddings,index]"
 
 FROM python:3.11-slim
 COPY --from=build /opt/trsr /opt/trsr

@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("trsr needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt "setuptools>=77" torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[local,openvino,openai,baselines,embeddings,images,tensorboard,sweep,serve,postgres,index,cluster,mcp,onnx,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[local,openvino,openai,baselines,embeddings,images,tensorboard,sweep,serve,postgres,s3,index,cluster,mcp,onnx,dev]"
 	touch $@
 
 weights: setup

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import jinja2
 import polars as pl
+from pydantic import SecretStr
 
 from trsr.bars import visible, visible_name
 from trsr.config import Config
 from trsr.errors import StoreError
 from trsr.prompts import PromptWriter
 from trsr.prompts.text import fold
-from trsr.storage.response_cache import ResponseCache
+from trsr.storage.shared_cache import open_cache
 from trsr.summarize import STRATEGIES, Flow
 from trsr.summarize.scheduler import cut_blocks
 from trsr.types import Item, Prompt, Summary, UserHistory
@@ -168,9 +169,9 @@ def summary_trace(
     )
 
 
-def _known(path: Path, keys: Sequence[str]) -> Mapping[str, object]:
+def _known(place: Path | SecretStr, keys: Sequence[str]) -> Mapping[str, object]:
     try:
-        with ResponseCache(path, write=False) as store:
+        with open_cache(place, write=False) as store:
             return store.get(keys)
     except StoreError:
         return {}

@@ -43,8 +43,10 @@ from trsr.registry import like
 from trsr.report.costs import RunFigures, run_figures
 from trsr.storage import files
 from trsr.storage.files import hash_file
+from trsr.storage.remote_run import local
 from trsr.storage.response_cache import ResponseCache
 from trsr.storage.run_directory import explained
+from trsr.storage.shared_cache import is_kept, open_cache
 from trsr.summarize import summarize
 from trsr.types import Item, Prompt, Query, RankedList, Summary, UserHistory
 
@@ -61,7 +63,7 @@ ANSWER_TOKENS = 8
 
 def open_cached(config: Config, settings: ModelSettings, adapter: Path | None = None) -> Any:
     """Opens a model with the run's output store around it."""
-    return cached(open_model(settings, adapter), ResponseCache(config.run.cache))
+    return cached(open_model(settings, adapter), open_cache(config.run.cache))
 
 
 def summary_writer(
@@ -138,7 +140,7 @@ def open_title_model(
     """
     model = open_model(config.model, adapter)
     if keep:
-        model = cached(model, ResponseCache(config.run.cache))
+        model = cached(model, open_cache(config.run.cache))
     own = config.prompts, config.train_title.history
     return model, TitleWriter(*own, model.count_tokens, model.context_tokens)
 
@@ -243,14 +245,14 @@ class Recommender:
 
     @classmethod
     def load(cls, folder: Path | str, ranker: str = "") -> Self:
-        """Opens a run directory whose stages are done.
+        """Opens a run directory whose stages are done, or one at an address (`s3://…`).
 
         Raises:
             ConfigError: If there is no such ranker; near names are suggested.
             StoreError: If the folder is not a run directory, holds no prepared data, or not this
                 ranker.
         """
-        folder = Path(folder)
+        folder = local(folder)
         if not files.is_file(folder / "config.toml") or not files.is_file(folder / "items.parquet"):
             raise StoreError(
                 f"{folder}: not a run directory with prepared data; make one with `trsr run CONFIG`"
@@ -494,8 +496,8 @@ class Recommender:
         files.write_text(folder / "config.toml", self.portable().to_toml())
         sources = (files.read_parquet(path)["sources"].explode() for path in summaries)
         keys = [key for own in sources for key in own.drop_nulls()]
-        if keys and files.is_file(config.run.cache):
-            with ResponseCache(config.run.cache, write=False) as old:
+        if keys and is_kept(config.run.cache):
+            with open_cache(config.run.cache, write=False) as old:
                 known, costs = old.get(keys), old.costs(keys)
             with ResponseCache(folder / "responses.sqlite") as new:
                 new.put_all(known, costs)

@@ -53,11 +53,13 @@ def main() -> None:
     """Runs the command line; exits with 0, with 2 for what people can mend, 130 when stopped."""
     open_streams()
     from trsr.cli.app import app
-    from trsr.cli.terminal import LogLines, complain
+    from trsr.cli.terminal import Bar, LogLines, complain
     from trsr.errors import TrsrError
+    from trsr.storage.remote import watch_transfers
 
     keep_freed_memory()
     logging.getLogger("trsr").addHandler(LogLines())
+    watch_transfers(Bar)
     try:
         app()
     except TrsrError as error:

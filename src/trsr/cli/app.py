@@ -48,7 +48,20 @@ def _every(
     pass
 
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory, such as runs/demo")]
+def _local(place: Path) -> Path:
+    from trsr.storage.remote_run import local
+
+    return local(place)
+
+
+RunPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        callback=_local,
+        help="a run directory, such as runs/demo or s3://bucket/demo",
+    ),
+]
 RankerName = Annotated[str, typer.Option(help="which one ranks; default: the last of rank.rankers")]
 Database = Annotated[
     str,

@@ -23,6 +23,9 @@ from trsr.rankers.settings import RANKERS, RankSettings, ranker_class
 from trsr.registry import near
 from trsr.settings import toml_values
 from trsr.storage import files
+from trsr.storage.remote import is_url
+from trsr.storage.remote_run import data_file, is_copy, lasting, local, working_copy
+from trsr.storage.response_cache import is_database
 from trsr.storage.run_directory import RunDirectory
 
 PATHS = (
@@ -42,8 +45,9 @@ def load_config(
     """Reads a configuration file and applies `section.key=value` overrides.
 
     Args:
-        path: The file, a recipe's name, or a run directory: the run is then made there, whatever
-            folder its settings name, unless `changes` or `overrides` name one.
+        path: The file, a recipe's name, or a run directory or its address (`s3://bucket/folder`):
+            the run is then made there, whatever folder its settings name, unless `changes` or
+            `overrides` name one.
         overrides: As on the command line.
         values: What the file held, where it is not to be read again.
         changes: Tables of settings that replace the file's, before the overrides do.
@@ -53,13 +57,14 @@ def load_config(
     Raises:
         ConfigError: Listing every mistake, one a line.
     """
-    path = find_config(Path(path))
+    folder = working_copy(path) if is_url(path) else None
+    path = find_config(path)
     values = read_toml(path) if values is None else copy.deepcopy(dict(values))
     if "base" in values and not isinstance(values["base"], dict):
         raise ConfigError(f"{path}: this is a sweep, not one run; give `trsr sweep {path}`")
     _resolve(values, path.parent)
     if path.name == "config.toml" and RunDirectory(path.parent).begun:
-        _stay(values, path.parent)
+        _stay(values, folder or path.parent)
     if changes:
         own = copy.deepcopy(dict(changes))
         _resolve(own, changes_from or Path.cwd())
@@ -141,8 +146,9 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in files.listed(folder, "*.toml")}
 
 
-def find_config(path: Path) -> Path:
+def find_config(place: Path | str) -> Path:
     """A configuration file: a path, a run's folder, or a recipe that comes with trsr by name."""
+    path = local(place)
     if files.is_file(path):
         return Path(os.path.abspath(path))
     if files.is_folder(path) and files.is_file(path / "config.toml"):
@@ -179,15 +185,28 @@ def _resolve(values: dict[str, Any], base: Path) -> None:
         if isinstance(table, dict) and isinstance(table.get(key), str):
             if not table[key]:
                 raise ConfigError(f"{section}.{key} is empty: name a path, or leave it out")
-            table[key] = files.absolute(table[key], base)
+            table[key] = _located(section, key, table[key], base)
     for table, key in _lists(values):
         table[key] = [
-            files.absolute(one, base) if isinstance(one, str) else one for one in table[key]
+            _located("rank", key, one, base) if isinstance(one, str) else one for one in table[key]
         ]
     for table, key in _places(values):
         value = table.get(key)
         if isinstance(value, str) and value.startswith(("./", "../", "~")):
             table[key] = files.absolute(value, base)
+
+
+def _located(section: str, key: str, text: str, base: Path) -> str:
+    """A path as a person wrote it, absolute; an address's local copy."""
+    if key == "cache" and is_database(text):
+        return text
+    if not is_url(text):
+        return files.absolute(text, base)
+    if key == "cache":
+        raise ConfigError(
+            f"{section}.{key}: give a file of this machine, or postgresql://USER@HOST/DATABASE"
+        )
+    return str(working_copy(text) if key == "folder" else data_file(text))
 
 
 def _stay(values: dict[str, Any], folder: Path) -> None:
@@ -201,13 +220,18 @@ def _stay(values: dict[str, Any], folder: Path) -> None:
         return
     before, cache = run.get("folder"), run.get("cache")
     run["folder"] = str(folder)
-    # next to the run by default: a cache that moved with it still is
-    if before and cache == str(_default_cache(str(before))) and not files.exists(Path(cache)):
+    if not cache or is_database(str(cache)) or files.exists(Path(str(cache))):
+        return
+    # next to the run by default: a cache that moved with it still is; that of a remote run is
+    # another machine's
+    if is_copy(folder) or (before and cache == str(_default_cache(str(before)))):
         del run["cache"]
 
 
 def _default_cache(folder: str) -> Path:
     """Where a run's response cache is unless the settings say so."""
+    if is_copy(Path(folder)):
+        return lasting("responses.sqlite")
     return Path(folder).parent / "responses.sqlite"
 
 

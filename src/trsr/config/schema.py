@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SecretStr, field_serializer
 
 from trsr.data.settings import DataSettings
 from trsr.methods import DEFAULT
@@ -16,6 +16,9 @@ from trsr.models.settings import CompressSettings, ModelSettings
 from trsr.prompts.settings import PromptSettings
 from trsr.rankers.settings import RankSettings
 from trsr.settings import Settings
+from trsr.storage.remote_run import shown
+from trsr.storage.response_cache import is_database
+from trsr.storage.shared_cache import without_password
 from trsr.summarize.settings import DescribeSettings, SummarizeSettings
 from trsr.training.settings import (
     EncodeSettings,
@@ -25,17 +28,26 @@ from trsr.training.settings import (
 )
 
 
+def _cache(value: Any) -> Any:
+    """A file, or a database's address, which may hold a password."""
+    is_address = isinstance(value, str) and is_database(value)
+    return SecretStr(value) if is_address else Path(value) if isinstance(value, str) else value
+
+
 class RunSettings(Settings):
     """Where a run lives."""
 
     folder: Path = Field(
-        Path(), description="the run directory; left out: runs/NAME-OF-THE-CONFIG, from here"
+        Path(),
+        description="the run directory, or the address of one (s3://BUCKET/…, gs://…, abfs://…); "
+        "left out: runs/NAME-OF-THE-CONFIG, from here",
     )
-    cache: Path = Field(
+    cache: Annotated[Path | SecretStr, BeforeValidator(_cache)] = Field(
         Path(),
         description="the language models' responses, shared by runs; left out: responses.sqlite "
-        "beside the run directory",
+        "beside the run directory; postgresql://USER@HOST/DATABASE: shared by machines",
     )
+
     seed: int = Field(0, ge=0, description="all random numbers of the run derive from it")
     engine: Literal["local", "ray"] = Field(
         "local",
@@ -61,6 +73,16 @@ class RunSettings(Settings):
         description="users or queries of a shard, where there are several workers: what is lost at "
         "most when a worker is",
     )
+
+    @field_serializer("folder", when_used="json")
+    def _folder(self, folder: Path) -> str:
+        return shown(folder)
+
+    @field_serializer("cache", when_used="json")
+    def _without_password(self, cache: Path | SecretStr) -> str:
+        if isinstance(cache, SecretStr):
+            return without_password(cache.get_secret_value())
+        return str(cache)
 
 
 class Config(Settings):

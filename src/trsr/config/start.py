@@ -71,7 +71,8 @@ def first_settings(found: Guess, paths: Mapping[str, str]) -> str:
         found: How to read the files.
         paths: The settings of `[data]` that name them.
     """
-    data = found.settings.model_dump(mode="json", exclude_defaults=True) | dict(paths)
+    data = found.settings.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+    data |= dict(paths)
     # a first run of minutes; the head of the file explains how to enlarge it
     data |= {"max_history": 20, "train_users": 40, "valid_cases": 40, "test_cases": 40}
     data |= {"train_negatives": 4}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, model_validator
 
 from trsr.registry import PluginTable
 from trsr.settings import Settings
+from trsr.storage.remote_run import shown
 
 READERS = PluginTable(
     "reader",
@@ -195,6 +196,10 @@ class DataSettings(Settings):
         20, ge=1, description="negatives of a validation or test case (paper: 20)"
     )
     train_negatives: int = Field(1, ge=1, description="negatives of a training case (paper: 1)")
+
+    @field_serializer("interactions", "items", "impressions", when_used="json-unless-none")
+    def _address(self, path: Path) -> str:
+        return shown(path)
 
     @model_validator(mode="after")
     def _lists_are_given(self) -> Self:

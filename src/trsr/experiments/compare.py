@@ -22,6 +22,7 @@ from trsr.pipeline.finished_run import (
 from trsr.registry import like
 from trsr.report.systems import System, SystemsReport, compare_systems
 from trsr.storage import files
+from trsr.storage.remote_run import local
 
 
 @dataclass(frozen=True)
@@ -128,14 +129,14 @@ def _warnings(every: Sequence[Chosen]) -> Iterator[str]:
 def _split(text: str) -> tuple[Path, str]:
     """`RUN` or `RUN:RANKER`; a directory whose name holds a colon is a run."""
     head, colon, tail = text.rpartition(":")
-    if not colon or files.is_folder(Path(text)):
+    if not colon or tail.startswith("/") or files.is_folder(Path(text)):
         head, tail = text, ""
     if not head.strip():
         raise ConfigError(
             f"{text!r} names no run: write RUN or RUN:RANKER, RUN being a run directory such as "
             "runs/demo"
         )
-    return Path(head), tail
+    return local(head), tail
 
 
 def _open(folder: Path, opened: dict[Path, FinishedRun]) -> FinishedRun:

@@ -28,6 +28,7 @@ from trsr.rankers import PointwiseLLMRanker, rank_what_fits
 from trsr.recommender import open_cached, open_ranking_model, summary_writer
 from trsr.settings import derive_seed, digest
 from trsr.storage import files
+from trsr.storage.remote_run import to_read
 from trsr.storage.response_cache import response_key
 from trsr.storage.run_directory import RunDirectory, StageRecord
 from trsr.summarize import SummarizeSettings, summarize
@@ -180,7 +181,7 @@ def tune_summarizer(
         StoreError: If a folder cannot be read or written, or another process writes it.
     """
     _refuse(config)
-    run, output = RunDirectory(config.run.folder), RunDirectory(Path(out).absolute())
+    run, output = RunDirectory(to_read(config.run.folder)), RunDirectory(Path(out).absolute())
     adapter = adapter_of(run)
     names = ("prepare", "train") if adapter else ("prepare",)
     refuse_stale([stage for stage in STAGES if stage.name in names], config, run, COMMAND)

@@ -17,7 +17,7 @@ import numpy as np
 
 from trsr.config import Config, load_config
 from trsr.data import Catalog, Dataset
-from trsr.errors import PromptError, StoreError
+from trsr.errors import ConfigError, PromptError, StoreError
 from trsr.export.exporting import rank_correlation, refuse_vectors
 from trsr.machine import cores, peak_resident, processor
 from trsr.markdown import template, without_paths
@@ -37,6 +37,7 @@ from trsr.recommender import COMPRESSED, ranking_writer
 from trsr.report.charts import Axis
 from trsr.settings import digest
 from trsr.storage import files
+from trsr.storage.remote_run import is_copy, shown
 from trsr.storage.run_directory import RunDirectory, StageRecord
 from trsr.types import Case, Prompt, RankedList
 
@@ -152,6 +153,8 @@ def compress_run(
         StoreError: If a folder holds something else, or cannot be written.
     """
     run, progress = Path(run), progress or Silent()
+    if out is None and is_copy(run):
+        raise ConfigError(f"{shown(run)}: name a folder of this machine with --out DIR")
     if not files.is_file(run / "config.toml"):
         raise StoreError(f"{run}: not a run directory; make one with `trsr run CONFIG`")
     config = load_config(run / "config.toml", settings)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import platformdirs
 from filelock import FileLock
 
 from trsr.errors import ConfigError
@@ -16,6 +15,7 @@ from trsr.hub.web import NotHereError, from_package
 from trsr.progress import Progress, Silent
 from trsr.registry import near
 from trsr.storage import files
+from trsr.storage.remote import home
 
 __all__ = ["SMOLLM2_REPO", "cache_folder", "get", "names"]
 
@@ -27,8 +27,7 @@ def names() -> list[str]:
 
 def cache_folder(cache: Path | None = None) -> Path:
     """Where fetched and converted files lie: `cache`, else TRSR_CACHE, else the user's cache."""
-    chosen = cache or os.environ.get("TRSR_CACHE") or platformdirs.user_cache_dir("trsr")
-    return Path(files.absolute(chosen))
+    return Path(files.absolute(cache)) if cache else home()
 
 
 def get(name: str, *, cache: Path | None = None, progress: Progress | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,11 @@ from trsr.types import Prompt
 
 _AHEAD = 64  # prompts that wait for the model
 _STASH = 256  # cached answers found while the model fills its batch
+
+POLL = 0.25
+"""Seconds between two looks for answers that another worker is asking for."""
+
+Numbers = list[float]
 
 
 @dataclass(slots=True)
@@ -98,23 +104,61 @@ class CachedScoringModel(CachedModel):
         """
         kind = {"score": list(answers)}
         keys = [response_key(self.identity, prompt, kind) for prompt in prompts]
-        found = {key: _row(value, key) for key, value in self.store.get(keys).items()}
-        self._found(list(found))
         by_key = dict(zip(keys, prompts, strict=True))
-        missing = {key: prompt for key, prompt in by_key.items() if key not in found}
-        if missing:
-            began = time.perf_counter()
-            scores = self.inner.score(list(missing.values()), answers)
-            share = (time.perf_counter() - began) / len(missing)
-            fresh = {key: row.tolist() for key, row in zip(missing, scores, strict=True)}
-            costs = {key: Cost(share, self.count_tokens(one)) for key, one in missing.items()}
-            self.store.put_all(fresh, costs)
-            self.counts.tokens += sum(one.tokens for one in costs.values())
-            found |= fresh
-        self.counts.asked += len(missing)
-        self.counts.hits += len(keys) - len(missing)
+
+        def compute(missing: Sequence[str]) -> Iterator[list[float]]:
+            for row in self.inner.score([by_key[key] for key in missing], answers):
+                yield row.tolist()
+
+        found = self._numbers(by_key, compute)
+        self.counts.hits += len(keys) - len(by_key)
         rows = [found[key] for key in keys]
         return np.array(rows, dtype=np.float64).reshape(len(prompts), len(answers))
+
+    def _numbers(
+        self, prompts: Mapping[str, Prompt], compute: Callable[[Sequence[str]], Iterable[Numbers]]
+    ) -> dict[str, Numbers]:
+        """The numbers that answer each key; what nobody else has, or is computing, is computed.
+
+        Args:
+            prompts: By key; tells what an answer cost.
+            compute: Gives the numbers of keys, in their order.
+        """
+        found: dict[str, Numbers] = {}
+        while True:
+            stored, mine = self.store.take([key for key in prompts if key not in found])
+            found |= {key: _row(value, key) for key, value in stored.items()}
+            self._found(list(stored))
+            self.counts.hits += len(stored)
+            missing = [key for key in prompts if key in mine]
+            if missing:
+                try:
+                    found |= self._computed(prompts, missing, compute)
+                except BaseException:
+                    with contextlib.suppress(StoreError):
+                        self.store.release(missing)
+                    raise
+            if len(found) == len(prompts):
+                return found
+            if not stored and not missing:
+                time.sleep(POLL)
+
+    def _computed(
+        self,
+        prompts: Mapping[str, Prompt],
+        missing: Sequence[str],
+        compute: Callable[[Sequence[str]], Iterable[Numbers]],
+    ) -> dict[str, Numbers]:
+        began = time.perf_counter()
+        fresh = dict(zip(missing, compute(missing), strict=True))
+        share = (time.perf_counter() - began) / len(missing)
+        every = {id(prompts[key]): prompts[key] for key in missing}  # many texts are of one prompt
+        tokens = {name: self.count_tokens(prompt) for name, prompt in every.items()}
+        costs = {key: Cost(share, tokens[id(prompts[key])]) for key in missing}
+        self.store.put_all(fresh, costs)
+        self.counts.tokens += sum(one.tokens for one in costs.values())
+        self.counts.asked += len(missing)
+        return fresh
 
 
 class CachedTextScoringModel(CachedScoringModel):
@@ -171,32 +215,21 @@ class CachedTextScoringModel(CachedScoringModel):
             compute: Row → places in it, in order; gives a row's numbers at these places.
         """
         keys = [[response_key(self.identity, *one) for one in own] for own in asked]
-        every = list(dict.fromkeys(key for own in keys for key in own))
-        found = {key: _row(value, key) for key, value in self.store.get(every).items()}
-        self._found(list(found))
-        missing: dict[int, list[int]] = {}
-        new: set[str] = set()
+        places: dict[str, tuple[int, int]] = {}
         for row, own in enumerate(keys):
             for at, key in enumerate(own):
-                if key not in found and key not in new:
-                    new.add(key)
-                    missing.setdefault(row, []).append(at)
-        if missing:
-            began = time.perf_counter()
-            answers = dict(zip(missing, compute(missing), strict=True))
-            share = (time.perf_counter() - began) / len(new)
-            costs: dict[str, Cost] = {}
-            fresh: dict[str, list[float]] = {}
-            for row, places in missing.items():
-                tokens = self.count_tokens(asked[row][0][0])
-                for at, numbers in zip(places, answers[row], strict=True):
-                    fresh[keys[row][at]] = numbers
-                    costs[keys[row][at]] = Cost(share, tokens)
-            self.store.put_all(fresh, costs)
-            self.counts.tokens += sum(one.tokens for one in costs.values())
-            found |= fresh
-        self.counts.asked += len(new)
-        self.counts.hits += sum(map(len, keys)) - len(new)
+                places.setdefault(key, (row, at))
+
+        def in_rows(missing: Sequence[str]) -> Iterator[list[float]]:
+            rows: dict[int, list[int]] = {}
+            for key in missing:
+                rows.setdefault(places[key][0], []).append(places[key][1])
+            for answers in compute(rows):
+                yield from answers
+
+        prompts = {key: asked[row][0][0] for key, (row, _) in places.items()}
+        found = self._numbers(prompts, in_rows)
+        self.counts.hits += sum(map(len, keys)) - len(places)
         return [[found[key] for key in own] for own in keys]
 
 
@@ -227,11 +260,24 @@ class _Generation:
         self.counted: set[bytes] = set()  # keys, shortened, whose cost is counted
         self.tokens: dict[str, int] = {}  # key → of its prompt, while it is under way
         self.taken: dict[int, str] = {}  # the inner model's positions → keys
+        self.elsewhere: dict[str, tuple[Prompt, list[int]]] = {}  # that another worker asks
+        self.looked = 0.0
 
     def run(self) -> Iterator[tuple[int, str]]:
+        try:
+            yield from self._run()
+        finally:
+            with contextlib.suppress(StoreError):
+                self.model.store.release(list(self.under_way))
+
+    def _run(self) -> Iterator[tuple[int, str]]:
         answers = self.model.inner.generate(self._feed(), self.sampling)
         while True:
+            self._look_elsewhere()
             yield from self._look_ahead()
+            if not self.under_way and self.elsewhere:
+                time.sleep(POLL)
+                continue
             if not self.under_way:
                 self.feed.check_ended()
                 break
@@ -248,6 +294,7 @@ class _Generation:
                 self.model.store.put(key, text, cost)
             else:
                 self.model.empty.add(key)
+                self.model.store.release([key])
             for position in self.under_way.pop(key):
                 yield position, text
         for index, _ in answers:  # also lets the model close what it opened
@@ -280,20 +327,47 @@ class _Generation:
             self.model.counts.hits += 1
             self.under_way[key].append(position)
             return True
-        known = {key: ""} if key in self.model.empty else self.model.store.get([key])
-        if key in known:
-            self.model.counts.hits += 1
-            if self._is_new(key):
-                self.model._found([key])
-            self.stash.append((position, _text(known[key], key)))
+        if key in self.elsewhere:
+            self.elsewhere[key][1].append(position)
             return True
+        if key in self.model.empty:
+            known, mine = dict[str, object]({key: ""}), set[str]()
+        else:
+            known, mine = self.model.store.take([key])
+        if key in known:
+            self._stored(key, known[key], [position])
+        elif key in mine:
+            self._ask(key, prompt, [position])
+        else:
+            self.elsewhere[key] = prompt, [position]
+        return True
+
+    def _stored(self, key: str, value: object, positions: list[int]) -> None:
+        self.model.counts.hits += len(positions)
+        if self._is_new(key):
+            self.model._found([key])
+        text = _text(value, key)
+        self.stash.extend((position, text) for position in positions)
+
+    def _ask(self, key: str, prompt: Prompt, positions: list[int]) -> None:
         self._is_new(key)
         self.model.counts.asked += 1
+        self.model.counts.hits += len(positions) - 1
         self.tokens[key] = self.model.count_tokens(prompt)
         self.model.counts.tokens += self.tokens[key]
-        self.under_way[key] = [position]
+        self.under_way[key] = positions
         self.queue.append((key, prompt))
-        return True
+
+    def _look_elsewhere(self) -> None:
+        """Takes what other workers have answered, or have left, since the last look."""
+        if not self.elsewhere or time.monotonic() < self.looked + POLL:
+            return
+        self.looked = time.monotonic()
+        known, mine = self.model.store.take(list(self.elsewhere))
+        for key, value in known.items():
+            self._stored(key, value, self.elsewhere.pop(key)[1])
+        for key in mine:
+            self._ask(key, *self.elsewhere.pop(key))
 
     def _is_new(self, key: str) -> bool:
         """Whether this call did not ask or find this before."""
@@ -313,7 +387,7 @@ class _Generation:
                 self.taken[count] = key
                 count += 1
                 yield prompt
-            elif self.feed.ended and not self.stash:
+            elif self.feed.ended and not self.stash and not self.elsewhere:
                 return
             else:
                 yield None

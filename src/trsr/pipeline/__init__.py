@@ -11,6 +11,7 @@ from trsr.pipeline import runner
 from trsr.pipeline.runner import Outcome, Stage, advance, refuse_stale
 from trsr.pipeline.stages import STAGE_TABLE, STAGES
 from trsr.progress import Progress, Silent
+from trsr.storage.remote_run import run_directory
 from trsr.storage.run_directory import RunDirectory
 
 __all__ = [
@@ -78,7 +79,7 @@ def run_stage(
             f"the method {config.method} has no stage {name}: there are "
             f"{', '.join(stage_names(config))}"
         )
-    directory = RunDirectory(config.run.folder)
+    directory = run_directory(config.run.folder)
     with directory.locked():
         directory.write_config(config.to_toml())
         return advance(

@@ -240,7 +240,7 @@ def write_pages(
         title=job.run.folder.name,
         subtitle=_subtitle(config, rankings),
         settings=config.model_dump(mode="json"),
-        changed=config.model_dump(mode="json", exclude_defaults=True),
+        changed=config.model_dump(mode="json", exclude_defaults=True, exclude_none=True),
         made=made_with(records, stages),
         stages=stage_times(records, stages, planned_stages(config)),
         curve=losses,

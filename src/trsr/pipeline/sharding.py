@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
+from pydantic import SecretStr
 
 from trsr.config import Config
 from trsr.engine import Engine, LocalEngine, RayEngine, Resources
@@ -94,13 +95,12 @@ class StageShard:
     def own_config(self) -> Config:
         """The settings for this machine.
 
-        A response cache is one SQLite file, which several machines cannot write at one time, so
-        each but the first has one of its own beside it.
+        Several machines cannot write one SQLite file at one time, so each but the first has a
+        response cache of its own beside it.
         """
-        here = socket.gethostname()
-        if here == self.host:
+        here, cache = socket.gethostname(), self.config.run.cache
+        if here == self.host or isinstance(cache, SecretStr):  # a database is every machine's
             return self.config
-        cache = self.config.run.cache
         cache = cache.with_name(f"{cache.stem}.{here}{cache.suffix}")
         run = self.config.run.model_copy(update={"cache": cache})
         return self.config.model_copy(update={"run": run})

@@ -57,6 +57,7 @@ from trsr.settings import derive_seed
 from trsr.storage import files
 from trsr.storage.response_cache import ResponseCache
 from trsr.storage.run_directory import RunDirectory
+from trsr.storage.shared_cache import is_kept, open_cache
 from trsr.summarize import summarize
 from trsr.training.encode import EncodedCase, encode_cases
 from trsr.types import Case, Prompt, Query, Summary, UserHistory
@@ -260,8 +261,8 @@ class _Planning:
         }
         with contextlib.ExitStack() as stack, files.temporary_folder() as folder:
             self.folder = folder
-            if self.measuring and files.is_file(self.config.run.cache):
-                opened = ResponseCache(self.config.run.cache, write=False)
+            if self.measuring and is_kept(self.config.run.cache):
+                opened = open_cache(self.config.run.cache, write=False)
                 self.store = stack.enter_context(opened)
             names = stage_names(self.config)
             self.progress.begin(len(names), "stages")

@@ -60,7 +60,7 @@ from trsr.serve.settings import ServeSettings
 from trsr.serve.store import Store, StoredEvent
 from trsr.serve.summaries import Summaries
 from trsr.storage import files
-from trsr.storage.response_cache import ResponseCache
+from trsr.storage.shared_cache import open_cache
 from trsr.types import Interaction, Item, Query, Summary, UserHistory
 
 __all__ = ["OverloadedError", "Service", "UnknownNameError"]
@@ -110,7 +110,7 @@ class ServedRecommender(Recommender):
         settings = self.config.summarizer
         local = settings.backend in ("transformers", "openvino")
         inner = ApartModel(settings) if local else open_model(settings)
-        model = cached(inner, ResponseCache(self.config.run.cache))
+        model = cached(inner, open_cache(self.config.run.cache))
         return model, summary_writer(self.config, model, self.catalog)
 
     def _titles(self) -> tuple[LanguageModel, TitleWriter]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from trsr.settings import Settings
+from trsr.storage.remote_run import is_copy, lasting
 
 OPEN_RATE = 100.0
 """Requests a second of one client where `rate` is 0 and the service is reached from outside."""
@@ -50,4 +51,7 @@ class ServeSettings(Settings):
 
     def url(self, run: Path) -> str:
         """The database's URL."""
-        return self.database or f"sqlite:///{(run / 'serve.sqlite').absolute()}"
+        if self.database:
+            return self.database
+        file = lasting("serve.sqlite", run) if is_copy(run) else run / "serve.sqlite"
+        return f"sqlite:///{file.absolute()}"

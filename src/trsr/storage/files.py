@@ -63,20 +63,42 @@ def absolute(path: Path | str, base: Path | None = None) -> str:
 
 # What is there
 
+_fetchers: dict[str, Callable[[Path], None]] = {}
+"""Local copies of what lies elsewhere, and what brings a file of one here before it is read."""
+
+
+def fetch_below(folder: Path, fetch: Callable[[Path], None]) -> None:
+    """Calls `fetch` with each path in a folder, or the path itself, before it is looked at."""
+    _fetchers[str(folder)] = fetch
+
+
+def _here(path: Path) -> Path:
+    if _fetchers:
+        text = str(path)
+        for folder, fetch in list(_fetchers.items()):
+            if text == folder or text.startswith(folder + os.sep):
+                fetch(Path(path))
+    return path
+
 
 def exists(path: Path) -> bool:
     """Whether there is a file or folder, behind a link too; not so where that leads nowhere."""
+    return os.path.exists(_here(path))
+
+
+def is_at(path: Path) -> bool:
+    """Whether there is a file or folder on this machine already; nothing is brought here."""
     return os.path.exists(path)
 
 
 def is_file(path: Path) -> bool:
     """Whether it is a regular file, or a link to one."""
-    return os.path.isfile(path)
+    return os.path.isfile(_here(path))
 
 
 def is_folder(path: Path) -> bool:
     """Whether it is a folder, or a link to one."""
-    return os.path.isdir(path)
+    return os.path.isdir(_here(path))
 
 
 def is_link(path: Path) -> bool:
@@ -86,18 +108,18 @@ def is_link(path: Path) -> bool:
 
 def size(path: Path) -> int:
     """A file's size in bytes."""
-    return os.stat(path).st_size
+    return os.stat(_here(path)).st_size
 
 
 def stamp(path: Path) -> tuple[int, int]:
     """A file's size and time of change in nanoseconds: other ones mean other content."""
-    status = os.stat(path)
+    status = os.stat(_here(path))
     return status.st_size, status.st_mtime_ns
 
 
 def full_stamp(path: Path) -> dict[str, int]:
     """Size, times and inode of a file; who sets one time back changes another."""
-    status = os.stat(path)
+    status = os.stat(_here(path))
     names = ("size", "mtime_ns", "ctime_ns", "ino")
     return {name: getattr(status, f"st_{name}") for name in names}
 
@@ -204,7 +226,11 @@ def read_json(path: Path) -> Any:
         ValueError: If it is no JSON in UTF-8, is nested beyond reading, has a key twice in one
             object, or a text that cannot be written again.
     """
-    text = read_text(path)
+    return parse_json(read_text(path))
+
+
+def parse_json(text: str) -> Any:
+    """A JSON text's value; ValueError as `read_json`."""
     try:
         value = json.loads(text, object_pairs_hook=json_object)
         if "\\u" in text:  # halves of a pair stand alone only where they are escaped
@@ -324,7 +350,7 @@ def _table_process() -> int:
 
 
 def _refuse_special(path: Path) -> None:
-    mode = os.stat(path).st_mode
+    mode = os.stat(_here(path)).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise StoreError(f"{path}: is a pipe or a device and no file; give a file")
 
@@ -500,6 +526,10 @@ def make_folder(folder: Path, *, private: bool = True) -> None:
     """Makes a folder and those above it, where they are missing; those there stay as they are."""
     if is_folder(folder):
         return
+    if Path(folder).name in ("s3:", "gs:", "az:", "abfs:", "abfss:", "hdfs:"):
+        raise StoreError(
+            f"{folder}: is an address; this goes into a folder of this machine, so name one"
+        )
     parent = Path(folder).parent
     if parent != folder:
         make_folder(parent, private=private)
@@ -549,6 +579,11 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(old, new)
     status = os.stat(source)
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def set_time(path: Path, seconds: float) -> None:
+    """Sets when a file was changed, in seconds since 1970."""
+    os.utime(path, (seconds, seconds))
 
 
 def remove(path: Path) -> None:

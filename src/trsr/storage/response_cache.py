@@ -36,6 +36,11 @@ _ADVICE = (
 )
 
 
+def is_database(place: str) -> bool:
+    """Whether it is the address of a database and no file."""
+    return place.startswith(("postgresql://", "postgres://", "postgresql+"))
+
+
 def response_key(identity: str, prompt: Prompt, kind: Mapping[str, object]) -> str:
     """The key of one answer: SHA-256 over all that decides it.
 
@@ -72,7 +77,7 @@ class Cost:
     tokens: int
 
 
-_NO_COSTS: Mapping[str, Cost] = MappingProxyType({})
+NO_COSTS: Mapping[str, Cost] = MappingProxyType({})
 
 
 class ResponseCache:
@@ -214,6 +219,18 @@ class ResponseCache:
                 f"the response cache {self.path} holds a damaged entry ({error}): {_DAMAGED}"
             ) from error
 
+    def take(self, keys: Sequence[str]) -> tuple[dict[str, object], set[str]]:
+        """The stored values, and the keys whose answers the caller is now to ask for.
+
+        Of a cache that machines share, keys may be in neither: another worker is asking. Call again
+        for those. What the caller does not put, it releases.
+        """
+        found = self.get(keys)
+        return found, {key for key in keys if key not in found}
+
+    def release(self, keys: Sequence[str]) -> None:
+        """Says that answers to these keys, given by `take`, will not come."""
+
     def costs(self, keys: Sequence[str]) -> dict[str, Cost]:
         """What these answers cost, where that is known.
 
@@ -249,7 +266,7 @@ class ResponseCache:
         """
         self.put_all({key: value}, {key: cost} if cost else {})
 
-    def put_all(self, values: Mapping[str, object], costs: Mapping[str, Cost] = _NO_COSTS) -> None:
+    def put_all(self, values: Mapping[str, object], costs: Mapping[str, Cost] = NO_COSTS) -> None:
         """Keeps several values in one transaction: all of them or, on an error, none.
 
         Args:
@@ -259,9 +276,7 @@ class ResponseCache:
         Raises:
             StoreError: As `put` does.
         """
-        rows = [
-            (key, json.dumps(value), *_columns(costs.get(key))) for key, value in values.items()
-        ]
+        rows = rows_of(values, costs)
         with self._lock, self._explained("written"), self._transaction() as connection:
             connection.executemany(
                 # named: SQLite looks for them again where another process has just added some
@@ -302,6 +317,13 @@ class ResponseCache:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def rows_of(
+    values: Mapping[str, object], costs: Mapping[str, Cost]
+) -> list[tuple[str, str, float | None, int | None]]:
+    """Values as rows of a database: key, value, seconds, tokens."""
+    return [(key, json.dumps(value), *_columns(costs.get(key))) for key, value in values.items()]
 
 
 def _columns(cost: Cost | None) -> tuple[float | None, int | None]:

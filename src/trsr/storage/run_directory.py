@@ -192,19 +192,11 @@ class RunDirectory:
     def _manifest(self) -> tuple[dict[str, StageRecord], list[str]]:
         path = self.folder / MANIFEST
         try:
-            value = files.read_json(path)
-            records = {name: StageRecord(**record) for name, record in value["stages"].items()}
-            unfinished = [_text(stage) for stage in value["unfinished"]]
+            return read_manifest(files.read_bytes(path), path)
         except FileNotFoundError:
             return {}, []
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(
-                f"{path}: not a manifest that trsr wrote ({error}); move the folder away and run "
-                "again to make every stage (the language model's outputs are kept elsewhere)"
-            ) from error
-        for stage, record in records.items():
-            _refuse_paths(path, stage, (*record.files, *record.parents))
-        return records, unfinished
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
 
     def faults(self, record: StageRecord) -> list[str]:
         """The files of a finished stage that are gone or damaged.
@@ -355,12 +347,41 @@ class RunDirectory:
     def _write_manifest(
         self, records: Mapping[str, StageRecord], unfinished: Sequence[str]
     ) -> None:
-        value = {
-            "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "stages": {name: vars(record) for name, record in records.items()},
-            "unfinished": list(unfinished),
-        }
-        files.write_json(self.folder / MANIFEST, value, default=str)
+        files.write_text(self.folder / MANIFEST, manifest_text(records, unfinished))
+
+
+def manifest_text(records: Mapping[str, StageRecord], unfinished: Sequence[str]) -> str:
+    """What `read_manifest` reads."""
+    value = {
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "stages": {name: vars(record) for name, record in records.items()},
+        "unfinished": list(unfinished),
+    }
+    return json.dumps(value, indent=1, ensure_ascii=False, default=str)
+
+
+def read_manifest(content: bytes, place: Path | str) -> tuple[dict[str, StageRecord], list[str]]:
+    """The finished stages by name, and those that were stopped while they were published.
+
+    Args:
+        content: Of a manifest.
+        place: Where it lies.
+
+    Raises:
+        StoreError: If it is none.
+    """
+    try:
+        value = files.parse_json(content.decode())
+        records = {name: StageRecord(**record) for name, record in value["stages"].items()}
+        unfinished = [_text(stage) for stage in value["unfinished"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{place}: not a manifest that trsr wrote ({error}); move the folder away and run "
+            "again to make every stage (the language model's outputs are kept elsewhere)"
+        ) from error
+    for stage, record in records.items():
+        _refuse_paths(place, stage, (*record.files, *record.parents))
+    return records, unfinished
 
 
 _UNTRUE = (
@@ -368,7 +389,7 @@ _UNTRUE = (
 )
 
 
-def _refuse_paths(manifest: Path, stage: str, names: Collection[object]) -> None:
+def _refuse_paths(manifest: Path | str, stage: str, names: Collection[object]) -> None:
     """Refuses what is no plain name: a manifest from elsewhere could name any file."""
     for name in names:
         plain = isinstance(name, str) and re.fullmatch(r"[^/\\\x00-\x1f]{1,200}", name)
