@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from trsr.progress import Pace
-from trsr.storage.remote_run import in_addresses
+from trsr.storage.addresses import in_addresses
 
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """What a terminal obeys instead of showing it: control characters and changes of direction."""

@@ -27,7 +27,8 @@ from trsr.export.compressing import compress_run
 from trsr.pipeline import run
 from trsr.serve.settings import ServeSettings
 from trsr.storage import files, remote_run
-from trsr.storage.remote import MovedOnError, RemoteFolder, watch_transfers
+from trsr.storage.addresses import watch_transfers
+from trsr.storage.remote import MovedOnError, RemoteFolder
 from trsr.storage.remote_run import RemoteRunDirectory, local, working_copy
 from trsr.storage.run_directory import MANIFEST, StageRecord
 
@@ -324,7 +325,9 @@ def test_a_bar_is_shown_for_long_transfers_alone(bucket, monkeypatch):
         def advance(self, steps=1, note=""):
             self.steps += steps
 
-    monkeypatch.setattr("trsr.storage.remote._watchers", [])
+    watchers = []
+    for module in ("addresses", "remote"):  # one list of both
+        monkeypatch.setattr(f"trsr.storage.{module}.WATCHERS", watchers)
     watch_transfers(Bar)
     url = f"s3://{bucket}/x"
     directory = RemoteRunDirectory(url)

@@ -55,7 +55,7 @@ def main() -> None:
     from trsr.cli.app import app
     from trsr.cli.terminal import Bar, LogLines, complain
     from trsr.errors import TrsrError
-    from trsr.storage.remote import watch_transfers
+    from trsr.storage.addresses import watch_transfers
 
     keep_freed_memory()
     logging.getLogger("trsr").addHandler(LogLines())

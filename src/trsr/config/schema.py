@@ -16,7 +16,7 @@ from trsr.models.settings import CompressSettings, ModelSettings
 from trsr.prompts.settings import PromptSettings
 from trsr.rankers.settings import RankSettings
 from trsr.settings import Settings
-from trsr.storage.remote_run import shown
+from trsr.storage.addresses import shown
 from trsr.storage.response_cache import is_database
 from trsr.storage.shared_cache import without_password
 from trsr.summarize.settings import DescribeSettings, SummarizeSettings

@@ -9,7 +9,7 @@ from pydantic import Field, field_serializer, model_validator
 
 from trsr.registry import PluginTable
 from trsr.settings import Settings
-from trsr.storage.remote_run import shown
+from trsr.storage.addresses import shown
 
 READERS = PluginTable(
     "reader",

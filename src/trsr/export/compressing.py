@@ -37,7 +37,8 @@ from trsr.recommender import COMPRESSED, ranking_writer
 from trsr.report.charts import Axis
 from trsr.settings import digest
 from trsr.storage import files
-from trsr.storage.remote_run import is_copy, shown
+from trsr.storage.addresses import shown
+from trsr.storage.remote_run import is_copy
 from trsr.storage.run_directory import RunDirectory, StageRecord
 from trsr.types import Case, Prompt, RankedList
 

@@ -13,15 +13,15 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import platformdirs
 
 from trsr.errors import ConfigError, StoreError
 from trsr.storage import files
+from trsr.storage.addresses import WATCHERS
 
 PARALLEL = 8
 """Objects under way at one time."""
@@ -34,31 +34,13 @@ _TIMES = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "6h"}
 _NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")
 
 
-class Watched(Protocol):
-    """What shows a transfer; `trsr.bars.Bar` is one."""
-
-    def begin(self, total: int | None, unit: str) -> None:
-        """The transfer has `total` steps of this unit."""
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Some are done."""
-
-
-_watchers: list[Callable[[str], AbstractContextManager[Watched]]] = []
-
-
-def watch_transfers(shown: Callable[[str], AbstractContextManager[Watched]]) -> None:
-    """Shows the transfers of this process from now on: `shown` makes a bar by its name."""
-    _watchers[:] = [shown]
-
-
 @contextlib.contextmanager
 def transfer(name: str, size: int) -> Iterator[Callable[[int], None]]:
     """A bar over a transfer of `size` bytes; gives what is called with each number of new bytes."""
-    if not _watchers or size < _CHUNK:
+    if not WATCHERS or size < _CHUNK:
         yield lambda count: None
         return
-    with _watchers[0](name) as bar:
+    with WATCHERS[0](name) as bar:
         bar.begin(size >> 20, "MiB")
         done, lock = 0, threading.Lock()
 

@@ -27,6 +27,7 @@ from typing import Any
 
 from trsr.errors import StoreError
 from trsr.storage import files
+from trsr.storage.addresses import ADDRESSES
 from trsr.storage.files import hash_file
 from trsr.storage.remote import MovedOnError, RemoteFolder, Version, home, is_url, normalized
 from trsr.storage.run_directory import (
@@ -48,31 +49,14 @@ LIFE = 30 * 86_400
 _LOCK = ".trsr-lock"
 _USED = ".used"
 _log = logging.getLogger(__name__)
-_addresses: dict[str, str] = {}  # local copy → where it comes from
 
 
 # Local copies
 
 
-def shown(path: Path) -> str:
-    """A path as people know it: of a copy, or a file in one, the address."""
-    for folder in (path, *path.parents):
-        if str(folder) in _addresses:
-            inner = path.relative_to(folder).as_posix()
-            return _addresses[str(folder)] + (f"/{inner}" if inner != "." else "")
-    return str(path)
-
-
-def in_addresses(text: str) -> str:
-    """A text for people, with addresses in the place of this process's copies."""
-    for folder, url in _addresses.items():
-        text = text.replace(folder, url)
-    return text
-
-
 def is_copy(folder: Path) -> bool:
     """Whether this is, in this process, the copy of something remote."""
-    return str(folder) in _addresses
+    return str(folder) in ADDRESSES
 
 
 def lasting(name: str, folder: Path | None = None) -> Path:
@@ -82,7 +66,7 @@ def lasting(name: str, folder: Path | None = None) -> Path:
         name: The file.
         folder: The copy whose own it is; None: one for all runs.
     """
-    return home() / (f"{_key(_addresses[str(folder)])}.{name}" if folder else name)
+    return home() / (f"{_key(ADDRESSES[str(folder)])}.{name}" if folder else name)
 
 
 def _key(url: str) -> str:
@@ -91,7 +75,7 @@ def _key(url: str) -> str:
 
 def _copy(url: str, state: str) -> Path:
     folder = home() / "remote" / _key(url) / state / url.rpartition("/")[2]
-    _addresses[str(folder)] = url
+    ADDRESSES[str(folder)] = url
     return folder
 
 
@@ -112,7 +96,7 @@ def local(place: Path | str) -> Path:
 
 def to_read(folder: Path) -> Path:
     """A run's folder as it is now: of a working copy a snapshot; errors as of `local`."""
-    return local(_addresses.get(str(folder), folder))
+    return local(ADDRESSES.get(str(folder), folder))
 
 
 def data_file(place: str) -> Path:
@@ -490,5 +474,5 @@ def _refuse(url: str, content: bytes, place: str) -> None:
 
 def run_directory(folder: Path) -> RunDirectory:
     """A run's directory; of a working copy the remote one."""
-    url = _addresses.get(str(folder))
+    url = ADDRESSES.get(str(folder))
     return RemoteRunDirectory(url) if url else RunDirectory(folder)
