@@ -23,8 +23,8 @@ class Endpoint:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                raw = self.rfile.read(int(self.headers["Content-Length"]))
-                call = Call(self, json.loads(raw))
+                raw = self.rfile.read(int(self.headers["Content-Length"] or 0))
+                call = Call(self, json.loads(raw or b"{}"))
                 with endpoint.lock:
                     endpoint.bodies.append(call.body)
                     endpoint.keys.append(self.headers.get("Authorization", ""))
@@ -38,12 +38,18 @@ class Endpoint:
                     with endpoint.lock:
                         endpoint.at_once -= 1
 
+            do_GET = do_POST  # noqa: N815 - the base class's name
+
             def log_message(self, *_: Any) -> None:
                 pass
 
         self.lock = threading.Lock()
         self.at_once = 0
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 128  # connections that wait, not lost where the machine is busy
+
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
@@ -61,7 +67,8 @@ class Call:
     def __init__(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         self.handler = handler
         self.body = body
-        self.said: str = next(m["content"] for m in body["messages"] if m["role"] == "user")
+        asked = [m["content"] for m in body.get("messages", ()) if m["role"] == "user"]
+        self.said: str = asked[0] if asked else ""
 
     def send(self, status: int, content: bytes, **headers: str) -> None:
         self.handler.send_response(status)
@@ -72,13 +79,17 @@ class Call:
         self.handler.wfile.write(content)
 
     def answer(self, text: object) -> None:
-        content = {
-            "id": "x",
-            "object": "chat.completion",
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}],
-            "usage": {"prompt_tokens": 10, "completion_tokens": 4},
-        }
-        self.send(200, json.dumps(content).encode(), Content_Type="application/json")
+        self.give(
+            {
+                "id": "x",
+                "object": "chat.completion",
+                "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}],
+                "usage": {"prompt_tokens": 10, "completion_tokens": 4},
+            }
+        )
+
+    def give(self, value: object) -> None:
+        self.send(200, json.dumps(value).encode(), Content_Type="application/json")
 
     def refuse(self, status: int, message: str, **headers: str) -> None:
         content = json.dumps({"error": {"message": message}}).encode()

@@ -138,7 +138,7 @@ def open_title_model(
         adapter: What the stage `train_title` made.
         keep: Whether answers are kept in the response cache.
     """
-    model = open_model(config.model, adapter)
+    model = open_model(config.model.for_texts, adapter)
     if keep:
         model = cached(model, open_cache(config.run.cache))
     own = config.prompts, config.train_title.history

@@ -45,7 +45,10 @@ def _installed(config: Config) -> Iterator[str]:
     writing = [config.summarizer] if config.summarize.uses_llm else []
     needs = {"transformers": "local", "openvino": "openvino", "openai": "openai"}
     modules = {"transformers": "torch", "openvino": "openvino_genai", "openai": "openai"}
-    for backend in sorted({one.backend for one in (*ranking, *writing)} & set(needs)):
+    used_backends = {one.backend for one in (*ranking, *writing)} | {
+        "openai" for one in ranking if one.scorer == "endpoint"
+    }
+    for backend in sorted(used_backends & set(needs)):
         if find_spec(modules[backend]) is None:
             raise ConfigError(
                 f"the backend {backend} is not installed: pip install 'trsr[{needs[backend]}]'"

@@ -118,12 +118,12 @@ class Config(Settings):
     @property
     def summarizer(self) -> ModelSettings:
         """The summarizing model's settings."""
-        return self.summarize.model or self.model
+        return (self.summarize.model or self.model).for_texts
 
     @property
     def describer(self) -> ModelSettings:
         """The settings of the model that describes images."""
-        return self.describe.model or self.model
+        return (self.describe.model or self.model).for_texts
 
     @property
     def summarized(self) -> bool:

@@ -127,19 +127,35 @@ def _no_vectors(config: Config) -> Iterator[str]:
 
 def _scoreless(config: Config) -> Iterator[str]:
     """Rankers that an endpoint cannot serve."""
-    if config.model.backend != "openai":
-        return
+    model = config.model
     used = config.rank.with_members(*config.rank.used, config.rank.retriever)
-    asking = config.rank.those("uses_llm", used)
-    if any(config.rank.traits(name).reads_scores for name in asking):
+    asking = [config.rank.traits(name) for name in config.rank.those("uses_llm", used)]
+    if model.scorer == "endpoint" and not model.base_url:
+        yield "model.base_url: scorer = endpoint needs the address, as http://localhost:8000/v1"
+    if model.scorer == "endpoint" and config.prompts.candidate_image:
+        yield "prompts.candidate_image: an endpoint that scores reads text alone; set it to false"
+    if model.backend != "openai":
+        return
+    if any(one.reads_scores and one.writes_titles for one in asking):
         yield (
-            "model.backend: openai gives no log-probabilities of answers, so it cannot rank; set "
-            "it in [summarize.model] and a local backend in [model]"
+            "model.backend: openai gives no log-probabilities of titles; use title_sampled, or a "
+            "local backend in [model]"
+        )
+    elif model.scorer != "endpoint" and any(one.reads_scores for one in asking):
+        yield (
+            "model.backend: openai ranks with scorer = 'endpoint' alone, where the server gives "
+            "log-probabilities; set it, or set openai in [summarize.model] and a local backend in "
+            "[model]"
         )
     elif config.titled:
         yield (
             "train_title.epochs: openai cannot be trained here; set it to 0, and name in "
             "model.name a model that was tuned elsewhere, if there is one"
+        )
+    if config.trained:
+        yield (
+            "rank.rankers: openai cannot be trained here; use llm_zero_shot, or backend = "
+            "'transformers' with scorer = 'endpoint', which trains here and scores there"
         )
 
 

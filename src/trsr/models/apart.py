@@ -118,7 +118,7 @@ class ApartModel:
             raise ModelError(opened["error"])
         return opened
 
-    def _next(self, feed: FeedReader) -> dict[str, Any]:
+    def _next(self, feed: FeedReader[Prompt]) -> dict[str, Any]:
         entry = feed.take()
         if entry is None:
             return {"ended": feed.ended}

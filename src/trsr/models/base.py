@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,24 +13,25 @@ from trsr.errors import PromptError
 from trsr.settings import Settings
 from trsr.types import Prompt
 
+Q = TypeVar("Q")
 Feed = Iterable[Prompt | None]
 """Prompts as they become ready. `None` means that nothing is ready until another answer has come:
 the model must finish one before it asks again."""
 
 
-class FeedReader:
-    """Takes prompts from a feed, numbered from 0.
+class FeedReader(Generic[Q]):
+    """Takes prompts, or other questions, from a feed, numbered from 0.
 
     Attributes:
         ended: Whether the feed has ended.
     """
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Iterable[Q | None]) -> None:
         self._source = iter(feed)
         self._position = 0
         self.ended = False
 
-    def take(self) -> tuple[int, Prompt] | None:
+    def take(self) -> tuple[int, Q] | None:
         """The next (position, prompt); None where none is ready now, or the feed has ended."""
         if self.ended:
             return None

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -110,20 +111,29 @@ class CachedScoringModel(CachedModel):
             for row in self.inner.score([by_key[key] for key in missing], answers):
                 yield row.tolist()
 
-        found = self._numbers(by_key, compute)
+        def one_by_one(missing: Sequence[str]) -> dict[str, list[float]]:
+            return self._as_they_come(by_key, missing, answers)
+
+        each = hasattr(self.inner, "score_each")
+        found = self._numbers(by_key, compute, one_by_one if each else None)
         self.counts.hits += len(keys) - len(by_key)
         rows = [found[key] for key in keys]
         return np.array(rows, dtype=np.float64).reshape(len(prompts), len(answers))
 
     def _numbers(
-        self, prompts: Mapping[str, Prompt], compute: Callable[[Sequence[str]], Iterable[Numbers]]
+        self,
+        prompts: Mapping[str, Prompt],
+        compute: Callable[[Sequence[str]], Iterable[Numbers]],
+        keep: Callable[[Sequence[str]], dict[str, Numbers]] | None = None,
     ) -> dict[str, Numbers]:
         """The numbers that answer each key; what nobody else has, or is computing, is computed.
 
         Args:
             prompts: By key; tells what an answer cost.
             compute: Gives the numbers of keys, in their order.
+            keep: Gives them in its place, and keeps them itself.
         """
+        keep = keep or (lambda missing: self._computed(prompts, missing, compute))
         found: dict[str, Numbers] = {}
         while True:
             stored, mine = self.store.take([key for key in prompts if key not in found])
@@ -133,7 +143,7 @@ class CachedScoringModel(CachedModel):
             missing = [key for key in prompts if key in mine]
             if missing:
                 try:
-                    found |= self._computed(prompts, missing, compute)
+                    found |= keep(missing)
                 except BaseException:
                     with contextlib.suppress(StoreError):
                         self.store.release(missing)
@@ -158,6 +168,23 @@ class CachedScoringModel(CachedModel):
         self.store.put_all(fresh, costs)
         self.counts.tokens += sum(one.tokens for one in costs.values())
         self.counts.asked += len(missing)
+        return fresh
+
+
+    def _as_they_come(
+        self, prompts: Mapping[str, Prompt], missing: Sequence[str], answers: Sequence[str]
+    ) -> dict[str, Numbers]:
+        """Each score is kept as it comes: what an endpoint has answered is not paid twice."""
+        fresh: dict[str, Numbers] = {}
+        began = time.perf_counter()
+        inner: Any = self.inner
+        for place, row in inner.score_each([prompts[key] for key in missing], answers):
+            key, now = missing[place], time.perf_counter()
+            cost = Cost(now - began, self.count_tokens(prompts[key]))
+            self.store.put(key, row, cost)
+            self.counts.tokens += cost.tokens
+            self.counts.asked += 1
+            fresh[key], began = row, now
         return fresh
 
 
@@ -233,8 +260,16 @@ class CachedTextScoringModel(CachedScoringModel):
         return [[found[key] for key in own] for own in keys]
 
 
+def keep_reference(model: LanguageModel, store: ResponseCache) -> None:
+    """Caches what an endpoint is held to, so that the weights here are opened once."""
+    reference = getattr(model, "reference", None)
+    if reference is not None:
+        model.reference = cached(reference, store)  # type: ignore[attr-defined]
+
+
 def cached(model: LanguageModel, store: ResponseCache) -> CachedModel:
     """Puts the cache in front of a model; the result scores exactly where the model does."""
+    keep_reference(model, store)
     if isinstance(model, TextScoringModel):
         return CachedTextScoringModel(model, store)
     if isinstance(model, ScoringModel):

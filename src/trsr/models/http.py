@@ -75,10 +75,10 @@ def key_of(settings: ModelSettings, address: str) -> str:
     return key
 
 
-def wait_before(asked: float, attempt: int, body: dict[str, Any]) -> float:
+def wait_before(asked: float, attempt: int, body: Mapping[str, Any] | None) -> float:
     """Seconds before the next try: exponential, spread so that requests do not return as one."""
     backoff = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT)
-    spread = derive_seed(attempt, json.dumps(body["messages"])) / 2**63
+    spread = derive_seed(attempt, json.dumps(body)) / 2**63
     return float(max(asked, backoff / 2) + spread * backoff / 2)
 
 

@@ -11,13 +11,13 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trsr.errors import ConfigError, ModelError, PromptError
-from trsr.models.base import Feed, FeedReader, Sampling
+from trsr.models.base import Feed, FeedReader, Q, Sampling, ScoringModel
 from trsr.models.http import (
     ReceivedMessage,
     address_of,
@@ -39,6 +39,8 @@ from trsr.types import Content, Image, Message, Prompt
 
 if TYPE_CHECKING:
     import openai
+
+A = TypeVar("A")
 
 LONGEST_ASKED_WAIT = 600.0  # we give up where the endpoint asks for more (a day's quota)
 _RETRIED = frozenset({408, 409, 425, 429})  # beside all of 500 and above
@@ -84,7 +86,7 @@ class Usage:
     without_text: int = 0
 
 
-class _AgainError(Exception):
+class AgainError(Exception):
     """A try failed in a way that another one may not."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
@@ -92,8 +94,16 @@ class _AgainError(Exception):
         self.wait = wait  # seconds that the endpoint asked for
 
 
-def open_model(settings: ModelSettings, adapter: Path | None = None) -> OpenAIModel:
-    """Opens an endpoint; nothing is sent yet.
+class RefusedError(ModelError):
+    """An endpoint refused a request, with this HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def open_model(settings: ModelSettings, adapter: Path | None = None) -> OpenAIModel | ScoringModel:
+    """Opens an endpoint, as a `ScoringModel` with `model.scorer = "endpoint"`; nothing is sent yet.
 
     Raises:
         ConfigError: If the address or the key is missing or wrong, or an adapter is given.
@@ -104,6 +114,10 @@ def open_model(settings: ModelSettings, adapter: Path | None = None) -> OpenAIMo
             "model.backend: an endpoint cannot take the adapter that was trained here: serve it "
             "there, or use the transformers backend"
         )
+    if settings.scorer == "endpoint":
+        from trsr.models.hf.endpoint import EndpointScorer  # transformers, which texts do not need
+
+        return EndpointScorer(settings)
     return OpenAIModel(settings)
 
 
@@ -179,8 +193,26 @@ class OpenAIModel:
             ModelError: If the endpoint refuses a request, or fails at each of the tries; the
                 message names the endpoint, the tries and the last reason, and never the key.
         """
-        feed = FeedReader(prompts)
-        finished: queue.SimpleQueue[tuple[int, str | BaseException]] = queue.SimpleQueue()
+        try:
+            yield from self.answers(prompts, lambda prompt, stop: self._ask(prompt, sampling, stop))
+        finally:
+            self._missing.log(_TURN_OFF)
+
+    def answers(
+        self, questions: Iterable[Q | None], ask: Callable[[Q, threading.Event], A]
+    ) -> Iterator[tuple[int, A]]:
+        """Asks questions, `concurrency` at once, and yields (position, answer) as each comes.
+
+        Args:
+            questions: What is asked, as a `Feed`.
+            ask: Gives a question's answer in a thread of its own; no try is made once its event is
+                set.
+
+        Raises:
+            ModelError: As `generate`, when the answers under way are yielded.
+        """
+        feed = FeedReader(questions)
+        finished: queue.SimpleQueue[tuple[int, A | BaseException]] = queue.SimpleQueue()
         stop = threading.Event()
         under_way = 0
         failure: BaseException | None = None
@@ -188,21 +220,20 @@ class OpenAIModel:
             while True:
                 room = 0 if failure else self.settings.concurrency
                 while under_way < room and (entry := feed.take()):
-                    index, prompt = entry
-                    _start(lambda p=prompt: self._ask(p, sampling, stop), index, finished)
+                    index, question = entry
+                    _start(lambda q=question: ask(q, stop), index, finished)
                     under_way += 1
                 if not under_way:
                     break
                 index, outcome = finished.get()
                 under_way -= 1
-                if isinstance(outcome, str):
-                    yield index, outcome
-                else:
+                if isinstance(outcome, BaseException):
                     failure = failure or outcome
                     stop.set()
+                else:
+                    yield index, outcome
         finally:
             stop.set()  # also when the caller stops reading: no try after those under way
-            self._missing.log(_TURN_OFF)
         if failure is not None:
             raise failure
         feed.check_ended()
@@ -210,19 +241,42 @@ class OpenAIModel:
     def _ask(self, prompt: Prompt, sampling: Sampling, stop: threading.Event) -> str:
         """One prompt's text, with as many tries as the settings allow."""
         body = self._body(prompt, sampling)
+        most = sampling.max_tokens
+        text = self.request("/chat/completions", body, lambda said: self._text(said, most), stop)
+        return after(prompt.begun, text)
+
+    def request(
+        self,
+        path: str,
+        body: dict[str, Any] | None,
+        read: Callable[[str], A],
+        stop: threading.Event | None = None,
+    ) -> A:
+        """What an endpoint answers, with as many tries as the settings allow, each in time.
+
+        Args:
+            path: Below the address, or a whole address on the same host.
+            body: What is sent, `model.extra` added; None: nothing, by GET.
+            read: Makes the answer of its JSON; an `AgainError` asks for another try.
+            stop: No try is made once it is set.
+
+        Raises:
+            ModelError: If the endpoint refuses the request, or fails at each of the tries.
+        """
         tries = self.settings.retries + 1
         reason = ""
         for attempt in range(tries):
             try:
                 self._count(requests=1, retries=int(attempt > 0))
-                return after(prompt.begun, self._try_until_deadline(body))
-            except _AgainError as error:
+                return read(self._try_until_deadline(path, body))
+            except AgainError as error:
                 reason = str(error)
                 if error.wait > LONGEST_ASKED_WAIT:
                     reason += f"; it asks to wait {error.wait:.0f} s"
                     tries = attempt + 1
                     break
-                if attempt + 1 < tries and stop.wait(wait_before(error.wait, attempt, body)):
+                wait = wait_before(error.wait, attempt, body)
+                if attempt + 1 < tries and (stop or threading.Event()).wait(wait):
                     raise ModelError(f"{self.address}: stopped; {reason}") from None
         raise ModelError(
             f"{self.address} gave no answer in {tries} tries (model.retries), the last time: "
@@ -253,10 +307,10 @@ class OpenAIModel:
             return escape_special_tokens(message.content, specials)
         return [_part(part, message.role, specials) for part in message.parts]
 
-    def _try_until_deadline(self, body: dict[str, Any]) -> str:
+    def _try_until_deadline(self, path: str, body: dict[str, Any] | None) -> str:
         """`_try`, given up at the deadline even if bytes trickle in."""
         finished: queue.SimpleQueue[tuple[int, str | BaseException]] = queue.SimpleQueue()
-        _start(lambda: self._try(body), 0, finished)
+        _start(lambda: self._try(path, body), 0, finished)
         try:
             _, outcome = finished.get(timeout=self.settings.timeout + 1)
         except queue.Empty:
@@ -265,39 +319,39 @@ class OpenAIModel:
             return outcome
         raise outcome
 
-    def _try(self, body: dict[str, Any]) -> str:
+    def _try(self, path: str, body: dict[str, Any] | None) -> str:
         """Sends one request.
 
         Raises:
-            _AgainError: If another try may do better.
+            AgainError: If another try may do better.
             ModelError: If it cannot.
         """
         import openai
 
         limit = self._limit
-        fields = {limit if name == "max_tokens" else name: value for name, value in body.items()}
-        create = self._client.chat.completions.with_raw_response.create
         try:
-            answer = create(**fields, extra_body=self.settings.extra)
+            if body is None:
+                return self._client.get(path, cast_to=str)
+            fields = {limit if name == "max_tokens" else name: one for name, one in body.items()}
+            return self._client.post(path, cast_to=str, body=fields | self.settings.extra)
         except openai.APITimeoutError:
             raise _late(self.settings.timeout) from None
         except openai.APIConnectionError as error:
-            if isinstance(error.__cause__, (_AgainError, ModelError)):  # of our own (`_watched`)
+            if isinstance(error.__cause__, (AgainError, ModelError)):  # of our own (`_watched`)
                 raise error.__cause__ from None
-            raise _AgainError(f"{self._without_key(str(error.__cause__ or error))}") from None
+            raise AgainError(f"{self.without_key(str(error.__cause__ or error))}") from None
         except openai.APIStatusError as error:
             newer = "max_completion_tokens"  # the only name that the newest models take
             if error.status_code == 400 and limit != newer and newer in error.response.text:
                 self._limit = newer
-                return self._try(body)
-            raise self._refusal(error, body) from None
-        return self._text(answer.text, body["max_tokens"])
+                return self._try(path, body)
+            raise self._refusal(error, body or {}) from None
 
     def _refusal(self, error: openai.APIStatusError, body: Mapping[str, Any]) -> Exception:
         """What an HTTP status other than success means for us."""
         status = error.status_code
-        said = self._without_key(error_text(error.response.text))
-        seen = any(isinstance(one["content"], list) for one in body["messages"])
+        said = self.without_key(error_text(error.response.text))
+        seen = any(isinstance(one["content"], list) for one in body.get("messages", ()))
         # some servers say so by a status that asks for another try
         if seen and status not in _RETRIED and _BLIND.search(said):
             return ModelError(
@@ -306,36 +360,46 @@ class OpenAIModel:
                 "the run"
             )
         if status in _RETRIED or status >= 500:
-            return _AgainError(f"HTTP {status}: {said}", asked_wait(error.response.headers))
+            return AgainError(f"HTTP {status}: {said}", asked_wait(error.response.headers))
         advice = _ADVICE.get(status, "Look at model.base_url").format(key_env=self.settings.key_env)
-        return ModelError(f"{self.address} refused (HTTP {status}): {said}. {advice}")
+        return RefusedError(
+            f"{self.address} refused (HTTP {status}): {said}. {advice}", status=status
+        )
 
     def _text(self, answer: str, max_tokens: int) -> str:
         """The text of a successful answer, its tokens counted; empty where it holds none."""
-        try:
-            content = answer_json(answer)
-        except (ValueError, RecursionError) as error:
-            raise _AgainError(f"malformed JSON ({type(error).__name__}: {error})") from None
+        content = self.value(answer)
         try:
             choice = content["choices"][0]
             message = ReceivedMessage.of(choice["message"], choice.get("finish_reason"))
         except (LookupError, TypeError, AttributeError):
             message = None
         if message is None:
-            raise _AgainError(f"an answer without a text: {self._without_key(error_text(answer))}")
+            raise AgainError(f"an answer without a text: {self.without_key(error_text(answer))}")
         used = content.get("usage") or {}
         text = self._answer(message, max_tokens)
+        self.count(used, without_text=int(not text.strip()))
+        return text
+
+    def value(self, answer: str) -> Any:
+        """The value of an answer's JSON; an `AgainError` where it is none."""
+        try:
+            return answer_json(answer)
+        except (ValueError, RecursionError) as error:
+            raise AgainError(f"malformed JSON ({type(error).__name__}: {error})") from None
+
+    def count(self, used: Any, without_text: int = 0) -> None:
+        """Counts what an answer says that it used."""
         self._count(
             prompt_tokens=token_count(used, "prompt_tokens"),
             answer_tokens=token_count(used, "completion_tokens"),
-            without_text=int(not text.strip()),
+            without_text=without_text,
         )
-        return text
 
     def _answer(self, message: ReceivedMessage, max_tokens: int) -> str:
         """The text after the thinking; empty, and counted with its reason, without one."""
         text, cut = after_thinking(message.text)
-        finish = self._without_key(message.finish)
+        finish = self.without_key(message.finish)
         if message.broken_off:
             text = ""  # a part of an answer is none
         if any(letter.isprintable() and not letter.isspace() for letter in text):
@@ -367,7 +431,8 @@ class OpenAIModel:
                 old.without_text + without_text,
             )
 
-    def _without_key(self, text: str) -> str:
+    def without_key(self, text: str) -> str:
+        """A text of the endpoint, in which the key is not repeated."""
         return text.replace(self._key, "[key]") if self._key else text
 
 
@@ -426,7 +491,7 @@ def _watched(timeout: float) -> Callable[[Any], None]:
                 if time.monotonic() > self.ends:
                     raise _late(timeout)
                 if size > MOST_BYTES:
-                    raise _AgainError(f"an answer of more than {MOST_BYTES:,} bytes")
+                    raise AgainError(f"an answer of more than {MOST_BYTES:,} bytes")
                 yield part
 
         def close(self) -> None:
@@ -435,7 +500,7 @@ def _watched(timeout: float) -> Callable[[Any], None]:
     def watch(response: Any) -> None:
         packed = response.headers.get("content-encoding", "identity")
         if packed not in ("identity", ""):
-            raise _AgainError(f"an answer packed as {packed[:20]}, which was not asked for")
+            raise AgainError(f"an answer packed as {packed[:20]}, which was not asked for")
         response.stream = Bounded(response.stream)
         if response.has_redirect_location:
             place = response.headers["location"]
@@ -444,8 +509,8 @@ def _watched(timeout: float) -> Callable[[Any], None]:
     return watch
 
 
-def _late(timeout: float) -> _AgainError:
-    return _AgainError(f"no answer within {timeout:g} s (model.timeout)")
+def _late(timeout: float) -> AgainError:
+    return AgainError(f"no answer within {timeout:g} s (model.timeout)")
 
 
 def _check_redirect(old: Any, place: str, status: int) -> None:
@@ -469,7 +534,7 @@ def _check_redirect(old: Any, place: str, status: int) -> None:
 
 
 def _start(
-    work: Any, index: int, finished: queue.SimpleQueue[tuple[int, str | BaseException]]
+    work: Any, index: int, finished: queue.SimpleQueue[tuple[int, A | BaseException]]
 ) -> None:
     """Runs one request in a thread that does not keep a stopped program alive."""
 

@@ -86,11 +86,12 @@ class ModelSettings(Settings):
         description="tokens of prompts' beginnings kept between calls when scoring on a CPU, so "
         "that the instruction and users who come back are not computed again; 0: none",
     )
-    scorer: Literal["auto", "torch", "openvino"] = Field(
+    scorer: Literal["auto", "torch", "openvino", "endpoint"] = Field(
         "torch",
         description="what computes scores when candidates are ranked; openvino: faster, on a CPU "
         "and for Llama, Mistral and Qwen models; auto: openvino where it is installed and can "
-        "take the model, else torch. Training and its validation keep to torch",
+        "take the model, else torch; endpoint: the server at base_url (docs/scale.md). Training "
+        "and its validation keep to torch",
     )
     image_tokens: int = Field(
         IMAGE_TOKENS,
@@ -107,7 +108,10 @@ class ModelSettings(Settings):
     prefill: bool = Field(
         True, description="the model can continue an answer begun for it (openai: the server can)"
     )
-    base_url: str = Field("", description="openai: the endpoint, such as http://localhost:8000/v1")
+    base_url: str = Field(
+        "",
+        description="openai, and scorer = endpoint: the endpoint, such as http://localhost:8000/v1",
+    )
     key_env: str = Field(
         "OPENAI_API_KEY", description="openai: the environment variable that holds the key"
     )
@@ -154,7 +158,16 @@ class ModelSettings(Settings):
     def meaning(self) -> dict[str, Any]:
         """The settings that a text or a training depends on, as plain values."""
         plain = {"image_tokens"} if self.image_tokens == IMAGE_TOKENS else set()
-        return self.model_dump(mode="json", exclude={*SPEED_ONLY, "scorer", *plain})
+        # an endpoint that only scores is held to the weights: where it is changes nothing
+        place = {} if self.backend == "openai" else {"base_url": "", "extra": {}}
+        return self.model_copy(update=place).model_dump(
+            mode="json", exclude={*SPEED_ONLY, "scorer", *plain}
+        )
+
+    @property
+    def for_texts(self) -> ModelSettings:
+        """The settings for what scores nothing, or more than the answers of a prompt."""
+        return self.model_copy(update={"scorer": "torch"}) if self.scorer == "endpoint" else self
 
 
 class CompressSettings(Settings):

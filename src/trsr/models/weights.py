@@ -32,6 +32,7 @@ def local_weights(
     revision: str | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
+    whole: bool = True,
 ) -> Path:
     """A folder with a model's safetensors, settings and tokenizer.
 
@@ -44,6 +45,7 @@ def local_weights(
         revision: The hub revision to pin.
         cache: The folder for fetched and converted files; None: trsr's cache folder.
         progress: Shows the conversion.
+        whole: Whether the weights are needed; of a hub id the rest is downloaded without them.
 
     Raises:
         ModelError: If there are no such weights, or they cannot be fetched, converted or stored.
@@ -57,7 +59,7 @@ def local_weights(
         return folder
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelError(f"there is no model folder {folder}")
-    return _from_hub(name, revision)
+    return _from_hub(name, revision, _HUB_FILES[0 if whole else 1 :])
 
 
 def sees(folder: Path) -> bool:
@@ -178,14 +180,12 @@ def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
     progress.advance()
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
+def _from_hub(name: str, revision: str | None, patterns: list[str]) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
 
     try:
-        folder = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=_HUB_FILES
-        )
+        folder = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
     except (OSError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(

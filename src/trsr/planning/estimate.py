@@ -574,7 +574,8 @@ class _Planning:
         tuned = {
             name: config.trained and config.rank.traits(name).needs_training for name, _ in asks
         }
-        identities = self._measure_scoring(reader, set(tuned.values()))
+        served = config.model.scorer == "endpoint" and reader.shape is not None
+        identities = {} if served else self._measure_scoring(reader, set(tuned.values()))
         stand_ins = {
             kind: StandIn(reader, (), self.store, identities.get(kind, ""))
             for kind in (False, True)
@@ -594,6 +595,10 @@ class _Planning:
             kind = "scoring_tuned" if tuned[name] else "scoring"
             works.append(computing(reader.shape, kind, counts, config.model))
         self._count(one, total)
+        if served:
+            one.seconds = None
+            self._note("rank: an endpoint computes the scores, and its speed is not known")
+            return
         self._take(one, works, reader, _scoring_room(config, reader.shape), len(tuned))
 
     def _measure_scoring(self, reader: Reader, kinds: set[bool]) -> dict[bool, str]:

@@ -21,7 +21,7 @@ from trsr.config import Config
 from trsr.errors import DataError, ModelError, TrsrError
 from trsr.models import LanguageModel, ScoringModel, open_model
 from trsr.models.apart import ApartModel
-from trsr.models.cached import cached
+from trsr.models.cached import cached, keep_reference
 from trsr.pipeline.artifacts import SPLITS, read_summaries
 from trsr.pipeline.ranking import RETRIEVED, read_retrieved
 from trsr.prompts import PromptWriter, TitleWriter
@@ -125,6 +125,8 @@ class ServedRecommender(Recommender):
                 f"the backend {config.model.backend!r} gives no log-probabilities of answers, "
                 "so it cannot rank"
             )
+        if config.model.scorer == "endpoint":
+            keep_reference(model, open_cache(self.config.run.cache))
         keep = getattr(model, "keep_prefixes", None)
         if keep is not None:
             keep(limits.cache_mb << 20)

@@ -145,6 +145,11 @@ def identity(settings: ModelSettings, folder: Path, adapter: Path | None, dtype:
     return " ".join(parts)
 
 
+def tokenizer_digest(folder: Path) -> str:
+    """The tokenizer in a line, chat template included."""
+    return _joint_digest([one for one in files.listed(folder) if one.name.startswith(TOKENIZER)])
+
+
 def _is_relevant(path: Path) -> bool:
     """Whether the model's answers depend on a file of its folder."""
     return (

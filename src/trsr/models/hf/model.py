@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from trsr.errors import ModelError, PromptError
-from trsr.models.base import Feed, Sampling, Table
+from trsr.models.base import Feed, Sampling, ScoringModel, Table
 from trsr.models.chat_format import ChatFormat, Question
 from trsr.models.hf import load
 from trsr.models.hf.generate import Generator, stop_tokens
@@ -47,8 +47,15 @@ _TEXTS = 256
 """Texts that are scored together."""
 
 
-def open_model(settings: ModelSettings, adapter: Path | None = None) -> TransformersModel:
-    """Opens a local model: an embedded name, a folder or a hub id, with a LoRA adapter or none."""
+def open_model(settings: ModelSettings, adapter: Path | None = None) -> ScoringModel:
+    """Opens a local model: an embedded name, a folder or a hub id, with a LoRA adapter or none.
+
+    With `model.scorer = "endpoint"` it is one that an endpoint serves, held to these weights.
+    """
+    if settings.scorer == "endpoint":
+        from trsr.models.hf.endpoint import EndpointScorer  # which stands on this module
+
+        return EndpointScorer(settings, adapter)
     return TransformersModel(settings, adapter)
 
 
@@ -361,7 +368,7 @@ class TransformersModel:
         sequences: dict[Tokens, int] = {}
         columns: dict[int, int] = {}
         for question in questions:
-            for sequence, token in _steps(question):
+            for sequence, token in answer_steps(question):
                 sequences.setdefault(sequence, len(sequences))
                 columns.setdefault(token, len(columns))
         scores = np.zeros((len(prompts), len(answers)))
@@ -371,7 +378,7 @@ class TransformersModel:
         for row, question in enumerate(questions):
             for column, answer in enumerate(question.answers):
                 one = Question(question.stem, (answer,))
-                places = [(sequences[known], columns[token]) for known, token in _steps(one)]
+                places = [(sequences[known], columns[token]) for known, token in answer_steps(one)]
                 scores[row, column] = sum(log_probabilities[place] for place in places)
         return scores
 
@@ -430,7 +437,7 @@ class TransformersModel:
             self.network.train(training)
 
 
-def _steps(question: Question) -> Iterator[tuple[Tokens, int]]:
+def answer_steps(question: Question) -> Iterator[tuple[Tokens, int]]:
     """Each answer token with the sequence that it follows."""
     for answer in question.answers:
         for place, token in enumerate(answer):
