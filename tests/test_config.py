@@ -112,6 +112,34 @@ def test_parts_that_do_not_exist_and_contradictions_are_told_at_once(tmp_path):
         load_config(write(tmp_path, GOOD), ["train.epochs=0"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["model.backend=openai"], r"openai ranks with scorer = 'endpoint' alone"),
+        (["model.scorer=endpoint"], r"model\.base_url: scorer = endpoint needs the address"),
+        (
+            ["model.scorer=endpoint", "model.backend=openai", "model.base_url=http://a/v1"],
+            r"openai cannot be trained here; use llm_zero_shot, or backend = 'transformers'",
+        ),
+        (
+            ["model.scorer=endpoint", "model.base_url=http://a/v1", "prompts.item_vectors=2"],
+            r"prompts\.item_vectors: an endpoint that scores reads text alone",
+        ),
+    ],
+)
+def test_what_an_endpoint_cannot_do_is_said(tmp_path, settings, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config(write(tmp_path, GOOD), [*settings, 'rank.rankers=["llm"]'])
+
+
+def test_an_endpoint_that_scores_changes_no_key_of_training_or_texts(tmp_path):
+    before = load_config(write(tmp_path, GOOD))
+    served = ["model.scorer=endpoint", "model.base_url=http://a/v1", "model.extra.model=b"]
+    after = load_config(write(tmp_path, GOOD), served)
+    assert after.model.meaning() == before.model.meaning()
+    assert after.summarizer.scorer == "torch"
+
+
 @pytest.mark.parametrize("bad", ["epochs=2", "train.epochs", "=3", "train.=1", ".x=1"])
 def test_a_malformed_override_is_named(tmp_path, bad):
     with pytest.raises(ConfigError, match="section.key=value"):

@@ -132,8 +132,9 @@ def _scoreless(config: Config) -> Iterator[str]:
     asking = [config.rank.traits(name) for name in config.rank.those("uses_llm", used)]
     if model.scorer == "endpoint" and not model.base_url:
         yield "model.base_url: scorer = endpoint needs the address, as http://localhost:8000/v1"
-    if model.scorer == "endpoint" and config.prompts.candidate_image:
-        yield "prompts.candidate_image: an endpoint that scores reads text alone; set it to false"
+    for name in ("candidate_image", "item_vectors"):
+        if model.scorer == "endpoint" and getattr(config.prompts, name):
+            yield f"prompts.{name}: an endpoint that scores reads text alone; leave it out"
     if model.backend != "openai":
         return
     if any(one.reads_scores and one.writes_titles for one in asking):
