@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 
 from trsr.config import load_config
-from trsr.errors import ModelError
 from trsr.export import export
 from trsr.pipeline import run
 from trsr.recommender import Recommender
@@ -43,7 +42,7 @@ def llama_cpp(trained_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(trained_run, llama_cpp, tmp_path_factory):
-    """A copy of the run, ranked again by the server; the settings that did so."""
+    """A copy of the run, ranked again by the server."""
     folder = tmp_path_factory.mktemp("served") / "run"
     shutil.copytree(trained_run, folder)
     settings = ["model.scorer=endpoint", f"model.base_url={llama_cpp}", f"run.folder={folder}"]
@@ -51,7 +50,7 @@ def served(trained_run, llama_cpp, tmp_path_factory):
         list(run(load_config("mine.toml", settings)))
     old, new = made(trained_run), made(folder)
     assert {name for name in new if new[name] != old[name]} == {"rank"}  # nothing is trained again
-    return folder, settings
+    return folder
 
 
 def made(folder):
@@ -68,7 +67,7 @@ def scores(folder):
 
 
 def test_a_run_ranks_by_the_server_as_by_its_own_weights(trained_run, served):
-    local, found = scores(trained_run), scores(served[0])
+    local, found = scores(trained_run), scores(served)
     assert found.keys() == local.keys()
     for query, own in local.items():
         assert found[query] == pytest.approx(own, abs=NEAR)
@@ -76,8 +75,7 @@ def test_a_run_ranks_by_the_server_as_by_its_own_weights(trained_run, served):
 
 
 def test_recommend_and_the_service_ask_the_server(served, tmp_path):
-    folder, _ = served
-    recommender = Recommender.load(folder, "llm")
+    recommender = Recommender.load(served, "llm")
     user = recommender.dataset.interactions["user"][0]
     assert len(recommender.recommend(user, k=5)) == 5
     service = Service(
@@ -89,15 +87,7 @@ def test_recommend_and_the_service_ask_the_server(served, tmp_path):
             lists = list(pool.map(service.recommend, [asked] * 4))
         (model,) = service.recommender.opened()
         assert model.inner.endpoint.usage.requests > 5
-        assert len({tuple(one.id for one in found.items) for found in lists}) == 1
+        assert len({tuple(one.item for one in found.items) for found in lists}) == 1
     finally:
         service.close()
         service.store.close()
-
-
-def test_a_ranker_of_other_weights_is_refused(trained_run, served):
-    _, settings = served
-    with contextlib.chdir(trained_run.parents[1]):
-        config = load_config("mine.toml", [*settings, 'rank.rankers=["llm_zero_shot"]'])
-        with pytest.raises(ModelError, match="scores unlike the weights here.*leave out rankers"):
-            list(run(config))

@@ -239,10 +239,10 @@ def test_few_answers_that_are_not_given_are_bounded_counted_and_said(serve, loca
     model.score(PROMPTS[:1], ANSWERS)
     model.score(PROMPTS * 5, ANSWERS)  # many that are given
     served.deaf, served.listed = True, 2
-    found = model.score(PROMPTS[:3], ANSWERS)
-    assert (found >= expected[:3] - 2e-4).all()  # a bound from above
+    found = model.score(PROMPTS[:2], ANSWERS)
+    assert (found >= expected[:2] - 2e-4).all()  # a bound from above
     assert re.search(
-        r"of \d+ tokens of answers it did not give [1-6], which were taken", caplog.text
+        r"of \d+ tokens of answers it did not give [1-4], which were taken", caplog.text
     )
 
 
@@ -265,14 +265,13 @@ def test_llama_cpps_server_scores_smollm2_as_its_weights_do(tmp_path):
     params = xllamacpp.CommonParams()
     params.model.path = str(tmp_path / "model.gguf")
     params.n_ctx, params.n_parallel, params.port = 1024, 2, 0
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup, params.verbosity = False, 0
     server = xllamacpp.Server(params)
     values = {"name": "smollm2-135m", "dtype": "float32", "context_tokens": 512}
     asked = {"scorer": "endpoint", "base_url": f"{server.listening_address}/v1", "concurrency": 2}
-    # " Yes" is not among the listed tokens: each answer is made to be chosen
-    for answers in (ANSWERS, (" Yes", " No")):
-        expected = open_model(ModelSettings(**values)).score(PROMPTS[:4], answers)
-        model = open_model(ModelSettings(**values, **asked, key_env="TRSR_NO_SUCH_KEY"))
-        assert model.score(PROMPTS[:4], answers) == pytest.approx(expected, abs=0.05)
+    model = open_model(ModelSettings(**values, **asked, key_env="TRSR_NO_SUCH_KEY"))
+    answers = (" Yes", " No")  # not among the listed tokens: each is made to be chosen
+    expected = open_model(ModelSettings(**values)).score(PROMPTS[:3], answers)
+    assert model.score(PROMPTS[:3], answers) == pytest.approx(expected, abs=0.05)
     del server
