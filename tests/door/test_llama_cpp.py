@@ -79,7 +79,7 @@ def test_recommend_and_the_service_ask_the_server(served, tmp_path):
     user = recommender.dataset.interactions["user"][0]
     assert len(recommender.recommend(user, k=5)) == 5
     service = Service(
-        folder, Store(f"sqlite:///{tmp_path / 's.sqlite'}"), ServeSettings(deadline=300)
+        served, Store(f"sqlite:///{tmp_path / 's.sqlite'}"), ServeSettings(deadline=300)
     )
     asked = RecommendRequest(user=user, summary="tea", candidates=[f"p{n}" for n in range(6)])
     try:
