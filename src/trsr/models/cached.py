@@ -170,7 +170,6 @@ class CachedScoringModel(CachedModel):
         self.counts.asked += len(missing)
         return fresh
 
-
     def _as_they_come(
         self, prompts: Mapping[str, Prompt], missing: Sequence[str], answers: Sequence[str]
     ) -> dict[str, Numbers]:
