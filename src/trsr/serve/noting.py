@@ -105,9 +105,12 @@ class _Notes:
     def __init__(self, noted: list[str]) -> None:
         self._noted = noted
 
-    def get(self, keys: Sequence[str]) -> dict[str, object]:
+    def take(self, keys: Sequence[str]) -> tuple[dict[str, object], set[str]]:
         self._noted += keys
-        return {}
+        return {}, set(keys)
+
+    def release(self, keys: Sequence[str]) -> None:
+        pass
 
     def costs(self, keys: Sequence[str]) -> dict[str, Any]:
         return {}
