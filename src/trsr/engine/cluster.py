@@ -1,6 +1,6 @@
 """Does shards on the machines of a Ray cluster: plain actors that are given one after the other.
 
-Not by `ray.data`: on nodes of few CPUs its pipelines stood still where actors hold fractions of
+Not by `ray.data`: in an earlier trial its pipelines stood still where actors hold fractions of
 CPUs and leave less than one for the tasks that read. And actors are not restarted by Ray, which
 cannot do it once the owner of their constructor's arguments is lost (Ray's issue 53727): a lost
 one is replaced by a new one, which knows nothing. All that must last are the shards' files.
