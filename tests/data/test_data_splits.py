@@ -322,6 +322,16 @@ def test_a_user_whose_interactions_are_all_filtered_out_has_no_case(bench: Any, 
         assert frame["query"].is_unique().all()
 
 
+def test_one_interaction_that_is_left_is_too_short_for_a_case(bench: Any) -> None:
+    rows = [("u0", "i1", 1, 1), ("u0", "i2", 2, 1), ("u1", "i3", 3, 5)]
+    with pytest.raises(DataError, match="min_history"):
+        bench.prepare(
+            interactions=bench.table("c.csv", ("user", "item", "time", "rating"), rows),
+            items=bench.goods(CATALOG),
+            min_rating=3,
+        )
+
+
 def test_k_core_also_takes_items_from_the_catalog(bench: Any, tmp_path: Path) -> None:
     # Round by round: i9 is met once, without it user d has one interaction, without d …
     rows = [(u, i, 10 * k + ord(u)) for u in "abc" for k, i in enumerate(("i1", "i2", "i3"))]

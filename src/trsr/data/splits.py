@@ -121,9 +121,9 @@ def _leave_last_out(
     records: Records, settings: DataSettings, seed: int, row_counts: RowCounts
 ) -> Targets:
     starts, ends = records.starts[:-1], records.starts[1:]
-    test = ends - 1
+    filled = starts < ends
+    test = np.maximum(ends - 1, 0)  # an empty first user has none
     valid = _history_ends(records, test) - 1
-    filled = starts < ends  # an empty first user's places would be those of the last user
     has_test = filled & (records.before(test) >= settings.min_history)
     has_valid = filled & (valid >= starts) & (records.before(valid) >= settings.min_history)
     # Users too short for a query are still worth fitting on.
