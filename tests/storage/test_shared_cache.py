@@ -13,9 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 from postgres_server import PostgresServer
+from pydantic import SecretStr
 
 from trsr.config import load_config
-from trsr.errors import StoreError
+from trsr.errors import ConfigError, StoreError
 from trsr.models.base import Sampling
 from trsr.models.cached import cached
 from trsr.models.scripted import ScriptedModel
@@ -193,6 +194,44 @@ def test_a_failed_worker_gives_its_claims_back(url):
         with pytest.raises(RuntimeError, match="no"):
             list(cached(Failing(), one).generate(iter(prompts), Sampling()))
         assert len(list(cached(ScriptedModel(), other).generate(iter(prompts), Sampling()))) == 3
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://u:hun@ter@localhost:1/d", "postgresql://u@localhost:1/d"),
+        ("postgresql://u@h/d?Password=x&a=b", "postgresql://u@h/d?a=b"),
+        ("postgresql://h/d?user=u;password=x", "postgresql://h/d?user=u"),
+        ("postgresql://u/pw@h/d", "postgresql://u@h/d"),
+        ("postgresql://u:pw", "postgresql://u"),
+        ("postgresql://h:5432/d", "postgresql://h:5432/d"),
+        ("postgresql:///d?host=folder", "postgresql:///d?host=folder"),
+    ],
+)
+def test_an_address_is_shown_without_its_password(address, shown):
+    assert without_password(address) == shown
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [
+        "POSTGRESQL://u:hunter2x@h/d",
+        " postgresql://u:hunter2x@h/d",
+        "host=h dbname=d password=hunter2x",
+        '["postgresql://u:hunter2x@h/d"]',
+    ],
+)
+def test_what_looks_like_an_address_is_refused_without_its_words(cache):
+    with pytest.raises(ConfigError) as refused:
+        load_config("demo", [f"run.cache={cache}"])
+    assert "hunter2x" not in str(refused.value)
+    assert "postgresql://USER@HOST/DATABASE" in str(refused.value)
+
+
+@pytest.mark.parametrize("port", ["notaport/d", "[::1/d"])
+def test_an_address_that_cannot_be_read_is_no_traceback(port):
+    with pytest.raises(ConfigError, match="PORT as a number"):
+        open_cache(SecretStr(f"postgresql://u:hunter2x@localhost:{port}"))
 
 
 def test_a_password_is_written_nowhere(tmp_path):

@@ -200,6 +200,11 @@ def _located(section: str, key: str, text: str, base: Path) -> str:
     """A path as a person wrote it, absolute; an address's local copy."""
     if key == "cache" and is_database(text):
         return text
+    if key == "cache" and re.search(r"password\s*=", text, re.IGNORECASE):
+        raise ConfigError(
+            "run.cache holds a password and is no address: give postgresql://USER@HOST/DATABASE, "
+            "and the password in PGPASSWORD"
+        )
     if not is_url(text):
         return files.absolute(text, base)
     if key == "cache":

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BeforeValidator, Field, SecretStr, field_serializer
+from pydantic_core import PydanticCustomError
 
 from trsr.data.settings import DataSettings
 from trsr.methods import DEFAULT
@@ -30,6 +31,8 @@ from trsr.training.settings import (
 
 def _cache(value: Any) -> Any:
     """A file, or a database's address, which may hold a password."""
+    if not isinstance(value, str | Path | SecretStr):
+        raise PydanticCustomError("secret", "give a file, or postgresql://USER@HOST/DATABASE")
     is_address = isinstance(value, str) and is_database(value)
     return SecretStr(value) if is_address else Path(value) if isinstance(value, str) else value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from trsr.config.schema import Config
@@ -75,6 +76,8 @@ def conflicts(config: Config) -> Iterator[str]:
         if deepest > config.rank.depth:
             yield f"rank.depth: lists of {config.rank.depth} places cannot tell a metric @{deepest}"
     yield from _repeated(config)
+    yield from _wrong_addresses(config)
+    yield from _clusterless(config)
     yield from _scoreless(config)
     yield from _no_images(config)
     yield from _no_vectors(config)
@@ -123,6 +126,25 @@ def _no_vectors(config: Config) -> Iterator[str]:
         yield f"train.loss: text learns words, and vectors are none; use answer or listwise, {off}"
     if smaller := config.rank.those("needs_compression"):
         yield f"rank.rankers: {', '.join(smaller)} reads texts; leave it out, {off}"
+
+
+def _wrong_addresses(config: Config) -> Iterator[str]:
+    """What is no endpoint's address: found before other stages take their hours."""
+    for key, one in (("model", config.model), ("summarize.model", config.summarize.model)):
+        if one is None or not one.base_url:
+            continue
+        asked = one.scorer == "endpoint" or one.backend == "openai"
+        if asked and not one.base_url.lower().startswith(("http://", "https://")):
+            yield f"{key}.base_url: give the endpoint's address, such as http://localhost:8000/v1"
+
+
+def _clusterless(config: Config) -> Iterator[str]:
+    """What only a cluster reads."""
+    run = config.run
+    if run.engine == "ray" and run.address and not re.fullmatch(r"[^:\s]+:\d+", run.address):
+        yield "run.address: write HOST:PORT of the cluster's head"
+    if run.engine == "local" and (run.address or run.worker_gpus or run.worker_cpus != 1):
+        yield "run.address, worker_cpus and worker_gpus are read by run.engine = 'ray' alone"
 
 
 def _scoreless(config: Config) -> Iterator[str]:

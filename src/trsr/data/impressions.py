@@ -160,7 +160,7 @@ def _coded(
     unknown = shown.filter(pl.col("item").is_null())
     row_counts.add("unknown_candidates", len(unknown))
     if len(unknown) > settings.max_unknown * len(shown):
-        examples = ", ".join(unknown["text"].unique(maintain_order=True).head(3))
+        examples = ", ".join(unknown["text"].unique(maintain_order=True).head(3).str.slice(0, 80))
         row_counts.warn(
             f"{path}: {len(unknown) / len(shown):.1%} of the candidates are not in the catalog, "
             f"such as {examples}"

@@ -351,7 +351,7 @@ def _coded(
         message = (
             f"{source.interactions_path}: {share:.1%} of the interactions have an item that "
             f"{source.items_path} does not have, such as "
-            f"{', '.join(missing.unique(maintain_order=True).head(3))}"
+            f"{', '.join(missing.unique(maintain_order=True).head(3).str.slice(0, 80))}"
         )
         if cause := likely_cause(missing, items):
             message = f"{message}. {cause}"

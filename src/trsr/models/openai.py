@@ -44,6 +44,7 @@ A = TypeVar("A")
 
 LONGEST_ASKED_WAIT = 600.0  # we give up where the endpoint asks for more (a day's quota)
 _RETRIED = frozenset({408, 409, 425, 429})  # beside all of 500 and above
+_FINAL = frozenset({501, 505})  # but those: the server cannot do it
 MOST_BYTES = 2**24
 """Of an answer's body: far more than any model writes."""
 _TURN_OFF = (
@@ -359,7 +360,7 @@ class OpenAIModel:
                 f"{status}: {said}). Name a model that sees, or put a descriptions.parquet into "
                 "the run"
             )
-        if status in _RETRIED or status >= 500:
+        if status in _RETRIED or (status >= 500 and status not in _FINAL):
             return AgainError(f"HTTP {status}: {said}", asked_wait(error.response.headers))
         advice = _ADVICE.get(status, "Look at model.base_url").format(key_env=self.settings.key_env)
         return RefusedError(

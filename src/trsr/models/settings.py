@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,13 +45,27 @@ def _secret_in(base_url: str) -> str:
     return ""
 
 
+def _names_in(value: Any) -> Iterator[str]:
+    """The names of all fields, also of those within others."""
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield str(name)
+            yield from _names_in(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _names_in(one)
+
+
 def _secret(why: str) -> PydanticCustomError:
     """An error that does not repeat what was given."""
     return PydanticCustomError("secret", "{why}", {"why": why})
 
 
 _ADVICE = "put the key into the environment variable that model.key_env names"
-_SECRETS = r"api_?key|^key$|secret|password|authorization|bearer|access_token|headers"
+_SECRETS = (
+    r"api_?key|^key$|^(auth_?)?token$|^auth$|secret|password|authorization|bearer|access_token"
+    r"|headers"
+)
 """In names of further fields that hold a key."""
 
 
@@ -145,9 +160,11 @@ class ModelSettings(Settings):
     @field_validator("extra")
     @classmethod
     def _no_key(cls, extra: dict[str, Any]) -> dict[str, Any]:
-        for name in extra:
+        for name in _names_in(extra):
             if re.search(_SECRETS, name.lower().replace("-", "_")):
                 raise _secret(f"holds {name}, which is written into files and reports: {_ADVICE}")
+        for name in sorted({"messages", "prompt", "input", "tokens"} & set(extra)):
+            raise _secret(f"holds {name}, which would replace every prompt: leave it out")
         return extra
 
     @property

@@ -26,7 +26,8 @@ from trsr.storage.addresses import WATCHERS
 PARALLEL = 8
 """Objects under way at one time."""
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)  # a Path has lost a slash
+_URL = re.compile(r"\s*([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL | re.IGNORECASE)
+# a Path has lost a slash; S3:// and a blank before are refused, and no folder of this machine
 _SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
 _CHUNK = 8 * 2**20
 _RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}

@@ -63,8 +63,14 @@ def is_kept(place: Path | SecretStr) -> bool:
 
 def without_password(url: str) -> str:
     """A database's address as it may be shown and written."""
-    bare = re.sub(r"(://[^:@/]*):.*@", r"\1@", url)
-    return re.sub(r"(?<=[?&])\w*password=[^&]*&?", "", bare).rstrip("?&")
+    scheme, _, rest = url.partition("://")
+    account, at, place = rest.rpartition("@")
+    place, _, query = place.partition("?")
+    if not at:  # what stands behind the host is a port, or a password without its host
+        place = re.sub(r"^([^:/]*):(?!\d+(/|$))[^/]*", r"\1", place)
+    kept = [one for one in re.split("[&;]", query) if "password" not in one.lower()]
+    options = "?" + "&".join(kept) if any(kept) else ""
+    return f"{scheme}://{re.split('[:/]', account)[0]}{at}{place}{options}"
 
 
 class SharedResponseCache(ResponseCache):
@@ -91,7 +97,15 @@ class SharedResponseCache(ResponseCache):
             ) from error
         self._sa = sa
         self.shown = without_password(url)
-        parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
+        self._one_account = url.count("@") <= 1
+        try:
+            parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
+        except (ValueError, sa.exc.ArgumentError):  # their words hold what may be the password
+            raise ConfigError(
+                "run.cache: this address cannot be read: write "
+                "postgresql://USER@HOST:PORT/DATABASE, PORT as a number, and give the password in "
+                "PGPASSWORD"
+            ) from None
         self._engine = sa.create_engine(
             parsed, pool_pre_ping=True, pool_size=4, connect_args={"connect_timeout": 10}
         )
@@ -115,7 +129,9 @@ class SharedResponseCache(ResponseCache):
             # the driver's words may hold texts of prompts; its first line tells who, where and why
             reason = type(getattr(error, "orig", None) or error).__name__
             words = str(getattr(error, "orig", None) or "").strip().splitlines()
-            said = f": {words[0][:200]}" if words and "OperationalError" in reason else ""
+            # of an address with several @ the driver takes a part of the password for the host
+            tells = "OperationalError" in reason and self._one_account
+            said = f": {words[0][:200]}" if words and tells else ""
             raise StoreError(
                 f"the response cache {self.shown} cannot be {done} ({reason}{said}): check the "
                 "address, that the database is there and runs, and the password (PGPASSWORD)"
