@@ -161,6 +161,7 @@ def test_an_endpoint_that_asks_to_wait_for_hours_is_given_up(
         (401, r"TRSR_TEST_KEY \(model\.key_env\)"),
         (403, r"TRSR_TEST_KEY"),
         (404, r"Look at model\.base_url"),
+        (501, r"Look at model\.base_url"),
         (422, r"Look at model\.prefill"),
     ],
 )

@@ -33,8 +33,9 @@ def _cache(value: Any) -> Any:
     """A file, or a database's address, which may hold a password."""
     if not isinstance(value, str | Path | SecretStr):
         raise PydanticCustomError("secret", "give a file, or postgresql://USER@HOST/DATABASE")
-    is_address = isinstance(value, str) and is_database(value)
-    return SecretStr(value) if is_address else Path(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return SecretStr(value) if is_database(value) else Path(value)
 
 
 class RunSettings(Settings):
