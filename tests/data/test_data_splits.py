@@ -332,6 +332,31 @@ def test_one_interaction_that_is_left_is_too_short_for_a_case(bench: Any) -> Non
         )
 
 
+@pytest.mark.parametrize("form", ["", "%d.%m.%Y %H:%M"])
+def test_few_unreadable_times_are_left_out_and_counted_more_are_another_format(
+    bench: Any, form: str
+) -> None:
+    def prepared(bad: int) -> Any:
+        rows = [
+            (user, item, f"{1 + n % 28:02}.01.2024 10:{n % 60:02}")
+            for n, (user, item, _) in enumerate(many(20, 10))
+        ]
+        rows[5 : 5 + bad] = [(user, item, "not a date") for user, item, _ in rows[5 : 5 + bad]]
+        return bench.prepare(
+            interactions=bench.table("c.csv", ("user", "item", "time"), rows),
+            items=bench.goods(CATALOG),
+            time_format=form,
+        )
+
+    report, dataset = prepared(2)
+    assert len(dataset.interactions) + 2 == len(prepared(0)[1].interactions)
+    assert report.counts["rows_without_time"] == 2
+    said = "the time 'not a date' (and 1 more) cannot be read, of 200: such rows have no time"
+    assert any(said in warning for warning in report.warnings)
+    with pytest.raises(DataError, match="the time 'not a date' .and 2 more. is"):
+        prepared(3)
+
+
 def test_k_core_also_takes_items_from_the_catalog(bench: Any, tmp_path: Path) -> None:
     # Round by round: i9 is met once, without it user d has one interaction, without d …
     rows = [(u, i, 10 * k + ord(u)) for u in "abc" for k, i in enumerate(("i1", "i2", "i3"))]

@@ -68,6 +68,11 @@ def test_what_cannot_be_exported_is_said(trained_run, tmp_path):
     shutil.rmtree(bare / "adapter")
     with pytest.raises(ModelError, match="no trained adapter"):
         export(bare, "peft", tmp_path / "b")
+    settings = (bare / "config.toml").read_text("utf-8")
+    cheap = re.sub(r"(?m)^rankers = \[[^]]*\]", 'rankers = ["popular"]', settings, count=1)
+    (bare / "config.toml").write_text(cheap, "utf-8")
+    with pytest.raises(ConfigError, match="no ranker of this run asks a language model"):
+        export(bare, "merged", tmp_path / "c")
 
 
 def test_a_stopped_export_leaves_no_half_folder(trained_run, tmp_path, monkeypatch):

@@ -18,6 +18,8 @@ DAY = 86_400.0
 """Seconds."""
 _MOMENTS = (5e8, 4e9)
 """Seconds from 1985 to 2096."""
+_STRAY = 0.01
+"""Of the times: as many unreadable ones are faults of single rows, more are another format."""
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WEEKDAY = r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+)?"
@@ -87,7 +89,8 @@ def seconds(column: pl.Series, path: Path, pattern: str = "") -> Times:
         pattern: How dates are written, as for `strptime`; empty: found.
 
     Raises:
-        DataError: If a time is neither a number nor a date that can be read.
+        DataError: If more than one time in a hundred is neither a number nor a date that can be
+            read. Fewer are none, and a note says so.
     """
     if column.dtype in (pl.Date, pl.Datetime):
         moment = column.cast(pl.Datetime("us", getattr(column.dtype, "time_zone", None)))
@@ -109,15 +112,30 @@ def seconds(column: pl.Series, path: Path, pattern: str = "") -> Times:
         return Times(found.values.alias(column.name), found.notes)
     dates = frame.filter(unread)
     read = _by_pattern(dates, pattern) if pattern else _dates(dates, column.name, path)
+    notes = found.notes + read.notes
     bad = dates.filter(read.values.is_null())["text"]
     if len(bad):
-        raise DataError(
-            f"{path}: the time {bad[0]!r} (and {len(bad) - 1} more) is neither a number nor a date "
-            "that can be read, such as 2024-05-31T18:00:00; set data.time_format to its format, "
-            'such as "%d/%m/%Y %H:%M"'
-        )
+        notes += (_stray(bad, frame["text"].count(), path, pattern),)
     values = found.values.scatter(unread.arg_true(), read.values)
-    return Times(values.alias(column.name), found.notes + read.notes)
+    return Times(values.alias(column.name), notes)
+
+
+def _stray(bad: pl.Series, written: int, path: Path, pattern: str) -> str:
+    """What to say of few times that cannot be read; their rows have none.
+
+    Raises:
+        DataError: If they are many.
+    """
+    more = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
+    shown = f"the time {bad[0][:80]!r}{more}"
+    if len(bad) <= _STRAY * written:
+        return f"{path}: {shown} cannot be read, of {written:,}: such rows have no time"
+    if pattern:
+        raise DataError(f"{path}: {shown} is not written as data.time_format = {pattern!r} says")
+    raise DataError(
+        f"{path}: {shown} is neither a number nor a date that can be read, such as "
+        '2024-05-31T18:00:00; set data.time_format to its format, such as "%d/%m/%Y %H:%M"'
+    )
 
 
 def unit_of(low: float, high: float) -> str:

@@ -137,6 +137,11 @@ def export(
             f"model.backend: {recommender.config.model.backend} holds no weights that trsr could "
             "export; runs with a local model (transformers) can be exported"
         )
+    if not tuned and not recommender.config.rank.those("uses_llm"):
+        raise ConfigError(
+            f"{run}: no ranker of this run asks a language model, so there is none to export; name "
+            "llm or llm_zero_shot in rank.rankers, and give `trsr run` again"
+        )
     source = Source(
         recommender.config.model, adapter if tuned else None, card.base_model(recommender.config)
     )
