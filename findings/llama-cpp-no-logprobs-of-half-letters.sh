@@ -6,8 +6,8 @@
 # whichever token is chosen.
 # Found: where the first token is the beginning of a longer UTF-8 sequence (of "é", of an emoji),
 # "logprobs" is null (/completion: completion_probabilities is null), with HTTP 200. The text is
-# held back until the letter is whole, and the numbers with it. Whoever ranks by the next token's
-# probabilities loses prompts that are no different from others. The model's numbers are there: the
+# held back until the letter is whole, and the numbers with it. A program that ranks by the next
+# token's probabilities loses prompts that are no different from others. The model's numbers are there: the
 # same prompt with a "logit_bias" that has another token chosen gives them, without the bias.
 #
 # Output seen:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from pipeline_data import write_data
 
-from trsr.config import load_config
 from trsr.errors import ConfigError
 from trsr.export import export
 from trsr.models.hf.item_vectors import ItemEncoder
@@ -47,16 +45,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory, tiny_model, one_thread):
-    folder = tmp_path_factory.mktemp("vectors")
-    write_data(folder, users=12, items=30)
-    (folder / "base.toml").write_text(CONFIG)
-
-    def made(*overrides):
-        own = [f"run.folder={folder / 'run'}", f"model.name={tiny_model}", *overrides]
-        return load_config(folder / "base.toml", own)
-
-    return made
+def load(tiny_loader, one_thread):
+    return tiny_loader(CONFIG)
 
 
 @pytest.fixture(scope="module")

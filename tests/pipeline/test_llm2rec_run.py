@@ -6,9 +6,7 @@ import shutil
 
 import polars as pl
 import pytest
-from pipeline_data import write_data
 
-from trsr.config import load_config
 from trsr.errors import ConfigError, StaleRunError, StoreError
 from trsr.methods import METHODS
 from trsr.pipeline import is_finished, run, run_stage
@@ -50,16 +48,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory, tiny_model, one_thread):
-    folder = tmp_path_factory.mktemp("llm2rec")
-    write_data(folder, users=12, items=30)
-    (folder / "base.toml").write_text(CONFIG)
-
-    def made(*overrides):
-        own = [f"run.folder={folder / 'run'}", f"model.name={tiny_model}", *overrides]
-        return load_config(folder / "base.toml", own)
-
-    return made
+def load(tiny_loader, one_thread):
+    return tiny_loader(CONFIG)
 
 
 @pytest.fixture(scope="module")

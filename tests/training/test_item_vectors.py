@@ -209,7 +209,7 @@ def test_vectors_are_read_where_they_are_and_made_where_not(
     shutil.copytree(learned, bare)
     (bare / ENCODER / VECTORS).unlink()
     made = tuned(tiny_model, bare)[1].score(prompts, ("Yes", "No"))
-    monkeypatch.setattr(ItemEncoder, "encode", None)  # whoever calls it, fails
+    monkeypatch.setattr(ItemEncoder, "encode", None)  # a call fails
     read = tuned_model(tiny_model, learned).score(prompts, ("Yes", "No"))
     assert abs(made - read).max() < 1e-5
     # vectors of another encoder are not taken

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -182,6 +182,11 @@ def failed_at(folder: Path, key: str) -> int | None:
         return files.stamp(_note(folder, key))[1]
     except OSError:
         return None
+
+
+def failures(folder: Path, shards: Iterable[Shard]) -> dict[str, int | None]:
+    """`failed_at` of each shard, by its key, before a call begins."""
+    return {shard.key: failed_at(folder, shard.key) for shard in shards}
 
 
 def note_failure(folder: Path, key: str, cause: str) -> None:

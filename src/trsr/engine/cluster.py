@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic
 
-from trsr.engine.base import Done, Resources, S, Work, attempt, failed_at, note_failure
+from trsr.engine.base import Done, Resources, S, Work, attempt, failures, note_failure
 from trsr.engine.dispatch import Event, dispatch, together
 from trsr.errors import ConfigError
 from trsr.progress import Progress, Silent
@@ -112,7 +112,7 @@ class RayEngine:
     def _actors(
         self, ray: Any, work: Work[S], shards: Sequence[S], resources: Resources
     ) -> _Actors[S]:
-        before = {shard.key: failed_at(self._folder, shard.key) for shard in shards}
+        before = failures(self._folder, shards)
         return _Actors(ray, self._folder, work, before, resources, self._versions, self._progress)
 
 
@@ -149,7 +149,7 @@ def connect(address: str) -> Any:
 
 
 def _answers(host: str, port: str) -> bool:
-    """Asked beforehand: Ray would wait for a minute, and end the process."""
+    """Asked first: Ray would wait for a minute, and end the process."""
     try:
         with socket.create_connection((host, int(port)), REACH):
             return True

@@ -17,7 +17,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Generic
 
-from trsr.engine.base import POLL, Done, Resources, S, Work, attempt, failed_at, note_failure
+from trsr.engine.base import POLL, Done, Resources, S, Work, attempt, failures, note_failure
 from trsr.engine.dispatch import Event, dispatch, together
 from trsr.machine import cores
 from trsr.progress import Progress, Silent
@@ -52,7 +52,7 @@ class LocalEngine:
     ) -> Generator[Done[S]]:
         """As `Engine.map`; what another call is doing is waited for."""
         resources = resources or Resources()
-        before = {shard.key: failed_at(self._folder, shard.key) for shard in shards}
+        before = failures(self._folder, shards)
         workers = min(resources.workers, len(shards))
         if workers <= 1:
             yield from self._here(work, shards, before)
@@ -71,7 +71,7 @@ class LocalEngine:
     ) -> list[Done[S]]:
         """As `Engine.gang`."""
         shards = make(min(max(resources.workers, 1), most))
-        before = {shard.key: failed_at(self._folder, shard.key) for shard in shards}
+        before = failures(self._folder, shards)
         machine = shares(len(shards), resources.devices)
         with contextlib.closing(_Pool(self._folder, work, before, self._progress, machine)) as pool:
             return together(pool, shards, look)

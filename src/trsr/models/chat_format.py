@@ -42,6 +42,28 @@ class Question(NamedTuple):
     answers: tuple[Tokens, ...]
 
 
+class FormattedModel:
+    """What models share that read prompts as tokens, by a chat format of their own."""
+
+    chat_format: ChatFormat
+    _identity: str
+    _context_tokens: int
+
+    @property
+    def identity(self) -> str:
+        """Name, digest of weights and tokenizer, and all else that decides an answer."""
+        return self._identity
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens of a prompt and its answer: the setting, or the model's own if less."""
+        return self._context_tokens
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """The prompt's tokens as the model reads it, chat format included."""
+        return len(self.chat_format.encode(prompt))
+
+
 class ChatFormat:
     """One tokenizer's chat format.
 

@@ -1,7 +1,7 @@
 """Run directories in object stores: local copies of a remote folder.
 
 Libraries map files of the local disk into memory, so a run is made and read in a copy there. A
-remote run has the very layout of a local one, whoever copied it there.
+remote run has the very layout of a local one, so either may be a copy of the other.
 
 - A **working copy** is written. Under a lock it first becomes what the remote run is, or brings up
   what a killed upload left behind. A stage's files go up before the manifest that names them, and
@@ -355,8 +355,8 @@ class RemoteRunDirectory(RunDirectory):
 class _Lock:
     """An object that says who writes a run, renewed while its holder lives.
 
-    A lock is stale if nobody renews it for `LEASE` seconds by the clock of whoever watches it, so
-    that clocks need not agree; or if the copy whose local lock is held here has left it.
+    A lock is stale if nobody renews it for `LEASE` seconds by the watching one's clock, so that
+    clocks need not agree; or if the copy whose local lock is held here has left it.
     """
 
     def __init__(self, remote: RemoteFolder, copy: str, place: str) -> None:

@@ -175,7 +175,7 @@ class SharedResponseCache(ResponseCache):
 
     def _renew(self) -> None:
         while not self._ended.wait(LEASE / 4):
-            with contextlib.suppress(StoreError):  # whoever waits for an answer meets it too
+            with contextlib.suppress(StoreError):  # those who wait for an answer meet it too
                 self._say_alive()
 
     def _select(self, columns: str, keys: Sequence[str]) -> list[tuple[Any, ...]]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from trsr.errors import ModelError, PromptError
 from trsr.models.base import Feed, LanguageModel, ModelWrapper, Sampling, ScoringModel, Table
-from trsr.models.chat_format import ChatFormat, Question
+from trsr.models.chat_format import ChatFormat, FormattedModel, Question
 from trsr.models.hf import load
 from trsr.models.hf.model import TransformersModel, answer_steps
 from trsr.models.http import token_count
@@ -38,7 +38,7 @@ PARITY = 0.25
 """Nats by which a margin may differ from that of the weights here: numbers of 16 or 8 bits do."""
 SAME = 1e-6
 """Nats: margins that differ by less are equal."""
-_LISTED = 20  # likeliest tokens that are asked for: vLLM refuses more unless told otherwise
+_LISTED = 20  # likeliest tokens that are asked for: vLLM refuses more by default
 _BOUNDED = 0.05
 """The largest share of answers' tokens that an endpoint may not give, of `_ENOUGH` or more."""
 _ENOUGH = 16
@@ -155,7 +155,7 @@ class LocalWeights(ModelWrapper):
         return TransformersModel(self.settings, self.adapter).score(prompts, answers)
 
 
-class EndpointScorer:
+class EndpointScorer(FormattedModel):
     """A `ScoringModel` whose scores an endpoint computes.
 
     Before the first answer it asks `PROBES`, and refuses an endpoint whose scores cannot be trusted
@@ -205,20 +205,6 @@ class EndpointScorer:
         self._forcing = True  # whether a token that is made to be chosen is given as it was
         self._asked = self._bounded = 0
         self._says_read = True  # whether the endpoint says how many tokens it read
-
-    @property
-    def identity(self) -> str:
-        """The model's, and the endpoint's address."""
-        return self._identity
-
-    @property
-    def context_tokens(self) -> int:
-        """The most tokens of a prompt and its answer: the setting, or the model's own if less."""
-        return self._context_tokens
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        """The prompt's tokens as they are sent, chat format included."""
-        return len(self.chat_format.encode(prompt))
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """As the backend: texts of the endpoint, or of the weights here."""

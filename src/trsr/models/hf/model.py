@@ -13,7 +13,7 @@ import torch
 
 from trsr.errors import ModelError, PromptError
 from trsr.models.base import Feed, Sampling, ScoringModel, Table
-from trsr.models.chat_format import ChatFormat, Question
+from trsr.models.chat_format import ChatFormat, FormattedModel, Question
 from trsr.models.hf import load
 from trsr.models.hf.generate import Generator, stop_tokens
 from trsr.models.hf.item_vectors import (
@@ -59,7 +59,7 @@ def open_model(settings: ModelSettings, adapter: Path | None = None) -> ScoringM
     return TransformersModel(settings, adapter)
 
 
-class TransformersModel:
+class TransformersModel(FormattedModel):
     """A `ScoringModel` that runs in this process, on the CPU, CUDA or MPS.
 
     Args:
@@ -166,16 +166,6 @@ class TransformersModel:
         return isinstance(self.chat_format, VisionFormat)
 
     @property
-    def identity(self) -> str:
-        """Name, digest of weights and tokenizer, number format, adapter's digest, scorer."""
-        return self._identity
-
-    @property
-    def context_tokens(self) -> int:
-        """The most tokens of a prompt and its answer: the setting, or the model's own if less."""
-        return self._context_tokens
-
-    @property
     def engine(self) -> str:
         """What scores, and in which number format."""
         return f"{self.scorer}, {str(self.network.dtype).removeprefix('torch.')}"
@@ -208,10 +198,6 @@ class TransformersModel:
         self.prefix_cache = PrefixCache(self.prefix_cache.budget)
         self.chat_format.forget()
         self._kept_texts.clear()
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        """The prompt's tokens as the model reads it, chat format included."""
-        return len(self.chat_format.encode(prompt))
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens as the model reads it."""

@@ -13,7 +13,7 @@ from filelock import FileLock
 from trsr import hub
 from trsr.errors import ConfigError, ModelError, PromptError
 from trsr.models.base import Feed, FeedReader, Sampling
-from trsr.models.chat_format import ChatFormat
+from trsr.models.chat_format import ChatFormat, FormattedModel
 from trsr.models.openvino.gguf import write_f16
 from trsr.models.settings import ModelSettings
 from trsr.models.thinking import MissingTexts
@@ -70,7 +70,7 @@ class _Request:
     runs: set[tuple[int, ...]] = field(default_factory=set)
 
 
-class OpenVINOModel:
+class OpenVINOModel(FormattedModel):
     """A `LanguageModel` on openvino-genai's continuous batching.
 
     It gets the same tokens as the transformers backend; shared prefixes are computed once. Two
@@ -101,20 +101,6 @@ class OpenVINOModel:
         self._identity += settings.special_name
         self._pipeline = self._load(folder)
         self._sent = 0
-
-    @property
-    def identity(self) -> str:
-        """Name, digest of weights and tokenizer, and number format."""
-        return self._identity
-
-    @property
-    def context_tokens(self) -> int:
-        """The most tokens of a prompt and its answer: the setting, or the model's own if less."""
-        return self._context_tokens
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        """The prompt's tokens as the model reads it, chat format included."""
-        return len(self.chat_format.encode(prompt))
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Yields (position, text), each as soon as it is finished.
