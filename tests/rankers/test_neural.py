@@ -50,7 +50,6 @@ SETTINGS = {
     "bert4rec": SequentialSettings(
         **SMALL
         | {"max_epochs": 250, "patience": 250, "learning_rate": 0.005, "dropout": 0, "layers": 1},
-        mask_share=0.4,
     ),
 }
 TINY = {"hidden": 8, "max_epochs": 2}
@@ -183,9 +182,7 @@ def test_only_the_latest_items_are_read(kind: str, fitted) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layers", [1, 3])
 def test_numpy_scores_as_torch_does(kind: str, layers: int) -> None:
-    size = {"hidden": 16, "layers": layers, "max_length": 7} | (
-        {} if kind == "gru4rec" else {"heads": 4}
-    )
+    size = {"hidden": 16, "layers": layers, "max_length": 7}
     own = type(SETTINGS[kind])(**size)
     texts = np.random.default_rng(0).normal(size=(9, 5))
     torch.manual_seed(3)
@@ -616,9 +613,9 @@ def test_a_loss_that_is_no_number_is_an_error() -> None:
         fit("sasrec", [np.arange(9)] * 40, 9, [], wild, seed=0)
 
 
-def test_heads_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(ValidationError, match="hidden = 30 cannot be cut into 4 heads"):
-        RankSettings(sequential={"hidden": 30, "heads": 4})
+def test_an_odd_length_that_heads_do_not_divide_is_refused() -> None:
+    with pytest.raises(ValidationError, match="multiple of 2"):
+        RankSettings(sequential={"hidden": 31})
 
 
 def test_the_settings_that_decide_are_those_of_the_rankers_asked_for() -> None:

@@ -311,13 +311,10 @@ def test_a_blend_that_cannot_be_learned_is_refused() -> None:
 def test_members_are_checked_with_the_other_settings() -> None:
     data = {"data": {"dataset": "ml-100k"}}
     with pytest.raises(ConfigError) as error:
-        check_config(
-            data | {"rank": {"blend": {"members": ["item_kn", "blend"]}, "select_by": ["ndgc@10"]}}
-        )
+        check_config(data | {"rank": {"blend": {"members": ["item_kn", "blend"]}}})
     for words in (
         "rank.blend.members: there is no ranker 'item_kn'",
         "blend cannot be",
-        "rank.select_by",
     ):
         assert words in str(error.value)
     untrained = {"rankers": ["blend"], "blend": {"members": ["llm"]}}
@@ -327,7 +324,7 @@ def test_members_are_checked_with_the_other_settings() -> None:
 
 def test_rankings_depend_on_the_settings_of_the_used_rankers_only() -> None:
     assert set(RankSettings(rankers=("popular", "llm")).meaning()) == {"rankers"}
-    assert set(RankSettings(rankers=("ease",)).meaning()) == {"rankers", "select_by"}
+    assert set(RankSettings(rankers=("ease",)).meaning()) == {"rankers"}
     blended = RankSettings(rankers=("blend",), blend={"members": ("text_knn",)}).meaning()
     assert {"blend", "text_model", "text_fields"} <= set(blended)
     assert not {"sequential"} & set(blended)

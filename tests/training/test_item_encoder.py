@@ -236,7 +236,8 @@ def test_titles_that_stand_together_come_together_and_shuffled_ones_do_not(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(item_encoder._RATE, "csft", 1e-2)  # a random model has far to go
-    own = {"csft_steps": 80, "phases": ["csft"], "history_items": 1}
+    monkeypatch.setattr(item_encoder, "_SHOWN", 1)
+    own = {"csft_steps": 80, "phases": ["csft"]}
     trained(tiny_model, tmp_path / "base", phases=[])
     trained(tiny_model, tmp_path / "real", planted(shuffled=False), **own)
     trained(tiny_model, tmp_path / "shuffled", planted(shuffled=True), **own)

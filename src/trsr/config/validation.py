@@ -39,12 +39,11 @@ def wrong_names(config: Config) -> Iterator[str]:
         )
     for name in sorted(set(config.rank.external) & set(RANKERS.names())):
         yield f"rank.external: {name} is a ranker of its own; give the lists another name"
-    from trsr.metrics.metrics import parse_accuracy, parse_metric
+    from trsr.metrics.metrics import parse_metric
     from trsr.prompts import load_domain
 
     for key, check, texts in (
         ("evaluate.metrics", parse_metric, config.evaluate.metrics),
-        ("rank.select_by", parse_accuracy, config.rank.select_by),
         ("prompts.domain", load_domain, (config.prompts.domain,)),
     ):
         for text in texts:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trsr.metrics.answers import AnswerKey
     from trsr.metrics.beyond_accuracy import ItemFacts
-    from trsr.metrics.compute import evaluate
+    from trsr.metrics.compute import evaluate, tuning_quality
     from trsr.metrics.metrics import METRICS, EvaluateSettings, Metric, parse_metric
     from trsr.metrics.report import Estimate, Report, Scores
 
@@ -26,12 +26,13 @@ __all__ = [
     "Scores",
     "evaluate",
     "parse_metric",
+    "tuning_quality",
 ]
 
 _HOMES = {
     "answers": ("AnswerKey",),
     "beyond_accuracy": ("ItemFacts",),
-    "compute": ("evaluate",),
+    "compute": ("evaluate", "tuning_quality"),
     "metrics": ("METRICS", "Metric", "parse_metric"),
     "report": ("Estimate", "Report", "Scores"),
     "settings": ("EvaluateSettings",),

@@ -16,7 +16,7 @@ from trsr.metrics.metrics import Metric, Values, parse_metric
 from trsr.metrics.report import Estimate, Report, Scores, notes
 from trsr.metrics.significance import compare_rankers
 from trsr.progress import Progress, Silent
-from trsr.types import Case
+from trsr.types import Case, RankedList
 
 MAIN = ("blend", "llm")
 """The rankers that a report is about, the first that is there; else the last of them is."""
@@ -73,6 +73,11 @@ def evaluate(
         notes=(),
         comparisons=compare_rankers(per_query, list(rankings), main, paired, bounds),
     ).noted(notes(key, scores, sampled=sampled, drawn=drawn))
+
+
+def tuning_quality(cases: Sequence[Case], lists: Sequence[RankedList]) -> Mapping[str, float]:
+    """NDCG@10 and, between equals, AUC: by these a ranker chooses its own settings."""
+    return evaluate(cases, {"tuned": lists}, ("ndcg@10", "auc")).means("tuned")
 
 
 def _chance(

@@ -153,19 +153,6 @@ def _parameter(text: str, family: Family, name: str, p: str | None) -> float | N
     return float(p)
 
 
-def parse_accuracy(text: str) -> Metric:
-    """Reads a metric of how right a list is, by which something can be chosen.
-
-    Raises:
-        ConfigError: If it is none.
-    """
-    metric = parse_metric(text)
-    if metric.family.accuracy is None:
-        known = [one.example(name) for name, one in METRICS.items() if one.accuracy]
-        raise ConfigError(f"{text!r} says nothing of how right a list is; use {', '.join(known)}")
-    return metric
-
-
 def recall(ranks: Ranks, metric: Metric) -> Values:
     """Share of the relevant candidates that stand in the first k ranks.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from trsr.data.dataset import DESCRIPTIONS
 from trsr.data.images import FOLDER as IMAGES
 from trsr.data.images import TABLE
 from trsr.errors import StoreError
-from trsr.metrics import evaluate
+from trsr.metrics import tuning_quality
 from trsr.models import LanguageModel, ScoringModel
 from trsr.pipeline.artifacts import cases_file, summaries_file
 from trsr.progress import Progress, Silent
@@ -28,7 +28,7 @@ from trsr.recommender import COMPRESSED, ITEMS, KEY, TITLE_ADAPTER, rank_resourc
 from trsr.recommender import RANKERS as FOLDER
 from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory, readable
-from trsr.types import Case, RankedList
+from trsr.types import Case
 
 
 def ranking_prompt_settings(config: Config) -> dict[str, Any]:
@@ -171,17 +171,13 @@ class FittedRankers:
     def _fitted(self, name: str) -> Ranker:
         config = self.config
         ranker = make_ranker(name, self._resources())
-
-        def quality(cases: Sequence[Case], lists: Sequence[RankedList]) -> Mapping[str, float]:
-            return evaluate(cases, {"tuned": lists}, config.rank.select_by).means("tuned")
-
         data = FitData(
             self.dataset.catalog,
             self.dataset.interactions,
             training=lambda: self.dataset.cases("train"),
             validation=self.validation,
         )
-        options = FitOptions(config.run.seed, config.train_seed, quality, self.progress)
+        options = FitOptions(config.run.seed, config.train_seed, tuning_quality, self.progress)
         ranker.fit(data, options)
         unfinished = self.work / f".{name}.new"
         files.empty_folder(unfinished)

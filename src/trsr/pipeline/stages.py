@@ -117,7 +117,6 @@ def _summarize_settings(config: Config) -> dict[str, Any]:
         own = {"strategy": "none"}
         return {"summarize": own, "splits": used_splits(config), _FORMAT: SUMMARY_FORMAT}
     shown = {"domain", "style", "fields", "summary_item_words", "summary_numbers", "summary_words"}
-    shown |= {"field_words"}
     return {
         "words": load_domain(config.prompts.domain).digest(config.prompts.style),
         "summarize": own,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from trsr.config import Config
 from trsr.data import Catalog, Dataset
 from trsr.errors import TrsrError
 from trsr.machine import ResourceUsage, give_back_memory
-from trsr.metrics import evaluate
+from trsr.metrics import tuning_quality
 from trsr.models import ModelSettings, Sampling, open_model
 from trsr.models.cached import cached
 from trsr.planning.counting import Counts, Reader, StandIn
@@ -36,7 +36,7 @@ from trsr.recommender import ranking_writer
 from trsr.storage import files
 from trsr.storage.response_cache import ResponseCache
 from trsr.training.encode import EncodedCase
-from trsr.types import Case, Prompt, Query, RankedList
+from trsr.types import Prompt, Query
 
 _log = logging.getLogger(__name__)
 
@@ -348,14 +348,11 @@ def bench_rankers(config: Config, dataset: Dataset, progress: Progress) -> dict[
         validation=lambda: dataset.cases("valid"),
     )
 
-    def quality(cases: Sequence[Case], lists: Sequence[RankedList]) -> Mapping[str, float]:
-        return evaluate(cases, {"tuned": lists}, rank.select_by).means("tuned")
-
     for name in own:
         progress.advance(0, f"measuring {name}")
         pace = _Pace(rank.sequential.max_epochs)
         ranker = make_ranker(name, Resources(dataset.catalog, rank, progress=pace))
-        options = FitOptions(config.run.seed, config.train_seed, quality, pace)
+        options = FitOptions(config.run.seed, config.train_seed, tuning_quality, pace)
         pace.begin(1, "")
         try:
             ranker.fit(data, options)

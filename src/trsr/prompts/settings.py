@@ -36,9 +36,6 @@ class PromptSettings(Settings):
         description="keep words with digits (sizes, years, part numbers) in the summary prompts; "
         "small models tend to copy them",
     )
-    field_words: dict[str, int] = Field(
-        default_factory=dict, description="a column's own word limit, for all prompts"
-    )
     candidate_image: bool = Field(
         False,
         description="the ranking prompt ends with the candidate's image, for models that see "

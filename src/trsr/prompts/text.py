@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from trsr.types import Item
@@ -90,7 +90,6 @@ def item_line(
     item: Item,
     fields: Sequence[str],
     words: int,
-    own_words: Mapping[str, int],
     empty: str,
     *,
     numbers: bool = True,
@@ -101,7 +100,6 @@ def item_line(
         item: The item.
         fields: The columns to show, in this order, as far as the item has them; empty: all.
         words: Most words of a value.
-        own_words: Columns with a limit of their own instead.
         empty: What stands for an item without any text.
         numbers: Whether to show words with digits.
     """
@@ -110,7 +108,7 @@ def item_line(
     folded = (
         (
             fold_cut(name, _COLUMN_WORDS),
-            fold_cut(value, own_words.get(name, words), numbers=numbers),
+            fold_cut(value, words, numbers=numbers),
         )
         for name, value in pairs
     )

@@ -29,11 +29,10 @@ def title_key(text: str) -> str:
 
 def title_of(item: Item, settings: PromptSettings) -> str:
     """An item's title on one line, within the settings' words; empty where it has none."""
-    known = {column.casefold(): (column, value) for column, value in item.fields}
+    known = {column.casefold(): value for column, value in item.fields}
     for name in COLUMNS:
         if name in known:
-            column, value = known[name]
-            return fold_cut(value, settings.field_words.get(column, settings.words))
+            return fold_cut(known[name], settings.words)
     return ""
 
 
@@ -177,6 +176,5 @@ def title_words(settings: PromptSettings, history: int) -> dict[str, object]:
         "title": [turn.model_dump(mode="json") for turn in domain.title],
         "first_visit": domain.first_visit,
         "words": settings.words,
-        "field_words": settings.field_words,
         "history": history,
     }

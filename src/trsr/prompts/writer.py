@@ -448,7 +448,6 @@ def _line_maker(settings: PromptSettings, empty: str) -> Callable[[Item, int, bo
     """Writes an item's line. It does not know the writer, which holds the model and its cache."""
 
     def line(item: Item, words: int, numbers: bool = True) -> Line:
-        fields, own = settings.fields, settings.field_words
-        return item_line(item, fields, words, own, empty, numbers=numbers)
+        return item_line(item, settings.fields, words, empty, numbers=numbers)
 
     return line

@@ -104,7 +104,7 @@ class FitOptions:
         seed: The run's seed.
         train_seed: The seed of what a training draws, such as a network's weights; other draws
             follow from `seed`. None: that one.
-        quality: Judges lists of validation cases by `rank.select_by`: metric → mean, the most
+        quality: Judges lists of validation cases: metric → mean, the most
             important first. None: nothing is tuned.
         progress: Shows long preparations.
     """

@@ -70,7 +70,7 @@ class Traits:
         reads_summary: Reads the user's summary, in its prompt or by itself.
         reads_text: Reads item texts as `rank.text_fields` and `rank.text_words` say.
         embeds_text: Reads embeddings of texts by `rank.text_model`.
-        tuned: Chooses between its settings on validation cases, by `rank.select_by`.
+        tuned: Chooses between its settings on validation cases.
         learns_weights: Cannot do without validation cases: it learns on them.
         reads_validation: Looks at validation cases in any other way.
         learns_by_draws: Its training draws by `train.seed`.
@@ -208,13 +208,6 @@ class RankSettings(Settings):
         description="data.candidates = full: places kept of each list; metrics may cut off at most "
         "there",
     )
-    select_by: tuple[str, ...] = Field(
-        ("ndcg@10", "auc"),
-        min_length=1,
-        description="a cheap ranker's settings are those with the highest first metric on the "
-        "validation cases; the next metrics decide between equals, then the lists' order. Without "
-        "validation cases each list's first value is taken",
-    )
     text_fields: tuple[str, ...] = Field(
         (), description="the text columns that the cheap rankers read, in this order; empty: all"
     )
@@ -345,7 +338,6 @@ class RankSettings(Settings):
             traits = self.traits(name)
             read |= {"text_fields", "text_words"} if traits.reads_text else set()
             read |= {"text_model"} if traits.embeds_text else set()
-            read |= {"select_by"} if traits.tuned else set()
         own = self.model_dump(mode="json", include=read)
         tables = {name: self.table(name) for name in self.used if name not in self.external}
         return own | {

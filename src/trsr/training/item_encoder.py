@@ -48,6 +48,8 @@ TEMPERATURE = 0.1
 """Of the contrast (the authors' code; the paper says .2)."""
 _FEW_TEXTS = 1_000
 _LOOKED_AT = 256  # texts whose vectors show a collapse
+_RANK = 16  # of LoRA
+_SHOWN = 5  # latest titles in a training prompt of csft
 _RATE = {"csft": 1e-3, "mntp": 5e-4, "contrast": 2e-4}
 _DROPOUT = {"csft": 0.0, "mntp": 0.0, "contrast": 0.1}  # without, both views are equal
 _BATCH = {"csft": 8, "mntp": 32}
@@ -166,8 +168,8 @@ class _Phase:
             warmup_steps=min(20, steps // 5),
             cases_per_step=batch,
             weight_decay=0.0,
-            rank=self._settings.rank,
-            alpha=2 * self._settings.rank,
+            rank=_RANK,
+            alpha=2 * _RANK,
             dropout=_DROPOUT[name],
             targets=linear_layers(network),
         )
@@ -276,7 +278,7 @@ class _Phase:
         def case(place: int) -> EncodedCase:
             user, at = places[place]
             own = sequences[user]
-            shown = own[max(0, at - self._settings.history_items) : at]
+            shown = own[max(0, at - _SHOWN) : at]
             history = [token for text in shown for token in line(text)]
             answer = line(own[at]) + (() if end is None else (end,))
             prompt = (*start, *history[-MAX_TOKENS:])

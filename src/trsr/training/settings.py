@@ -92,7 +92,6 @@ class EncodeSettings(Settings):
         description="csft: learn which title follows others; mntp: fill in masked tokens, reading "
         "in both directions; contrast: tell an item from others. Each may be left out",
     )
-    history_items: int = Field(5, ge=1, description="csft: the latest titles that are shown")
     csft_steps: int = Field(250, ge=1, description="steps of 8 next titles (paper: 10,000 of 128)")
     mntp_steps: int = Field(300, ge=1, description="steps of 32 texts (paper: 1,000 of 32)")
     contrast_steps: int = Field(
@@ -101,7 +100,6 @@ class EncodeSettings(Settings):
     batch_size: int = Field(
         64, ge=2, description="contrast: texts a step; each differs from the others"
     )
-    rank: int = Field(16, ge=1, description="LoRA rank; alpha is twice that")
 
     @field_validator("phases", mode="after")
     @classmethod

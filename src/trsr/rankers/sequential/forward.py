@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from trsr.rankers.sequential.settings import SequentialSettings
+from trsr.rankers.sequential.settings import HEADS, SequentialSettings
 
 Ints = npt.NDArray[np.int64]
 
@@ -143,7 +143,7 @@ def _sasrec(
         read = _norm(states, weights, f"{at}.ln_1", 1e-5)
         parts = _product(read, weights, f"{at}.attn.c_attn", transposed=False)
         query, key, value = np.split(parts, 3, axis=2)
-        seen = _attention(query, key, value, settings.heads, later)
+        seen = _attention(query, key, value, HEADS, later)
         states = states + _product(seen, weights, f"{at}.attn.c_proj", transposed=False)
         read = _norm(states, weights, f"{at}.ln_2", 1e-5)
         inner = _gelu_tanh(_product(read, weights, f"{at}.mlp.c_fc", transposed=False))
@@ -168,7 +168,7 @@ def _bert4rec(
             _product(states, weights, f"{at}.attention.self.{part}")
             for part in ("query", "key", "value")
         )
-        seen = _attention(query, key, value, settings.heads, unseen)
+        seen = _attention(query, key, value, HEADS, unseen)
         if layer == settings.layers - 1:  # no more than the last item is asked for
             seen, states = _last(seen, ends), _last(states, ends)
         states = states + _product(seen, weights, f"{at}.attention.output.dense")

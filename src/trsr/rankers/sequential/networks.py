@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trsr.rankers.sequential.forward import MASK, PAD, Ints, padded
-from trsr.rankers.sequential.settings import SequentialSettings, TextUse
+from trsr.rankers.sequential.settings import HEADS, SequentialSettings, TextUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
+_MASKED = 0.2
+"""The share of a sequence's items that BERT4Rec is to fill in (the paper's share for MovieLens)."""
 SPREAD = 0.02
 """Standard deviation of a random vector's entries, as BERT and GPT-2 start."""
 
@@ -184,7 +186,7 @@ class Sasrec(Network):
             n_positions=settings.max_length,
             n_embd=settings.hidden,
             n_layer=settings.layers,
-            n_head=settings.heads,
+            n_head=HEADS,
             resid_pdrop=dropout,
             embd_pdrop=dropout,
             attn_pdrop=dropout,
@@ -232,7 +234,7 @@ class Bert4rec(Network):
             vocab_size=1,  # the items' vectors come from the table
             hidden_size=settings.hidden,
             num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
+            num_attention_heads=HEADS,
             intermediate_size=4 * settings.hidden,
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
@@ -244,7 +246,6 @@ class Bert4rec(Network):
         self.out = nn.Sequential(
             nn.Linear(settings.hidden, settings.hidden), nn.GELU(), nn.LayerNorm(settings.hidden)
         )
-        self.mask_share = settings.mask_share
 
     def states(self, sequences: Tensor, table: Tensor) -> Tensor:
         """States of all items, each having seen all others."""
@@ -258,7 +259,7 @@ class Bert4rec(Network):
         """The windows with some items masked, and those items."""
         there = batch != PAD
         last = there.sum(axis=1) - 1
-        hidden = (draw.random(batch.shape) < self.mask_share) & there
+        hidden = (draw.random(batch.shape) < _MASKED) & there
         alone = (draw.random(len(batch)) < _LAST_ONLY) | ~hidden.any(axis=1)
         hidden[alone] = np.arange(batch.shape[1]) == last[alone, None]
         return np.where(hidden, MASK, batch), np.where(hidden, batch, PAD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from trsr.settings import Settings
 
@@ -16,6 +16,8 @@ Rate = Annotated[float, Field(gt=0)]
 
 # BERT4Rec learns from a fifth of the items a pass, so its validation is noisy and rises for long:
 # a single pass's luck is not to be taken for the best.
+HEADS = 2
+"""Attention heads, as in both papers; they divide `hidden`."""
 _OWN: dict[str, dict[str, Any]] = {
     "sasrec": {"layers": 2, "patience": 10, "average_decay": 0.0},
     "gru4rec": {"layers": 1, "patience": 10, "average_decay": 0.0},
@@ -29,15 +31,11 @@ class SequentialSettings(Settings):
     Where a list is given, a network is trained with each of its values, and validation chooses.
     """
 
-    hidden: int = Field(64, ge=1, description="length of an item's vector and of a state")
+    hidden: int = Field(
+        64, ge=2, multiple_of=2, description="length of an item's vector and of a state; even"
+    )
     layers: int = Field(
         0, ge=0, description="layers of the network; 0: 1 for gru4rec, 2 for the others"
-    )
-    heads: int = Field(
-        2, ge=1, description="attention heads (not gru4rec); they divide the hidden length"
-    )
-    mask_share: float = Field(
-        0.2, gt=0, lt=1, description="bert4rec: share of a sequence's items masked"
     )
     max_length: int = Field(50, ge=1, description="the latest items of a history that it reads")
     dropout: tuple[Dropout, ...] = Field(
@@ -73,12 +71,6 @@ class SequentialSettings(Settings):
     def _listed(cls, value: Any) -> Any:
         """A number alone is a list of one."""
         return (value,) if isinstance(value, int | float | str) else value
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden = {self.hidden} cannot be cut into {self.heads} heads")
-        return self
 
     @property
     def candidates(self) -> list[tuple[float, float]]:
