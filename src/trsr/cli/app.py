@@ -241,9 +241,12 @@ def serve(
 def loadtest(
     run: RunPath,
     seconds: Annotated[
-        float, typer.Option(min=0.5, max=600, help="of each of the four parts")
+        float, typer.Option(min=0.5, max=3600, help="of each of the four parts")
     ] = 10,
     clients: Annotated[int, typer.Option(min=1, max=256, help="requests at one time")] = 32,
+    rate: Annotated[
+        float, typer.Option(min=0, help="most requests a second; 0: as many as it answers")
+    ] = 0,
     ranker: Annotated[str, typer.Option(help="as of trsr serve")] = "",
     database: Annotated[
         str, typer.Option(metavar="URL", help="default: a SQLite file, removed afterwards")
@@ -258,11 +261,12 @@ def loadtest(
     from trsr.serve import loadtest as load
 
     with Bar("loadtest", resumes=False) as bar:
-        found = put_under_load(run, seconds, clients, ranker, database, picture, bar)
+        found = put_under_load(run, seconds, clients, rate, ranker, database, picture, bar)
     if json:
         out.print(dumps(found, indent=1, ensure_ascii=False), markup=False)
         return
     table(*load.rows(found))
+    out.print(load.memory_of(found), markup=False)
     out.print(load.settings_of(found), markup=False)
 
 

@@ -113,6 +113,7 @@ def put_under_load(
     run: Path,
     seconds: float,
     clients: int,
+    rate: float,
     ranker: str,
     database: str,
     picture: Path | None,
@@ -123,8 +124,9 @@ def put_under_load(
     from trsr.serve import loadtest
 
     _check_run(run)
+    load = {"seconds": seconds, "clients": clients, "rate": rate}
     found = loadtest.loadtest(
-        run, seconds=seconds, clients=clients, ranker=ranker, database=database, progress=progress
+        run, **load, ranker=ranker, database=database, progress=progress
     )
     if picture:
         files.write_text(picture, loadtest.picture(found), private=False)

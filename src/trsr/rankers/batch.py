@@ -363,7 +363,8 @@ def ranked(
         return RankedBatch(
             batch, Ragged(batch.columns[places.values[order]], places.starts), scores[order]
         )
-    ids = [item.encode() for item in batch.item_ids(batch.columns)]
+    # wanted where scores tie at the cut alone
+    ids = functools.cache(lambda: [one.encode() for one in batch.item_ids(batch.columns)])
     kept: list[Ints] = []
     values: list[Floats] = []
     for row, query in enumerate(batch.ids):
@@ -382,14 +383,16 @@ class _Draws:
     The digest is begun once a query: where many candidates tie, most of the time goes here.
     """
 
-    def __init__(self, seed: int, query: str, ids: Sequence[bytes], places: Ints) -> None:
+    def __init__(
+        self, seed: int, query: str, ids: Callable[[], Sequence[bytes]], places: Ints
+    ) -> None:
         self._begun = hashlib.sha256(f"{seed}\x1fcut\x1f{query}\x1f".encode())
         self._ids = ids
         self._places = places
 
     def __call__(self, at: int) -> bytes:
         one = self._begun.copy()
-        one.update(self._ids[self._places[at]])
+        one.update(self._ids()[self._places[at]])
         return one.digest()
 
 

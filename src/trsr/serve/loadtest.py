@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import math
+import random
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,12 @@ _EVENTS_A_USER = 3
 """Too few to fill a block: what is measured is keeping events, not summaries."""
 _START_SECONDS = 600.0
 _MEMORY = "process_resident_memory_bytes"
+_FIRST, _LATER = 100, 10_000
+"""Requests after which memory is compared."""
+_MARKS = frozenset(round(10 ** (2 + step / 2)) for step in range(13))
+"""Requests after which memory is looked at: two in a power of ten."""
+_KEPT = 50_000
+"""Most answers of a part of which the times are held: a long load takes no more memory."""
 
 Ask = Callable[[], tuple[str, str, Any, int]]
 """The next request: method, path, body, and how many things it asks for."""
@@ -49,10 +56,10 @@ class Part:
         clients: Connections, each with one request at a time.
         seconds: How long it took.
         done: Things that were answered well.
-        latencies: Milliseconds of each good answer.
+        answers: Good answers.
+        times: Of a uniform sample of them, milliseconds: until the answer, of the model, and of the
+            service in all; the last two as the answer says, else 0.
         errors: Bad answers by status; 0 where the connection broke.
-        model: Milliseconds that each answer says the model took.
-        whole: Milliseconds that each answer says the service took in all.
     """
 
     name: str
@@ -60,27 +67,40 @@ class Part:
     clients: int
     seconds: float = 0.0
     done: int = 0
-    latencies: list[float] = field(default_factory=list)
+    answers: int = 0
+    times: list[tuple[float, float, float]] = field(default_factory=list)
     errors: Counter[int] = field(default_factory=Counter)
-    model: list[float] = field(default_factory=list)
-    whole: list[float] = field(default_factory=list)
+
+    def add(self, latency: float, model: float, whole: float) -> None:
+        """Counts a good answer."""
+        self.answers += 1
+        if len(self.times) < _KEPT:
+            self.times.append((latency, model, whole))
+        elif (place := random.randrange(self.answers)) < _KEPT:  # noqa: S311 - a sample
+            self.times[place] = latency, model, whole
+
+    @property
+    def requests(self) -> int:
+        """How many were answered, well or not."""
+        return self.answers + self.errors.total()
 
     def to_json(self) -> dict[str, Any]:
         """The part's figures."""
-        beside = [whole - model for whole, model in zip(self.whole, self.model, strict=True)]
+        latencies, model, whole = zip(*self.times, strict=True) if self.times else ((), (), ())
         figures = {
             "name": self.name,
             "unit": self.unit,
             "clients": self.clients,
             "seconds": round(self.seconds, 2),
-            "requests": len(self.latencies) + self.errors.total(),
+            "requests": self.requests,
             "throughput": round(self.done / self.seconds, 2) if self.seconds else 0.0,
-            **{f"p{share}_ms": percentile(self.latencies, share) for share in (50, 95, 99)},
+            **{f"p{share}_ms": percentile(latencies, share) for share in (50, 95, 99)},
             "errors": {str(status): count for status, count in sorted(self.errors.items())},
         }
-        if self.whole:
-            figures["model_share"] = round(sum(self.model) / sum(self.whole), 3)
-            figures["beside_model_p50_ms"] = round(statistics.median(beside), 2)
+        if sum(whole):
+            beside = statistics.median(all - own for all, own in zip(whole, model, strict=True))
+            figures["model_share"] = round(sum(model) / sum(whole), 3)
+            figures["beside_model_p50_ms"] = round(beside, 2)
         return figures
 
 
@@ -91,8 +111,23 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     return round(sorted(values)[math.ceil(len(values) * share / 100) - 1], 2)
 
 
+def growth(memory: Sequence[dict[str, float]]) -> float | None:
+    """Memory after 10,000 requests, or at the end of fewer, as a multiple of that after 100."""
+    at = {point["requests"]: point["bytes"] for point in memory}
+    if _FIRST not in at:
+        return None
+    return round(at.get(_LATER, memory[-1]["bytes"]) / at[_FIRST], 3)
+
+
 def loadtest(
-    run: Path, *, seconds: float, clients: int, ranker: str, database: str, progress: Progress
+    run: Path,
+    *,
+    seconds: float,
+    clients: int,
+    rate: float,
+    ranker: str,
+    database: str,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Puts a run under load, and gives the figures.
 
@@ -100,6 +135,7 @@ def loadtest(
         run: The run directory.
         seconds: Of each part.
         clients: Connections of the parts with many clients.
+        rate: Most requests a second; 0: as many as it answers.
         ranker: As `trsr serve` takes it.
         database: Its URL; empty: a SQLite file that is gone afterwards.
         progress: Steps a part.
@@ -110,7 +146,7 @@ def loadtest(
     with files.temporary_folder() as folder:
         url = database or f"sqlite:///{folder / 'load.sqlite'}"
         with serving(run, url, ranker) as port:
-            return asyncio.run(_Load(port, seconds, clients, progress).all(run))
+            return asyncio.run(_Load(port, seconds, clients, rate, progress).all(run))
 
 
 @contextlib.contextmanager
@@ -149,13 +185,18 @@ def _port(process: subprocess.Popen[str]) -> int:
 class _Load:
     """The parts of the load over one service."""
 
-    def __init__(self, port: int, seconds: float, clients: int, progress: Progress) -> None:
+    def __init__(
+        self, port: int, seconds: float, clients: int, rate: float, progress: Progress
+    ) -> None:
         self._port = port
         self._seconds = seconds
         self._clients = clients
+        self._rate = rate
         self._progress = progress
         self._numbers = itertools.count()
         self._requests = 0
+        self._began = time.perf_counter()
+        self._memory: list[dict[str, float]] = []
 
     async def all(self, run: Path) -> dict[str, Any]:
         first, *rest = await self._users()
@@ -164,7 +205,7 @@ class _Load:
         first_list = json.loads(answer)
         ranker, self._item = first_list["ranker"], first_list["items"][0]["item"]
         parts = []
-        memory = []
+        self._began = time.perf_counter()
         self._progress.begin(4, "parts")
         for name, unit, many, ask in (
             ("recommend, one at a time", "lists", 1, lambda: _recommend_one(next(users))),
@@ -173,7 +214,7 @@ class _Load:
             (f"events, {BATCH} a request", "events", self._clients, lambda: self._events(BATCH)),
         ):
             parts.append(await self._part(Part(name, unit, many), ask))
-            memory.append(await self._memory())
+            await self._note_memory()
             self._progress.advance(note=name)
         return {
             "run": run.name,
@@ -182,8 +223,9 @@ class _Load:
             "machine": machine.processor(),
             "cores": machine.cores(),
             "parts": [part.to_json() for part in parts],
-            "requests": sum(len(part.latencies) + part.errors.total() for part in parts),
-            "resident_bytes": memory,
+            "requests": self._requests,
+            "memory": self._memory,
+            "memory_growth": growth(self._memory),
         }
 
     async def _warm(self, user: str) -> bytes:
@@ -205,11 +247,16 @@ class _Load:
             return found
         raise StoreError("the run has no user to recommend for")
 
-    async def _memory(self) -> int | None:
+    async def _note_memory(self) -> None:
+        """Notes the service's resident memory, where its system says it."""
+        seconds, requests = time.perf_counter() - self._began, self._requests
         async with _Connection(self._port, _START_SECONDS) as connection:
             _, answer = await connection.ask("GET", "/metrics", None)
         lines = (line.split() for line in answer.decode().splitlines())
-        return next((int(float(line[1])) for line in lines if line[0] == _MEMORY), None)
+        if found := next((line[1] for line in lines if line[0] == _MEMORY), None):
+            self._memory.append(
+                {"requests": requests, "seconds": round(seconds, 1), "bytes": int(float(found))}
+            )
 
     def _events(self, count: int) -> tuple[str, str, Any, int]:
         numbers = [next(self._numbers) for _ in range(count)]
@@ -227,26 +274,31 @@ class _Load:
     async def _part(self, part: Part, ask: Ask) -> Part:
         began = time.perf_counter()
         until = began + self._seconds
-        await asyncio.gather(*(self._client(part, ask, until) for _ in range(part.clients)))
+        turns = (began + n / self._rate if self._rate else began for n in itertools.count())
+        await asyncio.gather(*(self._client(part, ask, turns, until) for _ in range(part.clients)))
         part.seconds = time.perf_counter() - began
         return part
 
-    async def _client(self, part: Part, ask: Ask, until: float) -> None:
+    async def _client(self, part: Part, ask: Ask, turns: Iterator[float], until: float) -> None:
         async with _Connection(self._port, _START_SECONDS) as connection:
-            while time.perf_counter() < until:
+            while (turn := max(next(turns), time.perf_counter())) < until:
+                await asyncio.sleep(turn - time.perf_counter())
                 method, path, body, count = ask()
                 began = time.perf_counter()
                 status, answer = await connection.ask(method, path, body)
+                self._requests += 1
+                if self._requests in _MARKS:
+                    await self._note_memory()
                 if status != 200:
                     part.errors[status] += 1
                     await asyncio.sleep(0.05)
                     continue
-                part.latencies.append(1000 * (time.perf_counter() - began))
+                latency, model, whole = 1000 * (time.perf_counter() - began), 0.0, 0.0
                 part.done += count
                 if part.unit == "lists":
                     timings = json.loads(answer)["timings"]
-                    part.model.append(timings["model"] + timings.get("summary", 0.0))
-                    part.whole.append(timings["total"])
+                    model, whole = timings["model"] + timings["summary"], timings["total"]
+                part.add(latency, model, whole)
 
 
 def _recommend(user: str) -> dict[str, Any]:
@@ -370,3 +422,14 @@ def settings_of(found: dict[str, Any]) -> str:
         f"{found['ranker']}, {found['candidates']} candidates; {found['machine']}, "
         f"{found['cores']} cores"
     )
+
+
+def memory_of(found: dict[str, Any]) -> str:
+    """The service's memory, in a line; empty where its system does not say it."""
+    points = [
+        f"{point['bytes'] / 2**20:,.0f} MiB after {point['requests']:,}"
+        for point in found["memory"]
+        if point["requests"] in (_FIRST, _LATER) or point is found["memory"][-1]
+    ]
+    times = f" ({found['memory_growth']:.2f}x)" if found["memory_growth"] else ""
+    return f"memory: {', '.join(points)} requests{times}" if points else ""

@@ -84,7 +84,6 @@ class Store:
         self._engine = _engine(url)
         self._lite = self._engine.dialect.name == "sqlite"
         self._insert: Any = sqlite.insert if self._lite else postgresql.insert
-        self._known_events = _known_events()
         self._count_events = _count_events(self._insert(tables.users))
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         try:
@@ -119,10 +118,8 @@ class Store:
 
     def stored_history(self, user: str) -> list[StoredEvent]:
         """As `history`, with each event's place in the order of arrival."""
-        of = tables.events.c
-        query = sa.select(of.seq, of.id, of.item, of.time, of.weight).where(of.user == user)
         with self._reading() as connection:
-            rows = connection.execute(query.order_by(of.time, of.seq)).all()
+            rows = connection.execute(_HISTORY, {"of": user}).all()
         make = Event.model_construct  # checked when they came in
         return [
             StoredEvent(seq, make(id=name, user=user, item=item, time=moment, weight=weight))
@@ -216,9 +213,8 @@ class Store:
 
     def revisions(self, user: str) -> list[Revision]:
         """A user's summaries, oldest first."""
-        query = sa.select(tables.revisions).where(tables.revisions.c.user == user)
         with self._reading() as connection:
-            rows = connection.execute(query.order_by(tables.revisions.c.number)).mappings().all()
+            rows = connection.execute(_REVISIONS, {"of": user}).mappings().all()
         return [Revision(**{**row, "sources": json.loads(row["sources"])}) for row in rows]
 
     def add_revision(self, revision: Revision) -> None:
@@ -469,7 +465,7 @@ class Store:
         return answers
 
     def _known(self, connection: sa.Connection, ids: list[str]) -> dict[str, tuple[Any, ...]]:
-        rows = connection.execute(self._known_events, {"ids": ids})
+        rows = connection.execute(_KNOWN_EVENTS, {"ids": ids})
         return {row[0]: tuple(row[1:]) for row in rows}
 
     def _count(self, connection: sa.Connection, new: Sequence[Event]) -> None:
@@ -486,11 +482,21 @@ class Store:
         connection.execute(self._count_events, [rows[user] for user in sorted(rows)])
 
 
-def _known_events() -> sa.Select[Any]:
-    """Built once, as `_count_events`: to build a statement costs more than to run it."""
-    of = tables.events.c
-    query = sa.select(of.id, of.user, of.item, of.time, of.weight)
-    return query.where(of.id.in_(sa.bindparam("ids", expanding=True)))
+# Built once: to build a statement costs more than to run it.
+_EVENT, _REVISION = tables.events.c, tables.revisions.c
+_KNOWN_EVENTS = sa.select(_EVENT.id, _EVENT.user, _EVENT.item, _EVENT.time, _EVENT.weight).where(
+    _EVENT.id.in_(sa.bindparam("ids", expanding=True))
+)
+_HISTORY = (
+    sa.select(_EVENT.seq, _EVENT.id, _EVENT.item, _EVENT.time, _EVENT.weight)
+    .where(_EVENT.user == sa.bindparam("of"))
+    .order_by(_EVENT.time, _EVENT.seq)
+)
+_REVISIONS = (
+    sa.select(tables.revisions)
+    .where(_REVISION.user == sa.bindparam("of"))
+    .order_by(_REVISION.number)
+)
 
 
 def _count_events(insert: Any) -> Any:

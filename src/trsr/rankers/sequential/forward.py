@@ -97,6 +97,7 @@ class Forward:
         self._own = weights.get("items.own", self._bias)
         if "items.texts" in weights:
             self._own = self._own + weights["items.texts"] @ weights["items.map"]
+        self._held: tuple[Floats | None, Singles] = None, self._own
 
     @property
     def reads_texts(self) -> bool:
@@ -112,10 +113,7 @@ class Forward:
                 numbers after the network's. Their scores are on the same scale, but the network's
                 items alone sum to 1.
         """
-        table = self._own
-        if texts is not None:
-            centred = texts.astype(np.float32) - self.weights["items.mean"]
-            table = np.concatenate([table, centred @ self.weights["items.map"] + self._bias])
+        table = self._table(texts)
         asked = [history[-self._settings.max_length :] for history in histories]
         if self._masked:
             asked = [np.append(history, MASK) for history in asked]
@@ -129,6 +127,22 @@ class Forward:
         most = own.max(axis=1, keepdims=True)
         whole = most + np.log(np.exp(own - most).sum(axis=1, keepdims=True))
         return cast("Floats", logits - whole)
+
+    def _table(self, texts: Floats | None) -> Singles:
+        """[items + texts, hidden] the vectors; those of the last texts are held.
+
+        They are those of the catalog for nearly every query, and cost more than the network.
+        """
+        held, table = self._held
+        if texts is held:
+            return table
+        if texts is None:
+            return self._own
+        centred = texts.astype(np.float32) - self.weights["items.mean"]
+        more = centred @ self.weights["items.map"] + self._bias
+        table = np.concatenate([self._own, more])
+        self._held = texts, table
+        return table
 
 
 def _sasrec(
@@ -241,7 +255,8 @@ def _gelu(values: Singles) -> Singles:
 
 
 def _gelu_tanh(values: Singles) -> Singles:
-    inner = np.float32(math.sqrt(2 / math.pi)) * (values + np.float32(0.044715) * values**3)
+    cubes = values * values * values  # a tenth of the time of values**3
+    inner = np.float32(math.sqrt(2 / math.pi)) * (values + np.float32(0.044715) * cubes)
     return cast("Singles", values / 2 * (1 + np.tanh(inner)))
 
 
