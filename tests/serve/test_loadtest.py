@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from trsr.cli.app import app
 from trsr.errors import StoreError
 from trsr.progress import Silent
-from trsr.serve.loadtest import loadtest, percentile
+from trsr.serve.loadtest import growth, loadtest, percentile
 
 
 def test_the_figures_of_a_load_and_their_picture(served_run, tmp_path):
@@ -29,7 +29,11 @@ def test_the_figures_of_a_load_and_their_picture(served_run, tmp_path):
     one, many = found["parts"][2:]
     assert many["throughput"] > one["throughput"]
     assert all(0 < part["model_share"] <= 1 for part in found["parts"][:2])
-    assert all(size > 1 << 20 for size in found["resident_bytes"])
+    assert found["requests"] == sum(part["requests"] for part in found["parts"])
+    asked = [point["requests"] for point in found["memory"]]
+    assert asked == sorted(asked)
+    assert asked[-1] == found["requests"]
+    assert all(point["bytes"] > 1 << 20 for point in found["memory"])
     words = "".join(ElementTree.fromstring(picture.read_text()).itertext())  # noqa: S314 - our own
     assert all(part["name"] in words for part in found["parts"])
 
@@ -41,7 +45,21 @@ def test_percentiles_are_values_that_were_seen():
     assert percentile([], 50) is None
 
 
+def test_memory_is_compared_after_100_and_10_000_requests():
+    sizes = {40: 80, 100: 200, 316: 230, 10_000: 220, 31_623: 300}
+    memory = [{"requests": requests, "bytes": size} for requests, size in sizes.items()]
+    assert growth(memory) == 1.1
+    assert growth(memory[:3]) == 1.15
+    assert growth(memory[:1]) is None
+
+
+def test_no_more_requests_are_sent_than_asked_for(served_run):
+    options = {"seconds": 1, "clients": 4, "ranker": "item_knn", "database": ""}
+    found = loadtest(served_run, **options, rate=8, progress=Silent())
+    assert all(part["requests"] <= 8 for part in found["parts"])
+
+
 def test_a_service_that_does_not_start_is_said_with_its_reason(served_run):
-    options = {"seconds": 0.5, "clients": 1, "database": "", "progress": Silent()}
+    options = {"seconds": 0.5, "clients": 1, "rate": 0, "database": "", "progress": Silent()}
     with pytest.raises(StoreError, match="did not start: error: there is no ranker 'nobody'"):
         loadtest(served_run, ranker="nobody", **options)

@@ -11,15 +11,18 @@ import os
 import platform
 import sys
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # glibc's malloc.h
+from trsr import machine
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
     """Asks glibc to keep what is freed instead of giving it back to the system at once.
 
     A forward pass on a CPU frees and asks for the same hundreds of megabytes layer by layer; on a
-    virtual machine the page faults of that cost several percent of the time. Where the C library
-    is another one, or a `MALLOC_` variable is set, nothing is changed.
+    virtual machine the page faults of that cost several percent of the time. As each arena keeps
+    its own, threads share as many as there are cores. Where the C library is another one, or a
+    `MALLOC_` variable is set, nothing is changed.
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
         return
@@ -27,6 +30,7 @@ def keep_freed_memory() -> None:
     tune(_MMAP_MAX, 0)
     tune(_TRIM_THRESHOLD, 2**31 - 1)
     tune(_TOP_PAD, 2**26)
+    tune(_ARENA_MAX, max(2, machine.cores()))
 
 
 def open_streams() -> None:

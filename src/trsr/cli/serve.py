@@ -81,7 +81,7 @@ def serve(run: Path, options: dict[str, object], say: Callable[[str], None]) -> 
             try:
                 host, port = listening.getsockname()[:2]
                 shown = f"[{host}]" if ":" in host else host
-                # opened now, so that no request waits for it
+                # now, so that no request waits for it; a failure is met again by whoever asks
                 threading.Thread(target=_warm, args=(service,), daemon=True).start()
                 say(f"serving {run} on http://{shown}:{port}")
                 logging.getLogger("trsr.serve").setLevel(logging.WARNING)
@@ -101,12 +101,8 @@ def serve(run: Path, options: dict[str, object], say: Callable[[str], None]) -> 
 
 
 def _warm(service: Service) -> None:
-    """Opens the model, and lets it rank once: some compile at their first pass."""
-    from trsr.serve.schemas import RecommendRequest
-
-    with contextlib.suppress(TrsrError):  # the first request meets it again, and is answered so
-        if service.ready():
-            service.recommend(RecommendRequest(n=2, k=1))
+    with contextlib.suppress(TrsrError):
+        service.ready()
 
 
 def put_under_load(
@@ -125,9 +121,7 @@ def put_under_load(
 
     _check_run(run)
     load = {"seconds": seconds, "clients": clients, "rate": rate}
-    found = loadtest.loadtest(
-        run, **load, ranker=ranker, database=database, progress=progress
-    )
+    found = loadtest.loadtest(run, **load, ranker=ranker, database=database, progress=progress)
     if picture:
         files.write_text(picture, loadtest.picture(found), private=False)
     return found

@@ -74,7 +74,7 @@ def make_app(service: Service, settings: ServeSettings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    running = _Running(settings.queue)
+    running = _Running(settings.queue, service.threads)
     metrics = Metrics(lambda: {**service.load(), "requests_running": running.count})
     app.add_middleware(Gate, settings=settings, keys=Keys(service.store), metrics=metrics)
     _handle_errors(app)
@@ -86,17 +86,18 @@ def make_app(service: Service, settings: ServeSettings) -> FastAPI:
 
 
 class _Running:
-    """Runs what asks a model in threads, so many at once; more are sent away."""
+    """Runs what asks a model in threads, so many at once; more wait, or are sent away."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, threads: int) -> None:
         self._most = most
+        self._threads = min(most, threads)
         self._limiter: CapacityLimiter | None = None
         self.count = 0
 
     async def __call__(self, request: Request, work: Callable[[threading.Event], T]) -> T:
         if self.count >= self._most:
             raise OverloadedError(f"{self.count} requests wait already; come again")
-        self._limiter = self._limiter or CapacityLimiter(self._most)
+        self._limiter = self._limiter or CapacityLimiter(self._threads)
         cancelled = threading.Event()
         watcher = asyncio.create_task(_watch(request, cancelled))
         self.count += 1

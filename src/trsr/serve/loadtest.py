@@ -384,7 +384,7 @@ class _Bar:
 
 
 def picture(found: dict[str, Any]) -> str:
-    """The latencies as an SVG drawing, on a logarithmic axis."""
+    """The latencies on a logarithmic axis, and memory over time below, as an SVG drawing."""
     import jinja2
 
     parts = [part for part in found["parts"] if part["p50_ms"]]
@@ -410,9 +410,27 @@ def picture(found: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trsr.serve", "."), autoescape=True, trim_blocks=True
     )
-    height = 46.0 * len(bars) + 60
+    base = 46.0 * len(bars) + 20
+    memory, top = found["memory"], base + 60
+    longest = max((point["seconds"] for point in memory), default=0) or 1
+    most = max((point["bytes"] for point in memory), default=0) or 1
+    line = [
+        (
+            round(left + point["seconds"] / longest * (width - left - 30), 1),
+            round(top + 60 * (1 - point["bytes"] / most), 1),
+        )
+        for point in memory
+    ]
     return environment.get_template("loadtest.svg.jinja").render(
-        bars=bars, ticks=ticks, width=width, height=height, base=height - 40, found=found
+        bars=bars,
+        ticks=ticks,
+        width=width,
+        base=base,
+        line=line,
+        memory=memory_of(found),
+        seconds=longest,
+        height=base + (150 if line else 40),
+        found=found,
     )
 
 

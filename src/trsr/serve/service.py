@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from trsr import machine
 from trsr.config import Config
-from trsr.errors import DataError, ModelError, TrsrError
+from trsr.errors import DataError, ModelError, StoreError, TrsrError
 from trsr.models import LanguageModel, ScoringModel, open_model
 from trsr.models.apart import ApartModel
 from trsr.models.cached import cached, keep_reference
@@ -69,6 +70,8 @@ _FRESH_SECONDS = 5.0
 """How long an item's text that another service has changed may still be the old one."""
 _TRIED = 100_000
 """Most users remembered as those whose first summaries were looked for."""
+_WARM = 20
+"""Candidates of the first ranking, which nobody waits for."""
 _SEEN = 4096  # users whose items in the run's data are held
 
 _log = logging.getLogger("trsr.serve")
@@ -176,6 +179,8 @@ class Service:
         self.recommender = ServedRecommender.load(run, settings.ranker)
         self.recommender.limits = settings
         self._lock = threading.Lock()
+        self._warming = threading.Lock()
+        self._warm = False
         self._fresh: dict[str, Item] = {}
         self._version = 0
         self._tried: dict[str, None] = {}
@@ -554,18 +559,37 @@ class Service:
 
     # Working
 
-    def ready(self) -> bool:
-        """Whether the model can answer; opens it where it is not open yet.
-
-        A model that cannot be opened, such as an endpoint that is away, is tried again each time.
-        """
+    @property
+    def threads(self) -> int:
+        """How many requests work side by side: those who wait for a model, or one a core."""
         rank = self.recommender.config.rank
-        if not rank.those("pointwise", rank.with_members(self.recommender.name)):
-            return True
-        try:
-            self.recommender.model()
-        except (ModelError, OSError):
+        asking = rank.those("uses_llm", rank.with_members(self.recommender.name, rank.retriever))
+        return self.settings.queue if asking or self._summarizes else machine.cores()
+
+    def ready(self) -> bool:
+        """Whether requests are answered at once.
+
+        The first call ranks for nobody, which opens and compiles models; others meanwhile say no.
+        Where that fails, such as by an endpoint that is away, it is tried again each time.
+        """
+        if not self._warming.acquire(blocking=False):
             return False
+        try:
+            self._warm = self._warm or self._warmed()
+        finally:
+            self._warming.release()
+        return self._warm
+
+    def _warmed(self) -> bool:
+        some = [item.id for item in itertools.islice(self.recommender.catalog, _WARM)]
+        try:
+            if self._summarizes:
+                self.summaries.open()
+            self.recommend(RecommendRequest(history=some[: _WARM // 2], summary="…", n=_WARM, k=1))
+        except (ModelError, StoreError, OSError):
+            return False
+        except TrsrError:  # a catalog with nothing to rank is no fault of the models
+            pass
         return True
 
     def load(self) -> dict[str, float]:

@@ -214,6 +214,10 @@ class Summaries:
             for prompt, key in zip(prompts, keys, strict=True)
         ]
 
+    def open(self) -> None:
+        """Opens the summarizing model, where it is not open yet."""
+        self._opened()
+
     def _opened(self) -> Opened:
         with self._opening:
             return self._open()
