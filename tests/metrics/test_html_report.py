@@ -280,6 +280,13 @@ def test_significance_is_on_the_page_in_words_too(tmp_path: Path) -> None:
     }
     reader = read(tmp_path, shown=evaluate(cases, lists, ["recall@1"]))
     assert "significantly lower than llm" in reader.text
+    assert "recall@1 · llm" in reader.text
+    reader = read(
+        tmp_path,
+        shown=evaluate(cases, {**lists, "llm": lists["bad"], "good": lists["llm"]}, ["recall@1"]),
+    )
+    assert "significantly higher than llm" in reader.text
+    assert "recall@1 · good" in reader.text  # the headline is about the best
 
 
 @pytest.mark.parametrize(
@@ -303,6 +310,27 @@ def test_costs_stand_in_a_table_too_and_what_is_not_known_is_said(tmp_path: Path
     assert "Nothing was recorded." in reader.text
     assert "#quality-cost" in [a["href"] for a in reader.named("a")]
     assert "Before the first query" not in read(tmp_path, Page()).text
+
+
+def test_a_blend_costs_no_less_than_its_members_and_training_counts():
+    knn = RankerCost("knn", 10, preparing=2.0, seconds=0.5)
+    llm = RankerCost("llm", 10, preparing=0.1, seconds=30.0, prompts=200, tokens=5_000)
+    blend = RankerCost(
+        "blend",
+        10,
+        preparing=4.0,
+        seconds=0.2,
+        prompts=200,
+        from_store=200,
+        cached_seconds=28.0,
+        cached_tokens=5_000,
+    )
+    whole = blend.with_parts([knn, llm], training=60.0)
+    assert whole.seconds_a_query == pytest.approx(3.05)
+    assert whole.preparing == pytest.approx(66.1)
+    assert whole.tokens_a_query == 500
+    assert llm.with_parts([], training=60.0).preparing == pytest.approx(60.1)
+    assert blend.with_parts([], 0.0) == blend
 
 
 # --- The report as Markdown and LaTeX

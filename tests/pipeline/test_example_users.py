@@ -12,6 +12,7 @@ from pipeline_data import configured, write_data
 from trsr.cli.show import user_lines as lines
 from trsr.config import load_config
 from trsr.data import Dataset
+from trsr.errors import DataError
 from trsr.models.scripted import ScriptedModel
 from trsr.pipeline import run, run_evaluate
 from trsr.pipeline.artifacts import SUMMARIES, read_summaries
@@ -169,6 +170,35 @@ def test_a_cheap_run_opens_no_model_to_be_shown(made, monkeypatch):
     assert "so there is no prompt" in shown
     assert "No language model was asked." in page(config)
     assert "<h4>Summary" not in page(config)
+
+
+def test_a_user_without_a_ranked_query_is_shown_as_far_as_known(made):
+    sizes = ("data.test_cases=2", "data.train_users=3", "data.valid_cases=2")
+    # a blend learns on the validation cases, which are summarized for it
+    config = made(
+        *sizes,
+        "rank.rankers=['popular', 'blend']",
+        "rank.blend.members=['popular', 'llm_zero_shot']",
+    )
+    dataset = Dataset.load(config.run.folder)
+    ranked, valid, trained = (
+        set(dataset.cases(split).frame["user"]) for split in ("test", "valid", "train")
+    )
+    everybody = set(dataset.interactions["user"])
+    user = min(valid - ranked)
+    shown = "\n".join(lines(config.run.folder, user))
+    assert f"user {user} has no test query" in shown
+    assert "this is the last summarized valid case" in shown
+    assert BEGUN in shown
+    assert "ranked by" not in shown
+    user = min(everybody - ranked - trained - valid)
+    shown = "\n".join(lines(config.run.folder, user))
+    history = dataset.history(user)
+    assert history is not None
+    assert f"history of {len(history)} interactions" in shown
+    assert "no summary" in shown
+    with pytest.raises(DataError, match="there is no user 'nobody' in the data"):
+        list(lines(config.run.folder, "nobody"))
 
 
 def test_texts_that_are_gone_are_said_to_be_and_no_store_is_made(made):

@@ -5,14 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
+from typer.core import TyperGroup
 
 import trsr
 from trsr.bars import err
 from trsr.cli.terminal import Bar, out, table
 
+
+class _Commands(TyperGroup):
+    """Lists commands with what they do in full: click cuts it at the terminal's width."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the list."""
+        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        rows = [(name, one.get_short_help_str(1000)) for name, one in commands if one is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 app = typer.Typer(
     name="trsr",
+    cls=_Commands,
     help="Text-rich sequential recommendation with large language models: summarize users' "
     "histories, fine-tune a model to answer yes or no, rank, evaluate.",
     pretty_exceptions_enable=False,

@@ -16,7 +16,7 @@ from trsr.data.requests import read_histories, read_items
 from trsr.errors import DataError
 from trsr.explanation import SummaryTrace, named, page_writer, summary_trace
 from trsr.models import open_model
-from trsr.pipeline.artifacts import read_summaries, with_summary
+from trsr.pipeline.artifacts import SPLITS, read_summaries, with_summary
 from trsr.pipeline.pages import GONE_NOTE, tells_summary
 from trsr.pipeline.ranking import RETRIEVED, read_retrieved
 from trsr.progress import Progress
@@ -31,7 +31,7 @@ def user_lines(run: Path, user: str) -> Iterator[str]:
     """The lines about one user.
 
     Raises:
-        DataError: If the run has no ranked case of this user.
+        DataError: If there is no such user in the data.
     """
     recommender = Recommender.load(run)
     config, dataset = recommender.config, recommender.dataset
@@ -39,15 +39,8 @@ def user_lines(run: Path, user: str) -> Iterator[str]:
     ranked = dataset.cases(config.rank.split)
     cases = [with_summary(case, summaries) for case in ranked.of_user(user)]
     if not cases:
-        known = dataset.history(user) is not None
-        why = (
-            f"user {user!r} is in the data, but has no {config.rank.split} query: the history was "
-            "too short, or the user was not sampled"
-            if known
-            else f"there is no user {user!r} in the data"
-        )
-        some = ", ".join(ranked.frame["user"].head(5).to_list())
-        raise DataError(f"{run}: {why}; of those with one are, say, {some}")
+        yield from _unranked(run, config, dataset, user)
+        return
     path = run / RETRIEVED
     proposed = read_retrieved(path) if ranked.full and files.exists(path) else {}
     writer = page_writer(config)
@@ -60,6 +53,30 @@ def user_lines(run: Path, user: str) -> Iterator[str]:
         yield from _summary(config, grown, case.query.summary)
         yield from prompts.lines(case.query)
         yield from _ranked(case, run)
+
+
+def _unranked(run: Path, config: Config, dataset: Dataset, user: str) -> Iterator[str]:
+    """A user without a ranked query: the newest case with a summary, or all that is known."""
+    split, found = config.rank.split, dataset.history(user)
+    if found is None:
+        some = ", ".join(dataset.cases(split).frame["user"].head(5).to_list())
+        raise DataError(f"{run}: there is no user {user!r} in the data; there are, say, {some}")
+    history, summary, what = found, None, "all that is known of the user"
+    for other in SPLITS:
+        summaries = read_summaries(run, (other,))
+        for name, own in dataset.cases(other).of_user(user).histories():
+            if name in summaries:
+                history, summary, what = own, summaries[name], f"the last summarized {other} case"
+    yield (
+        f"user {visible_name(user)} has no {split} query: the history was too short, or the user "
+        "was not sampled"
+    )
+    yield f"this is {what}"
+    yield ""
+    grown = summary_trace(config, page_writer(config), history, summary)
+    yield from _history(history, grown)
+    yield from _summary(config, grown, summary)
+    yield f"nothing was ranked; `trsr recommend {run} {visible_name(user)}` ranks for the user now"
 
 
 def _history(history: UserHistory, grown: SummaryTrace) -> Iterator[str]:

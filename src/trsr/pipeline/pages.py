@@ -299,13 +299,29 @@ def _write_trec(job: Job, dataset: Dataset, rankings: Mapping[str, Rankings]) ->
         write_trec_run(job.out / file_name(name), name, found)
 
 
+_TRAINED = {
+    "needs_training": "train",
+    "writes_titles": "train_title",
+    "needs_compression": "compress",
+}
+"""Traits of rankers whose model is trained in a stage of its own."""
+
+
 def _costs(job: Job, rankings: Mapping[str, Rankings]) -> list[RankerCost]:
-    """What the rankers took, as the rank stage recorded it; empty for lists made elsewhere."""
-    record = job.run.records().get("rank")
-    name = "rankings.parquet"
+    """What the rankers took, as the stages recorded it; empty for lists made elsewhere."""
+    records, name = job.run.records(), "rankings.parquet"
+    record = records.get("rank")
     if record is None or job.run.hashes([name]).get(name) != record.files.get(name):
         return []
-    return [one for one in read_costs(record.info.get("costs")) if one.ranker in rankings]
+    found = {one.ranker: one for one in read_costs(record.info.get("costs"))}
+    rank, whole = job.config.rank, []
+    for name, own in found.items():
+        asked = rank.with_members(name) if name in rank.used else (name,)
+        members = [found[one] for one in asked if one in found and one != name]
+        trained = [stage for trait, stage in _TRAINED.items() if rank.those(trait, asked)]
+        seconds = (float(records[one].info.get("seconds", 0)) for one in trained if one in records)
+        whole.append(own.with_parts(members, sum(seconds)))
+    return [one for one in whole if one.ranker in rankings]
 
 
 def _validated(config: Config) -> str:

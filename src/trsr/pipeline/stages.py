@@ -224,9 +224,9 @@ def _convergence_notes(records: Mapping[str, StageRecord], rankers: Iterable[str
         return []
     return [
         f"{', '.join(asking)}: the training hardly learned: its loss ended at "
-        f"{info['late_loss']:.2f}, and saying the same of every candidate has "
-        f"{info['guess_loss']:.2f}. What the trained model ranks says little of these settings: "
-        "another draw (train.seed), more cases or another learning rate may do better."
+        f"{info['late_loss']:.2f}, where a model that cannot tell candidates apart has "
+        f"{info['guess_loss']:.2f}. So its lists are little better than a random order. Train on "
+        "more cases (data.train_users), or try another learning rate (train.learning_rate)."
     ]
 
 

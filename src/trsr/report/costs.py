@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class RankerCost:
     Attributes:
         ranker: Its name.
         queries: How many it ranked.
-        preparing: Seconds before the first query: loading, fitting, tuning, proposals.
+        preparing: Seconds before the first query: training, fitting, tuning, proposals.
         seconds: Of ranking, from reading the queries to the lists.
         prompts: Put to a language model while ranking; 0 for a ranker without one.
         from_store: How many of them were answered without computing.
@@ -52,6 +52,20 @@ class RankerCost:
     cached_seconds: float = 0.0
     cached_tokens: int = 0
     cached_unknown: int = 0
+
+    def with_parts(self, members: Sequence[RankerCost], training: float) -> RankerCost:
+        """With what the rankers that it asks took, where it found their answers made.
+
+        Args:
+            members: Those rankers' costs.
+            training: Seconds of training their models and its own.
+        """
+        made = sum(one.seconds + one.cached_seconds for one in members)
+        return replace(
+            self,
+            preparing=round(self.preparing + sum(one.preparing for one in members) + training, 3),
+            cached_seconds=max(self.cached_seconds, round(made - self.seconds, 6)),
+        )
 
     @property
     def known(self) -> bool:
@@ -156,8 +170,10 @@ def cost_rows(report: Report, metric: str, costs: Sequence[RankerCost]) -> list[
 
 def costs_note(costs: Sequence[RankerCost]) -> str:
     """What to know of the costs: what was computed before, and of which rankers it is not known."""
-    said = ["“Before the first query” is loading, fitting and tuning."]
-    before = [one.ranker for one in costs if one.known and one.cached_seconds]
+    said = [
+        "“Before the first query” is training, fitting and tuning, of the members of a blend too."
+    ]
+    before = [one.ranker for one in costs if one.known and one.from_store and one.cached_seconds]
     if before:
         said.append(
             f"Of {', '.join(before)} answers were in the store: they count with what they took "

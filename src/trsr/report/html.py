@@ -14,6 +14,7 @@ from trsr.metrics.report import (
     NOTHING,
     Estimate,
     Report,
+    Scores,
     best_mean,
     decimals,
     difference_rows,
@@ -37,7 +38,7 @@ _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class _Card:
-    """One of the figures at the top: the main ranker's."""
+    """One of the figures at the top: those of the ranker with the highest mean."""
 
     metric: str
     meaning: str
@@ -78,13 +79,15 @@ def render(report: Report, page: Page) -> str:
     }
     shown = headline_metrics(report)
     metric = cost_metric(report)
+    best = best_ranker(report, metric)
     costs = page.costs if metric else ()
     charts = [dot_chart(report, name) for name in shown]
     curves = [line_chart("Training loss", page.curve), line_chart(page.validated, page.validation)]
     return environment.get_template("report.html").render(
         report=report,
         page=page,
-        cards=[_card(report, name) for name in shown],
+        cards=[_card(best, report.chance[name], name) for name in shown],
+        headline=best.ranker,
         charts=[chart for chart in charts if chart],
         curves=[chart for chart in curves if chart],
         cost_metric=metric,
@@ -112,12 +115,20 @@ def interval(estimate: Estimate) -> str:
     return f"{decimals(ends[0])} to {decimals(ends[1])}" if ends else NOTHING
 
 
-def _card(report: Report, metric: str) -> _Card:
-    estimate = report[report.main].metrics[metric]
+def best_ranker(report: Report, metric: str) -> Scores:
+    """The ranker with the highest mean; of equals the main one, as without a metric."""
+    main = report[report.main]
+    if not metric:
+        return main
+    return max((main, *report.rankers), key=lambda one: one.metrics[metric].mean or 0.0)
+
+
+def _card(best: Scores, chance: float | None, metric: str) -> _Card:
+    estimate = best.metrics[metric]
     return _Card(
         metric,
         parse_metric(metric).meaning,
         decimals(estimate.mean),
         interval(estimate),
-        decimals(report.chance[metric]),
+        decimals(chance),
     )
