@@ -237,7 +237,7 @@ def _summary(service: Service, options: ServeOptions) -> Result:
     before, event = dataclasses.replace(counts), Timing()
     for n in range(begin, begin + block):
         service.add_events([Event(id=f"{user}/{n}", user=user, item=ids[n], time=float(n))])
-        while service.store.due(1):
+        while not service.summaries.idle:
             time.sleep(0.01)
     used = {
         name: (getattr(counts, name) - getattr(before, name)) / block

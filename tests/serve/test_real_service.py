@@ -35,7 +35,7 @@ def test_shared_passes_and_kept_prefixes_give_the_runs_own_scores(tmp_path, scor
     catalog = service.recommender.catalog
     for user in range(4):
         service.add_events([event(f"u{user}", n, n) for n in draw.sample(range(30), 5 + user)])
-    while service.store.due(1):
+    while not service.summaries.idle:
         pass
     requests = [
         RecommendRequest(user=f"u{n % 4}", candidates=[f"p{i}" for i in draw.sample(range(30), 6)])

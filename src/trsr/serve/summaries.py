@@ -235,6 +235,11 @@ class Summaries:
             self._called = True
             self._changed.notify_all()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is due, and the last round is counted."""
+        return not self._store.due(1) and not self._busy
+
     def close(self) -> None:
         """Ends the work behind the step under way."""
         with self._changed:
