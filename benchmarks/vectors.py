@@ -46,8 +46,9 @@ def bench_vectors(
     prompts = config.prompts.model_copy(update={"item_vectors": options.vectors})
     config = config.model_copy(update={"prompts": prompts})
     text, vectors = open_local(model), open_local(model)
-    adapter, encoded = take_encoder(vectors, options.vectors, LORA, options.seed)
-    ways = {REFERENCE: text, f"{options.vectors} vectors": vectors}
+    adapter, _ = take_encoder(vectors, options.vectors, LORA, options.seed)
+    own = f"{options.vectors} vectors"
+    ways = {REFERENCE: text, own: vectors}
     where = place_of(text, peak=False)
 
     def result(
@@ -85,14 +86,19 @@ def bench_vectors(
         "candidate",
     )
     step = {}
-    plain = Adapter(text.network, LORA, "bench", options.seed)
+    adapter.encoder.requires_grad_(False)
+    taught = open_local(model)
+    learner, encoded = take_encoder(taught, options.vectors, LORA, options.seed)
+    trainings: dict[str, tuple[TransformersModel, Adapter, Any]] = {
+        REFERENCE: (text, Adapter(text.network, LORA, "bench", options.seed), None),
+        own: (vectors, adapter, None),
+        f"{own}, with the encoder": (taught, learner, encoded.activations if encoded else None),
+    }
     with (
         prepared(config, queries=options.cases, candidates=5) as dataset,
         as_training(where.device),
     ):
-        for way, opened in ways.items():
-            trained = plain if way == REFERENCE else adapter
-            given = None if way == REFERENCE else encoded.activations
+        for way, (opened, trained, given) in trainings.items():
             cases = encode_cases(
                 dataset.cases("test"), ranking_writer(config, opened), opened, compared=True
             )
@@ -100,7 +106,13 @@ def bench_vectors(
             stats = tree_stats([one for case in cases for one in case.prompts])
             work = Work(len(cases), None, stats.tokens, stats.distinct_tokens)
             step[way] = functools.partial(_step, opened, trained, cases, given), work
-        yield result("train", f"vectors, train, {name}: {options.cases} cases a step", step)
+        yield result(
+            "train",
+            f"vectors, train, {name}: {options.cases} cases a step",
+            step,
+            "a training makes a pass over the cases in each form: of texts, then with the encoder, "
+            "then of its vectors, which are made once before",
+        )
 
 
 def _score(opened: TransformersModel, prompts: list[Tokens], answers: tuple[int, int]) -> Any:

@@ -211,7 +211,8 @@ def test_vectors_do_the_same_work_on_fewer_tokens(config, tiny_settings):
     results = list(bench_vectors("mine", config, tiny_settings, options, Silent()))
     assert [one.records[0].bench for one in results] == ["score", "train"]
     for result, prompts in zip(results, (6, None), strict=True):
-        text, vectors = result.records
+        text, vectors, *taught = result.records
+        assert all(one.variant == "mine/2 vectors, with the encoder" for one in taught)
         assert (text.variant, vectors.variant) == ("mine/text", "mine/2 vectors")
         assert text.prompts == vectors.prompts == prompts
         assert vectors.distinct_tokens < text.distinct_tokens

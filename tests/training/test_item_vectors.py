@@ -176,6 +176,27 @@ def learned(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+def test_the_ranking_loss_trains_on_finished_vectors(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bool] = []
+    encode = ItemEncoder.encode
+
+    def watched(self: ItemEncoder, texts: Any, batch_tokens: int) -> torch.Tensor:
+        read.append(torch.is_grad_enabled())
+        return encode(self, texts, batch_tokens)
+
+    monkeypatch.setattr(ItemEncoder, "encode", watched)
+    result = trained(tiny_model, tmp_path, cases=8, epochs=3)
+    # a pass with gradients for each step of the second training; one without for the catalog
+    assert read == [True] * result.steps + [False]
+    names = {one.name for one in (tmp_path / "out" / ENCODER).iterdir()}
+    assert names >= {VECTORS, "slots.safetensors", "adapter_model.safetensors"}
+    taught = tmp_path / "state" / "distill" / "adapter"
+    one, other = (load_file(at / "adapter_model.safetensors") for at in (taught, tmp_path / "out"))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
 def tuned(model: Path, adapter: Path) -> tuple[float, TransformersModel]:
     """The share of fresh users whose item is found, and the model."""
     opened: Any = open_model(settings(model), adapter)

@@ -1,7 +1,8 @@
 """Trains an item encoder and the ranker that reads its vectors, in one job.
 
-A ranker of texts is trained first. The two then learn to order candidates as it does, and last by
-the ranking loss. Each is a training of its own, and goes on with the weights of the one before.
+A ranker of texts is trained first. The two then learn to order candidates as it does. Last the
+ranker alone learns by the ranking loss, from vectors that the finished encoder made once of each
+item: a step then reads no item's text. Each goes on with the weights of the one before.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from trsr.models.hf.item_vectors import (
     VECTORS,
     ItemEncoder,
     ItemVectors,
+    StoredVectors,
     encoder_digest,
     open_encoder,
     restore_slots,
@@ -83,7 +85,8 @@ class VectorAdapter(Adapter):
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters by name, in a fixed order."""
         own = self._encoder_lora.parameters | self.encoder.own()
-        return super().parameters | {_OWN + name: one for name, one in own.items()}
+        named = {_OWN + name: one for name, one in own.items() if one.requires_grad}
+        return super().parameters | named
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the weights, on the CPU; the encoder's under names of their own."""
@@ -125,18 +128,36 @@ class _Encoded:
 
 
 def take_encoder(
-    opened: TransformersModel, count: int, settings: TrainSettings, seed: int
-) -> tuple[VectorAdapter, _Encoded]:
+    opened: TransformersModel,
+    count: int,
+    settings: TrainSettings,
+    seed: int,
+    finished: Path | None = None,
+) -> tuple[VectorAdapter, _Encoded | None]:
     """Puts new weights of a ranker and its item encoder on an opened model.
 
+    Args:
+        opened: The model.
+        count: Vectors of one item.
+        settings: LoRA's shape, of both.
+        seed: The run's seed.
+        finished: The folder of a trained encoder, with its vectors: it stays as it is.
+
     Returns:
-        The weights, and what gives a training step the items' vectors.
+        The weights; and what gives a training step vectors with gradients, None where the encoder
+        is finished.
     """
     base = local_weights(opened.settings.name, revision=opened.settings.revision)
     tokenizer = load.load_tokenizer(base, split_special_tokens=True)
     name = HUB_IDS.get(opened.settings.name, opened.settings.name)
     adapter = VectorAdapter(opened.network, tokenizer, count, settings, name, seed)
-    return adapter, _Encoded(opened.take_items(count, lambda: adapter.encoder))
+    if finished is None:
+        return adapter, _Encoded(opened.take_items(count, lambda: adapter.encoder))
+    adapter.encoder.requires_grad_(False)
+    shape = tuple(adapter.encoder.slots.shape)
+    stored = StoredVectors(finished / VECTORS, encoder_digest(finished), shape)
+    opened.take_items(count, lambda: adapter.encoder, stored)
+    return adapter, None
 
 
 def train_vectors(
@@ -186,20 +207,23 @@ def train_vectors(
         validate=None,
         progress=progress,
     )
-    taught = job.run("distill", state / "text" / "adapter", state / "distill" / "adapter", None)
-    ranked = job.run("rank", state / "distill" / "adapter", out, validate)
+    student = state / "distill" / "adapter"
+    taught = job.run("distill", state / "text" / "adapter", student, None)
     write_vectors(
         texts,
-        job.encoder(out),
-        encoder_digest(out / ENCODER),
-        out / ENCODER / VECTORS,
+        job.encoder(student),
+        encoder_digest(student / ENCODER),
+        student / ENCODER / VECTORS,
         work=state,
         batch_tokens=model.batch_tokens,
         progress=progress,
     )
+    ranked = job.run("rank", student, out, validate)
+    for path in files.listed(student / ENCODER):
+        files.copy(path, out / ENCODER / path.name)
     summed = ("cases", "tokens", "distinct_tokens", "seconds", "step_seconds", "earlier_seconds")
     total = {name: sum(getattr(one, name) for one in (text, taught, ranked)) for name in summed}
-    return replace(ranked, **total)
+    return replace(ranked, parameters=taught.parameters, **total)
 
 
 @dataclass(frozen=True)
@@ -216,9 +240,10 @@ class _Job:
     progress: Progress
 
     def run(self, phase: str, start: Path, out: Path, validate: Validate | None) -> TrainResult:
-        """One training of ranker and encoder, from the adapter in `start`."""
+        """One training from the adapter in `start`: of ranker and encoder, or the ranker alone."""
         opened = open_trainable(self.model, "set it to transformers, or set train.epochs to 0")
-        adapter, encoded = take_encoder(opened, self.count, self.settings, self.seed)
+        finished = start / ENCODER if phase == "rank" else None
+        adapter, encoded = take_encoder(opened, self.count, self.settings, self.seed, finished)
         writer = self.words(opened)
         cases = encode_cases(self.cases, writer, opened, compared=True)
         in_training = ModelInTraining(opened)
