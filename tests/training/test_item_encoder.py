@@ -160,6 +160,28 @@ def test_equal_vectors_cost_the_logarithm_of_the_batch():
     assert found.tolist() == pytest.approx([math.log(16)] * 16, abs=1e-5)
 
 
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    network = tiny_network()
+    decoder = bidirectional_decoder(network)
+    asked = cases(*((n + 5, *range(7, 7 + n % 3), 9) for n in range(12)))
+    sizes: list[int] = []
+    decoder.layers[0].register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
+    found = []
+    for tokens in (2048, 8):
+        monkeypatch.setattr(item_encoder, "PART_TOKENS", tokens)
+        network.zero_grad()
+        contrast_loss(decoder)(network, asked, 0).mean().backward()
+        found.append(
+            {name: one.grad for name, one in network.named_parameters() if one.grad is not None}
+        )
+    assert max(sizes[:2]) == 12
+    assert max(sizes[2:]) == 2
+    for name, whole in found[0].items():
+        torch.testing.assert_close(found[1][name], whole, rtol=1e-4, atol=1e-6)
+
+
 def test_no_text_stands_twice_in_a_batch_and_all_come_before_any_again():
     found = np.array(draws(10, 6, 4, seed=1)).reshape(6, 4)
     assert all(len(set(row)) == 4 for row in found)
@@ -305,13 +327,6 @@ def test_the_folder_is_opened_by_sentence_transformers_alone_and_reads_both_ways
     assert plain.encode(texts) == pytest.approx(expected, abs=1e-4)
     one, other = plain.encode(["bolt bolt bolt", "bolt bolt x"], output_value="token_embeddings")
     assert not torch.allclose(one[0], other[0])
-
-
-def test_a_contrast_of_long_texts_keeps_to_a_pass(tiny_model: Path, tmp_path: Path):
-    texts = [f"{title} {'film ' * 50}" for title in TITLES]
-    own = {"phases": ["contrast"], "batch_tokens": 80}
-    found = trained(tiny_model, tmp_path, texts=texts, **own)
-    assert found["contrast"].tokens == 2 * 4 * 10  # steps, texts, 80 / 2 views / 4 texts
 
 
 def test_each_phase_can_be_left_out(tiny_model: Path, tmp_path: Path):

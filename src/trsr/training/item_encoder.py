@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from trsr.errors import DataError, ModelError
 from trsr.models.encoders import check_bidirectional
@@ -46,6 +47,8 @@ MASK_SHARE = 0.2
 """Share of a text's tokens that are masked (the authors' code)."""
 TEMPERATURE = 0.1
 """Of the contrast (the authors' code; the paper says .2)."""
+PART_TOKENS = 2048
+"""Of the forward passes that a contrast's batch is cut into: their activations are the memory."""
 _FEW_TEXTS = 1_000
 _LOOKED_AT = 256  # texts whose vectors show a collapse
 _RANK = 16  # of LoRA
@@ -231,10 +234,7 @@ class _Phase:
     def _single_texts(self) -> tuple[int, Callable[[int], EncodedCase]]:
         """Texts whose tokens differ: equal ones are one item, and no negatives of each other."""
         least = 2 if self._name == "mntp" else 1  # a first token is never predicted
-        # a contrast's batch is one pass, of two views: texts are cut to what that may hold
-        most = max(2, self._model.batch_tokens // (2 * self._settings.batch_size))
-        cut = most if self._name == "contrast" else MAX_TOKENS
-        found = dict.fromkeys(self._tokens(text)[:cut] for text in self._texts)
+        found = dict.fromkeys(self._tokens(text) for text in self._texts)
         distinct = [one for one in found if len(one) >= least]
         if self._name == "contrast":
             self._check_contrast(len(distinct), self._settings.batch_size)
@@ -387,6 +387,21 @@ def mean_states(decoder: Any, texts: Sequence[Tokens]) -> Tensor:
     return (states(decoder, ids, there).float() * weight).sum(1) / weight.sum(1)
 
 
+def _in_parts(decoder: Any, texts: Sequence[Tokens]) -> Tensor:
+    """`mean_states` of a batch that is one sum, with the activations of one part at a time.
+
+    Each part is computed again in the backward pass, with the same dropout.
+    """
+    longest = max(map(len, texts))
+    size = max(1, PART_TOKENS // longest)
+    if size >= len(texts):
+        return mean_states(decoder, texts)
+    parts = [texts[at : at + size] for at in range(0, len(texts), size)]
+    return torch.cat(
+        [checkpoint(mean_states, decoder, part, use_reentrant=False) for part in parts]
+    )
+
+
 def masked_token_loss(decoder: Any, mask: int, special: frozenset[int]) -> Loss:
     """Masked next-token prediction: the state *before* a masked token predicts it.
 
@@ -435,7 +450,7 @@ def contrast_loss(decoder: Any) -> Loss:
 
     def loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
         texts = [case.prompts[0] for case in cases]
-        views = [mean_states(decoder, texts) for _ in range(2)]
+        views = [_in_parts(decoder, texts) for _ in range(2)]
         value: Tensor = infonce.compute_loss_from_embeddings(views, None)
         return value.expand(len(cases))  # the mean over them is the batch's loss
 
