@@ -343,6 +343,22 @@ def test_no_log_line_and_no_metric_names_a_user_or_an_item(make_client, caplog):
     assert "trsr_events_total 1.0" in numbers
 
 
+def test_the_service_is_not_ready_before_its_first_ranking_is_done(make_client, monkeypatch):
+    client = make_client()
+    service, seen = client.app.state.service, []
+    rank = service.recommend
+
+    def ranking(request):
+        seen.append(client.get("/readyz"))  # of somebody else, meanwhile
+        return rank(request)
+
+    monkeypatch.setattr(service, "recommend", ranking)
+    assert client.get("/readyz").json()["model"] is True
+    assert [(one.status_code, one.json()["model"]) for one in seen] == [(503, False)]
+    assert client.get("/readyz").status_code == 200
+    assert len(seen) == 1
+
+
 def test_the_database_is_gone_and_back(postgres, make_client):
     client = make_client(postgres.fresh())
     assert send(client, event("a")).status_code == 200

@@ -1,6 +1,6 @@
 """The OpenAPI description is complete and true: schemathesis asks as it says, and worse.
 
-`TRSR_FUZZ=300 pytest tests/serve/test_openapi.py` is the long form: above 10,000 requests.
+`TRSR_FUZZ=1150 pytest tests/serve/test_openapi.py` is the long form: above 10,000 requests.
 """
 
 from __future__ import annotations
