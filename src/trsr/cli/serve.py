@@ -120,8 +120,15 @@ def put_under_load(
     from trsr.serve import loadtest
 
     _check_run(run)
-    load = {"seconds": seconds, "clients": clients, "rate": rate}
-    found = loadtest.loadtest(run, **load, ranker=ranker, database=database, progress=progress)
+    found = loadtest.loadtest(
+        run,
+        seconds=seconds,
+        clients=clients,
+        rate=rate,
+        ranker=ranker,
+        database=database,
+        progress=progress,
+    )
     if picture:
         files.write_text(picture, loadtest.picture(found), private=False)
     return found

@@ -61,7 +61,8 @@ def _unranked(run: Path, config: Config, dataset: Dataset, user: str) -> Iterato
     if found is None:
         some = ", ".join(dataset.cases(split).frame["user"].head(5).to_list())
         raise DataError(f"{run}: there is no user {user!r} in the data; there are, say, {some}")
-    history, summary, what = found, None, "all that is known of the user"
+    history, what = found, "all that is known of the user"
+    summary: Summary | None = None
     for other in SPLITS:
         summaries = read_summaries(run, (other,))
         for name, own in dataset.cases(other).of_user(user).histories():

@@ -314,7 +314,8 @@ def _costs(job: Job, rankings: Mapping[str, Rankings]) -> list[RankerCost]:
     if record is None or job.run.hashes([name]).get(name) != record.files.get(name):
         return []
     found = {one.ranker: one for one in read_costs(record.info.get("costs"))}
-    rank, whole = job.config.rank, []
+    rank = job.config.rank
+    whole: list[RankerCost] = []
     for name, own in found.items():
         asked = rank.with_members(name) if name in rank.used else (name,)
         members = [found[one] for one in asked if one in found and one != name]

@@ -581,11 +581,12 @@ class Service:
         return self._warm
 
     def _warmed(self) -> bool:
-        some = [item.id for item in itertools.islice(self.recommender.catalog, _WARM)]
+        first = itertools.islice(self.recommender.catalog, _WARM // 2)
+        some: list[str | InlineItem] = [item.id for item in first]
         try:
             if self._summarizes:
                 self.summaries.open()
-            self.recommend(RecommendRequest(history=some[: _WARM // 2], summary="…", n=_WARM, k=1))
+            self.recommend(RecommendRequest(history=some, summary="…", n=_WARM, k=1))
         except (ModelError, StoreError, OSError):
             return False
         except TrsrError:  # a catalog with nothing to rank is no fault of the models
