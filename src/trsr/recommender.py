@@ -484,7 +484,8 @@ class Recommender:
         for name in names:
             if files.is_folder(self._folder / name):
                 files.copy(self._folder / name, folder / RANKERS / name)
-        if self._adapter and config.rank.those("needs_training", names):
+        asked = config.rank.those("uses_llm", names)  # what was distilled asks nobody any more
+        if self._adapter and config.rank.those("needs_training", asked):
             files.copy(self._adapter, folder / "adapter")
         if config.rank.those("needs_compression", names):
             files.copy(run / COMPRESSED, folder / COMPRESSED)

@@ -454,6 +454,25 @@ def compress(
 
 
 @app.command()
+def distill(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="a run directory, such as runs/demo or s3://bucket/demo"
+        ),
+    ],
+    settings: Overrides = None,
+) -> None:
+    """Teach text vectors to rank as the language model does, and add that ranker to the run."""
+    from trsr.export.distilling import distill_run
+
+    found = distill_run(run, settings or (), Bar)
+    table(found.header, found.rows)
+    for line in (*found.notes, f"use it: trsr recommend {run} USER --ranker distilled"):
+        out.print(line, markup=False)
+
+
+@app.command()
 def push(
     run: RunPath,
     repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="on the hub")],

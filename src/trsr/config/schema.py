@@ -141,8 +141,9 @@ class Config(Settings):
 
     @property
     def trained(self) -> bool:
-        """Whether a model is trained: some ranker needs it."""
-        return self.train.epochs > 0 and bool(self.rank.those("needs_training"))
+        """Whether a model is trained: some ranker, or the retriever, needs it."""
+        asked = self.rank.with_members(*self.rank.rankers, self.rank.retriever)
+        return self.train.epochs > 0 and bool(self.rank.those("needs_training", asked))
 
     @property
     def titled(self) -> bool:

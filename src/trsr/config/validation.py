@@ -58,11 +58,11 @@ def conflicts(config: Config) -> Iterator[str]:
     yield from _stages_wanted(config)
     if not config.data.dataset and config.data.interactions is None:
         yield "data.interactions: name the interactions' file or folder (or data.dataset)"
-    for name in sorted(config.rank.those("needs_training")) if config.train.epochs == 0 else ():
-        yield (
-            f"rank.rankers: {name} needs the trained model, but train.epochs is 0; use "
-            "llm_zero_shot"
-        )
+    asked = config.rank.with_members(*config.rank.rankers, config.rank.retriever)
+    needing = sorted(config.rank.those("needs_training", asked))
+    for name in needing if config.train.epochs == 0 else ():
+        otherwise = "leave it out" if config.rank.traits(name).distills else "use llm_zero_shot"
+        yield f"rank.rankers: {name} needs the trained model, but train.epochs is 0; {otherwise}"
     if config.rank.orders(config.rank.retriever):
         yield (
             "rank.retriever: name a ranker without a language model, itself or blended, such as "

@@ -18,12 +18,12 @@ import numpy as np
 from trsr.config import Config, load_config
 from trsr.data import Catalog, Dataset
 from trsr.errors import ConfigError, PromptError, StoreError
-from trsr.export.exporting import rank_correlation, refuse_vectors
+from trsr.export.exporting import refuse_vectors
 from trsr.machine import cores, peak_resident, processor
 from trsr.markdown import template, without_paths
 from trsr.metrics import evaluate
 from trsr.metrics.report import NOTHING, Report, decimals, interval_text, signed, span
-from trsr.metrics.significance import Difference
+from trsr.metrics.significance import Difference, rank_correlation
 from trsr.models import ModelSettings, open_model
 from trsr.pipeline.artifacts import adapter_of, run_summaries, with_summaries
 from trsr.pipeline.compression import base_folder, compress_ranker

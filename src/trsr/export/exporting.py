@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from trsr.errors import ConfigError, StoreError
 from trsr.export import card, formats, libraries
 from trsr.export.formats import Source
+from trsr.metrics.significance import rank_correlation
 from trsr.models.weights import quiet
 from trsr.pipeline.artifacts import read_summaries
 from trsr.progress import Progress, Silent
@@ -214,15 +214,3 @@ def _queries(recommender: Recommender, count: int) -> list[Query]:
                 for query in some
             ]
     return []
-
-
-def rank_correlation(own: list[float], others: list[float]) -> float:
-    """Spearman's of two lists of scores; 1 where both are the same, a constant one too."""
-    from scipy.stats import rankdata, spearmanr
-
-    if np.array_equal(rankdata(own), rankdata(others)):
-        return 1.0
-    if len(set(own)) == 1 or len(set(others)) == 1:
-        return 0.0
-    found: Any = spearmanr(own, others).statistic
-    return float(found)

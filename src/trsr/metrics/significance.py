@@ -351,6 +351,18 @@ def compare_seeds(
     )
 
 
+def rank_correlation(own: Sequence[float] | Floats, others: Sequence[float] | Floats) -> float:
+    """Spearman's of two lists of scores; 1 where both rank the same, constant ones too."""
+    from scipy.stats import rankdata
+
+    one, other = rankdata(own), rankdata(others)
+    if np.array_equal(one, other):
+        return 1.0
+    if not (one.std() and other.std()):
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1])
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """p-values corrected for their number; below a level α, all errors together stay below α.
 

@@ -72,7 +72,8 @@ class FittedRankers:
         work: Where fitted rankers are kept until the stage is done.
         open_ranking_model: Opens the language model, as `Resources.model` says.
         open_titles: Opens the model that writes titles, and its prompt.
-        validation: The validation cases, with summaries where there are any.
+        training: The training cases, with summaries where there are any.
+        validation: The validation cases, likewise.
         progress: Shows long preparations.
     """
 
@@ -82,6 +83,7 @@ class FittedRankers:
     work: Path
     open_ranking_model: Callable[..., tuple[ScoringModel, PromptWriter]]
     open_titles: Callable[[], tuple[LanguageModel, TitleWriter]]
+    training: Callable[[], Iterable[Case]]
     validation: Callable[[], Iterable[Case]]
     progress: Progress = field(default_factory=Silent)
     _members: dict[str, Ranker] = field(default_factory=dict)
@@ -138,7 +140,9 @@ class FittedRankers:
         if rank.those("writes_titles"):
             found["titles"] = title_prompt_settings(config) | {"scorer": config.model.scorer}
             read.append(TITLE_ADAPTER)
-        if rank.those("pointwise"):
+        taught = rank.those("distills")
+        read += [cases_file("train"), summaries_file("train")] if taught else []
+        if taught or rank.those("pointwise"):
             found["model"] = ranking_prompt_settings(config) | {"scorer": config.model.scorer}
             read += [TABLE, IMAGES] if config.prompts.candidate_image else []
         if rank.those("needs_training"):
@@ -174,7 +178,7 @@ class FittedRankers:
         data = FitData(
             self.dataset.catalog,
             self.dataset.interactions,
-            training=lambda: self.dataset.cases("train"),
+            training=self.training,
             validation=self.validation,
         )
         options = FitOptions(config.run.seed, config.train_seed, tuning_quality, self.progress)

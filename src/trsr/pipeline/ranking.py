@@ -20,7 +20,13 @@ from trsr.machine import give_back_memory
 from trsr.metrics.report import Estimate, number
 from trsr.models import LanguageModel, ScoringModel
 from trsr.models.cached import CacheCounts
-from trsr.pipeline.artifacts import needed_adapter, ranked_splits, run_summaries, with_summaries
+from trsr.pipeline.artifacts import (
+    needed_adapter,
+    ranked_splits,
+    run_summaries,
+    used_splits,
+    with_summaries,
+)
 from trsr.pipeline.fitted_rankers import FittedRankers
 from trsr.pipeline.runner import Job
 from trsr.pipeline.sharding import StageShard, cut, do_shards, held, is_sharded, plus
@@ -311,10 +317,17 @@ def fitted_rankers(
         run.workspace("rank") / "rankers",
         opened,
         opened.titles,
+        lambda: with_summaries(dataset.cases("train"), training_summaries(config, dataset)),
         lambda: with_summaries(dataset.cases("valid"), summaries),
         progress,
     )
     return rankers, opened
+
+
+def training_summaries(config: Config, dataset: Dataset) -> dict[str, Summary]:
+    """The summaries of the training cases, which a ranker may be fitted on."""
+    needed = config.summarized and "train" in used_splits(config)
+    return run_summaries(dataset, ("train",), needed=needed)[0]
 
 
 def check_prepared(config: Config, dataset: Dataset) -> None:

@@ -266,7 +266,9 @@ def _train_reads(config: Config) -> tuple[str, ...]:
 def _rank_reads(config: Config) -> tuple[str, ...]:
     seen = IMAGES if config.prompts.candidate_image and config.rank.those("uses_llm") else ()
     own = (ENCODER, ITEM_VECTORS) if config.rank.own_encoder else ()
-    return (*seen, *map(summaries_file, ranked_splits(config)), *own)
+    asked = config.rank.with_members(*config.rank.rankers, config.rank.retriever)
+    taught = (summaries_file("train"),) if config.rank.those("distills", asked) else ()
+    return (*seen, *map(summaries_file, ranked_splits(config)), *taught, *own)
 
 
 def _seeded_apart(config: Config, rank: RankSettings) -> bool:
@@ -290,9 +292,10 @@ def _rank_settings(config: Config) -> dict[str, Any]:
             for name, one in config.rank.external_lists.items()
         }
     drawn: dict[str, Any] = {"train": {"seed": config.train_seed}} if apart else {}
-    if config.rank.those("writes_titles", (*config.rank.used, *retriever.used)):
+    asked = (*config.rank.used, *retriever.used)
+    if config.rank.those("writes_titles", asked):
         drawn["titles"] = title_prompt_settings(config)
-    if not config.rank.those("pointwise"):
+    if not config.rank.those("pointwise") and not config.rank.those("distills", asked):
         return {"rank": own, "run": {"seed": config.run.seed}} | drawn
     return {"rank": own, "scorer": config.model.scorer} | ranking_prompt_settings(config) | drawn
 

@@ -340,6 +340,7 @@ def bench_rankers(config: Config, dataset: Dataset, progress: Progress) -> dict[
         name
         for name in dict.fromkeys((*rank.used, rank.retriever))
         if not (rank.those("uses_llm", (name,)) or rank.members(name) or name in rank.external)
+        and not rank.traits(name).distills  # what it learns from is counted, and takes most
     ]
     data = FitData(
         dataset.catalog,

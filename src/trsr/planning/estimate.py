@@ -555,7 +555,8 @@ class _Planning:
                     self._note(f"rank: the titles that {member} writes are not counted")
                 else:
                     found += [(member, split) for split in splits]
-        return found
+        named = rank.with_members(*rank.rankers, rank.retriever)
+        return found + [(name, "train") for name in rank.those("distills", named)]
 
     def _rank(self, one: StagePlan) -> None:
         config = self.config
@@ -590,6 +591,9 @@ class _Planning:
             asked, most = counts.prompts - counts.hits, len(self.dataset.catalog)
             if alone and asked > most:  # each item is asked about once
                 counts = counts.times(most / asked)
+            if config.rank.traits(name).distills:  # more candidates, of as many queries at most
+                more = config.rank.table(name).model_dump()["scores"] / max(counts.prompts, 1)
+                counts, error = counts.times(more), error * more
             seen[name, split] = counts.prompts
             total, one.error = total + counts, one.error + round(error)
             kind = "scoring_tuned" if tuned[name] else "scoring"

@@ -38,6 +38,7 @@ RANKERS = PluginTable(
         "sasrec_text": "trsr.rankers.sequential.ranker:SasrecTextRanker",
         "sasrec_llm2rec": "trsr.rankers.sequential.ranker:SasrecLlm2recRanker",
         "gru4rec_llm2rec": "trsr.rankers.sequential.ranker:Gru4recLlm2recRanker",
+        "distilled": "trsr.rankers.distilled:DistilledRanker",
         "blend": "trsr.rankers.blend:BlendRanker",
         "llm": "trsr.rankers.llm:TunedLLMRanker",
         "llm_zero_shot": "trsr.rankers.llm:ZeroShotLLMRanker",
@@ -64,8 +65,9 @@ class Traits:
         writes_titles: Asks the model that writes the next title, by the stage `train_title`.
         proposes: Though it asks a model, it ranks the whole catalog itself.
         reads_scores: Asks for log-probabilities; where not, an endpoint can be asked.
-        needs_training: Asks the trained model, so that a model is trained.
+        needs_training: Asks the trained model, or learns from it, so that a model is trained.
         needs_compression: Asks the compressed form of the trained model.
+        distills: Fitting it asks the trained model about training cases; scoring asks none.
         log_odds: Its score is log p(yes) − log p(no).
         reads_summary: Reads the user's summary, in its prompt or by itself.
         reads_text: Reads item texts as `rank.text_fields` and `rank.text_words` say.
@@ -83,6 +85,7 @@ class Traits:
     reads_scores: bool = True
     needs_training: bool = False
     needs_compression: bool = False
+    distills: bool = False
     log_odds: bool = False
     reads_summary: bool = False
     reads_text: bool = False
@@ -184,7 +187,7 @@ class RankSettings(Settings):
         min_length=1,
         description="one table row each; llm is the fine-tuned model, llm_zero_shot the model "
         "before that, llm_item_only the fine-tuned one without the user, llm_compressed the "
-        "smaller one of the method od_llm",
+        "smaller one of the method od_llm, distilled what learned to rank as llm does",
     )
     split: Literal["test", "valid"] = Field(
         "test",
