@@ -141,7 +141,19 @@ def named(item: Item) -> str:
 
 def page_writer(config: Config) -> PromptWriter:
     """The words of a run's prompts without the limit of a context, so that no model is opened."""
-    return PromptWriter(config.prompts, lambda prompt: 0, 1 << 60, summarized=config.summarized)
+    return PromptWriter(
+        config.prompts,
+        lambda prompt: 0,
+        1 << 60,
+        summarized=config.summarized,
+        soft=config.summarize.soft or None,
+    )
+
+
+def summary_text(config: Config, summary: Summary) -> str:
+    """A summary for people; of a soft one the text is what it has read, and no summary."""
+    soft = config.summarize.soft
+    return f"{soft} vectors; `trsr show` reads them" if soft else summary.text
 
 
 def summary_trace(
@@ -150,6 +162,10 @@ def summary_trace(
     """How a history's own summary came about, as far as the response cache still tells it."""
     if summary is None:
         return SummaryTrace((), history.items)
+    if config.summarize.soft:
+        cut = cut_blocks(history, config.summarize)
+        shown = [(one.items, "") for one in cut if one.end <= summary.covers]
+        return SummaryTrace(shown, history.items[summary.covers :], True)
     if not summary.sources:  # of keywords, or made outside
         read = history.items[: summary.covers]
         return SummaryTrace(((read, ""),) if read else (), history.items[summary.covers :])

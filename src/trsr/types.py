@@ -161,20 +161,27 @@ class Vectors:
     Which vectors they are is the model's: its identity says what its encoder is.
 
     Attributes:
-        text: What the encoder reads.
+        text: What the encoder reads: an item's line; for a summary the lines of all items that it
+            has read, block by block (see `trsr.summarize.strategies.SoftSummary`).
         count: How many vectors it makes of it.
+        of: What the text is.
     """
 
     text: str
     count: int
+    of: Literal["item", "summary"] = "item"
 
     def __str__(self) -> str:
+        if self.of == "summary":
+            items = sum(map(bool, self.text.splitlines()))
+            return f"{self.count} vectors, a summary of {items} items"
         return f"{self.count} vectors of {self.text!r}"
 
     @property
     def key(self) -> str:
         """What stands for them in a key: their count and a SHA-256 of the text."""
-        return f"vectors {self.count} {hashlib.sha256(self.text.encode()).hexdigest()}"
+        of = "" if self.of == "item" else f"{self.of} "
+        return f"{of}vectors {self.count} {hashlib.sha256(self.text.encode()).hexdigest()}"
 
 
 Content = str | Image | Vectors

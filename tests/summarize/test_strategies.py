@@ -113,7 +113,7 @@ def test_keywords_are_of_all_blocks_without_a_prompt() -> None:
     assert drive(flow, lambda p: "x") == ("i0 i1 i2 i3", [])
 
 
-@pytest.mark.parametrize("name", ["hierarchical", "recurrent", "keywords", "none"])
+@pytest.mark.parametrize("name", ["hierarchical", "recurrent", "keywords", "soft", "none"])
 def test_the_strategies_of_the_table_are_strategies(name: str) -> None:
     asks = SummarizeSettings(strategy=name).uses_llm
     assert asks == (name in ("hierarchical", "recurrent"))

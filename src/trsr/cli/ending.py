@@ -11,7 +11,7 @@ import polars as pl
 
 from trsr.config import Config
 from trsr.data import Dataset
-from trsr.explanation import title
+from trsr.explanation import summary_text, title
 from trsr.metrics.report import decimals
 from trsr.metrics.significance import standard_error
 from trsr.pipeline import stage_names
@@ -172,7 +172,7 @@ def _example(config: Config, case: Case, ranker: str) -> Iterator[str]:
     yield f"  last {len(recent)} of {len(history)} items: {' · '.join(recent)}"
     found = read_summaries(folder, (split,)).get(case.query.id)
     if found is not None and found.text:
-        yield f"  summary of {found.covers} items: {found.text}"
+        yield f"  summary of {found.covers} items: {summary_text(config, found)}"
     items = _list(folder / "rankings.parquet", ranker, case.query.id)
     names = {item.id: title(item, 60) for item in case.query.candidates}
     yield f"  {ranker}'s list of {len(items)} candidates (→ the item that the user chose next):"

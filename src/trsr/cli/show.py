@@ -14,7 +14,7 @@ from trsr.config import Config
 from trsr.data import Dataset
 from trsr.data.requests import read_histories, read_items
 from trsr.errors import DataError
-from trsr.explanation import SummaryTrace, named, page_writer, summary_trace
+from trsr.explanation import SummaryTrace, named, page_writer, summary_text, summary_trace
 from trsr.models import open_model
 from trsr.pipeline.artifacts import SPLITS, read_summaries, with_summary
 from trsr.pipeline.pages import GONE_NOTE, tells_summary
@@ -39,7 +39,7 @@ def user_lines(run: Path, user: str) -> Iterator[str]:
     ranked = dataset.cases(config.rank.split)
     cases = [with_summary(case, summaries) for case in ranked.of_user(user)]
     if not cases:
-        yield from _unranked(run, config, dataset, user)
+        yield from _unranked(run, recommender, user)
         return
     path = run / RETRIEVED
     proposed = read_retrieved(path) if ranked.full and files.exists(path) else {}
@@ -50,13 +50,14 @@ def user_lines(run: Path, user: str) -> Iterator[str]:
         yield f"query {case.query.id}"
         yield ""
         yield from _history(case.query.history, grown)
-        yield from _summary(config, grown, case.query.summary)
+        yield from _summary(config, grown, case.query.summary, _reading(recommender, case.query))
         yield from prompts.lines(case.query)
         yield from _ranked(case, run)
 
 
-def _unranked(run: Path, config: Config, dataset: Dataset, user: str) -> Iterator[str]:
+def _unranked(run: Path, recommender: Recommender, user: str) -> Iterator[str]:
     """A user without a ranked query: the newest case with a summary, or all that is known."""
+    config, dataset = recommender.config, recommender.dataset
     split, found = config.rank.split, dataset.history(user)
     if found is None:
         some = ", ".join(dataset.cases(split).frame["user"].head(5).to_list())
@@ -76,8 +77,14 @@ def _unranked(run: Path, config: Config, dataset: Dataset, user: str) -> Iterato
     yield ""
     grown = summary_trace(config, page_writer(config), history, summary)
     yield from _history(history, grown)
-    yield from _summary(config, grown, summary)
+    query = Query(f"show/{user}", history, (dataset.catalog.at(0),), summary)
+    yield from _summary(config, grown, summary, _reading(recommender, query))
     yield f"nothing was ranked; `trsr recommend {run} {visible_name(user)}` ranks for the user now"
+
+
+def _reading(recommender: Recommender, query: Query) -> str:
+    """A soft summary in words; empty where it is none, or no ranker of the run reads it."""
+    return str(recommender.soft_reading(query) or "")
 
 
 def _history(history: UserHistory, grown: SummaryTrace) -> Iterator[str]:
@@ -91,7 +98,9 @@ def _history(history: UserHistory, grown: SummaryTrace) -> Iterator[str]:
     yield ""
 
 
-def _summary(config: Config, grown: SummaryTrace, summary: Summary | None) -> Iterator[str]:
+def _summary(
+    config: Config, grown: SummaryTrace, summary: Summary | None, reading: str
+) -> Iterator[str]:
     if summary is None:
         yield "no summary"
         yield ""
@@ -106,7 +115,8 @@ def _summary(config: Config, grown: SummaryTrace, summary: Summary | None) -> It
     if grown.missing:
         yield f"  {GONE_NOTE}"
     unread = not any(tells_summary(config, name) for name in config.rank.rankers)
-    yield f"the summary ({strategy}), of {summary.covers} interactions: {summary.text}"
+    said = reading or summary_text(config, summary)
+    yield f"the summary ({strategy}), of {summary.covers} interactions: {said}"
     if unread:
         yield "no ranker of this run reads the summary"
     yield ""

@@ -110,6 +110,11 @@ def _no_images(config: Config) -> Iterator[str]:
 def _no_vectors(config: Config) -> Iterator[str]:
     """What cannot be where items stand in prompts as vectors."""
     if not config.prompts.item_vectors:
+        if config.summarize.soft:
+            yield (
+                "summarize.strategy: soft summaries are made of item vectors; set "
+                "prompts.item_vectors (4, say), or choose another strategy"
+            )
         return
     off = "or set prompts.item_vectors = 0"
     if config.model.backend != "transformers":

@@ -131,6 +131,23 @@ class ModelWrapper:
         return self.inner.count_tokens(prompt)
 
 
+class NoModel:
+    """Stands where a strategy asks no model: nothing is loaded to write nothing."""
+
+    identity = "none"
+    context_tokens = 1 << 60
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """No prompt is read."""
+        return 0
+
+    def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
+        """Raises RuntimeError if a prompt is asked after all."""
+        if any(prompts):
+            raise RuntimeError("a strategy with uses_llm = False asked a prompt")
+        return iter(())
+
+
 Table = npt.NDArray[np.float64]
 
 

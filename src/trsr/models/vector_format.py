@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from trsr.errors import PromptError
@@ -15,7 +16,8 @@ from trsr.types import Message, Prompt, Vectors
 _MARK = "\ue000"
 """Stands around a number in a text; Unicode gives it no meaning."""
 _MARKED = re.compile(f"{_MARK}(\\d+){_MARK}")
-_END = 2**31
+SUMMARIES = 2**30
+"""The first number of a soft summary; items' numbers lie below."""
 
 
 class VectorNumbers:
@@ -24,14 +26,21 @@ class VectorNumbers:
     They follow from the text, so that a training that goes on has the same ones.
 
     Args:
-        base: The first number that is no token's.
+        base: The first number; none is a token's.
         count: Vectors of one text.
+        setting: What says how many there are, for messages.
     """
 
-    def __init__(self, base: int, count: int) -> None:
+    def __init__(self, base: int, count: int, setting: str = "prompts.item_vectors") -> None:
         self.base, self.count = base, count
-        self._first: dict[str, int] = {}
+        self._setting = setting
+        self._end = SUMMARIES if base < SUMMARIES else 2 * SUMMARIES
+        self._first: dict[str, int] = {}  # the latest ones last
         self._texts: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._texts)
 
     def of(self, part: Vectors) -> Tokens:
         """A text's numbers.
@@ -41,22 +50,44 @@ class VectorNumbers:
         """
         if part.count != self.count:
             raise PromptError(
-                f"the prompt holds {part.count} vectors of an item, and the model's encoder makes "
-                f"{self.count}: set prompts.item_vectors = {self.count}, or train again"
+                f"the prompt holds {part.count} vectors of one {part.of}, and the model's encoder "
+                f"makes {self.count}: set {self._setting} = {self.count}, or train again"
             )
-        first = self._first.get(part.text)
-        if first is None:
-            blocks = (_END - self.base) // self.count
-            block = int(hashlib.sha256(part.text.encode()).hexdigest(), 16) % blocks
-            while block in self._texts:
-                block = (block + 1) % blocks
-            self._texts[block] = part.text
-            first = self._first[part.text] = self.base + block * self.count
+        with self._lock:
+            first = self._first.pop(part.text, None)
+            if first is None:
+                blocks = (self._end - self.base) // self.count
+                block = int(hashlib.sha256(part.text.encode()).hexdigest(), 16) % blocks
+                while block in self._texts:
+                    block = (block + 1) % blocks
+                self._texts[block] = part.text
+                first = self.base + block * self.count
+            self._first[part.text] = first
         return tuple(range(first, first + self.count))
 
     def text(self, block: int) -> str:
         """The text of the block that `(number - base) // count` gives."""
         return self._texts[block]
+
+    def forget(self, keep: int) -> None:
+        """Forgets all but the latest texts; what was read by their numbers must be forgotten too.
+
+        Args:
+            keep: How many stay: a pass under way may hold them.
+        """
+        with self._lock:
+            for text in list(self._first)[: max(0, len(self._first) - keep)]:
+                del self._texts[(self._first.pop(text) - self.base) // self.count]
+
+    def blocks(self, sequences: Iterable[Iterable[int]]) -> list[int]:
+        """The blocks whose numbers stand in some sequences, in ascending order."""
+        found = {
+            (one - self.base) // self.count
+            for own in sequences
+            for one in own
+            if self.base <= one < self._end
+        }
+        return sorted(found)
 
 
 class VectorFormat(ChatFormat):
@@ -67,7 +98,12 @@ class VectorFormat(ChatFormat):
         name: The model's name, for messages.
         numbers: Stand for the vectors.
         specials: Further text that the model reads as markup.
+
+    Attributes:
+        summaries: Stand for soft summaries, where the model takes them.
     """
+
+    summaries: VectorNumbers | None = None
 
     def __init__(
         self, tokenizer: Any, name: str, numbers: VectorNumbers, specials: Collection[str] = ()
@@ -80,12 +116,12 @@ class VectorFormat(ChatFormat):
 
         Raises:
             ModelError: If the chat template refuses the messages.
-            PromptError: If a part is neither text nor vectors.
+            PromptError: If a part is neither text nor vectors, or a kind that the model lacks.
         """
         messages = []
         for message in prompt.messages:
             parts = (
-                f"{_MARK}{self.numbers.of(part)[0]}{_MARK}"
+                f"{_MARK}{self._numbers(part).of(part)[0]}{_MARK}"
                 if isinstance(part, Vectors)
                 else part.replace(_MARK, "?")
                 if isinstance(part, str)
@@ -95,6 +131,16 @@ class VectorFormat(ChatFormat):
             messages.append(Message(message.role, parts))
         return super().text(Prompt(tuple(messages), prompt.draw))
 
+    def _numbers(self, part: Vectors) -> VectorNumbers:
+        if part.of == "item":
+            return self.numbers
+        if self.summaries is None:
+            raise PromptError(
+                f"the prompt holds {part}, and {self.name} was trained without soft summaries: "
+                "train again, or set summarize.strategy = 'none'"
+            )
+        return self.summaries
+
     def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
         # at even places words, at odd ones numbers
         cut = [_MARKED.split(text) for text in texts]
@@ -103,7 +149,8 @@ class VectorFormat(ChatFormat):
         for parts in cut:
             tokens = list(next(own))
             for first in map(int, parts[1::2]):
-                tokens += range(first, first + self.numbers.count)
+                soft = first >= SUMMARIES and self.summaries
+                tokens += range(first, first + (soft or self.numbers).count)
                 tokens += next(own)[len(self._bos) :]
             found.append(tuple(tokens))
         return found

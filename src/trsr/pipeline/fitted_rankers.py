@@ -36,10 +36,13 @@ def ranking_prompt_settings(config: Config) -> dict[str, Any]:
     excluded = {"summary_item_words", "summary_numbers", "summary_words"}
     domain = load_domain(config.prompts.domain)
     seen = {"no_image": domain.no_image} if config.prompts.candidate_image else {}
+    own = config.summarize
+    soft = {"vectors": own.soft, "gradient_blocks": own.gradient_blocks} if own.soft else {}
     plain = [] if config.summarized else [turn.model_dump() for turn in domain.rank_plain]
     return (
         seen
         | ({"rank_plain": plain} if plain else {})
+        | ({"summarize": soft} if soft else {})
         | {
             "words": domain.digest(config.prompts.style),
             "prompts": config.prompts.meaning(excluded),

@@ -12,7 +12,7 @@ from typing import Any
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.errors import StoreError
-from trsr.explanation import SummaryTrace, page_writer, summary_trace
+from trsr.explanation import SummaryTrace, page_writer, summary_text, summary_trace
 from trsr.metrics import Report
 from trsr.metrics.trec import file_name, write_qrels, write_trec_run
 from trsr.pipeline.artifacts import planned_stages
@@ -139,7 +139,7 @@ class _View:
         return ShownUser(
             case.query.history.user,
             list(self._blocks(trace)),
-            summary.text if summary else "",
+            summary_text(self.config, summary) if summary else "",
             [*self._shown(case, ranked), *self._unlisted(case, ranked)],
             self.ranker,
             in_prompt=self.in_prompt,

@@ -111,11 +111,21 @@ _FORMAT = "format of summaries"
 def _summarize_settings(config: Config) -> dict[str, Any]:
     """The strategy, the words, the model, and whose histories are summarized."""
     # what is not used: of one sample nothing is chosen
-    excluded = {"model"} | ({"samples"} if config.summarize.samples == 1 else set())
+    excluded = {"model", "vectors", "gradient_blocks"}
+    excluded |= {"samples"} if config.summarize.samples == 1 else set()
     own = config.summarize.model_dump(mode="json", exclude=excluded)
     if config.summarize.strategy == "none":
         own = {"strategy": "none"}
         return {"summarize": own, "splits": used_splits(config), _FORMAT: SUMMARY_FORMAT}
+    if config.summarize.soft:  # what the encoder will read
+        return {
+            "summarize": {key: own[key] for key in ("strategy", "block_items", "last_block")},
+            "prompts": config.prompts.model_dump(
+                mode="json", include={"domain", "fields", "words"}
+            ),
+            "splits": used_splits(config),
+            _FORMAT: SUMMARY_FORMAT,
+        }
     shown = {"domain", "style", "fields", "summary_item_words", "summary_numbers", "summary_words"}
     return {
         "words": load_domain(config.prompts.domain).digest(config.prompts.style),

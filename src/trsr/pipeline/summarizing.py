@@ -14,7 +14,7 @@ from trsr.pipeline.artifacts import framed_summaries, summary_frame, used_splits
 from trsr.pipeline.runner import Job
 from trsr.pipeline.sharding import StageShard, cut, do_shards, held, plus
 from trsr.progress import Progress
-from trsr.recommender import open_cached, summary_writer
+from trsr.recommender import open_summarizer, summary_writer
 from trsr.storage.run_directory import RunDirectory
 from trsr.summarize import summarize
 from trsr.types import Summary, UserHistory
@@ -25,7 +25,7 @@ class Summarizer:
 
     def __init__(self, config: Config, catalog: Catalog) -> None:
         self._settings = config.summarize
-        self._model = open_cached(config, config.summarizer)
+        self._model = open_summarizer(config)
         self._writer = summary_writer(config, self._model, catalog)
 
     def run(

@@ -81,7 +81,13 @@ def trained(
         shown = page_writer(config)
         every = (shown.item_text(item, config.prompts.words) for item in dataset.catalog)
         texts = list(dict.fromkeys(every))
-        training = functools.partial(train_vectors, texts=texts, count=config.prompts.item_vectors)
+        training = functools.partial(
+            train_vectors,
+            texts=texts,
+            count=config.prompts.item_vectors,
+            summary=config.summarize.soft,
+            reach=config.summarize.gradient_blocks,
+        )
     result = training(
         list(with_summaries(dataset.cases("train"), summaries)),
         model=config.model,

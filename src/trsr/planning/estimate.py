@@ -452,6 +452,7 @@ class _Planning:
             self._note(
                 "train, rank: counted as if items were texts; with prompts.item_vectors training "
                 "takes about three times as long, and ranking less"
+                + (", and without the steps of soft summaries" if config.summarize.soft else "")
             )
         users, counted = sample(cases, config.run.seed, self.users)
         started = time.perf_counter()

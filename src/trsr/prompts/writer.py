@@ -148,6 +148,8 @@ class PromptWriter:
         reserve_tokens: How many of them are reserved for the answer.
         catalog: All items, from which `keywords` are computed.
         summarized: Whether the run has summaries; where not, the domain's `rank_plain` is used.
+        soft: The vectors that stand for a soft summary; 0: the model takes none, and soft summaries
+            are left out of its prompts; None: summaries are texts.
 
     Attributes:
         settings: As given.
@@ -169,6 +171,7 @@ class PromptWriter:
         catalog: Iterable[Item] = (),
         *,
         summarized: bool = True,
+        soft: int | None = None,
     ) -> None:
         if reserve_tokens >= context_tokens:
             raise ConfigError(
@@ -194,6 +197,9 @@ class PromptWriter:
             words["rank_plain"] = [turn.model_dump(mode="json") for turn in self._rank]
         if settings.candidate_image:
             words["no_image"] = self._domain.no_image
+        if soft is not None:
+            words["soft"] = soft
+        self._soft = soft
         self.digest = digest(words)
         self.counts = PromptCounts()
         self._sentences = style.sentences
@@ -233,6 +239,10 @@ class PromptWriter:
             numbers: Whether to show words with digits.
         """
         return self._line(item, words, numbers).text()
+
+    def lines(self, items: Sequence[Item]) -> list[str]:
+        """The items as the ranking prompt shows them."""
+        return [self.item_text(item, self.settings.words) for item in items]
 
     def keywords(self, items: Sequence[Item], most: int) -> str:
         """The words by which these items stand out of the catalog, the strongest first."""
@@ -338,7 +348,7 @@ class PromptWriter:
             PromptError: If the instruction and a candidate do not fit; names the query.
         """
         words = self.settings.words
-        summary = fold(query.summary.text) if query.summary else ""
+        summary, size = self._summary(query)
         recent = [self._line(item, words) for item in query.history.recent(self.settings.recent)]
         texts = [self._line(item, words).text() for item in query.candidates]
         images: Sequence[Image | None] = [None] * len(texts)
@@ -350,14 +360,14 @@ class PromptWriter:
             budget = budget.less(max(self._image_tokens(item) for item in query.candidates))
         count = self.settings.item_vectors
         candidates = [(Vectors(text, count),) if count else text for text in texts]
-        steps = truncations(recent, length(summary))
+        steps = truncations(recent, size)
 
         def values(step: int) -> dict[str, Value]:
             kept = steps[step]
             lines = recent[len(recent) - kept.recent :]
             none = self._domain.no_recent if len(query.history) else self._domain.first_visit
             return {
-                "summary": cut(summary, kept.summary) or self._domain.no_summary,
+                "summary": summary(kept.summary) or self._domain.no_summary,
                 "recent": _listed(lines, kept.words, count) or none,
             }
 
@@ -370,6 +380,17 @@ class PromptWriter:
             _with_image(prompt, image) if image else prompt
             for prompt, image in zip(prompts, images, strict=True)
         ]
+
+    def _summary(self, query: Query) -> tuple[Callable[[int], Value], int]:
+        """The query's summary cut to so many words, and how many it has; vectors are one word."""
+        text = query.summary.text if query.summary else ""
+        if self._soft is None:
+            folded = fold(text)
+            return lambda words: cut(folded, words), length(folded)
+        if not (text.strip() and self._soft):
+            return lambda words: "", 0
+        vectors = (Vectors(text, self._soft, "summary"),)
+        return lambda words: vectors if words else "", 1
 
     def describe(self, image: Image, words: int) -> Prompt:
         """Asks what an image shows."""

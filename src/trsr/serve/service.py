@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,13 +22,20 @@ from trsr.config import Config
 from trsr.errors import DataError, ModelError, StoreError, TrsrError
 from trsr.models import LanguageModel, ScoringModel, open_model
 from trsr.models.apart import ApartModel
-from trsr.models.cached import cached, keep_reference
+from trsr.models.cached import keep_reference
 from trsr.pipeline.artifacts import SPLITS, read_summaries
 from trsr.pipeline.ranking import RETRIEVED, read_retrieved
 from trsr.prompts import PromptWriter, TitleWriter
 from trsr.rankers import p_yes
 from trsr.rankers.batch import case_batches
-from trsr.recommender import Recommender, ranking_writer, summary_writer
+from trsr.recommender import (
+    Recommender,
+    innermost,
+    open_summarizer,
+    ranking_writer,
+    soft_summaries,
+    summary_writer,
+)
 from trsr.serve.batching import BatchedModel, OverloadedError, Ticket, on_behalf_of
 from trsr.serve.calibration import Calibration, calibration
 from trsr.serve.noting import noting, noting_model
@@ -63,6 +70,9 @@ from trsr.serve.summaries import Summaries
 from trsr.storage import files
 from trsr.storage.shared_cache import open_cache
 from trsr.types import Interaction, Item, Query, Summary, UserHistory
+
+if TYPE_CHECKING:
+    from trsr.models.hf.soft_summary import SoftSummaries
 
 __all__ = ["OverloadedError", "Service", "UnknownNameError"]
 
@@ -110,10 +120,8 @@ class ServedRecommender(Recommender):
 
         A local one writes in a process of its own, so that requests need not wait for it.
         """
-        settings = self.config.summarizer
-        local = settings.backend in ("transformers", "openvino")
-        inner = ApartModel(settings) if local else open_model(settings)
-        model = cached(inner, open_cache(self.config.run.cache))
+        local = self.config.summarizer.backend in ("transformers", "openvino")
+        model = open_summarizer(self.config, ApartModel if local else open_model)
         return model, summary_writer(self.config, model, self.catalog)
 
     def _titles(self) -> tuple[LanguageModel, TitleWriter]:
@@ -133,6 +141,9 @@ class ServedRecommender(Recommender):
         keep = getattr(model, "keep_prefixes", None)
         if keep is not None:
             keep(limits.cache_mb << 20)
+        if summaries := soft_summaries(model):
+            # a user's states are the user's: the worker keeps them beside the user's revisions
+            summaries.keep_in(open_cache(self.config.run.cache), write=False)
         served = BatchedModel(model, limits.batch_tokens, limits.queue)
         return served, ranking_writer(config, served)
 
@@ -191,12 +202,24 @@ class Service:
         config = self.recommender.config
         self.retriever = Retriever(self.recommender)
         self.summaries = Summaries(
-            store, config.summarize, lambda: self.recommender.summarizer, self._find
+            store,
+            config.summarize,
+            lambda: self.recommender.summarizer,
+            self._find,
+            self._soft,
         )
         self._summarizes = config.summarize.strategy != "none" and self.recommender.reads_summary
         if self._summarizes:
             self.summaries.start()
             self.summaries.call()  # what a stop left undone
+
+    def _soft(self) -> SoftSummaries | None:
+        """What makes soft summaries, where the run's ranker reads them."""
+        model = self.recommender.model()[0]
+        found = soft_summaries(model)
+        if found is not None and found.full:
+            innermost(model).forget()
+        return found
 
     # Items
 
@@ -297,6 +320,9 @@ class Service:
                 summaries = read_summaries(self.run, [split])
                 sources = [one.sources for one in summaries.values() if one.user == user]
                 keys.extend(itertools.chain.from_iterable(sources))
+                if recommender.config.summarize.soft and (soft := self._soft()):
+                    read = (one.text for one in summaries.values() if one.user == user)
+                    keys.extend(key for text in read for key in soft.keys(text))
                 proposed = read_retrieved(path) if cases.full and files.exists(path) else None
                 for batch in case_batches(cases, recommender.catalog, summaries, 1, proposed):
                     for name in (

@@ -1,9 +1,9 @@
 """Fresh summaries: a background worker brings them up to date as blocks of events fill.
 
-Work is bounded: a strategy that goes on from its last summary (recurrent) makes one step a filled
-block; any other asks again, and the response cache answers what has not changed, so that the new
-block and the merges above it are asked alone. An open block's items are shown as recent ones until
-it is full.
+Work is bounded: a strategy that goes on from its last summary (recurrent, soft) makes one step a
+filled block; any other asks again, and the response cache answers what has not changed, so that the
+new block and the merges above it are asked alone. An open block's items are shown as recent ones
+until it is full.
 
 Nothing is lost or repeated by a crash: a user stays due until the revision that reads the newest
 full block is kept, and each text is in the response cache before it is used.
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from trsr.errors import ModelError, PromptError, TrsrError
 from trsr.models import LanguageModel
@@ -49,6 +49,16 @@ _SCRATCH = 10_000
 _log = logging.getLogger("trsr.serve")
 
 Opened = tuple[CachedModel, PromptWriter]
+
+
+class SoftStates(Protocol):
+    """What the worker needs of `trsr.models.hf.soft_summary.SoftSummaries`."""
+
+    def keep(self, text: str) -> list[str]:
+        """Makes and keeps a summary's state; gives its key in the response cache."""
+
+    def keys(self, text: str) -> list[str]:
+        """The keys of all states on the way to a summary."""
 
 
 class _NotCached(Exception):  # noqa: N818 - an answer, not a mistake
@@ -147,6 +157,7 @@ class Summaries:
         settings: How a history becomes a summary; summaries read full blocks alone.
         opened: Opens the summarizing model, with the response cache around it, and its prompts.
         find: An item by its id.
+        soft: Gives what makes soft summaries, where the strategy is that.
 
     Attributes:
         counts: What was done so far.
@@ -159,7 +170,9 @@ class Summaries:
         settings: SummarizeSettings,
         opened: Callable[[], Opened],
         find: Callable[[str], Item],
+        soft: Callable[[], SoftStates | None] = lambda: None,
     ) -> None:
+        self._soft = soft
         self.counts = SummaryCounts()
         self.healthy = True
         self._store = store
@@ -379,7 +392,8 @@ class Summaries:
 
     def _keep(self, plan: Plan, summary: Summary, model: CachedModel) -> None:
         user, end = plan.history.user, len(plan.history)
-        sources = tuple(key for key in dict.fromkeys(summary.sources) if key not in plan.known)
+        found = (*summary.sources, *self._state(summary.text))
+        sources = tuple(key for key in dict.fromkeys(found) if key not in plan.known)
         if user in self._gone:
             model.store.delete(sources)
             return
@@ -401,6 +415,16 @@ class Summaries:
         self.counts.revisions += 1
         if not plan.more:
             self._store.summarized(user, plan.last_seq)
+
+    def _state(self, text: str) -> list[str]:
+        """Makes a soft summary's state, one step behind the last one's; its key in the cache."""
+        soft = self._soft() if self._settings.soft else None
+        if soft is None:
+            return []
+        began = time.perf_counter()
+        keys = soft.keep(text)
+        self.counts.seconds += time.perf_counter() - began
+        return keys
 
     def _drop(self, kept: Sequence[Revision], dropped: Sequence[Revision]) -> None:
         """Drops revisions; their texts first, which nothing else would ever remove."""
@@ -485,7 +509,8 @@ class Summaries:
             self._gone.add(user)
             self._changed.wait_for(lambda: user not in self._busy)
         try:
-            keys = set(more) | (self._cached_keys(user) if self._settings.uses_llm else set())
+            asked = self._settings.uses_llm or self._settings.soft
+            keys = set(more) | (self._cached_keys(user) if asked else set())
             removed = self._store.delete_user(user)
             keys |= set(removed.sources)
             outputs = self._opened()[0].store.delete(sorted(keys)) if keys else 0
@@ -513,7 +538,9 @@ class Summaries:
         alone = CachedModel(_CacheAlone(model.inner), noting)
         plan = _plan_of(UserHistory(user, history.interactions[: full[-1].end]))
         with contextlib.suppress(_NotCached, PromptError), contextlib.closing(noting):
-            list(self._texts({user: plan}, alone, writer))
+            for _, summary in self._texts({user: plan}, alone, writer):
+                soft = self._soft() if self._settings.soft else None
+                noting.found |= set(soft.keys(summary.text)) if soft else set()
         return noting.found
 
 

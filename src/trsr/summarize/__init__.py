@@ -9,6 +9,7 @@ from trsr.summarize.strategies import (
     NoSummary,
     Recurrent,
     Resumable,
+    SoftSummary,
     Strategy,
     Writer,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "NoSummary",
     "Recurrent",
     "Resumable",
+    "SoftSummary",
     "Strategy",
     "SummarizeSettings",
     "Writer",

@@ -16,6 +16,7 @@ STRATEGIES = PluginTable(
         "hierarchical": "trsr.summarize.strategies:Hierarchical",
         "recurrent": "trsr.summarize.strategies:Recurrent",
         "keywords": "trsr.summarize.strategies:KeywordSummary",
+        "soft": "trsr.summarize.strategies:SoftSummary",
         "none": "trsr.summarize.strategies:NoSummary",
     },
 )
@@ -43,6 +44,15 @@ class SummarizeSettings(Settings):
         description="texts sampled for each prompt (self-consistency); the one that shares most "
         "words with the others stays. More than 1 needs a summarize.sampling.temperature above 0",
     )
+    vectors: int = Field(
+        8, ge=1, le=64, description="soft: a summary stands in the prompt as so many vectors"
+    )
+    gradient_blocks: int = Field(
+        2,
+        ge=1,
+        description="soft: training reaches back through so many latest blocks (truncated "
+        "back-propagation)",
+    )
     sampling: Sampling = Field(Sampling(), description="how the summaries are generated")
     model: ModelSettings | None = Field(
         None, description="the summarizing model; left out: the one of [model]"
@@ -52,6 +62,11 @@ class SummarizeSettings(Settings):
     def uses_llm(self) -> bool:
         """Whether the strategy needs a language model."""
         return bool(getattr(STRATEGIES.load(self.strategy), "uses_llm", True))
+
+    @property
+    def soft(self) -> int:
+        """How many vectors are a summary; 0: summaries are texts."""
+        return self.vectors if self.strategy == "soft" else 0
 
 
 class DescribeSettings(Settings):

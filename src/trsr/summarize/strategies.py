@@ -33,6 +33,9 @@ class Writer(Protocol):
     def keywords(self, items: Sequence[Item], most: int) -> str:
         """The words by which these items stand out of the catalog."""
 
+    def lines(self, items: Sequence[Item]) -> list[str]:
+        """The items as the ranking prompt shows them, each on a line."""
+
 
 class Options(Protocol):
     """The settings that a strategy reads."""
@@ -126,6 +129,34 @@ class KeywordSummary:
         """No prompt."""
         yield from ()
         return self._writer.keywords([item for block in blocks for item in block.items], KEYWORDS)
+
+
+BLOCKS_APART = "\n\n"
+"""Between the blocks of what a soft summary has read; in a block each item has a line."""
+
+
+class SoftSummary:
+    """A few vectors, which the ranker's own encoder makes by reading block after block.
+
+    The encoder is trained with the ranker, after this stage. So what is written here is what it
+    will read: the items' lines, block by block. The state behind a block follows from that text
+    alone, so the text is its name too (see `trsr.models.hf.soft_summary`).
+    """
+
+    uses_llm: ClassVar[bool] = False
+
+    def __init__(self, writer: Writer, options: Options) -> None:
+        self._writer = writer
+
+    def flow(self, blocks: Sequence[Block]) -> Flow:
+        """No prompt."""
+        return self.resume("", blocks)
+
+    def resume(self, summary: str, blocks: Sequence[Block]) -> Flow:
+        """No prompt; the blocks come behind those that were read."""
+        yield from ()
+        read = ["\n".join(self._writer.lines(block.items)) for block in blocks]
+        return BLOCKS_APART.join([summary, *read] if summary else read)
 
 
 class NoSummary:

@@ -36,6 +36,10 @@ class PlainWriter:
         """The ids of the items."""
         return " ".join(item.id for item in items)
 
+    def lines(self, items: Sequence[Item]) -> list[str]:
+        """The ids of the items, each on a line."""
+        return [item.id for item in items]
+
     def _say(self, *words: str) -> Prompt:
         return Prompt((Message("user", " ".join(words)),))
 

@@ -2,14 +2,15 @@
 
 A ranker of texts is trained first. The two then learn to order candidates as it does. Last the
 ranker alone learns by the ranking loss, from vectors that the finished encoder made once of each
-item: a step then reads no item's text. Each goes on with the weights of the one before.
+item: a step then reads no item's text. Soft summaries have an encoder of their own, which learns in
+both. Each training goes on with the weights of the one before.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from trsr.models.hf.item_vectors import (
     write_vectors,
 )
 from trsr.models.hf.model import TransformersModel
+from trsr.models.hf.soft_summary import SUMMARY, Items, SummaryEncoder
 from trsr.models.settings import ModelSettings
 from trsr.models.weights import local_weights
 from trsr.progress import Progress
@@ -44,26 +46,28 @@ from trsr.training.losses import distillation_loss, scores
 from trsr.training.settings import TrainSettings
 from trsr.training.start import HUB_IDS, ModelInTraining, open_trainable, run_training
 
-_OWN = f"{ENCODER}/"
-"""What the encoder's weights are called by beside the ranker's."""
+_SUMMARY = f"{ENCODER}/{SUMMARY}"
+"""The summary encoder's folder in an adapter's."""
 TEACHER = "teacher.safetensors"
 
 
 class VectorAdapter(Adapter):
-    """The LoRA weights of a ranker and of its item encoder, with the encoder's own weights.
+    """The LoRA weights of a ranker and of its encoders, with the encoders' own weights.
 
-    Both share the base model's weights in memory.
+    All share the base model's weights in memory.
 
     Args:
         network: A causal language model; changed in place.
         tokenizer: The encoder's, to which marks of the chat format are text.
         count: Vectors of one item.
-        settings: LoRA's shape, of both.
+        settings: LoRA's shape, of all.
         base: The base model's name.
         seed: The run's seed.
+        summary: Vectors of a soft summary, for which a third LoRA is trained; 0: none are made.
 
     Attributes:
         encoder: The item encoder.
+        summary: The summary encoder, where there is one.
     """
 
     def __init__(
@@ -74,57 +78,101 @@ class VectorAdapter(Adapter):
         settings: TrainSettings,
         base: str,
         seed: int,
+        summary: int = 0,
     ) -> None:
         shared = {id(one): one for one in (*network.parameters(), *network.buffers())}
-        own = copy.deepcopy(network, shared)
+        own = copy.deepcopy(network, dict(shared))
+        third = copy.deepcopy(network, dict(shared)) if summary else None
         super().__init__(network, settings, base, seed)
-        self._encoder_lora = Adapter(own, settings, base, seed)
+        lora = Adapter(own, settings, base, seed)
         self.encoder = ItemEncoder(own, tokenizer, count, seed)
+        # by the folder that each is written to
+        self._parts: dict[str, tuple[Adapter, ItemEncoder | SummaryEncoder]] = {
+            ENCODER: (lora, self.encoder)
+        }
+        self.summary: SummaryEncoder | None = None
+        if third is not None:
+            lora = Adapter(third, settings, base, seed)
+            self.summary = SummaryEncoder(third, summary, seed)
+            self._parts[_SUMMARY] = lora, self.summary
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters by name, in a fixed order."""
-        own = self._encoder_lora.parameters | self.encoder.own()
-        named = {_OWN + name: one for name, one in own.items() if one.requires_grad}
-        return super().parameters | named
+        named = super().parameters
+        for part, (lora, encoder) in self._parts.items():
+            own = lora.parameters | encoder.own()
+            named |= {f"{part}/{name}": one for name, one in own.items() if one.requires_grad}
+        return named
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the weights, on the CPU; the encoder's under names of their own."""
-        slots = {name: one.detach().cpu().clone() for name, one in self.encoder.own().items()}
-        own = self._encoder_lora.weights() | slots
-        return super().weights() | {_OWN + name: one for name, one in own.items()}
+        """A copy of the weights, on the CPU; the encoders' under names of their own."""
+        found = super().weights()
+        for part, (lora, encoder) in self._parts.items():
+            slots = {name: one.detach().cpu().clone() for name, one in encoder.own().items()}
+            found |= {f"{part}/{name}": one for name, one in (lora.weights() | slots).items()}
+        return found
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Puts back weights that `weights()` gave, or a plain ranker's alone."""
-        ranker, own = _split(weights)
-        super().restore(ranker)
-        if own:
-            self._encoder_lora.restore(own)
-            restore_slots(self.encoder, own)
+        split = _split(weights)
+        super().restore(split[""])
+        for part, (lora, encoder) in self._parts.items():
+            if part in split:
+                lora.restore(split[part])
+                restore_slots(encoder, split[part])
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """Writes the ranker's adapter, and in a folder of it the encoder."""
-        ranker, own = _split(weights)
-        super().write(folder, ranker)
-        slots = {name: own.pop(name) for name in self.encoder.own()}
-        self._encoder_lora.write(folder / ENCODER, own)
-        save_file(slots, folder / ENCODER / SLOTS)
+        """Writes the ranker's adapter, and in a folder of it the encoders."""
+        split = _split(weights)
+        super().write(folder, split[""])
+        for part, (lora, encoder) in self._parts.items():
+            slots = {name: split[part].pop(name) for name in encoder.own()}
+            lora.write(folder / part, split[part])
+            save_file(slots, folder / part / SLOTS)
 
 
-def _split(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The ranker's weights and the encoder's."""
-    own = {name.removeprefix(_OWN): one for name, one in weights.items() if name.startswith(_OWN)}
-    return {name: one for name, one in weights.items() if not name.startswith(_OWN)}, own
+def _split(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The weights of each part; the ranker's has no name."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, one in weights.items():
+        part, _, own = name.rpartition("/")
+        found.setdefault(part, {})[own] = one
+    return found
 
 
 class _Encoded:
-    """Encodes the items of a pass's cases, with gradients."""
+    """Gives a pass vectors with gradients: of items that are learned, and of summaries.
 
-    def __init__(self, items: ItemVectors) -> None:
-        self._items = items
+    Args:
+        opened: The model, which takes vectors.
+        items: The items'.
+        learned: The item encoder, where it is trained; None: the items' vectors stay.
+        reach: Gradients go through so many latest blocks of a summary.
+    """
 
-    def activations(self, cases: Sequence[EncodedCase]) -> contextlib.AbstractContextManager[None]:
-        return self._items.training([one for case in cases for one in (case.prefix, *case.rests)])
+    def __init__(
+        self,
+        opened: TransformersModel,
+        items: ItemVectors,
+        learned: ItemEncoder | None,
+        reach: int,
+    ) -> None:
+        self._opened, self._items, self._learned, self._reach = opened, items, learned, reach
+
+    @contextlib.contextmanager
+    def activations(self, cases: Sequence[EncodedCase]) -> Iterator[None]:
+        sequences = [one for case in cases for one in (case.prefix, *case.rests)]
+        summaries, learned = self._opened.summaries, self._learned
+        late = summaries.late_items(sequences, self._reach) if summaries else []
+        with contextlib.ExitStack() as vectors:
+            if learned is not None:
+                vectors.enter_context(self._items.training(sequences, late))
+            if summaries is not None:
+                # to read all texts of long histories in each step would cost more than all else
+                early: Items = learned.plain if learned else self._items.of_texts
+                vectors.enter_context(summaries.training(sequences, self._reach, early))
+            yield
 
 
 def take_encoder(
@@ -133,31 +181,41 @@ def take_encoder(
     settings: TrainSettings,
     seed: int,
     finished: Path | None = None,
+    summary: int = 0,
+    reach: int = 1,
 ) -> tuple[VectorAdapter, _Encoded | None]:
     """Puts new weights of a ranker and its item encoder on an opened model.
 
     Args:
         opened: The model.
         count: Vectors of one item.
-        settings: LoRA's shape, of both.
+        settings: LoRA's shape, of all.
         seed: The run's seed.
         finished: The folder of a trained encoder, with its vectors: it stays as it is.
+        summary: Vectors of a soft summary; 0: none are made.
+        reach: Gradients go through so many latest blocks of a summary.
 
     Returns:
-        The weights; and what gives a training step vectors with gradients, None where the encoder
-        is finished.
+        The weights; and what gives a training step vectors with gradients, None where there are no
+        such.
     """
     base = local_weights(opened.settings.name, revision=opened.settings.revision)
     tokenizer = load.load_tokenizer(base, split_special_tokens=True)
     name = HUB_IDS.get(opened.settings.name, opened.settings.name)
-    adapter = VectorAdapter(opened.network, tokenizer, count, settings, name, seed)
-    if finished is None:
-        return adapter, _Encoded(opened.take_items(count, lambda: adapter.encoder))
-    adapter.encoder.requires_grad_(False)
-    shape = tuple(adapter.encoder.slots.shape)
-    stored = StoredVectors(finished / VECTORS, encoder_digest(finished), shape)
-    opened.take_items(count, lambda: adapter.encoder, stored)
-    return adapter, None
+    adapter = VectorAdapter(opened.network, tokenizer, count, settings, name, seed, summary)
+    stored = None
+    if finished is not None:
+        adapter.encoder.requires_grad_(False)
+        shape = tuple(adapter.encoder.slots.shape)
+        stored = StoredVectors(finished / VECTORS, encoder_digest(finished), shape)
+    items = opened.take_items(count, lambda: adapter.encoder, stored)
+    made = adapter.summary
+    if made is not None:
+        opened.take_summaries(summary, lambda: made)
+    elif finished is not None:
+        return adapter, None
+    learned = None if finished else adapter.encoder
+    return adapter, _Encoded(opened, items, learned, reach)
 
 
 def train_vectors(
@@ -173,6 +231,8 @@ def train_vectors(
     state: Path,
     validate: Validate | None,
     progress: Progress,
+    summary: int = 0,
+    reach: int = 1,
 ) -> TrainResult:
     """Trains a ranker of item vectors with its encoder; stoppable and resumable at any step.
 
@@ -188,6 +248,8 @@ def train_vectors(
         state: A folder for what a stopped run needs to resume.
         validate: As of `train`, of the last training.
         progress: Advances with each step.
+        summary: Vectors of a soft summary, which an encoder of its own makes; 0: none.
+        reach: Gradients go through so many latest blocks of a summary.
 
     Returns:
         What the last training did; tokens, cases and seconds are of all three.
@@ -195,7 +257,7 @@ def train_vectors(
     Raises:
         As `train`.
     """
-    job = _Job(cases, model, words, count, settings, seed, state, progress)
+    job = _Job(cases, model, words, count, settings, seed, state, progress, summary, reach)
     text = train(
         cases,
         model=model,
@@ -219,7 +281,7 @@ def train_vectors(
         progress=progress,
     )
     ranked = job.run("rank", student, out, validate)
-    for path in files.listed(student / ENCODER):
+    for path in files.listed(student / ENCODER, "*.*"):  # the summary encoder has learned more
         files.copy(path, out / ENCODER / path.name)
     summed = ("cases", "tokens", "distinct_tokens", "seconds", "step_seconds", "earlier_seconds")
     total = {name: sum(getattr(one, name) for one in (text, taught, ranked)) for name in summed}
@@ -238,12 +300,16 @@ class _Job:
     seed: int
     state: Path
     progress: Progress
+    summary: int
+    reach: int
 
     def run(self, phase: str, start: Path, out: Path, validate: Validate | None) -> TrainResult:
         """One training from the adapter in `start`: of ranker and encoder, or the ranker alone."""
         opened = open_trainable(self.model, "set it to transformers, or set train.epochs to 0")
         finished = start / ENCODER if phase == "rank" else None
-        adapter, encoded = take_encoder(opened, self.count, self.settings, self.seed, finished)
+        adapter, encoded = take_encoder(
+            opened, self.count, self.settings, self.seed, finished, self.summary, self.reach
+        )
         writer = self.words(opened)
         cases = encode_cases(self.cases, writer, opened, compared=True)
         in_training = ModelInTraining(opened)
@@ -258,6 +324,7 @@ class _Job:
                 "phase": phase,
                 "start": files.hash_file(start / "adapter_model.safetensors"),
                 "validated": validate is not None,
+                **({"summary": [self.summary, self.reach]} if self.summary else {}),
                 **{k: v for k, v in settings.meaning().items() if k not in WITHOUT_EFFECT},
             },
             seed=self.seed,
@@ -298,10 +365,11 @@ def _unchecked(settings: TrainSettings) -> TrainSettings:
 
 
 def _read(folder: Path) -> dict[str, Tensor]:
-    """An adapter's weights, with its encoder's where it has one."""
+    """An adapter's weights, with its encoders' where it has some."""
     found = load_file(folder / "adapter_model.safetensors")
-    if files.is_folder(folder / ENCODER):
-        own = load_file(folder / ENCODER / "adapter_model.safetensors")
-        own |= load_file(folder / ENCODER / SLOTS)
-        found |= {_OWN + name: one for name, one in own.items()}
+    for part in (ENCODER, _SUMMARY):
+        if files.is_folder(folder / part):
+            own = load_file(folder / part / "adapter_model.safetensors")
+            own |= load_file(folder / part / SLOTS)
+            found |= {f"{part}/{name}": one for name, one in own.items()}
     return found

@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,6 +31,7 @@ from trsr.models.weights import file_digest
 from trsr.progress import Progress
 from trsr.settings import derive_seed
 from trsr.storage import files
+from trsr.types import Vectors
 
 ENCODER = "encoder"
 """In an adapter's folder: the item encoder that was trained with it."""
@@ -90,7 +91,7 @@ class ItemEncoder(nn.Module):
         self._embed: Callable[[Tensor], Tensor] = self._words.forward
         self._base = self._words.num_embeddings
         weight = self._words.weight.detach()
-        self._size = float(weight.float().square().mean().sqrt())
+        self._size = embedding_size(weight)
         generator = torch.Generator().manual_seed(derive_seed(seed, "slots"))
         drawn = torch.randn(count, weight.shape[1], generator=generator) * self._size
         self.slots = nn.Parameter(drawn.to(weight.device))
@@ -120,8 +121,12 @@ class ItemEncoder(nn.Module):
             self.network, [own + slots for own in tokens], batch_tokens=batch_tokens
         )
         places = torch.tensor([path[-self.count :] for path in paths], device=states.device)
-        read = self._scaled(states[places].float())
-        return self._scaled(self._means(tokens)) + read @ self.map
+        read = scaled(states[places].float(), self._size)
+        return scaled(self._means(tokens), self._size) + read @ self.map
+
+    def plain(self, texts: Sequence[str]) -> Tensor:
+        """The vectors of texts as an encoder gives them that has learned nothing: no pass."""
+        return scaled(self._means([self.tokens(text) for text in texts]), self._size)
 
     def _means(self, tokens: Sequence[Tokens]) -> Tensor:
         """The mean embedding of each of `count` equal parts of each text."""
@@ -138,14 +143,20 @@ class ItemEncoder(nn.Module):
         counts = torch.bincount(into, minlength=len(sums)).clamp_min(1)
         return (sums / counts[:, None]).view(len(tokens), self.count, -1)
 
-    def _scaled(self, vectors: Tensor) -> Tensor:
-        """Vectors as long as the model's own embeddings are in the mean; zero stays zero."""
-        norm = vectors.square().mean(-1, keepdim=True).add(_EPS**2).sqrt()
-        return vectors * (self._size / norm)
-
     def own(self) -> dict[str, nn.Parameter]:
         """What is trained beside the LoRA, by name."""
         return {"slots": self.slots, "map": self.map}
+
+
+def embedding_size(weight: Tensor) -> float:
+    """The root mean square of a model's input embeddings."""
+    return float(weight.float().square().mean().sqrt())
+
+
+def scaled(vectors: Tensor, size: float) -> Tensor:
+    """Vectors of this root mean square each; zero stays zero."""
+    norm = vectors.square().mean(-1, keepdim=True).add(_EPS**2).sqrt()
+    return vectors * (size / norm)
 
 
 def encoder_digest(folder: Path) -> str:
@@ -315,6 +326,14 @@ class ItemVectors:
         self._made: OrderedDict[int, Tensor] = OrderedDict()
         look_up(network, self.numbers.base, self._of)
 
+    def of_texts(self, texts: Sequence[str]) -> list[Tensor]:
+        """The vectors of texts, each [count, width]."""
+        return self._blocks([self._block(text) for text in texts])
+
+    def _block(self, text: str) -> int:
+        first = self.numbers.of(Vectors(text, self.numbers.count))[0]
+        return (first - self.numbers.base) // self.numbers.count
+
     def _of(self, numbers: Tensor) -> Tensor:
         """[numbers] → [numbers, width]."""
         places = numbers - self.numbers.base
@@ -348,10 +367,16 @@ class ItemVectors:
         return dict(zip(blocks, encoder.encode(texts, self._batch_tokens), strict=True))
 
     @contextlib.contextmanager
-    def training(self, sequences: Sequence[Sequence[int]]) -> Iterator[None]:
-        """Within the block all vectors in these sequences are the encoder's, with gradients."""
-        base, count = self.numbers.base, self.numbers.count
-        blocks = {(one - base) // count for own in sequences for one in own if one >= base}
+    def training(
+        self, sequences: Sequence[Sequence[int]], more: Iterable[str] = ()
+    ) -> Iterator[None]:
+        """Within the block all vectors in these sequences are the encoder's, with gradients.
+
+        Args:
+            sequences: Prompts.
+            more: Further texts, whose vectors have gradients too.
+        """
+        blocks = {*self.numbers.blocks(sequences), *map(self._block, more)}
         self._made.clear()  # of weights that have moved since
         self._made |= self._encoded(sorted(blocks), training=True) if blocks else {}
         try:
@@ -384,7 +409,14 @@ def open_encoder(
     return encoder.requires_grad_(False).eval()
 
 
-def restore_slots(encoder: ItemEncoder, found: Mapping[str, Tensor]) -> None:
+class Slotted(Protocol):
+    """An encoder with slots and a map."""
+
+    def own(self) -> dict[str, nn.Parameter]:
+        """Both, by name."""
+
+
+def restore_slots(encoder: Slotted, found: Mapping[str, Tensor]) -> None:
     """Puts slots and map into an encoder."""
     with torch.no_grad():
         for name, parameter in encoder.own().items():

@@ -26,6 +26,12 @@ from trsr.models.hf.item_vectors import (
     open_encoder,
     read_slots,
 )
+from trsr.models.hf.soft_summary import (
+    SUMMARY,
+    SoftSummaries,
+    SummaryEncoder,
+    open_summary_encoder,
+)
 from trsr.models.hf.vision import ImageVectors, VisionFormat, load_processor
 from trsr.models.openvino.compiled import BITS, CompiledPass, compiled_pass, resolve
 from trsr.models.openvino.graph import rounded
@@ -85,6 +91,7 @@ class TransformersModel(FormattedModel):
         self.network = load.load_network(settings, folder, adapter, self.device)
         self.chat_format = self._format(folder)
         self.items: ItemVectors | None = None
+        self.summaries: SoftSummaries | None = None
         own_encoder = None if adapter is None else adapter / ENCODER
         if own_encoder is not None and files.is_folder(own_encoder):
             self._read_items(folder, own_encoder)
@@ -101,6 +108,9 @@ class TransformersModel(FormattedModel):
         if own_encoder is not None and self.items:
             self._identity += f" items {encoder_digest(own_encoder)}"
         self._identity += settings.special_name
+        if own_encoder is not None and self.summaries:
+            self._identity += f" summaries {encoder_digest(own_encoder / SUMMARY)}"
+            self.summaries.identity = self._identity
         self.prefix_cache = PrefixCache(settings.prefix_cache_tokens)
         self._kept_texts: dict[Tokens, dict[str, Tokens]] = {}
 
@@ -123,6 +133,15 @@ class TransformersModel(FormattedModel):
             return open_encoder(self.settings, folder, own, self.device)
 
         self.take_items(shape[0], encoder, stored)
+        summary = own / SUMMARY
+        if not files.is_folder(summary):
+            return
+
+        @functools.cache
+        def summary_encoder() -> SummaryEncoder:
+            return open_summary_encoder(self.settings, folder, summary, self.device)
+
+        self.take_summaries(len(read_slots(summary)["slots"]), summary_encoder)
 
     def take_items(
         self,
@@ -154,6 +173,28 @@ class TransformersModel(FormattedModel):
             self.settings.special_tokens,
         )
         return self.items
+
+    def take_summaries(self, count: int, encoder: Callable[[], SummaryEncoder]) -> SoftSummaries:
+        """Lets prompts hold soft summaries, where they hold vectors of items already.
+
+        Args:
+            count: Vectors of a summary.
+            encoder: Gives what makes them.
+
+        Raises:
+            ModelError: If items are read as texts.
+        """
+        if self.items is None or not isinstance(self.chat_format, VectorFormat):
+            raise ModelError("soft summaries are made of item vectors: set prompts.item_vectors")
+        batch = self.settings.batch_tokens
+        self.summaries = SoftSummaries(self.network, count, self.items, encoder, batch_tokens=batch)
+        self.chat_format.summaries = self.summaries.numbers
+        return self.summaries
+
+    @property
+    def summary_vectors(self) -> int:
+        """How many vectors stand in prompts for a soft summary; 0: it takes none."""
+        return self.summaries.numbers.count if self.summaries else 0
 
     @property
     def item_vectors(self) -> int:
@@ -198,6 +239,8 @@ class TransformersModel(FormattedModel):
         self.prefix_cache = PrefixCache(self.prefix_cache.budget)
         self.chat_format.forget()
         self._kept_texts.clear()
+        if self.summaries:
+            self.summaries.forget()
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens as the model reads it."""
