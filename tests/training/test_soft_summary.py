@@ -102,11 +102,13 @@ def settings(model: Path) -> ModelSettings:
     return ModelSettings(name=str(model), dtype="float32", device="cpu")
 
 
-def opened_soft(model: Path, stir: float = 0.0, reach: int = 2) -> tuple[Any, Any, Any]:
+def opened_soft(
+    model: Path, stir: float = 0.0, reach: int = 2, dropout: float = 0.0
+) -> tuple[Any, Any, Any]:
     """A model in training, its weights, and what gives a pass its vectors."""
     opened = open_trainable(settings(model), "")
     adapter, encoded = take_encoder(
-        opened, ITEMS, TrainSettings(dropout=0.0), 0, summary=SLOTS, reach=reach
+        opened, ITEMS, TrainSettings(dropout=dropout), 0, summary=SLOTS, reach=reach
     )
     torch.manual_seed(3)
     with torch.no_grad():
@@ -222,6 +224,15 @@ def test_the_states_are_those_of_a_plain_pass(tiny_model: Path) -> None:
         two = scaled(second) + read(one, items[2:].flatten(0, 1))
     found = opened.summaries.vectors("a sea film\na loud bolt\n\nsteel")
     assert abs(found - two).max() < 1e-5
+
+
+def test_a_validation_in_the_middle_of_training_has_no_dropout(tiny_model: Path) -> None:
+    opened, adapter, _ = opened_soft(tiny_model, 0.3, dropout=0.5)
+    adapter.summary.eval()
+    before = opened.summaries.vectors("a sea film\n\nsteel")
+    opened.summaries.forget()
+    adapter.summary.train()
+    assert torch.equal(opened.summaries.vectors("a sea film\n\nsteel"), before)
 
 
 def test_texts_that_nobody_asks_for_are_forgotten(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import re
 import threading
@@ -298,7 +299,9 @@ class SoftSummaries:
             known |= self._stored([own for own in paths if own[-1].key not in known])
             old = set(known)
             with torch.no_grad():
-                advance(self._encoder, known, paths, self._items.of_texts, self._batch_tokens)
+                # a validation between two steps reads without dropout
+                encoder = functools.partial(_evaluating, self._encoder)
+                advance(encoder, known, paths, self._items.of_texts, self._batch_tokens)
             kept = {key: known[key] for own in paths for key in _lasting(own) if key in known}
             fresh = {self._stored_key(key): one for key, one in kept.items() if key not in old}
             if fresh and self._store is not None and (self._writes if write is None else write):
@@ -375,6 +378,10 @@ class SoftSummaries:
         return list(
             dict.fromkeys(item for own in paths for step in own[-reach:] for item in step.items)
         )
+
+
+def _evaluating(encoder: Callable[[], SummaryEncoder]) -> SummaryEncoder:
+    return encoder().eval()
 
 
 def _lasting(path: Sequence[Step]) -> list[str]:
