@@ -21,7 +21,7 @@ from trsr.recommender import Recommender
 from trsr.types import Message, Prompt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-FAST = ["compress.cases=3", "model.scorer=torch"]
+FAST = ["compress.cases=3", "compress.recover_steps=3", "model.scorer=torch"]
 
 
 @pytest.fixture
@@ -49,6 +49,7 @@ def test_a_model_is_written_measured_and_used(run, tmp_path, no_processes):
     assert found["parameters"]["after"] < found["parameters"]["before"]
     assert found["tokens"] > 64
     assert len(found["lost"]) == found["layers"] == 14
+    assert len(found["recovery_losses"]) == 3
     page = (folder / "compress.md").read_text()
     assert str(tmp_path) not in page
     assert "ratio 0.6" in page
@@ -84,10 +85,40 @@ def test_the_same_call_makes_nothing_anew_and_another_one_refuses(run, tmp_path,
         compress_run(run, run.parent, settings=FAST)
 
 
+class KilledError(BaseException):
+    pass
+
+
+class KilledAt:
+    """Progress that ends the process at a step of the recovery."""
+
+    unit = ""
+    left = 2
+
+    def begin(self, total, unit):
+        self.unit = unit
+
+    def advance(self, steps=1, note=""):
+        self.left -= self.unit == "recovery steps"
+        if not self.left:
+            raise KilledError
+
+
+def test_a_stopped_call_goes_on_to_the_same_bits(run, tmp_path, no_processes):
+    compress_run(run, tmp_path / "straight", settings=FAST)
+    with pytest.raises(KilledError):
+        compress_run(run, tmp_path / "stopped", settings=FAST, progress=KilledAt())
+    compress_run(run, tmp_path / "stopped", settings=FAST)
+    one, other = (
+        (tmp_path / name / "low_rank.safetensors").read_bytes() for name in ("straight", "stopped")
+    )
+    assert one == other
+
+
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino")
 def test_several_ratios_are_a_curve_beside_fewer_bits(run, tmp_path, no_processes):
     folders, curve = compress_run(
-        run, tmp_path / "out", ratios=[0.4, 0.8], settings=[FAST[0], "model.scorer=openvino"]
+        run, tmp_path / "out", ratios=[0.4, 0.8], settings=[*FAST[:2], "model.scorer=openvino"]
     )
     assert [folder.name for folder in folders] == ["0.8", "0.4"]
     assert list(curve.costs) == ["llm", "llm 8bit", "llm 4bit", "ratio 0.8", "ratio 0.4"]
@@ -116,7 +147,7 @@ def test_what_cannot_be_compressed_is_refused(run, tmp_path, no_processes):
 
 
 def test_the_method_ranks_by_both_forms(run, tmp_path):
-    settings = ["method=od_llm", 'rank.rankers=["llm","llm_compressed"]', "compress.cases=3"]
+    settings = ["method=od_llm", 'rank.rankers=["llm","llm_compressed"]', *FAST[:2]]
     config = load_config(run / "config.toml", settings)
     outcomes = {one.stage: one for one in run_all(config)}
     assert not outcomes["train"].made

@@ -1,6 +1,7 @@
-"""OD-LLM (arXiv:2601.09306): the tuned ranking model, made smaller without training.
+"""OD-LLM (arXiv:2601.09306): the tuned ranking model, made smaller.
 
-The paper compresses LC-Rec, which writes item codes; here the model is that of LLM-TRSR.
+The paper compresses LC-Rec, which writes item codes; here the model is that of LLM-TRSR. A short
+training after it is not the paper's.
 """
 
 from trsr.methods import Method

@@ -205,6 +205,12 @@ class CompressSettings(Settings):
         description="even: each layer keeps the same share; by_loss: those keep more that would "
         "lose more",
     )
+    recover_steps: int = Field(
+        200,
+        ge=0,
+        description="steps of a training after that, in which the smaller model follows the whole "
+        "one on training cases; 0: none (the paper's)",
+    )
 
 
 def open_model(settings: ModelSettings, adapter: Path | None = None) -> Any:

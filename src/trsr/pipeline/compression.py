@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trsr.config import Config
 from trsr.data import Dataset
@@ -15,7 +16,11 @@ from trsr.progress import Progress
 from trsr.recommender import ranking_writer
 from trsr.settings import derive_seed
 from trsr.storage import files
+from trsr.training.encode import EncodedCase, encode_cases
 from trsr.types import Case
+
+if TYPE_CHECKING:
+    from trsr.training.recovery import Lessons
 
 RESULT = "compress.json"
 
@@ -35,8 +40,8 @@ def compress_ranker(
         dataset: The run's data.
         adapter: The trained adapter; None: the model as it came.
         out: An empty folder for the model.
-        state: A folder for finished layers: a stopped call goes on there.
-        progress: Shows the layers.
+        state: A folder for finished layers and steps: a stopped call goes on there.
+        progress: Shows the cases, layers and steps.
 
     Returns:
         What `compress.json` holds.
@@ -45,10 +50,10 @@ def compress_ranker(
         ConfigError: If the model has no weights here, or is quantized or compressed already.
         ModelError: If model and adapter do not fit, or it cannot be compressed.
     """
-    from trsr.models.hf import compression, low_rank
-    from trsr.models.hf.load import TOKENIZER
+    from trsr.models.hf import compression
+    from trsr.training import recovery
 
-    settings = config.compress
+    settings, steps = config.compress, config.compress.recover_steps
     base = base_folder(config.model)
     model = open_model(_exact(config.model), adapter)
     if hasattr(model.network, "peft_config"):
@@ -63,16 +68,33 @@ def compress_ranker(
         )
     network = model.network
     before = _parameters(network)
-    cases, skipped = _calibration(config, dataset, model)
-    made = compression.compress(network, cases, settings, state, progress)
-    low_rank.save(network, out)
-    for path in files.listed(base):
-        if path.name.startswith(TOKENIZER):
-            files.copy(path, out / path.name)
+    reached = recovery.reached(steps)
+    cases, skipped = _encoded(config, dataset, model, max(settings.cases, reached))
+    taught = cases[:reached]
+    wanted = _lessons(config, adapter, taught, state, progress)
+    prompts = [case.prompts for case in cases[: settings.cases]]
+    made = compression.compress(network, prompts, settings, state, progress)
+    losses: Sequence[float] = ()
+    if steps:
+        truncated, recovered = state / "truncated", state / "recovered"
+        _save(network, base, truncated)
+        smaller = config.model.model_copy(update={"name": str(truncated), "revision": None})
+        losses = recovery.recover(
+            taught,
+            wanted,
+            model=smaller,
+            steps=steps,
+            seed=config.run.seed,
+            out=recovered,
+            state=state / "recovery",
+            progress=progress,
+        ).losses
+        network = open_model(_exact(smaller), recovered).network
+    _save(network, base, out)
     found = {
         "of": model.identity,
         "settings": settings.model_dump(mode="json"),
-        "cases": len(cases),
+        "cases": len(prompts),
         "skipped": skipped,
         "tokens": made.tokens,
         "widest": made.widest,
@@ -80,6 +102,7 @@ def compress_ranker(
         "layers": len(made.ranks),
         "whole": made.whole,
         "lost": made.losses,
+        "recovery_losses": losses,
     }
     if made.tokens < compression.ENOUGH * made.widest:
         found["note"] = (
@@ -128,10 +151,38 @@ def _parameters(network: Any) -> int:
     return sum(one.numel() for one in network.parameters())
 
 
-def _calibration(
-    config: Config, dataset: Dataset, model: Any
-) -> tuple[list[list[tuple[int, ...]]], int]:
-    """The tokens of sampled training cases' ranking prompts; and how many cases do not fit."""
+def _lessons(
+    config: Config,
+    adapter: Path | None,
+    cases: Sequence[EncodedCase],
+    state: Path,
+    progress: Progress,
+) -> Lessons:
+    """What the whole model gives the cases that the smaller one is to learn from."""
+    from trsr.training.recovery import lessons
+    from trsr.training.start import open_trainable
+
+    if not cases:
+        return {}
+    return lessons(open_trainable(config.model, "", adapter), cases, state / "lessons", progress)
+
+
+def _save(network: Any, base: Path, folder: Path) -> None:
+    """Writes a compressed model with the tokenizer of the one that it is from."""
+    from trsr.models.hf import low_rank
+    from trsr.models.hf.load import TOKENIZER
+
+    files.empty_folder(folder)
+    low_rank.save(network, folder)
+    for path in files.listed(base):
+        if path.name.startswith(TOKENIZER):
+            files.copy(path, folder / path.name)
+
+
+def _encoded(
+    config: Config, dataset: Dataset, model: Any, most: int
+) -> tuple[list[EncodedCase], int]:
+    """Sampled training cases in tokens; and how many did not fit."""
     writer = ranking_writer(config, model)
     summaries, _ = run_summaries(dataset, ("train",), needed=config.summarized)
     cases = list(with_summaries(dataset.cases("train"), summaries))
@@ -142,11 +193,13 @@ def _calibration(
     def place(case: Case) -> tuple[int, str]:
         return derive_seed(seed, "compress", case.query.id), case.query.id
 
-    found, skipped = [], 0
-    for case in sorted(cases, key=place)[: config.compress.cases]:
+    found: list[EncodedCase] = []
+    skipped = 0
+    for case in sorted(cases, key=place):
+        if len(found) == most:
+            break
         try:
-            prompts = writer.rank(case.query)
-            found.append([model.encode_answers(one, writer.answers).stem for one in prompts])
+            found += encode_cases([case], writer, model, compared=False)
         except PromptError:
             skipped += 1
     return found, skipped

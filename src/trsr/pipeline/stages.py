@@ -210,7 +210,8 @@ def _compress(job: Job) -> dict[str, Any]:
     found = compress_ranker(job.config, dataset, adapter, out, job.work, job.progress)
     if "note" in found:
         _log.warning("compress: %s", found["note"])
-    return {key: one for key, one in found.items() if key not in ("lost", "settings")}
+    details = ("lost", "settings", "recovery_losses")
+    return {key: one for key, one in found.items() if key not in details}
 
 
 FLAG = "hardly_learned"

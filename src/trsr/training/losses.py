@@ -24,6 +24,9 @@ from trsr.training.encode import EncodedCase
 Loss = Callable[[Any, Sequence[EncodedCase], int], Tensor]
 """(network, cases, tokens of one forward pass) → the loss of each case, fp32, [cases]."""
 
+StatesOf = Callable[..., Tensor]
+"""As `answer_states`: the final hidden state at each sequence's last token."""
+
 
 def answer_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
     """Minus the log-probability of the right answer, mean over the case's candidates."""
@@ -102,7 +105,12 @@ LOSSES: Mapping[str, Loss] = {
 }
 
 
-def scores(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
+def scores(
+    network: Any,
+    cases: Sequence[EncodedCase],
+    batch_tokens: int,
+    states_of: StatesOf = answer_states,
+) -> Tensor:
     """The log-probability of yes minus that of no of every candidate, [candidates of all cases]."""
     yes: list[tuple[Tokens, Tokens]] = []
     no: list[tuple[Tokens, Tokens]] = []
@@ -114,7 +122,9 @@ def scores(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Ten
             no.append((prompt + other[:same], other[same:]))
     # One token against one token at the same place: the softmax's denominator cancels too.
     cancels = all(len(answer) == 1 for _, answer in (*yes, *no))
-    found = log_probs(network, [*yes, *no], batch_tokens, normalized=not cancels)
+    found = log_probs(
+        network, [*yes, *no], batch_tokens, normalized=not cancels, states_of=states_of
+    )
     return found[: len(yes)] - found[len(yes) :]
 
 
@@ -124,6 +134,7 @@ def log_probs(
     batch_tokens: int,
     *,
     normalized: bool = True,
+    states_of: StatesOf = answer_states,
 ) -> Tensor:
     """The log-probability of each answer after its prompt, summed over the answer's tokens.
 
@@ -132,6 +143,7 @@ def log_probs(
         pairs: (prompt, answer) in tokens.
         batch_tokens: About how many tokens one forward pass may hold.
         normalized: False leaves the softmax's denominator out: plain logits.
+        states_of: Makes the passes: as `answer_states`.
 
     Returns:
         Shape (pairs), fp32, differentiable.
@@ -143,7 +155,7 @@ def log_probs(
             owners.append(owner)
             rows.append(places.setdefault(prompt + answer[:at], len(places)))
             tokens.append(token)
-    states = answer_states(network, list(places), batch_tokens=batch_tokens)
+    states = states_of(network, list(places), batch_tokens=batch_tokens)
     device = states.device
     at_rows = torch.tensor(rows, device=device)
     values = _token_logits(network, states.index_select(0, at_rows), tokens)

@@ -268,11 +268,14 @@ class _Compressor:
         return {name: _rank(one, self._settings.ratio) for name, one in self._linears.items()}
 
     def _by_loss(self, hidden: list[Tensor], more: list[dict[str, Any]]) -> dict[str, int]:
-        """Ranks by what a singular value holds of its layer's output for each number it costs."""
+        """Ranks by what a singular value holds of its layer's output for each number it costs.
+
+        A layer whose factors would come to hold as many numbers as it does has none: it stays.
+        """
         file = self._state / RANKS
         if files.is_file(file):
             self._progress.advance(len(self._layers))
-            return dict(files.read_json(file))
+            return self._smaller(files.read_json(file))
         gains, costs, names = [], [], []
         for number, layer in enumerate(self._layers):
             inputs, hidden = self._inputs(layer, hidden, more)
@@ -281,7 +284,8 @@ class _Compressor:
                     weight = self._linears[name].weight
                     energies, cost = Spectrum.of(weight, gram).energies, sum(weight.shape)
                     # from the break-even on a further rank costs more than the whole matrix
-                    gains.append(energies[: weight.numel() // cost] / energies.sum() / cost)
+                    most = _rank(self._linears[name], 1)
+                    gains.append(energies[:most] / energies.sum() / cost)
                     costs.append(torch.full((len(gains[-1]),), cost))
                     names += [name] * len(gains[-1])
             self._progress.advance()
@@ -291,9 +295,17 @@ class _Compressor:
         ranks = dict.fromkeys(self._linears, 0)
         for place in order[spent <= budget].tolist():
             ranks[names[place]] += 1
-        ranks = {name: max(1, rank) for name, rank in ranks.items()}
         files.write_json(file, ranks)
-        return ranks
+        return self._smaller(ranks)
+
+    def _smaller(self, ranks: Mapping[str, int]) -> dict[str, int]:
+        found = {}
+        for name, rank in ranks.items():
+            if rank < _rank(self._linears[name], 1):
+                found[name] = max(1, rank)
+            else:
+                self._made.whole[name] = "it would lose too much"
+        return found
 
     def _inputs(
         self, layer: nn.Module, hidden: list[Tensor], more: list[dict[str, Any]]
@@ -344,11 +356,13 @@ class _Compressor:
         for names, gram in self._groups(number, inputs):
             pairs: dict[str, tuple[Tensor, Tensor]] = {}
             for name in names:
+                rank = self._made.ranks.get(self._name(number, name))
+                if rank is None:
+                    continue
                 spectrum = Spectrum.of(_linear(layer, name).weight, gram)
-                rank = self._made.ranks[self._name(number, name)]
                 pairs[name] = spectrum.rows[:rank], spectrum.vectors[:, :rank]
                 self._made.losses[self._name(number, name)] = (spectrum.lost(rank),)
-            if self._settings.align != "none":
+            if pairs and self._settings.align != "none":
                 pairs = self._aligned(number, layer, made, pairs, inputs, own, more)
             for name, (down, up) in pairs.items():
                 made.set_submodule(name, factorised(_linear(layer, name), down, up))
