@@ -212,6 +212,7 @@ def test_the_recipes_of_our_own_tables_are_right_and_open_with_their_command(pat
         ("model.timeout=inf", "model.timeout: input should be a finite number"),
         ("data.min_rating=-nan", "data.min_rating: input should be a finite number"),
         ("run.address=h:1", "run.address, worker_cpus and worker_gpus are read by run.engine"),
+        ("run.address=ray://h:10001", "ray:// is Ray's client, .* write HOST:PORT"),
         ("summarize.model.extra={messages=[]}", "would replace every prompt"),
         ("summarize.model.extra={extra_body={api_key='x'}}", "holds api_key"),
         ("run.folder=S3://bucket/x", "give a folder, or an address s3://"),

@@ -145,8 +145,12 @@ def _wrong_addresses(config: Config) -> Iterator[str]:
 def _clusterless(config: Config) -> Iterator[str]:
     """What only a cluster reads."""
     run = config.run
-    if run.engine == "ray" and run.address and not re.fullmatch(r"[^:\s]+:\d+", run.address):
-        yield "run.address: write HOST:PORT of the cluster's head"
+    if run.address and not re.fullmatch(r"[^:\s]+:\d+", run.address):
+        client = "ray:// is Ray's client, which trsr does not use; " * ("//" in run.address)
+        yield (
+            f"run.address: {client}write HOST:PORT of the cluster's head, as `ray start --head "
+            "--port=6379` has it, and give the command on a machine of the cluster"
+        )
     if run.engine == "local" and (run.address or run.worker_gpus or run.worker_cpus != 1):
         yield "run.address, worker_cpus and worker_gpus are read by run.engine = 'ray' alone"
 

@@ -7,6 +7,7 @@ worker says so every few seconds, and of one that was killed others take over th
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
 import threading
 import uuid
@@ -88,7 +89,7 @@ class SharedResponseCache(ResponseCache):
 
     def __init__(self, url: str, *, write: bool = True) -> None:
         try:
-            import psycopg  # noqa: F401
+            import psycopg
             import sqlalchemy as sa
         except ImportError as error:
             raise ConfigError(
@@ -106,6 +107,16 @@ class SharedResponseCache(ResponseCache):
                 "postgresql://USER@HOST:PORT/DATABASE, PORT as a number, and give the password in "
                 "PGPASSWORD"
             ) from None
+        known = [one.keyword.decode() for one in psycopg.pq.Conninfo.get_defaults()]
+        for option in sorted(set(parsed.query) - set(known)):
+            # one that is no word may be a part of a password
+            named = repr(option) if option.isidentifier() else "behind the ?"
+            near = "".join(
+                f": did you mean {one}?" for one in difflib.get_close_matches(option, known, n=1)
+            )
+            raise ConfigError(
+                f"run.cache: its address has an option {named} that PostgreSQL does not know{near}"
+            )
         self._engine = sa.create_engine(
             parsed, pool_pre_ping=True, pool_size=4, connect_args={"connect_timeout": 10}
         )
