@@ -67,14 +67,19 @@ class Pace:
         """The estimate in words; empty where the total is not known."""
         if not self.total:
             return ""
+        seconds = self.seconds_left()
+        return "too early to estimate" if seconds is None else f"about {duration(seconds)} left"
+
+    def seconds_left(self) -> float | None:
+        """The estimate; None where the total is not known, or it is too early."""
         (began, before), (last, _) = self._seen[0], self._seen[-1]
-        if self.done < self.total * SURE or self.done == before:
-            return "too early to estimate"
+        if not self.total or self.done < self.total * SURE or self.done == before:
+            return None
         each = (last - began) / (self.done - before)
         waited = time.monotonic() - last
         # a step that takes longer than the others is guessed to have a quarter more before it
         step = max(each - waited, waited / 4) if self.done < self.total else 0
-        return f"about {duration(each * max(self.total - self.done - 1, 0) + step)} left"
+        return each * max(self.total - self.done - 1, 0) + step
 
 
 def duration(seconds: float) -> str:

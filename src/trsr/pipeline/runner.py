@@ -28,6 +28,10 @@ SOURCE = "source files"
 """The key of the data's files among the settings of the stage that reads them."""
 
 
+WAITED = "start_seconds"
+"""In a stage's record: the seconds of it until a worker was there to begin, where it had any."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What a stage's work is given.
@@ -104,18 +108,27 @@ class Outcome:
     why: str
     info: Mapping[str, Any]
 
+    @property
+    def state(self) -> str:
+        """What became of it, in a few words."""
+        if not self.made:
+            return self.why
+        took = f"done in {duration(self.info['seconds'])}"
+        if WAITED in self.info:
+            took += f", {duration(self.info[WAITED])} of it to start workers"
+        return took
+
     def __str__(self) -> str:
         """A line for people; two where the stage was made again."""
         if not self.made:
-            return f"{self.stage}: {self.why}"
+            return f"{self.stage}: {self.state}"
         again = "" if self.why == "not made yet" else f"{self.stage}: made again, {self.why}\n"
         counts = ", ".join(
             f"{key} {value}"
             for key, value in self.info.items()
             if isinstance(value, int | str) and key not in ("seed", "prompts")
         )
-        took = duration(self.info["seconds"])
-        return f"{again}{self.stage}: done in {took}{f' ({counts})' if counts else ''}"
+        return f"{again}{self.stage}: {self.state}{f' ({counts})' if counts else ''}"
 
 
 def advance(

@@ -55,19 +55,28 @@ def write_html(report: Report, path: Path, page: Page | None = None) -> None:
         path: The file to write.
         page: What to show beside them.
     """
-    text = render(report, page or Page())
+    write_page(render(report, page or Page()), path)
+
+
+def write_page(text: str, path: Path) -> None:
+    """Writes a page, without characters that may not stand in one."""
     files.write_text(path, _FORBIDDEN.sub("\ufffd", text))
 
 
-def render(report: Report, page: Page) -> str:
-    """The page as text."""
-    environment = jinja2.Environment(
+def pages() -> jinja2.Environment:
+    """The templates of pages; what they show is text, and never becomes markup."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("trsr.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render(report: Report, page: Page) -> str:
+    """The page as text."""
+    environment = pages()
     environment.filters |= {
         "clip": clip,
         "decimals": decimals,
