@@ -1,20 +1,30 @@
-"""`python -m benchmarks cluster`: the engine's own dispatching over simulated workers that fail."""
+"""`python -m benchmarks cluster`: simulated workers that fail, or a run on Ray beside one here."""
 
 from __future__ import annotations
 
 import heapq
+import os
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.options import ClusterOptions
-from benchmarks.records import Record, Result
+from benchmarks.records import Place, Record, Result, Work, record
+from benchmarks.timing import Timing
 from trsr.engine.base import Done
 from trsr.engine.cluster import ATTEMPTS
 from trsr.engine.dispatch import Event, dispatch
+from trsr.errors import ModelError
+from trsr.machine import cores
+from trsr.pipeline.runner import WAITED
 from trsr.progress import Progress
+from trsr.storage.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +163,64 @@ def _record(variant: str, seconds: float, ratio: float) -> Record:
     none = (None,) * 4
     place = ("simulated", "none")
     return Record("cluster", variant, *place, *none, seconds, None, ratio, 0.0, None, None)
+
+
+def bench_ray(config: Path, options: ClusterOptions, progress: Progress) -> Result:
+    """Runs a configuration here, and by one Ray worker with all cores of this machine, in turn.
+
+    Each run is a command of its own with nothing stored. A stage on Ray counts without the time
+    until its worker was there, which is told apart.
+
+    Args:
+        config: A TOML file, a recipe's name or a run directory.
+        options: Settings in place of the file's, and repeats.
+        progress: Counts runs.
+
+    Raises:
+        ModelError: If a run fails, with its last words.
+    """
+    ray = ["run.engine=ray", "run.workers=1", f"run.worker_cpus={cores()}"]
+    found: dict[str, list[dict[str, Mapping[str, float]]]] = {"local": [], "ray": []}
+    progress.begin(2 * options.repeats, "runs")
+    for _ in range(options.repeats):
+        for engine, own in (("local", []), ("ray", ray)):
+            progress.advance(0, engine)
+            found[engine].append(_run([str(config), *options.settings, *own]))
+            progress.advance(1)
+    records = []
+    totals = dict.fromkeys(found, 0.0)
+    for stage in found["local"][0]:
+        local = Timing()
+        for engine, runs in found.items():
+            infos = [one[stage] for one in runs]
+            timing = Timing([one["seconds"] - one.get(WAITED, 0.0) for one in infos])
+            local = timing if engine == "local" else local
+            totals[engine] += timing.median
+            ratio, work = timing.median / max(local.median, 0.01), Work(1)
+            records.append(
+                record("cluster", f"{stage}/{engine}", Place("cpu", ""), timing, work, ratio)
+            )
+    waited = [sum(one.get(WAITED, 0.0) for one in run.values()) for run in found["ray"]]
+    notes = (
+        f"all stages: {totals['local']:.1f} s here, {totals['ray']:.1f} s on Ray after start-up: "
+        f"{totals['ray'] / totals['local'] - 1:+.1%}; start-up {np.median(waited):.1f} s more",
+        "ratio: Ray's time over that of the run here",
+    )
+    return Result("a run on Ray beside one here", tuple(records), notes)
+
+
+def _run(words: list[str]) -> dict[str, Mapping[str, float]]:
+    """Makes a run; its stages' records."""
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+        own = [f"run.folder={folder}/run", f"run.cache={folder}/responses.sqlite"]
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-m", "trsr", "run", *words, *own],
+            env={**os.environ, "RAY_worker_niceness": "0"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise ModelError(done.stderr.strip()[-2000:])
+        records = RunDirectory(Path(folder, "run")).records()
+        return {name: one.info for name, one in records.items()}

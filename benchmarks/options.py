@@ -172,8 +172,14 @@ class ServeOptions(Options):
 
 @dataclass(frozen=True)
 class ClusterOptions(Options):
-    """Of `cluster`: nothing is computed, and time is simulated."""
+    """Of `cluster`. Without a configuration nothing is computed, and time is simulated."""
 
+    config: Path | None = option(
+        None, "run this here and on Ray, in place of the simulation", kind=Path, flag="config"
+    )
+    settings: tuple[str, ...] = option(
+        (), "section.key=value: replaces the file's", flag="settings"
+    )
     workers: int = option(1000, "of the cluster", least=1)
     shards: int = option(1_000_000, "to be done", least=1)
     shard_seconds: float = option(30.0, "that a shard takes in the mean", kind=float)

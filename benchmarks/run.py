@@ -177,9 +177,11 @@ def serve(options: ServeOptions, progress: Progress) -> Iterator[Result]:
 
 
 def cluster(options: ClusterOptions, progress: Progress) -> list[Result]:
-    """Simulates a cluster; see `benchmarks.cluster.bench_cluster`."""
-    from benchmarks.cluster import bench_cluster
+    """Simulates a cluster, or runs on one; see `benchmarks.cluster`."""
+    from benchmarks.cluster import bench_cluster, bench_ray
 
+    if options.config is not None:
+        return [bench_ray(options.config, options, progress)]
     return [bench_cluster(options, progress)]
 
 

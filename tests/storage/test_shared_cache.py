@@ -12,14 +12,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from pipeline_data import configured, write_data
 from postgres_server import PostgresServer
 from pydantic import SecretStr
 
+from trsr.cli.inspect import check_all
 from trsr.config import load_config
 from trsr.errors import ConfigError, StoreError
 from trsr.models.base import Sampling
 from trsr.models.cached import cached
 from trsr.models.scripted import ScriptedModel
+from trsr.pipeline import run
 from trsr.storage import shared_cache
 from trsr.storage.response_cache import Cost
 from trsr.storage.shared_cache import SharedResponseCache, open_cache, without_password
@@ -249,3 +252,30 @@ def test_a_password_is_written_nowhere(tmp_path):
         open_cache(config.run.cache)
     assert "p%40ss" not in str(e.value)
     assert "p@ss" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("sslmod=require", "option 'sslmod' that PostgreSQL does not know: did you mean sslmode"),
+        ("s3cr%40t=1", r"an option behind the \? that"),
+    ],
+)
+def test_an_unknown_option_of_an_address_is_named(query, said):
+    with pytest.raises(ConfigError, match=said) as found:
+        SharedResponseCache(f"postgresql://u@h/d?{query}")
+    assert "s3cr" not in str(found.value)
+
+
+def test_a_database_that_does_not_answer_is_found_before_any_work(tmp_path):
+    write_data(tmp_path)
+    (tmp_path / "a.toml").write_text(configured(rank={"rankers": ["llm_zero_shot"]}))
+    cache = "run.cache=postgresql://u@127.0.0.1:9/d"
+    config = load_config(tmp_path / "a.toml", [cache, f"run.folder={tmp_path / 'run'}"])
+    with pytest.raises(StoreError, match="cannot be opened"):
+        list(run(config))
+    assert not (tmp_path / "run" / "items.parquet").exists()
+    with pytest.raises(StoreError, match="cannot be opened"):
+        list(check_all(tmp_path / "a.toml", [cache]))
+    cheap = [cache, f"run.folder={tmp_path / 'cheap'}", "rank.rankers=['popular']"]
+    assert all(one.made for one in run(load_config(tmp_path / "a.toml", cheap)))  # asks no model

@@ -128,9 +128,11 @@ def run(
 ) -> None:
     """Run all stages of the method; a stage whose output is up to date is skipped."""
     from trsr.config import load_config
+    from trsr.engine import workers_kept
     from trsr.errors import ConfigError
-    from trsr.pipeline import run_stage, stage_names
+    from trsr.pipeline import check_before, run_stage, stage_names
     from trsr.registry import near
+    from trsr.report.progress_page import ProgressPage
 
     loaded = load_config(config, settings or [])
     every = stage_names(loaded)
@@ -141,15 +143,20 @@ def run(
                 f"{near(name, list(every))}; it has {', '.join(every)}"
             )
     stages = [name for name in every if name in (only or every)]
-    for name in stages:
-        with Bar(name) as bar:
-            outcome = run_stage(loaded, name, bar, alone=len(stages) == 1)
-        err.print(str(outcome), markup=False)
-        if name == "prepare" and len(stages) > 1:
-            from trsr.planning import long_run
+    for line in check_before(loaded, stages):
+        err.print(line, markup=False)
+    page = ProgressPage(loaded.run.folder / "progress.html", loaded.run.folder.name, stages)
+    with workers_kept(), page:
+        for name in stages:
+            with Bar(name) as bar:
+                outcome = run_stage(loaded, name, page.watch(name, bar), alone=len(stages) == 1)
+            page.end(name, outcome.state)
+            err.print(str(outcome), markup=False)
+            if name == "prepare" and len(stages) > 1:
+                from trsr.planning import long_run
 
-            if warning := long_run(loaded):
-                err.print(warning, markup=False)
+                if warning := long_run(loaded):
+                    err.print(warning, markup=False)
     if "evaluate" in stages:
         from trsr.cli.ending import ending
         from trsr.report.costs import run_figures

@@ -25,6 +25,7 @@ def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
         DataError: If the data cannot be used.
     """
     from trsr.data import inspect
+    from trsr.pipeline.sharding import check_reach
     from trsr.pipeline.stages import located
     from trsr.rankers.rankings import read_lists
 
@@ -35,6 +36,11 @@ def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
     for name, one in config.rank.external_lists.items():
         yield f"rank.external.{name}: {len(read_lists(name, one)):,} lists"
     yield from _installed(config)
+    if config.run.engine == "local" or config.run.address:  # else a cluster would be started
+        there = files.exists(config.run.folder)
+        yield from check_reach(config)
+        if not there:
+            files.remove(config.run.folder)
 
 
 def _installed(config: Config) -> Iterator[str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import filelock
 
 from trsr.errors import TrsrError
+from trsr.machine import give_back_memory
 from trsr.progress import Progress
 from trsr.storage import files
 from trsr.storage.run_directory import explained
@@ -34,6 +37,7 @@ class Shard(Protocol):
 
 
 S = TypeVar("S", bound=Shard)
+T = TypeVar("T")
 
 Work = Callable[[S, Progress], Any]
 """Does a shard: a function of a module, which another process can import. Returns plain values."""
@@ -76,7 +80,13 @@ class Done(Generic[S]):
 
 
 class Engine(Protocol):
-    """Does shards, wherever."""
+    """Does shards, wherever.
+
+    Attributes:
+        waited: Seconds of its calls until a worker was there to begin.
+    """
+
+    waited: float
 
     def map(self, work: Work[S], shards: Sequence[S], resources: Resources) -> Generator[Done[S]]:
         """Does each shard exactly once, no matter who else asks for the same ones.
@@ -114,6 +124,75 @@ class Engine(Protocol):
             What became of each. Where one failed or lost its worker, the others are stopped, and
             it is the last. Empty where the cluster has lost the room for them.
         """
+
+
+class Kept:
+    """Idle workers, which the next call of this process goes on with: starting them takes seconds.
+
+    Args:
+        end: Ends one.
+    """
+
+    _every: ClassVar[list[Kept]] = []
+    _uses: ClassVar[int] = 0
+
+    def __init__(self, end: Callable[[Any], object]) -> None:
+        self._end = end
+        self._idle: dict[Hashable, list[Any]] = {}
+        self._every.append(self)
+
+    def take(self, kind: Hashable) -> Any:
+        """A worker of a kind; None where there is none."""
+        idle = self._idle.get(kind)
+        return idle.pop() if idle else None
+
+    def give(self, kind: Hashable, worker: Any) -> bool:
+        """Keeps an idle worker; outside `workers_kept` it is ended, and this is False."""
+        if Kept._uses:
+            self._idle.setdefault(kind, []).append(worker)
+        else:
+            self._end(worker)
+        return Kept._uses > 0
+
+    @classmethod
+    @contextlib.contextmanager
+    def using(cls) -> Iterator[None]:
+        """See `workers_kept`."""
+        cls._uses += 1
+        try:
+            yield
+        finally:
+            cls._uses -= 1
+            for kept in cls._every if not cls._uses else ():
+                for worker in (one for idle in kept._idle.values() for one in idle):
+                    kept._end(worker)
+                kept._idle.clear()
+
+
+workers_kept = Kept.using
+"""Within it, one call's workers are the next one's: those of all stages of a run."""
+
+_held: list[tuple[str, Any]] = []
+
+
+def held(key: str, make: Callable[[], T]) -> T:
+    """What a worker keeps open from one shard to the next, such as a model: one thing at a time."""
+    if not _held or _held[0][0] != key:
+        let_go()
+        _held.append((key, make()))
+    found: T = _held[0][1]
+    return found
+
+
+def let_go() -> None:
+    """Lets go of what is held: the next work of this machine needs the memory."""
+    if _held:
+        _held.clear()
+        gc.collect()  # models and what opens them may know each other
+    give_back_memory()
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 POLL = 0.5

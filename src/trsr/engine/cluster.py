@@ -13,12 +13,23 @@ import importlib.metadata
 import os
 import platform
 import socket
+import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic
 
-from trsr.engine.base import Done, Resources, S, Work, attempt, failures, note_failure
+from trsr.engine.base import (
+    Done,
+    Kept,
+    Resources,
+    S,
+    Work,
+    attempt,
+    failures,
+    let_go,
+    note_failure,
+)
 from trsr.engine.dispatch import Event, dispatch, together
 from trsr.errors import ConfigError
 from trsr.progress import Progress, Silent
@@ -35,6 +46,9 @@ STARTS = 3
 
 LOOK = 2.0
 """Seconds between two looks at the cluster while nothing happens."""
+
+PATIENCE = 120.0
+"""Seconds within which a node must have started a process, to be looked at before any work."""
 
 REACH = 5.0
 """Seconds within which the cluster's head must answer."""
@@ -64,6 +78,7 @@ class RayEngine:
         self._address = address
         self._versions = {"python": platform.python_version(), **(versions or {})}
         self._progress = progress or Silent()
+        self.waited = 0.0
 
     def map(
         self, work: Work[S], shards: Sequence[S], resources: Resources | None = None
@@ -82,12 +97,16 @@ class RayEngine:
                 todo.append(shard)
         if not todo:
             return
+        began = time.perf_counter()
         ray = connect(self._address)
         resources = resources or Resources()
         workers = min(resources.workers or _room(ray, resources), len(todo))
         with contextlib.closing(self._actors(ray, work, todo, resources)) as fleet:
             fleet.hire(workers)
-            yield from dispatch(fleet, todo, ATTEMPTS)
+            try:
+                yield from dispatch(fleet, todo, ATTEMPTS)
+            finally:
+                self.waited += (fleet.ready_at or time.perf_counter()) - began
 
     def gang(
         self,
@@ -98,6 +117,7 @@ class RayEngine:
         look: Callable[[], None],
     ) -> list[Done[S]]:
         """As `Engine.gang`; raises as `map`. With `resources.workers` they must all find room."""
+        began = time.perf_counter()
         ray = connect(self._address)
         workers = min(resources.workers or _room(ray, resources), most)
         shards = make(workers)
@@ -107,7 +127,39 @@ class RayEngine:
 
         with contextlib.closing(self._actors(ray, work, shards, resources)) as fleet:
             fleet.hire(workers)
-            return together(fleet, shards, look, stays)
+            try:
+                return together(fleet, shards, look, stays)
+            finally:
+                self.waited += (fleet.ready_at or time.perf_counter()) - began
+
+    def check(self, resources: Resources) -> int:
+        """Looks at each node that may have such a worker; how many there are. Raises as `map`."""
+        ray = connect(self._address)
+        _room(ray, resources)
+        nodes = [
+            one["NodeID"]
+            for one in ray.nodes()
+            if one["Alive"] and one["Resources"].get("CPU", 0) >= resources.cpus
+        ]
+        at = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        ask, plain = ray.remote(_wrong), {"num_cpus": 0, "max_retries": 0}
+        with _marked(self._folder) as mark:
+            calls = [
+                ask.options(scheduling_strategy=at(node, soft=False), **plain).remote(
+                    mark, self._versions
+                )
+                for node in nodes
+            ]
+            for call in calls:
+                try:
+                    wrong = ray.get(call, timeout=PATIENCE)
+                except ray.exceptions.RayTaskError as error:
+                    wrong = f"the cluster starts no worker: {str(error).strip()}"
+                except ray.exceptions.RayError:  # lost meanwhile, or slow: an actor looks again
+                    continue
+                if wrong:
+                    raise ConfigError(wrong)
+        return len(nodes)
 
     def _actors(
         self, ray: Any, work: Work[S], shards: Sequence[S], resources: Resources
@@ -185,33 +237,35 @@ class _Actors(Generic[S]):
         progress: Progress,
     ) -> None:
         self._ray, self._folder, self._work, self._before = ray, folder, work, before
-        self._kind = ray.remote(_Actor).options(
-            num_cpus=resources.cpus, num_gpus=resources.gpus, max_restarts=0
-        )
+        self._resources = resources.cpus, resources.gpus
         self._progress = progress
         self._versions = versions
-        self._mark = folder / f"{uuid.uuid4().hex}.seen"
+        self._open = contextlib.ExitStack()
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, int] = {}  # what is under way → worker
         self._given: dict[int, S] = {}
-        self._starting: set[int] = set()
+        self._starting: dict[int, bool] = {}  # worker → whether it is a new one
         self._failed_starts = 0
+        self.ready_at = 0.0
 
     def hire(self, workers: int) -> None:
         """Asks the cluster for workers; they come as it has room."""
-        with explained(self._folder):
-            files.make_folder(self._folder)
-            files.write_text(self._mark, "")
+        self._mark = self._open.enter_context(_marked(self._folder))
         for worker in range(workers):
             self._start(worker)
 
     def _start(self, worker: int) -> None:
-        self._starting.add(worker)
-        self._actors[worker] = self._kind.remote()
-        call = self._actors[worker].check.remote(self._mark, self._versions)
-        self._calls[call] = worker
+        if (known := _idle.take(self._resources)) is None:
+            cpus, gpus = self._resources
+            kind = self._ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
+            self._starting[worker], self._actors[worker] = True, kind.remote()
+        else:
+            self._starting[worker], self._actors[worker] = False, known
+        check = self._actors[worker].check
+        self._calls[check.remote(self._mark, self._versions)] = worker
 
     def begin(self, worker: int, shard: S) -> None:
+        self.ready_at = self.ready_at or time.perf_counter()
         self._given[worker] = shard
         do = self._actors[worker].do
         call = do.remote(self._folder, self._work, shard, self._before[shard.key])
@@ -234,7 +288,7 @@ class _Actors(Generic[S]):
             cause = str(error).strip()
             raised = isinstance(error, self._ray.exceptions.RayTaskError)
             if worker in self._starting:
-                self._failed_starts += 1
+                self._failed_starts += self._starting[worker]
                 if raised or self._failed_starts >= STARTS:
                     raise ConfigError(f"the cluster starts no worker: {cause}") from error
             elif raised:  # before it came to the work, such as for want of a module
@@ -246,7 +300,7 @@ class _Actors(Generic[S]):
         if worker in self._starting:
             if value:
                 raise ConfigError(value)
-            self._starting.discard(worker)
+            del self._starting[worker]
             self._failed_starts = 0
             yield Event(worker)
         else:
@@ -263,36 +317,74 @@ class _Actors(Generic[S]):
         return Done(shard, error=cause)
 
     def close(self) -> None:
-        for actor in self._actors.values():
-            self._ray.kill(actor)
-        files.remove(self._mark)
+        called = set(self._calls.values())
+        # those that are up go on top, so that the next call takes them first
+        for worker in sorted(self._actors, key=lambda one: one not in self._starting):
+            actor = self._actors[worker]
+            if (worker in called) != (worker in self._starting):  # at work, or of no use
+                self._ray.kill(actor)
+            elif _idle.give(self._resources, actor):
+                actor.let_go.remote()
+        self._open.close()
+
+
+@contextlib.contextmanager
+def _marked(folder: Path) -> Iterator[Path]:
+    """A file by which a node shows that it sees the folder."""
+    mark = folder / f"{uuid.uuid4().hex}.seen"
+    with explained(folder):
+        files.make_folder(folder)
+        files.write_text(mark, "")
+    try:
+        yield mark
+    finally:
+        files.remove(mark)
+
+
+def _end(actor: Any) -> None:
+    import ray
+
+    if ray.is_initialized():  # else its worker has ended with the connection
+        ray.kill(actor)
+
+
+_idle = Kept(_end)
 
 
 class _Actor:
     """A worker on some node."""
 
+    def let_go(self) -> None:
+        """Until the next call."""
+        let_go()
+
     def check(self, mark: Path, versions: Mapping[str, str]) -> str:
-        """What is wrong with this node; empty where nothing is."""
-        here = socket.gethostname()
-        if not files.exists(mark):
-            return (
-                f"the node {here} does not see {mark.parent}: all nodes must share the run's "
-                "folder, in the same place; set run.folder to one on a shared file system"
-            )
-        other = [
-            f"{name} {found or 'is missing'} in place of {wanted}"
-            for name, wanted in versions.items()
-            if (found := _installed(name)) != wanted
-        ]
-        if other:
-            return f"the node {here} has other packages, which could change results: " + (
-                f"{', '.join(other)}; install the same everywhere (constraints.txt)"
-            )
-        return ""
+        """See `_wrong`."""
+        return _wrong(mark, versions)
 
     def do(self, folder: Path, work: Work[S], shard: S, before: int | None) -> Done[S] | None:
         """Does a shard; None while another process does it."""
         return attempt(folder, work, shard, before, Silent())
+
+
+def _wrong(mark: Path, versions: Mapping[str, str]) -> str:
+    """What is wrong with this node; empty where nothing is."""
+    here = socket.gethostname()
+    if not files.exists(mark):
+        return (
+            f"the node {here} does not see {mark.parent}: all nodes must share the run's "
+            "folder, in the same place; set run.folder to one on a shared file system"
+        )
+    other = [
+        f"{name} {found or 'is missing'} in place of {wanted}"
+        for name, wanted in versions.items()
+        if (found := _installed(name)) != wanted
+    ]
+    if other:
+        return f"the node {here} has other packages, which could change results: " + (
+            f"{', '.join(other)}; install the same everywhere (constraints.txt)"
+        )
+    return ""
 
 
 def _installed(package: str) -> str:

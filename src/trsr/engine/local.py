@@ -17,7 +17,18 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Generic
 
-from trsr.engine.base import POLL, Done, Resources, S, Work, attempt, failures, note_failure
+from trsr.engine.base import (
+    POLL,
+    Done,
+    Kept,
+    Resources,
+    S,
+    Work,
+    attempt,
+    failures,
+    let_go,
+    note_failure,
+)
 from trsr.engine.dispatch import Event, dispatch, together
 from trsr.machine import cores
 from trsr.progress import Progress, Silent
@@ -46,6 +57,7 @@ class LocalEngine:
     def __init__(self, folder: Path, progress: Progress | None = None) -> None:
         self._folder = folder
         self._progress = progress or Silent()
+        self.waited = 0.0
 
     def map(
         self, work: Work[S], shards: Sequence[S], resources: Resources | None = None
@@ -106,6 +118,11 @@ class Share:
 
     cores: tuple[int, ...]
     environment: Mapping[str, str]
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """Workers of equal parts are alike."""
+        return self.cores, *sorted(self.environment.items())
 
 
 def shares(workers: int, devices: Sequence[str]) -> list[Share]:
@@ -186,11 +203,11 @@ class _Pool(Generic[S]):
 
     def close(self) -> None:
         for worker in self._workers:
-            worker.stop()
+            worker.keep()
 
 
 class _Worker(Generic[S]):
-    """A process that does one shard after the other; started when the first one is given."""
+    """A process that does one shard after the other; there when the first one is given."""
 
     connection: Connection[Any, Any]
 
@@ -201,31 +218,52 @@ class _Worker(Generic[S]):
         self.note = ""
 
     def begin(self, shard: S, before: int | None) -> None:
-        if self._process is None:
-            context = multiprocessing.get_context("spawn")
-            self.connection, theirs = context.Pipe()
-            process = context.Process(
-                target=_work_on, args=(theirs, self._folder, self._work, self._share.cores)
-            )
-            with _environment(self._share.environment):
-                process.start()
-            theirs.close()  # so that the worker's death ends the connection
-            self._process = process
+        while self._process is None:
+            kept = _idle.take(self._share.kind)
+            if kept is None or kept[0].is_alive():
+                self._process, self.connection = kept or self._started()
         self.shard = shard
         with contextlib.suppress(OSError):  # it died meanwhile, as the next look will show
-            self.connection.send((shard, before))
+            self.connection.send((self._folder, self._work, shard, before))
+
+    def _started(self) -> tuple[SpawnProcess, Connection[Any, Any]]:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work_on, args=(theirs, self._share.cores))
+        with _environment(self._share.environment):
+            process.start()
+        theirs.close()  # so that the worker's death ends the connection
+        return process, ours
+
+    def keep(self) -> None:
+        """Keeps an idle process for the next call; ends one that is at work."""
+        if self._process is None or self.shard is not None:
+            self.stop()
+            return
+        process, self._process = self._process, None
+        if _idle.give(self._share.kind, (process, self.connection)):
+            with contextlib.suppress(OSError):
+                self.connection.send(None)
 
     def stop(self) -> str:
         """Ends the process, and says how it ended; what its shard has done stays."""
         process, self._process, self.shard, self.note = self._process, None, None, ""
         if process is None:
             return ""
-        self.connection.close()
-        process.join(POLL)
-        process.terminate()
-        process.join()
+        _end((process, self.connection))
         code = process.exitcode or 0
         return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+
+
+def _end(worker: tuple[SpawnProcess, Connection[Any, Any]]) -> None:
+    process, connection = worker
+    connection.close()
+    process.join(POLL)
+    process.terminate()
+    process.join()
+
+
+_idle = Kept(_end)
 
 
 @contextlib.contextmanager
@@ -243,9 +281,7 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _work_on(
-    connection: Connection[Any, Any], folder: Path, work: Work[S], own: Sequence[int]
-) -> None:
+def _work_on(connection: Connection[Any, Any], own: Sequence[int]) -> None:
     """Runs in a worker: shards in, what became of them out."""
     if own:
         os.sched_setaffinity(0, own)
@@ -254,7 +290,10 @@ def _work_on(
     os.dup2(2, 1)  # what libraries print is no output of the command
     with contextlib.suppress(EOFError, OSError):
         while True:
-            shard, before = connection.recv()
+            if (given := connection.recv()) is None:
+                let_go()
+                continue
+            folder, work, shard, before = given
             connection.send(attempt(folder, work, shard, before, _Notes(connection)))
 
 

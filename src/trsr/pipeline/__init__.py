@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from trsr.config import Config
+from trsr.engine import workers_kept
 from trsr.errors import ConfigError
 from trsr.methods import METHODS, Method
 from trsr.pipeline import runner
+from trsr.pipeline.artifacts import used_splits
 from trsr.pipeline.runner import Outcome, Stage, advance, refuse_stale
+from trsr.pipeline.sharding import check_reach
 from trsr.pipeline.stages import STAGE_TABLE, STAGES
 from trsr.progress import Progress, Silent
 from trsr.storage.remote_run import run_directory
@@ -17,6 +20,7 @@ from trsr.storage.run_directory import RunDirectory
 __all__ = [
     "STAGE_NAMES",
     "Outcome",
+    "check_before",
     "is_finished",
     "refuse_stale",
     "run",
@@ -102,6 +106,26 @@ def stage_key(config: Config, name: str) -> str:
     return stage.key(config, RunDirectory(config.run.folder))
 
 
+def check_before(config: Config, names: Sequence[str]) -> list[str]:
+    """Looks at what later stages reach, where one of these stages has never been made.
+
+    Args:
+        config: All settings.
+        names: The stages that are asked for.
+
+    Returns:
+        What was found, for people.
+
+    Raises:
+        ConfigError: If an address is wrong, or the cluster cannot be used.
+        StoreError: If the shared cache cannot be used.
+    """
+    made = RunDirectory(config.run.folder).records()
+    left = [name for name in names if name not in ("prepare", "evaluate", *made)]
+    asks = config.rank.those("uses_llm") or (config.summarize.uses_llm and used_splits(config))
+    return list(check_reach(config)) if left and asks else []
+
+
 def run(config: Config, bars: Bars = lambda stage: Silent()) -> Iterator[Outcome]:
     """Does all stages in order; those whose output still holds are skipped.
 
@@ -112,8 +136,10 @@ def run(config: Config, bars: Bars = lambda stage: Silent()) -> Iterator[Outcome
     Yields:
         What became of each stage, as it ends.
     """
-    for name in stage_names(config):
-        yield run_stage(config, name, bars(name))
+    with workers_kept():
+        check_before(config, stage_names(config))
+        for name in stage_names(config):
+            yield run_stage(config, name, bars(name))
 
 
 def run_prepare(config: Config, progress: Progress | None = None) -> Outcome:

@@ -15,6 +15,7 @@ import polars as pl
 
 from trsr.config import Config
 from trsr.data import Cases, Catalog, Dataset
+from trsr.engine import held
 from trsr.errors import ConfigError, DataError, PromptError
 from trsr.machine import give_back_memory
 from trsr.metrics.report import Estimate, number
@@ -29,7 +30,7 @@ from trsr.pipeline.artifacts import (
 )
 from trsr.pipeline.fitted_rankers import FittedRankers
 from trsr.pipeline.runner import Job
-from trsr.pipeline.sharding import StageShard, cut, do_shards, held, is_sharded, plus
+from trsr.pipeline.sharding import StageShard, cut, do_shards, is_sharded, plus
 from trsr.progress import Progress, Silent
 from trsr.prompts import PromptCounts, PromptWriter, TitleWriter
 from trsr.rankers import (
@@ -465,7 +466,7 @@ def rank_candidates(job: Job) -> dict[str, Any]:
     info |= {"models": models, "chosen": ranking.chosen}
     info |= {"costs": {name: costs[name] for name in rank.rankers if name in costs}}
     info |= {"notes": ranking.notes} if ranking.notes else {}
-    info |= ranking.fit.to_json()
+    info |= ranking.fit.to_json() | facts.get("waited", {})
     return info | ({"unfit_queries": dict(islice(unfit.items(), 20))} if unfit else {})
 
 
@@ -498,7 +499,7 @@ def _ranked_in_shards(
         shard for names in groups.values() for shard in cut(job, len(ranking.cases), tuple(names))
     ]
     job.progress.begin(len(groups) * len(ranking.cases), "queries")
-    do_shards(job, _rank_shard, shards)
+    waited = do_shards(job, _rank_shard, shards)
     found: dict[str, list[pl.DataFrame]] = {}
     facts: dict[str, Any] = {}
     for shard in shards:
@@ -509,7 +510,7 @@ def _ranked_in_shards(
             found.setdefault(name, []).append(lists)
     for name in found:
         facts["costs"][name]["preparing"] = ranking.book.prepared(name)
-    return found, facts
+    return found, facts | {"waited": waited}
 
 
 def _rank_shard(shard: StageShard, progress: Progress) -> int:

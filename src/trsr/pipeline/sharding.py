@@ -12,10 +12,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 from pydantic import SecretStr
@@ -24,18 +24,16 @@ from trsr.config import Config
 from trsr.engine import Engine, LocalEngine, RayEngine, Resources
 from trsr.engine.base import Work
 from trsr.errors import ModelError
-from trsr.machine import give_back_memory
-from trsr.pipeline.runner import Job, versions
+from trsr.pipeline.runner import WAITED, Job, versions
 from trsr.settings import digest
 from trsr.storage import files
-from trsr.storage.run_directory import explained
+from trsr.storage.run_directory import RunDirectory, explained
+from trsr.storage.shared_cache import open_cache, without_password
 
 FORMAT = 1
 """Counted up when a shard's file becomes another."""
 
 _FACTS = "trsr.facts"  # file metadata: what a shard's work counted
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -142,16 +140,45 @@ def cut(job: Job, total: int, names: tuple[str, ...] = ()) -> list[StageShard]:
 
 def engine_of(job: Job) -> tuple[Engine, Resources]:
     """What does a stage's shards, and what it may use."""
-    run, locks = job.config.run, job.work / "locks"
-    resources = Resources(run.workers, cpus=run.worker_cpus, gpus=run.worker_gpus)
+    run, locks, resources = job.config.run, job.work / "locks", resources_of(job.config)
     if run.engine == "ray":
         return RayEngine(locks, run.address, versions(), job.progress), resources
     own = dataclasses.replace(resources, devices=devices())
     return LocalEngine(locks, job.progress), own
 
 
-def do_shards(job: Job, work: Work[StageShard], shards: Sequence[StageShard]) -> None:
+def check_reach(config: Config) -> Iterator[str]:
+    """Looks, before any work, at what only later stages reach: shared cache and cluster.
+
+    Yields:
+        What was found, for people.
+
+    Raises:
+        ConfigError: If an address is wrong, or the cluster cannot be used.
+        StoreError: If the shared cache cannot be used.
+    """
+    run = config.run
+    if isinstance(run.cache, SecretStr):
+        with open_cache(run.cache) as cache:
+            shown = without_password(run.cache.get_secret_value())
+            yield f"run.cache: {shown} answers, and holds {len(cache):,} responses"
+    if run.engine == "ray":
+        engine = RayEngine(RunDirectory(run.folder).workspace("nodes"), run.address, versions())
+        nodes = engine.check(resources_of(config))
+        which = "one machine, which sees" if nodes == 1 else f"{nodes} machines, which all see"
+        yield f"run.engine: a Ray cluster of {which} {run.folder}: see progress.html there"
+
+
+def resources_of(config: Config) -> Resources:
+    """What a stage's work may use."""
+    run = config.run
+    return Resources(run.workers, cpus=run.worker_cpus, gpus=run.worker_gpus)
+
+
+def do_shards(job: Job, work: Work[StageShard], shards: Sequence[StageShard]) -> dict[str, float]:
     """Does the shards that are not done; the bar, which the caller begins, counts all.
+
+    Returns what `waited` gives.
 
     Args:
         job: The stage's.
@@ -174,19 +201,12 @@ def do_shards(job: Job, work: Work[StageShard], shards: Sequence[StageShard]) ->
             pace = tokens / (time.perf_counter() - began)
             note = f"{count:,} of {len(shards):,} shards" + (f", {pace:,.0f} tokens/s" * (pace > 0))
             job.progress.advance(done.shard.stop - done.shard.start, note)
+    return waited(engine)
 
 
-_held: list[tuple[str, Any]] = []
-
-
-def held(key: str, make: Callable[[], T]) -> T:
-    """What a worker keeps open from one shard to the next, such as a model: one thing at a time."""
-    if not _held or _held[0][0] != key:
-        _held.clear()
-        give_back_memory()
-        _held.append((key, make()))
-    found: T = _held[0][1]
-    return found
+def waited(engine: Engine) -> dict[str, float]:
+    """For a stage's record, the seconds of it until a worker was there to begin."""
+    return {WAITED: round(engine.waited, 2)} if engine.waited >= 0.01 else {}
 
 
 def plus(one: Any, other: Any, sign: int = 1) -> Any:

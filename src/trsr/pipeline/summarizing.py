@@ -10,9 +10,10 @@ import polars as pl
 
 from trsr.config import Config
 from trsr.data import Cases, Catalog, Dataset
+from trsr.engine import held
 from trsr.pipeline.artifacts import framed_summaries, summary_frame, used_splits
 from trsr.pipeline.runner import Job
-from trsr.pipeline.sharding import StageShard, cut, do_shards, held, plus
+from trsr.pipeline.sharding import StageShard, cut, do_shards, plus
 from trsr.progress import Progress
 from trsr.recommender import open_summarizer, summary_writer
 from trsr.storage.run_directory import RunDirectory
@@ -72,14 +73,14 @@ def summarized_in_shards(
         tables: The cases by split.
     """
     shards = cut(job, len(_users(tables)))
-    do_shards(job, _summarize_shard, shards)
+    waited = do_shards(job, _summarize_shard, shards)
     found: dict[str, Summary] = {}
     info: dict[str, Any] = {}
     for shard in shards:
         frame, facts = shard.read()
         found |= framed_summaries(frame)
         info = plus(info, facts)
-    return found, info
+    return found, info | waited
 
 
 def _users(tables: Mapping[str, Cases]) -> pl.Series:

@@ -21,7 +21,7 @@ from trsr.metrics import evaluate as compute
 from trsr.models import LanguageModel, ScoringModel
 from trsr.pipeline.artifacts import run_summaries, with_summaries
 from trsr.pipeline.runner import Job
-from trsr.pipeline.sharding import engine_of
+from trsr.pipeline.sharding import engine_of, waited
 from trsr.progress import Progress, Silent
 from trsr.prompts import PromptWriter
 from trsr.rankers import PointwiseLLMRanker, rank_what_fits
@@ -165,7 +165,8 @@ def trained_together(job: Job) -> dict[str, Any]:
         notes.show()
         wrong = [one for one in found if one.error]
         if found and not wrong:
-            return next(one.value for one in found if one.shard.rank == 0)
+            info = next(one.value for one in found if one.shard.rank == 0)
+            return {**info, **waited(engine)}
         if any(not _lost(one.error) for one in wrong):
             raise ModelError(f"{wrong[-1].shard.name}: {wrong[-1].error}")
         failed = 0 if notes.done > before else failed + 1
