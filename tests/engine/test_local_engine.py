@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from engine_shards import FileShard, done_by, write
 
-from trsr.engine import LocalEngine, Resources
+from trsr.engine import LocalEngine, Resources, workers_kept
 from trsr.engine.local import shares
 from trsr.machine import cores
 from trsr.progress import Silent
@@ -87,6 +87,23 @@ def test_a_killed_workers_shard_is_done_again_but_not_without_end(tmp_path: Path
     assert "killed by signal 9" in found["deadly"].error
     begun = done_by(tmp_path)
     assert [begun.count(name) for name in ("once", "deadly", "a")] == [2, 2, 1]
+
+
+def test_processes_go_on_from_one_call_to_the_next(tmp_path: Path) -> None:
+    engine = LocalEngine(tmp_path / "locks")
+
+    def pids(*names: str) -> set[str]:
+        return {one.value for one in engine.map(write, shards_of(tmp_path, *names), TWO)}
+
+    with workers_kept():
+        first = pids("a", "b")
+        again = pids("c", "d")
+        os.kill(int(min(first)), signal.SIGKILL)
+        third = pids("e", "f")
+    assert len(first) == 2
+    assert again == first
+    assert len(third & first) == 1
+    assert not third & pids("g", "h")
 
 
 def test_two_processes_share_the_shards(tmp_path: Path) -> None:

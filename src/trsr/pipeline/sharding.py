@@ -165,8 +165,9 @@ def check_reach(config: Config) -> Iterator[str]:
     if run.engine == "ray":
         engine = RayEngine(RunDirectory(run.folder).workspace("nodes"), run.address, versions())
         nodes = engine.check(resources_of(config))
-        which = "one machine, which sees" if nodes == 1 else f"{nodes} machines, which all see"
-        yield f"run.engine: a Ray cluster of {which} {run.folder}: see progress.html there"
+        many = "one machine" if nodes == 1 else f"{nodes} machines"
+        shown = run.folder / "progress.html"
+        yield f"run.engine: a Ray cluster of {many}; {shown} tells how far the run is"
 
 
 def resources_of(config: Config) -> Resources:

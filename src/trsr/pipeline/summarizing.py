@@ -72,7 +72,8 @@ def summarized_in_shards(
         job: The stage's.
         tables: The cases by split.
     """
-    shards = cut(job, len(_users(tables)))
+    shards = cut(job, users := len(_users(tables)))
+    job.progress.begin(users, "users")
     waited = do_shards(job, _summarize_shard, shards)
     found: dict[str, Summary] = {}
     info: dict[str, Any] = {}
