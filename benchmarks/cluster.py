@@ -215,7 +215,7 @@ def _run(words: list[str]) -> dict[str, Mapping[str, float]]:
         own = [f"run.folder={folder}/run", f"run.cache={folder}/responses.sqlite"]
         done = subprocess.run(  # noqa: S603
             [sys.executable, "-m", "trsr", "run", *words, *own],
-            env={**os.environ, "RAY_worker_niceness": "0"},
+            env={**os.environ, "RAY_worker_niceness": "0", "RAY_ADDRESS": "local"},
             capture_output=True,
             text=True,
             check=False,

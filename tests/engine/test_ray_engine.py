@@ -190,7 +190,7 @@ def test_a_run_that_loses_nodes_again_and_again_equals_a_local_run(
     from trsr.storage.run_directory import RunDirectory
 
     nodes.whole()
-    write_data(tmp_path, users=3 * KILLS + 10)
+    write_data(tmp_path, users=KILLS + 12)
     tiny_model_folder(tmp_path / "tiny")
     rank = '[rank]\nrankers = ["popular", "llm_zero_shot", "llm", "blend"]\n[rank.blend]\n'
     text = f'{SMALL}dropout = 0\n{rank}members = ["popular", "llm_zero_shot"]\n'
@@ -231,9 +231,6 @@ def test_a_run_that_loses_nodes_again_and_again_equals_a_local_run(
     for mine, theirs in infos.values():
         counts = ("queries", "summaries", "empty", "unfit")
         assert [mine.get(key) for key in counts] == [theirs.get(key) for key in counts]
-        # a lost shard's answers are in the response cache, when it is done again
-        asked = [one.get("asked", 0) + one.get("from_store", 0) for one in (mine, theirs)]
-        assert asked[0] == asked[1]
     for stage in ("summarize", "rank"):
         *_, last = (note for note in bars[stage].notes if " shards" in note)
         shards = int(last.split(" of ")[1].split()[0])

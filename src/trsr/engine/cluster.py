@@ -317,11 +317,10 @@ class _Actors(Generic[S]):
         return Done(shard, error=cause)
 
     def close(self) -> None:
-        called = set(self._calls.values())
-        # those that are up go on top, so that the next call takes them first
-        for worker in sorted(self._actors, key=lambda one: one not in self._starting):
-            actor = self._actors[worker]
-            if (worker in called) != (worker in self._starting):  # at work, or of no use
+        # one that has not come yet may never find room, and must not be taken for one that has
+        busy = {*self._calls.values(), *self._starting}
+        for worker, actor in self._actors.items():
+            if worker in busy:
                 self._ray.kill(actor)
             elif _idle.give(self._resources, actor):
                 actor.let_go.remote()
