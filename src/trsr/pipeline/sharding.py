@@ -166,8 +166,8 @@ def check_reach(config: Config) -> Iterator[str]:
         engine = RayEngine(RunDirectory(run.folder).workspace("nodes"), run.address, versions())
         nodes = engine.check(resources_of(config))
         many = "one machine" if nodes == 1 else f"{nodes} machines"
-        shown = run.folder / "progress.html"
-        yield f"run.engine: a Ray cluster of {many}; {shown} tells how far the run is"
+        page = run.folder / "progress.html"
+        yield f"run.engine: a Ray cluster of {many}; {page} tells how far the run is"
 
 
 def resources_of(config: Config) -> Resources:
