@@ -129,7 +129,7 @@ def test_workers_go_on_from_one_call_to_the_next(nodes: Nodes, tmp_path: Path) -
 
 
 KILLS = int(os.environ.get("TRSR_NODE_KILLS", "2"))
-"""`TRSR_NODE_KILLS=10 pytest tests/engine/test_ray_engine.py -k nodes` is the long form."""
+"""`TRSR_NODE_KILLS=10 pytest tests/engine -k loses_nodes` is the long form."""
 
 
 class KillingBar(Silent):
