@@ -10,16 +10,18 @@ import safetensors
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import adapted as tiny_adapted
 from tiny import tiny_model_folder, tiny_network
 from torch import Tensor
 from train_toy import ToyWriter, toy_cases, toy_train
 
 from trsr.errors import ConfigError
 from trsr.models import ModelSettings, open_model
+from trsr.models.hf.fused_layers import fuse_layers
 from trsr.models.token_tree.tree import answer_states
 from trsr.training.adapter import Adapter, check_targets
 from trsr.training.encode import EncodedCase
-from trsr.training.losses import LOSSES
+from trsr.training.losses import LOSSES, listwise_loss
 from trsr.training.settings import TrainSettings
 
 ANSWERS = {
@@ -250,3 +252,29 @@ def test_an_adapter_of_upper_layers_learns_the_same_gradient(tiny_model: Path):
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["llama", "qwen2", "qwen3"])
+def test_fused_norms_and_gates_give_the_same_gradient_and_keep_less(shape: str):
+    cases = [encoded(number, 4, 1, ANSWERS["one token each"]) for number in range(3)]
+    found = []
+    for fuse in (False, True):
+        network = tiny_adapted(shape, torch.float32).train()
+        changed = fuse_layers(network) if fuse else 0
+        kept: dict[int, int] = {}
+
+        def pack(tensor: Any, kept: dict[int, int] = kept) -> Any:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = listwise_loss(network, cases, 4096)
+        loss.sum().backward()
+        lora = {n: p.grad for n, p in network.named_parameters() if p.requires_grad}
+        found.append((changed, sum(kept.values()), loss, lora))
+    (_, whole, wanted, gradients), (changed, less, loss, fused) = found
+    assert changed == 2 * (3 + 2 * (shape == "qwen3")) + 1
+    assert less < 0.95 * whole
+    torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-6)
+    for name, gradient in gradients.items():
+        assert (fused[name] - gradient).norm() <= 1e-5 * gradient.norm(), name

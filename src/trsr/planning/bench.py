@@ -174,12 +174,12 @@ def bench_training(
 
     several = config.train.epochs > 1 and config.train.upper_layers > 0
     settings = config.train.model_copy(update={"epochs": 2 if several else 1})
-    tokens = config.model.batch_tokens
     some = list(cases[: 8 * settings.cases_per_step])
     with _watched(speeds, "train"):
         started = time.perf_counter()
         opened = open_trainable(config.model, "set train.epochs = 0")
         speeds.opening["train"] = time.perf_counter() - started
+        tokens = opened.settings.batch_tokens
         schedule = Schedule(len(some), settings, config.train_seed)
 
         def stored(network: Any) -> ActivationCache | None:

@@ -483,7 +483,15 @@ class _Planning:
         later = replace(first.times(epochs - 1), kind="training_cached")
         one.seconds = writing
         works = [first, later, *self._validations(reader, every.cases)]
-        self._take(one, works, reader, _training_room(config, reader.shape))
+        self._take(one, works, reader, _training_room(config, reader.shape, self._pass_tokens()))
+
+    def _pass_tokens(self) -> int:
+        """About how many tokens one pass of training holds on the machine that is planned for."""
+        from trsr.models.hf.load import pick_device
+        from trsr.training.start import pass_tokens
+
+        model = self.config.model
+        return model.batch_tokens if self.speeds.gpu else pass_tokens(model, pick_device(model))
 
     def _shared(self, encoded: Sequence[EncodedCase]) -> float:
         """Which share of the tokens is computed in training's steps."""
@@ -491,7 +499,7 @@ class _Planning:
 
         config = self.config
         schedule = Schedule(len(encoded), config.train, config.train_seed)
-        alone, most = config.train.gradient_checkpointing, config.model.batch_tokens
+        alone, most = config.train.gradient_checkpointing, self._pass_tokens()
         tokens = computed = 0
         for number in range(1, schedule.steps // config.train.epochs + 1):
             cases = [encoded[place] for place in schedule.cases(number)]
@@ -670,12 +678,12 @@ class _Planning:
             self.found.bench = speeds.to_json()
 
 
-def _training_room(config: Config, shape: Shape | None) -> float | None:
+def _training_room(config: Config, shape: Shape | None, tokens: int) -> float | None:
     """Bytes of weights and activations: 34 a number and layer (Korthikanti et al. 2022, eq. 1)."""
     if shape is None:
         return None
     each = 2 if config.train.gradient_checkpointing else 34
-    return shape.weights + each * shape.hidden * shape.layers * config.model.batch_tokens
+    return shape.weights + each * shape.hidden * shape.layers * tokens
 
 
 def _scoring_room(config: Config, shape: Shape | None) -> float | None:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trsr.errors import ConfigError
+from trsr.models.hf.fused_layers import fuse_layers
 from trsr.models.hf.fused_lora import fuse_lora
 from trsr.models.token_tree.kv_cache import decoder_of
 from trsr.settings import derive_seed
@@ -66,6 +67,7 @@ class Adapter:
             torch.manual_seed(derive_seed(seed, "adapter"))
             self._model = get_peft_model(network, config)
         fuse_lora(self._model)
+        fuse_layers(self._model)
         self._base = base
 
     @property

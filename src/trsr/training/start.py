@@ -29,6 +29,12 @@ from trsr.training.step import Activations, Schedule, TrainingStep
 from trsr.training.trainer import Trainer
 from trsr.types import Prompt
 
+CPU_TOKENS = 1024
+"""Most tokens of one forward and backward pass on a CPU, beside a single larger case.
+
+Memory grows with them, since each token's activations are kept for the way back. A larger pass is
+no faster there."""
+
 HUB_IDS = {"smollm2-135m": SMOLLM2_REPO}
 """Embedded models by the name that a person without trsr can load them by."""
 
@@ -42,7 +48,14 @@ def open_trainable(
     opened = open_model(plain, adapter)
     if not isinstance(opened, TransformersModel):
         raise ConfigError(f"model.backend: {model.backend} cannot be trained; {advice}")
+    most = {"batch_tokens": pass_tokens(model, opened.device)}
+    opened.settings = opened.settings.model_copy(update=most)
     return opened
+
+
+def pass_tokens(model: ModelSettings, device: torch.device) -> int:
+    """About how many tokens one forward and backward pass of a training holds."""
+    return min(model.batch_tokens, CPU_TOKENS) if device.type == "cpu" else model.batch_tokens
 
 
 def run_training(

@@ -27,6 +27,36 @@ _flash_back = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backwar
 
 
 @dataclass(eq=False)
+class Runs:
+    """Runs of like length, which attend to themselves together.
+
+    Attributes:
+        places: Their tokens' places, [runs, longest], with a run's last token where it is shorter.
+        real: Which places are real; None: all, and they follow each other without a gap.
+    """
+
+    places: Tensor
+    real: Tensor | None
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """[tokens, heads, size] → [runs, heads, longest, size]."""
+        if self.real is None:
+            return self._block(tokens).transpose(1, 2)
+        return tokens[self.places].transpose(1, 2)
+
+    def put(self, rows: Tensor, into: Tensor) -> None:
+        """Writes what `rows` reads."""
+        if self.real is None:
+            self._block(into).copy_(rows.transpose(1, 2))
+        else:
+            into[self.places[self.real]] = rows.transpose(1, 2)[self.real].to(into.dtype)
+
+    def _block(self, tokens: Tensor) -> Tensor:
+        first, count = int(self.places[0, 0]), self.places.numel()
+        return tokens[first : first + count].view(*self.places.shape, *tokens.shape[1:])
+
+
+@dataclass(eq=False)
 class Plan:
     """Who attends to whom in one pass.
 
@@ -34,15 +64,14 @@ class Plan:
         segments: The runs, each with the prefix before it.
         starts: The first token of each run, and the end of the last.
         prefixes: The prefixes attended to, with the tokens (from, to) that follow each.
-        alike: Runs of like length: their tokens' places, [runs, longest], with a run's last token
-            where it is shorter, and which places are real.
+        alike: All runs, those of like length together.
         kept: The layers' keys and values, where some run is to be a prefix.
     """
 
     segments: Sequence[tuple[Tokens, Prefix | None]]
     starts: list[int]
     prefixes: list[tuple[Prefix, int, int]]
-    alike: list[tuple[Tensor, Tensor]]
+    alike: list[Runs]
     keep: bool
     kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -127,17 +156,17 @@ class _Attention(torch.autograd.Function):
         queries, keys, values = query.to(kind), key.to(kind), value.to(kind)
         out = torch.empty(query.shape, dtype=kind)
         sums = torch.empty(query.shape[:2])
-        for places, real in plan.alike:
+        for runs in plan.alike:
             part, total = _flash(
-                _rows(queries, places),
-                _spread(_rows(keys, places), query.shape[1]),
-                _spread(_rows(values, places), query.shape[1]),
+                runs.rows(queries),
+                _spread(runs.rows(keys), query.shape[1]),
+                _spread(runs.rows(values), query.shape[1]),
                 0.0,
                 True,
                 scale=scale,
             )
-            out[places[real]] = part.transpose(1, 2)[real]
-            sums[places[real]] = total.transpose(1, 2)[real].float()
+            runs.put(part, out)
+            runs.put(total, sums)
         for number, (_, first, last) in enumerate(plan.prefixes):
             keys, values = (one[None].to(kind) for one in lent[2 * number : 2 * number + 2])
             part, total = _flash(
@@ -161,21 +190,22 @@ class _Attention(torch.autograd.Function):
         heads, shared = query.shape[1], key.shape[1]
         query_, key_, value_, out_, slope = (one.to(kind) for one in (query, key, value, out, grad))
         of_query, of_key, of_value = (torch.empty_like(one) for one in (query_, key_, value_))
-        for places, real in plan.alike:
+        for runs in plan.alike:
+            steep = runs.rows(slope)
             back = _flash_back(
-                _rows(slope, places) * real[:, None, :, None],
-                _rows(query_, places),
-                _spread(_rows(key_, places), heads),
-                _spread(_rows(value_, places), heads),
-                _rows(out_, places),
-                _rows(sums[..., None], places)[..., 0],
+                steep if runs.real is None else steep * runs.real[:, None, :, None],
+                runs.rows(query_),
+                _spread(runs.rows(key_), heads),
+                _spread(runs.rows(value_), heads),
+                runs.rows(out_),
+                runs.rows(sums[..., None])[..., 0],
                 0.0,
                 True,
                 scale=ctx.scale,
             )
-            of_query[places[real]] = back[0].transpose(1, 2)[real]
-            of_key[places[real]] = _gathered(back[1], shared).transpose(1, 2)[real]
-            of_value[places[real]] = _gathered(back[2], shared).transpose(1, 2)[real]
+            runs.put(back[0], of_query)
+            runs.put(_gathered(back[1], shared), of_key)
+            runs.put(_gathered(back[2], shared), of_value)
         of_lent: list[Tensor] = []
         for number, (_, first, last) in enumerate(plan.prefixes):
             keys, values = lent[2 * number : 2 * number + 2]
@@ -194,11 +224,6 @@ class _Attention(torch.autograd.Function):
             of_lent += [back[1][0].to(keys.dtype), back[2][0].to(values.dtype)]
         own = (of_query.to(query.dtype), of_key.to(key.dtype), of_value.to(value.dtype))
         return (*own, None, None, *of_lent)
-
-
-def _rows(tokens: Tensor, places: Tensor) -> Tensor:
-    """[tokens, heads, size] at [runs, width] → [runs, heads, width, size]."""
-    return tokens[places].transpose(1, 2)
 
 
 def _spread(rows: Tensor, heads: int) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trsr.models.token_tree.attention import NAME, Plan, attending
+from trsr.models.token_tree.attention import NAME, Plan, Runs, attending
 from trsr.models.token_tree.prefix_cache import Prefix
 from trsr.models.token_tree.tokens import Tokens
 
@@ -112,7 +112,7 @@ def _plan(segments: Sequence[tuple[Tokens, Prefix | None]], keep: bool) -> Plan:
     return Plan(segments, starts, prefixes, list(_alike(lengths, starts)), keep)
 
 
-def _alike(lengths: Sequence[int], starts: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+def _alike(lengths: Sequence[int], starts: Sequence[int]) -> Iterator[Runs]:
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     while order:
         # the longest run sets the width; those nearly as long join it
@@ -120,7 +120,10 @@ def _alike(lengths: Sequence[int], starts: Sequence[int]) -> Iterator[tuple[Tens
         rows: list[int] = []
         while order and lengths[order[-1]] * SLACK >= width:
             rows.append(order.pop())
+        rows.sort()
         within = torch.arange(width)[None, :]
         length = torch.tensor([lengths[row] for row in rows])[:, None]
         start = torch.tensor([starts[row] for row in rows])[:, None]
-        yield start + torch.minimum(within, length - 1), within < length
+        places, real = start + torch.minimum(within, length - 1), within < length
+        gapless = bool(real.all()) and int(places[-1, -1] - places[0, 0]) == places.numel() - 1
+        yield Runs(places, None if gapless else real)
