@@ -12,6 +12,7 @@ from benchmarks.options import (
     AllOptions,
     ClusterOptions,
     EncodeOptions,
+    GpuOptions,
     Options,
     OverheadOptions,
     PrepareOptions,
@@ -101,6 +102,7 @@ BENCHES: dict[str, tuple[type[Options], Callable[[Any], Iterable[Result]], str]]
         "score and train with items as vectors, beside items as texts",
     ),
     "serve": (ServeOptions, _one(benches.serve), "time the live service over a finished run"),
+    "gpu": (GpuOptions, _one(benches.gpu), "measure one CUDA card on a model of random weights"),
     "cluster": (
         ClusterOptions,
         _one(benches.cluster),

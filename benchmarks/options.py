@@ -171,6 +171,16 @@ class ServeOptions(Options):
 
 
 @dataclass(frozen=True)
+class GpuOptions(Options):
+    """Of `gpu`: a random model of Qwen2-0.5B's shape."""
+
+    tiny: bool = option(False, "a tiny model and few tokens, on any machine")
+    minutes: int = option(6, "no part is begun after so many", least=1)
+    output: Path = option(Path("gpu.md"), "the page to write", kind=Path)
+    repeats: int = option(3, "timed runs of each variant", least=1)
+
+
+@dataclass(frozen=True)
 class ClusterOptions(Options):
     """Of `cluster`. Without a configuration nothing is computed, and time is simulated."""
 

@@ -12,6 +12,7 @@ from benchmarks.options import (
     ClusterOptions,
     DataOptions,
     EncodeOptions,
+    GpuOptions,
     ModelOptions,
     OverheadOptions,
     PrepareOptions,
@@ -122,11 +123,14 @@ def score(options: ScoreOptions, progress: Progress) -> list[Result]:
 
 
 def train(options: TrainOptions, progress: Progress) -> list[Result]:
-    """Times the gradient of one training step; see `benchmarks.train.bench_train`."""
+    """Measures memory, then times the gradient of one training step; see `benchmarks.train`."""
+    from benchmarks.memory import bench_memory
     from benchmarks.score import open_local
     from benchmarks.train import bench_train
 
-    return [bench_train(open_local(model_settings(None, options)), options, progress)]
+    settings = model_settings(None, options)
+    alone = bench_memory(settings, options, progress)  # while nothing else holds memory
+    return [bench_train(open_local(settings), options, progress), alone]
 
 
 def summarize(options: SummarizeOptions, progress: Progress) -> list[Result]:
@@ -174,6 +178,13 @@ def serve(options: ServeOptions, progress: Progress) -> Iterator[Result]:
     from benchmarks.serve import bench_serve
 
     return bench_serve(options, progress)
+
+
+def gpu(options: GpuOptions, progress: Progress) -> Iterator[Result]:
+    """Measures one CUDA card; see `benchmarks.gpu.bench_gpu`."""
+    from benchmarks.gpu import bench_gpu
+
+    return bench_gpu(options, progress)
 
 
 def cluster(options: ClusterOptions, progress: Progress) -> list[Result]:

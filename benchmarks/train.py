@@ -32,6 +32,7 @@ from trsr.training.adapter import Adapter
 from trsr.training.encode import EncodedCase
 from trsr.training.losses import listwise_loss, text_loss
 from trsr.training.settings import TrainSettings
+from trsr.training.start import pass_tokens
 
 Loss = Callable[[Any, Sequence[EncodedCase], int], Tensor]
 Given = Callable[[Sequence[EncodedCase]], contextlib.AbstractContextManager[None]]
@@ -120,10 +121,10 @@ def bench_train(
 ) -> Result:
     """Times one step's gradient over a few cases, in each way, and compares the gradients.
 
-    Pairwise, and by the tree.
-    All cut the step into micro-batches as training does; with the loss `listwise` none makes logits
-    over the whole vocabulary, with `text` all do at every token, and those operations are left out
-    of the peak's share. The optimizer's own move is left out. LoRA layers are put into the network.
+    Pairwise, and by the tree, which cuts the step into micro-batches as training does. With the
+    loss `listwise` neither makes logits over the whole vocabulary, with `text` both do at every
+    token, and those operations are left out of the peak's share. The optimizer's own move is left
+    out. LoRA layers are put into the network.
     Where the frozen layers' work can be kept, a step that trains the upper third of the layers is
     timed as well: as a first epoch does it, and with what the layers below gave kept.
 
@@ -148,17 +149,19 @@ def bench_train(
     adapter = Adapter(network, settings, "bench", seed)
     _stir(adapter, seed)
     network.train()
-    budget = model.settings.batch_tokens
+    budget = pass_tokens(model.settings, model.device)
 
     def step(
         way: Loss, size: Callable[[EncodedCase], int], given: Given = _nothing, first: int = 0
     ) -> Callable[[], Gradients]:
         def run() -> Gradients:
+            # pairwise at its best: with passes of training's own size it is slower
+            most = model.settings.batch_tokens if way is whole else budget
             torch.manual_seed(derive_seed(seed, "step"))
             with _adapted_from(network, first):
-                for batch in micro_batches(made, size, budget):
+                for batch in micro_batches(made, size, most):
                     with given(batch):
-                        total: Any = way(network, batch, budget).sum() / len(made)
+                        total: Any = way(network, batch, most).sum() / len(made)
                     total.backward()
             return _taken(adapter)
 

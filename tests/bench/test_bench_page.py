@@ -3,6 +3,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from tiny import tiny_model_folder
@@ -197,3 +201,26 @@ def test_serving_is_timed_over_a_finished_run(bench, tmp_path):
     assert "the summary is the same" in done.out
     assert "an event costs 1/" in done.out
     assert "there is no measure" in bench("serve", "run", "--only", "x", code=2).err
+
+
+def test_every_step_of_the_script_for_a_gpu_works(tmp_path):
+    script = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
+
+    def asked(*words):
+        environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+        command = ["sh", str(script), "-o", "gpu.md", "--repeats", "1", *words]
+        how = {"capture_output": True, "text": True, "check": False}
+        return subprocess.run(command, cwd=tmp_path, env=environment, **how)
+
+    done = asked("--tiny")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "gpu.md").read_text()
+    assert "failed" not in text
+    assert "not run" not in text
+    ways = ("40+10x8/tree", "40+5x8/tree/alone", "40+5x8/pairwise", "generate-4", "continuous-4")
+    assert all(f"| {way} |" in text for way in ways), text
+    assert "items a second" in done.stdout
+    assert str(tmp_path) not in text
+    refused = asked()
+    assert refused.returncode == 2
+    assert "no CUDA device" in refused.stderr
