@@ -611,7 +611,7 @@ class Service:
         some: list[str | InlineItem] = [item.id for item in first]
         try:
             if self._summarizes:
-                self.summaries.open()
+                self.summaries.open_model()
             self.recommend(RecommendRequest(history=some, summary="…", n=_WARM, k=1))
         except (ModelError, StoreError, OSError):
             return False

@@ -227,7 +227,7 @@ class Summaries:
             for prompt, key in zip(prompts, keys, strict=True)
         ]
 
-    def open(self) -> None:
+    def open_model(self) -> None:
         """Opens the summarizing model, where it is not open yet."""
         self._opened()
 
