@@ -38,6 +38,7 @@ def fitted(
     log: pl.DataFrame,
     settings: RankSettings | None = None,
     *,
+    train: Iterable[Case] = (),
     valid: Iterable[Case] = (),
     model: Callable[..., Any] = no_model,
     titles: Callable[[], Any] = lambda: no_model(True),
@@ -46,8 +47,8 @@ def fitted(
     **options: Any,
 ) -> Any:
     """A ranker and the members that it asks; `members` stand for those of their names."""
-    cases = list(valid)
-    data = FitData(catalog, log, validation=lambda: cases)
+    cases, training = list(valid), list(train)
+    data = FitData(catalog, log, training=lambda: training, validation=lambda: cases)
     how = FitOptions(progress=progress or Silent(), **options)
 
     @functools.cache

@@ -76,16 +76,17 @@ def open_cached(config: Config, settings: ModelSettings, adapter: Path | None = 
 
 
 def open_summarizer(
-    config: Config, opened: Callable[[ModelSettings], LanguageModel] = open_model
+    config: Config, opened: Callable[[ModelSettings], LanguageModel] | None = None
 ) -> CachedModel:
     """The summarizing model with the response cache around it.
 
     Args:
         config: All settings.
-        opened: Opens a model.
+        opened: Opens a model; None: as every other is opened.
     """
-    asked = config.summarize.uses_llm
-    model = opened(config.summarizer) if asked else NoModel()
+    model: LanguageModel = NoModel()
+    if config.summarize.uses_llm:
+        model = opened(config.summarizer) if opened else open_model(config.summarizer, None)
     return cached(model, open_cache(config.run.cache))
 
 

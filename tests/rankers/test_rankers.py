@@ -90,9 +90,8 @@ VALID = [Case(query(f"v{n}", n, n + 1, n + 2), frozenset({f"i{n}"})) for n in ra
 @functools.cache
 def made(name: str, seed: int = 0) -> Ranker:
     author = titles(ScoringAuthor(f"film {1990 + n % 4}" for n in range(10)))
-    return fitted(
-        name, CATALOG, INTERACTIONS, QUICK, valid=VALID, model=rank, titles=author, seed=seed
-    )
+    words = {"train": VALID, "valid": VALID, "model": rank, "titles": author}
+    return fitted(name, CATALOG, INTERACTIONS, QUICK, **words, seed=seed)
 
 
 @pytest.mark.parametrize("name", RANKERS.names())

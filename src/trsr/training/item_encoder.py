@@ -47,7 +47,7 @@ MASK_SHARE = 0.2
 """Share of a text's tokens that are masked (the authors' code)."""
 TEMPERATURE = 0.1
 """Of the contrast (the authors' code; the paper says .2)."""
-PART_TOKENS = 2048
+PART_TOKENS = 512
 """Of the forward passes that a contrast's batch is cut into: their activations are the memory."""
 _FEW_TEXTS = 1_000
 _LOOKED_AT = 256  # texts whose vectors show a collapse
