@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 
 import polars as pl
@@ -11,6 +12,7 @@ import typer
 from pipeline_data import write_data
 
 from trsr.cli import ending, terminal
+from trsr.cli.app import app
 from trsr.config import load_config
 from trsr.data import Dataset
 from trsr.pipeline import run
@@ -79,6 +81,16 @@ def test_a_lead_is_called_sure_only_where_it_is_larger_than_two_standard_errors(
     assert "4 users do not show which is better" in ending._lead(noisy, "ndcg@10", ["a", "b"])
     same = values([0.5, 0.5], [0.5, 0.5])
     assert "do not show which is better" in ending._lead(same, "ndcg@10", ["a", "b"])
+
+
+@pytest.mark.parametrize("user", ["a b", "-rf", "$HOME;`id`", "<b>'s", "u7"])
+def test_a_command_that_is_said_can_be_pasted(user):
+    options = ["--ranker", "popular"]
+    words = shlex.split(terminal.command("recommend", "my runs/x", user, options=options))
+    assert words[:2] == ["trsr", "recommend"]
+    asked = typer.main.get_command(app).get_command(None, "recommend")
+    given = asked.make_context("recommend", words[2:]).params
+    assert (str(given["run"]), given["who"], given["ranker"]) == ("my runs/x", user, "popular")
 
 
 def test_a_stopped_job_says_in_one_line_how_to_go_on(capsys, monkeypatch):

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 import trsr
 from trsr.bars import err
-from trsr.cli.terminal import Bar, out, table
+from trsr.cli.terminal import Bar, command, out, table
 
 
 class _Commands(TyperGroup):
@@ -475,7 +475,8 @@ def distill(
 
     found = distill_run(run, settings or (), Bar)
     table(found.header, found.rows)
-    for line in (*found.notes, f"use it: trsr recommend {run} USER --ranker distilled"):
+    use = command("recommend", run, "USER", options=["--ranker", "distilled"])
+    for line in (*found.notes, f"use it: {use}"):
         out.print(line, markup=False)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from trsr.cli.terminal import command
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.explanation import summary_text, title
@@ -192,14 +192,12 @@ def _list(path: Path, ranker: str, query: str) -> list[str]:
 def _next(config: Config, user: str, best: str) -> Iterator[str]:
     folder = str(config.run.folder)
     commands = {
-        shlex.join(
-            ["trsr", "show", folder, user]
-        ): "one user's history, summaries, prompt and lists",
-        shlex.join(["trsr", "recommend", folder, user, "--ranker", best]): "items for this user",
+        command("show", folder, user): "one user's history, summaries, prompt and lists",
+        command("recommend", folder, user, options=["--ranker", best]): "items for this user",
     }
     if config.data.dataset:
         commands["trsr init EVENTS.csv ITEMS.csv"] = "a configuration for your own data"
     widest = max(map(len, commands))
     yield "Next:"
-    yield from (f"  {command:<{widest}}  {what}" for command, what in commands.items())
+    yield from (f"  {line:<{widest}}  {what}" for line, what in commands.items())
     yield f"report: {config.run.folder / 'report.html'}"

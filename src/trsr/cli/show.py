@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trsr.bars import visible_name
+from trsr.cli.terminal import command
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.data.requests import read_histories, read_items
@@ -79,7 +80,7 @@ def _unranked(run: Path, recommender: Recommender, user: str) -> Iterator[str]:
     yield from _history(history, grown)
     query = Query(f"show/{user}", history, (dataset.catalog.at(0),), summary)
     yield from _summary(config, grown, summary, _reading(recommender, query))
-    yield f"nothing was ranked; `trsr recommend {run} {visible_name(user)}` ranks for the user now"
+    yield f"nothing was ranked; `{command('recommend', run, user)}` ranks for the user now"
 
 
 def _reading(recommender: Recommender, query: Query) -> str:

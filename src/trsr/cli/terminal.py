@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from trsr import bars
-from trsr.bars import SafeConsole, err, visible
+from trsr.bars import SafeConsole, err, visible, visible_name
 
 # An id such as `u:x:1` is no picture.
 out = SafeConsole(
@@ -51,6 +51,20 @@ class Bar(bars.Bar):
             kept = f"; what is done is kept. Continue with: {command}" if self._resumes else ""
             err.print(f"stopped in {self.name}{kept}", markup=False)
             raise typer.Exit(130) from None
+
+
+def command(name: str, *words: object, options: Sequence[str] = ()) -> str:
+    """A command of trsr as a shell takes it: ids and paths are quoted, and are never options.
+
+    Args:
+        name: Of the command, such as show.
+        words: Its arguments.
+        options: Its options.
+    """
+    texts = [visible_name(str(word)) for word in words]
+    dashed = any(text.startswith("-") for text in texts)
+    line = [*options, "--", *texts] if dashed else [*texts, *options]
+    return shlex.join(["trsr", name, *line])
 
 
 class LogLines(logging.Handler):
