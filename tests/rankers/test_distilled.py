@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from trsr.cli.app import app
 from trsr.config import load_config
 from trsr.data import Catalog
-from trsr.errors import ConfigError, DataError, PromptError
+from trsr.errors import ConfigError, DataError, PromptError, StoreError
 from trsr.export.distilling import distill_run
 from trsr.metrics.significance import rank_correlation
 from trsr.pipeline import run as run_all
@@ -198,6 +198,13 @@ def test_items_without_a_text_are_average_and_new_ones_are_read() -> None:
     assert len(set(found.score(nobody).scores[0])) == ITEMS
 
 
+def test_of_one_user_nothing_is_claimed_for_others() -> None:
+    learned = student(Planted(), scores=LEAST)
+    assert (learned.chosen["queries"], learned.chosen["spearman"]) == (1, None)
+    ask(learned)
+    assert "for 1 query; all of one user, so nothing says" in learned.notes["note"]
+
+
 def test_queries_that_do_not_fit_are_left_out_and_counted() -> None:
     assert student(Planted(refused="train/5")).chosen["unfit"] == 1
 
@@ -339,3 +346,6 @@ def test_a_run_without_a_trained_ranker_is_refused(run) -> None:
     done = CliRunner().invoke(app, ["distill", str(run), 'rank.rankers=["popular"]'])
     assert done.exit_code == 1
     assert "there is no trained ranker to learn from (rank.rankers: popular)" in str(done.exception)
+    elsewhere = run.parent / "elsewhere"
+    with pytest.raises(StoreError, match=f"{elsewhere}: not a run directory"):
+        distill_run(run, [f"run.folder={elsewhere}"])

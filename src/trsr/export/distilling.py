@@ -55,7 +55,9 @@ def distill_run(
     before = load_config(run, settings)
     directory = RunDirectory(before.run.folder)
     if not files.is_file(directory / "config.toml"):
-        raise StoreError(f"{run}: not a run directory; make one with `trsr run CONFIG`")
+        raise StoreError(
+            f"{before.run.folder}: not a run directory; make one with `trsr run CONFIG`"
+        )
     if not before.trained or adapter_of(directory) is None:
         raise ConfigError(
             f"{run}: there is no trained ranker to learn from (rank.rankers: "

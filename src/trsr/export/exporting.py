@@ -90,11 +90,11 @@ class Exported:
 
 
 def refuse_vectors(run: Path) -> None:
-    """Raises ConfigError where the ranker reads item vectors, which no other library makes."""
+    """Raises ConfigError where the ranker reads item vectors, which are made by trsr alone."""
     if files.is_folder(run / "adapter" / "encoder"):
         raise ConfigError(
-            f"{run}: the ranker reads items as vectors, and its encoder cannot be written for "
-            "another library; train with prompts.item_vectors = 0"
+            f"{run}: the ranker reads items as vectors, and its encoder can be neither "
+            "compressed nor written for another library; train with prompts.item_vectors = 0"
         )
 
 

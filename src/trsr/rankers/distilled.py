@@ -182,11 +182,13 @@ class DistilledRanker(TextVectorRanker):
             for penalty, taste in itertools.product(PENALTIES, TASTES):
                 weights = np.repeat([penalty, penalty * taste], [items, size**2])
                 error, agreement = _left_out(parts, weights)
-                chosen = {"decay": decay, "penalty": penalty, "taste": taste}
-                tried.append((error, chosen | agreement, parts, weights))
+                choice: dict[str, Any] = {"decay": decay, "penalty": penalty, "taste": taste}
+                tried.append((error, choice | agreement, parts, weights))
             options.progress.advance()
         _, chosen, parts, weights = min(tried, key=lambda one: one[0])
         solved = _solved(parts, weights)
+        if len(folds) < 2:  # nobody was left out
+            chosen |= {"spearman": None, "top1": None}
         self.decay_ = chosen["decay"]
         self.weights_ = basis @ solved[:items]
         self.left_ = basis[:, :size]
@@ -204,10 +206,16 @@ class DistilledRanker(TextVectorRanker):
         found = self.cosines(asked, vectors, rows[batch.columns])
         found -= (asked @ self.center_)[:, None] * (rows[batch.columns] >= 0)
         how = self.chosen
+        known = (
+            "all of one user, so nothing says what it is worth for others; raise "
+            "rank.distilled.scores or data.train_users."
+            if how["spearman"] is None
+            else f"for users left out its order correlates with {TEACHER}'s by "
+            f"{how['spearman']:.2f} (Spearman)."
+        )
         self.notes["note"] = (
-            f"learned from {how['scores']:,} scores of {TEACHER} for {how['queries']:,} queries; "
-            f"for users left out its order correlates with {TEACHER}'s by {how['spearman']:.2f} "
-            "(Spearman)."
+            f"learned from {how['scores']:,} scores of {TEACHER} for {how['queries']:,} "
+            f"quer{'y' if how['queries'] == 1 else 'ies'}; {known}"
         )
         return ScoreBatch(found)
 
