@@ -39,5 +39,9 @@ class StoreError(TrsrError):
     """A run directory or an output store cannot be read, written or locked."""
 
 
+class RunBusyError(StoreError):
+    """Another command is writing the run."""
+
+
 class StaleRunError(StoreError):
     """A stage's input was made with other settings; the message names the stages to run."""

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from trsr.errors import RunBusyError
 from trsr.progress import Silent
 from trsr.report import progress_page
 from trsr.report.progress_page import ProgressPage
@@ -45,3 +46,15 @@ def test_the_page_tells_what_is_done_and_then_how_it_ended(tmp_path, monkeypatch
     assert "refresh" not in last
     assert "<b>:" not in last
     assert "<script" not in last
+
+
+def test_a_command_that_is_refused_leaves_the_page_of_the_one_that_writes(tmp_path):
+    path = tmp_path / "progress.html"
+
+    def refused() -> None:
+        with ProgressPage(path, "run", ["prepare"]):
+            raise RunBusyError
+
+    with pytest.raises(RunBusyError):
+        refused()
+    assert not path.exists() or "stopped" not in path.read_text()

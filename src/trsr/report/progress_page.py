@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from trsr.errors import StoreError
+from trsr.errors import RunBusyError, StoreError
 from trsr.progress import Pace, Progress, duration
 from trsr.report.html import pages, write_page
 from trsr.storage import files
@@ -108,6 +108,8 @@ class ProgressPage:
         for row in self._rows.values():
             if row.bar:
                 row.end("stopped")
+        if isinstance(error, RunBusyError):  # the page is that of the command that writes the run
+            return
         self._write("ended" if error is None else "stopped; the command itself says why")
 
     def watch(self, stage: str, bar: Progress) -> Progress:
@@ -120,7 +122,9 @@ class ProgressPage:
 
     def _renew(self) -> None:
         while not self._ended.is_set():
-            self._write("")
+            # a stage that begins meanwhile has half its numbers: the next page is right
+            with contextlib.suppress(ArithmeticError, TypeError):
+                self._write("")
             self._ended.wait(EVERY)
 
     def _write(self, ended: str) -> None:

@@ -25,7 +25,7 @@ import filelock
 import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from trsr.errors import StoreError
+from trsr.errors import RunBusyError, StoreError
 from trsr.storage import files
 from trsr.storage.files import hash_file
 
@@ -150,7 +150,7 @@ class RunDirectory:
             wait: Seconds to wait for another writer's end.
 
         Raises:
-            StoreError: If another process is writing this folder.
+            RunBusyError: If another process is writing this folder.
         """
         with explained(self.folder, place):
             files.make_folder(self.folder)
@@ -160,7 +160,7 @@ class RunDirectory:
             try:
                 lock.acquire()
             except filelock.Timeout as error:
-                raise StoreError(
+                raise RunBusyError(
                     f"{self.folder}: another trsr is writing this folder; wait for it, or choose "
                     f"another one with {place}"
                 ) from error
