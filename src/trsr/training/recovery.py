@@ -8,12 +8,13 @@ than a score does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from trsr.models.hf.low_rank import ranks_of
@@ -62,7 +63,6 @@ def lessons(
     """
     files.make_folder(folder)
     progress.begin(len(cases), "cases")
-    tensors: dict[str, Tensor] = {}
     for start in range(0, len(cases), _PART):
         file, part = folder / f"{start}.safetensors", cases[start : start + _PART]
         if not files.is_file(file):
@@ -76,11 +76,27 @@ def lessons(
                 save_file(made, path)
         else:
             progress.advance(len(part))
-        tensors |= load_file(file)
-    return {
-        case.id: (tensors[f"{place}.scores"], tensors[f"{place}.states"])
-        for place, case in enumerate(cases)
-    }
+    return _Stored(folder, {case.id: place for place, case in enumerate(cases)})
+
+
+class _Stored(Mapping[str, tuple[Tensor, Tensor]]):
+    """Lessons in their files, read one at a time: together they may be larger than the memory."""
+
+    def __init__(self, folder: Path, places: Mapping[str, int]) -> None:
+        self._folder, self._places = folder, places
+
+    def __getitem__(self, case: str) -> tuple[Tensor, Tensor]:
+        place = self._places[case]
+        file = self._folder / f"{place // _PART * _PART}.safetensors"
+        with safe_open(file, "pt") as stored:
+            scores_, states = (stored.get_tensor(f"{place}.{one}") for one in ("scores", "states"))
+        return scores_, states
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def following_loss(wanted: Lessons) -> Loss:
