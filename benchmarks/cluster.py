@@ -169,7 +169,7 @@ def bench_ray(config: Path, options: ClusterOptions, progress: Progress) -> Resu
     """Runs a configuration here, and by one Ray worker with all cores of this machine, in turn.
 
     Each run is a command of its own with nothing stored. A stage on Ray counts without the time
-    until its worker was there, which is told apart.
+    until its worker was there, which stands apart.
 
     Args:
         config: A TOML file, a recipe's name or a run directory.

@@ -68,6 +68,22 @@ warmup_steps = 2
 """
 """One that trains a tiny model, `./tiny`, beside it."""
 
+FEW = """
+[data]
+interactions = "clicks.csv"
+items = "products.jsonl"
+min_history = 4
+negatives = 6
+train_users = 6
+valid_cases = 4
+test_cases = 4
+
+[model]
+dtype = "float32"
+device = "cpu"
+"""
+"""A few cases for a local model in fp32, to be continued with more tables."""
+
 SCRIPTED = f"""{CHEAP}
 [model]
 backend = "scripted"

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from trsr.config import Config, load_config
@@ -24,6 +22,7 @@ from trsr.data.frames import FrameKind, as_kind, user_ids
 from trsr.data.images import FOLDER, TABLE
 from trsr.errors import ConfigError, DataError, ModelError, StoreError
 from trsr.explanation import Explanation, page_writer, summary_trace, title
+from trsr.metrics.significance import rank_correlation
 from trsr.models import LanguageModel, ModelSettings, ScoringModel, open_model
 from trsr.models.base import NoModel
 from trsr.models.cached import CachedModel, CachedScoringModel, cached
@@ -171,15 +170,6 @@ class SoftReading:
             f"{said} (with these words in their place the {self.candidates} candidates' scores "
             f"have a rank correlation of {self.correlation:.2f} with the vectors')"
         )
-
-
-def rank_correlation(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
-    """Spearman's rank correlation; 0 where all of one are equal."""
-    from scipy import stats  # takes a fifth of a second
-
-    if np.ptp(one) == 0 or np.ptp(other) == 0:
-        return 0.0
-    return float(stats.spearmanr(one, other).statistic)
 
 
 def need_eyes(model: Any, settings: ModelSettings, otherwise: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from pipeline_data import FEW
 
 from trsr.errors import ConfigError
 from trsr.export import export
@@ -13,20 +14,7 @@ from trsr.pipeline import is_finished, run
 from trsr.recommender import Recommender
 from trsr.types import Item, Query
 
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-train_users = 6
-valid_cases = 4
-test_cases = 4
-
-[model]
-dtype = "float32"
-device = "cpu"
-
+CONFIG = f"""{FEW}
 [prompts]
 item_vectors = 2
 

@@ -6,6 +6,7 @@ import json
 import time
 
 import pytest
+from pipeline_data import FEW
 
 from trsr.cli.show import user_lines
 from trsr.errors import ConfigError
@@ -23,20 +24,7 @@ from trsr.serve.store import Store
 from trsr.storage.run_directory import RunDirectory
 from trsr.types import Query
 
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-train_users = 6
-valid_cases = 4
-test_cases = 4
-
-[model]
-dtype = "float32"
-device = "cpu"
-
+CONFIG = f"""{FEW}
 [prompts]
 item_vectors = 2
 recent = 1

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 from fitting import given
-from pipeline_data import write_data
+from pipeline_data import FEW, write_data
 from typer.testing import CliRunner
 
 from trsr.cli.app import app
@@ -222,20 +222,7 @@ def test_what_cannot_be_learned_is_said(options, error, message) -> None:
         student(**{"teacher": Planted()} | options)
 
 
-SMALL = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-train_users = 6
-valid_cases = 4
-test_cases = 4
-
-[model]
-name = "./tiny"
-device = "cpu"
-dtype = "float32"
+SMALL = f"""{FEW}name = "./tiny"
 scorer = "torch"
 
 [summarize]

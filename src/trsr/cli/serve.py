@@ -81,7 +81,7 @@ def serve(run: Path, options: dict[str, object], say: Callable[[str], None]) -> 
             try:
                 host, port = listening.getsockname()[:2]
                 shown = f"[{host}]" if ":" in host else host
-                # now, so that no request waits for it; a failure is met again by whoever asks
+                # now, so that no request waits for it; the first request meets a failure again
                 threading.Thread(target=_warm, args=(service,), daemon=True).start()
                 say(f"serving {run} on http://{shown}:{port}")
                 logging.getLogger("trsr.serve").setLevel(logging.WARNING)

@@ -33,7 +33,7 @@ CPU_TOKENS = 1024
 """Most tokens of one forward and backward pass on a CPU, beside a single larger case.
 
 Memory grows with them, since each token's activations are kept for the way back. A larger pass is
-no faster there."""
+hardly faster there (docs/performance.md)."""
 
 HUB_IDS = {"smollm2-135m": SMOLLM2_REPO}
 """Embedded models by the name that a person without trsr can load them by."""

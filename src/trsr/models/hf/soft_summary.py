@@ -286,7 +286,7 @@ class SoftSummaries:
 
         Args:
             texts: At least one block each.
-            write: Whether they are kept in the response cache; None: as `keep_in` was told.
+            write: Whether they are kept in the response cache; None: as `keep_in` says.
         """
         paths = [steps(text) for text in texts]
         with self._lock:
