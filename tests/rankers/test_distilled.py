@@ -335,4 +335,6 @@ def test_a_run_without_a_trained_ranker_is_refused(run) -> None:
     assert "there is no trained ranker to learn from (rank.rankers: popular)" in str(done.exception)
     elsewhere = run.parent / "elsewhere"
     with pytest.raises(StoreError, match=f"{elsewhere}: not a run directory"):
+        distill_run(elsewhere)
+    with pytest.raises(StoreError, match=f"{elsewhere}: not a run directory"):
         distill_run(run, [f"run.folder={elsewhere}"])

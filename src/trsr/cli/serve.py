@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trsr.errors import ConfigError, StoreError, TrsrError
+from trsr.errors import ConfigError, TrsrError
 from trsr.progress import Progress
 from trsr.registry import optional
 from trsr.storage import files
+from trsr.storage.run_directory import need_run
 
 if TYPE_CHECKING:
     from trsr.serve.service import Service
@@ -119,7 +120,7 @@ def put_under_load(
     optional("fastapi", "serve", "trsr loadtest")
     from trsr.serve import loadtest
 
-    _check_run(run)
+    need_run(run)
     found = loadtest.loadtest(
         run,
         seconds=seconds,
@@ -171,15 +172,10 @@ def _settings(options: dict[str, object]) -> ServeSettings:
 def _store(run: Path, settings: ServeSettings) -> Store:
     from trsr.serve.store import Store
 
-    _check_run(run)
+    need_run(run)
     if settings.database.startswith("postgres"):
         optional("psycopg", "postgres", "PostgreSQL")
     return Store(settings.url(run))
-
-
-def _check_run(run: Path) -> None:
-    if not files.is_file(run / "config.toml"):
-        raise StoreError(f"{run}: not a run directory; make one with `trsr run CONFIG`")
 
 
 def _bound(settings: ServeSettings) -> socket.socket:

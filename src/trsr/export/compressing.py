@@ -17,7 +17,7 @@ import numpy as np
 
 from trsr.config import Config, load_config
 from trsr.data import Catalog, Dataset
-from trsr.errors import ConfigError, PromptError, StoreError
+from trsr.errors import ConfigError, PromptError
 from trsr.export.exporting import refuse_vectors
 from trsr.machine import cores, peak_resident, processor
 from trsr.markdown import template, without_paths
@@ -39,7 +39,7 @@ from trsr.settings import digest
 from trsr.storage import files
 from trsr.storage.addresses import shown
 from trsr.storage.remote_run import is_copy
-from trsr.storage.run_directory import RunDirectory, StageRecord
+from trsr.storage.run_directory import RunDirectory, StageRecord, need_run
 from trsr.types import Case, Prompt, RankedList
 
 COMMAND = "compress"
@@ -156,8 +156,7 @@ def compress_run(
     run, progress = Path(run), progress or Silent()
     if out is None and is_copy(run):
         raise ConfigError(f"{shown(run)}: name a folder of this machine with --out DIR")
-    if not files.is_file(run / "config.toml"):
-        raise StoreError(f"{run}: not a run directory; make one with `trsr run CONFIG`")
+    need_run(run)
     config = load_config(run / "config.toml", settings)
     ratios = ratios or (config.compress.ratio,)
     base_folder(config.model)

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from trsr.config import Config, load_config
-from trsr.errors import ConfigError, StoreError
+from trsr.errors import ConfigError
 from trsr.metrics.significance import rank_correlation
 from trsr.pipeline import run_stage
 from trsr.pipeline.artifacts import adapter_of
@@ -20,8 +20,8 @@ from trsr.progress import Progress, Silent
 from trsr.rankers import read_rankings
 from trsr.rankers.distilled import TEACHER
 from trsr.report.costs import RunFigures, run_figures
-from trsr.storage import files
-from trsr.storage.run_directory import RunDirectory
+from trsr.storage.remote import is_url
+from trsr.storage.run_directory import RunDirectory, need_run
 
 STUDENT = "distilled"
 LITTLE = 0.5
@@ -52,12 +52,11 @@ def distill_run(
         StaleRunError: If a stage is missing, or was made with other settings.
         StoreError: If it is no run directory, or cannot be written.
     """
+    if not is_url(run):
+        need_run(Path(run))
     before = load_config(run, settings)
+    need_run(before.run.folder)
     directory = RunDirectory(before.run.folder)
-    if not files.is_file(directory / "config.toml"):
-        raise StoreError(
-            f"{before.run.folder}: not a run directory; make one with `trsr run CONFIG`"
-        )
     if not before.trained or adapter_of(directory) is None:
         raise ConfigError(
             f"{run}: there is no trained ranker to learn from (rank.rankers: "

@@ -123,6 +123,16 @@ class StageRecord:
             raise TypeError(f"{place}: {wrong['msg'].lower()}") from error
 
 
+def need_run(folder: Path) -> None:
+    """Refuses a folder that no run has begun in.
+
+    Raises:
+        StoreError: Saying so.
+    """
+    if not files.is_file(folder / "config.toml"):
+        raise StoreError(f"{folder}: not a run directory; make one with `trsr run CONFIG`")
+
+
 class RunDirectory:
     """One run's files.
 
