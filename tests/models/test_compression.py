@@ -17,7 +17,7 @@ from tiny import tiny_network
 from trees import forest, pairwise
 
 from trsr.errors import ModelError
-from trsr.models.hf import low_rank
+from trsr.models.hf import compression, low_rank
 from trsr.models.hf.compression import Compressed, Spectrum, _compressible, compress, rows_of
 from trsr.models.settings import CompressSettings
 from trsr.models.token_tree.kv_cache import decoder_of
@@ -178,6 +178,21 @@ def test_ranks_by_loss_spend_the_same(tmp_path: Path) -> None:
     assert 0.97 * sizes[0] < sizes[1] < 1.03 * sizes[0]
     lost = [sum(one[0] for one in each.losses.values()) for each in (even, made)]
     assert lost[1] < lost[0]
+
+
+def test_ranks_by_loss_are_multiples_in_large_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compression, "STEP", 4)
+    network, made = compressed(tmp_path, ratio=0.5, ranks="by_loss")
+    layers = dict(tiny_network().named_modules())
+    most = {name: compression._rank(layers[name], 1) for name in made.ranks}
+    large = {made.ranks[name] for name in made.ranks if most[name] >= 16}
+    assert len(large) > 1
+    assert all(rank % 4 == 0 for rank in large)
+    even, _ = compressed(tmp_path / "even", ratio=0.5)
+    sizes = [sum(one.numel() for one in each.parameters()) for each in (even, network)]
+    assert 0.9 * sizes[0] < sizes[1] < 1.03 * sizes[0]
 
 
 @pytest.mark.parametrize(("shape", "tied"), [("llama", True), ("qwen2", False), ("gpt_neox", True)])

@@ -33,6 +33,10 @@ ENOUGH = 10
 """Calibration tokens for each number of the widest input: with fewer, more would still help."""
 
 RANKS = "ranks.json"
+STEP = 32
+"""Ranks by loss are multiples of this where a layer is large enough: matrix units multiply so many
+numbers at once, and a library compiles one product for each rank that differs.
+"""
 
 
 @dataclass(frozen=True)
@@ -276,7 +280,7 @@ class _Compressor:
         if files.is_file(file):
             self._progress.advance(len(self._layers))
             return self._smaller(files.read_json(file))
-        gains, costs, names = [], [], []
+        gains, costs, names, sizes = [], [], [], []
         for number, layer in enumerate(self._layers):
             inputs, hidden = self._inputs(layer, hidden, more)
             for inner, gram in self._groups(number, inputs):
@@ -285,8 +289,11 @@ class _Compressor:
                     energies, cost = Spectrum.of(weight, gram).energies, sum(weight.shape)
                     # from the break-even on a further rank costs more than the whole matrix
                     most = _rank(self._linears[name], 1)
-                    gains.append(energies[:most] / energies.sum() / cost)
-                    costs.append(torch.full((len(gains[-1]),), cost))
+                    step = STEP if most >= 4 * STEP else 1
+                    steps = energies[:most].split(step)
+                    gains.append(torch.stack([one.mean() for one in steps]) / energies.sum() / cost)
+                    costs.append(torch.tensor([cost * len(one) for one in steps]))
+                    sizes += [len(one) for one in steps]
                     names += [name] * len(gains[-1])
             self._progress.advance()
         order = torch.cat(gains).argsort(descending=True, stable=True)
@@ -294,7 +301,7 @@ class _Compressor:
         spent = torch.cat(costs)[order].cumsum(0)
         ranks = dict.fromkeys(self._linears, 0)
         for place in order[spent <= budget].tolist():
-            ranks[names[place]] += 1
+            ranks[names[place]] += sizes[place]
         files.write_json(file, ranks)
         return self._smaller(ranks)
 
