@@ -7,7 +7,7 @@ import json
 import pytest
 from pipeline_data import FEW
 
-from trsr.errors import ConfigError
+from trsr.errors import ConfigError, TrsrError
 from trsr.export import export
 from trsr.models.hf.item_vectors import ItemEncoder
 from trsr.pipeline import is_finished, run
@@ -71,18 +71,77 @@ def test_a_new_item_is_ranked_by_its_text(load, finished):
     assert score["new"] == score["p3"] != score["newer"]
 
 
+def weights(folder, *, encoder):
+    found = sorted((folder / "adapter").rglob("*.safetensors"))
+    own = {path.relative_to(folder): path for path in found}
+    return {
+        str(name): path.read_bytes()
+        for name, path in own.items()
+        if ("encoder" in name.parts) == encoder
+    }
+
+
+@pytest.fixture(scope="module")
+def texts(load, tmp_path_factory):
+    """The same run, whose ranker reads texts."""
+    folder = tmp_path_factory.mktemp("runs") / "texts"
+    config = load("prompts.item_vectors=0", f"run.folder={folder}", "train.validate_steps=0")
+    list(run(config))
+    return config.run.folder
+
+
+def test_a_ranker_of_texts_of_another_run_is_followed(load, finished, texts, tmp_path):
+    config = load(f"run.folder={tmp_path}", f"train.start={texts}")
+    list(run(config))
+    for encoder in (True, False):
+        assert weights(config.run.folder, encoder=encoder) == weights(finished, encoder=encoder)
+    whole, rest = (
+        json.loads((one / "manifest.json").read_text())["stages"]["train"]["info"]
+        for one in (finished, config.run.folder)
+    )
+    assert rest["cases"] * 3 == whole["cases"] * 2
+
+
+def test_of_a_ranker_of_vectors_the_encoder_stays(load, finished, tmp_path):
+    config = load(f"run.folder={tmp_path}", f"train.start={finished}", "prompts.recent=1")
+    list(run(config))
+    assert weights(config.run.folder, encoder=True) == weights(finished, encoder=True)
+    assert weights(config.run.folder, encoder=False) != weights(finished, encoder=False)
+    # what it goes on from is part of what it is
+    changed = load(f"run.folder={tmp_path}", "prompts.recent=1")
+    assert is_finished(config)
+    assert not is_finished(changed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["train.start=nothing"], "not a run directory"),
+        (["train.start={}", "train.rank=4"], r"texts has train.rank = 8, and this run 4: make"),
+        (["train.start={}", "data.train_users=3"], r"texts was trained on other cases: give both"),
+    ],
+)
+def test_a_run_that_training_cannot_go_on_from_is_refused(load, texts, tmp_path, changes, said):
+    config = load(f"run.folder={tmp_path}", *(one.format(texts) for one in changes))
+    with pytest.raises(TrsrError, match=said):
+        list(run(config))
+    # other cases are seen when there are cases; all else before any work
+    assert (config.run.folder / "manifest.json").exists() == ("other cases" in said)
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
         ("train.loss=text", "text learns words, and vectors are none"),
         ("model.backend=openai", "openai reads text alone; use transformers"),
+        ("prompts.item_vectors=0", "only a ranker of item vectors goes on from a run"),
         ("train.epochs=0", "only a trained ranker reads them"),
         ('rank.rankers=["llm","llm_compressed"]', "llm_compressed reads texts"),
     ],
 )
 def test_what_cannot_be_with_vectors_is_refused(load, override, said):
     with pytest.raises(ConfigError, match=said):
-        load(override)
+        load(override, "train.start=elsewhere")
 
 
 def test_a_ranker_of_vectors_is_not_exported(finished, tmp_path):

@@ -30,7 +30,7 @@ from trsr.storage.run_directory import RunDirectory
 
 PATHS = (
     *(("data", "interactions"), ("data", "items"), ("data", "impressions")),
-    *(("run", "folder"), ("run", "cache")),
+    *(("run", "folder"), ("run", "cache"), ("train", "start")),
 )
 
 
@@ -211,7 +211,7 @@ def _located(section: str, key: str, text: str, base: Path) -> str:
         raise ConfigError(
             f"{section}.{key}: give a file of this machine, or postgresql://USER@HOST/DATABASE"
         )
-    return str(working_copy(text) if key == "folder" else data_file(text))
+    return str(working_copy(text) if key in ("folder", "start") else data_file(text))
 
 
 def _stay(values: dict[str, Any], folder: Path) -> None:

@@ -176,6 +176,9 @@ def _train_settings(config: Config) -> dict[str, Any]:
     # the run's own seed, named again, draws the same
     seed = None if config.train_seed == config.run.seed else config.train_seed
     own = config.train.meaning() | {"seed": seed}
+    if config.train.start:
+        weights = config.train.start / "adapter" / "adapter_model.safetensors"
+        own["start"] = files.hash_file(weights) if files.is_file(weights) else ""
     return {"train": own} | ranking_prompt_settings(config)
 
 

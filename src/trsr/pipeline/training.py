@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trsr.config import Config
+from trsr.config import Config, load_config
 from trsr.data import Dataset
-from trsr.errors import ModelError
+from trsr.errors import ConfigError, ModelError
 from trsr.explanation import page_writer
 from trsr.metrics import evaluate as compute
 from trsr.models import LanguageModel, ScoringModel
-from trsr.pipeline.artifacts import run_summaries, with_summaries
+from trsr.pipeline.artifacts import adapter_of, cases_file, run_summaries, with_summaries
 from trsr.pipeline.runner import Job
 from trsr.pipeline.sharding import engine_of, waited
 from trsr.progress import Progress, Silent
@@ -27,12 +27,14 @@ from trsr.prompts import PromptWriter
 from trsr.rankers import PointwiseLLMRanker, rank_what_fits
 from trsr.recommender import ranking_writer
 from trsr.storage import files
-from trsr.storage.run_directory import RunDirectory
+from trsr.storage.addresses import shown
+from trsr.storage.run_directory import RunDirectory, need_run
 from trsr.training import TrainResult, train
 from trsr.training.settings import SELECTED_ON
 
 if TYPE_CHECKING:
     from trsr.training.group import Group
+    from trsr.training.vectors import Start
 
 ATTEMPTS = 5
 """Times in a row that the workers may be lost without a step in between."""
@@ -87,6 +89,7 @@ def trained(
             count=config.prompts.item_vectors,
             summary=config.summarize.soft,
             reach=config.summarize.gradient_blocks,
+            start=_start(config, run),
         )
     result = training(
         list(with_summaries(dataset.cases("train"), summaries)),
@@ -100,6 +103,54 @@ def trained(
         progress=progress,
     )
     return dataclasses.asdict(result) | {"prompts": writers[-1].digest} | fit.to_json()
+
+
+ALIKE = ("rank", "alpha", "targets", "upper_layers")
+"""Settings of `[train]` that say which weights LoRA has."""
+
+
+def start_config(config: Config) -> Config | None:
+    """The settings of the run that `train.start` names, where it names one.
+
+    Raises:
+        ConfigError: If the run holds no trained ranker, or one with other weights.
+        StoreError: If it is no run directory.
+    """
+    folder = config.train.start
+    if folder is None:
+        return None
+    name = f"train.start: {shown(folder)}"
+    need_run(folder)
+    own = load_config(folder)
+    if adapter_of(RunDirectory(folder)) is None:
+        raise ConfigError(f"{name} holds no trained ranker: make it by `trsr run` first")
+    pairs = {f"train.{key}": (getattr(own.train, key), getattr(config.train, key)) for key in ALIKE}
+    pairs["model.name"] = own.model.name, config.model.name
+    pairs["model.revision"] = own.model.revision, config.model.revision
+    if own.prompts.item_vectors:
+        pairs["prompts.item_vectors"] = own.prompts.item_vectors, config.prompts.item_vectors
+    for key, (there, here) in pairs.items():
+        if there != here:
+            raise ConfigError(f"{name} has {key} = {there}, and this run {here}: make them equal")
+    return own
+
+
+def _start(config: Config, run: RunDirectory) -> Start | None:
+    from trsr.training.vectors import Start
+
+    own, folder = start_config(config), config.train.start
+    if own is None or folder is None:
+        return None
+    if len({files.hash_file(one / cases_file("train")) for one in (folder, run.folder)}) > 1:
+        raise ConfigError(
+            f"train.start: {shown(folder)} was trained on other cases: give both runs the same "
+            "[data] and run.seed"
+        )
+    dataset = Dataset.load(folder)
+    summaries, _ = run_summaries(dataset, ("train",), needed=own.summarized)
+    cases = list(with_summaries(dataset.cases("train"), summaries))
+    words = functools.partial(ranking_writer, own)
+    return Start(folder / "adapter", cases, words, bool(own.prompts.item_vectors))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -52,14 +53,20 @@ class TrainSettings(Settings):
     patience: int = Field(
         0, ge=0, description="stop after this many validations without a better one; 0: never"
     )
+    start: Path | None = Field(
+        None,
+        description="with prompts.item_vectors: a finished run on the same cases to go on from. A "
+        "ranker of texts is followed; of a ranker of vectors the items' vectors stay as they are, "
+        "and the last of the three trainings alone is made. Left out: all three",
+    )
     gradient_checkpointing: bool = Field(False, description="spend time to save memory on a GPU")
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (), description="also send the curves there (curves.jsonl is always kept)"
     )
 
     def meaning(self) -> dict[str, Any]:
-        """What the adapter depends on, as plain values."""
-        return self.model_dump(mode="json", exclude={"checkpoint_steps"})
+        """What the adapter depends on, as plain values; `start` counts by its weights."""
+        return self.model_dump(mode="json", exclude={"checkpoint_steps", "start"})
 
 
 class TrainTitleSettings(Settings):

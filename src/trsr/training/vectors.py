@@ -3,7 +3,8 @@
 A ranker of texts is trained first. The two then learn to order candidates as it does. Last the
 ranker alone learns by the ranking loss, from vectors that the finished encoder made once of each
 item: a step then reads no item's text. Soft summaries have an encoder of their own, which learns in
-both. Each training goes on with the weights of the one before.
+both. Each training goes on with the weights of the one before, and the first may go on with those
+of another run.
 """
 
 from __future__ import annotations
@@ -218,6 +219,23 @@ def take_encoder(
     return adapter, _Encoded(opened, items, learned, reach)
 
 
+@dataclass(frozen=True)
+class Start:
+    """A trained ranker to go on from.
+
+    Attributes:
+        adapter: Its folder.
+        cases: The training cases, as it reads them.
+        words: Makes its prompt writer.
+        vectors: Whether it reads vectors itself; else it is followed.
+    """
+
+    adapter: Path
+    cases: SizedCases
+    words: Callable[[LanguageModel], RankingWriter]
+    vectors: bool = False
+
+
 def train_vectors(
     cases: SizedCases,
     texts: Sequence[str],
@@ -233,6 +251,7 @@ def train_vectors(
     progress: Progress,
     summary: int = 0,
     reach: int = 1,
+    start: Start | None = None,
 ) -> TrainResult:
     """Trains a ranker of item vectors with its encoder; stoppable and resumable at any step.
 
@@ -250,42 +269,51 @@ def train_vectors(
         progress: Advances with each step.
         summary: Vectors of a soft summary, which an encoder of its own makes; 0: none.
         reach: Gradients go through so many latest blocks of a summary.
+        start: A ranker of the same base model and LoRA's shape; None: one of texts is trained
+            first.
 
     Returns:
-        What the last training did; tokens, cases and seconds are of all three.
+        What the last training did; tokens, cases and seconds are of all that were made.
 
     Raises:
         As `train`.
     """
-    job = _Job(cases, model, words, count, settings, seed, state, progress, summary, reach)
-    text = train(
-        cases,
-        model=model,
-        words=words,
-        settings=_unchecked(settings),
-        seed=seed,
-        out=state / "text" / "adapter",
-        state=state / "text",
-        validate=None,
-        progress=progress,
-    )
-    student = state / "distill" / "adapter"
-    taught = job.run("distill", state / "text" / "adapter", student, None)
-    write_vectors(
-        texts,
-        job.encoder(student),
-        encoder_digest(student / ENCODER),
-        student / ENCODER / VECTORS,
-        work=state,
-        batch_tokens=model.batch_tokens,
-        progress=progress,
-    )
+    made = []
+    if start is None:
+        start = Start(state / "text" / "adapter", cases, words)
+        text = train(
+            cases,
+            model=model,
+            words=words,
+            settings=_unchecked(settings),
+            seed=seed,
+            out=start.adapter,
+            state=state / "text",
+            validate=None,
+            progress=progress,
+        )
+        made.append(text)
+    job = _Job(cases, model, words, count, settings, seed, state, progress, summary, reach, start)
+    student = start.adapter
+    if not start.vectors:
+        student = state / "distill" / "adapter"
+        made.append(job.run("distill", start.adapter, student, None))
+        write_vectors(
+            texts,
+            job.encoder(student),
+            encoder_digest(student / ENCODER),
+            student / ENCODER / VECTORS,
+            work=state,
+            batch_tokens=model.batch_tokens,
+            progress=progress,
+        )
     ranked = job.run("rank", student, out, validate)
     for path in files.listed(student / ENCODER, "*.*"):  # the summary encoder has learned more
         files.copy(path, out / ENCODER / path.name)
     summed = ("cases", "tokens", "distinct_tokens", "seconds", "step_seconds", "earlier_seconds")
-    total = {name: sum(getattr(one, name) for one in (text, taught, ranked)) for name in summed}
-    return replace(ranked, parameters=taught.parameters, **total)
+    made.append(ranked)
+    total = {name: sum(getattr(one, name) for one in made) for name in summed}
+    return replace(ranked, parameters=max(one.parameters for one in made), **total)
 
 
 @dataclass(frozen=True)
@@ -302,6 +330,7 @@ class _Job:
     progress: Progress
     summary: int
     reach: int
+    start: Start
 
     def run(self, phase: str, start: Path, out: Path, validate: Validate | None) -> TrainResult:
         """One training from the adapter in `start`: of ranker and encoder, or the ranker alone."""
@@ -332,7 +361,7 @@ class _Job:
             state=self.state / phase,
             progress=self.progress,
             validate=None if validate is None else lambda: validate(in_training),
-            loss=distillation_loss(self.teacher()) if phase == "distill" else None,
+            loss=distillation_loss(self.wanted()) if phase == "distill" else None,
             start=_read(start),
             unit=f"{phase} steps",
             adapter=adapter,
@@ -346,17 +375,21 @@ class _Job:
         plain = self.model.model_copy(update={"scorer": "torch"})
         return open_encoder(plain, base, out / ENCODER, load.pick_device(plain))
 
-    def teacher(self) -> dict[str, list[float]]:
+    def wanted(self) -> dict[str, list[float]]:
         """What the ranker of texts gives each case's candidates."""
         path = self.state / TEACHER
         if not files.is_file(path):
-            opened = open_trainable(self.model, "", self.state / "text" / "adapter")
-            cases = encode_cases(self.cases, self.words(opened), opened, compared=True)
-            most = self.model.batch_tokens
-            with torch.no_grad():
-                found = {case.id: scores(opened.network, [case], most).cpu() for case in cases}
-            save_file(found, path.with_suffix(".new"))
-            files.move(path.with_suffix(".new"), path)
+            opened = open_trainable(self.model, "", self.start.adapter)
+            writer = self.start.words(opened)
+            cases = encode_cases(self.start.cases, writer, opened, compared=True)
+            self.progress.begin(len(cases), "cases ranked by their texts")
+            found = {}
+            for case in cases:
+                with torch.no_grad():
+                    found[case.id] = scores(opened.network, [case], self.model.batch_tokens).cpu()
+                self.progress.advance()
+            with files.writing_path(path) as part:
+                save_file(found, part)
         return {name: one.tolist() for name, one in load_file(path).items()}
 
 

@@ -290,7 +290,7 @@ class _Compressor:
                     # from the break-even on a further rank costs more than the whole matrix
                     most = _rank(self._linears[name], 1)
                     step = STEP if most >= 4 * STEP else 1
-                    steps = energies[:most].split(step)
+                    steps = torch.split(energies[:most], step)
                     gains.append(torch.stack([one.mean() for one in steps]) / energies.sum() / cost)
                     costs.append(torch.tensor([cost * len(one) for one in steps]))
                     sizes += [len(one) for one in steps]
