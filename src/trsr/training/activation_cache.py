@@ -228,4 +228,4 @@ class _Replay(nn.Module):
 
     def forward(self, hidden_states: Tensor, *_: Any, token_tree: Plan, **others: Any) -> Tensor:
         parts = [self._cached.run(start, path) for start, path in token_tree.paths()]
-        return torch.cat(parts)[None]
+        return nn.functional.pad(torch.cat(parts), (0, 0, 0, token_tree.filler))[None]

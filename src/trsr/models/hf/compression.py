@@ -33,10 +33,6 @@ ENOUGH = 10
 """Calibration tokens for each number of the widest input: with fewer, more would still help."""
 
 RANKS = "ranks.json"
-STEP = 32
-"""Ranks by loss are multiples of this where a layer is large enough: matrix units multiply so many
-numbers at once, and a library compiles one product for each rank that differs.
-"""
 
 
 @dataclass(frozen=True)
@@ -289,7 +285,8 @@ class _Compressor:
                     energies, cost = Spectrum.of(weight, gram).energies, sum(weight.shape)
                     # from the break-even on a further rank costs more than the whole matrix
                     most = _rank(self._linears[name], 1)
-                    step = STEP if most >= 4 * STEP else 1
+                    # a few round ranks: where matrix units multiply, each is compiled anew
+                    step = 1 << max(most.bit_length() - 3, 0)
                     steps = torch.split(energies[:most], step)
                     gains.append(torch.stack([one.mean() for one in steps]) / energies.sum() / cost)
                     costs.append(torch.tensor([cost * len(one) for one in steps]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-import os
 import platform
 import warnings
 from collections.abc import Sequence
@@ -25,9 +24,6 @@ from trsr.models.weights import PROCESSOR, file_digest, local_weights, quiet, se
 from trsr.storage import files
 
 _UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError)
-# compiled matrix products that oneDNN keeps: a compressed model has more shapes than its 1,024
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
-
 TOKENIZER = ("tokenizer", "chat_template", "special_tokens", "vocab", "merges", "added_tokens")
 
 

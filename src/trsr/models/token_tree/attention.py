@@ -65,6 +65,7 @@ class Plan:
         starts: The first token of each run, and the end of the last.
         prefixes: The prefixes attended to, with the tokens (from, to) that follow each.
         alike: All runs, those of like length together.
+        filler: Tokens behind the last run, of which nothing is wanted.
         kept: The layers' keys and values, where some run is to be a prefix.
     """
 
@@ -73,6 +74,7 @@ class Plan:
     prefixes: list[tuple[Prefix, int, int]]
     alike: list[Runs]
     keep: bool
+    filler: int = 0
     kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def paths(self) -> Iterator[tuple[int, Tokens]]:
@@ -154,8 +156,9 @@ class _Attention(torch.autograd.Function):
         """Query [tokens, heads, size]; key, value [tokens, key heads, size]; gives query's."""
         kind = _working(query.dtype)
         queries, keys, values = query.to(kind), key.to(kind), value.to(kind)
-        out = torch.empty(query.shape, dtype=kind)
-        sums = torch.empty(query.shape[:2])
+        # zeros: filler belongs to no run
+        out = torch.zeros(query.shape, dtype=kind)
+        sums = torch.zeros(query.shape[:2])
         for runs in plan.alike:
             part, total = _flash(
                 runs.rows(queries),
@@ -189,7 +192,7 @@ class _Attention(torch.autograd.Function):
         kind, plan = ctx.kind, ctx.plan
         heads, shared = query.shape[1], key.shape[1]
         query_, key_, value_, out_, slope = (one.to(kind) for one in (query, key, value, out, grad))
-        of_query, of_key, of_value = (torch.empty_like(one) for one in (query_, key_, value_))
+        of_query, of_key, of_value = (torch.zeros_like(one) for one in (query_, key_, value_))
         for runs in plan.alike:
             steep = runs.rows(slope)
             back = _flash_back(

@@ -12,12 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trsr.models.hf.low_rank import ranks_of
 from trsr.models.token_tree.attention import NAME, Plan, Runs, attending
 from trsr.models.token_tree.prefix_cache import Prefix
 from trsr.models.token_tree.tokens import Tokens
 
 KINDS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt_neox"})
 """Architectures whose attention is known to be plain: others take the path of padded batches."""
+ROWS = 64
+"""A compressed model's pass in bf16 on AMX holds a multiple of so many tokens. oneDNN compiles a
+matrix product for each number of rows and each rank, which takes longer than to multiply some
+hundred rows; of a whole model all layers share a few.
+"""
 SLACK = 1.25
 """Runs of like length attend together, padded by no more than this."""
 
@@ -63,6 +69,9 @@ def run_packed(
         for tokens, prefix in segments
         for place in range(_start(prefix), _start(prefix) + len(tokens))
     ]
+    plan.filler = -len(ids) % ROWS if _is_compiled_often(decoder) else 0
+    ids += [0] * plan.filler
+    positions += [0] * plan.filler
     with attending(decoder.config, NAME):
         output = decoder(
             input_ids=torch.tensor([ids]),
@@ -79,6 +88,12 @@ def run_packed(
     plan.kept.clear()
     places = [plan.starts[row] + at for row, at in asked]
     return output.last_hidden_state[0][places], kept
+
+
+def _is_compiled_often(decoder: Any) -> bool:
+    dtype = next(decoder.parameters()).dtype
+    amx = dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
+    return amx and bool(ranks_of(decoder))
 
 
 def _start(prefix: Prefix | None) -> int:
