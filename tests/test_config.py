@@ -222,6 +222,7 @@ def test_the_recipes_of_our_own_tables_are_right_and_open_with_their_command(pat
         ("model.extra={a=[{b=nan}]}", "model.extra: input should be a finite number"),
         ("rank.sequential.hidden=2147483648", "rank.sequential.hidden: .* at most 2147483647"),
         ("data.negatives=99999999999999999999", "data.negatives: input should be at most"),
+        ("compress.recover_steps=1000000", "recover_steps: input should be less than or equal to"),
         ("run.seed=9223372036854775808", "run.seed: input should be at most 9223372036854775807"),
         (f"data.negatives={'9' * 5000}", r"data.negatives: .*exceeded maximum size \(given: '9+…"),
         ("data.separator=\udcff", "data.separator: input should be text in UTF-8"),

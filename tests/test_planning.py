@@ -11,6 +11,8 @@ from pipeline_data import SCRIPTED, SMALL, configured, write_data
 from trsr.cli import planning as command
 from trsr.config import load_config
 from trsr.errors import ConfigError, DataError
+from trsr.models.hf.item_vectors import ItemEncoder
+from trsr.models.hf.soft_summary import SummaryEncoder
 from trsr.pipeline import run, run_prepare
 from trsr.pipeline.artifacts import planned_stages
 from trsr.planning import long_run, plan
@@ -84,6 +86,68 @@ def test_what_is_stored_is_not_planned_again(planned):
     assert one.prompts == pytest.approx(stage(before, "summarize").prompts, rel=0.03)
     assert one.hits == one.prompts
     assert one.tokens == 0
+
+
+@pytest.mark.parametrize("strategy", ["none", "soft"])
+def test_what_rankers_of_vectors_and_their_encoders_read_is_planned(
+    strategy, tmp_path, tiny_model, monkeypatch
+):
+    write_data(tmp_path)
+    (tmp_path / "small.toml").write_text(SMALL)
+    settings = [
+        f"run.folder={tmp_path / 'run'}",
+        f"model.name={tiny_model}",
+        f"summarize.strategy={strategy}",
+        "summarize.vectors=3",
+        "prompts.item_vectors=2",
+        "rank.rankers=['llm_zero_shot', 'llm', 'llm_item_only', 'blend']",
+        "rank.blend.members=['popular', 'llm']",
+    ]
+    config = load_config(tmp_path / "small.toml", settings)
+    monkeypatch.setattr("trsr.planning.bench.SECONDS", 0.2)
+    planned = plan(config)
+    read = [0]
+    encode, advance = ItemEncoder.encode, SummaryEncoder.advance
+
+    def encoded(self, texts, most):
+        read[0] += sum(len(self.tokens(text)) + self.count for text in texts)
+        return encode(self, texts, most)
+
+    def advanced(self, before, blocks, numbers, most):
+        starts = sum(state is not None for state in before)
+        items = sum(block.shape[0] * block.shape[1] for block in blocks)
+        read[0] += len(self.slots) * (len(blocks) + starts) + items
+        return advance(self, before, blocks, numbers, most)
+
+    monkeypatch.setattr(ItemEncoder, "encode", encoded)
+    monkeypatch.setattr(SummaryEncoder, "advance", advanced)
+    infos, encoders = {}, {}
+
+    def made(config):
+        for outcome in run(config):
+            infos[outcome.stage], encoders[outcome.stage] = outcome.info, read[0]
+            read[0] = 0
+
+    def right(one):
+        assert one.tokens == infos["train"]["tokens"]
+        assert one.distinct == infos["train"]["distinct_tokens"]
+        assert one.encoded == encoders["train"]
+
+    made(config)
+    right(stage(planned, "train"))
+    one, models = stage(planned, "rank"), infos["rank"]["models"].values()
+    assert one.tokens == sum(model["tokens"] for model in models)
+    assert one.prompts == sum(model["asked"] + model["from_store"] for model in models)
+    assert one.encoded == encoders["rank"]
+    assert (one.encoded > 0) == (strategy == "soft")
+    # the last training alone is made again
+    start, folder = config.run.folder, tmp_path / "again"
+    changed = [*settings, f"run.folder={folder}", f"train.start={start}", "rank.rankers=['llm']"]
+    config = load_config(tmp_path / "small.toml", changed)
+    again = stage(plan(config), "train")
+    made(config)
+    right(again)
+    assert 2 * again.tokens < stage(planned, "train").tokens
 
 
 @pytest.fixture
@@ -163,6 +227,28 @@ def test_a_named_machine_needs_no_weights(cheap):
     here = plan(config)  # weights that are not here cannot be measured
     assert stage(here, "train").seconds is None
     assert any("--machine" in note for note in here.notes)
+
+
+def test_encoders_are_planned_for_a_model_that_is_not_here(cheap):
+    text = configured(
+        model={"backend": "transformers", "name": "nobody/some-7b"},
+        prompts={"item_vectors": 4},
+        summarize={"strategy": "soft", "block_items": 2, "gradient_blocks": 1},
+        train={"epochs": 1},
+        rank={"rankers": ["llm"]},
+    )
+    found = plan(cheap(text), machine="H200")
+    alone = plan(cheap(text, "summarize.strategy=none"), machine="H200")
+    texts = plan(cheap(text, "summarize.strategy=none", "prompts.item_vectors=0"), machine="H200")
+    assert stage(found, "summarize").seconds == 0
+    for name in ("train", "rank"):
+        assert stage(found, name).encoded > stage(alone, name).encoded >= 0
+        assert stage(found, name).operations > stage(alone, name).operations
+        assert any(f"{name}: beside its prompts, encoders" in note for note in found.notes)
+    assert stage(alone, "rank").tokens < stage(texts, "rank").tokens
+    assert stage(alone, "train").tokens > stage(texts, "train").tokens  # three trainings
+    assert stage(alone, "train").seconds > stage(texts, "train").seconds
+    assert stage(found, "train").memory > stage(alone, "train").memory > 14e9
 
 
 def test_sizes_are_read_and_guessed(tiny_model):

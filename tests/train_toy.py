@@ -13,6 +13,7 @@ from trsr.models import ModelSettings
 from trsr.progress import Silent
 from trsr.training import TrainResult, train
 from trsr.training.settings import TrainSettings
+from trsr.training.vectors import train_vectors
 from trsr.types import Case, Interaction, Item, Message, Prompt, Query, UserHistory
 
 WORDS = ["bolt", "lamp", "sea", "film", "quiet", "loud", "pack", "steel"]
@@ -86,6 +87,32 @@ def toy_train(model: Path, folder: Path, cases: Any = None, **more: Any) -> Trai
         settings=TrainSettings(**{**QUICK, **more}),
         out=folder / "out",
         state=folder / "state",
+        **own,
+    )
+
+
+def toy_train_vectors(
+    model: Path, folder: Path, cases: list[Case], words: Any, count: int, **more: Any
+) -> TrainResult:
+    """The same with a ranker of item vectors, and its encoder, by the three trainings.
+
+    `words` makes the writer for a model; `count` vectors stand for an item. Keywords of
+    `train_vectors` go there, all others are training settings.
+    """
+    own = {key: more.pop(key) for key in ("summary", "reach") if key in more}
+    items = [item for one in cases for item in (*one.query.candidates, *one.query.history.items)]
+    return train_vectors(
+        cases,
+        list(dict.fromkeys(item.fields[0][1] for item in items)),
+        model=ModelSettings(name=str(model), dtype="float32", device="cpu"),
+        words=words,
+        count=count,
+        seed=0,
+        out=folder / "out",
+        state=folder / "state",
+        validate=None,
+        progress=more.pop("progress", None) or Silent(),
+        settings=TrainSettings(**{**QUICK, **more}),
         **own,
     )
 

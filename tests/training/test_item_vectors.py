@@ -12,18 +12,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from stopping import StopHereError, Stopping
-from train_toy import QUICK, ToyWriter, recall, toy_cases
+from train_toy import ToyWriter, recall, toy_cases, toy_train_vectors
 
 from trsr.errors import ModelError, PromptError, StoreError
 from trsr.models import ModelSettings, open_model
 from trsr.models.hf.item_vectors import ENCODER, VECTORS, ItemEncoder
 from trsr.models.hf.model import TransformersModel
-from trsr.progress import Silent
 from trsr.training.encode import EncodedCase
 from trsr.training.losses import scores
 from trsr.training.settings import TrainSettings
 from trsr.training.start import open_trainable
-from trsr.training.vectors import VectorAdapter, take_encoder, train_vectors
+from trsr.training.vectors import VectorAdapter, take_encoder
 from trsr.types import Item, Message, Prompt, Query, Vectors
 
 COUNT = 3
@@ -150,23 +149,9 @@ def test_vectors_count_as_tokens(tiny_model: Path) -> None:
         opened.count_tokens(Prompt((Message("user", Vectors("a", 5)),)))
 
 
-def trained(model: Path, folder: Path, progress: Any = None, **more: Any) -> Any:
-    options = QUICK | {"learning_rate": 2e-2, "epochs": 4, "dropout": 0.0} | more
-    cases = toy_cases(options.pop("cases", 24))
-    every = [item for one in cases for item in (*one.query.candidates, *one.query.history.items)]
-    return train_vectors(
-        cases,
-        list(dict.fromkeys(item.fields[0][1] for item in every)),
-        model=settings(model),
-        words=VectorWriter,
-        count=COUNT,
-        settings=TrainSettings(**options),
-        seed=0,
-        out=folder / "out",
-        state=folder / "state",
-        validate=None,
-        progress=progress or Silent(),
-    )
+def trained(model: Path, folder: Path, cases: int = 24, **more: Any) -> Any:
+    options = {"learning_rate": 2e-2, "epochs": 4, "dropout": 0.0} | more
+    return toy_train_vectors(model, folder, toy_cases(cases), VectorWriter, COUNT, **options)
 
 
 @pytest.fixture(scope="module")
@@ -279,12 +264,12 @@ def outcome(folder: Path) -> dict[str, bytes]:
 def test_a_stopped_training_ends_bit_for_bit_like_an_unbroken_one(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    quick = {"cases": 8, "epochs": 1, "checkpoint_steps": 1, "dropout": 0.2}
+    quick: dict[str, Any] = {"cases": 8, "epochs": 1, "checkpoint_steps": 1, "dropout": 0.2}
     trained(tiny_model, tmp_path / "whole", **quick)
     # in each of the three trainings, and while items are encoded
     for stop in (2, 2, 4, 5):
         with pytest.raises(StopHereError):
-            trained(tiny_model, tmp_path / "broken", Stopping(stop), **quick)
+            trained(tiny_model, tmp_path / "broken", progress=Stopping(stop), **quick)
     trained(tiny_model, tmp_path / "broken", **quick)
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
     assert len(outcome(tmp_path / "whole")) == 4

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from stopping import StopHereError, Stopping
-from train_toy import QUICK, WORDS, recall
+from train_toy import QUICK, WORDS, recall, toy_train_vectors
 
 from trsr.errors import PromptError
 from trsr.models import ModelSettings, open_model
@@ -23,7 +23,7 @@ from trsr.training.encode import encode_cases
 from trsr.training.losses import scores
 from trsr.training.settings import TrainSettings
 from trsr.training.start import open_trainable, run_training
-from trsr.training.vectors import take_encoder, train_vectors
+from trsr.training.vectors import take_encoder
 from trsr.types import (
     Case,
     Interaction,
@@ -284,24 +284,9 @@ def test_a_model_without_soft_summaries_refuses_them(tiny_model: Path) -> None:
 
 
 def trained(model: Path, folder: Path, progress: Any = None) -> None:
-    options = QUICK | {"epochs": 1, "checkpoint_steps": 1, "dropout": 0.2}
-    cases = soft_cases(8)
-    items = [item for one in cases for item in (*one.query.candidates, *one.query.history.items)]
-    train_vectors(
-        cases,
-        list(dict.fromkeys(item.fields[0][1] for item in items)),
-        model=settings(model),
-        words=SoftWriter,
-        count=ITEMS,
-        settings=TrainSettings(**options),
-        seed=0,
-        out=folder / "out",
-        state=folder / "state",
-        validate=None,
-        progress=progress or Silent(),
-        summary=SLOTS,
-        reach=2,
-    )
+    options = {"epochs": 1, "checkpoint_steps": 1, "dropout": 0.2, "progress": progress}
+    soft = {"summary": SLOTS, "reach": 2}
+    toy_train_vectors(model, folder, soft_cases(8), SoftWriter, ITEMS, **options, **soft)
 
 
 def test_a_stopped_training_ends_bit_for_bit_like_an_unbroken_one(

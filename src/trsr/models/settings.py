@@ -208,8 +208,10 @@ class CompressSettings(Settings):
     recover_steps: int = Field(
         200,
         ge=0,
+        le=100_000,
         description="steps of a training after that, in which the smaller model follows the whole "
-        "one on training cases; 0: none (the paper's)",
+        "one, a training case each; with more steps than cases these come again; 0: none (the "
+        "paper's)",
     )
 
 

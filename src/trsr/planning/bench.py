@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +67,44 @@ def computing(shape: Shape | None, kind: str, counts: Counts, settings: ModelSet
 
 
 def training_work(
-    shape: Shape | None, tokens: float, distinct: float, prompts: float, config: Config
+    shape: Shape | None, counts: Counts, config: Config, *, whole: bool = False
 ) -> Work:
     """The work of LoRA's steps: forward, and backward through the adapted layers.
 
     A frozen layer's backward product is done once, for its input's gradient; attention's twice.
+
+    Args:
+        shape: The model's sizes; None: nothing is known of its operations.
+        counts: What is trained on.
+        config: The run's settings.
+        whole: Whether gradients go through all layers, down to vectors that an encoder made.
     """
     if shape is None:
-        return Work("training", distinct, 0.0)
+        return Work("training", counts.distinct, 0.0)
     upper = config.train.upper_layers
-    share = upper / shape.layers if 0 < upper < shape.layers else 1.0
-    context = tokens / max(prompts, 1)
-    forward, plain = shape.forward(distinct, context), shape.forward(distinct, 0)
-    heads = 3 * shape.head * (distinct if config.train.loss == "text" else prompts)
-    backward = share * (plain + 2 * (forward - plain))
-    return Work("training", distinct, forward + backward + heads)
+    share = upper / shape.layers if 0 < upper < shape.layers and not whole else 1.0
+    context = counts.tokens / max(counts.prompts, 1)
+    heads = 3 * shape.head * (counts.distinct if config.train.loss == "text" else counts.prompts)
+    work = encoding(shape, "training", counts.distinct, context, backward=share)
+    return replace(work, operations=work.operations + heads)
+
+
+def encoding(
+    shape: Shape | None, kind: str, tokens: float, context: float, *, backward: float = 0.0
+) -> Work:
+    """The work of passes that score nothing, as an encoder's.
+
+    Args:
+        shape: The model's sizes; None: nothing is known of its operations.
+        kind: As of `Work`.
+        tokens: How many are read.
+        context: How many each looks at, in the mean.
+        backward: Gradients go through this share of the layers.
+    """
+    if shape is None:
+        return Work(kind, tokens, 0.0)
+    forward, plain = shape.forward(tokens, context), shape.forward(tokens, 0)
+    return Work(kind, tokens, forward + backward * (2 * forward - plain))
 
 
 @contextlib.contextmanager
@@ -159,7 +182,7 @@ def _written(
 def bench_training(
     config: Config, reader: Reader, cases: Sequence[EncodedCase], folder: Path, speeds: Speeds
 ) -> None:
-    """Times some of training's steps, with several epochs also those of the second.
+    """Times some of training's steps, with several epochs also those of the second, and passes.
 
     Args:
         config: The run's settings.
@@ -206,26 +229,46 @@ def bench_training(
                 steps = range(begin, begin + half)
                 _time_steps(step, steps, "training_cached", reader, config, speeds)
             step.adapter.write(folder / "adapter", step.adapter.weights())
+            if config.train.validate_steps or config.prompts.item_vectors:
+                _time_passes(opened, some, reader, speeds)
         del step, opened
+
+
+def _time_passes(opened: Any, cases: Sequence[EncodedCase], reader: Reader, speeds: Speeds) -> None:
+    """Times passes without gradients over cases."""
+    import torch
+
+    from trsr.training.losses import scores
+
+    opened.network.eval()
+    counts, started = Counts(), time.perf_counter()
+    with torch.no_grad():
+        for case in cases:
+            scores(opened.network, [case], opened.settings.batch_tokens).tolist()
+            counts += Counts(len(case.rests), tokens=case.tokens, distinct=case.distinct_tokens)
+            seconds = time.perf_counter() - started
+            if seconds > SECONDS / 2:
+                break
+    work = computing(reader.shape, "scoring", counts, reader.settings)
+    speeds.note("training_forward", work, seconds)
 
 
 def _time_steps(
     step: Any, numbers: range, kind: str, reader: Reader, config: Config, speeds: Speeds
 ) -> int:
     """Times steps, the first of which is left out where there are more; the last step's number."""
-    tokens = distinct = prompts = seconds = 0.0
+    counts, seconds = Counts(), 0.0
     for number in numbers:
         started = time.perf_counter()
         made = step.run(number)
         took = time.perf_counter() - started
         if number > numbers.start or len(numbers) == 1:
-            tokens, distinct = tokens + made.tokens, distinct + made.distinct_tokens
-            prompts += made.cases * (1 + config.data.train_negatives)
+            prompts = made.cases * (1 + config.data.train_negatives)
+            counts += Counts(prompts, tokens=made.tokens, distinct=made.distinct_tokens)
             seconds += took
         if seconds > SECONDS:
             break
-    work = training_work(reader.shape, tokens, distinct, prompts, config)
-    speeds.note(kind, work, seconds)
+    speeds.note(kind, training_work(reader.shape, counts, config), seconds)
     return number
 
 

@@ -8,9 +8,9 @@ import re
 import statistics
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -20,12 +20,17 @@ from trsr.models import ModelSettings, Sampling
 from trsr.models.base import Feed, FeedReader
 from trsr.models.chat_format import ChatFormat, Question
 from trsr.models.token_tree.tokens import Tokens, common
+from trsr.models.vector_format import SUMMARIES, VectorFormat, VectorNumbers
 from trsr.models.weights import GGUF, local_weights
 from trsr.planning.machines import Shape, bytes_each
 from trsr.settings import derive_seed
 from trsr.storage import files
 from trsr.storage.response_cache import ResponseCache, response_key
-from trsr.types import Message, Prompt
+from trsr.types import Message, Prompt, Vectors
+
+if TYPE_CHECKING:
+    from trsr.models.hf.soft_summary import Step
+    from trsr.training.encode import EncodedCase
 
 USERS = 512
 """Users of each split that are looked at, at most."""
@@ -33,6 +38,8 @@ BYTES_A_TOKEN = 4
 """Where the model's own tokenizer is not here: about what English text has."""
 SURE = 1.96
 """Standard errors within which 95 % of estimates lie."""
+_NUMBERS = 2**24
+"""The first number of a vector: no token's."""
 
 
 class Reader:
@@ -41,8 +48,15 @@ class Reader:
     Where they are not on this machine, a token is taken as four bytes, and the sizes are guessed
     from the name. Nothing is downloaded, but a model that comes with trsr.
 
+    Args:
+        settings: The model's.
+        items: Vectors in the place of an item's text; 0: the text is read.
+        summary: Vectors of a soft summary; 0: it takes none.
+
     Attributes:
         settings: The model's.
+        items: The numbers of items' vectors.
+        summaries: Those of summaries' vectors.
         shape: Its sizes; None where they are not known, or are an endpoint's.
         exact: Whether tokens are counted by its own tokenizer.
         context_tokens: As a model's.
@@ -50,16 +64,22 @@ class Reader:
 
     takes_images = True
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, items: int = 0, summary: int = 0) -> None:
         self.settings = settings
+        self.item_vectors, self.summary_vectors = items, summary
+        self.items = VectorNumbers(_NUMBERS, items)
+        self.summaries = VectorNumbers(SUMMARIES, summary, "summarize.vectors")
         local = settings.backend in ("transformers", "openvino")
         self.folder = _here(settings) if local else None
         self._chat_format: Any = None
         self.shape: Shape | None = None
         if self.folder is not None:
-            special = settings.special_tokens
-            tokenizer = _tokenizer(self.folder)
-            self._chat_format = ChatFormat(tokenizer, settings.name, settings.backend, special)
+            special, tokenizer = settings.special_tokens, _tokenizer(self.folder)
+            if items:
+                self._chat_format = VectorFormat(tokenizer, settings.name, self.items, special)
+                self._chat_format.summaries = self.summaries
+            else:
+                self._chat_format = ChatFormat(tokenizer, settings.name, settings.backend, special)
             self.shape = Shape.read(self.folder, bytes_each(settings))
         if local and self.shape is None:
             self.shape = Shape.guess(settings.name, bytes_each(settings))
@@ -69,12 +89,22 @@ class Reader:
 
     def encode(self, prompt: Prompt) -> Tokens:
         """The prompt's tokens; an image is `model.image_tokens` equal ones."""
-        texts, images = plain(prompt)
+        own, images = plain(prompt, vectors=self.item_vectors > 0)
         if self._chat_format is not None:
-            found = self._chat_format.encode(texts)
+            found = self._chat_format.encode(own)
         else:
-            found = _pieces("\n".join(f"{one.role}\n{one.content}" for one in texts.messages))
+            parts = (
+                part
+                for one in own.messages
+                for part in Message(one.role, (f"{one.role}\n", *one.parts, "\n")).parts
+            )
+            found = tuple(token for part in parts for token in self._inexact(part))
         return (*found, *(-1 for _ in range(images * self.settings.image_tokens)))
+
+    def _inexact(self, part: Any) -> Tokens:
+        if isinstance(part, Vectors):
+            return (self.summaries if part.of == "summary" else self.items).of(part)
+        return _pieces(part)
 
     def count_tokens(self, prompt: Prompt) -> int:
         """How many tokens a prompt has."""
@@ -89,10 +119,10 @@ class Reader:
 
     def encode_answers(self, prompt: Prompt, answers: Sequence[str]) -> Question:
         """The prompt's tokens and each answer's own, as a model's `encode_answers` gives them."""
-        texts, images = plain(prompt)
+        own, images = plain(prompt, vectors=self.item_vectors > 0)
         if self._chat_format is None or images:
             return Question(self.encode(prompt), tuple((place,) for place, _ in enumerate(answers)))
-        (question,) = self._chat_format.questions([texts], answers)
+        (question,) = self._chat_format.questions([own], answers)
         found: Question = question
         return found
 
@@ -125,20 +155,33 @@ def _here(settings: ModelSettings) -> Path | None:
 _MARKS = re.compile("[\ue000-\uefff]")
 
 
-def plain(prompt: Prompt) -> tuple[Prompt, int]:
-    """A prompt's text alone, without marks, and how many of its parts are no text."""
-    texts = [
-        Message(one.role, _MARKS.sub("", "".join(p for p in one.parts if isinstance(p, str))))
+def plain(prompt: Prompt, *, vectors: bool = False) -> tuple[Prompt, int]:
+    """A prompt's text alone, without marks, and how many of its parts are no text.
+
+    Args:
+        prompt: Any.
+        vectors: Whether vectors stay too.
+    """
+    kept = (str, Vectors) if vectors else str
+    own = [
+        Message(
+            one.role,
+            [
+                _MARKS.sub("", p) if isinstance(p, str) else p
+                for p in one.parts
+                if isinstance(p, kept)
+            ],
+        )
         for one in prompt.messages
     ]
-    others = [part for one in prompt.messages for part in one.parts if not isinstance(part, str)]
-    return replace(prompt, messages=tuple(texts)), len(others)
+    others = [part for one in prompt.messages for part in one.parts if not isinstance(part, kept)]
+    return replace(prompt, messages=tuple(own)), len(others)
 
 
 def _pieces(text: str) -> Tokens:
     raw = text.encode("utf-8", "replace")
     starts = range(0, len(raw), BYTES_A_TOKEN)
-    return tuple(int.from_bytes(raw[at : at + BYTES_A_TOKEN]) & 0x7FFFFFFF for at in starts)
+    return tuple(int.from_bytes(raw[at : at + BYTES_A_TOKEN]) % _NUMBERS for at in starts)
 
 
 @dataclass
@@ -152,6 +195,7 @@ class Counts:
         distinct: Of the others, what prompts begin alike counted once, by the token tree.
         generated: Tokens that are written.
         cases: Histories or queries that this is of.
+        encoded: Tokens that the summary encoder reads, beside all these.
     """
 
     prompts: float = 0
@@ -160,17 +204,77 @@ class Counts:
     distinct: float = 0
     generated: float = 0
     cases: float = 0
+    encoded: float = 0
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*(own + one for own, one in zip(self._all(), other._all(), strict=True)))
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Counts(*(own + one for own, one in pairs))
 
     def times(self, factor: float) -> Counts:
         """So many times as much."""
-        return Counts(*(own * factor for own in self._all()))
+        return Counts(*(own * factor for own in astuple(self)))
 
-    def _all(self) -> tuple[float, ...]:
-        every = (self.prompts, self.hits, self.tokens, self.distinct)
-        return (*every, self.generated, self.cases)
+
+class Encoders:
+    """What the encoders of items and of soft summaries read, in tokens, slots among them.
+
+    Args:
+        reader: Of the ranker in whose prompts their vectors stand.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._items: dict[str, int] = {}
+        self._known: set[str] = set()  # states of summaries
+
+    def item(self, text: str) -> int:
+        """Tokens of the pass over one item."""
+        from trsr.models.hf.item_vectors import MAX_TOKENS
+
+        if text not in self._items:
+            own = min(self._reader.count_text(text) - 1, MAX_TOKENS)
+            self._items[text] = own + self._reader.item_vectors
+        return self._items[text]
+
+    def fresh(self, text: str) -> int:
+        """Tokens of the steps to a summary, from the latest state that an earlier one has left."""
+        from trsr.models.hf.soft_summary import lasting, steps
+
+        path = steps(text)
+        known = max((step.number for step in path if step.key in self._known), default=0)
+        self._known |= {*lasting(path)}
+        return sum(map(self._step, path[known:]))
+
+    def _step(self, step: Step) -> int:
+        slots = self._reader.summary_vectors * (2 if step.before else 1)
+        return slots + len(step.items) * self._reader.item_vectors
+
+    def trained(self, cases: Sequence[EncodedCase], reach: int) -> tuple[int, int, int]:
+        """Tokens that one pass of training reads for some cases, while both encoders learn.
+
+        Args:
+            cases: With vectors.
+            reach: Gradients go through so many latest blocks of a summary.
+
+        Returns:
+            Those of items; of a summary's latest blocks, with gradients; and of earlier ones.
+        """
+        from trsr.models.hf.soft_summary import steps
+
+        items, summaries = self._reader.items, self._reader.summaries
+        sequences = [one for case in cases for one in (case.prefix, *case.rests)]
+        shown = summaries.blocks(sequences) if summaries.count else []
+        paths = [steps(summaries.text(block)) for block in shown]
+        early = {step.key: step for own in paths for step in own[:-reach]}
+        late = {(own[-reach:][0].before, step.key): step for own in paths for step in own[-reach:]}
+        texts = {items.text(block) for block in items.blocks(sequences)}
+        texts |= {item for step in late.values() for item in step.items}
+        read = (
+            map(self.item, texts),
+            map(self._step, late.values()),
+            map(self._step, early.values()),
+        )
+        return sum(read[0]), sum(read[1]), sum(read[2])
 
 
 class StandIn:
@@ -199,10 +303,12 @@ class StandIn:
         self.reader = reader
         self.identity = identity
         self.takes_images = True
+        self.item_vectors = reader.item_vectors
         self.context_tokens = reader.context_tokens
         self.count_tokens = reader.count_tokens
         self._texts = texts
         self._store = store if identity else None
+        self._encoders = Encoders(reader)
         self._known: set[str] = set()
         self._ordered: list[Tokens] = []  # a prompt shares most with a neighbour
         self.counts = Counts()
@@ -220,6 +326,9 @@ class StandIn:
         tokens = self.reader.encode(prompt)
         self.counts.tokens += len(tokens)
         self.counts.distinct += self._fresh(tokens)
+        parts = (part for message in prompt.messages for part in message.parts)
+        soft = (one.text for one in parts if isinstance(one, Vectors) and one.of == "summary")
+        self.counts.encoded += sum(map(self._encoders.fresh, soft))
         self.asked.append(prompt)
         return None
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -18,6 +18,7 @@ from trsr.config import Config
 from trsr.data import Cases, Dataset
 from trsr.data.preparation import prepare
 from trsr.errors import DataError, PromptError, TrsrError
+from trsr.explanation import page_writer
 from trsr.machine import cores, gpu, memory, processor
 from trsr.metrics import AnswerKey, parse_metric
 from trsr.metrics import evaluate as compute
@@ -26,18 +27,21 @@ from trsr.pipeline import stage_names
 from trsr.pipeline.artifacts import plan_digest, used_splits
 from trsr.pipeline.runner import reason
 from trsr.pipeline.stages import PREPARE, located
+from trsr.pipeline.training import start_config
 from trsr.planning.bench import (
     bench_rankers,
     bench_scoring,
     bench_training,
     bench_writing,
     computing,
+    encoding,
     training_work,
 )
 from trsr.planning.counting import (
     BYTES_A_TOKEN,
     USERS,
     Counts,
+    Encoders,
     Reader,
     Sampled,
     StandIn,
@@ -62,6 +66,9 @@ from trsr.summarize import summarize
 from trsr.training.encode import EncodedCase, encode_cases
 from trsr.types import Case, Prompt, Query, Summary, UserHistory
 
+if TYPE_CHECKING:
+    from trsr.training.step import Batch
+
 LONG = 3600.0
 """Seconds from which on a run says first how long it will take."""
 FEW = 4
@@ -83,6 +90,7 @@ class StagePlan:
         tokens: Of the others; of a training those of all epochs, with their answers.
         distinct: Those that are left where common beginnings count once.
         generated: Tokens that are written.
+        encoded: Tokens that the encoders of items and of soft summaries read, beside all these.
         error: By how many of `tokens` the estimate may be wrong (95 %); 0: all users were read.
         operations: Floating-point operations of the language model.
         seconds: None where they are not known.
@@ -96,6 +104,7 @@ class StagePlan:
     tokens: int = 0
     distinct: int = 0
     generated: int = 0
+    encoded: int = 0
     error: int = 0
     operations: float = 0.0
     seconds: float | None = None
@@ -217,6 +226,25 @@ def _open_torch() -> None:
         importlib.import_module("trsr.models.hf.load")
 
 
+@dataclass
+class _Training:
+    """Training cases as a model reads them.
+
+    Attributes:
+        cases: Of a sample of users.
+        read: Of each pass of all epochs the tokens that encoders read (see `Encoders.trained`).
+        counts: Of all cases, in an epoch.
+        error: By how many tokens they may be wrong (95 %).
+        seconds: What it takes to write and to read all prompts.
+    """
+
+    cases: list[EncodedCase]
+    read: list[tuple[int, int, int]]
+    counts: Counts
+    error: float
+    seconds: float
+
+
 class _Planning:
     """One plan on its way.
 
@@ -275,6 +303,11 @@ class _Planning:
                     makers[name](one)
                 else:
                     self._note(f"{name}: what this stage takes is not counted")
+                if one.encoded:
+                    self._note(
+                        f"{name}: beside its prompts, encoders read {one.encoded:,} tokens, of "
+                        "items or of summaries' blocks"
+                    )
                 self._pay(one)
                 self.found.stages.append(one)
                 self.progress.advance(1)
@@ -285,11 +318,12 @@ class _Planning:
         if text not in self.found.notes:
             self.found.notes.append(text)
 
-    def _reader(self, settings: ModelSettings) -> Reader:
-        known = next((one for one in self.readers if one.settings == settings), None)
+    def _reader(self, settings: ModelSettings, items: int = 0) -> Reader:
+        wanted = (settings, items)
+        known = next((o for o in self.readers if (o.settings, o.item_vectors) == wanted), None)
         if known is not None:
             return known
-        reader = Reader(settings)
+        reader = Reader(settings, items, self.config.summarize.soft if items else 0)
         self.readers.append(reader)
         local = settings.backend in ("transformers", "openvino")
         if not reader.exact:
@@ -349,7 +383,7 @@ class _Planning:
             sampling = config.summarize.sampling
             identity, texts = bench_writing(reader, prompts, sampling, self.speeds)
             stand_in = StandIn(reader, texts, self.store, identity)
-        elif not self.measuring or not reader.exact:
+        elif stand_in.asked:
             self._note("summaries are taken as long as they may be; none is written to see")
             stand_in = StandIn(reader, made_up)
         counts, error = totals(self._summaries(stand_in, samples))
@@ -404,6 +438,7 @@ class _Planning:
         one.prompts, one.hits = round(counts.prompts), round(counts.hits)
         one.tokens, one.distinct = round(counts.tokens), round(counts.distinct)
         one.generated = round(counts.generated)
+        one.encoded += round(counts.encoded)
 
     def _take(
         self,
@@ -412,10 +447,11 @@ class _Planning:
         reader: Reader,
         room: float | None,
         opened: int = 1,
+        more: float = 0.0,
     ) -> None:
         """Fills in operations, seconds, memory, and an endpoint's price.
 
-        A model is opened so many times.
+        A model is opened so many times; beside what was measured, more bytes are needed.
         """
         settings, shape = reader.settings, reader.shape
         one.operations += sum(work.operations for work in works)
@@ -428,7 +464,9 @@ class _Planning:
             return
         opening = self.speeds.opens(one.stage, shape) * opened if one.tokens else 0.0
         times = [self.speeds.seconds(work) for work in works]
-        one.memory = self.speeds.memory.get(one.stage) or room
+        room = room and room + more
+        measured = self.speeds.memory.get(one.stage)
+        one.memory = measured + more if measured else room
         known = [took for took in times if took is not None]
         one.seconds = (one.seconds or 0.0) + opening + sum(known)
         if len(known) < len(times):
@@ -446,44 +484,109 @@ class _Planning:
         if not config.trained:
             one.seconds = 0.0
             return
-        reader = self._reader(config.model)
-        cases = self.dataset.cases("train")
+        start = start_config(config)
+        reader, epochs = self._reader(config.model), config.train.epochs
+        texts = self._training(reader)
+        if self._measurable(reader):
+            self.progress.advance(0, "measuring training")
+            bench_training(config, reader, texts.cases, self.folder, self.speeds)
+        every, works = texts.counts.times(epochs), self._epochs(reader, texts)
+        seconds, wrong, opened, more = texts.seconds, texts.error, 1, 0.0
+        if start is not None:  # another run has made this training
+            every, works, wrong = Counts(), [], 0.0
         if config.prompts.item_vectors:
-            self._note(
-                "train, rank: counted as if items were texts; with prompts.item_vectors training "
-                "takes about three times as long, and ranking less"
-                + (", and without the steps of soft summaries" if config.summarize.soft else "")
-            )
-        users, counted = sample(cases, config.run.seed, self.users)
+            reader = self._reader(config.model, config.prompts.item_vectors)
+            own = self._training(reader)
+            made = 1 if start is not None and start.prompts.item_vectors else 2
+            every += own.counts.times(made * epochs)
+            works += self._vector_trainings(one, reader, texts, own, made)
+            seconds, wrong = 2 * (seconds + own.seconds), wrong + made * own.error
+            opened = 5  # for each training, for the teacher's scores, and for the items' vectors
+            if reader.shape:
+                more = reader.shape.activations(max(sum(one[:2]) for one in own.read))
+        one.seconds, one.error = seconds, round(wrong * epochs)
+        works += self._validations(one, reader, texts.counts.cases)
+        self._count(one, every)
+        room = _training_room(config, reader.shape, self._pass_tokens())
+        self._take(one, works, reader, room, opened, more)
+
+    def _training(self, reader: Reader) -> _Training:
+        """The training cases as a reader's model reads them, of a sample of users."""
+        config = self.config
+        users, counted = sample(self.dataset.cases("train"), config.run.seed, self.users)
         started = time.perf_counter()
         encoded: list[EncodedCase] = []
         writer = ranking_writer(config, reader)  # type: ignore[arg-type]
+        compared = config.train.loss == "listwise" or reader.item_vectors > 0
         for some in users:
-            own = encode_cases(
-                self._cases(some), writer, reader, compared=config.train.loss == "listwise"
-            )
+            own = encode_cases(self._cases(some), writer, reader, compared=compared)
             prompts = sum(len(case.rests) for case in own)
             tokens = sum(case.tokens for case in own)
             counted.found.append(Counts(prompts, 0, tokens, tokens, 0, len(own)))
             encoded += own
-        writing = (time.perf_counter() - started) * counted.cases / max(len(encoded), 1)
         if not encoded:
             raise DataError("train: there are no training cases; set train.epochs to 0")
+        scale = counted.cases / len(encoded)
+        seconds = (time.perf_counter() - started) * scale
         counts, error = counted.total()
-        if self._measurable(reader):
-            self.progress.advance(0, "measuring training")
-            bench_training(config, reader, encoded, self.folder, self.speeds)
-        epochs = config.train.epochs
-        counts.distinct = counts.tokens * self._shared(encoded)
-        every = counts.times(epochs)
-        self._count(one, every)
-        one.error = round(error * epochs)
-        args = (counts.tokens, counts.distinct, counts.prompts, config)
-        first = training_work(reader.shape, *args)
-        later = replace(first.times(epochs - 1), kind="training_cached")
-        one.seconds = writing
-        works = [first, later, *self._validations(reader, every.cases)]
-        self._take(one, works, reader, _training_room(config, reader.shape, self._pass_tokens()))
+        passes, encoders = self._passes(encoded), Encoders(reader)
+        counts.distinct = scale * sum(one.tokens for one in passes) / config.train.epochs
+        reach = config.summarize.gradient_blocks
+        read = [encoders.trained(one.cases, reach) for one in passes if reader.item_vectors]
+        return _Training(encoded, read, counts, error, seconds)
+
+    def _epochs(self, reader: Reader, training: _Training, *, whole: bool = False) -> list[Work]:
+        """The work of a training's steps."""
+        first = training_work(reader.shape, training.counts, self.config, whole=whole)
+        later = first.times(self.config.train.epochs - 1)
+        return [first, later if whole else replace(later, kind="training_cached")]
+
+    def _vector_trainings(
+        self, one: StagePlan, reader: Reader, texts: _Training, own: _Training, made: int
+    ) -> list[Work]:
+        """The work of what follows the training of a ranker of texts.
+
+        That ranker scores all cases. The ranker of vectors learns from it with the encoders; then
+        by itself, maybe with that of summaries, from the vectors of all items, made once.
+
+        Args:
+            one: Gets what the encoders read.
+            reader: Of the ranker of vectors.
+            texts: The first training.
+            own: The cases with vectors.
+            made: How many trainings are made with them: 2, or the last alone.
+        """
+        config, shape = self.config, reader.shape
+        scale = own.counts.cases / len(own.cases)
+        items, late, early = (scale * sum(some) for some in zip(*own.read, strict=True))
+        late, early = made * late, made * early
+        page = page_writer(config)
+        lines = {page.item_text(item, config.prompts.words) for item in self.dataset.catalog}
+        catalog = sum(map(Encoders(reader).item, lines))
+        each, step = catalog / len(lines), self._step_tokens
+        one.encoded += round(late + early)
+        works = [
+            *self._epochs(reader, own, whole=config.summarize.soft > 0),
+            encoding(shape, "training", late, step, backward=1.0),
+            encoding(shape, "training_forward", early, step),
+        ]
+        if made == 1:
+            return works
+        one.encoded += round(items + catalog)
+        scoring = computing(shape, "scoring", texts.counts, config.model)
+        return [
+            replace(scoring, kind="training_forward"),
+            *self._epochs(reader, own, whole=True),
+            encoding(shape, "training", items, each, backward=1.0),
+            encoding(shape, "training_forward", catalog, each),
+            *works,
+        ]
+
+    @property
+    def _step_tokens(self) -> float:
+        """Numbers that the summary encoder reads in one step."""
+        own = self.config.summarize
+        return 2 * own.soft + own.block_items * self.config.prompts.item_vectors
 
     def _pass_tokens(self) -> int:
         """About how many tokens one pass of training holds on the machine that is planned for."""
@@ -493,32 +596,38 @@ class _Planning:
         model = self.config.model
         return model.batch_tokens if self.speeds.gpu else pass_tokens(model, pick_device(model))
 
-    def _shared(self, encoded: Sequence[EncodedCase]) -> float:
-        """Which share of the tokens is computed in training's steps."""
+    def _passes(self, encoded: Sequence[EncodedCase]) -> list[Batch]:
+        """The cases that go through one pass together, in all epochs."""
         from trsr.training.step import Schedule, batches
 
         config = self.config
         schedule = Schedule(len(encoded), config.train, config.train_seed)
         alone, most = config.train.gradient_checkpointing, self._pass_tokens()
-        tokens = computed = 0
-        for number in range(1, schedule.steps // config.train.epochs + 1):
-            cases = [encoded[place] for place in schedule.cases(number)]
-            tokens += sum(case.tokens for case in cases)
-            computed += sum(batch.tokens for batch in batches(cases, most, alone=alone))
-        return computed / max(tokens, 1)
+        return [
+            batch
+            for number in range(1, schedule.steps + 1)
+            for batch in batches(
+                [encoded[place] for place in schedule.cases(number)], most, alone=alone
+            )
+        ]
 
-    def _validations(self, reader: Reader, cases: float) -> list[Work]:
+    def _validations(self, one: StagePlan, reader: Reader, cases: float) -> list[Work]:
         """The work of validations in the midst of training."""
         train = self.config.train
         if not train.validate_steps:
             return []
-        steps = train.epochs * -(-cases // train.epochs // train.cases_per_step)
+        steps = train.epochs * -(-cases // train.cases_per_step)
         many = -(-steps // train.validate_steps)
         counts, _ = self._ranked(StandIn(reader), "valid").total()
         self._note(f"train: validations: {many:.0f}, of {counts.prompts:,.0f} prompts each")
-        # a pass forward is what a step has beside its backward pass, at the same speed
+        one.encoded += round(many * counts.encoded)
+        return [work.times(many) for work in self._scoring(reader, "training_forward", counts)]
+
+    def _scoring(self, reader: Reader, kind: str, counts: Counts) -> list[Work]:
+        """The work of scoring, and of the steps to the soft summaries that are read."""
         work = computing(reader.shape, "scoring", counts, reader.settings)
-        return [replace(work, kind="training").times(many)]
+        steps = encoding(reader.shape, kind, counts.encoded, self._step_tokens)
+        return [replace(work, kind=kind), steps]
 
     def _cases(self, cases: Cases) -> list[Case]:
         """Cases with the summaries that they may have."""
@@ -581,14 +690,15 @@ class _Planning:
         if not asks:
             return
         reader = self._reader(config.model)
+        vectors = self._reader(config.model, config.prompts.item_vectors)
         tuned = {
             name: config.trained and config.rank.traits(name).needs_training for name, _ in asks
         }
         served = config.model.scorer == "endpoint" and reader.shape is not None
         identities = {} if served else self._measure_scoring(reader, set(tuned.values()))
         stand_ins = {
-            kind: StandIn(reader, (), self.store, identities.get(kind, ""))
-            for kind in (False, True)
+            kind: StandIn(own, (), self.store, identities.get(kind, ""))
+            for kind, own in ((False, reader), (True, vectors))
         }
         total, works, seen = Counts(), [], dict[tuple[str, str], float]()
         for name, split in asks:
@@ -602,17 +712,20 @@ class _Planning:
                 counts = counts.times(most / asked)
             if config.rank.traits(name).distills:  # more candidates, of as many queries at most
                 more = config.rank.table(name).model_dump()["scores"] / max(counts.prompts, 1)
-                counts, error = counts.times(more), error * more
+                counts, error = replace(counts.times(more), encoded=counts.encoded), error * more
             seen[name, split] = counts.prompts
             total, one.error = total + counts, one.error + round(error)
             kind = "scoring_tuned" if tuned[name] else "scoring"
-            works.append(computing(reader.shape, kind, counts, config.model))
+            works += self._scoring(reader, kind, counts)
         self._count(one, total)
         if served:
             one.seconds = None
             self._note("rank: an endpoint computes the scores, and its speed is not known")
             return
-        self._take(one, works, reader, _scoring_room(config, reader.shape), len(tuned))
+        soft = sum(tuned.values()) if one.encoded else 0  # the summary encoder is opened too
+        more = reader.shape.weights if soft and reader.shape else 0.0
+        room = _scoring_room(config, reader.shape)
+        self._take(one, works, reader, room, len(tuned) + soft, more)
 
     def _measure_scoring(self, reader: Reader, kinds: set[bool]) -> dict[bool, str]:
         """Measures the ranking model, without and with an adapter; their identities."""
@@ -630,6 +743,9 @@ class _Planning:
         for tuned in sorted(kinds):
             self.progress.advance(0, "measuring the ranking model")
             adapter = self.folder / "adapter" if tuned else None
+            if tuned and config.prompts.item_vectors:  # torch alone reads vectors
+                own = {"model": config.model.model_copy(update={"scorer": "torch"})}
+                config = config.model_copy(update=own)
             found[tuned] = bench_scoring(config, catalog, reader, shown, adapter, self.speeds)
         return found
 
@@ -679,11 +795,12 @@ class _Planning:
 
 
 def _training_room(config: Config, shape: Shape | None, tokens: int) -> float | None:
-    """Bytes of weights and activations: 34 a number and layer (Korthikanti et al. 2022, eq. 1)."""
+    """Bytes of weights and activations."""
     if shape is None:
         return None
-    each = 2 if config.train.gradient_checkpointing else 34
-    return shape.weights + each * shape.hidden * shape.layers * tokens
+    kept = 2 * shape.hidden * shape.layers * tokens  # what enters each layer
+    own = kept if config.train.gradient_checkpointing else shape.activations(tokens)
+    return shape.weights + own
 
 
 def _scoring_room(config: Config, shape: Shape | None) -> float | None:

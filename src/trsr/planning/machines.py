@@ -18,9 +18,13 @@ from trsr.models import ModelSettings
 from trsr.registry import near
 from trsr.storage import files
 
-KINDS = ("prefill", "generation", "training", "training_cached", "scoring", "scoring_tuned")
+KINDS = (
+    *("prefill", "generation", "training", "training_cached", "training_forward"),
+    *("scoring", "scoring_tuned"),
+)
 """What is computed: reading and writing summaries, LoRA's steps (`cached`: from the second epoch
-on, where lower layers' outputs are stored), and answers' scores, without and with an adapter."""
+on, where lower layers' outputs are stored; `forward`: passes without gradients between them), and
+answers' scores, without and with an adapter."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,10 @@ class Shape:
             context: How many each looks at, in the mean.
         """
         return tokens * (2 * self.linear + 4 * self.layers * self.width * context)
+
+    def activations(self, tokens: float) -> float:
+        """Bytes that a pass keeps for gradients: 34 a number (Korthikanti et al. 2022, eq. 1)."""
+        return 34.0 * self.hidden * self.layers * tokens
 
     def cache(self, tokens: float) -> float:
         """Bytes of so many tokens' keys and values, in two bytes a number."""

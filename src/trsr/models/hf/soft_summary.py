@@ -302,7 +302,7 @@ class SoftSummaries:
                 # a validation between two steps reads without dropout
                 encoder = functools.partial(_evaluating, self._encoder)
                 advance(encoder, known, paths, self._items.of_texts, self._batch_tokens)
-            kept = {key: known[key] for own in paths for key in _lasting(own) if key in known}
+            kept = {key: known[key] for own in paths for key in lasting(own) if key in known}
             fresh = {self._stored_key(key): one for key, one in kept.items() if key not in old}
             if fresh and self._store is not None and (self._writes if write is None else write):
                 self._store.put_all({key: _packed(one) for key, one in fresh.items()})
@@ -384,7 +384,7 @@ def _evaluating(encoder: Callable[[], SummaryEncoder]) -> SummaryEncoder:
     return encoder().eval()
 
 
-def _lasting(path: Sequence[Step]) -> list[str]:
+def lasting(path: Sequence[Step]) -> list[str]:
     """The states worth keeping: the last, and the one before where a block is still open."""
     still_open = len(path) > 1 and len(path[-1].items) < len(path[0].items)
     return [step.key for step in path[-1 - still_open :]]
