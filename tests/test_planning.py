@@ -104,8 +104,7 @@ def test_what_rankers_of_vectors_and_their_encoders_read_is_planned(
         "rank.blend.members=['popular', 'llm']",
     ]
     config = load_config(tmp_path / "small.toml", settings)
-    monkeypatch.setattr("trsr.planning.bench.SECONDS", 0.2)
-    planned = plan(config)
+    planned = plan(config, machine="H200")  # what is counted is the same on each
     read = [0]
     encode, advance = ItemEncoder.encode, SummaryEncoder.advance
 
@@ -144,7 +143,7 @@ def test_what_rankers_of_vectors_and_their_encoders_read_is_planned(
     start, folder = config.run.folder, tmp_path / "again"
     changed = [*settings, f"run.folder={folder}", f"train.start={start}", "rank.rankers=['llm']"]
     config = load_config(tmp_path / "small.toml", changed)
-    again = stage(plan(config), "train")
+    again = stage(plan(config, machine="H200"), "train")
     made(config)
     right(again)
     assert 2 * again.tokens < stage(planned, "train").tokens
