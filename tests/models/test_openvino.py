@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_model_folder
 
+from trsr import machine
 from trsr.errors import ConfigError, ModelError, PromptError
 from trsr.models.base import LanguageModel, Sampling, ScoringModel
 from trsr.models.settings import ModelSettings, open_model
@@ -239,6 +240,22 @@ def test_a_checkpoint_that_gguf_cannot_hold_is_refused_in_words(
     with pytest.raises(ModelError, match=f"{message}.*transformers backend"):
         write_f16(folder, tmp_path / "model.gguf")
     assert not list(tmp_path.glob("*.gguf*"))
+
+
+@pytest.mark.parametrize(
+    ("cores", "flags", "fits"), [(1, "avx2 amx_tile", False), (1, "avx2", True)]
+)
+def test_one_core_with_amx_is_refused_in_words(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, cores: int, flags: str, fits: bool
+) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(machine, "cpuinfo", lambda key: flags)
+    settings = ModelSettings(name=str(folder), backend="openvino", dtype="float32")
+    if fits:
+        open_model(settings)
+        return
+    with pytest.raises(ModelError, match=r"one core .* with AMX: give it two, or set"):
+        open_model(settings)
 
 
 def test_without_the_package_the_error_says_what_to_install(

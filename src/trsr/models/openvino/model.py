@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from trsr import hub
+from trsr import hub, machine
 from trsr.errors import ConfigError, ModelError, PromptError
 from trsr.models.base import Feed, FeedReader, Sampling
 from trsr.models.chat_format import ChatFormat, FormattedModel
@@ -30,7 +30,8 @@ def open_model(settings: ModelSettings, adapter: Path | None = None) -> OpenVINO
 
     Raises:
         ConfigError: If an adapter is given, or settings that OpenVINO cannot follow.
-        ModelError: If the packages are missing or the model cannot be loaded.
+        ModelError: If the packages are missing, the model cannot be loaded, or it could not run on
+            the one core that it is given.
     """
     if adapter is not None:
         raise ConfigError(
@@ -86,6 +87,13 @@ class OpenVINOModel(FormattedModel):
     """
 
     def __init__(self, settings: ModelSettings) -> None:
+        if machine.cores() == 1 and "amx_tile" in machine.cpuinfo("flags").split():
+            # seen of openvino-genai 2026.4.1: the process ends without a word
+            raise ModelError(
+                "openvino's generation ends the process where it is given one core of a processor "
+                "with AMX: give it two, or set summarize.model.backend (or model.backend) to "
+                "transformers"
+            )
         self.settings = settings
         folder = local_weights(settings.name, revision=settings.revision)
         from trsr.models.hf import load  # torch, which reading settings must not need
