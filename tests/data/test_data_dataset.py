@@ -153,42 +153,25 @@ def popularity(dataset: Any, part: str, negatives: int = 5) -> float:
 
 
 def test_popular_candidates_follow_the_training_interactions(bench: Any) -> None:
-    _, uniform = bench.prepare(**settings(bench, clicks()))
-    _, popular = bench.prepare(**settings(bench, clicks(), candidates="popular"))
+    chosen = settings(bench, clicks(), train_negatives=5)
+    _, uniform = bench.prepare(**chosen)
+    _, popular = bench.prepare(**chosen, candidates="popular")
 
     # Each draw has the weight count + 1 instead of 1; seen items are left out of both.
-    assert popularity(popular, "test") > 1.5 * popularity(uniform, "test")
+    for part in ("train", "test"):
+        assert popularity(popular, part) > 1.5 * popularity(uniform, part)
     histories = {row[0]: {r[1] for r in clicks() if r[0] == row[0]} for row in clicks()}
     for part in ("train", "valid", "test"):
         for case in popular.cases(part):
             shown = {item.id for item in case.query.candidates}
             assert shown & histories[case.query.history.user] == case.relevant
-    _, again = bench.prepare(**settings(bench, clicks()[::-1], candidates="popular"))
+    backwards = settings(bench, clicks()[::-1], train_negatives=5, candidates="popular")
+    _, again = bench.prepare(**backwards)
     assert again.cases("test").frame.equals(popular.cases("test").frame)
-
-
-@pytest.mark.parametrize("tested", ["uniform", "full"])
-def test_training_cases_alone_have_popular_negatives(bench: Any, tested: str) -> None:
-    plain = settings(bench, clicks(), candidates=tested, train_negatives=5)
-    _, uniform = bench.prepare(**plain)
-    _, popular = bench.prepare(**plain, train_candidates="popular")
-    for part in ("valid", "test"):
-        assert popular.cases(part).frame.equals(uniform.cases(part).frame)
-    assert popularity(popular, "train") > 1.5 * popularity(uniform, "train")
-
-
-def test_training_cases_alone_have_uniform_negatives(bench: Any) -> None:
-    plain = settings(bench, clicks(), train_negatives=5)
-    _, uniform = bench.prepare(**plain)
-    _, popular = bench.prepare(**plain, candidates="popular")
-    _, mixed = bench.prepare(**plain, candidates="popular", train_candidates="uniform")
-    assert mixed.cases("train").frame.equals(uniform.cases("train").frame)
-    assert mixed.cases("test").frame.equals(popular.cases("test").frame)
-
-
-def test_given_lists_and_drawn_negatives_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match="leave train_candidates out"):
-        DataSettings.model_validate({"candidates": "given", "train_candidates": "popular"})
+    # where whole catalogs are ranked, the others keep uniform ones
+    _, full = bench.prepare(**chosen, candidates="full")
+    for part in ("train", "valid"):
+        assert full.cases(part).frame.equals(uniform.cases(part).frame)
 
 
 @pytest.mark.parametrize("kept", [0, 3])

@@ -211,9 +211,8 @@ def _sampled(
     found: Records, targets: Targets, split: str, settings: DataSettings, seed: int
 ) -> Iterator[pl.DataFrame]:
     """One split's cases with sampled candidates."""
-    candidates = (split == "train" and settings.train_candidates) or settings.candidates
     weights = None
-    if candidates == "popular":
+    if settings.candidates == "popular":
         weights = Weights.by_popularity(found.item[targets.fit].astype(np.int64), len(found.items))
     return sampled_cases(
         found,

@@ -182,11 +182,6 @@ class DataSettings(Settings):
         "the user had seen (training and validation cases keep uniform negatives; see "
         "`rank.retriever`); given: the data's own lists (`impressions`, or the reader mind)",
     )
-    train_candidates: Literal["", "uniform", "popular"] = Field(
-        "",
-        description="the same for training cases alone: popular negatives are harder to tell from "
-        "the target; empty: as `candidates`, uniform with full",
-    )
     seed: int | None = Field(
         None,
         description="samples users and candidates; empty: run.seed. Set it to "
@@ -200,15 +195,6 @@ class DataSettings(Settings):
     @field_serializer("interactions", "items", "impressions", when_used="json-unless-none")
     def _address(self, path: Path) -> str:
         return shown(path)
-
-    @model_validator(mode="after")
-    def _lists_are_given(self) -> Self:
-        if self.candidates == "given" and self.train_candidates:
-            raise ValueError(
-                f"train_candidates = {self.train_candidates!r} draws negatives, and candidates = "
-                "'given' takes the data's own: leave train_candidates out"
-            )
-        return self
 
     @model_validator(mode="after")
     def _room_for_a_step(self) -> Self:
