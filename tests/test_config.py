@@ -88,13 +88,6 @@ def test_a_wrong_name_is_told_beside_unknown_settings_and_wrong_values(tmp_path)
     assert "data.reader: there is no reader 'csv'" in message
 
 
-def test_samples_that_cannot_differ_are_refused(tmp_path):
-    path = write(tmp_path, GOOD)
-    with pytest.raises(ConfigError, match=r"summarize.samples: 3 texts without chance are the"):
-        load_config(path, ["summarize.samples=3"])
-    load_config(path, ["summarize.samples=3", "summarize.sampling.temperature=0.7"])
-
-
 def test_parts_that_do_not_exist_and_contradictions_are_told_at_once(tmp_path):
     settings = [
         "summarize.strategy=recurent",

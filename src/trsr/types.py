@@ -123,8 +123,7 @@ class Summary:
         user: The user's id.
         text: The summary; empty when the strategy writes none.
         covers: How many interactions, from the oldest, it has read.
-        sources: Keys of the output-store entries that made it, in the order they were asked; of
-            several samples of a text the one that was kept.
+        sources: Keys of the output-store entries that made it, in the order they were asked.
     """
 
     user: str

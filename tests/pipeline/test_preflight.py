@@ -104,7 +104,6 @@ def test_a_stage_that_is_reached_later_says_it_too(prepared, rankers, last, monk
 
 # a setting, settings where it may be used, and its use
 SOMETIMES = [
-    ("samples", ["summarize.sampling.temperature=0.7"], ["summarize.samples=3"]),
     ("clicked", ["data.candidates=given", "data.reader=mind"], ["data.columns.clicked=clicked"]),
 ]
 

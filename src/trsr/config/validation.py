@@ -82,7 +82,6 @@ def conflicts(config: Config) -> Iterator[str]:
     yield from _no_vectors(config)
     yield from _unwritten_summaries(config)
     yield from _no_lists(config)
-    yield from _equal_samples(config)
 
 
 def _no_images(config: Config) -> Iterator[str]:
@@ -251,16 +250,6 @@ def _no_lists(config: Config) -> Iterator[str]:
         yield (
             f"data.candidates: given takes lists that the data holds, and the reader {data.reader} "
             "reads none; table does with data.impressions, and mind does"
-        )
-
-
-def _equal_samples(config: Config) -> Iterator[str]:
-    """Several samples that cannot differ."""
-    settings = config.summarize
-    if settings.samples > 1 and not settings.sampling.temperature:
-        yield (
-            f"summarize.samples: {settings.samples} texts without chance are the same; set "
-            "summarize.sampling.temperature above 0, such as 0.7"
         )
 
 

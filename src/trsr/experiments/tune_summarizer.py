@@ -209,7 +209,6 @@ def _refuse(config: Config) -> None:
             not config.summarize.uses_llm,
             f"summarize.strategy: {strategy} asks no model; choose another one",
         ),
-        (config.summarize.samples > 1, "summarize.samples: tuning samples itself; set it to 1"),
         (
             backend not in ("transformers", "openvino"),
             f"summarize.model.backend: {backend} has no weights here; use transformers",

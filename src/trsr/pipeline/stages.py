@@ -110,10 +110,8 @@ _FORMAT = "format of summaries"
 
 def _summarize_settings(config: Config) -> dict[str, Any]:
     """The strategy, the words, the model, and whose histories are summarized."""
-    # what is not used: of one sample nothing is chosen
-    excluded = {"model", "vectors", "gradient_blocks"}
-    excluded |= {"samples"} if config.summarize.samples == 1 else set()
-    own = config.summarize.model_dump(mode="json", exclude=excluded)
+    unused = {"model", "vectors", "gradient_blocks"}
+    own = config.summarize.model_dump(mode="json", exclude=unused)
     if config.summarize.strategy == "none":
         own = {"strategy": "none"}
         return {"summarize": own, "splits": used_splits(config), _FORMAT: SUMMARY_FORMAT}

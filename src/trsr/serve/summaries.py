@@ -527,7 +527,7 @@ class Summaries:
     def _cached_keys(self, user: str) -> set[str]:
         """Keys of the texts of a user's history, also those that no revision names.
 
-        A crash may have come before the revision, and of several samples a revision names one.
+        A crash may have come before the revision.
         """
         history = self._history(user, self._store.stored_history(user))
         full = cut_blocks(history, self._closed_blocks)

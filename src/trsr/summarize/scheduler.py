@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import RLock
 from types import MappingProxyType
 
@@ -15,7 +15,7 @@ from trsr.progress import Progress
 from trsr.prompts import PromptWriter
 from trsr.storage.response_cache import response_key
 from trsr.summarize.settings import STRATEGIES, SummarizeSettings
-from trsr.summarize.strategies import Flow, Resumable, Strategy, draws, most_agreed
+from trsr.summarize.strategies import Flow, Resumable, Strategy
 from trsr.types import Block, Prompt, Summary, UserHistory
 
 
@@ -76,7 +76,6 @@ def summarize(
         strategy,
         lambda history: cut_blocks(history, settings),
         writer.finish,
-        settings.samples,
         begun,
     )
     kind = {"generate": settings.sampling.model_dump()}
@@ -106,30 +105,20 @@ class _Live:
     flow: Flow
     covers: int
     waiting: int = 0
-    asked: Sequence[Prompt] | None = None
-    texts: list[list[str]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     prompts: list[Prompt] = field(default_factory=list)
     text: str = ""
 
-    def wait(self, prompts: Sequence[Prompt], samples: int) -> None:
+    def wait(self, prompts: Sequence[Prompt]) -> None:
         """Waits for the answers to these."""
-        self.asked = prompts
-        self.texts = [[""] * samples for _ in prompts]
-        self.waiting = len(prompts) * samples
+        self.prompts += prompts
+        self.texts = [""] * len(prompts)
+        self.waiting = len(prompts)
 
-    def take(self, place: int, draw: int, text: str) -> None:
+    def take(self, place: int, text: str) -> None:
         """Takes one answer."""
-        self.texts[place][draw] = text
+        self.texts[place] = text
         self.waiting -= 1
-
-    def choose(self) -> list[str]:
-        """The best of the texts sampled for each prompt; records which it was."""
-        texts = []
-        for prompt, sampled in zip(self.asked or (), self.texts, strict=True):
-            best = most_agreed(sampled)
-            self.prompts.append(replace(prompt, draw=best))
-            texts.append(sampled[best])
-        return texts
 
 
 def _summaries(
@@ -151,7 +140,6 @@ class _Scheduler:
         strategy: Strategy,
         blocks: Callable[[UserHistory], Sequence[Block]],
         finish: Callable[[Prompt, str], str],
-        samples: int,
         begun: Mapping[str, Summary],
     ) -> None:
         self.asked = 0
@@ -162,7 +150,6 @@ class _Scheduler:
         self._strategy = strategy
         self._blocks = blocks
         self._finish = finish
-        self._samples = samples
         self._begun = begun
         self._lock = RLock()
         self._live = 0
@@ -231,8 +218,7 @@ class _Scheduler:
     def _go_on(self, live: _Live) -> None:
         """Sends a flow the texts it waits for; queues its next prompts, or ends it."""
         try:
-            begun = live.asked is not None
-            prompts = live.flow.send(live.choose()) if begun else next(live.flow)
+            prompts = live.flow.send(live.texts) if live.prompts else next(live.flow)
             while not prompts:
                 prompts = live.flow.send([])
         except StopIteration as end:
@@ -240,13 +226,12 @@ class _Scheduler:
             return
         except PromptError as error:
             raise PromptError(f"{live.key} (user {live.history.user}): {error}") from error
-        live.wait(prompts, self._samples)
-        for place, asked in enumerate(prompts):
-            for prompt in draws(asked, self._samples):
-                if prompt not in self._waiters:
-                    self._waiters[prompt] = []
-                    self.ready.append(prompt)
-                self._waiters[prompt].append((live, place))
+        live.wait(prompts)
+        for place, prompt in enumerate(prompts):
+            if prompt not in self._waiters:
+                self._waiters[prompt] = []
+                self.ready.append(prompt)
+            self._waiters[prompt].append((live, place))
 
     def _end(self, live: _Live, text: str) -> None:
         self._live -= 1
@@ -270,7 +255,7 @@ class _Scheduler:
             summary = self._finish(prompt, text)
             self.empty += not summary
             for live, place in self._waiters.pop(prompt):
-                live.take(place, prompt.draw, summary)
+                live.take(place, summary)
                 if not live.waiting:
                     self._go_on(live)
 

@@ -38,12 +38,6 @@ class SummarizeSettings(Settings):
         description="hierarchical: summaries merged at once; at least the number of "
         "blocks is the public code's single merge",
     )
-    samples: int = Field(
-        1,
-        ge=1,
-        description="texts sampled for each prompt (self-consistency); the one that shares most "
-        "words with the others stays. More than 1 needs a summarize.sampling.temperature above 0",
-    )
     vectors: int = Field(
         8, ge=1, le=64, description="soft: a summary stands in the prompt as so many vectors"
     )

@@ -6,12 +6,9 @@ response cache, a longer history of the same user finds its earlier steps alread
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from typing import ClassVar, Protocol, runtime_checkable
 
-from trsr.prompts.text import stems
 from trsr.types import Block, Item, Prompt
 
 Flow = Generator[Sequence[Prompt], Sequence[str], str]
@@ -171,30 +168,3 @@ class NoSummary:
         """No prompt."""
         yield from ()
         return ""
-
-
-def draws(prompt: Prompt, samples: int) -> list[Prompt]:
-    """The prompt once for each sample."""
-    return [replace(prompt, draw=draw) for draw in range(samples)]
-
-
-def most_agreed(texts: Sequence[str]) -> int:
-    """The place of the text that agrees most with the others; an empty one only if all are."""
-    if len(texts) == 1:
-        return 0
-    values = [(bool(text), agreement(text, texts)) for text in texts]
-    return values.index(max(values))
-
-
-def agreement(text: str, texts: Sequence[str]) -> float:
-    """The mean F1 (0 to 1) of a text's word stems, with repetitions, against those of the texts.
-
-    A text's agreement with itself is the same for all, so it may be among the texts.
-    """
-    own = Counter(stems(text))
-    return sum(_f1(own, Counter(stems(other))) for other in texts) / max(len(texts), 1)
-
-
-def _f1(one: Counter[str], other: Counter[str]) -> float:
-    both = one.total() + other.total()
-    return 2 * (one & other).total() / both if both else 0.0
