@@ -65,7 +65,7 @@ def planted(folder, name, /, **tables):
             "targets": ["q_proj", "v_proj", "up_proj", "down_proj"],
         },
         "train_title": {"epochs": 12, "learning_rate": 2e-2, "history": 1},
-        "rank": {"rankers": ["popular", "title", "title_search"], "title": {"scores": ["total"]}},
+        "rank": {"rankers": ["popular", "title", "title_search"]},
     }
     for place, table in tables.items():
         settings[place] = settings.get(place, {}) | table
@@ -91,8 +91,8 @@ def test_what_follows_what_is_learned_and_popularity_knows_nothing_of_it(learned
     _, config, outcomes = learned
     assert [one.stage for one in outcomes][-3:] == ["train_title", "rank", "evaluate"]
     found = means(config)
-    assert found["title"] > 0.95
-    assert found["title_search"] == pytest.approx(found["title"], abs=1e-6)
+    assert found["title"] > 0.9
+    assert found["title_search"] > 0.95
     assert found["popular"] < 0.7
     info = outcomes[-3].info
     assert info["late_loss"] < info["first_loss"] / 3
@@ -147,6 +147,8 @@ def test_when_its_users_are_deleted_the_service_keeps_no_written_title(
     from trsr.storage.response_cache import ResponseCache
 
     monkeypatch.setattr("trsr.rankers.item_text.SentenceEncoder", SameVector)
+    # the other scores also ask about titles alone, which says nothing of a user and may stay
+    monkeypatch.setattr("trsr.rankers.titles.TitleRanker.SCORES", ("total",))
     write_planted(tmp_path)
     config = planted(
         tmp_path,
@@ -156,7 +158,6 @@ def test_when_its_users_are_deleted_the_service_keeps_no_written_title(
         train_title={"epochs": 0},
         rank={
             "rankers": ["title", "title_search", "title_sampled"],
-            "title": {"scores": ["total"]},
             "title_sampled": {"samples": 2},
         },
     )

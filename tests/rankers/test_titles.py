@@ -62,7 +62,7 @@ def test_titles_go_until_the_prompt_fits():
 @pytest.mark.parametrize("name", ["title", "title_search"])
 def test_items_of_one_title_tie_and_a_shuffled_catalog_changes_no_score(name):
     items, turned = catalog(), catalog(tuple(reversed(NAMES)))
-    own = {"scores": ["total"]} if name == "title" else {"beams": 4}
+    own = {} if name == "title" else {"beams": 4}
     first = scores(ranker(name, ScoringAuthor(), items, **own), query(items, 2))
     assert first["i0"] == first["i1"]
     again = scores(ranker(name, ScoringAuthor(), turned, **own), query(turned, 4))
@@ -74,16 +74,17 @@ def test_items_of_one_title_tie_and_a_shuffled_catalog_changes_no_score(name):
 def test_the_four_scores_are_what_they_say():
     items = catalog()
     asked = query(items, 2)
-    got = {
-        one: scores(ranker("title", ScoringAuthor(), items, scores=[one]), asked)["i5"]
-        for one in ("total", "mean", "gain", "mean_gain")
-    }
+    found = ranker("title", ScoringAuthor(), items)
+    got = [
+        scores(found.with_score(one), asked)["i5"] for one in ("total", "mean", "gain", "mean_gain")
+    ]
+    assert found.mode_ == "mean_gain"  # nothing to choose on
     with_user, alone = (
         draw("1. Babe", "The Third Man"),
         draw("none: this is the first visit", "The Third Man"),
     )
     expected = (with_user, with_user / 3, with_user - alone, (with_user - alone) / 3)
-    assert list(got.values()) == pytest.approx(expected)
+    assert got == pytest.approx(expected)
 
 
 def test_the_beams_bound_what_is_found_and_the_rest_ties_below():
@@ -97,7 +98,7 @@ def test_items_without_a_title_tie_below_and_too_many_are_refused():
     names = [f"film {n}" for n in range(39)]
     some = catalog((*names, None))
     model = ScoringAuthor()
-    found = scores(ranker("title", model, some, scores=["total"]), query(some, 1))
+    found = scores(ranker("title", model, some), query(some, 1))
     assert found["i39"] < min(score for item, score in found.items() if item != "i39")
     with pytest.raises(DataError, match=r"2 of 6 items have no title, the first is i1; .*title or"):
         ranker("title", model, catalog(("a", None, "b", " ", "c", "d")))

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field
@@ -34,19 +34,6 @@ _log = logging.getLogger(__name__)
 
 _ASKING = threading.RLock()
 """Threads of a service take turns: the model that writes titles reads for one at a time."""
-
-Score = Literal["total", "mean", "gain", "mean_gain"]
-
-
-class TitleConfig(RankerConfig):
-    """How likely the model is to write a candidate's title next."""
-
-    scores: tuple[Score, ...] = Field(
-        ("mean_gain", "gain", "mean", "total"),
-        min_length=1,
-        description="candidates for the score: the title's log-probability (total), a token's in "
-        "the mean (mean), and both less what they are without the user (gain, mean_gain)",
-    )
 
 
 class TitleSearchConfig(RankerConfig):
@@ -158,22 +145,18 @@ class TitleRanker(_TitleRanker):
     Candidates of one title tie; those without a title tie below.
 
     Attributes:
-        mode_: Which of the four.
+        SCORES: The four; without validation cases the first one is taken.
+        mode_: Which of them.
     """
 
     traits = Traits(uses_llm=True, writes_titles=True, tuned=True)
-    config: TitleConfig
+    SCORES: ClassVar[tuple[str, ...]] = ("mean_gain", "gain", "mean", "total")
     mode_: str
-
-    @classmethod
-    def traits_of(cls, config: TitleConfig) -> Traits:
-        """Of a single score nothing is chosen."""
-        return dataclasses.replace(cls.traits, tuned=len(config.scores) > 1)
 
     def fit(self, data: FitData, options: FitOptions) -> None:
         """Chooses the score on the validation cases; raises as `score`."""
         super().fit(data, options)
-        settings = [{"score": score} for score in self.config.scores]
+        settings = [{"score": score} for score in self.SCORES]
         tune(self, data, options, settings, self.with_score)
 
     def with_score(self, score: str) -> Self:
