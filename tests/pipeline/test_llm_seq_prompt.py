@@ -240,7 +240,7 @@ def test_an_endpoint_writes_titles_and_a_second_run_asks_nothing(tmp_path, monke
         # users with the same last title share their answers
         count = len(endpoint.bodies)
         assert 3 <= count <= 4 * 3
-        asked["rank"]["title_sampled"]["floor"] = 0.9
+        asked["rank"]["title_sampled"]["samples"] = 2
         list(run(planted(tmp_path, "author", **asked)))
         assert len(endpoint.bodies) == count
     finally:

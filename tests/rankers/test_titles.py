@@ -143,7 +143,7 @@ def letters(monkeypatch):
 
 def test_a_text_is_its_title_but_for_case_and_spaces_or_the_nearest_or_lost():
     written = ["  chinatown ", "ＧＡＮＤＨＩ", "Chinatown film", "xxxxzzzzqqqq", ""]
-    one = ranker("title_sampled", Author(written), samples=5, floor=0.8)
+    one = ranker("title_sampled", Author(written), samples=5)
     found = scores(one, query(catalog(), 2, candidates=(2, 3, 4, 5)))
     assert [found[item] for item in ("i3", "i4")] == pytest.approx([2, 1], abs=1e-3)
     assert max(found["i2"], found["i5"]) < 0.1

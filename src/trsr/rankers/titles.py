@@ -49,13 +49,6 @@ class TitleSampledConfig(RankerConfig):
 
     samples: int = Field(10, ge=1, description="titles that are written for a query")
     temperature: float = Field(0.7, gt=0, description="the temperature of sampling")
-    floor: float = Field(
-        0.5,
-        ge=-1,
-        le=1,
-        description="least cosine, by rank.text_model, at which a written text that is no title "
-        "counts for the nearest one; below it is lost",
-    )
 
 
 @dataclass(frozen=True)
@@ -222,6 +215,9 @@ class TitleSearchRanker(_TitleRanker):
 
 TOKENS = 64
 """Most tokens of a title that is written freely."""
+FLOOR = 0.5
+"""Least cosine at which a written text that is no title counts for the nearest one: a title with a
+slip or in other words is above it. Below, the nearest one says little of what was written."""
 _EXAMPLES = 20
 
 
@@ -230,7 +226,7 @@ class TitleSampledRanker(_TitleRanker):
 
     A text that is a title of the catalog, but for case, spaces and compatible characters, votes for
     it (exact). Another one votes for the title with the nearest embedding (near), where their
-    cosine reaches `floor`; else it is lost, as an empty one is. The items of a title share its
+    cosine reaches `FLOOR`; else it is lost, as an empty one is. The items of a title share its
     vote. Between equal votes decides the cosine to the mean of what was voted for. So a text with
     one wrong letter counts as much as a right one; the paper ranks it behind all others.
 
@@ -337,7 +333,7 @@ class TitleSampledRanker(_TitleRanker):
         vector = text_vectors([text], self._embed)[0]
         cosines = np.round(self.vectors_.astype(np.float64) @ vector, DIGITS)
         nearest = float(cosines.max())
-        if nearest < self.config.floor:
+        if nearest < FLOOR:
             return "lost", [], nearest
         return "near", np.flatnonzero(cosines == nearest).tolist(), nearest
 
