@@ -105,5 +105,5 @@ class ScoringAuthor(Author):
 
 
 def titles(model, history: int = 10):
-    writer = TitleWriter(PromptSettings(), history, model.count_tokens, model.context_tokens)
+    writer = TitleWriter(PromptSettings(recent=history), model.count_tokens, model.context_tokens)
     return lambda: (model, writer)

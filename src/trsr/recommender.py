@@ -203,8 +203,7 @@ def open_title_model(
     model = open_model(config.model.for_texts, adapter)
     if keep:
         model = cached(model, open_cache(config.run.cache))
-    own = config.prompts, config.train_title.history
-    return model, TitleWriter(*own, model.count_tokens, model.context_tokens)
+    return model, TitleWriter(config.prompts, model.count_tokens, model.context_tokens)
 
 
 def rank_resources(

@@ -246,9 +246,7 @@ def inline(pattern: str) -> set[tuple[str, str]]:
 
 
 def test_settings_in_the_text_exist():
-    tables = (
-        "run|data|columns|prompts|model|summarize|train|rank|evaluate|train_title|tune_summarizer"
-    )
+    tables = "run|data|columns|prompts|model|summarize|train|rank|evaluate|tune_summarizer"
     found = inline(rf"(?:{tables})\.[a-z_0-9.]+")
     assert len({key for _, key in found}) > 20
     known = setting_names(Config, "")

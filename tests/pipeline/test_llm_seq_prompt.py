@@ -57,14 +57,16 @@ def planted(folder, name, /, **tables):
             "targets_per_user": 2,
         },
         "model": {"name": str(name), "dtype": "float32", "device": "cpu"},
+        "prompts": {"recent": 1},
         "train": {
+            "epochs": 12,
+            "learning_rate": 2e-2,
             "rank": 16,
             "alpha": 32,
             "dropout": 0.0,
             "cases_per_step": 8,
             "targets": ["q_proj", "v_proj", "up_proj", "down_proj"],
         },
-        "train_title": {"epochs": 12, "learning_rate": 2e-2, "history": 1},
         "rank": {"rankers": ["popular", "title", "title_search"]},
     }
     for place, table in tables.items():
@@ -107,7 +109,7 @@ def test_a_second_run_asks_nothing_and_a_longer_history_asks_anew(learned, tiny_
     assert not made["train_title"].made
     assert made["rank"].info["costs"]["title"]["from_store"] > 0
     stages = {stage.name: stage for stage in stages_of(config)}
-    longer = planted(folder, tiny_model, train_title={"history": 2})
+    longer = planted(folder, tiny_model, prompts={"recent": 2})
     for name in ("train_title", "rank"):
         assert stages[name].settings(longer) != stages[name].settings(config)
     for name in ("prepare", "train"):
@@ -120,7 +122,7 @@ def test_the_search_proposes_to_the_yes_no_ranker_in_a_full_catalog(tmp_path, ti
         tmp_path,
         tiny_model,
         data={"candidates": "full", "test_cases": 4},
-        train_title={"epochs": 0},
+        train={"epochs": 0},
         rank={
             "rankers": ["title_search", "llm_zero_shot"],
             "retriever": "title_search",
@@ -155,7 +157,7 @@ def test_when_its_users_are_deleted_the_service_keeps_no_written_title(
         tiny_model,
         run={"folder": str(tmp_path / "run"), "cache": str(tmp_path / "own.sqlite")},
         data={"test_cases": 3},
-        train_title={"epochs": 0},
+        train={"epochs": 0},
         rank={
             "rankers": ["title", "title_search", "title_sampled"],
             "title_sampled": {"samples": 2},
@@ -185,6 +187,14 @@ def test_the_recommender_loads_titles_and_saves_their_adapter(learned, tmp_path)
     assert again["score"].to_list() == pytest.approx(first["score"].to_list(), abs=1e-4)
 
 
+def test_the_method_has_a_history_and_a_rate_of_its_own():
+    values = {"method": "llm_seq_prompt", "data": {"interactions": "x.csv"}}
+    config = check_config(values)
+    assert (config.prompts.recent, config.train.learning_rate) == (10, 1e-3)
+    config = check_config(values | {"prompts": {"recent": 4}, "train": {"learning_rate": 2e-4}})
+    assert (config.prompts.recent, config.train.learning_rate) == (4, 2e-4)
+
+
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
@@ -203,6 +213,8 @@ def test_the_recommender_loads_titles_and_saves_their_adapter(learned, tmp_path)
             "openai cannot be trained here; set it to 0",
         ),
         ({"rank": {"title_sampled": {"temperature": 0}}}, "greater than 0"),
+        ({"prompts": {"recent": 0}}, "title asks for the title after recent ones; show 1 or more"),
+        ({"train_title": {"epochs": 2}}, "train_title: unknown setting"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tables, message):
@@ -217,7 +229,7 @@ def test_an_endpoint_may_write_titles():
             "method": "llm_seq_prompt",
             "data": {"interactions": "x.csv"},
             "model": {"backend": "openai"},
-            "train_title": {"epochs": 0},
+            "train": {"epochs": 0},
             "rank": {"rankers": ["popular", "title_sampled"]},
         }
     )
@@ -230,7 +242,7 @@ def test_an_endpoint_writes_titles_and_a_second_run_asks_nothing(tmp_path, monke
     endpoint = Endpoint(lambda call: call.answer(" Quiet\n"))
     asked = {
         "model": {"backend": "openai", "name": "author", "base_url": endpoint.url},
-        "train_title": {"epochs": 0},
+        "train": {"epochs": 0},
         "data": {"test_cases": 4},
         "rank": {"rankers": ["title_sampled"], "title_sampled": {"samples": 3}},
     }
@@ -252,10 +264,9 @@ def test_an_endpoint_writes_titles_and_a_second_run_asks_nothing(tmp_path, monke
 
 def test_a_training_that_is_stopped_goes_on_to_the_same_adapter(tmp_path, tiny_model):
     write_planted(tmp_path)
-    more = {"train_title": {"epochs": 1, "history": 1}}
-    own = {"train": {"checkpoint_steps": 2, "cases_per_step": 8, "targets": ["q_proj"]}}
-    config = planted(tmp_path, tiny_model, **more, **own)
-    whole = planted(tmp_path, tiny_model, **more, **own, run={"folder": str(tmp_path / "whole")})
+    own = {"train": {"epochs": 1, "checkpoint_steps": 2, "targets": ["q_proj"]}}
+    config = planted(tmp_path, tiny_model, **own)
+    whole = planted(tmp_path, tiny_model, **own, run={"folder": str(tmp_path / "whole")})
 
     class Stop:
         def __init__(self):

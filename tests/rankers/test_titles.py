@@ -52,7 +52,7 @@ def test_the_prompt_numbers_the_latest_titles_and_says_when_there_are_none():
 
 def test_titles_go_until_the_prompt_fits():
     model = ScoringAuthor()
-    writer = TitleWriter(PromptSettings(), 10, model.count_tokens, 2 * 30)
+    writer = TitleWriter(PromptSettings(recent=10), model.count_tokens, 2 * 30)
     asked = writer.prompt([catalog().at(n) for n in (2, 3, 4, 5, 6)])
     assert asked.messages[-1].content.endswith("Clueless")
     assert not asked.messages[-1].content.startswith("1. Babe")

@@ -21,12 +21,7 @@ from trsr.storage.addresses import shown
 from trsr.storage.response_cache import is_database
 from trsr.storage.shared_cache import without_password
 from trsr.summarize.settings import DescribeSettings, SummarizeSettings
-from trsr.training.settings import (
-    EncodeSettings,
-    TrainSettings,
-    TrainTitleSettings,
-    TuneSummarizerSettings,
-)
+from trsr.training.settings import EncodeSettings, TrainSettings, TuneSummarizerSettings
 
 
 def _cache(value: Any) -> Any:
@@ -112,9 +107,6 @@ class Config(Settings):
     )
     rank: RankSettings = Field(RankSettings(), description="which rankers order the candidates")
     evaluate: EvaluateSettings = Field(EvaluateSettings(), description="which metrics")
-    train_title: TrainTitleSettings = Field(
-        TrainTitleSettings(), description="fine-tuning of the model that writes titles"
-    )
     tune_summarizer: TuneSummarizerSettings = Field(
         TuneSummarizerSettings(), description="fine-tuning of the summarizing model"
     )
@@ -149,7 +141,7 @@ class Config(Settings):
     def titled(self) -> bool:
         """Whether a model is trained to write titles: some ranker, or the retriever, needs it."""
         asked = self.rank.with_members(*self.rank.rankers, self.rank.retriever)
-        return self.train_title.epochs > 0 and bool(self.rank.those("writes_titles", asked))
+        return self.train.epochs > 0 and bool(self.rank.those("writes_titles", asked))
 
     @property
     def data_seed(self) -> int:

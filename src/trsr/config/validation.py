@@ -68,7 +68,7 @@ def conflicts(config: Config) -> Iterator[str]:
             "rank.retriever: name a ranker without a language model, itself or blended, such as "
             "popular, or title_search"
         )
-    yield from _few_beams(config)
+    yield from _few_titles(config)
     if config.data.candidates == "full":
         cuts = (text.partition("@")[2] for text in config.evaluate.metrics)
         deepest = max((int(cut) for cut in cuts if cut.isdigit()), default=0)
@@ -181,7 +181,7 @@ def _scoreless(config: Config) -> Iterator[str]:
         )
     elif config.titled:
         yield (
-            "train_title.epochs: openai cannot be trained here; set it to 0, and name in "
+            "train.epochs: openai cannot be trained here; set it to 0, and name in "
             "model.name a model that was tuned elsewhere, if there is one"
         )
     if config.trained:
@@ -191,8 +191,14 @@ def _scoreless(config: Config) -> Iterator[str]:
         )
 
 
-def _few_beams(config: Config) -> Iterator[str]:
-    """A search that proposes, and finds fewer titles than proposals are asked for."""
+def _few_titles(config: Config) -> Iterator[str]:
+    """Titles that follow none, and a search that finds fewer than proposals are asked for."""
+    used = config.rank.with_members(*config.rank.used, config.rank.retriever)
+    if config.prompts.recent == 0 and (writing := config.rank.those("writes_titles", used)):
+        yield (
+            f"prompts.recent: {', '.join(writing)} asks for the title after recent ones; show 1 or "
+            "more"
+        )
     asked = config.rank.retrieve_k
     beams = config.rank.table("title_search").model_dump()["beams"]
     if config.rank.retriever == "title_search" and beams < asked:
@@ -267,8 +273,8 @@ def _stages_wanted(config: Config) -> Iterator[str]:
         asked = config.rank.with_members(*config.rank.used, config.rank.retriever)
         yield (
             f"rank.rankers: the method {config.method} trains no model to write titles; leave out "
-            f"{', '.join(config.rank.those('writes_titles', asked))}, set train_title.epochs = 0, "
-            "or set method = 'llm_seq_prompt'"
+            f"{', '.join(config.rank.those('writes_titles', asked))}, set train.epochs = 0, or "
+            "set method = 'llm_seq_prompt'"
         )
     smaller = config.rank.those("needs_compression")
     if "compress" not in stages and smaller:

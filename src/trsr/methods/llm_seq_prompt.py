@@ -14,6 +14,8 @@ METHOD = Method(
     stages=("prepare", "summarize", "train", "train_title", "rank", "evaluate"),
     config={
         "summarize": {"strategy": "none"},
+        "prompts": {"recent": 10},
+        "train": {"learning_rate": 1e-3},
         "rank": {"rankers": ["popular", "title"]},
     },
 )

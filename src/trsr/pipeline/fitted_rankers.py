@@ -55,7 +55,7 @@ def ranking_prompt_settings(config: Config) -> dict[str, Any]:
 def title_prompt_settings(config: Config) -> dict[str, Any]:
     """What the model that writes titles is, whether it is tuned, and what is said to it."""
     return {
-        "words": title_words(config.prompts, config.train_title.history),
+        "words": title_words(config.prompts),
         "model": config.model.meaning(),
         "tuned": config.titled,
     }

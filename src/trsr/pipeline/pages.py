@@ -268,7 +268,7 @@ def _subtitle(config: Config, rankings: Iterable[str]) -> str:
     shown = (
         [_recent_items(config)]
         if asking & reading
-        else [f"shown the last {config.train_title.history} titles"]
+        else [f"shown the last {config.prompts.recent} titles"]
         if config.rank.those("writes_titles", used)
         else ["shown nothing of the user"]
         if model_names

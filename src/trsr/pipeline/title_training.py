@@ -25,14 +25,14 @@ _log = logging.getLogger(__name__)
 def _settings(config: Config) -> dict[str, Any]:
     if not config.titled:
         return {"train_title": {"epochs": 0}}
-    training = config.train_title.training(config.train).meaning() | {"seed": config.train_seed}
+    training = config.train.for_titles.meaning() | {"seed": config.train_seed}
     return {"train_title": training} | title_prompt_settings(config)
 
 
 def _train_title(job: Job) -> dict[str, Any]:
     config = job.config
     if not config.titled:
-        return {"steps": 0, "why": "no ranker asks for titles, or train_title.epochs is 0"}
+        return {"steps": 0, "why": "no ranker asks for titles, or train.epochs is 0"}
     from trsr.training.text_examples import train_on_texts
 
     dataset = Dataset.load(job.run.folder)
@@ -44,12 +44,7 @@ def _train_title(job: Job) -> dict[str, Any]:
 
     def texts(opened: Any) -> list[TextExample]:
         nonlocal untold
-        writer = TitleWriter(
-            config.prompts,
-            config.train_title.history,
-            opened.count_tokens,
-            opened.context_tokens,
-        )
+        writer = TitleWriter(config.prompts, opened.count_tokens, opened.context_tokens)
         found = list(_examples(dataset, titles, writer))
         untold = len(dataset.cases("train")) - len({one.query for one in found})
         return found
@@ -57,7 +52,7 @@ def _train_title(job: Job) -> dict[str, Any]:
     result = train_on_texts(
         texts,
         model=config.model,
-        settings=config.train_title.training(config.train),
+        settings=config.train.for_titles,
         seed=derive_seed(config.train_seed, "train_title"),
         out=job.out / TITLE_ADAPTER,
         state=job.work,

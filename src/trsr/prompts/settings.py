@@ -48,7 +48,12 @@ class PromptSettings(Settings):
         description="candidates and recent items stand in the ranking prompt as so many vectors, "
         "which an encoder trained with the ranker makes of their texts; 0: as texts",
     )
-    recent: int = Field(3, ge=0, description="recent items in the ranking prompt (paper: 3)")
+    recent: int = Field(
+        3,
+        ge=0,
+        description="recent items in the ranking prompt (paper: 3), and titles in the prompt for "
+        "the next one",
+    )
     summary_words: int = Field(60, ge=5, description="the requested length of a summary, in words")
 
     def meaning(self, exclude: Collection[str] = ()) -> dict[str, Any]:

@@ -115,8 +115,7 @@ class TitleWriter:
     """Writes the prompt that asks for the next title.
 
     Args:
-        settings: The domain, and how many words of a title are shown.
-        history: How many of the latest titles it shows.
+        settings: The domain, how many of the latest titles are shown, and how many words of each.
         count_tokens: The tokens of a prompt as the model reads it.
         context_tokens: The most tokens of a prompt and a title together.
 
@@ -129,15 +128,13 @@ class TitleWriter:
     def __init__(
         self,
         settings: PromptSettings,
-        history: int,
         count_tokens: Callable[[Prompt], int],
         context_tokens: int,
     ) -> None:
         domain = load_domain(settings.domain)
         self.settings = settings
-        self.history = history
         self.counts = PromptCounts()
-        self.digest = digest(title_words(settings, history))
+        self.digest = digest(title_words(settings))
         self._none = domain.first_visit
         self._template = PromptTemplate(domain.title, {})
         # half the context is left for the title: what does not fit there is an error of its own
@@ -150,7 +147,7 @@ class TitleWriter:
             PromptError: If the instruction alone does not fit.
         """
         titles = [text for item in history if (text := title_of(item, self.settings))]
-        titles = titles[-self.history :]
+        titles = titles[max(0, len(titles) - self.settings.recent) :]
 
         def values(step: int) -> dict[str, str]:
             lines = [f"{n}. {text}" for n, text in enumerate(titles[step:], 1)]
@@ -169,12 +166,12 @@ class TitleWriter:
         return self._template.fill(values(step))
 
 
-def title_words(settings: PromptSettings, history: int) -> dict[str, object]:
+def title_words(settings: PromptSettings) -> dict[str, object]:
     """All that decides the words of a title prompt, as plain values."""
     domain = load_domain(settings.domain)
     return {
         "title": [turn.model_dump(mode="json") for turn in domain.title],
         "first_visit": domain.first_visit,
         "words": settings.words,
-        "history": history,
+        "recent": settings.recent,
     }

@@ -14,12 +14,13 @@ SELECTED_ON = ("recall@3", "recall@5", "recall@10")
 
 
 class TrainSettings(Settings):
-    """LoRA fine-tuning of the yes/no ranker."""
+    """LoRA fine-tuning of the yes/no ranker, and of the model that writes titles."""
 
     loss: Literal["answer", "listwise", "text"] = Field(
         "answer",
         description="answer: cross-entropy of the answer's tokens; listwise: softmax over the "
-        "user's candidates of the yes-minus-no scores; text: every token (paper)",
+        "user's candidates of the yes-minus-no scores; text: every token (paper). Titles are "
+        "learned by answer",
     )
     seed: int | None = Field(
         None,
@@ -68,23 +69,11 @@ class TrainSettings(Settings):
         """What the adapter depends on, as plain values; `start` counts by its weights."""
         return self.model_dump(mode="json", exclude={"checkpoint_steps", "start"})
 
-
-class TrainTitleSettings(Settings):
-    """LoRA fine-tuning of the model that writes the next title."""
-
-    epochs: int = Field(
-        1,
-        ge=0,
-        description="passes over the training cases; 0 trains nothing: the model writes as it came",
-    )
-    learning_rate: float = Field(1e-3, gt=0, description="AdamW's peak rate")
-    history: int = Field(10, ge=1, description="latest titles in the prompt")
-
-    def training(self, ranking: TrainSettings) -> TrainSettings:
-        """The settings of the training; LoRA's shape and the steps are those of `[train]`."""
+    @property
+    def for_titles(self) -> TrainSettings:
+        """The same for a model that writes titles: it learns their tokens, and is not validated."""
         own = {"loss": "answer", "validate_steps": 0, "patience": 0, "trackers": ()}
-        changed = own | {"epochs": self.epochs, "learning_rate": self.learning_rate}
-        return ranking.model_copy(update=changed)
+        return self.model_copy(update=own)
 
 
 Phase = Literal["csft", "mntp", "contrast"]
