@@ -38,7 +38,10 @@ def plain(color: str = "red", size: tuple[int, int] = (12, 10), mode: str = "RGB
     return Image.new(mode, size, color)
 
 
-def test_all_that_is_wrong_is_said_at_once_and_costs_no_run(tmp_path: Path) -> None:
+def test_all_that_is_wrong_is_said_at_once_and_costs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trsr.data.images.MAX_PIXELS", 90 * 90 - 1)
     noise = io.BytesIO()
     Image.effect_noise((64, 64), 80).save(noise, "JPEG")
     (tmp_path / "cut.jpg").write_bytes(noise.getvalue()[:-400])
@@ -56,7 +59,7 @@ def test_all_that_is_wrong_is_said_at_once_and_costs_no_run(tmp_path: Path) -> N
         "5": "../outside.png",
         "6": "https://example.org/x.png",
     }
-    settings = shop(tmp_path, photos) | {"max_pixels": 90 * 90 - 1}
+    settings = shop(tmp_path, photos)
     with pytest.raises(DataError) as refused:
         inspect(DataSettings(**settings), seed=0)
     said = str(refused.value)
@@ -65,7 +68,7 @@ def test_all_that_is_wrong_is_said_at_once_and_costs_no_run(tmp_path: Path) -> N
         "the image is a file that is missing (gone.png): 1",
         "the image is no picture in a format that is read: 2",
         "the image cannot be decoded (image file is truncated",
-        "the image has 90 × 90 pixels, more than data.max_pixels allows: 4",
+        "the image has 90 × 90 pixels, more than 8,099: 4",
         "the image lies outside the folder of the items' file: 5",
         "the image is an address, and nothing is fetched: 6",
         "no image is given: 7",

@@ -28,6 +28,8 @@ TABLE = "images.parquet"
 """Of each item its image's file in `FOLDER`, or why it has none."""
 FOLDER = "images"
 """The images' files, named by their content."""
+MAX_PIXELS = 50_000_000
+"""An image with more is not decoded, and counts as none: decoded it would take hundreds of MB."""
 SCHEMA = pl.Schema({"id": pl.String(), "file": pl.String(), "why": pl.String()})
 _ENDINGS = frozenset({*FORMATS.values(), "jpeg", "tif"})
 _NONE = "no image is given"
@@ -145,7 +147,7 @@ def write_images(
             all that is wrong.
     """
     progress.begin(len(ids), "images")
-    checked = _Checked(images, settings.max_pixels, out)
+    checked = _Checked(images, out)
     rows: list[tuple[str, str | None, str]] = []
     # Pillow warns of sizes that are refused here anyway; decoders run without the GIL
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -199,7 +201,6 @@ class _Checked:
     """Checks and copies one item's image: its file's name, or why there is none."""
 
     images: ItemImages
-    max_pixels: int
     out: Path | None
 
     def __call__(self, item: str) -> tuple[str, str]:
@@ -210,7 +211,7 @@ class _Checked:
             return "", f"the image {found}"
         try:
             data = found if isinstance(found, bytes) else self._read(found)
-            ending = check(data, self.max_pixels)
+            ending = check(data, MAX_PIXELS)
         except ImageError as error:
             return "", f"the image {error}"
         name = f"{hashlib.sha256(data).hexdigest()}.{ending}"
@@ -221,8 +222,8 @@ class _Checked:
     def _read(self, path: Path) -> bytes:
         try:
             # more bytes than so many pixels need in any format
-            if files.size(path) > 8 * self.max_pixels + 2**20:
-                raise ImageError("is a file too large for data.max_pixels")
+            if files.size(path) > 8 * MAX_PIXELS + 2**20:
+                raise ImageError(f"is a file too large for {MAX_PIXELS:,} pixels")
             return files.read_bytes(path)
         except FileNotFoundError:
             raise ImageError(f"is a file that is missing ({path.name})") from None

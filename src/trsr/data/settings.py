@@ -84,9 +84,6 @@ class DataSettings(Settings):
         description="the items' images: a column of the items (a path beside their file, or the "
         "file's bytes in Parquet), or a folder there with files named by item ids; empty: none",
     )
-    max_pixels: int = Field(
-        50_000_000, ge=1, description="an image with more pixels is not decoded, and counts as none"
-    )
     max_without_image: float = Field(
         0.2,
         ge=0,

@@ -85,7 +85,7 @@ def located(settings: DataSettings) -> DataSettings:
 def _data_settings(config: Config) -> dict[str, Any]:
     """The data's settings, its files as they are now, and the draw."""
     excluded = {"interactions", "items", "impressions", "seed"}
-    excluded |= set() if config.data.images else {"images", "max_pixels", "max_without_image"}
+    excluded |= set() if config.data.images else {"images", "max_without_image"}
     data = config.data.model_dump(mode="json", exclude=excluded)
     given = config.data.candidates == "given"
     for key in () if given else ("candidates", "clicked"):  # read for given lists alone

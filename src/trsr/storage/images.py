@@ -59,7 +59,7 @@ def check(data: bytes, max_pixels: int) -> str:
     with _opened(data) as image:
         width, height = image.size
         if width * height > max_pixels:
-            raise ImageError(f"has {width} × {height} pixels, more than data.max_pixels allows")
+            raise ImageError(f"has {width} × {height} pixels, more than {max_pixels:,}")
         ending = FORMATS[str(image.format)]
         _rgb(image)
     return ending
