@@ -26,6 +26,7 @@ from trsr.prompts import PromptSettings, PromptWriter
 from trsr.training import chance_loss, hardly_converged, late_loss, train
 from trsr.training.encode import EncodedCase
 from trsr.training.settings import TrainSettings
+from trsr.training.start import open_trainable
 from trsr.training.step import Schedule, batches
 
 
@@ -194,6 +195,14 @@ def test_a_prompt_that_cannot_fit_names_its_query(tiny_model: Path, tmp_path: Pa
 def test_a_backend_that_cannot_be_trained_is_refused(tiny_model: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"model\.backend: scripted cannot be trained"):
         toy_train(tiny_model, tmp_path, backend="scripted")
+
+
+def test_no_prefix_is_kept_while_weights_change(tiny_model: Path):
+    settings = ModelSettings(name=str(tiny_model), dtype="float32", device="cpu")
+    opened, plain = open_trainable(settings, ""), open_model(settings)
+    for one in (opened, plain):
+        one.score(ToyWriter().rank(toy_case(1).query), ["Yes", "No"])
+    assert opened.prefix_cache.tokens == 0 < plain.prefix_cache.tokens
 
 
 def test_a_loss_that_is_not_finite_names_step_and_case_and_keeps_the_state(

@@ -30,8 +30,8 @@ IMAGE_TOKENS = 256
 """The default: enough to name what a picture shows."""
 
 SPEED_ONLY = frozenset(
-    {"batch_size", "batch_tokens", "prefix_cache_tokens"}
-    | {"key_env", "concurrency", "timeout", "retries", "price_in", "price_out"}
+    {"batch_size", "batch_tokens", "key_env"}
+    | {"concurrency", "timeout", "retries", "price_in", "price_out"}
 )
 """Settings that change how fast or dear a model's answers come, not which answers."""
 
@@ -94,12 +94,6 @@ class ModelSettings(Settings):
     batch_size: int = Field(16, ge=1, description="prompts generated side by side")
     batch_tokens: int = Field(
         8192, ge=64, description="most tokens in one forward pass when scoring and training"
-    )
-    prefix_cache_tokens: int = Field(
-        4096,
-        ge=0,
-        description="tokens of prompts' beginnings kept between calls when scoring on a CPU, so "
-        "that the instruction and users who come back are not computed again; 0: none",
     )
     scorer: Literal["auto", "torch", "openvino", "endpoint"] = Field(
         "torch",

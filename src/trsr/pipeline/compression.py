@@ -143,8 +143,7 @@ def base_folder(settings: ModelSettings) -> Path:
 
 def _exact(settings: ModelSettings) -> ModelSettings:
     """The same model in float32, where adapters are merged, and by torch's own pass."""
-    changed = {"dtype": "float32", "scorer": "torch", "prefix_cache_tokens": 0}
-    return settings.model_copy(update=changed)
+    return settings.model_copy(update={"dtype": "float32", "scorer": "torch"})
 
 
 def _parameters(network: Any) -> int:

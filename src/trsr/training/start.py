@@ -43,11 +43,11 @@ def open_trainable(
     model: ModelSettings, advice: str, adapter: Path | None = None
 ) -> TransformersModel:
     """Opens a model for training; ConfigError with the advice if its backend cannot be trained."""
-    # the weights change under what would be kept or compiled
-    plain = model.model_copy(update={"prefix_cache_tokens": 0, "scorer": "torch"})
-    opened = open_model(plain, adapter)
+    # the weights change under what would be compiled or kept
+    opened = open_model(model.model_copy(update={"scorer": "torch"}), adapter)
     if not isinstance(opened, TransformersModel):
         raise ConfigError(f"model.backend: {model.backend} cannot be trained; {advice}")
+    opened.keep_prefixes(0)
     most = {"batch_tokens": pass_tokens(model, opened.device)}
     opened.settings = opened.settings.model_copy(update=most)
     return opened

@@ -47,6 +47,9 @@ from trsr.models.weights import local_weights, sees
 from trsr.storage import files
 from trsr.types import Prompt
 
+PREFIX_TOKENS = 4096
+"""Tokens of prompts' beginnings kept between calls when scoring on a CPU, so that the instruction
+and users who come back are not computed again."""
 _BEFORE = 8
 """Tokens before a text that may change its own."""
 _TEXTS = 256
@@ -111,7 +114,7 @@ class TransformersModel(FormattedModel):
         if own_encoder is not None and self.summaries:
             self._identity += f" summaries {encoder_digest(own_encoder / SUMMARY)}"
             self.summaries.identity = self._identity
-        self.prefix_cache = PrefixCache(settings.prefix_cache_tokens)
+        self.prefix_cache = PrefixCache(PREFIX_TOKENS)
         self._kept_texts: dict[Tokens, dict[str, Tokens]] = {}
 
     def _format(self, folder: Path) -> ChatFormat:
@@ -225,7 +228,7 @@ class TransformersModel(FormattedModel):
         return found
 
     def keep_prefixes(self, size: int) -> None:
-        """Bounds what is kept of prompts between calls by bytes, not by the settings' tokens."""
+        """Bounds what is kept of prompts between calls by bytes, not by tokens; 0: nothing is."""
         config = decoder_of(self.network).config
         heads = config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -379,7 +382,7 @@ class TransformersModel(FormattedModel):
 
         Shared prefixes are computed once (see `answer_states`): give all candidates of a query,
         and many queries, in one call. On a CPU prefixes are cached across calls too, up to
-        `prefix_cache_tokens`.
+        `PREFIX_TOKENS`.
 
         Returns:
             Shape (prompts, answers), natural logarithms. The answers' rows of the head are
