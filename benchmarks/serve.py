@@ -254,7 +254,12 @@ def _summary(service: Service, options: ServeOptions) -> Result:
         _timed(
             lambda: list(
                 summarize(
-                    asked, model=model, writer=writer, settings=config.summarize, progress=Silent()
+                    asked,
+                    model=model,
+                    writer=writer,
+                    settings=config.summarize,
+                    sampling=config.summary_sampling,
+                    progress=Silent(),
                 )
             ),
             anew,

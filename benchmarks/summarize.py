@@ -271,6 +271,7 @@ def _summarized(
             model=asked,
             writer=summary_writer(config, asked),
             settings=config.summarize,
+            sampling=config.summary_sampling,
             progress=Silent(),
         )
         for _ in done:

@@ -142,7 +142,7 @@ def test_a_malformed_override_is_named(tmp_path, bad):
 def test_a_table_is_not_overridden_by_a_value(tmp_path):
     with pytest.raises(ConfigError, match="sampling is a table"):
         load_config(
-            write(tmp_path, GOOD + "[summarize.sampling]\nseed = 1\n"), ["summarize.sampling=3"]
+            write(tmp_path, GOOD + "[summarize.sampling]\ntop_p = 0.9\n"), ["summarize.sampling=3"]
         )
 
 

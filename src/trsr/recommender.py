@@ -384,6 +384,7 @@ class Recommender:
                     model=model,
                     writer=writer,
                     settings=self.config.summarize,
+                    sampling=self.config.summary_sampling,
                     progress=progress,
                 )
             )

@@ -132,6 +132,16 @@ def test_a_setting_is_told_only_where_it_is_used(told, name, base, changed):
     assert used != told("prompts.domain=films", *base)
 
 
+def test_only_sampled_summaries_hang_on_the_runs_seed(told):
+    def both(*settings):
+        return [told(f"run.seed={seed}", *settings)["summarize"] for seed in (1, 2)]
+
+    first, other = both()
+    assert first == other
+    first, other = both("summarize.sampling.temperature=0.7")
+    assert first != other
+
+
 PLAIN = ['rank.rankers=["popular", "blend"]', 'rank.blend.members=["popular", "item_knn"]']
 FULL = ["data.candidates=full", "rank.retriever=gru4rec"]
 

@@ -48,7 +48,8 @@ class Worker:
     def made(self, model=None):
         model = model or self.model
         writer = summary_writer(self.config, model)
-        return Summaries(self.store, self.config.summarize, lambda: (model, writer), item)
+        sampling = self.config.summary_sampling
+        return Summaries(self.store, self.config.summarize, sampling, lambda: (model, writer), item)
 
     def all(self):
         while self.summaries.round():
@@ -68,6 +69,7 @@ class Worker:
             model=model,
             writer=summary_writer(self.config, model),
             settings=self.config.summarize,
+            sampling=self.config.summary_sampling,
             progress=Silent(),
         )
         return found.text, model.counts

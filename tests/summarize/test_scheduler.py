@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trsr.config import check_config
 from trsr.errors import ConfigError, ModelError, PromptError
+from trsr.models import ModelSettings, open_model
 from trsr.models.base import Feed, Sampling
 from trsr.models.scripted import ScriptedModel
 from trsr.progress import Silent
@@ -48,12 +50,13 @@ def run(
 ) -> dict[str, Summary]:
     model = model or ScriptedModel(echo, context_tokens=tokens)
     writer = PromptWriter(PromptSettings(domain="generic"), model.count_tokens, tokens, 96)
-    chosen = {"block_items": 2, "fan_in": 2, "sampling": Sampling(max_tokens=10**6)} | chosen
+    chosen = {"block_items": 2, "fan_in": 2} | chosen
     told = summarize(
         histories,
         model=model,
         writer=writer,
         settings=SummarizeSettings(**chosen),
+        sampling=Sampling(max_tokens=10**6),
         progress=progress or Silent(),
     )
     found = list(told)
@@ -204,8 +207,14 @@ def test_histories_are_taken_only_as_they_are_needed() -> None:
 
     model = ScriptedModel(echo, context_tokens=10**6, in_flight=4)
     writer = PromptWriter(PromptSettings(), model.count_tokens, 10**6)
-    chosen = SummarizeSettings(block_items=2)
-    told = summarize(endless(), model=model, writer=writer, settings=chosen, progress=Silent())
+    told = summarize(
+        endless(),
+        model=model,
+        writer=writer,
+        settings=SummarizeSettings(block_items=2),
+        sampling=Sampling(),
+        progress=Silent(),
+    )
     list(itertools.islice(told, 20))
     assert next(begun) < 30
 
@@ -340,3 +349,25 @@ def test_a_draw_has_a_key_and_random_numbers_of_its_own_and_the_first_those_of_b
     assert response_key("m", first, {}) == hashlib.sha256(before.encode()).hexdigest()
     assert first.seed_parts == ("user", "hi")
     assert second.seed_parts != first.seed_parts
+
+
+def test_greedy_texts_keep_their_keys_and_sampled_ones_follow_the_runs_seed(tiny_model):
+    model = open_model(ModelSettings(name=str(tiny_model), dtype="float32", device="cpu"))
+    prompt = Prompt((Message("user", "tea and lamps?"),))
+
+    def asked(temperature: float, seed: int) -> tuple[str, str]:
+        values = {"data": {"interactions": "a.csv"}, "run": {"seed": seed}}
+        sampling = {"max_tokens": 12, "temperature": temperature}
+        config = check_config(values | {"summarize": {"sampling": sampling}})
+        ((_, text),) = model.generate([prompt], config.summary_sampling)
+        kind = {"generate": config.summary_sampling.model_dump()}
+        return text, response_key(model.identity, prompt, kind)
+
+    greedy = asked(0.0, seed=1)
+    assert greedy == asked(0.0, seed=2)
+    before = {"generate": Sampling(max_tokens=12).model_dump() | {"seed": 0}}
+    assert greedy[1] == response_key(model.identity, prompt, before)
+    first, again, other = (asked(1.5, seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first[0] != other[0]
+    assert first[1] != other[1]

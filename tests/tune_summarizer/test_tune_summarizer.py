@@ -330,7 +330,8 @@ def test_what_is_learned_is_what_was_written_on_the_way_to_the_summary():
     model = ScriptedModel(lambda prompt: next(answers), in_flight=1, context_tokens=4000)
     writer = PromptWriter(PromptSettings(), model.count_tokens, 4000)
     settings = SummarizeSettings(strategy="recurrent", block_items=2)
-    (found,) = sample_summaries([case_of("u", 5)], model, writer, settings, Silent()).values()
+    asked = ([case_of("u", 5)], model, writer, settings, Sampling(), Silent())
+    (found,) = sample_summaries(*asked).values()
     texts = [(one.text, one.complete) for one in found.texts]
     assert texts == [("likes bolts.", True), ("likes bolts and lamps", False), ("both.", True)]
     # A text's prompt is the one that was asked: the second holds the first summary.
@@ -342,7 +343,7 @@ def test_a_begun_answer_is_not_learned_again():
     model = ScriptedModel(lambda prompt: " bolts and nuts. More", context_tokens=4000)
     prompts = PromptSettings(domain="products", style="worked")
     writer = PromptWriter(prompts, model.count_tokens, 4000)
-    asked = ([case_of("u", 2)], model, writer, SummarizeSettings(), Silent())
+    asked = ([case_of("u", 2)], model, writer, SummarizeSettings(), Sampling(), Silent())
     (found,) = sample_summaries(*asked).values()
     (one,) = found.texts
     assert one.text == " bolts and nuts."

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from trsr.data.settings import DataSettings
 from trsr.methods import DEFAULT
 from trsr.metrics.metrics import EvaluateSettings
+from trsr.models.base import Sampling
 from trsr.models.settings import CompressSettings, ModelSettings
 from trsr.prompts.settings import PromptSettings
 from trsr.rankers.settings import RankSettings
@@ -115,6 +116,13 @@ class Config(Settings):
     def summarizer(self) -> ModelSettings:
         """The summarizing model's settings."""
         return (self.summarize.model or self.model).for_texts
+
+    @property
+    def summary_sampling(self) -> Sampling:
+        """How summaries are generated; greedy ones keep their stored keys, whatever the seed."""
+        own = self.summarize.sampling
+        seed = self.run.seed if own.temperature > 0 else 0
+        return Sampling.model_validate(own.model_dump() | {"seed": seed})
 
     @property
     def describer(self) -> ModelSettings:

@@ -58,13 +58,19 @@ def sample_summaries(
     model: LanguageModel,
     writer: PromptWriter,
     settings: SummarizeSettings,
+    sampling: Sampling,
     progress: Progress,
 ) -> dict[str, Sample]:
     """Summarizes the cases' histories as the stage `summarize` does, by query id."""
     recorder = _Recorder(model)
     histories = [(case.query.id, case.query.history) for case in cases]
     found = summarize(
-        histories, model=recorder, writer=writer, settings=settings, progress=progress
+        histories,
+        model=recorder,
+        writer=writer,
+        settings=settings,
+        sampling=sampling,
+        progress=progress,
     )
     return {key: Sample(one, tuple(_texts(key, one, recorder, writer))) for key, one in found}
 
@@ -354,9 +360,8 @@ class _Tuner:
         self.progress.begin(len(cases) * len(samplings), unit)
         found = []
         for own in samplings:
-            sampling = settings.sampling.model_copy(update=dict(own))
-            asked = settings.model_copy(update={"sampling": sampling})
-            found.append(sample_summaries(cases, opened, writer, asked, self.progress))
+            sampling = Sampling.model_validate(settings.sampling.model_dump() | dict(own))
+            found.append(sample_summaries(cases, opened, writer, settings, sampling, self.progress))
         return found
 
     def _rewards(

@@ -67,8 +67,8 @@ def text_only(prompt: Prompt, backend: str) -> Prompt:
     return prompt
 
 
-class Sampling(Settings):
-    """How a model generates; part of every key of the response cache."""
+class SamplingSettings(Settings):
+    """How a model generates, as a configuration says it."""
 
     max_tokens: int = Field(96, ge=1, description="most tokens of one generated text")
     temperature: float = Field(0.0, ge=0, description="0 is greedy; above, texts are sampled")
@@ -79,6 +79,11 @@ class Sampling(Settings):
     no_repeat_ngram: int = Field(
         0, ge=0, description="forbid runs of this many tokens to occur twice; 0 allows all"
     )
+
+
+class Sampling(SamplingSettings):
+    """How a model generates; part of every key of the response cache."""
+
     seed: int = Field(
         0, ge=0, description="seed of sampled texts; each prompt's own seed is derived from it"
     )

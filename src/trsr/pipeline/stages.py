@@ -112,6 +112,7 @@ def _summarize_settings(config: Config) -> dict[str, Any]:
     """The strategy, the words, the model, and whose histories are summarized."""
     unused = {"model", "vectors", "gradient_blocks"}
     own = config.summarize.model_dump(mode="json", exclude=unused)
+    own["sampling"] = config.summary_sampling.model_dump(mode="json")
     if config.summarize.strategy == "none":
         own = {"strategy": "none"}
         return {"summarize": own, "splits": used_splits(config), _FORMAT: SUMMARY_FORMAT}

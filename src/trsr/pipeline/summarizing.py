@@ -25,7 +25,7 @@ class Summarizer:
     """The opened model and its words."""
 
     def __init__(self, config: Config, catalog: Catalog) -> None:
-        self._settings = config.summarize
+        self._settings, self._sampling = config.summarize, config.summary_sampling
         self._model = open_summarizer(config)
         self._writer = summary_writer(config, self._model, catalog)
 
@@ -39,6 +39,7 @@ class Summarizer:
             model=self._model,
             writer=self._writer,
             settings=self._settings,
+            sampling=self._sampling,
             progress=progress,
         )
         return dict(found), plus(self._counts(), before, -1)

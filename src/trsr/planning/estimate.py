@@ -380,7 +380,7 @@ class _Planning:
             asked = dict.fromkeys(plain(prompt)[0] for prompt in stand_in.asked)
             # some of each kind, in no order, so that neighbours share the instruction alone
             prompts = sorted(asked, key=lambda one: derive_seed(0, "plan", *one.seed_parts))
-            sampling = config.summarize.sampling
+            sampling = config.summary_sampling
             identity, texts = bench_writing(reader, prompts, sampling, self.speeds)
             stand_in = StandIn(reader, texts, self.store, identity)
         elif stand_in.asked:
@@ -417,6 +417,7 @@ class _Planning:
                     model=stand_in,
                     writer=writer,
                     settings=config.summarize,
+                    sampling=config.summary_sampling,
                     progress=Silent(),
                 )
                 counts = stand_in.take()

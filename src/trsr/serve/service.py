@@ -204,6 +204,7 @@ class Service:
         self.summaries = Summaries(
             store,
             config.summarize,
+            config.summary_sampling,
             lambda: self.recommender.summarizer,
             self._find,
             self._soft,

@@ -155,6 +155,7 @@ class Summaries:
     Args:
         store: The state.
         settings: How a history becomes a summary; summaries read full blocks alone.
+        sampling: How its texts are generated.
         opened: Opens the summarizing model, with the response cache around it, and its prompts.
         find: An item by its id.
         soft: Gives what makes soft summaries, where the strategy is that.
@@ -168,6 +169,7 @@ class Summaries:
         self,
         store: Store,
         settings: SummarizeSettings,
+        sampling: Sampling,
         opened: Callable[[], Opened],
         find: Callable[[str], Item],
         soft: Callable[[], SoftStates | None] = lambda: None,
@@ -179,6 +181,7 @@ class Summaries:
         self._closed_blocks = settings.model_copy(update={"last_block": False})
         # a plan's history ends where a full block does
         self._settings = settings.model_copy(update={"last_block": True})
+        self._sampling = sampling
         self._resumes = hasattr(STRATEGIES.load(settings.strategy), "resume")  # is `Resumable`
         self._open = functools.cache(opened)
         self._opening = threading.Lock()
@@ -219,7 +222,7 @@ class Summaries:
         model, writer = self._opened()
         flow = STRATEGIES.load(self._settings.strategy)(writer, self._settings).flow(blocks)
         prompts = next(flow)
-        kind = {"generate": self._settings.sampling.model_dump()}
+        kind = {"generate": self._sampling.model_dump()}
         keys = [response_key(model.identity, prompt, kind) for prompt in prompts]
         known = model.store.get(keys)
         return [
@@ -351,6 +354,7 @@ class Summaries:
             model=model,
             writer=writer,
             settings=self._settings,
+            sampling=self._sampling,
             progress=Silent(),
             begun={user: plan.begun for user, plan in plans.items() if plan.begun is not None},
         )

@@ -10,7 +10,7 @@ from threading import RLock
 from types import MappingProxyType
 
 from trsr.errors import ModelError, PromptError
-from trsr.models.base import LanguageModel
+from trsr.models.base import LanguageModel, Sampling
 from trsr.progress import Progress
 from trsr.prompts import PromptWriter
 from trsr.storage.response_cache import response_key
@@ -43,6 +43,7 @@ def summarize(
     model: LanguageModel,
     writer: PromptWriter,
     settings: SummarizeSettings,
+    sampling: Sampling,
     progress: Progress,
     begun: Mapping[str, Summary] = MappingProxyType({}),
 ) -> Iterator[tuple[str, Summary]]:
@@ -55,7 +56,8 @@ def summarize(
         histories: (key, history) pairs.
         model: Writes the texts.
         writer: Writes the prompts, for the same model.
-        settings: Strategy, blocks and sampling.
+        settings: Strategy and blocks.
+        sampling: How the texts are generated.
         progress: Is advanced by one for each summary; the caller begins it.
         begun: By key the summary of a history's first blocks. A strategy that is `Resumable` goes
             on from it, and the new summary's sources are those of its own steps.
@@ -78,12 +80,12 @@ def summarize(
         writer.finish,
         begun,
     )
-    kind = {"generate": settings.sampling.model_dump()}
+    kind = {"generate": sampling.model_dump()}
     while scheduler.has_more():
         yield from _summaries(scheduler, model, kind, progress)
         if not scheduler.ready:
             continue
-        for position, text in model.generate(scheduler, settings.sampling):
+        for position, text in model.generate(scheduler, sampling):
             scheduler.answer(position, text)
             yield from _summaries(scheduler, model, kind, progress)
         scheduler.check_answered()

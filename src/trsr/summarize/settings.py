@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from trsr.models.base import Sampling
+from trsr.models.base import SamplingSettings
 from trsr.models.settings import ModelSettings
 from trsr.registry import PluginTable
 from trsr.settings import Settings
@@ -47,7 +47,9 @@ class SummarizeSettings(Settings):
         description="soft: training reaches back through so many latest blocks (truncated "
         "back-propagation)",
     )
-    sampling: Sampling = Field(Sampling(), description="how the summaries are generated")
+    sampling: SamplingSettings = Field(
+        SamplingSettings(), description="how the summaries are generated"
+    )
     model: ModelSettings | None = Field(
         None, description="the summarizing model; left out: the one of [model]"
     )
