@@ -20,7 +20,7 @@ from trsr.models.settings import CompressSettings
 from trsr.progress import Silent
 from trsr.training.encode import EncodedCase
 from trsr.training.losses import scores
-from trsr.training.recovery import following_loss, lessons, recover
+from trsr.training.recovery import FACTORS, Factors, following_loss, lessons, put_factors, recover
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LONG = ((7, 11, 13), (7, 12))
@@ -63,8 +63,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[TransformersModel,
     return whole, folder / "smaller"
 
 
-def opened(folder: Path, adapter: Path | None = None) -> TransformersModel:
-    return TransformersModel(settings(folder), adapter)
+def opened(folder: Path) -> TransformersModel:
+    return TransformersModel(settings(folder))
 
 
 @pytest.mark.parametrize("answers", [((11,), (12,)), LONG], ids=["one token", "several"])
@@ -101,9 +101,10 @@ class KilledAt:
 
 
 def test_unseen_cases_are_followed_better_and_a_stopped_call_goes_on_to_the_same_bits(
-    models: tuple[TransformersModel, Path], tmp_path: Path
+    models: tuple[TransformersModel, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, folder = models
+    monkeypatch.setattr("trsr.training.recovery.RATE", 2e-3)  # of a model 32 numbers wide
     own, unseen = cases(60), cases(20, seed=1)
     wanted = lessons(whole, own, tmp_path / "lessons", Silent())
     for name, progress in (("straight", Silent()), ("stopped", KilledAt(40))):
@@ -119,18 +120,19 @@ def test_unseen_cases_are_followed_better_and_a_stopped_call_goes_on_to_the_same
         except KilledError:
             result = recover(own, wanted, progress=Silent(), **options)
         assert result.steps == 60
-    one, other = (
-        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("straight", "stopped")
-    )
+    one, other = (load_file(tmp_path / name / FACTORS) for name in ("straight", "stopped"))
     assert all(torch.equal(one[key], other[key]) for key in one.keys() | other.keys())
 
     loss = following_loss(lessons(whole, unseen, tmp_path / "unseen", Silent()))
-    merged = opened(folder, tmp_path / "straight").network
-    assert low_rank.ranks_of(merged) == low_rank.ranks_of(opened(folder).network)
+    recovered = opened(folder).network
+    put_factors(recovered, tmp_path / "straight")
+    assert one.keys() == {
+        f"{name}.{side}.weight" for name in low_rank.ranks_of(recovered) for side in (0, 1)
+    }
     with torch.no_grad():
         before, after = (
             float(loss(network, unseen, 4096).mean())
-            for network in (opened(folder).network, merged)
+            for network in (opened(folder).network, recovered)
         )
     assert after < 0.9 * before
 
@@ -149,3 +151,20 @@ def test_lessons_are_kept_part_by_part(
     wanted = lessons(whole, own, tmp_path, Silent())
     assert len(given) == 30 + 35  # the first 25 were there
     torch.testing.assert_close(wanted["7"][0], scores(whole.network, own[7:8], 4096))
+
+
+def test_factors_are_trained_in_full_precision_and_rounded_where_they_are_multiplied(
+    models: tuple[TransformersModel, Path],
+) -> None:
+    _, folder = models
+    half = TransformersModel(ModelSettings(name=str(folder), device="cpu", dtype="bfloat16"))
+    name = next(iter(low_rank.ranks_of(half.network)))
+    layer: Any = half.network.get_submodule(name)[0]
+    states = torch.randn(3, layer.in_features).bfloat16()
+    before = layer(states)
+    factors = Factors(half.network)
+    assert torch.equal(layer(states), before)
+    assert {one.dtype for one in factors.parameters.values()} == {torch.float32}
+    layer(states).float().square().sum().backward()
+    assert layer.weight.grad.dtype == torch.float32
+    assert layer.weight.grad.norm() > 0

@@ -89,7 +89,8 @@ def compress_ranker(
             state=state / "recovery",
             progress=progress,
         ).losses
-        network = open_model(_exact(smaller), recovered).network
+        network = open_model(_exact(smaller)).network
+        recovery.put_factors(network, recovered)
     _save(network, base, out)
     found = {
         "of": model.identity,
