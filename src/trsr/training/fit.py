@@ -75,6 +75,7 @@ def train(
     validate: Validate | None,
     progress: Progress,
     group: Group | None = None,
+    sharded: bool | None = None,
 ) -> TrainResult:
     """Fine-tunes the yes/no ranker by LoRA (Hu et al. 2021), stoppable and resumable at any step.
 
@@ -98,6 +99,8 @@ def train(
         progress: Advances with each step.
         group: The workers that make each step together, of which this process is one; None: it
             trains alone. Without dropout the gradients are then the same but for rounding.
+        sharded: Whether the workers share the weights of the frozen layers; None: where the model
+            is too large for one worker's GPU (see `must_shard`).
 
     Raises:
         ConfigError: If the backend cannot be trained, a LoRA target is no layer of the model, a
@@ -110,9 +113,12 @@ def train(
     """
     if settings.epochs == 0:
         return TrainResult(adapter=None)
+    from trsr.training.sharded import must_shard
     from trsr.training.start import ModelInTraining, open_trainable, run_training
 
-    opened = open_trainable(model, "set it to transformers, or set train.epochs to 0")
+    sharded = must_shard(model, group) if sharded is None else sharded
+    advice = "set it to transformers, or set train.epochs to 0"
+    opened = open_trainable(model, advice, sharded=sharded)
     writer = words(opened)
     before = writer.shortened
     encoded = encode_cases(cases, writer, opened, compared=settings.loss == "listwise")
@@ -134,5 +140,6 @@ def train(
         validate=None if validate is None else lambda: validate(in_training),
         progress=progress,
         group=group,
+        sharded=sharded,
     )
     return replace(result, shortened=shortened)

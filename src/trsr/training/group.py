@@ -24,9 +24,9 @@ LOST = "another worker of this training was lost"
 class Group:
     """Workers that make each step together; alone, the one that does all of it.
 
-    Every worker has the whole model, adds its part of the gradient to the others' and makes the
-    same step. So the state is that of a training by any number of workers, which may go on by
-    another number.
+    Every worker has the whole model, or its part of the layers' weights (`ShardedLayers`). It adds
+    its part of the gradient to the others' and makes the same step. So the state is that of a
+    training by any number of workers, which may go on by another number.
 
     Attributes:
         rank: This worker's number; 0 leads: it validates, and writes all files.
@@ -48,6 +48,10 @@ class Group:
 
     def wait(self) -> None:
         """Returns when all workers have come here."""
+
+    def any(self, own: bool) -> bool:
+        """Whether this holds for some worker; all ask at one time."""
+        return own
 
     def led(self, make: Callable[[], T]) -> T:
         """What the leading worker makes, for all; JSON-able."""
@@ -87,10 +91,17 @@ class Workers(Group):
         with _explained():
             dist.barrier()
 
+    def any(self, own: bool) -> bool:
+        """Whether this holds for some worker; all ask at one time."""
+        found = torch.tensor([int(own)], device=_device())
+        with _explained():
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return bool(found)
+
     def led(self, make: Callable[[], T]) -> T:
         """What the leading worker makes, for all; JSON-able."""
         text = json.dumps(make()).encode() if self.rank == 0 else b""
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        device = _device()
         size = torch.tensor([len(text)], device=device)
         with _explained():
             dist.broadcast(size, 0)
@@ -98,6 +109,10 @@ class Workers(Group):
             dist.broadcast(content, 0)
         made: T = json.loads(bytes(content.cpu().tolist()))
         return made
+
+
+def _device() -> str:
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 def _bytes(text: bytes, size: int, device: str) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from trsr.errors import ConfigError
 from trsr.hub import SMOLLM2_REPO
 from trsr.models.base import Feed, ModelWrapper, Sampling
+from trsr.models.hf.load import pick_device, pick_dtype
 from trsr.models.hf.model import TransformersModel
 from trsr.models.settings import ModelSettings, open_model
 from trsr.progress import Progress
@@ -40,15 +41,25 @@ HUB_IDS = {"smollm2-135m": SMOLLM2_REPO}
 
 
 def open_trainable(
-    model: ModelSettings, advice: str, adapter: Path | None = None
+    model: ModelSettings, advice: str, adapter: Path | None = None, *, sharded: bool = False
 ) -> TransformersModel:
-    """Opens a model for training; ConfigError with the advice if its backend cannot be trained."""
+    """Opens a model for training; ConfigError with the advice if its backend cannot be trained.
+
+    Where its weights are to be sharded they stay in the machine's memory, in the format of the
+    device that it is opened for: that may not hold them.
+    """
     # the weights change under what would be compiled or kept
-    opened = open_model(model.model_copy(update={"scorer": "torch"}), adapter)
+    plain = model.model_copy(update={"scorer": "torch"})
+    if sharded:
+        dtype = str(pick_dtype(model, pick_device(model))).removeprefix("torch.")
+        plain = plain.model_copy(update={"device": "cpu", "dtype": dtype})
+    opened = open_model(plain, adapter)
     if not isinstance(opened, TransformersModel):
         raise ConfigError(f"model.backend: {model.backend} cannot be trained; {advice}")
     opened.keep_prefixes(0)
-    most = {"batch_tokens": pass_tokens(model, opened.device)}
+    if sharded:
+        opened.device = pick_device(model)
+    most = {"batch_tokens": pass_tokens(model, opened.device), "device": model.device}
     opened.settings = opened.settings.model_copy(update=most)
     return opened
 
@@ -77,6 +88,7 @@ def run_training(
     adapter: Adapter | None = None,
     activations: Activations | None = None,
     group: Group | None = None,
+    sharded: bool = False,
 ) -> TrainResult:
     """Trains an adapter on encoded cases, from the start or from the last state.
 
@@ -98,6 +110,7 @@ def run_training(
         adapter: What is trained, on the network already; None: a new LoRA adapter.
         activations: What each pass needs; None: an activation cache where that can be.
         group: The workers that make each step together; None: this process alone.
+        sharded: Whether they share the weights of the frozen layers.
     """
     schedule = schedule or Schedule(len(cases), settings, seed)
     batch_tokens = opened.settings.batch_tokens
@@ -124,6 +137,7 @@ def run_training(
             activation_cache=activation_cache,
             adapter=adapter,
             group=group,
+            sharded=opened.device if sharded else None,
         )
         if start is not None:
             step.adapter.restore(start)

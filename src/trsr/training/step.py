@@ -7,7 +7,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,10 @@ from trsr.training.encode import EncodedCase
 from trsr.training.group import Group
 from trsr.training.losses import LOSSES, Loss
 from trsr.training.settings import TrainSettings
+from trsr.training.sharded import ShardedLayers, lost_explained
 from trsr.training.state import Weights
+
+T = TypeVar("T")
 
 
 class Schedule:
@@ -115,6 +118,8 @@ class TrainingStep:
             adapter; where it gives None, each step computes those layers.
         adapter: What is trained, on the network already; None: a new adapter.
         group: The workers that make each step together.
+        sharded: Where the network is to run with its layers' weights sharded over the group; None:
+            each worker has all of them, where they are.
 
     Attributes:
         adapter: The LoRA weights on the network.
@@ -137,17 +142,19 @@ class TrainingStep:
         activation_cache: Callable[[Any], Activations | None] = lambda network: None,
         adapter: Adapter | None = None,
         group: Group | None = None,
+        sharded: torch.device | None = None,
     ) -> None:
         self._group = group or Group()
         self.adapter = adapter or Adapter(network, settings, base, seed)
+        self._layers = None if sharded is None else ShardedLayers(network, self._group, sharded)
         self._network = network
         self._cases = cases
         self._schedule = schedule
         self._batch_tokens = batch_tokens
         self._seed = seed
         self._loss = loss or LOSSES[settings.loss]
-        # Gradient checkpointing keeps no keys and values, so candidates can't share a prefix.
-        self._alone = settings.gradient_checkpointing
+        # There no keys and values are kept, so candidates can't share a prefix.
+        self._alone = settings.gradient_checkpointing or self._layers is not None
         self._optimizer = Optimizer(self.adapter.parameters, settings)
         if settings.gradient_checkpointing:
             _checkpoint_activations(network)
@@ -164,12 +171,20 @@ class TrainingStep:
         self.adapter.restore(adapter)
         self._optimizer.restore(moments)
 
-    @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Switches dropout off, for a validation between two steps."""
+    def led(self, make: Callable[[], T]) -> T:
+        """What the leading worker makes of the network between two steps, for all; JSON-able.
+
+        Dropout is off. Where the layers are sharded, the others make empty passes with it.
+
+        Raises:
+            ModelError: If another worker was lost.
+        """
         self._network.eval()
         try:
-            yield
+            if self._layers is None:
+                return self._group.led(make)
+            with lost_explained():
+                return self._layers.led(make)
         finally:
             self._network.train()
 
@@ -177,7 +192,8 @@ class TrainingStep:
         """Makes a step; steps count from 1.
 
         Raises:
-            ModelError: If a loss or the gradient is not finite; the weights stay as they were.
+            ModelError: If a loss or the gradient is not finite, or another worker was lost; the
+                weights stay as they were.
         """
         # seeded by the step's number, so that a resumed run has the same dropout
         rank = [str(self._group.rank)] if self._group.rank else []
@@ -185,12 +201,18 @@ class TrainingStep:
         cases = [self._cases[position] for position in self._schedule.cases(number)]
         loss, computed = 0.0, 0.0
         own = self._group.share(cases)
-        for batch in batches(own, self._batch_tokens, alone=self._alone) if own else ():
-            with self._cached(batch.cases):
-                losses = self._loss(self._network, batch.cases, self._batch_tokens)
-            loss += self._sum(number, batch.cases, losses.detach().tolist())
-            computed += batch.tokens
-            (losses.sum() / len(cases)).backward()  # type: ignore[no-untyped-call]
+        with lost_explained() if self._layers else contextlib.nullcontext():
+            for batch in self._micro_batches(own):
+                mean: Tensor | float = 0.0
+                if batch.cases:
+                    with self._cached(batch.cases):
+                        losses = self._loss(self._network, batch.cases, self._batch_tokens)
+                    loss += self._sum(number, batch.cases, losses.detach().tolist())
+                    computed += batch.tokens
+                    mean = losses.sum() / len(cases)
+                if self._layers:
+                    mean = mean + self._layers.finish()
+                mean.backward()  # type: ignore[union-attr]
         loss, computed = self._group.add(self.adapter.parameters.values(), (loss, computed))
         norm = self._optimizer.gradient_norm()
         if not math.isfinite(norm):
@@ -200,6 +222,17 @@ class TrainingStep:
         self._optimizer.step(rate)
         tokens = sum(case.tokens for case in cases)
         return StepResult(loss / len(cases), rate, norm, len(cases), tokens, int(computed))
+
+    def _micro_batches(self, own: Sequence[EncodedCase]) -> Iterator[Batch]:
+        """This worker's; where the layers are sharded, as many for each: some then hold nothing."""
+        found = batches(own, self._batch_tokens, alone=self._alone) if own else iter(())
+        if self._layers is None:
+            yield from found
+            return
+        batch = next(found, None)
+        while self._group.any(batch is not None):
+            yield batch or Batch(alone=True)
+            batch = next(found, None)
 
     def _cached(self, cases: Sequence[EncodedCase]) -> contextlib.AbstractContextManager[None]:
         cache = self._activation_cache

@@ -141,8 +141,7 @@ class Trainer:
         record({"step": self._step, "epoch": epoch, **asdict(made), "seconds": self._seconds()})
         if self._validate is not None and self._due(self._settings.validate_steps):
             validate = self._validate
-            with self._training_step.evaluating():
-                metrics = self._group.led(lambda: {k: float(v) for k, v in validate().items()})
+            metrics = self._training_step.led(lambda: {k: float(v) for k, v in validate().items()})
             self._compare(metrics)
             # JSON has no NaN
             finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}

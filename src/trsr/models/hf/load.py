@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import math
 import platform
 import warnings
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from trsr.errors import ConfigError, ModelError
 from trsr.models.hf import low_rank
@@ -111,6 +112,23 @@ def load_network(
         network = _adapted(network, adapter, dtype)
     _check_parts(network, folder)
     return network.requires_grad_(False).eval()
+
+
+def numbers_stored(folder: Path) -> int:
+    """How many numbers a model's safetensors hold, by the names that transformers gives the files.
+
+    Raises:
+        ModelError: If one of the files cannot be read.
+    """
+    count = 0
+    for path in files.listed(folder, "model*.safetensors"):
+        try:
+            with safe_open(path, "pt") as stored:
+                parts = map(stored.get_slice, stored.keys())
+                count += sum(math.prod(part.get_shape()) for part in parts)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"the weights in {path} cannot be read: {error}") from error
+    return count
 
 
 def load_tokenizer(folder: Path, **options: Any) -> Any:

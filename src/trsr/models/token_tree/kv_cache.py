@@ -17,6 +17,9 @@ PLACES = "trsr_places"
 From the position of each segment's first token it gives those of all, [axes, segments, longest],
 and that of what follows each."""
 
+SHARDED = "trsr_sharded"
+"""An attribute of decoders whose layers' weights are shared among several workers."""
+
 LayerKV = tuple[Tensor, Tensor]
 
 
@@ -87,19 +90,21 @@ def decoder_of(network: Any) -> Any:
 def can_keep(network: Any) -> bool:
     """Whether a prefix's keys and values can be kept and lent.
 
-    Not with gradient checkpointing (transformers drops the cache there), and not in models whose
-    layers hold a running state, or share keys and values across layers.
+    Not with gradient checkpointing (transformers drops the cache there), nor in a training whose
+    weights are sharded, and not in models whose layers hold a running state, or share keys and
+    values across layers.
     """
     decoder = decoder_of(network)
     config = decoder.config
     kinds = set(getattr(config, "layer_types", None) or ())
-    checkpointed = network.training and any(
-        getattr(module, "gradient_checkpointing", False) for module in decoder.modules()
+    alone = network.training and any(
+        getattr(module, "gradient_checkpointing", False) or getattr(module, SHARDED, False)
+        for module in decoder.modules()
     )
     return (
         kinds <= {"full_attention", "sliding_attention"}
         and not getattr(config, "num_kv_shared_layers", 0)
-        and not checkpointed
+        and not alone
     )
 
 

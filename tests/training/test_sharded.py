@@ -1,0 +1,166 @@
+"""Trainings whose layers' weights are sharded: the same steps, half of the weights each."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stopping import StopHereError, Stopping
+
+from trsr.config import Config, load_config
+from trsr.pipeline import run_prepare, run_stage, run_summarize
+
+torch = pytest.importorskip("torch", reason="the extra `local` is not installed")
+
+import sharded_worker  # noqa: E402
+
+from trsr.training import sharded  # noqa: E402
+from trsr.training.group import LOST, Group  # noqa: E402
+
+PATIENCE = 300.0
+
+
+def test_weights_are_sharded_where_they_are_too_large_for_one_gpu():
+    gib = 1 << 30
+    assert sharded.too_large(140 * gib, 80 * gib, 8)
+    assert sharded.too_large(49 * gib, 80 * gib, 2)
+    assert not sharded.too_large(47 * gib, 80 * gib, 2)
+    assert not sharded.too_large(140 * gib, 80 * gib, 1)
+    assert not sharded.too_large(140 * gib, 0, 8)
+
+
+def test_weights_are_never_sharded_on_cpus_or_alone(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from trsr.models import ModelSettings
+
+    class Two(Group):
+        size = 2
+
+    settings = ModelSettings(name=str(tiny_model), device="cpu")
+    monkeypatch.setattr(sharded, "too_large", lambda *_: True)
+    assert not sharded.must_shard(settings, None)
+    assert not sharded.must_shard(settings, Group())
+    assert not sharded.must_shard(settings, Two())
+
+
+def test_the_numbers_of_a_stored_model_are_counted(tiny_model: Path):
+    from trsr.models import ModelSettings, open_model
+    from trsr.models.hf.load import numbers_stored
+    from trsr.models.weights import local_weights
+
+    opened = open_model(ModelSettings(name=str(tiny_model), device="cpu"))
+    here = set(opened.network.parameters())
+    assert numbers_stored(local_weights(str(tiny_model))) == sum(one.numel() for one in here)
+
+
+def processes(work: Callable[[int, int, Path], None], folder: Path) -> list[int | None]:
+    """Runs some work as two processes; how they ended."""
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=work, args=(rank, 2, folder)) for rank in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(PATIENCE)
+    codes = [one.exitcode for one in both]
+    for one in both:
+        one.kill()
+    return codes
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("together")
+    assert processes(sharded_worker.work, folder) == [0, 0]
+    return folder
+
+
+@pytest.mark.parametrize("variant", sharded_worker.VARIANTS)
+def test_two_workers_with_sharded_weights_train_as_one_with_all(together: Path, variant: str):
+    alone = sharded_worker.trained(variant)
+    first, second = (
+        torch.load(together / f"{variant} {rank}", weights_only=False) for rank in range(2)
+    )
+    for key in ("adapter", "moments"):
+        for name, wanted in alone[key].items():
+            assert (first[key][name] - wanted).norm() <= 1e-5 * wanted.norm(), name
+            assert torch.equal(first[key][name], second[key][name])
+    gradients = [one for name, one in alone["moments"].items() if name.endswith("exp_avg")]
+    assert all(one.norm() > 1e-3 for one in gradients)
+    for key in ("loss", "grad_norm"):
+        wanted = [one[key] for one in alone["results"]]
+        assert [one[key] for one in first["results"]] == pytest.approx(wanted, rel=1e-5)
+    for found, wanted in zip(second["validations"], alone["validations"], strict=True):
+        assert found == pytest.approx(wanted, rel=1e-5, abs=1e-4)
+    for one in (first, second):
+        (layers, rest), (every, same) = one["numbers"]
+        assert layers == every // 2
+        assert rest == same
+
+
+def test_a_worker_lost_within_a_step_ends_the_other(tmp_path: Path):
+    assert processes(sharded_worker.lose, tmp_path) == [0, 9]
+    assert LOST in (tmp_path / "said").read_text()
+
+
+def prepared(folder: Path, run: str) -> Config:
+    own = [f"run.folder={folder / run}", f"run.cache={folder / 'r.sqlite'}", "train.dropout=0"]
+    loaded = load_config(folder / "small.toml", own)
+    run_prepare(loaded)
+    run_summarize(loaded)
+    return loaded
+
+
+def curves(config: Config) -> list[dict[str, Any]]:
+    rows = (config.run.folder / "adapter" / "curves.jsonl").read_text().splitlines()
+    return [json.loads(row) for row in rows]
+
+
+def test_a_training_goes_on_sharded_whole_and_after_a_lost_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from pipeline_data import SMALL, write_data
+    from tiny import tiny_model_folder
+
+    write_data(tmp_path)
+    tiny_model_folder(tmp_path / "tiny")
+    (tmp_path / "small.toml").write_text(SMALL)
+    settings = prepared(tmp_path, "run")
+    with pytest.raises(StopHereError):
+        run_stage(settings, "train", Stopping(3))
+    both = settings.model_copy(update={"run": settings.run.model_copy(update={"workers": 2})})
+    monkeypatch.setattr("trsr.pipeline.training._train_shard", sharded_worker.train_shard)
+
+    class Kills(Stopping):
+        """Ends a worker at one step, and the whole at another."""
+
+        killed = False
+
+        def advance(self, steps: int = 1, note: str = "") -> None:
+            if steps and not self.killed:
+                Kills.killed = True
+                child = multiprocessing.active_children()[-1]
+                assert child.pid is not None
+                child.kill()
+            super().advance(steps, note)
+
+    with pytest.raises(StopHereError):
+        run_stage(both, "train", Kills(8))
+    assert Kills.killed
+    run_stage(settings, "train")
+    unbroken = prepared(tmp_path, "unbroken")
+    run_stage(unbroken, "train")
+    found, wanted = curves(settings), curves(unbroken)
+    for key in ("loss", "grad_norm"):
+        expected = [row[key] for row in wanted if key in row]
+        assert [row[key] for row in found if key in row] == pytest.approx(expected, rel=1e-3)
+    steps = [row for row in found if "loss" in row]
+    assert any(row["distinct_tokens"] == row["tokens"] for row in steps)  # without shared prefixes
+    assert steps[0]["distinct_tokens"] < steps[0]["tokens"]
+    assert steps[-1]["distinct_tokens"] < steps[-1]["tokens"]
+    for one, other in zip(found, wanted, strict=True):
+        assert one.get("validation") == pytest.approx(other.get("validation"), abs=1e-6)
