@@ -83,7 +83,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_workers_with_sharded_weights_train_as_one_with_all(together: Path, variant: str):
     alone = sharded_worker.trained(variant)
     first, second = (
-        torch.load(together / f"{variant} {rank}", weights_only=False) for rank in range(2)
+        torch.load(together / f"{variant} {rank}", weights_only=True) for rank in range(2)
     )
     for key in ("adapter", "moments"):
         for name, wanted in alone[key].items():
