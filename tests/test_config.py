@@ -57,6 +57,11 @@ def test_all_mistakes_are_told_at_once_with_near_names(tmp_path):
     assert "'two'" in message
 
 
+def test_a_setting_of_a_ranker_that_has_none_is_refused_in_a_whole_sentence(tmp_path):
+    with pytest.raises(ConfigError, match=r"rank\.title\.scores: unknown setting: there are none"):
+        load_config(write(tmp_path, GOOD), ["rank.title.scores=total"])
+
+
 def test_a_list_of_wrong_values_alone_is_one_mistake(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_config(write(tmp_path, GOOD), ["rank.sequential.dropout=[1.0]"])

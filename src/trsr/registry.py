@@ -61,7 +61,7 @@ def _added(group: str, _: tuple[str, ...]) -> dict[str, str]:
 
 def near(name: str, names: list[str]) -> str:
     """A hint for a mistyped name: `: did you mean …?`, or the list of what there is."""
-    return like(name, names) or f": there are {', '.join(sorted(names))}"
+    return like(name, names) or f": there are {', '.join(sorted(names)) or 'none'}"
 
 
 def like(name: str, names: Sequence[str]) -> str:
