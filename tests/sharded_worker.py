@@ -56,6 +56,21 @@ def cases() -> list[EncodedCase]:
     return made
 
 
+def stepping(network: Any, settings: TrainSettings, group: Group | None) -> TrainingStep:
+    """The steps of the cases; in a group the layers are sharded."""
+    return TrainingStep(
+        network,
+        cases(),
+        Schedule(len(cases()), settings, 0),
+        settings,
+        base="tiny",
+        batch_tokens=96,
+        seed=0,
+        group=group,
+        sharded=torch.device("cpu") if group else None,
+    )
+
+
 def trained(variant: str, group: Group | None = None) -> dict[str, Any]:
     """Some steps with a validation between them; what came of them, as tensors and numbers."""
     shape, given = VARIANTS[variant]
@@ -64,17 +79,7 @@ def trained(variant: str, group: Group | None = None) -> dict[str, Any]:
     )
     network, every = tiny_network(shape), cases()
     whole = _numbers(network)
-    step = TrainingStep(
-        network,
-        every,
-        Schedule(len(every), settings, 0),
-        settings,
-        base="tiny",
-        batch_tokens=96,
-        seed=0,
-        group=group,
-        sharded=torch.device("cpu") if group else None,
-    )
+    step = stepping(network, settings, group)
     for name, parameter in step.adapter.parameters.items():
         if "lora_B" in name:  # zero at first, which would hide half of the gradient
             with torch.random.fork_rng():
@@ -132,19 +137,9 @@ def lose(rank: int, size: int, folder: Path) -> None:
     """The second worker is lost within a step; what the first one says then lies in the folder."""
     torch.set_num_threads(1)
     settings = TrainSettings(dropout=0.0, cases_per_step=3)
-    network, every = tiny_network(), cases()
+    network = tiny_network()
     with joined(rank, size, folder / "meeting") as group:
-        step = TrainingStep(
-            network,
-            every,
-            Schedule(len(every), settings, 0),
-            settings,
-            base="tiny",
-            batch_tokens=96,
-            seed=0,
-            group=group,
-            sharded=torch.device("cpu"),
-        )
+        step = stepping(network, settings, group)
         step.run(1)
         if rank:
             decoder_of(network).layers[1].register_forward_hook(lambda *_: os._exit(9))

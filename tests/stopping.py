@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
+import pytest
+
+from trsr.config import Config
+from trsr.pipeline import run_stage
 from trsr.progress import Silent
 
 
@@ -25,3 +31,29 @@ class Stopping(Silent):
         self.left -= steps
         if self.left <= 0:
             raise StopHereError
+
+
+class KillsWorker(Stopping):
+    """Ends a worker at the first step, and the whole at another."""
+
+    killed = False
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        if steps and not self.killed:
+            self.killed = True
+            child = multiprocessing.active_children()[-1]
+            assert child.pid is not None
+            child.kill()
+        super().advance(steps, note)
+
+
+def train_with_breaks(alone: Config) -> None:
+    """Trains alone, then with a second worker of which one is lost, then alone to the end."""
+    with pytest.raises(StopHereError):
+        run_stage(alone, "train", Stopping(3))
+    both = alone.model_copy(update={"run": alone.run.model_copy(update={"workers": 2})})
+    kills = KillsWorker(8)
+    with pytest.raises(StopHereError):
+        run_stage(both, "train", kills)
+    assert kills.killed
+    run_stage(alone, "train")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stopping import StopHereError, Stopping
+from stopping import train_with_breaks
 
 from trsr.config import Config, load_config
 from trsr.pipeline import run_prepare, run_stage, run_summarize
@@ -75,32 +75,10 @@ def losses(config: Config) -> list[Any]:
 
 
 def test_a_training_goes_on_with_another_number_of_workers_and_after_a_lost_one(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, tmp_path: Path
 ) -> None:
     settings = prepared(config, tmp_path / "run")
-    with pytest.raises(StopHereError):
-        run_stage(settings, "train", Stopping(3))
-    both = settings.model_copy(update={"run": settings.run.model_copy(update={"workers": 2})})
-
-    class Kills(Stopping):
-        """Ends a worker at one step, and the whole at another."""
-
-        killed = False
-
-        def advance(self, steps: int = 1, note: str = "") -> None:
-            if steps and not self.killed:
-                import multiprocessing
-
-                Kills.killed = True
-                child = multiprocessing.active_children()[-1]
-                assert child.pid is not None
-                child.kill()
-            super().advance(steps, note)
-
-    with pytest.raises(StopHereError):
-        run_stage(both, "train", Kills(8))
-    assert Kills.killed
-    run_stage(settings, "train")
+    train_with_breaks(settings)
     unbroken = prepared(config, tmp_path / "unbroken")
     run_stage(unbroken, "train")
     assert losses(settings) == pytest.approx(losses(unbroken), rel=1e-3)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stopping import StopHereError, Stopping
+from stopping import train_with_breaks
 
 from trsr.config import Config, load_config
 from trsr.pipeline import run_prepare, run_stage, run_summarize
@@ -130,28 +130,8 @@ def test_a_training_goes_on_sharded_whole_and_after_a_lost_worker(
     tiny_model_folder(tmp_path / "tiny")
     (tmp_path / "small.toml").write_text(SMALL)
     settings = prepared(tmp_path, "run")
-    with pytest.raises(StopHereError):
-        run_stage(settings, "train", Stopping(3))
-    both = settings.model_copy(update={"run": settings.run.model_copy(update={"workers": 2})})
     monkeypatch.setattr("trsr.pipeline.training._train_shard", sharded_worker.train_shard)
-
-    class Kills(Stopping):
-        """Ends a worker at one step, and the whole at another."""
-
-        killed = False
-
-        def advance(self, steps: int = 1, note: str = "") -> None:
-            if steps and not self.killed:
-                Kills.killed = True
-                child = multiprocessing.active_children()[-1]
-                assert child.pid is not None
-                child.kill()
-            super().advance(steps, note)
-
-    with pytest.raises(StopHereError):
-        run_stage(both, "train", Kills(8))
-    assert Kills.killed
-    run_stage(settings, "train")
+    train_with_breaks(settings)
     unbroken = prepared(tmp_path, "unbroken")
     run_stage(unbroken, "train")
     found, wanted = curves(settings), curves(unbroken)

@@ -15,8 +15,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from trsr.errors import ConfigError, ModelError
 from trsr.models.hf.load import numbers_stored, pick_device, pick_dtype
@@ -84,6 +82,10 @@ class ShardedLayers:
     """
 
     def __init__(self, network: Any, group: Group, device: torch.device) -> None:
+        # here, as a build of torch without `distributed` has neither
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
         self._decoder = decoder_of(network)
         self._group = group
         self._empty = False
