@@ -250,14 +250,18 @@ def named(machine: str) -> Speeds:
 
 
 def own_machine() -> Gpu:
-    """This machine's processor in the table's terms, from a tenth of a second of products."""
+    """This machine's processor in the table's terms, from a tenth of a second of products.
+
+    The fastest product counts: on a busy machine others waited for a core.
+    """
     one = np.ones((768, 768), np.float32)
     one @ one
-    started, done = time.perf_counter(), 0
-    while time.perf_counter() - started < 0.1:
+    begun, took = time.perf_counter(), []
+    while time.perf_counter() - begun < 0.1 or len(took) < 3:
+        started = time.perf_counter()
         one @ one
-        done += 1
-    peak = done * 2 * 768**3 / (time.perf_counter() - started)
+        took.append(time.perf_counter() - started)
+    peak = 2 * 768**3 / min(took)
     return Gpu(peak, 20e9, memory(), "measured")
 
 
