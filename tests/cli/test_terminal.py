@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pipeline_data import write_data
 
-from trsr import progress
+from trsr import cli, progress
 from trsr.cli import terminal
 from trsr.config import load_config
 from trsr.explanation import named
@@ -247,3 +247,20 @@ def test_a_fork_of_a_process_that_has_worked_says_so_at_once(
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert said in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "1000"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+    ],
+)
+def test_threads_wait_asleep_unless_the_environment_says_how(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: dict[str, str]
+) -> None:
+    environment = dict(given)
+    monkeypatch.setattr("os.environ", environment)
+    cli.sleep_while_waiting()
+    assert environment == expected
