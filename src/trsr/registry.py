@@ -32,6 +32,10 @@ class PluginTable:
     def _all(self) -> dict[str, str]:
         return _added(self.group, tuple(sys.path)) | self._own
 
+    def __contains__(self, name: object) -> bool:
+        # the metadata of other packages is read for what is not trsr's own alone
+        return isinstance(name, str) and (name in self._own or name in self._all())
+
     def names(self) -> list[str]:
         """All names, sorted."""
         return sorted(self._all())
@@ -46,7 +50,7 @@ class PluginTable:
         Raises:
             ConfigError: If there is no such part; the message suggests near names.
         """
-        parts = self._all()
+        parts = self._own if name in self._own else self._all()
         if name not in parts:
             raise ConfigError(f"there is no {self.kind} {name!r}{near(name, list(parts))}")
         module, _, attribute = parts[name].partition(":")

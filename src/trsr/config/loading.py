@@ -126,7 +126,7 @@ def check_config(values: Mapping[str, Any], source: str = "settings") -> Config:
         ConfigError: Listing every mistake, one a line.
     """
     method = values.get("method", DEFAULT)
-    if method in METHODS.names():  # else it is among the wrong names
+    if method in METHODS:  # else it is among the wrong names
         values = METHODS.load(method).fill(values)
     try:
         config = Config.model_validate(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from trsr.config.schema import Config
 from trsr.data.settings import LISTLESS, READERS
@@ -11,33 +11,34 @@ from trsr.errors import TrsrError
 from trsr.methods import DEFAULT, METHODS
 from trsr.models.settings import BACKENDS
 from trsr.rankers.settings import RANKERS, RankSettings
-from trsr.registry import near
+from trsr.registry import PluginTable, near
 from trsr.summarize.settings import STRATEGIES
 
 
 def wrong_names(config: Config) -> Iterator[str]:
     """Names of parts, metrics and domains that do not exist."""
-    named = [
-        ("method", "method", METHODS.names(), [config.method]),
-        ("data.reader", "reader", READERS.names(), [config.data.reader]),
-        ("summarize.strategy", "strategy", STRATEGIES.names(), [config.summarize.strategy]),
-        ("model.backend", "model backend", BACKENDS.names(), [config.model.backend]),
-        ("summarize.model.backend", "model backend", BACKENDS.names(), [config.summarizer.backend]),
-        ("describe.model.backend", "model backend", BACKENDS.names(), [config.describer.backend]),
-        ("rank.rankers", "ranker", config.rank.names, config.rank.rankers),
+    external = config.rank.external
+    named: list[tuple[str, PluginTable, Collection[str], Collection[str]]] = [
+        ("method", METHODS, (), [config.method]),
+        ("data.reader", READERS, (), [config.data.reader]),
+        ("summarize.strategy", STRATEGIES, (), [config.summarize.strategy]),
+        ("model.backend", BACKENDS, (), [config.model.backend]),
+        ("summarize.model.backend", BACKENDS, (), [config.summarizer.backend]),
+        ("describe.model.backend", BACKENDS, (), [config.describer.backend]),
+        ("rank.rankers", RANKERS, external, config.rank.rankers),
         *(
-            (f"rank.{name}.members", "ranker", config.rank.names, config.rank.members(name))
+            (f"rank.{name}.members", RANKERS, external, config.rank.members(name))
             for name in _composed(config.rank)
         ),
-        ("rank.retriever", "ranker", RANKERS.names(), [config.rank.retriever]),
+        ("rank.retriever", RANKERS, (), [config.rank.retriever]),
     ]
-    for key, kind, known, names in named:
+    for key, table, more, names in named:
         yield from (
-            f"{key}: there is no {kind} {name!r}{near(name, known)}"
+            f"{key}: there is no {table.kind} {name!r}{near(name, sorted({*table.names(), *more}))}"
             for name in names
-            if name not in known
+            if name not in table and name not in more
         )
-    for name in sorted(set(config.rank.external) & set(RANKERS.names())):
+    for name in sorted(one for one in config.rank.external if one in RANKERS):
         yield f"rank.external: {name} is a ranker of its own; give the lists another name"
     from trsr.metrics.metrics import parse_metric
     from trsr.prompts import load_domain
@@ -86,9 +87,7 @@ def conflicts(config: Config) -> Iterator[str]:
 
 def _no_images(config: Config) -> Iterator[str]:
     """What looks at images where there are none, or where the model takes none."""
-    described = (
-        config.method in METHODS.names() and "describe" in METHODS.load(config.method).stages
-    )
+    described = config.method in METHODS and "describe" in METHODS.load(config.method).stages
     if not config.data.images:
         if described:
             yield f"data.images: the method {config.method} describes images; name them"
@@ -261,7 +260,7 @@ def _no_lists(config: Config) -> Iterator[str]:
 
 def _stages_wanted(config: Config) -> Iterator[str]:
     """Settings that need a stage which the method lacks."""
-    if config.method not in METHODS.names():
+    if config.method not in METHODS:
         return
     stages = METHODS.load(config.method).stages
     if "summarize" not in stages and config.reads_summary(config.rank.used):

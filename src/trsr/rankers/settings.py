@@ -154,7 +154,7 @@ class _Named:
 def _own_settings(given: Any) -> Any:
     if not isinstance(given, _Named):
         return given
-    if given.name not in RANKERS.names():
+    if given.name not in RANKERS:
         raise PydanticKnownError("extra_forbidden")
     owner = ranker_class(given.name)
     if owner.shares not in ("", given.name):
@@ -259,13 +259,13 @@ class RankSettings(Settings):
 
     def traits(self, name: str) -> Traits:
         """What a run must know of a ranker; of one that there is not, nothing."""
-        if name in self.external or name not in RANKERS.names():
+        if name in self.external or name not in RANKERS:
             return Traits()
         return ranker_class(name).traits_of(self.table(name))
 
     def members(self, name: str) -> tuple[str, ...]:
         """The rankers that a ranker asks; none for one that there is not."""
-        if name in self.external or name not in RANKERS.names():
+        if name in self.external or name not in RANKERS:
             return ()
         return ranker_class(name).members(self.table(name))
 
@@ -303,11 +303,6 @@ class RankSettings(Settings):
     def asked(self) -> tuple[str, ...]:
         """The used rankers that are asked by others, such as a blend's members."""
         return tuple(dict.fromkeys(one for name in self.used for one in self.members(name)))
-
-    @property
-    def names(self) -> list[str]:
-        """Every name that may stand in rank.rankers, sorted."""
-        return sorted({*RANKERS.names(), *self.external})
 
     @property
     def external_lists(self) -> dict[str, ExternalSettings]:
@@ -354,7 +349,7 @@ class RankSettings(Settings):
         tables = {
             ranker_class(name).shares or name: self.table(name)
             for name in self.used
-            if name in RANKERS.names()
+            if name in RANKERS
         }
         return self.model_copy(
             update={name: one for name, one in tables.items() if type(one).model_fields}

@@ -324,7 +324,7 @@ def _check_search(plan: Plan, search: SearchOptions) -> None:
         parse_metric(search.metric)
     except ConfigError as error:
         raise ConfigError(f"{plan.path}: search.metric: {error}") from error
-    if search.ranker not in RANKERS.names():
+    if search.ranker not in RANKERS:
         hint = near(search.ranker, RANKERS.names())
         raise ConfigError(f"{plan.path}: search.ranker: there is no {search.ranker!r}{hint}")
     if not plan.keys:
