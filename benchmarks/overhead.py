@@ -12,9 +12,9 @@ from benchmarks.options import OverheadOptions
 from benchmarks.records import Place, Record, Result, Work, record, speed_ratio
 from benchmarks.timing import Clock, MemoryWatch, Timing, watching
 from trsr.config import Config
+from trsr.data import located
 from trsr.models.settings import ModelSettings
 from trsr.pipeline import Outcome, run_prepare, run_rank, run_summarize, run_train
-from trsr.pipeline.stages import located
 from trsr.progress import Progress
 
 STAGES: dict[str, Callable[[Config], Outcome]] = {

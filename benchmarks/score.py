@@ -18,13 +18,12 @@ from benchmarks.peak import Cost, matmul_peak
 from benchmarks.records import Place, Result, Work, record, speed_ratio
 from benchmarks.timing import Variant, interleave
 from trsr.config import Config, check_config, find_config, load_config
-from trsr.data import Dataset, guess, prepare
+from trsr.data import Dataset, guess, located, prepare
 from trsr.errors import ConfigError, DataError, ModelError
 from trsr.models.hf.model import TransformersModel
 from trsr.models.settings import ModelSettings, open_model
 from trsr.models.token_tree.tokens import Tokens, tree_stats
 from trsr.pipeline.artifacts import read_summaries, summarized
-from trsr.pipeline.stages import located
 from trsr.progress import Progress, Silent
 from trsr.rankers.batch import ASKED
 from trsr.recommender import ranking_writer

@@ -23,12 +23,11 @@ from hypothesis import strategies as st
 from trsr.cli.inspect import write_config
 from trsr.cli.terminal import visible
 from trsr.config import load_config
-from trsr.data import DataReport, Dataset, DataSettings, guess, inspect, prepare
+from trsr.data import DataReport, Dataset, DataSettings, guess, inspect, located, prepare
 from trsr.data.dataset import Catalog
 from trsr.data.readers.table import opened
 from trsr.data.requests import read_histories, read_items
 from trsr.errors import DataError
-from trsr.pipeline.stages import located
 from trsr.progress import Silent
 
 ORDER = {

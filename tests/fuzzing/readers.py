@@ -17,8 +17,7 @@ import polars as pl
 
 from trsr.cli.inspect import write_config
 from trsr.config import load_config
-from trsr.data import DataReport, DataSettings, guess, inspect, prepare
-from trsr.pipeline.stages import located
+from trsr.data import DataReport, DataSettings, guess, inspect, located, prepare
 from trsr.progress import Silent
 
 Row = dict[str, Any]

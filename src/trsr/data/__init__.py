@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trsr.data.dataset import Cases, Catalog, Dataset
     from trsr.data.inference.guess import Guess, guess
-    from trsr.data.preparation import inspect, prepare
+    from trsr.data.preparation import inspect, located, prepare
     from trsr.data.readers.base import Reader, Source
     from trsr.data.report import DataReport
     from trsr.data.settings import READERS, Columns, DataSettings
@@ -29,13 +29,14 @@ __all__ = [
     "Source",
     "guess",
     "inspect",
+    "located",
     "prepare",
 ]
 
 _MODULES = {
     "dataset": ("Cases", "Catalog", "Dataset"),
     "inference.guess": ("Guess", "guess"),
-    "preparation": ("inspect", "prepare"),
+    "preparation": ("inspect", "located", "prepare"),
     "readers.base": ("Reader", "Source"),
     "report": ("DataReport",),
     "settings": ("READERS", "Columns", "DataSettings"),

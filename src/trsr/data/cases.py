@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from trsr.data.negatives import Keys, Seen, Weights, negatives, shuffled
+from trsr.data.negatives import Keys, Seen, Weights, excluded_items, negatives, shuffled
 from trsr.data.records import Ints, Mask, Records, spans
 from trsr.settings import derive_seed
 
@@ -38,6 +39,20 @@ CHUNK = 100_000
 """Cases made at a time: bounds the memory."""
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedCases:
+    """The cases of one split, before any is made.
+
+    Attributes:
+        make: Yields them in frames of `SCHEMA` or `FULL_SCHEMA`.
+        lengths: Gives [cases] the interactions of each history, and makes none; it raises what
+            `make` would.
+    """
+
+    make: Callable[[], Iterator[pl.DataFrame]]
+    lengths: Callable[[], Ints]
+
+
 def query_keys(queries: pl.Series, seed: int) -> Keys:
     """A key a query for all that is drawn for it."""
     keys = (derive_seed(seed, "candidates", query) for query in queries)
@@ -59,6 +74,13 @@ def history_begins(starts: Ints, ends: Ints, limit: int, step: int = 1) -> Ints:
     kept = (limit - step + 1) // step * step
     begins: Ints = starts + np.maximum((ends - starts) // step * step - kept, 0)
     return begins
+
+
+def history_lengths(records: Records, positions: Ints, limit: int, step: int = 1) -> Ints:
+    """[cases] the interactions that `history_columns` gives of the history before each position."""
+    starts = records.starts[records.user[positions]]
+    ends = starts + records.before(positions)
+    return ends - history_begins(starts, ends, limit, step)
 
 
 def history_columns(
@@ -107,9 +129,7 @@ def sampled_cases(
         weights: How likely each item is drawn; left out: all alike.
     """
     for chunk in _chunks(positions):
-        user, targets = records.user[chunk], records.item[chunk].astype(np.int64)
-        new = np.diff(user, prepend=user[:1] + 1) != 0
-        seen, users = Seen.of(records, user[new]), np.cumsum(new) - 1
+        users, targets, seen = _seen_by(records, chunk)
         query = _query_columns(records, chunk, split, max_history, history_step)
         keys = query_keys(query["query"], seed)
         drawn = negatives(keys, users, targets, seen, n, weights)
@@ -117,6 +137,23 @@ def sampled_cases(
         texts = records.items.gather(rows.ravel())
         lists = texts.reshape(rows.shape).cast(pl.List(pl.String)).alias("candidates")
         yield _frame(query, lists, records.items.gather(targets))
+
+
+def check_negatives(records: Records, positions: Ints, n: int) -> None:
+    """Checks that `sampled_cases` finds its negatives, without drawing any.
+
+    Raises:
+        DataError: If the catalog has too few items that a user has not seen.
+    """
+    for chunk in _chunks(positions):
+        excluded_items(*_seen_by(records, chunk), n)
+
+
+def _seen_by(records: Records, chunk: Ints) -> tuple[Ints, Ints, Seen]:
+    """[cases] users as `Seen` numbers them, [cases] targets, and what these users have seen."""
+    user, targets = records.user[chunk], records.item[chunk].astype(np.int64)
+    new = np.diff(user, prepend=user[:1] + 1) != 0
+    return np.cumsum(new) - 1, targets, Seen.of(records, user[new])
 
 
 def full_catalog_cases(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from trsr.data import inputs
-from trsr.data.cases import SCHEMA, history_columns, query_keys
+from trsr.data.cases import SCHEMA, PlannedCases, history_columns, query_keys
 from trsr.data.ids import id_text
 from trsr.data.negatives import ORDER, numbers
 from trsr.data.readers.base import Source
@@ -23,7 +22,7 @@ from trsr.errors import DataError
 
 def impression_cases(
     records: Records, source: Source, settings: DataSettings, seed: int, row_counts: RowCounts
-) -> tuple[Mask, dict[str, Iterator[pl.DataFrame]]]:
+) -> tuple[Mask, dict[str, PlannedCases]]:
     """What may be fitted on, and each split's cases.
 
     A list is a case after what its user did before its time; where interactions have no times,
@@ -52,10 +51,14 @@ def impression_cases(
     splits = _splits(lists, records, settings, seed, row_counts)
     lists = lists.with_columns(split=splits).filter(pl.col("split") >= 0)
     cases = {
-        split: iter([_cases(lists.filter(split=number), split, records, settings, seed)])
+        split: _made(_cases(lists.filter(split=number), split, records, settings, seed))
         for number, split in enumerate(SPLITS)
     }
     return _fit(lists, records, settings), cases
+
+
+def _made(cases: pl.DataFrame) -> PlannedCases:
+    return PlannedCases(lambda: iter([cases]), lambda: cases["items"].list.len().to_numpy())
 
 
 def _typed(

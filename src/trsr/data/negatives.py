@@ -117,6 +117,24 @@ def _fractions(drawn: Keys) -> npt.NDArray[np.float64]:
     return fractions
 
 
+def excluded_items(users: Ints, targets: Ints, seen: Seen, n: int) -> Ints:
+    """[queries] how many items are no negatives of each query; see `negatives`.
+
+    Raises:
+        DataError: If fewer than `n` are left for one.
+    """
+    excluded: Ints = seen.counts[users] + ~seen.has(users, targets)
+    if len(users) and seen.size - excluded.max() < n:
+        worst = int(excluded.argmax())
+        raise DataError(
+            f"{n} negatives cannot be drawn: the catalog has {seen.size} items, and user "
+            f"{seen.users[int(users[worst])]} has seen {int(excluded[worst])} of them; lower "
+            "data.negatives and data.train_negatives, or leave such users out with "
+            "data.max_items_per_user"
+        )
+    return excluded
+
+
 def negatives(
     keys: Keys, users: Ints, targets: Ints, seen: Seen, n: int, weights: Weights | None = None
 ) -> Ints:
@@ -133,15 +151,7 @@ def negatives(
     Raises:
         DataError: If the catalog has too few such items for a user.
     """
-    excluded = seen.counts[users] + ~seen.has(users, targets)
-    if len(users) and seen.size - excluded.max() < n:
-        worst = int(excluded.argmax())
-        raise DataError(
-            f"{n} negatives cannot be drawn: the catalog has {seen.size} items, and user "
-            f"{seen.users[int(users[worst])]} has seen {int(excluded[worst])} of them; lower "
-            "data.negatives and data.train_negatives, or leave such users out with "
-            "data.max_items_per_user"
-        )
+    excluded = excluded_items(users, targets, seen, n)
     drawn = np.empty((len(users), n), dtype=np.int64)
     # Where a stream's number is more often refused than not, all items are put in its order.
     crowded = 2 * (excluded + n) >= seen.size

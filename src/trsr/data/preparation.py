@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from trsr.data.cases import FULL_SCHEMA, SCHEMA, full_catalog_cases, new_targets, sampled_cases
+from trsr.data.cases import (
+    FULL_SCHEMA,
+    SCHEMA,
+    PlannedCases,
+    check_negatives,
+    full_catalog_cases,
+    history_lengths,
+    new_targets,
+    sampled_cases,
+)
 from trsr.data.images import split_images, write_images
 from trsr.data.impressions import impression_cases
 from trsr.data.negatives import Weights
 from trsr.data.readers.base import Reader, Source
-from trsr.data.records import SPLITS, Mask, Records, records
+from trsr.data.records import SPLITS, Ints, Mask, Records, records
 from trsr.data.report import DataReport, RowCounts
 from trsr.data.settings import READERS, DataSettings
 from trsr.data.splits import Targets, split_targets
@@ -133,7 +142,7 @@ def prepare(
 
     Args:
         settings: Where the data is and what is kept of it; paths are absolute.
-        out: An empty folder; None: nothing is written.
+        out: An empty folder; None: nothing is written, and no case is made, only counted.
         seed: The run's.
         progress: Shows each step.
 
@@ -160,23 +169,38 @@ def prepare(
     fit, cases = _cases(found, source, settings, seed, row_counts)
     progress.advance(1, "split")
     items = items.filter(pl.col("id").is_in(found.items.implode()))
-    _write(iter([items]), items.schema, out, "items.parquet")
+    row_counts.add("train_interactions", int(fit.sum()))
+    if out is not None:
+        files.stream_parquet(iter([items]), items.schema, out / "items.parquet")
+        files.stream_parquet(_fitting(found, fit), FIT_SCHEMA, out / "interactions.parquet")
     items = items.select("id")
-    _write(_fitting(found, fit, row_counts), FIT_SCHEMA, out, "interactions.parquet")
     progress.advance(1, "items and interactions")
     for split in SPLITS:
-        # Cases of a full catalog have a column more, also where there is none.
-        full = settings.candidates == "full" and split == "test"
-        frames = _counted(cases[split], split, row_counts)
-        _write(frames, FULL_SCHEMA if full else SCHEMA, out, f"cases.{split}.parquet")
+        if out is None:
+            _count(cases[split].lengths(), split, row_counts)
+        else:
+            # Cases of a full catalog have a column more, also where there is none.
+            full = settings.candidates == "full" and split == "test"
+            frames = _counted(cases[split].make(), split, row_counts)
+            schema = FULL_SCHEMA if full else SCHEMA
+            files.stream_parquet(frames, schema, out / f"cases.{split}.parquet")
         progress.advance(1, f"{row_counts.counts[f'cases_{split}']} {split} cases")
     if images is not None:
         write_images(images, items["id"].to_list(), settings, out, row_counts, progress)
     return _report(row_counts)
 
 
+def located(settings: DataSettings) -> DataSettings:
+    """Data settings with a named data set fetched and its folder filled in."""
+    if not settings.dataset:
+        return settings
+    from trsr.hub import get
+
+    return settings.model_copy(update={"interactions": get(settings.dataset)})
+
+
 def inspect(settings: DataSettings, *, seed: int) -> DataReport:
-    """The same as `prepare`, but writes nothing and shows no progress.
+    """The report that `prepare` would give, without writing anything.
 
     Raises:
         DataError: If the data cannot be used.
@@ -186,8 +210,8 @@ def inspect(settings: DataSettings, *, seed: int) -> DataReport:
 
 def _cases(
     found: Records, source: Source, settings: DataSettings, seed: int, row_counts: RowCounts
-) -> tuple[Mask, dict[str, Iterator[pl.DataFrame]]]:
-    """What may be fitted on, and each split's cases, made when they are needed."""
+) -> tuple[Mask, dict[str, PlannedCases]]:
+    """What may be fitted on, and each split's cases."""
     if settings.candidates == "given":
         return impression_cases(found, source, settings, seed, row_counts)
     targets = split_targets(found, settings, seed, row_counts)
@@ -196,38 +220,37 @@ def _cases(
         test = targets.of["test"]
         new = new_targets(found, test)
         row_counts.add("repeats_test", len(test) - len(new))
-        cases["test"] = full_catalog_cases(
-            found,
-            new,
-            targets.fit,
-            "test",
-            max_history=settings.max_history,
-            history_step=settings.history_step,
+        limits = {"max_history": settings.max_history, "history_step": settings.history_step}
+        cases["test"] = PlannedCases(
+            partial(full_catalog_cases, found, new, targets.fit, "test", **limits),
+            partial(history_lengths, found, new, *limits.values()),
         )
     return targets.fit, cases
 
 
 def _sampled(
     found: Records, targets: Targets, split: str, settings: DataSettings, seed: int
-) -> Iterator[pl.DataFrame]:
+) -> PlannedCases:
     """One split's cases with sampled candidates."""
-    weights = None
-    if settings.candidates == "popular":
-        weights = Weights.by_popularity(found.item[targets.fit].astype(np.int64), len(found.items))
-    return sampled_cases(
-        found,
-        targets.of[split],
-        split,
-        max_history=settings.max_history,
-        history_step=settings.history_step,
-        n=settings.train_negatives if split == "train" else settings.negatives,
-        seed=seed,
-        weights=weights,
-    )
+    positions = targets.of[split]
+    limits = {"max_history": settings.max_history, "history_step": settings.history_step}
+    n = settings.train_negatives if split == "train" else settings.negatives
+
+    def make() -> Iterator[pl.DataFrame]:
+        weights = None
+        if settings.candidates == "popular":
+            fitted = found.item[targets.fit].astype(np.int64)
+            weights = Weights.by_popularity(fitted, len(found.items))
+        return sampled_cases(found, positions, split, **limits, n=n, seed=seed, weights=weights)
+
+    def lengths() -> Ints:
+        check_negatives(found, positions, n)
+        return history_lengths(found, positions, *limits.values())
+
+    return PlannedCases(make, lengths)
 
 
-def _fitting(found: Records, fit: Mask, row_counts: RowCounts) -> Iterator[pl.DataFrame]:
-    row_counts.add("train_interactions", int(fit.sum()))
+def _fitting(found: Records, fit: Mask) -> Iterator[pl.DataFrame]:
     for begin in range(0, len(found), _CHUNK):
         rows = begin + np.flatnonzero(fit[begin : begin + _CHUNK])
         columns = [
@@ -247,17 +270,17 @@ def _counted(
         cases += len(frame)
         items += int(frame["items"].list.len().sum())
         yield frame
+    _add(split, cases, items, row_counts)
+
+
+def _count(lengths: Ints, split: str, row_counts: RowCounts) -> None:
+    _add(split, len(lengths), int(lengths.sum()), row_counts)
+
+
+def _add(split: str, cases: int, items: int, row_counts: RowCounts) -> None:
     row_counts.add(f"cases_{split}", cases)
     if cases:
         row_counts.add(f"history_{split}", items / cases)
-
-
-def _write(frames: Iterator[pl.DataFrame], schema: pl.Schema, out: Path | None, name: str) -> None:
-    """Writes a table, a frame at a time; without a folder the frames are made, and counted."""
-    if out is None:
-        deque(frames, maxlen=0)
-    else:
-        files.stream_parquet(frames, schema, out / name)
 
 
 def _report(row_counts: RowCounts) -> DataReport:

@@ -15,9 +15,7 @@ from trsr.data import Dataset
 from trsr.data.cases import FULL_FORMAT
 from trsr.data.dataset import DESCRIPTIONS
 from trsr.data.images import FOLDER, TABLE, image_stamp
-from trsr.data.preparation import prepare
-from trsr.data.settings import DataSettings
-from trsr.hub import get
+from trsr.data.preparation import located, prepare
 from trsr.methods import METHODS
 from trsr.metrics import AnswerKey, ItemFacts, parse_metric
 from trsr.metrics import evaluate as compute
@@ -73,13 +71,6 @@ IMAGES = (TABLE, FOLDER)
 
 CURVES = frozenset({"losses", "validations", "adapter"})
 """What the manifest leaves to `adapter/curves.jsonl`: it is to be read by people."""
-
-
-def located(settings: DataSettings) -> DataSettings:
-    """Data settings with a named data set fetched and its folder filled in."""
-    if not settings.dataset:
-        return settings
-    return settings.model_copy(update={"interactions": get(settings.dataset)})
 
 
 def _data_settings(config: Config) -> dict[str, Any]:

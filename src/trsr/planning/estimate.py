@@ -16,7 +16,7 @@ import polars as pl
 
 from trsr.config import Config
 from trsr.data import Cases, Dataset
-from trsr.data.preparation import prepare
+from trsr.data.preparation import located, prepare
 from trsr.errors import DataError, PromptError, TrsrError
 from trsr.explanation import page_writer
 from trsr.machine import cores, gpu, memory, processor
@@ -26,7 +26,7 @@ from trsr.models import ModelSettings
 from trsr.pipeline import stage_names
 from trsr.pipeline.artifacts import plan_digest, used_splits
 from trsr.pipeline.runner import reason
-from trsr.pipeline.stages import PREPARE, located
+from trsr.pipeline.stages import PREPARE
 from trsr.pipeline.training import start_config
 from trsr.planning.bench import (
     bench_rankers,
