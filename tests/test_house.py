@@ -12,6 +12,14 @@ import pytest
 
 SOURCES = Path(__file__).parent.parent / "src" / "trsr"
 HEAVY = ("torch", "transformers", "peft", "openvino_genai", "openai", "sqlite3")
+NOT_FOR_A_CHECK = (
+    *HEAVY[:5],
+    *("scipy", "jinja2", "sqlalchemy", "fsspec", "obstore", "opentelemetry", "optuna", "filelock"),
+    *("ssl", "urllib.request", "http.client", "multiprocessing", "rich.progress", "rich.table"),
+    *("trsr.pipeline", "trsr.engine", "trsr.report", "trsr.recommender", "trsr.explanation"),
+    *("trsr.config.start", "trsr.data.inference"),
+)
+"""What a command of a second has no time to import: no setting of the configuration asks for it."""
 
 
 def test_polars_takes_no_path_for_a_pattern():
@@ -51,6 +59,25 @@ def test_help_loads_no_heavy_library():
         [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60
     )
     assert "summarize" in done.stdout
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_a_check_imports_only_what_it_reads(tmp_path):
+    lines = [f"u{user},i{item},{item}" for user in range(9) for item in range(9)]
+    (tmp_path / "clicks.csv").write_text("\n".join(["user,item,timestamp", *lines]))
+    items = [f"i{item},Title {item}" for item in range(40)]
+    (tmp_path / "items.csv").write_text("\n".join(["item,title", *items]))
+    config = tmp_path / "mine.toml"
+    config.write_text('[data]\ninteractions = "clicks.csv"\nitems = "items.csv"\n')
+    check = (
+        f"import sys\nfrom trsr.cli import main\nsys.argv = ['trsr', 'check', {str(config)!r}]\n"
+        "try:\n    main()\nexcept SystemExit:\n"
+        f"    print(sorted(set(sys.modules) & set({NOT_FOR_A_CHECK!r})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "9  test cases" in done.stdout
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 

@@ -9,13 +9,6 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 from trsr.progress import Pace
 from trsr.storage.addresses import in_addresses
@@ -67,6 +60,14 @@ class Bar:
     """
 
     def __init__(self, name: str) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
         self.name = name
         self._unit = "steps"
         self._shown = time.monotonic()

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 import trsr
 from trsr.bars import err
+from trsr.cli import starting
 from trsr.cli.terminal import Bar, command, out, table
 
 
@@ -111,9 +112,12 @@ def init(
 @app.command()
 def check(config: ConfigPath, settings: Overrides = None) -> None:
     """Find every mistake of the settings and the data, without running anything."""
-    from trsr.cli.inspect import check_all
+    with starting():
+        from trsr.cli.inspect import check_all
 
-    for line in check_all(config, settings or []):
+        lines = check_all(config, settings or [])
+        out.print(next(lines), markup=False)  # of the settings; then the data is read
+    for line in lines:
         out.print(line, markup=False)
 
 

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trsr.config import Config, load_config, recipes
-from trsr.config.start import HEAD, first_settings
-from trsr.data import guess
 from trsr.errors import ConfigError
 from trsr.progress import Progress
 from trsr.storage import files
@@ -24,23 +22,25 @@ def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
         ConfigError: With every mistake of the settings.
         DataError: If the data cannot be used.
     """
-    from trsr.data import inspect
-    from trsr.pipeline.sharding import check_reach
-    from trsr.pipeline.stages import located
-    from trsr.rankers.rankings import read_lists
+    from trsr.data import inspect, located
 
     config = load_config(path, settings)
     yield f"{path}: the settings are valid"
     report = inspect(located(config.data), seed=config.data_seed)
     yield from report.lines()
     for name, one in config.rank.external_lists.items():
+        from trsr.rankers.rankings import read_lists
+
         yield f"rank.external.{name}: {len(read_lists(name, one)):,} lists"
     yield from _installed(config)
-    if config.run.engine == "local" or config.run.address:  # else a cluster would be started
-        there = files.exists(config.run.folder)
+    run = config.run
+    if run.reaches and (run.engine == "local" or run.address):  # else a cluster would be started
+        from trsr.pipeline.sharding import check_reach
+
+        there = files.exists(run.folder)
         yield from check_reach(config)
         if not there:
-            files.remove(config.run.folder)
+            files.remove(run.folder)
 
 
 def _installed(config: Config) -> Iterator[str]:
@@ -150,6 +150,9 @@ def write_config(
         ConfigError: If the file exists and `force` is not set.
         DataError: If the files cannot be read, or a column cannot be guessed.
     """
+    from trsr.config.start import HEAD, first_settings
+    from trsr.data import guess
+
     found = guess(interactions, items)
     path = output or Path(f"{interactions.name.split('.')[0]}.toml")
     if files.exists(path) and not force:

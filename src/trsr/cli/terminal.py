@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
-from rich.table import Table
 
 from trsr import bars
 from trsr.bars import SafeConsole, err, visible, visible_name
@@ -77,6 +75,9 @@ class LogLines(logging.Handler):
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints a table: the first column to the left, the others to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
     drawn = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for position, name in enumerate(header):
         drawn.add_column(name, justify="left" if position == 0 else "right")

@@ -74,6 +74,11 @@ class RunSettings(Settings):
         "most when a worker is",
     )
 
+    @property
+    def reaches(self) -> bool:
+        """Whether the run needs what others share: a cluster, or a cache of many machines."""
+        return self.engine != "local" or isinstance(self.cache, SecretStr)
+
     @field_serializer("folder", when_used="json")
     def _folder(self, folder: Path) -> str:
         return shown(folder)

@@ -7,8 +7,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
 from trsr.errors import ConfigError
 from trsr.hub.sources import SMOLLM2_REPO, SOURCES, Source
 from trsr.hub.web import NotHereError, from_package
@@ -46,6 +44,8 @@ def get(name: str, *, cache: Path | None = None, progress: Progress | None = Non
         DataError: If data cannot be had; the message lists what was tried and what to do by hand.
         ModelError: The same for weights.
     """
+    from filelock import FileLock
+
     if name not in SOURCES:
         raise ConfigError(f"there is nothing called {name!r} to get{near(name, names())}")
     source = SOURCES[name]

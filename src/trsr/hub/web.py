@@ -7,12 +7,10 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Mapping
 from email.message import Message
-from http.client import HTTPException
 from pathlib import Path
 
 from trsr.progress import Progress
@@ -22,16 +20,23 @@ PROBE_SECONDS = 5.0  # how long a hub or publisher may take to show that it can 
 DOWNLOAD_SECONDS = 1800.0
 MOST_BYTES = 1 << 30  # far more than anything that is fetched so
 
-# HTTPException is none of OSError: an answer that is no HTTP, or one cut off
-_BROKEN = (OSError, ValueError, HTTPException)
-
 
 class NotHereError(Exception):
     """One way to get something does not work now; the message is the reason."""
 
 
+def _broken() -> tuple[type[Exception], ...]:
+    """What a download may end in."""
+    from http.client import HTTPException
+
+    # it is none of OSError: an answer that is no HTTP, or one cut off
+    return OSError, ValueError, HTTPException
+
+
 def probe(url: str) -> None:
     """Asks an address for its head, in bounded time even where the name look-up hangs."""
+    import urllib.request
+
     outcome: list[BaseException | None] = []
 
     def ask() -> None:
@@ -39,7 +44,7 @@ def probe(url: str) -> None:
         try:
             with urllib.request.urlopen(request, timeout=PROBE_SECONDS):  # noqa: S310  (as above)
                 outcome.append(None)
-        except _BROKEN as error:
+        except _broken() as error:
             outcome.append(error)
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -58,6 +63,8 @@ def download(url: str, path: Path, progress: Progress) -> None:
         NotHereError: If it cannot be had: no answer, a page instead of a file, another length
             than announced, more than `MOST_BYTES`, or longer than `DOWNLOAD_SECONDS`.
     """
+    import urllib.request
+
     deadline = time.monotonic() + DOWNLOAD_SECONDS
     try:
         with urllib.request.urlopen(url, timeout=30) as answer, files.writing(path) as file:  # noqa: S310  (ours: see sources)
@@ -74,7 +81,7 @@ def download(url: str, path: Path, progress: Progress) -> None:
                 progress.advance(len(chunk))
             if length is not None and found < length:
                 raise NotHereError(f"{url}: ended after {found:,} of {length:,} bytes")
-    except _BROKEN as error:
+    except _broken() as error:
         raise NotHereError(f"{url}: {error or type(error).__name__}") from error
 
 

@@ -9,8 +9,6 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock
-
 from trsr import hub
 from trsr.errors import ModelError
 from trsr.progress import Progress, Silent
@@ -127,6 +125,8 @@ def quiet() -> Iterator[None]:
 
 
 def _embedded(name: str, cache: Path | None, progress: Progress) -> Path:
+    from filelock import FileLock
+
     root = hub.cache_folder(cache) / "weights"
     folder = root / name
     if files.is_file(folder / _MADE):

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
 import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -162,6 +161,8 @@ class RunDirectory:
         Raises:
             RunBusyError: If another process is writing this folder.
         """
+        import filelock
+
         with explained(self.folder, place):
             files.make_folder(self.folder)
             if files.is_link(self.folder / LOCK):
