@@ -81,6 +81,39 @@ def test_inspect_reports_the_same_and_writes_nothing(bench: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"candidates": "popular", "min_history": 1, "targets_per_user": 3},
+        {"candidates": "full", "max_history": 3, "split": "global_time"},
+        {"candidates": "full", "drop_repeats": True, "max_history": 0},
+        {"split": "rows", "train_users": 5, "valid_cases": 2, "test_cases": 2},
+        {"max_history": 5, "history_step": 3, "ties": "step", "valid_cases": 2},
+    ],
+)
+def test_inspect_counts_cases_that_it_does_not_make(bench: Any, chosen: dict[str, Any]) -> None:
+    draw = random.Random(3)
+    clicks = [
+        (f"u{user}", f"i{draw.randrange(9)}", draw.randrange(20))
+        for user in range(12)
+        for _ in range(draw.randrange(2, 14))
+    ]
+    chosen = {"interactions": bench.clicks(clicks), "items": bench.goods(30)} | chosen
+    report, _ = bench.prepare(**chosen)
+    assert inspect(DataSettings(**chosen), seed=1) == report
+    assert report.counts["cases_test"] > 0
+
+
+@pytest.mark.parametrize("more", [{"negatives": 25}, {"train_negatives": 25, "split": "rows"}])
+def test_inspect_finds_too_few_negatives_without_drawing(bench: Any, more: dict[str, Any]) -> None:
+    chosen = {"interactions": bench.clicks(rows()), "items": bench.goods(30)} | more
+    with pytest.raises(DataError, match="25 negatives cannot be drawn: .* 30 items") as drawn:
+        bench.prepare(**chosen)
+    with pytest.raises(DataError) as checked:
+        inspect(DataSettings(**chosen), seed=1)
+    assert str(checked.value) == str(drawn.value)
+
+
 def test_the_report_reads_well(bench: Any) -> None:
     report, _ = bench.prepare(interactions=bench.clicks(rows()), items=bench.goods(30))
     lines = report.lines()
