@@ -668,10 +668,12 @@ class Recommender:
             key = files.read_json(folder / KEY)
             items = key["files"].get(ITEMS)
         except (OSError, ValueError, KeyError, AttributeError) as error:
+            used = self.config.rank.used
             raise StoreError(
-                f"{folder}: this run has no fitted ranker {name}, but "
-                f"{', '.join(self.config.rank.used)}; name it in rank.rankers (or rank.retriever) "
-                "and give `trsr run`"
+                f"{folder}: this run has not fitted {name} yet; give `trsr run` to finish it"
+                if name in used
+                else f"{folder}: this run has no ranker {name}, but {', '.join(used)}; name it in "
+                "rank.rankers (or rank.retriever) and give `trsr run`"
             ) from error
         if items != hash_file(self.dataset.folder / ITEMS):
             raise StoreError(

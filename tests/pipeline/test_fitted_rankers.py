@@ -138,7 +138,7 @@ def test_several_threads_may_use_one_recommender(ranked) -> None:
 
 def test_what_was_not_fitted_is_told(ranked, tmp_path) -> None:
     folder, _ = ranked
-    with pytest.raises(StoreError, match=r"no fitted ranker text_knn, but popular"):
+    with pytest.raises(StoreError, match=r"no ranker text_knn, but popular"):
         Recommender.load(folder, "text_knn")
     with pytest.raises(ConfigError, match="did you mean ease"):
         Recommender.load(folder, "eas")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from stopping import StopHereError, Stopping
 from train_toy import ToyWriter, metrics, recall, toy_cases, toy_train
 
 from trsr.errors import StaleRunError
+from trsr.training import trainer
 
 HERE = Path(__file__).parents[1]
 
@@ -67,6 +69,19 @@ def test_a_run_stopped_again_and_again_ends_the_same(
     assert stops == 3
 
 
+def test_slow_steps_are_kept_before_their_turn(
+    tiny_model: Path, tmp_path: Path, unbroken: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(trainer, "KEEP_AFTER", 0.0)
+    monkeypatch.setattr(trainer, "KEEP_SHARE", math.inf)
+    with pytest.raises(StopHereError):
+        toy_train(tiny_model, tmp_path, progress=Stopping(4), **options(checkpoint_steps=100))
+    progress = Stopping(100)
+    toy_train(tiny_model, tmp_path, progress=progress, **options(checkpoint_steps=100))
+    assert progress.told[0] == 4  # steps that are there already
+    assert outcome(tmp_path) == unbroken
+
+
 def test_a_failing_validation_is_made_again(tiny_model: Path, tmp_path: Path, unbroken: Any):
     def failing(model: Any) -> Any:
         raise StopHereError
@@ -104,7 +119,6 @@ torch.set_num_threads(1)
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/training"]
 from test_train_resume import options
 from train_toy import toy_train
-from trsr.progress import Silent
 
 class Slow(Silent):
     made = 0

@@ -47,7 +47,9 @@ class TrainSettings(Settings):
         description="adapt this many of the topmost layers; 0: all. The backward pass then stops "
         "there, and with several epochs on a CPU the activations below are cached on disk",
     )
-    checkpoint_steps: int = Field(25, ge=1, description="steps between resumable states")
+    checkpoint_steps: int = Field(
+        25, ge=1, description="steps between resumable states; slow steps: a minute"
+    )
     validate_steps: int = Field(
         0, ge=0, description="steps between validations by ranking; 0: none, the last is kept"
     )

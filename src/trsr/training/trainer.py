@@ -21,6 +21,11 @@ from trsr.training.state import Counts, State, Weights, load, save
 from trsr.training.step import Schedule, TrainingStep
 from trsr.training.trackers import FILE, Curves, Row, Trackers
 
+KEEP_AFTER = 60.0
+"""Seconds after which a state is kept before its step: a stopped training loses a minute."""
+KEEP_SHARE = 0.05
+"""Of the time, at most, goes into states that are kept before their step."""
+
 Validate = Callable[[], Mapping[str, float]]
 
 
@@ -67,6 +72,8 @@ class Trainer:
         self._best: Weights = {}
         self._began = 0.0
         self._earlier = 0.0
+        self._kept = 0.0
+        self._keeping = 0.0
 
     def run(self, out: Path) -> TrainResult:
         """Trains to the end and writes the adapter and the curves into `out`.
@@ -91,10 +98,9 @@ class Trainer:
 
                 while not self._done():
                     note = self._advance(record)
-                    if leads and (self._due(self._settings.checkpoint_steps) or self._done()):
+                    if leads and (self._state_due() or self._done()):
                         curves.sync()
-                        save(self._folder, self._state(), self._identity)
-                        give_back_memory()
+                        self._keep_state()
                     self._progress.advance(1, note)
             return self._finish(out, curves.rows, write=leads)
 
@@ -110,11 +116,23 @@ class Trainer:
             self._step, self._counts, self._best = state.step, state.counts, state.best
             self._progress.advance(state.step, f"resuming after step {state.step}")
         self._earlier = self._counts.seconds
+        self._kept = time.perf_counter()
         self._began = time.perf_counter() - self._earlier
 
     def _state(self) -> State:
         adapter, moments = self._training_step.adapter.weights(), self._training_step.moments
         return State(self._step, adapter, moments, self._best, self._counts)
+
+    def _state_due(self) -> bool:
+        late = time.perf_counter() - self._kept >= max(KEEP_AFTER, self._keeping / KEEP_SHARE)
+        return late or self._due(self._settings.checkpoint_steps)
+
+    def _keep_state(self) -> None:
+        began = time.perf_counter()
+        save(self._folder, self._state(), self._identity)
+        give_back_memory()
+        self._kept = time.perf_counter()
+        self._keeping = self._kept - began
 
     def _due(self, every: int) -> bool:
         return self._ended() or self._step % every == 0
