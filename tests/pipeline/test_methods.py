@@ -91,7 +91,7 @@ def test_each_method_is_a_configuration_without_mistakes(name):
 
 def test_another_package_adds_a_method(made, monkeypatch):
     mine = Method("mine", "popular items", "–", ("prepare", "rank", "evaluate"), {})
-    monkeypatch.setattr("trsr.methods.llm_trsr.METHOD", mine)
-    monkeypatch.setitem(METHODS._own, "mine", "trsr.methods.llm_trsr:METHOD")
+    monkeypatch.setattr("trsr.methods.published.LLM_TRSR", mine)
+    monkeypatch.setitem(METHODS._own, "mine", "trsr.methods.published:LLM_TRSR")
     config = made("method=mine", "rank.rankers=['popular']")
     assert [one.stage for one in run(config) if one.made] == ["prepare", "rank", "evaluate"]

@@ -18,14 +18,14 @@ METHODS = PluginTable(
     "method",
     "trsr.methods",
     {
-        "llm_trsr": "trsr.methods.llm_trsr:METHOD",
-        "tallrec": "trsr.methods.tallrec:METHOD",
-        "llm_seq_sim": "trsr.methods.llm_seq_sim:METHOD",
-        "llm2bert4rec": "trsr.methods.llm2bert4rec:METHOD",
-        "mllm_msr": "trsr.methods.mllm_msr:METHOD",
-        "llm_seq_prompt": "trsr.methods.llm_seq_prompt:METHOD",
-        "od_llm": "trsr.methods.od_llm:METHOD",
-        "llm2rec": "trsr.methods.llm2rec:METHOD",
+        "llm_trsr": "trsr.methods.published:LLM_TRSR",
+        "tallrec": "trsr.methods.published:TALLREC",
+        "llm_seq_sim": "trsr.methods.published:LLM_SEQ_SIM",
+        "llm2bert4rec": "trsr.methods.published:LLM2BERT4REC",
+        "mllm_msr": "trsr.methods.published:MLLM_MSR",
+        "llm_seq_prompt": "trsr.methods.published:LLM_SEQ_PROMPT",
+        "od_llm": "trsr.methods.published:OD_LLM",
+        "llm2rec": "trsr.methods.published:LLM2REC",
     },
 )
 """Each part is a `Method`."""
