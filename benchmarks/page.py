@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.records import HEADER, Result, rows
 from trsr.errors import ConfigError
 from trsr.machine import cores, cpuinfo, processor
-from trsr.markdown import cell, template, without_paths
+from trsr.report.markdown_report import cell, template, without_paths
 from trsr.storage import files
 
 MARK = "<!-- notes -->"

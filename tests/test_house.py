@@ -17,7 +17,7 @@ NOT_FOR_A_CHECK = (
     *("scipy", "jinja2", "sqlalchemy", "fsspec", "obstore", "opentelemetry", "optuna", "filelock"),
     *("ssl", "urllib.request", "http.client", "multiprocessing", "rich.progress", "rich.table"),
     *("trsr.pipeline", "trsr.engine", "trsr.report", "trsr.recommender", "trsr.explanation"),
-    *("trsr.config.start", "trsr.data.inference"),
+    *("trsr.config.start", "trsr.data.guesses", "trsr.data.roles"),
 )
 """What a command of a second has no time to import: no setting of the configuration asks for it."""
 

@@ -11,11 +11,11 @@ import polars as pl
 
 from benchmarks.results.values import paired, rows_of
 from trsr.errors import ConfigError
-from trsr.markdown import cell
 from trsr.metrics.compute import estimate
 from trsr.metrics.report import NOTHING, number, over_seeds, p_value, signed
 from trsr.metrics.significance import significance
 from trsr.report.costs import brief_seconds
+from trsr.report.markdown_report import cell
 from trsr.report.systems import System, SystemsReport, compare_systems
 
 PLAN = Path(__file__).with_name("tables.toml")

@@ -28,7 +28,7 @@ from trsr.errors import DataError
 from trsr.models.base import Sampling
 from trsr.models.scripted import ScriptedModel
 from trsr.progress import Silent
-from trsr.testing.models import some_prompts
+from trsr.testing import some_prompts
 
 HERE = Place("cpu", "float32", 1e10)
 

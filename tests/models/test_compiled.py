@@ -18,7 +18,7 @@ from trees import forest, pairwise
 
 from trsr.errors import ConfigError
 from trsr.models import ModelSettings, open_model
-from trsr.models.hf.fused_lora import fuse_lora
+from trsr.models.hf.fused import fuse_lora
 from trsr.models.openvino.compiled import BufferPool, CompiledPass, resolve
 from trsr.models.token_tree.prefix_cache import PrefixCache
 from trsr.models.token_tree.tree import answer_logits, answer_states, log_normalizer

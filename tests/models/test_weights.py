@@ -13,7 +13,7 @@ from tiny import adapted, tiny_model_folder
 from trsr import hub
 from trsr.errors import ModelError
 from trsr.models import weights
-from trsr.models.hf.fused_lora import fuse_lora
+from trsr.models.hf.fused import fuse_lora
 from trsr.models.weights import file_digest, local_weights
 
 WHOLE = "weights/smollm2-135m/made.json"

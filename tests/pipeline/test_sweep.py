@@ -396,7 +396,7 @@ def test_a_space_that_is_tried_out_ends_the_search_and_a_wrong_trial_fails_alone
 
 def test_numbers_of_ranges_are_drawn_by_step_and_seed(folder):
     optuna = pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
-    from trsr.experiments.sweep.search import space_of
+    from trsr.experiments.sweep.running import space_of
 
     text = SEARCH + "train.learning_rate = { low = 1e-5, high = 1e-2, log = true }\n"
     text += "train.dropout = { low = 0.1, high = 0.45, step = 0.1 }\n"

@@ -8,8 +8,7 @@ import logging
 import pytest
 
 from trsr.serve.auth import Keys, add_key
-from trsr.serve.gate import HEADERS
-from trsr.serve.limits import RateLimit
+from trsr.serve.gate import HEADERS, RateLimit
 
 
 def event(name, user="new", item="p1", time=1.0):
@@ -291,9 +290,9 @@ def test_a_client_that_asks_too_often_waits(make_client):
 
 
 def test_the_rate_is_each_clients_own_and_the_memory_of_it_is_bounded(monkeypatch):
-    from trsr.serve import limits
+    from trsr.serve import gate
 
-    monkeypatch.setattr(limits, "_CLIENTS", 100)
+    monkeypatch.setattr(gate, "_CLIENTS", 100)
     limit = RateLimit(1.0)
     assert [limit.wait("a", now=0.0) for _ in range(3)] == [0, 0, 1]
     assert limit.wait("b", now=0.0) == 0

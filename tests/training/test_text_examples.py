@@ -17,7 +17,7 @@ from trsr.models.hf.load import write_merged
 from trsr.progress import Silent
 from trsr.training.encode import TextExample
 from trsr.training.settings import TrainSettings
-from trsr.training.text_examples import train_on_texts
+from trsr.training.start import train_on_texts
 from trsr.types import Message, Prompt
 
 TAUGHT = {"bolt": "quiet films.", "lamp": "steel bolts, a pack."}

@@ -17,7 +17,7 @@ from train_toy import ToyWriter, toy_cases, toy_train
 
 from trsr.errors import ConfigError
 from trsr.models import ModelSettings, open_model
-from trsr.models.hf.fused_layers import fuse_layers
+from trsr.models.hf.fused import fuse_layers
 from trsr.models.token_tree.tree import answer_states
 from trsr.training.adapter import Adapter, check_targets
 from trsr.training.encode import EncodedCase

@@ -49,7 +49,7 @@ def teach_both_ways(config, folder):
     from trsr.recommender import summary_writer
     from trsr.training.encode import TextExample
     from trsr.training.settings import TrainSettings
-    from trsr.training.text_examples import train_on_texts
+    from trsr.training.start import train_on_texts
 
     dataset = Dataset.load(config.run.folder)
     writer = summary_writer(config, open_model(config.model))

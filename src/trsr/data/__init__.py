@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trsr.data.dataset import Cases, Catalog, Dataset
-    from trsr.data.inference.guess import Guess, guess
+    from trsr.data.guesses import Guess, guess
     from trsr.data.preparation import inspect, located, prepare
     from trsr.data.readers.base import Reader, Source
     from trsr.data.report import DataReport
@@ -35,7 +35,7 @@ __all__ = [
 
 _MODULES = {
     "dataset": ("Cases", "Catalog", "Dataset"),
-    "inference.guess": ("Guess", "guess"),
+    "guesses": ("Guess", "guess"),
     "preparation": ("inspect", "located", "prepare"),
     "readers.base": ("Reader", "Source"),
     "report": ("DataReport",),

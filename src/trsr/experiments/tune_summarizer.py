@@ -301,7 +301,7 @@ class _Tuner:
     def _fit(self, texts: list[TextExample], work: Path, model: Path) -> dict[str, Any]:
         """Trains the adapter, and writes the model that it makes."""
         from trsr.models.hf.load import write_merged
-        from trsr.training.text_examples import train_on_texts
+        from trsr.training.start import train_on_texts
 
         base = self.config.summarizer.model_copy(update={"backend": "transformers"})
         result = train_on_texts(

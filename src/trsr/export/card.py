@@ -11,10 +11,10 @@ import tomli_w
 
 from trsr.config import Config
 from trsr.hub.sources import SMOLLM2_REPO, SMOLLM2_REVISION
-from trsr.markdown import template, without_paths
 from trsr.prompts import load_domain
 from trsr.recommender import Recommender
 from trsr.registry import optional
+from trsr.report.markdown_report import template, without_paths
 from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory
 

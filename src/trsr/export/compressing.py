@@ -20,7 +20,6 @@ from trsr.data import Catalog, Dataset
 from trsr.errors import ConfigError, PromptError
 from trsr.export.exporting import refuse_vectors
 from trsr.machine import cores, peak_resident, processor
-from trsr.markdown import template, without_paths
 from trsr.metrics import evaluate
 from trsr.metrics.report import NOTHING, Report, decimals, interval_text, signed, span
 from trsr.metrics.significance import Difference, rank_correlation
@@ -35,6 +34,7 @@ from trsr.rankers import PointwiseLLMRanker, QueryBatch, batched, ranked, scored
 from trsr.rankers.batch import ASKED
 from trsr.recommender import COMPRESSED, ranking_writer
 from trsr.report.charts import Axis
+from trsr.report.markdown_report import template, without_paths
 from trsr.settings import digest
 from trsr.storage import files
 from trsr.storage.addresses import shown

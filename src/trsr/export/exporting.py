@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trsr.errors import ConfigError, StoreError
+from trsr.errors import ConfigError, ModelError, StoreError
 from trsr.export import card, formats, libraries
 from trsr.export.formats import Source
 from trsr.metrics.significance import rank_correlation
@@ -19,7 +19,7 @@ from trsr.models.weights import quiet
 from trsr.pipeline.artifacts import read_summaries
 from trsr.progress import Progress, Silent
 from trsr.recommender import Recommender
-from trsr.registry import near
+from trsr.registry import near, optional
 from trsr.storage import files
 from trsr.storage.run_directory import explained
 from trsr.types import Query
@@ -214,3 +214,41 @@ def _queries(recommender: Recommender, count: int) -> list[Query]:
                 for query in some
             ]
     return []
+
+
+def push(folder: Path, repository: str, *, public: bool = False, endpoint: str = "") -> str:
+    """Uploads an exported folder to a hub as a model; the repository is made where it is missing.
+
+    The hub's key is huggingface_hub's own: the variable HF_TOKEN, or `hf auth login`.
+
+    Args:
+        folder: What `export` wrote.
+        repository: `owner/name`.
+        public: Whether everybody may read a new repository.
+        endpoint: The hub's address; empty: huggingface_hub's own.
+
+    Returns:
+        The address of what was uploaded.
+
+    Raises:
+        ModelError: If the hub cannot be reached, or refuses.
+    """
+    hub = optional("huggingface_hub", "local", "trsr push")
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # of requests, httpx or httpx2, as the version has it
+    named = (one for one in HfHubHTTPError.__mro__ if one.__name__ == "HTTPError")
+    http: type[Exception] = next(named, HfHubHTTPError)
+    api = hub.HfApi(endpoint=endpoint or None)
+    try:
+        made = api.create_repo(repository, private=not public, exist_ok=True)
+        api.upload_folder(
+            repo_id=made.repo_id, folder_path=folder, commit_message="Upload from trsr export"
+        )
+    except (http, HFValidationError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"the hub does not take {repository}: {reason}; is the name owner/name, and the key "
+            "that of `hf auth login` (or in HF_TOKEN) one that may write?"
+        ) from error
+    return str(made)

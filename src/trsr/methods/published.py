@@ -77,8 +77,8 @@ MLLM_MSR = Method(
 )
 
 # Other than in the paper, titles are scored or searched among those of the catalog; `title_sampled`
-# ranks as the paper does. The stages of the yes/no ranker are there too, for runs in which it orders
-# what the titles propose.
+# ranks as the paper does. The stages of the yes/no ranker are there too, for runs in which it
+# orders what the titles propose.
 LLM_SEQ_PROMPT = Method(
     name="llm_seq_prompt",
     description="a language model, tuned with LoRA, writes the title of the next item",

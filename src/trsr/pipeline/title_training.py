@@ -33,7 +33,7 @@ def _train_title(job: Job) -> dict[str, Any]:
     config = job.config
     if not config.titled:
         return {"steps": 0, "why": "no ranker asks for titles, or train.epochs is 0"}
-    from trsr.training.text_examples import train_on_texts
+    from trsr.training.start import train_on_texts
 
     dataset = Dataset.load(job.run.folder)
     check_prepared(config, dataset)

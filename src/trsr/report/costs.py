@@ -10,9 +10,8 @@ from typing import Any
 import jinja2
 
 from trsr.errors import StoreError
-from trsr.metrics.metrics import USUAL
+from trsr.metrics.metrics import USUAL, parse_metric
 from trsr.metrics.report import NOTHING, Report, least, number, share
-from trsr.report.words import duration, headline_metrics
 from trsr.storage import files
 
 MOST_KNOWN = 0.1
@@ -259,3 +258,24 @@ def _with_costs(
     header, *rows = lines
     wider: list[Sequence[object]] = [[*header, "to prepare", "a query"]]
     return wider + [[*row, *took.get(str(row[0]), ("", ""))] for row in rows]
+
+
+def duration(seconds: float | None) -> str:
+    """`0.4 s`, `3 min 20 s`, `1 h 5 min`."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def headline_metrics(report: Report) -> list[str]:
+    """One metric of each name, with its widest cut-off; four at most, and no lower bounds."""
+    widest: dict[str, str] = {}
+    known = [text for text in report.metrics if parse_metric(text).family.accuracy]
+    for text in sorted(known, key=lambda text: parse_metric(text).k or 0):
+        widest[parse_metric(text).name] = text
+    shown = [text for text in report.metrics if text in widest.values()]
+    return [text for text in shown if text not in report.bounds][:4]

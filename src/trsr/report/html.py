@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +25,8 @@ from trsr.metrics.report import (
     share,
 )
 from trsr.report.charts import dot_chart, line_chart
-from trsr.report.costs import COSTS, cost_metric, cost_rows, costs_note
-from trsr.report.page import Page
-from trsr.report.words import count_words, duration, headline_metrics, setting_rows
+from trsr.report.costs import COSTS, cost_metric, cost_rows, costs_note, duration, headline_metrics
+from trsr.report.page import Page, StageTime
 from trsr.storage import files
 
 LONGEST = 320
@@ -141,3 +141,70 @@ def _card(best: Scores, chance: float | None, metric: str) -> _Card:
         interval(estimate),
         decimals(chance),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRow:
+    """A setting.
+
+    Attributes:
+        name: As an override names it, such as `rank.depth`.
+        value: Its value.
+        changed: Whether it is another than trsr's default.
+    """
+
+    name: str
+    value: str
+    changed: bool
+
+
+def setting_rows(settings: Mapping[str, object], changed: Mapping[str, object]) -> list[SettingRow]:
+    """Every setting, in order.
+
+    Args:
+        settings: section → key → value, or key → value.
+        changed: Those of them that are no defaults, in the same form.
+    """
+    others = {name for name, _ in _flat(changed)}
+    return [SettingRow(name, plain(value), name in others) for name, value in _flat(settings)]
+
+
+def _flat(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def plain(value: object) -> str:
+    """A setting's value, exactly."""
+    if value is None or value == "":
+        return NOTHING
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(one) for one in value) or NOTHING
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(one)}" for key, one in value.items()) or NOTHING
+    return str(value)
+
+
+def amount(value: object) -> str:
+    """A count for reading: thousands set apart, long fractions cut."""
+    if isinstance(value, bool):
+        return plain(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return plain(value)
+
+
+def count_words(stage: StageTime) -> list[tuple[str, str]]:
+    """(what, how many) of a stage; a set flag has no number, one that is not set is left out."""
+    return [
+        (key.replace("_", " "), "" if value is True else amount(value))
+        for key, value in stage.counts.items()
+        if value is not False
+    ]

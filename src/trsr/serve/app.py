@@ -24,8 +24,7 @@ from trsr.errors import DataError, ModelError, PromptError, TrsrError
 from trsr.serve import schemas
 from trsr.serve.auth import Client, Keys, Scope
 from trsr.serve.batching import TooLateError
-from trsr.serve.gate import Gate, log_error, problem
-from trsr.serve.metrics import CONTENT_TYPE, Metrics
+from trsr.serve.gate import CONTENT_TYPE, Gate, Metrics, log_error, problem
 from trsr.serve.service import OverloadedError, Service, UnknownNameError
 from trsr.serve.settings import ServeSettings
 from trsr.serve.store import EventConflictError, StoreUnavailableError

@@ -7,21 +7,112 @@ import functools
 import ipaddress
 import json
 import logging
+import math
 import time
 import traceback
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trsr.errors import TrsrError
 from trsr.serve.auth import SCOPES, Client, Keys
-from trsr.serve.limits import RateLimit
-from trsr.serve.metrics import Metrics
 from trsr.serve.settings import ServeSettings
 from trsr.storage import files
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class _Load:
+    """Reads the service's load when it is asked for."""
+
+    def __init__(self, load: Callable[[], Mapping[str, float]]) -> None:
+        self._load = load
+
+    def collect(self) -> Iterable[Metric]:
+        for name, value in self._load().items():
+            yield GaugeMetricFamily(f"trsr_{name}", f"{name} of the service", value)
+
+
+class Metrics:
+    """Counts requests and events.
+
+    Args:
+        load: Gives the service's load by name.
+    """
+
+    def __init__(self, load: Callable[[], Mapping[str, float]]) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "trsr_requests",
+            "requests by route and status",
+            ("method", "route", "status"),
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "trsr_request_seconds",
+            "seconds of a request",
+            ("route",),
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        self.events = Counter("trsr_events", "new events kept", registry=self._registry)
+        self._registry.register(_Load(load))
+        ProcessCollector(registry=self._registry)  # memory, processor time
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Counts a request; `route` is the template of its path."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def text(self) -> bytes:
+        """All numbers in Prometheus's format."""
+        return generate_latest(self._registry)
+
+
+_CLIENTS = 10_000
+"""Clients that are remembered; the one seen longest ago is forgotten."""
+_BURST_SECONDS = 2.0
+
+
+class RateLimit:
+    """Lets each client do so many requests a second, and twice as many at once.
+
+    Args:
+        rate: Requests a second; 0: no limit.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._burst = max(1.0, rate * _BURST_SECONDS)
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait(self, client: str, now: float | None = None) -> int:
+        """Counts a request; 0 where it may go on, else the seconds until one may."""
+        if not self._rate:
+            return 0
+        now = time.monotonic() if now is None else now
+        left, at = self._left.pop(client, (self._burst, now))
+        left = min(self._burst, left + (now - at) * self._rate)
+        waits = 0 if left >= 1 else math.ceil((1 - left) / self._rate)
+        self._left[client] = (left - (not waits), now)
+        if len(self._left) > _CLIENTS:
+            self._left.popitem(last=False)
+        return waits
+
 
 log = logging.getLogger("trsr.serve")
 

@@ -20,8 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trsr.errors import ConfigError
-from trsr.models.hf.fused_layers import fuse_layers
-from trsr.models.hf.fused_lora import fuse_lora
+from trsr.models.hf.fused import fuse_layers, fuse_lora
 from trsr.models.token_tree.kv_cache import decoder_of
 from trsr.settings import derive_seed
 from trsr.storage import files

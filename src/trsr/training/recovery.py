@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trsr.models.hf.fused_layers import fuse_layers
+from trsr.models.hf.fused import fuse_layers
 from trsr.models.hf.low_rank import ranks_of
 from trsr.models.hf.model import TransformersModel
 from trsr.models.settings import ModelSettings

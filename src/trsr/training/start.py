@@ -1,4 +1,4 @@
-"""Sets up a training run: the model, the steps, the trainer."""
+"""Sets up a training run: the model, the steps, the trainer; also one on given texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trsr.errors import ConfigError
+from trsr.errors import ConfigError, DataError
 from trsr.hub import SMOLLM2_REPO
 from trsr.models.base import Feed, ModelWrapper, Sampling
 from trsr.models.hf.load import pick_device, pick_dtype
@@ -19,11 +19,11 @@ from trsr.models.hf.model import TransformersModel
 from trsr.models.settings import ModelSettings, open_model
 from trsr.progress import Progress
 from trsr.training.activation_cache import FILE, ActivationCache, first_adapted_layer
-from trsr.training.adapter import Adapter
-from trsr.training.encode import EncodedCase
+from trsr.training.adapter import Adapter, check_targets
+from trsr.training.encode import EncodedCase, TextExample, fingerprint
 from trsr.training.fit import TrainResult
 from trsr.training.group import Group
-from trsr.training.losses import Loss
+from trsr.training.losses import Loss, text_example_loss
 from trsr.training.settings import TrainSettings
 from trsr.training.state import Weights
 from trsr.training.step import Activations, Schedule, TrainingStep
@@ -194,3 +194,59 @@ def isolated_random_state(device: torch.device) -> Iterator[None]:
         finally:
             torch.use_deterministic_algorithms(switched)
             filler.fill_uninitialized_memory = filling
+
+
+def train_on_texts(
+    texts: Callable[[TransformersModel], Sequence[TextExample]],
+    *,
+    model: ModelSettings,
+    settings: TrainSettings,
+    seed: int,
+    out: Path,
+    state: Path,
+    progress: Progress,
+) -> TrainResult:
+    """Trains a LoRA adapter to write these texts; stoppable and resumable at any step.
+
+    The loss is the cross-entropy of a text's tokens, mean over them. Where the text is complete
+    the end of the turn counts too; the prompt's tokens count nothing.
+
+    Args:
+        texts: Gives what to train on, for the opened model.
+        model: The model that the adapter is for; read through the backend `transformers`.
+        settings: How to train.
+        seed: Every other seed is derived from it.
+        out: A folder for the adapter in PEFT's format and `curves.jsonl`.
+        state: A folder for what a stopped run needs to resume.
+        progress: Advances with each step.
+
+    Raises:
+        ConfigError: If the model is not one of transformers, or a LoRA target is no layer of it.
+        DataError: If there are no texts.
+        ModelError: If the model cannot be loaded, or a loss is not finite.
+        StaleRunError: If `state` was made with other settings; names those that differ.
+        StoreError: If the state cannot be read or written.
+    """
+    opened = open_trainable(model, "use transformers")
+    check_targets(opened.network, settings.targets)
+    encoded = [_encoded(one, opened) for one in texts(opened)]
+    if not encoded:
+        raise DataError("there are no texts to train on")
+    return run_training(
+        opened,
+        encoded,
+        settings,
+        name=model.name,
+        identity={"texts": fingerprint(encoded), **settings.meaning()},
+        seed=seed,
+        out=out,
+        state=state,
+        progress=progress,
+        loss=text_example_loss,
+    )
+
+
+def _encoded(example: TextExample, model: TransformersModel) -> EncodedCase:
+    """A text as a case of one candidate, whose right answer the text is."""
+    prompt, text = model.encode_text(example.prompt, example.text, complete=example.complete)
+    return EncodedCase.of(example.query, [prompt], [(text, ())], [True])

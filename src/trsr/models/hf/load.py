@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from trsr.errors import ConfigError, ModelError
 from trsr.models.hf import low_rank
-from trsr.models.hf.fused_lora import fuse_lora, is_readable
+from trsr.models.hf.fused import fuse_lora, is_readable
 from trsr.models.settings import ModelSettings
 from trsr.models.token_tree.kv_cache import decoder_of
 from trsr.models.weights import PROCESSOR, file_digest, local_weights, quiet, sees

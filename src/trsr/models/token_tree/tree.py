@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trsr.models.hf.fused_lora import head_rows
+from trsr.models.hf.fused import head_rows
 from trsr.models.token_tree.kv_cache import Bank, can_keep, decoder_of, run, select
 from trsr.models.token_tree.packed import can_pack, run_packed
 from trsr.models.token_tree.prefix_cache import Prefix, PrefixCache

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from trsr.data import inputs
 from trsr.data.delimited import delimited, sniff
-from trsr.data.inference.roles import Roles, domain_of, liked_threshold, roles, text_fields
 from trsr.data.json_lines import json_value
 from trsr.data.readers.amazon import FORMATS
 from trsr.data.readers.base import USUAL_NAMES, Source, plain
 from trsr.data.readers.table import opened
 from trsr.data.report import RowCounts
+from trsr.data.roles import Roles, domain_of, liked_threshold, roles, text_fields
 from trsr.data.settings import READERS, Columns, DataSettings
 from trsr.data.text import catalog
 from trsr.errors import DataError

@@ -1,1 +1,0 @@
-"""Guesses columns, formats and texts of files that nobody described."""
