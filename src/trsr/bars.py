@@ -53,11 +53,7 @@ REDRAWN = 0.2
 
 
 class Bar:
-    """A job's progress: a bar on a terminal or in a notebook, else a line now and then.
-
-    Args:
-        name: Of the job, such as a stage.
-    """
+    """A job's progress: a bar on a terminal or in a notebook, else a line now and then."""
 
     def __init__(self, name: str) -> None:
         from rich.progress import (

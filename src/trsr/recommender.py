@@ -77,12 +77,7 @@ def open_cached(config: Config, settings: ModelSettings, adapter: Path | None = 
 def open_summarizer(
     config: Config, opened: Callable[[ModelSettings], LanguageModel] | None = None
 ) -> CachedModel:
-    """The summarizing model with the response cache around it.
-
-    Args:
-        config: All settings.
-        opened: Opens a model; None: as every other is opened.
-    """
+    """The summarizing model with the response cache around it."""
     model: LanguageModel = NoModel()
     if config.summarize.uses_llm:
         model = opened(config.summarizer) if opened else open_model(config.summarizer, None)
@@ -175,11 +170,6 @@ class SoftReading:
 def need_eyes(model: Any, settings: ModelSettings, otherwise: str) -> None:
     """Refuses a model that takes no images.
 
-    Args:
-        model: The opened model, cached or not.
-        settings: Its settings.
-        otherwise: What can be done instead.
-
     Raises:
         ModelError: Naming the model.
     """
@@ -193,13 +183,7 @@ def need_eyes(model: Any, settings: ModelSettings, otherwise: str) -> None:
 def open_title_model(
     config: Config, adapter: Path | None, *, keep: bool = True
 ) -> tuple[Any, TitleWriter]:
-    """The model that writes titles, and its prompt; tuned where an adapter is given.
-
-    Args:
-        config: All settings.
-        adapter: What the stage `train_title` made.
-        keep: Whether answers are kept in the response cache.
-    """
+    """The model that writes titles, and its prompt; tuned where an adapter is given."""
     model = open_model(config.model.for_texts, adapter)
     if keep:
         model = cached(model, open_cache(config.run.cache))
@@ -214,16 +198,7 @@ def rank_resources(
     ranker: Callable[[str], Ranker],
     progress: Progress | None = None,
 ) -> Resources:
-    """What the rankers of a run may use, in a stage or at run time.
-
-    Args:
-        config: The run's settings.
-        dataset: Its data.
-        open_ranking_model: Opens the language model, as `Resources.model` says.
-        open_titles: Opens the model that writes titles, and its prompt.
-        ranker: Gives a fitted ranker by its name.
-        progress: Shows long preparations.
-    """
+    """What the rankers of a run may use, in a stage or at run time."""
     progress = progress or Silent()
     return Resources(
         dataset.catalog,

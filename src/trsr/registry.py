@@ -77,11 +77,6 @@ def like(name: str, names: Sequence[str]) -> str:
 def optional(module: str, extra: str, what: str) -> Any:
     """Imports a library that only some parts need.
 
-    Args:
-        module: The module.
-        extra: The extra of trsr that brings it.
-        what: The part that needs it, for the message.
-
     Raises:
         ConfigError: If it is not installed; the message says how to install it.
     """

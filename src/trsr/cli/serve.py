@@ -54,11 +54,6 @@ def drop_key(run: Path, database: str, name: str) -> None:
 def serve(run: Path, options: dict[str, object], say: Callable[[str], None]) -> None:
     """Serves a run until it is stopped.
 
-    Args:
-        run: The run directory.
-        options: Of `ServeSettings`.
-        say: Prints a line.
-
     Raises:
         ConfigError: If an option is wrong, or keys are needed and there are none.
         StoreError: If the run or the database cannot be used.
@@ -137,10 +132,6 @@ def put_under_load(
 
 def mcp(run: Path, options: dict[str, object]) -> None:
     """Answers an agent on standard input and output, until that ends.
-
-    Args:
-        run: The run directory.
-        options: `database` and `ranker` of `ServeSettings`.
 
     Raises:
         ConfigError: If a library is missing.

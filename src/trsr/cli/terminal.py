@@ -26,12 +26,7 @@ def complain(message: str) -> None:
 
 
 class Bar(bars.Bar):
-    """A command's progress. Stopped from the keyboard, it ends with one line and exit code 130.
-
-    Args:
-        name: Of the job, such as a stage.
-        resumes: Whether the same command continues a stopped job.
-    """
+    """A command's progress. Stopped from the keyboard, it ends with one line and exit code 130."""
 
     def __init__(self, name: str, *, resumes: bool = True) -> None:
         super().__init__(name)
@@ -52,13 +47,7 @@ class Bar(bars.Bar):
 
 
 def command(name: str, *words: object, options: Sequence[str] = ()) -> str:
-    """A command of trsr as a shell takes it: ids and paths are quoted, and are never options.
-
-    Args:
-        name: Of the command, such as show.
-        words: Its arguments.
-        options: Its options.
-    """
+    """A command of trsr as a shell takes it: ids and paths are quoted, and are never options."""
     texts = [visible_name(str(word)) for word in words]
     dashed = any(text.startswith("-") for text in texts)
     line = [*options, "--", *texts] if dashed else [*texts, *options]

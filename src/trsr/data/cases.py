@@ -88,12 +88,7 @@ def history_columns(
 ) -> list[pl.Series]:
     """`items` and `times` of each user's interactions before `ends`; of these the latest `limit`.
 
-    Args:
-        records: All interactions.
-        users: [cases] codes.
-        ends: [cases] positions after the histories' last interactions.
-        limit: 0: all.
-        step: See `history_begins`.
+    `step` is that of `history_begins`; `limit` 0: all.
     """
     row, flat = spans(history_begins(records.starts[users], ends, limit, step), ends)
     columns = {
@@ -118,15 +113,7 @@ def sampled_cases(
 ) -> Iterator[pl.DataFrame]:
     """Cases whose negatives are drawn from the catalog, in frames of at most `CHUNK`.
 
-    Args:
-        records: All interactions.
-        positions: The targets' positions.
-        split: train, valid or test.
-        max_history: The latest interactions kept of a history; 0: all.
-        history_step: How many a longer history loses at a time (see `history_begins`).
-        n: Negatives a case.
-        seed: The run's.
-        weights: How likely each item is drawn; left out: all alike.
+    Histories are cut as `history_columns` cuts them; without weights all items are as likely.
     """
     for chunk in _chunks(positions):
         users, targets, seen = _seen_by(records, chunk)

@@ -25,10 +25,6 @@ def read_frame(given: Any, what: str) -> tuple[pl.DataFrame, FrameKind]:
     A lazy frame is collected. Of a pandas index what has a name becomes a column; an index without
     a name is left out.
 
-    Args:
-        given: The table.
-        what: What it holds, for messages: `interactions`.
-
     Raises:
         DataError: If it is no table, has no rows, two columns of one name, or a column whose
             cells are of no one type.

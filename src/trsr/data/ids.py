@@ -68,12 +68,7 @@ def id_text(
 
     Spaces around an id and control characters in it are dropped, and what stands for no id (see
     `MISSING`). The `.0` of whole numbers is dropped when every id of the column is a whole number.
-
-    Args:
-        column: The ids as they are written.
-        path: Their file, for messages.
-        encoding: Its own.
-        rows: How many rows have each id, where the column holds each once.
+    Where the column holds each id once, `rows` is how many rows have it.
 
     Raises:
         DataError: If an id has a line end in it, or the column holds no ids.

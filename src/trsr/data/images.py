@@ -134,13 +134,7 @@ def write_images(
 ) -> None:
     """Checks the images of items, and writes `TABLE` and `FOLDER`; each content is kept once.
 
-    Args:
-        images: Where they are.
-        ids: The items that matter.
-        settings: The bounds.
-        out: The folder; None: nothing is written.
-        row_counts: Counts what is missing, and why.
-        progress: Advances with each item.
+    Without a folder nothing is written.
 
     Raises:
         DataError: If more items than `data.max_without_image` have no image that can be used; says

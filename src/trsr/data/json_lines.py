@@ -25,12 +25,8 @@ def json_lines(path: Path, *, encoding: str = "utf-8", keys: Iterable[str] = ())
     """A JSON Lines file as text columns, null where a line has no such key.
 
     Numbers stand as they are written, lists and objects as their JSON: so no column can have mixed
-    types. Lines of Python literals (`{'id': 1, 'new': True}`) are read too.
-
-    Args:
-        path: The file.
-        encoding: Its own.
-        keys: The only ones that are kept; empty: all, wherever they first come.
+    types. Lines of Python literals (`{'id': 1, 'new': True}`) are read too. Of given keys no others
+    are kept; else all, wherever they first come.
 
     Raises:
         DataError: If it is empty, or a line is not a JSON object.
@@ -119,11 +115,6 @@ def _literal(line: str, where: str) -> dict[str, Any] | None:
 
 def json_value(text: str, where: str, *, of: type = object) -> Any:
     """What JSON text holds, numbers as the text that they are written as.
-
-    Args:
-        text: The JSON.
-        where: Its file and line, for messages.
-        of: The type that it must have.
 
     Raises:
         DataError: If it is not JSON, holds NaN or infinity, is nested too deep, or has a key twice

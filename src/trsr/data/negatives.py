@@ -49,9 +49,7 @@ class Weights:
     def by_popularity(cls, items: Ints, size: int) -> Weights:
         """Weights proportional to `count + 1`: every item can be drawn.
 
-        Args:
-            items: [n] the item code of each interaction that may be fitted on.
-            size: Items of the catalog.
+        Of the item codes, [n], of the interactions that may be fitted on.
         """
         weights = np.bincount(items, minlength=size).astype(np.float64) + 1
         cumulative = np.cumsum(weights)
@@ -140,13 +138,7 @@ def negatives(
 ) -> Ints:
     """[queries, n] items that the query's user has never seen and that are not its target.
 
-    Args:
-        keys: [queries] a key a query.
-        users: [queries] codes.
-        targets: [queries] codes.
-        seen: What every user has seen, in history or later.
-        n: Negatives a query.
-        weights: How likely each item is drawn; left out: all alike.
+    Without weights all items are as likely.
 
     Raises:
         DataError: If the catalog has too few such items for a user.

@@ -153,13 +153,6 @@ def records(
 
     Of texts each distinct one is held once, and of an interaction numbers alone.
 
-    Args:
-        source: What the reader found.
-        items: The catalog's ids, sorted.
-        settings: `max_unknown`, and which columns a split or filter needs.
-        seed: For the order of interactions at one time, if the settings want a random one.
-        row_counts: Counts what is left out.
-
     Raises:
         DataError: If the file cannot be read, no interaction is left, or too many items are
             unknown.

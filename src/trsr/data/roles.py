@@ -72,10 +72,6 @@ def text_fields(items: pl.DataFrame, reasons: list[str]) -> tuple[str, ...]:
 
     Left out: links, vectors, nearly empty or constant columns, codes, and numbers other than a
     price or a year.
-
-    Args:
-        items: Of `catalog`.
-        reasons: A sentence is added.
     """
     texts = [
         _profile(column) for column in items.head(_ITEMS).iter_columns() if column.name != "id"
@@ -297,13 +293,7 @@ def roles(
 ) -> Roles:
     """Guesses the roles of all columns.
 
-    Args:
-        rows: The first interactions, as they come.
-        items: All items, as they come; None: each interaction describes its item.
-        path: The interactions' file, for messages.
-        items_path: The items' file, for messages.
-        reasons: A sentence is added for each guess.
-        known: Roles that need no guess.
+    Without items each interaction describes its item. `known` are roles that need no guess.
 
     Raises:
         DataError: If a column that is needed cannot be found, or a known one is not there.

@@ -80,13 +80,9 @@ def seconds(column: pl.Series, path: Path, pattern: str = "") -> Times:
 
     A time of the day alone is in seconds since midnight.
 
-    Numbers of several units (1700000000 and 1700000000000), or beside dates, become seconds.
-    Dates with a day above 12 decide whether 3/4/2024 is in March or April.
-
-    Args:
-        column: Of any type.
-        path: Its file, for messages.
-        pattern: How dates are written, as for `strptime`; empty: found.
+    Numbers of several units (1700000000 and 1700000000000), or beside dates, become seconds. Dates
+    with a day above 12 decide whether 3/4/2024 is in March or April. The pattern is that of
+    `strptime`; empty: found.
 
     Raises:
         DataError: If more than one time in a hundred is neither a number nor a date that can be

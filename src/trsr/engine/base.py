@@ -92,12 +92,7 @@ class Engine(Protocol):
         """Does each shard exactly once, no matter who else asks for the same ones.
 
         A shard that fails is reported, and the others go on. One whose process was killed is done
-        again.
-
-        Args:
-            work: What to do.
-            shards: Of what; their keys differ.
-            resources: What it may use.
+        again. The shards' keys differ.
 
         Yields:
             What became of each, as it finishes; also of those that other processes do meanwhile.
@@ -113,12 +108,8 @@ class Engine(Protocol):
     ) -> list[Done[S]]:
         """Does shards that need each other, all at one time, each by a worker of its own.
 
-        Args:
-            work: What to do.
-            make: The shards for so many workers.
-            most: Workers that are of use.
-            resources: What it may use.
-            look: Called now and then.
+        `make` gives the shards for so many workers, of which `most` are of use; `look` is called
+        now and then.
 
         Returns:
             What became of each. Where one failed or lost its worker, the others are stopped, and
@@ -127,11 +118,7 @@ class Engine(Protocol):
 
 
 class Kept:
-    """Idle workers, which the next call of this process goes on with: starting them takes seconds.
-
-    Args:
-        end: Ends one.
-    """
+    """Idle workers that the next call of this process goes on with: starting one takes seconds."""
 
     _every: ClassVar[list[Kept]] = []
     _uses: ClassVar[int] = 0
@@ -205,12 +192,8 @@ def exclusive(
 ) -> Iterator[filelock.BaseFileLock]:
     """Lets one process at a time do what has this key; the others wait for it.
 
-    The system releases a killed process's lock.
-
-    Args:
-        folder: What all processes share; its disk must keep file locks.
-        key: Of the work.
-        waits: Called once where another process holds it.
+    The system releases a killed process's lock. All processes share the folder, and its disk must
+    keep file locks. `waits` is called once where another process holds the key.
     """
     lock = _lock(folder, key)
     if not _acquired(lock):
@@ -229,12 +212,7 @@ def attempt(
 ) -> Done[S] | None:
     """Does a shard, unless it is done; None while another process does it.
 
-    Args:
-        folder: Of the locks.
-        work: What to do.
-        shard: Of what.
-        before: `failed_at` when the call began: a failure since is another process's, and final.
-        progress: Of the work.
+    `before` is `failed_at` when the call began: a failure since is another process's, and final.
     """
     lock = _lock(folder, shard.key)
     if not _acquired(lock):

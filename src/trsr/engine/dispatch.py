@@ -42,10 +42,7 @@ class Fleet(Protocol[S]):
 def dispatch(fleet: Fleet[S], shards: Sequence[S], attempts: int) -> Iterator[Done[S]]:
     """Does each shard once; one that lost its worker comes again, behind all others.
 
-    Args:
-        fleet: The workers.
-        shards: What to do.
-        attempts: Workers that a shard may lose: one that takes too much memory loses them all.
+    It may lose so many: one that takes too much memory loses them all.
 
     Yields:
         What became of each, as it finishes.
@@ -90,11 +87,8 @@ def together(
 ) -> list[Done[S]]:
     """Does shards that need each other, all at one time, each by a worker of its own.
 
-    Args:
-        fleet: As many workers.
-        shards: What to do.
-        look: Called now and then.
-        stays: Whether there is room for the workers that are not there yet.
+    `look` is called now and then; `stays` tells whether there is room for those that are not there
+    yet.
 
     Returns:
         What became of each. Where one failed or lost its worker: what was known until then, this

@@ -126,12 +126,7 @@ class Share:
 
 
 def shares(workers: int, devices: Sequence[str]) -> list[Share]:
-    """Each worker's part; where there are more workers than cores or GPUs, some share.
-
-    Args:
-        workers: How many.
-        devices: The GPUs, by the names that CUDA knows them by.
-    """
+    """Each worker's part; where there are more workers than cores or GPUs, some share."""
     each = max(1, cores() // workers)
     threads = {name: str(each) for name in THREADS if name not in os.environ}
     found = []

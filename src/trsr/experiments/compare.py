@@ -361,14 +361,7 @@ def make_system(
     ranker: str,
     metrics: Sequence[str],
 ) -> System:
-    """One ranker of one run, or of several that differ by their seed alone.
-
-    Args:
-        name: As it is printed.
-        runs: One for each seed; they ranked the same queries.
-        ranker: The ranker.
-        metrics: Which of the runs' metrics.
-    """
+    """One ranker of one run, or of several that differ by their seed alone."""
     tables = [run.of(ranker) for run in runs]
     values = {one: np.stack([rows[one].to_numpy() for rows in tables]) for one in metrics}
     bounds = frozenset().union(*(run.bounds[ranker] for run in runs))

@@ -38,10 +38,7 @@ def base_model(config: Config) -> tuple[str, str | None]:
 def text(recommender: Recommender, to: str, licence: str = "") -> str:
     """The card of a run's ranking model.
 
-    Args:
-        recommender: Of the run, with the ranker of the language model.
-        to: The format that it stands beside.
-        licence: As a hub names it; empty: the base model's where it is known.
+    Without a licence it is the base model's, where it is known.
     """
     hub = optional("huggingface_hub", "local", "the model card")
     config, run = recommender.config, RunDirectory(recommender.dataset.folder)

@@ -241,12 +241,7 @@ def measure(
 ) -> Curve:
     """Ranks the same queries by each form of a model, in turns, so that all share the machine.
 
-    Args:
-        config: The run's settings.
-        cases: What to rank, with summaries.
-        catalog: The run's items.
-        forms: The whole model first, named `WHOLE`.
-        progress: Advances by each query and form.
+    The whole model is the first form, named `WHOLE`.
 
     Raises:
         PromptError: If no query's prompts fit.

@@ -97,9 +97,7 @@ def _agreeing(config: Config) -> str:
 def agreement(student: pl.DataFrame, teacher: pl.DataFrame) -> list[tuple[float, bool]]:
     """By query: the rank correlation over the teacher's items, and whether the first is the same.
 
-    Args:
-        student: Lists as `Rankings.frame` has them; an item that a list lacks is behind its others.
-        teacher: Likewise.
+    Lists are as `Rankings.frame` has them; an item that the student's lacks is behind its others.
     """
     both = teacher.join(student, on="query", suffix="_student")
     found = []

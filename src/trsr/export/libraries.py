@@ -78,9 +78,7 @@ class Transformers(_Tokenized):
 class Peft(Transformers):
     """PEFT, which puts the adapter on its base model.
 
-    Args:
-        folder: The adapter's.
-        base: The base model's, where it is not fetched by the adapter's own name for it.
+    `base` is that model's folder, where it is not fetched by the adapter's own name for it.
     """
 
     def __init__(self, folder: Path, base: Path) -> None:

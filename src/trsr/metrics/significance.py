@@ -94,16 +94,11 @@ class Sample:
 def bootstrap(sample: Sample, *, seed: int = 0, confidence: float = 0.95) -> Floats:
     """BCa intervals of the means over queries.
 
-    Bias-corrected and accelerated percentiles (Efron, "Better bootstrap confidence intervals",
-    JASA 1987, equations 2.3 and 6.6), users drawn with replacement, the acceleration from leaving
-    out a user at a time. A column whose resampled means are all equal has an interval of one
-    point. `scipy.stats.bootstrap` finds the same up to its draws, but needs users² numbers for
-    each column.
-
-    Args:
-        sample: Of at least two users.
-        seed: Of the draws.
-        confidence: Of the interval.
+    Bias-corrected and accelerated percentiles (Efron, "Better bootstrap confidence intervals", JASA
+    1987, equations 2.3 and 6.6), users drawn with replacement, the acceleration from leaving out a
+    user at a time. A column whose resampled means are all equal has an interval of one point.
+    `scipy.stats.bootstrap` finds the same up to its draws, but needs users² numbers for each
+    column. The sample is of at least two users.
 
     Returns:
         [2, columns] lower and upper ends.
@@ -133,17 +128,14 @@ def bootstrap(sample: Sample, *, seed: int = 0, confidence: float = 0.95) -> Flo
 def flip_signs(sample: Sample, *, seed: int = 0) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """The paired randomization test: how often chance makes a mean difference as large as seen.
 
-    If two rankers are alike, each user's differences could as well have had the other sign
-    (Fisher 1935; Smucker, Allan and Carterette, "A comparison of statistical significance tests
-    for information retrieval evaluation", CIKM 2007). Two-sided. With at most 14 users whose sums
-    are not 0 all patterns are tried; else the p-value is (1 + hits) / (1 + draws), which is never
-    0 (Phipson and Smyth, "Permutation p-values should never be zero", 2010, equation 2). Where the
+    If two rankers are alike, each user's differences could as well have had the other sign (Fisher
+    1935; Smucker, Allan and Carterette, "A comparison of statistical significance tests for
+    information retrieval evaluation", CIKM 2007). Two-sided. With at most 14 users whose sums are
+    not 0 all patterns are tried; else the p-value is (1 + hits) / (1 + draws), which is never 0
+    (Phipson and Smyth, "Permutation p-values should never be zero", 2010, equation 2). Where the
     users are too many for all draws and none of them was a hit, it is the normal tail, as sums of
-    so many flipped signs are normal, and no lower than all draws could give.
-
-    Args:
-        sample: Differences; at least one user.
-        seed: Of the draws.
+    so many flipped signs are normal, and no lower than all draws could give. The sample holds
+    differences of at least one user.
 
     Returns:
         [columns] p-values, and whether each is exact.

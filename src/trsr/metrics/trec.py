@@ -46,10 +46,7 @@ def unescape(text: str) -> str:
 def write_trec_run(path: Path, ranker: str, lists: Iterable[RankedList]) -> None:
     """Writes a ranker's lists: `query Q0 item rank score ranker`, best first.
 
-    Args:
-        path: The file to write.
-        ranker: The tag of the last column.
-        lists: Read once; queries without a list are not in the file.
+    Lists are read once; queries without a list are not in the file.
     """
     tag = escape(ranker)
     with files.writing_text(path) as file:
@@ -67,9 +64,7 @@ def read_trec_run(path: Path) -> dict[str, dict[str, float]]:
     """Reads `query Q0 item rank score tag` lines, in any order; scores decide, ranks do not.
 
     Ids are read as `escape` writes them, so a `%` in a file of another tool must be written `%25`.
-
-    Args:
-        path: The file; its tags are not read, so it should be of one ranker.
+    Tags are not read, so the file should be of one ranker.
 
     Returns:
         Query → item → score.
@@ -114,12 +109,7 @@ def _read_line(line: str, place: str) -> tuple[str, str, float]:
 
 
 def write_qrels(path: Path, cases: Iterable[Case]) -> None:
-    """Writes the right answers: `query 0 item 1`; what is not in the file is not relevant.
-
-    Args:
-        path: The file to write.
-        cases: Read once.
-    """
+    """Writes the right answers: `query 0 item 1`; what is not in the file is not relevant."""
     with files.writing_text(path) as file:
         for case in cases:
             query = escape(case.query.id)

@@ -32,9 +32,6 @@ class ApartModel:
 
     The process is started again where it has ended.
 
-    Args:
-        settings: Of the backend transformers or openvino.
-
     Raises:
         ModelError: If the model cannot be loaded.
     """

@@ -69,13 +69,8 @@ class ChatFormat:
 
     It is the chat template, with the begun answer as an open last assistant message. A template
     without system messages gets their text before the first user message. Without a template,
-    messages stand under `LABELS`. Special tokens in message contents are escaped first.
-
-    Args:
-        tokenizer: A fast tokenizer of transformers.
-        name: The model's name, for messages.
-        backend: What runs the model, for messages.
-        specials: Further text that the model reads as markup (`model.special_tokens`).
+    messages stand under `LABELS`. Special tokens in message contents are escaped first. `specials`
+    is further text that the model reads as markup (`model.special_tokens`).
     """
 
     def __init__(

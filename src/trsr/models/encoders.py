@@ -53,11 +53,8 @@ class Encoder(Protocol):
 class SentenceEncoder:
     """A sentence-transformers model on this machine: the GPU where there is one.
 
-    Weights are read as safetensors only, and no code that comes with them is run.
-
-    Args:
-        name: An embedded model's name, a folder or a hub id.
-        progress: Shows fetching.
+    Weights are read as safetensors only, and no code that comes with them is run. `name` is an
+    embedded model's, a folder or a hub id.
 
     Raises:
         ConfigError: If sentence-transformers is not installed.
@@ -126,9 +123,6 @@ def check_bidirectional(decoder: Any) -> None:
     Libraries drop or ignore the switch without a word, and such vectors would know each word from
     the left alone.
 
-    Args:
-        decoder: A network of transformers, without a head, in evaluation mode.
-
     Raises:
         ModelError: If the first state stays.
     """
@@ -157,12 +151,6 @@ def embed(
     A text's vector is computed once a model and kept in `<cache>/embeddings/<identity>`: Parquet
     files of a few thousand each, written whole or not at all, named by what they hold. Several
     processes may fill the folder at once.
-
-    Args:
-        texts: In any order, repeated or not.
-        encoder: The model.
-        cache: trsr's cache folder; None: the usual one.
-        progress: Shows what must be computed.
 
     Raises:
         ModelError: If the model gives values that are no numbers, or the cache cannot be written.

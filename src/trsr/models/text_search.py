@@ -30,10 +30,7 @@ class Begun:
 class Search:
     """The search after one prompt.
 
-    Args:
-        stem: The prompt's tokens.
-        texts: The texts' tokens with their ends, sorted and distinct: none begins another.
-        beams: How many begun texts are kept.
+    The texts' tokens have their ends, and are sorted and distinct: none begins another.
 
     Attributes:
         found: The score of each finished text, by its place.

@@ -23,12 +23,8 @@ SUMMARIES = 2**30
 class VectorNumbers:
     """Numbers for texts: each has as many as an encoder makes vectors of it.
 
-    They follow from the text, so that a training that goes on has the same ones.
-
-    Args:
-        base: The first number; none is a token's.
-        count: Vectors of one text.
-        setting: What says how many there are, for messages.
+    They follow from the text, so that a training that goes on has the same ones. None of them, from
+    `base` on, is a token's.
     """
 
     def __init__(self, base: int, count: int, setting: str = "prompts.item_vectors") -> None:
@@ -72,8 +68,7 @@ class VectorNumbers:
     def forget(self, keep: int) -> None:
         """Forgets all but the latest texts; what was read by their numbers must be forgotten too.
 
-        Args:
-            keep: How many stay: a pass under way may hold them.
+        A pass under way may hold the latest.
         """
         with self._lock:
             for text in list(self._first)[: max(0, len(self._first) - keep)]:
@@ -92,12 +87,6 @@ class VectorNumbers:
 
 class VectorFormat(ChatFormat):
     """The chat format of a model with an item encoder.
-
-    Args:
-        tokenizer: As of `ChatFormat`.
-        name: The model's name, for messages.
-        numbers: Stand for the vectors.
-        specials: Further text that the model reads as markup.
 
     Attributes:
         summaries: Stand for soft summaries, where the model takes them.

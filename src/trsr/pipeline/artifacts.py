@@ -134,10 +134,7 @@ def run_summaries(
 ) -> tuple[dict[str, Summary], SummaryCounts]:
     """The summaries of a run's splits by query id, held to its cases.
 
-    Args:
-        dataset: The run's data.
-        splits: Which.
-        needed: Whether they are to be read: then queries without one are counted.
+    Where they are to be read, queries without one are counted.
 
     Raises:
         StoreError: If a file is damaged; if a summary is of another user than the query, or has

@@ -35,13 +35,7 @@ def compress_ranker(
 ) -> dict[str, Any]:
     """Compresses a run's ranking model, calibrated on its own prompts of training cases.
 
-    Args:
-        config: All settings; `compress` says which share of the layers is kept, and how.
-        dataset: The run's data.
-        adapter: The trained adapter; None: the model as it came.
-        out: An empty folder for the model.
-        state: A folder for finished layers and steps: a stopped call goes on there.
-        progress: Shows the cases, layers and steps.
+    Finished layers and steps lie in `state`, where a stopped call goes on.
 
     Returns:
         What `compress.json` holds.

@@ -318,9 +318,6 @@ def read_table(path: Path, columns: Sequence[str], key: tuple[str, ...] = ()) ->
 def check_comparable(runs: Sequence[FinishedRun]) -> None:
     """Refuses runs that did not rank the same candidates of the same queries.
 
-    Args:
-        runs: At least one.
-
     Raises:
         DataError: Saying in what they differ, with an example.
     """

@@ -210,17 +210,7 @@ def write_pages(
     stages: Sequence[str],
     retriever: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the report in all its forms, and the files for other tools.
-
-    Args:
-        job: The stage's.
-        report: Of the rankings.
-        dataset: The run's.
-        summaries: By query.
-        rankings: By ranker.
-        stages: The names of the stages that are done, in order.
-        retriever: Its figures, where there is one.
-    """
+    """Writes the report in all its forms, and the files for other tools."""
     config = job.config
     header, rows, notes = report.rows()
     values = report.to_json() | {"table": {"header": header, "rows": rows, "notes": notes}}
@@ -360,13 +350,7 @@ def stage_times(
     order: Sequence[str],
     planned: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
 ) -> list[StageTime]:
-    """What each stage took and did.
-
-    Args:
-        records: By name.
-        order: The names of the stages that are wanted, in order.
-        planned: What each was planned to take.
-    """
+    """What each stage took and did."""
     return [
         StageTime(
             name,
@@ -398,12 +382,7 @@ def _counts(info: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
 
 
 def made_with(records: Mapping[str, StageRecord], order: Sequence[str]) -> list[tuple[str, str]]:
-    """(what, which) of the machine and the packages; with the stages where these differ in it.
-
-    Args:
-        records: By name.
-        order: The names of the stages that are wanted, in order.
-    """
+    """(what, which) of the machine and the packages; with the stages where these differ in it."""
     found: dict[str, dict[str, list[str]]] = {}
     for name in order:
         info = records[name].info if name in records else {}

@@ -188,8 +188,7 @@ class CostBook:
     def watch(self, counts: CacheCounts) -> None:
         """Counts what a model is asked from now on.
 
-        Args:
-            counts: The model's (see `CachedModel`): the model may go when its ranker is done.
+        The model may go when its ranker is done.
         """
         self._model_counts.append(counts)
 
@@ -205,12 +204,7 @@ class CostBook:
         return round(self._preparing.get(name, 0.0), 3)
 
     def ranking(self, name: str, lists: Iterable[RankedBatch]) -> Iterator[RankedBatch]:
-        """Yields the lists as they are; when all are there, their cost is in the book.
-
-        Args:
-            name: The ranker.
-            lists: What it makes.
-        """
+        """Yields the lists as they are; when all are there, their cost is in the book."""
         before = self._counts()
         seconds, queries, source = 0.0, 0, iter(lists)
         while True:
@@ -249,11 +243,6 @@ class RankingModelCounts:
     """Opens the language model for rankers, and counts what was asked.
 
     Of models and writers the counts alone are kept: a model must go when its ranker is done.
-
-    Args:
-        config: All settings.
-        run: Where the adapter is.
-        book: Counts what each model is asked.
     """
 
     def __init__(self, config: Config, run: RunDirectory, book: CostBook) -> None:
@@ -368,14 +357,7 @@ def check_prepared(config: Config, dataset: Dataset) -> None:
 
 
 class Ranking:
-    """What ranks the queries of a run: its data, the rankers, and what is counted.
-
-    Args:
-        config: All settings.
-        run: The run directory.
-        proposals: The file of what the retriever proposed, where it has been made.
-        progress: Shows how far the work is.
-    """
+    """What ranks the queries of a run: its data, the rankers, and what is counted."""
 
     def __init__(
         self, config: Config, run: RunDirectory, proposals: Path, progress: Progress

@@ -288,11 +288,6 @@ def is_finished(stages: Sequence[Stage], config: Config, run: RunDirectory) -> b
 def is_made(output: RunDirectory, command: str, meaning: Mapping[str, Any]) -> bool:
     """Whether a command's own folder holds its very result.
 
-    Args:
-        output: The folder, `--out`.
-        command: Whose.
-        meaning: All that the result depends on, as plain values.
-
     Raises:
         StaleRunError: If it holds a result of other settings.
         StoreError: If it holds something else.
@@ -329,8 +324,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 def fingerprint(sources: Mapping[str, Path | None]) -> dict[str, list[int]]:
     """Size and time of change of source files, to notice that the data is another.
 
-    Args:
-        sources: role → a file, or a folder whose files are all meant.
+    Of a folder all files are meant.
 
     Returns:
         A file's name → both numbers; `role:name` where files of several roles share the name.

@@ -110,13 +110,7 @@ def is_sharded(config: Config) -> bool:
 
 
 def cut(job: Job, total: int, names: tuple[str, ...] = ()) -> list[StageShard]:
-    """The shards of a stage.
-
-    Args:
-        job: The stage's.
-        total: How many users or queries there are.
-        names: What is asked of them.
-    """
+    """The shards of a stage."""
     folder, host = job.work / "shards", socket.gethostname()
     size = job.config.run.shard_size
     whole = digest([job.key, FORMAT, names])
@@ -179,12 +173,8 @@ def resources_of(config: Config) -> Resources:
 def do_shards(job: Job, work: Work[StageShard], shards: Sequence[StageShard]) -> dict[str, float]:
     """Does the shards that are not done; the bar, which the caller begins, counts all.
 
-    Returns what `waited` gives.
-
-    Args:
-        job: The stage's.
-        work: Does a shard, and returns the tokens that a model computed for it.
-        shards: Their keys differ.
+    Returns what `waited` gives. Their keys differ; the work returns the tokens that a model
+    computed for a shard.
 
     Raises:
         ConfigError: If the cluster cannot be used.
@@ -213,10 +203,7 @@ def waited(engine: Engine) -> dict[str, float]:
 def plus(one: Any, other: Any, sign: int = 1) -> Any:
     """Counts added, table by table; what is no number is as in `one`.
 
-    Args:
-        one: Plain values.
-        other: Others; what it lacks counts as nothing.
-        sign: −1: subtracted.
+    What the other lacks counts as nothing; with the sign −1 it is subtracted.
     """
     if isinstance(one, Mapping):
         other = other or {}

@@ -67,12 +67,7 @@ def _usage(model: Any) -> dict[str, Any]:
 def summarized_in_shards(
     job: Job, tables: Mapping[str, Cases]
 ) -> tuple[dict[str, Summary], dict[str, Any]]:
-    """As `Summarizer.run`, in shards of users: all histories of a user begin alike.
-
-    Args:
-        job: The stage's.
-        tables: The cases by split.
-    """
+    """As `Summarizer.run`, in shards of users: all histories of a user begin alike."""
     shards = cut(job, users := len(_users(tables)))
     job.progress.begin(users, "users")
     waited = do_shards(job, _summarize_shard, shards)

@@ -47,11 +47,7 @@ SECONDS = 6.0
 def computing(shape: Shape | None, kind: str, counts: Counts, settings: ModelSettings) -> Work:
     """The work of counted prompts.
 
-    Args:
-        shape: The model's sizes; None: nothing is known of its operations.
-        kind: `prefill`, `generation`, or `scoring`.
-        counts: What is asked.
-        settings: The model's: how many prompts are generated side by side.
+    Without a shape nothing is known of its operations.
     """
     asked = max(counts.prompts - counts.hits, 0)
     context = counts.tokens / max(asked, 1)
@@ -72,12 +68,7 @@ def training_work(
     """The work of LoRA's steps: forward, and backward through the adapted layers.
 
     A frozen layer's backward product is done once, for its input's gradient; attention's twice.
-
-    Args:
-        shape: The model's sizes; None: nothing is known of its operations.
-        counts: What is trained on.
-        config: The run's settings.
-        whole: Whether gradients go through all layers, down to vectors that an encoder made.
+    With `whole`, gradients go through all layers, down to vectors that an encoder made.
     """
     if shape is None:
         return Work("training", counts.distinct, 0.0)
@@ -94,12 +85,8 @@ def encoding(
 ) -> Work:
     """The work of passes that score nothing, as an encoder's.
 
-    Args:
-        shape: The model's sizes; None: nothing is known of its operations.
-        kind: As of `Work`.
-        tokens: How many are read.
-        context: How many each looks at, in the mean.
-        backward: Gradients go through this share of the layers.
+    Each token looks at `context` others, in the mean; gradients go through the share `backward` of
+    the layers.
     """
     if shape is None:
         return Work(kind, tokens, 0.0)
@@ -123,12 +110,6 @@ def bench_writing(
     reader: Reader, prompts: Sequence[Prompt], sampling: Sampling, speeds: Speeds
 ) -> tuple[str, list[str]]:
     """Times the reading of prompts, and the writing of texts, side by side as in a run.
-
-    Args:
-        reader: Of the summarizing model.
-        prompts: Some of the run's, in any order.
-        sampling: As in the run.
-        speeds: Takes the result.
 
     Returns:
         The model's identity, and what it wrote.
@@ -184,12 +165,7 @@ def bench_training(
 ) -> None:
     """Times some of training's steps, with several epochs also those of the second, and passes.
 
-    Args:
-        config: The run's settings.
-        reader: Of the ranking model.
-        cases: Some training cases.
-        folder: Where the adapter is left, in `adapter`.
-        speeds: Takes the result.
+    The adapter is left in the folder's `adapter`.
     """
     from trsr.training.activation_cache import FILE, ActivationCache, first_adapted_layer
     from trsr.training.start import isolated_random_state, open_trainable
@@ -282,13 +258,7 @@ def bench_scoring(
 ) -> str:
     """Times the ranking of some queries by the language model, as the stage does it.
 
-    Args:
-        config: The run's settings.
-        catalog: The items.
-        reader: Of the ranking model.
-        queries: With summaries; the first ones warm up.
-        adapter: The LoRA adapter; None: the model as it came.
-        speeds: Takes the result.
+    The first query warms up.
 
     Returns:
         The model's identity.

@@ -46,12 +46,8 @@ class Reader:
     """How a model reads prompts, without the model: its tokenizer, and its sizes.
 
     Where they are not on this machine, a token is taken as four bytes, and the sizes are guessed
-    from the name. Nothing is downloaded, but a model that comes with trsr.
-
-    Args:
-        settings: The model's.
-        items: Vectors in the place of an item's text; 0: the text is read.
-        summary: Vectors of a soft summary; 0: it takes none.
+    from the name. Nothing is downloaded, but a model that comes with trsr. Vectors stand in the
+    place of `items` and of a soft `summary`, so many each; 0: none do.
 
     Attributes:
         settings: The model's.
@@ -156,12 +152,7 @@ _MARKS = re.compile("[\ue000-\uefff]")
 
 
 def plain(prompt: Prompt, *, vectors: bool = False) -> tuple[Prompt, int]:
-    """A prompt's text alone, without marks, and how many of its parts are no text.
-
-    Args:
-        prompt: Any.
-        vectors: Whether vectors stay too.
-    """
+    """A prompt's text alone, without marks, and how many of its parts are no text."""
     kept = (str, Vectors) if vectors else str
     own = [
         Message(
@@ -216,11 +207,7 @@ class Counts:
 
 
 class Encoders:
-    """What the encoders of items and of soft summaries read, in tokens, slots among them.
-
-    Args:
-        reader: Of the ranker in whose prompts their vectors stand.
-    """
+    """What the encoders of items and of soft summaries read, in tokens, slots among them."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -252,9 +239,7 @@ class Encoders:
     def trained(self, cases: Sequence[EncodedCase], reach: int) -> tuple[int, int, int]:
         """Tokens that one pass of training reads for some cases, while both encoders learn.
 
-        Args:
-            cases: With vectors.
-            reach: Gradients go through so many latest blocks of a summary.
+        Gradients go through the latest `reach` blocks of a summary.
 
         Returns:
             Those of items; of a summary's latest blocks, with gradients; and of earlier ones.
@@ -281,12 +266,6 @@ class StandIn:
     """Answers like a model behind the response cache, at once, and counts what it was asked.
 
     A stored answer is given as it is. Any other is one of the given texts, chosen by the prompt.
-
-    Args:
-        reader: Turns prompts into tokens.
-        texts: What it may write.
-        store: Stored answers; None: there are none.
-        identity: The model's, as its stored answers know it.
 
     Attributes:
         counts: What it was asked since `take` was last called.

@@ -246,15 +246,7 @@ class _Training:
 
 
 class _Planning:
-    """One plan on its way.
-
-    Args:
-        config: The run's settings.
-        dataset: Its data, prepared.
-        speeds: Of the machine that is planned for; None: this one, to be measured.
-        price: Dollars an hour.
-        progress: Shows how far it is.
-    """
+    """One plan on its way."""
 
     def __init__(
         self,
@@ -548,14 +540,8 @@ class _Planning:
         """The work of what follows the training of a ranker of texts.
 
         That ranker scores all cases. The ranker of vectors learns from it with the encoders; then
-        by itself, maybe with that of summaries, from the vectors of all items, made once.
-
-        Args:
-            one: Gets what the encoders read.
-            reader: Of the ranker of vectors.
-            texts: The first training.
-            own: The cases with vectors.
-            made: How many trainings are made with them: 2, or the last alone.
+        by itself, maybe with that of summaries, from the vectors of all items, made once. Two
+        trainings are made with vectors, or the last alone (`made`).
         """
         config, shape = self.config, reader.shape
         scale = own.counts.cases / len(own.cases)

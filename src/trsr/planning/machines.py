@@ -138,9 +138,7 @@ class Shape:
     def forward(self, tokens: float, context: float) -> float:
         """Operations of a forward pass, a multiply-add counted as two; norms are left out.
 
-        Args:
-            tokens: How many are computed.
-            context: How many each looks at, in the mean.
+        Each token looks at `context` others, in the mean.
         """
         return tokens * (2 * self.linear + 4 * self.layers * self.width * context)
 
@@ -267,9 +265,6 @@ def own_machine() -> Gpu:
 
 def like(path: Path) -> Speeds:
     """The speeds of a machine where `trsr plan` measured them.
-
-    Args:
-        path: Its plan.json.
 
     Raises:
         ConfigError: If the file cannot be read, or holds no such speeds.

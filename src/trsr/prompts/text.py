@@ -183,9 +183,6 @@ class Keywords:
     its part in the divergence of the two, and the main part of Dunning's log-likelihood ratio
     ("Accurate methods for the statistics of surprise and coincidence", 1993). Words that are as
     frequent everywhere, such as articles, weigh nothing. Words are compared by their stems.
-
-    Args:
-        catalog: The texts of all items.
     """
 
     def __init__(self, catalog: Iterable[str]) -> None:

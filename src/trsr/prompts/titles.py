@@ -39,10 +39,6 @@ def title_of(item: Item, settings: PromptSettings) -> str:
 class Titles:
     """The titles of a catalog's items. Items whose titles have one key share one title.
 
-    Args:
-        items: The catalog, in its order.
-        settings: How many words of a title are shown.
-
     Attributes:
         texts: Each title once, in an order that does not depend on the items'.
         rows: Of each item its title's place in `texts`; −1 where it has none.
@@ -113,11 +109,6 @@ def _is_cut(item: Item, text: str) -> bool:
 
 class TitleWriter:
     """Writes the prompt that asks for the next title.
-
-    Args:
-        settings: The domain, how many of the latest titles are shown, and how many words of each.
-        count_tokens: The tokens of a prompt as the model reads it.
-        context_tokens: The most tokens of a prompt and a title together.
 
     Attributes:
         settings: As given.

@@ -29,10 +29,6 @@ class Budget:
     We count tokens only where a bound does not decide. No tokenizer of today's language models
     (byte-level BPE, or SentencePiece with byte fallback) makes more tokens of a text than it has
     UTF-8 bytes. So the template's own tokens plus the bytes of its values bound the prompt.
-
-    Args:
-        count: The tokens of a prompt, as the model reads it.
-        tokens: The most there may be.
     """
 
     def __init__(self, count: Callable[[Prompt], int], tokens: int) -> None:
@@ -233,10 +229,7 @@ class PromptWriter:
     def item_text(self, item: Item, words: int, *, numbers: bool = True) -> str:
         """An item as one line, `column: value; column: value`, without its id.
 
-        Args:
-            item: The item.
-            words: Most words of a value whose column has no limit of its own in the settings.
-            numbers: Whether to show words with digits.
+        `words` holds where the settings have no limit for a column.
         """
         return self._line(item, words, numbers).text()
 

@@ -195,19 +195,11 @@ class Ranker(abc.ABC):
         return cls.fit is not Ranker.fit
 
     def fit(self, data: FitData, options: FitOptions) -> None:  # noqa: B027
-        """Learns from training data; here: nothing.
-
-        Args:
-            data: What it may learn from.
-            options: How.
-        """
+        """Learns from training data; here: nothing."""
 
     @abc.abstractmethod
     def score(self, batch: QueryBatch) -> ScoreBatch:
         """One score a query and column.
-
-        Args:
-            batch: The queries.
 
         Raises:
             PromptError: If a query's prompt cannot be made to fit.
@@ -235,11 +227,7 @@ class Ranker(abc.ABC):
         return ASKED if self.traits_of(self.config).uses_llm else FEW
 
     def save(self, folder: Path) -> None:
-        """Writes what was learned into an empty folder.
-
-        Args:
-            folder: It must exist.
-        """
+        """Writes what was learned into an empty folder."""
         plain = {}
         for key, value in vars(self).items():
             if not key.endswith("_"):
@@ -268,10 +256,6 @@ class Ranker(abc.ABC):
     @classmethod
     def load(cls, folder: Path, resources: Resources) -> Self:
         """Opens what `save` wrote; arrays are read as they are needed.
-
-        Args:
-            folder: The ranker's.
-            resources: What it may use.
 
         Raises:
             StoreError: If the folder holds no such ranker, or a file is damaged.
@@ -385,13 +369,7 @@ def score_what_fits(
     """Scores on past queries whose prompt cannot be made to fit.
 
     When a batch fails, its queries are asked one by one, so only those that fail alone are left
-    out.
-
-    Args:
-        ranker: Any ranker.
-        batches: What to score.
-        skipped: Gets each query that was left out, and why.
-        name: The ranker's, for messages; left out: its own.
+    out. `skipped` gets each query that is left out, and why.
 
     Yields:
         The batches with their scores, in order, without the queries that were left out.

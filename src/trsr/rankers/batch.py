@@ -132,10 +132,7 @@ class QueryBatch:
     ) -> QueryBatch:
         """From query ids, histories and summaries: candidates are all unseen items.
 
-        Args:
-            asked: Query ids, histories and summaries.
-            catalog: All items.
-            seen: User → what else was seen, beside the history.
+        `seen` is by user what else was seen, beside the history.
         """
         known = [
             {*(item.id for item in history.items), *seen.get(history.user, ())}
@@ -348,12 +345,6 @@ def ranked(
     Where a cut at `depth` falls among equal scores, draws decide which of them are kept, drawn by
     the seed, the query and the item: the expected value of a metric with a cut-off of at most
     `depth` is then that of the whole list.
-
-    Args:
-        batch: The queries.
-        found: Their scores.
-        depth: Places kept; None: all.
-        seed: The run's.
     """
     places = batch.places
     longest = int(places.lengths.max(initial=0))
@@ -430,12 +421,8 @@ def case_batches(
 ) -> Iterator[QueryBatch]:
     """The queries of cases in batches, made of columns.
 
-    Args:
-        cases: Of one split.
-        catalog: All items.
-        summaries: By query id.
-        size: Queries of a batch; 0: as many as are scored at once well.
-        retrieve_k: Query id → candidates in place of the whole catalog; None: the cases' own.
+    `retrieve_k` is by query id what is ranked in place of the whole catalog. A batch of size 0 has
+    as many as are scored at once well.
     """
     whole = cases.full and retrieve_k is None
     size = size or (whole_size(catalog) if whole else FEW)

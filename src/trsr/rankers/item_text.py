@@ -43,11 +43,6 @@ class TextEmbedder:
     """Embeds texts by `rank.text_model`; each is computed once and kept.
 
     The model is opened when a text is not kept yet. Threads take turns.
-
-    Args:
-        open_encoder: Opens the model.
-        progress: Shows what must be computed.
-        known: Gives vectors that are there already, by text.
     """
 
     def __init__(
@@ -68,10 +63,7 @@ class TextEmbedder:
     ) -> TextEmbedder:
         """By the run's embedding model.
 
-        Args:
-            settings: Name the model.
-            progress: Shows what must be computed.
-            run: The run directory, where `rank.text_model` names its own encoder.
+        `run` is where `rank.text_model` names the run's own encoder.
 
         Raises, when it is first asked:
             ConfigError: If sentence-transformers is not installed.
@@ -105,11 +97,7 @@ def write_item_vectors(
 ) -> None:
     """Writes the vectors of items.
 
-    Args:
-        path: A Parquet file.
-        texts: Item → text; items without are left out.
-        vectors: Text → vector, all of one width.
-        encoder: The encoder's identity.
+    Items without text are left out; vectors are of one width.
     """
     items = [item for item, text in texts.items() if text]
     found = np.stack([vectors[texts[item]] for item in items])

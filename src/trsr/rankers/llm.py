@@ -25,10 +25,6 @@ class PointwiseLLMRanker(Ranker):
     softmax over the two answers' logits instead; that is `p_yes(margin)`, the same order. The
     margin is kept because a softmax near 0 or 1 rounds different margins to the same number, and
     would make ties that the model did not mean.
-
-    Args:
-        model: Gives the answers' log-probabilities.
-        writer: Words each candidate's prompt; holds the two answers.
     """
 
     traits = Traits(uses_llm=True, log_odds=True, reads_summary=True)

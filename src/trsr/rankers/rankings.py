@@ -34,10 +34,7 @@ _CHUNK = 8192  # lists that are Python objects at one time
 class Rankings:
     """One ranker's lists in a file: sized, and iterated as often as wanted.
 
-    Args:
-        ranker: The ranker's name.
-        frame: Columns `query`, `items`, `scores`.
-        source: Where the lists come from, as a message names it.
+    The frame has the columns `query`, `items`, `scores`.
     """
 
     def __init__(self, ranker: str, frame: pl.DataFrame, source: str) -> None:

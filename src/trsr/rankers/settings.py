@@ -280,12 +280,7 @@ class RankSettings(Settings):
         return tuple(found)
 
     def those(self, trait: str, names: Iterable[str] | None = None) -> tuple[str, ...]:
-        """Rankers that have a trait.
-
-        Args:
-            trait: The name of a true or false one of `Traits`.
-            names: Of these; None: of the used ones.
-        """
+        """Rankers that have a trait."""
         asked = self.used if names is None else names
         return tuple(name for name in asked if getattr(self.traits(name), trait))
 

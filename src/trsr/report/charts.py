@@ -167,12 +167,7 @@ def line_chart(title: str, points: Sequence[tuple[int, float]]) -> LineChart | N
 class Axis:
     """Maps values to SVG units, and marks round values.
 
-    Args:
-        values: All that it has to show.
-        start: Where the least stands.
-        end: Where the largest stands.
-        integers: Mark integers only.
-        unit: The values lie between 0 and 1, so nothing beyond is marked.
+    Of values between 0 and 1 (`unit`) nothing beyond is marked; `integers`: they alone are.
     """
 
     def __init__(

@@ -53,12 +53,7 @@ class RankerCost:
     cached_unknown: int = 0
 
     def with_parts(self, members: Sequence[RankerCost], training: float) -> RankerCost:
-        """With what the rankers that it asks took, where it found their answers made.
-
-        Args:
-            members: Those rankers' costs.
-            training: Seconds of training their models and its own.
-        """
+        """With what the rankers that it asks took, where it found their answers made."""
         made = sum(one.seconds + one.cached_seconds for one in members)
         return replace(
             self,

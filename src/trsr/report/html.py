@@ -48,13 +48,7 @@ class _Card:
 
 
 def write_html(report: Report, path: Path, page: Page | None = None) -> None:
-    """Writes the page. Texts in it are data: nothing in them becomes markup.
-
-    Args:
-        report: The numbers.
-        path: The file to write.
-        page: What to show beside them.
-    """
+    """Writes the page. Texts in it are data: nothing in them becomes markup."""
     write_page(render(report, page or Page()), path)
 
 
@@ -161,9 +155,7 @@ class SettingRow:
 def setting_rows(settings: Mapping[str, object], changed: Mapping[str, object]) -> list[SettingRow]:
     """Every setting, in order.
 
-    Args:
-        settings: section → key → value, or key → value.
-        changed: Those of them that are no defaults, in the same form.
+    Tables are section → key → value, or key → value.
     """
     others = {name for name, _ in _flat(changed)}
     return [SettingRow(name, plain(value), name in others) for name, value in _flat(settings)]

@@ -22,11 +22,7 @@ EVERY = 5
 
 
 class _Row:
-    """A stage on the page; as a `Progress`, it also passes on what it is told.
-
-    Args:
-        name: The stage.
-    """
+    """A stage on the page; as a `Progress`, it also passes on what it is told."""
 
     def __init__(self, name: str) -> None:
         self.name, self.state, self.note = name, "waits", ""
@@ -79,13 +75,7 @@ class _Row:
 
 
 class ProgressPage:
-    """A page of a run's stages, renewed until the block ends.
-
-    Args:
-        path: The file.
-        title: The run's name.
-        stages: The names of its stages, in order.
-    """
+    """A page of a run's stages, renewed until the block ends."""
 
     def __init__(self, path: Path, title: str, stages: Sequence[str]) -> None:
         self._path, self._title = path, title

@@ -144,12 +144,6 @@ def compare_systems(
     """Compares every system with the baseline, Holm's correction over all.
 
     What is a lower bound for one of the two is not compared: such a difference says nothing.
-
-    Args:
-        systems: At least one; their names differ.
-        baseline: The name of one of them.
-        users: [queries] the user of each query.
-        metrics: Which of the systems' metrics, in the table's order.
     """
     base = next(system for system in systems if system.name == baseline)
     ordered = [base, *(system for system in systems if system is not base)]

@@ -59,12 +59,7 @@ def _said(*more: int) -> dict[int | str, dict[str, Any]]:
 
 
 def make_app(service: Service, settings: ServeSettings) -> FastAPI:
-    """The application.
-
-    Args:
-        service: What answers.
-        settings: Limits, and whether keys are needed.
-    """
+    """The application."""
     app = FastAPI(
         title="trsr",
         version=version("trsr"),

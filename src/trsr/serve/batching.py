@@ -130,12 +130,7 @@ class BatchedModel(ModelWrapper):
     """A `ScoringModel` for many threads: one thread of its own asks the inner model for all.
 
     Scores are those of the inner model asked for each request alone, up to the rounding of another
-    order of sums.
-
-    Args:
-        inner: The model.
-        tokens: About how many tokens a pass may hold; a single longer prompt is a pass of its own.
-        queue: How many requests may wait.
+    order of sums. A pass holds about so many tokens; a single longer prompt is a pass of its own.
 
     Attributes:
         counts: What it did so far.

@@ -59,9 +59,7 @@ def calibration(run: Path, cases: Cases, ranker: str) -> Calibration | None:
 def fit(scores: Floats, right: Floats) -> Calibration | None:
     """Fits the curve by Newton's method.
 
-    Args:
-        scores: [candidates] finite.
-        right: [candidates] 1 for a right one, else 0.
+    Scores are finite; a candidate is right by 1, else 0.
     """
     positive, spread = right.sum(), scores.std()
     if min(positive, len(right) - positive) < LEAST or not spread:

@@ -48,11 +48,7 @@ class _Load:
 
 
 class Metrics:
-    """Counts requests and events.
-
-    Args:
-        load: Gives the service's load by name.
-    """
+    """Counts requests and events."""
 
     def __init__(self, load: Callable[[], Mapping[str, float]]) -> None:
         self._registry = CollectorRegistry()
@@ -91,8 +87,7 @@ _BURST_SECONDS = 2.0
 class RateLimit:
     """Lets each client do so many requests a second, and twice as many at once.
 
-    Args:
-        rate: Requests a second; 0: no limit.
+    Without a rate there is no limit.
     """
 
     def __init__(self, rate: float) -> None:

@@ -131,14 +131,8 @@ def loadtest(
 ) -> dict[str, Any]:
     """Puts a run under load, and gives the figures.
 
-    Args:
-        run: The run directory.
-        seconds: Of each part.
-        clients: Connections of the parts with many clients.
-        rate: Most requests a second; 0: as many as it answers.
-        ranker: As `trsr serve` takes it.
-        database: Its URL; empty: a SQLite file that is gone afterwards.
-        progress: Steps a part.
+    With the rate 0 it gets as many requests as it answers. Without a database it has a SQLite file
+    that is gone afterwards.
 
     Raises:
         StoreError: If the service does not start.

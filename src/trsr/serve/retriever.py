@@ -43,9 +43,8 @@ _NOBODY: Near = (np.zeros(0, np.int64), np.zeros(0))
 class VectorIndex:
     """Finds the vectors with the largest products: by faiss where it is installed, else NumPy.
 
-    Args:
-        vectors: [n, width] float32 unit vectors.
-        large: More vectors than this are searched in the nearest cells alone.
+    Vectors are [n, width] float32 unit ones; more than `large` are searched in the nearest cells
+    alone.
     """
 
     def __init__(self, vectors: Any, large: int = LARGE) -> None:
@@ -90,11 +89,6 @@ class TextNeighbours:
     """The catalog's items nearest to a text.
 
     By embeddings where the run reads such, else by BM25. The index is made when it is first needed.
-
-    Args:
-        catalog: The run's items.
-        settings: What of an item is its text, and the embedding model.
-        run: The run directory, for the encoder that is its own.
     """
 
     def __init__(self, catalog: Catalog, settings: RankSettings, run: Path | None = None) -> None:
@@ -139,9 +133,7 @@ class TextNeighbours:
 class Retriever:
     """Proposes candidates, and lets rankers that know items by ids alone judge new ones.
 
-    Args:
-        recommender: The run's rankers.
-        large: Catalogs with more items are searched by an index.
+    Catalogs with more than `large` items are searched by an index.
     """
 
     def __init__(self, recommender: Recommender, large: int = LARGE) -> None:
@@ -163,12 +155,6 @@ class Retriever:
         excluded: Collection[str] = frozenset(),
     ) -> tuple[Item, ...]:
         """The `n` items that the run's retriever puts first, without those of the history.
-
-        Args:
-            history: The user's.
-            n: How many.
-            new: The items that came after the run.
-            excluded: What else is not to be proposed.
 
         Raises:
             DataError: If the history holds every item.

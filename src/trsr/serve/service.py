@@ -173,11 +173,6 @@ class _Asked:
 class Service:
     """A run put to work.
 
-    Args:
-        run: The run directory, its stages done.
-        store: The state.
-        settings: Limits.
-
     Raises:
         ConfigError: If there is no such ranker.
         StoreError: If the run is not ranked yet.
@@ -402,9 +397,7 @@ class Service:
     ) -> Recommendation:
         """Ranks candidates for a user or a history.
 
-        Args:
-            request: Who and what.
-            cancelled: Set by the caller who no longer waits.
+        A caller who no longer waits sets `cancelled`.
 
         Raises:
             UnknownNameError: If the user or an item is unknown.

@@ -72,8 +72,7 @@ class _Job(NamedTuple):
 class Store:
     """The state of a service, safe for threads.
 
-    Args:
-        url: `sqlite:///FILE` or `postgresql://…`.
+    The URL is `sqlite:///FILE` or `postgresql://…`.
 
     Raises:
         ConfigError: If the URL is none, or of another kind of database.
@@ -605,12 +604,7 @@ History = tuple[str, list[str], list[float]]
 
 
 def run_histories(dataset: Dataset, users: int) -> Iterator[list[History]]:
-    """Each user's history, as `Dataset.history` gives it, some users at a time.
-
-    Args:
-        dataset: The run's data.
-        users: How many users a batch holds.
-    """
+    """Each user's history, as `Dataset.history` gives it, some users at a time."""
     known = pl.DataFrame(schema={"user": pl.String})
     for split in ("test", "valid", "train"):
         last = dataset.cases(split).frame.unique("user", keep="last", maintain_order=True)

@@ -152,14 +152,6 @@ class SummaryCounts:
 class Summaries:
     """The users' summaries: what holds now, and the worker that brings them up to date.
 
-    Args:
-        store: The state.
-        settings: How a history becomes a summary; summaries read full blocks alone.
-        sampling: How its texts are generated.
-        opened: Opens the summarizing model, with the response cache around it, and its prompts.
-        find: An item by its id.
-        soft: Gives what makes soft summaries, where the strategy is that.
-
     Attributes:
         counts: What was done so far.
         healthy: Whether the last round went well.
@@ -458,10 +450,7 @@ class Summaries:
     ) -> Summary | None:
         """The summary of a history that is nobody's own; what is written for it is not kept.
 
-        Args:
-            history: Any.
-            begun: The summary of its first blocks, where there is one.
-            ticket: The request that it is for.
+        `begun` is the summary of its first blocks, where there is one.
 
         Raises:
             ModelError: If the model fails, or the request's time is over.
@@ -502,9 +491,7 @@ class Summaries:
     def delete(self, user: str, more: Sequence[str] = ()) -> Any:
         """Removes all of a user from the store, and the texts behind the summaries.
 
-        Args:
-            user: Who.
-            more: Further keys of the response cache that are this user's.
+        `more` are further keys of the response cache that are this user's.
 
         Returns:
             What the store removed, and how many texts.

@@ -43,9 +43,7 @@ _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
 def absolute(path: Path | str, base: Path | None = None) -> str:
     """A path as a person wrote it, from its root on: `~` is a home.
 
-    Args:
-        path: What was written.
-        base: Where relative paths start; None: the current folder.
+    A relative one starts at `base`, or else at the current folder.
 
     Raises:
         ConfigError: If there is no such home, or the path holds control characters.
@@ -364,10 +362,6 @@ def writing(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
 
     A kill or an error leaves what was there before. A link in its place is replaced, and what it
     leads to is left as it is.
-
-    Args:
-        path: The file; its folder is made where it is missing.
-        private: Whether only the user may read it.
     """
     make_folder(path.parent, private=private)
     with _temporary(path, private) as temporary, open(temporary[0], "wb") as file:
@@ -548,12 +542,7 @@ def empty_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def temporary_folder(within: Path | None = None, prefix: str = "trsr-") -> Iterator[Path]:
-    """A private folder that is gone after the block.
-
-    Args:
-        within: The folder that it lies in; None: the system's own for such.
-        prefix: Begins its name.
-    """
+    """A private folder that is gone after the block."""
     if within is not None:
         make_folder(within)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=within) as name:

@@ -46,10 +46,6 @@ def read_image(path: str) -> Image:
 def check(data: bytes, max_pixels: int) -> str:
     """Decodes a picture to see that it can be.
 
-    Args:
-        data: The file's bytes.
-        max_pixels: The most that it may have; a larger one is not decoded.
-
     Returns:
         The name's ending for its format, such as `png`.
 

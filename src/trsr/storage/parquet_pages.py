@@ -25,9 +25,6 @@ def refuse_damaged_pages(file: BinaryIO) -> None:
 
     A file whose end cannot be read is left to polars, which says what is wrong.
 
-    Args:
-        file: Open to read, wherever it stands.
-
     Raises:
         ValueError: Naming the column by its number.
     """

@@ -119,9 +119,6 @@ class Entry(NamedTuple):
 class RemoteFolder:
     """Objects below an address, by name.
 
-    Args:
-        url: As `normalized` gives it.
-
     Raises:
         ConfigError: If the library is missing, or the store's own settings cannot be used.
     """
@@ -169,10 +166,7 @@ class RemoteFolder:
     def replace(self, name: str, content: bytes, version: Version | None) -> Version:
         """Writes an object if it is still as it was read.
 
-        Args:
-            name: The object.
-            content: Differs from what was there before.
-            version: Which was read; None: there was none.
+        The content differs from what was there before; without a version nothing was.
 
         Raises:
             MovedOnError: If another writer was first.

@@ -60,12 +60,7 @@ def is_copy(folder: Path) -> bool:
 
 
 def lasting(name: str, folder: Path | None = None) -> Path:
-    """A file of a remote run that outlives its copies.
-
-    Args:
-        name: The file.
-        folder: The copy whose own it is; None: one for all runs.
-    """
+    """A file of a remote run that outlives its copies."""
     return home() / (f"{_key(ADDRESSES[str(folder)])}.{name}" if folder else name)
 
 
@@ -145,11 +140,7 @@ def _use(folder: Path) -> None:
 def _fetch(remote: RemoteFolder, name: str, known: str, target: Path) -> None:
     """Brings a run's file, checked; from another copy where it is the same.
 
-    Args:
-        remote: The run.
-        name: A file, or a folder.
-        known: Its SHA-256; empty where nobody knows it.
-        target: Where it goes.
+    `known` is its SHA-256; empty where nobody knows it.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -223,11 +214,7 @@ class _Snapshot:
 
 
 class RemoteRunDirectory(RunDirectory):
-    """A run in an object store, and its working copy on this machine.
-
-    Args:
-        url: Where it is.
-    """
+    """A run in an object store, and its working copy on this machine."""
 
     def __init__(self, url: str) -> None:
         super().__init__(working_copy(url))
@@ -370,9 +357,6 @@ class _Lock:
     @contextlib.contextmanager
     def held(self, wait: float) -> Iterator[None]:
         """Takes the lock, and gives it back after the block.
-
-        Args:
-            wait: Seconds to wait for a living holder.
 
         Raises:
             StoreError: If another process holds it.

@@ -83,13 +83,9 @@ NO_COSTS: Mapping[str, Cost] = MappingProxyType({})
 class ResponseCache:
     """Answers by key, safe for several threads, and for several processes that each open it.
 
-    Each `put` is a transaction of its own, so a killed process loses nothing that was put (WAL
-    with `synchronous=NORMAL`: only a power cut can lose the last few). The first value put under
-    a key stays.
-
-    Args:
-        path: The file; made, with its folder, where it is missing.
-        write: False: only reads, and makes nothing.
+    Each `put` is a transaction of its own, so a killed process loses nothing that was put (WAL with
+    `synchronous=NORMAL`: only a power cut can lose the last few). The first value put under a key
+    stays. Opened to read alone (`write` false), it makes nothing.
 
     Raises:
         StoreError: If the file cannot be opened, is not a response cache, or is of another version;
@@ -256,11 +252,6 @@ class ResponseCache:
     def put(self, key: str, value: object, cost: Cost | None = None) -> None:
         """Keeps one JSON-able value, at once and for good; a key's first value stays.
 
-        Args:
-            key: Of `response_key`.
-            value: The answer.
-            cost: What it cost; None: not known.
-
         Raises:
             StoreError: If the cache cannot be written: a full disk, a damaged file, no right to.
         """
@@ -268,10 +259,6 @@ class ResponseCache:
 
     def put_all(self, values: Mapping[str, object], costs: Mapping[str, Cost] = NO_COSTS) -> None:
         """Keeps several values in one transaction: all of them or, on an error, none.
-
-        Args:
-            values: By key.
-            costs: What they cost, as far as it is known.
 
         Raises:
             StoreError: As `put` does.

@@ -133,11 +133,7 @@ def need_run(folder: Path) -> None:
 
 
 class RunDirectory:
-    """One run's files.
-
-    Args:
-        folder: The run directory; made when first written to.
-    """
+    """One run's files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -153,10 +149,6 @@ class RunDirectory:
     @contextlib.contextmanager
     def locked(self, place: str = PLACE, wait: float = 0) -> Iterator[None]:
         """Keeps other writers out.
-
-        Args:
-            place: The setting that names another folder.
-            wait: Seconds to wait for another writer's end.
 
         Raises:
             RunBusyError: If another process is writing this folder.
@@ -243,11 +235,8 @@ class RunDirectory:
         """Files that a stage would replace and that trsr did not make.
 
         Not among them: files of the manifest, files that cannot be read any more, and what a kill
-        left while the stage was published.
-
-        Args:
-            stage: The stage.
-            writes: The names that it may write; `*` stands for any letters.
+        left while the stage was published. In the names that it may write `*` stands for any
+        letters.
         """
         records, unfinished = self._manifest()
         if stage in unfinished:
@@ -294,12 +283,6 @@ class RunDirectory:
         The record leaves the manifest first and comes back last: a kill in between leaves
         a stage that is not done, never one that is half old and half new.
 
-        Args:
-            stage: The stage.
-            output: The folder that it has written into.
-            record: Of what it was made.
-            writes: The names that it may write; `*` stands for any letters.
-
         Returns:
             The record, with the hashes of the files.
 
@@ -328,11 +311,6 @@ class RunDirectory:
 
     def refuse_unwritten(self, stage: str, names: Collection[str], writes: Collection[str]) -> None:
         """Refuses names of a stage's files that the stage does not write.
-
-        Args:
-            stage: The stage.
-            names: What the manifest says that it wrote.
-            writes: The names that it may write; `*` stands for any letters.
 
         Raises:
             StoreError: Naming manifest, stage and file.
@@ -373,10 +351,6 @@ def manifest_text(records: Mapping[str, StageRecord], unfinished: Sequence[str])
 
 def read_manifest(content: bytes, place: Path | str) -> tuple[dict[str, StageRecord], list[str]]:
     """The finished stages by name, and those that were stopped while they were published.
-
-    Args:
-        content: Of a manifest.
-        place: Where it lies.
 
     Raises:
         StoreError: If it is none.
@@ -425,10 +399,6 @@ def is_among(name: str, patterns: Collection[str]) -> bool:
 @contextlib.contextmanager
 def explained(folder: Path, place: str = PLACE) -> Iterator[None]:
     """Turns write errors of the operating system and of polars into a `StoreError`.
-
-    Args:
-        folder: What is written.
-        place: The setting that names another folder.
 
     Raises:
         StoreError: For a full disk, a read-only place, or a missing permission.

@@ -47,15 +47,8 @@ class ActivationCache:
     """The activations of cases below the lowest adapted layer, cached in a file.
 
     Each case is computed without others, so its activations depend neither on the epoch nor on
-    where a run was stopped. A resumed run computes them again.
-
-    Args:
-        network: The network with its adapter, for which `first_adapted_layer` gave a number.
-        first: The number of the lowest adapted layer.
-        cases: All cases.
-        batch_tokens: About how many tokens one forward pass may hold.
-        file: The cache, made anew. It takes the model's width times two bytes (four in fp32) a
-            distinct token.
+    where a run was stopped. A resumed run computes them again. The file, made anew, takes the
+    model's width times two bytes (four in fp32) a distinct token.
 
     Raises:
         StoreError: If the file cannot be written.

@@ -33,12 +33,6 @@ class Adapter:
     The weights are in fp32 whatever the network's dtype. A is seeded by the run and B is zero (Hu
     et al. 2021, section 4.1), so the network first answers as before.
 
-    Args:
-        network: A `transformers` causal language model.
-        settings: Rank, alpha, dropout and targets.
-        base: The base model's name, written into the adapter's configuration.
-        seed: The run's seed.
-
     Raises:
         ConfigError: If a target is no linear layer of the network, or is its head, or the network
             has fewer layers than are asked for.
@@ -122,11 +116,6 @@ def upper_layers(network: Any, count: int) -> list[int] | None:
 
 def check_targets(network: Any, targets: tuple[str, ...], setting: str = "train.targets") -> None:
     """Checks that each target names linear layers of a network, the head not among them.
-
-    Args:
-        network: A causal language model of transformers.
-        targets: The names.
-        setting: Where they were given, for the message.
 
     Raises:
         ConfigError: With the near names of the network's linear layers.

@@ -137,11 +137,7 @@ def encode_cases(
 ) -> list[EncodedCase]:
     """Writes and encodes all cases.
 
-    Args:
-        cases: The training cases.
-        writer: Writes their prompts.
-        encoder: Turns them into tokens.
-        compared: Whether the loss compares the candidates of a case, which then needs both kinds.
+    Where the loss compares the candidates of a case (`compared`), it needs both kinds.
 
     Raises:
         DataError: If there are no cases, or a case has nothing to compare.

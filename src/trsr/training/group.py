@@ -123,10 +123,7 @@ def _bytes(text: bytes, size: int, device: str) -> Tensor:
 def joined(rank: int, size: int, meeting: Path) -> Iterator[Workers]:
     """Joins the other workers of a training.
 
-    Args:
-        rank: This worker's number.
-        size: How many there are.
-        meeting: A new file that all of them see, by which they find each other.
+    They find each other by `meeting`, a new file that all of them see.
     """
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     # a validation of the leading worker may take hours; a lost worker is noticed at once

@@ -95,15 +95,7 @@ def train_item_encoder(
 ) -> dict[str, PhaseResult]:
     """Trains an encoder; stoppable and resumable at any step of any phase.
 
-    Args:
-        sequences: Users' item texts of the training interactions, oldest first.
-        texts: The items' distinct texts.
-        model: The language model.
-        settings: The phases.
-        seed: Every draw follows from it.
-        out: A folder for the encoder, which sentence-transformers opens.
-        state: A folder for what a stopped run needs to resume.
-        progress: Advances with each step.
+    Texts are distinct; users' item texts are those of the training interactions, oldest first.
 
     Returns:
         What each phase did, and under `base` the vectors before the first.
@@ -131,16 +123,7 @@ def train_item_encoder(
 
 
 class _Phase:
-    """One phase: its cases and its loss.
-
-    Args:
-        name: Which.
-        model: The language model.
-        settings: Of the phases.
-        seed: Of the draws.
-        sequences: Users' item texts.
-        texts: Distinct texts.
-    """
+    """One phase: its cases and its loss."""
 
     def __init__(
         self,
@@ -407,11 +390,7 @@ def masked_token_loss(decoder: Any, mask: int, special: frozenset[int]) -> Loss:
 
     L = −mean_{i∈M} log softmax(E h_{i−1})[w_i] for each text, M drawn anew each step. A text's
     first token has no state before it, and is never predicted (LLM2Vec, BehnamGhader et al. 2024).
-
-    Args:
-        decoder: Reads in both directions.
-        mask: The token that stands in place of those in M.
-        special: Tokens that are never masked.
+    The decoder reads in both directions; special tokens are never masked.
     """
 
     def loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
@@ -462,11 +441,6 @@ def write_encoder(model: ModelSettings, adapter: Path | None, folder: Path) -> N
 
     fp32 weights; attention in both directions and the mean over tokens are written out: what the
     library would guess goes by the class in `config.json`.
-
-    Args:
-        model: The language model.
-        adapter: Of the last phase; None: the model as it came.
-        folder: Made where it is missing.
 
     Raises:
         ConfigError: If sentence-transformers is not installed.

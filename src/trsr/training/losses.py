@@ -57,11 +57,7 @@ def listwise_loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int)
 
 
 def distillation_loss(teacher: Mapping[str, Sequence[float]]) -> Loss:
-    """Kullback-Leibler divergence of a case's softmax over candidates from the teacher's.
-
-    Args:
-        teacher: By case the scores of its candidates, as `scores` gives them.
-    """
+    """Kullback-Leibler divergence of a case's softmax over candidates from the teacher's."""
 
     def loss(network: Any, cases: Sequence[EncodedCase], batch_tokens: int) -> Tensor:
         parts = torch.split(scores(network, cases, batch_tokens), _sizes(cases))

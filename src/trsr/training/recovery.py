@@ -60,11 +60,7 @@ def lessons(
 ) -> Lessons:
     """What a model gives cases, kept in files of a folder.
 
-    Args:
-        model: The whole model.
-        cases: Whose prompts it reads.
-        folder: Of this model and these cases alone; what lies there is not made again.
-        progress: Advances with each case.
+    The folder is of this model and these cases alone; what lies there is not made again.
     """
     files.make_folder(folder)
     progress.begin(len(cases), "cases")
@@ -164,17 +160,8 @@ def recover(
     """Trains a compressed model's factors so that it follows the whole model.
 
     Beside the model that takes 16 bytes for each number of the factors: the number itself in fp32,
-    its gradient, and AdamW's two moments.
-
-    Args:
-        cases: What to train on.
-        wanted: What the whole model gives them.
-        model: The compressed model.
-        steps: Optimizer steps.
-        seed: The run's seed.
-        out: A folder for the factors (`FACTORS`, under their names in the model, in fp32).
-        state: A folder for what a stopped call needs to go on.
-        progress: Advances with each step.
+    its gradient, and AdamW's two moments. The factors are written as `FACTORS`, under their names
+    in the model, in fp32.
 
     Raises:
         ModelError: If a loss is not finite.
@@ -211,11 +198,7 @@ def recover(
 
 
 class Factors(Adapter):
-    """A compressed model's factors, trained themselves; each is rounded where it is multiplied.
-
-    Args:
-        network: The compressed model; its factors are in fp32 from here on.
-    """
+    """A compressed model's factors, trained themselves; each is rounded where it is multiplied."""
 
     def __init__(self, network: Any) -> None:
         fuse_layers(network)

@@ -32,10 +32,7 @@ SHARE = 0.6
 def too_large(weights: int, memory: int, workers: int) -> bool:
     """Whether workers must share a model's weights.
 
-    Args:
-        weights: Bytes of all weights in the format that they run in.
-        memory: Bytes of one worker's GPU; 0: it has none.
-        workers: How many there are.
+    Sizes are in bytes, the weights in the format that they run in; without a GPU the memory is 0.
     """
     return workers > 1 and memory > 0 and weights > SHARE * memory
 
@@ -69,13 +66,8 @@ class ShardedLayers:
     Whole are LoRA's weights, embeddings, the last norm and the head. Between passes a worker holds
     its part of each layer's weights, and within one those of a layer or two. While training, the
     token tree is flat: on the way back a layer is gathered for its output, which kept keys and
-    values are not.
-
-    Args:
-        network: A causal language model of transformers with its adapter, on any device; changed
-            in place.
-        group: The workers; each makes this from equal weights.
-        device: Where it is to run.
+    values are not. The network, with its adapter, is changed in place; each worker makes this from
+    equal weights.
 
     Raises:
         ConfigError: If the network does not keep its layers in one list.

@@ -211,15 +211,6 @@ def train_on_texts(
     The loss is the cross-entropy of a text's tokens, mean over them. Where the text is complete
     the end of the turn counts too; the prompt's tokens count nothing.
 
-    Args:
-        texts: Gives what to train on, for the opened model.
-        model: The model that the adapter is for; read through the backend `transformers`.
-        settings: How to train.
-        seed: Every other seed is derived from it.
-        out: A folder for the adapter in PEFT's format and `curves.jsonl`.
-        state: A folder for what a stopped run needs to resume.
-        progress: Advances with each step.
-
     Raises:
         ConfigError: If the model is not one of transformers, or a LoRA target is no layer of it.
         DataError: If there are no texts.

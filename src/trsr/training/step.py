@@ -32,11 +32,6 @@ class Schedule:
 
     Every epoch has its own seeded order of the cases. A step takes the next `cases_per_step` of
     them; an epoch's last step may be smaller.
-
-    Args:
-        cases: How many cases there are.
-        settings: Epochs, cases a step, the learning rate and its warm-up.
-        seed: The run's seed.
     """
 
     def __init__(self, cases: int, settings: TrainSettings, seed: int) -> None:
@@ -306,9 +301,6 @@ class Optimizer:
 
 class Batch:
     """Cases that go through one forward and backward pass.
-
-    Args:
-        alone: Whether each prompt is computed alone, and shares nothing.
 
     Attributes:
         cases: The cases.

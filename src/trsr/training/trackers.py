@@ -25,12 +25,8 @@ class Curves:
 
     A row of a step holds `step`, `epoch`, `loss`, `learning_rate`, `grad_norm`, `cases`, `tokens`,
     `distinct_tokens` and `seconds` (from the run's start); a row of a validation holds `step`,
-    `validation` (metric → value) and `seconds`.
-
-    Args:
-        path: The file; made where it is absent.
-        step: The last step to keep. Rows of later steps are dropped, as those steps will be made
-            again; so is a torn last line.
+    `validation` (metric → value) and `seconds`. Rows after the last step to keep are dropped, as
+    those steps will be made again; so is a torn last line.
 
     Attributes:
         rows: All rows so far, in order.
@@ -101,9 +97,7 @@ Of the single trainings in benchmarks/recipes/ablations_ml100k.toml those that r
 def chance_loss(loss: str, cases: Sequence[tuple[int, int]]) -> float | None:
     """The lowest mean loss of a model that answers the same for every candidate.
 
-    Args:
-        loss: As `train.loss` names it.
-        cases: (candidates, relevant candidates) of each case.
+    Cases are (candidates, relevant candidates).
 
     Returns:
         Nats; None without cases, or where it depends on the words (the loss over the text).
@@ -243,12 +237,7 @@ TRACKERS: Mapping[str, type[TensorBoard] | type[MLflow] | type[WeightsAndBiases]
 class Trackers:
     """All trackers asked for. One that fails later is named in the log and left out.
 
-    Args:
-        names: Names of `TRACKERS`.
-        folder: Where trackers keep their files.
-        settings: The run's settings, shown beside the curves.
-        rows: Rows of earlier sittings.
-        sent: The last step that an earlier sitting sent.
+    `sent` is the last step that an earlier sitting sent.
 
     Raises:
         ConfigError: If a tracker's library is not installed or it cannot begin.

@@ -32,17 +32,8 @@ Validate = Callable[[], Mapping[str, float]]
 class Trainer:
     """One training run.
 
-    Args:
-        step: Makes the steps.
-        schedule: How many there are.
-        settings: When to validate, to keep a state and to stop.
-        identity: What the run is made from, by name: a state of another identity is refused.
-        folder: Where states, the curves and the trackers' files are kept.
-        validate: Gives the metrics of the network as it is; None: the last adapter is kept.
-        progress: Advances with each step.
-        unit: What it counts.
-        group: The workers that make each step together; the leading one alone validates, and
-            writes states and results.
+    A state of another identity is refused. Of several workers the leading one alone validates, and
+    writes states and results.
     """
 
     def __init__(

@@ -55,16 +55,8 @@ TEACHER = "teacher.safetensors"
 class VectorAdapter(Adapter):
     """The LoRA weights of a ranker and of its encoders, with the encoders' own weights.
 
-    All share the base model's weights in memory.
-
-    Args:
-        network: A causal language model; changed in place.
-        tokenizer: The encoder's, to which marks of the chat format are text.
-        count: Vectors of one item.
-        settings: LoRA's shape, of all.
-        base: The base model's name.
-        seed: The run's seed.
-        summary: Vectors of a soft summary, for which a third LoRA is trained; 0: none are made.
+    All share the base model's weights in memory. The network is changed in place. With `summary`
+    vectors of a soft summary a third LoRA is trained.
 
     Attributes:
         encoder: The item encoder.
@@ -143,14 +135,7 @@ def _split(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 class _Encoded:
-    """Gives a pass vectors with gradients: of items that are learned, and of summaries.
-
-    Args:
-        opened: The model, which takes vectors.
-        items: The items'.
-        learned: The item encoder, where it is trained; None: the items' vectors stay.
-        reach: Gradients go through so many latest blocks of a summary.
-    """
+    """Gives a pass vectors with gradients: of items that are learned, and of summaries."""
 
     def __init__(
         self,
@@ -187,14 +172,7 @@ def take_encoder(
 ) -> tuple[VectorAdapter, _Encoded | None]:
     """Puts new weights of a ranker and its item encoder on an opened model.
 
-    Args:
-        opened: The model.
-        count: Vectors of one item.
-        settings: LoRA's shape, of all.
-        seed: The run's seed.
-        finished: The folder of a trained encoder, with its vectors: it stays as it is.
-        summary: Vectors of a soft summary; 0: none are made.
-        reach: Gradients go through so many latest blocks of a summary.
+    Of a finished encoder, in its folder with its vectors, nothing is trained.
 
     Returns:
         The weights; and what gives a training step vectors with gradients, None where there are no

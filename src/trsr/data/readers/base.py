@@ -130,12 +130,6 @@ def find(
 def must_have(names: Sequence[str], wanted: Sequence[str], path: Path, key: str = "") -> None:
     """Checks that columns are there.
 
-    Args:
-        names: The columns of the file.
-        wanted: Those that it must have.
-        path: The file, for the message.
-        key: The setting that names the columns, for the message.
-
     Raises:
         DataError: If one is not there; the message names the columns that are.
     """

@@ -48,13 +48,7 @@ class TableReader:
 
 
 def opened(path: Path, settings: DataSettings, *, header: bool) -> inputs.Table:
-    """One file of any format, in the encoding and with the separator of the settings.
-
-    Args:
-        path: The file.
-        settings: Its encoding and separator.
-        header: Whether a delimited file's first line names the columns.
-    """
+    """One file of any format, in the encoding and with the separator of the settings."""
     kind = inputs.format_of(path)
     if kind == "parquet":
         with inputs.located(path):

@@ -52,9 +52,6 @@ class Check:
 class Evidence:
     """A run's files, read when they are first looked at.
 
-    Args:
-        folder: The run directory.
-
     Raises:
         StoreError: If the folder does not hold all of the prepared data.
         ConfigError: If the run is not about the test cases.

@@ -33,11 +33,7 @@ AGAINST = {"shuffled": "a shuffled history", "swapped": "another user's", "none"
 def model_checks(run: Evidence, queries: int, progress: Progress) -> Iterator[Check]:
     """Ranks some test queries as they are, and again with a part of the input changed.
 
-    Args:
-        run: The run.
-        queries: How many test queries to sample; 0: the checks are skipped, as they are
-            where no ranker of the run asks a language model.
-        progress: Advanced by a query.
+    They are skipped without queries, and where no ranker of the run asks a language model.
 
     Yields:
         A warning where spoiling the input makes no difference that the queries can tell, or where

@@ -183,8 +183,7 @@ class Plan:
     def only(self, names: Sequence[str]) -> list[Planned]:
         """The runs of the grid that are named, in its order; all of them where none is.
 
-        Args:
-            names: Of variants, with all that the grid and the seeds make of them, or of runs.
+        A variant's name means all that the grid and the seeds make of it.
 
         Raises:
             ConfigError: If a name is none of them, the settings of a run are wrong, or the sweep
@@ -245,10 +244,8 @@ class Plan:
     ) -> list[Planned]:
         """The runs with these settings, one a seed.
 
-        Args:
-            settings: In which they differ from others.
-            asked: Settings that come last and name no run.
-            name: Begins their names; left out: the settings.
+        Settings in `asked` come last and name no run; `name` begins their names in place of the
+        settings.
 
         Raises:
             ConfigError: If the settings are wrong.
@@ -356,10 +353,7 @@ def _check_variants(plan: Plan) -> None:
 def flat(table: Mapping[str, Any], prefix: str = "", leaves: bool = True) -> dict[str, Any]:
     """Nested tables as `section.key` → value.
 
-    Args:
-        table: The tables; keys may be written with dots in quotes too.
-        prefix: What the keys begin with.
-        leaves: Whether a table with `low` is a value (a range) and not a section.
+    With `leaves` a table with `low` is a value, a range.
     """
     found: dict[str, Any] = {}
     for key, value in table.items():

@@ -110,12 +110,8 @@ def compress(
 ) -> Compressed:
     """Compresses a decoder's linear layers in place; embeddings, norms and the head stay whole.
 
-    Args:
-        network: A causal language model of transformers in fp32, its adapter merged.
-        cases: For calibration, each case's prompts as tokens.
-        settings: Which share is kept, and how.
-        state: A folder for finished layers: a stopped call goes on there.
-        progress: Advances with each decoder layer.
+    The network is in fp32, its adapter merged; cases are their prompts as tokens. Finished layers
+    lie in `state`, where a stopped call goes on.
 
     Raises:
         ModelError: If the model has no layer that can be compressed, the prompts have fewer

@@ -163,10 +163,6 @@ class EndpointScorer(FormattedModel):
     so of several served models the one with the same scores is taken. With the backend `openai`
     only the tokenizer is here, and `model.name` is what the endpoint must serve.
 
-    Args:
-        settings: Which model, and where it is served.
-        adapter: A folder with the LoRA adapter that the endpoint must serve too.
-
     Attributes:
         endpoint: Sends the requests.
         chat_format: The chat format: how prompts become tokens.

@@ -62,10 +62,7 @@ def fuse_lora(network: Any) -> int:
 def head_rows(head: Any, rows: Tensor, states: Tensor) -> Tensor | None:
     """The logits of some rows of a head in fp32, its adapter's part with them.
 
-    Args:
-        head: The head.
-        rows: The rows wanted.
-        states: Final hidden states, [n, hidden].
+    Final hidden states are [n, hidden].
 
     Returns:
         Logits, [n, rows]; None where the rows of this kind of head cannot be taken alone.

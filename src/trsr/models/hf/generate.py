@@ -165,12 +165,6 @@ class Generator:
     examples) is computed once and cached. A batch shrinks as its texts finish. In bf16 a greedy
     text may depend on its batch, where sums have another order. A sampled text has its own seed.
 
-    Args:
-        network: A causal language model in evaluation mode.
-        chat_format: Its tokens.
-        batch_size: Prompts side by side.
-        context_tokens: Most tokens of a prompt and its answer.
-
     Raises:
         ModelError: If the model's layers hold what cannot be kept as keys and values.
     """
@@ -253,13 +247,7 @@ class Generator:
 
 
 class Batch:
-    """Rows being answered side by side.
-
-    Args:
-        rows: The rows, their prompts read.
-        bank: Their prompts' keys and values.
-        room: Most tokens still to come.
-    """
+    """Rows being answered side by side."""
 
     def __init__(self, rows: list[Row], bank: Bank, room: int) -> None:
         self.rows = rows

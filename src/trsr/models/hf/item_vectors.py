@@ -49,10 +49,7 @@ _EPS = 1e-6
 def look_up(network: Any, base: int, vectors: Callable[[Tensor], Tensor]) -> None:
     """Lets a network's embedding layer take numbers from `base` on, and look up their vectors.
 
-    Args:
-        network: A causal language model; changed in place.
-        base: The first number that is no token's.
-        vectors: Gives the vectors of such numbers: [numbers] → [numbers, width].
+    The network is changed in place; `vectors` gives [numbers] → [numbers, width].
     """
     embeddings = decoder_of(network).get_input_embeddings()
     own = embeddings.forward
@@ -71,12 +68,7 @@ def look_up(network: Any, base: int, vectors: Callable[[Tensor], Tensor]) -> Non
 class ItemEncoder(nn.Module):
     """Makes vectors of texts, in the space of the network's input embeddings.
 
-    Args:
-        network: A causal language model, its LoRA in it; its embedding layer learns the slots'
-            numbers.
-        tokenizer: Gives a text's tokens; marks of the chat format are text like other text.
-        count: Vectors of one text.
-        seed: Of the slots.
+    The network has its LoRA in it; marks of the chat format are text like other text.
 
     Attributes:
         slots: Input vectors that stand behind each text, [count, width].
@@ -109,12 +101,7 @@ class ItemEncoder(nn.Module):
         return tuple(found[:MAX_TOKENS])
 
     def encode(self, texts: Sequence[str], batch_tokens: int) -> Tensor:
-        """The vectors of texts, [texts, count, width], fp32; differentiable.
-
-        Args:
-            texts: What is read.
-            batch_tokens: About how many tokens one forward pass may hold.
-        """
+        """The vectors of texts, [texts, count, width], fp32; differentiable."""
         slots = tuple(range(self._base, self._base + self.count))
         tokens = [self.tokens(text) for text in texts]
         states, paths = token_states(
@@ -188,10 +175,8 @@ def read_slots(folder: Path) -> dict[str, Tensor]:
 class StoredVectors:
     """Vectors in a file, found by their text; read as they are needed.
 
-    Args:
-        path: The file; where there is none, nothing is found.
-        encoder: The digest of the encoder: vectors of another one are not taken.
-        shape: Of a text's vectors, (count, width).
+    Without the file nothing is found, and vectors of another encoder are not taken. Those of a text
+    have the shape (count, width).
 
     Raises:
         StoreError: If the file is damaged, or its vectors have another shape.
@@ -251,14 +236,7 @@ def write_vectors(
 ) -> int:
     """Makes the vectors of texts and writes them; those that are known are not made again.
 
-    Args:
-        texts: Distinct ones.
-        encoder: Makes them.
-        digest: The encoder's.
-        path: The file; vectors of this encoder in it are kept.
-        work: A folder for finished parts: a stopped call goes on there.
-        batch_tokens: About how many tokens one forward pass may hold.
-        progress: Advances with each text.
+    Texts are distinct. Finished parts lie in `work`, where a stopped call goes on.
 
     Returns:
         How many were made.
@@ -300,12 +278,7 @@ def _write(path: Path, texts: Sequence[str], vectors: Tensor, digest: str) -> No
 class ItemVectors:
     """The vectors behind a ranker's numbers: its embedding layer looks them up here.
 
-    Args:
-        network: The ranker's causal language model; changed in place.
-        count: Vectors of one text.
-        encoder: Gives the encoder, once a text is in no file.
-        stored: Vectors that are made.
-        batch_tokens: About how many tokens one forward pass of the encoder may hold.
+    The network is changed in place. The encoder is asked for once a text is in no file.
 
     Attributes:
         numbers: Gives texts their numbers.
@@ -370,12 +343,7 @@ class ItemVectors:
     def training(
         self, sequences: Sequence[Sequence[int]], more: Iterable[str] = ()
     ) -> Iterator[None]:
-        """Within the block all vectors in these sequences are the encoder's, with gradients.
-
-        Args:
-            sequences: Prompts.
-            more: Further texts, whose vectors have gradients too.
-        """
+        """Within the block all vectors in these sequences are the encoder's, with gradients."""
         blocks = {*self.numbers.blocks(sequences), *map(self._block, more)}
         self._made.clear()  # of weights that have moved since
         self._made |= self._encoded(sorted(blocks), training=True) if blocks else {}
@@ -389,12 +357,6 @@ def open_encoder(
     settings: ModelSettings, base: Path, folder: Path, device: torch.device
 ) -> ItemEncoder:
     """Opens a written encoder.
-
-    Args:
-        settings: The base model's.
-        base: Its folder.
-        folder: The encoder's.
-        device: Where it runs.
 
     Raises:
         ModelError: If it cannot be read, or is of another model.

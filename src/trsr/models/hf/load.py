@@ -302,11 +302,6 @@ def write_merged(settings: ModelSettings, adapter: Path | None, folder: Path) ->
     The weights are fp32, four bytes each, whatever the format that the model runs in: in fewer
     bits part of what training taught would be rounded away here already.
 
-    Args:
-        settings: The model that the adapter is for.
-        adapter: A LoRA adapter in PEFT's format; None: the model as it came.
-        folder: Made where it is missing.
-
     Raises:
         ModelError: If model or adapter cannot be loaded, or there is no room for the checkpoint.
     """

@@ -30,10 +30,7 @@ only print it; so it finds no weights.
 def factorised(linear: nn.Linear, down: Tensor, up: Tensor) -> nn.Sequential:
     """Two layers in one's place, in its number format.
 
-    Args:
-        linear: The layer y = Wx + b.
-        down: A, [rank, in].
-        up: U, [out, rank].
+    Of the layer y = Wx + b, `down` is A, [rank, in], and `up` is U, [out, rank].
     """
     pair = _empty(linear, len(down))
     state = {"0.weight": down, "1.weight": up}

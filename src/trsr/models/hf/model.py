@@ -71,10 +71,6 @@ def open_model(settings: ModelSettings, adapter: Path | None = None) -> ScoringM
 class TransformersModel(FormattedModel):
     """A `ScoringModel` that runs in this process, on the CPU, CUDA or MPS.
 
-    Args:
-        settings: Which model, and how it runs.
-        adapter: A folder with a LoRA adapter in PEFT's format.
-
     Attributes:
         network: The torch module; a PEFT wrapper where the adapter stays beside the weights.
         device: Where it runs.
@@ -154,10 +150,7 @@ class TransformersModel(FormattedModel):
     ) -> ItemVectors:
         """Lets prompts hold vectors of items.
 
-        Args:
-            count: Vectors of one item.
-            encoder: Gives what makes them, once one is in no file.
-            stored: Those that are made.
+        The encoder is asked for once a vector is in no file.
 
         Raises:
             ModelError: If the model sees: both kinds of vectors have no place in one prompt.
@@ -179,10 +172,6 @@ class TransformersModel(FormattedModel):
 
     def take_summaries(self, count: int, encoder: Callable[[], SummaryEncoder]) -> SoftSummaries:
         """Lets prompts hold soft summaries, where they hold vectors of items already.
-
-        Args:
-            count: Vectors of a summary.
-            encoder: Gives what makes them.
 
         Raises:
             ModelError: If items are read as texts.
@@ -274,10 +263,7 @@ class TransformersModel(FormattedModel):
     ) -> tuple[Tokens, Tokens]:
         """The tokens before a text, and its own, encoded where it stands.
 
-        Args:
-            prompt: What the text answers, its begun answer included.
-            text: What follows.
-            complete: Whether the answer ends there: the token that ends a turn then follows.
+        Of a complete answer the token that ends a turn follows.
 
         Raises:
             ModelError: If the text has no tokens of its own.

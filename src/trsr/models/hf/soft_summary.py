@@ -93,12 +93,6 @@ def steps(text: str) -> list[Step]:
 class SummaryEncoder(nn.Module):
     """Makes soft summaries, in the space of the network's input embeddings.
 
-    Args:
-        network: A causal language model, its LoRA in it; its embedding layer learns the numbers of
-            the slots, and of what is read.
-        count: Vectors of a summary.
-        seed: Of the slots.
-
     Attributes:
         slots: Input vectors that stand behind each block, [count, width].
         map: From a slot's state to what is added to its vector, [width, width].
@@ -189,12 +183,7 @@ def open_summary_encoder(
 class SoftSummaries:
     """The vectors behind the numbers of soft summaries in a ranker's prompts.
 
-    Args:
-        network: The ranker's causal language model; changed in place, after its `ItemVectors`.
-        count: Vectors of a summary.
-        items: The items' vectors.
-        encoder: Gives the encoder, once a state is not known.
-        batch_tokens: About how many tokens one forward pass of the encoder may hold.
+    The network is changed in place, after its `ItemVectors`.
 
     Attributes:
         numbers: Gives summaries' texts their numbers.
@@ -224,9 +213,7 @@ class SoftSummaries:
     def keep_in(self, store: ResponseCache, *, write: bool = True) -> None:
         """Keeps states in a response cache too.
 
-        Args:
-            store: The cache.
-            write: Whether what is read for a prompt is kept; else only what `keep` is asked for.
+        With `write` what is read for a prompt is kept; else only what `keep` is asked for.
         """
         self._store, self._writes = store, write
 
@@ -284,9 +271,7 @@ class SoftSummaries:
     def states(self, texts: Sequence[str], *, write: bool | None = None) -> list[Tensor]:
         """The states behind summaries' texts, each [2, count, width]; what is not known is made.
 
-        Args:
-            texts: At least one block each.
-            write: Whether they are kept in the response cache; None: as `keep_in` says.
+        They are kept in the response cache as `write` or else `keep_in` says.
         """
         paths = [steps(text) for text in texts]
         with self._lock:

@@ -111,11 +111,8 @@ class _Known:
 class ImageVectors:
     """Numbers for images, and the vectors behind the numbers.
 
-    Args:
-        network: A model of transformers that takes images; its embedding layer learns the numbers.
-        processor: Its processor; set to make few tokens of an image.
-        image_tokens: About the most tokens of an image, where the model can do with so few.
-        name: The model's name, for messages.
+    Model and processor are set to about `image_tokens` an image at most, where they can do with so
+    few.
 
     Attributes:
         base: The first number that is no token's.
@@ -330,11 +327,6 @@ class VisionFormat(ChatFormat):
 
     Some chat templates put a message's images first wherever they stand. Then all candidates of a
     user would share nothing, so we write the image's mark into the text ourselves.
-
-    Args:
-        vectors: Gives images their numbers.
-        name: The model's name, for messages.
-        specials: Further text that the model reads as markup.
     """
 
     def __init__(self, vectors: ImageVectors, name: str, specials: Collection[str] = ()) -> None:

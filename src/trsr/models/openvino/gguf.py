@@ -33,12 +33,8 @@ _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # GGUF's kinds of tokens
 def write_f16(folder: Path, path: Path, *, chat: bool = False) -> None:
     """Writes the checkpoint of a folder (safetensors, config.json, tokenizer.json) as F16 GGUF.
 
-    Matrices are rounded to F16, norms stay F32. The file is whole or not there.
-
-    Args:
-        folder: The checkpoint's.
-        path: The file to write.
-        chat: Whether readers encode text by it: with the kind of tokenizer and its chat template.
+    Matrices are rounded to F16, norms stay F32. The file is whole or not there. With `chat`,
+    readers can encode text by it: it has the kind of tokenizer and its chat template.
 
     Raises:
         ModelError: If the model is not a plain Llama with a byte-level BPE tokenizer.

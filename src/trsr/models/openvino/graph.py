@@ -66,16 +66,9 @@ class Graph:
     through the prefixes and then all tokens; `real`, the place of each token in the rows; `kept`,
     the tokens whose keys and values are wanted (to give all costs time); `asked`, the tokens whose
     states are; `mask` [runs or 1, 1, …], added to scores; and the prefixes' keys and values, end to
-    end. Outputs: the
-    states, then keys and values. What of the last layer comes after attention is computed for the
-    asked tokens alone.
-
-    Args:
-        ov: The openvino module.
-        decoder: A Llama, Mistral or Qwen decoder of transformers.
-        heads: Its sizes.
-        bits: Of each number in the layers' matrices, 8 or 4 (embeddings and norms stay as they
-            are); 0: as they are.
+    end. Outputs: the states, then keys and values. What of the last layer comes after attention is
+    computed for the asked tokens alone. Numbers in the layers' matrices have `bits`, 8 or 4
+    (embeddings and norms stay as they are); 0: as they are.
 
     Attributes:
         model: The graph, to be compiled.

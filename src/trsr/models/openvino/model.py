@@ -79,9 +79,6 @@ class OpenVINOModel(FormattedModel):
     text ends before a second run of `no_repeat_ngram` tokens, as OpenVINO cannot forbid a token.
     The KV cache has 8 bits where dtype is auto, else the chosen format.
 
-    Args:
-        settings: Which model, and how it runs; `batch_size` prompts are under way at once.
-
     Raises:
         ModelError: If the packages are missing or the model cannot be loaded.
     """

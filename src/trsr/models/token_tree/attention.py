@@ -109,16 +109,8 @@ def attend(
 ) -> tuple[Tensor, None]:
     """The attention of one layer, in the signature of transformers' `AttentionInterface`.
 
-    Args:
-        module: The layer's attention module.
-        query: [1, heads, tokens, head size], positions already in it.
-        key: [1, key heads, tokens, head size].
-        value: As `key`.
-        attention_mask: None.
-        token_tree: Who attends to whom.
-        scaling: What scores are multiplied by.
-        dropout: 0.
-        others: What other kinds of attention need.
+    Queries are [1, heads, tokens, head size], keys and values [1, key heads, tokens, head size],
+    positions already in them. There is no mask and no dropout.
 
     Returns:
         [1, tokens, heads, head size].

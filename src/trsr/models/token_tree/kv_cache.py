@@ -44,14 +44,9 @@ class Bank:
 class LentLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's kept prefixes, lent to the rows of a batch for one forward pass.
 
-    The prefixes are repeated over their rows only while their own layer runs, so a batch holds
-    one layer's copies at a time.
-
-    Args:
-        past: The kept keys and values, or None at a tree's root.
-        rows: For each row of the batch, its prefix's row in `past`.
-        width: The longest prefix among them.
-        keep: Whether keys and values of prefix and new tokens are wanted afterwards.
+    The prefixes are repeated over their rows only while their own layer runs, so a batch holds one
+    layer's copies at a time. `rows` is for each row of the batch its prefix's row in `past`, which
+    is None at a tree's root.
     """
 
     def __init__(self, past: LayerKV | None, rows: Tensor, width: int, keep: bool) -> None:
@@ -117,12 +112,8 @@ def run(
 ) -> tuple[Tensor, Bank]:
     """One forward pass over segments that follow kept prefixes.
 
-    Args:
-        decoder: What `decoder_of` gives.
-        segments: New tokens of each row, at least one; padded on the right here.
-        bank: The kept prefixes; None where the segments begin sequences.
-        rows: For each segment, its prefix's row in the bank.
-        keep: Whether the prefixes and segments are to be kept.
+    `rows` is for each segment its prefix's row in the bank. Segments have a token at least, and are
+    padded on the right here.
 
     Returns:
         The last norm's output, [segments, longest segment, hidden], meaningless on padding; and a

@@ -80,9 +80,8 @@ class Node:
 def grow(ordered: Sequence[Tokens], min_saved: float = MIN_SAVED) -> list[Node]:
     """Builds the tree of distinct, sorted, non-empty sequences.
 
-    Args:
-        ordered: The sequences, sorted; positions in it name them in `Node.ends`.
-        min_saved: The fewest tokens that a split must save; infinite: no splits.
+    Positions in `ordered` name the sequences in `Node.ends`. A split saves `min_saved` tokens at
+    least.
 
     Returns:
         The tree's topmost runs.
@@ -113,9 +112,6 @@ def grow(ordered: Sequence[Tokens], min_saved: float = MIN_SAVED) -> list[Node]:
 
 def spread(top: Sequence[Node]) -> tuple[list[Node], list[list[int]]]:
     """The same tree with an end at every token.
-
-    Args:
-        top: The topmost runs, which hold every sequence from 0 on.
 
     Returns:
         The tree, whose ends are numbered through; and for each sequence the numbers of its

@@ -97,11 +97,6 @@ def token_states(
 ) -> tuple[Tensor, list[list[int]]]:
     """The final hidden state at every token of some sequences, shared as in `answer_states`.
 
-    Args:
-        network: A causal language model of transformers, plain or wrapped by PEFT.
-        sequences: Token ids, each at least one long.
-        batch_tokens: About how many tokens one forward pass may hold.
-
     Returns:
         The states, [tokens computed, hidden], as those of `answer_states`; and for each sequence
         the places of its tokens among them, of which what sequences share has one.
@@ -121,12 +116,7 @@ def token_states(
 def answer_logits(network: Any, states: Tensor, token_ids: Sequence[int]) -> Tensor:
     """Some rows of the head, computed in fp32.
 
-    In bf16 many candidates' scores would tie.
-
-    Args:
-        network: The model that the states came from.
-        states: Final hidden states, [n, hidden].
-        token_ids: The rows wanted.
+    In bf16 many candidates' scores would tie. Final hidden states are [n, hidden].
 
     Returns:
         Logits, [n, len(token_ids)], fp32, scaled and capped as the model does.
@@ -142,12 +132,8 @@ def answer_logits(network: Any, states: Tensor, token_ids: Sequence[int]) -> Ten
 def log_normalizer(network: Any, states: Tensor) -> Tensor:
     """The logarithm of the softmax's denominator over the whole vocabulary.
 
-    The head runs in the model's dtype and the sum in fp32: all answers at one position share
-    the result, so its rounding moves none past another.
-
-    Args:
-        network: The model that the states came from.
-        states: Final hidden states, [n, hidden].
+    The head runs in the model's dtype and the sum in fp32: all answers at one position share the
+    result, so its rounding moves none past another. Final hidden states are [n, hidden].
 
     Returns:
         Shape (n), fp32.

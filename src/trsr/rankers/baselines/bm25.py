@@ -30,10 +30,6 @@ class TextIndex:
     Robertson and Zaragoza, "The probabilistic relevance framework: BM25 and beyond" (2009), with
     the never negative idf log(1 + (N − n + ½)/(n + ½)).
 
-    Args:
-        settings: What of an item is its text.
-        ranker: Who needs it, for messages.
-
     Attributes:
         terms: Term → its row in `scores`.
         scores: [terms, catalog] sparse: what a term adds to the score of an item's text.
@@ -161,10 +157,7 @@ class Bm25Ranker(Ranker):
 def of_terms(batch: QueryBatch, weights: Any, scores: Any) -> Floats:
     """[queries, columns] BM25 of the candidates' texts for weighted terms.
 
-    Args:
-        batch: The queries.
-        weights: [queries, terms] sparse.
-        scores: [terms, catalog] sparse.
+    Weights are [queries, terms], scores [terms, catalog], both sparse.
     """
     weights.sort_indices()  # sums of one order for every query
     found = batch.blank()

@@ -28,11 +28,6 @@ SHRINKAGE = (10.0, 0.0, 50.0, 200.0)
 class InteractionMatrix:
     """Binary: a user who had an item twice had it.
 
-    Args:
-        interactions: Columns `user` and `item` (str).
-        catalog: All items.
-        ranker: Who needs it, for the message where scipy is missing.
-
     Attributes:
         users_of: [rows, users] compressed sparse rows of ones, a row for each item that a user had,
             sorted by id.
@@ -63,9 +58,7 @@ class InteractionMatrix:
 def known_histories(batch: QueryBatch, rows: Ints) -> tuple[Ints, Ints, Ints]:
     """The items of histories that a ranker knows.
 
-    Args:
-        batch: The queries.
-        rows: [catalog] an item's row; −1 where it is not known.
+    `rows` is an item's row by its place in the catalog; −1 where it is not known.
 
     Returns:
         The query, the row and the age of each, oldest first; the latest item's age is 0.
@@ -259,10 +252,6 @@ class EaseRanker(Ranker):
 def ease_weights(matrix: InteractionMatrix, penalty: float) -> Floats:
     """B of EASE, shape (items, items), float64.
 
-    Args:
-        matrix: Who had what in training.
-        penalty: λ.
-
     Raises:
         ConfigError: If λ is too small for the matrix to have an inverse.
     """
@@ -291,9 +280,6 @@ def ease_weights(matrix: InteractionMatrix, penalty: float) -> Floats:
 
 def check_size(items: int) -> None:
     """Refuses a matrix that this machine cannot hold.
-
-    Args:
-        items: How many items have interactions.
 
     Raises:
         ConfigError: If it takes more than the memory.

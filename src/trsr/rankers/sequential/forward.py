@@ -30,12 +30,8 @@ def windows(sequence: Ints, size: int, draw: np.random.Generator) -> Iterator[In
     """Cuts a sequence so that each item but the first follows another in exactly one window.
 
     Neighbours share one item. The first cut of a long sequence is drawn, so that from one pass to
-    the next an item stands at other places, after more or fewer others.
-
-    Args:
-        sequence: [n] item numbers, oldest first.
-        size: Most inputs of a window: it holds one item more.
-        draw: Draws the first cut.
+    the next an item stands at other places, after more or fewer others. A window holds one item
+    more than `size` at most.
 
     Yields:
         Windows of 2 to `size + 1` items.
@@ -79,13 +75,7 @@ _HIDDEN = np.float32(-1e30)  # an attention logit of what is not seen
 
 
 class Forward:
-    """Log-probabilities of the next item.
-
-    Args:
-        kind: sasrec, gru4rec or bert4rec.
-        settings: The network's size.
-        weights: Its state by the names that torch gives it.
-    """
+    """Log-probabilities of the next item."""
 
     def __init__(self, kind: str, settings: SequentialSettings, weights: Weights) -> None:
         self._states = _KINDS[kind]

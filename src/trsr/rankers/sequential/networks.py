@@ -115,12 +115,7 @@ _LAST_ONLY = 0.1  # share of windows of which only the last item is masked
 
 
 class Network(nn.Module, ABC):
-    """Turns item sequences into states; a state's product with an item's vector is its logit.
-
-    Args:
-        items: The items' vectors, for input and output.
-        settings: The size. Each kind is given besides the dropout that is tried.
-    """
+    """Turns item sequences into states; a state's product with an item's vector is its logit."""
 
     def __init__(self, items: ItemTable, settings: SequentialSettings) -> None:
         super().__init__()
@@ -131,9 +126,7 @@ class Network(nn.Module, ABC):
     def states(self, sequences: Tensor, table: Tensor) -> Tensor:
         """[batch, length, hidden] from [batch, length] item numbers, `PAD` and `MASK`.
 
-        Args:
-            sequences: Item numbers are rows of `table`.
-            table: [items, hidden] vectors.
+        The table is [items, hidden].
         """
 
     def examples(self, batch: Ints, draw: np.random.Generator) -> tuple[Ints, Ints]:
@@ -151,11 +144,7 @@ class Network(nn.Module, ABC):
     def log_probabilities(self, histories: Sequence[Ints], texts: Floats | None = None) -> Floats:
         """[histories, items + texts] how likely each item comes next, among the table's.
 
-        Args:
-            histories: Item numbers, oldest first, at least one each.
-            texts: [texts, any] embeddings of further items, which the histories may name by the
-                numbers after the table's. Their scores are on the same scale, but the table's
-                items alone sum to 1.
+        Arguments are those of `Forward.log_probabilities`, whose result this is.
         """
         self.eval()
         own = self.items()

@@ -147,15 +147,6 @@ def _train(
 ) -> tuple[int, float]:
     """Trains a network by this learning rate; it ends with its best weights.
 
-    Args:
-        network: As it starts.
-        sequences: As for `fit`, as the following.
-        held: What validation asks for.
-        settings: Of the training.
-        rate: AdamW's.
-        seed: Of the passes.
-        report: Is given each pass, its loss and its validation.
-
     Returns:
         After how many passes it was best, and its validation then.
     """
@@ -203,11 +194,8 @@ def _gain(ranks: Ints) -> float:
 def cross_entropy(states: Tensor, table: Tensor, targets: Tensor, most: int = _LOGITS) -> Tensor:
     """The mean cross-entropy over all items.
 
-    Args:
-        states: [n, hidden].
-        table: [items, hidden].
-        targets: [n] item numbers.
-        most: Logits kept at one time: bounds the memory, changes nothing else.
+    Of states [n, hidden], a table [items, hidden] and [n] item numbers. At most `most` logits are
+    kept at one time, which changes nothing else.
     """
     rows = max(1, most // len(table))
     if len(states) <= rows:
