@@ -125,13 +125,7 @@ def _summary(
 
 @dataclass(frozen=True)
 class _Prompts:
-    """The prompts of the run's language model.
-
-    Attributes:
-        config: All settings.
-        dataset: Where the items are.
-        proposed: The candidates by query, where a retriever chose them.
-    """
+    """The prompts of the run's language model."""
 
     config: Config
     dataset: Dataset

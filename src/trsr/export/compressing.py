@@ -51,10 +51,7 @@ WHOLE = "llm"
 class Form:
     """A form of the ranking model.
 
-    Attributes:
-        name: In the table.
-        model: Its settings.
-        adapter: Its adapter, where it stays beside the weights.
+    An adapter is given where it stays beside the weights.
     """
 
     name: str

@@ -27,13 +27,7 @@ from trsr.types import Query
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One format.
-
-    Attributes:
-        library: Which library opens it.
-        write: Writes it into a folder.
-        opened: Opens it by that library alone.
-    """
+    """One format."""
 
     library: str
     write: Callable[[Source, Path], None]

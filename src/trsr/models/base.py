@@ -20,11 +20,7 @@ the model must finish one before it asks again."""
 
 
 class FeedReader(Generic[Q]):
-    """Takes prompts, or other questions, from a feed, numbered from 0.
-
-    Attributes:
-        ended: Whether the feed has ended.
-    """
+    """Takes prompts, or other questions, from a feed, numbered from 0."""
 
     def __init__(self, feed: Iterable[Q | None]) -> None:
         self._source = iter(feed)

@@ -31,9 +31,6 @@ class Search:
     """The search after one prompt.
 
     The texts' tokens have their ends, and are sorted and distinct: none begins another.
-
-    Attributes:
-        found: The score of each finished text, by its place.
     """
 
     def __init__(self, stem: Tokens, texts: Sequence[Tokens], beams: int) -> None:

@@ -86,11 +86,7 @@ class VectorNumbers:
 
 
 class VectorFormat(ChatFormat):
-    """The chat format of a model with an item encoder.
-
-    Attributes:
-        summaries: Stand for soft summaries, where the model takes them.
-    """
+    """The chat format of a model with an item encoder."""
 
     summaries: VectorNumbers | None = None
 

@@ -27,11 +27,7 @@ _Seed = TypeVar("_Seed")
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that was evaluated.
-
-    Attributes:
-        folder: Its directory.
-    """
+    """A run that was evaluated."""
 
     folder: Path
 

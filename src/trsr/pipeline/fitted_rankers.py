@@ -66,18 +66,8 @@ class FittedRankers:
     """Gives the rankers of a run, fitted.
 
     A ranker is loaded where its folder says that all it depends on is as it was; else it is fitted
-    and written into `work`, so that a stage that was stopped goes on behind the last one.
-
-    Attributes:
-        config: All settings.
-        run: Where the stage's earlier rankers are.
-        dataset: The run's data.
-        work: Where fitted rankers are kept until the stage is done.
-        open_ranking_model: Opens the language model, as `Resources.model` says.
-        open_titles: Opens the model that writes titles, and its prompt.
-        training: The training cases, with summaries where there are any.
-        validation: The validation cases, likewise.
-        progress: Shows long preparations.
+    and written into `work`, so that a stage that was stopped goes on behind the last one. Those
+    that are fitted lie in `work` until the stage is done. Cases have summaries where there are any.
     """
 
     config: Config

@@ -116,11 +116,7 @@ def _notes(config: Config) -> list[str]:
 class _View:
     """How one ranker's example users are shown.
 
-    Attributes:
-        config: All settings.
-        writer: The words of the prompts.
-        ranker: Who ranked.
-        proposed: What the retriever proposed to it, by query; empty where it ranked all.
+    What the retriever proposed to the ranker is known by query; it is empty where it ranked all.
     """
 
     config: Config

@@ -71,13 +71,6 @@ class Retriever:
 
     The proposals are what the first stage's ranker puts first; the answer is never among them
     unless it is found. They are made once, when they are first needed.
-
-    Attributes:
-        config: All settings.
-        cases: The test cases.
-        catalog: The items.
-        make: Gives a fitted ranker by its name.
-        report: Called after each batch of queries that is done.
     """
 
     config: Config

@@ -139,13 +139,7 @@ def _card(best: Scores, chance: float | None, metric: str) -> _Card:
 
 @dataclass(frozen=True, slots=True)
 class SettingRow:
-    """A setting.
-
-    Attributes:
-        name: As an override names it, such as `rank.depth`.
-        value: Its value.
-        changed: Whether it is another than trsr's default.
-    """
+    """A setting."""
 
     name: str
     value: str

@@ -89,15 +89,7 @@ class SystemResult:
 
 @dataclass(frozen=True, slots=True)
 class SystemsReport:
-    """All systems against the baseline.
-
-    Attributes:
-        baseline: Its name.
-        queries: How many were paired.
-        users: Whose they are.
-        results: By metric, then by system.
-        notes: What a reader must know.
-    """
+    """All systems against the baseline."""
 
     baseline: str
     queries: int

@@ -131,9 +131,6 @@ class BatchedModel(ModelWrapper):
 
     Scores are those of the inner model asked for each request alone, up to the rounding of another
     order of sums. A pass holds about so many tokens; a single longer prompt is a pass of its own.
-
-    Attributes:
-        counts: What it did so far.
     """
 
     inner: ScoringModel

@@ -150,17 +150,7 @@ class ServedRecommender(Recommender):
 
 @dataclasses.dataclass
 class _Asked:
-    """A request that is understood.
-
-    Attributes:
-        history: What the ranking knows of the user.
-        summary: What it reads, if any.
-        revision: The summary's number, where it is stored.
-        query: With the candidates.
-        items: The candidates by id.
-        ticket: What it waited for.
-        times: Seconds of each part.
-    """
+    """A request that is understood."""
 
     history: UserHistory
     summary: Summary | None

@@ -116,9 +116,6 @@ class TrainingStep:
         sharded: Where the network is to run with its layers' weights sharded over the group; None:
             each worker has all of them, where they are.
 
-    Attributes:
-        adapter: The LoRA weights on the network.
-
     Raises:
         ConfigError: If a target is no layer of the network, or it cannot checkpoint gradients.
     """
@@ -300,12 +297,7 @@ class Optimizer:
 
 
 class Batch:
-    """Cases that go through one forward and backward pass.
-
-    Attributes:
-        cases: The cases.
-        tokens: The tokens computed for them; shared prefixes count once.
-    """
+    """Cases that go through one forward and backward pass."""
 
     def __init__(self, alone: bool) -> None:
         self.cases: list[EncodedCase] = []

@@ -57,10 +57,6 @@ class VectorAdapter(Adapter):
 
     All share the base model's weights in memory. The network is changed in place. With `summary`
     vectors of a soft summary a third LoRA is trained.
-
-    Attributes:
-        encoder: The item encoder.
-        summary: The summary encoder, where there is one.
     """
 
     def __init__(

@@ -39,12 +39,7 @@ CHEAP: tuple[Look, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What an audit found.
-
-    Attributes:
-        run: The run directory.
-        checks: In the order in which they were made.
-    """
+    """What an audit found."""
 
     run: Path
     checks: tuple[Check, ...]

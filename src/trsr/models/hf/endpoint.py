@@ -163,11 +163,6 @@ class EndpointScorer(FormattedModel):
     so of several served models the one with the same scores is taken. With the backend `openai`
     only the tokenizer is here, and `model.name` is what the endpoint must serve.
 
-    Attributes:
-        endpoint: Sends the requests.
-        chat_format: The chat format: how prompts become tokens.
-        reference: The weights here; None: there are none.
-
     Raises:
         ConfigError: If the address or the key is missing or wrong.
         ModelError: If there is no such tokenizer, or the `openai` package is not installed.

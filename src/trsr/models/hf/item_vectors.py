@@ -279,9 +279,6 @@ class ItemVectors:
     """The vectors behind a ranker's numbers: its embedding layer looks them up here.
 
     The network is changed in place. The encoder is asked for once a text is in no file.
-
-    Attributes:
-        numbers: Gives texts their numbers.
     """
 
     def __init__(

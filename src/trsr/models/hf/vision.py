@@ -114,9 +114,6 @@ class ImageVectors:
     Model and processor are set to about `image_tokens` an image at most, where they can do with so
     few.
 
-    Attributes:
-        base: The first number that is no token's.
-
     Raises:
         ModelError: If the model takes images in a way that is not known here.
     """

@@ -61,9 +61,6 @@ class CompiledPass:
             weights are copied: later changes are not seen.
         bits: Of each number in the layers' matrices, 8 or 4; 0: as they are.
 
-    Attributes:
-        infer: Makes the pass: named arrays in.
-
     Raises:
         ConfigError: If openvino is missing, or the graph cannot be built for this model.
     """

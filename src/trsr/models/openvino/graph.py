@@ -69,9 +69,6 @@ class Graph:
     end. Outputs: the states, then keys and values. What of the last layer comes after attention is
     computed for the asked tokens alone. Numbers in the layers' matrices have `bits`, 8 or 4
     (embeddings and norms stay as they are); 0: as they are.
-
-    Attributes:
-        model: The graph, to be compiled.
     """
 
     def __init__(self, ov: Any, decoder: Any, heads: Heads, bits: int = 0) -> None:
