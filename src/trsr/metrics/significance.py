@@ -91,8 +91,8 @@ class Sample:
         return errors
 
 
-def bootstrap(sample: Sample, *, seed: int = 0, confidence: float = 0.95) -> Floats:
-    """BCa intervals of the means over queries.
+def bootstrap(sample: Sample, *, seed: int = 0) -> Floats:
+    """BCa intervals (95 %) of the means over queries.
 
     Bias-corrected and accelerated percentiles (Efron, "Better bootstrap confidence intervals", JASA
     1987, equations 2.3 and 6.6), users drawn with replacement, the acceleration from leaving out a
@@ -106,7 +106,7 @@ def bootstrap(sample: Sample, *, seed: int = 0, confidence: float = 0.95) -> Flo
     from scipy import special  # takes a fifth of a second, and few commands compute
 
     drawn = np.concatenate(list(_drawn_means(sample, seed)))
-    means, tails = sample.means, np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    means, tails = sample.means, np.array([(1 - 0.95) / 2, (1 + 0.95) / 2])
     near = _ROUNDING * np.abs(drawn).max(axis=0)
     below = (drawn < means - near).sum(axis=0) + (np.abs(drawn - means) <= near).sum(axis=0) / 2
     left_out = (sample.sums.sum(axis=0) - sample.sums) / (sample.counts.sum() - sample.counts)[
@@ -240,7 +240,7 @@ class Difference:
 
 
 def compare_columns(
-    differences: Floats, users: Sequence[str], *, seed: int = 0, tests: bool = True
+    differences: Floats, users: Sequence[str], *, seed: int = 0
 ) -> list[Difference]:
     """Compares many pairs at once; the order of the queries means nothing.
 
@@ -248,7 +248,6 @@ def compare_columns(
         differences: [queries, columns] first side minus second.
         users: [queries] the user of each.
         seed: Of the resampling.
-        tests: Whether p-values are wanted; else there are intervals alone.
 
     Returns:
         One for each column.
@@ -268,9 +267,6 @@ def compare_columns(
     if len(known) < 2:
         return [Difference(queries, 1, float(mean)) for mean in means]
     low, high = bootstrap(sample, seed=seed)
-    if not tests:
-        ends = zip(means, low, high, strict=True)
-        return [Difference(queries, len(known), float(m), float(a), float(b)) for m, a, b in ends]
     p, exact = flip_signs(sample, seed=seed)
     errors = sample.standard_errors
     spread = ordered.std(axis=0, ddof=1)
@@ -290,9 +286,7 @@ def compare_columns(
     ]
 
 
-def compare_seeds(
-    first: Floats, second: Floats, users: Sequence[str], *, seed: int = 0
-) -> Difference:
+def compare_seeds(first: Floats, second: Floats, users: Sequence[str]) -> Difference:
     """Compares two ways of training, each with the values of one or several seeds.
 
     The values are averaged over seeds query by query and compared as one. With several seeds on a
@@ -307,11 +301,8 @@ def compare_seeds(
         first: [seeds, queries].
         second: [seeds, queries]; the queries as in `first`, the number of seeds may differ.
         users: [queries] the user of each.
-        seed: Of the resampling.
     """
-    plain = compare_columns((first.mean(axis=0) - second.mean(axis=0))[:, None], users, seed=seed)[
-        0
-    ]
+    (plain,) = compare_columns((first.mean(axis=0) - second.mean(axis=0))[:, None], users)
     parts = [
         (float(side.mean(axis=1).var(ddof=1)) / len(side), len(side) - 1)
         for side in (first, second)

@@ -181,10 +181,10 @@ def open_read(path: Path) -> io.BufferedReader:
     return open(path, "rb")
 
 
-def open_text(path: Path, encoding: str = "utf-8", newline: str | None = None) -> TextIO:
-    """Opens a file to read its lines; errors as `open_read`."""
+def open_text(path: Path) -> TextIO:
+    """Opens a file in UTF-8 to read its lines; errors as `open_read`."""
     _refuse_special(path)
-    return open(path, encoding=encoding, newline=newline)
+    return open(path, encoding="utf-8")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -442,11 +442,9 @@ def write_text(path: Path, text: str, *, private: bool = True) -> None:
     write_bytes(path, text.encode(), private=private)
 
 
-def write_json(
-    path: Path, value: Any, *, indent: int | None = 1, default: Callable[[Any], Any] | None = None
-) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, default=default))
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def write_parquet(frame: pl.DataFrame, path: Path, metadata: dict[str, str] | None = None) -> None:

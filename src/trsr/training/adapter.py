@@ -114,7 +114,7 @@ def upper_layers(network: Any, count: int) -> list[int] | None:
     return list(range(layers - count, layers))
 
 
-def check_targets(network: Any, targets: tuple[str, ...], setting: str = "train.targets") -> None:
+def check_targets(network: Any, targets: tuple[str, ...]) -> None:
     """Checks that each target names linear layers of a network, the head not among them.
 
     Raises:
@@ -133,7 +133,7 @@ def check_targets(network: Any, targets: tuple[str, ...], setting: str = "train.
         near = sorted({close for w in wrong for close in difflib.get_close_matches(w, last)})
         hint = f"; near names: {', '.join(near)}" if near else ""
         raise ConfigError(
-            f"{setting}: {named} is no linear layer that LoRA can adapt in this "
+            f"train.targets: {named} is no linear layer that LoRA can adapt in this "
             f"{type(network).__name__}{hint}; there are: {', '.join(sorted(last))}"
         )
 
