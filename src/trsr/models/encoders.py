@@ -167,7 +167,7 @@ def embed(
         for start in range(0, len(missing), _PART):
             keys = missing[start : start + _PART]
             made: list[Vectors] = []
-            for some in _batches(keys):
+            for some in (keys[at : at + _BATCH] for at in range(0, len(keys), _BATCH)):
                 made.extend(encoder.encode([wanted[key] for key in some]))
                 progress.advance(len(some))
             vectors = np.stack(made)
@@ -176,10 +176,6 @@ def embed(
             _write(folder, keys, vectors)
             found.update(zip(keys, vectors, strict=True))
     return {text: found[key] for key, text in wanted.items()}
-
-
-def _batches(keys: list[str]) -> Iterable[list[str]]:
-    return (keys[start : start + _BATCH] for start in range(0, len(keys), _BATCH))
 
 
 def _key(text: str) -> str:
@@ -201,7 +197,10 @@ def _read(folder: Path, wanted: Iterable[str]) -> dict[str, Vectors]:
 
 def _write(folder: Path, keys: Sequence[str], vectors: Vectors) -> None:
     name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
-    columns = {"key": keys, "vector": pl.Series(vectors, dtype=_vector(vectors))}
+    columns = {
+        "key": keys,
+        "vector": pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])),
+    }
     try:
         files.write_parquet(pl.DataFrame(columns), folder / f"{name}.parquet")
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -209,7 +208,3 @@ def _write(folder: Path, keys: Sequence[str], vectors: Vectors) -> None:
             f"embeddings cannot be kept in {folder} ({error}): free some space or make the folder "
             "writable, or set TRSR_CACHE to another folder, and run again"
         ) from error
-
-
-def _vector(vectors: Vectors) -> pl.Array:
-    return pl.Array(pl.Float32, vectors.shape[1])

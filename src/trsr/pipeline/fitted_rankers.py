@@ -125,7 +125,10 @@ class FittedRankers:
             found["train seed"] = config.train_seed
         if rank.external_lists:
             found["lists"] = {
-                other: {"ranker": one.ranker, "files": [_stamp(path) for path in one.files]}
+                other: {
+                    "ranker": one.ranker,
+                    "files": [[str(path), *files.stamp(path)] for path in one.files],
+                }
                 for other, one in rank.external_lists.items()
             }
         if config.reads_summary(rank.used):
@@ -197,7 +200,3 @@ class FittedRankers:
 def _class_of(name: str) -> str:
     found = ranker_class(name)
     return f"{found.__module__}:{found.__qualname__}"
-
-
-def _stamp(path: Path) -> list[Any]:
-    return [str(path), *files.stamp(path)]

@@ -451,12 +451,8 @@ def case_batches(
 
 
 def _numbers(lists: pl.Series, catalog: Catalog) -> Ragged:
-    lengths = lists.list.len().to_numpy()
-    return Ragged(catalog.numbers(_exploded(lists)), _starts(lengths))
-
-
-def _exploded(lists: pl.Series) -> pl.Series:
-    return lists.explode(empty_as_null=False)
+    numbers = catalog.numbers(lists.explode(empty_as_null=False))
+    return Ragged(numbers, _starts(lists.list.len().to_numpy()))
 
 
 def _starts(lengths: Any) -> Ints:

@@ -227,7 +227,8 @@ def read_lists(name: str, settings: ExternalSettings) -> dict[str, dict[str, flo
     """
     found: dict[str, dict[str, float]] = {}
     for path in settings.files:
-        lists = _parquet(name, path, settings.ranker) if _is_parquet(path) else read_trec_run(path)
+        parquet = path.suffix == ".parquet"
+        lists = _parquet(name, path, settings.ranker) if parquet else read_trec_run(path)
         twice = found.keys() & lists.keys()
         if twice:
             raise DataError(
@@ -235,10 +236,6 @@ def read_lists(name: str, settings: ExternalSettings) -> dict[str, dict[str, flo
             )
         found |= {query: dict(scores) for query, scores in lists.items()}
     return found
-
-
-def _is_parquet(path: Path) -> bool:
-    return path.suffix == ".parquet"
 
 
 def _parquet(name: str, path: Path, ranker: str) -> dict[str, Scores]:

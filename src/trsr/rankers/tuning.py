@@ -80,12 +80,10 @@ def validation_cases(data: FitData, options: FitOptions) -> list[Case]:
 
     A case is sampled by the seed and its query id, whatever the other cases are.
     """
-    numbered = enumerate(data.validation())
-    kept = heapq.nsmallest(
-        TUNE_CASES, numbered, key=lambda one: (_draw(options.seed, one[1]), one[0])
-    )
+
+    def drawn(one: tuple[int, Case]) -> tuple[int, int]:
+        query = one[1].query.id
+        return derive_seed(options.seed, "validation cases to tune on", query), one[0]
+
+    kept = heapq.nsmallest(TUNE_CASES, enumerate(data.validation()), key=drawn)
     return [case for _, case in sorted(kept, key=lambda one: one[0])]
-
-
-def _draw(seed: int, case: Case) -> int:
-    return derive_seed(seed, "validation cases to tune on", case.query.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -73,26 +74,19 @@ def read_table(
     return frame
 
 
+@dataclass(frozen=True)
 class _Check:
     """Finds the value of a table that is wrong, and where it is."""
 
-    def __init__(
-        self,
-        path: Path,
-        frame: pl.DataFrame,
-        key: tuple[str, ...],
-        again: str,
-        error: type[TrsrError],
-    ) -> None:
-        self._path = path
-        self._frame = frame
-        self._key = key
-        self._again = again
-        self._error = error
+    path: Path
+    frame: pl.DataFrame
+    key: tuple[str, ...]
+    again: str
+    error: type[TrsrError]
 
     def cast(self, name: str, kind: pl.DataType) -> pl.Series:
         """A column as this type; nothing of a value may be lost, such as a number's fraction."""
-        column = self._frame[name]
+        column = self.frame[name]
         if column.dtype == kind:
             return column
         inner = _inner(column.dtype)
@@ -128,20 +122,20 @@ class _Check:
 
     def refuse_repeated(self, frame: pl.DataFrame) -> None:
         """Refuses two rows with one key."""
-        keys = frame.select(self._key)
-        if not self._key or keys.n_unique() == len(keys):
+        keys = frame.select(self.key)
+        if not self.key or keys.n_unique() == len(keys):
             return
         row = keys.is_duplicated().arg_true()[0]
-        raise self._error(f"{self._path}: there are two rows{self._row(row)}; {self._again}")
+        raise self.error(f"{self.path}: there are two rows{self._row(row)}; {self.again}")
 
     def _row(self, number: int) -> str:
         """Names a row by its key, for messages."""
-        names = [name for name in self._key if name in self._frame.columns]
-        words = (f"{name} {self._frame[name][number]}" for name in names)
+        names = [name for name in self.key if name in self.frame.columns]
+        words = (f"{name} {self.frame[name][number]}" for name in names)
         return f" for {', '.join(words)}" if names else f" in row {number + 1:,}"
 
     def _wrong(self, name: str, what: str) -> TrsrError:
-        return self._error(f"{self._path}: the column {name} {what}; {self._again}")
+        return self.error(f"{self.path}: the column {name} {what}; {self.again}")
 
 
 def _inner(kind: Any) -> Any:

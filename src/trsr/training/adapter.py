@@ -150,10 +150,6 @@ def _linear(network: Any) -> set[str]:
         for name, module in network.named_modules()
         if name.startswith(language)
         and module is not head
-        and (isinstance(module, nn.Linear) or _is_conv1d(module))
+        # GPT-2 keeps its linear layers as transposed `Conv1D`s, which PEFT adapts too
+        and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
     }
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    """GPT-2 keeps its linear layers as transposed `Conv1D`s, which PEFT adapts too."""
-    return type(module).__name__ == "Conv1D"

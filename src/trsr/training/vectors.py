@@ -130,30 +130,27 @@ def _split(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return found
 
 
+@dataclass(frozen=True)
 class _Encoded:
     """Gives a pass vectors with gradients: of items that are learned, and of summaries."""
 
-    def __init__(
-        self,
-        opened: TransformersModel,
-        items: ItemVectors,
-        learned: ItemEncoder | None,
-        reach: int,
-    ) -> None:
-        self._opened, self._items, self._learned, self._reach = opened, items, learned, reach
+    opened: TransformersModel
+    items: ItemVectors
+    learned: ItemEncoder | None
+    reach: int
 
     @contextlib.contextmanager
     def activations(self, cases: Sequence[EncodedCase]) -> Iterator[None]:
         sequences = [one for case in cases for one in (case.prefix, *case.rests)]
-        summaries, learned = self._opened.summaries, self._learned
-        late = summaries.late_items(sequences, self._reach) if summaries else []
+        summaries, learned = self.opened.summaries, self.learned
+        late = summaries.late_items(sequences, self.reach) if summaries else []
         with contextlib.ExitStack() as vectors:
             if learned is not None:
-                vectors.enter_context(self._items.training(sequences, late))
+                vectors.enter_context(self.items.training(sequences, late))
             if summaries is not None:
                 # to read all texts of long histories in each step would cost more than all else
-                early: Items = learned.plain if learned else self._items.of_texts
-                vectors.enter_context(summaries.training(sequences, self._reach, early))
+                early: Items = learned.plain if learned else self.items.of_texts
+                vectors.enter_context(summaries.training(sequences, self.reach, early))
             yield
 
 

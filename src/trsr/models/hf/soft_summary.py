@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import hashlib
 import re
 import threading
@@ -285,8 +284,13 @@ class SoftSummaries:
             old = set(known)
             with torch.no_grad():
                 # a validation between two steps reads without dropout
-                encoder = functools.partial(_evaluating, self._encoder)
-                advance(encoder, known, paths, self._items.of_texts, self._batch_tokens)
+                advance(
+                    lambda: self._encoder().eval(),
+                    known,
+                    paths,
+                    self._items.of_texts,
+                    self._batch_tokens,
+                )
             kept = {key: known[key] for own in paths for key in lasting(own) if key in known}
             fresh = {self._stored_key(key): one for key, one in kept.items() if key not in old}
             if fresh and self._store is not None and (self._writes if write is None else write):
@@ -363,10 +367,6 @@ class SoftSummaries:
         return list(
             dict.fromkeys(item for own in paths for step in own[-reach:] for item in step.items)
         )
-
-
-def _evaluating(encoder: Callable[[], SummaryEncoder]) -> SummaryEncoder:
-    return encoder().eval()
 
 
 def lasting(path: Sequence[Step]) -> list[str]:
