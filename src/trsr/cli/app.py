@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 import trsr
 from trsr.bars import err
 from trsr.cli import starting
-from trsr.cli.terminal import Bar, command, out, table
+from trsr.cli.terminal import Bar, command, out, say, say_json, table
 
 
 class _Commands(TyperGroup):
@@ -116,9 +116,8 @@ def check(config: ConfigPath, settings: Overrides = None) -> None:
         from trsr.cli.inspect import check_all
 
         lines = check_all(config, settings or [])
-        out.print(next(lines), markup=False)  # of the settings; then the data is read
-    for line in lines:
-        out.print(line, markup=False)
+        say([next(lines)])  # of the settings; then the data is read
+    say(lines)
 
 
 @app.command()
@@ -167,8 +166,7 @@ def run(
 
         found = run_figures(loaded.run.folder)
         table(found.header, found.rows)
-        for line in (*found.notes, "", *ending(loaded)):
-            out.print(line, markup=False)
+        say((*found.notes, "", *ending(loaded)))
 
 
 @app.command()
@@ -188,18 +186,15 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Say what a run will take: tokens, seconds, memory, dollars; measures for some seconds."""
-    from json import dumps
-
     from trsr.cli.planning import planned, rows
 
     with Bar("plan", resumes=False) as bar:
         found = planned(config, settings or [], machine, like, price, bar)
     if json:
-        out.print(dumps(found.to_json(), indent=1, ensure_ascii=False), markup=False)
+        say_json(found.to_json())
         return
     table(*rows(found))
-    for note in found.notes:
-        out.print(note, markup=False)
+    say(found.notes)
 
 
 @app.command()
@@ -218,8 +213,7 @@ def recommend(
 
     with Bar("recommend") as bar:
         found = list(ranked_lines(run, who, candidates, top, ranker, json, bar))
-    for line in found:
-        out.print(line, markup=False)
+    say(found)
 
 
 @app.command()
@@ -280,15 +274,13 @@ def loadtest(
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Put a service of a run under load on this machine: throughput and latencies."""
-    from json import dumps
-
     from trsr.cli.serve import put_under_load
     from trsr.serve import loadtest as load
 
     with Bar("loadtest", resumes=False) as bar:
         found = put_under_load(run, seconds, clients, rate, ranker, database, picture, bar)
     if json:
-        out.print(dumps(found, indent=1, ensure_ascii=False), markup=False)
+        say_json(found)
         return
     table(*load.rows(found))
     out.print(load.memory_of(found), markup=False)
@@ -325,8 +317,6 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Compare rankers on the same queries: differences, intervals, tests, effect sizes."""
-    from json import dumps
-
     from trsr.experiments.compare import compare as compare_runs
 
     found = compare_runs(
@@ -337,12 +327,11 @@ def compare(
         seeds=seeds,
     )
     if json:
-        out.print(dumps(found.to_json(), indent=1, ensure_ascii=False), markup=False)
+        say_json(found.to_json())
         return
     header, rows, notes = found.table()
     table(header, rows)
-    for note in notes:
-        out.print(note, markup=False)
+    say(notes)
 
 
 @app.command()
@@ -350,8 +339,7 @@ def show(run: RunPath, user: Annotated[str, typer.Argument(help="a user of the r
     """Show one user: history, blocks, growing summaries, prompt, ranked candidates."""
     from trsr.cli.show import user_lines
 
-    for line in user_lines(run, user):
-        out.print(line, markup=False)
+    say(user_lines(run, user))
 
 
 @app.command()
@@ -403,8 +391,7 @@ def sweep(
     from trsr.cli.experiments import list_runs, run_sweep
 
     if dry_run:
-        for line in list_runs(file, only or ()):
-            out.print(line, markup=False)
+        say(list_runs(file, only or ()))
         return
     with Bar("sweep") as bar:
         succeeded = run_sweep(file, processes, bar, only or ())
@@ -480,8 +467,7 @@ def distill(
     found = distill_run(run, settings or (), Bar)
     table(found.header, found.rows)
     use = command("recommend", run, "USER", options=["--ranker", "distilled"])
-    for line in (*found.notes, f"use it: {use}"):
-        out.print(line, markup=False)
+    say((*found.notes, f"use it: {use}"))
 
 
 @app.command()
@@ -515,8 +501,7 @@ def ls(
     """List the components that a configuration can name."""
     from trsr.cli.inspect import components
 
-    for line in components(kind):
-        out.print(line, markup=False)
+    say(components(kind))
 
 
 @app.command()

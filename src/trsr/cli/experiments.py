@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from trsr.bars import err
-from trsr.cli.terminal import complain, out, table
+from trsr.cli.terminal import complain, out, say, table
 from trsr.progress import Progress
 
 STYLES = {"ok": "green", "finding": "bold red", "warning": "yellow", "skipped": "dim"}
@@ -36,8 +36,7 @@ def run_sweep(path: Path, processes: int, progress: Progress, only: Sequence[str
     swept = sweep(read_plan(path), progress, processes, only)
     for header, rows in swept.tables():
         table(header, rows)
-    for note in swept.notes():
-        out.print(note, markup=False)
+    say(swept.notes())
     out.print(f"table: {swept.plan.folder / 'sweep.md'}", markup=False)
     if swept.failed:
         complain(f"{len(swept.failed)} of {len(swept.outcomes)} runs failed; see their error.txt")
@@ -74,5 +73,4 @@ def tune(config: Path, settings: Sequence[str], folder: Path, progress: Progress
     lines = [tuned.verdict, f"figures and examples: {tuned.folder / 'summarizer.json'}"]
     if tuned.found["better"]:
         lines.append(f"use it: summarize.model.name={tuned.folder}")
-    for line in lines:
-        out.print(line, markup=False)
+    say(lines)

@@ -30,11 +30,8 @@ def add_key(run: Path, database: str, name: str, scopes: Sequence[str]) -> str:
     """
     from trsr.serve.auth import add_key as add
 
-    store = _store(run, _settings({"database": database}))
-    try:
+    with _opened(run, _settings({"database": database})) as store:
         return add(store, name, scopes)
-    finally:
-        store.close()
 
 
 def drop_key(run: Path, database: str, name: str) -> None:
@@ -43,12 +40,9 @@ def drop_key(run: Path, database: str, name: str) -> None:
     Raises:
         ConfigError: If there is none of this name.
     """
-    store = _store(run, _settings({"database": database}))
-    try:
+    with _opened(run, _settings({"database": database})) as store:
         if not store.drop_key(name):
             raise ConfigError(f"there is no API key {name!r}")
-    finally:
-        store.close()
 
 
 def serve(run: Path, options: dict[str, object], say: Callable[[str], None]) -> None:
@@ -65,35 +59,31 @@ def serve(run: Path, options: dict[str, object], say: Callable[[str], None]) -> 
     from trsr.serve.service import Service
 
     settings = _settings(options)
-    store = _store(run, settings)
-    try:
+    with _opened(run, settings) as store:
         if not settings.loopback and not store.api_keys():
             raise ConfigError(
                 f"{settings.host} is reached from other machines, so the service needs an API key: "
                 "first give `trsr serve RUN --add-key NAME --scope read --scope write`"
             )
-        with _bound(settings) as listening:
-            service = Service(run, store, settings)
-            try:
-                host, port = listening.getsockname()[:2]
-                shown = f"[{host}]" if ":" in host else host
-                # now, so that no request waits for it; the first request meets a failure again
-                threading.Thread(target=_warm, args=(service,), daemon=True).start()
-                say(f"serving {run} on http://{shown}:{port}")
-                logging.getLogger("trsr.serve").setLevel(logging.WARNING)
-                config = uvicorn.Config(
-                    make_app(service, settings),
-                    access_log=False,  # it would hold users' ids
-                    log_level="warning",
-                    server_header=False,
-                    proxy_headers=False,
-                    timeout_keep_alive=30,
-                )
-                uvicorn.Server(config).run(sockets=[listening])
-            finally:
-                service.close()
-    finally:
-        store.close()
+        with (
+            _bound(settings) as listening,
+            contextlib.closing(Service(run, store, settings)) as service,
+        ):
+            host, port = listening.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            # now, so that no request waits for it; the first request meets a failure again
+            threading.Thread(target=_warm, args=(service,), daemon=True).start()
+            say(f"serving {run} on http://{shown}:{port}")
+            logging.getLogger("trsr.serve").setLevel(logging.WARNING)
+            config = uvicorn.Config(
+                make_app(service, settings),
+                access_log=False,  # it would hold users' ids
+                log_level="warning",
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=30,
+            )
+            uvicorn.Server(config).run(sockets=[listening])
 
 
 def _warm(service: Service) -> None:
@@ -139,18 +129,14 @@ def mcp(run: Path, options: dict[str, object]) -> None:
     """
     optional("mcp", "mcp", "trsr mcp")
     settings = _settings(options)
-    store = _store(run, settings)
-    try:
-        from trsr.serve.mcp import make_server
-        from trsr.serve.service import Service
+    from trsr.serve.mcp import make_server
+    from trsr.serve.service import Service
 
-        service = Service(run, store, settings)
-        try:
-            make_server(service).run("stdio")
-        finally:
-            service.close()
-    finally:
-        store.close()
+    with (
+        _opened(run, settings) as store,
+        contextlib.closing(Service(run, store, settings)) as service,
+    ):
+        make_server(service).run("stdio")
 
 
 def _settings(options: dict[str, object]) -> ServeSettings:
@@ -160,13 +146,13 @@ def _settings(options: dict[str, object]) -> ServeSettings:
     return ServeSettings.model_validate(options)
 
 
-def _store(run: Path, settings: ServeSettings) -> Store:
+def _opened(run: Path, settings: ServeSettings) -> contextlib.closing[Store]:
     from trsr.serve.store import Store
 
     need_run(run)
     if settings.database.startswith("postgres"):
         optional("psycopg", "postgres", "PostgreSQL")
-    return Store(settings.url(run))
+    return contextlib.closing(Store(settings.url(run)))
 
 
 def _bound(settings: ServeSettings) -> socket.socket:

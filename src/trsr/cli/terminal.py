@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 import typer
@@ -18,6 +19,17 @@ from trsr.bars import SafeConsole, err, visible, visible_name
 out = SafeConsole(
     highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else 160
 )
+
+
+def say(lines: Iterable[object]) -> None:
+    """Prints lines on standard output, each as soon as it is there."""
+    for line in lines:
+        out.print(line, markup=False)
+
+
+def say_json(value: object) -> None:
+    """Prints one JSON object on standard output."""
+    out.print(json.dumps(value, indent=1, ensure_ascii=False), markup=False)
 
 
 def complain(message: str) -> None:
