@@ -28,9 +28,8 @@ from trsr.errors import DataError, ModelError
 from trsr.rankers import FitData, FitOptions, RankSettings
 from trsr.rankers.sequential.forward import MASK, PAD, Forward, batches, padded, windows
 from trsr.rankers.sequential.networks import NETWORKS, SPREAD, ItemTable
-from trsr.rankers.sequential.settings import SequentialSettings
 from trsr.rankers.sequential.training import Held, cross_entropy, fit, ndcg
-from trsr.rankers.settings import ranker_class
+from trsr.rankers.settings import SequentialSettings, ranker_class
 from trsr.types import Case, Interaction, Item, Query, UserHistory
 
 ITEMS = 12

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from trsr.rankers.sequential.settings import HEADS, SequentialSettings
+from trsr.rankers.settings import HEADS, SequentialSettings
 
 Ints = npt.NDArray[np.int64]
 

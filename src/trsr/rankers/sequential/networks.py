@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trsr.rankers.sequential.forward import MASK, PAD, Ints, padded
-from trsr.rankers.sequential.settings import HEADS, SequentialSettings, TextUse
+from trsr.rankers.settings import HEADS, SequentialSettings, TextUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

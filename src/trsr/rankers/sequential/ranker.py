@@ -17,8 +17,7 @@ from trsr.rankers.base import FitData, FitOptions, Ranker, Resources
 from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
 from trsr.rankers.item_text import item_text
 from trsr.rankers.sequential.forward import Forward
-from trsr.rankers.sequential.settings import SequentialSettings, TextUse
-from trsr.rankers.settings import Traits
+from trsr.rankers.settings import SequentialSettings, TextUse, Traits
 from trsr.settings import Settings, derive_seed
 from trsr.storage import files
 

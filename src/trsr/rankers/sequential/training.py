@@ -19,7 +19,7 @@ from trsr.errors import ModelError
 from trsr.progress import Progress, Silent
 from trsr.rankers.sequential.forward import PAD, Ints, batches, padded, windows
 from trsr.rankers.sequential.networks import NETWORKS, Floats, ItemTable, Network
-from trsr.rankers.sequential.settings import SequentialSettings, TextUse
+from trsr.rankers.settings import SequentialSettings, TextUse
 from trsr.settings import derive_seed
 
 _log = logging.getLogger(__name__)
