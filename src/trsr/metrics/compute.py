@@ -177,9 +177,7 @@ def _beyond(
 def estimate(values: npt.NDArray[np.float64], *, unit: bool = True) -> Estimate:
     """The mean of queries' values, and its standard error.
 
-    Args:
-        values: Shape (queries,).
-        unit: Whether they lie between 0 and 1.
+    Of values between 0 and 1 (`unit`).
     """
     n = len(values)
     mean = float(values.mean()) if n else None

@@ -99,9 +99,7 @@ def _marks(report: Report) -> Iterator[str]:
 def number(estimate: Estimate, spread: float | None = None) -> str:
     """`.460 ±.029`, or `.460` where there is no standard error.
 
-    Args:
-        estimate: Any estimate.
-        spread: The standard deviation of several seeds' means: `.460 ±.029 (±.012)`.
+    `spread` is the standard deviation of several seeds' means: `.460 ±.029 (±.012)`.
     """
     error = "" if estimate.se is None else f" ±{decimals(estimate.se)}"
     seeds = "" if spread is None else f" (±{decimals(spread)})"

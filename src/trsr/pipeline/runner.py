@@ -144,16 +144,8 @@ def advance(
     """Does one stage, unless what it made before still holds, or another run has made the same.
 
     Files that somebody put in the run are never replaced. Among all stages, one whose files were
-    made outside is passed over.
-
-    Args:
-        stages: All stages, in order.
-        name: The stage.
-        config: All settings.
-        run: Where it is made.
-        progress: Shows how far the work is.
-        donors: Runs whose stages are copied where settings and inputs are the same.
-        alone: Whether this stage alone is to be made.
+    made outside is passed over. Of `donors` a stage with the same settings and inputs is copied;
+    `alone` tells that no other stage is to be made.
 
     Raises:
         StaleRunError: If an earlier stage is missing or was made with other settings.

@@ -50,13 +50,8 @@ def trained(
 ) -> dict[str, Any]:
     """Trains the adapter; what it took.
 
-    Args:
-        config: All settings.
-        run: Where the cases and summaries are.
-        out: Gets the folder `adapter`.
-        state: Where the training goes on from.
-        progress: Counts steps.
-        group: The workers of which this is one; None: it trains alone.
+    What it makes lies in `out/adapter`; a stopped training goes on from `state`. Without a group
+    this process trains alone.
     """
     dataset = Dataset.load(run.folder)
     used = config.train.validate_steps
@@ -248,11 +243,7 @@ _STEPS = "steps.json"
 
 
 class FileProgress:
-    """Progress as a file, for a reader on another machine.
-
-    Args:
-        path: The file.
-    """
+    """Progress as a file, for a reader on another machine."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

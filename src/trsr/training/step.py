@@ -99,22 +99,10 @@ class TrainingStep:
     """Makes the steps of a schedule; each depends on the weights, the moments and its number only.
 
     The gradient is the mean over the step's cases, however they are cut into micro-batches.
-
-    Args:
-        network: A causal language model of transformers; LoRA layers are put into it.
-        cases: What to train on.
-        schedule: Which cases each step takes.
-        settings: The loss, LoRA and AdamW.
-        base: The base model's name, for the adapter's configuration.
-        batch_tokens: About how many tokens one forward and backward pass may hold.
-        seed: The run's seed.
-        loss: What to minimize; None: as the settings say.
-        activation_cache: Makes the cache for the frozen lower layers from the network with its
-            adapter; where it gives None, each step computes those layers.
-        adapter: What is trained, on the network already; None: a new adapter.
-        group: The workers that make each step together.
-        sharded: Where the network is to run with its layers' weights sharded over the group; None:
-            each worker has all of them, where they are.
+    `activation_cache` makes the cache for the frozen lower layers from the network with its
+    adapter; where it gives None, each step computes them. With `sharded` the network runs there,
+    its layers' weights sharded over the group; else each worker has all of them, where they are.
+    What else may be left out is as of `run_training`.
 
     Raises:
         ConfigError: If a target is no layer of the network, or it cannot checkpoint gradients.
