@@ -190,27 +190,6 @@ def open_title_model(
     return model, TitleWriter(config.prompts, model.count_tokens, model.context_tokens)
 
 
-def rank_resources(
-    config: Config,
-    dataset: Dataset,
-    open_ranking_model: Callable[..., tuple[ScoringModel, PromptWriter]],
-    open_titles: Callable[[], tuple[LanguageModel, TitleWriter]],
-    ranker: Callable[[str], Ranker],
-    progress: Progress | None = None,
-) -> Resources:
-    """What the rankers of a run may use, in a stage or at run time."""
-    progress = progress or Silent()
-    return Resources(
-        dataset.catalog,
-        config.rank,
-        open_ranking_model,
-        ranker,
-        progress,
-        open_titles,
-        dataset.folder,
-    )
-
-
 COMPRESSED = "compressed"
 """In a run directory: the compressed ranking model."""
 
@@ -634,7 +613,14 @@ class Recommender:
             return self._loaded[name]
 
     def _load(self, name: str) -> Ranker:
-        resources = rank_resources(self.config, self.dataset, self._rank, self._titles, self.fitted)
+        resources = Resources(
+            self.catalog,
+            self.config.rank,
+            self._rank,
+            self.fitted,
+            titles=self._titles,
+            run=self.dataset.folder,
+        )
         ranker = make_ranker(name, resources)
         if not ranker.learns():
             return ranker

@@ -21,10 +21,10 @@ from trsr.pipeline.artifacts import cases_file, summaries_file
 from trsr.progress import Progress, Silent
 from trsr.prompts import PromptWriter, TitleWriter, load_domain
 from trsr.prompts.titles import title_words
-from trsr.rankers import FitData, FitOptions, Ranker, make_ranker
+from trsr.rankers import FitData, FitOptions, Ranker, Resources, make_ranker
 from trsr.rankers.item_text import ENCODER, ITEM_VECTORS
 from trsr.rankers.settings import RANKERS, ranker_class
-from trsr.recommender import COMPRESSED, ITEMS, KEY, TITLE_ADAPTER, rank_resources
+from trsr.recommender import COMPRESSED, ITEMS, KEY, TITLE_ADAPTER
 from trsr.recommender import RANKERS as FOLDER
 from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory, readable
@@ -186,14 +186,15 @@ class FittedRankers:
         files.move(unfinished, self.work / name)
         return ranker
 
-    def _resources(self) -> Any:
-        return rank_resources(
-            self.config,
-            self.dataset,
+    def _resources(self) -> Resources:
+        return Resources(
+            self.dataset.catalog,
+            self.config.rank,
             self.open_ranking_model,
-            self.open_titles,
             self.get,
             self.progress,
+            self.open_titles,
+            self.dataset.folder,
         )
 
 
