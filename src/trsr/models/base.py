@@ -131,6 +131,10 @@ class ModelWrapper:
         """The prompt's tokens as the inner model would read it."""
         return self.inner.count_tokens(prompt)
 
+    def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
+        """As the inner model's."""
+        return self.inner.generate(prompts, sampling)
+
 
 class NoModel:
     """Stands where a strategy asks no model: nothing is loaded to write nothing."""

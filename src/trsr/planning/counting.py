@@ -6,7 +6,6 @@ import functools
 import math
 import re
 import statistics
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from trsr.data.cases import SEEN
 from trsr.models import ModelSettings, Sampling
 from trsr.models.base import Feed, FeedReader
 from trsr.models.chat_format import ChatFormat, Question
-from trsr.models.token_tree.tokens import Tokens, common
+from trsr.models.token_tree.tokens import Tokens, added
 from trsr.models.vector_format import SUMMARIES, VectorFormat, VectorNumbers
 from trsr.models.weights import GGUF, local_weights
 from trsr.planning.machines import Shape, bytes_each
@@ -289,7 +288,7 @@ class StandIn:
         self._store = store if identity else None
         self._encoders = Encoders(reader)
         self._known: set[str] = set()
-        self._ordered: list[Tokens] = []  # a prompt shares most with a neighbour
+        self._ordered: list[Tokens] = []
         self.counts = Counts()
         self.asked: list[Prompt] = []
 
@@ -304,7 +303,7 @@ class StandIn:
         self._known.add(key)
         tokens = self.reader.encode(prompt)
         self.counts.tokens += len(tokens)
-        self.counts.distinct += self._fresh(tokens)
+        self.counts.distinct += added(self._ordered, tokens)
         parts = (part for message in prompt.messages for part in message.parts)
         soft = (one.text for one in parts if isinstance(one, Vectors) and one.of == "summary")
         self.counts.encoded += sum(map(self._encoders.fresh, soft))
@@ -330,13 +329,6 @@ class StandIn:
         """What was asked since the last time."""
         counts, self.counts = self.counts, Counts()
         return counts
-
-    def _fresh(self, tokens: Tokens) -> int:
-        """How many tokens no earlier prompt had, after the same ones; remembers the prompt."""
-        place = bisect_left(self._ordered, tokens)
-        near = self._ordered[max(place - 1, 0) : place + 1]
-        self._ordered.insert(place, tokens)
-        return len(tokens) - max((common(tokens, other) for other in near), default=0)
 
 
 def _marked(text: str, draw: int) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trsr.errors import ModelError, PromptError, TrsrError
-from trsr.models.base import Feed, ModelWrapper, Sampling, ScoringModel
+from trsr.models.base import ModelWrapper, ScoringModel
 from trsr.serve.noting import noted_model
 from trsr.types import Prompt
 
@@ -150,10 +150,6 @@ class BatchedModel(ModelWrapper):
     def waiting(self) -> int:
         """How many requests wait for a pass."""
         return len(self._jobs)
-
-    def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
-        """As the inner model's, and not shared."""
-        return self.inner.generate(prompts, sampling)
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Rows:
         """Log-probabilities as `ScoringModel.score` gives, out of passes that others share.

@@ -13,7 +13,7 @@ import torch
 
 from trsr.errors import ConfigError, DataError
 from trsr.hub import SMOLLM2_REPO
-from trsr.models.base import Feed, ModelWrapper, Sampling
+from trsr.models.base import ModelWrapper
 from trsr.models.hf.load import pick_device, pick_dtype
 from trsr.models.hf.model import TransformersModel
 from trsr.models.settings import ModelSettings, open_model
@@ -165,10 +165,6 @@ class ModelInTraining(ModelWrapper):
     def identity(self) -> str:
         """No identity that a response cache may know: the weights change under it."""
         return f"{self.inner.identity} in training"
-
-    def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
-        """Yields (position, text) of each prompt."""
-        return self.inner.generate(prompts, sampling)
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> npt.NDArray[np.float64]:
         """The log-probability of each answer after each prompt."""

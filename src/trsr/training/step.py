@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trsr.errors import ConfigError, ModelError
-from trsr.models.token_tree.tokens import Tokens, common
+from trsr.models.token_tree.tokens import Tokens, added
 from trsr.settings import derive_seed
 from trsr.training.adapter import Adapter
 from trsr.training.encode import EncodedCase
@@ -291,7 +290,7 @@ class Batch:
         self.cases: list[EncodedCase] = []
         self.tokens = 0
         self._alone = alone
-        self._texts: list[Tokens] = []  # sorted, so that a text shares most with a neighbour
+        self._texts: list[Tokens] = []
 
     def with_cases(self, cases: Iterable[EncodedCase]) -> Batch:
         """A copy with these cases added."""
@@ -300,16 +299,9 @@ class Batch:
         batch._texts = [*self._texts]
         for case in cases:
             batch.cases.append(case)
-            batch.tokens += case.tokens if self._alone else sum(map(batch._fresh, case.texts))
+            new = (added(batch._texts, text) for text in case.texts)
+            batch.tokens += case.tokens if self._alone else sum(new)
         return batch
-
-    def _fresh(self, text: Tokens) -> int:
-        """Adds a text; returns how many of its tokens are new."""
-        place = bisect_left(self._texts, text)
-        near = self._texts[max(place - 1, 0) : place + 1]
-        known = max((common(text, other) for other in near), default=0)
-        self._texts.insert(place, text)
-        return len(text) - known
 
 
 def batches(cases: Sequence[EncodedCase], most: int, *, alone: bool) -> Iterator[Batch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -60,6 +61,17 @@ def common(one: Tokens, other: Tokens) -> int:
         else:
             high = middle - 1
     return low
+
+
+def added(ordered: list[Tokens], tokens: Tokens) -> int:
+    """Inserts a sequence into sorted ones; how many of its tokens are new after those before them.
+
+    Sorted, a sequence shares most with a neighbour.
+    """
+    place = bisect_left(ordered, tokens)
+    near = ordered[max(place - 1, 0) : place + 1]
+    ordered.insert(place, tokens)
+    return len(tokens) - max((common(tokens, other) for other in near), default=0)
 
 
 @dataclass
