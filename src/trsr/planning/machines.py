@@ -254,7 +254,7 @@ def own_machine() -> Gpu:
     """
     one = np.ones((768, 768), np.float32)
     one @ one
-    begun, took = time.perf_counter(), []
+    begun, took = time.perf_counter(), list[float]()
     while time.perf_counter() - begun < 0.1 or len(took) < 3:
         started = time.perf_counter()
         one @ one
