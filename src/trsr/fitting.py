@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from trsr.config.loading import replaced, tables
 from trsr.config.start import first_settings
 from trsr.data import Columns, guess
 from trsr.data.frames import FrameKind, is_table, parquet_bytes, read_frame
-from trsr.errors import ConfigError
+from trsr.errors import ConfigError, DataError
 from trsr.methods import DEFAULT
 from trsr.pipeline import run_stage, stage_names
 from trsr.recommender import Recommender
@@ -60,6 +59,8 @@ def fit(
         ConfigError: Listing every mistake of the settings.
         DataError: If a table cannot be read, or a column cannot be guessed; the message names it.
     """
+    if interactions is None:
+        raise DataError("the interactions are None: give a table, or the path of a file")
     given = tables(settings)
     _refuse_places(given)
     tabled = {
@@ -69,11 +70,11 @@ def fit(
     }
     content = {name: parquet_bytes(frame, name) for name, (frame, _) in tabled.items()}
     paths = {
-        name: Path(os.path.abspath(Path(one).expanduser()))
+        name: Path(files.absolute(one))
         for name, one in (("interactions", interactions), ("items", items))
         if one is not None and name not in content
     }
-    folder = Path(os.path.abspath(run_directory or _folder(content, paths, given)))
+    folder = Path(files.absolute(run_directory or _folder(content, paths, given)))
     for name, one in content.items():
         path = paths[name] = folder / GIVEN / f"{name}.parquet"
         # the same table is the same file, so that nothing is prepared anew

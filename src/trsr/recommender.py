@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import operator
 import os
 import threading
 from collections import Counter
@@ -267,7 +268,7 @@ class Recommender:
             StoreError: If the folder is not a run directory, holds no prepared data, or not this
                 ranker.
         """
-        folder = local(folder)
+        folder = Path(os.path.expanduser(local(folder)))
         if not files.is_file(folder / "config.toml") or not files.is_file(folder / "items.parquet"):
             raise StoreError(
                 f"{folder}: not a run directory with prepared data; make one with `trsr run CONFIG`"
@@ -362,10 +363,10 @@ class Recommender:
             was given.
 
         Raises:
-            DataError: If a user is not in the run's data; the message names who.
+            DataError: If a user is not in the run's data; the message names who. If `k` is no
+                whole number from 1 on.
         """
-        if k < 1:
-            raise DataError(f"k = {k}: ask for at least one item a user")
+        k = _count(k)
         histories = self._histories(user_ids(users))
         progress = progress or Silent()
         progress.begin(len(histories), "users")
@@ -427,8 +428,10 @@ class Recommender:
             Blocks, summaries, the prompt, and the scores of each ranker that takes part.
 
         Raises:
-            DataError: If there is no such user, or no item that the user has not met.
+            DataError: If there is no such user, or no item that the user has not met. If `k` is no
+                whole number from 1 on.
         """
+        k = _count(k)
         known = isinstance(user, UserHistory)
         history = user if known else self._histories(user_ids(user))[0]
         query, found = next(self.rank_unseen([history], k), (None, None))
@@ -509,7 +512,7 @@ class Recommender:
         Raises:
             StoreError: If there is something in the folder, or it cannot be written.
         """
-        folder = Path(os.path.abspath(folder))
+        folder = Path(files.absolute(folder))
         if files.listed(folder):
             raise StoreError(f"{folder}: there is something in it; choose an empty or new folder")
         with explained(folder, "another folder"):
@@ -673,6 +676,17 @@ class Recommender:
     def _titles(self) -> tuple[LanguageModel, TitleWriter]:
         with self._lock:
             return self._title_model
+
+
+def _count(k: Any) -> int:
+    """How many items are asked for."""
+    try:
+        count = operator.index(k)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise DataError(f"k = {k!r}: ask for at least one item a user, by a whole number")
+    return count
 
 
 def load(folder: Path | str, ranker: str = "") -> Recommender:

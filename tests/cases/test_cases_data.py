@@ -166,7 +166,9 @@ def test_what_day_and_month_are_is_guessed_or_reported(tmp_path: Path) -> None:
     assert last is not None
     assert last <= day.timestamp()
     both = log(tmp_path, [*rows, ("u0", "p00", "13/1/2023"), ("u0", "p01", "1/13/2023")])
-    with pytest.raises(DataError, match=r"the day first \('13/1/2023'\) and with the month first"):
+    with pytest.raises(
+        DataError, match=r"column 'when' .*the day first \('13/1/2023'\) and with the month first"
+    ):
         inspect(found.settings.model_copy(update={"interactions": both}), seed=1)
 
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -143,12 +144,27 @@ def test_users_that_cannot_be_ranked_are_named(clicks, products):
         (["u1", None], "1 of 2 ids are missing"),
         ([["u1"]], "a single value is needed"),
         (["u1", 2], "give ids of one type"),
+        *((["u1", 2**200], "give ids of one type"), (["u1", float("nan")], "1 of 2 ids are miss")),
+        *((pd.Series(["u1", empty]), "1 of 2 ids are missing") for empty in (None, pd.NA, pd.NaT)),
         (pl.DataFrame({"a": ["u1"], "b": [1]}), "which column\\? The columns are a, b"),
     ):
         with pytest.raises(DataError, match=message):
             made.recommend(users)
-    with pytest.raises(DataError, match="k = 0"):
-        made.recommend("u1", k=0)
+    for k in (0, -1, 1.5, "3", None):
+        for asked in (made.recommend, made.explain):
+            with pytest.raises(DataError, match=f"k = {k!r}: ask for at least one item"):
+                asked("u1", k=k)
+    assert rows(made.recommend(b"u1", k=np.int64(2))) == rows(made.recommend("u1", k=2))
+
+
+def test_a_tilde_is_the_home(clicks, products, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = trsr.fit(clicks, products, run_directory="~/mine", **CHEAP)
+    assert (tmp_path / "mine" / "report.json").is_file()
+    assert made.save("~/saved") == tmp_path / "saved"
+    assert trsr.load("~/saved").catalog.ids == made.catalog.ids
+    with pytest.raises(ConfigError, match="there is no such home"):
+        trsr.fit("~nobody-there/clicks.csv", products, **CHEAP)
 
 
 def test_who_has_met_everything_gets_nothing(asked, caplog):
@@ -288,6 +304,7 @@ BAD = {
     ),
     "no column's values are ids of items.parquet": pl.DataFrame({"x": ["q"], "y": ["r"]}),
     "nowhere.csv: there is no such file": "nowhere.csv",
+    "the interactions are None: give a table, or the path of a file": None,
 }
 
 

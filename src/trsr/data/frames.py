@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,7 +74,7 @@ def user_ids(users: Any) -> list[str]:
     Raises:
         DataError: If there is none, an id is missing, or the table has no such column.
     """
-    if isinstance(users, str | int | float) or users is None:
+    if isinstance(users, str | bytes | int | float) or users is None:
         users = [users]
     if isinstance(users, pl.LazyFrame) or hasattr(users, "columns"):
         frame, _ = read_frame(users, "users")
@@ -84,14 +85,22 @@ def user_ids(users: Any) -> list[str]:
             )
         users = frame["user"] if frame.width > 1 else frame.to_series()
     try:
-        given = pl.Series("user", list(users))
-    except TypeError as error:
-        raise DataError(f"the users: {error}; give ids of one type") from error
+        given = pl.Series("user", [None if _missing(one) else one for one in users])
+    except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"the users: {reason}; give ids of one type") from error
     ids = id_text(given, Path("users"))
     if ids.null_count() or ids.is_empty():
         what = f"{ids.null_count():,} of {len(ids):,} ids are missing" if len(ids) else "no id"
         raise DataError(f"the users: {what}; give the ids of users in the run's data")
     return ids.unique(maintain_order=True).to_list()
+
+
+def _missing(cell: Any) -> bool:
+    """Whether it is what pandas puts where there is no value."""
+    return (isinstance(cell, float) and math.isnan(cell)) or (
+        type(cell).__name__ in ("NAType", "NaTType")
+    )
 
 
 def _written(frame: pl.DataFrame) -> bytes:

@@ -259,7 +259,9 @@ def _typed_columns(
     for name in ("time", "order"):
         if name in columns:
             form = settings.time_format if name == "time" else ""
-            times = seconds(columns.pop(name), path, form)
+            # messages name the column as the file does
+            own = getattr(settings.columns, name) or name
+            times = seconds(columns.pop(name).alias(own), path, form)
             # a row without an order comes last at its time
             values = times.values.fill_null(np.inf) if name == "order" else times.values
             typed.append(values.alias(name))
