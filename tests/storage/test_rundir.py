@@ -131,6 +131,8 @@ def test_a_manifest_that_trsr_did_not_write_is_named(tmp_path, text):
 def test_a_full_disk_is_explained(tmp_path):
     with pytest.raises(StoreError, match="the disk is full"), explained(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(StoreError, match="larger than the system allows"), explained(tmp_path):
+        raise OSError(errno.EFBIG, "File too large")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")

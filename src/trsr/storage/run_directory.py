@@ -412,6 +412,11 @@ def explained(folder: Path, place: str = PLACE) -> Iterator[None]:
                 f"{folder}: the disk is full; free some space and give the same command again: "
                 "what is done is kept"
             ) from error
+        if number == errno.EFBIG:
+            raise StoreError(
+                f"{folder}: a file would be larger than the system allows (ulimit -f, a quota); "
+                "raise that and give the same command again: what is done is kept"
+            ) from error
         if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise StoreError(
                 f"{folder}: cannot be written ({os.strerror(number)}); choose another place with "
