@@ -146,6 +146,22 @@ def test_what_cannot_be_compressed_is_refused(run, tmp_path, no_processes):
         open_model(ModelSettings(name=str(tmp_path / "small"), quantize="8bit", device="cpu"))
 
 
+def test_a_run_that_is_not_trained_yet_is_refused(run, tmp_path):
+    """The model as it came is no ranker of such a run, and would pass for the tuned one."""
+    with pytest.raises(StoreError, match=r"elsewhere: not a run directory"):
+        compress_run(run, tmp_path / "a", settings=[f"run.folder={tmp_path / 'elsewhere'}"])
+    shutil.rmtree(run / "adapter")
+    with pytest.raises(StaleRunError, match=r"compress needs train \(gone or damaged: adapter\)"):
+        compress_run(run, tmp_path / "b", settings=FAST)
+    (run / "manifest.json").unlink()
+    shutil.rmtree(run / ".work", ignore_errors=True)
+    with pytest.raises(StaleRunError, match=r"compress needs train \(not made yet\)"):
+        compress_run(run, tmp_path / "b", settings=FAST)
+    with pytest.raises(ModelError, match="no trained adapter yet, and the model as it came is not"):
+        export(run, "merged", tmp_path / "c")
+    assert not {"a", "b", "c"} & {path.name for path in tmp_path.iterdir()}
+
+
 def test_the_method_ranks_by_both_forms(run, tmp_path):
     settings = ["method=od_llm", 'rank.rankers=["llm","llm_compressed"]', *FAST[:2]]
     config = load_config(run / "config.toml", settings)
@@ -171,6 +187,7 @@ def test_a_compressed_model_is_exported(run, tmp_path, no_processes):
     compress_run(run, tmp_path / "out", settings=FAST)
     config = run / "config.toml"
     text = config.read_text().replace('name = "./tiny"', f'name = "{tmp_path / "out"}"')
+    text = text.replace('"llm"', '"llm_zero_shot"')
     shutil.rmtree(run / "adapter")
     config.write_text(text)
     for to in ("merged", *(("openvino",) if importlib.util.find_spec("openvino") else ())):

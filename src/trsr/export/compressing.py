@@ -154,17 +154,22 @@ def compress_run(
     if out is None and is_copy(run):
         raise ConfigError(f"{shown(run)}: name a folder of this machine with --out DIR")
     need_run(run)
-    config = load_config(run / "config.toml", settings)
+    # a copy without its manifest would be read as the run that its settings name
+    place = {"run": {"folder": os.path.abspath(run)}}
+    config = load_config(run / "config.toml", settings, changes=place)
     ratios = ratios or (config.compress.ratio,)
     base_folder(config.model)
-    refuse_vectors(run)
     directory = RunDirectory(config.run.folder)
+    need_run(directory.folder)
+    refuse_vectors(directory.folder)
     adapter = adapter_of(directory)
-    needed = ("prepare", "summarize", "train") if adapter else ("prepare", "summarize")
-    made = [one for one in STAGES if one.name in needed and one.name in directory.records()]
+    needed = {"prepare", "summarize"} & directory.records().keys()
+    if adapter or config.trained:  # without it a stopped run's model would pass for the tuned one
+        needed.add("train")
+    made = [one for one in STAGES if one.name in needed]
     refuse_stale(made, config, directory, COMMAND)
-    dataset = Dataset.load(run)
-    target = Path(os.path.abspath(out or f"{os.path.abspath(run)}-{COMPRESSED}"))
+    dataset = Dataset.load(directory.folder)
+    target = Path(os.path.abspath(out or f"{directory.folder}-{COMPRESSED}"))
     forms = [Form(WHOLE, config.model, adapter)]
     if len(ratios) > 1 and forms[0].opened.scorer == "openvino":
         for bits in ("8bit", "4bit"):
@@ -172,7 +177,8 @@ def compress_run(
             forms.append(Form(f"{WHOLE} {bits}", fewer, adapter))
     folders = []
     for ratio in sorted(set(ratios), reverse=True):
-        own = load_config(run / "config.toml", [*settings, f"compress.ratio={ratio}"])
+        one = [*settings, f"compress.ratio={ratio}"]
+        own = load_config(run / "config.toml", one, changes=place)
         folder = target / f"{ratio:g}" if len(ratios) > 1 else target
         _write(own, directory, dataset, adapter, folder, progress)
         named = config.model.model_copy(update={"name": str(folder), "revision": None})
@@ -183,7 +189,7 @@ def compress_run(
     if curve:
         header, rows = curve.table()
         page = template("trsr.export", "compress.md.jinja").render(
-            run=run.name, curve=curve, header=header, rows=rows, settings=own.compress
+            run=directory.folder.name, curve=curve, header=header, rows=rows, settings=own.compress
         )
         files.write_text(target / "compress.md", without_paths(page))
         if len(ratios) > 1:

@@ -114,7 +114,7 @@ def export(
 
     Raises:
         ConfigError: If there is no such format, or a library that it needs.
-        ModelError: If the model cannot be written so.
+        ModelError: If the model cannot be written so, or is to be trained first.
         StoreError: If the folder is not empty, or cannot be written.
     """
     if to not in FORMATS:
@@ -135,6 +135,11 @@ def export(
         raise ConfigError(
             f"{run}: no ranker of this run asks a language model, so there is none to export; name "
             "llm or llm_zero_shot in rank.rankers, and give `trsr run` again"
+        )
+    if not tuned and recommender.config.trained:
+        raise ModelError(
+            f"{run}: there is no trained adapter yet, and the model as it came is not what this "
+            f"run ranks by; give `trsr run {run}` first"
         )
     source = Source(
         recommender.config.model, adapter if tuned else None, card.base_model(recommender.config)
