@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from pipeline_data import FEW
@@ -127,6 +128,18 @@ def test_a_run_that_training_cannot_go_on_from_is_refused(load, texts, tmp_path,
         list(run(config))
     # other cases are seen when there are cases; all else before any work
     assert (config.run.folder / "manifest.json").exists() == ("other cases" in said)
+
+
+def test_a_run_does_not_go_on_from_itself(load, finished, tmp_path):
+    """It would train over what it starts from, and count as made from another run ever after."""
+    own = tmp_path / "own"
+    shutil.copytree(finished, own)
+    before = (own / "manifest.json").read_bytes(), (own / "config.toml").read_bytes()
+    (tmp_path / "link").symlink_to(own)
+    for start in (own, tmp_path / "link"):
+        with pytest.raises(ConfigError, match="is this run itself: name another one"):
+            list(run(load(f"run.folder={own}", f"train.start={start}")))
+    assert before == ((own / "manifest.json").read_bytes(), (own / "config.toml").read_bytes())
 
 
 @pytest.mark.parametrize(

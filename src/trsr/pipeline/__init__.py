@@ -13,7 +13,7 @@ from trsr.pipeline.artifacts import used_splits
 from trsr.pipeline.runner import Outcome, Stage, advance, refuse_stale
 from trsr.pipeline.sharding import check_reach
 from trsr.pipeline.stages import STAGE_TABLE, STAGES
-from trsr.pipeline.training import start_config
+from trsr.pipeline.training import refuse_own_start, start_config
 from trsr.progress import Progress, Silent
 from trsr.storage.remote_run import run_directory
 from trsr.storage.run_directory import RunDirectory
@@ -124,6 +124,8 @@ def check_before(config: Config, names: Sequence[str]) -> list[str]:
     """
     made = RunDirectory(config.run.folder).records()
     left = [name for name in names if name not in ("prepare", "evaluate", *made)]
+    if "train" in names:
+        refuse_own_start(config)
     if "train" in left:
         start_config(config)
     asks = config.rank.those("uses_llm") or (config.summarize.uses_llm and used_splits(config))

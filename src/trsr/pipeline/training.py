@@ -104,6 +104,19 @@ ALIKE = ("rank", "alpha", "targets", "upper_layers")
 """Settings of `[train]` that say which weights LoRA has."""
 
 
+def refuse_own_start(config: Config) -> None:
+    """Refuses a training that would go on from what it writes over.
+
+    Raises:
+        ConfigError: If `train.start` names the run itself.
+    """
+    folder = config.train.start
+    if folder is not None and folder.resolve() == config.run.folder.resolve():
+        raise ConfigError(
+            f"train.start: {shown(folder)} is this run itself: name another one, or set run.folder"
+        )
+
+
 def start_config(config: Config) -> Config | None:
     """The settings of the run that `train.start` names, where it names one.
 
@@ -115,6 +128,7 @@ def start_config(config: Config) -> Config | None:
     if folder is None:
         return None
     name = f"train.start: {shown(folder)}"
+    refuse_own_start(config)
     need_run(folder)
     own = load_config(folder)
     if adapter_of(RunDirectory(folder)) is None:
