@@ -73,6 +73,13 @@ def test_a_list_of_wrong_values_alone_is_one_mistake(tmp_path):
         load_config(write(tmp_path, GOOD), ["rank.blend.members=[]"])
 
 
+def test_a_name_in_the_place_of_a_list_is_shown_as_one(tmp_path):
+    for value, shown in (("popular", '["popular"]'), ("3", '["…"]')):
+        with pytest.raises(ConfigError) as caught:
+            load_config(write(tmp_path, GOOD), [f"rank.rankers={value}"])
+        assert f"  rank.rankers: write a list, such as {shown} (given: " in str(caught.value)
+
+
 def test_an_unknown_setting_in_a_table_of_ones_own_name_is_told(tmp_path):
     settings = ["rank.external.mine.fles=['a.trec']", "rank.external.mine.files=['b.trec']"]
     with pytest.raises(

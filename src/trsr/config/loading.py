@@ -323,6 +323,10 @@ def _say(error: Any, root: type[BaseModel]) -> str:
     given = "" if hidden else f" (given: {shown if len(shown) <= 200 else shown[:200] + '…'})"
     if error["type"] == "too_short":
         return f"{where}: too few values: give at least {error['ctx']['min_length']}{given}"
+    if error["type"] in ("tuple_type", "list_type"):
+        name = error["input"] if isinstance(error["input"], str) else ""
+        example = name if re.fullmatch(r"[\w@-]{1,40}", name) else "…"
+        return f'{where}: write a list, such as ["{example}"]{given}'
     message = error["msg"].removeprefix("Value error, ")
     return f"{where}: {message[0].lower()}{message[1:]}{given}"
 
