@@ -678,6 +678,15 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
             inspect(DataSettings(interactions=log(tmp_path), items=path), seed=1)
 
 
+def test_items_by_hand_in_another_encoding_are_named(tmp_path: Path) -> None:
+    catalog = Catalog(pl.DataFrame({"id": ["é", "b"], "title": ["x", "y"]}))
+    path = tmp_path / "c.txt"
+    path.write_text("b\né\n", "cp1252")
+    for read in (read_items, read_histories):
+        with pytest.raises(DataError, match=r"c\.txt: is not UTF-8 text; save the file as UTF-8"):
+            read(path, catalog)
+
+
 def test_histories_by_hand(tmp_path: Path) -> None:
     catalog = Catalog(pl.DataFrame({"id": ["a", "b"], "title": ["x", "y"]}))
     path = tmp_path / "h.jsonl"

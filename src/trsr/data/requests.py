@@ -72,7 +72,11 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     if not files.is_file(path):
         raise DataError(f"{path}: there is no such file")
     with inputs.located(path), inputs.as_text(path, "utf-8") as text:
-        lines = [(f"{path}, line {n}", line) for n, line in enumerate(text, 1) if line.strip()]
+        try:
+            lines = [(f"{path}, line {n}", line) for n, line in enumerate(text, 1) if line.strip()]
+        except UnicodeDecodeError as error:
+            # data.encoding is that of the run's own files
+            raise DataError(f"{path}: is not UTF-8 text; save the file as UTF-8") from error
     if not lines:
         raise DataError(f"{path}: the file is empty")
     yield from lines
