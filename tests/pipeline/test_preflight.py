@@ -162,3 +162,12 @@ def test_the_seed_of_training_is_told_where_something_is_trained(told, settings,
     assert {stage for stage in plain if plain[stage] != seeded[stage]} == told_by
     # that of the run, named again, makes nothing anew: seeds = [0, …] begins with what is there
     assert told(*settings, "train.seed=0") == plain
+
+
+def test_fields_that_no_item_has_are_told_before_a_prompt_is_written(prepared):
+    for run in (run_summarize, run_train, run_rank):
+        with pytest.raises(ConfigError, match=r"no column titel, .*texts: did you mean title\?"):
+            run(prepared("prompts.fields=['titel']"))
+    # one that is there is enough, and who asks no model reads no prompt
+    run_summarize(prepared("prompts.fields=['titel', 'title']"))
+    run_summarize(prepared("prompts.fields=['titel']", "rank.rankers=['popular']"))

@@ -55,6 +55,7 @@ from trsr.recommender import (
     open_ranking_model,
     open_title_model,
 )
+from trsr.registry import near
 from trsr.report.costs import RankerCost
 from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory
@@ -313,14 +314,25 @@ def training_summaries(config: Config, dataset: Dataset) -> dict[str, Summary]:
     return run_summaries(dataset, ("train",), needed=needed)[0]
 
 
+def _check_fields(config: Config, dataset: Dataset) -> None:
+    fields, columns = config.prompts.fields, dataset.catalog.columns
+    asks = config.rank.those("uses_llm") or (config.summarize.uses_llm and used_splits(config))
+    if asks and fields and not set(fields) & set(columns):
+        raise ConfigError(
+            f"prompts.fields: the items have no column {', '.join(fields)}, so that a prompt would "
+            f"show none of their texts{near(fields[0], list(columns))}"
+        )
+
+
 def check_prepared(config: Config, dataset: Dataset) -> None:
     """Refuses settings that a later stage would refuse, once it is known what the data holds.
 
     Raises:
-        ConfigError: If validation cases are needed and there are none, or a ranker is given more
-            items than it may be.
+        ConfigError: If validation cases are needed and there are none, a ranker is given more
+            items than it may be, or prompts would show no text of any item.
         DataError: If lists made elsewhere are not those of the cases' candidates.
     """
+    _check_fields(config, dataset)
     made = set(config.rank.rankers)
     made.add(config.rank.retriever)
     used = config.rank.only(*sorted(made)).used  # with a blend's members
