@@ -9,6 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from trsr.machine import cores
+
+if together := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # workers share the cores: threads beyond them burn time as they wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // int(together))))
+
 # an example's time says more of what else the machine does than of the code
 settings.register_profile("trsr", deadline=None)
 settings.load_profile("trsr")
