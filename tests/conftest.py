@@ -30,6 +30,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+LONG = {
+    "test_kills.py",
+    "test_ray_engine.py",
+    "test_sharded.py",
+    "test_group.py",
+    "test_page.py",
+    "test_tune_summarizer.py",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long tests come first: at the end, one worker would wait for another's."""
+    items.sort(key=lambda one: one.path.name not in LONG)
+
+
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Compares a text with the file of this name in the test's folder `golden`."""
@@ -61,6 +76,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny import tiny_model_folder
 
     return tiny_model_folder(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def small_run(tiny_model: Path) -> Callable[..., Path]:
+    """Writes data, a tiny model and a configuration into a folder; returns the configuration."""
+    from pipeline_data import SMALL, write_data
+
+    def make(folder: Path, text: str = SMALL) -> Path:
+        write_data(folder)
+        (folder / "tiny").symlink_to(tiny_model)
+        (folder / "small.toml").write_text(text)
+        return folder / "small.toml"
+
+    return make
 
 
 @pytest.fixture(scope="module")

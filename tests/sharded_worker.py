@@ -126,20 +126,17 @@ def _numbers(network: Any) -> tuple[int, int]:
 
 
 def work(rank: int, size: int, folder: Path) -> None:
-    """Makes all variants as one worker, one after the other; the results lie in the folder."""
+    """Makes all variants as one worker, one after the other; the results lie in the folder.
+
+    In the end the second worker is lost within a step; what the first one says then lies there too.
+    """
     torch.set_num_threads(1)
     for variant in VARIANTS:
         with joined(rank, size, folder / f"meeting {variant}") as group:
             torch.save(trained(variant, group), folder / f"{variant} {rank}")
-
-
-def lose(rank: int, size: int, folder: Path) -> None:
-    """The second worker is lost within a step; what the first one says then lies in the folder."""
-    torch.set_num_threads(1)
-    settings = TrainSettings(dropout=0.0, cases_per_step=3)
-    network = tiny_network()
-    with joined(rank, size, folder / "meeting") as group:
-        step = stepping(network, settings, group)
+    with joined(rank, size, folder / "last meeting") as group:
+        network = tiny_network()
+        step = stepping(network, TrainSettings(dropout=0.0, cases_per_step=3), group)
         step.run(1)
         if rank:
             decoder_of(network).layers[1].register_forward_hook(lambda *_: os._exit(9))

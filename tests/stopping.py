@@ -47,13 +47,13 @@ class KillsWorker(Stopping):
         super().advance(steps, note)
 
 
-def train_with_breaks(alone: Config) -> None:
-    """Trains alone, then with a second worker of which one is lost, then alone to the end."""
+def train_with_breaks(alone: Config, *, lost: bool) -> None:
+    """Trains alone, then with a second worker, of which one may be lost, then alone to the end."""
     with pytest.raises(StopHereError):
         run_stage(alone, "train", Stopping(3))
     both = alone.model_copy(update={"run": alone.run.model_copy(update={"workers": 2})})
-    kills = KillsWorker(8)
+    progress = KillsWorker(8) if lost else Stopping(8)
     with pytest.raises(StopHereError):
-        run_stage(both, "train", kills)
-    assert kills.killed
+        run_stage(both, "train", progress)
+    assert not isinstance(progress, KillsWorker) or progress.killed
     run_stage(alone, "train")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from stopping import train_with_breaks
 
 from trsr.config import Config, load_config
+from trsr.engine import workers_kept
 from trsr.pipeline import run_prepare, run_stage, run_summarize
 from trsr.pipeline.runner import Job
 from trsr.pipeline.training import trained, trained_together
@@ -21,16 +23,17 @@ torch = pytest.importorskip("torch", reason="the extra `local` is not installed"
 PLAIN = ("train.dropout=0", "train.validate_steps=0")
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from pipeline_data import SMALL, write_data
-    from tiny import tiny_model_folder
+@pytest.fixture(scope="module", autouse=True)
+def kept() -> Iterator[None]:
+    """The second training goes on with the first one's processes, until one of them is lost."""
+    with workers_kept():
+        yield
 
-    folder = tmp_path_factory.mktemp("group")
-    write_data(folder)
-    tiny_model_folder(folder / "tiny")
-    (folder / "small.toml").write_text(SMALL)
-    return folder / "small.toml"
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, small_run: Any) -> Path:
+    made: Path = small_run(tmp_path_factory.mktemp("group"))
+    return made
 
 
 def prepared(config: Path, folder: Path, *settings: str) -> Config:
@@ -78,7 +81,7 @@ def test_a_training_goes_on_with_another_number_of_workers_and_after_a_lost_one(
     config: Path, tmp_path: Path
 ) -> None:
     settings = prepared(config, tmp_path / "run")
-    train_with_breaks(settings)
+    train_with_breaks(settings, lost=True)
     unbroken = prepared(config, tmp_path / "unbroken")
     run_stage(unbroken, "train")
     assert losses(settings) == pytest.approx(losses(unbroken), rel=1e-3)

@@ -58,10 +58,12 @@ def test_the_numbers_of_a_stored_model_are_counted(tiny_model: Path):
     assert numbers_stored(local_weights(str(tiny_model))) == sum(one.numel() for one in here)
 
 
-def processes(work: Callable[[int, int, Path], None], folder: Path) -> list[int | None]:
-    """Runs some work as two processes; how they ended."""
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made together, until the second one was lost."""
+    folder = tmp_path_factory.mktemp("together")
     context = multiprocessing.get_context("spawn")
-    both = [context.Process(target=work, args=(rank, 2, folder)) for rank in range(2)]
+    both = [context.Process(target=sharded_worker.work, args=(n, 2, folder)) for n in range(2)]
     for one in both:
         one.start()
     for one in both:
@@ -69,13 +71,7 @@ def processes(work: Callable[[int, int, Path], None], folder: Path) -> list[int 
     codes = [one.exitcode for one in both]
     for one in both:
         one.kill()
-    return codes
-
-
-@pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("together")
-    assert processes(sharded_worker.work, folder) == [0, 0]
+    assert codes == [0, 9]
     return folder
 
 
@@ -102,9 +98,8 @@ def test_two_workers_with_sharded_weights_train_as_one_with_all(together: Path, 
         assert rest == same
 
 
-def test_a_worker_lost_within_a_step_ends_the_other(tmp_path: Path):
-    assert processes(sharded_worker.lose, tmp_path) == [0, 9]
-    assert LOST in (tmp_path / "said").read_text()
+def test_a_worker_lost_within_a_step_ends_the_other(together: Path):
+    assert LOST in (together / "said").read_text()
 
 
 def prepared(folder: Path, run: str) -> Config:
@@ -120,18 +115,13 @@ def curves(config: Config) -> list[dict[str, Any]]:
     return [json.loads(row) for row in rows]
 
 
-def test_a_training_goes_on_sharded_whole_and_after_a_lost_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_training_goes_on_sharded_and_whole_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_run: Callable[[Path], Path]
 ):
-    from pipeline_data import SMALL, write_data
-    from tiny import tiny_model_folder
-
-    write_data(tmp_path)
-    tiny_model_folder(tmp_path / "tiny")
-    (tmp_path / "small.toml").write_text(SMALL)
+    small_run(tmp_path)
     settings = prepared(tmp_path, "run")
     monkeypatch.setattr("trsr.pipeline.training._train_shard", sharded_worker.train_shard)
-    train_with_breaks(settings)
+    train_with_breaks(settings, lost=False)  # test_group loses one
     unbroken = prepared(tmp_path, "unbroken")
     run_stage(unbroken, "train")
     found, wanted = curves(settings), curves(unbroken)
