@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -14,6 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 import tomli_w
+from command_line import trsr
+from pipeline_data import configured
 
 from trsr.config import load_config
 from trsr.errors import StoreError
@@ -22,32 +22,12 @@ from trsr.experiments.audit.cases import _judged, numbers_of
 from trsr.pipeline import run
 from trsr.storage.run_directory import hash_file
 
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 9
-train_negatives = 2
-
-[prompts]
-domain = "products"
-fields = ["title"]
-recent = 2
-
-[model]
-backend = "scripted"
-name = "scripted"
-
-[summarize]
-block_items = 3
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["random", "popular", "llm_zero_shot"]
-"""
+CONFIG = configured(
+    data={"negatives": 9, "train_negatives": 2},
+    prompts={"domain": "products", "fields": ["title"], "recent": 2},
+    summarize={"block_items": 3},
+    rank={"rankers": ["random", "popular", "llm_zero_shot"]},
+)
 WORDS = [a + b for a in ("steel", "bolt", "drill", "tape", "lamp", "mask") for b in "abcdefg"]
 
 
@@ -342,27 +322,15 @@ def test_a_run_over_the_whole_catalogue_is_audited(tmp_path: Path) -> None:
     assert found["does the order of the history matter"] in ("ok", "warning")
 
 
-def command(*words: object) -> subprocess.CompletedProcess[str]:
-    code = "from trsr.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, "audit", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 def test_findings_fail_the_command(clean: Path, faulty: Path) -> None:
-    passed = command(clean)
-    assert passed.returncode == 0, passed.stderr
+    passed = trsr("audit", clean, cwd=clean)
     assert "target in the history" in passed.stdout
     change(faulty, "summaries.test.parquet", (pl.col("covers") + 5).alias("covers"))
-    failed = command(faulty, "--json")
-    assert failed.returncode == 1
+    failed = trsr("audit", faulty, "--json", cwd=clean, code=1)
     value = json.loads(failed.stdout)
     assert value["findings"] == 2  # the file itself is not what was written, too
     assert {check["state"] for check in value["checks"]} >= {"ok", "finding", "skipped"}
-    assert command(faulty.parent / "nowhere").returncode == 2
+    trsr("audit", faulty.parent / "nowhere", cwd=clean, code=2)
     with pytest.raises(StoreError, match="not a run directory"):
         audit(faulty.parent)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
+from command_line import trsr
 from pipeline_data import configured, write_data
 
 from trsr.errors import StoreError
@@ -22,67 +23,67 @@ SCRIPTED = configured(
 )
 
 
-SOURCES = str(Path(__file__).parents[2] / "src")
-
-
-def trsr(*words, cwd, code=0):
-    done = subprocess.run(
-        [sys.executable, "-c", "from trsr.cli import main; main()", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=120,
-        env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", "HOME": str(cwd), "PYTHONPATH": SOURCES},
-    )
-    assert done.returncode == code, (done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done
-
-
 def test_the_version_is_reported_also_where_the_script_is_not_on_the_path(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "trsr", "--version"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == f"trsr {version('trsr')}\n"
-    assert trsr("--version", cwd=tmp_path).stdout == done.stdout
+    for command in (["-m", "trsr"], ["-c", "from trsr.cli import main; main()"]):
+        done = subprocess.run(
+            [sys.executable, *command, "--version"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == f"trsr {version('trsr')}\n"
 
 
 @pytest.fixture
 def folder(tmp_path):
-
     write_data(tmp_path, items=60)
     (tmp_path / "mine.toml").write_text(SCRIPTED)
     return tmp_path
 
 
-def test_a_run_prints_its_stages_and_the_table_and_a_second_one_skips_all(folder):
-    first = trsr("run", "mine.toml", cwd=folder)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder whose run is finished, and what that printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_data(folder, items=60)
+    (folder / "mine.toml").write_text(SCRIPTED)
+    return folder, trsr("run", "mine.toml", cwd=folder)
+
+
+@pytest.fixture
+def ran(finished, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+
+
+def told(done, folder):
+    """What a command printed, but for its folder's name."""
+    return done.stdout.replace(str(folder), "")
+
+
+def test_a_run_prints_its_stages_and_the_table_and_a_second_one_skips_all(finished, ran):
+    source, first = finished
     for stage in ("prepare", "summarize", "train", "rank", "evaluate"):
         assert f"{stage}: done in" in first.stderr
     assert "llm_zero_shot" in first.stdout
     assert "recall@5" in first.stdout
-    second = trsr("run", "mine.toml", cwd=folder)
+    second = trsr("run", "mine.toml", cwd=ran)
     assert second.stderr.count("up to date") == 5
-    assert second.stdout == first.stdout
+    assert told(second, ran) == told(first, source)
 
 
-def test_a_changed_setting_makes_the_stages_below_again_and_says_so(folder):
-    trsr("run", "mine.toml", cwd=folder)
-    again = trsr("run", "mine.toml", "summarize.strategy=recurrent", cwd=folder)
+def test_a_changed_setting_makes_the_stages_below_again_and_says_so(ran):
+    again = trsr("run", "mine.toml", "summarize.strategy=recurrent", cwd=ran)
     assert "prepare: up to date" in again.stderr
     assert "summarize.strategy: 'hierarchical' → 'recurrent'" in again.stderr
     assert "rank: made again, made from another summaries.test.parquet" in again.stderr
 
 
-def test_a_stage_refuses_stale_parents_by_name(folder):
-    trsr("run", "mine.toml", cwd=folder)
-    refused = trsr("run", "mine.toml", "--only", "rank", "data.negatives=5", cwd=folder, code=2)
+def test_a_stage_refuses_stale_parents_by_name(ran):
+    refused = trsr("run", "mine.toml", "--only", "rank", "data.negatives=5", cwd=ran, code=2)
     assert "rank needs prepare (settings changed: data.negatives: 6 → 5)" in refused.stderr
-    missing = trsr("run", "mine.toml", "--only", "evaluate", "run.folder=other", cwd=folder, code=2)
+    missing = trsr("run", "mine.toml", "--only", "evaluate", "run.folder=other", cwd=ran, code=2)
     assert "not made yet" in missing.stderr
 
 
@@ -144,24 +145,22 @@ def test_missing_files_are_named(folder):
         assert "clicks.csv" in wrong.stderr
 
 
-def test_recommend_ranks_for_known_users_and_for_histories_never_seen(folder):
-    trsr("run", "mine.toml", cwd=folder)
-    known = trsr("recommend", "runs/mine", "u3", "--top", "4", cwd=folder)
+def test_recommend_ranks_for_known_users_and_for_histories_never_seen(ran):
+    known = trsr("recommend", "runs/mine", "u3", "--top", "4", cwd=ran)
     assert len(known.stdout.strip().splitlines()) == 5
     history = {"user": "new", "items": ["p1", {"id": "x1", "title": "A brass hinge"}]}
-    (folder / "h.jsonl").write_text(json.dumps(history) + "\n")
-    (folder / "c.jsonl").write_text('p2\n{"id": "x2", "title": "A steel hinge"}\n')
-    new = trsr("recommend", "runs/mine", "h.jsonl", "--candidates", "c.jsonl", "--json", cwd=folder)
+    (ran / "h.jsonl").write_text(json.dumps(history) + "\n")
+    (ran / "c.jsonl").write_text('p2\n{"id": "x2", "title": "A steel hinge"}\n')
+    new = trsr("recommend", "runs/mine", "h.jsonl", "--candidates", "c.jsonl", "--json", cwd=ran)
     ranked = json.loads(new.stdout)
     assert ranked["user"] == "new"
     assert {entry["item"] for entry in ranked["ranked"]} == {"p2", "x2"}
     for who in ("nobody", "nowhere.jsonl"):
-        assert who in trsr("recommend", "runs/mine", who, cwd=folder, code=2).stderr
+        assert who in trsr("recommend", "runs/mine", who, cwd=ran, code=2).stderr
 
 
-def test_show_shows_the_whole_story_of_a_user(folder):
-    trsr("run", "mine.toml", cwd=folder)
-    shown = trsr("show", "runs/mine", "u2", cwd=folder).stdout
+def test_show_shows_the_whole_story_of_a_user(ran):
+    shown = trsr("show", "runs/mine", "u2", cwd=ran).stdout
     for part in (
         "history of",
         "block 1",
@@ -170,7 +169,7 @@ def test_show_shows_the_whole_story_of_a_user(folder):
         "ranked by llm_zero_shot",
     ):
         assert part in shown
-    assert "nobody" in trsr("show", "runs/mine", "nobody", cwd=folder, code=2).stderr
+    assert "nobody" in trsr("show", "runs/mine", "nobody", cwd=ran, code=2).stderr
 
 
 def test_init_writes_a_configuration_that_runs_unchanged(folder):
@@ -232,14 +231,13 @@ def test_evaluate_writes_the_report_in_every_form(folder):
     assert not (run / "qrels.trec").exists()
 
 
-def test_a_report_that_is_none_is_made_again_with_a_word_why(folder):
-    first = trsr("run", "mine.toml", cwd=folder)
-    report = folder / "runs" / "mine" / "report.json"
+def test_a_report_that_is_none_is_made_again_with_a_word_why(finished, ran):
+    report = ran / "runs" / "mine" / "report.json"
     for only, text in ((["--only", "evaluate"], "{}"), ([], '{"table": 1}')):
         report.write_text(text)
-        again = trsr("run", "runs/mine", *only, cwd=folder)
+        again = trsr("run", "runs/mine", *only, cwd=ran)
         assert "evaluate: made again, changed since it was written: report.json" in again.stderr
-        assert again.stdout == first.stdout
+        assert told(again, ran) == told(finished[1], finished[0])
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,6 @@ import gc
 import hashlib
 import itertools
 import logging
-import subprocess
-import sys
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -641,13 +639,6 @@ def test_which_rankers_read_embeddings() -> None:
     assert RankSettings(rankers=names).embedding == ("sasrec_text",)
     both = RankSettings(rankers=("bert4rec", "bert4rec_text"))
     assert both.embedding == ("bert4rec_text",)
-
-
-def test_the_rank_settings_load_no_torch() -> None:
-    modules = "trsr.rankers.settings, trsr.rankers.sequential.ranker"
-    check = f"import sys, {modules}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("kind", KINDS)
