@@ -9,7 +9,7 @@ import tomllib
 import polars as pl
 import pytest
 import typer
-from pipeline_data import write_data
+from pipeline_data import configured, write_data
 
 from trsr.cli import ending, terminal
 from trsr.cli.app import app
@@ -18,22 +18,7 @@ from trsr.data import Dataset
 from trsr.pipeline import run
 from trsr.storage.run_directory import RunDirectory
 
-SETTINGS = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-
-[model]
-backend = "scripted"
-
-[prompts]
-domain = "products"
-
-[train]
-epochs = 0
-"""
+SETTINGS = configured(prompts={"domain": "products"})
 
 
 def made(folder, *more):

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pipeline_data import write_data
+from pipeline_data import configured, write_data
 
 from trsr import cli, progress
 from trsr.cli import terminal
@@ -129,16 +129,6 @@ def test_an_id_fakes_no_lines():
 # --- Any text comes out of any stream, and a process that cannot work says so
 
 
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-
-[rank]
-rankers = ["popular"]
-"""
 TITLE = "café ½ “漢字” 😀 \u2028\x1b]0;x\x07"
 
 
@@ -146,7 +136,7 @@ TITLE = "café ½ “漢字” 😀 \u2028\x1b]0;x\x07"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("streams")
     write_data(folder, users=8, items=20)
-    (folder / "base.toml").write_text(CONFIG)
+    (folder / "base.toml").write_text(configured(rank={"rankers": ["popular"]}))
     list(run(load_config(folder / "base.toml", [f"run.folder={folder / 'run'}"])))
     new = json.dumps({"id": "n", "title": TITLE}, ensure_ascii=False)
     (folder / "new.jsonl").write_text(new, "utf-8")

@@ -1,26 +1,33 @@
-"""A small whole run: made-up data, a tiny random model."""
+"""Configurations over made-up data and a tiny random model."""
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
-from pipeline_data import SMALL, write_data
+from pipeline_data import write_data
 
 from trsr.config import load_config
+from trsr.pipeline import run
 
 
-@pytest.fixture
-def small_run():
-    """Writes data, a tiny model and a configuration into a folder; returns the configuration."""
+@pytest.fixture(scope="session")
+def finished_copy(tmp_path_factory):
+    """Gives what puts a copy of a finished run into a folder; each run is made once."""
+    made = {}
 
-    def make(folder, text=SMALL):
-        from tiny import tiny_model_folder
+    def copied(folder, text, *, users=14, items=30):
+        """Its configuration, `mine.toml` over made-up data."""
+        key = text, users, items
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("finished")
+            write_data(made[key], users=users, items=items)
+            (made[key] / "mine.toml").write_text(text)
+            list(run(load_config(made[key] / "mine.toml", [f"run.folder={made[key] / 'run'}"])))
+        shutil.copytree(made[key], folder, dirs_exist_ok=True)
+        return load_config(folder / "mine.toml", [f"run.folder={folder / 'run'}"])
 
-        write_data(folder)
-        tiny_model_folder(folder / "tiny")
-        (folder / "small.toml").write_text(text)
-        return folder / "small.toml"
-
-    return make
+    return copied
 
 
 @pytest.fixture(scope="module")

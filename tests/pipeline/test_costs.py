@@ -27,12 +27,8 @@ CONFIG = configured(
 
 
 @pytest.fixture
-def finished(tmp_path):
-    write_data(tmp_path, users=30, items=60)
-    (tmp_path / "mine.toml").write_text(CONFIG)
-    config = load_config(tmp_path / "mine.toml", [f"run.folder={tmp_path / 'run'}"])
-    list(run(config))
-    return config
+def finished(finished_copy, tmp_path):
+    return finished_copy(tmp_path, CONFIG, users=30, items=60)
 
 
 def report_of(config):

@@ -253,17 +253,22 @@ pytest.importorskip("torch", reason="the extra `local` is not installed")
 STEPS = [
     "train.cases_per_step=1",
     "train.validate_steps=0",
-    "train.epochs=30",
     "train.dropout=0",
     "data.train_users=3",
     "data.targets_per_user=1",
+    "data.test_cases=3",
+    "summarize.strategy=none",
+    'rank.rankers=["popular", "llm"]',
 ]
 
 
-@pytest.mark.parametrize(("rate", "learned"), [("1e-9", False), ("1e-2", True)])
-def test_a_training_that_hardly_learned_is_told(tmp_path, monkeypatch, small_run, rate, learned):
+@pytest.mark.parametrize(("rate", "epochs", "learned"), [("1e-9", 9, False), ("1e-2", 30, True)])
+def test_a_training_that_hardly_learned_is_told(
+    tmp_path, monkeypatch, small_run, rate, epochs, learned
+):
     monkeypatch.chdir(tmp_path)
-    config = load_config(small_run(tmp_path), [*STEPS, f"train.learning_rate={rate}"])
+    own = (f"train.learning_rate={rate}", f"train.epochs={epochs}")
+    config = load_config(small_run(tmp_path), [*STEPS, *own])
     list(run(config))
     info = RunDirectory(config.run.folder).records()["train"].info
     assert info["steps"] >= 25
@@ -280,8 +285,9 @@ def test_a_training_that_hardly_learned_is_told(tmp_path, monkeypatch, small_run
 
 def test_too_few_steps_say_nothing(tmp_path, monkeypatch, small_run):
     monkeypatch.chdir(tmp_path)
-    config = load_config(small_run(tmp_path), ["train.epochs=1", "train.validate_steps=0"])
-    list(run(config))
+    config = load_config(small_run(tmp_path), [*STEPS, "train.epochs=1"])
+    for stage in ("prepare", "summarize", "train"):
+        run_stage(config, stage)
     info = RunDirectory(config.run.folder).records()["train"].info
     assert info["steps"] < 25
     assert "late_loss" not in info

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,25 +26,28 @@ from trsr.recommender import Recommender
 from trsr.storage.run_directory import RunDirectory, hash_file
 
 
+def run_of(folder: Path, name: str, *changes: str) -> Path:
+    own = [f"run.folder={folder / name}", "data.seed=3", "evaluate.trec=true"]
+    config = load_config(folder / "mine.toml", [*own, *changes])
+    list(run(config))
+    return config.run.folder
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A folder with the lists of bm25, to be copied."""
+    folder = tmp_path_factory.mktemp("first")
+    write_data(folder, users=30, items=60)
+    (folder / "mine.toml").write_text(CHEAP)
+    run_of(folder, "first", 'rank.rankers=["bm25"]')
+    return folder
+
+
 @pytest.fixture
-def made(tmp_path):
-    write_data(tmp_path, users=30, items=60)
-    (tmp_path / "mine.toml").write_text(CHEAP)
-
-    def make(name: str, *changes: str) -> Path:
-        config = load_config(
-            tmp_path / "mine.toml",
-            [
-                f"run.folder={tmp_path / name}",
-                "data.seed=3",
-                "evaluate.trec=true",
-                *changes,
-            ],
-        )
-        list(run(config))
-        return config.run.folder
-
-    return make
+def made(first, tmp_path):
+    """Makes a run of a name; the first one is there."""
+    shutil.copytree(first, tmp_path, dirs_exist_ok=True)
+    return functools.partial(run_of, tmp_path)
 
 
 def row(folder: Path, ranker: str) -> pl.DataFrame:

@@ -5,32 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from pipeline_data import write_data
+from pipeline_data import configured, write_data
 
 from trsr.config import check_config, load_config
 from trsr.errors import ConfigError
 from trsr.methods import METHODS, Method
 from trsr.pipeline import is_finished, run, run_stage, stage_names
 
-CONFIG = """
-method = "tallrec"
-
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-
-[model]
-backend = "scripted"
-name = "scripted"
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["popular", "llm_zero_shot"]
-"""
+CONFIG = 'method = "tallrec"\n' + configured(rank={"rankers": ["popular", "llm_zero_shot"]})
 
 
 @pytest.fixture

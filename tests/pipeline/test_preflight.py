@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pipeline_data import write_data
+from pipeline_data import configured, write_data
 
 from trsr.config import load_config
 from trsr.errors import ConfigError
@@ -15,20 +15,7 @@ from trsr.pipeline import (
     run_train,
 )
 
-CONFIG = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-
-[model]
-backend = "scripted"
-name = "scripted"
-
-[rank]
-rankers = ["popular", "llm"]
-"""
+CONFIG = configured(train={"epochs": 1}, rank={"rankers": ["popular", "llm"]})
 
 NO_CASES = ("data.split=global_time", "data.valid_share=0")
 BLEND = "rank.rankers=['popular', 'blend', 'llm']"

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from pipeline_data import CHEAP, write_data
+from command_line import trsr
+from pipeline_data import CHEAP, configured, write_data
 
 from trsr.config import load_config
 from trsr.errors import ConfigError, StoreError
@@ -26,26 +27,10 @@ from trsr.pipeline.artifacts import SUMMARIES
 from trsr.progress import Silent
 from trsr.storage.run_directory import RunDirectory
 
-BASE = """
-[data]
-interactions = "clicks.csv"
-items = "products.jsonl"
-min_history = 4
-negatives = 6
-
-[model]
-backend = "scripted"
-name = "scripted"
-
-[summarize]
-block_items = 3
-
-[train]
-epochs = 0
-
-[rank]
-rankers = ["random", "popular", "llm_zero_shot"]
-"""
+BASE = configured(
+    summarize={"block_items": 3},
+    rank={"rankers": ["random", "popular", "llm_zero_shot"]},
+)
 
 GRID = """
 base = "base.toml"
@@ -67,6 +52,21 @@ def folder(tmp_path):
     write_data(tmp_path, users=20, items=40)
     (tmp_path / "base.toml").write_text(BASE)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The sweep of the grid, made at once by one process; no test changes its runs."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_data(folder, users=20, items=40)
+    (folder / "base.toml").write_text(BASE)
+    return sweep(plan_of(folder))
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    """A folder with a copy of it."""
+    return shutil.copytree(whole.plan.path.parent, tmp_path, dirs_exist_ok=True)
 
 
 def plan_of(folder, text=GRID, name="grid.toml"):
@@ -128,11 +128,10 @@ def test_variants_are_sets_of_settings_with_a_name(folder):
     assert both[-1].name == "recurrent,epochs=1,seed=2"
 
 
-def test_equal_stages_are_made_once_and_done_runs_are_left_as_they_are(folder):
-    plan = plan_of(folder)
-    swept = sweep(plan)
-    assert not swept.failed
-    assert [one.taken for one in swept.outcomes] == [
+def test_equal_stages_are_made_once_and_done_runs_are_left_as_they_are(whole):
+    plan, folder = whole.plan, whole.plan.path.parent
+    assert not whole.failed
+    assert [one.taken for one in whole.outcomes] == [
         (),
         ("prepare", "summarize", "train"),
         ("prepare", "train"),  # nothing is trained
@@ -149,8 +148,8 @@ def test_equal_stages_are_made_once_and_done_runs_are_left_as_they_are(folder):
     manifests = {path: (path / "manifest.json").stat().st_mtime_ns for path in runs}
     again = sweep(plan)
     assert manifests == {path: (path / "manifest.json").stat().st_mtime_ns for path in runs}
-    assert again.table() == swept.table()
-    header, rows = swept.table()
+    assert again.table() == whole.table()
+    header, rows = whole.table()
     assert header == ["strategy", "recent", "ranker", "seeds", "recall@3", "auc"]
     assert len(rows) == 4 * 3
     report = json.loads((runs[0] / "report.json").read_text())
@@ -160,31 +159,28 @@ def test_equal_stages_are_made_once_and_done_runs_are_left_as_they_are(folder):
     assert "| strategy | recent |" in (folder / "out" / "sweep.md").read_text()
 
 
-def test_a_copied_stage_equals_one_made_alone(folder):
+def test_a_copied_stage_equals_one_made_alone(whole, folder):
     from trsr.pipeline import run
 
-    sweep(plan_of(folder))
     settings = ["summarize.strategy=recurrent", "prompts.recent=2"]
     settings += ["evaluate.metrics=['recall@3', 'auc']", f"run.folder={folder / 'alone'}"]
     list(run(load_config(folder / "base.toml", settings)))
-    shared = folder / "out" / "strategy=recurrent,recent=2"
+    shared = whole.plan.folder / "strategy=recurrent,recent=2"
     for name in (*SUMMARIES, "rankings.parquet", "per_query.parquet"):
         assert pl.read_parquet(shared / name).equals(pl.read_parquet(folder / "alone" / name))
 
 
-def test_a_changed_file_is_not_taken_from_another_run(folder):
-    plan = plan_of(folder)
-    sweep(plan)
-    path = folder / "out" / "strategy=none,recent=1" / "interactions.parquet"
+def test_a_changed_file_is_not_taken_from_another_run(copied):
+    path = copied / "out" / "strategy=none,recent=1" / "interactions.parquet"
     pl.read_parquet(path).head(5).write_parquet(path)
-    (folder / "grid.toml").write_text(GRID.replace("[1, 2]", "[1, 2, 3]"))
-    swept = sweep(read_plan(folder / "grid.toml"))
+    (copied / "grid.toml").write_text(GRID.replace("[1, 2]", "[1, 2, 3]"))
+    swept = sweep(read_plan(copied / "grid.toml"))
     (new,) = [one for one in swept.outcomes if one.name == "strategy=none,recent=3"]
-    taken = pl.read_parquet(folder / "out" / new.name / "interactions.parquet")
+    taken = pl.read_parquet(copied / "out" / new.name / "interactions.parquet")
     assert len(taken) > 5
 
 
-def test_runs_that_were_there_already_are_no_part_of_the_estimate(folder):
+def test_runs_that_were_there_already_are_no_part_of_the_estimate(copied):
     class Told(Silent):
         def __init__(self):
             self.lines = []
@@ -196,9 +192,8 @@ def test_runs_that_were_there_already_are_no_part_of_the_estimate(folder):
             if steps:
                 self.lines.append(note)
 
-    plan = plan_of(folder)
+    plan = plan_of(copied)
     names = [run.name for run in plan.grid()]
-    sweep(plan)
     shutil.rmtree(plan.folder / names[-1])
     told = Told()
     sweep(plan, told)
@@ -207,33 +202,18 @@ def test_runs_that_were_there_already_are_no_part_of_the_estimate(folder):
 
 def test_one_failing_run_is_reported_and_the_others_go_on(folder):
     text = GRID.replace("prompts.recent = [1, 2]", "model.context_tokens = [64, 2048]\n")
-    code = "from trsr.cli import main; main()"
     (folder / "grid.toml").write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-c", code, "sweep", "grid.toml"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "COLUMNS": "200"},
-    )
+    done = trsr("sweep", "grid.toml", cwd=folder, code=1)
     value = json.loads((folder / "out" / "sweep.json").read_text())
     states = {run["name"]: run["state"] for run in value["runs"]}
     failed = [name for name, state in states.items() if state == "failed"]
     assert failed
     assert all("context_tokens=64" in name for name in failed)
     assert states["strategy=recurrent,context_tokens=2048"] == "done"
-    assert done.returncode == 1, done.stderr
     assert f"{len(failed)} of 4 runs failed" in done.stderr
     assert (folder / "out" / failed[0] / "error.txt").read_text().count("Traceback") == 1
     assert "Traceback" not in done.stderr
-    listed = subprocess.run(
-        [sys.executable, "-c", code, "sweep", "grid.toml", "--dry-run"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    listed = trsr("sweep", "grid.toml", "--dry-run", cwd=folder)
     assert len(listed.stdout.splitlines()) == 4
 
 
@@ -281,14 +261,12 @@ def test_a_run_whose_folder_cannot_be_made_fails_alone(folder):
     assert "cannot be written" in failed.error
 
 
-def test_a_killed_sweep_goes_on_and_ends_as_an_unbroken_one(folder):
-    (folder / "whole.toml").write_text(GRID.replace('"out"', '"whole"'))
-    whole = sweep(read_plan(folder / "whole.toml"))
+def test_a_killed_sweep_goes_on_and_ends_as_an_unbroken_one(whole, folder):
     (folder / "grid.toml").write_text(GRID)
     code = "from trsr.experiments.sweep import read_plan, sweep; sweep(read_plan('grid.toml'))"
     for done_runs in range(3):
         child = subprocess.Popen([sys.executable, "-c", code], cwd=folder)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240  # a busy machine
         # Killed in the middle of the next run: as soon as its folder is there.
         while child.poll() is None and time.monotonic() < deadline:
             found = list((folder / "out").glob("strategy=*"))
@@ -300,7 +278,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_an_unbroken_one(folder):
     assert not swept.failed
     assert swept.table() == whole.table()
     for run in whole.outcomes:
-        ours, theirs = (folder / kind / run.name for kind in ("out", "whole"))
+        ours, theirs = (plan.folder / run.name for plan in (swept.plan, whole.plan))
         assert pl.read_parquet(ours / "rankings.parquet").equals(
             pl.read_parquet(theirs / "rankings.parquet")
         )
@@ -687,11 +665,8 @@ def test_a_name_that_there_is_none_of_is_refused_with_what_was_meant(path):
     assert not made_of(path)
 
 
-def test_dry_run_lists_the_named(path, capsys):
-    from trsr.cli.app import app
-
-    app(["sweep", str(path), "--only", "short", "--dry-run"], standalone_mode=False)
-    told = capsys.readouterr().out.split()
+def test_dry_run_lists_the_named(path):
+    told = trsr("sweep", path, "--only", "short", "--dry-run", cwd=path.parent).stdout.split()
     assert [line.rpartition("/")[2] for line in told] == ["short,seed=1", "short,seed=2"]
 
 
@@ -729,7 +704,7 @@ def begin(folder: Path, processes: int) -> subprocess.Popen[str]:
     )
 
 
-def until(met: object, seconds: float = 60) -> None:
+def until(met: object, seconds: float = 240) -> None:
     assert callable(met)
     deadline = time.monotonic() + seconds
     while not met():
@@ -752,18 +727,15 @@ def workers(of: int) -> list[int]:
     return found
 
 
-def assert_equal(plan: Plan, swept: Swept) -> None:
+def assert_equal(plan: Plan, swept: Swept, single: Swept) -> None:
     """What several processes made is what one makes, and each stage is made once."""
-    path = plan.path.with_name("alone.toml")
-    path.write_text(GRID.replace('"out"', '"alone"'))
-    single = sweep(read_plan(path))
     value = json.loads((plan.folder / "sweep.json").read_text())
     header, rows = single.table()
     assert (value["table"]["header"], value["table"]["rows"]) == (header, rows)
     assert swept.table() == single.table()
     for one in single.outcomes:
         for name in (*SUMMARIES, "rankings.parquet"):
-            ours, theirs = (path.parent / kind / one.name / name for kind in ("out", "alone"))
+            ours, theirs = (made.folder / one.name / name for made in (plan, single.plan))
             assert pl.read_parquet(ours).equals(pl.read_parquet(theirs))
     runs = [RunDirectory(plan.folder / one.name) for one in single.outcomes]
     for stage, kinds in (("prepare", 1), ("summarize", 2), ("train", 1)):
@@ -771,20 +743,22 @@ def assert_equal(plan: Plan, swept: Swept) -> None:
         assert len(made) == kinds, stage
 
 
-def test_two_calls_of_several_processes_come_to_what_one_process_does(plan: Plan) -> None:
+def test_two_calls_of_several_processes_come_to_what_one_process_does(
+    plan: Plan, whole: Swept
+) -> None:
     both = [begin(plan.path.parent, processes) for processes in (1, 2)]
     said = [child.communicate(timeout=240)[1] for child in both]
     assert [child.returncode for child in both] == [0, 0], said
-    assert_equal(plan, sweep(plan))
+    assert_equal(plan, sweep(plan), whole)
 
 
-def test_a_killed_workers_run_is_made_by_another(plan: Plan) -> None:
+def test_a_killed_workers_run_is_made_by_another(plan: Plan, whole: Swept) -> None:
     child = begin(plan.path.parent, 2)
     until(lambda: list(plan.folder.glob("*/manifest.json")))
     os.kill(workers(child.pid)[0], signal.SIGKILL)
     said = child.communicate(timeout=240)[1]
     assert child.returncode == 0, said
-    assert_equal(plan, sweep(plan))
+    assert_equal(plan, sweep(plan), whole)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])

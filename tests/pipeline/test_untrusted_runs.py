@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import polars as pl
 import pytest
-from pipeline_data import configured, write_data
+from pipeline_data import configured
 
 from trsr.config import load_config
 from trsr.errors import StoreError, TrsrError
@@ -23,21 +23,9 @@ CONFIG = configured(
 )
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished")
-    write_data(folder, users=8, items=20)
-    (folder / "base.toml").write_text(CONFIG)
-    list(run(load_config(folder / "base.toml", [f"run.folder={folder / 'run'}"])))
-    return folder
-
-
 @pytest.fixture
-def config(finished, tmp_path):
-    folder = shutil.copytree(finished, tmp_path / "copy")
-    for name in ("clicks.csv", "products.jsonl"):
-        shutil.copystat(finished / name, folder / name)
-    return load_config(folder / "base.toml", [f"run.folder={folder / 'run'}"])
+def config(finished_copy, tmp_path):
+    return finished_copy(tmp_path / "copy", CONFIG, users=8, items=20)
 
 
 def _name(folder, stage, name):
@@ -168,7 +156,7 @@ def test_a_donor_with_links_is_not_copied_from_and_one_that_names_paths_is_refus
     config, tmp_path
 ):
     folder = config.run.folder
-    other = load_config(folder.parent / "base.toml", [f"run.folder={tmp_path / 'other'}"])
+    other = load_config(folder.parent / "mine.toml", [f"run.folder={tmp_path / 'other'}"])
     donor = RunDirectory(folder)
     real = tmp_path / "items.parquet"
     shutil.move(folder / "items.parquet", real)
