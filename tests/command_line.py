@@ -41,6 +41,7 @@ def trsr(*words: object, cwd: Path, code: int = 0) -> Called:
         patch.setattr("trsr.storage.addresses.WATCHERS", [])
         patch.setattr(logger, "handlers", list(logger.handlers))
         patch.setattr("trsr.cli.keep_freed_memory", lambda: None)
+        patch.setattr("trsr.cli.sleep_while_waiting", lambda: None)
         with (
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(said),
