@@ -304,8 +304,28 @@ class Recommender:
         files.refuse_fork()
         summarized = self.summarized(list(queries), progress or Silent())
         ranker = self.fitted(self.name)
+        self._mention_new_items(summarized)
         for batch in batched(summarized, self.catalog, ranker.batch_size):
             yield from ranked(batch, self._scored(self.name, batch)).lists()
+
+    def _mention_new_items(self, queries: Sequence[Query]) -> None:
+        """Warns of candidates that the ranker cannot judge."""
+        rank = self.config.rank
+        names = rank.with_members(self.name)
+        if rank.those("reads_text", names) or rank.those("uses_llm", names):
+            return
+        candidates = (item.id for query in queries for item in query.candidates)
+        new = dict.fromkeys(one for one in candidates if one not in self.catalog)
+        if new:
+            first, more = next(iter(new)), len(new) - 1
+            _log.warning(
+                "%s reads no item text, so its score of new items says nothing: the run does not "
+                "know item %r%s; take a ranker that reads texts, or `trsr serve`, which judges new "
+                "items by the nearest texts",
+                self.name,
+                first,
+                f" and {more:,} more" if more else "",
+            )
 
     def _scored(self, name: str, batch: QueryBatch) -> ScoreBatch:
         files.refuse_fork()

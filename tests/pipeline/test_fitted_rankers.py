@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,6 +24,7 @@ from trsr.rankers import read_rankings
 from trsr.rankers.settings import ranker_class
 from trsr.recommender import Recommender
 from trsr.storage.run_directory import RunDirectory
+from trsr.types import Item
 
 NAMES = [
     "popular",
@@ -134,6 +136,15 @@ def test_several_threads_may_use_one_recommender(ranked) -> None:
         for turn, (proposed, lists) in enumerate(pool.map(asked, range(6))):
             assert proposed == recommender.propose(queries[turn].history, 5)
             assert all(one == alone[one.query] for one in lists)
+
+
+@pytest.mark.parametrize(("name", "warns"), [("item_knn", True), ("bm25", False), ("blend", False)])
+def test_a_new_item_that_a_ranker_cannot_judge_is_mentioned(ranked, caplog, name, warns) -> None:
+    recommender = Recommender.load(ranked[0], name)
+    query = next(iter(recommender.dataset.cases("test").queries()))
+    new = Item("unheard", (("title", "Rose tea"),))
+    list(recommender.rank([dataclasses.replace(query, candidates=(*query.candidates, new))]))
+    assert ("does not know item 'unheard'" in caplog.text) == warns
 
 
 def test_what_was_not_fitted_is_told(ranked, tmp_path) -> None:
