@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trsr.config import Config, load_config, recipes
 from trsr.errors import ConfigError
 from trsr.progress import Progress
 from trsr.storage import files
+
+if TYPE_CHECKING:
+    from trsr.models.settings import ModelSettings
 
 
 def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
@@ -67,8 +71,17 @@ def _installed(config: Config) -> Iterator[str]:
                     f"the ranker {ranker} is not installed: pip install 'trsr[{extra}]'"
                 )
     for kind, models in (("ranking", ranking), ("summaries", writing)):
-        used = [f"{one.name} through {one.backend}" for one in models] or ["none"]
+        used = [f"{one.name} through {_engine(one, kind)}" for one in models] or ["none"]
         yield f"model for {kind}: {used[0]}"
+
+
+def _engine(model: ModelSettings, kind: str) -> str:
+    """Through what a model is asked, as far as it is known before it is opened."""
+    from importlib.util import find_spec
+
+    compiled = model.scorer in ("auto", "openvino") and find_spec("openvino") is not None
+    on_cpu = kind == "ranking" and model.backend == "transformers" and compiled
+    return model.backend + (" (on a CPU through openvino)" if on_cpu else "")
 
 
 def _seeing(config: Config) -> Iterator[str]:
