@@ -350,7 +350,7 @@ def audit(
         int, typer.Option(min=0, help="test queries for the checks that ask the language model")
     ] = 0,
 ) -> None:
-    """Look for leaks, shortcuts, biases and unused inputs; findings end with exit code 1."""
+    """Look for leaks, shortcuts, biases, unused inputs; findings, not warnings, end with code 1."""
     from trsr.cli.experiments import show_audit
 
     with Bar("audit", resumes=False) as bar:

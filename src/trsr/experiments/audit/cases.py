@@ -135,7 +135,7 @@ def fitted_later(run: Evidence) -> Check:
         return Check(
             name,
             "finding",
-            f"interactions.parquet holds {len(answers):,} held-out targets of its users and "
+            f"what rankers are fitted on holds {len(answers):,} held-out targets of its users and "
             f"{len(later):,} events from after a held-out query; prepare again",
             numbers,
         )
@@ -233,7 +233,7 @@ def leakage(run: Evidence) -> Iterator[Check]:
         # the nearer a candidate's id is to any of the history's, the higher
         near = [-np.abs(ids[shown, None] - ids[history]).min(axis=1) for shown, history in queries]
         shown = ids_in_prompt(run)
-        advice = "the prompts show ids" if shown else "any model given it could use it"
+        advice = "the prompts show ids" if shown else "a model that is shown ids could use that"
         yield _judged(name, near, advice, "finding" if shown else "warning")
     counts = dict(run.dataset.interactions.group_by("item").len().iter_rows())
     fitted = np.array([float(counts.get(item, 0)) for item in run.dataset.catalog.ids])
@@ -291,7 +291,8 @@ def _judged(name: str, scores: Sequence[Values], advice: str, state: State) -> C
         return Check(name, "ok", f"{seen}: not shown to differ from chance", numbers)
     if mean <= STRONG:
         return Check(name, "ok", f"{seen}: weak; a warning above {STRONG}", numbers)
-    return Check(name, state, f"{seen}: a known shortcut in this data set; {advice}", numbers)
+    alone = f"this alone puts the target before {100 * mean:.0f} % of the other candidates"
+    return Check(name, state, f"{seen}: {alone}; {advice}", numbers)
 
 
 def places(run: Evidence) -> Check:
