@@ -460,7 +460,10 @@ def test_validation_chooses_the_dropout_and_the_learning_rate(kind: str) -> None
     assert [steps for steps, _ in plain.notes] == [1, 1]
     assert told.begun == [(4, f"settings of {kind}")]
     assert [steps for steps, _ in told.notes] == [0, 0, 1] * 4
-    assert told.notes[0][1].startswith(f"{kind}, dropout 0, learning_rate 1e-06: pass 1 0.")
+    first = told.notes[0][1]
+    assert first.startswith(f"{kind}, dropout 0, learning_rate 1e-06: pass 1, loss ")
+    assert ", validation NDCG@10 0." in first
+    assert plain.notes[0][1].startswith(f"{kind}: loss ")
 
 
 def test_equals_keep_the_first_and_no_third_network_is_held(monkeypatch) -> None:

@@ -123,11 +123,9 @@ class Outcome:
         if not self.made:
             return f"{self.stage}: {self.state}"
         again = "" if self.why == "not made yet" else f"{self.stage}: made again, {self.why}\n"
-        counts = ", ".join(
-            f"{key} {value}"
-            for key, value in self.info.items()
-            if isinstance(value, int | str) and key not in ("seed", "prompts")
-        )
+        from trsr.report.html import count_line  # a check needs no report
+
+        counts = count_line(self.info)
         return f"{again}{self.stage}: {self.state}{f' ({counts})' if counts else ''}"
 
 

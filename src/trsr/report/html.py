@@ -187,6 +187,38 @@ def amount(value: object) -> str:
     return plain(value)
 
 
+WORDS = {
+    "cases_train": "training cases",
+    "cases_valid": "validation cases",
+    "cases_test": "test cases",
+    "asked": "prompts answered by the model",
+    "from_store": "prompts answered from the store",
+    "cached_tokens": "tokens of answers from the store",
+    "cached_unknown": "answers from the store of unknown cost",
+    "shortened": "prompts shortened to fit",
+    "empty": "histories without a summary",
+    "unfit": "queries that fit no prompt",
+}
+"""What counts that are no words of their own are of."""
+
+
+def count_line(info: Mapping[str, object]) -> str:
+    """What a stage did, for a line: why it did nothing, then counts; zeros say nothing.
+
+    Args:
+        info: Of the stage's record; texts and whole numbers are shown.
+    """
+    shown = {key: one for key, one in info.items() if key not in ("seed", "prompts", "why") and one}
+    parts = [str(info["why"])] if info.get("why") else []
+    for key, value in shown.items():
+        name = WORDS.get(key, key.replace("_", " "))
+        if value is True:
+            parts.append(name)
+        elif isinstance(value, int | str):
+            parts.append(f"{name} {amount(value)}")
+    return ", ".join(parts)
+
+
 def count_words(stage: StageTime) -> list[tuple[str, str]]:
     """(what, how many) of a stage; a set flag has no number, one that is not set is left out."""
     return [

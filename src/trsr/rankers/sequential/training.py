@@ -115,10 +115,11 @@ def fit(
 
         def report(epoch: int, loss: float, score: float) -> None:
             _log.info("%s: pass %d, loss %.4f, validation %.4f", name, epoch, loss, score)
+            said = f"loss {loss:.4g}" + (f", validation NDCG@10 {score:.4g}" if held else "")
             if several:  # the bar counts settings
-                progress.advance(0, f"{name}: pass {epoch} {score:.4f}")
+                progress.advance(0, f"{name}: pass {epoch}, {said}")
             else:
-                progress.advance(1, f"{kind} {score:.4f}")
+                progress.advance(1, f"{kind}: {said}")
 
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(derive_seed(seed, "weights"))
@@ -126,7 +127,8 @@ def fit(
             network = NETWORKS[kind](table, settings, dropout).to(device)
             passes, score = _train(network, sequences, held, settings, rate, seed, report)
         if several:
-            progress.advance(1, f"{name}: {score:.4f}")
+            what = f"validation NDCG@10 {score:.4g}" if held else f"loss {-score:.4g}"
+            progress.advance(1, f"{name}: {what}")
         return Fitted(network.eval(), passes, score, dropout, rate, len(pairs))
 
     best = trained(*pairs[0])
