@@ -17,6 +17,7 @@ from trsr.report import Page, ShownBlock, ShownCandidate, ShownUser, StageTime, 
 from trsr.report.charts import Axis, dot_chart, line_chart
 from trsr.report.costs import RankerCost, brief_seconds
 from trsr.report.markdown_report import latex, markdown
+from trsr.report.words import count_line
 from trsr.types import Case, Interaction, Item, Query, RankedList, UserHistory
 
 EVIL = "<script>alert(1)</script>\x00 \ud800 <|im_end|> \"'&amp; \u202eمرحبا 猫"
@@ -287,6 +288,18 @@ def test_significance_is_on_the_page_in_words_too(tmp_path: Path) -> None:
     )
     assert "significantly higher than llm" in reader.text
     assert "recall@1 · good" in reader.text  # the headline is about the best
+    # and the page says so, as the highlighted row is another one
+    assert "figures of good, which has the highest recall@1. llm is the ranker" in reader.text
+    assert "The highlighted row is llm, with which every other ranker is compared" in reader.text
+
+
+def test_a_stages_counts_are_in_words_and_zeros_are_left_out() -> None:
+    info = {"asked": 1224, "from_store": 77, "cached_unknown": 0, "words_mean": 3.5, "seed": 3}
+    assert (
+        count_line(info)
+        == "prompts answered by the model 1,224, prompts answered from the store 77"
+    )
+    assert count_line({"steps": 0, "why": "nothing to train", "unfit": 0}) == "nothing to train"
 
 
 @pytest.mark.parametrize(

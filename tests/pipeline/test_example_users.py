@@ -139,6 +139,12 @@ def test_items_are_shown_in_the_words_of_the_prompts(made):
         assert all(len(text.split()) == 2 for text in told)
 
 
+def test_summaries_that_were_not_written_are_not_named(made):
+    config = made("rank.rankers=['popular']")
+    assert config.summarize.strategy != "none"
+    assert "<bdi>no language model was used<" in page(config)
+
+
 READ, NOT_READ = "Summary that the ranker read", "Summary that the ranker did not read"
 
 

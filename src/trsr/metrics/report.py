@@ -200,6 +200,14 @@ def differences_note(report: Report) -> str:
     )
 
 
+def about(report: Report) -> str:
+    """Which ranker the others are compared with, and why it is that one."""
+    return (
+        f"{report.main} is the ranker that this report is about (blend where there is one, else "
+        "llm, else the last one): every other ranker is compared with it."
+    )
+
+
 def best_mean(report: Report, metric: str) -> float | None:
     """The highest mean; None where it is not the best, nothing to compare, or a lower bound."""
     if metric in report.bounds or parse_metric(metric).family.accuracy is None:

@@ -224,7 +224,7 @@ def write_pages(
     shown = examples(job, dataset, summaries, report.main, rankings[report.main])
     page = Page(
         title=job.run.folder.name,
-        subtitle=_subtitle(config, rankings),
+        subtitle=_subtitle(config, rankings, bool(summaries)),
         settings=config.model_dump(mode="json"),
         changed=config.model_dump(mode="json", exclude_defaults=True, exclude_none=True),
         made=made_with(records, stages),
@@ -242,8 +242,14 @@ def write_pages(
     files.write_text(job.out / "report.md", markdown(report, page))
 
 
-def _subtitle(config: Config, rankings: Iterable[str]) -> str:
-    """The models that were used, and what they read of the users."""
+def _subtitle(config: Config, rankings: Iterable[str], written: bool) -> str:
+    """The models that were used, and what they read of the users.
+
+    Args:
+        config: All settings.
+        rankings: The rankers that have lists.
+        written: Whether the queries have summaries.
+    """
     strategy, used = config.summarize.strategy, {*config.rank.used, *rankings}
     asking = {*config.rank.those("uses_llm", used)}
     reading = {*config.rank.those("reads_summary", used)}
@@ -260,7 +266,8 @@ def _subtitle(config: Config, rankings: Iterable[str]) -> str:
         if model_names
         else []
     )
-    if strategy == "none":
+    # where no ranker reads summaries, none are written; a run may hold those of others all the same
+    if not written or not config.summarized:
         return ", ".join([*model_names, *shown]) or "no language model was used"
     wrote = f" by {config.summarizer.name}" if config.summarize.uses_llm else ""
     unread = "" if reading - asking else ", which no ranker reads"

@@ -13,6 +13,7 @@ from trsr.metrics.report import (
     NOTHING,
     Estimate,
     Report,
+    about,
     arrow,
     best_mean,
     decimals,
@@ -91,7 +92,8 @@ def _differences(report: Report) -> list[str]:
     if not report.comparisons:
         return []
     rows = [[_inline(ranker), *cells] for ranker, *cells in difference_rows(report)]
-    lead = [f"## Differences to {_inline(report.main)}", "", differences_note(report), ""]
+    said = f"{_inline(about(report))} {differences_note(report)}"
+    lead = [f"## Differences to {_inline(report.main)}", "", said, ""]
     return [*lead, *_rows(("ranker", "metric", *DIFFERENCES), rows)]
 
 
