@@ -287,6 +287,39 @@ def test_the_prompt_is_what_the_model_reads(page, service) -> None:
     assert page.locator(".turn pre").all_text_contents() == [one.content for one in expected]
 
 
+def test_a_ranker_without_prompts_has_none_on_its_page(browser, tmp_path) -> None:
+    plain = opened(small_run(tmp_path, "none", ["popular"]), tmp_path / "state.sqlite")
+    plain.add_events([event("ann", n, n) for n in range(4)])
+    with serving(plain) as address:
+        page = browser.new_page(base_url=address)
+        opened_user(page)
+        expect(page.locator("details.prompt")).to_be_hidden()
+        for words in ("Shown as recent", "summary ", "prompt "):
+            expect(page.locator(".panel")).not_to_contain_text(f" {words}")
+        page.goto("/#/items/p1")
+        expect(page.get_by_text("All are shown as they are kept.")).to_be_visible()
+        expect(page.get_by_text("A model reads")).to_have_count(0)
+        page.close()
+    ended(plain)
+
+
+def test_what_prompts_show_of_an_item_stands_apart(browser, tmp_path) -> None:
+    run = small_run(tmp_path, settings=["prompts.fields=['title']"])
+    service = opened(run, tmp_path / "state.sqlite")
+    with serving(service) as address:
+        page = browser.new_page(base_url=address)
+        page.goto("/#/items/p1")
+        read, rest = (
+            page.locator("h2:text-is('In prompts') + dl"),
+            page.locator("h2:text-is('Not in prompts') + dl"),
+        )
+        expect(read.locator("dt")).to_have_text(["title"])
+        others = [name.replace("_", " ") for name in service.item("p1").fields if name != "title"]
+        expect(rest.locator("dt")).to_have_text(others)
+        page.close()
+    ended(service)
+
+
 def test_an_items_page_shows_its_texts(page, service) -> None:
     opened_user(page)
     page.locator(".events li").nth(2).get_by_role("link").click()

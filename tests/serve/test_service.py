@@ -320,6 +320,24 @@ def test_probabilities_are_calibrated_where_the_run_can_tell(tmp_path, run) -> N
     ended(service)
 
 
+def test_a_ranker_without_prompts_shows_none(tmp_path, run) -> None:
+    service = opened(run, tmp_path / "state.sqlite", ranker="popular")
+    found = service.explain(RecommendRequest(history=["p1", "p2"]))
+    assert (found.prompted, found.prompt, found.recent) == (False, [], [])
+    assert service.item("p1").read == []
+    ended(service)
+
+
+def test_an_item_says_which_of_its_fields_prompts_show(tmp_path) -> None:
+    shown = small_run(tmp_path, settings=["prompts.fields=['title']"])
+    service = opened(shown, tmp_path / "state.sqlite")
+    found = service.item("p1")
+    assert found.read == ["title"]
+    assert {"title"} < set(found.fields)
+    assert ask(service, history=["p1"]).prompted
+    ended(service)
+
+
 def test_a_run_whose_lists_are_damaged_is_served_without_probabilities(tmp_path, run) -> None:
     import shutil
 

@@ -95,6 +95,10 @@ class ItemView(Answer):
 
     id: str
     fields: dict[str, str]
+    read: list[str] = Field(
+        default_factory=list,
+        description="the fields that stand in prompts; empty where the ranker has no prompts",
+    )
 
 
 class InlineItem(Body):
@@ -145,7 +149,9 @@ class RankedItem(ItemTitle):
     rank: int
     score: float
     p_yes: float | None = Field(
-        default=None, description="calibrated probability, where there is one"
+        default=None,
+        description="calibrated probability of this candidate alone, where there is one: those of "
+        "a list do not add up to 1",
     )
 
 
@@ -177,7 +183,12 @@ class Recommendation(Answer):
     ranker: str
     items: list[RankedItem]
     summary: SummaryUsed | None
-    recent: list[ItemTitle]
+    recent: list[ItemTitle] = Field(
+        description="the last items, as a prompt shows them; empty where none does"
+    )
+    prompted: bool = Field(
+        default=False, description="whether a model was given a prompt for each candidate"
+    )
     timings: Timings
 
 

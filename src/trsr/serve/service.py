@@ -246,7 +246,10 @@ class Service:
         Raises:
             UnknownNameError: If there is none.
         """
-        return ItemView(id=name, fields=dict(self._find(name).fields))
+        fields = dict(self._find(name).fields)
+        shown = self.recommender.config.prompts.fields or fields
+        read = [one for one in fields if one in shown] if self._prompted or self._summarizes else []
+        return ItemView(id=name, fields=fields, read=read)
 
     def put_item(self, name: str, fields: dict[str, str]) -> bool:
         """Brings an item in, or changes its text; whether it is new."""
@@ -412,10 +415,15 @@ class Service:
             prompt=self._prompt(asked.query, found.items[0].item),
         )
 
+    @property
+    def _prompted(self) -> bool:
+        """Whether the ranker, or one that it asks, gives a model a prompt for each candidate."""
+        rank = self.recommender.config.rank
+        return bool(rank.those("pointwise", rank.with_members(self.recommender.name)))
+
     def _prompt(self, query: Query, first: str) -> list[ChatMessage]:
         """What the language model read about one candidate; nothing where none was asked."""
-        rank = self.recommender.config.rank
-        if not rank.those("pointwise", rank.with_members(self.recommender.name)):
+        if not self._prompted:
             return []
         place = [item.id for item in query.candidates].index(first)
         messages = self.recommender.prompts(query)[place].messages
@@ -495,7 +503,9 @@ class Service:
             for rank, place in enumerate(order.tolist(), 1)
         ]
         ticket, summary = asked.ticket, asked.summary
-        recent = asked.history.recent(self.recommender.config.prompts.recent)
+        config = self.recommender.config
+        asking = config.rank.those("uses_llm", config.rank.with_members(name))
+        recent = asked.history.recent(config.prompts.recent) if asking else ()
         spent = asked.times["rank"] - ticket.model - ticket.queue
         return Recommendation(
             user=request.user,
@@ -504,6 +514,7 @@ class Service:
             summary=summary
             and SummaryUsed(text=summary.text, revision=asked.revision, covers=summary.covers),
             recent=[ItemTitle(item=item.id, title=_title(item)) for item in recent],
+            prompted=self._prompted,
             timings=Timings(
                 queue=1000 * ticket.queue,
                 summary=1000 * asked.times["summary"],

@@ -41,19 +41,24 @@ async function startPage(signal) {
   const { users, total } = await ask("v1/users?limit=100", { signal });
   const rows = users.map((row) => el("tr", {}, el("th", { scope: "row" }, el("a", { href: userAt(row.user) }, own(row.user))),
     el("td", {}, count(row.n_events)), el("td", {}, moment(row.last_time))));
+  const head = () => el("thead", {}, el("tr", {}, ["User", "Interactions", "Last one"].map((name) => el("th", { scope: "col" }, name))));
+  // Many rows stand in two tables, side by side where there is room.
+  const half = rows.length > 20 ? Math.ceil(rows.length / 2) : rows.length;
   return {
     title: "",
-    node: el("div", { class: "narrow" }, el("header", { class: "title" }, el("h1", { tabindex: "-1" }, "Users"),
+    node: el("div", {}, el("header", { class: "title" }, el("h1", { tabindex: "-1" }, "Users"),
       el("p", { class: "lead" }, `${counted(total, "user")}. Choose one to see the history, the summaries, and what is recommended.`)),
-    users.length > 0 && el("div", { class: "scroll" }, el("table", {},
-      el("caption", {}, total > users.length ? `The first ${count(users.length)} by id. The search finds the others.` : "All of them, by id."),
-      el("thead", {}, el("tr", {}, ["User", "Interactions", "Last one"].map((name) => el("th", { scope: "col" }, name)))), el("tbody", {}, rows)))),
+    users.length > 0 && el("p", { class: "small soft" }, total > users.length ? `The first ${count(users.length)} by id. The search finds the others.` : "All of them, by id."),
+    el("div", { class: "halves" }, [rows.slice(0, half), rows.slice(half)].filter((some) => some.length)
+      .map((some) => el("div", { class: "scroll" }, el("table", {}, head(), el("tbody", {}, some)))))),
   };
 }
 
 async function itemPage(item, signal) {
-  const { fields } = await ask(`v1/items/${encodeURIComponent(item)}`, { signal });
+  const { fields, read } = await ask(`v1/items/${encodeURIComponent(item)}`, { signal });
   const entries = Object.entries(fields);
+  const shown = entries.filter(([name]) => read.includes(name)), rest = entries.filter(([name]) => !read.includes(name));
+  const pairs = (some) => el("dl", { class: "pairs fields" }, some.map(([name, text]) => [el("dt", {}, own(name.replaceAll("_", " "))), el("dd", { dir: "auto" }, text)]));
   const title = entries[0]?.[1] ?? item;
   const place = lastUser === null ? null : placeOf(lastUser, item);
   return {
@@ -61,9 +66,10 @@ async function itemPage(item, signal) {
     node: el("div", { class: "narrow" }, el("header", { class: "title" }, el("p", { class: "kind" }, "Item ", own(item)), el("h1", { tabindex: "-1" }, own(title))),
       lastUser !== null && el("p", { class: "back" }, el("a", { href: userAt(lastUser) }, "← User ", own(lastUser)),
         place && ` · place ${place.rank} of ${place.of} in the last ranking, score ${decimal(place.score)}`),
-      entries.length ? el("dl", { class: "pairs fields" }, entries.map(([name, text]) => [el("dt", {}, own(name.replaceAll("_", " "))), el("dd", { dir: "auto" }, text)]))
-        : el("p", { class: "soft" }, "This item has no text."),
-      el("p", { class: "small soft" }, "A model reads these texts. They are shown as they are kept.")),
+      shown.length > 0 && [el("h2", {}, "In prompts"), pairs(shown)],
+      rest.length > 0 && [read.length > 0 && el("h2", {}, "Not in prompts"), pairs(rest)],
+      entries.length ? el("p", { class: "small soft" }, read.length ? "A model reads the texts in prompts. " : "", "All are shown as they are kept.")
+        : el("p", { class: "soft" }, "This item has no text.")),
   };
 }
 

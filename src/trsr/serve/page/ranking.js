@@ -51,7 +51,7 @@ export class Ranking {
     this.timing = el("p", { class: "small soft" });
     this.choice = el("select", { id: "n", onchange: () => this.choose() },
       WAITS.map((n) => el("option", { value: n, selected: n === this.state.n }, String(n))));
-    this.prompt = el("details", { class: "prompt", ontoggle: () => this.prompt.open && this.ask() },
+    this.prompt = el("details", { class: "prompt", hidden: true, ontoggle: () => this.prompt.open && this.ask() },
       el("summary", {}, "The prompt of the first candidate"), this.turns = el("div", {}));
     return el("section", { class: "what-if", "aria-labelledby": "ranking-title" },
       el("div", { class: "panel", "aria-busy": "false" },
@@ -155,6 +155,7 @@ export class Ranking {
       answer.recent.flatMap((one, at) => [at ? " · " : "", el("a", { href: itemAt(one.item), title: one.title }, own(one.title))])].flat(2) : []));
     const said = this.drawList(answer);
     this.drawFacts(answer);
+    this.prompt.hidden = !answer.prompted;
     if (answer.prompt) this.turns.replaceChildren(...answer.prompt.map((turn) => el("div", { class: "turn" },
       el("h3", {}, turn.role), el("pre", { tabindex: "0", role: "region", "aria-label": `Prompt, ${turn.role}`, dir: "auto" }, turn.content))));
     this.changed(answer);
@@ -210,7 +211,7 @@ export class Ranking {
     if (focused && focused !== document.activeElement && this.list.contains(focused)) focused.focus({ preventScroll: true });
     this.glide(places);
     this.drawTrying(moved, answer);
-    this.scale = likely ? `Bars run from 0 to ${percent(high)}, the highest calibrated probability of a yes.` : `Bars run from ${decimal(low)} to ${decimal(high)}, the lowest and highest score.`;
+    this.scale = likely ? `A percentage is the calibrated probability that this candidate alone is taken, so they do not add up to 100 %. Bars run from 0 to ${percent(high)}, the highest.` : `Bars run from ${decimal(low)} to ${decimal(high)}, the lowest and highest score.`;
     const first = answer.items[0]?.title ?? "nothing";
     return this.altered ? `${moved} of ${answer.items.length} candidates moved. First: ${first.slice(0, 100)}` : `${answer.items.length} candidates ranked. First: ${first.slice(0, 100)}`;
   }
@@ -245,8 +246,10 @@ export class Ranking {
     const { total, ...parts } = answer.timings;
     const rest = total - Object.values(parts).reduce((sum, ms) => sum + ms, 0);
     const spans = [...Object.entries(parts), ["rest", rest]].filter(([, ms]) => ms >= 0.05);
+    // Without a summary or a prompt these parts are what is left of them.
+    const names = { ...(this.reads.hidden && { summary: "history" }), ...(!answer.prompted && { prompt: "scoring" }) };
     this.parts.replaceChildren(...spans.map(([name, ms]) => el("span", { class: name, vars: { "flex-grow": ms } })));
-    this.timing.textContent = `${milliseconds(total)}: ${spans.map(([name, ms]) => `${name} ${milliseconds(ms)}`).join(" · ")}`;
+    this.timing.textContent = `${milliseconds(total)}: ${spans.map(([name, ms]) => `${names[name] ?? name} ${milliseconds(ms)}`).join(" · ")}`;
   }
 }
 
