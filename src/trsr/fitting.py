@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from trsr.config.loading import replaced, tables
 from trsr.config.start import first_settings
 from trsr.data import Columns, guess
 from trsr.data.frames import FrameKind, is_table, parquet_bytes, read_frame
-from trsr.errors import ConfigError, DataError
+from trsr.errors import ConfigError, DataError, TrsrError
 from trsr.methods import DEFAULT
 from trsr.pipeline import run_stage, stage_names
 from trsr.recommender import Recommender
@@ -80,10 +81,19 @@ def fit(
         # the same table is the same file, so that nothing is prepared anew
         if not files.is_file(path) or files.hash_file(path) != hashlib.sha256(one).hexdigest():
             files.write_bytes(path, one)
-    config = _config(paths, given, folder)
+    named = {name: paths[name] for name in content}
+    try:
+        config = _config(paths, given, folder, tuple(content))
+    except TrsrError as error:
+        raise _as_given(error, named) from error
     for name in stage_names(config):
-        with Bar(name) as bar:
-            outcome = run_stage(config, name, bar)
+        try:
+            with Bar(name) as bar:
+                outcome = run_stage(config, name, bar)
+        except DataError as error:
+            if name != "prepare":  # later stages do not read what was given
+                raise
+            raise _as_given(error, named) from error
         err.print(str(outcome), markup=False)
     found = Recommender.load(folder)
     found.kind = tabled["interactions"][1] if "interactions" in tabled else "polars"
@@ -110,11 +120,28 @@ def _folder(
     return Path("runs", f"{name}-{hashlib.sha256('/'.join(parts).encode()).hexdigest()[:8]}")
 
 
-def _config(paths: Mapping[str, Path], given: Mapping[str, Any], folder: Path) -> Config:
+def _as_given(error: TrsrError, named: Mapping[str, Path]) -> TrsrError:
+    """The error, with tables named as such: their files are trsr's, and nobody gave them."""
+    return type(error)(_tables_named(str(error), named))
+
+
+def _tables_named(text: str, named: Iterable[str] | Mapping[str, Path]) -> str:
+    for name in named:
+        if isinstance(named, Mapping):
+            text = text.replace(str(named[name]), f"the {name} table")
+        text = re.sub(rf"(?<![\w./\\-]){name}\.parquet\b", f"the {name} table", text)
+    return text
+
+
+def _config(
+    paths: Mapping[str, Path], given: Mapping[str, Any], folder: Path, tabled: Collection[str]
+) -> Config:
     known = given.get("data", {}).get("columns", {})
     found = guess(paths["interactions"], paths.get("items"), Columns.model_validate(known))
+    formats = {f"{name}.parquet: parquet" for name in tabled}  # of tables that says nothing
     for line in found.reasons:
-        err.print(f"  {line}", markup=False)
+        if line not in formats:
+            err.print(f"  {_tables_named(line, tabled)}", markup=False)
     named = {name: str(path) for name, path in paths.items()}
     values = tomllib.loads(first_settings(found, named))
     if given.get("method", DEFAULT) != DEFAULT:  # a method has defaults of its own

@@ -302,7 +302,9 @@ BAD = {
     "column 'o' holds Object, which cannot be written": pl.DataFrame(
         {"sku": ["p1"], "o": pl.Series([object()], dtype=pl.Object)}
     ),
-    "no column's values are ids of items.parquet": pl.DataFrame({"x": ["q"], "y": ["r"]}),
+    "^the interactions table: no column's values are ids of the items table": pl.DataFrame(
+        {"x": ["q"], "y": ["r"]}
+    ),
     "nowhere.csv: there is no such file": "nowhere.csv",
     "the interactions are None: give a table, or the path of a file": None,
 }
@@ -312,6 +314,16 @@ BAD = {
 def test_what_cannot_be_read_is_said(message, products):
     with pytest.raises(DataError, match=message):
         trsr.fit(BAD[message], products, **CHEAP)
+
+
+def test_a_table_is_not_called_by_a_file_that_nobody_gave(clicks, products, capsys):
+    trsr.fit(clicks, products, **CHEAP)
+    said = capsys.readouterr().err
+    assert "are values of 'sku' in the items table" in said
+    assert ".parquet" not in said
+    late = clicks.with_columns(when=pl.lit("yesterday"))
+    with pytest.raises(DataError, match="^the interactions table: the time 'yesterday'"):
+        trsr.fit(late, products, **CHEAP, **{"data.columns.time": "when"})
 
 
 def test_an_explanation_shows_blocks_summaries_prompt_and_every_score(asked):
