@@ -295,7 +295,7 @@ def test_a_ranker_without_prompts_has_none_on_its_page(browser, tmp_path) -> Non
         opened_user(page)
         expect(page.locator("details.prompt")).to_be_hidden()
         for words in ("Shown as recent", "summary ", "prompt "):
-            expect(page.locator(".panel")).not_to_contain_text(f" {words}")
+            expect(page.locator(".panel")).not_to_contain_text(f" {words}", use_inner_text=True)
         page.goto("/#/items/p1")
         expect(page.get_by_text("All are shown as they are kept.")).to_be_visible()
         expect(page.get_by_text("A model reads")).to_have_count(0)
