@@ -98,9 +98,10 @@ def workplace(tmp_path_factory, tiny_model, one_thread):
     from trsr.pipeline import run_prepare, run_rank, run_summarize, run_train
 
     folder = tmp_path_factory.mktemp("workplace")
-    write_data(folder, users=6, items=20)
+    write_data(folder, users=24, items=60)
     log = folder / "clicks.csv"
-    log.write_text(log.read_text("utf-8").replace("\nu0,", "\n1,"), "utf-8")  # README asks for 1
+    asked = log.read_text("utf-8").replace("\nu0,", "\n1,").replace("\nu9,", "\n2,")
+    log.write_text(asked, "utf-8")  # README asks for 1 and 2
     (folder / "more").mkdir()
     write_data(folder / "more", users=24, items=60)
     numbered = (folder / "more" / "clicks.csv").read_text("utf-8").replace("\nu", "\n")
