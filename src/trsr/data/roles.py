@@ -203,8 +203,8 @@ class Column:
 
     @cached_property
     def distinct(self) -> pl.Series:
-        """The cells' ids, each once."""
-        return self.ids.unique()
+        """The cells' ids, each once, in order: examples of them are the same in each call."""
+        return self.ids.unique(maintain_order=True)
 
     @cached_property
     def numbers(self) -> pl.Series | None:
@@ -376,7 +376,7 @@ def _item(
     for column in columns.values():
         for sequence in (False, True) if column.is_list else (False,):
             values = column.pieces if sequence else column.ids
-            distinct = values.unique()
+            distinct = values.unique(maintain_order=True)
             for key, ids in keys.items() if len(distinct) else ():
                 inside = distinct.is_in(ids.implode())
                 share = float(str(inside.mean()))
@@ -407,7 +407,7 @@ def _key(column: pl.Series, path: Path) -> pl.Series | None:
         ids = id_text(column, path).drop_nulls()
     except DataError:
         return None
-    distinct = ids.unique()
+    distinct = ids.unique(maintain_order=True)
     long = float(str(ids.head(CELLS).str.len_chars().mean() or 0)) > 64
     # an id may come again, but a brand or a day comes more often
     if long or len(ids) <= 0.5 * len(column) or len(distinct) < 0.5 * len(ids):
@@ -418,7 +418,7 @@ def _key(column: pl.Series, path: Path) -> pl.Series | None:
 def _split(left: dict[str, Column]) -> tuple[str, str] | None:
     for name, column in left.items():
         ids = column.pieces if column.is_list else column.ids
-        values = set(ids.unique().head(20).str.to_lowercase())
+        values = set(ids.unique(maintain_order=True).head(20).str.to_lowercase())
         tests = {value for value in values if SPLIT_NAMES.get(value) == 2}
         if values and tests and values <= set(SPLIT_NAMES):
             return name, f"its values are {', '.join(sorted(values))}"
@@ -479,7 +479,7 @@ def _rating(left: dict[str, Column]) -> tuple[str, str] | None:
         numbers = column.numbers
         if numbers is None:
             continue
-        values = sorted(numbers.unique().head(100))
+        values = sorted(numbers.unique(maintain_order=True).head(100))
         steps = all((2 * value).is_integer() for value in values)
         if not (1 < len(values) <= 21 and steps and values[0] >= 0 and values[-1] <= 10):
             continue
