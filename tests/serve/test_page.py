@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import threading
@@ -294,8 +295,8 @@ def test_a_ranker_without_prompts_has_none_on_its_page(browser, tmp_path) -> Non
         page = browser.new_page(base_url=address)
         opened_user(page)
         expect(page.locator("details.prompt")).to_be_hidden()
-        for words in ("Shown as recent", "summary ", "prompt "):
-            expect(page.locator(".panel")).not_to_contain_text(f" {words}", use_inner_text=True)
+        shown = re.compile(r"Shown as recent|(summary|prompt)s? [\d.]+ ms")
+        expect(page.locator(".panel")).not_to_contain_text(shown, use_inner_text=True)
         page.goto("/#/items/p1")
         expect(page.get_by_text("All are shown as they are kept.")).to_be_visible()
         expect(page.get_by_text("A model reads")).to_have_count(0)
@@ -527,7 +528,7 @@ def test_a_key_is_asked_for_where_one_is_needed(browser, service, address) -> No
         service.store.drop_key("reader")
 
 
-def test_the_page_is_ready_soon_with_many_users(browser, service) -> None:
+def test_the_page_reads_few_of_many_users(browser, service) -> None:
     users = 100_000
     already = service.store.count_users()
     for start in range(already, users, 2000):
@@ -539,16 +540,15 @@ def test_the_page_is_ready_soon_with_many_users(browser, service) -> None:
         )
     assert service.store.count_users() == users
     with serving(service) as address:
-        took = []
-        for _ in range(3):
-            page = browser.new_page(base_url=address)
-            began = time.perf_counter()
-            page.goto("/")
-            page.get_by_role("row").nth(100).wait_for()
-            took.append(time.perf_counter() - began)
-            expect(page.get_by_text("100,000 users")).to_be_visible()
-            page.locator("#search").fill("many0999")
-            expect(page.get_by_role("option").nth(7)).to_be_visible()
-            page.close()
-    # under a second where nothing else runs; a page that held all users would take many
-    assert min(took) < 2, took
+        page, answers = browser.new_page(base_url=address), []
+        page.on("response", lambda one: answers.append(one))  # noqa: PLW0108 - as playwright wants it
+        page.goto("/")
+        page.get_by_role("row").nth(100).wait_for()
+        expect(page.get_by_text("100,000 users")).to_be_visible()
+        page.locator("#search").fill("many0999")
+        expect(page.get_by_role("option").nth(7)).to_be_visible()
+        assert page.get_by_role("row").count() < 300
+        read = [len(one.body()) for one in answers if "/v1/" in one.url]
+        page.close()
+    assert read
+    assert max(read) < 100_000  # all users are some megabytes
