@@ -119,6 +119,7 @@ torch.set_num_threads(1)
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/training"]
 from test_train_resume import options
 from train_toy import toy_train
+from trsr.progress import Silent
 
 class Slow(Silent):
     made = 0
