@@ -48,8 +48,8 @@ def ratings(users: int = 40, each: int = 8, n: int = 60) -> list[tuple[int, int,
 
 
 def test_names_that_say_nothing_are_reported_by_values(bench: Any) -> None:
-    rows = [(f"{time}", rating, item, user) for user, item, rating, time in ratings()]
-    clicks = bench.table("x.csv", ("c1", "c2", "c3", "c4"), rows, ";")
+    rows = [(f"{time}", rating, item, user, "ok") for user, item, rating, time in ratings()]
+    clicks = bench.table("x.csv", ("c1", "c2", "c3", "c4", "c5"), rows, ";")
     things = [(text, link, number, kind, name) for number, name, kind, text, link in films()]
     items = bench.table("y.csv", ("k1", "k2", "k3", "k4", "k5"), things, ";")
     found = guess(clicks, items)
@@ -63,6 +63,7 @@ def test_names_that_say_nothing_are_reported_by_values(bench: Any) -> None:
     message = "\n".join(found.reasons)
     for word in ("separated by ';'", "'c3'", "'c4'", "moments in seconds", "min_rating", "k2"):
         assert word in message
+    assert "not read of the interactions: c5" in found.reasons
 
 
 def test_no_header_is_seen(bench: Any) -> None:

@@ -341,6 +341,10 @@ def roles(
         found |= {"order": order} if order else {}
     least = liked_threshold(columns[found["rating"]].values, reasons) if "rating" in found else None
     found |= {role: name for role, name in known.model_dump(exclude={"texts"}).items() if name}
+    unread = [name for name in rows.columns if name not in (*found.values(), *texts)]
+    if unread:
+        some = ", ".join(unread[:5]) + (", …" if len(unread) > 5 else "")
+        reasons.append(f"not read of the interactions: {some}")
     return Roles(Columns(**found, texts=texts), unknown, least, "split" in found, tied)
 
 
