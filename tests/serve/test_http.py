@@ -52,7 +52,7 @@ def test_a_new_item_counts_at_once(make_client):
     assert code(send(client, event("a", item="brand/new ü"))) == (404, "not_found")
     put = client.put("/v1/items/brand%2Fnew%20%C3%BC", json={"fields": {"title": "A new drill"}})
     assert put.status_code == 201
-    assert put.json() == {"id": "brand/new ü", "fields": {"title": "A new drill"}}
+    assert put.json() == {"id": "brand/new ü", "fields": {"title": "A new drill"}, "read": []}
     assert client.put("/v1/items/brand/new ü", json={"fields": {"title": "T"}}).status_code == 200
     assert client.get("/v1/items/brand%2Fnew%20%C3%BC").json()["fields"] == {"title": "T"}
     assert send(client, event("a", item="brand/new ü")).status_code == 200

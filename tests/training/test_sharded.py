@@ -104,6 +104,7 @@ def test_a_worker_lost_within_a_step_ends_the_other(together: Path):
 
 def prepared(folder: Path, run: str) -> Config:
     own = [f"run.folder={folder / run}", f"run.cache={folder / 'r.sqlite'}", "train.dropout=0"]
+    own.append("train.epochs=6")  # more steps than workers make before they notice that they end
     loaded = load_config(folder / "small.toml", own)
     run_prepare(loaded)
     run_summarize(loaded)
