@@ -16,8 +16,8 @@ from trsr.metrics.report import Note
 from trsr.report import Page, ShownBlock, ShownCandidate, ShownUser, StageTime, write_html
 from trsr.report.charts import Axis, dot_chart, line_chart
 from trsr.report.costs import RankerCost, brief_seconds
-from trsr.report.html import count_line
 from trsr.report.markdown_report import latex, markdown
+from trsr.report.words import count_line
 from trsr.types import Case, Interaction, Item, Query, RankedList, UserHistory
 
 EVIL = "<script>alert(1)</script>\x00 \ud800 <|im_end|> \"'&amp; \u202eمرحبا 猫"

@@ -37,9 +37,9 @@ def keep_freed_memory() -> None:
 
 
 def sleep_while_waiting() -> None:
-    """Lets torch's threads sleep where they wait for each other, after a short turn.
+    """Lets torch's threads sleep where they wait for each other, after a short spin.
 
-    By default GNU's OpenMP turns for a millisecond or more. Where another program holds one of the
+    By default GNU's OpenMP spins for a millisecond or more. Where another program holds one of the
     cores, that takes the time of the thread that is waited for: beside a busy program torch
     computed a third as much. Where the environment says how to wait, nothing is changed. Processes
     that start later inherit it.

@@ -177,7 +177,7 @@ def _beyond(
 def estimate(values: npt.NDArray[np.float64], *, unit: bool = True) -> Estimate:
     """The mean of queries' values, and its standard error.
 
-    Of values between 0 and 1 (`unit`).
+    Values have the shape (queries,); with `unit` they lie between 0 and 1.
     """
     n = len(values)
     mean = float(values.mean()) if n else None

@@ -123,7 +123,7 @@ class Outcome:
         if not self.made:
             return f"{self.stage}: {self.state}"
         again = "" if self.why == "not made yet" else f"{self.stage}: made again, {self.why}\n"
-        from trsr.report.html import count_line  # a check needs no report
+        from trsr.report.words import count_line  # a check needs no report
 
         counts = count_line(self.info)
         return f"{again}{self.stage}: {self.state}{f' ({counts})' if counts else ''}"

@@ -167,7 +167,8 @@ def line_chart(title: str, points: Sequence[tuple[int, float]]) -> LineChart | N
 class Axis:
     """Maps values to SVG units, and marks round values.
 
-    Of values between 0 and 1 (`unit`) nothing beyond is marked; `integers`: they alone are.
+    With `integers` it marks these alone; with `unit` values lie between 0 and 1, and it marks
+    nothing beyond.
     """
 
     def __init__(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,8 @@ from trsr.metrics.report import (
 )
 from trsr.report.charts import dot_chart, line_chart
 from trsr.report.costs import COSTS, cost_metric, cost_rows, costs_note, duration, headline_metrics
-from trsr.report.page import Page, StageTime
+from trsr.report.page import Page
+from trsr.report.words import count_words, setting_rows
 from trsr.storage import files
 
 LONGEST = 320
@@ -101,7 +101,7 @@ def render(report: Report, page: Page) -> str:
         differences=difference_rows(report),
         about=about(report),
         differences_said=differences_note(report),
-        stages=[(one, count_words(one)) for one in page.stages],
+        stages=[(one, count_words(one.counts)) for one in page.stages],
         planned=any(one.planned for one in page.stages),
         best={name: best_mean(report, name) for name in report.metrics},
         settings=setting_rows(page.settings, page.changed),
@@ -137,94 +137,3 @@ def _card(best: Scores, chance: float | None, metric: str) -> _Card:
         interval(estimate),
         decimals(chance),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class SettingRow:
-    """A setting."""
-
-    name: str
-    value: str
-    changed: bool
-
-
-def setting_rows(settings: Mapping[str, object], changed: Mapping[str, object]) -> list[SettingRow]:
-    """Every setting, in order.
-
-    Tables are section → key → value, or key → value.
-    """
-    others = {name for name, _ in _flat(changed)}
-    return [SettingRow(name, plain(value), name in others) for name, value in _flat(settings)]
-
-
-def _flat(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def plain(value: object) -> str:
-    """A setting's value, exactly."""
-    if value is None or value == "":
-        return NOTHING
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return ", ".join(plain(one) for one in value) or NOTHING
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {plain(one)}" for key, one in value.items()) or NOTHING
-    return str(value)
-
-
-def amount(value: object) -> str:
-    """A count for reading: thousands set apart, long fractions cut."""
-    if isinstance(value, bool):
-        return plain(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return plain(value)
-
-
-WORDS = {
-    "cases_train": "training cases",
-    "cases_valid": "validation cases",
-    "cases_test": "test cases",
-    "asked": "prompts answered by the model",
-    "from_store": "prompts answered from the store",
-    "cached_tokens": "tokens of answers from the store",
-    "cached_unknown": "answers from the store of unknown cost",
-    "shortened": "prompts shortened to fit",
-    "empty": "histories without a summary",
-    "unfit": "queries that fit no prompt",
-}
-"""What counts that are no words of their own are of."""
-
-
-def count_line(info: Mapping[str, object]) -> str:
-    """What a stage did, for a line: why it did nothing, then counts; zeros say nothing.
-
-    Args:
-        info: Of the stage's record; texts and whole numbers are shown.
-    """
-    shown = {key: one for key, one in info.items() if key not in ("seed", "prompts", "why") and one}
-    parts = [str(info["why"])] if info.get("why") else []
-    for key, value in shown.items():
-        name = WORDS.get(key, key.replace("_", " "))
-        if value is True:
-            parts.append(name)
-        elif isinstance(value, int | str):
-            parts.append(f"{name} {amount(value)}")
-    return ", ".join(parts)
-
-
-def count_words(stage: StageTime) -> list[tuple[str, str]]:
-    """(what, how many) of a stage; a set flag has no number, one that is not set is left out."""
-    return [
-        (key.replace("_", " "), "" if value is True else amount(value))
-        for key, value in stage.counts.items()
-        if value is not False
-    ]

@@ -22,7 +22,7 @@ EVERY = 5
 
 
 class _Row:
-    """A stage on the page; as a `Progress`, it also passes on what it is told."""
+    """A stage on the page; as a `Progress`, it also passes on each advance."""
 
     def __init__(self, name: str) -> None:
         self.name, self.state, self.note = name, "waits", ""
