@@ -41,6 +41,7 @@ from trsr.rankers import (
 )
 from trsr.rankers.batch import whole_size
 from trsr.rankers.item_text import ENCODER, ITEM_VECTORS
+from trsr.rankers.new_items import NewItems
 from trsr.rankers.settings import RANKERS as RANKERS_BY_NAME
 from trsr.registry import like
 from trsr.report.costs import RunFigures, run_figures
@@ -236,6 +237,7 @@ class Recommender:
     Attributes:
         name: The ranker's name.
         kind: Whose tables `recommend` gives: polars, pandas or arrow.
+        new_items: Finds the catalog's items nearest to new ones.
     """
 
     keeps = True
@@ -258,6 +260,7 @@ class Recommender:
         self._lock = threading.RLock()
         self._loaded: dict[str, Ranker] = {}
         self._models: dict[tuple[bool, bool], tuple[ScoringModel, PromptWriter]] = {}
+        self.new_items = NewItems(dataset.catalog, config.rank, dataset.folder)
 
     @classmethod
     def load(cls, folder: Path | str, ranker: str = "") -> Self:
@@ -296,7 +299,8 @@ class Recommender:
         """Ranks each query's candidates, one list a query, in the queries' order.
 
         A query without a summary is given one first, when the run's strategy writes summaries; with
-        the response cache only new steps are computed.
+        the response cache only new steps are computed. Rankers that read no texts judge items that
+        the run does not know by the catalog's nearest (`NewItems`).
 
         Raises:
             StoreError: In a fork of the process that loaded it.
@@ -309,22 +313,19 @@ class Recommender:
             yield from ranked(batch, self._scored(self.name, batch)).lists()
 
     def _mention_new_items(self, queries: Sequence[Query]) -> None:
-        """Warns of candidates that the ranker cannot judge."""
+        """Says of candidates that are judged by their texts' neighbours."""
         rank = self.config.rank
-        names = rank.with_members(self.name)
-        if rank.those("reads_text", names) or rank.those("uses_llm", names):
-            return
-        candidates = (item.id for query in queries for item in query.candidates)
-        new = dict.fromkeys(one for one in candidates if one not in self.catalog)
-        if new:
-            first, more = next(iter(new)), len(new) - 1
+        names = [one for one in rank.with_members(self.name) if not rank.members(one)]
+        reading = {*rank.those("reads_text", names), *rank.those("uses_llm", names)}
+        blind = [one for one in names if one not in reading]
+        new = self.new_items.among(item for query in queries for item in query.candidates)
+        if blind and new:
             _log.warning(
-                "%s reads no item text, so its score of new items says nothing: the run does not "
-                "know item %r%s; take a ranker that reads texts, or `trsr serve`, which judges new "
-                "items by the nearest texts",
-                self.name,
-                first,
-                f" and {more:,} more" if more else "",
+                "new items: %d, such as %r; their scores by %s come from the catalog's items "
+                "nearest in text",
+                len(new),
+                new[0],
+                ", ".join(blind),
             )
 
     def _scored(self, name: str, batch: QueryBatch) -> ScoreBatch:
@@ -643,6 +644,7 @@ class Recommender:
             self.fitted,
             titles=self._titles,
             run=self.dataset.folder,
+            new_items=self.new_items,
         )
         ranker = make_ranker(name, resources)
         if not ranker.learns():

@@ -157,7 +157,7 @@ ASK = ("recommend", "run", "who.jsonl", "--ranker", "popular", "--candidates", "
 def test_a_stream_that_cannot_say_a_character_gets_it_spelled(folder: Path, encoding: str) -> None:
     done = trsr(folder, *ASK, encoding=encoding)
     assert done.returncode == 0
-    assert done.stderr.startswith(b"popular reads no item text")
+    assert done.stderr.startswith(b"new items: 1, such as 'n'; their scores by popular come")
     assert done.stderr.count(b"\n") == 1
     shown = done.stdout.decode(encoding)
     assert "\x1b" not in shown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +13,8 @@ from trsr.data import Catalog
 from trsr.errors import DataError
 from trsr.rankers import FitData, FitOptions, RankSettings, Resources
 from trsr.rankers.baselines.text_knn import TextKnnRanker
-from trsr.serve.retriever import Retriever, VectorIndex
+from trsr.rankers.new_items import NewItems, VectorIndex
+from trsr.serve.retriever import Retriever
 from trsr.types import Interaction, Item, UserHistory
 
 KINDS = "bolt lamp rope glove drill mask hinge cable valve brush".split()
@@ -47,18 +47,17 @@ def retrievers(request, catalog):
     ranker.fit(FitData(catalog, pl.DataFrame({"user": [], "item": [], "time": []})), FitOptions())
     ranker = ranker.with_profile(request.param, ranker.decay_)
     run = SimpleNamespace(seed=0)
+    new_items = NewItems(catalog, rank)
+    new_items._nearest = lambda text: VectorIndex(
+        np.asarray([v / np.linalg.norm(v) for v in embed(texts_of(catalog))], np.float32)
+    ).search(embed([text])[0], 5)
     recommender = SimpleNamespace(
         catalog=catalog,
         config=SimpleNamespace(rank=rank, run=run),
-        dataset=SimpleNamespace(folder=Path()),
+        new_items=new_items,
         fitted=lambda name: ranker,
     )
-    made = Retriever(recommender), Retriever(recommender, large=100)
-    for one in made:
-        one.neighbours._near = lambda text: VectorIndex(
-            np.asarray([v / np.linalg.norm(v) for v in embed(texts_of(catalog))], np.float32)
-        ).search(embed([text])[0], 5)
-    return made
+    return Retriever(recommender), Retriever(recommender, large=100)
 
 
 def texts_of(catalog):

@@ -18,6 +18,8 @@ from trsr.serve.service import UnknownNameError
 from trsr.storage.response_cache import ResponseCache
 from trsr.types import Interaction, Item, Query, Summary, UserHistory
 
+MEMBERS = 'rank.blend.members=["popular", "item_knn", "bm25"]'
+
 
 @pytest.fixture(scope="module", params=["recurrent", "hierarchical"])
 def run(request, tmp_path_factory):
@@ -288,9 +290,33 @@ def test_ids_alone_rank_new_items_by_their_neighbours(tmp_path) -> None:
         scores(ask(service, user=user, candidates=[f"p{n}" for n in range(5, 20)], k=20))
         for user in ("other", "same")
     ]
-    near, _ = service.retriever.neighbours(Item("like p4", tuple(fields.items())))
+    near, _ = service.recommender.new_items.neighbours(Item("like p4", tuple(fields.items())))
     assert service.recommender.catalog.at(int(near[0])).id == "p4"
     assert both[0] == both[1]
+    ended(service)
+
+
+def test_the_library_judges_new_items_as_the_service_does(tmp_path, caplog) -> None:
+    run = small_run(tmp_path / "ids", "none", ("popular", "bm25", "blend"), [MEMBERS])
+    service, library = opened(run, tmp_path / "state.sqlite"), Recommender.load(run)
+    fields = tuple(service.recommender.catalog["p4"].fields)
+    new = [Item("like p4", fields), Item("like nothing", (("title", "qqq"),))]
+    given = [InlineItem(id=one.id, fields=dict(one.fields)) for one in new]
+    found = ask(service, history=["p1", given[0]], candidates=["p4", "p5", *given], k=9)
+    seen = [Interaction(library.catalog["p1"], 0.0), Interaction(new[0], 1.0)]
+    candidates = (library.catalog["p4"], library.catalog["p5"], *new)
+    history = UserHistory("somebody", tuple(seen))
+    (ranked,) = library.rank([Query("q", history, candidates)])
+    assert {one.item: one.score for one in ranked.entries} == scores(found)
+    assert caplog.text.count("new items: 2, such as 'like p4'; their scores by popular, item_") == 1
+    # each member of the blend judged it, so it stands where p4 does; nothing is like the other
+    own = scores(found)
+    assert own["like p4"] == pytest.approx(own["p4"], abs=0.5)
+    popular = Recommender.load(run, "popular")
+    (alone,) = popular.rank([Query("q", history, candidates)])
+    by_item = {one.item: one.score for one in alone.entries}
+    assert 0 < by_item["like p4"] <= max(by_item.values())
+    assert by_item["like nothing"] == min(by_item.values())
     ended(service)
 
 

@@ -31,6 +31,7 @@ from trsr.types import Case, Interaction, Query, RankedList, UserHistory
 if TYPE_CHECKING:
     from trsr.models import LanguageModel, ScoringModel
     from trsr.prompts import PromptWriter, TitleWriter
+    from trsr.rankers.new_items import NewItems
 
 STATE = "ranker.json"
 """In a ranker's folder: its name, its settings and what it learned that is no array."""
@@ -63,6 +64,8 @@ class Resources:
         progress: Shows long preparations.
         titles: Opens the model that writes titles, trained where it is, and its prompt.
         run: The run directory, for the encoder that is its own.
+        new_items: Judges items that came after the run, for rankers that know ids alone. None:
+            such rankers see what they see.
     """
 
     catalog: Catalog = _NO_ITEMS
@@ -72,6 +75,7 @@ class Resources:
     progress: Progress = field(default_factory=Silent)
     titles: Callable[[], tuple[LanguageModel, TitleWriter]] = _no_titles
     run: Path | None = None
+    new_items: NewItems | None = None
 
     def embedder(self) -> TextEmbedder:
         """Embeds texts by `rank.text_model`."""
@@ -341,7 +345,9 @@ def scored(ranker: Ranker, batch: QueryBatch, name: str = "") -> ScoreBatch:
         DataError: If the shape is another one, or a candidate's score is not a number.
     """
     name = name or ranker.name
-    found = ranker.score(batch)
+    new = ranker.resources.new_items
+    judged = new is not None and new.judges(ranker, batch)
+    found = new.scores(ranker, batch) if new and judged else ranker.score(batch)
     shape = (len(batch), len(batch.columns))
     if found.scores.shape != shape:
         raise DataError(

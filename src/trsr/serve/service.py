@@ -26,8 +26,7 @@ from trsr.models.cached import keep_reference
 from trsr.pipeline.artifacts import SPLITS, read_summaries
 from trsr.pipeline.ranking import RETRIEVED, read_retrieved
 from trsr.prompts import PromptWriter, TitleWriter
-from trsr.rankers import p_yes
-from trsr.rankers.batch import case_batches
+from trsr.rankers import QueryBatch, case_batches, p_yes, scored
 from trsr.recommender import (
     Recommender,
     innermost,
@@ -489,7 +488,9 @@ class Service:
         query, name = asked.query, self.recommender.name
         with on_behalf_of(asked.ticket), _timed(asked.times, "rank"):
             asked.ticket.check()
-            scores = self.retriever.scores(query, name)
+            batch = QueryBatch.of([query], self.recommender.catalog)
+            found = scored(self.recommender.fitted(name), batch, name)
+            scores = found.scores[0][batch.places[0]]
         curve = self._calibration
         order = np.argsort(-scores, kind="stable")[: request.k]
         items = [

@@ -1,0 +1,184 @@
+"""Items that came after the run: rankers that know ids alone judge them by the nearest texts."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trsr.data import Catalog
+from trsr.rankers.base import Ranker
+from trsr.rankers.baselines.bm25 import TextIndex
+from trsr.rankers.batch import Floats, Ints, QueryBatch, Ragged, ScoreBatch
+from trsr.rankers.item_text import TextEmbedder, item_text, text_vectors
+from trsr.rankers.settings import RankSettings
+from trsr.types import Item
+
+LARGE = 100_000
+"""Catalogs with more items are searched by an index of vectors, where the ranker compares such."""
+NEIGHBOURS = 5
+_KEPT = 100_000
+
+Near = tuple[Ints, Floats]
+"""Catalog numbers of the items nearest in text, nearest first, and how near each is, above 0."""
+
+_NOBODY: Near = (np.zeros(0, np.int64), np.zeros(0))
+
+
+class VectorIndex:
+    """Finds the vectors with the largest products: by faiss where it is installed, else NumPy.
+
+    Vectors are [n, width] float32 unit ones; more than `large` are searched in the nearest cells
+    alone.
+    """
+
+    def __init__(self, vectors: Any, large: int = LARGE) -> None:
+        self._vectors = vectors
+        self._index: Any = None
+        if len(vectors) > large and importlib.util.find_spec("faiss"):
+            import faiss
+
+            width = vectors.shape[1]
+            # k-means needs some 40 vectors a cell, and not more
+            cells = max(1, min(int(4 * np.sqrt(len(vectors))), len(vectors) // 40))
+            self._index = faiss.IndexIVFFlat(
+                faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT
+            )
+            own = np.ascontiguousarray(vectors, np.float32)
+            drawn = np.random.default_rng(0).permutation(len(own))[: 40 * cells]
+            self._index.train(own[drawn])
+            self._index.add(own)
+
+    def search(self, asked: Floats, n: int) -> Near:
+        """The places of the `n` largest products with one vector, best first, and the products."""
+        if self._index is not None:
+            faiss: Any = importlib.import_module("faiss")  # its types lack the parameters' names
+            # a sixteenth of the cells, and more where so many are wanted
+            cells = max(
+                self._index.nlist // 16, 10 * n * self._index.nlist // self._index.ntotal, 1
+            )
+            probes = faiss.SearchParametersIVF(nprobe=min(cells, self._index.nlist))
+            products, places = self._index.search(
+                np.asarray(asked, np.float32)[None], n, params=probes
+            )
+            found = places[0] >= 0
+            return places[0][found].astype(np.int64), products[0][found].astype(np.float64)
+        products = self._vectors @ np.asarray(asked, np.float32)
+        n = min(n, len(products))
+        best = np.argpartition(-products, n - 1)[:n] if n else np.zeros(0, np.int64)
+        best = best[np.argsort(-products[best], kind="stable")]
+        return best.astype(np.int64), products[best].astype(np.float64)
+
+
+class NewItems:
+    """Lets rankers that know items by ids alone judge items that came after the run.
+
+    In a history the catalog's nearest item stands for a new one, or none where nothing is like it.
+    A new candidate's score is the mean of its neighbours', weighted by how near they are; without a
+    neighbour it is the query's lowest. Near are texts by their embeddings where the run reads such,
+    else by BM25. What that needs is made when the first new item comes.
+
+    Args:
+        catalog: The run's items.
+        settings: Which texts are read, and by which embedding model.
+        run: The run directory, where the embedding model is its own.
+    """
+
+    def __init__(self, catalog: Catalog, settings: RankSettings, run: Path | None = None) -> None:
+        self._catalog = catalog
+        self._settings = settings
+        self._run = run
+        self._lock = threading.Lock()
+        self._found = functools.lru_cache(_KEPT)(self._search)
+
+    def neighbours(self, item: Item) -> Near:
+        """An item of the catalog itself, or the catalog's nearest to a new one's text."""
+        if item.id in self._catalog:
+            return np.array([self._catalog.number(item.id)]), np.ones(1)
+        return self._found(item_text(item, self._settings))
+
+    def among(self, items: Iterable[Item]) -> tuple[str, ...]:
+        """The ids of those that the run does not know, each once."""
+        return tuple(dict.fromkeys(one.id for one in items if one.id not in self._catalog))
+
+    def judges(self, ranker: Ranker, batch: QueryBatch) -> bool:
+        """Whether there are new items in a batch of a ranker that knows items by ids alone."""
+        if not batch.outside or ranker.members(ranker.config):
+            return False  # members are asked one by one
+        traits = ranker.traits_of(ranker.config)
+        return not (traits.reads_text or traits.uses_llm) and bool(self.among(batch.outside))
+
+    def scores(self, ranker: Ranker, batch: QueryBatch) -> ScoreBatch:
+        """The ranker's scores, of new items by their neighbours'."""
+        near = dict(enumerate(map(self.neighbours, batch.outside), len(self._catalog)))
+        known = self._known_histories(batch, near)
+        if batch.candidates is None:
+            return ranker.score(known)
+        rows = [batch.candidates[row].tolist() for row in range(len(batch))]
+        shown = [
+            np.unique(np.concatenate([_NOBODY[0], *(_near(one, near)[0] for one in row)]))
+            for row in rows
+        ]
+        asked = dataclasses.replace(known, candidates=Ragged.of(shown))
+        if not len(asked.columns):  # nothing is like anything: all tie
+            return ScoreBatch(batch.blank())
+        found = ranker.score(asked).scores
+        values: list[float] = []
+        for row, (own, numbers) in enumerate(zip(rows, shown, strict=True)):
+            scores = found[row, asked.places[row]]
+            lowest = float(scores.min()) if len(scores) else 0.0
+            for nearest, weights in (_near(one, near) for one in own):
+                at = scores[np.searchsorted(numbers, nearest)]
+                values.append(float(np.average(at, weights=weights)) if len(at) else lowest)
+        return ScoreBatch(batch.scattered(values))
+
+    def _known_histories(self, batch: QueryBatch, near: dict[int, Near]) -> QueryBatch:
+        """The same queries, with catalog items in the histories alone."""
+        numbers = np.arange(len(self._catalog) + len(batch.outside))
+        for number, (nearest, _) in near.items():
+            numbers[number] = nearest[0] if len(nearest) else -1
+        values = numbers[batch.histories.values]
+        kept = values >= 0
+        lengths = np.bincount(batch.histories.rows[kept], minlength=len(batch))
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return dataclasses.replace(
+            batch, histories=Ragged(values[kept], starts), times=batch.times[kept]
+        )
+
+    def _search(self, text: str) -> Near:
+        if not text:
+            return _NOBODY
+        with self._lock:
+            numbers, near = self._nearest(text)
+        return numbers[near > 0], near[near > 0]
+
+    @functools.cached_property
+    def _nearest(self) -> Callable[[str], Near]:
+        items = list(self._catalog)
+        texts = [item_text(item, self._settings) for item in items]
+        if not any(texts):
+            return lambda text: _NOBODY
+        if self._settings.embedding:
+            embed = TextEmbedder.of(self._settings, run=self._run)
+            index = VectorIndex(text_vectors(texts, embed).astype(np.float32))
+            return lambda text: index.search(text_vectors([text], embed)[0], NEIGHBOURS)
+        words = TextIndex(self._settings, "new items")
+        words.build(items)
+
+        def by_words(text: str) -> Near:
+            scores = (words.counted([text]) @ words.scores).toarray()[0]
+            best = np.argsort(-scores, kind="stable")[:NEIGHBOURS]
+            return best, scores[best]
+
+        return by_words
+
+
+def _near(number: int, near: dict[int, Near]) -> Near:
+    return near.get(number) or (np.array([number]), np.ones(1))
