@@ -271,6 +271,8 @@ class Recommender:
             StoreError: If the folder is not a run directory, holds no prepared data, or not this
                 ranker.
         """
+        if not isinstance(folder, str | os.PathLike):
+            raise StoreError(f"{folder!r} is no run directory: give its path, as text")
         folder = Path(os.path.expanduser(local(folder)))
         if not files.is_file(folder / "config.toml") or not files.is_file(folder / "items.parquet"):
             raise StoreError(
@@ -303,10 +305,11 @@ class Recommender:
         the run does not know by the catalog's nearest (`NewItems`).
 
         Raises:
+            DataError: If something else than queries is given.
             StoreError: In a fork of the process that loaded it.
         """
         files.refuse_fork()
-        summarized = self.summarized(list(queries), progress or Silent())
+        summarized = self.summarized(_queries(queries), progress or Silent())
         ranker = self.fitted(self.name)
         self._mention_new_items(summarized)
         for batch in batched(summarized, self.catalog, ranker.batch_size):
@@ -709,6 +712,18 @@ def _count(k: Any) -> int:
     if count < 1:
         raise DataError(f"k = {k!r}: ask for at least one item a user, by a whole number")
     return count
+
+
+def _queries(given: Any) -> list[Query]:
+    """Queries, or the one query that was given."""
+    found = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    for one in found:
+        if not isinstance(one, Query):
+            raise DataError(
+                f"{one!r} is no trsr.Query: rank orders the candidates of queries; "
+                "Recommender.recommend gives items to users of the run by their ids"
+            )
+    return found
 
 
 def load(folder: Path | str, ranker: str = "") -> Recommender:

@@ -154,7 +154,13 @@ def test_users_that_cannot_be_ranked_are_named(clicks, products):
         for asked in (made.recommend, made.explain):
             with pytest.raises(DataError, match=f"k = {k!r}: ask for at least one item"):
                 asked("u1", k=k)
+    for queries in ("u1", ["u1"], None):
+        with pytest.raises(DataError, match=r"is no trsr.Query: .*recommend gives items to users"):
+            list(made.rank(queries))
     assert rows(made.recommend(b"u1", k=np.int64(2))) == rows(made.recommend("u1", k=2))
+    for folder in (None, made):
+        with pytest.raises(StoreError, match="is no run directory: give its path"):
+            trsr.load(folder)
 
 
 def test_a_tilde_is_the_home(clicks, products, tmp_path, monkeypatch):
