@@ -179,10 +179,10 @@ def compress_run(
     for ratio in sorted(set(ratios), reverse=True):
         one = [*settings, f"compress.ratio={ratio}"]
         own = load_config(run / "config.toml", one, changes=place)
-        folder = target / f"{ratio:g}" if len(ratios) > 1 else target
+        folder = target / f"{ratio}" if len(ratios) > 1 else target
         _write(own, directory, dataset, adapter, folder, progress)
         named = config.model.model_copy(update={"name": str(folder), "revision": None})
-        forms.append(Form(f"ratio {ratio:g}", named))
+        forms.append(Form(f"ratio {ratio}", named))
         folders.append(folder)
     cases = _cases(config, dataset)
     curve = measure(config, cases, dataset.catalog, forms, progress) if cases else None
