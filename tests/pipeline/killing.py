@@ -1,5 +1,7 @@
 """Runs stages in forked children and kills them: a program of its own, started by test_kills.py.
 
+`python tests/pipeline/killing.py CONFIG FOLDER SEED KILLS` kills each stage so often.
+
 Everything is imported once here, and nothing computed, so that a child costs milliseconds and
 starts with clean thread pools.
 """
@@ -24,8 +26,6 @@ import trsr.models.hf.model
 import trsr.pipeline
 import trsr.training
 from trsr.config import load_config
-
-KILLS = 20
 
 
 def child(config_path: str, folder: Path, stage: str) -> None:
@@ -63,7 +63,7 @@ def attempt(config: str, folder: Path, stage: str, delay: float | None) -> str:
 
 def main() -> None:
     """Runs the stages unbroken in one folder; in another, each is killed again and again."""
-    config, work, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    config, work, (seed, most) = sys.argv[1], Path(sys.argv[2]), map(int, sys.argv[3:5])
     draw = random.Random(seed)
     whole, broken = work / "whole", work / "broken"
     kills = {}
@@ -76,8 +76,9 @@ def main() -> None:
         shutil.rmtree(before, ignore_errors=True)
         if broken.exists():
             shutil.copytree(broken, before)
-        while kills[stage] < KILLS:
-            if attempt(config, broken, stage, draw.uniform(0, seconds)) == "killed":
+        while kills[stage] < most:
+            share = (kills[stage] + draw.random()) / most  # early and late moments alike
+            if attempt(config, broken, stage, share * seconds) == "killed":
                 kills[stage] += 1
                 continue
             # It was done before the kill came: begin the stage again from its inputs.
