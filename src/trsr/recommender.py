@@ -10,7 +10,7 @@ import operator
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,6 +21,7 @@ from trsr.data import Catalog, Dataset
 from trsr.data.dataset import DESCRIPTIONS
 from trsr.data.frames import FrameKind, as_kind, user_ids
 from trsr.data.images import FOLDER, TABLE
+from trsr.data.requests import given_histories, given_items
 from trsr.errors import ConfigError, DataError, ModelError, StoreError
 from trsr.explanation import Explanation, page_writer, summary_trace, title
 from trsr.metrics.significance import rank_correlation
@@ -368,17 +369,30 @@ class Recommender:
                 )
             )
 
-    def recommend(self, users: Any, k: int = 10, progress: Progress | None = None) -> Any:
-        """Items for known users that they have not seen, as a table.
+    def recommend(
+        self,
+        users: Any,
+        k: int = 10,
+        progress: Progress | None = None,
+        *,
+        candidates: Any = None,
+    ) -> Any:
+        """Items for users that they have not seen, as a table.
 
         What `rank.retriever` puts first of the unseen items (at least `rank.retrieve_k` of them) is
         ranked.
 
         Args:
-            users: One user's id, or several: a list, a column, or a table with the one column or
-                the column `user`.
+            users: One user's id, or several: a list, a column, or a table with the one column, the
+                column `user`, or the data's own. Of anybody: a mapping of ids to the ids of what
+                each has met, oldest first (`{"new": ["i1", "i2"]}`), or `UserHistory` objects. A
+                history given for a user of the run is read in the place of the run's.
             k: How many items a user gets at most.
             progress: Shows how far it is.
+            candidates: The only items to choose from, such as those in stock, by ids: a list, a
+                column, a table with the column `item` or the items' own table. New items come with
+                their texts: as an `Item` or a mapping with `id` and texts in a list (also of a
+                history), or as rows of the table. None: the catalog.
 
         Returns:
             Columns `user`, `item` (text), `score` (higher is better, to be compared within a user)
@@ -387,22 +401,35 @@ class Recommender:
             was given.
 
         Raises:
-            DataError: If a user is not in the run's data; the message names who. If `k` is no
-                whole number from 1 on.
+            DataError: If a user or an item is not in the run's data; the message names it. If `k`
+                is no whole number from 1 on.
         """
         k = _count(k)
-        histories = self._histories(user_ids(users))
+        histories = self._histories(users)
+        among = None
+        if candidates is not None:
+            columns = self.config.data.columns
+            names = [name for name in (columns.item_id, columns.item) if name]
+            items = given_items(candidates, self.catalog, "the candidates", *names)
+            among = tuple({item.id: item for item in items}.values())
+            if not among:
+                raise DataError("the candidates: there is none; leave them out for all items")
         progress = progress or Silent()
         progress.begin(len(histories), "users")
         rows = []
-        for query, found in self.rank_unseen(histories, k, progress):
+        for query, found in self.rank_unseen(histories, k, progress, among):
             rows += [
                 (query.history.user, entry.item, entry.score, place)
                 for place, entry in enumerate(found.entries[:k], 1)
             ]
         return as_kind(pl.DataFrame(rows, RECOMMENDED, orient="row"), self.kind)
 
-    def _histories(self, users: Sequence[str]) -> list[UserHistory]:
+    def _histories(self, given: Any) -> list[UserHistory]:
+        histories = given_histories(given, self.catalog)
+        if histories is not None:
+            return histories
+        named = self.config.data.columns.user
+        users = user_ids(given, *([named] if named else []))
         found = self.dataset.histories(users)
         missing = [user for user in users if user not in found]
         if missing:
@@ -410,15 +437,21 @@ class Recommender:
             some = ", ".join(self.dataset.interactions["user"].unique(maintain_order=True).head(3))
             raise DataError(
                 f"{len(missing):,} of {len(users):,} users are not in this run's data: {named}; "
-                f"there are, say, {some}. A new user is ranked by the history: Recommender.rank, "
-                "or a file HISTORY.jsonl on the command line"
+                f"there are, say, {some}. A new user's history is given with the id: "
+                "{'new': ['item', …]}, or a file HISTORY.jsonl on the command line"
             )
         return [found[user] for user in users]
 
     def rank_unseen(
-        self, histories: Sequence[UserHistory], k: int, progress: Progress | None = None
+        self,
+        histories: Sequence[UserHistory],
+        k: int,
+        progress: Progress | None = None,
+        among: Sequence[Item] | None = None,
     ) -> Iterator[tuple[Query, RankedList]]:
         """Proposals for histories, ranked: at least `k` where so many items are unseen.
+
+        `among` holds the items to choose from; None: the catalog.
 
         Yields:
             The query and its list; histories without an unseen item are left out, and logged.
@@ -429,7 +462,7 @@ class Recommender:
         for start in range(0, len(histories), size):
             some = histories[start : start + size]
             queries = []
-            for history, items in zip(some, self._proposed(some, wanted), strict=True):
+            for history, items in zip(some, self._proposed(some, wanted, among), strict=True):
                 if items:
                     name = f"recommend/{history.user}/{earlier[history.user]}"
                     queries.append(Query(name, history, items))
@@ -445,7 +478,7 @@ class Recommender:
         """How a user's list comes about.
 
         Args:
-            user: The id of a user of the run, or a `UserHistory` of anybody.
+            user: The id of a user of the run, or a history of anybody, as `recommend` takes it.
             k: How many items are shown.
 
         Returns:
@@ -456,8 +489,7 @@ class Recommender:
                 whole number from 1 on.
         """
         k = _count(k)
-        known = isinstance(user, UserHistory)
-        history = user if known else self._histories(user_ids(user))[0]
+        history = self._histories(user)[0]
         query, found = next(self.rank_unseen([history], k), (None, None))
         if query is None or found is None:
             raise DataError(f"user {history.user} has met all items: there is nothing to rank")
@@ -602,21 +634,51 @@ class Recommender:
         """
         return self._proposed([history], n or self.config.rank.retrieve_k)[0]
 
-    def _proposed(self, histories: Sequence[UserHistory], n: int) -> list[tuple[Item, ...]]:
+    def _proposed(
+        self, histories: Sequence[UserHistory], n: int, among: Sequence[Item] | None = None
+    ) -> list[tuple[Item, ...]]:
         """What the retriever puts first for each, without what the user has seen at any time."""
         seen = self.dataset.seen([history.user for history in histories])
-        asked = [(f"propose/{history.user}", history, None) for history in histories]
+        if among is not None and self.new_items.among(among):
+            return [
+                item
+                for history in histories
+                for item in self._proposed_new(history, n, among, seen.get(history.user, ()))
+            ]
+        numbers = [self.catalog.number(item.id) for item in among or ()]
         found: list[tuple[Item, ...]] = []
         size = whole_size(self.catalog)
-        for start in range(0, len(asked), size):
-            batch = QueryBatch.whole(asked[start : start + size], self.catalog, seen)
-            scores = self._scored(self.config.rank.retriever, batch)
-            chosen = ranked(batch, scores, n, self.config.run.seed).items
-            found += [
-                tuple(self.catalog.at(int(number)) for number in chosen[row])
-                for row in range(len(batch))
-            ]
+        for start in range(0, len(histories), size):
+            some = histories[start : start + size]
+            asked = [(f"propose/{one.user}", one, None) for one in some]
+            batch = QueryBatch.whole(asked, self.catalog, seen)
+            if among is not None:
+                batch = batch.among(numbers)
+            found += self._first(batch, n)
         return found
+
+    def _proposed_new(
+        self,
+        history: UserHistory,
+        n: int,
+        among: Sequence[Item],
+        seen: Collection[str],
+    ) -> list[tuple[Item, ...]]:
+        """The same of one user, among items of which some are new."""
+        met = {item.id for item in history.items} | {*seen}
+        left = tuple(item for item in among if item.id not in met)
+        if len(left) <= n:
+            return [left]
+        query = Query(f"propose/{history.user}", history, left)
+        return self._first(QueryBatch.of([query], self.catalog), n)
+
+    def _first(self, batch: QueryBatch, n: int) -> list[tuple[Item, ...]]:
+        """What the retriever puts first for each query."""
+        scores = self._scored(self.config.rank.retriever, batch)
+        chosen = ranked(batch, scores, n, self.config.run.seed).items
+        return [
+            tuple(batch.item(int(number)) for number in chosen[row]) for row in range(len(batch))
+        ]
 
     @property
     def ranking_model(self) -> tuple[Any, PromptWriter]:

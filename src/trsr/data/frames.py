@@ -65,38 +65,61 @@ def as_kind(frame: pl.DataFrame, kind: FrameKind) -> Any:
     return frame.to_arrow() if kind == "arrow" else frame
 
 
-def user_ids(users: Any) -> list[str]:
+def user_ids(users: Any, *names: str) -> list[str]:
     """Users' ids as text, each once, in the order given.
 
     Args:
-        users: One id, several (a list, a column), or a table with one column or the column `user`.
+        users: One id, several (a list, a column), or a table with one column, the column `user` or
+            one of `names`.
+        names: What else the column may be called.
 
     Raises:
         DataError: If there is none, an id is missing, or the table has no such column.
     """
-    if isinstance(users, str | bytes | int | float) or users is None:
-        users = [users]
-    if isinstance(users, pl.LazyFrame) or hasattr(users, "columns"):
-        frame, _ = read_frame(users, "users")
-        if frame.width > 1 and "user" not in frame.columns:
-            raise DataError(
-                f"the users: which column? The columns are {', '.join(frame.columns)}; give the "
-                "column alone, or call it user"
-            )
-        users = frame["user"] if frame.width > 1 else frame.to_series()
+    return _ids(users, ("user", *names), "the users").unique(maintain_order=True).to_list()
+
+
+def item_ids(items: Any, what: str, *names: str) -> list[str]:
+    """Items' ids as text, in the order given; `what` names them in messages.
+
+    As `user_ids`, with the column `item`; what stands twice stays so.
+    """
+    return _ids(items, ("item", *names), what).to_list()
+
+
+def _ids(given: Any, names: tuple[str, ...], what: str) -> pl.Series:
+    if isinstance(given, str | bytes | int | float) or given is None:
+        given = [given]
+    if has_columns(given):
+        frame, _ = read_frame(given, what.removeprefix("the "))
+        given = frame[_named(frame, names, what)]
     try:
-        given = pl.Series("user", [None if _missing(one) else one for one in users])
+        column = pl.Series(names[0], [None if is_missing_cell(cell) else cell for cell in given])
     except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"the users: {reason}; give ids of one type") from error
-    ids = id_text(given, Path("users"))
+        raise DataError(f"{what}: {str(error).splitlines()[0]}; give ids of one type") from error
+    ids = id_text(column, Path(what.removeprefix("the ")))
     if ids.null_count() or ids.is_empty():
-        what = f"{ids.null_count():,} of {len(ids):,} ids are missing" if len(ids) else "no id"
-        raise DataError(f"the users: {what}; give the ids of users in the run's data")
-    return ids.unique(maintain_order=True).to_list()
+        found = f"{ids.null_count():,} of {len(ids):,} ids are missing" if len(ids) else "no id"
+        raise DataError(f"{what}: {found}; give the ids of {names[0]}s in the run's data")
+    return ids
 
 
-def _missing(cell: Any) -> bool:
+def _named(frame: pl.DataFrame, names: tuple[str, ...], what: str) -> str:
+    found = next((name for name in names if name in frame.columns), None)
+    if found is None and frame.width > 1:
+        raise DataError(
+            f"{what}: which column? The columns are {', '.join(frame.columns)}; give the column "
+            f"alone, or call it {names[0]}"
+        )
+    return found or frame.columns[0]
+
+
+def has_columns(given: Any) -> bool:
+    """Whether it is a table of one of the libraries, and no column or list."""
+    return isinstance(given, pl.LazyFrame) or hasattr(given, "columns")
+
+
+def is_missing_cell(cell: Any) -> bool:
     """Whether it is what pandas puts where there is no value."""
     return (isinstance(cell, float) and math.isnan(cell)) or (
         type(cell).__name__ in ("NAType", "NaTType")

@@ -1,17 +1,18 @@
-"""Histories and items given by hand, as JSON lines: users and items never seen before too."""
+"""Histories and items given by hand, as JSON lines or in Python: users and items may be new."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from trsr.data import inputs
 from trsr.data.dataset import Catalog
+from trsr.data.frames import has_columns, is_missing_cell, item_ids, read_frame, user_ids
 from trsr.data.ids import MISSING
 from trsr.data.json_lines import json_value
 from trsr.errors import DataError
@@ -65,6 +66,80 @@ def read_items(path: Path, catalog: Catalog) -> list[Item]:
             raise DataError(f"{where}: the item {item.id!r} stands on a line before; leave one out")
         found[item.id] = item
     return list(found.values())
+
+
+def given_histories(given: Any, catalog: Catalog) -> list[UserHistory] | None:
+    """Histories that a program holds; None where users are given by their ids.
+
+    Args:
+        given: A `UserHistory`, a list of such, or a mapping of users' ids to what each has met,
+            oldest first, as `given_items` takes it.
+        catalog: The run's items.
+
+    Raises:
+        DataError: Naming the user and what is wrong.
+    """
+    if isinstance(given, UserHistory):
+        return [given]
+    if isinstance(given, list | tuple) and given and isinstance(given[0], UserHistory):
+        return list(given)
+    if not isinstance(given, Mapping):
+        return None
+    users = user_ids(list(given))
+    if len(users) < len(given):
+        raise DataError(f"the users: {len(given)} histories, but {len(users)} ids; give each once")
+    histories = []
+    for user, one in zip(users, given.values(), strict=True):
+        items = given_items(one, catalog, f"the history of user {user!r}")
+        pairs = ((item, float(time)) for time, item in enumerate(items))
+        histories.append(UserHistory(user, tuple(Interaction(*pair) for pair in pairs)))
+    return histories
+
+
+def given_items(given: Any, catalog: Catalog, what: str, *names: str) -> list[Item]:
+    """Items that a program holds, in the order given.
+
+    Args:
+        given: One id or several (a list, a column), or a table with the column `item` or one of
+            `names`. New items come with their texts: as an `Item`, as a mapping with `id` and
+            texts in a list, or in columns of the table.
+        catalog: The run's items.
+        what: What they are, for messages.
+        names: What else the table's column may be called.
+
+    Raises:
+        DataError: If there is no such item, or an id is missing.
+    """
+    if isinstance(given, Set):  # in an order of its own
+        given = sorted(given, key=str)
+    elif isinstance(given, Item | Mapping | Iterator):
+        given = list(given) if isinstance(given, Iterator) else [given]
+    if isinstance(given, list | tuple):
+        if any(isinstance(one, Item | Mapping) for one in given):
+            return [_given_item(one, catalog, what) for one in given]
+        if not given:
+            return []
+    ids = item_ids(given, what, *names)
+    if not has_columns(given):
+        return [_item(one, catalog, what) for one in ids]
+    frame, _ = read_frame(given, what)
+    texts = frame.select(name for name in catalog.columns if name in frame.columns)
+    if not texts.width:
+        return [_item(one, catalog, what) for one in ids]
+    return [
+        catalog[name] if name in catalog else _given_item({**row, "id": name}, catalog, what)
+        for name, row in zip(ids, texts.iter_rows(named=True), strict=True)
+    ]
+
+
+def _given_item(given: Any, catalog: Catalog, what: str) -> Item:
+    if isinstance(given, Item):
+        return given
+    if not isinstance(given, Mapping):
+        return _item(item_ids(given, what)[0], catalog, what)
+    there = (pair for pair in given.items() if not is_missing_cell(pair[1]))
+    texts = {str(name): text for name, text in there}
+    return _item(texts | {"id": item_ids(given.get("id"), what)[0]}, catalog, what)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:

@@ -238,6 +238,12 @@ class QueryBatch:
             summaries=tuple(self.summaries[row] for row in rows),
         )
 
+    def among(self, numbers: Sequence[int]) -> QueryBatch:
+        """Of a batch that ranks the whole catalog: with these items as candidates alone."""
+        others = np.setdiff1d(np.arange(len(self.catalog)), numbers)
+        rows = [np.union1d(self.excluded[row], others) for row in range(len(self))]
+        return dataclasses.replace(self, excluded=Ragged.of(rows))
+
     def without_user(self) -> QueryBatch:
         """The same candidates, with nothing known of the users."""
         none = Ragged.empty(len(self))

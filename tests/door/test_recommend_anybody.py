@@ -1,0 +1,124 @@
+"""`recommend` for histories of anybody, and among items that a program names."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pandas as pd
+import polars as pl
+import pytest
+from pipeline_data import write_data
+
+import trsr
+from trsr.errors import DataError
+from trsr.types import Interaction, Item, Query, UserHistory
+
+SETTINGS = {
+    "summarize.strategy": "none",
+    "train": {"epochs": 0},
+    "rank.rankers": ["popular", "item_knn"],
+    "rank.retrieve_k": 5,
+    "data": {"min_history": 4, "negatives": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory) -> pl.DataFrame:
+    write_data(folder := tmp_path_factory.mktemp("anybody"))
+    return pl.read_ndjson(folder / "products.jsonl")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, products):
+    write_data(folder := tmp_path_factory.mktemp("anybody"))
+    with contextlib.chdir(folder):
+        return trsr.fit("clicks.csv", products, **SETTINGS)
+
+
+def rows(table) -> list[tuple]:
+    return pl.DataFrame(table).rows()
+
+
+def test_a_history_given_by_ids_ranks_as_the_same_history_of_the_run(made) -> None:
+    own = made.dataset.history("u3")
+    ids = [one.item.id for one in own.interactions]
+    wanted = rows(made.recommend("u3", k=4))
+    series = pl.Series(ids)
+    for items in (ids, tuple(ids), series, series.to_pandas(), iter(ids), list(own.items)):
+        assert rows(made.recommend({"u3": items}, k=4)) == wanted
+    assert rows(made.recommend([own], k=4)) == wanted
+    assert made.explain({"u3": ids}, k=4).scores["item"].to_list() == [row[1] for row in wanted]
+    # somebody whom the run does not know: nothing but the history counts
+    several = made.recommend({"a": ids[:3], "b": ids[3:], "nobody": []}, k=30)
+    assert several["user"].unique(maintain_order=True).to_list() == ["a", "b", "nobody"]
+    assert set(several.filter(user="a")["item"]) == {*made.catalog.ids} - {*ids[:3]}
+    history = UserHistory("a", tuple(Interaction(made.catalog[i], n) for n, i in enumerate(ids)))
+    shown = {row[1]: row[2] for row in rows(made.recommend({"a": ids}, k=30))}
+    (ranked,) = made.rank([Query("q", history, tuple(made.catalog[one] for one in shown))])
+    assert {one.item: one.score for one in ranked} == shown
+
+
+def test_candidates_are_the_only_items_to_choose_from(made, products) -> None:
+    every = made.recommend("u1", k=30)
+    assert rows(made.recommend("u1", k=30, candidates=made.catalog.ids)) == rows(every)
+    stocked = products.filter(pl.col("sku").is_in([*every["item"][::3], "p0"]))
+    ids = stocked["sku"].to_list()
+    wanted = [row[1:3] for row in rows(every) if row[1] in ids]
+    assert 5 < len(wanted) < len(every)
+    for given in (
+        *(ids, ids * 2, set(ids), stocked["sku"], stocked["sku"].to_pandas(), stocked),
+        *(stocked.to_pandas(), pl.LazyFrame({"item": ids}), [made.catalog[one] for one in ids]),
+    ):
+        found = made.recommend(["u1", "u2"], k=30, candidates=given)
+        assert [row[1:3] for row in rows(found.filter(user="u1"))] == wanted
+        assert {*found["item"]} <= {*ids}
+    # what the retriever puts first of them is ranked, as of the catalog
+    assert [row[1:3] for row in rows(made.recommend("u1", k=2, candidates=ids))] == wanted[:2]
+    assert made.recommend("u1", candidates=[*made.dataset.history("u1").items]).is_empty()
+
+
+def test_new_items_come_with_their_texts(made, products, caplog) -> None:
+    texts = products.row(by_predicate=pl.col("sku") == "p28", named=True)
+    own = {name: texts[name] for name in made.catalog.columns}
+    table = pl.concat([products, products.filter(sku="p28").with_columns(sku=pl.lit("like p28"))])
+    like, few = Item("like p28", tuple(own.items())), ["p28", "p29", "p27"]
+    scores = []
+    for new in (like, {"id": "like p28", **own, "extra": float("nan")}):
+        scores.append(made.recommend("u1", candidates=[*few, new]))
+    rest = table.filter(pl.col("sku").is_in([*few, "like p28"]))
+    scores += [made.recommend("u1", candidates=given) for given in (rest, rest.to_pandas())]
+    by_item = [{row[1]: row[2] for row in rows(one)} for one in scores]
+    assert by_item[1:] == by_item[:1] * 3
+    assert {*by_item[0]} == {"like p28", *few} - {i.id for i in made.dataset.history("u1").items}
+    assert "new items: 1, such as 'like p28'" in caplog.text
+    # the retriever chooses among new items too
+    found = made.recommend("u1", k=30, candidates=table)
+    assert by_item[0].items() <= {row[1]: row[2] for row in rows(found)}.items()
+    # a history of a new item is read by the item that is like it
+    alone = [
+        made.recommend({"a": [one]}, k=3, candidates=["p1", "p2", "p3"]) for one in (like, "p28")
+    ]
+    assert rows(alone[0]) == rows(alone[1])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"users": {}}, "the users: no id"),
+        ({"users": {"a": ["nope"]}}, "the history of user 'a': there is no item 'nope' in the cat"),
+        ({"users": {"a": None}}, "the history of user 'a': 1 of 1 ids are missing"),
+        ({"users": {"a": [{"title": "x"}]}}, "the history of user 'a': 1 of 1 ids are missing"),
+        ({"users": {1: ["p1"], 1.5: ["p1"], "1": []}}, "give ids of one type"),
+        ({"users": {" a": ["p1"], "a": ["p2"]}}, "2 histories, but 1 ids; give each once"),
+        ({"candidates": []}, "the candidates: there is none; leave them out for all items"),
+        ({"candidates": None, "users": "x"}, "A new user's history is given with the id: {'new'"),
+        ({"candidates": ["p1", "nope"]}, "the candidates: there is no item 'nope'"),
+        ({"candidates": 7}, "the candidates: there is no item '7'"),
+        ({"candidates": object()}, "the candidates: 'object' object is not iterable"),
+        ({"candidates": pd.DataFrame({"a": ["p1"], "b": [1]})}, "which column\\? The columns are"),
+    ],
+)
+def test_what_cannot_be_read_is_named(made, given, message) -> None:
+    users = given.pop("users", "u1")
+    with pytest.raises(DataError, match=message):
+        made.recommend(users, **given)
