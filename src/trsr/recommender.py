@@ -375,7 +375,7 @@ class Recommender:
         k: int = 10,
         progress: Progress | None = None,
         *,
-        candidates: Any = None,
+        among: Any = None,
     ) -> Any:
         """Items for users that they have not seen, as a table.
 
@@ -389,7 +389,7 @@ class Recommender:
                 history given for a user of the run is read in the place of the run's.
             k: How many items a user gets at most.
             progress: Shows how far it is.
-            candidates: The only items to choose from, such as those in stock, by ids: a list, a
+            among: The only items to choose from, such as those in stock, by ids: a list, a
                 column, a table with the column `item` or the items' own table. New items come with
                 their texts: as an `Item` or a mapping with `id` and texts in a list (also of a
                 history), or as rows of the table. None: the catalog.
@@ -406,23 +406,25 @@ class Recommender:
         """
         k = _count(k)
         histories = self._histories(users)
-        among = None
-        if candidates is not None:
-            columns = self.config.data.columns
-            names = [name for name in (columns.item_id, columns.item) if name]
-            items = given_items(candidates, self.catalog, "the candidates", *names)
-            among = tuple({item.id: item for item in items}.values())
-            if not among:
-                raise DataError("the candidates: there is none; leave them out for all items")
+        items = None if among is None else self._among(among)
         progress = progress or Silent()
         progress.begin(len(histories), "users")
         rows = []
-        for query, found in self.rank_unseen(histories, k, progress, among):
+        for query, found in self.rank_unseen(histories, k, progress, items):
             rows += [
                 (query.history.user, entry.item, entry.score, place)
                 for place, entry in enumerate(found.entries[:k], 1)
             ]
         return as_kind(pl.DataFrame(rows, RECOMMENDED, orient="row"), self.kind)
+
+    def _among(self, given: Any) -> tuple[Item, ...]:
+        """The items to choose from, each once."""
+        columns = self.config.data.columns
+        names = [name for name in (columns.item_id, columns.item) if name]
+        items = given_items(given, self.catalog, "the items to choose from", *names)
+        if not items:
+            raise DataError("there is no item to choose from; leave among out for the catalog")
+        return tuple({item.id: item for item in items}.values())
 
     def _histories(self, given: Any) -> list[UserHistory]:
         histories = given_histories(given, self.catalog)

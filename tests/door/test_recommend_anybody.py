@@ -58,9 +58,9 @@ def test_a_history_given_by_ids_ranks_as_the_same_history_of_the_run(made) -> No
     assert {one.item: one.score for one in ranked} == shown
 
 
-def test_candidates_are_the_only_items_to_choose_from(made, products) -> None:
+def test_those_named_are_the_only_items_to_choose_from(made, products) -> None:
     every = made.recommend("u1", k=30)
-    assert rows(made.recommend("u1", k=30, candidates=made.catalog.ids)) == rows(every)
+    assert rows(made.recommend("u1", k=30, among=made.catalog.ids)) == rows(every)
     stocked = products.filter(pl.col("sku").is_in([*every["item"][::3], "p0"]))
     ids = stocked["sku"].to_list()
     wanted = [row[1:3] for row in rows(every) if row[1] in ids]
@@ -69,12 +69,12 @@ def test_candidates_are_the_only_items_to_choose_from(made, products) -> None:
         *(ids, ids * 2, set(ids), stocked["sku"], stocked["sku"].to_pandas(), stocked),
         *(stocked.to_pandas(), pl.LazyFrame({"item": ids}), [made.catalog[one] for one in ids]),
     ):
-        found = made.recommend(["u1", "u2"], k=30, candidates=given)
+        found = made.recommend(["u1", "u2"], k=30, among=given)
         assert [row[1:3] for row in rows(found.filter(user="u1"))] == wanted
         assert {*found["item"]} <= {*ids}
     # what the retriever puts first of them is ranked, as of the catalog
-    assert [row[1:3] for row in rows(made.recommend("u1", k=2, candidates=ids))] == wanted[:2]
-    assert made.recommend("u1", candidates=[*made.dataset.history("u1").items]).is_empty()
+    assert [row[1:3] for row in rows(made.recommend("u1", k=2, among=ids))] == wanted[:2]
+    assert made.recommend("u1", among=[*made.dataset.history("u1").items]).is_empty()
 
 
 def test_new_items_come_with_their_texts(made, products, caplog) -> None:
@@ -84,20 +84,18 @@ def test_new_items_come_with_their_texts(made, products, caplog) -> None:
     like, few = Item("like p28", tuple(own.items())), ["p28", "p29", "p27"]
     scores = []
     for new in (like, {"id": "like p28", **own, "extra": float("nan")}):
-        scores.append(made.recommend("u1", candidates=[*few, new]))
+        scores.append(made.recommend("u1", among=[*few, new]))
     rest = table.filter(pl.col("sku").is_in([*few, "like p28"]))
-    scores += [made.recommend("u1", candidates=given) for given in (rest, rest.to_pandas())]
+    scores += [made.recommend("u1", among=given) for given in (rest, rest.to_pandas())]
     by_item = [{row[1]: row[2] for row in rows(one)} for one in scores]
     assert by_item[1:] == by_item[:1] * 3
     assert {*by_item[0]} == {"like p28", *few} - {i.id for i in made.dataset.history("u1").items}
     assert "new items: 1, such as 'like p28'" in caplog.text
     # the retriever chooses among new items too
-    found = made.recommend("u1", k=30, candidates=table)
+    found = made.recommend("u1", k=30, among=table)
     assert by_item[0].items() <= {row[1]: row[2] for row in rows(found)}.items()
     # a history of a new item is read by the item that is like it
-    alone = [
-        made.recommend({"a": [one]}, k=3, candidates=["p1", "p2", "p3"]) for one in (like, "p28")
-    ]
+    alone = [made.recommend({"a": [one]}, k=3, among=["p1", "p2", "p3"]) for one in (like, "p28")]
     assert rows(alone[0]) == rows(alone[1])
 
 
@@ -110,12 +108,12 @@ def test_new_items_come_with_their_texts(made, products, caplog) -> None:
         ({"users": {"a": [{"title": "x"}]}}, "the history of user 'a': 1 of 1 ids are missing"),
         ({"users": {1: ["p1"], 1.5: ["p1"], "1": []}}, "give ids of one type"),
         ({"users": {" a": ["p1"], "a": ["p2"]}}, "2 histories, but 1 ids; give each once"),
-        ({"candidates": []}, "the candidates: there is none; leave them out for all items"),
-        ({"candidates": None, "users": "x"}, "A new user's history is given with the id: {'new'"),
-        ({"candidates": ["p1", "nope"]}, "the candidates: there is no item 'nope'"),
-        ({"candidates": 7}, "the candidates: there is no item '7'"),
-        ({"candidates": object()}, "the candidates: 'object' object is not iterable"),
-        ({"candidates": pd.DataFrame({"a": ["p1"], "b": [1]})}, "which column\\? The columns are"),
+        ({"among": []}, "there is no item to choose from; leave among out for the catalog"),
+        ({"among": None, "users": "x"}, "A new user's history is given with the id: {'new'"),
+        ({"among": ["p1", "nope"]}, "the items to choose from: there is no item 'nope'"),
+        ({"among": 7}, "the items to choose from: there is no item '7'"),
+        ({"among": object()}, "the items to choose from: 'object' object is not iterable"),
+        ({"among": pd.DataFrame({"a": ["p1"], "b": [1]})}, "which column\\? The columns are"),
     ],
 )
 def test_what_cannot_be_read_is_named(made, given, message) -> None:
