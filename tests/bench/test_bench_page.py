@@ -1,23 +1,21 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from tiny import tiny_model_folder
+import torch
 
+from benchmarks import memory
 from benchmarks.__main__ import main
-from benchmarks.options import AllOptions
-from benchmarks.page import MARK, check_page, made, notes_of, page, tables_of, write_page
+from benchmarks.page import MARK, check_page, notes_of, tables_of, write_page
 from benchmarks.records import HEADER, KEYS, Record, Result
-from benchmarks.suite import run_all
 from trsr.errors import ConfigError
-from trsr.progress import Silent
 
 PAIRWISE = Record(
     "score", "8+2x3/pairwise", "cpu", "float32", 2, 22, 14, 22 / 14, 4.0, 5.5, 1.0, 0.05, 0.5, 2**30
@@ -71,31 +69,6 @@ def test_a_page_of_another_machine_is_not_mixed_with_this_one(tmp_path):
     assert [one.bench for one in tables_of(path.read_text("utf-8"))] == ["prepare"]
 
 
-def test_what_cannot_run_is_said_and_the_rest_goes_on(tmp_path, tiny_model):
-    said = []
-    sizes = AllOptions(
-        model=str(tiny_model),
-        dtype="float32",
-        device="cpu",
-        data=tmp_path,
-        repeats=1,
-        interactions=20_000,
-        only=("score", "prepare"),
-    )
-    results = list(run_all(sizes, lambda name: contextlib.nullcontext(Silent()), said.append))
-    by_title = {result.title.split(":")[0]: result for result in results}
-    assert len(said) == 2  # industrial and movies
-    assert "industrial" in said[0]
-    assert by_title["score, industrial"].records == ()
-    assert [one.variant for one in by_title["score, 350+20x60"].records][:1] == [
-        "350+20x60/pairwise"
-    ]
-    benches = [one.bench for result in results for one in result.records]
-    assert benches[-2:] == ["prepare", "prepare"]
-    text = page(made(results, sizes.command()), "\n")
-    assert str(tmp_path) not in text
-
-
 # --- `python -m benchmarks`: JSON a program reads, and mistakes told in a line
 
 
@@ -111,14 +84,9 @@ def bench(tmp_path, monkeypatch, capsys):
     return command
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model_folder(tmp_path_factory.mktemp("tiny") / "llama")
-
-
-def test_json_is_one_object_a_variant_with_all_keys(model, bench):
+def test_json_is_one_object_a_variant_with_all_keys(tiny_model, bench):
     sizes = ["--prefix", 40, "--rest", 8, "--candidates", 4, "--repeats", 1, "--seed", 5]
-    own = ["--model", model, "--dtype", "float32", "--variant", "tree"]
+    own = ["--model", tiny_model, "--dtype", "float32", "--variant", "tree"]
     done = bench("score", *own, *sizes, "--json")
     records = [json.loads(line) for line in done.out.splitlines()]
     assert [list(record) for record in records] == [list(KEYS)] * len(records)
@@ -128,20 +96,20 @@ def test_json_is_one_object_a_variant_with_all_keys(model, bench):
     assert "rank correlation" in done.err
 
 
-def test_without_json_a_table_and_what_no_key_holds(model, bench):
+def test_without_json_a_table_and_what_no_key_holds(tiny_model, bench):
     sizes = ["--prefix", 40, "--rest", 8, "--cases", 1, "--negatives", 2, "--repeats", 1]
-    done = bench("train", "--model", model, "--dtype", "float32", *sizes)
+    done = bench("train", "--model", tiny_model, "--dtype", "float32", *sizes)
     assert "40+3x8/pairwise" in done.out
     assert "relative difference of a gradient" in done.out
 
 
-def test_real_queries_come_from_a_configuration_or_two_files(model, bench, tmp_path):
+def test_real_queries_come_from_a_configuration_or_two_files(tiny_model, bench, tmp_path):
     from pipeline_data import write_data
 
     write_data(tmp_path, items=60)
     files = ["--interactions", "clicks.csv", "--items", "products.jsonl"]
     sizes = ["--queries", 2, "--candidates", 5, "--candidates", 8, "--repeats", 1]
-    own = ["--model", model, "--dtype", "float32", "--variant", "tree"]
+    own = ["--model", tiny_model, "--dtype", "float32", "--variant", "tree"]
     done = bench("score", *files, *own, *sizes, "--json")
     records = [json.loads(line) for line in done.out.splitlines()]
     assert {record["variant"].split("/")[0] for record in records} == {"clicks-5", "clicks-8"}
@@ -149,9 +117,11 @@ def test_real_queries_come_from_a_configuration_or_two_files(model, bench, tmp_p
     assert "both --interactions and --items" in bench("score", *files[:2], code=2).err
 
 
-def test_mistakes_are_told_in_a_line(model, bench):
+def test_mistakes_are_told_in_a_line(tiny_model, bench):
     assert "--dtype" in bench("train", "--dtype", "float12", code=2).err
-    assert "did you mean tree" in bench("score", "--model", model, "--variant", "tre", code=2).err
+    assert (
+        "did you mean tree" in bench("score", "--model", tiny_model, "--variant", "tre", code=2).err
+    )
     said = bench("summarize", "industral", code=2).err
     assert "industral" in said
     assert "did you mean industrial" in said
@@ -160,11 +130,19 @@ def test_mistakes_are_told_in_a_line(model, bench):
         bench("train", "--cases", 0)
 
 
-def test_all_writes_the_page(model, bench, tmp_path):
-    words = ["--model", model, "--dtype", "float32", "--repeats", 1, "--interactions", 20_000]
-    done = bench("all", *words, "--only", "prepare", "-o", "page.md", "--json")
-    assert len(done.out.splitlines()) == 2
-    text = (tmp_path / "page.md").read_text()
+def test_all_writes_a_page_of_what_can_run_and_says_what_cannot(tiny_model, bench, tmp_path):
+    words = ["--model", tiny_model, "--dtype", "float32", "--device", "cpu", "--data", tmp_path]
+    words += ["--repeats", 1, "--interactions", 20_000, "--only", "score", "--only", "prepare"]
+    done = bench("all", *words, "-o", "page.md", "--json")
+    records = [json.loads(line) for line in done.out.splitlines()]
+    assert records[0]["variant"] == "350+20x60/pairwise"
+    assert [one["variant"] for one in records[-2:]] == ["2000-interactions", "20000-interactions"]
+    for name in ("industrial", "movies"):
+        assert f"score, {name}: not run: " in done.err
+    text = (tmp_path / "page.md").read_text("utf-8")
+    titles = [one.title.partition(":")[0] for one in tables_of(text)]
+    assert titles[0].startswith("score, 350+20x60")
+    assert titles[1:3] == ["score, industrial", "score, movies"]
     assert "20000-interactions" in text
     assert str(tmp_path) not in text
 
@@ -203,24 +181,29 @@ def test_serving_is_timed_over_a_finished_run(bench, tmp_path):
     assert "there is no measure" in bench("serve", "run", "--only", "x", code=2).err
 
 
-def test_every_step_of_the_script_for_a_gpu_works(tmp_path):
-    script = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
+def test_every_step_for_a_gpu_works(bench, tmp_path, monkeypatch, capsys):
+    def alone(words, **_):
+        """What a process of its own does, which `train` starts above."""
+        memory.main(*words[3:])
+        return SimpleNamespace(returncode=0, stdout=capsys.readouterr().out)
 
-    def asked(*words):
-        environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
-        command = ["sh", str(script), "-o", "gpu.md", "--repeats", "1", *words]
-        how = {"capture_output": True, "text": True, "check": False}
-        return subprocess.run(command, cwd=tmp_path, env=environment, **how)
-
-    done = asked("--tiny")
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(memory, "subprocess", SimpleNamespace(run=alone))
+    own = ["-o", "gpu.md", "--repeats", 1]
+    bench("gpu", "--tiny", *own)
     text = (tmp_path / "gpu.md").read_text()
     assert "failed" not in text
     assert "not run" not in text
     ways = ("40+10x8/tree", "40+5x8/tree/alone", "40+5x8/pairwise", "generate-4", "continuous-4")
     assert all(f"| {way} |" in text for way in ways), text
-    assert "items a second" in done.stdout
-    assert str(tmp_path) not in text
-    refused = asked()
-    assert refused.returncode == 2
-    assert "no CUDA device" in refused.stderr
+    assert "items a second" in text
+    assert "no CUDA device" in bench("gpu", *own, code=2).err
+
+
+def test_the_script_for_a_gpu_gives_the_bench_what_it_is_given(tmp_path):
+    script = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
+    how = {"capture_output": True, "text": True, "check": False, "cwd": tmp_path}
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(["sh", str(script), "--tiny", "--repeats", "0"], env=environment, **how)
+    assert done.returncode == 2
+    assert "benchmarks gpu: error: argument --repeats" in done.stderr

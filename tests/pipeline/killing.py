@@ -3,7 +3,7 @@
 `python tests/pipeline/killing.py CONFIG FOLDER SEED KILLS` kills each stage so often.
 
 Everything is imported once here, and nothing computed, so that a child costs milliseconds and
-starts with clean thread pools.
+starts with clean thread pools; what transformers makes once a process is made here too.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from pathlib import Path
 import peft  # noqa: F401
 import polars  # noqa: F401
 import torch
-import transformers  # noqa: F401
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.integrations import ggml  # noqa: F401
+from transformers.models.llama import modeling_llama  # noqa: F401
 
 import trsr.models.hf.model
 import trsr.pipeline
-import trsr.training
+import trsr.training.start
 from trsr.config import load_config
 
 
@@ -67,6 +69,7 @@ def main() -> None:
     draw = random.Random(seed)
     whole, broken = work / "whole", work / "broken"
     kills = {}
+    get_checkpoint_conversion_mapping("llama")  # compiles a thousand patterns
     for stage in trsr.pipeline.stage_names(load_config(config)):
         started = time.monotonic()
         attempt(config, whole, stage, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import polars as pl
 import pytest
+from pipeline_data import SMALL
 from polars.testing import assert_frame_equal
 from stopping import StopHereError, Stopping
 
@@ -32,7 +34,8 @@ KILLS = 6
 
 @pytest.mark.timeout(900)
 def test_each_stage_killed_again_and_again_ends_like_an_unbroken_run(tmp_path, small_run):
-    config = small_run(tmp_path)
+    few = "valid_cases = 4\ntrain_users = 6\ntest_cases = 8"
+    config = small_run(tmp_path, SMALL.replace("valid_cases = 5", few))
     driver = Path(__file__).with_name("killing.py")
     done = subprocess.run(
         [sys.executable, str(driver), str(config), str(tmp_path), "11", str(KILLS)],
@@ -63,7 +66,8 @@ def test_each_stage_killed_again_and_again_ends_like_an_unbroken_run(tmp_path, s
 def test_the_seconds_of_a_training_are_those_of_all_its_sittings(
     tmp_path, small_run, monkeypatch
 ) -> None:
-    config = load_config(small_run(tmp_path), [f"run.folder={tmp_path / 'run'}"])
+    own = ["data.train_users=8", "train.epochs=1", f"run.folder={tmp_path / 'run'}"]
+    config = load_config(small_run(tmp_path), own)
     run_prepare(config)
     run_summarize(config)
     # an hour passes each time that the loop reads its clock
@@ -84,20 +88,30 @@ def test_the_seconds_of_a_training_are_those_of_all_its_sittings(
 
 
 TRAINED = ["train.epochs=1", "train.validate_steps=0", "rank.rankers=['llm']"]
+TRAINED += ["data.train_users=8", "data.valid_cases=4", "data.test_cases=6"]
 BLEND = ["rank.rankers=['llm', 'blend']", "rank.blend.members=['popular', 'llm']"]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_model, small_run):
+    """The folder of a finished run, with its configuration."""
+    folder = tmp_path_factory.mktemp("whole")
+    own = [*TRAINED, f"model.name={tiny_model}", f"run.folder={folder / 'run'}"]
+    list(run(load_config(small_run(folder), own)))
+    return folder
+
+
 @pytest.fixture
-def made(tmp_path, small_run):
-    path = small_run(tmp_path)
-    config = load_config(path, [*TRAINED, f"run.folder={tmp_path / 'run'}"])
+def made(whole, tmp_path, tiny_model):
+    """Gives what runs a copy of it with other settings."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True, symlinks=True)
 
     def make(*settings: str) -> list[str]:
         """The stages that were made."""
-        more = [*TRAINED, f"run.folder={config.run.folder}", *settings]
-        return [one.stage for one in run(load_config(path, more)) if one.made]
+        own = [*TRAINED, f"model.name={tiny_model}", f"run.folder={tmp_path / 'run'}", *settings]
+        return [one.stage for one in run(load_config(tmp_path / "small.toml", own)) if one.made]
 
-    assert make() == ["prepare", "summarize", "train", "rank", "evaluate"]
+    assert not make()
     return make
 
 
@@ -119,21 +133,14 @@ def test_summaries_of_other_cases_leave_the_training_as_it_is(made, tmp_path):
 
 
 def test_further_validation_cases_leave_the_training_as_it_is(made):
-    few = ["data.train_users=8", "data.test_cases=6"]
-    made(*few, "data.valid_cases=4")
-    assert "train" not in made(*few, "data.valid_cases=5")
-    assert made(*few, "data.valid_cases=6", *BLEND) == ["prepare", "summarize", "rank", "evaluate"]
+    assert "train" not in made("data.valid_cases=5")
+    assert made("data.valid_cases=6", *BLEND) == ["prepare", "summarize", "rank", "evaluate"]
 
 
 # --- Rankers that ask a language model hold it no longer than they need it
 
 
-def test_a_rankers_model_is_gone_before_the_next_one_comes(tmp_path, monkeypatch, small_run):
-    monkeypatch.chdir(tmp_path)
-    names = ["llm", "llm_item_only", "llm_zero_shot"]
-    rankers = f"rank.rankers={names}".replace("'", '"')
-    settings = [rankers, "summarize.strategy=none", "train.epochs=1"]
-    config = load_config(small_run(tmp_path), settings)
+def test_a_rankers_model_is_gone_before_the_next_one_comes(tmp_path, monkeypatch, made):
     opened, there = [], []
 
     def watched(*args, **more):
@@ -146,11 +153,11 @@ def test_a_rankers_model_is_gone_before_the_next_one_comes(tmp_path, monkeypatch
     monkeypatch.setattr(recommender, "open_model", watched)
     gc.disable()  # when rings are looked for is not to be counted on
     try:
-        list(run(config))
+        made("rank.rankers=['llm', 'llm_item_only', 'llm_zero_shot']")
     finally:
         gc.enable()
     assert there == [0, 0, 0]
-    info = RunDirectory(config.run.folder).records()["rank"].info
+    info = RunDirectory(tmp_path / "run").records()["rank"].info
     # what was written and asked is still counted, of two rankers that ask one model too
     prompts = {name: one["prompts"] for name, one in info["costs"].items()}
     assert min(prompts.values()) > 0
