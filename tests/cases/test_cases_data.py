@@ -800,7 +800,7 @@ CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n
 ROWS = st.lists(st.tuples(CELL, CELL, st.integers(-5, 10**10)), min_size=1, max_size=25)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=24, suppress_health_check=list(HealthCheck))
 @given(rows=ROWS, kind=st.sampled_from(["csv", "tsv", "jsonl", "parquet", "gz", "one"]))
 def test_each_row_is_used_or_counted(tmp_path_factory: Any, rows: Any, kind: str) -> None:
     tmp_path = tmp_path_factory.mktemp("rows")
@@ -843,11 +843,12 @@ def test_each_row_of_a_published_format_is_used_or_counted(tmp_path: Path, reade
         readers.prepared(found, rng, folder, rows, items)
 
 
-@pytest.mark.parametrize("area", fuzz.AREAS)
-def test_spoilt_inputs_do_no_harm(tmp_path: Path, area: str) -> None:
-    for number in range({"readers": 60, "adapters": 4}.get(area, 25)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        *_, fault = fuzz.once(11, number, folder, 60, area)
-        assert not fault, f"input {number}: {fault}"
+def test_spoilt_inputs_do_no_harm(tmp_path: Path) -> None:
+    """A few of each area; `make fuzz` tries thousands."""
+    for area in fuzz.AREAS:
+        for number in range({"readers": 30, "adapters": 2}.get(area, 12)):
+            folder = tmp_path / f"{area}-{number}"
+            folder.mkdir()
+            *_, fault = fuzz.once(11, number, folder, 60, area)
+            assert not fault, f"{area}, input {number}: {fault}"
     fuzz.areas.clear(tmp_path)

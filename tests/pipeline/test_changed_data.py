@@ -143,15 +143,15 @@ def config(finished_copy, tmp_path):
         ("evaluate", "report.json"),
     ],
 )
-@pytest.mark.parametrize("damage", ["cut off", "gone"])
-def test_a_damaged_file_is_made_again_by_its_own_stage_alone(config, stage, name, damage):
+def test_a_damaged_file_is_made_again_by_its_own_stage_alone(config, stage, name):
     path = config.run.folder / name
     whole = path.read_bytes()
-    path.write_bytes(whole[:100]) if damage == "cut off" else path.unlink()
-    made = {one.stage: one.why for one in run(config) if one.made}
-    assert made == {stage: f"gone or damaged: {name}"}
-    if name.endswith(".parquet"):
-        assert path.read_bytes() == whole
+    for damage in (lambda: path.write_bytes(whole[:100]), path.unlink):
+        damage()
+        made = {one.stage: one.why for one in run(config) if one.made}
+        assert made == {stage: f"gone or damaged: {name}"}
+        if name.endswith(".parquet"):
+            assert path.read_bytes() == whole
 
 
 def test_a_later_stage_names_the_damaged_file(config):
@@ -176,30 +176,29 @@ def _better(path):
     path.write_text(json.dumps(report))
 
 
-@pytest.mark.parametrize(
-    ("name", "alter"),
-    [
-        ("report.json", _better),
-        ("report.html", lambda path: path.write_text(path.read_text().replace("0.", "1."))),
-        (
-            "per_query.parquet",
-            lambda path: pl.read_parquet(path).with_columns(auc=1.0).write_parquet(path),
-        ),
-        ("table.tex", lambda path: path.write_text("")),
-    ],
-)
-def test_a_file_of_the_last_stage_that_was_changed_is_made_again(config, name, alter):
+ALTERED = {
+    "report.json": _better,
+    "report.html": lambda path: path.write_text(path.read_text().replace("0.", "1.")),
+    "per_query.parquet": lambda path: (
+        pl.read_parquet(path).with_columns(auc=1.0).write_parquet(path)
+    ),
+    "table.tex": lambda path: path.write_text(""),
+}
+
+
+def test_a_file_of_the_last_stage_that_was_changed_is_made_again(config):
     (config.run.folder / "report.json").unlink()
     run_stage(config, "evaluate")  # the page of the copy tells its own place
-    path = config.run.folder / name
-    whole = path.read_bytes()
-    alter(path)
-    assert path.read_bytes() != whole
-    assert not is_finished(config)
-    made = {one.stage: one.why for one in run(config) if one.made}
-    assert made == {"evaluate": f"changed since it was written: {name}"}
-    assert path.read_bytes() == whole
-    assert is_finished(config)
+    for name, alter in ALTERED.items():
+        path = config.run.folder / name
+        whole = path.read_bytes()
+        alter(path)
+        assert path.read_bytes() != whole
+        assert not is_finished(config)
+        made = {one.stage: one.why for one in run(config) if one.made}
+        assert made == {"evaluate": f"changed since it was written: {name}"}
+        assert path.read_bytes() == whole
+        assert is_finished(config)
 
 
 def test_damaged_proposals_are_told_with_what_to_do(config):
@@ -217,15 +216,20 @@ READS = "rank.rankers=['random', 'llm_zero_shot']"
 """Else no summary is written, and no response is stored."""
 
 
-@pytest.fixture
-def made(tmp_path):
-    """A finished run in a folder `runs`."""
-    write_data(tmp_path)
+def make_run(folder):
+    """Makes a run in a folder `runs` of this one."""
+    write_data(folder)
     text = SCRIPTED.replace('strategy = "none"', 'strategy = "recurrent"\nblock_items = 3')
-    (tmp_path / "mine.toml").write_text(text)
-    folder = tmp_path / "runs" / "mine"
-    list(run(load_config(tmp_path / "mine.toml", [f"run.folder={folder}", READS])))
-    return folder
+    (folder / "mine.toml").write_text(text)
+    made = folder / "runs" / "mine"
+    list(run(load_config(folder / "mine.toml", [f"run.folder={made}", READS])))
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A finished run, which no test changes or moves."""
+    return make_run(tmp_path_factory.mktemp("made"))
 
 
 def files(folder):
@@ -252,12 +256,23 @@ def test_a_copy_is_mended_in_its_own_place(made, tmp_path):
     assert load_config(copy / "config.toml").run.folder == copy
 
 
-def test_a_moved_run_is_up_to_date_and_its_old_place_stays_empty(made, tmp_path):
-    moved = tmp_path / "elsewhere" / "moved"
-    moved.parent.mkdir()
-    made.rename(moved)
+def test_a_moved_run_is_up_to_date_and_finds_its_store_and_its_data(tmp_path):
+    made = make_run(tmp_path)
+    own = made.parent / "responses.sqlite"
+    assert own.exists()
+    copy, moved = tmp_path / "elsewhere" / "copy", tmp_path / "moved" / "mine"
+    shutil.copytree(made, copy)
+    assert load_config(copy).run.cache == own
+    made.parent.rename(moved.parent)
+    assert load_config(moved).run.cache == moved.parent / own.name
+    assert load_config(copy).run.cache == copy.parent / own.name
     assert [(one.stage, one.why) for one in run(load_config(moved)) if one.made] == []
-    assert not made.exists()
+    assert not made.exists()  # its old place stays empty
+    assert load_config(moved).data.interactions == tmp_path / "clicks.csv"
+    text = (moved / "config.toml").read_text()
+    text = text.replace(str(tmp_path / "clicks.csv"), "../../clicks.csv")
+    (moved / "config.toml").write_text(text)
+    assert load_config(moved).data.interactions == tmp_path / "clicks.csv"
 
 
 def test_a_folder_that_the_command_line_names_is_another_run_with_the_same_settings(made, tmp_path):
@@ -270,32 +285,11 @@ def test_a_folder_that_the_command_line_names_is_another_run_with_the_same_setti
     assert config.run.cache == made.parent / "responses.sqlite"
 
 
-def test_paths_in_a_runs_settings_keep_their_meaning(made, tmp_path):
-    moved = tmp_path / "elsewhere" / "moved"
-    moved.parent.mkdir()
-    made.rename(moved)
-    assert load_config(moved).data.interactions == tmp_path / "clicks.csv"
-    text = (moved / "config.toml").read_text()
-    text = text.replace(str(tmp_path / "clicks.csv"), "../../clicks.csv")
-    (moved / "config.toml").write_text(text)
-    assert load_config(moved).data.interactions == tmp_path / "clicks.csv"
-
-
-def test_the_store_of_outputs_is_the_one_that_is_there(made, tmp_path):
-    own = made.parent / "responses.sqlite"
-    assert own.exists()
-    copy = tmp_path / "elsewhere" / "copy"
-    shutil.copytree(made, copy)
-    assert load_config(copy).run.cache == own
-    made.parent.rename(tmp_path / "moved")
-    assert load_config(tmp_path / "moved" / "mine").run.cache == tmp_path / "moved" / own.name
-    assert load_config(copy).run.cache == copy.parent / own.name
-
-
 def test_a_store_of_outputs_that_was_named_stays_named(made, tmp_path):
-    named = tmp_path / "store" / "shared.sqlite"
-    run_stage(load_config(made, [f"run.cache={named}"]), "prepare")
-    made.rename(tmp_path / "moved")
+    named, copy = tmp_path / "store" / "shared.sqlite", tmp_path / "copy"
+    shutil.copytree(made, copy)
+    run_stage(load_config(copy, [f"run.cache={named}"]), "prepare")
+    copy.rename(tmp_path / "moved")
     assert load_config(tmp_path / "moved").run.cache == named
 
 
@@ -323,17 +317,12 @@ CONFIG_FOLDER_NAMES = configured(
 )
 
 
-@pytest.mark.parametrize("candidates", ["uniform", "full"])
-def test_a_run_reads_its_own_files_not_those_of_a_run_whose_name_fits(tmp_path, candidates):
+def test_a_run_reads_its_own_files_not_those_of_a_run_whose_name_fits(tmp_path):
     write_data(tmp_path, users=20, items=40)
     (tmp_path / "base.toml").write_text(CONFIG_FOLDER_NAMES)
     found = {}
     for name, seed in (("r1", 1), ("r[1]", 2), ("plain", 2)):
-        told = [
-            f"run.folder={tmp_path / name}",
-            f"run.seed={seed}",
-            f"data.candidates={candidates}",
-        ]
+        told = [f"run.folder={tmp_path / name}", f"run.seed={seed}", "data.candidates=full"]
         list(run(load_config(tmp_path / "base.toml", told)))
         finished = FinishedRun(tmp_path / name)
         report = json.loads((tmp_path / name / "report.json").read_text())["metrics"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 
@@ -44,23 +45,29 @@ def read_back(prompt):
     return f" {items or 'merged'} {' '.join(f'longer{n}' for n in range(100))}."
 
 
-@pytest.fixture
-def made(tmp_path, monkeypatch):
-    """A whole run with settings of one's own; gives its folder and its page."""
+@pytest.fixture(scope="module")
+def making(tmp_path_factory):
+    """Gives what makes a whole run with settings of one's own: its configuration."""
     model = ScriptedModel(read_back, identity="names", context_tokens=4096)
-    monkeypatch.setattr("trsr.recommender.open_model", lambda settings, adapter: model)
 
-    def make(*settings, users=14, items=30, text=CONFIG):
-        write_data(tmp_path, users=users, items=items)
-        (tmp_path / "mine.toml").write_text(text)
-        place = f"run.folder={tmp_path / 'run'}"
-        config = load_config(
-            tmp_path / "mine.toml", [place, "summarize.sampling.max_tokens=500", *settings]
-        )
+    def make(*settings, users=14, items=30):
+        folder = tmp_path_factory.mktemp("users")
+        write_data(folder, users=users, items=items)
+        (folder / "mine.toml").write_text(CONFIG)
+        own = [f"run.folder={folder / 'run'}", "summarize.sampling.max_tokens=500", *settings]
+        config = load_config(folder / "mine.toml", own)
         list(run(config))
         return config
 
-    return make
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trsr.recommender.open_model", lambda settings, adapter: model)
+        yield make
+
+
+@pytest.fixture(scope="module")
+def made(making):
+    """The same, where each run is made once and no test changes it."""
+    return functools.cache(making)
 
 
 def page(config):
@@ -81,9 +88,9 @@ def blocks(example):
     return found
 
 
-@pytest.mark.parametrize("strategy", ["recurrent", "hierarchical"])
-def test_each_block_stands_with_the_summary_that_read_it(made, strategy):
-    config = made(f"summarize.strategy={strategy}")
+@pytest.mark.parametrize("settings", [[], ["summarize.strategy=hierarchical"]])
+def test_each_block_stands_with_the_summary_that_read_it(made, settings):
+    config = made(*settings)
     sizes = set()
     for example in examples(config):
         found = blocks(example)
@@ -207,8 +214,8 @@ def test_a_user_without_a_ranked_query_is_shown_as_far_as_known(made):
         list(lines(config.run.folder, "nobody"))
 
 
-def test_texts_that_are_gone_are_said_to_be_and_no_store_is_made(made):
-    config = made()
+def test_texts_that_are_gone_are_said_to_be_and_no_store_is_made(making):
+    config = making()
     assert GONE_NOTE not in page(config)
     whole = page(config)
     config.run.cache.unlink()

@@ -174,10 +174,9 @@ def test_a_changed_file_is_not_taken_from_another_run(copied):
     path = copied / "out" / "strategy=none,recent=1" / "interactions.parquet"
     pl.read_parquet(path).head(5).write_parquet(path)
     (copied / "grid.toml").write_text(GRID.replace("[1, 2]", "[1, 2, 3]"))
-    swept = sweep(read_plan(copied / "grid.toml"))
-    (new,) = [one for one in swept.outcomes if one.name == "strategy=none,recent=3"]
-    taken = pl.read_parquet(copied / "out" / new.name / "interactions.parquet")
-    assert len(taken) > 5
+    new = "strategy=none,recent=3"
+    sweep(read_plan(copied / "grid.toml"), only=[new])
+    assert len(pl.read_parquet(copied / "out" / new / "interactions.parquet")) > 5
 
 
 def test_runs_that_were_there_already_are_no_part_of_the_estimate(copied):
@@ -248,23 +247,23 @@ def test_a_full_disk_under_the_table_is_told(folder, monkeypatch):
 
     monkeypatch.setattr("trsr.experiments.sweep.table.files.write_text", full)
     with pytest.raises(StoreError, match="the disk is full"):
-        sweep(plan_of(folder))
+        sweep(plan_of(folder), only=["strategy=none,recent=1"])
 
 
 def test_a_run_whose_folder_cannot_be_made_fails_alone(folder):
     plan = plan_of(folder)
     plan.folder.mkdir()
-    (plan.folder / "strategy=none,recent=1").write_text("a file")
-    swept = sweep(plan)
-    (failed,) = swept.failed
-    assert failed.name == "strategy=none,recent=1"
-    assert "cannot be written" in failed.error
+    names = ["strategy=none,recent=1", "strategy=none,recent=2"]
+    (plan.folder / names[0]).write_text("a file")
+    first, second = sweep(plan, only=names).outcomes
+    assert "cannot be written" in first.error
+    assert not second.error
 
 
 def test_a_killed_sweep_goes_on_and_ends_as_an_unbroken_one(whole, folder):
     (folder / "grid.toml").write_text(GRID)
     code = "from trsr.experiments.sweep import read_plan, sweep; sweep(read_plan('grid.toml'))"
-    for done_runs in range(3):
+    for done_runs in range(2):
         child = subprocess.Popen([sys.executable, "-c", code], cwd=folder)
         deadline = time.monotonic() + 240  # a busy machine
         # Killed in the middle of the next run: as soon as its folder is there.
@@ -289,6 +288,7 @@ def test_seeds_draw_the_training_alone(tmp_path, small_run):
     small_run(tmp_path)
     text = 'base = "small.toml"\nseeds = [1, 2]\n[sweep]\nfolder = "out"\n'
     text += "[set]\ntrain.epochs = 1\ntrain.validate_steps = 0\n"
+    text += "data.train_users = 6\ndata.test_cases = 6\n"
     swept = sweep(plan_of(tmp_path, text))
     assert not swept.failed
     assert [one.taken for one in swept.outcomes] == [(), ("prepare", "summarize")]
@@ -323,15 +323,22 @@ summarize.block_items = { low = 2, high = 5 }
 """
 
 
-@pytest.mark.parametrize("trials", [3, 4])
-def test_a_search_goes_by_validation_cases_and_tests_the_best_alone(folder, trials):
+def test_a_search_goes_by_validation_cases_and_tests_the_best_alone(folder):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
-    plan = plan_of(folder, SEARCH.replace("trials = 6", f"trials = {trials}"), "search.toml")
-    swept = sweep(plan)
+
+    class Edits(Silent):
+        """A base that is edited meanwhile changes no trial."""
+
+        def advance(self, steps=1, note=""):
+            if steps:
+                (folder / "base.toml").write_text(BASE.replace("negatives = 6", "negatives = 5"))
+
+    plan = plan_of(folder, SEARCH.replace("trials = 6", "trials = 4"), "search.toml")
+    swept = sweep(plan, Edits())
     assert not swept.failed
     *tried, best = swept.outcomes
-    assert len(tried) == trials
-    assert len({json.dumps(dict(one.settings)) for one in tried}) == trials
+    assert len(tried) == 4
+    assert len({json.dumps(dict(one.settings)) for one in tried}) == 4
     assert all(one.trial and list(one.rankers) == ["llm_zero_shot"] for one in tried)
     found = {one.name: one.rankers["llm_zero_shot"]["auc"].mean for one in tried}
     first = max(tried, key=lambda one: found[one.name])
@@ -349,8 +356,10 @@ def test_a_search_goes_by_validation_cases_and_tests_the_best_alone(folder, tria
         "popular": False,
         "llm_zero_shot": True,
     }
-    assert f"different settings tried: {trials}" in swept.notes()
+    assert "different settings tried: 4" in swept.notes()
     assert any("best on the validation cases" in note for note in swept.notes())
+    configs = [load_config(folder / "out" / one.name) for one in swept.outcomes]
+    assert {one.data.negatives for one in configs} == {6}
     again = sweep(plan)
     assert (again.outcomes, again.best) == (swept.outcomes, swept.best)
 
@@ -386,21 +395,6 @@ def test_numbers_of_ranges_are_drawn_by_step_and_seed(folder):
         one for one, _ in space.values()
     ]
     assert space["train.dropout"][0].high == pytest.approx(0.4)
-
-
-def test_a_base_that_is_edited_while_a_search_goes_on_changes_no_trial(folder):
-    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
-
-    class Edits(Silent):
-        def advance(self, steps=1, note=""):
-            if steps:
-                (folder / "base.toml").write_text(BASE.replace("negatives = 6", "negatives = 5"))
-
-    plan = plan_of(folder, SEARCH.replace("trials = 6", "trials = 3"), "search.toml")
-    swept = sweep(plan, Edits())
-    assert len(swept.outcomes) > 1
-    configs = [load_config(folder / "out" / one.name) for one in swept.outcomes]
-    assert {one.data.negatives for one in configs} == {6}
 
 
 def test_a_recipe_of_one_run_is_no_sweep():
@@ -474,6 +468,7 @@ def test_mistakes_are_told_before_anything_runs(folder, text, said):
 
 
 HEAD = 'base = "base.toml"\n[sweep]\nfolder = "out"\n'
+TWO = HEAD + "[grid]\ndata.max_history = [5, 9]\n"
 
 
 @pytest.fixture
@@ -483,42 +478,36 @@ def cheap(folder):
 
 
 def swept(cheap, text, **options):
-    (cheap / "sweep.toml").write_text(text)
-    return sweep(read_plan(cheap / "sweep.toml"), **options)
+    return sweep(plan_of(cheap, text, "sweep.toml"), **options)
 
 
 def notes(found, word):
     return [note for note in found.notes() if word in note]
 
 
-def test_rows_with_other_test_cases_are_named(cheap):
+def test_notes_below_the_table_say_what_rows_differ_in(cheap):
     found = swept(cheap, HEAD + "[grid]\ndata.negatives = [6, 3]\ndata.max_history = [5, 9]\n")
     (note,) = notes(found, "other test cases")
     assert note.partition("same cases: ")[2] == (
         "negatives=6, max_history=5; negatives=6, max_history=9 | "
         "negatives=3, max_history=5; negatives=3, max_history=9"
     )
-    assert note in (cheap / "out" / "sweep.md").read_text()
-    told = json.loads((cheap / "out" / "sweep.json").read_text())
-    assert note in told["table"]["notes"]
-    assert len({run["cases"] for run in told["runs"]}) == 2
-    same = swept(cheap, HEAD.replace("out", "same") + "[grid]\ndata.max_history = [5, 9]\n")
-    assert not notes(same, "other test cases")
-
-
-def test_what_the_runs_reports_warn_of_stands_below_the_table_once(cheap):
-    found = swept(cheap, HEAD + "[grid]\ndata.max_history = [5, 9]\n")
-    (note,) = notes(found, "Krichene and Rendle")
-    assert note.startswith("Candidates are sampled (7 a query")
-    assert f"- {note}" in (cheap / "out" / "sweep.md").read_text("utf-8")
-    told = json.loads((cheap / "out" / "sweep.json").read_text("utf-8"))
-    assert note in told["table"]["notes"]
-    # Where the runs' candidates differ, so does what is said, and of which run it is.
-    apart = swept(cheap, HEAD.replace("out", "apart") + "[grid]\ndata.negatives = [6, 3]\n")
-    assert [note.partition(" a query")[0] for note in notes(apart, "Krichene and Rendle")] == [
-        "negatives=6: Candidates are sampled (7",
-        "negatives=3: Candidates are sampled (4",
+    warned = notes(found, "Krichene and Rendle")
+    assert [one.partition(" a query")[0] for one in warned] == [
+        "negatives=6,max_history=5; negatives=6,max_history=9: Candidates are sampled (7",
+        "negatives=3,max_history=5; negatives=3,max_history=9: Candidates are sampled (4",
     ]
+    text = (cheap / "out" / "sweep.md").read_text("utf-8")
+    told = json.loads((cheap / "out" / "sweep.json").read_text("utf-8"))
+    for one in (note, *warned):
+        assert f"- {one}" in text
+        assert one in told["table"]["notes"]
+    assert len({run["cases"] for run in told["runs"]}) == 2
+    same = swept(cheap, TWO.replace("out", "same"))
+    assert not notes(same, "other test cases")
+    # What the reports of all runs warn of is said once, and of no run.
+    (warned,) = notes(same, "Krichene and Rendle")
+    assert warned.startswith("Candidates are sampled (7 a query")
 
 
 def test_seeds_that_draw_nothing_anew_count_once(cheap):
@@ -554,29 +543,19 @@ rank.sequential.max_epochs = 2
     assert swept(cheap, text).table() == found.table()
 
 
-@pytest.mark.parametrize("report", ["{}", '{"rankers', "changed"])
-def test_a_report_that_somebody_changed_is_made_again(cheap, report):
-    text = HEAD + "[grid]\ndata.max_history = [5, 9]\n"
-    before = swept(cheap, text)
-    path = cheap / "out" / "max_history=5" / "report.json"
-    whole = path.read_bytes()
-    path.write_text(whole.decode().replace("0.", "0.9") if report == "changed" else report)
-    after = swept(cheap, text)
-    assert not after.failed
-    assert after.table() == before.table()
-    assert path.read_bytes() == whole
-
-
-def test_figures_by_query_that_are_none_are_made_again(cheap):
-    text = HEAD + "[grid]\ndata.max_history = [5, 9]\n"
-    before = swept(cheap, text)
-    path = cheap / "out" / "max_history=5" / "per_query.parquet"
-    whole = pl.read_parquet(path)
-    pl.DataFrame({"a": [1]}).write_parquet(path)
-    after = swept(cheap, text)
-    assert not after.failed
-    assert after.table() == before.table()
-    assert pl.read_parquet(path).equals(whole)
+def test_results_that_somebody_changed_are_made_again(cheap):
+    before = swept(cheap, TWO)
+    report, figures = (
+        cheap / "out" / "max_history=5" / name for name in ("report.json", "per_query.parquet")
+    )
+    whole, rows = report.read_bytes(), pl.read_parquet(figures)
+    for changed in ("{}", '{"rankers', whole.decode().replace("0.", "0.9")):
+        report.write_text(changed)
+        assert swept(cheap, TWO).table() == before.table()
+        assert report.read_bytes() == whole
+    pl.DataFrame({"a": [1]}).write_parquet(figures)
+    assert swept(cheap, TWO).table() == before.table()
+    assert pl.read_parquet(figures).equals(rows)
 
 
 def test_a_result_that_cannot_be_read_fails_its_run_alone(cheap, monkeypatch):
@@ -586,7 +565,7 @@ def test_a_result_that_cannot_be_read_fails_its_run_alone(cheap, monkeypatch):
         return ""
 
     monkeypatch.setattr("trsr.pipeline.finished_run.FinishedRun.answers", unreadable)
-    found = swept(cheap, HEAD + "[grid]\ndata.max_history = [5, 9]\n")
+    found = swept(cheap, TWO)
     assert [(one.name, one.error) for one in found.failed] == [("max_history=5", "gone")]
     assert (cheap / "out" / "max_history=5" / "error.txt").read_text() == "gone\n"
     assert len(found.outcomes) == 2
@@ -612,11 +591,9 @@ data.max_history = 9
 
 
 @pytest.fixture
-def path(tmp_path):
-    write_data(tmp_path, users=20, items=40)
-    (tmp_path / "base.toml").write_text(CHEAP)
-    (tmp_path / "table.toml").write_text(LENGTHS)
-    return tmp_path / "table.toml"
+def path(cheap):
+    (cheap / "table.toml").write_text(LENGTHS)
+    return cheap / "table.toml"
 
 
 def names(runs):
@@ -639,21 +616,18 @@ def test_a_variant_names_its_runs_of_all_seeds_and_a_run_itself(path):
     assert names(plan.only([])) == names(plan.grid())
 
 
-def test_what_is_named_is_made_and_the_rest_is_told(path):
-    swept = sweep(read_plan(path), only=["middle"])
-    assert made_of(path) == ["middle,seed=1", "middle,seed=2"] == names(swept.outcomes)
-    note = swept.notes()[-1]
-    assert "not made: short,seed=1" in note
+def test_what_is_named_is_made_and_the_parts_come_to_the_whole(path):
+    text = LENGTHS.replace("[1, 2]", "[1]")
+    path.write_text(text)
+    part = sweep(read_plan(path), only=["middle"])
+    assert made_of(path) == names(part.outcomes) == names(read_plan(path).only(["middle"]))
+    note = part.notes()[-1]
+    assert "not made: short" in note
     assert "middle" not in note
     assert note in (path.parent / "out" / "sweep.md").read_text()
-
-
-def test_in_parts_the_sweep_comes_to_what_it_comes_to_at_once(path):
-    parts = path.with_name("parts.toml")
-    parts.write_text(LENGTHS.replace('"out"', '"apart"'))
-    for variant in ("long", "short", "middle"):
-        last = sweep(read_plan(parts), only=[variant])
-    whole = sweep(read_plan(path))
+    for variant in ("long", "short"):
+        last = sweep(read_plan(path), only=[variant])
+    whole = sweep(plan_of(path.parent, text.replace('"out"', '"whole"'), "whole.toml"))
     assert last.table() == whole.table()
     assert last.notes() == whole.notes()
 
@@ -687,10 +661,8 @@ CODE = "from trsr.cli import main; main()"
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    write_data(tmp_path, users=20, items=40)
-    (tmp_path / "base.toml").write_text(BASE)
-    return plan_of(tmp_path)
+def plan(folder: Path) -> Plan:
+    return plan_of(folder)
 
 
 def begin(folder: Path, processes: int) -> subprocess.Popen[str]:
@@ -774,15 +746,12 @@ def test_workers_end_with_the_sweep_and_it_goes_on(plan: Plan, how: signal.Signa
     assert not sweep(plan).failed
 
 
-@pytest.mark.parametrize("edited", ["base.toml", "grid.toml"])
-def test_a_file_that_is_edited_while_runs_are_made_changes_none_of_them(
-    plan: Plan, edited: str
-) -> None:
+def test_files_that_are_edited_while_runs_are_made_change_none_of_them(plan: Plan) -> None:
     class Edits(Silent):
         def begin(self, total: int | None, unit: str) -> None:
-            path = plan.path.with_name(edited)
-            text = path.read_text().replace("min_history = 4", "min_history = 5")
-            path.write_text(text.replace('"auc"', '"mrr"'))
+            base, grid = plan.path.with_name("base.toml"), plan.path
+            base.write_text(base.read_text().replace("min_history = 4", "min_history = 5"))
+            grid.write_text(grid.read_text().replace('"auc"', '"mrr"'))
 
     swept = sweep(plan, Edits(), processes=2, only=[run.name for run in plan.grid()[:2]])
     assert not swept.failed

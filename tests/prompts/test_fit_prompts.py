@@ -73,7 +73,7 @@ def query(past: list[Item], candidates: list[Item], summary: str = "") -> Query:
     return Query("test/u/6", history(past), tuple(candidates), one)
 
 
-@settings(deadline=None)
+@settings(max_examples=35)
 @given(
     counts,
     st.integers(40, 1200),
@@ -107,7 +107,7 @@ def test_judge_prompts_fit_share_their_beginning_and_never_cut_the_candidate(
     assert tight.shortened == (0 if prompts == whole else len(prompts))
 
 
-@settings(deadline=None)
+@settings(max_examples=35)
 @given(counts, st.integers(20, 1500), st.lists(items, min_size=1, max_size=5), st.text())
 def test_summary_prompts_fit_or_are_refused(
     count: Count, tokens: int, block: list[Item], summary: str

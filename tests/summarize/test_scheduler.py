@@ -86,7 +86,7 @@ class Noted(ScriptedModel):
 strategies = st.sampled_from(["hierarchical", "recurrent"])
 
 
-@settings(deadline=None)
+@settings(max_examples=35)
 @given(
     st.lists(st.integers(0, 9), max_size=12),
     st.integers(0, 5),

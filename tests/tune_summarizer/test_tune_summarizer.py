@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import random
 import shutil
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -42,10 +44,7 @@ def likes_gold(prompt, answer):
 
 def teach_both_ways(config, folder):
     """Trains the tiny model of a run to write either way, and writes it into a folder."""
-    from trsr.data import Dataset
-    from trsr.models import open_model
     from trsr.models.hf.load import write_merged
-    from trsr.progress import Silent
     from trsr.recommender import summary_writer
     from trsr.training.encode import TextExample
     from trsr.training.settings import TrainSettings
@@ -136,10 +135,9 @@ def write_data(folder, users=14, seed=5):
                 file.write(f"u{user},p{item},{1000 * user + when}\n")
 
 
-@pytest.fixture(scope="session")
-def taught_model(tmp_path_factory):
+@pytest.fixture(scope="module")
+def taught_model(tmp_path_factory, one_thread):
     """The folder of a tiny model that writes in two ways, which no test changes."""
-    import torch
     from tiny import tiny_model_folder
 
     folder = tmp_path_factory.mktemp("taught")
@@ -148,21 +146,18 @@ def taught_model(tmp_path_factory):
     (folder / "small.toml").write_text(CONFIG)
     config = load_config(folder / "small.toml", [f"run.folder={folder / 'run'}"])
     run_prepare(config)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield teach_both_ways(config, folder)
-    torch.set_num_threads(threads)
+    return teach_both_ways(config, folder)
 
 
-@pytest.fixture
-def prepared(tmp_path, taught_model):
-    """A prepared run's configuration, made with settings of one's own; the folder is `tmp_path`."""
-    write_data(tmp_path)
-    (tmp_path / "small.toml").write_text(CONFIG.replace("./tiny", str(taught_model)))
+@pytest.fixture(scope="module")
+def prepare(taught_model):
+    """Gives what prepares a run in a folder, with settings of one's own: its configuration."""
 
-    def make(*settings):
-        own = [f"run.folder={tmp_path / 'run'}", *settings]
-        config = load_config(tmp_path / "small.toml", own)
+    def make(folder, *settings):
+        if not (folder / "clicks.csv").exists():  # written again, it would be prepared again
+            write_data(folder)
+        (folder / "small.toml").write_text(CONFIG.replace("./tiny", str(taught_model)))
+        config = load_config(folder / "small.toml", [f"run.folder={folder / 'run'}", *settings])
         run_prepare(config)
         return config
 
@@ -170,19 +165,49 @@ def prepared(tmp_path, taught_model):
 
 
 @pytest.fixture
-def gold_judge(monkeypatch):
-    """The judge that likes gold."""
+def prepared(tmp_path, prepare):
+    """The same in `tmp_path`."""
+    return functools.partial(prepare, tmp_path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gold_judge(one_thread):
+    """The judge that likes gold, in every test."""
 
     def rank(config, adapter):
         model = ScriptedModel(scores=likes_gold, context_tokens=10**6)
         return model, ranking_writer(config, model)
 
-    monkeypatch.setattr("trsr.experiments.tune_summarizer.open_ranking_model", rank)
-    monkeypatch.setattr("trsr.experiments.tune_summarizer.TEMPERATURE", 0.6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trsr.experiments.tune_summarizer.open_ranking_model", rank)
+        patch.setattr("trsr.experiments.tune_summarizer.TEMPERATURE", 0.6)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(prepare, tmp_path_factory):
+    """A tuning, its folder, its steps, and query → what was sampled for it, each time."""
+    from trsr.experiments import tune_summarizer as tuning
+
+    folder, progress, sampled = tmp_path_factory.mktemp("whole"), Stopping(10**9), {}
+    sample = tuning.sample_summaries
+
+    def watched(*args):
+        found = sample(*args)
+        for query, one in found.items():
+            sampled.setdefault(query, []).append(one)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "sample_summaries", watched)
+        tuned = tune_summarizer(prepare(folder), folder / "tuned", progress)
+    return SimpleNamespace(
+        tuned=tuned, folder=folder / "tuned", steps=sum(progress.told), sampled=sampled
+    )
 
 
 pytest.importorskip("torch", reason="the extra `local` is not installed")
-pytestmark = pytest.mark.usefixtures("one_thread", "gold_judge")
+
 
 WEIGHTS = ("model.safetensors", "adapter/adapter_model.safetensors")
 
@@ -193,22 +218,8 @@ def outcome(folder):
     return found, [(folder / name).read_bytes() for name in WEIGHTS]
 
 
-def test_it_learns_what_helps_the_ranker_and_opens_as_a_model(
-    prepared, tmp_path, taught_model, monkeypatch
-):
-    from trsr.experiments import tune_summarizer as tuning
-
-    sampled = {}
-    sample = tuning.sample_summaries
-
-    def watched(*args):
-        found = sample(*args)
-        for query, one in found.items():
-            sampled.setdefault(query, []).append(one)
-        return found
-
-    monkeypatch.setattr(tuning, "sample_summaries", watched)
-    tuned = tune_summarizer(prepared(), tmp_path / "tuned")
+def test_it_learns_what_helps_the_ranker_and_opens_as_a_model(whole, taught_model):
+    tuned, sampled = whole.tuned, whole.sampled
     assert tuned.made
     assert tuned.found["better"]
     measured = tuned.found["measured"]
@@ -232,26 +243,24 @@ def test_it_learns_what_helps_the_ranker_and_opens_as_a_model(
         model = open_model(settings, adapter)
         return [text for _, text in sorted(model.generate(prompts, Sampling(max_tokens=16)))]
 
-    merged = texts(tmp_path / "tuned")
-    assert merged == texts(taught_model, tmp_path / "tuned/adapter")
+    merged = texts(whole.folder)
+    assert merged == texts(taught_model, whole.folder / "adapter")
     assert merged.count(LIKED) > texts(taught_model).count(LIKED)
     shown = tuned.found["examples"]
     assert {one["query"].partition("/")[0] for one in shown} == {"valid"}
 
 
-def test_one_stopped_anywhere_ends_like_an_unbroken_one(prepared, tmp_path, monkeypatch):
-    whole = Stopping(10**9)
-    tune_summarizer(prepared(), tmp_path / "tuned", whole)
-    config = prepared(f"run.cache={tmp_path / 'other.sqlite'}")
+def test_one_stopped_anywhere_ends_like_an_unbroken_one(whole, prepared, tmp_path, monkeypatch):
+    config = prepared()
     # Whatever the test cases are, a readable file of somebody's own, it comes to the same.
     pl.DataFrame({"own": [1]}).write_parquet(config.run.folder / "cases.test.parquet")
-    for part in (0.3, 0.5, 0.4, 0.2):
-        stop = Stopping(int(part * sum(whole.told)))
+    for part in (0.3, 0.5, 0.4):
+        stop = Stopping(int(part * whole.steps))
         with pytest.raises(StopHereError):
             tune_summarizer(config, tmp_path / "broken/tuned", stop)
         assert not (tmp_path / "broken/tuned/summarizer.json").exists()
     tune_summarizer(config, tmp_path / "broken/tuned")
-    assert outcome(tmp_path / "tuned") == outcome(tmp_path / "broken/tuned")
+    assert outcome(whole.folder) == outcome(tmp_path / "broken/tuned")
     assert not list((tmp_path / "broken/tuned").glob(".work/*"))
 
     def refuse(self, feed, sampling):
@@ -264,14 +273,15 @@ def test_one_stopped_anywhere_ends_like_an_unbroken_one(prepared, tmp_path, monk
     assert done.found["better"]
     # The model is known by its name and its weights, wherever it lies.
     tune_summarizer(config, tmp_path / "elsewhere/tuned")
-    assert outcome(tmp_path / "tuned") == outcome(tmp_path / "elsewhere/tuned")
+    assert outcome(whole.folder) == outcome(tmp_path / "elsewhere/tuned")
     with pytest.raises(StaleRunError, match=r"tune_summarizer\.samples: 6 → 5"):
-        tune_summarizer(prepared("tune_summarizer.samples=5"), tmp_path / "tuned")
+        tune_summarizer(prepared("tune_summarizer.samples=5"), tmp_path / "elsewhere/tuned")
 
 
-def test_where_nothing_is_better_no_model_is_written(prepared, tmp_path, monkeypatch):
+def test_where_nothing_is_better_no_model_is_written(whole, prepared, tmp_path, monkeypatch):
     monkeypatch.setattr("trsr.experiments.tune_summarizer.MARGIN", 100)
-    tuned = tune_summarizer(prepared(), tmp_path / "tuned")
+    stored = whole.folder.with_name("responses.sqlite")
+    tuned = tune_summarizer(prepared(f"run.cache={stored}"), tmp_path / "tuned")
     assert not tuned.found["better"]
     assert "nothing was trained" in tuned.verdict
     names = {path.name for path in (tmp_path / "tuned").iterdir()}
