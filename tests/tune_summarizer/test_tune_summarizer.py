@@ -59,14 +59,14 @@ def teach_both_ways(config, folder):
     ]
     train_on_texts(
         lambda opened: [
-            TextExample("q", prompt, text) for prompt in prompts for text in (LIKED, OTHER)
+            TextExample("q", prompt, text) for prompt in prompts[::2] for text in (LIKED, OTHER)
         ],
         model=config.model,
         settings=TrainSettings(
             epochs=8,
             learning_rate=2e-2,
             warmup_steps=5,
-            cases_per_step=8,
+            cases_per_step=4,
             alpha=32,
             dropout=0.0,
             targets=("q_proj", "v_proj", "up_proj", "down_proj"),
