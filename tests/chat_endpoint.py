@@ -9,6 +9,9 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+KEY = "sk-very-secret-key"
+"""What no message may show."""
+
 
 class Endpoint:
     """A chat endpoint whose conduct a test decides, request by request."""

@@ -20,11 +20,16 @@ class Stopping(Silent):
 
     Attributes:
         told: The steps of each report so far.
+        begun: Of each work the steps in all, and what they are.
     """
 
     def __init__(self, steps: int) -> None:
         self.left = steps
         self.told: list[int] = []
+        self.begun: list[tuple[int | None, str]] = []
+
+    def begin(self, total: int | None, unit: str) -> None:
+        self.begun.append((total, unit))
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self.told.append(steps)

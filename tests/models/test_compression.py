@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from stopping import StopHereError, Stopping
 from tiny import tiny_network
 from trees import forest, pairwise
 
@@ -329,29 +330,16 @@ def test_a_compiled_pass_in_fewer_bits_is_that_of_rounded_weights(bits: int, nea
         assert 0 < float((found - whole).norm() / whole.norm()) < near
 
 
-class Killed(BaseException):
-    pass
-
-
 def test_what_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     settings = {"ratio": 0.5, "ranks": "by_loss"}
     whole, expected = compressed(tmp_path / "whole", **settings)
 
-    class Watch:
-        steps = 0
-
-        def begin(self, total: int | None, unit: str) -> None:
-            assert (total, unit) == (4, "layers")
-
-        def advance(self, steps: int = 1, note: str = "") -> None:
-            self.steps += steps
-            if self.steps == 3:
-                raise Killed
-
     state = tmp_path / "state"
     state.mkdir()
-    with pytest.raises(Killed):
-        compress(tiny_network(), prompts(), CompressSettings(**settings), state, Watch())
+    progress = Stopping(3)
+    with pytest.raises(StopHereError):
+        compress(tiny_network(), prompts(), CompressSettings(**settings), state, progress)
+    assert progress.begun == [(4, "layers")]
     assert sorted(path.name for path in state.iterdir()) == ["0.safetensors", "ranks.json"]
     network = tiny_network()
     made = compress(network, prompts(), CompressSettings(**settings), state)

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chat_endpoint import Call, Endpoint
+from chat_endpoint import KEY, Call, Endpoint
 from scoring_endpoint import Served
 from tiny import adapted, tiny_model_folder
 
 from trsr.errors import ConfigError, ModelError, PromptError
-from trsr.models import http
 from trsr.models.base import ScoringModel
 from trsr.models.cached import cached
 from trsr.models.settings import ModelSettings, open_model
@@ -23,7 +22,6 @@ from trsr.types import Message, Prompt
 
 pytest.importorskip("openai", reason="the extra 'openai' is not installed")
 
-KEY = "sk-very-secret-key"
 ANSWERS = ("Yes", "No")
 LONG_ANSWERS = ("Yes, it is taken", "No", "Nothing else")  # of several tokens
 PROMPTS = [
@@ -34,21 +32,16 @@ PROMPTS = [
 
 
 @pytest.fixture
-def serve(monkeypatch):
-    """Starts servers that score; waits between tries are short."""
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.01)
-    monkeypatch.setenv("TRSR_TEST_KEY", KEY)
-    opened: list[Endpoint] = []
+def serve(serve):
+    """Starts servers that score."""
 
     def start(*conduct: Any, **faults: Any) -> Endpoint:
         served = conduct[0] if callable(conduct[0]) else Served(*conduct, **faults)
-        opened.append(Endpoint(served))
-        opened[-1].served = served
-        return opened[-1]
+        opened = serve(served)
+        opened.served = served
+        return opened
 
-    yield start
-    for endpoint in opened:
-        endpoint.close()
+    return start
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +55,17 @@ def scorer_at(folder: Path, endpoint: Endpoint, adapter: Path | None = None, **c
     return open_model(ModelSettings(**(values | changes)), adapter)
 
 
-@pytest.mark.parametrize("shape", ["vllm", "old", "texts", "sglang", "silent"])
-@pytest.mark.parametrize("backend", ["transformers", "openai"])
+@pytest.mark.parametrize(
+    ("shape", "backend"),
+    [
+        ("vllm", "transformers"),
+        ("vllm", "openai"),
+        ("old", "transformers"),
+        ("texts", "openai"),
+        ("sglang", "transformers"),
+        ("silent", "openai"),
+    ],
+)
 def test_scores_are_those_of_the_weights(serve, local, folder, shape, backend):
     endpoint = serve({str(folder): local}, shape)
     model = scorer_at(folder, endpoint, backend=backend)
@@ -255,23 +257,29 @@ def test_a_prompt_beyond_the_context_and_a_missing_address_are_said(serve, local
         open_model(ModelSettings(name=str(folder), scorer="endpoint"))
 
 
-@pytest.mark.real
-def test_llama_cpps_server_scores_smollm2_as_its_weights_do(tmp_path):
+def test_llama_cpps_server_scores_as_the_weights_do(local, folder, tmp_path):
     from trsr.models.openvino.gguf import write_f16
-    from trsr.models.weights import local_weights
 
     xllamacpp = pytest.importorskip("xllamacpp", reason="the package xllamacpp is not installed")
-    write_f16(local_weights("smollm2-135m"), tmp_path / "model.gguf", chat=True)
+    write_f16(folder, tmp_path / "model.gguf", chat=True)
     params = xllamacpp.CommonParams()
     params.model.path = str(tmp_path / "model.gguf")
     params.n_ctx, params.n_parallel, params.port = 1024, 2, 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup, params.verbosity = False, 0
     server = xllamacpp.Server(params)
-    values = {"name": "smollm2-135m", "dtype": "float32", "context_tokens": 512}
-    asked = {"scorer": "endpoint", "base_url": f"{server.listening_address}/v1", "concurrency": 2}
-    model = open_model(ModelSettings(**values, **asked, key_env="TRSR_NO_SUCH_KEY"))
+    model = open_model(
+        ModelSettings(
+            name=str(folder),
+            dtype="float32",
+            context_tokens=512,
+            scorer="endpoint",
+            base_url=f"{server.listening_address}/v1",
+            concurrency=2,
+            key_env="TRSR_NO_SUCH_KEY",
+        )
+    )
     answers = (" Yes", " No")  # not among the listed tokens: each is made to be chosen
-    expected = open_model(ModelSettings(**values)).score(PROMPTS[:3], answers)
-    assert model.score(PROMPTS[:3], answers) == pytest.approx(expected, abs=0.05)
+    found = model.score(PROMPTS[:3], answers)
+    assert found == pytest.approx(local.score(PROMPTS[:3], answers), abs=0.05)
     del server

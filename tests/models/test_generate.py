@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from chains import answered_in_turn
 from tiny import tiny_model_folder, tiny_network
 
 from trsr.errors import ModelError, PromptError
@@ -95,25 +95,10 @@ def test_a_tiny_nucleus_is_greedy(folder: Path) -> None:
 
 
 def test_the_feed_may_wait_for_answers(folder: Path) -> None:
-    """Each answer brings the next prompt: `None` until then."""
     model = opened(folder, batch_size=2)
-    waiting = deque([ask("one"), ask("two"), ask("three")])
-    asked: list[str] = []
-
-    def feed() -> Iterator[Prompt | None]:
-        while len(asked) < 9:
-            if waiting:
-                asked.append(waiting[0].messages[1].content)
-                yield waiting.popleft()
-            else:
-                yield None
-
-    got = []
-    for place, text in model.generate(feed(), SHORT):
-        got.append(place)
-        if len(asked) + len(waiting) < 9:
-            waiting.append(ask(f"{asked[place]} {text[:3]}"))
-    assert sorted(got) == list(range(9))
+    first = ["one", "two", "three"]
+    alone = [answered_in_turn(model, [one], ask, 3, SHORT) for one in first]
+    assert [[one] for one in answered_in_turn(model, first, ask, 3, SHORT)] == alone
 
 
 def test_a_feed_that_waits_for_nothing(folder: Path) -> None:

@@ -70,14 +70,11 @@ def test_what_is_kept_of_earlier_prompts_changes_nothing(
             )
 
 
-def test_is_a_scoring_model(model: TransformersModel) -> None:
-    assert isinstance(model, ScoringModel)
-
-
 def test_scores_are_log_probabilities_of_whole_answers(model: TransformersModel) -> None:
     """Answers of one and many tokens, also ones that begin alike or extend each other."""
     answers = ["Yes", "No", "Not at all, never", "Not at all, perhaps", "Yes, quiet"]
     prompts = [ask("Title: Heat?"), ask("Title: Up?"), ask("Title: Up?"), ask("é <|im_end|> \0 猫")]
+    assert isinstance(model, ScoringModel)
     scores = model.score(prompts, answers)
     assert scores.dtype == np.float64
     expected = [[by_hand(model, prompt, answer) for answer in answers] for prompt in prompts]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chains import answered_in_turn
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_model_folder
@@ -95,38 +96,13 @@ def test_it_generates_and_does_not_score(model: Any) -> None:
 
 
 def test_chains_of_prompts_run_through_the_pull_feed(model: Any) -> None:
-    alone = {}
-    for user in range(5):
-        text = "start"
-        for _ in range(3):
-            ((_, said),) = model.generate([chained(user, text)], Sampling(max_tokens=5))
-            text += said
-        alone[user] = text
+    def write(said: str) -> Prompt:
+        user, _, text = said.partition(": ")
+        return Prompt((Message("user", user), Message("assistant", text)))
 
-    ready = [(user, "start") for user in range(5)]
-    order: list[tuple[int, str]] = []
-    turns = dict.fromkeys(range(5), 0)
-    ends: dict[int, str] = {}
-
-    def feed() -> Iterator[Prompt | None]:
-        while len(ends) < 5:
-            if ready:
-                order.append(ready.pop(0))
-                yield chained(*order[-1])
-            else:
-                yield None
-
-    for index, said in model.generate(feed(), Sampling(max_tokens=5)):
-        user, text = order[index]
-        turns[user] += 1
-        (ends.__setitem__ if turns[user] == 3 else lambda u, t: ready.append((u, t)))(
-            user, text + said
-        )
-    assert ends == alone
-
-
-def chained(user: int, text: str) -> Prompt:
-    return Prompt((Message("user", f"user {user}"), Message("assistant", text)))
+    first, own = [f"user {n}: start" for n in range(5)], Sampling(max_tokens=5)
+    alone = [answered_in_turn(model, [one], write, 3, own) for one in first]
+    assert [[one] for one in answered_in_turn(model, first, write, 3, own)] == alone
 
 
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 4))

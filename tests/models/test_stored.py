@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from chains import answered_in_turn
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trsr.errors import ModelError, StoreError
@@ -99,7 +99,6 @@ def test_each_prompt_is_answered_once_and_asked_at_most_once(store: ResponseCach
     assert (again.counts.hits, again.counts.asked) == (7, 0)
 
 
-@settings(deadline=None)
 @given(
     words=st.lists(st.sampled_from("abcdefgh"), max_size=60),
     known=st.sets(st.sampled_from("abcdefgh")),
@@ -144,33 +143,14 @@ def test_the_feed_is_read_lazily(store: ResponseCache) -> None:
 
 
 def test_chains_of_prompts_run_through_the_pull_feed(store: ResponseCache) -> None:
-    """Each user's next prompt needs the answer to the one before, as recurrent summaries do."""
-    users, steps = 7, 4
+    users, steps = [f"{user}:" for user in range(7)], 5
 
-    def drive(model_batch: int) -> tuple[dict[int, str], int]:
-        inner = Writer(model_batch)
-        ready = deque((user, f"{user}:") for user in range(users))
-        order: list[tuple[int, str]] = []
-        done: dict[int, str] = {}
-
-        def feed() -> Iterator[Prompt | None]:
-            while len(done) < users:
-                if ready:
-                    order.append(ready.popleft())
-                    yield prompt(order[-1][1])
-                else:
-                    yield None
-
-        for index, text in cached(inner, store).generate(feed(), Sampling()):
-            user, _ = order[index]
-            if text.count("X") == steps:
-                done[user] = text
-            else:
-                ready.append((user, text + "x"))
-        return done, len(inner.asked)
+    def drive(batch: int) -> tuple[list[str], int]:
+        inner = Writer(batch)
+        return answered_in_turn(cached(inner, store), users, prompt, steps), len(inner.asked)
 
     first, asked = drive(3)
-    assert asked == users * (steps + 1)
+    assert asked == len(users) * steps
     # A stored run and a run that is stored in part give the same.
     assert drive(2) == (first, 0)
     rows = store._connection.execute("SELECT key FROM outputs").fetchall()

@@ -27,11 +27,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHAPES = [
     ("llama", True),
-    ("llama", False),
     ("qwen2", True),
     ("qwen3", False),
     ("gpt_neox", False),
-    ("gpt_neox", True),
     ("mistral", True),
     ("gemma2", True),
 ]
@@ -43,7 +41,7 @@ def networks() -> dict[tuple[str, bool], Any]:
 
 
 @pytest.mark.parametrize("model", SHAPES, ids=str)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**32), budget=st.sampled_from([1, 64, 300, 10_000]))
 def test_equals_pairwise(
     networks: dict[tuple[str, bool], Any], model: tuple[str, bool], seed: int, budget: int
@@ -63,7 +61,7 @@ def test_equals_pairwise(
 
 
 @pytest.mark.parametrize("model", SHAPES, ids=str)
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 2**32), budget=st.sampled_from([1, 200, 10_000]))
 def test_gradients_equal_pairwise(
     networks: dict[tuple[str, bool], Any], model: tuple[str, bool], seed: int, budget: int
@@ -72,7 +70,7 @@ def test_gradients_equal_pairwise(
 
 
 @pytest.mark.parametrize("shape", ["llama", "gemma2"])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**32), budget=st.sampled_from([1, 64, 300, 10_000]))
 def test_every_tokens_state_is_that_of_computing_its_sequence_alone(
     networks: dict[tuple[str, bool], Any], shape: str, seed: int, budget: int
@@ -313,19 +311,25 @@ def test_kept_beginnings_change_no_state(networks: dict[tuple[str, bool], Any]) 
             assert torch.allclose(plain, kept, atol=1e-4)
 
 
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The tokens of each pass."""
+    found: list[int] = []
+
+    def counted(decoder: Any, segments: Any, keep: Any, asked: Any) -> Any:
+        found.append(sum(len(tokens) for tokens, _ in segments))
+        return run_packed(decoder, segments, keep, asked)
+
+    monkeypatch.setattr(tree, "run_packed", counted)
+    return found
+
+
 def test_what_is_kept_is_not_computed_again(
-    networks: dict[tuple[str, bool], Any], monkeypatch: pytest.MonkeyPatch
+    networks: dict[tuple[str, bool], Any], computed: list[int]
 ) -> None:
     network = networks["llama", True]
     rng = random.Random(6)
     user = tuple(rng.randrange(3, 300) for _ in range(100))
-    computed = []
-
-    def counted(decoder: Any, segments: Any, keep: Any, asked: Any) -> Any:
-        computed.append(sum(len(tokens) for tokens, _ in segments))
-        return run_packed(decoder, segments, keep, asked)
-
-    monkeypatch.setattr(tree, "run_packed", counted)
     prefix_cache = PrefixCache(150)
 
     def ask(sequences: list[tuple[int, ...]]) -> int:
@@ -344,12 +348,12 @@ def test_what_is_kept_is_not_computed_again(
     assert ask([user + one for one in candidates[:2]]) == 140
 
 
-@pytest.mark.parametrize("model", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", ["llama", "gemma2"])  # packed and padded
 def test_a_pass_with_gradients_leaves_nothing_behind(
-    networks: dict[tuple[str, bool], Any], model: tuple[str, bool]
+    networks: dict[tuple[str, bool], Any], shape: str
 ) -> None:
     """Keys that know of the pass that keeps them would live for ever: no collector sees it."""
-    network, alive = networks[model], []
+    network, alive = networks[shape, True], []
     for seed in range(3):
         sequences = forest(random.Random(seed), depth=3)
         gradients(network, answer_states(network, sequences, batch_tokens=10_000).sum())
@@ -359,7 +363,7 @@ def test_a_pass_with_gradients_leaves_nothing_behind(
 
 
 def test_users_who_come_back_together_each_go_on_behind_their_own(
-    networks: dict[tuple[str, bool], Any], monkeypatch: pytest.MonkeyPatch
+    networks: dict[tuple[str, bool], Any], computed: list[int]
 ) -> None:
     network = networks["llama", True]
     rng = random.Random(8)
@@ -367,13 +371,6 @@ def test_users_who_come_back_together_each_go_on_behind_their_own(
     def drawn(count: int) -> tuple[int, ...]:
         return tuple(rng.randrange(3, 300) for _ in range(count))
 
-    computed: list[int] = []
-
-    def counted(decoder: Any, segments: Any, keep: Any, asked: Any) -> Any:
-        computed.append(sum(len(tokens) for tokens, _ in segments))
-        return run_packed(decoder, segments, keep, asked)
-
-    monkeypatch.setattr(tree, "run_packed", counted)
     prefix_cache = PrefixCache(1000)
     start = drawn(40)
     users = [start + drawn(30) for _ in range(5)]
