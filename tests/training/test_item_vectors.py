@@ -155,30 +155,33 @@ def trained(model: Path, folder: Path, cases: int = 24, **more: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def learned(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("learned")
-    trained(tiny_model, folder)
-    return folder / "out"
-
-
-def test_the_ranking_loss_trains_on_finished_vectors(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[bool] = []
+def encoded(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
+    """Where a training lies, what came of it, and of each pass of the encoder: for gradients?"""
+    folder, read = tmp_path_factory.mktemp("learned"), list[bool]()
     encode = ItemEncoder.encode
 
     def watched(self: ItemEncoder, texts: Any, batch_tokens: int) -> torch.Tensor:
         read.append(torch.is_grad_enabled())
         return encode(self, texts, batch_tokens)
 
-    monkeypatch.setattr(ItemEncoder, "encode", watched)
-    result = trained(tiny_model, tmp_path, cases=8, epochs=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ItemEncoder, "encode", watched)
+        return folder, trained(tiny_model, folder), read
+
+
+@pytest.fixture(scope="module")
+def learned(encoded: tuple[Path, Any, Any]) -> Path:
+    return encoded[0] / "out"
+
+
+def test_the_ranking_loss_trains_on_finished_vectors(encoded: tuple[Path, Any, Any]) -> None:
+    folder, result, read = encoded
     # a pass with gradients for each step of the second training; one without for the catalog
     assert read == [True] * result.steps + [False]
-    names = {one.name for one in (tmp_path / "out" / ENCODER).iterdir()}
+    names = {one.name for one in (folder / "out" / ENCODER).iterdir()}
     assert names >= {VECTORS, "slots.safetensors", "adapter_model.safetensors"}
-    taught = tmp_path / "state" / "distill" / "adapter"
-    one, other = (load_file(at / "adapter_model.safetensors") for at in (taught, tmp_path / "out"))
+    taught = folder / "state" / "distill" / "adapter"
+    one, other = (load_file(at / "adapter_model.safetensors") for at in (taught, folder / "out"))
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from stopping import StopHereError, Stopping
 from tiny import tiny_model_folder
 
 from trsr.models import ModelSettings
@@ -83,23 +84,6 @@ def test_only_another_model_is_far_and_company_changes_nothing(
     torch.testing.assert_close(far, torch.cat(alone[::-1]), atol=1e-4, rtol=0)
 
 
-class KilledError(BaseException):
-    pass
-
-
-class KilledAt:
-    def __init__(self, step: int) -> None:
-        self.left = step
-
-    def begin(self, total: int | None, unit: str) -> None:
-        assert unit in ("cases", "recovery steps")
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        self.left -= steps
-        if self.left <= 0:
-            raise KilledError
-
-
 def test_unseen_cases_are_followed_better_and_a_stopped_call_goes_on_to_the_same_bits(
     models: tuple[TransformersModel, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,7 +91,7 @@ def test_unseen_cases_are_followed_better_and_a_stopped_call_goes_on_to_the_same
     monkeypatch.setattr("trsr.training.recovery.RATE", 2e-3)  # of a model 32 numbers wide
     own, unseen = cases(60), cases(20, seed=1)
     wanted = lessons(whole, own, tmp_path / "lessons", Silent())
-    for name, progress in (("straight", Silent()), ("stopped", KilledAt(40))):
+    for name, progress in (("straight", Silent()), ("stopped", Stopping(40))):
         options: dict[str, Any] = {
             "model": settings(folder),
             "steps": 60,
@@ -117,7 +101,7 @@ def test_unseen_cases_are_followed_better_and_a_stopped_call_goes_on_to_the_same
         }
         try:
             result = recover(own, wanted, progress=progress, **options)
-        except KilledError:
+        except StopHereError:
             result = recover(own, wanted, progress=Silent(), **options)
         assert result.steps == 60
     one, other = (load_file(tmp_path / name / FACTORS) for name in ("straight", "stopped"))
@@ -145,8 +129,8 @@ def test_lessons_are_kept_part_by_part(
     monkeypatch.setattr(
         "trsr.training.recovery.scores", lambda *all: (given.append(1), scores(*all))[1]
     )
-    with pytest.raises(KilledError):
-        lessons(whole, own, tmp_path, KilledAt(30))
+    with pytest.raises(StopHereError):
+        lessons(whole, own, tmp_path, Stopping(30))
     assert len(given) == 30
     wanted = lessons(whole, own, tmp_path, Silent())
     assert len(given) == 30 + 35  # the first 25 were there

@@ -2,11 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +11,6 @@ from train_toy import ToyWriter, metrics, recall, toy_cases, toy_train
 
 from trsr.errors import StaleRunError
 from trsr.training import trainer
-
-HERE = Path(__file__).parents[1]
 
 
 def validate(model: Any) -> Any:
@@ -43,7 +36,7 @@ def unbroken(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return outcome(folder)
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("stop", [1, 2, 5])  # before a state is kept, with it, and long after
 def test_a_stopped_run_ends_bit_for_bit_like_an_unbroken_one(
     stop: int, tiny_model: Path, tmp_path: Path, unbroken: Any
 ):
@@ -56,17 +49,12 @@ def test_a_stopped_run_ends_bit_for_bit_like_an_unbroken_one(
 def test_a_run_stopped_again_and_again_ends_the_same(
     tiny_model: Path, tmp_path: Path, unbroken: Any
 ):
-    stops = 0
     for stop in (3, 4, 6):
-        progress = Stopping(stop)
         with pytest.raises(StopHereError):
-            toy_train(tiny_model, tmp_path, progress=progress, **options(checkpoint_steps=1))
-        stops += 1
+            toy_train(tiny_model, tmp_path, progress=Stopping(stop), **options(checkpoint_steps=1))
     result = toy_train(tiny_model, tmp_path, **options(checkpoint_steps=1))
     assert outcome(tmp_path) == unbroken
-    assert result.steps == 6
-    assert len(result.losses) == 6
-    assert stops == 3
+    assert result.steps == len(result.losses) == 6
 
 
 def test_slow_steps_are_kept_before_their_turn(
@@ -108,44 +96,4 @@ def test_settings_without_effect_may_change_and_others_may_not(
         with pytest.raises(StaleRunError, match=said):
             toy_train(tiny_model, tmp_path, **options(**changed))
     toy_train(tiny_model, tmp_path, **options(checkpoint_steps=5))
-    assert outcome(tmp_path) == unbroken
-
-
-PROGRAM = """
-import sys, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/training"]
-from test_train_resume import options
-from train_toy import toy_train
-from trsr.progress import Silent
-
-class Slow(Silent):
-    made = 0
-    def advance(self, steps=1, note=""):
-        self.made += 1
-        print("step", flush=True)
-        time.sleep(0.05 if self.made < 5 else 60)
-
-toy_train(Path(sys.argv[2]), Path(sys.argv[3]), progress=Slow(), **options(checkpoint_steps=1))
-"""
-
-
-def test_a_killed_process_goes_on_and_ends_the_same(
-    tiny_model: Path, tmp_path: Path, unbroken: Any
-):
-    command = [sys.executable, "-c", PROGRAM, str(HERE), str(tiny_model), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    assert process.stdout is not None
-    assert [process.stdout.readline() for _ in range(3)] == ["step\n"] * 3
-    time.sleep(0.06)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not (tmp_path / "out").exists()
-    progress = Stopping(100)
-    toy_train(tiny_model, tmp_path, progress=progress, **options(checkpoint_steps=1))
-    assert progress.told[0] in (3, 4, 5)
     assert outcome(tmp_path) == unbroken
