@@ -131,7 +131,7 @@ def test_popular_recent_of_an_empty_history_ends_with_training() -> None:
     assert scored(made("popular_recent", share=0.5), query("")) == ending
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=20)
 @drawn(st.floats(0, 15), st.floats(0.05, 1), st.integers(0, 5))
 def test_popular_recent_never_sees_what_came_later(now: float, share: float, seed: int) -> None:
     draw = random.Random(seed)
@@ -308,7 +308,7 @@ def test_text_knn_knows_nothing_without_text(profile: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHEAP)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=10)
 @drawn(data=st.data())
 def test_neither_the_order_of_candidates_nor_the_other_queries_matter(name: str, data) -> None:
     ranker = made(name)
@@ -324,7 +324,7 @@ def test_neither_the_order_of_candidates_nor_the_other_queries_matter(name: str,
 
 
 @pytest.mark.parametrize("name", ["bm25", "text_knn"])
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=10)
 @drawn(st.text("abcdef", max_size=6))
 def test_items_with_the_same_text_tie(name: str, history: str) -> None:
     found = scored(made(name), query(history))

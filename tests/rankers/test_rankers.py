@@ -190,7 +190,7 @@ def test_random_depends_on_seed_query_and_item_only() -> None:
     assert sum(drawn) / len(drawn) == pytest.approx(0.5, abs=0.03)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=20)
 @given(st.lists(st.integers(1, 5), max_size=25))
 def test_batches_hold_whole_queries_and_change_nothing(counts: list[int]) -> None:
     queries = [query(f"q{n}", *range(count)) for n, count in enumerate(counts)]
@@ -213,7 +213,6 @@ def test_the_score_is_the_margin_and_does_not_saturate() -> None:
     assert p_yes(54.0) == p_yes(50.0) == 1.0
 
 
-@settings(deadline=None)
 @given(st.floats(-800, 800))
 def test_p_yes_is_the_softmax_over_the_two_answers(margin: float) -> None:
     assert 0 <= p_yes(margin) <= 1
@@ -253,7 +252,7 @@ def test_a_prompt_that_cannot_fit_is_raised() -> None:
         list(PointwiseLLMRanker(Judge(), Words(["q1"])).rank([query("q0"), query("q1")]))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=20)
 @given(st.sets(st.integers(0, 19)), st.integers(0, 20))
 def test_ranking_what_fits_leaves_out_only_what_does_not(long: set[int], count: int) -> None:
     queries = [query(f"q{n}") for n in range(count)]

@@ -38,7 +38,7 @@ def ranked(name: str, pairs: list[tuple[str, float]]) -> RankedList:
     return RankedList(name, tuple(Entry(*pair) for pair in sorted(pairs, key=lambda p: -p[1])))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=20)
 @given(st.dictionaries(st.text(max_size=5), st.lists(entries, max_size=4), max_size=3))
 def test_what_is_written_is_read(tmp_path_factory, content) -> None:
     path = tmp_path_factory.mktemp("rankings") / "rankings.parquet"

@@ -129,7 +129,7 @@ def test_a_single_setting_asks_no_validation_case() -> None:
     assert ranker.chosen["why"] == "the only setting"
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @drawn(st.permutations(range(20)), st.integers(1, 25))
 def test_cases_to_tune_on_are_drawn_by_their_own_lot(order: list[int], most: int) -> None:
     every = cases(20)
@@ -158,7 +158,6 @@ def test_scores_are_standardized_within_a_query() -> None:
     assert standardized(np.array([0.0, 0.0])).tolist() == [0, 0]
 
 
-@settings(deadline=None)
 @drawn(
     st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=9), st.floats(0.01, 100), st.floats(-9, 9)
 )
