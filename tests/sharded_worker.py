@@ -9,6 +9,7 @@ import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from tiny import tiny_network
@@ -148,5 +149,5 @@ def work(rank: int, size: int, folder: Path) -> None:
 
 def train_shard(shard: pipeline.TrainShard, progress: Progress) -> dict[str, Any]:
     """As the stage's own worker, with sharded weights."""
-    pipeline.train = functools.partial(train, sharded=True)  # type: ignore[attr-defined]
-    return pipeline._train_shard(shard, progress)
+    with mock.patch.object(pipeline, "train", functools.partial(train, sharded=True)):
+        return pipeline._train_shard(shard, progress)

@@ -20,12 +20,15 @@ from trsr.storage.run_directory import RunDirectory
 
 torch = pytest.importorskip("torch", reason="the extra `local` is not installed")
 
-PLAIN = ("train.dropout=0", "train.validate_steps=0")
+import sharded_worker  # noqa: E402
+
+# more steps than workers make before they notice that they end
+LONG = ("train.epochs=6",)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def kept() -> Iterator[None]:
-    """The second training goes on with the first one's processes, until one of them is lost."""
+    """The second training goes on with the first one's processes, until they are stopped."""
     with workers_kept():
         yield
 
@@ -37,8 +40,8 @@ def config(tmp_path_factory: pytest.TempPathFactory, small_run: Any) -> Path:
 
 
 def prepared(config: Path, folder: Path, *settings: str) -> Config:
-    own = [f"run.folder={folder}", f"run.cache={config.parent / 'r.sqlite'}", *PLAIN, *settings]
-    loaded = load_config(config, own)
+    own = [f"run.folder={folder}", f"run.cache={config.parent / 'r.sqlite'}", "train.dropout=0"]
+    loaded = load_config(config, [*own, *settings])
     run_prepare(loaded)
     run_summarize(loaded)
     return loaded
@@ -54,7 +57,8 @@ def test_the_gradient_of_two_workers_is_that_of_one(config: Path, tmp_path: Path
     from safetensors.torch import load_file
 
     # three cases a step: one worker has two of them
-    settings = prepared(config, tmp_path / "run", "train.epochs=1", "train.cases_per_step=27")
+    few = ("train.epochs=1", "train.cases_per_step=27", "train.validate_steps=0")
+    settings = prepared(config, tmp_path / "run", *few)
     both = settings.model_copy(update={"run": settings.run.model_copy(update={"workers": 2})})
     alone, together = job(settings, tmp_path / "alone"), job(both, tmp_path / "together")
     one = trained(settings, alone.run, alone.out, alone.work, Silent())
@@ -71,17 +75,38 @@ def test_the_gradient_of_two_workers_is_that_of_one(config: Path, tmp_path: Path
             assert (moment - second[name]).norm() <= 1e-5 * moment.norm(), name
 
 
-def losses(config: Config) -> list[Any]:
+def curves(config: Config) -> list[dict[str, Any]]:
     rows = (config.run.folder / "adapter" / "curves.jsonl").read_text().splitlines()
-    found = map(json.loads, rows)
-    return [one[key] for one in found for key in ("loss", "grad_norm") if "loss" in one]
+    return [json.loads(row) for row in rows]
 
 
-def test_a_training_goes_on_with_another_number_of_workers_and_after_a_lost_one(
-    config: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def unbroken(config: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    settings = prepared(config, tmp_path_factory.mktemp("unbroken") / "run", *LONG)
+    run_stage(settings, "train")
+    return curves(settings)
+
+
+@pytest.mark.parametrize("how", ["sharded", "lost"])
+def test_a_training_goes_on_with_other_workers_sharded_or_lost_and_alone_again(
+    config: Path,
+    tmp_path: Path,
+    unbroken: list[dict[str, Any]],
+    how: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = prepared(config, tmp_path / "run")
-    train_with_breaks(settings, lost=True)
-    unbroken = prepared(config, tmp_path / "unbroken")
-    run_stage(unbroken, "train")
-    assert losses(settings) == pytest.approx(losses(unbroken), rel=1e-3)
+    settings = prepared(config, tmp_path / "run", *LONG)
+    if how == "sharded":
+        monkeypatch.setattr("trsr.pipeline.training._train_shard", sharded_worker.train_shard)
+    train_with_breaks(settings, lost=how == "lost")
+    found = curves(settings)
+    for key in ("loss", "grad_norm"):
+        expected = [row[key] for row in unbroken if key in row]
+        assert [row[key] for row in found if key in row] == pytest.approx(expected, rel=1e-3)
+    for one, other in zip(found, unbroken, strict=True):
+        assert one.get("validation") == pytest.approx(other.get("validation"), abs=1e-6)
+    steps = [row for row in found if "loss" in row]
+    assert steps[0]["distinct_tokens"] < steps[0]["tokens"]
+    assert steps[-1]["distinct_tokens"] < steps[-1]["tokens"]
+    apart = any(row["distinct_tokens"] == row["tokens"] for row in steps)
+    assert apart == (how == "sharded")  # which shares no prefixes

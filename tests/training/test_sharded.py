@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from stopping import train_with_breaks
-
-from trsr.config import Config, load_config
-from trsr.pipeline import run_prepare, run_stage, run_summarize
 
 torch = pytest.importorskip("torch", reason="the extra `local` is not installed")
 
@@ -100,38 +93,3 @@ def test_two_workers_with_sharded_weights_train_as_one_with_all(together: Path, 
 
 def test_a_worker_lost_within_a_step_ends_the_other(together: Path):
     assert LOST in (together / "said").read_text()
-
-
-def prepared(folder: Path, run: str) -> Config:
-    own = [f"run.folder={folder / run}", f"run.cache={folder / 'r.sqlite'}", "train.dropout=0"]
-    own.append("train.epochs=6")  # more steps than workers make before they notice that they end
-    loaded = load_config(folder / "small.toml", own)
-    run_prepare(loaded)
-    run_summarize(loaded)
-    return loaded
-
-
-def curves(config: Config) -> list[dict[str, Any]]:
-    rows = (config.run.folder / "adapter" / "curves.jsonl").read_text().splitlines()
-    return [json.loads(row) for row in rows]
-
-
-def test_a_training_goes_on_sharded_and_whole_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_run: Callable[[Path], Path]
-):
-    small_run(tmp_path)
-    settings = prepared(tmp_path, "run")
-    monkeypatch.setattr("trsr.pipeline.training._train_shard", sharded_worker.train_shard)
-    train_with_breaks(settings, lost=False)  # test_group loses one
-    unbroken = prepared(tmp_path, "unbroken")
-    run_stage(unbroken, "train")
-    found, wanted = curves(settings), curves(unbroken)
-    for key in ("loss", "grad_norm"):
-        expected = [row[key] for row in wanted if key in row]
-        assert [row[key] for row in found if key in row] == pytest.approx(expected, rel=1e-3)
-    steps = [row for row in found if "loss" in row]
-    assert any(row["distinct_tokens"] == row["tokens"] for row in steps)  # without shared prefixes
-    assert steps[0]["distinct_tokens"] < steps[0]["tokens"]
-    assert steps[-1]["distinct_tokens"] < steps[-1]["tokens"]
-    for one, other in zip(found, wanted, strict=True):
-        assert one.get("validation") == pytest.approx(other.get("validation"), abs=1e-6)

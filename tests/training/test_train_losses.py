@@ -113,7 +113,7 @@ def test_a_shared_prefix_is_computed_once(name: str):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(order=st.permutations(range(4)), words=st.sampled_from(sorted(ANSWERS)))
 def test_the_order_of_candidates_changes_nothing(name: str, order: list[int], words: str):
     network = tiny_network()
