@@ -35,25 +35,22 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 # Recorded on a CPU in fp32 with one thread: a change says that training has changed.
 GOLDEN = {
-    "answer": [8.317362, 6.073336, 4.907853],
-    "listwise": [3.241746, 0.792203, 0.575913],
-    "text": [6.576259, 6.291228, 6.082782],
+    "answer": [7.962059, 6.000842, 4.835249],
+    "listwise": [2.609434, 0.620194, 0.367093],
+    "text": [6.543855, 6.273188, 5.905918],
 }
 
 
 @pytest.mark.parametrize("loss", GOLDEN)
-def test_the_first_losses_are_the_recorded_ones(loss: str, tiny_model: Path, tmp_path: Path):
-    found = toy_train(tiny_model, tmp_path, loss=loss, epochs=1).losses
-    assert found[:3] == pytest.approx(GOLDEN[loss], abs=1e-4)
-
-
-@pytest.mark.parametrize("loss", ["answer", "listwise", "text"])
-def test_each_loss_learns_the_toy_task(loss: str, tiny_model: Path, tmp_path: Path):
+def test_each_loss_learns_the_toy_task_and_begins_as_recorded(
+    loss: str, tiny_model: Path, tmp_path: Path
+):
     unseen = [toy_case(number) for number in range(100, 130)]
     result = toy_train(
         tiny_model, tmp_path, toy_cases(24), loss=loss, epochs=5, cases_per_step=4, rank=16
     )
     losses = result.losses
+    assert losses[:3] == pytest.approx(GOLDEN[loss], abs=1e-4)
     assert len(losses) == result.steps == 30
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     tuned = open_model(ModelSettings(name=str(tiny_model), dtype="float32"), result.adapter)
@@ -104,8 +101,9 @@ def test_the_best_validated_adapter_is_kept(tiny_model: Path, tmp_path: Path):
         seen.append({name: state[name].clone() for name in state if "lora" in name})
         return metrics(next(values))
 
-    result = toy_train(tiny_model, tmp_path, validate=validate, validate_steps=2)
-    assert [step for step, _ in result.validations] == [2, 4, 6]
+    every = {"validate": validate, "validate_steps": 2}
+    result = toy_train(tiny_model, tmp_path, toy_cases(20), epochs=1, **every)
+    assert [step for step, _ in result.validations] == [2, 4, 5]  # the last step too
     assert (result.best_step, result.best_score) == (4, 0.9)
     kept = load_file(tmp_path / "out" / "adapter_model.safetensors")
     found = {name.removeprefix("base_model.model."): tensor for name, tensor in kept.items()}
@@ -141,13 +139,6 @@ def test_patience_ends_the_run_early(tiny_model: Path, tmp_path: Path):
         patience=2,
     )
     assert again == replace(result, earlier_seconds=result.seconds)
-
-
-def test_the_last_step_is_validated_too(tiny_model: Path, tmp_path: Path):
-    result = toy_train(
-        tiny_model, tmp_path, validate=lambda _: metrics(0.5), validate_steps=4, epochs=2
-    )
-    assert [step for step, _ in result.validations] == [4, 6]
 
 
 def test_a_validation_without_the_metric_names_those_it_has(tiny_model: Path, tmp_path: Path):
