@@ -121,7 +121,7 @@ def opened_soft(
 def test_what_only_old_blocks_say_is_learned(tiny_model: Path, tmp_path: Path) -> None:
     opened, adapter, encoded = opened_soft(tiny_model)
     writer = SoftWriter(opened)
-    quick = QUICK | {"cases_per_step": 8, "epochs": 3, "dropout": 0.0}
+    quick = QUICK | {"cases_per_step": 8, "epochs": 2, "dropout": 0.0}
     run_training(
         opened,
         encode_cases(soft_cases(200), writer, opened, compared=True),
