@@ -7,6 +7,7 @@ placeholder inside an item's text stays text.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -253,6 +254,7 @@ def load_domain(name: str) -> Domain:
     return parse_domain(files.read_text(_FOLDER / f"{name}.toml"), f"{name}.toml")
 
 
+@functools.lru_cache(16)  # a run opens its domain a dozen times
 def parse_domain(text: str, source: str) -> Domain:
     """Makes a domain of a file's text.
 
