@@ -15,6 +15,8 @@ from trsr.errors import ConfigError, DataError, StaleRunError, StoreError
 from trsr.experiments.compare import compare
 from trsr.storage.run_directory import RunDirectory, StageRecord, hash_file
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 
 def test_one_run_sets_all_its_rankers_against_the_main_one(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", skills={"random": 0.0, "popular": 2.0, "llm": 2.0})

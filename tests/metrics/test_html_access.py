@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
-from html.parser import HTMLParser
 
 import polars as pl
 import pytest
+from page_reader import Reader
 
 from trsr.metrics import AnswerKey, Report, evaluate
 from trsr.report import Page, ShownBlock, ShownCandidate, ShownUser, StageTime
@@ -16,33 +17,11 @@ from trsr.report.html import render
 from trsr.report.markdown_report import latex, markdown
 from trsr.types import Case, Interaction, Item, Query, RankedList, UserHistory
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 ITEMS = tuple(Item(f"i{n}") for n in range(5))
 
 
-class Reader(HTMLParser):
-    """The page's elements in order, and the text of each table, caption and description."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, list[str]] = {}
-        self._open: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._open.append(tag)
-        self.texts.setdefault(tag, []).append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._open and self._open.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        for tag in set(self._open):
-            self.texts[tag][-1] += data
-
-
+@functools.cache
 def report(rankers: tuple[str, ...] = ("random", "llm"), sampled: bool = True) -> Report:
     cases, lists = [], []
     for n in range(40):

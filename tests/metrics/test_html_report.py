@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from page_reader import Reader
 
 from trsr.metrics import Report, evaluate
 from trsr.metrics.report import Note
@@ -21,42 +22,14 @@ from trsr.report.words import count_line
 from trsr.types import Case, Interaction, Item, Query, RankedList, UserHistory
 
 EVIL = "<script>alert(1)</script>\x00 \ud800 <|im_end|> \"'&amp; \u202eمرحبا 猫"
-VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}
-
-
+pytestmark = pytest.mark.usefixtures("few_draws")
 COSTS = (
     RankerCost("random", 40, preparing=0.0, seconds=0.0004),
     RankerCost("llm", 40, preparing=75.0, seconds=80.0, prompts=840, tokens=420_000),
 )
 
 
-class Reader(HTMLParser):
-    """Collects a page's elements and text, and checks that every element is closed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
+@functools.cache
 def report(queries: int = 40, rankers: tuple[str, ...] = ("random", "llm")) -> Report:
     items = tuple(Item(f"i{n}") for n in range(5))
     cases = [
@@ -70,10 +43,7 @@ def report(queries: int = 40, rankers: tuple[str, ...] = ("random", "llm")) -> R
 def read(tmp_path: Path, page: Page | None = None, shown: Report | None = None) -> Reader:
     path = tmp_path / "report.html"
     write_html(shown or report(), path, page)
-    reader = Reader()
-    reader.feed(path.read_text("utf-8"))
-    assert not reader.open
-    return reader
+    return Reader(path.read_text("utf-8"))
 
 
 def full(text: str) -> Page:
@@ -160,9 +130,6 @@ def test_a_screen_reader_finds_its_way(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
     targets = {(a["href"] or "")[1:] for a in reader.named("a")}
     assert targets <= names
-    levels = [int(tag[1]) for tag, _ in reader.tags if re.fullmatch("h[1-6]", tag)]
-    assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
 def test_a_screen_reader_tells_example_users_apart(tmp_path: Path) -> None:
@@ -352,7 +319,7 @@ def test_a_blend_costs_no_less_than_its_members_and_training_counts():
 ITEMS = tuple(Item(f"i{n}") for n in range(4))
 
 
-def report_report_parts(lengths: list[int], rankers: tuple[str, ...] = ("random", "llm")) -> Report:
+def lopsided(lengths: list[int], rankers: tuple[str, ...] = ("random", "llm")) -> Report:
     cases = []
     for n, length in enumerate(lengths):
         past = tuple(Interaction(ITEMS[0], float(t)) for t in range(length))
@@ -368,12 +335,12 @@ def report_report_parts(lengths: list[int], rankers: tuple[str, ...] = ("random"
     return evaluate(cases, lists, ["recall@1", "mrr@4"])
 
 
-EVIL_REPORT_PARTS = "a|b_<script>*x*\n# &%$#{}~^\\"
+EVIL_WORDS = "a|b_<script>*x*\n# &%$#{}~^\\"
 
 
 def test_markdown_holds_every_part_and_its_tables_are_whole() -> None:
-    shown = report_report_parts([1] * 20 + [5] * 20, ("evil|_", "llm"))
-    page = Page(title=EVIL_REPORT_PARTS)
+    shown = lopsided([1] * 20 + [5] * 20, ("evil|_", "llm"))
+    page = Page(title=EVIL_WORDS)
     text = markdown(shown, page)
     for head in ("Results", "Differences to llm", "Files"):
         assert f"## {head}" in text
@@ -386,7 +353,7 @@ def test_markdown_holds_every_part_and_its_tables_are_whole() -> None:
 
 
 def test_latex_is_whole_and_escaped() -> None:
-    text = latex(report_report_parts([1] * 30, (EVIL_REPORT_PARTS, "llm")))
+    text = latex(lopsided([1] * 30, (EVIL_WORDS, "llm")))
     assert r"\textbf{1.000}" in text
     assert r"$\downarrow$" in text
     body = text.split("\\midrule")[1]
@@ -400,7 +367,7 @@ def test_latex_is_whole_and_escaped() -> None:
 
 @pytest.mark.parametrize("queries", [0, 1])
 def test_reports_that_can_say_little_are_still_texts(queries: int) -> None:
-    shown = report_report_parts([2] * queries)
+    shown = lopsided([2] * queries)
     text = markdown(shown, Page())
     assert "can be said" in text
     assert "nan" not in text.lower()

@@ -79,9 +79,15 @@ def ranks_of(scores: Sequence[Sequence[float]], marks: Sequence[Marks]) -> Ranks
     return batch.ranks
 
 
+def values(queries: Sequence[tuple[Sequence[float], Marks]], k: int) -> dict[str, list[float]]:
+    """Each metric's values of the queries."""
+    ranks = ranks_of(*zip(*queries, strict=True))
+    metrics = {name: parse_metric(METRICS[name].example(name, str(k))) for name in PLAIN}
+    return {name: metric.values(ranks).tolist() for name, metric in metrics.items()}
+
+
 def value(name: str, scores: Sequence[float], marks: Marks, k: int) -> float:
-    metric = parse_metric(METRICS[name].example(name, str(k)))
-    return float(metric.values(ranks_of([scores], [marks]))[0])
+    return values([(scores, marks)], k)[name][0]
 
 
 # Few levels of score, so that ties are common; six places, so that all orders can be walked.
@@ -93,34 +99,32 @@ query = st.integers(1, 6).flatmap(
 )
 
 
-@pytest.mark.parametrize("name", sorted(PLAIN))
 @settings(deadline=None)
 @given(query, st.integers(1, 8))
 def test_a_tie_counts_as_the_mean_over_all_orders(
-    name: str, one: tuple[list[float], list[bool]], k: int
+    one: tuple[list[float], list[bool]], k: int
 ) -> None:
-    assert value(name, *one, k) == pytest.approx(reference(name, *one, k), abs=1e-12)
+    expected = {name: reference(name, *one, k) for name in PLAIN}
+    assert values([one], k) == {name: [pytest.approx(expected[name], abs=1e-12)] for name in PLAIN}
 
 
-@pytest.mark.parametrize("name", sorted(PLAIN))
 @settings(deadline=None, max_examples=40)
 @given(st.lists(query, min_size=2, max_size=5), st.integers(1, 8))
 def test_queries_computed_together_equal_queries_computed_alone(
-    name: str, many: list[tuple[list[float], list[bool]]], k: int
+    many: list[tuple[list[float], list[bool]]], k: int
 ) -> None:
-    metric = parse_metric(METRICS[name].example(name, str(k)))
-    together = metric.values(ranks_of(*zip(*many, strict=True)))
-    assert together.tolist() == pytest.approx([value(name, *one, k) for one in many], abs=1e-12)
+    alone = [values([one], k) for one in many]
+    for name, together in values(many, k).items():
+        assert together == pytest.approx([one[name][0] for one in alone], abs=1e-12), name
 
 
-@pytest.mark.parametrize("name", sorted(PLAIN))
 @settings(deadline=None, max_examples=40)
 @given(query, st.integers(1, 8), st.randoms(use_true_random=False))
-def test_the_order_in_which_candidates_come_means_nothing(name: str, one, k: int, random) -> None:
+def test_the_order_in_which_candidates_come_means_nothing(one, k: int, random) -> None:
     pairs = list(zip(*one, strict=True))
     random.shuffle(pairs)
-    scores, marks = zip(*pairs, strict=True)
-    assert value(name, scores, marks, k) == pytest.approx(value(name, *one, k), abs=1e-12)
+    shuffled, plain = (values([two], k) for two in (tuple(zip(*pairs, strict=True)), one))
+    assert shuffled == {name: pytest.approx(found, abs=1e-12) for name, found in plain.items()}
 
 
 @pytest.mark.parametrize("name", sorted(PLAIN))
@@ -299,11 +303,11 @@ def test_a_tie_counts_as_the_mean_over_all_orders_beyond() -> None:
     scores = "322221"
     tied = lists("abcdef", scores=scores)
     orders = [("a", *middle, "f") for middle in itertools.permutations("bcde")]
-    for k in (1, 2, 3, 4, 5, 6, 9):
-        metrics = [f"novelty@{k}", f"popularity@{k}", f"diversity@{k}", f"coverage@{k}"]
-        each = [measured(lists("".join(one)), metrics) for one in orders]
-        expected = {name: np.mean([one[name] for one in each]) for name in metrics}
-        assert measured(tied, metrics) == pytest.approx(expected)
+    names, cuts = ("novelty", "popularity", "diversity", "coverage"), (1, 2, 3, 4, 5, 6, 9)
+    metrics = [f"{name}@{k}" for name in names for k in cuts]
+    each = [measured(lists("".join(one)), metrics) for one in orders]
+    expected = {name: np.mean([one[name] for one in each]) for name in metrics}
+    assert measured(tied, metrics) == pytest.approx(expected)
 
 
 def test_coverage_takes_ties_of_different_lists_as_independent() -> None:

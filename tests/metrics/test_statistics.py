@@ -86,7 +86,7 @@ def test_drawn_signs_agree_with_scipys_permutation_test() -> None:
 
 
 def test_a_p_value_is_never_zero() -> None:
-    (found,) = compare_columns(column(np.ones(300) + np.arange(300) / 1e3), people(300))
+    (found,) = compare_columns(column(np.ones(40) + np.arange(40) / 1e3), people(40))
     assert found.test == "random"
     assert found.p == pytest.approx(1 / 100_001)
 
@@ -102,6 +102,7 @@ def _rejections(draw_values, runs: int) -> tuple[float, float, float]:
     )
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize(
     "draw_values",
     [
@@ -119,11 +120,13 @@ def test_no_test_sees_what_is_not_there_much_more_often_than_it_says(draw_values
     assert 0.02 < interval < 0.1  # a bootstrap interval of few skewed values is a little short
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_a_true_difference_is_found() -> None:
     values = np.stack([np.random.default_rng(r).normal(0.5, 1, 60) for r in range(100)], axis=1)
     assert np.mean([one.p < 0.05 for one in compare_columns(values, people(60))]) > 0.9
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_likeness_within_a_user_widens_the_interval_and_keeps_the_level() -> None:
     def draw_values(run: int) -> np.ndarray:
         draw = np.random.default_rng(run)
@@ -150,6 +153,7 @@ def test_the_order_of_queries_means_nothing(order: list[int]) -> None:
     )
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_one_comparison_is_the_same_alone_and_among_others() -> None:
     values = np.random.default_rng(8).normal(0.1, 1, (50, 5))
     among = compare_columns(values, people(50))[3]
@@ -158,6 +162,7 @@ def test_one_comparison_is_the_same_alone_and_among_others() -> None:
     assert (among.low, among.high) == pytest.approx((alone.low, alone.high))
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_turning_the_sides_turns_the_result() -> None:
     values = np.random.default_rng(9).normal(0.3, 1, 50)
     (there,), (back,) = (
@@ -211,6 +216,7 @@ def test_one_seed_a_side_is_the_plain_comparison() -> None:
     assert compare_seeds(a, b, people(30)) == plain
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_the_spread_over_seeds_counts() -> None:
     draw = np.random.default_rng(2)
     users = draw.random(200) * 0.1
@@ -226,6 +232,7 @@ def test_the_spread_over_seeds_counts() -> None:
     assert unsure.high - unsure.mean == pytest.approx(4.303 * 0.1 / math.sqrt(3), rel=0.02)
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_intervals_over_seeds_cover_the_truth() -> None:
     covered = 0
     for run in range(80):
@@ -239,8 +246,9 @@ def test_intervals_over_seeds_cover_the_truth() -> None:
     assert covered >= 70  # of 80; 76 are due
 
 
-def test_clear_differences_of_very_many_users_stay_clear_in_a_large_table() -> None:
-    users = 100_000
+def test_clear_differences_of_very_many_users_stay_clear_in_a_large_table(monkeypatch) -> None:
+    users = 2000
+    monkeypatch.setattr("trsr.metrics.significance._DRAWS", 1000 * users)  # fewer than are wanted
     values = np.random.default_rng(0).normal(0.05, 0.3, (users, 2))
     values[:, 1] -= values[:, 1].mean()
     clear, none = compare_columns(values, [f"u{n}" for n in range(users)])

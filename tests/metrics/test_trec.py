@@ -60,7 +60,7 @@ def files(folder: Path, cases: list[Case], lists: list[RankedList]) -> tuple[str
     return str(folder / "qrels.trec"), str(folder / "run.trec")
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=50)
 @given(untied_rankings())
 def test_ir_measures_and_trec_eval_agree_on_the_files(tmp_path_factory, tests) -> None:
     cases, lists = [one for one, _ in tests], [ranked for _, ranked in tests]
@@ -134,7 +134,7 @@ def test_the_made_up_order_of_ties_favours_nobody_and_is_always_the_same(tmp_pat
     assert np.mean(ranks) == pytest.approx(3, abs=0.3)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(untied_rankings())
 def test_a_run_that_was_written_is_read_back(tmp_path_factory, tests) -> None:
     lists = [ranked for _, ranked in tests]
