@@ -54,9 +54,9 @@ def test_memory_is_compared_after_100_and_10_000_requests():
 
 
 def test_no_more_requests_are_sent_than_asked_for(served_run):
-    options = {"seconds": 1, "clients": 4, "ranker": "item_knn", "database": ""}
-    found = loadtest(served_run, **options, rate=8, progress=Silent())
-    assert all(part["requests"] <= 8 for part in found["parts"])
+    options = {"seconds": 0.4, "clients": 4, "ranker": "item_knn", "database": ""}
+    found = loadtest(served_run, **options, rate=10, progress=Silent())
+    assert all(part["requests"] <= 4 for part in found["parts"])
 
 
 def test_a_service_that_does_not_start_is_said_with_its_reason(served_run):
