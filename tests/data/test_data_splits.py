@@ -21,7 +21,7 @@ from trsr.data.records import Ints
 from trsr.errors import DataError
 
 CATALOG = 40
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 
 Row = tuple[str, str, int]
 
@@ -497,7 +497,7 @@ def seen(users: int, size: int, pairs: set[tuple[int, int]]) -> Seen:
     return Seen(codes, size, np.bincount(codes // size, minlength=users), names)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(data=st.data(), size=st.integers(4, 300), seed=st.integers(0, 99))
 def test_negatives_are_distinct_allowed_and_independent(
     data: st.DataObject, size: int, seed: int
@@ -568,7 +568,7 @@ def test_weighted_draws_are_successive_samples_in_proportion_to_the_weights(size
     assert (np.abs(counts[allowed] - queries * twice) < 5 * spread).all()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 99), heavy=st.sampled_from([1, 10_000_000]))
 def test_weighted_draws_do_not_depend_on_their_company(seed: int, heavy: int) -> None:
     size, n, users = 120, 4, 6

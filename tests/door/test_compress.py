@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -24,18 +25,33 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 FAST = ["compress.cases=3", "compress.recover_steps=3", "model.scorer=torch"]
 
 
+def copied(trained_run, folder):
+    """A copy of the trained run, with its tiny model two folders above."""
+    shutil.copytree(trained_run, folder / "runs" / "mine")
+    (folder / "tiny").symlink_to(trained_run.parent.parent / "tiny")
+    return folder / "runs" / "mine"
+
+
 @pytest.fixture
 def run(tmp_path, trained_run):
-    """A copy of the trained run, with its tiny model two folders above."""
-    shutil.copytree(trained_run, tmp_path / "runs" / "mine")
-    (tmp_path / "tiny").symlink_to(trained_run.parent.parent / "tiny")
-    return tmp_path / "runs" / "mine"
+    return copied(trained_run, tmp_path)
 
 
-@pytest.fixture
-def no_processes(monkeypatch):
+@pytest.fixture(scope="module")
+def no_processes():
     """Peak memory is measured in processes of their own, which takes seconds each."""
-    monkeypatch.setattr("trsr.export.compressing._peak_alone", lambda *_: 10**8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trsr.export.compressing._peak_alone", lambda *_: 10**8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, trained_run, one_thread, no_processes):
+    """A copy of the run and its model at the usual ratio; tests change neither."""
+    folder = tmp_path_factory.mktemp("small")
+    run = copied(trained_run, folder)
+    folders, curve = compress_run(run, folder / "out", settings=FAST)
+    return SimpleNamespace(run=run, out=folder / "out", folders=folders, curve=curve)
 
 
 def test_a_model_is_written_measured_and_used(run, tmp_path, no_processes):
@@ -69,20 +85,18 @@ def test_peak_memory_is_that_of_a_process_alone(tiny_model):
     assert "opened" not in vars(form)
 
 
-def test_the_same_call_makes_nothing_anew_and_another_one_refuses(run, tmp_path, no_processes):
-    out = tmp_path / "out"
-    folders, curve = compress_run(run, out, settings=FAST)
-    assert folders == [out]
-    assert list(curve.costs) == ["llm", "ratio 0.5"]
-    assert curve.agreement["llm"] == 1
-    assert curve.costs["ratio 0.5"].size < curve.costs["llm"].size
-    written = (out / "low_rank.safetensors").stat()
-    compress_run(run, out, settings=FAST)
-    assert (out / "low_rank.safetensors").stat() == written
+def test_the_same_call_makes_nothing_anew_and_another_one_refuses(small):
+    assert small.folders == [small.out]
+    assert list(small.curve.costs) == ["llm", "ratio 0.5"]
+    assert small.curve.agreement["llm"] == 1
+    assert small.curve.costs["ratio 0.5"].size < small.curve.costs["llm"].size
+    written = (small.out / "low_rank.safetensors").stat()
+    compress_run(small.run, small.out, settings=FAST)
+    assert (small.out / "low_rank.safetensors").stat() == written
     with pytest.raises(StaleRunError, match=r"compress\.align: 'outputs' → 'none'"):
-        compress_run(run, out, settings=[*FAST, "compress.align=none"])
+        compress_run(small.run, small.out, settings=[*FAST, "compress.align=none"])
     with pytest.raises(StoreError, match="is not empty"):
-        compress_run(run, run.parent, settings=FAST)
+        compress_run(small.run, small.run.parent, settings=FAST)
 
 
 class KilledError(BaseException):
@@ -104,21 +118,24 @@ class KilledAt:
             raise KilledError
 
 
-def test_a_stopped_call_goes_on_to_the_same_bits(run, tmp_path, no_processes):
-    compress_run(run, tmp_path / "straight", settings=FAST)
+def test_a_stopped_call_goes_on_to_the_same_bits(small, tmp_path):
     with pytest.raises(KilledError):
-        compress_run(run, tmp_path / "stopped", settings=FAST, progress=KilledAt())
-    compress_run(run, tmp_path / "stopped", settings=FAST)
+        compress_run(small.run, tmp_path / "stopped", settings=FAST, progress=KilledAt())
+    compress_run(small.run, tmp_path / "stopped", settings=FAST)
     one, other = (
-        (tmp_path / name / "low_rank.safetensors").read_bytes() for name in ("straight", "stopped")
+        (folder / "low_rank.safetensors").read_bytes()
+        for folder in (small.out, tmp_path / "stopped")
     )
     assert one == other
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino")
-def test_several_ratios_are_a_curve_beside_fewer_bits(run, tmp_path, no_processes):
+def test_several_ratios_are_a_curve_beside_fewer_bits(small, tmp_path):
     folders, curve = compress_run(
-        run, tmp_path / "out", ratios=[0.4, 0.8], settings=[*FAST[:2], "model.scorer=openvino"]
+        small.run,
+        tmp_path / "out",
+        ratios=[0.4, 0.8],
+        settings=[*FAST[:2], "model.scorer=openvino"],
     )
     assert [folder.name for folder in folders] == ["0.8", "0.4"]
     assert list(curve.costs) == ["llm", "llm 8bit", "llm 4bit", "ratio 0.8", "ratio 0.4"]
@@ -131,19 +148,18 @@ def test_several_ratios_are_a_curve_beside_fewer_bits(run, tmp_path, no_processe
     assert "ratio 0.4: 0 MB, AUC" in drawn
 
 
-def test_what_cannot_be_compressed_is_refused(run, tmp_path, no_processes):
+def test_what_cannot_be_compressed_is_refused(small, tmp_path):
     with pytest.raises(ConfigError, match=r"model\.quantize"):
-        compress_run(run, tmp_path / "a", settings=["model.quantize=8bit"])
+        compress_run(small.run, tmp_path / "a", settings=["model.quantize=8bit"])
     with pytest.raises(ConfigError, match=r"compress\.ratio"):
-        compress_run(run, tmp_path / "b", ratios=[1.0])
+        compress_run(small.run, tmp_path / "b", ratios=[1.0])
     with pytest.raises(StoreError, match="not a run directory"):
         compress_run(tmp_path, tmp_path / "c")
     assert not (tmp_path / "a").exists()
-    compress_run(run, tmp_path / "small", settings=FAST)
     with pytest.raises(ConfigError, match="is compressed already"):
-        compress_run(run, tmp_path / "d", settings=[f"model.name={tmp_path / 'small'}"])
+        compress_run(small.run, tmp_path / "d", settings=[f"model.name={small.out}"])
     with pytest.raises(ConfigError, match="openvino alone"):
-        open_model(ModelSettings(name=str(tmp_path / "small"), quantize="8bit", device="cpu"))
+        open_model(ModelSettings(name=str(small.out), quantize="8bit", device="cpu"))
 
 
 def test_a_run_that_is_not_trained_yet_is_refused(run, tmp_path):
@@ -182,11 +198,10 @@ def test_the_method_ranks_by_both_forms(run, tmp_path):
         load_config(tmp_path / "moved" / "config.toml", ["method=llm_trsr"])
 
 
-def test_a_compressed_model_is_exported(run, tmp_path, no_processes):
+def test_a_compressed_model_is_exported(run, small, tmp_path):
     """As factors where the format holds any layers, multiplied where it knows whole ones alone."""
-    compress_run(run, tmp_path / "out", settings=FAST)
     config = run / "config.toml"
-    text = config.read_text().replace('name = "./tiny"', f'name = "{tmp_path / "out"}"')
+    text = config.read_text().replace('name = "./tiny"', f'name = "{small.out}"')
     text = text.replace('"llm"', '"llm_zero_shot"')
     shutil.rmtree(run / "adapter")
     config.write_text(text)

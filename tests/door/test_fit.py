@@ -57,6 +57,12 @@ def products(place) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
+def made(clicks, products):
+    """A recommender whose rankers ask no model."""
+    return trsr.fit(clicks, products, **CHEAP)
+
+
+@pytest.fixture(scope="module")
 def asked(clicks, products):
     """A recommender whose ranker reads summaries that a language model wrote."""
     return trsr.fit(clicks, products, **ASKED)
@@ -94,8 +100,7 @@ def test_every_kind_of_table_gives_the_same_and_gets_its_own_kind_back(place, cl
     assert folders != {made["paths"].config.run.folder}
 
 
-def test_what_was_met_is_not_recommended_and_k_may_exceed_what_is_left(clicks, products):
-    made = trsr.fit(clicks, products, **CHEAP)
+def test_what_was_met_is_not_recommended_and_k_may_exceed_what_is_left(clicks, products, made):
     met = set(clicks.filter(customer="u0")["sku"])
     found = made.recommend("u0", k=10_000)
     assert found["rank"].to_list() == list(range(1, len(found) + 1))
@@ -114,8 +119,7 @@ def test_items_met_before_a_cut_history_are_not_recommended(clicks, products):
     assert longer > 3
 
 
-def test_users_come_as_one_several_a_column_or_a_table(clicks, products):
-    made = trsr.fit(clicks, products, **CHEAP)
+def test_users_come_as_one_several_a_column_or_a_table(made):
     wanted = rows(made.recommend(["u1", "u2"], k=2))
     column = pl.Series("whoever", ["u1", "u2", "u1"])
     for users in (
@@ -134,8 +138,7 @@ def test_users_by_number_are_found_however_they_are_written(clicks, products):
         assert rows(made.recommend(users, k=2)) == wanted
 
 
-def test_users_that_cannot_be_ranked_are_named(clicks, products):
-    made = trsr.fit(clicks, products, **CHEAP)
+def test_users_that_cannot_be_ranked_are_named(made):
     with pytest.raises(DataError, match=r"2 of 3 users are not in this run's data: 'x', 'y'; .*u"):
         made.recommend(["x", "u1", "y"])
     for users, message in (
@@ -252,18 +255,18 @@ def test_one_table_is_enough(clicks, products):
     assert set(found["item"]) <= set(products["title"])
 
 
-def test_a_named_index_is_a_column_and_a_bare_one_is_none(clicks, products):
-    wanted = rows(trsr.fit(clicks, products, **CHEAP).recommend("u1", k=3))
+def test_a_named_index_is_a_column_and_a_bare_one_is_none(clicks, products, made):
+    wanted = rows(made.recommend("u1", k=3))
     table = clicks.to_pandas()
     indexed = table.set_index(["customer", "when"])
     shuffled = table.set_index(pd.Index(range(500, 500 + len(table))))
     for given in (indexed, shuffled):
-        made = trsr.fit(given, products.to_pandas().set_index("sku"), **CHEAP)
-        assert rows(made.recommend("u1", k=3)) == wanted
+        again = trsr.fit(given, products.to_pandas().set_index("sku"), **CHEAP)
+        assert rows(again.recommend("u1", k=3)) == wanted
 
 
-def test_categories_lists_and_nulls(clicks, products):
-    wanted = rows(trsr.fit(clicks, products, **CHEAP).recommend("u1", k=3))
+def test_categories_lists_and_nulls(clicks, products, made):
+    wanted = rows(made.recommend("u1", k=3))
     arrow = clicks.to_arrow()
     for name in ("customer", "sku"):
         at = arrow.schema.get_field_index(name)

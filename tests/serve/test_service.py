@@ -21,9 +21,13 @@ from trsr.types import Interaction, Item, Query, Summary, UserHistory
 MEMBERS = 'rank.blend.members=["popular", "item_knn", "bm25"]'
 
 
-@pytest.fixture(scope="module", params=["recurrent", "hierarchical"])
+BOTH = pytest.mark.parametrize("run", ["recurrent", "hierarchical"], indirect=True)
+"""For tests that read summaries."""
+
+
+@pytest.fixture(scope="module")
 def run(request, tmp_path_factory):
-    return small_run(tmp_path_factory.mktemp("served"), request.param)
+    return small_run(tmp_path_factory.mktemp("served"), getattr(request, "param", "recurrent"))
 
 
 @pytest.fixture
@@ -50,6 +54,7 @@ def scores(found):
     return {one.item: one.score for one in found.items}
 
 
+@BOTH
 def test_scores_are_those_of_the_runs_own_path(run, service) -> None:
     service.add_events([event("new", n, n) for n in range(8)])
     summarized(service, "new", 6)
@@ -84,6 +89,7 @@ def test_batched_requests_have_the_scores_of_each_alone(service) -> None:
     assert together == alone * 3
 
 
+@BOTH
 def test_a_runs_own_user_has_the_runs_summary_without_a_call_of_the_model(service) -> None:
     model, _ = service.recommender.summarizer
     user = service.recommender.dataset.cases("test").frame["user"][0]
@@ -98,6 +104,7 @@ def test_a_runs_own_user_has_the_runs_summary_without_a_call_of_the_model(servic
     assert model.counts.asked - before <= 1
 
 
+@BOTH
 def test_a_new_user_is_answered_at_once_and_a_history_in_the_request_too(service) -> None:
     assert len(ask(service).items) == 10
     found = ask(service, history=["p1", "p2", InlineItem(id="mine", fields={"title": "a drill"})])
@@ -131,6 +138,7 @@ def test_a_new_item_can_be_found_and_ranked_at_once(service) -> None:
     assert "fresh" not in scores(ask(service, user="new", n=28, k=28))
 
 
+@BOTH
 def test_what_would_be_without_an_item_or_with_another_summary_is_not_stored(service) -> None:
     service.add_events([event("new", n, n) for n in range(8)])
     summarized(service, "new", 6)
@@ -154,6 +162,7 @@ def test_what_would_be_without_an_item_or_with_another_summary_is_not_stored(ser
     assert scores(ask(service, user="new", candidates=candidates, k=20)) == scores(plain)
 
 
+@BOTH
 def test_an_explanation_shows_blocks_summary_and_the_prompt(service) -> None:
     service.add_events([event("new", n, n) for n in range(8)])
     summarized(service, "new", 6)
@@ -167,6 +176,7 @@ def test_an_explanation_shows_blocks_summary_and_the_prompt(service) -> None:
     assert found.items[1].title not in text
 
 
+@BOTH
 def test_deleting_a_user_leaves_nothing_behind(run, service) -> None:
     cases = service.recommender.dataset.cases("test").frame
     user, other = cases["user"][0], cases["user"][1]
@@ -259,6 +269,7 @@ def test_numbers_of_what_goes_on(service) -> None:
     assert all(np.isfinite(value) for value in load.values())
 
 
+@BOTH
 def test_a_stop_in_the_middle_leaves_the_rest_due(run, tmp_path) -> None:
     service = opened(run, tmp_path / "state.sqlite")
     service.summaries.close()

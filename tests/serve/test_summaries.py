@@ -224,7 +224,7 @@ def work_through_crashes(worker, data):
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_whatever_order_and_wherever_a_stop_the_end_is_the_same_and_nothing_is_asked_twice(
