@@ -667,8 +667,8 @@ class Recommender:
         seen: Collection[str],
     ) -> list[tuple[Item, ...]]:
         """The same of one user, among items of which some are new."""
-        met = {item.id for item in history.items} | {*seen}
-        left = tuple(item for item in among if item.id not in met)
+        known = {item.id for item in history.items} | {*seen}
+        left = tuple(item for item in among if item.id not in known)
         if len(left) <= n:
             return [left]
         query = Query(f"propose/{history.user}", history, left)
