@@ -2,9 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SECONDS_OF_FUZZ ?= 300
+SECONDS_OF_FUZZ ?= 240
 # the same inputs everywhere: what passed here is what is tried; 0: as many as the time allows
-INPUTS_OF_FUZZ ?= 12000
+INPUTS_OF_FUZZ ?= 4000
 
 .PHONY: help setup system weights demo serve-demo test check house fuzz format docs site bench clean
 
@@ -14,7 +14,7 @@ help:
 	@echo "make test    set up, then run the tests"
 	@echo "make check   format, lint, types, architecture, generated docs"
 	@echo "make house   sizes of the source against their limits"
-	@echo "make fuzz    broken files, settings, runs and answers (SECONDS_OF_FUZZ=300)"
+	@echo "make fuzz    broken files, settings, runs and answers (SECONDS_OF_FUZZ=240)"
 	@echo "make docs    write the generated pages of docs/"
 	@echo "make site    build the documentation as a site into build/site"
 	@echo "make bench   time each part on this machine, and write docs/performance.md"
