@@ -82,8 +82,9 @@ class NewItems:
 
     In a history the catalog's nearest item stands for a new one, or none where nothing is like it.
     A new candidate's score is the mean of its neighbours', weighted by how near they are; without a
-    neighbour it is the query's lowest. Near are texts by their embeddings where the run reads such,
-    else by BM25. What that needs is made when the first new item comes.
+    neighbour it is the query's lowest. Items of the same text are its only neighbours. Near are
+    texts by their embeddings where the run reads such, else by BM25. What that needs is made when
+    the first new item comes.
 
     Args:
         catalog: The run's items.
@@ -121,23 +122,32 @@ class NewItems:
         known = self._known_histories(batch, near)
         if batch.candidates is None:
             return ranker.score(known)
-        rows = [batch.candidates[row].tolist() for row in range(len(batch))]
-        shown = [
-            np.unique(np.concatenate([_NOBODY[0], *(_near(one, near)[0] for one in row)]))
-            for row in rows
-        ]
+        pairs = [_near(number, near) for number in batch.columns.tolist()]
+        found_any = np.array([len(nearest) > 0 for nearest, _ in pairs], np.bool_)
+        # [columns, neighbours]; fewer ones are filled up with the first one, without a weight
+        widest = max((len(nearest) for nearest, _ in pairs), default=0)
+        numbers = np.zeros((len(pairs), widest), np.int64)
+        weights = np.zeros((len(pairs), widest))
+        for column, (nearest, how_near) in enumerate(pairs):
+            if len(nearest):
+                numbers[column] = nearest[0]
+                numbers[column, : len(nearest)] = nearest
+                weights[column, : len(nearest)] = how_near
+        places = [batch.places[row] for row in range(len(batch))]
+        shown = [np.unique(numbers[own[found_any[own]]]) for own in places]
         asked = dataclasses.replace(known, candidates=Ragged.of(shown))
+        result = batch.blank()
         if not len(asked.columns):  # nothing is like anything: all tie
-            return ScoreBatch(batch.blank())
+            return ScoreBatch(result)
         found = ranker.score(asked).scores
-        values: list[float] = []
-        for row, (own, numbers) in enumerate(zip(rows, shown, strict=True)):
-            scores = found[row, asked.places[row]]
-            lowest = float(scores.min()) if len(scores) else 0.0
-            for nearest, weights in (_near(one, near) for one in own):
-                at = scores[np.searchsorted(numbers, nearest)]
-                values.append(float(np.average(at, weights=weights)) if len(at) else lowest)
-        return ScoreBatch(batch.scattered(values))
+        at = np.searchsorted(asked.columns, numbers)
+        for row, own in enumerate(places):
+            lowest = found[row, asked.places[row]].min() if len(shown[row]) else 0.0
+            result[row, own] = lowest
+            liked = own[found_any[own]]
+            sums = (found[row, at[liked]] * weights[liked]).sum(axis=1)
+            result[row, liked] = sums / weights[liked].sum(axis=1)
+        return ScoreBatch(result)
 
     def _known_histories(self, batch: QueryBatch, near: dict[int, Near]) -> QueryBatch:
         """The same queries, with catalog items in the histories alone."""
@@ -165,6 +175,18 @@ class NewItems:
         texts = [item_text(item, self._settings) for item in items]
         if not any(texts):
             return lambda text: _NOBODY
+        same: dict[str, list[int]] = {}
+        for number, text in enumerate(texts):
+            same.setdefault(text, []).append(number)
+        nearest = self._by_text(items, texts)
+
+        def found(text: str) -> Near:
+            alike = same.get(text, [])[:NEIGHBOURS]
+            return (np.array(alike), np.ones(len(alike))) if alike else nearest(text)
+
+        return found
+
+    def _by_text(self, items: list[Item], texts: list[str]) -> Callable[[str], Near]:
         if self._settings.embedding:
             embed = TextEmbedder.of(self._settings, run=self._run)
             index = VectorIndex(text_vectors(texts, embed).astype(np.float32))
