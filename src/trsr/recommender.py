@@ -10,7 +10,7 @@ import operator
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -420,18 +420,21 @@ class Recommender:
     def _among(self, given: Any) -> tuple[Item, ...]:
         """The items to choose from, each once."""
         columns = self.config.data.columns
-        names = [name for name in (columns.item_id, columns.item) if name]
-        items = given_items(given, self.catalog, "the items to choose from", *names)
-        if not items:
+        what, found = "the items to choose from", dict[str, Item]()
+        for item in given_items(given, self.catalog, what, columns.item_id, columns.item):
+            if found.setdefault(item.id, item) != item:
+                raise DataError(f"{what}: {item.id!r} comes with two texts; leave one out")
+        if not found:
             raise DataError("there is no item to choose from; leave among out for the catalog")
-        return tuple({item.id: item for item in items}.values())
+        return tuple(found.values())
 
     def _histories(self, given: Any) -> list[UserHistory]:
-        histories = given_histories(given, self.catalog)
+        columns = self.config.data.columns
+        given = list(given) if isinstance(given, Iterator | Set) else given
+        histories = given_histories(given, self.catalog, columns.item, columns.item_id)
         if histories is not None:
             return histories
-        named = self.config.data.columns.user
-        users = user_ids(given, *([named] if named else []))
+        users = user_ids(given, columns.user)
         found = self.dataset.histories(users)
         missing = [user for user in users if user not in found]
         if missing:
@@ -641,41 +644,31 @@ class Recommender:
     ) -> list[tuple[Item, ...]]:
         """What the retriever puts first for each, without what the user has seen at any time."""
         seen = self.dataset.seen([history.user for history in histories])
-        if among is not None and self.new_items.among(among):
-            return [
-                item
-                for history in histories
-                for item in self._proposed_new(history, n, among, seen.get(history.user, ()))
-            ]
-        numbers = [self.catalog.number(item.id) for item in among or ()]
+        # of the catalog's own items, all are scored at once
+        outside = among is not None and any(
+            item.id not in self.catalog or self.catalog[item.id] != item for item in among
+        )
+        numbers = [] if outside else [self.catalog.number(item.id) for item in among or ()]
         found: list[tuple[Item, ...]] = []
         size = whole_size(self.catalog)
         for start in range(0, len(histories), size):
             some = histories[start : start + size]
             asked = [(f"propose/{one.user}", one, None) for one in some]
-            batch = QueryBatch.whole(asked, self.catalog, seen)
-            if among is not None:
-                batch = batch.among(numbers)
+            if among is not None and outside:
+                batch = QueryBatch.choosing(asked, self.catalog, among, seen)
+            else:
+                batch = QueryBatch.whole(asked, self.catalog, seen)
+                batch = batch if among is None else batch.among(numbers)
             found += self._first(batch, n)
         return found
 
-    def _proposed_new(
-        self,
-        history: UserHistory,
-        n: int,
-        among: Sequence[Item],
-        seen: Collection[str],
-    ) -> list[tuple[Item, ...]]:
-        """The same of one user, among items of which some are new."""
-        known = {item.id for item in history.items} | {*seen}
-        left = tuple(item for item in among if item.id not in known)
-        if len(left) <= n:
-            return [left]
-        query = Query(f"propose/{history.user}", history, left)
-        return self._first(QueryBatch.of([query], self.catalog), n)
-
     def _first(self, batch: QueryBatch, n: int) -> list[tuple[Item, ...]]:
-        """What the retriever puts first for each query."""
+        """What the retriever puts first for each query; all where they are no more than `n`."""
+        if not batch.full and int(batch.places.lengths.max(initial=0)) <= n:
+            return [
+                tuple(map(batch.item, batch.columns[batch.places[row]].tolist()))
+                for row in range(len(batch))
+            ]
         scores = self._scored(self.config.rank.retriever, batch)
         chosen = ranked(batch, scores, n, self.config.run.seed).items
         return [

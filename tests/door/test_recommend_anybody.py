@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 
+import datasets
+import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from pipeline_data import write_data
 
 import trsr
+from trsr.data.requests import given_items
 from trsr.errors import DataError
 from trsr.types import Interaction, Item, Query, UserHistory
 
@@ -99,13 +103,79 @@ def test_new_items_come_with_their_texts(made, products, caplog) -> None:
     assert rows(alone[0]) == rows(alone[1])
 
 
+def test_tables_and_columns_of_any_library_hold_ids(made, products) -> None:
+    ids = made.recommend("u1", k=30)["item"].to_list()[::2]
+    rest = products.filter(pl.col("sku").is_in(ids))
+    wanted = rows(made.recommend("u1", k=30, among=ids))
+    hub = datasets.Dataset.from_list(rest.to_dicts())
+    for given in (
+        *(hub, hub["sku"], rest.to_dicts(), rest.to_arrow(), rest.to_pandas().set_index("sku")),
+        *(pa.chunked_array([ids[:2], ids[2:]]), pa.array(ids).dictionary_encode()),
+        *(pd.Series(ids, dtype="category"), made.catalog.frame.filter(pl.col("id").is_in(ids))),
+        rest.rename({"sku": "Product_ID"}),  # as files' columns are guessed
+    ):
+        assert rows(made.recommend("u1", k=30, among=given)) == wanted
+    every = rows(made.recommend("u1", k=30))
+    assert rows(made.recommend("u1", k=30, among=made.catalog)) == every
+    # what a user has met comes as rows of the interactions too
+    history = made.dataset.history("u1")
+    met = pd.DataFrame({"sku": [one.id for one in history.items], "stars": 5})
+    for users in (
+        *({"u1": met}, {"u1": datasets.Dataset.from_pandas(met)}, {"u1": history}),
+        *(iter([history]), {history}, pd.DataFrame({"User ID": ["u1"], "age": [3]})),
+    ):
+        assert rows(made.recommend(users, k=30)) == every
+
+
+def test_a_new_item_of_the_same_text_ranks_as_its_twin(made) -> None:
+    unseen = made.recommend("u1", k=30)["item"].to_list()
+    twins = [Item(f"twin {one}", made.catalog[one].fields) for one in unseen]
+    shown = made.recommend("u1", k=99, among=[*unseen, *twins])
+    score = dict(shown.select("item", "score").rows())
+    assert all(score[f"twin {one}"] == score[one] for one in unseen)
+    # and the retriever chooses both
+    found = made.recommend("u1", k=5, among=[*unseen, *twins])["item"]
+    best = made.recommend("u1", k=5, among=unseen)["item"]
+    assert {one.removeprefix("twin ") for one in found} <= {*best}
+
+
+def test_many_users_choose_among_new_items_as_each_does_alone(made) -> None:
+    own = dict(made.catalog["p28"].fields)
+    new = [{"id": f"new {n}", **own, "title": f"{own['title']} {n}"} for n in range(9)]
+    among = [*made.catalog.ids[::2], *new]
+    users = [f"u{n}" for n in range(1, 8)]
+    together = made.recommend(users, k=4, among=among)
+    assert rows(together) == [
+        row for one in users for row in rows(made.recommend(one, 4, among=among))
+    ]
+    seen = {(one, item.id) for one in users for item in made.dataset.history(one).items}
+    assert not seen & {row[:2] for row in rows(together)}
+
+
+def test_texts_of_new_items_are_written_as_the_catalogs(made) -> None:
+    values = {"title": ["red", "shirt"], "size": 42.0, "kinds": np.array(["a", "b"]), "none": None}
+    (item,) = given_items([{"id": 7, **values}], made.catalog, "the items")
+    assert item == Item("7", (("title", "red, shirt"), ("size", "42"), ("kinds", "a, b")))
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"users": {}}, "the users: no id"),
         ({"users": {"a": ["nope"]}}, "the history of user 'a': there is no item 'nope' in the cat"),
         ({"users": {"a": None}}, "the history of user 'a': 1 of 1 ids are missing"),
-        ({"users": {"a": [{"title": "x"}]}}, "the history of user 'a': 1 of 1 ids are missing"),
+        (
+            {"users": {"a": [{"title": "x"}]}},
+            'the history of user \'a\': an item without an id; write {"id": …, "title": …} \\(its',
+        ),
+        (
+            {"users": ["u1", UserHistory("a", ())]},
+            "the users: 'u1' is no UserHistory; give histories alone, or ids",
+        ),
+        (
+            {"among": [{"id": "z", "title": "x"}, {"id": "z", "title": "y"}]},
+            "the items to choose from: 'z' comes with two texts; leave one out",
+        ),
         ({"users": {1: ["p1"], 1.5: ["p1"], "1": []}}, "give ids of one type"),
         ({"users": {" a": ["p1"], "a": ["p2"]}}, "2 histories, but 1 ids; give each once"),
         ({"among": []}, "there is no item to choose from; leave among out for the catalog"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
 from trsr.data.ids import id_text
+from trsr.data.readers.base import USUAL_NAMES, plain
 from trsr.errors import DataError
 
 FrameKind = Literal["polars", "pandas", "arrow"]
@@ -69,8 +71,8 @@ def user_ids(users: Any, *names: str) -> list[str]:
     """Users' ids as text, each once, in the order given.
 
     Args:
-        users: One id, several (a list, a column), or a table with one column, the column `user` or
-            one of `names`.
+        users: One id, several (a list, a column), or a table with one column, the column `user`,
+            one of `names` or a usual name, such as `user_id`.
         names: What else the column may be called.
 
     Raises:
@@ -94,6 +96,8 @@ def _ids(given: Any, names: tuple[str, ...], what: str) -> pl.Series:
         frame, _ = read_frame(given, what.removeprefix("the "))
         given = frame[_named(frame, names, what)]
     try:
+        if type(given).__module__.startswith("pyarrow."):
+            given = pl.Series(given)  # its cells are objects of Arrow's own
         column = pl.Series(names[0], [None if is_missing_cell(cell) else cell for cell in given])
     except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{what}: {str(error).splitlines()[0]}; give ids of one type") from error
@@ -105,7 +109,7 @@ def _ids(given: Any, names: tuple[str, ...], what: str) -> pl.Series:
 
 
 def _named(frame: pl.DataFrame, names: tuple[str, ...], what: str) -> str:
-    found = next((name for name in names if name in frame.columns), None)
+    found = id_column(frame.columns, *names)
     if found is None and frame.width > 1:
         raise DataError(
             f"{what}: which column? The columns are {', '.join(frame.columns)}; give the column "
@@ -116,7 +120,24 @@ def _named(frame: pl.DataFrame, names: tuple[str, ...], what: str) -> str:
 
 def has_columns(given: Any) -> bool:
     """Whether it is a table of one of the libraries, and no column or list."""
-    return isinstance(given, pl.LazyFrame) or hasattr(given, "columns")
+    dataset = type(given).__module__.startswith("datasets.") and hasattr(given, "column_names")
+    return dataset or isinstance(given, pl.LazyFrame) or hasattr(given, "columns")
+
+
+def id_column(names: Iterable[str], role: str, *first: str) -> str | None:
+    """Which of a table's columns holds ids: the one called `role`, so named, or usually named so.
+
+    Args:
+        names: The columns.
+        role: `user` or `item`.
+        first: What else the data calls it; an empty name is none.
+    """
+    there = list(names)
+    by_name = {name: name for name in reversed(there)}
+    usual = {plain(name): name for name in reversed(there)}
+    known = USUAL_NAMES["item_id" if role == "item" else role]
+    found = (by_name.get(name) for name in (role, *first) if name)
+    return next(filter(None, (*found, *map(usual.get, known))), None)
 
 
 def is_missing_cell(cell: Any) -> bool:

@@ -6,13 +6,14 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Set
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from trsr.data import inputs
 from trsr.data.dataset import Catalog
-from trsr.data.frames import has_columns, is_missing_cell, item_ids, read_frame, user_ids
+from trsr.data.frames import has_columns, id_column, is_missing_cell, item_ids, read_frame, user_ids
 from trsr.data.ids import MISSING
 from trsr.data.json_lines import json_value
 from trsr.errors import DataError
@@ -68,20 +69,24 @@ def read_items(path: Path, catalog: Catalog) -> list[Item]:
     return list(found.values())
 
 
-def given_histories(given: Any, catalog: Catalog) -> list[UserHistory] | None:
+def given_histories(given: Any, catalog: Catalog, *names: str) -> list[UserHistory] | None:
     """Histories that a program holds; None where users are given by their ids.
 
     Args:
         given: A `UserHistory`, a list of such, or a mapping of users' ids to what each has met,
             oldest first, as `given_items` takes it.
         catalog: The run's items.
+        names: What the column of items may be called in a table of what a user has met.
 
     Raises:
         DataError: Naming the user and what is wrong.
     """
     if isinstance(given, UserHistory):
         return [given]
-    if isinstance(given, list | tuple) and given and isinstance(given[0], UserHistory):
+    if isinstance(given, list | tuple) and any(isinstance(one, UserHistory) for one in given):
+        other = next((one for one in given if not isinstance(one, UserHistory)), None)
+        if other is not None:
+            raise DataError(f"the users: {other!r} is no UserHistory; give histories alone, or ids")
         return list(given)
     if not isinstance(given, Mapping):
         return None
@@ -90,7 +95,10 @@ def given_histories(given: Any, catalog: Catalog) -> list[UserHistory] | None:
         raise DataError(f"the users: {len(given)} histories, but {len(users)} ids; give each once")
     histories = []
     for user, one in zip(users, given.values(), strict=True):
-        items = given_items(one, catalog, f"the history of user {user!r}")
+        if isinstance(one, UserHistory):
+            histories.append(replace(one, user=user))
+            continue
+        items = given_items(one, catalog, f"the history of user {user!r}", *names)
         pairs = ((item, float(time)) for time, item in enumerate(items))
         histories.append(UserHistory(user, tuple(Interaction(*pair) for pair in pairs)))
     return histories
@@ -110,13 +118,15 @@ def given_items(given: Any, catalog: Catalog, what: str, *names: str) -> list[It
     Raises:
         DataError: If there is no such item, or an id is missing.
     """
+    if isinstance(given, Catalog):
+        given = list(given)
     if isinstance(given, Set):  # in an order of its own
         given = sorted(given, key=str)
     elif isinstance(given, Item | Mapping | Iterator):
         given = list(given) if isinstance(given, Iterator) else [given]
     if isinstance(given, list | tuple):
         if any(isinstance(one, Item | Mapping) for one in given):
-            return [_given_item(one, catalog, what) for one in given]
+            return [_given_item(one, catalog, what, names) for one in given]
         if not given:
             return []
     ids = item_ids(given, what, *names)
@@ -126,20 +136,43 @@ def given_items(given: Any, catalog: Catalog, what: str, *names: str) -> list[It
     texts = frame.select(name for name in catalog.columns if name in frame.columns)
     if not texts.width:
         return [_item(one, catalog, what) for one in ids]
-    return [
-        catalog[name] if name in catalog else _given_item({**row, "id": name}, catalog, what)
-        for name, row in zip(ids, texts.iter_rows(named=True), strict=True)
-    ]
+    rows = texts.iter_rows(named=True)
+    return [_row(name, row, catalog, what) for name, row in zip(ids, rows, strict=True)]
 
 
-def _given_item(given: Any, catalog: Catalog, what: str) -> Item:
+def _given_item(given: Any, catalog: Catalog, what: str, names: tuple[str, ...]) -> Item:
     if isinstance(given, Item):
         return given
     if not isinstance(given, Mapping):
         return _item(item_ids(given, what)[0], catalog, what)
-    there = (pair for pair in given.items() if not is_missing_cell(pair[1]))
-    texts = {str(name): text for name, text in there}
-    return _item(texts | {"id": item_ids(given.get("id"), what)[0]}, catalog, what)
+    if "id" not in given:  # as a row of the items' table
+        key = id_column(map(str, given), "item", *names)
+        if key is None:
+            keys = ", ".join(map(str, given)) or "none"
+            raise DataError(
+                f'{what}: an item without an id; write {{"id": …, "title": …}} (its keys: {keys})'
+            )
+        texts = {name: given[name] for name in catalog.columns if name in given}
+        return _row(item_ids(given[key], what)[0], texts, catalog, what)
+    texts = {str(name): text for name, text in given.items()}
+    return _item(texts | {"id": item_ids(given["id"], what)[0]}, catalog, what)
+
+
+def _row(name: str, texts: Mapping[str, Any], catalog: Catalog, what: str) -> Item:
+    """An item of the run as it is, or a new one of a row of the items' table."""
+    return catalog[name] if name in catalog else _item({**texts, "id": name}, catalog, what)
+
+
+def _text(value: Any) -> str:
+    """A value as the catalog has it: lists are joined, whole numbers have no `.0`."""
+    if hasattr(value, "tolist"):  # an array, or a number of NumPy's
+        value = value.tolist()
+    if isinstance(value, list | tuple | Set):
+        values = sorted(value, key=str) if isinstance(value, Set) else value
+        return ", ".join(filter(None, map(_text, values)))
+    if value is None or is_missing_cell(value):
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -195,5 +228,5 @@ def _item(value: Any, catalog: Catalog, where: str) -> Item:
     name = _name(value.get("id"), where)
     if not name:
         raise DataError(f"{where}: an item without an id")
-    own = tuple((k, str(v)) for k, v in value.items() if k != "id" and v not in (None, ""))
+    own = tuple((k, text) for k, v in value.items() if k != "id" and (text := _text(v)))
     return catalog[name] if not own and name in catalog else Item(name, own)

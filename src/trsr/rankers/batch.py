@@ -142,6 +142,24 @@ class QueryBatch:
         return cls._build(asked, _Numbered(catalog), None, Ragged.of(excluded))
 
     @classmethod
+    def choosing(
+        cls,
+        asked: Sequence[tuple[str, UserHistory, Summary | None]],
+        catalog: Catalog,
+        items: Sequence[Item],
+        seen: Mapping[str, Collection[str]] = MappingProxyType({}),
+    ) -> QueryBatch:
+        """As `whole`, of these items, which may be outside the catalog."""
+        numbered = _Numbered(catalog)
+        numbers = np.array(numbered(items), np.int64)
+        places = {item.id: place for place, item in enumerate(items)}
+        rows = []
+        for _, history, _ in asked:
+            known = {*(item.id for item in history.items), *seen.get(history.user, ())}
+            rows.append(np.delete(numbers, sorted(places[one] for one in known if one in places)))
+        return cls._build(asked, numbered, Ragged.of(rows), Ragged.empty(len(asked)))
+
+    @classmethod
     def _build(
         cls,
         asked: Sequence[tuple[str, UserHistory, Summary | None]],
