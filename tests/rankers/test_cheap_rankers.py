@@ -227,13 +227,21 @@ def test_bm25_is_the_textbook_formula_summed_over_the_history() -> None:
     )
 
 
-def test_bm25_asks_for_texts_outside_the_catalogue_and_ranks_them_as_unknown() -> None:
+def test_bm25_reads_texts_outside_the_catalogue() -> None:
     outside = Item("z", (("title", "blue thing"),))
     history = UserHistory("x", (Interaction(outside, 1.0),))
     asked = Query("q", history, (outside, CATALOG["f"], CATALOG["a"]))
     found = scored(made("bm25", last=0, decay=1.0), asked)
     assert found["f"] > 0
-    assert found["z"] == found["a"] == 0
+    assert found["z"] > found["a"] == 0
+    # as if it were in the catalog: equal texts tie, whatever the words and how long the text
+    ranker = made("bm25", last=0, decay=0.5)
+    for name in CATALOG.ids:
+        twin, bare = Item("z", CATALOG[name].fields), Item("y", (("title", "never met"),))
+        asked = Query("q", query("ca").history, (twin, bare, *CATALOG))
+        found = scored(ranker, asked)
+        assert found["z"] == found[name]
+        assert found["y"] == 0
 
 
 def test_bm25_of_texts_without_words_is_no_error() -> None:

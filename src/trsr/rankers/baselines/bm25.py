@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Self
@@ -76,6 +77,25 @@ class TextIndex:
         shape = (len(texts), len(self.terms))
         return self._sparse.csr_array((values, np.array(rows, np.int64), starts), shape=shape)
 
+    def added(self, counts: Any, texts: Sequence[str], average: float) -> Any:
+        """[terms, texts] sparse: as `scores`, of texts beside the catalog's, by its frequencies.
+
+        Args:
+            counts: What `counted` gives of the texts.
+            texts: The same texts.
+            average: How many words a text of the catalog has.
+        """
+        size = self.scores.shape[1]
+        # one logarithm for all, as the library's, so that equal texts tie
+        idf = [math.log(1 + (size - n + 0.5) / (n + 0.5)) for n in np.diff(self.scores.indptr)]
+        long = np.repeat(
+            [len(tokens) for tokens in self._tokens(list(texts))], np.diff(counts.indptr)
+        )
+        held = K1 * ((1 - B) + B * long / average) + counts.data
+        values = np.array(idf)[counts.indices] * (counts.data / held)
+        found = self._sparse.csr_array((values, counts.indices, counts.indptr), shape=counts.shape)
+        return found.T
+
     def _rows(self, tokens: Sequence[str]) -> Sequence[int]:
         return [self.terms[token] for token in tokens if token in self.terms]
 
@@ -88,8 +108,9 @@ class TextIndex:
 class Bm25Ranker(Ranker):
     """Σ decayᵃ · BM25(candidate's text; text of the history item of age a), a = 0 for the latest.
 
-    Equal texts tie. An item without text, one that shares no term with the history, one outside
-    the catalog and every candidate of an empty history score 0.
+    Equal texts tie. An item without text, one that shares no term with the history and every
+    candidate of an empty history score 0. An item outside the catalog is scored as if it were in
+    it, by the catalog's terms.
 
     Attributes:
         terms_: The terms, by their rows.
@@ -137,31 +158,33 @@ class Bm25Ranker(Ranker):
         ages = np.repeat(batch.histories.starts[1:], batch.histories.lengths) - 1
         ages = ages - np.arange(len(numbers))
         near = ages < self.last_ if self.last_ else np.ones(len(ages), np.bool_)
-        counts = self.counts_
+        counts, scores = self.counts_, [self.scores_]
         if batch.outside:
             index = self._index()
-            more = index.counted([index.text(item) for item in batch.outside])
+            texts = [index.text(item) for item in batch.outside]
+            more = index.counted(texts)
             counts = sparse.vstack([counts, more]).tocsr()
+            if batch.columns[-1:] >= len(batch.catalog):
+                average = self.counts_.data.sum() / len(batch.catalog)
+                scores.append(index.added(more, texts, average))
         values = self.decay_ ** ages[near].astype(np.float64)
         places = (queries[near], numbers[near])
         weights = sparse.csr_array((values, places), shape=(len(batch), counts.shape[0]))
-        return ScoreBatch(of_terms(batch, weights @ counts, self.scores_))
+        return ScoreBatch(of_terms(batch, weights @ counts, scores))
 
     def _index(self) -> TextIndex:
         """What reads further texts."""
         index = TextIndex(self.resources.settings, self.name)
         index.terms = {term: row for row, term in enumerate(self.terms_)}
+        index.scores = self.scores_
         return index
 
 
-def of_terms(batch: QueryBatch, weights: Any, scores: Any) -> Floats:
+def of_terms(batch: QueryBatch, weights: Any, scores: Sequence[Any]) -> Floats:
     """[queries, columns] BM25 of the candidates' texts for weighted terms.
 
-    Weights are [queries, terms], scores [terms, catalog], both sparse.
+    Weights are [queries, terms], scores [terms, items], all sparse; the items stand in several
+    matrices, one behind the other.
     """
     weights.sort_indices()  # sums of one order for every query
-    found = batch.blank()
-    within = batch.columns < len(batch.catalog)
-    every = (weights @ scores).toarray()
-    found[:, within] = every[:, batch.columns[within]]
-    return found
+    return np.hstack([(weights @ one).toarray() for one in scores])[:, batch.columns]
