@@ -320,7 +320,7 @@ class Recommender:
         """Says of candidates that are judged by their texts' neighbours."""
         rank = self.config.rank
         names = [one for one in rank.with_members(self.name) if not rank.members(one)]
-        reading = {*rank.those("reads_text", names), *rank.those("uses_llm", names)}
+        reading = rank.those("reads_new", names)
         blind = [one for one in names if one not in reading]
         new = self.new_items.among(item for query in queries for item in query.candidates)
         if blind and new:

@@ -139,6 +139,27 @@ def test_a_new_item_of_the_same_text_ranks_as_its_twin(made) -> None:
     assert {one.removeprefix("twin ") for one in found} <= {*best}
 
 
+def test_a_network_of_ids_and_words_of_bm25_judge_new_items_too(
+    tmp_path_factory, products, caplog
+) -> None:
+    write_data(folder := tmp_path_factory.mktemp("networks"))
+    tiny = {"hidden": 8, "max_epochs": 2, "dropout": 0.1, "learning_rate": 0.01}
+    rankers = {"rank.rankers": ["bm25", "gru4rec"], "rank.sequential": tiny}
+    with contextlib.chdir(folder):
+        run = trsr.fit("clicks.csv", products, **SETTINGS | rankers).dataset.folder
+        opened = [trsr.load(run, one) for one in ("bm25", "gru4rec")]
+    for one in opened:
+        unseen = one.recommend("u1", k=30)["item"].to_list()
+        twins = [Item(f"twin {name}", one.catalog[name].fields) for name in unseen]
+        score = dict(
+            one.recommend("u1", 99, among=[*unseen, *twins]).select("item", "score").rows()
+        )
+        assert [score[f"twin {name}"] for name in unseen] == [score[name] for name in unseen]
+        assert len({*score.values()}) > 3
+    assert "their scores by gru4rec come from" in caplog.text
+    assert "by bm25" not in caplog.text
+
+
 def test_many_users_choose_among_new_items_as_each_does_alone(made) -> None:
     own = dict(made.catalog["p28"].fields)
     new = [{"id": f"new {n}", **own, "title": f"{own['title']} {n}"} for n in range(9)]

@@ -113,8 +113,8 @@ class NewItems:
         """Whether there are new items in a batch of a ranker that knows items by ids alone."""
         if not batch.outside or ranker.members(ranker.config):
             return False  # members are asked one by one
-        traits = ranker.traits_of(ranker.config)
-        return not (traits.reads_text or traits.uses_llm) and bool(self.among(batch.outside))
+        reads_new = ranker.traits_of(ranker.config).reads_new
+        return not reads_new and bool(self.among(batch.outside))
 
     def scores(self, ranker: Ranker, batch: QueryBatch) -> ScoreBatch:
         """The ranker's scores, of new items by their neighbours'."""

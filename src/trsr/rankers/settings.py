@@ -151,6 +151,7 @@ class Traits:
         reads_summary: Reads the user's summary, in its prompt or by itself.
         reads_text: Reads item texts as `rank.text_fields` and `rank.text_words` say.
         embeds_text: Reads embeddings of texts by `rank.text_model`.
+        ids_alone: Once fitted it knows items by their ids alone, whatever it read before.
         tuned: Chooses between its settings on validation cases.
         learns_weights: Cannot do without validation cases: it learns on them.
         reads_validation: Looks at validation cases in any other way.
@@ -169,6 +170,7 @@ class Traits:
     reads_summary: bool = False
     reads_text: bool = False
     embeds_text: bool = False
+    ids_alone: bool = False
     tuned: bool = False
     learns_weights: bool = False
     reads_validation: bool = False
@@ -184,6 +186,11 @@ class Traits:
     def validates(self) -> bool:
         """Whether its fitting looks at validation cases."""
         return self.tuned or self.learns_weights or self.reads_validation
+
+    @property
+    def reads_new(self) -> bool:
+        """Whether it scores items that came after the run by their texts."""
+        return (self.reads_text or self.uses_llm) and not self.ids_alone
 
 
 def ranker_class(name: str) -> type[Ranker]:

@@ -64,6 +64,7 @@ class NetworkRanker(Ranker):
     shares = "sequential"
     traits = Traits(
         reads_text=True,
+        ids_alone=True,
         reads_validation=True,
         learns_by_draws=True,
         extras=(("transformers", "local"),),
@@ -269,6 +270,7 @@ class Bert4recRanker(NetworkRanker):
 _READS_TEXTS = dataclasses.replace(
     NetworkRanker.traits,
     embeds_text=True,
+    ids_alone=False,
     extras=(*NetworkRanker.traits.extras, ("sentence_transformers", "embeddings")),
 )
 
@@ -280,7 +282,7 @@ class Bert4recTextRanker(Bert4recRanker):
     """
 
     text = "start"
-    traits = _READS_TEXTS
+    traits = dataclasses.replace(_READS_TEXTS, ids_alone=True)
 
 
 class SasrecTextRanker(SasrecRanker):
