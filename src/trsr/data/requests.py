@@ -20,6 +20,8 @@ from trsr.errors import DataError
 from trsr.storage import files
 from trsr.types import Interaction, Item, UserHistory
 
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]+")
+
 
 def read_histories(path: Path, catalog: Catalog) -> list[UserHistory]:
     """Reads one history a line: `{"user": "u1", "items": […], "times": […]}`.
@@ -144,7 +146,7 @@ def _given_item(given: Any, catalog: Catalog, what: str, names: tuple[str, ...])
     if isinstance(given, Item):
         return given
     if not isinstance(given, Mapping):
-        return _item(item_ids(given, what)[0], catalog, what)
+        return _item(_one_id(given, what), catalog, what)
     if "id" not in given:  # as a row of the items' table
         key = id_column(map(str, given), "item", *names)
         if key is None:
@@ -153,9 +155,16 @@ def _given_item(given: Any, catalog: Catalog, what: str, names: tuple[str, ...])
                 f'{what}: an item without an id; write {{"id": …, "title": …}} (its keys: {keys})'
             )
         texts = {name: given[name] for name in catalog.columns if name in given}
-        return _row(item_ids(given[key], what)[0], texts, catalog, what)
+        return _row(_one_id(given[key], what), texts, catalog, what)
     texts = {str(name): text for name, text in given.items()}
-    return _item(texts | {"id": item_ids(given["id"], what)[0]}, catalog, what)
+    return _item(texts | {"id": _one_id(given["id"], what)}, catalog, what)
+
+
+def _one_id(given: Any, what: str) -> str:
+    """An id as text; what no column could change is not made one, for there are thousands."""
+    if isinstance(given, str) and _PLAIN_ID.fullmatch(given) and given.lower() not in MISSING:
+        return given
+    return item_ids([given], what)[0]
 
 
 def _row(name: str, texts: Mapping[str, Any], catalog: Catalog, what: str) -> Item:
