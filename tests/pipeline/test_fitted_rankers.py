@@ -139,7 +139,7 @@ def test_several_threads_may_use_one_recommender(ranked) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "blind"), [("item_knn", "item_knn"), ("bm25", ""), ("blend", "item_knn")]
+    ("name", "blind"), [("item_knn", "item_knn"), ("bm25", ""), ("blend", "item_knn, sasrec")]
 )
 def test_a_new_item_that_a_ranker_cannot_judge_is_mentioned(ranked, caplog, name, blind) -> None:
     recommender = Recommender.load(ranked[0], name)
