@@ -22,6 +22,7 @@ settings.load_profile("trsr")
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
     """One more than cores: tests also wait, for processes, servers and a browser."""
     return cores() + 1

@@ -271,3 +271,22 @@ def test_what_looks_alike_and_is_right_is_taken(tmp_path):
 def test_toml_that_cannot_be_read_says_why(tmp_path, text, said):
     with pytest.raises(ConfigError, match=said):
         load_config(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("rank", "place"),
+    [
+        (["rank.rankers=['llm']"], r"rank\.rankers: llm needs"),
+        (
+            ["rank.rankers=['blend']", "rank.blend.members=['llm']"],
+            r"rank\.blend\.members: llm needs",
+        ),
+        (
+            ["rank.rankers=['popular']", "rank.retriever=distilled"],
+            r"rank\.retriever: distilled needs",
+        ),
+    ],
+)
+def test_a_ranker_that_needs_training_is_named_where_it_stands(tmp_path, rank, place) -> None:
+    with pytest.raises(ConfigError, match=place):
+        load_config(write(tmp_path, GOOD), ["train.epochs=0", *rank])

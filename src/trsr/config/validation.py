@@ -63,7 +63,8 @@ def conflicts(config: Config) -> Iterator[str]:
     needing = sorted(config.rank.those("needs_training", asked))
     for name in needing if config.train.epochs == 0 else ():
         otherwise = "leave it out" if config.rank.traits(name).distills else "use llm_zero_shot"
-        yield f"rank.rankers: {name} needs the trained model, but train.epochs is 0; {otherwise}"
+        place = _named_in(config, name)
+        yield f"{place}: {name} needs the trained model, but train.epochs is 0; {otherwise}"
     if config.rank.orders(config.rank.retriever):
         yield (
             "rank.retriever: name a ranker without a language model, itself or blended, such as "
@@ -291,3 +292,13 @@ def _stages_wanted(config: Config) -> Iterator[str]:
             f"rank.rankers: the method {config.method} trains no language model; leave out "
             f"{', '.join(config.rank.those('needs_training'))}, or set method = {DEFAULT!r}"
         )
+
+
+def _named_in(config: Config, name: str) -> str:
+    """The setting that names a used ranker, by default or not."""
+    rank = config.rank
+    if name in rank.rankers:
+        return "rank.rankers"
+    asked = rank.with_members(*rank.rankers, rank.retriever)
+    owner = next((one for one in asked if name in rank.members(one)), None)
+    return f"rank.{owner}.members" if owner else "rank.retriever"
