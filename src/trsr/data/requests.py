@@ -131,14 +131,13 @@ def given_items(given: Any, catalog: Catalog, what: str, *names: str) -> list[It
             return [_given_item(one, catalog, what, names) for one in given]
         if not given:
             return []
+    if has_columns(given):
+        given, _ = read_frame(given, what.removeprefix("the "))
     ids = item_ids(given, what, *names)
-    if not has_columns(given):
+    texts = [name for name in catalog.columns if name in getattr(given, "columns", ())]
+    if not texts:
         return [_item(one, catalog, what) for one in ids]
-    frame, _ = read_frame(given, what)
-    texts = frame.select(name for name in catalog.columns if name in frame.columns)
-    if not texts.width:
-        return [_item(one, catalog, what) for one in ids]
-    rows = texts.iter_rows(named=True)
+    rows = given.select(texts).iter_rows(named=True)
     return [_row(name, row, catalog, what) for name, row in zip(ids, rows, strict=True)]
 
 

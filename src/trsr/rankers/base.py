@@ -346,8 +346,10 @@ def scored(ranker: Ranker, batch: QueryBatch, name: str = "") -> ScoreBatch:
     """
     name = name or ranker.name
     new = ranker.resources.new_items
-    judged = new is not None and new.judges(ranker, batch)
-    found = new.scores(ranker, batch) if new and judged else ranker.score(batch)
+    if new is not None and new.judges(ranker, batch):
+        found = new.scores(ranker, batch)
+    else:
+        found = ranker.score(batch)
     shape = (len(batch), len(batch.columns))
     if found.scores.shape != shape:
         raise DataError(
