@@ -10,7 +10,7 @@ import operator
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     from trsr.models.hf.soft_summary import SoftSummaries
 
 _log = logging.getLogger(__name__)
+
+SeenItems = Mapping[str, Collection[str]]
+"""The ids of what users have met beside their histories, by user."""
 
 RECOMMENDED = pl.Schema(
     {"user": pl.String(), "item": pl.String(), "score": pl.Float64(), "rank": pl.Int64()}
@@ -386,7 +389,8 @@ class Recommender:
             users: One user's id, or several: a list, a column, or a table with the one column, the
                 column `user`, or the data's own. Of anybody: a mapping of ids to the ids of what
                 each has met, oldest first (`{"new": ["i1", "i2"]}`), or `UserHistory` objects. A
-                history given for a user of the run is read in the place of the run's.
+                history given for a user of the run is read in the place of the run's, so that
+                what the run alone has seen may come.
             k: How many items a user gets at most.
             progress: Shows how far it is.
             among: The only items to choose from, such as those in stock, by ids: a list, a
@@ -405,12 +409,12 @@ class Recommender:
                 is no whole number from 1 on.
         """
         k = _count(k)
-        histories = self._histories(users)
+        histories, seen = self._histories(users)
         items = None if among is None else self._among(among)
         progress = progress or Silent()
         progress.begin(len(histories), "users")
         rows = []
-        for query, found in self.rank_unseen(histories, k, progress, items):
+        for query, found in self.rank_unseen(histories, k, progress, items, seen):
             rows += [
                 (query.history.user, entry.item, entry.score, place)
                 for place, entry in enumerate(found.entries[:k], 1)
@@ -428,12 +432,13 @@ class Recommender:
             raise DataError("there is no item to choose from; leave among out for the catalog")
         return tuple(found.values())
 
-    def _histories(self, given: Any) -> list[UserHistory]:
+    def _histories(self, given: Any) -> tuple[list[UserHistory], SeenItems]:
+        """The histories, and what their users have met beside them."""
         columns = self.config.data.columns
         given = list(given) if isinstance(given, Iterator | Set) else given
         histories = given_histories(given, self.catalog, columns.item, columns.item_id)
         if histories is not None:
-            return histories
+            return histories, {}
         users = user_ids(given, columns.user)
         found = self.dataset.histories(users)
         missing = [user for user in users if user not in found]
@@ -445,7 +450,7 @@ class Recommender:
                 f"there are, say, {some}. A new user's history is given with the id: "
                 "{'new': ['item', …]}, or a file HISTORY.jsonl on the command line"
             )
-        return [found[user] for user in users]
+        return [found[user] for user in users], self.dataset.seen(users)
 
     def rank_unseen(
         self,
@@ -453,10 +458,11 @@ class Recommender:
         k: int,
         progress: Progress | None = None,
         among: Sequence[Item] | None = None,
+        seen: SeenItems | None = None,
     ) -> Iterator[tuple[Query, RankedList]]:
         """Proposals for histories, ranked: at least `k` where so many items are unseen.
 
-        `among` holds the items to choose from; None: the catalog.
+        `among` holds the items to choose from; None: the catalog. `seen` is as for `propose`.
 
         Yields:
             The query and its list; histories without an unseen item are left out, and logged.
@@ -467,7 +473,8 @@ class Recommender:
         for start in range(0, len(histories), size):
             some = histories[start : start + size]
             queries = []
-            for history, items in zip(some, self._proposed(some, wanted, among), strict=True):
+            proposed = self._proposed(some, wanted, among, seen=seen)
+            for history, items in zip(some, proposed, strict=True):
                 if items:
                     name = f"recommend/{history.user}/{earlier[history.user]}"
                     queries.append(Query(name, history, items))
@@ -494,8 +501,8 @@ class Recommender:
                 whole number from 1 on.
         """
         k = _count(k)
-        history = self._histories(user)[0]
-        query, found = next(self.rank_unseen([history], k), (None, None))
+        (history, *_), seen = self._histories(user)
+        query, found = next(self.rank_unseen([history], k, seen=seen), (None, None))
         if query is None or found is None:
             raise DataError(f"user {history.user} has met all items: there is nothing to rank")
         batch = QueryBatch.of([query], self.catalog)
@@ -630,20 +637,37 @@ class Recommender:
             }
         )
 
-    def propose(self, history: UserHistory, n: int = 0) -> tuple[Item, ...]:
+    def propose(
+        self,
+        history: UserHistory,
+        n: int = 0,
+        new: Sequence[Item] = (),
+        seen: Collection[str] | None = None,
+    ) -> tuple[Item, ...]:
         """Candidates for a user nobody gave candidates for: what `rank.retriever` puts first.
 
         Args:
             history: The user's history.
             n: How many of the unseen items; 0: as `rank.retrieve_k` says.
+            new: Items that came after the run, to be proposed too.
+            seen: The ids of what the user has met beside the history; None: what the run knows.
         """
-        return self._proposed([history], n or self.config.rank.retrieve_k)[0]
+        beside = None if seen is None else {history.user: seen}
+        wanted = n or self.config.rank.retrieve_k
+        return self._proposed([history], wanted, new=new, seen=beside)[0]
 
     def _proposed(
-        self, histories: Sequence[UserHistory], n: int, among: Sequence[Item] | None = None
+        self,
+        histories: Sequence[UserHistory],
+        n: int,
+        among: Sequence[Item] | None = None,
+        *,
+        new: Sequence[Item] = (),
+        seen: SeenItems | None = None,
     ) -> list[tuple[Item, ...]]:
         """What the retriever puts first for each, without what the user has seen at any time."""
-        seen = self.dataset.seen([history.user for history in histories])
+        if seen is None:
+            seen = self.dataset.seen([history.user for history in histories])
         # of the catalog's own items, all are scored at once
         outside = among is not None and any(
             item.id not in self.catalog or self.catalog[item.id] != item for item in among
@@ -657,7 +681,7 @@ class Recommender:
             if among is not None and outside:
                 batch = QueryBatch.choosing(asked, self.catalog, among, seen)
             else:
-                batch = QueryBatch.whole(asked, self.catalog, seen)
+                batch = QueryBatch.whole(asked, self.catalog, seen, new)
                 batch = batch if among is None else batch.among(numbers)
             found += self._first(batch, n)
         return found

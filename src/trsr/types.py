@@ -11,11 +11,11 @@ import hashlib
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from trsr.errors import PromptError
+from trsr.errors import DataError, PromptError
 
 Role = Literal["system", "user", "assistant"]
 
@@ -26,13 +26,27 @@ class Item:
 
     Attributes:
         id: The item's id as text.
-        fields: (column, value) pairs in catalog order, missing and empty values left out.
+        fields: (column, value) pairs in catalog order, missing and empty values left out. A mapping
+            becomes such pairs.
         image: The path of its picture in the run; empty where it has none.
+
+    Raises:
+        DataError: If a value is no text.
     """
 
     id: str
     fields: tuple[tuple[str, str], ...] = ()
     image: str = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.fields, Mapping):
+            object.__setattr__(self, "fields", tuple(self.fields.items()))
+        for name, text in self.fields:
+            if not isinstance(text, str):
+                raise DataError(
+                    f"item {self.id!r}: the value of {name!r} is {text!r}, which is no text; "
+                    "give text, or leave the field out"
+                )
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,9 @@ def test_a_history_given_by_ids_ranks_as_the_same_history_of_the_run(made) -> No
         assert rows(made.recommend({"u3": items}, k=4)) == wanted
     assert rows(made.recommend([own], k=4)) == wanted
     assert made.explain({"u3": ids}, k=4).scores["item"].to_list() == [row[1] for row in wanted]
+    # what the run alone has seen of that user is no longer met
+    shorter = made.recommend({"u3": ids[:2]}, k=30)
+    assert {*shorter["item"]} == {*made.catalog.ids} - {*ids[:2]}
     # somebody whom the run does not know: nothing but the history counts
     several = made.recommend({"a": ids[:3], "b": ids[3:], "nobody": []}, k=30)
     assert several["user"].unique(maintain_order=True).to_list() == ["a", "b", "nobody"]
@@ -133,10 +136,36 @@ def test_a_new_item_of_the_same_text_ranks_as_its_twin(made) -> None:
     shown = made.recommend("u1", k=99, among=[*unseen, *twins])
     score = dict(shown.select("item", "score").rows())
     assert all(score[f"twin {one}"] == score[one] for one in unseen)
+    # beside the whole catalog they are proposed as among all that is named
+    history = made.dataset.history("u1")
+    named = made.recommend("u1", k=99, among=[*made.catalog.ids, *twins])
+    proposed = made.propose(history, 99, twins)
+    assert {item.id for item in proposed} == {*named["item"]}
+    assert not {item.id for item in made.propose(history, 99, twins, {"p0"})} & {"p0"}
+    first = [item.id.removeprefix("twin ") for item in made.propose(history, 6, twins)]
+    assert {*first} <= {item.id for item in made.propose(history, 6)}
     # and the retriever chooses both
     found = made.recommend("u1", k=5, among=[*unseen, *twins])["item"]
     best = made.recommend("u1", k=5, among=unseen)["item"]
     assert {one.removeprefix("twin ") for one in found} <= {*best}
+
+
+def test_an_item_of_the_run_with_another_text_is_that_item_to_who_knows_ids_alone(made) -> None:
+    every = {row[1]: row[2] for row in rows(made.recommend("u1", k=30))}
+    name, *rest = every
+    other = Item(name, (("title", "another title"),))
+    assert {row[1]: row[2] for row in rows(made.recommend("u1", among=[other, *rest[:3]]))} == {
+        one: every[one] for one in (name, *rest[:3])
+    }
+
+
+def test_texts_of_an_item_are_text_or_a_mapping_of_it(made) -> None:
+    pairs = Item("new", (("title", "a brush"),))
+    assert Item("new", {"title": "a brush"}) == pairs
+    assert rows(made.recommend("u1", among=[pairs, "p1"]))
+    for wrong in (None, 3, float("nan"), ["a brush"]):
+        with pytest.raises(DataError, match=r"item 'new': the value of 'title' is"):
+            Item("new", (("title", wrong),))
 
 
 def test_a_network_of_ids_and_words_of_bm25_judge_new_items_too(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 
-from trsr.data import Catalog
+from trsr.config import Config
+from trsr.data import Catalog, Dataset
 from trsr.errors import DataError
 from trsr.rankers import FitData, FitOptions, RankSettings, Resources
 from trsr.rankers.baselines.text_knn import TextKnnRanker
-from trsr.rankers.new_items import NewItems, VectorIndex
+from trsr.rankers.new_items import VectorIndex
+from trsr.recommender import Recommender
 from trsr.serve.retriever import Retriever
 from trsr.types import Interaction, Item, UserHistory
 
@@ -39,29 +40,17 @@ def catalog():
 
 
 @pytest.fixture(params=["decayed", "max3"])
-def retrievers(request, catalog):
+def retrievers(request, catalog, tmp_path_factory):
     """One that scores the catalog, and one with an index."""
     rank = RankSettings(rankers=("text_knn",), retriever="text_knn")
     ranker = TextKnnRanker(None, Resources(catalog, rank))
     ranker.embed = embed
     ranker.fit(FitData(catalog, pl.DataFrame({"user": [], "item": [], "time": []})), FitOptions())
     ranker = ranker.with_profile(request.param, ranker.decay_)
-    run = SimpleNamespace(seed=0)
-    new_items = NewItems(catalog, rank)
-    new_items._nearest = lambda text: VectorIndex(
-        np.asarray([v / np.linalg.norm(v) for v in embed(texts_of(catalog))], np.float32)
-    ).search(embed([text])[0], 5)
-    recommender = SimpleNamespace(
-        catalog=catalog,
-        config=SimpleNamespace(rank=rank, run=run),
-        new_items=new_items,
-        fitted=lambda name: ranker,
-    )
+    dataset = Dataset(tmp_path_factory.mktemp("run"), catalog)
+    recommender = Recommender(Config(rank=rank), dataset)
+    recommender._loaded["text_knn"] = ranker
     return Retriever(recommender), Retriever(recommender, large=100)
-
-
-def texts_of(catalog):
-    return [item.fields[0][1] for item in catalog]
 
 
 def history(catalog, *names):

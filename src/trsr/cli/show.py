@@ -205,7 +205,7 @@ def ranked_lines(
             queries, recommender.rank(queries), strict=True
         )
     else:
-        found = recommender.rank_unseen(histories, top)
+        found = recommender.rank_unseen(histories, top, seen={} if _is_file(who) else None)
     nothing = True
     for query, ranked in found:
         nothing = False
@@ -219,8 +219,12 @@ def ranked_lines(
         )
 
 
+def _is_file(who: str) -> bool:
+    return Path(who).suffix in (".jsonl", ".json")
+
+
 def _histories(recommender: Recommender, who: str) -> list[UserHistory]:
-    if Path(who).suffix in (".jsonl", ".json"):
+    if _is_file(who):
         return read_histories(Path(who), recommender.catalog)
     history = recommender.dataset.history(who)
     if history is None:

@@ -129,17 +129,24 @@ class QueryBatch:
         asked: Sequence[tuple[str, UserHistory, Summary | None]],
         catalog: Catalog,
         seen: Mapping[str, Collection[str]] = MappingProxyType({}),
+        new: Sequence[Item] = (),
     ) -> QueryBatch:
         """From query ids, histories and summaries: candidates are all unseen items.
 
-        `seen` is by user what else was seen, beside the history.
+        `seen` is by user what else was seen, beside the history; `new` are items that the catalog
+        lacks, candidates after its own.
         """
-        known = [
-            {*(item.id for item in history.items), *seen.get(history.user, ())}
-            for _, history, _ in asked
-        ]
+        known = _all_seen(asked, seen)
         excluded = [sorted(catalog.number(i) for i in own if i in catalog) for own in known]
-        return cls._build(asked, _Numbered(catalog), None, Ragged.of(excluded))
+        numbered = _Numbered(catalog)
+        if not new:
+            return cls._build(asked, numbered, None, Ragged.of(excluded))
+        numbers = np.concatenate([np.arange(len(catalog)), numbered(new)])
+        rows = []
+        for own, catalogs in zip(known, excluded, strict=True):
+            later = [n for n, item in enumerate(new, len(catalog)) if item.id in own]
+            rows.append(np.delete(numbers, [*catalogs, *later]))
+        return cls._build(asked, numbered, Ragged.of(rows), Ragged.empty(len(asked)))
 
     @classmethod
     def choosing(
@@ -153,10 +160,10 @@ class QueryBatch:
         numbered = _Numbered(catalog)
         numbers = np.array(numbered(items), np.int64)
         places = {item.id: place for place, item in enumerate(items)}
-        rows = []
-        for _, history, _ in asked:
-            known = {*(item.id for item in history.items), *seen.get(history.user, ())}
-            rows.append(np.delete(numbers, sorted(places[one] for one in known if one in places)))
+        rows = [
+            np.delete(numbers, sorted(places[one] for one in own if one in places))
+            for own in _all_seen(asked, seen)
+        ]
         return cls._build(asked, numbered, Ragged.of(rows), Ragged.empty(len(asked)))
 
     @classmethod
@@ -287,6 +294,16 @@ class QueryBatch:
         candidates = tuple(self.item(int(n)) for n in self.columns[self.places[row]])
         user = UserHistory(self.users[row], history)
         return Query(self.ids[row], user, candidates, self.summaries[row])
+
+
+def _all_seen(
+    asked: Sequence[tuple[str, UserHistory, Summary | None]], seen: Mapping[str, Collection[str]]
+) -> list[set[str]]:
+    """The ids of all that each query's user has met."""
+    return [
+        {*(item.id for item in history.items), *seen.get(history.user, ())}
+        for _, history, _ in asked
+    ]
 
 
 class _Numbered:

@@ -122,13 +122,17 @@ class NewItems:
         known = self._known_histories(batch, near)
         if batch.candidates is None:
             return ranker.score(known)
-        pairs = [_near(number, near) for number in batch.columns.tolist()]
-        found_any = np.array([len(nearest) > 0 for nearest, _ in pairs], np.bool_)
         # [columns, neighbours]; fewer ones are filled up with the first one, without a weight
-        widest = max((len(nearest) for nearest, _ in pairs), default=0)
-        numbers = np.zeros((len(pairs), widest), np.int64)
-        weights = np.zeros((len(pairs), widest))
-        for column, (nearest, how_near) in enumerate(pairs):
+        columns = batch.columns
+        widest = max(1, *(len(nearest) for nearest, _ in near.values()))
+        numbers = np.repeat(columns[:, None], widest, axis=1)
+        weights = np.zeros((len(columns), widest))
+        weights[:, 0] = 1.0
+        found_any = np.ones(len(columns), np.bool_)
+        for column in np.flatnonzero(columns >= len(self._catalog)).tolist():
+            nearest, how_near = near[int(columns[column])]
+            found_any[column] = len(nearest) > 0
+            weights[column] = 0.0
             if len(nearest):
                 numbers[column] = nearest[0]
                 numbers[column, : len(nearest)] = nearest
@@ -200,7 +204,3 @@ class NewItems:
             return best, scores[best]
 
         return by_words
-
-
-def _near(number: int, near: dict[int, Near]) -> Near:
-    return near.get(number) or (np.array([number]), np.ones(1))
