@@ -152,10 +152,14 @@ def test_the_seed_of_training_is_told_where_something_is_trained(told, settings,
     assert told(*settings, "train.seed=0") == plain
 
 
-def test_fields_that_no_item_has_are_told_before_a_prompt_is_written(prepared):
+def test_fields_that_no_item_has_are_told_before_a_prompt_is_written(prepared, caplog):
     for begin in (run_summarize, lambda config: list(run(config))):
         with pytest.raises(ConfigError, match=r"no column titel, .*texts: did you mean title\?"):
             begin(prepared("prompts.fields=['titel']"))
     # one that is there is enough, and who asks no model reads no prompt
-    run_summarize(prepared("prompts.fields=['titel', 'title']"))
+    run_summarize(prepared("prompts.fields=['titel', 'title', 'vendor']"))
+    assert not caplog.records  # nothing that is left out is like them
+    for _ in range(2):
+        run_summarize(prepared("prompts.fields=['title', 'brnad']"))
+    assert caplog.text.count("the items have no column brnad: did you mean brand?") == 1
     run_summarize(prepared("prompts.fields=['titel']", "rank.rankers=['popular']"))

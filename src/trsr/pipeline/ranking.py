@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -55,12 +57,14 @@ from trsr.recommender import (
     open_ranking_model,
     open_title_model,
 )
-from trsr.registry import near
+from trsr.registry import like, near
 from trsr.report.costs import RankerCost
 from trsr.storage import files
 from trsr.storage.run_directory import RunDirectory
 from trsr.storage.tables import read_table
 from trsr.types import Query, Summary
+
+_log = logging.getLogger(__name__)
 
 RETRIEVED = "retrieved.parquet"
 """Columns `query` and `items`, best first: what the first stage proposed."""
@@ -322,6 +326,17 @@ def _check_fields(config: Config, dataset: Dataset) -> None:
             f"prompts.fields: the items have no column {', '.join(fields)}, so that a prompt would "
             f"show none of their texts{near(fields[0], list(columns))}"
         )
+    if not asks:
+        return
+    others = [one for one in columns if one not in fields]
+    for name in fields:  # a recipe may name columns that only some forms of its data have
+        if name not in columns and (hint := like(name, others)):
+            _mention(f"prompts.fields: the items have no column {name}{hint}")
+
+
+@functools.cache  # each stage looks: it is said once
+def _mention(text: str) -> None:
+    _log.warning("%s", text)
 
 
 def check_prepared(config: Config, dataset: Dataset) -> None:
