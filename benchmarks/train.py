@@ -32,7 +32,7 @@ from trsr.training.adapter import Adapter
 from trsr.training.encode import EncodedCase
 from trsr.training.losses import listwise_loss, text_loss
 from trsr.training.settings import TrainSettings
-from trsr.training.start import pass_tokens
+from trsr.training.start import pass_tokens, token_bytes
 
 Loss = Callable[[Any, Sequence[EncodedCase], int], Tensor]
 Given = Callable[[Sequence[EncodedCase]], contextlib.AbstractContextManager[None]]
@@ -149,7 +149,7 @@ def bench_train(
     adapter = Adapter(network, settings, "bench", seed)
     _stir(adapter, seed)
     network.train()
-    budget = pass_tokens(model.settings, model.device)
+    budget = pass_tokens(model.settings, model.device, token_bytes(network))
 
     def step(
         way: Loss, size: Callable[[EncodedCase], int], given: Given = _nothing, first: int = 0

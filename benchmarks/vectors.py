@@ -25,7 +25,7 @@ from trsr.training.adapter import Adapter
 from trsr.training.encode import EncodedCase, encode_cases
 from trsr.training.losses import listwise_loss
 from trsr.training.settings import TrainSettings
-from trsr.training.start import pass_tokens
+from trsr.training.start import pass_tokens, token_bytes
 from trsr.training.vectors import take_encoder
 
 REFERENCE = "text"
@@ -125,7 +125,7 @@ def _score(opened: TransformersModel, prompts: list[Tokens], answers: tuple[int,
 def _step(
     opened: TransformersModel, adapter: Adapter, cases: list[EncodedCase], given: Any
 ) -> None:
-    budget = pass_tokens(opened.settings, opened.device)
+    budget = pass_tokens(opened.settings, opened.device, token_bytes(opened.network))
     for batch in micro_batches(cases, lambda case: case.distinct_tokens, budget):
         if given is None:
             total: Any = listwise_loss(opened.network, batch, budget).sum()

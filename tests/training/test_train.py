@@ -22,9 +22,11 @@ from trsr.models.token_tree.tokens import distinct_tokens
 from trsr.progress import Silent
 from trsr.prompts import PromptSettings, PromptWriter
 from trsr.training import chance_loss, hardly_converged, late_loss, train
+from trsr.training.adapter import Adapter
 from trsr.training.encode import EncodedCase
+from trsr.training.losses import answer_loss
 from trsr.training.settings import TrainSettings
-from trsr.training.start import open_trainable
+from trsr.training.start import activation_numbers, open_trainable, pass_tokens, token_bytes
 from trsr.training.step import Schedule, batches
 
 
@@ -72,6 +74,45 @@ def test_how_passes_are_made_changes_rounding_only(tiny_model: Path, tmp_path: P
         assert found.keys() == whole.keys()
         for key, tensor in found.items():
             torch.testing.assert_close(tensor, whole[key], rtol=1e-3, atol=1e-4)
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("memory", "most", "tokens"),
+    [(24 * GIB, 8192, 5482), (8 * GIB, 8192, 2741), (2 * GIB, 8192, 1024), (24 * GIB, 512, 512)],
+)
+def test_memory_decides_how_much_a_pass_holds_on_a_cpu(
+    memory: int, most: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("trsr.training.start.memory", lambda: memory)
+    settings = ModelSettings(batch_tokens=most)
+    each = 2 * activation_numbers(30, 576, 1536)  # SmolLM2-135M in bfloat16
+    assert pass_tokens(settings, torch.device("cpu"), each) == tokens
+    assert pass_tokens(settings, torch.device("cuda"), each) == most
+
+
+def test_a_pass_keeps_as_many_bytes_of_a_token_as_are_counted(tiny_model: Path):
+    opened = open_trainable(ModelSettings(name=str(tiny_model), dtype="float32"), "")
+    network = opened.network.train()
+    Adapter(network, TrainSettings(dropout=0), "tiny", 0)
+    case = EncodedCase.of("c", [tuple(range(3, 90))], [((5,), (6,))], [True])
+    frozen = {one.untyped_storage().data_ptr() for one in network.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in frozen:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one):
+        loss = answer_loss(network, [case], 1024).sum()
+    assert sum(kept.values()) / case.distinct_tokens == pytest.approx(
+        token_bytes(opened.network), rel=0.4
+    )
+    loss.backward()
 
 
 def test_the_result_counts_and_the_curves_hold_every_step(tiny_model: Path, tmp_path: Path):

@@ -90,7 +90,7 @@ def test_settings_without_effect_may_change_and_others_may_not(
         ({"seed": 1}, "seed: 0, now 1"),
         ({"cases": toy_cases(9)}, "cases: "),
         ({"writer": ToyWriter(("No", "Yes"))}, "cases: "),
-        ({"batch_tokens": 512}, "batch_tokens: 1024, now 512"),
+        ({"batch_tokens": 512}, "batch_tokens: 8192, now 512"),
         ({"validate": None}, "validated: True, now False"),
     ):
         with pytest.raises(StaleRunError, match=said):

@@ -577,11 +577,15 @@ class _Planning:
 
     def _pass_tokens(self) -> int:
         """About how many tokens one pass of training holds on the machine that is planned for."""
-        from trsr.models.hf.load import pick_device
-        from trsr.training.start import pass_tokens
+        from trsr.models.hf.load import pick_device, pick_dtype
+        from trsr.training.start import activation_numbers, pass_tokens
 
-        model = self.config.model
-        return model.batch_tokens if self.speeds.gpu else pass_tokens(model, pick_device(model))
+        model, shape = self.config.model, self._reader(self.config.model).shape
+        if self.speeds.gpu or shape is None:
+            return model.batch_tokens
+        device = pick_device(model)
+        numbers = activation_numbers(shape.layers, shape.hidden, shape.inner)
+        return pass_tokens(model, device, numbers * pick_dtype(model, device).itemsize)
 
     def _passes(self, encoded: Sequence[EncodedCase]) -> list[Batch]:
         """The cases that go through one pass together, in all epochs."""

@@ -75,6 +75,7 @@ class Shape:
         hidden: The hidden size.
         width: Query heads times their size.
         shared: Key heads times their size.
+        inner: The width within an MLP.
         vocabulary: Rows of the head.
         bytes_each: Bytes a parameter.
         context: Most tokens that it was made for; 0: not known.
@@ -86,6 +87,7 @@ class Shape:
     hidden: int
     width: int
     shared: int
+    inner: int
     vocabulary: int
     bytes_each: float
     context: int = 0
@@ -103,11 +105,11 @@ class Shape:
         size = int(one.get("head_dim") or hidden // heads)
         width, shared = heads * size, int(one.get("num_key_value_heads") or heads) * size
         products = 2 if one.get("model_type") == "gpt_neox" else 3  # up and down; or with a gate
-        inner = products * hidden * int(one["intermediate_size"])
-        linear = layers * (2 * hidden * width + 2 * hidden * shared + inner)
+        inner = int(one["intermediate_size"])
+        linear = layers * hidden * (2 * width + 2 * shared + products * inner)
         vocabulary = int(one["vocab_size"])
         context = int(one.get("max_position_embeddings") or 0)
-        return cls(linear, layers, hidden, width, shared, vocabulary, bytes_each, context)
+        return cls(linear, layers, hidden, width, shared, inner, vocabulary, bytes_each, context)
 
     @classmethod
     def guess(cls, name: str, bytes_each: float) -> Shape | None:
@@ -122,7 +124,7 @@ class Shape:
         count = float(found[-1][0]) * (1e9 if found[-1][1] == "b" else 1e6)
         hidden = round((count * 128 / 12) ** (1 / 3))
         layers = max(1, round(count / (12 * hidden**2)))
-        rest = (hidden, hidden, hidden, 32_000, bytes_each)
+        rest = (hidden, hidden, hidden, 8 * hidden // 3, 32_000, bytes_each)
         return cls(count, layers, *rest, guessed=True)
 
     @property

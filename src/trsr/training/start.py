@@ -13,10 +13,12 @@ import torch
 
 from trsr.errors import ConfigError, DataError
 from trsr.hub import SMOLLM2_REPO
+from trsr.machine import memory
 from trsr.models.base import ModelWrapper
 from trsr.models.hf.load import pick_device, pick_dtype
 from trsr.models.hf.model import TransformersModel
 from trsr.models.settings import ModelSettings, open_model
+from trsr.models.token_tree.kv_cache import decoder_of
 from trsr.progress import Progress
 from trsr.training.activation_cache import FILE, ActivationCache, first_adapted_layer
 from trsr.training.adapter import Adapter, check_targets
@@ -30,11 +32,11 @@ from trsr.training.step import Activations, Schedule, TrainingStep
 from trsr.training.trainer import Trainer
 from trsr.types import Prompt
 
-CPU_TOKENS = 1024
-"""Most tokens of one forward and backward pass on a CPU, beside a single larger case.
-
-Memory grows with them, since each token's activations are kept for the way back. A larger pass is
-hardly faster there (docs/performance.md)."""
+PASS_BYTES = 2**31
+"""Most bytes that one pass keeps for the way back on a CPU, beside a single larger case; an eighth
+of the memory where that is less."""
+SMALL_PASS = 1024
+"""So many tokens a pass holds anyway: with fewer, threads mostly wait (docs/performance.md)."""
 
 HUB_IDS = {"smollm2-135m": SMOLLM2_REPO}
 """Embedded models by the name that a person without trsr can load them by."""
@@ -59,14 +61,38 @@ def open_trainable(
     opened.keep_prefixes(0)
     if sharded:
         opened.device = pick_device(model)
-    most = {"batch_tokens": pass_tokens(model, opened.device), "device": model.device}
+    tokens = pass_tokens(model, opened.device, token_bytes(opened.network))
+    most = {"batch_tokens": tokens, "device": model.device}
     opened.settings = opened.settings.model_copy(update=most)
     return opened
 
 
-def pass_tokens(model: ModelSettings, device: torch.device) -> int:
-    """About how many tokens one forward and backward pass of a training holds."""
-    return min(model.batch_tokens, CPU_TOKENS) if device.type == "cpu" else model.batch_tokens
+def pass_tokens(model: ModelSettings, device: torch.device, token_bytes: float) -> int:
+    """About how many tokens one forward and backward pass of a training holds.
+
+    On a CPU memory decides, which each token's activations take: `token_bytes`.
+    """
+    if device.type != "cpu":
+        return model.batch_tokens
+    room = min(PASS_BYTES, memory() / 8)
+    return min(model.batch_tokens, max(SMALL_PASS, int(room / token_bytes)))
+
+
+def token_bytes(network: Any) -> float:
+    """About how many bytes a pass keeps of a token, as `activation_numbers` counts them."""
+    decoder = decoder_of(network)
+    sizes = decoder.config
+    inner = getattr(sizes, "intermediate_size", None) or 4 * sizes.hidden_size
+    numbers = activation_numbers(sizes.num_hidden_layers, sizes.hidden_size, inner)
+    return float(numbers * next(decoder.parameters()).dtype.itemsize)
+
+
+def activation_numbers(layers: int, hidden: int, inner: int) -> int:
+    """About how many numbers a pass keeps of a token: measured, of a fused decoder.
+
+    That is a layer's inputs, queries, keys, values and sums, and the two halves of its MLP.
+    """
+    return layers * (6 * hidden + 2 * inner)
 
 
 def run_training(
