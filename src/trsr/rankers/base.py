@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import functools
 import inspect
 import sys
 import types
@@ -164,6 +165,7 @@ class Ranker(abc.ABC):
         self.notes: dict[str, Any] = {}
 
     @classmethod
+    @functools.cache  # settings are asked thousands of times a run
     def config_class(cls) -> type[Settings]:
         """The class of its settings, by the annotation of `config`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,20 +59,16 @@ def write_page(text: str, path: Path) -> None:
     files.write_text(path, _FORBIDDEN.sub("\ufffd", text))
 
 
+@functools.cache  # which keeps the templates: compiling them takes longer than all else here
 def pages() -> jinja2.Environment:
     """The templates of pages; what they show is text, and never becomes markup."""
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trsr.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def render(report: Report, page: Page) -> str:
-    """The page as text."""
-    environment = pages()
     environment.filters |= {
         "clip": clip,
         "decimals": decimals,
@@ -81,31 +78,40 @@ def render(report: Report, page: Page) -> str:
         "number": number,
         "share": share,
     }
+    return environment
+
+
+def render(report: Report, page: Page) -> str:
+    """The page as text."""
     shown = headline_metrics(report)
     metric = cost_metric(report)
     best = best_ranker(report, metric)
     costs = page.costs if metric else ()
     charts = [dot_chart(report, name) for name in shown]
     curves = [line_chart("Training loss", page.curve), line_chart(page.validated, page.validation)]
-    return environment.get_template("report.html").render(
-        report=report,
-        page=page,
-        cards=[_card(best, report.chance[name], name) for name in shown],
-        headline=best.ranker,
-        charts=[chart for chart in charts if chart],
-        curves=[chart for chart in curves if chart],
-        cost_metric=metric,
-        cost_heads=COSTS,
-        cost_rows=cost_rows(report, metric, costs),
-        costs_said=costs_note(costs),
-        differences=difference_rows(report),
-        about=about(report),
-        differences_said=differences_note(report),
-        stages=[(one, count_words(one.counts)) for one in page.stages],
-        planned=any(one.planned for one in page.stages),
-        best={name: best_mean(report, name) for name in report.metrics},
-        settings=setting_rows(page.settings, page.changed),
-        bound=BOUND,
+    return (
+        pages()
+        .get_template("report.html")
+        .render(
+            report=report,
+            page=page,
+            cards=[_card(best, report.chance[name], name) for name in shown],
+            headline=best.ranker,
+            charts=[chart for chart in charts if chart],
+            curves=[chart for chart in curves if chart],
+            cost_metric=metric,
+            cost_heads=COSTS,
+            cost_rows=cost_rows(report, metric, costs),
+            costs_said=costs_note(costs),
+            differences=difference_rows(report),
+            about=about(report),
+            differences_said=differences_note(report),
+            stages=[(one, count_words(one.counts)) for one in page.stages],
+            planned=any(one.planned for one in page.stages),
+            best={name: best_mean(report, name) for name in report.metrics},
+            settings=setting_rows(page.settings, page.changed),
+            bound=BOUND,
+        )
     )
 
 

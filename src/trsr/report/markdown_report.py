@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -189,6 +190,7 @@ def _tex(text: str) -> str:
 _PATH = re.compile(r"(?<![\w.])(?:~|[A-Za-z]:\\|/)[^\s,;:'\"()]*[/\\][^\s,;:'\"()]*")
 
 
+@functools.cache  # compiling one takes longer than what it is for
 def template(package: str, name: str) -> jinja2.Template:
     """A Markdown template of a package; a name that it is not given is an error."""
     environment = jinja2.Environment(
