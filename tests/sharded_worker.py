@@ -35,7 +35,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The network's shape, and the settings."""
 
-STEPS = 5
+STEPS = 3
 
 
 def cases() -> list[EncodedCase]:

@@ -100,6 +100,9 @@ def test_what_rankers_of_vectors_and_their_encoders_read_is_planned(
         f"summarize.strategy={strategy}",
         "summarize.vectors=3",
         "prompts.item_vectors=2",
+        "data.train_users=6",  # six steps
+        "data.valid_cases=3",
+        "data.test_cases=5",
         "rank.rankers=['llm_zero_shot', 'llm', 'llm_item_only', 'blend']",
         "rank.blend.members=['popular', 'llm']",
     ]

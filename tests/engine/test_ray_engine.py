@@ -31,7 +31,8 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self._own = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-        head = {**self._own, "include_dashboard": False}
+        spared = ("include_dashboard", "include_log_monitor")  # processes that no test asks
+        head = {**self._own, **dict.fromkeys(spared, False), "no_monitor": True}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._second: Any = None
         self.address = str(self._cluster.address)
@@ -66,6 +67,8 @@ def nodes():
             monotonic=lambda: time.monotonic() / 8, sleep=time.sleep, time=time.time
         )
         patch.setattr("ray._private.node.time", slow)
+        # each node's agents then import less
+        patch.setattr("ray._private.utils.get_dashboard_dependency_error", ImportError)
         made = Nodes()
         yield made
         made.end()

@@ -1,9 +1,10 @@
-"""Runs stages in forked children and kills them: a program of its own, started by test_kills.py.
+"""Runs stages in forked children and kills them: in a process of its own, see test_kills.py.
 
-`python tests/pipeline/killing.py CONFIG FOLDER SEED KILLS` kills each stage so often.
+`PYTHONPATH=tests python tests/pipeline/killing.py CONFIG FOLDER SEED KILLS` kills each stage so
+often.
 
-Everything is imported once here, and nothing computed, so that a child costs milliseconds and
-starts with clean thread pools; what transformers makes once a process is made here too.
+Everything is imported once before, and nothing computed, so that a child costs milliseconds and
+starts with clean thread pools.
 """
 
 from __future__ import annotations
@@ -17,16 +18,10 @@ import sys
 import time
 from pathlib import Path
 
-import peft  # noqa: F401
-import polars  # noqa: F401
+import imported  # noqa: F401
 import torch
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-from transformers.integrations import ggml  # noqa: F401
-from transformers.models.llama import modeling_llama  # noqa: F401
 
-import trsr.models.hf.model
 import trsr.pipeline
-import trsr.training.start
 from trsr.config import load_config
 
 
@@ -63,13 +58,14 @@ def attempt(config: str, folder: Path, stage: str, delay: float | None) -> str:
         time.sleep(0.002)
 
 
-def main() -> None:
-    """Runs the stages unbroken in one folder; in another, each is killed again and again."""
-    config, work, (seed, most) = sys.argv[1], Path(sys.argv[2]), map(int, sys.argv[3:5])
+def kill_stages(config: str, work: Path, seed: int, most: int) -> None:
+    """Runs the stages unbroken in one folder; in another, each is killed again and again.
+
+    How often each was killed is in `kills.json` in the end.
+    """
     draw = random.Random(seed)
     whole, broken = work / "whole", work / "broken"
     kills = {}
-    get_checkpoint_conversion_mapping("llama")  # compiles a thousand patterns
     for stage in trsr.pipeline.stage_names(load_config(config)):
         started = time.monotonic()
         attempt(config, whole, stage, None)
@@ -89,8 +85,8 @@ def main() -> None:
             if before.exists():
                 shutil.copytree(before, broken)
         attempt(config, broken, stage, None)
-    sys.stdout.write(json.dumps(kills))
+    (work / "kills.json").write_text(json.dumps(kills))
 
 
 if __name__ == "__main__":
-    main()
+    kill_stages(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

@@ -6,15 +6,13 @@ import gc
 import itertools
 import json
 import shutil
-import subprocess
-import sys
 import time
 import weakref
-from pathlib import Path
 from types import SimpleNamespace
 
 import polars as pl
 import pytest
+from forked import forks
 from pipeline_data import SMALL
 from polars.testing import assert_frame_equal
 from stopping import StopHereError, Stopping
@@ -27,24 +25,23 @@ from trsr.storage.run_directory import RunDirectory, hash_file
 
 pytest.importorskip("torch", reason="the extra `local` is not installed")
 
-
 KILLS = 6
 """Of each stage; killing.py takes more."""
 
 
 @pytest.mark.timeout(900)
 def test_each_stage_killed_again_and_again_ends_like_an_unbroken_run(tmp_path, small_run):
+    from killing import kill_stages  # here: it imports much
+
     few = "valid_cases = 4\ntrain_users = 6\ntest_cases = 8"
     config = small_run(tmp_path, SMALL.replace("valid_cases = 5", few))
-    driver = Path(__file__).with_name("killing.py")
-    done = subprocess.run(
-        [sys.executable, str(driver), str(config), str(tmp_path), "11", str(KILLS)],
-        capture_output=True,
-        text=True,
-        timeout=880,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert set(json.loads(done.stdout).values()) == {KILLS}
+    # in a process without threads, from which stages are forked
+    driver = forks().Process(target=kill_stages, args=(str(config), tmp_path, 11, KILLS))
+    driver.start()
+    driver.join(880)
+    driver.kill()
+    assert driver.exitcode == 0
+    assert set(json.loads((tmp_path / "kills.json").read_text()).values()) == {KILLS}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     tables = sorted(path.name for path in whole.glob("*.parquet"))
     assert "rankings.parquet" in tables

@@ -1,4 +1,4 @@
-"""The service with the embedded model: shared passes and kept prefixes change no ranking."""
+"""The service with a local model: shared passes and kept prefixes change no ranking."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from trsr.recommender import Recommender
 from trsr.serve.schemas import RecommendRequest
 from trsr.types import Interaction, Query, Summary, UserHistory
 
-REAL = (
+LOCAL = (
     "model.backend=transformers",
-    "model.name=smollm2-135m",
     "model.dtype=float32",
     "summarize.model.backend=scripted",
     "summarize.model.name=scripted",
@@ -26,12 +25,18 @@ NEAR = 2e-3
 """Of log-odds in fp32: sums in another order."""
 
 
-@pytest.mark.real
-@pytest.mark.parametrize("scorer", ["torch", "openvino"])
-def test_shared_passes_and_kept_prefixes_give_the_runs_own_scores(tmp_path, scorer) -> None:
+@pytest.mark.parametrize(
+    ("name", "scorer"),
+    [pytest.param("smollm2-135m", "torch", marks=pytest.mark.real), ("tiny", "openvino")],
+)
+def test_shared_passes_and_kept_prefixes_give_the_runs_own_scores(
+    tmp_path, tiny_model, name, scorer
+) -> None:
     if scorer == "openvino":
         pytest.importorskip("openvino")
-    run = small_run(tmp_path / "run", settings=(*REAL, f"model.scorer={scorer}"))
+        name = tiny_model
+    own = (f"model.name={name}", f"model.scorer={scorer}", "model.context_tokens=1024")
+    run = small_run(tmp_path / "run", settings=(*LOCAL, *own))
     service = opened(run, tmp_path / "state.sqlite", cache_mb=64, deadline=600)
     draw = random.Random(1)
     catalog = service.recommender.catalog

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import forked_workers
 from stopping import train_with_breaks
 
 from trsr.config import Config, load_config
@@ -22,14 +23,20 @@ torch = pytest.importorskip("torch", reason="the extra `local` is not installed"
 
 import sharded_worker  # noqa: E402
 
-# more steps than workers make before they notice that they end
-LONG = ("train.epochs=6",)
+# more steps than workers make before they notice that they end, and small ones: a case a worker
+LONG = (
+    "data.train_users=7",
+    "data.test_cases=2",
+    "train.epochs=6",
+    "train.cases_per_step=2",
+    "train.validate_steps=12",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def kept() -> Iterator[None]:
     """The second training goes on with the first one's processes, until they are stopped."""
-    with workers_kept():
+    with forked_workers(), workers_kept():
         yield
 
 

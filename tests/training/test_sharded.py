@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
+from forked import forks
 
 torch = pytest.importorskip("torch", reason="the extra `local` is not installed")
 
@@ -55,8 +55,7 @@ def test_the_numbers_of_a_stored_model_are_counted(tiny_model: Path):
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes made together, until the second one was lost."""
     folder = tmp_path_factory.mktemp("together")
-    context = multiprocessing.get_context("spawn")
-    both = [context.Process(target=sharded_worker.work, args=(n, 2, folder)) for n in range(2)]
+    both = [forks().Process(target=sharded_worker.work, args=(n, 2, folder)) for n in range(2)]
     for one in both:
         one.start()
     for one in both:
