@@ -39,7 +39,7 @@ class Stopping(Silent):
 
 
 class KillsWorker(Stopping):
-    """Ends a worker at the first step, and the whole at another."""
+    """Ends a worker at the first look at steps, and the whole when so many more were made."""
 
     killed = False
 
@@ -49,6 +49,7 @@ class KillsWorker(Stopping):
             child = multiprocessing.active_children()[-1]
             assert child.pid is not None
             child.kill()
+            return  # steps until here need no other worker
         super().advance(steps, note)
 
 

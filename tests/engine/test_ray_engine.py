@@ -67,8 +67,6 @@ def nodes():
             monotonic=lambda: time.monotonic() / 8, sleep=time.sleep, time=time.time
         )
         patch.setattr("ray._private.node.time", slow)
-        # each node's agents then import less
-        patch.setattr("ray._private.utils.get_dashboard_dependency_error", ImportError)
         made = Nodes()
         yield made
         made.end()

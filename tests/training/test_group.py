@@ -36,7 +36,8 @@ LONG = (
 @pytest.fixture(scope="module", autouse=True)
 def kept() -> Iterator[None]:
     """The second training goes on with the first one's processes, until they are stopped."""
-    with forked_workers(), workers_kept():
+    with forked_workers(), workers_kept(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trsr.engine.dispatch.LOOK", 0.1)  # small steps: else all are made by then
         yield
 
 
