@@ -31,8 +31,7 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self._own = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-        spared = ("include_dashboard", "include_log_monitor")  # processes that no test asks
-        head = {**self._own, **dict.fromkeys(spared, False), "no_monitor": True}
+        head = {**self._own, "include_dashboard": False}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._second: Any = None
         self.address = str(self._cluster.address)
