@@ -287,7 +287,7 @@ def test_seeds_draw_the_training_alone(tmp_path, small_run):
     pytest.importorskip("torch", reason="the extra `local` is not installed")
     small_run(tmp_path)
     text = 'base = "small.toml"\nseeds = [1, 2]\n[sweep]\nfolder = "out"\n'
-    text += "[set]\ntrain.epochs = 1\ntrain.validate_steps = 0\n"
+    text += "[set]\ntrain.epochs = 1\ntrain.validate_steps = 0\ntrain.learning_rate = 0.1\n"
     text += "data.train_users = 6\ndata.test_cases = 6\n"
     swept = sweep(plan_of(tmp_path, text))
     assert not swept.failed
