@@ -68,6 +68,17 @@ RECOMMENDED = pl.Schema(
 )
 """The columns of a table of recommendations."""
 
+
+def recommended(lists: Iterable[tuple[str, RankedList]], k: int) -> pl.DataFrame:
+    """The first `k` of each user's list as one table."""
+    rows = [
+        (user, entry.item, entry.score, place)
+        for user, one in lists
+        for place, entry in enumerate(one.entries[:k], 1)
+    ]
+    return pl.DataFrame(rows, RECOMMENDED, orient="row")
+
+
 FEW_CANDIDATES = 3
 """With fewer a correlation says nothing."""
 
@@ -264,6 +275,7 @@ class Recommender:
         self._lock = threading.RLock()
         self._loaded: dict[str, Ranker] = {}
         self._models: dict[tuple[bool, bool], tuple[ScoringModel, PromptWriter]] = {}
+        self._mentioned: set[str] = set()
         self.new_items = NewItems(dataset.catalog, config.rank, dataset.folder)
 
     @classmethod
@@ -326,6 +338,8 @@ class Recommender:
         reading = rank.those("reads_new", names)
         blind = [one for one in names if one not in reading]
         new = self.new_items.among(item for query in queries for item in query.candidates)
+        new = tuple(one for one in new if one not in self._mentioned)
+        self._mentioned.update(new)
         if blind and new:
             _log.warning(
                 "new items: %d, such as %r; their scores by %s come from the catalog's items "
@@ -413,13 +427,9 @@ class Recommender:
         items = None if among is None else self._among(among)
         progress = progress or Silent()
         progress.begin(len(histories), "users")
-        rows = []
-        for query, found in self.rank_unseen(histories, k, progress, items, seen):
-            rows += [
-                (query.history.user, entry.item, entry.score, place)
-                for place, entry in enumerate(found.entries[:k], 1)
-            ]
-        return as_kind(pl.DataFrame(rows, RECOMMENDED, orient="row"), self.kind)
+        lists = self.rank_unseen(histories, k, progress, items, seen)
+        found = recommended(((query.history.user, one) for query, one in lists), k)
+        return as_kind(found, self.kind)
 
     def _among(self, given: Any) -> tuple[Item, ...]:
         """The items to choose from, each once."""

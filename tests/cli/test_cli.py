@@ -9,11 +9,14 @@ import sys
 import tomllib
 from importlib.metadata import version
 
+import polars as pl
 import pytest
 from command_line import trsr
 from pipeline_data import configured, write_data
+from polars.testing import assert_frame_equal
 
 from trsr.errors import StoreError
+from trsr.recommender import RECOMMENDED, Recommender, load
 from trsr.report.costs import run_figures
 
 SCRIPTED = configured(
@@ -157,6 +160,46 @@ def test_recommend_ranks_for_known_users_and_for_histories_never_seen(ran):
     assert {entry["item"] for entry in ranked["ranked"]} == {"p2", "x2"}
     for who in ("nobody", "nowhere.jsonl"):
         assert who in trsr("recommend", "runs/mine", who, cwd=ran, code=2).stderr
+
+
+TABLES = {".parquet": pl.read_parquet, ".jsonl": pl.read_ndjson, ".csv": pl.read_csv}
+
+
+@pytest.mark.parametrize("ending", TABLES)
+def test_a_table_of_every_user_is_what_each_gets_alone(ran, ending, monkeypatch):
+    monkeypatch.setattr("trsr.cli.show.EVERY", 3)  # a part of the users at a time
+    path = f"lists{ending}"
+    said = trsr("recommend", "runs/mine", "--all", "--top", "4", "--out", path, cwd=ran).stdout
+    found = TABLES[ending](ran / path)
+    recommender = load(ran / "runs/mine")
+    users = recommender.dataset.users
+    assert len(users) > 6
+    assert {*users} == {*pl.read_csv(ran / "clicks.csv")["customer"]}
+    assert found.schema.names() == RECOMMENDED.names()
+    assert found["user"].unique(maintain_order=True).to_list() == users
+    alone = pl.concat([recommender.recommend(one, k=4) for one in users])
+    assert_frame_equal(found, alone, abs_tol=1e-9)
+    assert f"{path}: {len(alone):,} items for {len(users)} users" in said
+    trsr("recommend", "runs/mine", users[1], "--top", "4", "--out", path, cwd=ran)
+    assert_frame_equal(TABLES[ending](ran / path), recommender.recommend(users[1], k=4))
+
+
+def test_a_table_that_cannot_be_written_leaves_what_was_there(ran, monkeypatch):
+    (ran / "old.csv").write_text("kept")
+    for words, said in (
+        ([], "--all for every user"),
+        (["u1", "--all"], "--all for every user"),
+        (["--all", "--out", "lists.xls"], "lists.xls: name it by one of .parquet, .csv, .jsonl"),
+        (["u1", "--out", "nowhere/lists.csv"], "a folder that is there"),
+        (["u1", "--json", "--out", "lists.jsonl"], "--json"),
+        (["nobody", "--out", "old.csv"], "nobody"),
+    ):
+        assert said in trsr("recommend", "runs/mine", *words, cwd=ran, code=2).stderr
+    monkeypatch.setattr(Recommender, "rank_unseen", lambda *_, **__: iter(()))
+    none = trsr("recommend", "runs/mine", "--all", "--out", "old.csv", cwd=ran, code=2)
+    assert "none is left" in none.stderr
+    assert (ran / "old.csv").read_text() == "kept"
+    assert {path.suffix for path in ran.iterdir()} == {".csv", ".jsonl", ".toml", ""}
 
 
 def test_show_shows_the_whole_story_of_a_user(ran):

@@ -200,19 +200,38 @@ def plan(
 @app.command()
 def recommend(
     run: RunPath,
-    who: Annotated[str, typer.Argument(metavar="USER|HISTORY.jsonl", help="for whom to rank")],
+    who: Annotated[
+        str | None, typer.Argument(metavar="USER|HISTORY.jsonl", help="for whom to rank")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="for every user of the run")] = False,
     candidates: Annotated[
         Path | None, typer.Option(help="items to rank, one id or JSON object a line")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="how many to print")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="how many a user gets")] = 10,
     ranker: RankerName = "",
     json: Annotated[bool, typer.Option("--json", help="one JSON object a user")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="write a table of user, item, score and rank: .parquet, .csv or .jsonl",
+        ),
+    ] = None,
 ) -> None:
-    """Rank candidates for a user of the run, or for histories never seen before."""
-    from trsr.cli.show import ranked_lines
+    """Rank candidates for a user of the run, for every one, or for histories never seen before."""
+    from trsr.cli.show import ranked_lines, write_ranked
+    from trsr.errors import ConfigError
 
+    if every == (who is not None):
+        raise ConfigError("name a user or a file of histories, or give --all for every user")
+    if json and output is not None:
+        raise ConfigError("--json is for what is printed: name the file of --out FILE.jsonl")
     with Bar("recommend") as bar:
-        found = list(ranked_lines(run, who, candidates, top, ranker, json, bar))
+        if output is None:
+            found = list(ranked_lines(run, who, candidates, top, ranker, json, bar))
+        else:
+            found = [write_ranked(run, who, candidates, top, ranker, output, bar)]
     say(found)
 
 

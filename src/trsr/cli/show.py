@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import polars as pl
 
 from trsr.bars import visible_name
 from trsr.cli.terminal import command
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.data.requests import read_histories, read_items
-from trsr.errors import DataError
+from trsr.errors import ConfigError, DataError
 from trsr.explanation import SummaryTrace, named, page_writer, summary_text, summary_trace
 from trsr.models import open_model
 from trsr.pipeline.artifacts import SPLITS, read_summaries, with_summary
@@ -23,7 +26,7 @@ from trsr.pipeline.ranking import RETRIEVED, read_retrieved
 from trsr.progress import Progress
 from trsr.prompts import PromptWriter
 from trsr.rankers import read_rankings
-from trsr.recommender import Recommender, ranking_writer
+from trsr.recommender import RECOMMENDED, Recommender, SeenItems, ranking_writer, recommended
 from trsr.storage import files
 from trsr.types import Case, Query, RankedList, Summary, UserHistory
 
@@ -182,41 +185,128 @@ def _ranked(case: Case, run: Path) -> Iterator[str]:
             yield ""
 
 
+EVERY = 10_000
+"""Users whose histories are read at one time, where all are asked for."""
+
+
 def ranked_lines(
     run: Path,
-    who: str,
+    who: str | None,
     candidates: Path | None,
     top: int,
     ranker: str,
     as_json: bool,
     progress: Progress,
 ) -> Iterator[str]:
-    """Ranks, and yields what to print."""
-    recommender = Recommender.load(run, ranker)
-    histories = _histories(recommender, who)
-    progress.begin(len(histories), "users")
-    if candidates:
-        items = tuple(read_items(candidates, recommender.catalog))
-        queries = [
-            Query(f"recommend/{history.user}/{place}", history, items)
-            for place, history in enumerate(histories)
-        ]
-        found: Iterable[tuple[Query, RankedList]] = zip(
-            queries, recommender.rank(queries), strict=True
-        )
+    """Ranks, and yields what to print; `who` is a user or a file, None: every user of the run."""
+    for query, found in _lists(Recommender.load(run, ranker), who, candidates, top, progress):
+        yield from (_as_json if as_json else _as_text)(query, found, top)
+
+
+def write_ranked(
+    run: Path,
+    who: str | None,
+    candidates: Path | None,
+    top: int,
+    ranker: str,
+    path: Path,
+    progress: Progress,
+) -> str:
+    """Ranks as `ranked_lines`, and writes a table (columns: `RECOMMENDED`), whole or not at all.
+
+    Returns:
+        What to say of it.
+
+    Raises:
+        ConfigError: If the file's name has no ending of a table, or its folder is not there.
+    """
+    write = _WRITERS.get(path.suffix.lower())
+    if write is None:
+        raise ConfigError(f"--out {path}: name it by one of {', '.join(_WRITERS)}")
+    if not files.is_folder(path.parent) or files.is_folder(path):
+        raise ConfigError(f"--out {path}: name a file in a folder that is there")
+    users = rows = 0
+
+    def frames() -> Iterator[pl.DataFrame]:
+        nonlocal users, rows
+        lists = _lists(Recommender.load(run, ranker), who, candidates, top, progress)
+        while some := list(itertools.islice(lists, EVERY)):
+            frame = recommended(((query.history.user, found) for query, found in some), top)
+            users, rows = users + len(some), rows + len(frame)
+            yield frame
+
+    write(frames(), path)
+    return f"{path}: {rows:,} items for {users:,} {'user' if users == 1 else 'users'}"
+
+
+def _write_parquet(frames: Iterator[pl.DataFrame], path: Path) -> None:
+    files.stream_parquet(frames, RECOMMENDED, path, private=False)
+
+
+def _write_csv(frames: Iterator[pl.DataFrame], path: Path) -> None:
+    with files.writing(path, private=False) as file:
+        for number, frame in enumerate(frames):
+            frame.write_csv(file, include_header=not number)
+
+
+def _write_json_lines(frames: Iterator[pl.DataFrame], path: Path) -> None:
+    with files.writing(path, private=False) as file:
+        for frame in frames:
+            frame.write_ndjson(file)
+
+
+_WRITERS = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_json_lines}
+
+
+def _lists(
+    recommender: Recommender,
+    who: str | None,
+    candidates: Path | None,
+    top: int,
+    progress: Progress,
+) -> Iterator[tuple[Query, RankedList]]:
+    """Each user's query and list, a batch at a time."""
+    items = tuple(read_items(candidates, recommender.catalog)) if candidates else ()
+    seen: SeenItems | None = None
+    if who is None:
+        users = recommender.dataset.users
+        count, parts = len(users), _all_histories(recommender.dataset, users)
     else:
-        found = recommender.rank_unseen(histories, top, seen={} if _is_file(who) else None)
-    nothing = True
-    for query, ranked in found:
-        nothing = False
-        progress.advance()
-        yield from (_as_json if as_json else _as_text)(query, ranked, top)
-    if nothing:
-        who = " and ".join(repr(history.user) for history in histories[:3])
+        own = _histories(recommender, who)
+        count, parts = len(own), iter([own])
+        seen = {} if _is_file(who) else None
+    progress.begin(count, "users")
+    place = 0
+    nobody: list[str] = []
+    for histories in parts:
+        found: Iterable[tuple[Query, RankedList]]
+        if items:
+            queries = [
+                Query(f"recommend/{history.user}/{number}", history, items)
+                for number, history in enumerate(histories, place)
+            ]
+            found = zip(queries, recommender.rank(queries), strict=True)
+        else:
+            found = recommender.rank_unseen(histories, top, seen=seen)
+        before = place
+        for one in found:
+            place += 1
+            progress.advance()
+            yield one
+        nobody += [history.user for history in histories] if place == before else []
+    if not place:
+        named = " and ".join(map(repr, nobody[:3]))
         raise DataError(
-            f"user {who} has met all {len(recommender.catalog)} items, so none is left to "
+            f"user {named} has met all {len(recommender.catalog)} items, so none is left to "
             "recommend; name items to rank with --candidates"
         )
+
+
+def _all_histories(dataset: Dataset, users: Sequence[str]) -> Iterator[list[UserHistory]]:
+    for start in range(0, len(users), EVERY):
+        some = users[start : start + EVERY]
+        found = dataset.histories(some)
+        yield [found[user] for user in some]
 
 
 def _is_file(who: str) -> bool:

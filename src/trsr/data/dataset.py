@@ -278,6 +278,16 @@ class Dataset:
                 f"items.parquet; {_AGAIN}"
             )
 
+    @cached_property
+    def users(self) -> list[str]:
+        """All users with a history, in the order in which the data shows them."""
+        frames = [
+            self.interactions,
+            *(self.cases(split).frame for split in ("train", "valid", "test")),
+        ]
+        found = pl.concat([frame.select("user") for frame in frames])
+        return found["user"].unique(maintain_order=True).to_list()
+
     def history(self, user: str) -> UserHistory | None:
         """All that is known of a user, to recommend what comes next; None for an unknown user.
 

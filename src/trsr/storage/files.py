@@ -454,7 +454,9 @@ def write_parquet(frame: pl.DataFrame, path: Path, metadata: dict[str, str] | No
         frame.write_parquet(file, metadata=metadata)
 
 
-def stream_parquet(frames: Iterable[pl.DataFrame], schema: pl.Schema, path: Path) -> None:
+def stream_parquet(
+    frames: Iterable[pl.DataFrame], schema: pl.Schema, path: Path, *, private: bool = True
+) -> None:
     """Writes frames of one schema as one table, whole or not at all, a frame at a time in memory.
 
     What making a frame raises is raised here.
@@ -465,7 +467,7 @@ def stream_parquet(frames: Iterable[pl.DataFrame], schema: pl.Schema, path: Path
         yield schema.to_frame()  # of no frame at all polars would write no file
         yield from frames
 
-    with writing(path) as file:
+    with writing(path, private=private) as file:
         # as text, for the vocabulary refuses the last word in our own names
         lazy = importlib.import_module("polars.io.plugins").register_io_source
         lazy(source, schema=schema).sink_parquet(file, engine="streaming")
