@@ -26,7 +26,8 @@ def tiny_network(
 
     Args:
         shape: llama (grouped heads), qwen2 (biases), qwen3 (normed heads), mistral (sliding
-            window of 12), gemma2 (alternating windows, capped logits) or gpt_neox.
+            window of 12), gemma2 (alternating windows, capped logits), gemma3n (each layer's MLP
+            of a width of its own) or gpt_neox.
         tied: Whether head and embedding are one matrix.
         vocab: Size of the vocabulary.
         seed: Seed of the weights.
@@ -56,6 +57,15 @@ def tiny_network(
         "mistral": lambda: tf.MistralConfig(**grouped, sliding_window=12),
         "gemma2": lambda: tf.Gemma2Config(
             **grouped, sliding_window=12, query_pre_attn_scalar=8, final_logit_softcapping=5.0
+        ),
+        "gemma3n": lambda: tf.Gemma3nTextConfig(
+            **{**grouped, "intermediate_size": [2 * width, 3 * width]},
+            vocab_size_per_layer_input=vocab,
+            hidden_size_per_layer_input=8,
+            laurel_rank=4,
+            num_kv_shared_layers=0,
+            layer_types=["full_attention"] * 2,
+            activation_sparsity_pattern=[0.0] * 2,
         ),
         "gpt_neox": lambda: tf.GPTNeoXConfig(**common),
     }

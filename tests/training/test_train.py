@@ -14,11 +14,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tiny import tiny_model_folder
 from train_toy import QUICK, ToyWriter, metrics, recall, toy_case, toy_cases, toy_train
 
 from trsr.errors import ConfigError, DataError, ModelError, PromptError
 from trsr.models import ModelSettings, ScoringModel, open_model
 from trsr.models.token_tree.tokens import distinct_tokens
+from trsr.planning.machines import Shape
 from trsr.progress import Silent
 from trsr.prompts import PromptSettings, PromptWriter
 from trsr.training import chance_loss, hardly_converged, late_loss, train
@@ -113,6 +115,15 @@ def test_a_pass_keeps_as_many_bytes_of_a_token_as_are_counted(tiny_model: Path):
         token_bytes(opened.network), rel=0.4
     )
     loss.backward()
+
+
+def test_layers_of_different_widths_are_counted_by_their_mean(tmp_path: Path):
+    folder = tiny_model_folder(tmp_path, shape="gemma3n")
+    opened = open_trainable(ModelSettings(name=str(folder), dtype="float32"), "")
+    numbers = activation_numbers(2, 32, (64 + 96) / 2)
+    assert token_bytes(opened.network) == 4 * numbers
+    shape = Shape.read(folder, 4.0)
+    assert activation_numbers(shape.layers, shape.hidden, shape.inner) == numbers
 
 
 def test_the_result_counts_and_the_curves_hold_every_step(tiny_model: Path, tmp_path: Path):

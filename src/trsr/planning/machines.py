@@ -75,7 +75,7 @@ class Shape:
         hidden: The hidden size.
         width: Query heads times their size.
         shared: Key heads times their size.
-        inner: The width within an MLP.
+        inner: The width within an MLP, mean over the layers.
         vocabulary: Rows of the head.
         bytes_each: Bytes a parameter.
         context: Most tokens that it was made for; 0: not known.
@@ -87,7 +87,7 @@ class Shape:
     hidden: int
     width: int
     shared: int
-    inner: int
+    inner: float
     vocabulary: int
     bytes_each: float
     context: int = 0
@@ -105,7 +105,7 @@ class Shape:
         size = int(one.get("head_dim") or hidden // heads)
         width, shared = heads * size, int(one.get("num_key_value_heads") or heads) * size
         products = 2 if one.get("model_type") == "gpt_neox" else 3  # up and down; or with a gate
-        inner = int(one["intermediate_size"])
+        inner = float(np.mean(one["intermediate_size"]))  # some name one a layer
         linear = layers * hidden * (2 * width + 2 * shared + products * inner)
         vocabulary = int(one["vocab_size"])
         context = int(one.get("max_position_embeddings") or 0)

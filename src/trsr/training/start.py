@@ -83,11 +83,12 @@ def token_bytes(network: Any) -> float:
     decoder = decoder_of(network)
     sizes = decoder.config
     inner = getattr(sizes, "intermediate_size", None) or 4 * sizes.hidden_size
+    inner = float(np.mean(inner))  # some name one a layer, as Gemma 3n does
     numbers = activation_numbers(sizes.num_hidden_layers, sizes.hidden_size, inner)
     return float(numbers * next(decoder.parameters()).dtype.itemsize)
 
 
-def activation_numbers(layers: int, hidden: int, inner: int) -> int:
+def activation_numbers(layers: int, hidden: int, inner: float) -> float:
     """About how many numbers a pass keeps of a token: measured, of a fused decoder.
 
     That is a layer's inputs, queries, keys, values and sums, and the two halves of its MLP.
