@@ -301,7 +301,8 @@ def test_ids_alone_rank_new_items_by_their_neighbours(tmp_path) -> None:
         scores(ask(service, user=user, candidates=[f"p{n}" for n in range(5, 20)], k=20))
         for user in ("other", "same")
     ]
-    near, _ = service.recommender.new_items.neighbours(Item("like p4", tuple(fields.items())))
+    like = Item("like p4", tuple(fields.items()))
+    ((near, _),) = service.recommender.new_items.neighbours([like])
     assert service.recommender.catalog.at(int(near[0])).id == "p4"
     assert both[0] == both[1]
     ended(service)

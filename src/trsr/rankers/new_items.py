@@ -7,7 +7,7 @@ import functools
 import importlib
 import importlib.util
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +97,27 @@ class NewItems:
         self._settings = settings
         self._run = run
         self._lock = threading.Lock()
-        self._found = functools.lru_cache(_KEPT)(self._search)
+        self._kept: dict[Item, Near] = {}
 
-    def neighbours(self, item: Item) -> Near:
-        """An item of the catalog itself, or the catalog's nearest to a new one's text."""
-        if item.id in self._catalog:
-            return np.array([self._catalog.number(item.id)]), np.ones(1)
-        return self._found(item_text(item, self._settings))
+    def neighbours(self, items: Iterable[Item]) -> list[Near]:
+        """Of each an item of the catalog itself, or the catalog's nearest to a new one's text.
+
+        Those that come for the first time are read together: one by one thousands take minutes.
+        """
+        asked, kept = list(items), self._kept
+        new = dict.fromkeys(item for item in asked if item.id not in self._catalog)
+        found = {item: kept[item] for item in new if item in kept}
+        if len(found) < len(new):
+            with self._lock:
+                missing = [item for item in new if item not in kept]
+                kept |= zip(missing, self._search(missing), strict=True)
+                found = {item: kept[item] for item in new}
+                if len(kept) > _KEPT:
+                    self._kept = found
+        return [found[item] if item in found else self._itself(item) for item in asked]
+
+    def _itself(self, item: Item) -> Near:
+        return np.array([self._catalog.number(item.id)]), np.ones(1)
 
     def among(self, items: Iterable[Item]) -> tuple[str, ...]:
         """The ids of those that the run does not know, each once."""
@@ -118,7 +132,7 @@ class NewItems:
 
     def scores(self, ranker: Ranker, batch: QueryBatch) -> ScoreBatch:
         """The ranker's scores, of new items by their neighbours'."""
-        near = dict(enumerate(map(self.neighbours, batch.outside), len(self._catalog)))
+        near = dict(enumerate(self.neighbours(batch.outside), len(self._catalog)))
         known = self._known_histories(batch, near)
         if batch.candidates is None:
             return ranker.score(known)
@@ -166,41 +180,55 @@ class NewItems:
             batch, histories=Ragged(values[kept], starts), times=batch.times[kept]
         )
 
-    def _search(self, text: str) -> Near:
-        if not text:
-            return _NOBODY
-        with self._lock:
-            numbers, near = self._nearest(text)
-        return numbers[near > 0], near[near > 0]
+    def _search(self, items: Sequence[Item]) -> list[Near]:
+        texts = [item_text(item, self._settings) for item in items]
+        read = dict.fromkeys(text for text in texts if text)
+        found = dict(zip(read, self._nearest(list(read)), strict=True)) if read else {}
+        return [_liked(*found[text]) if text else _NOBODY for text in texts]
 
     @functools.cached_property
-    def _nearest(self) -> Callable[[str], Near]:
+    def _nearest(self) -> Callable[[Sequence[str]], list[Near]]:
         items = list(self._catalog)
         texts = [item_text(item, self._settings) for item in items]
         if not any(texts):
-            return lambda text: _NOBODY
+            return lambda asked: [_NOBODY] * len(asked)
         same: dict[str, list[int]] = {}
         for number, text in enumerate(texts):
             same.setdefault(text, []).append(number)
         nearest = self._by_text(items, texts)
 
-        def found(text: str) -> Near:
-            alike = same.get(text, [])[:NEIGHBOURS]
-            return (np.array(alike), np.ones(len(alike))) if alike else nearest(text)
+        def found(asked: Sequence[str]) -> list[Near]:
+            others = [text for text in asked if text not in same]
+            near = dict(zip(others, nearest(others), strict=True)) if others else {}
+            for text in {*asked} & same.keys():
+                alike = same[text][:NEIGHBOURS]
+                near[text] = np.array(alike), np.ones(len(alike))
+            return [near[text] for text in asked]
 
         return found
 
-    def _by_text(self, items: list[Item], texts: list[str]) -> Callable[[str], Near]:
+    def _by_text(
+        self, items: list[Item], texts: list[str]
+    ) -> Callable[[Sequence[str]], list[Near]]:
         if self._settings.embedding:
             embed = TextEmbedder.of(self._settings, run=self._run)
             index = VectorIndex(text_vectors(texts, embed).astype(np.float32))
-            return lambda text: index.search(text_vectors([text], embed)[0], NEIGHBOURS)
+            return lambda asked: [
+                index.search(vector, NEIGHBOURS) for vector in text_vectors(asked, embed)
+            ]
         words = TextIndex(self._settings, "new items")
         words.build(items)
 
-        def by_words(text: str) -> Near:
-            scores = (words.counted([text]) @ words.scores).toarray()[0]
-            best = np.argsort(-scores, kind="stable")[:NEIGHBOURS]
-            return best, scores[best]
+        def by_words(asked: Sequence[str]) -> list[Near]:
+            counts, found = words.counted(asked), []
+            for row in range(len(asked)):
+                scores = (counts[[row]] @ words.scores).toarray()[0]
+                best = np.argsort(-scores, kind="stable")[:NEIGHBOURS]
+                found.append((best, scores[best]))
+            return found
 
         return by_words
+
+
+def _liked(numbers: Ints, near: Floats) -> Near:
+    return numbers[near > 0], near[near > 0]
