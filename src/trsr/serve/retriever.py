@@ -12,7 +12,7 @@ from trsr.errors import DataError
 from trsr.rankers import QueryBatch
 from trsr.rankers.baselines.text_knn import TextKnnRanker
 from trsr.rankers.batch import Floats
-from trsr.rankers.item_text import DIGITS, item_text, text_vectors
+from trsr.rankers.item_text import DIGITS
 from trsr.rankers.new_items import LARGE, VectorIndex
 from trsr.recommender import Recommender
 from trsr.types import Item, UserHistory
@@ -78,8 +78,7 @@ class Retriever:
         ):
             pairs += [(score, self._catalog.at(int(number))) for number in items_of[row]]
         if fresh:
-            texts = [item_text(item, self._rank) for item in fresh]
-            vectors = text_vectors(texts, ranker.embed)
+            vectors = ranker.vectors_of(fresh)
             if vectors.shape[1]:
                 pairs += zip(_likeness(asked, vectors), fresh, strict=True)
         pairs = [pair for pair in pairs if pair[1].id not in seen]

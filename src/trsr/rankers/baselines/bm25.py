@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from trsr.rankers.base import FitData, FitOptions, Ranker
-from trsr.rankers.batch import Floats, QueryBatch, ScoreBatch
+from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
 from trsr.rankers.item_text import item_text
 from trsr.rankers.settings import RankSettings, Traits
 from trsr.rankers.tuning import tune
@@ -23,6 +24,18 @@ EXTRAS = (("bm25s", "baselines"), ("scipy", "baselines"))
 
 K1, B = 1.5, 0.75
 """How fast repeated terms saturate, and how far long texts are held back."""
+
+
+_KEPT = 100_000
+"""Most items outside the catalog whose texts are kept as they were read."""
+
+
+class _Counts(NamedTuple):
+    """How often each known term stands in a text, and how many words that has."""
+
+    rows: Ints
+    values: Floats
+    words: int
 
 
 class TextIndex:
@@ -45,6 +58,7 @@ class TextIndex:
         self._sparse = optional("scipy.sparse", "baselines", f"the ranker {ranker}")
         self.terms: dict[str, int] = {}
         self.scores: Any = None
+        self._kept: dict[Item, _Counts] = {}
 
     def build(self, items: Sequence[Item]) -> None:
         """Reads the catalog's texts."""
@@ -70,34 +84,56 @@ class TextIndex:
 
     def counted(self, texts: Sequence[str]) -> Any:
         """[texts, terms] sparse: how often each known term stands in each text."""
-        counts = [Counter(self._rows(tokens)) for tokens in self._tokens(list(texts))]
-        starts = np.concatenate([[0], np.cumsum([len(one) for one in counts])])
-        rows = [row for one in counts for row in one]
-        values = np.array([n for one in counts for n in one.values()], np.float64)
-        shape = (len(texts), len(self.terms))
-        return self._sparse.csr_array((values, np.array(rows, np.int64), starts), shape=shape)
+        return self._counts(self._read(texts))
 
-    def added(self, counts: Any, texts: Sequence[str], average: float) -> Any:
+    def of_items(self, items: Sequence[Item]) -> tuple[Any, Ints]:
+        """What `counted` gives of items' texts, and how many words each has.
+
+        An item's text is read once: of new items thousands may come with every request.
+        """
+        kept = self._kept
+        if new := [item for item in dict.fromkeys(items) if item not in kept]:
+            read = self._read([self.text(item) for item in new])
+            kept = kept | dict(zip(new, read, strict=True))
+            self._kept = kept if len(kept) <= _KEPT else {item: kept[item] for item in items}
+        found = [kept[item] for item in items]
+        return self._counts(found), np.array([one.words for one in found], np.int64)
+
+    def added(self, counts: Any, words: Ints, average: float) -> Any:
         """[terms, texts] sparse: as `scores`, of texts beside the catalog's, by its frequencies.
 
         Args:
             counts: What `counted` gives of the texts.
-            texts: The same texts.
+            words: How many words each has.
             average: How many words a text of the catalog has.
         """
-        size = self.scores.shape[1]
-        # one logarithm for all, as the library's, so that equal texts tie
-        idf = [math.log(1 + (size - n + 0.5) / (n + 0.5)) for n in np.diff(self.scores.indptr)]
-        long = np.repeat(
-            [len(tokens) for tokens in self._tokens(list(texts))], np.diff(counts.indptr)
-        )
+        long = np.repeat(words, np.diff(counts.indptr))
         held = K1 * ((1 - B) + B * long / average) + counts.data
-        values = np.array(idf)[counts.indices] * (counts.data / held)
+        values = self._idf[counts.indices] * (counts.data / held)
         found = self._sparse.csr_array((values, counts.indices, counts.indptr), shape=counts.shape)
         return found.T
 
-    def _rows(self, tokens: Sequence[str]) -> Sequence[int]:
-        return [self.terms[token] for token in tokens if token in self.terms]
+    @functools.cached_property
+    def _idf(self) -> Floats:
+        size = self.scores.shape[1]
+        # one logarithm for all, as the library's, so that equal texts tie
+        idf = [math.log(1 + (size - n + 0.5) / (n + 0.5)) for n in np.diff(self.scores.indptr)]
+        return np.array(idf)
+
+    def _read(self, texts: Sequence[str]) -> list[_Counts]:
+        found = []
+        for tokens in self._tokens(list(texts)):
+            counts = Counter(self.terms[token] for token in tokens if token in self.terms)
+            values = np.array(list(counts.values()), np.float64)
+            found.append(_Counts(np.array(list(counts), np.int64), values, len(tokens)))
+        return found
+
+    def _counts(self, read: Sequence[_Counts]) -> Any:
+        starts = np.concatenate([[0], np.cumsum([len(one.rows) for one in read])])
+        rows = np.concatenate([np.zeros(0, np.int64), *(one.rows for one in read)])
+        values = np.concatenate([np.zeros(0), *(one.values for one in read)])
+        shape = (len(read), len(self.terms))
+        return self._sparse.csr_array((values, rows, starts), shape=shape)
 
     def _tokens(self, texts: list[str]) -> Any:
         return self._library.tokenize(
@@ -139,6 +175,7 @@ class Bm25Ranker(Ranker):
         Raises:
             ConfigError: If bm25s is not installed.
         """
+        vars(self).pop("_index", None)
         index = TextIndex(self.resources.settings, self.name)
         items = list(data.catalog)
         index.build(items)
@@ -158,20 +195,21 @@ class Bm25Ranker(Ranker):
         ages = np.repeat(batch.histories.starts[1:], batch.histories.lengths) - 1
         ages = ages - np.arange(len(numbers))
         near = ages < self.last_ if self.last_ else np.ones(len(ages), np.bool_)
-        counts, scores = self.counts_, [self.scores_]
+        read, numbers = np.unique(numbers[near], return_inverse=True)
+        size = len(batch.catalog)
+        counts, scores = self.counts_[read[read < size]], [self.scores_]
         if batch.outside:
-            index = self._index()
-            texts = [index.text(item) for item in batch.outside]
-            more = index.counted(texts)
-            counts = sparse.vstack([counts, more]).tocsr()
-            if batch.columns[-1:] >= len(batch.catalog):
-                average = self.counts_.data.sum() / len(batch.catalog)
-                scores.append(index.added(more, texts, average))
+            more, words = self._index.of_items(batch.outside)
+            counts = sparse.vstack([counts, more[read[read >= size] - size]]).tocsr()
+            if batch.columns[-1:] >= size:
+                average = self.counts_.data.sum() / size
+                scores.append(self._index.added(more, words, average))
         values = self.decay_ ** ages[near].astype(np.float64)
-        places = (queries[near], numbers[near])
-        weights = sparse.csr_array((values, places), shape=(len(batch), counts.shape[0]))
+        places = (queries[near], numbers)
+        weights = sparse.csr_array((values, places), shape=(len(batch), len(read)))
         return ScoreBatch(of_terms(batch, weights @ counts, scores))
 
+    @functools.cached_property
     def _index(self) -> TextIndex:
         """What reads further texts."""
         index = TextIndex(self.resources.settings, self.name)

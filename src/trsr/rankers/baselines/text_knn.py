@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from trsr.rankers.item_text import DIGITS, distinct, item_text, text_vectors, un
 from trsr.rankers.settings import RankerConfig, Traits
 from trsr.rankers.tuning import tune
 from trsr.settings import Settings
+from trsr.types import Item
 
 EMBEDDINGS = (("sentence_transformers", "embeddings"),)
 
@@ -33,6 +35,77 @@ class TextKnnConfig(RankerConfig):
         description="candidates for what a candidate is compared with: the mean of the history's "
         "embeddings, the last item's, their decayed mean, or each one (mean of the three nearest)",
     )
+
+
+_KEPT = 100_000
+"""Most items outside the catalog whose vectors are kept."""
+_NONE = np.zeros((0, 0), np.float32)
+
+
+class Vectors:
+    """The catalog's different vectors and further ones behind them, without a copy of the first."""
+
+    def __init__(self, own: Any, more: Any = _NONE) -> None:
+        if len(more) and not own.size:  # no item of the catalog has a text
+            own = np.zeros((0, more.shape[1]), np.float32)
+        self.width = own.shape[1]
+        self._own, self._more = own, more if len(more) else own[:0]
+
+    def __getitem__(self, rows: Ints) -> Floats:
+        """[rows, width] the vectors of these rows."""
+        inside = rows < len(self._own)
+        found = np.empty((len(rows), self.width))
+        found[inside] = self._own[rows[inside]]
+        found[~inside] = self._more[rows[~inside] - len(self._own)]
+        return found
+
+
+class _Further:
+    """The vectors of items outside the catalog, each made once.
+
+    Args:
+        own: [different, width] the catalog's vectors, each once.
+        text: An item's text.
+        embed: Embeds texts.
+    """
+
+    def __init__(
+        self, own: Any, text: Callable[[Item], str], embed: Callable[[Sequence[str]], Floats]
+    ) -> None:
+        self._own, self._text, self._embed = own, text, embed
+        self._kept: dict[Item, int | bytes] = {}
+
+    def placed(self, items: Sequence[Item]) -> tuple[Ints, Any]:
+        """Of each item its vector's row, −1 without text, and the vectors behind the catalog's."""
+        kept = self._kept
+        if new := [item for item in dict.fromkeys(items) if item not in kept]:
+            kept = kept | dict(zip(new, self._read(new), strict=True))
+            self._kept = kept if len(kept) <= _KEPT else {item: kept[item] for item in items}
+        first = len(self._own) if self._own.size else 0
+        behind: dict[bytes, int] = {}
+        rows = [
+            one if isinstance(one, int) else behind.setdefault(one, first + len(behind))
+            for one in (kept[item] for item in items)
+        ]
+        vectors = np.frombuffer(b"".join(behind), np.float32)
+        return np.array(rows, np.int64), vectors.reshape(len(behind), -1) if behind else _NONE
+
+    def _read(self, items: Sequence[Item]) -> list[int | bytes]:
+        """Of each the row of the catalog's vector that is equal, or its own; −1 without text."""
+        texts = [self._text(item) for item in items]
+        vectors = text_vectors(texts, self._embed).astype(np.float32)
+        found: list[int | bytes] = []
+        for text, vector in zip(texts, vectors, strict=True):
+            own = vector.tobytes()
+            row = self._places.get(hash(own), -1) if text else -1
+            equal = row >= 0 and self._own[row].tobytes() == own
+            found.append(row if equal or not text else own)
+        return found
+
+    @functools.cached_property
+    def _places(self) -> dict[int, int]:
+        """The row of each of the catalog's vectors, by the hash of its bytes."""
+        return {hash(own.tobytes()): row for row, own in enumerate(self._own)}
 
 
 class TextVectorRanker(Ranker):
@@ -64,30 +137,35 @@ class TextVectorRanker(Ranker):
             ConfigError: If sentence-transformers is not installed.
             ModelError: If the embedding model cannot be had.
         """
+        vars(self).pop("_further", None)
         texts = [item_text(item, self.resources.settings) for item in data.catalog]
         vectors, rows = distinct(text_vectors(texts, self.embed))
         self.vectors_ = vectors.astype(np.float32)
         self.rows_ = np.where([bool(text) for text in texts], rows, -1)
 
-    def placed(self, batch: QueryBatch) -> tuple[Floats, Ints]:
+    def placed(self, batch: QueryBatch) -> tuple[Vectors, Ints]:
         """[different, width] vectors, and for each item of a batch its row; −1 without text."""
         if not batch.outside:
-            return self.vectors_, self.rows_
-        texts = [item_text(item, self.resources.settings) for item in batch.outside]
-        more = text_vectors(texts, self.embed)
-        if not more.shape[1]:  # none of them has a text
-            return self.vectors_, np.concatenate([self.rows_, np.full(len(texts), -1)])
-        own = self.vectors_ if self.vectors_.size else np.zeros((0, more.shape[1]))
-        # an outside item may have the text of one inside: equal vectors are one row
-        vectors, rows = distinct(np.concatenate([own, more]).astype(np.float64))
-        inside = np.where(self.rows_ >= 0, rows[self.rows_], -1)
-        outside = np.where([bool(text) for text in texts], rows[len(own) :], -1)
-        return vectors, np.concatenate([inside, outside])
+            return Vectors(self.vectors_), self.rows_
+        rows, vectors = self._further.placed(batch.outside)
+        return Vectors(self.vectors_, vectors), np.concatenate([self.rows_, rows])
 
-    def cosines(self, asked: Floats, vectors: Floats, rows: Ints) -> Floats:
+    def vectors_of(self, items: Sequence[Item]) -> Floats:
+        """[items, width] the vectors of items outside the catalog; zeros without text."""
+        rows, more = self._further.placed(items)
+        found = Vectors(self.vectors_, more)[np.maximum(rows, 0)]
+        found[rows < 0] = 0.0
+        return found
+
+    @functools.cached_property
+    def _further(self) -> _Further:
+        text = functools.partial(item_text, settings=self.resources.settings)
+        return _Further(self.vectors_, text, self.embed)
+
+    def cosines(self, asked: Floats, vectors: Vectors, rows: Ints) -> Floats:
         """[asked, rows] the product of each asked vector with that of each row; 0 for row −1."""
         different, places = np.unique(rows, return_inverse=True)
-        own = vectors[np.maximum(different, 0)].astype(np.float64)
+        own = vectors[np.maximum(different, 0)]
         found = np.round(asked @ own.T, DIGITS) + 0.0  # no −0
         found[:, different < 0] = 0.0
         return found[:, places]
@@ -146,20 +224,20 @@ class TextKnnRanker(TextVectorRanker):
         vectors, rows = self.placed(batch)
         histories = self._histories(batch, rows)
         if self.profile_ == "max3":
-            return [vectors[history].astype(np.float64) for history in histories]
+            return [vectors[history] for history in histories]
         return [one[None] for one in self._profiles(histories, vectors)]
 
     def _histories(self, batch: QueryBatch, rows: Ints) -> list[Ints]:
         seen = rows[batch.histories.values]
         return [self._read(seen[start:end]) for start, end in _spans(batch)]
 
-    def _profiles(self, histories: list[Ints], vectors: Floats) -> Floats:
+    def _profiles(self, histories: list[Ints], vectors: Vectors) -> Floats:
         decay = self.decay_ if self.profile_ == "decayed" else 1.0
-        profiles = np.zeros((len(histories), vectors.shape[1]))
+        profiles = np.zeros((len(histories), vectors.width))
         for row, history in enumerate(histories):
             if len(history):
                 weights = decay ** np.arange(len(history))
-                own = vectors[history].astype(np.float64)
+                own = vectors[history]
                 profiles[row] = (weights[:, None] * own).sum(axis=0)
         return unit(profiles)
 
@@ -171,13 +249,13 @@ class TextKnnRanker(TextVectorRanker):
         return known
 
     def _nearest(
-        self, batch: QueryBatch, histories: list[Ints], vectors: Floats, rows: Ints
+        self, batch: QueryBatch, histories: list[Ints], vectors: Vectors, rows: Ints
     ) -> Floats:
         found = batch.blank()
         read = np.unique(np.concatenate(histories)) if histories else rows[:0]
         if not len(read):
             return found
-        cosines = self.cosines(vectors[read].astype(np.float64), vectors, rows[batch.columns])
+        cosines = self.cosines(vectors[read], vectors, rows[batch.columns])
         for row, history in enumerate(histories):
             if len(history):
                 near = np.sort(cosines[np.searchsorted(read, history)], axis=0)[-3:]
