@@ -308,6 +308,17 @@ def test_ids_alone_rank_new_items_by_their_neighbours(tmp_path) -> None:
     ended(service)
 
 
+def test_as_many_items_as_are_asked_for_are_proposed_at_both_doors(tmp_path) -> None:
+    run = small_run(tmp_path / "few", "none", ("popular",), ["rank.retrieve_k=4"])
+    service, library = opened(run, tmp_path / "state.sqlite"), Recommender.load(run)
+    for k in (3, 4, 9, 1000):
+        shown = library.recommend({"somebody": ["p1", "p2"]}, k)
+        found = ask(service, history=["p1", "p2"], k=k)
+        assert len(found.items) == len(shown) == min(k, len(library.catalog) - 2)
+    assert len(ask(service, history=["p1", "p2"], k=9, n=5).items) == 5
+    ended(service)
+
+
 def test_the_library_judges_new_items_as_the_service_does(tmp_path, caplog) -> None:
     run = small_run(tmp_path / "ids", "none", ("popular", "bm25", "blend"), [MEMBERS])
     service, library = opened(run, tmp_path / "state.sqlite"), Recommender.load(run)

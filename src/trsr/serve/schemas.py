@@ -125,7 +125,9 @@ class RecommendRequest(Body):
         None, description="what to rank; left out: what the first stage proposes"
     )
     n: Count | None = Field(
-        None, description="how many items the first stage proposes; left out: rank.retrieve_k"
+        None,
+        description="how many items the first stage proposes; left out: rank.retrieve_k, or "
+        "k where that is more",
     )
     k: Count = Field(10, description="how many items the answer holds")
     exclude: Annotated[list[Id], Field(max_length=2000)] = Field(

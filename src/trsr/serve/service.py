@@ -475,7 +475,7 @@ class Service:
     def _candidates(self, request: RecommendRequest, history: UserHistory) -> tuple[Item, ...]:
         if request.candidates is None:
             seen = self._also_seen(request) if request.history is None else frozenset[str]()
-            wanted = request.n or self.recommender.config.rank.retrieve_k
+            wanted = request.n or max(request.k, self.recommender.config.rank.retrieve_k)
             return self.retriever.propose(history, wanted, self._new(), seen)
         found = {item.id: item for item in map(self._item, request.candidates)}
         return tuple(found.values())
