@@ -659,7 +659,7 @@ class Recommender:
         Args:
             history: The user's history.
             n: How many of the unseen items; 0: as `rank.retrieve_k` says.
-            new: Items that came after the run, to be proposed too.
+            new: Items that came after the run, to be proposed too, or have another text since.
             seen: The ids of what the user has met beside the history; None: what the run knows.
         """
         beside = None if seen is None else {history.user: seen}

@@ -82,6 +82,20 @@ def test_a_new_item_comes_where_its_text_puts_it(catalog, retrievers) -> None:
         assert "new/one" not in [item.id for item in one.propose(seen, 20, [like])]
 
 
+def test_an_item_with_another_text_comes_where_that_puts_it(catalog, retrievers) -> None:
+    met = history(catalog, "i5")
+    text = catalog["i5"].fields[0][1]
+    near = Item("i222", {"title": f"{text} better"})
+    for one in retrievers:
+        far = Item(one.propose(met, 20, ())[0].id, {"title": "qqq"})
+        found = one.propose(met, 20, [near, far, catalog["i25"]])
+        assert near in found
+        assert far.id not in [item.id for item in found]
+        every = one.propose(met, 1000, [near, far, catalog["i25"]])
+        assert len(every) == len({item.id for item in every})
+        assert catalog["i222"] not in every
+
+
 def test_nothing_is_left_to_propose(catalog, retrievers) -> None:
     for one in retrievers:
         with pytest.raises(DataError, match="holds every item"):

@@ -319,6 +319,21 @@ def test_as_many_items_as_are_asked_for_are_proposed_at_both_doors(tmp_path) -> 
     ended(service)
 
 
+def test_an_item_whose_text_was_changed_is_proposed_with_the_new_one(tmp_path) -> None:
+    run = small_run(tmp_path / "changed", "none", ("bm25", "item_knn"))
+    service = opened(run, tmp_path / "state.sqlite", ranker="bm25")
+    before = ask(service, history=["p1", "p2"], n=28, k=28)
+    name = before.items[0].item
+    service.put_item(name, {"title": "qqq"})
+    for own in (service, opened(run, tmp_path / "state.sqlite", ranker="item_knn")):
+        found = ask(own, history=["p1", "p2"], n=28, k=28)
+        assert {one.item for one in found.items} == {one.item for one in before.items}
+        (shown,) = (one for one in found.items if one.item == name)
+        (named,) = ask(own, history=["p1", "p2"], candidates=[name]).items
+        assert (shown.title, shown.score) == ("qqq", named.score)
+        ended(own)
+
+
 def test_the_library_judges_new_items_as_the_service_does(tmp_path, caplog) -> None:
     run = small_run(tmp_path / "ids", "none", ("popular", "bm25", "blend"), [MEMBERS])
     service, library = opened(run, tmp_path / "state.sqlite"), Recommender.load(run)

@@ -134,18 +134,20 @@ class QueryBatch:
         """From query ids, histories and summaries: candidates are all unseen items.
 
         `seen` is by user what else was seen, beside the history; `new` are items that the catalog
-        lacks, candidates after its own.
+        lacks, candidates after its own, or holds with another text: it is the new one that counts.
         """
         known = _all_seen(asked, seen)
         excluded = [sorted(catalog.number(i) for i in own if i in catalog) for own in known]
         numbered = _Numbered(catalog)
+        new = [item for item in new if item.id not in catalog or catalog[item.id] != item]
         if not new:
             return cls._build(asked, numbered, None, Ragged.of(excluded))
+        changed = [catalog.number(item.id) for item in new if item.id in catalog]
         numbers = np.concatenate([np.arange(len(catalog)), numbered(new)])
         rows = []
         for own, catalogs in zip(known, excluded, strict=True):
             later = [n for n, item in enumerate(new, len(catalog)) if item.id in own]
-            rows.append(np.delete(numbers, [*catalogs, *later]))
+            rows.append(np.delete(numbers, [*catalogs, *changed, *later]))
         return cls._build(asked, numbered, Ragged.of(rows), Ragged.empty(len(asked)))
 
     @classmethod

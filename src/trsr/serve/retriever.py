@@ -70,7 +70,8 @@ class Retriever:
         (asked,) = ranker.asked(QueryBatch.whole([("propose", history, None)], self._catalog))
         if not len(asked):
             return ()
-        wanted = _SHORTLIST * (n + len(seen))
+        changed = {item.id for item in fresh if item.id in self._catalog}
+        wanted = _SHORTLIST * (n + len(seen)) + len(changed)
         found = np.unique(np.concatenate([index.search(one, wanted)[0] for one in asked]))
         pairs: list[tuple[float, Item]] = []
         for row, score in zip(
@@ -78,6 +79,7 @@ class Retriever:
         ):
             pairs += [(score, self._catalog.at(int(number))) for number in items_of[row]]
         if fresh:
+            pairs = [pair for pair in pairs if pair[1].id not in changed]
             vectors = ranker.vectors_of(fresh)
             if vectors.shape[1]:
                 pairs += zip(_likeness(asked, vectors), fresh, strict=True)

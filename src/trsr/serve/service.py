@@ -211,7 +211,10 @@ class Service:
     def _refresh(self) -> None:
         with self._lock:
             self._version, changed = self.store.items_changed_since(self._version)
-            self._fresh |= {name: Item(name, tuple(text.items())) for name, text in changed}
+            known = self.recommender.catalog
+            for name, text in changed:
+                image = known[name].image if name in known else ""
+                self._fresh[name] = Item(name, tuple(text.items()), image)
             self._refreshed = time.monotonic()
 
     def _at_hand(self, name: str) -> bool:
@@ -235,9 +238,8 @@ class Service:
         return self._find(given if isinstance(given, str) else given.id)
 
     def _new(self) -> list[Item]:
-        """The items that came after the run."""
-        known = self.recommender.catalog
-        return [item for name, item in list(self._fresh.items()) if name not in known]
+        """The items that came after the run, or have another text since."""
+        return list(self._fresh.values())
 
     def item(self, name: str) -> ItemView:
         """An item's text.
