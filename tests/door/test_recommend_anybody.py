@@ -150,6 +150,25 @@ def test_a_new_item_of_the_same_text_ranks_as_its_twin(made) -> None:
     assert {one.removeprefix("twin ") for one in found} <= {*best}
 
 
+@pytest.mark.parametrize(
+    "retriever", ["popular", "item_knn", "ease", "bm25", "text_knn", "sasrec", "blend"]
+)
+def test_who_has_met_all_gets_nothing_and_others_their_own(
+    retriever, tmp_path_factory, products, caplog
+) -> None:
+    write_data(folder := tmp_path_factory.mktemp(retriever))
+    own = {"rank.rankers": ["popular"], "rank.retriever": retriever}
+    own["rank.blend.members"] = ["popular", "item_knn"]
+    with contextlib.chdir(folder):
+        found = trsr.fit("clicks.csv", products, **SETTINGS | own)
+    some = found.catalog.ids[:3]
+    shown = found.recommend({"all": found.catalog.ids, "some": some}, k=4)
+    assert shown["user"].unique().to_list() == ["some"]
+    assert rows(shown) == rows(found.recommend({"some": some}, k=4))
+    assert "user 'all' has seen all items" in caplog.text
+    assert found.recommend({"all": found.catalog.ids}, k=4).is_empty()
+
+
 def test_an_item_of_the_run_with_another_text_is_that_item_to_who_knows_ids_alone(made) -> None:
     every = {row[1]: row[2] for row in rows(made.recommend("u1", k=30))}
     name, *rest = every
