@@ -27,11 +27,11 @@ class Item:
     Attributes:
         id: The item's id as text.
         fields: (column, value) pairs in catalog order, missing and empty values left out. A mapping
-            becomes such pairs.
+            or a list becomes such pairs.
         image: The path of its picture in the run; empty where it has none.
 
     Raises:
-        DataError: If a value is no text.
+        DataError: If the id or a value is no text.
     """
 
     id: str
@@ -39,14 +39,31 @@ class Item:
     image: str = ""
 
     def __post_init__(self) -> None:
-        if isinstance(self.fields, Mapping):
-            object.__setattr__(self, "fields", tuple(self.fields.items()))
+        if not isinstance(self.id, str):
+            raise DataError(f"an item's id is {self.id!r}, which is no text")
+        if not isinstance(self.fields, tuple) or not all(map(_is_pair, self.fields)):
+            given = self.fields
+            pairs = given.items() if isinstance(given, Mapping) else given
+            object.__setattr__(self, "fields", _pairs(self.id, pairs))
         for name, text in self.fields:
             if not isinstance(text, str):
                 raise DataError(
                     f"item {self.id!r}: the value of {name!r} is {text!r}, which is no text; "
                     "give text, or leave the field out"
                 )
+
+
+def _is_pair(given: object) -> bool:
+    return isinstance(given, tuple) and len(given) == 2
+
+
+def _pairs(name: str, given: object) -> tuple[tuple[str, str], ...]:
+    try:
+        return tuple((column, value) for column, value in given)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise DataError(
+            f"item {name!r}: its texts are {given!r}; give a mapping of columns to texts"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)

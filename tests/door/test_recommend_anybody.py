@@ -180,11 +180,17 @@ def test_an_item_of_the_run_with_another_text_is_that_item_to_who_knows_ids_alon
 
 def test_texts_of_an_item_are_text_or_a_mapping_of_it(made) -> None:
     pairs = Item("new", (("title", "a brush"),))
-    assert Item("new", {"title": "a brush"}) == pairs
+    assert Item("new", {"title": "a brush"}) == Item("new", [["title", "a brush"]]) == pairs
     assert rows(made.recommend("u1", among=[pairs, "p1"]))
     for wrong in (None, 3, float("nan"), ["a brush"]):
         with pytest.raises(DataError, match=r"item 'new': the value of 'title' is"):
             Item("new", (("title", wrong),))
+    assert Item("new", (["title", "a brush"],)) == pairs
+    for wrong in (None, "a brush", [("title",)], (("title",),)):
+        with pytest.raises(DataError, match=r"item 'new': its texts are .*; give a mapping"):
+            Item("new", wrong)
+    with pytest.raises(DataError, match="an item's id is 5, which is no text"):
+        Item(5, {"title": "a brush"})
 
 
 def test_a_network_of_ids_and_words_of_bm25_judge_new_items_too(
