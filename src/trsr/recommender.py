@@ -18,7 +18,7 @@ import polars as pl
 
 from trsr.config import Config, load_config
 from trsr.data import Catalog, Dataset
-from trsr.data.dataset import DESCRIPTIONS
+from trsr.data.dataset import DESCRIPTIONS, HELD_OUT
 from trsr.data.frames import FrameKind, as_kind, user_ids
 from trsr.data.images import FOLDER, TABLE
 from trsr.data.requests import given_histories, given_items
@@ -603,7 +603,7 @@ class Recommender:
         summaries = files.listed(run, "summaries.*.parquet")
         cases = files.listed(run, "cases.*.parquet")
         seen = (run / DESCRIPTIONS, *((run / TABLE, run / FOLDER) if self.catalog.images else ()))
-        whole = (run / ITEMS, run / "interactions.parquet", run / "report.json")
+        whole = (run / ITEMS, run / "interactions.parquet", run / HELD_OUT, run / "report.json")
         encoder = (run / ENCODER, run / ITEM_VECTORS) if config.rank.own_encoder else ()
         for path in (*whole, *seen, *cases, *encoder):
             if files.exists(path):

@@ -76,6 +76,7 @@ def test_inspect_reports_the_same_and_writes_nothing(bench: Any) -> None:
         "cases.test.parquet",
         "cases.train.parquet",
         "cases.valid.parquet",
+        "held_out.parquet",
         "interactions.parquet",
         "items.parquet",
     ]
@@ -261,3 +262,37 @@ def test_full_leaves_out_targets_that_the_user_had_seen_and_counts_them(bench: A
     assert report.counts["repeats_test"] == again
     assert len(dataset.cases("test")) == 60 - again
     assert any("seen the item before" in line for line in report.lines())
+
+
+def test_all_that_a_user_did_is_known_whether_a_case_was_drawn_or_not(bench: Any) -> None:
+    """Two users are tested; of all, the last two interactions are held out, one is rated low."""
+    clicks = [(f"u{user}", f"i{user + n}", 10 * n, 5) for user in range(6) for n in range(7)]
+    low = [(f"u{user}", f"i{20 + user}", 15, 1) for user in range(6)]
+    _, dataset = bench.prepare(
+        interactions=bench.table(
+            "rated.csv", ("user_id", "item_id", "timestamp", "rating"), [*clicks, *low]
+        ),
+        items=bench.goods(30),
+        min_rating=3,
+        negatives=4,
+        test_cases=2,
+        valid_cases=2,
+        train_users=2,
+        max_history=3,
+    )
+    assert len(dataset.cases("test").frame) == 2
+    assert dataset.users == [f"u{user}" for user in range(6)]
+    fitted = dataset.interactions.group_by("user").len()
+    assert set(fitted["len"]) == {5}
+    for user in range(6):
+        history = dataset.history(f"u{user}")
+        every = [(f"i{user + n}", 10.0 * n) for n in range(7)]
+        found = [(one.item.id, one.time) for one in history.interactions]
+        assert found == every[-len(found) :]
+        assert len(found) >= 4
+        seen = dataset.seen([f"u{user}"])[f"u{user}"]
+        assert seen == {item for item, _ in every} | {f"i{20 + user}"}
+    (dataset.folder / "held_out.parquet").unlink()  # as an older trsr prepared it
+    older = Dataset.load(dataset.folder)
+    assert older.users == dataset.users
+    assert not older.held_out.height

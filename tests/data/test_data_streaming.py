@@ -131,6 +131,12 @@ def digest(seed, path):
         counts.get(name, 0) for name in LEFT_OUT
     )
     frames = {path.name: pl.read_parquet(path) for path in sorted(out.iterdir())}
+    # what is held out and what is fitted on are all that counts; what does not is beside it
+    held_out, fitted = frames.pop("held_out.parquet"), frames["interactions.parquet"]
+    counted = pl.concat([fitted, held_out.drop_nulls("time")])
+    assert len(counted) == counts["interactions"]
+    uncounted = held_out.filter(pl.col("time").is_null()).select("user", "item")
+    assert uncounted.join(counted, on=["user", "item"], how="semi").is_empty()
     tables = [(name, frame.columns, frame.rows()) for name, frame in frames.items()]
     return hashlib.sha256(repr((tables, dict(counts))).encode()).hexdigest()[:12]
 

@@ -279,10 +279,38 @@ class Dataset:
             )
 
     @cached_property
+    def held_out(self) -> pl.DataFrame:
+        """What nothing is fitted on: `user`, `item`, `time`; oldest first within a user.
+
+        Without a time are interactions that do not count, such as those with a low rating. A run
+        that an older trsr prepared has none.
+
+        Raises:
+            DataError: If the file is damaged.
+        """
+        path = self.folder / HELD_OUT
+        if not files.is_file(path):
+            return pl.DataFrame(schema=HELD_OUT_SCHEMA)
+        columns = {"user": pl.String(), "item": pl.String()}
+        further = {"time": pl.Float64()}
+        frame = read_table(path, columns, again=_AGAIN, key=(), further=further, error=DataError)
+        if "time" not in frame.columns:
+            raise DataError(f"{path}: there is no column time; {_AGAIN}")
+        self._check_known(frame.lazy(), path)
+        return frame
+
+    @cached_property
+    def _every(self) -> pl.DataFrame:
+        """All interactions that count, oldest first within a user."""
+        held_out = self.held_out.filter(pl.col("time").is_not_null())
+        frame = pl.concat([self.interactions, held_out])
+        return frame.sort("user", "time", maintain_order=True) if len(held_out) else frame
+
+    @cached_property
     def users(self) -> list[str]:
         """All users with a history, in the order in which the data shows them."""
         frames = [
-            self.interactions,
+            self._every,
             *(self.cases(split).frame for split in ("train", "valid", "test")),
         ]
         found = pl.concat([frame.select("user") for frame in frames])
@@ -291,14 +319,22 @@ class Dataset:
     def history(self, user: str) -> UserHistory | None:
         """All that is known of a user, to recommend what comes next; None for an unknown user.
 
-        It is the history of the user's last test case and what was clicked then (at the time of the
-        history's last interaction: a case does not keep its target's own), else that of the last
-        validation or training case, else the interactions for fitting.
+        It begins where the history of the user's last test case begins, else of the last validation
+        or training case, else with the first interaction; and it ends with the last. What was
+        clicked among a case's own candidates, and is no interaction, stands at its end.
         """
         return self.histories([user]).get(user)
 
     def histories(self, users: Collection[str]) -> dict[str, UserHistory]:
         """The histories of users as `history` gives them; unknown users are left out."""
+        files.refuse_fork()
+        rows = self._every.filter(pl.col("user").is_in(set(users)))
+        every = {
+            user: (items, times)
+            for user, items, times in rows.group_by("user", maintain_order=True)
+            .agg("item", "time")
+            .iter_rows()
+        }
         found: dict[str, UserHistory] = {}
         for split in ("test", "valid", "train"):
             wanted = pl.col("user").is_in(set(users) - found.keys())
@@ -307,28 +343,58 @@ class Dataset:
             for (_, history), clicked in zip(
                 cases.histories(), cases.frame["relevant"], strict=True
             ):
-                last = history.interactions[-1].time if history.interactions else 0.0
-                more = tuple(Interaction(self.catalog[item], last) for item in sorted(clicked))
-                found[history.user] = UserHistory(history.user, history.interactions + more)
-        rest = self.interactions.filter(pl.col("user").is_in(set(users) - found.keys()))
-        for (user,), rows in rest.group_by("user", maintain_order=True):
-            pairs = rows.select("item", "time").iter_rows()
+                later = _later(history, *every.pop(history.user, ((), ())))
+                known = {item for item, _ in later}
+                last = later[-1][1] if later else (_times(history) or [0.0])[-1]
+                later += [(item, last) for item in sorted(clicked) if item not in known]
+                more = tuple(Interaction(self.catalog[item], time) for item, time in later)
+                found[history.user] = self._joined(history.user, history.interactions + more)
+        for user, (items, times) in every.items():
+            pairs = zip(items, times, strict=True)
             past = tuple(Interaction(self.catalog[item], time) for item, time in pairs)
-            try:
-                found[user] = UserHistory(user, past)
-            except ValueError as error:
-                path = self.folder / "interactions.parquet"
-                raise DataError(f"{path}: {error}; {_AGAIN}") from error
+            found[user] = self._joined(user, past)
         return found
 
+    def _joined(self, user: str, interactions: tuple[Interaction, ...]) -> UserHistory:
+        try:
+            return UserHistory(user, interactions)
+        except ValueError as error:
+            path = self.folder / "interactions.parquet"
+            raise DataError(f"{path}: {error}; {_AGAIN}") from error
+
     def seen(self, users: Collection[str]) -> dict[str, frozenset[str]]:
-        """All items that each of these users has in the interactions for fitting."""
-        rows = self.interactions.filter(pl.col("user").is_in(set(users)))
+        """All items that each of these users has in the data, also where that does not count."""
+        frame = pl.concat(
+            [one.select("user", "item") for one in (self.interactions, self.held_out)]
+        )
+        rows = frame.filter(pl.col("user").is_in(set(users)))
         return {user: frozenset(own["item"]) for (user,), own in rows.group_by("user")}
+
+
+def _times(history: UserHistory) -> list[float]:
+    return [one.time for one in history.interactions]
+
+
+def _later(
+    history: UserHistory, items: Sequence[str], times: Sequence[float]
+) -> list[tuple[str, float]]:
+    """What a user did after a case's history, of all that the user did; none if it is not there."""
+    size = len(history)
+    own = [item.id for item in history.items], _times(history)
+    for start in range(len(items) - size, -1, -1):
+        end = start + size
+        if (list(items[start:end]), list(times[start:end])) == own:
+            return list(zip(items[end:], times[end:], strict=True)) if size else []
+    return []
 
 
 _AGAIN = "give `trsr run` again"
 
+
+HELD_OUT = "held_out.parquet"
+"""In a run directory: the interactions that nothing is fitted on."""
+
+HELD_OUT_SCHEMA = pl.Schema({"user": pl.String(), "item": pl.String(), "time": pl.Float64()})
 
 DESCRIPTIONS = "descriptions.parquet"
 """In a run directory: what the items' images show, as the stage `describe` wrote it."""

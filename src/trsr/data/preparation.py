@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from trsr.data.cases import (
     new_targets,
     sampled_cases,
 )
+from trsr.data.dataset import HELD_OUT, HELD_OUT_SCHEMA
 from trsr.data.images import split_images, write_images
 from trsr.data.impressions import impression_cases
 from trsr.data.negatives import Weights
@@ -172,7 +174,9 @@ def prepare(
     row_counts.add("train_interactions", int(fit.sum()))
     if out is not None:
         files.stream_parquet(iter([items]), items.schema, out / "items.parquet")
-        files.stream_parquet(_fitting(found, fit), FIT_SCHEMA, out / "interactions.parquet")
+        files.stream_parquet(_rows(found, fit), FIT_SCHEMA, out / "interactions.parquet")
+        held_out = itertools.chain(_rows(found, ~fit), _only_seen(found))
+        files.stream_parquet(held_out, HELD_OUT_SCHEMA, out / HELD_OUT)
     items = items.select("id")
     progress.advance(1, "items and interactions")
     for split in SPLITS:
@@ -250,15 +254,30 @@ def _sampled(
     return PlannedCases(make, lengths)
 
 
-def _fitting(found: Records, fit: Mask) -> Iterator[pl.DataFrame]:
+def _rows(found: Records, chosen: Mask) -> Iterator[pl.DataFrame]:
+    """The chosen interactions, some at a time."""
     for begin in range(0, len(found), _CHUNK):
-        rows = begin + np.flatnonzero(fit[begin : begin + _CHUNK])
+        rows = begin + np.flatnonzero(chosen[begin : begin + _CHUNK])
         columns = [
             found.users.gather(found.user[rows]),
             found.items.gather(found.item[rows]),
             pl.Series(found.time[rows]),
         ]
         yield pl.DataFrame(columns, schema=FIT_SCHEMA)
+
+
+def _only_seen(found: Records) -> Iterator[pl.DataFrame]:
+    """What users have seen in interactions that filters left out; without a time."""
+    size = len(found.items)
+    for begin in range(0, len(found.seen_user), _CHUNK):
+        user = found.seen_user[begin : begin + _CHUNK].astype(np.int64)
+        item = found.seen_item[begin : begin + _CHUNK]
+        own = slice(found.starts[user[0]], found.starts[user[-1] + 1])
+        counted = found.user[own].astype(np.int64) * size + found.item[own]
+        rows = np.flatnonzero(np.isin(user * size + item, counted, invert=True))
+        names = [found.users.gather(user[rows]), found.items.gather(item[rows])]
+        times = pl.repeat(None, len(rows), dtype=pl.Float64, eager=True)
+        yield pl.DataFrame([*names, times], schema=HELD_OUT_SCHEMA)
 
 
 def _counted(

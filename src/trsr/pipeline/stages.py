@@ -13,7 +13,7 @@ import polars as pl
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.data.cases import FULL_FORMAT
-from trsr.data.dataset import DESCRIPTIONS
+from trsr.data.dataset import DESCRIPTIONS, HELD_OUT
 from trsr.data.images import FOLDER, TABLE, image_stamp
 from trsr.data.preparation import located, prepare
 from trsr.methods import METHODS
@@ -376,7 +376,7 @@ PREPARE = Stage(
     ("items.parquet", "interactions.parquet", *CASES),
     _data_settings,
     _prepare,
-    writes_more=("prepare.json", TABLE, FOLDER),
+    writes_more=("prepare.json", HELD_OUT, TABLE, FOLDER),
 )
 SUMMARIZE = Stage(
     "summarize",

@@ -18,7 +18,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -605,18 +604,10 @@ History = tuple[str, list[str], list[float]]
 
 def run_histories(dataset: Dataset, users: int) -> Iterator[list[History]]:
     """Each user's history, as `Dataset.history` gives it, some users at a time."""
-    known = pl.DataFrame(schema={"user": pl.String})
-    for split in ("test", "valid", "train"):
-        last = dataset.cases(split).frame.unique("user", keep="last", maintain_order=True)
-        last = last.join(known, on="user", how="anti")
-        known = pl.concat([known, last.select("user")])
-        for frame in last.select("user", "items", "times", "relevant").iter_slices(users):
-            # of what was clicked then a case keeps no time of its own
-            yield [
-                (user, items + sorted(clicked), times + [times[-1]] * len(clicked))
-                for user, items, times, clicked in frame.iter_rows()
-            ]
-    rest = dataset.interactions.join(known, on="user", how="anti")
-    grouped = rest.group_by("user", maintain_order=True).agg("item", "time")
-    for frame in grouped.iter_slices(users):
-        yield list(frame.iter_rows())
+    for start in range(0, len(dataset.users), users):
+        found = dataset.histories(dataset.users[start : start + users])
+        yield [
+            (user, [item.id for item in history.items], [one.time for one in history.interactions])
+            for user, history in found.items()
+            if len(history)
+        ]
