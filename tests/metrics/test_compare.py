@@ -36,6 +36,16 @@ def test_one_run_sets_all_its_rankers_against_the_main_one(tmp_path: Path) -> No
     assert found.table().rows[0][3] == "baseline"
 
 
+def test_a_run_stands_for_the_ranker_that_its_report_is_about(tmp_path: Path) -> None:
+    skills = {"blend": 2.0, "popular": 1.0, "llm": 2.0}
+    for rankers, about in ((["popular", "blend", "llm"], "blend"), (["llm", "popular"], "llm")):
+        run = write_run(tmp_path / about, skills={name: skills[name] for name in rankers})
+        found = compare([str(run), f"{run}:popular"])
+        assert [one.system for one in found.results] == [about, "popular"]
+    run = write_run(tmp_path / "cheap", skills={"random": 0.0, "popular": 1.0})
+    assert compare([str(run)]).baseline == "popular"
+
+
 def test_runs_are_paired_by_query_whatever_the_order_of_rows(tmp_path: Path) -> None:
     one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", seed=1)
     straight = compare([str(one), str(two)], metrics=["recall@1", "ndcg@10"])

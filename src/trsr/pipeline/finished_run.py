@@ -12,6 +12,7 @@ import polars as pl
 
 from trsr.data.cases import SEEN
 from trsr.errors import DataError, StaleRunError, StoreError
+from trsr.metrics.compute import MAIN
 from trsr.pipeline.artifacts import cases_file
 from trsr.settings import digest, toml_values
 from trsr.storage import files, tables
@@ -91,7 +92,7 @@ class FinishedRun:
     @property
     def main(self) -> str:
         """The ranker that the run's report is about."""
-        return "llm" if "llm" in self.rankers else self.rankers[-1]
+        return next((name for name in MAIN if name in self.rankers), self.rankers[-1])
 
     @cached_property
     def cases(self) -> pl.DataFrame:

@@ -152,8 +152,9 @@ class RankedItem(ItemTitle):
     score: float
     p_yes: float | None = Field(
         default=None,
-        description="calibrated probability of this candidate alone, where there is one: those of "
-        "a list do not add up to 1",
+        description="calibrated probability that this candidate is taken, where there is one, in "
+        "lists like the run's: those of a list do not add up to 1, and a blend gives another "
+        "among other candidates",
     )
 
 
