@@ -46,6 +46,7 @@ from trsr.rankers.new_items import NewItems
 from trsr.rankers.settings import RANKERS as RANKERS_BY_NAME
 from trsr.registry import like
 from trsr.report.costs import RunFigures, run_figures
+from trsr.settings import digest
 from trsr.storage import files
 from trsr.storage.files import hash_file
 from trsr.storage.remote_run import local
@@ -687,7 +688,8 @@ class Recommender:
         size = whole_size(self.catalog)
         for start in range(0, len(histories), size):
             some = histories[start : start + size]
-            asked = [(f"propose/{one.user}", one, None) for one in some]
+            # ties are drawn by what the user has done: the same for everybody who has done it
+            asked = [(f"propose/{_done(one)}", one, None) for one in some]
             if among is not None and outside:
                 batch = QueryBatch.choosing(asked, self.catalog, among, seen)
             else:
@@ -792,6 +794,10 @@ class Recommender:
     def _titles(self) -> tuple[LanguageModel, TitleWriter]:
         with self._lock:
             return self._title_model
+
+
+def _done(history: UserHistory) -> str:
+    return digest([item.id for item in history.items])
 
 
 def _count(k: Any) -> int:

@@ -52,6 +52,10 @@ def test_a_history_given_by_ids_ranks_as_the_same_history_of_the_run(made) -> No
         assert rows(made.recommend({"u3": items}, k=4)) == wanted
     assert rows(made.recommend([own], k=4)) == wanted
     assert made.explain({"u3": ids}, k=4).scores["item"].to_list() == [row[1] for row in wanted]
+    # whoever has done the same gets the same, also among items that tie
+    for few in (ids, ids[:1], []):
+        same = made.recommend(dict.fromkeys(("a", "b"), few), k=6)
+        assert rows(same.filter(user="a").drop("user")) == rows(same.filter(user="b").drop("user"))
     # what the run alone has seen of that user is no longer met
     shorter = made.recommend({"u3": ids[:2]}, k=30)
     assert {*shorter["item"]} == {*made.catalog.ids} - {*ids[:2]}
