@@ -112,6 +112,9 @@ def test_popularity_is_added_and_orders_what_the_history_tells_nothing_of(make) 
     assert scored(make(0.25), query("")) == pytest.approx(
         {i: 0.25 * popularity_share[i] for i in popularity_share}
     )
+    # where nothing is known of a history popularity is all there is, whatever its weight
+    for unknown in ("", "ef"):
+        assert scored(make(0.0), query(unknown)) == pytest.approx(popularity_share)
 
 
 # --- popular_recent

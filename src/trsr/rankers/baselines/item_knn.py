@@ -70,6 +70,16 @@ def known_histories(batch: QueryBatch, rows: Ints) -> tuple[Ints, Ints, Ints]:
     return batch.histories.rows[known], found[known], age[known]
 
 
+def of_popularity(batch: QueryBatch, queries: Ints, weight: float, shares: Floats) -> Floats:
+    """What popularity adds, [queries or 1, columns]: by its weight, and all of an unknown history.
+
+    `queries` are those with a known item; of the others nothing else tells anything.
+    """
+    nothing = np.bincount(queries, minlength=len(batch)) == 0
+    weights: Floats = np.array([weight]) if weight else nothing.astype(np.float64)
+    return weights[:, None] * shares
+
+
 class ItemKnnRanker(Ranker):
     """Σ decayᵃ · c(i, j) / (√(c(i) c(j)) + shrinkage) over the history's items j, and popularity.
 
@@ -132,7 +142,8 @@ class ItemKnnRanker(Ranker):
         known = asked >= 0
         asked = asked[known]
         found = batch.blank()
-        found[:, known] = self.popularity_ * self.popularity_shares_[asked]
+        shares = self.popularity_shares_[asked]
+        found[:, known] = of_popularity(batch, queries, self.popularity_, shares)
         if not len(seen) or not len(asked):
             return ScoreBatch(found)
         read, places = np.unique(seen, return_inverse=True)
@@ -232,7 +243,8 @@ class EaseRanker(Ranker):
         asked = batch.extended(self.rows_, -1)[batch.columns]
         known = asked >= 0
         found = batch.blank()
-        found[:, known] = self.popularity_ * self.popularity_shares_[asked[known]]
+        shares = self.popularity_shares_[asked[known]]
+        found[:, known] = of_popularity(batch, queries, self.popularity_, shares)
         if not len(pairs):
             return ScoreBatch(found)
         queries, seen = np.divmod(pairs, len(self.popularity_shares_))
