@@ -249,6 +249,8 @@ def test_a_weak_shortcut_is_told_apart_from_none() -> None:
     assert judged(1120).state == "ok"
     assert judged(1120).seen.endswith("weak; a warning above 0.6")
     assert judged(1400).state == "warning"
+    assert judged(600).state == "ok"
+    assert judged(600).seen.endswith("below chance: this puts the target behind 70 % of the others")
 
 
 def test_popular_targets_among_uniform_negatives_are_a_warning(faulty: Path) -> None:

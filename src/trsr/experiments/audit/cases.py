@@ -287,6 +287,9 @@ def _judged(name: str, scores: Sequence[Values], advice: str, state: State) -> C
     mean, error = float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each))
     numbers = {"auc": mean, "se": error}
     seen = f"AUC {mean:.3f} ±{error:.3f}"
+    if 0.5 - mean > 3 * error:  # as of popularity without the target itself, in sparse data
+        behind = f"below chance: this puts the target behind {100 * (1 - mean):.0f} % of the others"
+        return Check(name, "ok", f"{seen}: {behind}", numbers)
     if mean - 0.5 <= 3 * error:
         return Check(name, "ok", f"{seen}: not shown to differ from chance", numbers)
     if mean <= STRONG:
