@@ -37,7 +37,7 @@ export class Ranking {
       "aria-describedby": "summary-note", oninput: () => this.edit() });
     this.note = el("p", { class: "small soft", id: "summary-note" });
     this.difference = el("p", { class: "difference", dir: "auto", hidden: true });
-    this.unread = el("p", { class: "small soft", hidden: true }, "This ranker reads no summary.");
+    this.unread = el("p", { class: "small soft", hidden: true }, "No summary was read: this user has none yet, or the ranker reads none.");
     this.reads = el("div", { class: "reads", hidden: true },
       el("label", { for: "summary" }, "The summary that the ranker reads"), this.text, this.note, this.difference);
     this.shown = el("p", { class: "small shown" });
