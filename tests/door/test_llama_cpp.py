@@ -87,7 +87,9 @@ def test_recommend_and_the_service_ask_the_server(served, tmp_path):
             lists = list(pool.map(service.recommend, [asked] * 4))
         (model,) = service.recommender.opened()
         assert model.inner.endpoint.usage.requests > 5
-        assert len({tuple(one.item for one in found.items) for found in lists}) == 1
+        scores = [{one.item: one.score for one in found.items} for found in lists]
+        for other in scores[1:]:  # the server sums in another order beside other requests
+            assert other == pytest.approx(scores[0], abs=0.05)
     finally:
         service.close()
         service.store.close()

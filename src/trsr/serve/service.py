@@ -658,4 +658,4 @@ class _timed:  # noqa: N801 - used as a function
 
 
 def _title(item: Item, characters: int = 200) -> str:
-    return item.fields[0][1][:characters] if item.fields else item.id
+    return item.fields[0][1][:characters].rstrip() if item.fields else item.id
