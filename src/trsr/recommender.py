@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import polars as pl
 
 from trsr.config import Config, load_config
@@ -700,6 +701,10 @@ class Recommender:
 
     def _first(self, batch: QueryBatch, n: int) -> list[tuple[Item, ...]]:
         """What the retriever puts first for each query; all where they are no more than `n`."""
+        if not batch.places.lengths.all():  # nothing is left for some, of which no ranker is asked
+            some = np.flatnonzero(batch.places.lengths).tolist()
+            found = iter(self._first(batch.select(some), n) if some else ())
+            return [next(found) if count else () for count in batch.places.lengths.tolist()]
         if not batch.full and int(batch.places.lengths.max(initial=0)) <= n:
             return [
                 tuple(map(batch.item, batch.columns[batch.places[row]].tolist()))

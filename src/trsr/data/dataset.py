@@ -300,19 +300,10 @@ class Dataset:
         return frame
 
     @cached_property
-    def _every(self) -> pl.DataFrame:
-        """All interactions that count, oldest first within a user."""
-        held_out = self.held_out.filter(pl.col("time").is_not_null())
-        frame = pl.concat([self.interactions, held_out])
-        return frame.sort("user", "time", maintain_order=True) if len(held_out) else frame
-
-    @cached_property
     def users(self) -> list[str]:
         """All users with a history, in the order in which the data shows them."""
-        frames = [
-            self._every,
-            *(self.cases(split).frame for split in ("train", "valid", "test")),
-        ]
+        cases = [self.cases(split).frame for split in ("train", "valid", "test")]
+        frames = [self.interactions, self.held_out.drop_nulls("time"), *cases]
         found = pl.concat([frame.select("user") for frame in frames])
         return found["user"].unique(maintain_order=True).to_list()
 
@@ -328,13 +319,11 @@ class Dataset:
     def histories(self, users: Collection[str]) -> dict[str, UserHistory]:
         """The histories of users as `history` gives them; unknown users are left out."""
         files.refuse_fork()
-        rows = self._every.filter(pl.col("user").is_in(set(users)))
-        every = {
-            user: (items, times)
-            for user, items, times in rows.group_by("user", maintain_order=True)
-            .agg("item", "time")
-            .iter_rows()
-        }
+        own = pl.col("user").is_in(set(users))
+        held_out = self.held_out.filter(own).drop_nulls("time")
+        rows = pl.concat([self.interactions.filter(own), held_out])
+        grouped = rows.sort("time", maintain_order=True).group_by("user", maintain_order=True)
+        every = {one: pair for one, *pair in grouped.agg("item", "time").iter_rows()}
         found: dict[str, UserHistory] = {}
         for split in ("test", "valid", "train"):
             wanted = pl.col("user").is_in(set(users) - found.keys())

@@ -43,13 +43,11 @@ class BlendConfig(RankerConfig):
 
 
 def standardized(scores: Array) -> Array:
-    """(score − mean) / standard deviation over a query's candidates, if any; 0 where all tie.
+    """(score − mean) / standard deviation over a query's candidates; 0 where all tie.
 
     Args:
         scores: [candidates] finite numbers, in an order that does not depend on the query's.
     """
-    if not len(scores):  # as of a user who has seen all
-        return scores
     mean = scores.sum() / len(scores)
     spread = math.sqrt(((scores - mean) ** 2).sum() / len(scores))
     # a spread of rounding errors alone tells nothing apart

@@ -6,6 +6,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import polars as pl
@@ -22,6 +23,11 @@ from trsr.types import Item
 DIGITS = 12
 """Decimals of a cosine: vectors are of float32, and beyond this a sum's order shows."""
 
+KEPT = 100_000
+"""Most items outside the catalog of which something is remembered."""
+
+T = TypeVar("T")
+
 ENCODER = "encoder"
 """In a run directory: the encoder that the stage `encode` made."""
 ITEM_VECTORS = "item_vectors.parquet"
@@ -37,6 +43,32 @@ def item_text(item: Item, settings: RankSettings) -> str:
     fields = settings.text_fields or tuple(known)
     values = (fold_cut(known[name], settings.text_words) for name in fields if name in known)
     return ". ".join(value for value in values if value)
+
+
+class Remembered(Generic[T]):
+    """What is made of items outside the catalog: of each once, and of all that are new together.
+
+    Thousands may come with every request. Threads take turns at making.
+
+    Args:
+        make: Gives one for each of some items.
+    """
+
+    def __init__(self, make: Callable[[list[Item]], Sequence[T]]) -> None:
+        self._make = make
+        self._kept: dict[Item, T] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, items: Sequence[Item]) -> list[T]:
+        """One for each item, in their order."""
+        kept = self._kept
+        if any(item not in kept for item in items):
+            with self._lock:
+                new = [item for item in dict.fromkeys(items) if item not in self._kept]
+                kept = self._kept | dict(zip(new, self._make(new) if new else (), strict=True))
+                few = len(kept) <= KEPT
+                self._kept = kept if few else {item: kept[item] for item in items}
+        return [kept[item] for item in items]
 
 
 class TextEmbedder:

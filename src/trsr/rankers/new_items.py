@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,13 @@ from trsr.data import Catalog
 from trsr.rankers.base import Ranker
 from trsr.rankers.baselines.bm25 import TextIndex
 from trsr.rankers.batch import Floats, Ints, QueryBatch, Ragged, ScoreBatch
-from trsr.rankers.item_text import TextEmbedder, item_text, text_vectors
+from trsr.rankers.item_text import Remembered, TextEmbedder, item_text, text_vectors
 from trsr.rankers.settings import RankSettings
 from trsr.types import Item
 
 LARGE = 100_000
 """Catalogs with more items are searched by an index of vectors, where the ranker compares such."""
 NEIGHBOURS = 5
-_KEPT = 100_000
 
 Near = tuple[Ints, Floats]
 """Catalog numbers of the items nearest in text, nearest first, and how near each is, above 0."""
@@ -96,24 +94,13 @@ class NewItems:
         self._catalog = catalog
         self._settings = settings
         self._run = run
-        self._lock = threading.Lock()
-        self._kept: dict[Item, Near] = {}
+        self._found = Remembered(self._search)
 
     def neighbours(self, items: Iterable[Item]) -> list[Near]:
-        """Of each an item of the catalog itself, or the catalog's nearest to a new one's text.
-
-        Those that come for the first time are read together: one by one thousands take minutes.
-        """
-        asked, kept = list(items), self._kept
-        new = dict.fromkeys(item for item in asked if item.id not in self._catalog)
-        found = {item: kept[item] for item in new if item in kept}
-        if len(found) < len(new):
-            with self._lock:
-                missing = [item for item in new if item not in kept]
-                kept |= zip(missing, self._search(missing), strict=True)
-                found = {item: kept[item] for item in new}
-                if len(kept) > _KEPT:
-                    self._kept = found
+        """Of each an item of the catalog itself, or the catalog's nearest to a new one's text."""
+        asked = list(items)
+        new = [item for item in asked if item.id not in self._catalog]
+        found = dict(zip(new, self._found(new), strict=True))
         return [found[item] if item in found else self._itself(item) for item in asked]
 
     def _itself(self, item: Item) -> Near:

@@ -83,35 +83,32 @@ def pages() -> jinja2.Environment:
 
 def render(report: Report, page: Page) -> str:
     """The page as text."""
+    template = pages().get_template("report.html")
     shown = headline_metrics(report)
     metric = cost_metric(report)
     best = best_ranker(report, metric)
     costs = page.costs if metric else ()
     charts = [dot_chart(report, name) for name in shown]
     curves = [line_chart("Training loss", page.curve), line_chart(page.validated, page.validation)]
-    return (
-        pages()
-        .get_template("report.html")
-        .render(
-            report=report,
-            page=page,
-            cards=[_card(best, report.chance[name], name) for name in shown],
-            headline=best.ranker,
-            charts=[chart for chart in charts if chart],
-            curves=[chart for chart in curves if chart],
-            cost_metric=metric,
-            cost_heads=COSTS,
-            cost_rows=cost_rows(report, metric, costs),
-            costs_said=costs_note(costs),
-            differences=difference_rows(report),
-            about=about(report),
-            differences_said=differences_note(report),
-            stages=[(one, count_words(one.counts)) for one in page.stages],
-            planned=any(one.planned for one in page.stages),
-            best={name: best_mean(report, name) for name in report.metrics},
-            settings=setting_rows(page.settings, page.changed),
-            bound=BOUND,
-        )
+    return template.render(
+        report=report,
+        page=page,
+        cards=[_card(best, report.chance[name], name) for name in shown],
+        headline=best.ranker,
+        charts=[chart for chart in charts if chart],
+        curves=[chart for chart in curves if chart],
+        cost_metric=metric,
+        cost_heads=COSTS,
+        cost_rows=cost_rows(report, metric, costs),
+        costs_said=costs_note(costs),
+        differences=difference_rows(report),
+        about=about(report),
+        differences_said=differences_note(report),
+        stages=[(one, count_words(one.counts)) for one in page.stages],
+        planned=any(one.planned for one in page.stages),
+        best={name: best_mean(report, name) for name in report.metrics},
+        settings=setting_rows(page.settings, page.changed),
+        bound=BOUND,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from trsr.rankers.base import FitData, FitOptions, Ranker
 from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
-from trsr.rankers.item_text import item_text
+from trsr.rankers.item_text import Remembered, item_text
 from trsr.rankers.settings import RankSettings, Traits
 from trsr.rankers.tuning import tune
 from trsr.registry import optional
@@ -24,10 +24,6 @@ EXTRAS = (("bm25s", "baselines"), ("scipy", "baselines"))
 
 K1, B = 1.5, 0.75
 """How fast repeated terms saturate, and how far long texts are held back."""
-
-
-_KEPT = 100_000
-"""Most items outside the catalog whose texts are kept as they were read."""
 
 
 class _Counts(NamedTuple):
@@ -58,7 +54,7 @@ class TextIndex:
         self._sparse = optional("scipy.sparse", "baselines", f"the ranker {ranker}")
         self.terms: dict[str, int] = {}
         self.scores: Any = None
-        self._kept: dict[Item, _Counts] = {}
+        self._of_items = Remembered(lambda items: self._read([self.text(item) for item in items]))
 
     def build(self, items: Sequence[Item]) -> None:
         """Reads the catalog's texts."""
@@ -87,16 +83,8 @@ class TextIndex:
         return self._counts(self._read(texts))
 
     def of_items(self, items: Sequence[Item]) -> tuple[Any, Ints]:
-        """What `counted` gives of items' texts, and how many words each has.
-
-        An item's text is read once: of new items thousands may come with every request.
-        """
-        kept = self._kept
-        if new := [item for item in dict.fromkeys(items) if item not in kept]:
-            read = self._read([self.text(item) for item in new])
-            kept = kept | dict(zip(new, read, strict=True))
-            self._kept = kept if len(kept) <= _KEPT else {item: kept[item] for item in items}
-        found = [kept[item] for item in items]
+        """What `counted` gives of items' texts, and how many words each has."""
+        found = self._of_items(items)
         return self._counts(found), np.array([one.words for one in found], np.int64)
 
     def added(self, counts: Any, words: Ints, average: float) -> Any:

@@ -12,7 +12,14 @@ from pydantic import Field
 
 from trsr.rankers.base import FitData, FitOptions, Ranker, Resources
 from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
-from trsr.rankers.item_text import DIGITS, distinct, item_text, text_vectors, unit
+from trsr.rankers.item_text import (
+    DIGITS,
+    Remembered,
+    distinct,
+    item_text,
+    text_vectors,
+    unit,
+)
 from trsr.rankers.settings import RankerConfig, Traits
 from trsr.rankers.tuning import tune
 from trsr.settings import Settings
@@ -37,8 +44,6 @@ class TextKnnConfig(RankerConfig):
     )
 
 
-_KEPT = 100_000
-"""Most items outside the catalog whose vectors are kept."""
 _NONE = np.zeros((0, 0), np.float32)
 
 
@@ -73,19 +78,15 @@ class _Further:
         self, own: Any, text: Callable[[Item], str], embed: Callable[[Sequence[str]], Floats]
     ) -> None:
         self._own, self._text, self._embed = own, text, embed
-        self._kept: dict[Item, int | bytes] = {}
+        self._of_items = Remembered(self._read)
 
     def placed(self, items: Sequence[Item]) -> tuple[Ints, Any]:
         """Of each item its vector's row, −1 without text, and the vectors behind the catalog's."""
-        kept = self._kept
-        if new := [item for item in dict.fromkeys(items) if item not in kept]:
-            kept = kept | dict(zip(new, self._read(new), strict=True))
-            self._kept = kept if len(kept) <= _KEPT else {item: kept[item] for item in items}
         first = len(self._own) if self._own.size else 0
         behind: dict[bytes, int] = {}
         rows = [
             one if isinstance(one, int) else behind.setdefault(one, first + len(behind))
-            for one in (kept[item] for item in items)
+            for one in self._of_items(items)
         ]
         vectors = np.frombuffer(b"".join(behind), np.float32)
         return np.array(rows, np.int64), vectors.reshape(len(behind), -1) if behind else _NONE
