@@ -52,7 +52,9 @@ def test_a_new_item_counts_at_once(make_client):
     assert code(send(client, event("a", item="brand/new ü"))) == (404, "not_found")
     put = client.put("/v1/items/brand%2Fnew%20%C3%BC", json={"fields": {"title": "A new drill"}})
     assert put.status_code == 201
-    assert put.json() == {"id": "brand/new ü", "fields": {"title": "A new drill"}, "read": []}
+    text = {"title": "A new drill"}
+    answer = {"id": "brand/new ü", "result": "new", "read": [], "warnings": [], "fields": text}
+    assert put.json() == answer
     assert client.put("/v1/items/brand/new ü", json={"fields": {"title": "T"}}).status_code == 200
     assert client.get("/v1/items/brand%2Fnew%20%C3%BC").json()["fields"] == {"title": "T"}
     assert send(client, event("a", item="brand/new ü")).status_code == 200
@@ -61,15 +63,52 @@ def test_a_new_item_counts_at_once(make_client):
     assert {item["item"] for item in found.json()["items"]} == {"p2", "only here"}
 
 
+def test_items_come_in_batches(make_client):
+    client = make_client()
+    put = [{"id": f"new/{n}", "fields": {"brand": "Ajax", "title": f"Drill {n}"}} for n in range(3)]
+    same = {"id": "p1", "fields": client.get("/v1/items/p1").json()["fields"]}
+
+    def sent(*items):
+        answer = client.post("/v1/items", json={"items": items})
+        return answer if answer.is_error else [one["result"] for one in answer.json()["items"]]
+
+    assert sent(*put, same) == ["new", "new", "new", "unchanged"]
+    put[1]["fields"]["title"] = "Hammer"
+    assert sent(*put) == ["unchanged", "changed", "unchanged"]
+    assert client.get("/v1/items/new/1").json()["fields"]["title"] == "Hammer"
+    # the title stands first in the run's items, and so in new ones
+    found = client.post("/v1/recommend", json={"history": ["p1"], "candidates": ["new/2"]}).json()
+    assert found["items"][0]["title"] == "Drill 2"
+    twice = sent({"id": "other", "fields": {}}, *put, put[0])
+    assert code(twice) == (422, "cannot_be_answered")
+    assert "'new/0' stands twice" in twice.json()["error"]["message"]
+    assert client.get("/v1/items/other").status_code == 404
+    assert code(sent()) == (422, "invalid")
+    assert code(sent(*({"id": f"{n}", "fields": {}} for n in range(1001)))) == (422, "invalid")
+
+
+def test_a_field_that_nothing_reads_is_named(make_client):
+    client = make_client()
+
+    def warnings(fields):
+        return client.put("/v1/items/odd", json={"fields": fields}).json()["warnings"]
+
+    assert warnings({"title": "A drill"}) == []
+    (near,) = warnings({"titel": "A drill"})
+    assert near == "the run's items have no field 'titel': did you mean title?"
+    (empty,) = warnings({})
+    assert empty.startswith("it has no text to rank it by; the run's items have title, ")
+
+
 def test_services_on_one_database_see_each_others_users_and_items(url, make_client, monkeypatch):
-    from trsr.serve import service
+    from trsr.serve import items
 
     one, other = make_client(url), make_client(url)
     one.put("/v1/items/fresh", json={"fields": {"title": "old"}})
     assert send(other, event("a", item="fresh")).status_code == 200
     assert one.get("/v1/users/new").json()["events"][0]["title"] == "old"
     other.put("/v1/items/fresh", json={"fields": {"title": "new"}})
-    monkeypatch.setattr(service, "_FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(items, "FRESH_SECONDS", 0.0)
     assert one.get("/v1/users/new").json()["events"][0]["title"] == "new"
     assert send(one, event("a", item="fresh")).json() == {"new": 0, "known": 1}
 
@@ -213,6 +252,7 @@ def test_off_loopback_each_route_asks_for_the_scope_that_it_needs(make_client):
         "write": [
             ("POST", "/v1/events", {"events": [event("a")]}),
             ("PUT", "/v1/items/q", {"fields": {}}),
+            ("POST", "/v1/items", {"items": [{"id": "q", "fields": {}}]}),
         ],
         "admin": [("DELETE", "/v1/users/u2", None)],
     }
@@ -229,7 +269,7 @@ def test_off_loopback_each_route_asks_for_the_scope_that_it_needs(make_client):
                 assert answer.status_code != 401
     assert client.get("/healthz").text == "ok"
     known = {route.path for route in client.app.routes if route.path.startswith("/v1")}
-    assert len(known) == 7  # a new route belongs into the table above
+    assert len(known) == 8  # a new route belongs into the table above
 
 
 def test_a_wrong_key_is_none(make_client):

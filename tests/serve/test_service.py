@@ -13,8 +13,8 @@ from served import BLOCK, ended, event, opened, small_run
 from trsr.errors import DataError, ModelError
 from trsr.recommender import Recommender
 from trsr.serve.batching import TooLateError
-from trsr.serve.schemas import InlineItem, RecommendRequest, ScoreRequest
-from trsr.serve.service import UnknownNameError
+from trsr.serve.schemas import InlineItem, NamedFields, RecommendRequest, ScoreRequest
+from trsr.serve.service import Service, UnknownNameError
 from trsr.storage.response_cache import ResponseCache
 from trsr.types import Interaction, Item, Query, Summary, UserHistory
 
@@ -123,8 +123,8 @@ def test_a_new_user_is_answered_at_once_and_a_history_in_the_request_too(service
 def test_a_new_item_can_be_found_and_ranked_at_once(service) -> None:
     popular = service.recommender.catalog["p1"].fields
     # its nearest neighbours by text are those of p1, and so is its place
-    assert service.put_item("fresh", dict(popular))
-    assert not service.put_item("fresh", dict(popular) | {"brand": "Ajax"})
+    assert service.put_item("fresh", dict(popular)).result == "new"
+    assert service.put_item("fresh", dict(popular) | {"brand": "Ajax"}).result == "changed"
     service.put_item("odd/one", {"title": "zzz"})
     service.add_events([event("new", n, n) for n in range(5, 9)])
     found = ask(service, user="new", n=28, k=28)
@@ -136,6 +136,57 @@ def test_a_new_item_can_be_found_and_ranked_at_once(service) -> None:
     service.add_events([event("new", 0, 99).model_copy(update={"item": "fresh"})])
     assert ask(service, user="new").recent[-1].item == "fresh"
     assert "fresh" not in scores(ask(service, user="new", n=28, k=28))
+
+
+def many(count=100):
+    """More new items than a request waits for."""
+    return [NamedFields(id=f"new{n}", fields={"title": f"brush {n}"}) for n in range(count)]
+
+
+def read(service):
+    """Waits until all new items are read."""
+    ends = time.monotonic() + 30
+    while service.items.waiting:
+        assert time.monotonic() < ends, "the reader does not come"
+        time.sleep(0.01)
+
+
+def test_many_new_items_are_read_while_requests_are_answered(run, tmp_path, monkeypatch) -> None:
+    goes_on, plain = threading.Event(), Service._read
+    monkeypatch.setattr(Service, "_read", lambda *asked: goes_on.wait(30) and plain(*asked))
+    service = opened(run, tmp_path / "state.sqlite", ranker="popular")
+    service.put_items(many())
+    found = ask(service, history=["p1"], n=999, k=999)
+    assert (len(found.items), found.items_waiting) == (len(service.recommender.catalog) - 1, 100)
+    assert service.load()["items_waiting"] == 100
+    # what a request names it gets
+    assert len(ask(service, history=["new1"], candidates=["new2", "p1"]).items) == 2
+    threading.Timer(0.1, goes_on.set).start()
+    ended(service)  # in the midst
+    again = opened(run, tmp_path / "state.sqlite", ranker="popular")
+    read(again)
+    found = ask(again, history=["p1"], n=999, k=999)
+    assert (len(found.items), found.items_waiting) == (len(again.recommender.catalog) + 99, 0)
+    ended(again)
+
+
+def test_new_items_that_cannot_be_read_keep_nobody_waiting(run, tmp_path, monkeypatch) -> None:
+    plain, failed = Service._read, []
+
+    def fails_once(service, items):
+        if not failed:
+            failed.append(items)
+            raise ModelError("the embedding model cannot be had")
+        plain(service, items)
+
+    monkeypatch.setattr(Service, "_read", fails_once)
+    service = opened(run, tmp_path / "state.sqlite", ranker="popular")
+    service.put_item("fresh", {"title": "brush"})
+    found = ask(service, history=["p1"], n=99, k=99)
+    assert found.items_waiting == ("fresh" not in scores(found))
+    read(service)  # it is tried again
+    assert "fresh" in scores(ask(service, history=["p1"], n=99, k=99))
+    ended(service)
 
 
 @BOTH

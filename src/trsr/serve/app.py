@@ -73,6 +73,7 @@ def make_app(service: Service, settings: ServeSettings) -> FastAPI:
     app.add_middleware(Gate, settings=settings, keys=Keys(service.store), metrics=metrics)
     _handle_errors(app)
     _state_routes(app, service, metrics)
+    _item_routes(app, service)
     _model_routes(app, service, running)
     _health_routes(app, service, metrics)
     _page_routes(app)
@@ -181,24 +182,6 @@ def _state_routes(app: FastAPI, service: Service, metrics: Metrics) -> None:
         route_class_override=_EventsRoute,
     )
 
-    @app.put(
-        "/v1/items/{item_id:path}",
-        dependencies=[WRITE],
-        responses=_said(*_BODY) | {201: {"model": schemas.ItemView, "description": "a new item"}},
-    )
-    async def put_item(
-        item_id: schemas.Id, item: schemas.ItemFields, response: Response
-    ) -> schemas.ItemView:
-        """Bring an item in, or change its text; it can be recommended at once."""
-        if await to_thread.run_sync(service.put_item, item_id, item.fields):
-            response.status_code = HTTPStatus.CREATED
-        return await to_thread.run_sync(service.item, item_id)
-
-    @app.get("/v1/items/{item_id:path}", dependencies=[READ], responses=_said(404))
-    async def get_item(item_id: schemas.Id) -> schemas.ItemView:
-        """Show an item's text."""
-        return await to_thread.run_sync(service.item, item_id)
-
     @app.get("/v1/users", dependencies=[READ], responses=_said())
     async def list_users(
         prefix: Annotated[str, Query(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")] = "",
@@ -221,6 +204,36 @@ def _state_routes(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def delete_user(user_id: schemas.Id) -> schemas.Deleted:
         """Remove a user: events, summaries, and the model outputs behind them."""
         return await to_thread.run_sync(service.delete_user, user_id)
+
+
+def _item_routes(app: FastAPI, service: Service) -> None:
+    @app.put(
+        "/v1/items/{item_id:path}",
+        dependencies=[WRITE],
+        responses=_said(*_BODY) | {201: {"model": schemas.PutItem, "description": "a new item"}},
+    )
+    async def put_item(
+        item_id: schemas.Id, item: schemas.ItemFields, response: Response
+    ) -> schemas.PutItem:
+        """Bring an item in, or change its text; it can be recommended at once."""
+        kept = await to_thread.run_sync(service.put_item, item_id, item.fields)
+        if kept.result == "new":
+            response.status_code = HTTPStatus.CREATED
+        return kept
+
+    @app.post("/v1/items", dependencies=[WRITE], responses=_said(*_BODY))
+    async def put_items(batch: schemas.ItemBatch) -> schemas.KeptItems:
+        """Bring items in, or change their texts, all or none; durable when answered.
+
+        They can be recommended as they are read, in seconds.
+        """
+        kept = await to_thread.run_sync(service.put_items, batch.items)
+        return schemas.KeptItems(items=kept)
+
+    @app.get("/v1/items/{item_id:path}", dependencies=[READ], responses=_said(404))
+    async def get_item(item_id: schemas.Id) -> schemas.ItemView:
+        """Show an item's text."""
+        return await to_thread.run_sync(service.item, item_id)
 
 
 def _model_routes(app: FastAPI, service: Service, running: _Running) -> None:

@@ -90,15 +90,10 @@ class ItemFields(Body):
     fields: Fields
 
 
-class ItemView(Answer):
-    """An item."""
+class NamedFields(ItemFields):
+    """An item's id and text."""
 
-    id: str
-    fields: dict[str, str]
-    read: list[str] = Field(
-        default_factory=list,
-        description="the fields that stand in prompts; empty where the ranker has no prompts",
-    )
+    id: Id
 
 
 class InlineItem(Body):
@@ -106,6 +101,46 @@ class InlineItem(Body):
 
     id: Id
     fields: Fields = Field(default_factory=dict)
+
+
+class ItemBatch(Body):
+    """Items to be kept, all or none, each with another id."""
+
+    items: Annotated[list[NamedFields], Field(min_length=1, max_length=1000)]
+
+
+ItemChange = Literal["new", "changed", "unchanged"]
+"""What keeping an item did."""
+_READ = "the fields that stand in prompts; empty where the ranker has no prompts"
+
+
+class ItemView(Answer):
+    """An item."""
+
+    id: str
+    fields: dict[str, str]
+    read: list[str] = Field(default_factory=list, description=_READ)
+
+
+class KeptItem(Answer):
+    """What became of an item that was sent."""
+
+    id: str
+    result: ItemChange
+    read: list[str] = Field(description=_READ)
+    warnings: list[str] = Field(description="what may be wrong with its fields")
+
+
+class KeptItems(Answer):
+    """What became of a batch of items, in its order."""
+
+    items: list[KeptItem]
+
+
+class PutItem(KeptItem):
+    """What became of one item, and its text."""
+
+    fields: dict[str, str]
 
 
 ItemRef = Id | InlineItem
@@ -191,6 +226,10 @@ class Recommendation(Answer):
     )
     prompted: bool = Field(
         default=False, description="whether a model was given a prompt for each candidate"
+    )
+    items_waiting: int = Field(
+        default=0,
+        description="new items that are not read yet, and so were not proposed: ask again soon",
     )
     timings: Timings
 

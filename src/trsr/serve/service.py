@@ -10,7 +10,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ import numpy as np
 
 from trsr import machine
 from trsr.config import Config
+from trsr.data import Catalog
 from trsr.errors import DataError, ModelError, StoreError, TrsrError
 from trsr.models import LanguageModel, ScoringModel, open_model
 from trsr.models.apart import ApartModel
@@ -35,8 +36,10 @@ from trsr.recommender import (
     soft_summaries,
     summary_writer,
 )
+from trsr.registry import like
 from trsr.serve.batching import BatchedModel, OverloadedError, Ticket, on_behalf_of
 from trsr.serve.calibration import Calibration, calibration
+from trsr.serve.items import LiveItems, UnknownNameError
 from trsr.serve.noting import noting, noting_model
 from trsr.serve.retriever import Retriever
 from trsr.serve.schemas import (
@@ -49,6 +52,9 @@ from trsr.serve.schemas import (
     InlineItem,
     ItemTitle,
     ItemView,
+    KeptItem,
+    NamedFields,
+    PutItem,
     RankedItem,
     Recommendation,
     RecommendRequest,
@@ -75,8 +81,6 @@ if TYPE_CHECKING:
 
 __all__ = ["OverloadedError", "Service", "UnknownNameError"]
 
-_FRESH_SECONDS = 5.0
-"""How long an item's text that another service has changed may still be the old one."""
 _TRIED = 100_000
 """Most users remembered as those whose first summaries were looked for."""
 _WARM = 20
@@ -84,10 +88,6 @@ _WARM = 20
 _SEEN = 4096  # users whose items in the run's data are held
 
 _log = logging.getLogger("trsr.serve")
-
-
-class UnknownNameError(DataError):
-    """There is no such user or item."""
 
 
 class ServedRecommender(Recommender):
@@ -155,6 +155,7 @@ class _Asked:
     summary: Summary | None
     revision: int | None
     query: Query
+    waiting: int
     ticket: Ticket
     times: dict[str, float]
 
@@ -176,13 +177,11 @@ class Service:
         self._lock = threading.Lock()
         self._warming = threading.Lock()
         self._warm = False
-        self._fresh: dict[str, Item] = {}
-        self._version = 0
         self._tried: dict[str, None] = {}
         seen = self.recommender.dataset.seen
         self._seen = functools.lru_cache(_SEEN)(lambda user: seen([user]).get(user, frozenset()))
         store.import_run(self.recommender.dataset)
-        self._refresh()
+        self.items = LiveItems(store, self.recommender.catalog, self._read)
         config = self.recommender.config
         self.retriever = Retriever(self.recommender)
         self.summaries = Summaries(
@@ -190,7 +189,7 @@ class Service:
             config.summarize,
             config.summary_sampling,
             lambda: self.recommender.summarizer,
-            self._find,
+            self.items.find,
             self._soft,
         )
         self._summarizes = config.summarize.strategy != "none" and self.recommender.reads_summary
@@ -208,38 +207,26 @@ class Service:
 
     # Items
 
-    def _refresh(self) -> None:
-        with self._lock:
-            self._version, changed = self.store.items_changed_since(self._version)
-            known = self.recommender.catalog
-            for name, text in changed:
-                image = known[name].image if name in known else ""
-                self._fresh[name] = Item(name, tuple(text.items()), image)
-            self._refreshed = time.monotonic()
+    def _read(self, items: Sequence[Item]) -> None:
+        """Has new items scored for nobody, as what rankers make of a text is kept.
 
-    def _at_hand(self, name: str) -> bool:
-        """Whether the item is known, and its text not too old."""
-        known = name in self._fresh or name in self.recommender.catalog
-        return known and time.monotonic() - self._refreshed <= _FRESH_SECONDS
+        Those that ask a language model keep nothing, and lists made elsewhere know no such items.
+        """
+        rank = self.recommender.config.rank
+        names = rank.with_members(self.recommender.name, rank.retriever)
+        batch = QueryBatch.of([Query("new", UserHistory("", ()), tuple(items))], self._catalog)
+        for name in {*names} - {*rank.those("uses_llm", names), *rank.external}:
+            if not rank.members(name):
+                scored(self.recommender.fitted(name), batch, name)
 
-    def _find(self, name: str) -> Item:
-        if not self._at_hand(name):
-            self._refresh()  # another service on the same database may have brought it in
-        if name in self._fresh:
-            return self._fresh[name]
-        if name not in self.recommender.catalog:
-            raise UnknownNameError(f"there is no item {name!r}; PUT /v1/items/… brings it in")
-        return self.recommender.catalog[name]
+    @property
+    def _catalog(self) -> Catalog:
+        return self.recommender.catalog
 
     def _item(self, given: str | InlineItem) -> Item:
         if isinstance(given, InlineItem) and given.fields:
-            own = ((name, text) for name, text in given.fields.items() if text)
-            return Item(given.id, tuple(own))
-        return self._find(given if isinstance(given, str) else given.id)
-
-    def _new(self) -> list[Item]:
-        """The items that came after the run, or have another text since."""
-        return list(self._fresh.values())
+            return Item(given.id, self.items.in_order(given.fields))
+        return self.items.find(given if isinstance(given, str) else given.id)
 
     def item(self, name: str) -> ItemView:
         """An item's text.
@@ -247,27 +234,78 @@ class Service:
         Raises:
             UnknownNameError: If there is none.
         """
-        fields = dict(self._find(name).fields)
-        shown = self.recommender.config.prompts.fields or fields
-        read = [one for one in fields if one in shown] if self._prompted or self._summarizes else []
-        return ItemView(id=name, fields=fields, read=read)
+        fields = dict(self.items.find(name).fields)
+        return ItemView(id=name, fields=fields, read=self._in_prompts(fields))
 
-    def put_item(self, name: str, fields: dict[str, str]) -> bool:
-        """Brings an item in, or changes its text; whether it is new."""
-        created = self.store.put_item(name, {key: text for key, text in fields.items() if text})
-        self._refresh()
-        return created
+    def _in_prompts(self, fields: Iterable[str]) -> list[str]:
+        """Those that prompts show."""
+        shown = self.recommender.config.prompts.fields
+        asked = self._prompted or self._summarizes
+        return [one for one in fields if not shown or one in shown] if asked else []
+
+    def put_items(self, items: Sequence[NamedFields]) -> list[KeptItem]:
+        """Brings items in, or changes their texts, all or none; what became of each.
+
+        Raises:
+            DataError: If an id stands twice.
+        """
+        given: dict[str, dict[str, str]] = {}
+        for item in items:
+            if item.id in given:
+                raise DataError(f"the item {item.id!r} stands twice; leave one out")
+            given[item.id] = dict(self.items.in_order(item.fields))
+        results = self.store.put_items(given)
+        self.items.refresh()
+        return [
+            KeptItem(
+                id=name,
+                result=results[name],
+                read=self._in_prompts(fields),
+                warnings=self._doubts(fields),
+            )
+            for name, fields in given.items()
+        ]
+
+    def put_item(self, name: str, fields: dict[str, str]) -> PutItem:
+        """As `put_items`, of one item."""
+        (kept,) = self.put_items([NamedFields(id=name, fields=fields)])
+        return PutItem(**kept.model_dump(), fields=dict(self.items.find(name).fields))
+
+    def _doubts(self, fields: Mapping[str, str]) -> list[str]:
+        """What may be wrong with an item's fields, so that rankers would not read what they should.
+
+        A run whose items have no texts expects none.
+        """
+        config, columns = self.recommender.config, self._catalog.columns
+        if not columns:
+            return []
+        there = ", ".join(columns)
+        found = [
+            f"the run's items have no field {name!r}{like(name, columns) or f', but {there}'}"
+            for name in fields
+            if name not in columns
+        ]
+        prompted = self._prompted or self._summarizes
+        for what, read, asked in (
+            ("prompts", config.prompts.fields, prompted),
+            ("rank.text_fields", config.rank.text_fields, True),
+        ):
+            if asked and read and not {*read} & fields.keys():
+                found.append(f"none of its fields is one that {what} read: {', '.join(read)}")
+        if not fields:
+            found.append(f"it has no text to rank it by; the run's items have {there}")
+        return found
 
     # Users
 
     def knows(self, events: Sequence[Event]) -> bool:
         """Whether `submit_events` will not have to look into the database: it is done at once."""
-        return all(self._at_hand(event.item) for event in events)
+        return all(self.items.at_hand(event.item) for event in events)
 
     def submit_events(self, events: Sequence[Event]) -> Future[AddedEvents]:
         """As `add_events`, without waiting for the disk."""
         for event in events:
-            self._find(event.item)
+            self.items.find(event.item)
         done = self.store.submit_events(events)
         if self._summarizes:
             done.add_done_callback(lambda _: self.summaries.call())
@@ -340,7 +378,7 @@ class Service:
                 UserEvent(
                     id=event.id,
                     item=event.item,
-                    title=_title(self._find(event.item)),
+                    title=_title(self.items.find(event.item)),
                     time=event.time,
                     weight=event.weight,
                 )
@@ -381,7 +419,7 @@ class Service:
         return stored, revisions[: self.summaries.holding(stored, revisions)]
 
     def _stored_history(self, user: str, stored: Iterable[StoredEvent]) -> UserHistory:
-        seen = tuple(Interaction(self._find(event.item), event.time) for _, event in stored)
+        seen = tuple(Interaction(self.items.find(event.item), event.time) for _, event in stored)
         return UserHistory(user, seen)
 
     # Rankings
@@ -437,9 +475,9 @@ class Service:
         with _timed(times, "summary"):
             history, summary, revision = self._user_side(request, ticket)
         with _timed(times, "retriever"):
-            candidates = self._candidates(request, history)
+            candidates, waiting = self._candidates(request, history, ticket)
         query = Query(f"serve/{history.user}", history, candidates, summary)
-        return _Asked(history, summary, revision, query, ticket, times)
+        return _Asked(history, summary, revision, query, waiting, ticket, times)
 
     def _user_side(
         self, request: RecommendRequest, ticket: Ticket
@@ -474,13 +512,17 @@ class Service:
             return history, begun if begun and begun.text else None, revision
         return history, self.summaries.at_once(history, begun, ticket), None
 
-    def _candidates(self, request: RecommendRequest, history: UserHistory) -> tuple[Item, ...]:
+    def _candidates(
+        self, request: RecommendRequest, history: UserHistory, ticket: Ticket
+    ) -> tuple[tuple[Item, ...], int]:
+        """What is ranked, and how many new items could not be proposed yet."""
         if request.candidates is None:
             seen = self._also_seen(request) if request.history is None else frozenset[str]()
             wanted = request.n or max(request.k, self.recommender.config.rank.retrieve_k)
-            return self.retriever.propose(history, wanted, self._new(), seen)
+            new, waiting = self.items.ready(ticket.left)
+            return self.retriever.propose(history, wanted, new, seen), waiting
         found = {item.id: item for item in map(self._item, request.candidates)}
-        return tuple(found.values())
+        return tuple(found.values()), 0
 
     def _also_seen(self, request: RecommendRequest) -> frozenset[str]:
         """What the run knows that a user met beside the stored history."""
@@ -518,6 +560,7 @@ class Service:
             and SummaryUsed(text=summary.text, revision=asked.revision, covers=summary.covers),
             recent=[ItemTitle(item=item.id, title=_title(item)) for item in recent],
             prompted=self._prompted,
+            items_waiting=asked.waiting,
             timings=Timings(
                 queue=1000 * ticket.queue,
                 summary=1000 * asked.times["summary"],
@@ -632,6 +675,7 @@ class Service:
             "model_seconds": sum(one.seconds for one in counts),
             "model_late": sum(one.late for one in counts),
             "prefix_tokens": sum(one.tokens for one in caches if one is not None),
+            "items_waiting": self.items.waiting,
         }
         return found | {
             f"summary_{name}": float(value) for name, value in dataclasses.asdict(done).items()
@@ -640,6 +684,7 @@ class Service:
     def close(self) -> None:
         """Ends what works in the background, behind the step under way."""
         self.summaries.close()
+        self.items.close()
         for model in self.recommender.opened():
             model.close()
 

@@ -24,7 +24,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from trsr.data import Dataset
 from trsr.errors import ConfigError, StoreError
 from trsr.serve import tables
-from trsr.serve.schemas import AddedEvents, Event, Revision, UserRow
+from trsr.serve.schemas import AddedEvents, Event, ItemChange, Revision, UserRow
 from trsr.storage import files
 
 _GROUP = 2000
@@ -168,25 +168,33 @@ class Store:
 
     # Items
 
-    def put_item(self, item: str, fields: Mapping[str, str]) -> bool:
-        """Keeps an item's text; whether it is new."""
+    def put_items(self, items: Mapping[str, Mapping[str, str]]) -> dict[str, ItemChange]:
+        """Keeps items' texts, all in one transaction; what that changed of each, by id.
 
-        def work(connection: sa.Connection) -> bool:
+        An item that has these texts already keeps its version: it need not be read again.
+        """
+
+        def work(connection: sa.Connection) -> dict[str, ItemChange]:
             of = tables.items.c
             _lock(connection)  # versions grow in the order of commits
-            known = connection.execute(sa.select(of.id).where(of.id == item)).first()
+            rows = connection.execute(sa.select(of.id, of.fields).where(of.id.in_(items)))
+            known = {name: json.loads(fields) for name, fields in rows}
+            found = {name: _change(known.get(name), fields) for name, fields in items.items()}
             highest = connection.execute(sa.select(sa.func.max(of.version))).scalar() or 0
-            row = {"id": item, "fields": json.dumps(dict(fields)), "version": highest + 1}
-            insert = self._insert(tables.items).values(row)
-            connection.execute(
-                insert.on_conflict_do_update(
-                    index_elements=["id"],
-                    set_={"fields": insert.excluded.fields, "version": insert.excluded.version},
-                )
-            )
-            return known is None
+            new = [
+                {"id": name, "fields": json.dumps(dict(fields)), "version": highest + 1}
+                for name, fields in items.items()
+                if found[name] != "unchanged"
+            ]
+            if new:
+                insert = self._insert(tables.items)
+                texts = {one: insert.excluded[one] for one in ("fields", "version")}
+                update = insert.on_conflict_do_update(index_elements=["id"], set_=texts)
+                connection.execute(update, new)
+            return found
 
-        return bool(self._write(work))
+        changes: dict[str, ItemChange] = self._write(work)
+        return changes
 
     def item(self, item: str) -> dict[str, str] | None:
         """An item's text by column; None for an unknown one."""
@@ -506,6 +514,12 @@ def _count_events(insert: Any) -> Any:
         "due": sa.func.coalesce(of.due, insert.excluded.due),
     }
     return insert.on_conflict_do_update(index_elements=["user"], set_=update)
+
+
+def _change(known: object, fields: Mapping[str, str]) -> ItemChange:
+    if known is None:
+        return "new"
+    return "unchanged" if known == dict(fields) else "changed"
 
 
 def _size(job: _Job) -> int:
