@@ -61,7 +61,7 @@ class Metrics:
         self._seconds = Histogram(
             "trsr_request_seconds",
             "seconds of a request",
-            ("route",),
+            ("method", "route"),
             buckets=_BUCKETS,
             registry=self._registry,
         )
@@ -72,7 +72,7 @@ class Metrics:
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Counts a request; `route` is the template of its path."""
         self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        self._seconds.labels(method, route).observe(seconds)
 
     def text(self) -> bytes:
         """All numbers in Prometheus's format."""

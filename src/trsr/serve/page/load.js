@@ -58,13 +58,16 @@ async function numbers() {
 
 const value = (name) => readings.at(-1)?.lines.find((line) => line[0] === name)?.[2] ?? 0;
 
+// What asks for an answer: not this page's files and looks, nor what else watches the service.
+const WATCHING = new Set(["/", "/page/{name}", "/metrics", "/readyz", "/healthz"]);
+
 // requests by route and status in a reading
 function totals(reading) {
   const routes = new Map();
   for (const [name, labels, number] of reading.lines) {
-    if (name !== "trsr_requests_total") continue;
+    if (name !== "trsr_requests_total" || WATCHING.has(labels.route)) continue;
     const key = `${labels.method} ${labels.route}`;
-    const route = routes.get(key) ?? { key, route: labels.route, all: 0, wrong: 0, failed: 0 };
+    const route = routes.get(key) ?? { key, of: labels, all: 0, wrong: 0, failed: 0 };
     route.all += number;
     if (labels.status >= "400") route.wrong += number;
     if (labels.status >= "500") route.failed += number;
@@ -74,8 +77,8 @@ function totals(reading) {
 }
 
 // A quantile from a histogram's buckets, linear within a bucket.
-function quantile(reading, route, share) {
-  const buckets = reading.lines.filter(([name, labels]) => name === "trsr_request_seconds_bucket" && labels.route === route)
+function quantile(reading, of, share) {
+  const buckets = reading.lines.filter(([name, labels]) => name === "trsr_request_seconds_bucket" && labels.route === of.route && labels.method === of.method)
     .map(([, labels, number]) => [Number(labels.le.replace("+Inf", "Infinity")), number]);
   const wanted = share * (buckets.at(-1)?.[1] ?? 0);
   let low = 0, below = 0;
@@ -97,7 +100,7 @@ export async function loadPage(signal) {
   return {
     title: "Load",
     node: el("div", {}, el("header", { class: "title" }, el("p", { class: "kind" }, "Service"), el("h1", { tabindex: "-1" }, "Load"),
-      el("p", { class: "lead" }, "Since the service began, read every five seconds. ", el("a", { href: "metrics" }, "All numbers"), " are for Prometheus.")), place),
+      el("p", { class: "lead" }, "Since the service began, read every five seconds, without what only watches the service. ", el("a", { href: "metrics" }, "All numbers"), " are for Prometheus.")), place),
   };
 }
 
@@ -106,12 +109,11 @@ function drawn() {
   if (!now) return [el("p", { class: "soft" }, "No numbers yet.")];
   const seconds = Math.max(1, (now.at - first.at) / 1000);
   const routes = totals(now), before = totals(first);
-  const busy = [...routes.values()].filter((one) => one.key !== "GET /metrics" && one.key !== "GET /readyz");
   const sum = (map, what) => [...map.values()].reduce((all, one) => all + one[what], 0);
   const gauges = now.lines.filter(([name, labels]) => name.startsWith("trsr_") && !Object.keys(labels).length && !/_(created|total|running)$/.test(name));
   const card = (name, figure, note) => el("li", { class: "card" }, el("div", { class: "name" }, name), el("div", { class: "figure" }, figure), note && el("p", {}, note));
-  const rows = busy.sort((a, b) => b.all - a.all).map((one) => el("tr", {}, el("th", { scope: "row" }, el("code", {}, one.key)), el("td", {}, count(one.all)),
-    el("td", {}, decimal(((one.all - (before.get(one.key)?.all ?? 0)) / seconds))), el("td", {}, quantile(now, one.route, 0.5)), el("td", {}, quantile(now, one.route, 0.95)), el("td", {}, count(one.wrong))));
+  const rows = [...routes.values()].sort((a, b) => b.all - a.all).map((one) => el("tr", {}, el("th", { scope: "row" }, el("code", {}, one.key)), el("td", {}, count(one.all)),
+    el("td", {}, decimal(((one.all - (before.get(one.key)?.all ?? 0)) / seconds))), el("td", {}, quantile(now, one.of, 0.5)), el("td", {}, quantile(now, one.of, 0.95)), el("td", {}, count(one.wrong))));
   return [
     el("ul", { class: "cards", "aria-label": "Main figures" },
       card("Requests", count(sum(routes, "all")), `${decimal((sum(routes, "all") - sum(before, "all")) / seconds)} a second now`),
