@@ -206,6 +206,10 @@ def test_a_body_has_a_kind_and_a_size(make_client):
 
 def test_what_is_not_there_is_said_in_the_same_form(make_client):
     client = make_client()
+    nobody = client.post("/v1/recommend", json={"user": "bob"}).json()["error"]["message"]
+    assert nobody.startswith(
+        "there is no user 'bob': send what the user does (POST /v1/events), or"
+    )
     assert code(client.get("/v2")) == (404, "not_found")
     assert code(client.get("/page/../app.py")) == (404, "not_found")
     assert code(client.get("/page/..%2fapp.py")) == (404, "not_found")

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from served import ended, event, opened, serving, small_run
 
+from trsr.serve.schemas import RecommendRequest
+
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser's driver is missing")
 expect = playwright.expect
 
@@ -201,11 +203,11 @@ def test_taking_an_item_out_changes_the_ranking_and_putting_it_back_restores_it(
     assert sorted(after) == sorted(before)
     assert after != before
     view = service.user("ann")
-    base = service.recommend(RecommendRequest(user="ann", n=20, k=20))
+    base = service.recommend(RecommendRequest(user="ann", k=50))
     expected = service.recommend(
         RecommendRequest(
             user="ann",
-            k=20,
+            k=50,
             candidates=[one.item for one in base.items],
             exclude=[view.events[9].item],
         )
@@ -219,7 +221,7 @@ def test_taking_an_item_out_changes_the_ranking_and_putting_it_back_restores_it(
     )
     assert shown == said
     expect(page.locator("#said")).to_contain_text(
-        f"{np.count_nonzero(moved)} of 20 candidates moved"
+        f"{np.count_nonzero(moved)} of 23 candidates moved"
     )
     assert page.locator(".events li.out").count() == 1
     page.get_by_role("button", name="Put everything back").click()
@@ -244,7 +246,7 @@ def test_editing_the_summary_changes_the_ranking_and_is_not_stored(page, service
     # what was tried is still there when one comes back from an item
     page.locator(".ranking a").first.click()
     expect(page.get_by_role("heading", level=1)).to_have_text(after[0])
-    expect(page.locator(".back")).to_contain_text("place 1 of 20")
+    expect(page.locator(".back")).to_contain_text("place 1 of 23")
     page.go_back()
     assert settled(page) == after
     expect(field).to_have_value("tape hinge copper lamp")
@@ -259,7 +261,7 @@ def test_the_prompt_is_what_the_model_reads(page, service) -> None:
     opened_user(page)
     page.get_by_text("The prompt of the first candidate").click()
     expect(page.locator(".turn").first).to_be_visible()
-    expected = service.explain(RecommendRequest(user="ann", n=20, k=20)).prompt
+    expected = service.explain(RecommendRequest(user="ann", k=50)).prompt
     assert page.locator(".turn pre").all_text_contents() == [one.content for one in expected]
 
 
@@ -405,6 +407,29 @@ def test_the_load_is_that_of_metrics(page, service) -> None:
     ).to_be_visible()
 
 
+def test_what_only_watches_the_service_is_no_load(page, service) -> None:
+    opened_user(page)
+    page.goto("/#/load")
+    total = page.locator(".card", has_text="Requests").locator(".figure")
+    expect(total).to_be_visible()
+    page.request.get("/readyz")
+    page.request.get("/healthz")
+    routes = page.locator("tbody tr")
+    asked = [row.get_by_role("cell").first.inner_text() for row in routes.all()]
+    assert sum(int(count.replace(",", "")) for count in asked) == int(total.inner_text())
+    shown = set(routes.locator("code").all_inner_texts())
+    assert {"GET /v1/users/{user_id}", "POST /v1/recommend"} <= shown
+    assert not {"GET /readyz", "GET /metrics", "GET /healthz", "GET /", "GET /page/{name}"} & shown
+
+
+def test_the_page_ranks_as_many_candidates_as_a_request_gets(page, service) -> None:
+    opened_user(page)
+    usual = service.recommender.config.rank.retrieve_k
+    expect(page.get_by_label("Candidates")).to_have_value(str(usual))
+    found = service.recommend(RecommendRequest(user="ann", k=5))
+    assert ranking(page)[:5] == [one.title for one in found.items]
+
+
 def test_what_happens_meanwhile_is_shown_when_asked_for(page, service) -> None:
     page.clock.install()
     for n in (4, 5):
@@ -444,7 +469,7 @@ def test_a_busy_service_is_asked_again(page) -> None:
     page.route("**/v1/recommend", busy)
     page.goto("/#/users/ann")
     expect(page.locator(".what-if [role=alert]")).to_contain_text("64 requests wait Trying again")
-    expect(page.locator(".ranking li")).to_have_count(20)
+    expect(page.locator(".ranking li")).to_have_count(23)
     expect(page.locator(".what-if [role=alert]")).to_be_hidden()
     page.wrong.clear()  # the browser notes the 429
 

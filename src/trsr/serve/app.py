@@ -76,7 +76,7 @@ def make_app(service: Service, settings: ServeSettings) -> FastAPI:
     _item_routes(app, service)
     _model_routes(app, service, running)
     _health_routes(app, service, metrics)
-    _page_routes(app)
+    _page_routes(app, min(schemas.MOST, service.proposed(1)))
     return app
 
 
@@ -276,8 +276,10 @@ def _health_routes(app: FastAPI, service: Service, metrics: Metrics) -> None:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
 
-def _page_routes(app: FastAPI) -> None:
+def _page_routes(app: FastAPI, candidates: int) -> None:
     held = {path.name: files.read_bytes(path) for path in files.listed(_PAGE)}
+    usual = b'data-candidates="%d"' % candidates
+    held["index.html"] = held["index.html"].replace(b'data-candidates=""', usual)
 
     async def page(name: str = "index.html") -> Response:
         if name not in held:

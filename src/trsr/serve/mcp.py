@@ -65,7 +65,6 @@ def make_server(service: Service) -> Any:
             history=None if history is None else [*history],
             candidates=None if candidates is None else [*candidates],
             k=k,
-            n=max(k, service.recommender.config.rank.retrieve_k),
         )
 
     @tool

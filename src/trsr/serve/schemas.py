@@ -46,7 +46,9 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Count = Annotated[int, Field(ge=1, le=1000), BeforeValidator(_whole)]
+MOST = 1000
+"""Items of one ranking."""
+Count = Annotated[int, Field(ge=1, le=MOST), BeforeValidator(_whole)]
 
 
 class Body(BaseModel):

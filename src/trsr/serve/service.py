@@ -406,7 +406,10 @@ class Service:
         """
         stored = self.store.stored_history(user)
         if not stored:
-            raise UnknownNameError(f"there is no user {user!r}")
+            raise UnknownNameError(
+                f"there is no user {user!r}: send what the user does (POST /v1/events), or give a "
+                "history in the request"
+            )
         revisions = self.store.revisions(user)
         if not revisions and self._summarizes and user not in self._tried:
             # of users whom the run knows, its own texts are in the response cache
@@ -518,11 +521,15 @@ class Service:
         """What is ranked, and how many new items could not be proposed yet."""
         if request.candidates is None:
             seen = self._also_seen(request) if request.history is None else frozenset[str]()
-            wanted = request.n or max(request.k, self.recommender.config.rank.retrieve_k)
+            wanted = request.n or self.proposed(request.k)
             new, waiting = self.items.ready(ticket.left)
             return self.retriever.propose(history, wanted, new, seen), waiting
         found = {item.id: item for item in map(self._item, request.candidates)}
         return tuple(found.values()), 0
+
+    def proposed(self, k: int) -> int:
+        """How many items are ranked where a request does not say it, for a list of `k`."""
+        return max(k, self.recommender.config.rank.retrieve_k)
 
     def _also_seen(self, request: RecommendRequest) -> frozenset[str]:
         """What the run knows that a user met beside the stored history."""

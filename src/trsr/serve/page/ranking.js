@@ -5,13 +5,15 @@ import { marked } from "./diff.js";
 import { byId, counted, decimal, el, hidden, itemAt, milliseconds, own, percent, say } from "./dom.js";
 
 const TYPING_MS = 350;
-const WAITS = [10, 20, 50, 100];
+// As many as a request without a number gets, which the service writes into the page.
+const USUAL = Number(document.documentElement.dataset.candidates);
+const COUNTS = [...new Set([10, 20, 50, 100, USUAL])].sort((a, b) => a - b);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 // What was tried with a user stays until the tab is closed or the history has changed.
 const tried = new Map();
 export const trial = (user) => {
-  if (!tried.has(user)) tried.set(user, { out: new Set(), text: null, n: 20, base: null, last: null });
+  if (!tried.has(user)) tried.set(user, { out: new Set(), text: null, n: USUAL, base: null, last: null });
   return tried.get(user);
 };
 export const forget = (user) => tried.delete(user);
@@ -50,7 +52,7 @@ export class Ranking {
     this.parts = el("div", { class: "parts", "aria-hidden": "true" });
     this.timing = el("p", { class: "small soft" });
     this.choice = el("select", { id: "n", onchange: () => this.choose() },
-      WAITS.map((n) => el("option", { value: n, selected: n === this.state.n }, String(n))));
+      COUNTS.map((n) => el("option", { value: n, selected: n === this.state.n }, String(n))));
     this.prompt = el("details", { class: "prompt", hidden: true, ontoggle: () => this.prompt.open && this.ask() },
       el("summary", {}, "The prompt of the first candidate"), this.turns = el("div", {}));
     return el("section", { class: "what-if", "aria-labelledby": "ranking-title" },
