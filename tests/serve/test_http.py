@@ -79,9 +79,10 @@ def test_items_come_in_batches(make_client):
     # the title stands first in the run's items, and so in new ones
     found = client.post("/v1/recommend", json={"history": ["p1"], "candidates": ["new/2"]}).json()
     assert found["items"][0]["title"] == "Drill 2"
-    twice = sent({"id": "other", "fields": {}}, *put, put[0])
+    assert sent(put[0], put[0]) == ["unchanged", "unchanged"]
+    twice = sent({"id": "other", "fields": {}}, put[0], put[1] | {"id": "new/0"})
     assert code(twice) == (422, "cannot_be_answered")
-    assert "'new/0' stands twice" in twice.json()["error"]["message"]
+    assert "'new/0' comes with two texts" in twice.json()["error"]["message"]
     assert client.get("/v1/items/other").status_code == 404
     assert code(sent()) == (422, "invalid")
     assert code(sent(*({"id": f"{n}", "fields": {}} for n in range(1001)))) == (422, "invalid")

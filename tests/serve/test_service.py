@@ -227,6 +227,38 @@ def test_an_explanation_shows_blocks_summary_and_the_prompt(service) -> None:
     assert found.items[1].title not in text
 
 
+def test_an_explanation_says_what_members_and_words_add(tmp_path) -> None:
+    members = 'rank.blend.members=["popular", "bm25", "llm_zero_shot"]'
+    rankers = ("popular", "bm25", "llm_zero_shot", "blend")
+    service = opened(
+        small_run(tmp_path, rankers=rankers, settings=[members]), tmp_path / "s.sqlite"
+    )
+    service.put_item("fresh", dict(service.recommender.catalog["p4"].fields))
+    asked = RecommendRequest(history=["p1", "p2"], k=99)
+    prompts = service.load()["model_prompts"]
+    found, plain = service.explain(asked), service.recommend(asked)
+    assert service.load()["model_prompts"] - prompts <= 2 * len(found.items)  # once each
+    assert scores(found) == scores(plain)
+    assert "fresh" in scores(found)
+    assert found.weights == service.recommender.fitted("blend").weights_
+    named = ["blend", "popular", "bm25", "llm_zero_shot"]
+    for item in found.items:
+        whole, *parts = item.scores
+        assert [one.ranker for one in item.scores] == named
+        assert whole.score == item.score == pytest.approx(sum(one.added for one in parts))
+    alone = opened(tmp_path / "run", tmp_path / "t.sqlite", ranker="bm25")
+    for item in alone.explain(asked).items:
+        ((ranker, score, added, words),) = [tuple(dict(one).values()) for one in item.scores]
+        assert (ranker, score, added) == ("bm25", item.score, None)
+        if len(words) < 5:
+            assert score == pytest.approx(sum(one.added for one in words))
+        shown = " ".join(alone.item(item.item).fields.values()).lower()
+        assert all(one.word in shown and one.added > 0 for one in words)
+        assert [one.added for one in words] == sorted((o.added for o in words), reverse=True)
+    ended(service)
+    ended(alone)
+
+
 @BOTH
 def test_deleting_a_user_leaves_nothing_behind(run, service) -> None:
     cases = service.recommender.dataset.cases("test").frame

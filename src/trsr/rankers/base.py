@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -21,7 +21,16 @@ import polars as pl
 from trsr.data import Catalog
 from trsr.errors import ConfigError, DataError, PromptError, StoreError
 from trsr.progress import Progress, Silent
-from trsr.rankers.batch import ASKED, FEW, QueryBatch, RankedBatch, ScoreBatch, batched, ranked
+from trsr.rankers.batch import (
+    ASKED,
+    FEW,
+    Floats,
+    QueryBatch,
+    RankedBatch,
+    ScoreBatch,
+    batched,
+    ranked,
+)
 from trsr.rankers.item_text import TextEmbedder
 from trsr.rankers.settings import RankSettings, Traits, ranker_class
 from trsr.registry import optional
@@ -120,6 +129,18 @@ class FitOptions:
     progress: Progress = field(default_factory=Silent)
 
 
+class Part(NamedTuple):
+    """What something adds to scores: a member of a blend, or a word.
+
+    Attributes:
+        added: [queries, columns] what it adds.
+        scores: [queries, columns] of a member, its own scores.
+    """
+
+    added: Floats
+    scores: Floats | None = None
+
+
 _PARTS = ("data", "indices", "indptr")
 """The arrays of a sparse matrix."""
 
@@ -210,6 +231,10 @@ class Ranker(abc.ABC):
         Raises:
             PromptError: If a query's prompt cannot be made to fit.
         """
+
+    def parts(self, batch: QueryBatch) -> dict[str, Part]:
+        """What the scores are sums of, by name; here: it does not say."""
+        return {}
 
     def rank(self, queries: Iterable[Query]) -> Iterator[RankedList]:
         """One list a query, lazily, in the queries' order: `score` for query objects.

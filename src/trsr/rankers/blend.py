@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +15,7 @@ from pydantic import Field
 
 from trsr.errors import ConfigError, DataError
 from trsr.progress import Progress
-from trsr.rankers.base import FitData, FitOptions, Ranker, score_what_fits, scored
+from trsr.rankers.base import FitData, FitOptions, Part, Ranker, score_what_fits, scored
 from trsr.rankers.batch import Floats, QueryBatch, ScoreBatch, batched
 from trsr.rankers.settings import RankerConfig, Traits
 from trsr.rankers.tuning import validation_cases
@@ -236,11 +238,20 @@ class BlendRanker(Ranker):
             PromptError: If a member that is a language model cannot be asked.
             DataError: If a member's score is not a finite number.
         """
-        total = batch.blank()
+        return ScoreBatch(sum_of(self.parts(batch)))
+
+    def parts(self, batch: QueryBatch) -> dict[str, Part]:
+        """What each member adds, and its own scores; raises as `score` does."""
+        found = {}
         for name, weight in self.weights_.items():
-            scores = scored(self.resources.ranker(name), batch, name)
-            total += weight * standardized_batch(batch, scores)
-        return ScoreBatch(total)
+            own = scored(self.resources.ranker(name), batch, name)
+            found[name] = Part(weight * standardized_batch(batch, own), own.scores)
+        return found
+
+
+def sum_of(parts: Mapping[str, Part]) -> Floats:
+    """[queries, columns] the scores of a blend, from what its members add."""
+    return functools.reduce(operator.add, [part.added for part in parts.values()])
 
 
 def check_cases(count: int) -> None:

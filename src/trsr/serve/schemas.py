@@ -106,7 +106,7 @@ class InlineItem(Body):
 
 
 class ItemBatch(Body):
-    """Items to be kept, all or none, each with another id."""
+    """Items to be kept, all or none."""
 
     items: Annotated[list[NamedFields], Field(min_length=1, max_length=1000)]
 
@@ -251,9 +251,40 @@ class ChatMessage(Answer):
     content: str
 
 
+class WordAdded(Answer):
+    """A word of the history that stands in a candidate too."""
+
+    word: str
+    added: float = Field(description="what it adds to the ranker's score")
+
+
+class RankerScore(Answer):
+    """What the ranker, or one that it asks, gives a candidate."""
+
+    ranker: str
+    score: float = Field(description="its own score, comparable within its ranking alone")
+    added: float | None = Field(
+        default=None,
+        description="of a blend's member: what it adds to the blend's score, which is their sum",
+    )
+    words: list[WordAdded] = Field(
+        default_factory=list, description="of bm25: the words that weighed most"
+    )
+
+
+class ExplainedItem(RankedItem):
+    """One place of a ranking, and how it came about."""
+
+    scores: list[RankerScore]
+
+
 class Explanation(Recommendation):
     """A ranking, the blocks behind it, and the prompt of its first item."""
 
+    items: list[ExplainedItem]  # type: ignore[assignment]
+    weights: dict[str, float] = Field(
+        description="of a blend: the weight of each member's standardized score"
+    )
     blocks: list[BlockView]
     prompt: list[ChatMessage]
 

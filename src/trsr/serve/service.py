@@ -10,7 +10,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ from trsr.pipeline.artifacts import SPLITS, read_summaries
 from trsr.pipeline.ranking import RETRIEVED, read_retrieved
 from trsr.prompts import PromptWriter, TitleWriter
 from trsr.rankers import QueryBatch, case_batches, p_yes, scored
+from trsr.rankers.base import Part
+from trsr.rankers.blend import BlendRanker, sum_of
 from trsr.recommender import (
     Recommender,
     innermost,
@@ -48,6 +50,7 @@ from trsr.serve.schemas import (
     ChatMessage,
     Deleted,
     Event,
+    ExplainedItem,
     Explanation,
     InlineItem,
     ItemTitle,
@@ -56,6 +59,7 @@ from trsr.serve.schemas import (
     NamedFields,
     PutItem,
     RankedItem,
+    RankerScore,
     Recommendation,
     RecommendRequest,
     Revision,
@@ -68,6 +72,7 @@ from trsr.serve.schemas import (
     Usage,
     UserEvent,
     UserView,
+    WordAdded,
 )
 from trsr.serve.settings import ServeSettings
 from trsr.serve.store import Store, StoredEvent
@@ -86,6 +91,8 @@ _TRIED = 100_000
 _WARM = 20
 """Candidates of the first ranking, which nobody waits for."""
 _SEEN = 4096  # users whose items in the run's data are held
+
+_WORDS = 5  # of an explanation
 
 _log = logging.getLogger("trsr.serve")
 
@@ -158,6 +165,8 @@ class _Asked:
     waiting: int
     ticket: Ticket
     times: dict[str, float]
+    parts: dict[str, Part] | None = None
+    """What the ranker's members add; None where nobody asks."""
 
 
 class Service:
@@ -247,23 +256,23 @@ class Service:
         """Brings items in, or changes their texts, all or none; what became of each.
 
         Raises:
-            DataError: If an id stands twice.
+            DataError: If an id comes with two texts.
         """
         given: dict[str, dict[str, str]] = {}
         for item in items:
-            if item.id in given:
-                raise DataError(f"the item {item.id!r} stands twice; leave one out")
-            given[item.id] = dict(self.items.in_order(item.fields))
+            fields = dict(self.items.in_order(item.fields))
+            if given.setdefault(item.id, fields) != fields:
+                raise DataError(f"the item {item.id!r} comes with two texts; leave one out")
         results = self.store.put_items(given)
         self.items.refresh()
         return [
             KeptItem(
-                id=name,
-                result=results[name],
-                read=self._in_prompts(fields),
-                warnings=self._doubts(fields),
+                id=item.id,
+                result=results[item.id],
+                read=self._in_prompts(given[item.id]),
+                warnings=self._doubts(given[item.id]),
             )
-            for name, fields in given.items()
+            for item in items
         ]
 
     def put_item(self, name: str, fields: dict[str, str]) -> PutItem:
@@ -447,15 +456,54 @@ class Service:
     def explain(
         self, request: RecommendRequest, cancelled: threading.Event | None = None
     ) -> Explanation:
-        """As `recommend`, with the blocks and the prompt behind it."""
+        """As `recommend`, with the blocks, the prompt and the members' scores behind it."""
         began = time.perf_counter()
         asked = self._asked(request, cancelled)
+        asked.parts = {}
         found = self._ranked(request, asked, began)
+        ranker = self.recommender.fitted(found.ranker)
         return Explanation(
-            **found.model_dump(),
+            **found.model_dump(exclude={"items"}),
+            items=self._explained(found.items, asked),
+            weights=ranker.weights_ if isinstance(ranker, BlendRanker) else {},
             blocks=self._blocks(asked.history),
             prompt=self._prompt(asked.query, found.items[0].item),
         )
+
+    def _explained(self, items: Sequence[RankedItem], asked: _Asked) -> list[ExplainedItem]:
+        """What each ranker that takes part gave each item."""
+        name, members = self.recommender.name, asked.parts or {}
+        batch = QueryBatch.of([asked.query], self._catalog)
+        words = {one: self._words(one, batch) for one in (name, *members)}
+        ids = [item.id for item in asked.query.candidates]
+        found = []
+        for item in items:
+            place = batch.places[0][ids.index(item.item)]
+            scores = [RankerScore(ranker=name, score=item.score, words=words[name](place))]
+            for one, part in members.items():
+                own = part.added if part.scores is None else part.scores
+                scores.append(
+                    RankerScore(
+                        ranker=one,
+                        score=float(own[0, place]),
+                        added=float(part.added[0, place]),
+                        words=words[one](place),
+                    )
+                )
+            found.append(ExplainedItem(**item.model_dump(), scores=scores))
+        return found
+
+    def _words(self, name: str, batch: QueryBatch) -> Callable[[int], list[WordAdded]]:
+        """Of a ranker that adds up words: those that weighed most for an item, by its place."""
+        ranker = self.recommender.fitted(name)
+        parts = {} if ranker.members(ranker.config) else ranker.parts(batch)
+
+        def heaviest(place: int) -> list[WordAdded]:
+            added = ((float(part.added[0, place]), word) for word, part in parts.items())
+            best = sorted((one for one in added if one[0]), reverse=True)[:_WORDS]
+            return [WordAdded(word=word, added=value) for value, word in best]
+
+        return heaviest
 
     @property
     def _prompted(self) -> bool:
@@ -539,9 +587,12 @@ class Service:
         query, name = asked.query, self.recommender.name
         with on_behalf_of(asked.ticket), _timed(asked.times, "rank"):
             asked.ticket.check()
-            batch = QueryBatch.of([query], self.recommender.catalog)
-            found = scored(self.recommender.fitted(name), batch, name)
-            scores = found.scores[0][batch.places[0]]
+            batch = QueryBatch.of([query], self._catalog)
+            ranker = self.recommender.fitted(name)
+            if asked.parts is not None and ranker.members(ranker.config):
+                asked.parts = ranker.parts(batch)  # asks a model no second time
+            found = sum_of(asked.parts) if asked.parts else scored(ranker, batch, name).scores
+            scores = found[0][batch.places[0]]
         curve = self._calibration
         order = np.argsort(-scores, kind="stable")[: request.k]
         items = [

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from trsr.rankers.base import FitData, FitOptions, Ranker
+from trsr.rankers.base import FitData, FitOptions, Part, Ranker
 from trsr.rankers.batch import Floats, Ints, QueryBatch, ScoreBatch
 from trsr.rankers.item_text import Remembered, item_text
 from trsr.rankers.settings import RankSettings, Traits
@@ -178,6 +178,20 @@ class Bm25Ranker(Ranker):
 
     def score(self, batch: QueryBatch) -> ScoreBatch:
         """[queries, columns] sums."""
+        return ScoreBatch(of_terms(batch, *self._terms(batch)))
+
+    def parts(self, batch: QueryBatch) -> dict[str, Part]:
+        """What each word adds that stands in a history and in a candidate."""
+        weights, scores = self._terms(batch)
+        found = {}
+        for row in np.unique(weights.indices).tolist():
+            added = of_terms(batch, weights[:, [row]], [one[[row]] for one in scores])
+            if added.any():
+                found[self.terms_[row]] = Part(added)
+        return found
+
+    def _terms(self, batch: QueryBatch) -> tuple[Any, list[Any]]:
+        """What `of_terms` reads: [queries, terms] weights, and [terms, items] scores."""
         sparse = optional("scipy.sparse", "baselines", f"the ranker {self.name}")
         queries, numbers = batch.histories.rows, batch.histories.values
         ages = np.repeat(batch.histories.starts[1:], batch.histories.lengths) - 1
@@ -195,7 +209,7 @@ class Bm25Ranker(Ranker):
         values = self.decay_ ** ages[near].astype(np.float64)
         places = (queries[near], numbers)
         weights = sparse.csr_array((values, places), shape=(len(batch), len(read)))
-        return ScoreBatch(of_terms(batch, weights @ counts, scores))
+        return weights @ counts, scores
 
     @functools.cached_property
     def _index(self) -> TextIndex:
