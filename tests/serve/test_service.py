@@ -327,6 +327,16 @@ def test_a_broken_model_is_a_clear_error(service, monkeypatch) -> None:
     assert service.ready()
 
 
+def test_a_run_that_cannot_propose_is_not_ready_and_its_log_says_why(tmp_path, caplog) -> None:
+    settings = ["rank.retriever=title_search", "rank.retrieve_k=9"]
+    run = small_run(tmp_path, "none", ("llm_zero_shot",), settings)
+    service = opened(run, tmp_path / "state.sqlite")
+    assert not service.ready()
+    assert not service.ready()
+    assert caplog.text.count("not ready: the ranker title_search: the model scripted") == 1
+    ended(service)
+
+
 def test_score_has_the_shape_of_vllm(service) -> None:
     found = service.score(
         ScoreRequest(text_1="brush steel", text_2=["steel brush", "glove mask", "steel brush"])

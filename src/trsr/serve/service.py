@@ -20,7 +20,7 @@ import numpy as np
 from trsr import machine
 from trsr.config import Config
 from trsr.data import Catalog
-from trsr.errors import DataError, ModelError, StoreError, TrsrError
+from trsr.errors import ConfigError, DataError, ModelError, StoreError, TrsrError
 from trsr.models import LanguageModel, ScoringModel, open_model
 from trsr.models.apart import ApartModel
 from trsr.models.cached import keep_reference
@@ -186,6 +186,7 @@ class Service:
         self._lock = threading.Lock()
         self._warming = threading.Lock()
         self._warm = False
+        self._unready = ""
         self._tried: dict[str, None] = {}
         seen = self.recommender.dataset.seen
         self._seen = functools.lru_cache(_SEEN)(lambda user: seen([user]).get(user, frozenset()))
@@ -712,7 +713,12 @@ class Service:
             if self._summarizes:
                 self.summaries.open_model()
             self.recommend(RecommendRequest(history=some, summary="…", n=_WARM, k=1))
-        except (ModelError, StoreError, OSError):
+        except (ModelError, StoreError, ConfigError, OSError) as error:
+            # nobody's text was asked about, so the log may hold what is wrong; once, as it is asked
+            # again and again
+            if str(error) != self._unready:
+                _log.warning("not ready: %s", error)
+            self._unready = str(error)
             return False
         except TrsrError:  # a catalog with nothing to rank is no fault of the models
             pass
