@@ -22,6 +22,7 @@ from trsr.data import Catalog, Dataset
 from trsr.data.dataset import DESCRIPTIONS, HELD_OUT
 from trsr.data.frames import FrameKind, as_kind, user_ids
 from trsr.data.images import FOLDER, TABLE
+from trsr.data.matching import Where, matching
 from trsr.data.requests import given_histories, given_items
 from trsr.errors import ConfigError, DataError, ModelError, StoreError
 from trsr.explanation import Explanation, page_writer, summary_trace, title
@@ -395,6 +396,7 @@ class Recommender:
         progress: Progress | None = None,
         *,
         among: Any = None,
+        where: Where | None = None,
     ) -> Any:
         """Items for users that they have not seen, as a table.
 
@@ -413,6 +415,8 @@ class Recommender:
                 column, a table with the column `item` or the items' own table. New items come with
                 their texts: as an `Item` or a mapping with `id` and texts in a list (also of a
                 history), or as rows of the table. None: the catalog.
+            where: Only items with one of these values, by column: `{"genre": ["Drama", "War"]}`. A
+                value is the whole text, or a part of it between commas, semicolons or bars.
 
         Returns:
             Columns `user`, `item` (text), `score` (higher is better, to be compared within a user)
@@ -421,12 +425,14 @@ class Recommender:
             was given.
 
         Raises:
-            DataError: If a user or an item is not in the run's data; the message names it. If `k`
-                is no whole number from 1 on.
+            DataError: If a user, an item or a field is not in the run's data; the message names it.
+                If nothing matches `where`. If `k` is no whole number from 1 on.
         """
         k = _count(k)
         histories, seen = self._histories(users)
         items = None if among is None else self._among(among)
+        if where:
+            items = matching(self.catalog, where, items)
         progress = progress or Silent()
         progress.begin(len(histories), "users")
         lists = self.rank_unseen(histories, k, progress, items, seen)
@@ -655,6 +661,7 @@ class Recommender:
         n: int = 0,
         new: Sequence[Item] = (),
         seen: Collection[str] | None = None,
+        where: Where | None = None,
     ) -> tuple[Item, ...]:
         """Candidates for a user nobody gave candidates for: what `rank.retriever` puts first.
 
@@ -663,10 +670,12 @@ class Recommender:
             n: How many of the unseen items; 0: as `rank.retrieve_k` says.
             new: Items that came after the run, to be proposed too, or have another text since.
             seen: The ids of what the user has met beside the history; None: what the run knows.
+            where: As for `recommend`.
         """
+        among = matching(self.catalog, where, new=new) if where else None
         beside = None if seen is None else {history.user: seen}
         wanted = n or self.config.rank.retrieve_k
-        return self._proposed([history], wanted, new=new, seen=beside)[0]
+        return self._proposed([history], wanted, among, new=new, seen=beside)[0]
 
     def _proposed(
         self,
@@ -694,7 +703,8 @@ class Recommender:
             if among is not None and outside:
                 batch = QueryBatch.choosing(asked, self.catalog, among, seen)
             else:
-                batch = QueryBatch.whole(asked, self.catalog, seen, new)
+                added = new if among is None else ()  # what is chosen from holds those that match
+                batch = QueryBatch.whole(asked, self.catalog, seen, added)
                 batch = batch if among is None else batch.among(numbers)
             found += self._first(batch, n)
         return found

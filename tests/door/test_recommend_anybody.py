@@ -231,6 +231,34 @@ def test_many_users_choose_among_new_items_as_each_does_alone(made) -> None:
     assert not seen & {row[:2] for row in rows(together)}
 
 
+def test_items_with_a_value_alone_are_chosen_and_as_many_as_are_wanted(made) -> None:
+    frame = made.catalog.frame
+    brand, other = frame["brand"].drop_nulls().value_counts(sort=True)["brand"][:2]
+    own = frame.filter(pl.col("brand") == brand, pl.col("id") != "p1")["id"].to_list()
+    assert len(own) > 5  # more than the retriever proposes without a filter
+    found = made.recommend({"a": ["p1"]}, k=99, where={"brand": f" {brand.upper()}"})
+    assert set(found["item"]) == set(own)
+    assert rows(found) == rows(made.recommend({"a": ["p1"]}, k=99, among=own))
+    both = made.recommend({"a": ["p1"]}, k=99, where={"brand": [brand, other]})
+    assert set(both["item"]) > set(own)
+    new = [
+        {"id": f"n{n}", "title": "Brush", "brand": f"{brand}{end}"} for n, end in enumerate("|;x")
+    ]
+    new[0]["brand"] += f" {other}"
+    several = made.recommend({"a": ["p1"]}, 9, among=new, where={"brand": other, "title": "brush"})
+    assert several["item"].to_list() == ["n0"]
+    several = made.recommend({"a": ["p1"]}, 9, among=new, where={"brand": brand})
+    assert set(several["item"]) == {"n0", "n1"}
+    with pytest.raises(
+        DataError, match="where: the run's items have no field 'brnd': did you mean"
+    ):
+        made.recommend("u1", where={"brnd": brand})
+    with pytest.raises(
+        DataError, match="no item has brand = 'nobody' or 'none' and title = 'x'; b"
+    ):
+        made.recommend("u1", where={"brand": ["nobody", "none"], "title": "x"})
+
+
 def test_texts_of_new_items_are_written_as_the_catalogs(made) -> None:
     values = {"title": ["red", "shirt"], "size": 42.0, "kinds": np.array(["a", "b"]), "none": None}
     (item,) = given_items([{"id": 7, **values}], made.catalog, "the items")

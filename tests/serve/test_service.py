@@ -412,6 +412,29 @@ def test_as_many_items_as_are_asked_for_are_proposed_at_both_doors(tmp_path) -> 
     ended(service)
 
 
+def test_a_filter_leaves_as_many_as_are_wanted_at_both_doors(tmp_path) -> None:
+    run = small_run(tmp_path / "few", "none", ("popular", "bm25"), ["rank.retrieve_k=4"])
+    service, library = opened(run, tmp_path / "state.sqlite"), Recommender.load(run)
+    brand = library.catalog["p4"].fields[1][1]
+    shown = library.recommend({"somebody": ["p1", "p2"]}, 9, where={"brand": brand})
+    asked = {"history": ["p1", "p2"], "k": 9, "where": {"brand": brand.lower()}}
+    assert scores(ask(service, **asked)) == dict(shown.select("item", "score").rows())
+    assert len(shown) > 4
+    # what came since counts, and with the text that it has now
+    service.put_item("fresh", {"title": "A brush", "brand": brand})
+    service.put_item("p4", {"title": "A brush", "brand": "another"})
+    found = {*scores(ask(service, **asked | {"k": 99}))}
+    before = library.recommend({"somebody": ["p1", "p2"]}, 99, where={"brand": brand})["item"]
+    assert found == {"fresh", *before} - {"p4"}
+    given = ask(service, **asked, candidates=["p4", "fresh"])
+    assert [one.item for one in given.items] == ["fresh"]
+    with pytest.raises(DataError, match="the history holds every item that matches"):
+        ask(service, history=[*before, *found, "p1", "p2"], where={"brand": brand})
+    with pytest.raises(DataError, match="where: no item has brand = 'nobody'; brand is, say, "):
+        ask(service, history=["p4"], where={"brand": "nobody"})
+    ended(service)
+
+
 def test_an_item_whose_text_was_changed_is_proposed_with_the_new_one(tmp_path) -> None:
     run = small_run(tmp_path / "changed", "none", ("bm25", "item_knn"))
     service = opened(run, tmp_path / "state.sqlite", ranker="bm25")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trsr.data.matching import Where
 from trsr.errors import DataError
 from trsr.rankers import QueryBatch
 from trsr.rankers.baselines.text_knn import TextKnnRanker
@@ -40,21 +41,25 @@ class Retriever:
         n: int,
         new: Iterable[Item],
         excluded: Collection[str] = frozenset(),
+        where: Where | None = None,
     ) -> tuple[Item, ...]:
         """The `n` items that the run's retriever puts first, without those of the history.
 
+        `where` is as for `Recommender.recommend`; what matches is scored without the index.
+
         Raises:
-            DataError: If the history holds every item.
+            DataError: If the history holds every item, or nothing matches.
         """
         ranker = self._recommender.fitted(self._rank.retriever)
         seen = {item.id for item in history.items} | set(excluded)
         fresh = [item for item in new if item.id not in seen]
         found: tuple[Item, ...] = ()
-        if isinstance(ranker, TextKnnRanker) and len(self._catalog) > self._large:
+        if not where and isinstance(ranker, TextKnnRanker) and len(self._catalog) > self._large:
             found = self._by_index(ranker, history, n, fresh, seen)
-        found = found or self._recommender.propose(history, n, fresh, seen)
+        found = found or self._recommender.propose(history, n, fresh, seen, where)
         if not found:
-            raise DataError("the history holds every item there is, so there is none to propose")
+            which = "that matches" if where else "there is"
+            raise DataError(f"the history holds every item {which}, so there is none to propose")
         return found
 
     def _by_index(

@@ -21,8 +21,13 @@ Id = Annotated[
 Text = Annotated[str, StringConstraints(max_length=20_000, pattern=r"^[^\x00]*$")]
 Moment = Annotated[float, Field(ge=-1e15, le=1e15, description="seconds, or any growing clock")]
 _COLUMN = r"^[^\x00-\x1f]+$"
+_Column = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=_COLUMN)]
+Filter = Annotated[
+    dict[_Column, Text | Annotated[list[Text], Field(min_length=1, max_length=100)]],
+    Field(min_length=1, max_length=10),
+]
 Fields = Annotated[
-    dict[Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=_COLUMN)], Text],
+    dict[_Column, Text],
     Field(max_length=50, description="column → text"),
     # pydantic's own would allow any other column beside those of the pattern
     WithJsonSchema(
@@ -165,6 +170,9 @@ class RecommendRequest(Body):
         None,
         description="how many items the first stage proposes; left out: rank.retrieve_k, or "
         "k where that is more",
+    )
+    where: Filter | None = Field(
+        None, description="rank only items with one of these values: field → value, or values"
     )
     k: Count = Field(10, description="how many items the answer holds")
     exclude: Annotated[list[Id], Field(max_length=2000)] = Field(

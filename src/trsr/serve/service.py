@@ -20,6 +20,7 @@ import numpy as np
 from trsr import machine
 from trsr.config import Config
 from trsr.data import Catalog
+from trsr.data.matching import matching
 from trsr.errors import ConfigError, DataError, ModelError, StoreError, TrsrError
 from trsr.models import LanguageModel, ScoringModel, open_model
 from trsr.models.apart import ApartModel
@@ -572,9 +573,10 @@ class Service:
             seen = self._also_seen(request) if request.history is None else frozenset[str]()
             wanted = request.n or self.proposed(request.k)
             new, waiting = self.items.ready(ticket.left)
-            return self.retriever.propose(history, wanted, new, seen), waiting
-        found = {item.id: item for item in map(self._item, request.candidates)}
-        return tuple(found.values()), 0
+            found = self.retriever.propose(history, wanted, new, seen, request.where)
+            return found, waiting
+        given = tuple({item.id: item for item in map(self._item, request.candidates)}.values())
+        return matching(self._catalog, request.where, given) if request.where else given, 0
 
     def proposed(self, k: int) -> int:
         """How many items are ranked where a request does not say it, for a list of `k`."""
