@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
@@ -15,6 +15,7 @@ from trsr.config import Config
 from trsr.errors import StoreError
 from trsr.prompts import PromptWriter
 from trsr.prompts.text import fold
+from trsr.rankers import QueryBatch, Ranker
 from trsr.storage.shared_cache import open_cache
 from trsr.summarize import STRATEGIES, Flow
 from trsr.summarize.scheduler import cut_blocks
@@ -24,6 +25,30 @@ GONE = "(not in the response cache any more)"
 NOTHING = "(the model wrote nothing)"
 _BLOCKS_FIRST = ("hierarchical", "recurrent")
 """The strategies that ask about each block once, before anything else and in order."""
+
+
+WORDS = 5
+"""Words of an explanation."""
+
+Words = Sequence[tuple[str, float]]
+"""Shared words and what each adds to a score, the heaviest first."""
+
+
+def words_of(ranker: Ranker, batch: QueryBatch) -> Callable[[int], Words] | None:
+    """Of one query the words that weighed most, by a candidate's column.
+
+    None of a ranker that adds up no words, or where no candidate shares one.
+    """
+    parts = {} if ranker.members(ranker.config) else ranker.parts(batch)
+    if not parts:
+        return None
+
+    def heaviest(column: int) -> Words:
+        added = ((float(part.added[0, column]), word) for word, part in parts.items())
+        best = sorted((one for one in added if one[0]), reverse=True)[:WORDS]
+        return [(word, value) for value, word in best]
+
+    return heaviest
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +106,7 @@ class Explanation:
         prompt: What the language model was asked about the first candidate; None where none is.
         scores: Columns `rank`, `item`, `title`, and the scores of the ranker and of each that it
             asks, best first.
+        words: For a ranker that adds up words, as bm25, by item the shared ones that weighed most.
     """
 
     history: UserHistory
@@ -88,6 +114,7 @@ class Explanation:
     summary: Summary | None
     prompt: Prompt | None
     scores: pl.DataFrame
+    words: Mapping[str, Mapping[str, Words]] = field(default_factory=dict)
 
     @property
     def blocks(self) -> Sequence[tuple[Sequence[Item], str]]:
@@ -121,6 +148,9 @@ class Explanation:
         for row in self.scores.iter_rows(named=True):
             scores = ", ".join(f"{name} {row[name]:+.4f}" for name in self.scores.columns[3:])
             yield f"{row['rank']:4d}. {row['title']} ({row['item']}): {scores}"
+            for name, by_item in self.words.items():
+                said = ", ".join(f"{word} {value:+.2f}" for word, value in by_item[row["item"]])
+                yield f"      {name} reads: {said or 'no shared word'}"
 
     def _repr_html_(self) -> str:
         return _PAGE.render(one=self, title=title)

@@ -25,7 +25,7 @@ from trsr.data.images import FOLDER, TABLE
 from trsr.data.matching import Where, matching
 from trsr.data.requests import given_histories, given_items
 from trsr.errors import ConfigError, DataError, ModelError, StoreError
-from trsr.explanation import Explanation, page_writer, summary_trace, title
+from trsr.explanation import Explanation, page_writer, summary_trace, title, words_of
 from trsr.metrics.significance import rank_correlation
 from trsr.models import LanguageModel, ModelSettings, ScoringModel, open_model
 from trsr.models.base import NoModel
@@ -531,6 +531,13 @@ class Recommender:
             own = {"item": batch.item_ids(one.items.values), name: one.scores}
             shown = shown.join(pl.DataFrame(own), on="item", how="left", maintain_order="left")
         titles = {item.id: title(item) for item in query.candidates}
+        places = dict(zip(titles, batch.places[0].tolist(), strict=True))
+        heaviest = {name: words_of(self.fitted(name), batch) for name in names}
+        words = {
+            name: {item: one(places[item]) for item in shown["item"]}
+            for name, one in heaviest.items()
+            if one is not None
+        }
         scores = shown.select(
             pl.int_range(1, pl.len() + 1).alias("rank"),
             "item",
@@ -547,6 +554,7 @@ class Recommender:
             summary,
             self.prompts(query)[0] if asks else None,
             scores,
+            words,
         )
 
     def soft_reading(self, query: Query) -> SoftReading | None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from served import BLOCK, ended, event, opened, small_run
 
+from trsr.cli.show import user_lines
 from trsr.errors import DataError, ModelError
 from trsr.recommender import Recommender
 from trsr.serve.batching import TooLateError
@@ -255,6 +256,16 @@ def test_an_explanation_says_what_members_and_words_add(tmp_path) -> None:
         shown = " ".join(alone.item(item.item).fields.values()).lower()
         assert all(one.word in shown and one.added > 0 for one in words)
         assert [one.added for one in words] == sorted((o.added for o in words), reverse=True)
+    # the library and `trsr show` say the same
+    library = Recommender.load(tmp_path / "run", "blend").explain({"a": ["p1", "p2"]}, 99)
+    given = {one.item: one.scores[2].words for one in found.items}
+    for item, words in library.words["bm25"].items():
+        assert [word for word, _ in words] == [one.word for one in given[item]]
+    assert "      bm25 reads: " in repr(library)
+    user = alone.recommender.dataset.cases("test").frame["user"][0]
+    shown = "\n".join(user_lines(tmp_path / "run", user))
+    weight = f"{found.weights['popular']:+.2f}"
+    assert f"ranked by blend, {weight} popular" in shown
     ended(service)
     ended(alone)
 

@@ -56,7 +56,7 @@ def user_lines(run: Path, user: str) -> Iterator[str]:
         yield from _history(case.query.history, grown)
         yield from _summary(config, grown, case.query.summary, _reading(recommender, case.query))
         yield from prompts.lines(case.query)
-        yield from _ranked(case, run)
+        yield from _ranked(case, run, recommender)
 
 
 def _unranked(run: Path, recommender: Recommender, user: str) -> Iterator[str]:
@@ -163,7 +163,15 @@ class _Prompts:
         yield ""
 
 
-def _ranked(case: Case, run: Path) -> Iterator[str]:
+def _weights(recommender: Recommender, ranker: str) -> str:
+    """Of a blend: what its members' standardized scores are multiplied by."""
+    if not recommender.config.rank.members(ranker):
+        return ""
+    weights = recommender.fitted(ranker).chosen.get("weights", {})
+    return f", {' '.join(f'{weight:+.2f} {name}' for name, weight in weights.items())}"
+
+
+def _ranked(case: Case, run: Path, recommender: Recommender) -> Iterator[str]:
     path = run / "rankings.parquet"
     if not files.exists(path):
         yield "not ranked yet: give `trsr run`"
@@ -173,7 +181,8 @@ def _ranked(case: Case, run: Path) -> Iterator[str]:
         for ranked in lists:
             if ranked.query != case.query.id:
                 continue
-            yield f"ranked by {ranker} (* the item that the user chose next):"
+            weights = _weights(recommender, ranker)
+            yield f"ranked by {ranker}{weights} (* the item that the user chose next):"
             for place, entry in enumerate(ranked.entries, 1):
                 if entry.item not in items:
                     raise DataError(

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from trsr.config import Config
 from trsr.data import Catalog
 from trsr.data.matching import matching
 from trsr.errors import ConfigError, DataError, ModelError, StoreError, TrsrError
+from trsr.explanation import words_of
 from trsr.models import LanguageModel, ScoringModel, open_model
 from trsr.models.apart import ApartModel
 from trsr.models.cached import keep_reference
@@ -92,8 +93,6 @@ _TRIED = 100_000
 _WARM = 20
 """Candidates of the first ranking, which nobody waits for."""
 _SEEN = 4096  # users whose items in the run's data are held
-
-_WORDS = 5  # of an explanation
 
 _log = logging.getLogger("trsr.serve")
 
@@ -476,12 +475,18 @@ class Service:
         """What each ranker that takes part gave each item."""
         name, members = self.recommender.name, asked.parts or {}
         batch = QueryBatch.of([asked.query], self._catalog)
-        words = {one: self._words(one, batch) for one in (name, *members)}
+        fitted = self.recommender.fitted
+        heaviest = {one: words_of(fitted(one), batch) for one in (name, *members)}
+
+        def words(ranker: str, place: int) -> list[WordAdded]:
+            found = heaviest[ranker]
+            return [WordAdded(word=one, added=add) for one, add in (found(place) if found else ())]
+
         ids = [item.id for item in asked.query.candidates]
         found = []
         for item in items:
             place = batch.places[0][ids.index(item.item)]
-            scores = [RankerScore(ranker=name, score=item.score, words=words[name](place))]
+            scores = [RankerScore(ranker=name, score=item.score, words=words(name, place))]
             for one, part in members.items():
                 own = part.added if part.scores is None else part.scores
                 scores.append(
@@ -489,23 +494,11 @@ class Service:
                         ranker=one,
                         score=float(own[0, place]),
                         added=float(part.added[0, place]),
-                        words=words[one](place),
+                        words=words(one, place),
                     )
                 )
             found.append(ExplainedItem(**item.model_dump(), scores=scores))
         return found
-
-    def _words(self, name: str, batch: QueryBatch) -> Callable[[int], list[WordAdded]]:
-        """Of a ranker that adds up words: those that weighed most for an item, by its place."""
-        ranker = self.recommender.fitted(name)
-        parts = {} if ranker.members(ranker.config) else ranker.parts(batch)
-
-        def heaviest(place: int) -> list[WordAdded]:
-            added = ((float(part.added[0, place]), word) for word, part in parts.items())
-            best = sorted((one for one in added if one[0]), reverse=True)[:_WORDS]
-            return [WordAdded(word=word, added=value) for value, word in best]
-
-        return heaviest
 
     @property
     def _prompted(self) -> bool:
