@@ -25,6 +25,7 @@ def answers(trained_run, tmp_path_factory):
         "known": ("recommend", {"user": "u1", "k": 4}),
         "history": ("recommend", {"history": ["p1", "p2", "p3"], "k": 3}),
         "given": ("recommend", {"user": "u1", "candidates": ["p4", "p5"], "k": 3}),
+        "of a brand": ("recommend", {"user": "u1", "k": 3, "where": {"brand": "ajax"}}),
         "explained": ("explain", {"user": "u1", "k": 2}),
         "user": ("user", {"user": "u1"}),
         "item": ("item", {"item": "p1"}),
@@ -71,6 +72,8 @@ def test_a_recommendation_equals_the_recommenders(answers, trained_run):
     )
     assert {one["item"] for one in found["given"].structured_content["items"]} == {"p4", "p5"}
     assert len(found["known"].structured_content["items"]) == 4
+    for one in found["of a brand"].structured_content["items"]:
+        assert dict(recommender.catalog[one["item"]].fields)["brand"] == "Ajax"
     assert json.loads(found["known"].content[0].text) == found["known"].structured_content
 
 

@@ -28,6 +28,10 @@ History = Annotated[
 Candidates = Annotated[
     list[str] | None, Field(description="ids of the items to rank; left out: the best unseen ones")
 ]
+Where = Annotated[
+    dict[str, str | list[str]] | None,
+    Field(description="rank only items with one of these values, such as {'genre': ['Drama']}"),
+]
 Count = Annotated[int, Field(ge=1, le=1000, description="how many items")]
 
 T = TypeVar("T", bound=BaseModel)
@@ -58,28 +62,41 @@ def make_server(service: Service) -> Any:
         return made
 
     def asked(
-        user: str | None, history: list[str] | None, candidates: list[str] | None, k: int
+        user: str | None,
+        history: list[str] | None,
+        candidates: list[str] | None,
+        k: int,
+        where: dict[str, str | list[str]] | None,
     ) -> RecommendRequest:
         return RecommendRequest(
             user=user,
             history=None if history is None else [*history],
             candidates=None if candidates is None else [*candidates],
             k=k,
+            where=where,
         )
 
     @tool
     def recommend(
-        user: User = None, history: History = None, candidates: Candidates = None, k: Count = 10
+        user: User = None,
+        history: History = None,
+        candidates: Candidates = None,
+        k: Count = 10,
+        where: Where = None,
     ) -> Recommendation:
         """Rank items for a user, or for a history of anybody; says what summary was read."""
-        return service.recommend(asked(user, history, candidates, k))
+        return service.recommend(asked(user, history, candidates, k, where))
 
     @tool
     def explain(
-        user: User = None, history: History = None, candidates: Candidates = None, k: Count = 10
+        user: User = None,
+        history: History = None,
+        candidates: Candidates = None,
+        k: Count = 10,
+        where: Where = None,
     ) -> Explanation:
         """Rank as `recommend` does, with the blocks of the history and the prompt behind it."""
-        return service.explain(asked(user, history, candidates, k))
+        return service.explain(asked(user, history, candidates, k, where))
 
     @tool
     def user(user: Annotated[str, Field(description="the user's id")]) -> UserView:
