@@ -485,11 +485,11 @@ def test_quoted_fields_of_any_separator(tmp_path: Path, separator: str) -> None:
     settings = DataSettings(
         interactions=path, items=path, separator=separator, columns=guess_columns()
     )
-    frame = opened(path, settings, header=True).frame.collect()
+    frame = opened(path, "interactions", settings, header=True)[1].frame.collect()
     assert frame.rows() == [(sku, title, None) for sku, title, _ in rows]
     path.write_text(f'{path.read_text()}p99{separator}"a"{separator}{separator}\n')
     with pytest.raises(DataError, match=r"g\.csv, line 14: 4 fields where the first line has 3"):
-        opened(path, settings, header=True)
+        opened(path, "interactions", settings, header=True)
 
 
 def test_a_quotation_mark_swallows_no_row_beside_one_that_is_short(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_files_that_are_not_there_or_empty(bench: Any) -> None:
     assert "no such file (data.items)" in refused(bench, items=where / "gone.csv")
     assert "the file is empty" in refused(bench, bench.raw("c.csv", ""))
     assert "the file is empty" in refused(bench, items=bench.raw("g.jsonl", ""))
-    assert "is a folder" in refused(bench, where)
+    assert "no file with data in this folder" in refused(bench, where)
     assert "no interaction in it" in refused(bench, bench.raw("c.csv", HEADER))
     assert "no line with a JSON object" in refused(bench, items=bench.raw("g.jsonl", "\n\n"))
     with pytest.raises(DataError, match=r"data\.items is not set"):

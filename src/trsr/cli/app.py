@@ -90,12 +90,12 @@ Database = Annotated[
 
 @app.command()
 def init(
-    interactions: Annotated[Path, typer.Argument(help="the file of interactions")],
+    interactions: Annotated[
+        Path, typer.Argument(help="interactions: a file, a folder of files, or a quoted pattern")
+    ],
     items: Annotated[
         Path | None,
-        typer.Argument(
-            help="the file of items and their texts; absent: the first file has them too"
-        ),
+        typer.Argument(help="items and their texts, likewise; absent: the interactions hold them"),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="the file to write")] = None,
     force: Annotated[bool, typer.Option("--force", help="write over an existing file")] = False,

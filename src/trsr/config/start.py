@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from trsr.data import Guess
+from trsr.storage import files
 
 HEAD = """# Written by trsr init; every setting: docs/configuration.md
 # A first run of minutes on two cores. For a real one raise max_history, train_users,
@@ -62,6 +65,12 @@ FAST = """
 name = "smollm2-135m"
 backend = "openvino"
 """
+
+
+def name_of(data: Path) -> str:
+    """A name for what is made of the data at a path: `clicks` of `clicks-*.csv.gz`."""
+    name = Path(files.absolute(data)).name.split(".")[0]
+    return re.sub(r"[*?\[\]]", "", name).strip("-_ ") or "data"
 
 
 def first_settings(found: Guess, paths: Mapping[str, str]) -> str:

@@ -58,7 +58,7 @@ def conflicts(config: Config) -> Iterator[str]:
     """Settings of several tables that contradict each other."""
     yield from _stages_wanted(config)
     if not config.data.dataset and config.data.interactions is None:
-        yield "data.interactions: name the interactions' file or folder (or data.dataset)"
+        yield "data.interactions: name the interactions' file, folder or pattern (or data.dataset)"
     asked = config.rank.with_members(*config.rank.rankers, config.rank.retriever)
     needing = sorted(config.rank.those("needs_training", asked))
     for name in needing if config.train.epochs == 0 else ():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -37,26 +37,38 @@ class Dialect:
     notes: tuple[str, ...] = ()
 
 
-def sniff(path: Path, encoding: str = "utf-8", separator: str = "") -> Dialect:
-    """Finds the separator (unless given), lines before the header, and whether fields are quoted.
+def sniff(paths: Sequence[Path], encoding: str = "utf-8", separator: str = "") -> list[Dialect]:
+    """Finds how one table's files are cut: a dialect a file.
+
+    They have one separator (unless given), and all are quoted or none. Lines before the header are
+    each file's own.
 
     Raises:
-        DataError: If the file cannot be read.
+        DataError: If a file cannot be read.
     """
-    lines = [line for line in head(path, encoding, 200) if line.strip()]
-    declared = re.fullmatch(r'"?sep=(.)"?', lines[0].strip("\ufeff"), re.I) if lines else None
-    skip, notes = 0, []
-    if declared:
-        skip, separator = 1, separator or declared[1]
-    body = [line for line in lines[skip:] if not line.startswith("#")]
-    found = separator or _separator(body or lines[skip:], path)
-    for line in lines[skip:]:
-        # a header may begin with the sign too, but has as many fields as the rows
-        if not (line.startswith("#") and body and line.count(found) != body[0].count(found)):
-            break
-        notes.append(f"{path}: the line {line[:60]!r} is skipped as a comment")
-        skip += 1
-    return Dialect(found, _quoted(_with_marks(path, encoding), found), skip, tuple(notes))
+    heads = [[line for line in head(path, encoding, 200) if line.strip()] for path in paths]
+    declared = [
+        re.fullmatch(r'"?sep=(.)"?', lines[0].strip("\ufeff"), re.I) if lines else None
+        for lines in heads
+    ]
+    separator = separator or next((sign[1] for sign in declared if sign), "")
+    heads = [lines[bool(sign) :] for lines, sign in zip(heads, declared, strict=True)]
+    bodies = [[line for line in lines if not line.startswith("#")] for lines in heads]
+    some = chain.from_iterable(body or lines for body, lines in zip(bodies, heads, strict=True))
+    found = separator or _separator(list(islice(some, 200)), paths[0])
+    marked = chain.from_iterable(_with_marks(path, encoding) for path in paths)
+    quoted = _quoted(list(islice(marked, 200)), found)
+    dialects = []
+    for path, lines, body, sign in zip(paths, heads, bodies, declared, strict=True):
+        skip, notes = int(bool(sign)), []
+        for line in lines:
+            # a header may begin with the sign too, but has as many fields as the rows
+            if not (line.startswith("#") and body and line.count(found) != body[0].count(found)):
+                break
+            notes.append(f"{path}: the line {line[:60]!r} is skipped as a comment")
+            skip += 1
+        dialects.append(Dialect(found, quoted, skip, tuple(notes)))
+    return dialects
 
 
 def _with_marks(path: Path, encoding: str) -> list[str]:

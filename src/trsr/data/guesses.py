@@ -24,7 +24,7 @@ from trsr.storage import files
 _ROWS = 100_000
 """Interactions looked at."""
 _BYTES = 1 << 26
-"""Bytes looked at for the encoding."""
+"""Bytes of a file looked at for the encoding, fewer where there are many files."""
 _FORMATS = (
     ("recbole", ("*.inter",)),
     ("mind", ("behaviors.tsv",)),
@@ -32,6 +32,7 @@ _FORMATS = (
     ("movielens", ("u.data", "ratings.dat", "ratings.csv")),
 )
 """Readers known by a file's name."""
+_FILMS = ("u.item", "movies.dat", "movies.csv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,10 @@ def guess(
     the item, dates or moments are times, few numbers on a small scale are ratings.
 
     Args:
-        interactions: A file with a row an interaction or a row a user, or a folder of a format
-            that has a reader of its own.
-        items: A file with a row an item, or the same folder; None: each row of the interactions
-            describes its item, as in a shop's list of orders.
+        interactions: Rows of interactions or of users: a file, a folder of files, a pattern; or
+            the folder of a format that has a reader of its own.
+        items: Rows of items, or the same folder; None: each row of the interactions describes its
+            item, as in a shop's list of orders.
         columns: What is known of the columns already, and so not guessed.
 
     Raises:
@@ -74,9 +75,6 @@ def guess(
             setting to give.
     """
     reasons: list[str] = []
-    inputs.existing(interactions, "interactions", "the interactions' file")
-    if items is not None:
-        inputs.existing(items, "items", "the items' file")
     with inputs.located(interactions):
         return _guess(interactions, items, columns, reasons)
 
@@ -107,7 +105,9 @@ def _format(interactions: Path, items: Path | None) -> str:
     for reader, patterns in _FORMATS:
         for pattern in patterns:
             if files.is_folder(interactions) and any(files.listed(interactions, pattern)):
-                return reader
+                films = [one for name in _FILMS for one in files.listed(interactions, name)]
+                if reader != "movielens" or films:
+                    return reader
             if interactions.match(pattern) and not (reader == "movielens" and not _films(items)):
                 return reader
     if files.is_file(interactions) and inputs.format_of(interactions) == "jsonl":
@@ -120,34 +120,37 @@ def _format(interactions: Path, items: Path | None) -> str:
 
 
 def _films(items: Path | None) -> bool:
-    return items is not None and items.name in ("u.item", "movies.dat", "movies.csv")
+    return items is not None and items.name in _FILMS
 
 
 def _table(
     interactions: Path, items: Path | None, columns: Columns, reasons: list[str]
 ) -> DataSettings:
-    paths = [inputs.a_file(interactions, "interactions", "the interactions' file")]
-    if items:
-        paths.append(inputs.a_file(items, "items", "the items' file"))
-    encoding = _encoding(paths, reasons)
-    headers = [_header(path, encoding, reasons) for path in paths]
+    named = {"interactions": interactions} | ({"items": items} if items else {})
+    within = {key: inputs.table_files(path, key, f"the {key}' file") for key, path in named.items()}
+    encoding = _encoding([one for paths in within.values() for one in paths], reasons)
+    headers = {key: _header(named[key], within[key], encoding, reasons) for key in named}
     settings = DataSettings(
         interactions=interactions,
         items=items,
         encoding=encoding,
-        header=headers[0],
-        items_header=headers[-1] if items else True,
+        header=headers["interactions"],
+        items_header=headers.get("items", True),
     )
-    frame = opened(interactions, settings, header=headers[0]).frame
+    table = opened(interactions, "interactions", settings, settings.header)[1]
     with inputs.located(interactions, encoding):
-        rows = frame.head(_ROWS).collect()
+        rows = table.frame.head(_ROWS).collect()
     if rows.is_empty():
         raise DataError(f"{interactions}: there is no interaction in it")
     all_items = None
     if items:
         with inputs.located(items, encoding):
-            all_items = opened(items, settings, header=headers[-1]).frame.collect()
-    found = roles(rows, all_items, interactions, items or interactions, reasons, columns)
+            all_items = opened(items, "items", settings, settings.items_header)[1].frame.collect()
+    try:
+        found = roles(rows, all_items, interactions, items or interactions, reasons, columns)
+    except DataError as error:
+        differ = next(iter(table.lacking.values()), "")
+        raise DataError(f"{error}{differ and f'. Is it one table? {differ}'}") from error
     return settings.model_copy(update=_updates(found, settings, reasons))
 
 
@@ -176,7 +179,7 @@ def _encoding(paths: Sequence[Path], reasons: list[str]) -> str:
     for path in paths:
         if inputs.format_of(path) != "parquet":
             with inputs.located(path), inputs.opened(path) as stream:
-                samples.append(stream.read(_BYTES))
+                samples.append(stream.read(_BYTES // max(len(paths) // 2, 1)))
     if any(sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) for sample in samples):
         reasons.append("encoding = utf-16: by the first bytes")
         return "utf-16"
@@ -198,12 +201,16 @@ def _reads(sample: bytes, encoding: str) -> bool:
     return True
 
 
-def _header(path: Path, encoding: str, reasons: list[str]) -> bool:
-    """Whether a delimited file's first line names the columns."""
+def _header(named: Path, paths: list[Path], encoding: str, reasons: list[str]) -> bool:
+    """Whether delimited files' first lines name the columns, by the largest file."""
+    if len(paths) > 1:
+        names = {file: name for name, file in files.matching(named).items()}
+        reasons.append(f"{named.name}: {len(paths)} files, {names[paths[0]]} to {names[paths[-1]]}")
+    path = max(paths, key=files.size)
     if inputs.format_of(path) != "delimited":
-        reasons.append(f"{path.name}: {inputs.format_of(path)}")
+        reasons.append(f"{named.name}: {inputs.format_of(path)}")
         return True
-    dialect = sniff(path, encoding)
+    dialect = sniff(paths, encoding)[paths.index(path)]
     frame = delimited(path, dialect=dialect, header=False, encoding=encoding).frame
     with inputs.located(path, encoding):
         rows = [[cell or "" for cell in row] for row in frame.head(200).collect().rows()]
@@ -211,7 +218,7 @@ def _header(path: Path, encoding: str, reasons: list[str]) -> bool:
         raise DataError(f"{path}: the file is empty")
     header = _names_columns(rows)
     first = "the first line names the columns" if header else "there is no line of column names"
-    reasons.append(f"{path.name}: fields separated by {dialect.separator!r}; {first}")
+    reasons.append(f"{named.name}: fields separated by {dialect.separator!r}; {first}")
     return header
 
 

@@ -7,10 +7,11 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, Literal, cast
@@ -32,6 +33,13 @@ _MAGIC = (
     *((b"ARRO", "an Arrow file"), (b"SQLi", "an SQLite file")),
 )
 """How files begin that must be unpacked or converted first."""
+_ENDINGS: dict[str, Format] = {
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".dat", ".txt"), "delimited"),
+}
+_LOGS = ("_delta_log", ".hoodie", "metadata/*.metadata.json")
+"""Beside files of which some may hold rows that were deleted since."""
 _GZIP = b"\x1f\x8b"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _MARKS = {"utf-16": _UTF16, "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)}
@@ -39,17 +47,23 @@ _MARKS = {"utf-16": _UTF16, "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One file as a frame.
+    """One file, or several of one table, as a frame.
 
     Attributes:
-        frame: Columns of text, of a Parquet file of any type.
+        frame: Columns of text, of Parquet files of any type.
         nested: The text columns in which lists or objects stand as JSON.
         notes: What people should know about how it was read.
+        sparse: Whether a row may lack a column, as a line of JSON its key.
+        lacking: Columns that only some of the files have → a message; null in the others.
+        mixed: Columns of several types → a message; null everywhere.
     """
 
     frame: pl.LazyFrame
     nested: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    sparse: bool = False
+    lacking: Mapping[str, str] = field(default_factory=dict)
+    mixed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -92,6 +106,68 @@ def a_file(path: Path | None, key: str, what: str) -> Path:
     return found
 
 
+def table_files(path: Path | None, key: str, what: str) -> list[Path]:
+    """The files of one table that a path names (see `files.matching`), in the order of their names.
+
+    Raises:
+        DataError: As `a_file` for each; if there is none, or they are of several kinds.
+    """
+    if path is None or files.is_file(path):
+        return [a_file(path, key, what)]
+    places = ((folder, sign) for folder in (path, path.parent) for sign in _LOGS)
+    if log := next((one for place in places for one in files.listed(*place)), None):
+        raise DataError(
+            f"{path}: {log.name} is of a table that says there which files still hold its rows "
+            f"(Delta Lake, Hudi, Iceberg); export it as plain Parquet files (data.{key})"
+        )
+    within = files.matching(path)
+    if not within and not files.exists(path) and files.has_signs(path):
+        raise DataError(f"{path}: no file matches this pattern (data.{key})")
+    if not within and files.is_folder(path):
+        raise DataError(f"{path}: there is no file with data in this folder (data.{key})")
+    for one in filter(files.is_folder, within.values()):
+        why = "may not be read by you; ask for the right"
+        if files.is_link(one):
+            why = "is a link; name the folder that it leads to"
+        raise DataError(f"{one}: this folder {why} (data.{key})")
+    found = [a_file(one, key, what) for one in within.values() or [path]]
+    _refuse_kinds(path, dict(zip(within, found, strict=True)), key)
+    holding = [one for one in found if not _is_hollow(one)]
+    if not holding:
+        raise DataError(f"{path}: all of its {len(found)} files are empty (data.{key})")
+    return holding
+
+
+def _refuse_kinds(path: Path, within: Mapping[str, Path], key: str) -> None:
+    """Refuses files of several kinds: one is not of the table, such as a readme."""
+    kinds: dict[str, list[str]] = {}
+    for name, one in within.items():
+        kinds.setdefault(_ending(one) or format_of(one), []).append(name)
+    if len(kinds) < 2:
+        return
+    most = max(kinds, key=lambda kind: len(kinds[kind]))
+    there = "; ".join(
+        f"{len(names)} {kind} ({', '.join(names[:2])}{', …' if len(names) > 2 else ''})"
+        for kind, names in kinds.items()
+    )
+    folder = path if files.is_folder(path) else path.parent
+    pattern = re.sub(r"\d.*", "", kinds[most][0]) + "*"
+    if most in _ENDINGS:
+        deep = "**/" if any("/" in name for name in kinds[most]) else ""
+        packed = "*" if any(name.endswith((".gz", ".gzip")) for name in kinds[most]) else ""
+        pattern = f"{deep}*{most}{packed}"
+    raise DataError(
+        f"{path}: holds files of several kinds: {there}. The files of a table are of one kind: "
+        f'name them by a pattern, such as "{folder.as_posix()}/{pattern}" (data.{key})'
+    )
+
+
+def _is_hollow(path: Path) -> bool:
+    """Whether nothing is in a file once it is unpacked, as in those of empty partitions."""
+    with located(path), opened(path) as stream:
+        return not stream.read(1)
+
+
 def in_folder(path: Path | None, name: str, key: str) -> Path:
     """The file itself, or the one of this name in the folder."""
     found = existing(path, key, f"{name} or its folder")
@@ -100,14 +176,9 @@ def in_folder(path: Path | None, name: str, key: str) -> Path:
 
 def format_of(path: Path) -> Format:
     """The file's format, by its name, else by its first bytes."""
-    suffixes = [s.lower() for s in path.suffixes if s.lower() not in (".gz", ".gzip")]
-    last = suffixes[-1] if suffixes else ""
-    if last in (".parquet", ".pq"):
-        return "parquet"
-    if last in (".jsonl", ".ndjson", ".json"):
-        return "jsonl"
-    if last in (".csv", ".tsv", ".tab", ".dat", ".txt"):
-        return "delimited"
+    ending = _ending(path)
+    if ending:
+        return _ENDINGS[ending]
     try:  # `located` asks for the format
         with opened(path) as stream:
             start = stream.read(64).removeprefix(codecs.BOM_UTF8)
@@ -116,6 +187,12 @@ def format_of(path: Path) -> Format:
     if start.startswith(b"PAR1"):
         return "parquet"
     return "jsonl" if start.lstrip().startswith(b"{") else "delimited"
+
+
+def _ending(path: Path) -> str:
+    """What a name ends with, but for gzip's: `.csv`; empty where that says no format."""
+    endings = [s.lower() for s in path.suffixes if s.lower() not in (".gz", ".gzip")]
+    return endings[-1] if endings and endings[-1] in _ENDINGS else ""
 
 
 def _start(path: Path, size: int) -> bytes:
@@ -224,8 +301,21 @@ def located(path: Path, encoding: str = "utf-8") -> Iterator[None]:
         *(OSError, EOFError, ValueError, OverflowError, RecursionError, MemoryError),
         *(zlib.error, csv.Error, pl.exceptions.PolarsError, pl.exceptions.PanicException),
     ) as error:
-        bad = _bad_bytes(path, encoding)
-        raise (DataError(bad) if bad else _unreadable(path, error)) from error
+        bad = filter(None, (_bad_bytes(one, encoding) for one in files.matching(path).values()))
+        first = next(bad, "")
+        raise (DataError(first) if first else _unreadable(_culprit(path), error)) from error
+
+
+def _culprit(path: Path) -> Path:
+    """Of several files the first one that is damaged; polars does not always say which."""
+    within = files.matching(path)
+    for one in within.values() if len(within) > 1 else ():
+        try:
+            if format_of(one) == "parquet":
+                files.read_parquet(one)
+        except (OSError, ValueError, DataError):
+            return one
+    return path
 
 
 def _unreadable(path: Path, error: BaseException) -> DataError:
@@ -257,16 +347,21 @@ def _bad_bytes(path: Path, encoding: str) -> str:
 
 
 def line_with(path: Path, encoding: str, text: str) -> str:
-    """`PATH, line N` of the first line that holds a text, or begins to, as it stands or as JSON.
+    """`FILE, line N` of the first line that holds a text, or begins to, as it stands or as JSON.
 
-    Where it is not found, it is the path alone.
+    Where none of the files that the path names has it, it is the path alone.
     """
+    places = (_place_of(text, one, encoding) for one in files.matching(path).values())
+    return next(filter(None, places), str(path))
+
+
+def _place_of(text: str, path: Path, encoding: str) -> str:
     if format_of(path) == "parquet":
-        return str(path)
+        return ""
     with located(path, encoding), as_text(path, encoding, errors="replace", newline="") as stream:
         whole = stream.read().replace("\r\n", "\n")
     if "\n" not in whole:  # as once on the Macintosh
         whole, text = whole.replace("\r", "\n"), text.replace("\r", "\n")
     written = (text, *(json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (True, False)))
     at = next((place for one in written if (place := whole.find(one)) >= 0), -1)
-    return f"{path}, line {whole.count(chr(10), 0, at) + 1}" if at >= 0 else str(path)
+    return f"{path}, line {whole.count(chr(10), 0, at) + 1}" if at >= 0 else ""

@@ -55,9 +55,8 @@ def json_lines(path: Path, *, encoding: str = "utf-8", keys: Iterable[str] = ())
         if not batches:
             raise DataError(f"{path}: the file holds no line with a JSON object")
         frame = pl.concat(batches, how="diagonal")
-    return Table(
-        frame.lazy(), frozenset(nested), tuple(f"{path}: {n} {what}" for what, n in notes.items())
-    )
+    said = tuple(f"{path}: {n} {what}" for what, n in notes.items())
+    return Table(frame.lazy(), frozenset(nested), said, sparse=True)
 
 
 def _texts(name: str, values: list[Any], notes: Counter[str]) -> pl.Series:

@@ -66,23 +66,26 @@ class DataSettings(Settings):
 
     reader: str = Field("table", description="the files' format: see `trsr ls readers`")
     interactions: Path | None = Field(
-        None, description="the interactions' file; for formats of many files, their folder"
+        None,
+        description="a file; table: or a folder of files or a pattern (`logs/clicks-*.csv.gz`), "
+        "read as one table in the order of the names; for formats of several files, their folder",
     )
     items: Path | None = Field(
         None,
-        description="the items' file; table: left out, each interaction describes its item "
+        description="likewise; table: left out, each interaction describes its item "
         "(columns.texts)",
     )
     impressions: Path | None = Field(
         None,
-        description="table: the file of candidate lists, for candidates = given: a row a list with "
-        "its user, time, candidates and clicked items; its first line (CSV, TSV) names the "
+        description="table: likewise, the candidate lists for candidates = given: a row a list "
+        "with its user, time, candidates and clicked items; its first line (CSV, TSV) names the "
         "columns, user and time as in the interactions or as usual",
     )
     images: str = Field(
         "",
-        description="the items' images: a column of the items (a path beside their file, or the "
-        "file's bytes in Parquet), or a folder there with files named by item ids; empty: none",
+        description="the items' images: a column of the items (a path beside their file or "
+        "folder, or the image's bytes in Parquet), or a folder there with files named by item ids; "
+        "empty: none",
     )
     max_without_image: float = Field(
         0.2,

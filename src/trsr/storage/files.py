@@ -15,6 +15,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -127,12 +128,68 @@ def listed(folder: Path, pattern: str = "*") -> list[Path]:
     return sorted(Path(folder).glob(pattern)) if is_folder(folder) else []
 
 
+def has_signs(path: Path) -> bool:
+    """Whether a path, if nothing lies there, is a pattern: `logs/clicks-*.csv`."""
+    return re.search(r"[*?\[]", str(path)) is not None
+
+
+def matching(path: Path) -> dict[str, Path]:
+    """The data files that a path names: itself, those below a folder, or those of a pattern.
+
+    What is there under the very name is no pattern. Left out are empty files and those that
+    programs write beside data: names that begin with `.` or `_`, unless the pattern spells them,
+    and `.crc`. A link to a folder is not followed, and stands as it is.
+
+    Returns:
+        A name, from the folder or the first sign of the pattern on → its file. In natural order of
+        these names: 2 before 10.
+    """
+    if is_file(path) or (exists(path) and not is_folder(path)):
+        return {path.name: path}
+    spelled = False
+    base, found = path, [path]
+    if not is_folder(path):
+        base = next(filter(is_folder, path.parents), path)
+        pattern = path.relative_to(base)
+        spelled = any(part[0] in "._" for part in pattern.parts)
+        found = []
+        if has_signs(pattern):
+            with contextlib.suppress(ValueError):  # `**` within a name
+                found = list(base.glob(pattern.as_posix()))
+    within = {
+        one.relative_to(base).as_posix(): one
+        for match in found
+        for one in ([match] if match != path and is_link(match) else _leaves(match))
+    }
+    names = (name for name in within if spelled or not re.search(r"(^|/)[._](?!$)|\.crc$", name))
+    return {name: within[name] for name in sorted(names, key=_natural) if _has_bytes(within[name])}
+
+
 def walk(folder: Path) -> Iterator[Path]:
     """All below a folder, links not followed; each folder before what lies in it."""
     for path in listed(folder):
         yield path
         if is_folder(path) and not is_link(path):
             yield from walk(path)
+
+
+def _leaves(path: Path) -> Iterator[Path]:
+    """All below a folder but the folders; one that cannot be looked into, or a link to one, is."""
+    if not is_folder(path) or not os.access(path, os.R_OK | os.X_OK):
+        yield path
+        return
+    for one in listed(path):
+        yield from [one] if is_link(one) else _leaves(one)
+
+
+def _has_bytes(path: Path) -> bool:
+    return not is_file(path) or size(path) > 0
+
+
+def _natural(name: str) -> tuple[list[list[str | int]], str]:
+    """Sorts numbers in names by their values; in each folder's name text and numbers alternate."""
+    pieces = (re.split(r"([0-9]+)", part) for part in name.split("/"))
+    return [[int(p) if p.isdigit() else p for p in part] for part in pieces], name
 
 
 def hash_file(path: Path) -> str:

@@ -1,13 +1,15 @@
-"""Reads CSV, TSV, JSON Lines and Parquet tables with any column names."""
+"""Reads CSV, TSV, JSON Lines and Parquet tables, of one file or many, with any column names."""
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 import polars as pl
 
 from trsr.data import inputs
 from trsr.data.delimited import delimited, sniff
+from trsr.data.joining import joined
 from trsr.data.json_lines import json_lines
 from trsr.data.readers.base import Source, exploded, find, listed, must_have, need
 from trsr.data.settings import Columns, DataSettings
@@ -16,49 +18,99 @@ from trsr.storage import files
 
 
 class TableReader:
-    """One file of interactions (or of users with their sequences), one of items, perhaps of lists.
+    """Interactions (or users with their sequences), items, perhaps lists: each a file or several.
 
-    Without a file of items each interaction describes its item. The third file,
-    `data.impressions`, is read for `candidates = given` alone.
+    Several are a folder or a pattern: see `inputs.table_files`. Without items each interaction
+    describes its item. `data.impressions` is read for `candidates = given` alone.
     """
 
     def read(self, settings: DataSettings) -> Source:
         """Opens the files and renames their columns; see `Reader.read`."""
-        path = inputs.a_file(settings.interactions, "interactions", "the interactions' file")
-        table = opened(path, settings, header=settings.header)
-        interactions = _interactions(table.frame, path, settings)
+        path, table = opened(settings.interactions, "interactions", settings, settings.header)
+        interactions, notes = _interactions(table, path, settings)
         items_path, items, texts = _items(table, path, settings)
-        warnings = table.notes + (() if items is table else items.notes)
-        warnings += _assumptions(table.frame, interactions, path, settings.columns)
-        impressions_path = None
+        warnings = table.notes + notes + (() if items is table else items.notes)
+        warnings += _lacking_texts(items, texts) + _assumptions(
+            table.frame, interactions, path, settings.columns
+        )
+        lists_path, lists = None, None
         if settings.candidates == "given":
-            impressions_path = _lists_file(settings)
-            warnings += _without_time(interactions, path)
+            lists_path, lists, notes = _impressions(settings)
+            warnings += notes + _without_time(interactions, path)
         return Source(
             interactions=interactions,
             items=texts,
             interactions_path=path,
             items_path=items_path,
             nested=items.nested,
-            impressions=_impressions(impressions_path, settings) if impressions_path else None,
-            impressions_path=impressions_path,
+            impressions=lists,
+            impressions_path=lists_path,
             encoding=settings.encoding,
             warnings=warnings,
         )
 
 
-def opened(path: Path, settings: DataSettings, *, header: bool) -> inputs.Table:
-    """One file of any format, in the encoding and with the separator of the settings."""
-    kind = inputs.format_of(path)
+def opened(
+    path: Path | None, key: str, settings: DataSettings, header: bool
+) -> tuple[Path, inputs.Table]:
+    """The files of `data.KEY` as one table, in the encoding and with the separator of the settings.
+
+    Raises:
+        DataError: If there is none, one cannot be read, or they are of several kinds.
+    """
+    paths = inputs.table_files(path, key, _WHAT[key])
+    encoding = settings.encoding
+    kind = inputs.format_of(paths[0])
     if kind == "parquet":
-        with inputs.located(path):
-            frame = files.scan_parquet(path)
-            frame.collect_schema()
-        return inputs.Table(frame)
-    if kind == "jsonl":
-        return json_lines(path, encoding=settings.encoding)
-    dialect = sniff(path, settings.encoding, settings.separator)
-    return delimited(path, dialect=dialect, header=header, encoding=settings.encoding)
+        tables = {one: _parquet(one) for one in paths}
+    elif kind == "jsonl":
+        tables = {one: json_lines(one, encoding=encoding) for one in paths}
+    else:
+        dialects = zip(paths, sniff(paths, encoding, settings.separator), strict=True)
+        tables = {
+            one: delimited(one, dialect=dialect, header=header, encoding=encoding)
+            for one, dialect in dialects
+        }
+    return path or paths[0], joined(tables)
+
+
+_WHAT = {
+    "interactions": "the interactions' file",
+    "items": "the items' file with their text",
+    "impressions": "the file of candidate lists",
+}
+
+
+def _parquet(path: Path) -> inputs.Table:
+    with inputs.located(path):
+        frame = files.scan_parquet(path)
+        frame.collect_schema()
+    return inputs.Table(frame)
+
+
+def _check_whole(table: inputs.Table, used: Iterable[str], needed: Container[str | None]) -> None:
+    """Refuses columns of which a file has none or another type.
+
+    Args:
+        table: The files together.
+        used: The columns that are read.
+        needed: Those of them without which a line of JSON is none of this table.
+    """
+    for name in used:
+        if name in table.mixed:
+            raise DataError(table.mixed[name])
+        if name in table.lacking and (not table.sparse or name in needed):
+            raise DataError(
+                f"{table.lacking[name]}. The files of a table have the same columns, by name: give "
+                "it this one, or name by a pattern the files that have it"
+            )
+
+
+def _lacking_texts(items: inputs.Table, texts: pl.LazyFrame) -> tuple[str, ...]:
+    """A note of the texts that only some files hold."""
+    there = [name for name in texts.collect_schema().names() if name in items.lacking]
+    more = f"; so are others of {', '.join(there[1:])}" if there[1:] else ""
+    return tuple(f"{items.lacking[name]}: it is empty there{more}" for name in there[:1])
 
 
 def _items(
@@ -67,9 +119,9 @@ def _items(
     """The items' file and its columns, `id` first; without one, those of the interactions."""
     columns = settings.columns
     if settings.items is not None:
-        items_path = inputs.a_file(settings.items, "items", "the items' file with their text")
-        items = opened(items_path, settings, header=settings.items_header)
+        items_path, items = opened(settings.items, "items", settings, settings.items_header)
         key = need(items.names, "item_id", columns.item_id, items_path)
+        _check_whole(items, (key, *items.mixed), (key,))
         return items_path, items, identified(items.frame, key)
     names = table.names
     item = find(names, "item", columns.item, path)
@@ -82,6 +134,7 @@ def _items(
             f"interaction in {path} with its item (data.columns.item) and the item's texts"
         )
     must_have(names, texts, path, "data.columns.texts")
+    _check_whole(table, (item, *(name for name in texts if name in table.mixed)), ())
     # an item without an id is known by its text, which is then both
     chosen = {("id_2" if name == "id" else name): pl.col(name) for name in texts}
     return path, table, table.frame.select(pl.col(item).alias("id"), **chosen)
@@ -96,9 +149,11 @@ def identified(items: pl.LazyFrame, item_id: str) -> pl.LazyFrame:
     return items.select(pl.col(item_id).alias("id"), *others)
 
 
-def _interactions(frame: pl.LazyFrame, path: Path, settings: DataSettings) -> pl.LazyFrame:
-    columns = settings.columns
-    names = frame.collect_schema().names()
+def _interactions(
+    table: inputs.Table, path: Path, settings: DataSettings
+) -> tuple[pl.LazyFrame, tuple[str, ...]]:
+    """Their columns by role, and of which of these some files hold none."""
+    columns, frame, names = settings.columns, table.frame, table.names
     found = {"time": find(names, "time", columns.time, path)}
     found["rating"] = find(names, "rating", columns.rating, path)
     # never by their names alone: they leave rows out, or order them
@@ -112,14 +167,35 @@ def _interactions(frame: pl.LazyFrame, path: Path, settings: DataSettings) -> pl
     if sequence is None:
         found["user"] = need(names, "user", columns.user, path)
         found["item"] = need(names, "item", columns.item, path)
-        return frame.select(pl.col(name).alias(role) for role, name in found.items() if name)
+        notes = _check_roles(table, found, settings)
+        chosen = [pl.col(name).alias(role) for role, name in found.items() if name]
+        return frame.select(chosen), notes
     user = find(names, "user", columns.user, path)
+    notes = _check_roles(table, found | {"user": user, "item": sequence}, settings)
     chosen = [(pl.col(user) if user else pl.int_range(1, pl.len() + 1)).alias("user")]
     chosen += [pl.col(name).alias(role) for role, name in found.items() if name]
     with inputs.located(path, settings.encoding):
         rows = frame.select(*chosen, pl.col(sequence).alias("item")).collect()
     lists = [listed(rows[name], path) for name in ("item", "split") if name in rows.columns]
-    return exploded(rows.with_columns(lists), path=path)
+    return exploded(rows.with_columns(lists), path=path), notes
+
+
+def _check_roles(
+    table: inputs.Table, found: Mapping[str, str | None], settings: DataSettings
+) -> tuple[str, ...]:
+    """Checks that all files have the columns that are read, and notes where lines of JSON do not.
+
+    A log of many kinds of events may well have an hour without any item.
+    """
+    unread = {"rating"} if settings.min_rating is None else set()
+    roles = sorted(found, key=lambda role: role not in ("user", "item"))
+    used = [name for role in roles if (name := found[role]) and role not in unread]
+    _check_whole(table, used, (found["user"] or found["item"],))
+    return tuple(
+        f"{table.lacking[name]}: its lines count as without"
+        for name in used
+        if name in table.lacking
+    )
 
 
 def sequence_column(names: list[str], columns: Columns, path: Path) -> str | None:
@@ -145,18 +221,14 @@ def _assumptions(
     )
 
 
-def _lists_file(settings: DataSettings) -> Path:
+def _impressions(settings: DataSettings) -> tuple[Path, pl.LazyFrame, tuple[str, ...]]:
+    """`user`, `candidates`, `relevant` and, where the file has it, `time`; its path and notes."""
     if settings.impressions is None:
         raise DataError(
             "data.candidates = given: the reader 'table' takes the candidate lists from a file: "
             "name it in data.impressions; of the other readers mind does without"
         )
-    return inputs.a_file(settings.impressions, "impressions", "the file of candidate lists")
-
-
-def _impressions(path: Path, settings: DataSettings) -> pl.LazyFrame:
-    """`user`, `candidates`, `relevant` and, where the file has it, `time`."""
-    table = opened(path, settings, header=True)
+    path, table = opened(settings.impressions, "impressions", settings, header=True)
     columns, names = settings.columns, table.names
     # these two name the interactions' columns, and the lists' may be called otherwise
     user, time = (
@@ -174,12 +246,12 @@ def _impressions(path: Path, settings: DataSettings) -> pl.LazyFrame:
     clicked = need(names if columns.clicked else others, "clicked", columns.clicked, path)
     chosen = {"user": user, "candidates": candidates, "relevant": clicked}
     chosen |= {"time": time} if time else {}
+    _check_whole(table, chosen.values(), chosen.values())
     with inputs.located(path, settings.encoding):
         rows = table.frame.select(pl.col(name).alias(role) for role, name in chosen.items())
         lists = rows.collect()
-    return lists.with_columns(
-        listed(lists[name], path) for name in ("candidates", "relevant")
-    ).lazy()
+    read = lists.with_columns(listed(lists[name], path) for name in ("candidates", "relevant"))
+    return path, read.lazy(), table.notes
 
 
 def _without_time(interactions: pl.LazyFrame, path: Path) -> tuple[str, ...]:
