@@ -69,6 +69,33 @@ def test_changed_data_is_prepared_again_where_both_files_have_one_name(folder, c
     assert f"source files.{role}:data.csv: another size or time of change" in again.why
 
 
+def test_a_folder_of_files_is_prepared_again_for_each_change_of_its_data_alone(folder):
+    lines = (folder / "clicks" / "data.csv").read_text().splitlines(keepends=True)
+    for day, rows in enumerate((lines[1:60], lines[60:])):
+        (folder / "days" / f"day={day}").mkdir(parents=True)
+        (folder / "days" / f"day={day}" / "data.csv").write_text("".join([lines[0], *rows]))
+    words = [f"run.folder={folder / 'run'}", f"data.interactions={folder / 'days'}"]
+    config = load_config(folder / "base.toml", words)
+    assert run_stage(config, "prepare").made
+    for beside in ("_SUCCESS", "day=0/.data.csv.crc", "day=2"):
+        (folder / "days" / beside).mkdir() if beside == "day=2" else (
+            folder / "days" / beside
+        ).write_text("x")
+        assert not run_stage(config, "prepare").made
+    for change, why in (
+        (lambda path: os.utime(path, ns=(7, 7)), "another size or time of change"),
+        (lambda path: path.rename(path.with_name("part.csv")), "gone"),
+    ):
+        change(folder / "days" / "day=1" / "data.csv")
+        assert f"source files.day=1/data.csv: {why}" in run_stage(config, "prepare").why
+    shutil.copy(folder / "days" / "day=0" / "data.csv", folder / "days" / "day=2" / "data.csv")
+    assert "source files.day=2/data.csv: new" in run_stage(config, "prepare").why
+    pattern = load_config(
+        folder / "base.toml", [*words, f"data.interactions={folder}/days/day=[01]/*"]
+    )
+    assert "source files.day=2/data.csv: gone" in run_stage(pattern, "prepare").why
+
+
 def test_a_finished_run_is_evaluated_again_whatever_became_of_its_source(folder):
     words = [f"run.folder={folder / 'run'}"]
     list(run(load_config(folder / "base.toml", words)))

@@ -311,21 +311,26 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return found
 
 
-def fingerprint(sources: Mapping[str, Path | None]) -> dict[str, list[int]]:
+def fingerprint(
+    sources: Mapping[str, Path | None], *, tables: bool = False
+) -> dict[str, list[int]]:
     """Size and time of change of source files, to notice that the data is another.
 
-    Of a folder all files are meant.
+    Of a folder all files are meant; where sources are tables, those that `files.matching` finds.
 
     Returns:
         A file's name → both numbers; `role:name` where files of several roles share the name.
     """
     found: dict[str, dict[Path, str]] = {}  # name → its files, and the first role of each
     for role, path in sources.items():
-        if path is None or not files.exists(path):
+        if path is None:
             continue
-        within = [path] if files.is_file(path) else filter(files.is_file, files.listed(path))
-        for file in within:
-            found.setdefault(file.name, {}).setdefault(file, role)
+        within = files.matching(path)
+        if files.is_folder(path) and not tables:
+            within = {file.name: file for file in files.listed(path)}
+        for name, file in within.items():
+            if files.is_file(file):
+                found.setdefault(name, {}).setdefault(file, role)
     return {
         # the name alone where it can be: so were all once, and those runs still hold
         name if len(roles) == 1 else f"{role}:{name}": list(files.stamp(file))

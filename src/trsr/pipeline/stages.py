@@ -82,7 +82,8 @@ def _data_settings(config: Config) -> dict[str, Any]:
     for key in () if given else ("candidates", "clicked"):  # read for given lists alone
         data["columns"].pop(key, None)
     paths = {"interactions": config.data.interactions, "items": config.data.items}
-    sources = fingerprint(paths | ({"impressions": config.data.impressions} if given else {}))
+    paths |= {"impressions": config.data.impressions} if given else {}
+    sources = fingerprint(paths, tables=config.data.reader == "table")
     own: dict[str, Any] = {"data": data, SOURCE: sources, "run": {"seed": config.data_seed}}
     own |= {"image files": image_stamp(located(config.data))} if config.data.images else {}
     return own | ({"format of cases": FULL_FORMAT} if config.data.candidates == "full" else {})
