@@ -12,8 +12,8 @@ from typing import Any
 
 from trsr.bars import Bar, err
 from trsr.config import Config
-from trsr.config.loading import replaced, tables
-from trsr.config.start import first_settings
+from trsr.config.loading import data_path, replaced, tables
+from trsr.config.start import first_settings, name_of
 from trsr.data import Columns, guess
 from trsr.data.frames import FrameKind, is_table, parquet_bytes, read_frame
 from trsr.errors import ConfigError, DataError, TrsrError
@@ -46,7 +46,8 @@ def fit(
 
     Args:
         interactions: A row an interaction, or a row a user with a list of items: a polars, pandas
-            or Arrow table, a Hugging Face dataset, or a file's path.
+            or Arrow table, a Hugging Face dataset, or the path or address (`s3://…`) of a file, a
+            folder of files or a pattern.
         items: A row an item with its texts, as one of these; None: each interaction describes its
             item, as in a shop's list of orders.
         run_directory: Where the run lives; None: a folder below `runs/`, named by what is given.
@@ -71,7 +72,7 @@ def fit(
     }
     content = {name: parquet_bytes(frame, name) for name, (frame, _) in tabled.items()}
     paths = {
-        name: Path(files.absolute(one))
+        name: data_path(one)
         for name, one in (("interactions", interactions), ("items", items))
         if one is not None and name not in content
     }
@@ -116,7 +117,7 @@ def _folder(
     parts = [hashlib.sha256(one).hexdigest() for one in content.values()]
     parts += map(str, paths.values())
     parts.append(json.dumps(given, sort_keys=True, default=str))
-    name = paths["interactions"].name.split(".")[0] if "interactions" in paths else "fit"
+    name = name_of(paths["interactions"]) if "interactions" in paths else "fit"
     return Path("runs", f"{name}-{hashlib.sha256('/'.join(parts).encode()).hexdigest()[:8]}")
 
 

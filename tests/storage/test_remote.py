@@ -15,16 +15,19 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import boto3
 import pytest
 from pipeline_data import CHEAP, write_data
 from s3_server import KEYS, PAGE
 
 import trsr
+from trsr.cli.inspect import write_config
 from trsr.config import load_config
 from trsr.errors import ConfigError, StoreError
 from trsr.experiments.compare import compare
 from trsr.export.compressing import compress_run
-from trsr.pipeline import run
+from trsr.pipeline import run, run_stage
+from trsr.pipeline.stages import PREPARE
 from trsr.serve.settings import ServeSettings
 from trsr.storage import files, remote_run
 from trsr.storage.addresses import watch_transfers
@@ -392,3 +395,71 @@ def test_files_made_elsewhere_and_put_there_are_used(bucket):
     assert files.read_bytes(local(url) / "mine.parquet") == b"1"
     RemoteFolder(url).write("mine.parquet", b"2")
     assert files.read_bytes(local(url) / "mine.parquet") == b"2"
+
+
+def test_data_in_many_objects_comes_by_folder_and_by_pattern(bucket, tmp_path, another_machine):
+    """A folder's marker, as a console makes it, and what lies beside the data are no data."""
+    store = RemoteFolder(f"s3://{bucket}")
+    write_data(tmp_path)
+    lines = (tmp_path / "clicks.csv").read_bytes().splitlines(keepends=True)
+    for day, part in (("1", lines[1:90]), ("2", lines[90:200]), ("10", lines[200:])):
+        store.write(f"logs/day={day}/part-0.csv", b"".join([lines[0], *part]))
+    for name in ("logs/_SUCCESS", "logs-of-others/x.csv", "goods-2.jsonl"):
+        store.write(name, b"{}")
+    plain = boto3.client("s3")
+    for marker in ("logs/", "logs/day=1/", "logs/day=3/"):
+        plain.put_object(Bucket=bucket, Key=marker)
+    store.write("goods-1.jsonl", (tmp_path / "products.jsonl").read_bytes())
+    prepared = {}
+    for name, log, items in (
+        ("files", "clicks.csv", "products.jsonl"),
+        ("folder", f"s3://{bucket}/logs/", f"s3://{bucket}/goods-1.jsonl"),
+        ("pattern", f"s3://{bucket}/logs/day=*/part-*.csv", f"s3://{bucket}/goods-[1].jsonl"),
+    ):
+        text = CHEAP.replace('"clicks.csv"', f'"{log}"').replace('"products.jsonl"', f'"{items}"')
+        (tmp_path / f"{name}.toml").write_text(text)
+        config = load_config(tmp_path / f"{name}.toml", [f"run.folder={tmp_path / name}"])
+        assert run_stage(config, "prepare").made
+        assert log.rstrip("/") in files.read_text(tmp_path / name / "config.toml")
+        prepared[name] = [files.hash_file(tmp_path / name / one) for one in PREPARE.writes]
+    assert prepared["files"] == prepared["folder"] == prepared["pattern"]
+
+    again = load_config(tmp_path / "pattern.toml", [f"run.folder={tmp_path / 'pattern'}"])
+    assert not run_stage(again, "prepare").made
+    store.write("logs/_SUCCESS", b"again")
+    another_machine()  # times are the objects' own
+    again = load_config(tmp_path / "pattern.toml", [f"run.folder={tmp_path / 'pattern'}"])
+    assert not run_stage(again, "prepare").made
+    store.write("logs/day=11/part-0.csv", lines[0] + b"u1,p29,99999\n")
+    store.remove(["logs/day=2/part-0.csv"])
+    again = load_config(tmp_path / "pattern.toml", [f"run.folder={tmp_path / 'pattern'}"])
+    found = files.matching(again.data.interactions)
+    assert list(found) == [f"day={n}/part-0.csv" for n in (1, 10, 11)]
+    assert run_stage(again, "prepare").made
+    nothing = load_config(again_at(tmp_path, f"s3://{bucket}/gone/*.csv"))
+    with pytest.raises(StoreError, match=r"gone/\*.csv: there is no such file or folder"):
+        run_stage(nothing, "prepare")
+
+
+def again_at(tmp_path: Path, place: str) -> Path:
+    path = tmp_path / "gone.toml"
+    path.write_text(CHEAP.replace('"clicks.csv"', f'"{place}"'))
+    return path
+
+
+def test_init_and_fit_take_addresses(bucket, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_data(tmp_path)
+    store = RemoteFolder(f"s3://{bucket}")
+    for name in ("clicks.csv", "products.jsonl"):
+        store.write(f"data/{name}", (tmp_path / name).read_bytes())
+    log, items = Path(f"s3://{bucket}/data/clicks*.csv"), f"s3://{bucket}/data/products.jsonl"
+    path, _ = write_config(log, Path(items), None, force=False)
+    assert path == Path("clicks.toml")
+    text = path.read_text()
+    assert f'interactions = "s3://{bucket}/data/clicks*.csv"' in text
+    assert f'items = "{items}"' in text
+    cheap = {"rank.rankers": ["popular"], "rank.retriever": "popular", "train": {"epochs": 0}}
+    found = trsr.fit(str(log).replace(":/", "://"), items, **cheap, **{"data.negatives": 4})
+    assert found.dataset.folder.name.startswith("clicks-")
+    assert "s3://" in (found.dataset.folder / "config.toml").read_text()

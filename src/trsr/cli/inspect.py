@@ -154,7 +154,9 @@ def fetch(name: str, progress: Progress) -> Path:
 def write_config(
     interactions: Path, items: Path | None, output: Path | None, force: bool
 ) -> tuple[Path, list[str]]:
-    """Writes a configuration for a file of interactions and one of items, or for one that is both.
+    """Writes a configuration for interactions and items, or for a table that is both.
+
+    Each is a file, a folder, a pattern or an address.
 
     Returns:
         The file written, and what was guessed and why, a line each.
@@ -163,15 +165,22 @@ def write_config(
         ConfigError: If the file exists and `force` is not set.
         DataError: If the files cannot be read, or a column cannot be guessed.
     """
-    from trsr.config.start import HEAD, first_settings
+    from trsr.config.loading import data_path
+    from trsr.config.start import HEAD, first_settings, name_of
     from trsr.data import guess
+    from trsr.storage.addresses import shown
+    from trsr.storage.remote import is_url
 
-    found = guess(interactions, items)
-    path = output or Path(f"{interactions.name.split('.')[0]}.toml")
+    named = {"interactions": interactions} | ({"items": items} if items is not None else {})
+    given = {key: data_path(one) if is_url(one) else one for key, one in named.items()}
+    found = guess(given["interactions"], given.get("items"))
+    path = output or Path(f"{name_of(interactions)}.toml")
     if files.exists(path) and not force:
         raise ConfigError(f"{path} exists; give another name with --output, or --force")
-    given = {"interactions": interactions} | ({"items": items} if items is not None else {})
-    paths = {key: os.path.relpath(file, path.parent) for key, file in given.items()}
+    paths = {
+        key: shown(file) if is_url(named[key]) else os.path.relpath(file, path.parent)
+        for key, file in given.items()
+    }
     text = f"# trsr run {path}\n{HEAD}\n{first_settings(found, paths)}"
     files.write_text(path, text, private=False)
     return path, found.reasons

@@ -196,6 +196,11 @@ def _resolve(values: dict[str, Any], base: Path) -> None:
             table[key] = files.absolute(value, base)
 
 
+def data_path(place: Path | str, base: Path | None = None) -> Path:
+    """A path to data as a person wrote it, absolute; an address's local copy."""
+    return data_file(str(place)) if is_url(place) else Path(files.absolute(place, base))
+
+
 def _located(section: str, key: str, text: str, base: Path) -> str:
     """A path as a person wrote it, absolute; an address's local copy."""
     if key == "cache" and is_database(text):
@@ -205,13 +210,15 @@ def _located(section: str, key: str, text: str, base: Path) -> str:
             "run.cache holds a password and is no address: give postgresql://USER@HOST/DATABASE, "
             "and the password in PGPASSWORD"
         )
+    if key not in ("cache", "folder", "start"):
+        return str(data_path(text, base))
     if not is_url(text):
         return files.absolute(text, base)
     if key == "cache":
         raise ConfigError(
             f"{section}.{key}: give a file of this machine, or postgresql://USER@HOST/DATABASE"
         )
-    return str(working_copy(text) if key in ("folder", "start") else data_file(text))
+    return str(working_copy(text))
 
 
 def _stay(values: dict[str, Any], folder: Path) -> None:

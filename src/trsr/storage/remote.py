@@ -11,7 +11,7 @@ import functools
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -116,6 +116,19 @@ class Entry(NamedTuple):
     tag: str
 
 
+class Found(NamedTuple):
+    """An object's bytes, what changes with its content, and when it was written."""
+
+    size: int
+    tag: str
+    changed: float
+
+
+def _state(found: Any) -> Found:
+    changed = found["last_modified"]
+    return Found(int(found["size"]), str(found["e_tag"] or changed), changed.timestamp())
+
+
 class RemoteFolder:
     """Objects below an address, by name.
 
@@ -148,15 +161,14 @@ class RemoteFolder:
             return None
         return content, Version(found.meta["e_tag"], found.meta["version"])
 
-    def stamp(self, name: str) -> tuple[str, float]:
-        """What changes with an object's content, and when it was written.
+    def found(self, name: str) -> Found:
+        """An object's state.
 
         Raises:
             FileNotFoundError: If there is no such object.
         """
         with self._explained():
-            found = self._api.head(self._store, name)
-        return str(found["e_tag"] or found["last_modified"]), found["last_modified"].timestamp()
+            return _state(self._api.head(self._store, name))
 
     def write(self, name: str, content: bytes) -> None:
         """Writes an object, whatever was there."""
@@ -208,6 +220,30 @@ class RemoteFolder:
             if not path.startswith(f"{name}/") or not all(map(_is_plain, path.split("/"))):
                 raise StoreError(f"{self.url}: holds the object {path!r}, which trsr did not write")
         return found
+
+    def tree(self) -> dict[str, Found]:
+        """The objects in the folder and below, by the names that a file on a disk can have.
+
+        Those without bytes are left out: a console makes them to stand for folders.
+        """
+        with self._explained():
+            pages = list(self._api.list(self._store, chunk_size=1000))
+        found = {one["path"]: _state(one) for page in pages for one in page}
+        return {
+            name: one
+            for name, one in found.items()
+            if one.size and all(map(_is_plain, name.split("/")))
+        }
+
+    def fetch(self, sizes: Mapping[str, int], folder: Path, arrived: list[str]) -> None:
+        """Copies objects into a folder, and adds the name of each that is there to `arrived`."""
+        with transfer(f"download {self.url.rpartition('/')[2]}", sum(sizes.values())) as advance:
+
+            def bring(name: str) -> None:
+                self._download(name, folder / name, advance)
+                arrived.append(name)
+
+            self._each(bring, list(sizes))
 
     def upload(self, path: Path, name: str) -> None:
         """Copies a file, or a folder's files, here; those here already are passed over.

@@ -22,6 +22,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from trsr.errors import StoreError
 from trsr.storage import files
 from trsr.storage.addresses import ADDRESSES
 from trsr.storage.files import hash_file
-from trsr.storage.remote import MovedOnError, RemoteFolder, Version, home, is_url, normalized
+from trsr.storage.remote import Found, MovedOnError, RemoteFolder, Version, home, is_url, normalized
 from trsr.storage.run_directory import (
     CONFIG,
     MANIFEST,
@@ -68,9 +69,10 @@ def _key(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest()[:24]
 
 
-def _copy(url: str, state: str) -> Path:
-    folder = home() / "remote" / _key(url) / state / url.rpartition("/")[2]
-    ADDRESSES[str(folder)] = url
+def _copy(url: str, state: str, shown: str = "") -> Path:
+    shown = shown or url
+    folder = home() / "remote" / _key(url) / state / shown.rpartition("/")[2]
+    ADDRESSES[str(folder)] = shown
     return folder
 
 
@@ -95,38 +97,88 @@ def to_read(folder: Path) -> Path:
 
 
 def data_file(place: str) -> Path:
-    """Where a remote file lies on this machine; it comes, where it is a new one, when looked at."""
+    """Where remote data lies on this machine: an object, all below a name, or those of a pattern.
+
+    What is new comes when it is looked at.
+    """
     url = normalized(place)
-    path = _copy(url, "data")
-    folder, _, name = url.rpartition("/")
+    whole = url.split("/")
+    signs = (n for n, part in enumerate(whole) if files.has_signs(Path(part)))
+    inner = "/".join(whole[next(signs, len(whole)) :])
+    folder = _copy(url, "data", url.removesuffix(inner).rstrip("/"))
     lock, seen = threading.RLock(), set[str]()
 
     def fetch(_: Path) -> None:
         with lock:
             if seen:
                 return
-            seen.add(name)
+            seen.add(url)
             try:
-                _fetch_data(RemoteFolder(folder), name, path)
+                _fetch_data(url, inner, folder)
             except BaseException:
                 seen.clear()
                 raise
 
-    files.fetch_below(path, fetch)
-    return path
+    files.fetch_below(folder, fetch)
+    return folder / inner if inner else folder
 
 
-def _fetch_data(remote: RemoteFolder, name: str, path: Path) -> None:
-    stamp = path.parent / ".version"
+def _fetch_data(url: str, inner: str, folder: Path) -> None:
+    """Makes a local copy what lies at an address; `inner` is what of it may be a pattern."""
+    remote, into, wanted = _wanted(url, inner, folder)
+    places = {into / one for one in wanted}
+    for path in [folder, *files.walk(folder)]:  # gone, or a folder now, or a file now
+        if files.is_folder(path) if path in places else files.is_file(path):
+            files.remove(path)
+    record = folder.parent / ".version"
+    tags = _tags(record)
+    old = {one for one in wanted if tags.get(one) == wanted[one].tag and files.is_file(into / one)}
+    sizes = {one: found.size for one, found in wanted.items() if one not in old}
+    arrived: list[str] = []
+    # fetched elsewhere: a thread that looks into the copy itself waits for this one
+    with files.temporary_folder(folder.parent) as new:
+        try:
+            remote.fetch(sizes, new, arrived)
+        finally:
+            for one in arrived:
+                files.make_folder((into / one).parent)
+                files.move(new / one, into / one)
+                # as it is everywhere: what was made from it still holds
+                files.set_time(into / one, wanted[one].changed)
+            files.write_json(record, {one: wanted[one].tag for one in (*old, *arrived)})
+    _use(folder.parent)
+
+
+def _wanted(url: str, inner: str, folder: Path) -> tuple[RemoteFolder, Path, dict[str, Found]]:
+    """The objects that an address names, where they lie, and the folder that they go into."""
+    above, _, name = url.rpartition("/")
+    remote = RemoteFolder(above)
+    with contextlib.suppress(FileNotFoundError):
+        found = remote.found(name)
+        if found.size:  # else it may stand for a folder
+            return remote, (folder / inner).parent if inner else folder.parent, {name: found}
+    remote = RemoteFolder(url.removesuffix(inner).rstrip("/"))
+    wanted = {one: found for one, found in remote.tree().items() if _may_match(one, inner)}
+    if not wanted:
+        raise StoreError(f"{url}: there is no such file or folder, or nothing in it")
+    return remote, folder, wanted
+
+
+def _may_match(name: str, pattern: str) -> bool:
+    """Whether an object, or a folder that it lies in, may be one that a pattern names."""
+    parts, signs = name.split("/"), pattern.split("/") if pattern else []
+    if "**" in signs:
+        signs = signs[: signs.index("**")]
+    pairs = zip(parts, signs, strict=False)
+    return len(parts) >= len(signs) and all(a == b or fnmatchcase(a, b) for a, b in pairs)
+
+
+def _tags(record: Path) -> dict[str, str]:
+    """What the copies were, by name, as `_fetch_data` wrote it; empty where it did not."""
     try:
-        tag, changed = remote.stamp(name)
-    except FileNotFoundError as error:
-        raise StoreError(f"{remote.url}/{name}: there is no such file") from error
-    if not (files.is_file(path) and files.is_file(stamp) and files.read_text(stamp) == tag):
-        remote.download(name, path)
-        files.set_time(path, changed)  # as it is everywhere: what was made from it still holds
-        files.write_text(stamp, tag)
-    _use(path.parent)
+        return {str(key): str(tag) for key, tag in dict(files.read_json(record)).items()}
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _use(folder: Path) -> None:
