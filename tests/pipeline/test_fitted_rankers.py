@@ -297,14 +297,17 @@ def test_a_training_that_hardly_learned_is_told(
     assert page.count("training hardly learned") == box.count("training hardly learned")
 
 
-def test_too_few_steps_say_nothing(tmp_path, monkeypatch, small_run):
+def test_too_few_steps_to_tell_whether_training_learned_are_named(tmp_path, monkeypatch, small_run):
     monkeypatch.chdir(tmp_path)
     config = load_config(small_run(tmp_path), [*STEPS, "train.epochs=1"])
-    for stage in ("prepare", "summarize", "train"):
-        run_stage(config, stage)
+    list(run(config))
     info = RunDirectory(config.run.folder).records()["train"].info
     assert info["steps"] < 25
     assert "late_loss" not in info
+    report = json.loads((config.run.folder / "report.json").read_text("utf-8"))
+    (note,) = [one for one in report["table"]["notes"] if "too few to tell" in one]
+    assert note.startswith(f"llm: the training took {info['steps']} steps")
+    assert note in (config.run.folder / "report.html").read_text("utf-8")
 
 
 # --- Data without times: what rests on them says so

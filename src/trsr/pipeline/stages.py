@@ -62,7 +62,7 @@ from trsr.recommender import (
 from trsr.registry import PluginTable
 from trsr.storage import files
 from trsr.storage.run_directory import StageRecord
-from trsr.training import chance_loss, hardly_converged, late_loss
+from trsr.training import JUDGED, chance_loss, hardly_converged, late_loss
 from trsr.types import Summary
 
 _log = logging.getLogger(__name__)
@@ -210,29 +210,40 @@ def _compress(job: Job) -> dict[str, Any]:
 
 FLAG = "hardly_learned"
 """In the record of a training whose loss ended near that of a model that ranks at random."""
+SHORT = "too_short_to_judge"
+"""In the record of a training of too few steps to say whether it learned."""
 
 
 def _convergence(losses: Sequence[float], guess: float | None) -> dict[str, Any]:
     """Whether a training's losses got below `guess`, that of equal scores for all candidates."""
     late = late_loss(losses)
-    if late is None or guess is None:
+    if guess is None:
         return {}
+    if late is None:
+        return {SHORT: True}
     found: dict[str, Any] = {"late_loss": round(late, 4), "guess_loss": round(guess, 4)}
     return found | ({FLAG: True} if hardly_converged(late, guess) else {})
 
 
 def _convergence_notes(records: Mapping[str, StageRecord], rankers: Iterable[str]) -> list[str]:
-    """What a reader of the table must know of a training that hardly learned."""
+    """What a reader of the table must know of a training that hardly learned, or may not have."""
     info = records["train"].info if "train" in records else {}
-    asking = RankSettings().those("needs_training", rankers)
-    if not info.get(FLAG) or not asking:
-        return []
-    return [
-        f"{', '.join(asking)}: the training hardly learned: its loss ended at "
-        f"{info['late_loss']:.2f}, where a model that cannot tell candidates apart has "
-        f"{info['guess_loss']:.2f}. So its lists are little better than a random order. Train on "
-        "more cases (data.train_users), or try another learning rate (train.learning_rate)."
-    ]
+    asking = ", ".join(RankSettings().those("needs_training", rankers))
+    if asking and info.get(FLAG):
+        return [
+            f"{asking}: the training hardly learned: its loss ended at {info['late_loss']:.2f}, "
+            f"where a model that cannot tell candidates apart has {info['guess_loss']:.2f}. So its "
+            "lists are little better than a random order. Train on more cases (data.train_users), "
+            "or try another learning rate (train.learning_rate)."
+        ]
+    if asking and info.get(SHORT):
+        steps = int(info["steps"])
+        return [
+            f"{asking}: the training took {steps:,} {'step' if steps == 1 else 'steps'}, too few "
+            f"to tell by its loss whether it learned (from {JUDGED} on trsr can). Train on more "
+            "cases (data.train_users), or set a lower train.cases_per_step."
+        ]
+    return []
 
 
 def _validation_notes(config: Config) -> Iterator[str]:

@@ -90,6 +90,7 @@ class _Info(BaseModel):
     versions: dict[str, str] = {}
     models: dict[str, Any] = {}
     taken_from: str = ""
+    steps: int = 0
     late_loss: float = 0.0
     guess_loss: float = 0.0
 

@@ -83,8 +83,8 @@ def _read(path: Path, step: int) -> tuple[list[Row], int]:
 LATE = 5
 """The late steps are the last of this many equal parts."""
 
-FEWEST = 5
-"""With fewer late steps than this we don't judge."""
+JUDGED = 5 * LATE
+"""With fewer steps, and so fewer than five late ones, we don't judge: their mean says little."""
 
 NEAR = 0.95
 """A late loss above this share of the chance loss means that training hardly converged.
@@ -114,7 +114,7 @@ def chance_loss(loss: str, cases: Sequence[tuple[int, int]]) -> float | None:
 
 def late_loss(losses: Sequence[float]) -> float | None:
     """The mean loss of the last fifth of the steps; None where these are fewer than five."""
-    late = losses[-(len(losses) // LATE) :] if len(losses) >= LATE * FEWEST else ()
+    late = losses[-(len(losses) // LATE) :] if len(losses) >= JUDGED else ()
     return math.fsum(late) / len(late) if late else None
 
 
