@@ -29,16 +29,22 @@ def made(folder, *more):
     return config
 
 
-def values(*means_by_ranker):
-    """Per-query values of rankers a, b, …, a user a query."""
-    names = "abc"
-    return pl.DataFrame(
+def lead(*means_by_ranker, comparisons=()):
+    """What the end says of a's lead over b: per-query values of a, b, …, a user a query."""
+    names = "abc"[: len(means_by_ranker)]
+    values = pl.DataFrame(
         [
             {"ranker": names[n], "query": f"q{q:02d}", "user": f"u{q}", "ndcg@10": value}
             for n, column in enumerate(means_by_ranker)
             for q, value in enumerate(column)
         ]
     )
+    report = {
+        "comparisons": comparisons,
+        "rankers": {name: {"lower_bounds": []} for name in names},
+        "chance": {"ndcg@10": 0.3},
+    }
+    return ending._lead(values, report, "ndcg@10", list(names))
 
 
 def test_a_run_ends_with_what_its_own_figures_say(tmp_path):
@@ -59,13 +65,16 @@ def test_a_run_ends_with_what_its_own_figures_say(tmp_path):
     assert message[-1] == f"report: {config.run.folder / 'report.html'}"
 
 
-def test_a_lead_is_called_sure_only_where_it_is_larger_than_two_standard_errors():
-    clear = values([0.8, 0.9, 0.7, 0.8], [0.1, 0.2, 0.1, 0.1])
-    assert "the lead is hardly chance" in ending._lead(clear, "ndcg@10", ["a", "b"])
-    noisy = values([0.9, 0.1, 0.8, 0.3], [0.1, 0.9, 0.3, 0.6])
-    assert "4 users do not show which is better" in ending._lead(noisy, "ndcg@10", ["a", "b"])
-    same = values([0.5, 0.5], [0.5, 0.5])
-    assert "do not show which is better" in ending._lead(same, "ndcg@10", ["a", "b"])
+def test_a_lead_is_judged_by_the_corrected_test_of_the_report():
+    clear, noisy = ([0.8, 0.9, 0.7, 0.8] * 3, [0.1, 0.2, 0.1, 0.1] * 3), ([0.9, 0.1], [0.1, 0.9])
+    assert "the lead is significant (p < .001 after Holm" in lead(*clear)
+    assert "2 users do not show which is better" in lead(*noisy)
+    assert "do not show which is better" in lead([0.5, 0.5], [0.5, 0.5])
+    # two standard errors would call this lead sure, and the report's table does not
+    found = {"ranker": "b", "baseline": "a", "metric": "ndcg@10", "p_holm": 0.058}
+    assert "p = .058 after Holm's correction, so 12 users do not show" in lead(
+        *clear, comparisons=[found]
+    )
 
 
 @pytest.mark.parametrize("user", ["a b", "-rf", "$HOME;`id`", "<b>'s", "u7"])

@@ -12,8 +12,8 @@ from trsr.cli.terminal import command
 from trsr.config import Config
 from trsr.data import Dataset
 from trsr.explanation import summary_text, title
-from trsr.metrics.report import decimals
-from trsr.metrics.significance import standard_error
+from trsr.metrics.report import decimals, p_value
+from trsr.metrics.significance import BETTER, compare_rankers, significance, standard_error
 from trsr.pipeline import stage_names
 from trsr.pipeline.artifacts import read_summaries
 from trsr.progress import duration
@@ -30,8 +30,7 @@ def ending(config: Config) -> Iterator[str]:
     """The lines below a finished run's table.
 
     The best ranker is the one with the highest mean NDCG@10, or of the first metric where that is
-    absent or a lower bound. Differences are paired over queries; from two standard errors on, a
-    difference counts as shown.
+    absent or a lower bound. Its lead counts as shown by the test of the report's table.
     """
     folder = config.run.folder
     report = files.read_json(folder / "report.json")
@@ -95,9 +94,9 @@ def _meaning(
         f"{decimals(chance)}{beside}."
         + ("" if clear else " So few queries do not show that it is better than a random order.")
     )
-    values = _per_query(folder, metric)
     if len(ranked) > 1:
-        yield f"  {_lead(values, metric, ranked)}"
+        values = files.read_parquet(folder / "per_query.parquet")
+        yield f"  {_lead(values, report, metric, ranked)}"
     costs = {one.ranker: one for one in read_costs(report.get("costs"))}
     yield from (f"  {line}" for line in _price(report, metric, ranked, costs))
 
@@ -105,11 +104,6 @@ def _meaning(
 def _value(found: Mapping[str, Any]) -> str:
     error = "" if found["se"] is None else f" ± {decimals(found['se'])}"
     return decimals(found["mean"]) + error
-
-
-def _per_query(folder: Path, metric: str) -> pl.DataFrame:
-    columns = ["ranker", "query", "user", metric]
-    return files.read_parquet(folder / "per_query.parquet").select(columns)
 
 
 def _difference(
@@ -123,16 +117,38 @@ def _difference(
     return float(differences.mean()), error
 
 
-def _lead(values: pl.DataFrame, metric: str, ranked: Sequence[str]) -> str:
+def _lead(
+    values: pl.DataFrame, report: Mapping[str, Any], metric: str, ranked: Sequence[str]
+) -> str:
+    """The best against the next, judged as the report judges: by the corrected p-value."""
     mean, error = _difference(values, metric, ranked[0], ranked[1])
     users = values["user"].n_unique()
     lead = f"It leads {ranked[1]}, the next, by {decimals(mean)}"
     if error is None:
         return f"{lead}; one user cannot show how sure that is."
     lead += f" ± {decimals(error)} on the same queries"
-    if mean >= 2 * error and mean > 0:
-        return f"{lead}: more than two standard errors, so the lead is hardly chance."
-    return f"{lead}: less than two standard errors, so {users} users do not show which is better."
+    corrected = _corrected(values, report, metric, ranked)
+    p = p_value(corrected)
+    said = f"p {p if p.startswith('<') else f'= {p}'} after Holm's correction"
+    if significance(mean, corrected) == BETTER:
+        return f"{lead}: the lead is significant ({said})."
+    return f"{lead}: {said}, so {users} users do not show which is better."
+
+
+def _corrected(
+    values: pl.DataFrame, report: Mapping[str, Any], metric: str, ranked: Sequence[str]
+) -> float | None:
+    """The p-value of the report's table; where it compares others, of one about the best."""
+    pair = set(ranked[:2])
+    for one in report["comparisons"]:
+        if one["metric"] == metric and {one["ranker"], one["baseline"]} == pair:
+            return None if one["p_holm"] is None else float(one["p_holm"])
+    bounds = {name: one["lower_bounds"] for name, one in report["rankers"].items()}
+    metrics = [name for name in report["chance"] if name in values.columns]
+    for found in compare_rankers(values, ranked, ranked[0], metrics, bounds):
+        if (found.ranker, found.metric) == (ranked[1], metric):
+            return found.p_holm
+    return None
 
 
 def _price(
