@@ -107,6 +107,19 @@ def test_candidate_sets_of_several_sizes() -> None:
     assert any("all candidates are relevant" in note for note in report.notes)
 
 
+def test_a_cut_that_holds_all_candidates_is_named() -> None:
+    cases = [case("a", {"i0"}, size=2), case("b", {"i4"}, size=5)]
+    lists = [ranked("b", "i0", "i1", "i2", "i3", "i4"), ranked("a", "i1", "i0")]
+    report = evaluate(cases, {"llm": lists}, ["recall@10", "hit@10", "recall@3", "mrr@10"])
+    part, whole = (note for note in report.notes if "same recall" in note)
+    assert part.startswith("1 of 2 queries have at most 3 candidates")
+    assert "every order has the same recall@3 there" in part
+    assert whole.startswith("Every query has at most 5 candidates")
+    assert "the same recall@10 and hit@10 (recall and hit: 1" in whole
+    assert whole in report.warnings
+    assert part not in report.warnings
+
+
 def test_many_more_queries_than_fit_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [case(f"q{n}", {f"i{n % 7}"}, size=7 + n % 3) for n in range(50)]
     lists = [

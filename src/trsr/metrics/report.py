@@ -428,6 +428,7 @@ def notes(
     yield from _about_size(key)
     if len(key):
         yield from _about_candidates(key, sampled, drawn)
+        yield from _about_cuts(key, rankers[0].metrics)
     for scores in rankers:
         yield from _about_ranker(scores)
 
@@ -472,6 +473,31 @@ def _about_candidates(key: AnswerKey, sampled: bool, drawn: str) -> Iterator[Not
         yield Note(
             f"In {alike:,} {_queries(alike)} all candidates are relevant: every order is right, so "
             "they tell rankers apart in nothing (auc is .5 there)."
+        )
+
+
+UNORDERED = ("recall", "hit", "precision")
+"""Metrics that see which items the first k are, and not in what order."""
+
+
+def _about_cuts(key: AnswerKey, metrics: Iterable[str]) -> Iterator[Note]:
+    """Notes where the first k are all candidates: there a metric says nothing of the order."""
+    by_k: dict[int, list[str]] = {}
+    for name in metrics:
+        family, _, _ = name.partition("@")
+        if family in UNORDERED:
+            by_k.setdefault(parse_metric(name).k or 0, []).append(name)
+    for k, names in sorted(by_k.items()):
+        within = int(np.count_nonzero(key.candidates <= k))
+        if not within:
+            continue
+        every = within == len(key)
+        where = "Every query has" if every else f"{within:,} of {len(key):,} queries have"
+        most = int(key.candidates.max()) if every else k
+        yield Note(
+            f"{where} at most {most} candidates, so every order has the same {' and '.join(names)} "
+            f"{'' if every else 'there '}(recall and hit: 1 by construction).",
+            serious=every,
         )
 
 
