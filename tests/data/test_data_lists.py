@@ -232,7 +232,9 @@ def test_times_of_two_units_are_reported(bench: Any) -> None:
     assert "all lists are later than all interactions" in report.warnings[0]
     with pytest.raises(DataError, match=r"(?s)no case is left.*all lists are earlier") as caught:
         prepared(bench, [(u, when / 1000, c, t) for u, when, c, t in shown()])
-    assert "32  left out: lists of users with too short a history" in str(caught.value)
+    assert "32  left out: lists of users with a history shorter than data.min_history" in str(
+        caught.value
+    )
 
 
 def test_many_candidates_outside_the_catalog_are_reported(bench: Any) -> None:

@@ -16,6 +16,7 @@ from trsr.cli.terminal import complain, out, say, table
 from trsr.progress import Progress
 
 STYLES = {"ok": "green", "finding": "bold red", "warning": "yellow", "skipped": "dim"}
+PLURAL = ("finding", "warning")
 
 
 def list_runs(path: Path, only: Sequence[str] = ()) -> list[str]:
@@ -57,7 +58,11 @@ def show_audit(run: Path, as_json: bool, llm_queries: int, progress: Progress) -
         drawn.add_row(escape(one.name), f"[{STYLES[one.state]}]{one.state}[/]", escape(one.seen))
     out.print(drawn)
     states: Counter[str] = Counter(check.state for check in report.checks)
-    counts = ", ".join(f"{states[state]} {state}" for state in STYLES if states[state])
+    counts = ", ".join(
+        f"{states[state]} {state}{'s' if state in PLURAL and states[state] > 1 else ''}"
+        for state in STYLES
+        if states[state]
+    )
     out.print(f"{counts} of {len(report.checks)} checks", markup=False)
     return not report.findings
 

@@ -74,8 +74,8 @@ def _unranked(run: Path, recommender: Recommender, user: str) -> Iterator[str]:
             if name in summaries:
                 history, summary, what = own, summaries[name], f"the last summarized {other} case"
     yield (
-        f"user {visible_name(user)} has no {split} query: the history was too short, or the user "
-        "was not sampled"
+        f"user {visible_name(user)} has no {split} query: the history was shorter than "
+        f"data.min_history = {config.data.min_history}, or the user was not sampled"
     )
     yield f"this is {what}"
     yield ""

@@ -276,7 +276,9 @@ METRICS: Mapping[str, Family] = MappingProxyType(
     {
         "recall": Family("share of the relevant items in the first k", recall),
         "mrr": Family("1 / rank of the first relevant item, if in the first k", mrr),
-        "ndcg": Family("discounted gain of the first k, over the best order's", ndcg),
+        "ndcg": Family(
+            "right items in the first k, earlier ones count more; 1: the best order", ndcg
+        ),
         "hit": Family("whether a relevant item is in the first k", hit),
         "precision": Family("share of the first k that is relevant", precision),
         "map": Family("mean precision at the relevant items in the first k", average_precision),
