@@ -185,9 +185,15 @@ def plan(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Say what a run will take: tokens, seconds, memory, dollars; measures for some seconds."""
+    """Say what a run will take: tokens, seconds, memory, dollars; measures a minute or two."""
     from trsr.cli.planning import planned, rows
 
+    if not machine and not like:
+        err.print(
+            "plan: opens and measures the run's models and rankers here, which takes a minute or "
+            "two; nothing is measured with --machine or --like",
+            markup=False,
+        )
     with Bar("plan", resumes=False) as bar:
         found = planned(config, settings or [], machine, like, price, bar)
     if json:
