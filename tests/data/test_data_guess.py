@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import tomllib
 from typing import Any
 
 import pytest
 
+from trsr.config import start
+from trsr.config.start import first_settings
 from trsr.data import guess, inspect
 from trsr.errors import DataError
 
@@ -147,3 +150,32 @@ def test_published_formats_are_known_by_their_files(bench: Any) -> None:
     found = guess(reviews, bench.lines("m.json", meta))
     assert (found.settings.reader, found.settings.min_rating) == ("amazon_reviews", 3.5)
     assert inspect(found.settings, seed=0).counts["users"] == 40
+
+
+@pytest.mark.parametrize(("each", "block"), [(8, 3), (24, 5)])
+def test_short_histories_get_short_blocks(bench: Any, each: int, block: int) -> None:
+    """Ratings are drawn of ten, and those that people liked count: about half."""
+    header = ("user", "item", "rating", "time")
+    clicks = bench.table("x.csv", header, ratings(each=each))
+    items = bench.table("y.csv", ("item", "title", "genre", "text", "link"), films())
+    found = guess(clicks, items)
+    assert found.settings.min_rating is not None
+    assert found.block_items == block
+    said = [one for one in found.reasons if one.startswith("block_items = 3")]
+    assert len(said) == (block == 3)
+    assert f"block_items = {block}\n" in first_settings(found, {})
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_is_written_for_want_of_a_package_is_said(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    monkeypatch.setattr(start, "find_spec", lambda name: there or None)
+    clicks = bench.table("x.csv", ("user", "item", "rating", "time"), ratings())
+    items = bench.table("y.csv", ("item", "title", "genre", "text", "link"), films())
+    text = first_settings(guess(clicks, items), {})
+    said = "\n".join(start.missing_packages())
+    assert ("sasrec_text" in tomllib.loads(text)["rank"]["rankers"]) is there
+    assert "trsr[embeddings]" in text  # the file says either way what the choice hangs on
+    for extra in ("embeddings", "baselines", "openvino"):
+        assert (f"pip install 'trsr[{extra}]'" in said) is not there

@@ -166,7 +166,7 @@ def write_config(
         DataError: If the files cannot be read, or a column cannot be guessed.
     """
     from trsr.config.loading import data_path
-    from trsr.config.start import HEAD, first_settings, name_of
+    from trsr.config.start import HEAD, first_settings, missing_packages, name_of
     from trsr.data import guess
     from trsr.storage.addresses import shown
     from trsr.storage.remote import is_url
@@ -183,4 +183,4 @@ def write_config(
     }
     text = f"# trsr run {path}\n{HEAD}\n{first_settings(found, paths)}"
     files.write_text(path, text, private=False)
-    return path, found.reasons
+    return path, [*found.reasons, *missing_packages()]

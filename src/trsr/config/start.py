@@ -27,7 +27,7 @@ scorer = "auto" # ranks through openvino on a CPU, where it is installed
 
 [summarize]
 strategy = "hierarchical" # or recurrent, or none
-block_items = 5
+block_items = {block_items}
 last_block = false # true: also summarize a last block that is not full
 
 [summarize.sampling]
@@ -44,6 +44,7 @@ upper_layers = 8 # of 30: the gradient goes back through these alone
 """
 
 RANK = """
+# {why}
 # The blend weighs a network over everybody's items, items clicked together, and the language model,
 # which alone learns little from a few users: docs/rankers.md.
 [rank]
@@ -58,6 +59,14 @@ batch_size = 64
 max_epochs = 12
 patience = 12
 """
+
+NETWORKS = {
+    "sasrec_text": "sasrec_text reads the items' texts; where trsr[embeddings] is not installed, "
+    "trsr init writes sasrec.",
+    "sasrec": "sasrec knows items by ids alone; sasrec_text reads their texts too: it needs\n"
+    "# pip install 'trsr[embeddings]', then trsr init again with --force.",
+}
+"""Why a network is written, for the configuration."""
 
 FAST = """
 # The same model writes summaries faster through openvino on a CPU.
@@ -95,5 +104,21 @@ def first_settings(found: Guess, paths: Mapping[str, str]) -> str:
     prompts |= {"words": 20, "summary_item_words": 20}
     fast = FAST if find_spec("openvino_genai") else ""
     network = "sasrec_text" if find_spec("sentence_transformers") else "sasrec"
-    rank = RANK.format(words='"bm25", ' if find_spec("bm25s") else "", network=network)
-    return tomli_w.dumps({"data": data, "prompts": prompts}) + REST + rank + fast
+    words = '"bm25", ' if find_spec("bm25s") else ""
+    rank = RANK.format(words=words, network=network, why=NETWORKS[network])
+    rest = REST.format(block_items=found.block_items)
+    return tomli_w.dumps({"data": data, "prompts": prompts}) + rest + rank + fast
+
+
+def missing_packages() -> list[str]:
+    """What `first_settings` leaves out for want of a package, and how to have it; a line each."""
+    extras = {
+        "sentence_transformers": ("embeddings", "sasrec, where sasrec_text reads items' texts too"),
+        "bm25s": ("baselines", "no bm25, which ranks by the words of items"),
+        "openvino_genai": ("openvino", "summaries by torch, where openvino is faster on a CPU"),
+    }
+    return [
+        f"written without trsr[{extra}]: {what}; pip install 'trsr[{extra}]' and write it again"
+        for module, (extra, what) in extras.items()
+        if not find_spec(module)
+    ]

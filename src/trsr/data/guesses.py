@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import polars as pl
+
 from trsr.data import inputs
 from trsr.data.delimited import delimited, sniff
 from trsr.data.json_lines import json_value
@@ -44,12 +46,14 @@ class Guess:
         domain: `films`, `products`, `news` or `generic`.
         fields: The items' columns worth reading: a title first, then short ones, then long ones;
             empty: all.
+        block_items: Interactions a block, few enough for most histories to fill one.
         reasons: A sentence a guess.
     """
 
     settings: DataSettings
     domain: str
     fields: tuple[str, ...]
+    block_items: int = 5
     reasons: list[str] = field(default_factory=list)
 
 
@@ -97,7 +101,29 @@ def _guess(interactions: Path, items: Path | None, columns: Columns, reasons: li
     fields = text_fields(found, reasons)
     paths = (interactions, items) if items else (interactions,)
     domain = domain_of(found, fields, paths, reasons)
-    return Guess(settings, domain, fields, reasons)
+    with inputs.located(source.interactions_path):
+        block = _block_items(source.interactions, settings, reasons)
+    return Guess(settings, domain, fields, block, reasons)
+
+
+_LONG = 10
+"""From so many interactions of the median user on, blocks are as long as the paper's."""
+
+
+def _block_items(interactions: pl.LazyFrame, settings: DataSettings, reasons: list[str]) -> int:
+    """5 as in the paper; 3 where users have so little that many would fill no block of 5."""
+    if settings.min_rating is not None:
+        rated = pl.col("rating").cast(pl.Float64, strict=False) >= settings.min_rating
+        interactions = interactions.filter(rated)
+    counts = interactions.group_by("user").len().collect(engine="streaming")["len"]
+    middle = counts.median()
+    if not isinstance(middle, float) or middle >= _LONG:
+        return 5
+    reasons.append(
+        f"block_items = 3: half of the users have {middle:.0f} interactions or fewer, so many "
+        "would fill no block of 5 and get no summary"
+    )
+    return 3
 
 
 def _format(interactions: Path, items: Path | None) -> str:
