@@ -148,6 +148,15 @@ def test_missing_files_are_named(folder):
         assert "clicks.csv" in wrong.stderr
 
 
+def test_a_model_that_is_opened_is_said_before_it_is_waited_for(ran, caplog):
+    said = "opening the language model"
+    assert said in trsr("recommend", "runs/mine", "u3", cwd=ran).stderr
+    assert said not in trsr("recommend", "runs/mine", "u3", "--ranker", "popular", cwd=ran).stderr
+    with caplog.at_level("INFO", "trsr.models"):
+        Recommender.load(ran / "runs" / "mine").recommend("u3")
+    assert said in caplog.text
+
+
 def test_recommend_ranks_for_known_users_and_for_histories_never_seen(ran):
     known = trsr("recommend", "runs/mine", "u3", "--top", "4", cwd=ran)
     assert len(known.stdout.strip().splitlines()) == 5

@@ -95,6 +95,8 @@ def main() -> None:
     keep_freed_memory()
     sleep_while_waiting()
     logging.getLogger("trsr").addHandler(LogLines())
+    # what opens a model waits a while, and says so
+    logging.getLogger("trsr.models").setLevel(logging.INFO)
     watch_transfers(Bar)
     try:
         app()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from pydantic_core import PydanticCustomError
 
 from trsr.registry import PluginTable
 from trsr.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 BACKENDS = PluginTable(
     "model backend",
@@ -212,6 +215,9 @@ class CompressSettings(Settings):
 def open_model(settings: ModelSettings, adapter: Path | None = None) -> Any:
     """Opens a model, with a LoRA adapter in PEFT's format where one is given.
 
+    It may take a minute; the logger `trsr.models` says so at the level INFO, which the command line
+    shows.
+
     Returns:
         A `LanguageModel`; a `ScoringModel` where the backend gives log-probabilities.
 
@@ -219,4 +225,6 @@ def open_model(settings: ModelSettings, adapter: Path | None = None) -> Any:
         ConfigError: If there is no such backend, or it cannot take an adapter.
         ModelError: If the model cannot be loaded or reached.
     """
-    return BACKENDS.load(settings.backend)(settings, adapter)
+    backend = BACKENDS.load(settings.backend)
+    _log.info("opening the language model %s (%s)", settings.name, settings.backend)
+    return backend(settings, adapter)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import logging
 import math
 import weakref
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ from trsr.models.token_tree.kv_cache import decoder_of
 from trsr.models.token_tree.prefix_cache import Prefix
 from trsr.models.token_tree.tokens import Tokens
 from trsr.registry import optional
+
+_log = logging.getLogger(__name__)
 
 KINDS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Architectures that the graph can be built for."""
@@ -219,7 +222,10 @@ def compiled_pass(network: Any, scorer: str, quantize: str = "none") -> Compiled
     Raises:
         ConfigError: If it cannot be had.
     """
-    return None if scorer == "torch" else CompiledPass(network, BITS[quantize])
+    if scorer == "torch":
+        return None
+    _log.info("compiling its scoring pass (openvino)")
+    return CompiledPass(network, BITS[quantize])
 
 
 def _length(prefix: Prefix | None) -> int:
