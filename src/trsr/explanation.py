@@ -107,6 +107,7 @@ class Explanation:
         scores: Columns `rank`, `item`, `title`, and the scores of the ranker and of each that it
             asks, best first.
         words: For a ranker that adds up words, as bm25, by item the shared ones that weighed most.
+        fields: The items' fields, the title first; empty: in their own order.
     """
 
     history: UserHistory
@@ -115,6 +116,11 @@ class Explanation:
     prompt: Prompt | None
     scores: pl.DataFrame
     words: Mapping[str, Mapping[str, Words]] = field(default_factory=dict)
+    fields: Sequence[str] = ()
+
+    def title(self, item: Item) -> str:
+        """An item's title for people."""
+        return title(item, fields=self.fields)
 
     @property
     def blocks(self) -> Sequence[tuple[Sequence[Item], str]]:
@@ -139,10 +145,10 @@ class Explanation:
     def _lines(self) -> Iterator[str]:
         yield f"user {self.history.user}, {len(self.history)} interactions"
         for number, (items, text) in enumerate(self.blocks, 1):
-            yield f"block {number}: {'; '.join(map(title, items))}"
+            yield f"block {number}: {'; '.join(map(self.title, items))}"
             yield from ([f"  {text}"] if text else [])
         if self.recent:
-            yield f"not summarized: {'; '.join(map(title, self.recent))}"
+            yield f"not summarized: {'; '.join(map(self.title, self.recent))}"
         if self.summary:
             yield f"summary of {self.summary.covers} interactions: {self.summary.text}"
         for row in self.scores.iter_rows(named=True):
@@ -153,19 +159,29 @@ class Explanation:
                 yield f"      {name} reads: {said or 'no shared word'}"
 
     def _repr_html_(self) -> str:
-        return _PAGE.render(one=self, title=title)
+        return _PAGE.render(one=self, title=self.title)
 
 
-def title(item: Item, characters: int = 80) -> str:
-    """The first text field of an item, short enough for a line and harmless to a terminal."""
-    text = " ".join(item.fields[0][1].split()) if item.fields else "(no text)"
+def title_text(item: Item, fields: Sequence[str] = ()) -> str:
+    """The text that names an item: of `fields` the first that it has, else its first of all.
+
+    `prompts.fields` begin with the title; the items' own columns may begin with a price. Empty of
+    an item without text.
+    """
+    texts = dict(item.fields)
+    return next((texts[name] for name in (*fields, *texts) if name in texts), "")
+
+
+def title(item: Item, characters: int = 80, fields: Sequence[str] = ()) -> str:
+    """An item's `title_text`, short enough for a line and harmless to a terminal."""
+    text = " ".join(title_text(item, fields).split()) or "(no text)"
     return visible(text if len(text) <= characters else text[: characters - 1] + "…")
 
 
-def named(item: Item) -> str:
+def named(item: Item, fields: Sequence[str] = ()) -> str:
     """An item's id and title; the title alone where the text is the id, as in a list of orders."""
-    name = title(item)
-    same = item.fields and item.fields[0][1].split() == item.id.split()
+    name = title(item, fields=fields)
+    same = title_text(item, fields).split() == item.id.split()
     return name if same else f"{visible_name(item.id)}  {name}"
 
 

@@ -530,7 +530,8 @@ class Recommender:
         for name, one in columns.items():
             own = {"item": batch.item_ids(one.items.values), name: one.scores}
             shown = shown.join(pl.DataFrame(own), on="item", how="left", maintain_order="left")
-        titles = {item.id: title(item) for item in query.candidates}
+        fields = self.config.prompts.fields
+        titles = {item.id: title(item, fields=fields) for item in query.candidates}
         places = dict(zip(titles, batch.places[0].tolist(), strict=True))
         heaviest = {name: words_of(self.fitted(name), batch) for name in names}
         words = {
@@ -555,6 +556,7 @@ class Recommender:
             self.prompts(query)[0] if asks else None,
             scores,
             words,
+            fields,
         )
 
     def soft_reading(self, query: Query) -> SoftReading | None:

@@ -171,6 +171,23 @@ def test_recommend_ranks_for_known_users_and_for_histories_never_seen(ran):
         assert who in trsr("recommend", "runs/mine", who, cwd=ran, code=2).stderr
 
 
+def test_items_are_named_by_the_field_that_prompts_begin_with(tmp_path):
+    write_data(tmp_path, items=60)
+    path = tmp_path / "products.jsonl"
+    rows = [{"price": "9.99", **json.loads(line)} for line in path.read_text("utf-8").splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    settings = configured(prompts={"fields": ["title"]}, rank={"rankers": ["popular"]})
+    (tmp_path / "mine.toml").write_text(settings)
+    ended = trsr("run", "mine.toml", cwd=tmp_path).stdout
+    listed = trsr("recommend", "runs/mine", "u3", "--top", "5", cwd=tmp_path).stdout
+    shown = trsr("show", "runs/mine", "u3", cwd=tmp_path).stdout
+    explained = repr(Recommender.load(tmp_path / "runs" / "mine").explain("u3"))
+    titles = {row["title"] for row in rows}
+    for text in (ended, listed, shown, explained):
+        assert "9.99" not in text
+        assert any(title in text for title in titles)
+
+
 TABLES = {".parquet": pl.read_parquet, ".jsonl": pl.read_ndjson, ".csv": pl.read_csv}
 
 

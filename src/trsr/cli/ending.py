@@ -184,13 +184,14 @@ def _example(config: Config, case: Case, ranker: str) -> Iterator[str]:
     folder, history = config.run.folder, case.query.history
     split = config.rank.split
     yield f"An example, user {history.user}, the first of the {split} cases:"
-    recent = [title(item, 40) for item in history.recent(ITEMS)]
+    fields = config.prompts.fields
+    recent = [title(item, 40, fields) for item in history.recent(ITEMS)]
     yield f"  last {len(recent)} of {len(history)} items: {' · '.join(recent)}"
     found = read_summaries(folder, (split,)).get(case.query.id)
     if found is not None and found.text:
         yield f"  summary of {found.covers} items: {summary_text(config, found)}"
     items = _list(folder / "rankings.parquet", ranker, case.query.id)
-    names = {item.id: title(item, 60) for item in case.query.candidates}
+    names = {item.id: title(item, 60, fields) for item in case.query.candidates}
     yield f"  {ranker}'s list of {len(items)} candidates (→ the item that the user chose next):"
     for place, item in enumerate(items, 1):
         relevant = item in case.relevant

@@ -53,7 +53,7 @@ def user_lines(run: Path, user: str) -> Iterator[str]:
         grown = summary_trace(config, writer, case.query.history, summaries.get(case.query.id))
         yield f"query {case.query.id}"
         yield ""
-        yield from _history(case.query.history, grown)
+        yield from _history(config, case.query.history, grown)
         yield from _summary(config, grown, case.query.summary, _reading(recommender, case.query))
         yield from prompts.lines(case.query)
         yield from _ranked(case, run, recommender)
@@ -80,7 +80,7 @@ def _unranked(run: Path, recommender: Recommender, user: str) -> Iterator[str]:
     yield f"this is {what}"
     yield ""
     grown = summary_trace(config, page_writer(config), history, summary)
-    yield from _history(history, grown)
+    yield from _history(config, history, grown)
     query = Query(f"show/{user}", history, (dataset.catalog.at(0),), summary)
     yield from _summary(config, grown, summary, _reading(recommender, query))
     yield f"nothing was ranked; `{command('recommend', run, user)}` ranks for the user now"
@@ -91,14 +91,15 @@ def _reading(recommender: Recommender, query: Query) -> str:
     return str(recommender.soft_reading(query) or "")
 
 
-def _history(history: UserHistory, grown: SummaryTrace) -> Iterator[str]:
+def _history(config: Config, history: UserHistory, grown: SummaryTrace) -> Iterator[str]:
+    fields = config.prompts.fields
     yield f"history of {len(history)} interactions, oldest first:"
     for number, (items, _) in enumerate(grown.blocks, 1):
         yield f"  block {number}" if grown.cut else "  read"
-        yield from (f"    {named(item)}" for item in items)
+        yield from (f"    {named(item, fields)}" for item in items)
     if grown.rest:
         yield "  not summarized yet" if grown.blocks else "  not summarized"
-        yield from (f"    {named(item)}" for item in grown.rest)
+        yield from (f"    {named(item, fields)}" for item in grown.rest)
     yield ""
 
 
@@ -172,7 +173,7 @@ def _weights(recommender: Recommender, ranker: str) -> str:
 
 
 def _ranked(case: Case, run: Path, recommender: Recommender) -> Iterator[str]:
-    path = run / "rankings.parquet"
+    path, fields = run / "rankings.parquet", recommender.config.prompts.fields
     if not files.exists(path):
         yield "not ranked yet: give `trsr run`"
         return
@@ -190,7 +191,7 @@ def _ranked(case: Case, run: Path, recommender: Recommender) -> Iterator[str]:
                         "which is none of its candidates; give `trsr run` again"
                     )
                 mark = "*" if entry.item in case.relevant else " "
-                yield f"  {mark}{place:3d}. {entry.score:+9.4f}  {named(items[entry.item])}"
+                yield f"  {mark}{place:3d}. {entry.score:+9.4f}  {named(items[entry.item], fields)}"
             yield ""
 
 
@@ -208,8 +209,10 @@ def ranked_lines(
     progress: Progress,
 ) -> Iterator[str]:
     """Ranks, and yields what to print; `who` is a user or a file, None: every user of the run."""
-    for query, found in _lists(Recommender.load(run, ranker), who, candidates, top, progress):
-        yield from (_as_json if as_json else _as_text)(query, found, top)
+    recommender = Recommender.load(run, ranker)
+    fields = recommender.config.prompts.fields
+    for query, found in _lists(recommender, who, candidates, top, progress):
+        yield from _as_json(query, found, top) if as_json else _as_text(query, found, top, fields)
 
 
 def write_ranked(
@@ -334,11 +337,11 @@ def _histories(recommender: Recommender, who: str) -> list[UserHistory]:
     return [history]
 
 
-def _as_text(query: Query, ranked: RankedList, top: int) -> Iterator[str]:
+def _as_text(query: Query, ranked: RankedList, top: int, fields: Sequence[str]) -> Iterator[str]:
     items = {item.id: item for item in query.candidates}
     yield f"user {visible_name(query.history.user)}, {len(query.history)} interactions:"
     for place, entry in enumerate(ranked.entries[:top], 1):
-        yield f"{place:4d}. {entry.score:+9.4f}  {named(items[entry.item])}"
+        yield f"{place:4d}. {entry.score:+9.4f}  {named(items[entry.item], fields)}"
 
 
 def _as_json(query: Query, ranked: RankedList, top: int) -> Iterator[str]:

@@ -22,7 +22,7 @@ from trsr.config import Config
 from trsr.data import Catalog
 from trsr.data.matching import matching
 from trsr.errors import ConfigError, DataError, ModelError, StoreError, TrsrError
-from trsr.explanation import words_of
+from trsr.explanation import title_text, words_of
 from trsr.models import LanguageModel, ScoringModel, open_model
 from trsr.models.apart import ApartModel
 from trsr.models.cached import keep_reference
@@ -388,7 +388,7 @@ class Service:
                 UserEvent(
                     id=event.id,
                     item=event.item,
-                    title=_title(self.items.find(event.item)),
+                    title=self._title(self.items.find(event.item)),
                     time=event.time,
                     weight=event.weight,
                 )
@@ -594,7 +594,7 @@ class Service:
         items = [
             RankedItem(
                 item=query.candidates[place].id,
-                title=_title(query.candidates[place]),
+                title=self._title(query.candidates[place]),
                 rank=rank,
                 score=float(scores[place]),
                 p_yes=curve(float(scores[place])) if curve else None,
@@ -612,7 +612,7 @@ class Service:
             items=items,
             summary=summary
             and SummaryUsed(text=summary.text, revision=asked.revision, covers=summary.covers),
-            recent=[ItemTitle(item=item.id, title=_title(item)) for item in recent],
+            recent=[ItemTitle(item=item.id, title=self._title(item)) for item in recent],
             prompted=self._prompted,
             items_waiting=asked.waiting,
             timings=Timings(
@@ -740,6 +740,10 @@ class Service:
             f"summary_{name}": float(value) for name, value in dataclasses.asdict(done).items()
         }
 
+    def _title(self, item: Item, characters: int = 200) -> str:
+        text = title_text(item, self.recommender.config.prompts.fields)
+        return text[:characters].rstrip() or item.id
+
     def close(self) -> None:
         """Ends what works in the background, behind the step under way."""
         self.summaries.close()
@@ -759,7 +763,3 @@ class _timed:  # noqa: N801 - used as a function
 
     def __exit__(self, *_: object) -> None:
         self._times[self._name] = time.perf_counter() - self._began
-
-
-def _title(item: Item, characters: int = 200) -> str:
-    return item.fields[0][1][:characters].rstrip() if item.fields else item.id
