@@ -7,6 +7,7 @@ run with a tiny model, which stands for `runs/demo` and `runs/clicks`.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -107,6 +108,7 @@ def workplace(tmp_path_factory, tiny_model, one_thread):
     numbered = (folder / "more" / "clicks.csv").read_text("utf-8").replace("\nu", "\n")
     (folder / "interactions.csv").write_text(numbered, "utf-8")
     (folder / "more" / "products.jsonl").rename(folder / "items.jsonl")
+    write_fetched(folder)
     (folder / "tiny").symlink_to(tiny_model)
     (folder / "demo.toml").write_text(TINY, "utf-8")
     before = Path.cwd()
@@ -121,6 +123,24 @@ def workplace(tmp_path_factory, tiny_model, one_thread):
         os.chdir(before)
 
 
+def write_fetched(folder):
+    """Made-up data where `trsr get ml-100k` would put what it fetches: atomic files of RecBole."""
+    fetched = folder / "cache" / "ml-100k"
+    fetched.mkdir(parents=True)
+    rows = (folder / "interactions.csv").read_text("utf-8").splitlines()[1:]
+    lines = [
+        "user_id:token\titem_id:token\ttimestamp:float",
+        *(row.replace(",", "\t") for row in rows),
+    ]
+    (fetched / "ml-100k.inter").write_text("\n".join(lines) + "\n", "utf-8")
+    items = map(json.loads, (folder / "items.jsonl").read_text("utf-8").splitlines())
+    lines = [
+        "item_id:token\tmovie_title:token_seq",
+        *(f"{one['sku']}\t{one['title']}" for one in items),
+    ]
+    (fetched / "ml-100k.item").write_text("\n".join(lines) + "\n", "utf-8")
+
+
 def test_every_block_names_its_language():
     assert {str(block) for block in BLOCKS if block.language not in LANGUAGES} == set()
     assert all(of(language) for language in LANGUAGES)
@@ -129,6 +149,7 @@ def test_every_block_names_its_language():
 @pytest.mark.parametrize("block", of("python"), ids=str)
 def test_python_runs(block, workplace, capsys, monkeypatch):
     monkeypatch.setattr(fitting, "first_settings", small_settings)
+    monkeypatch.setenv("TRSR_CACHE", str(workplace / "cache"))
     module = types.ModuleType("block")
     monkeypatch.setitem(sys.modules, "block", module)  # a class looks up its annotations there
     names = vars(module)
