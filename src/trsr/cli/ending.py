@@ -123,6 +123,8 @@ def _lead(
     """The best against the next, judged as the report judges: by the corrected p-value."""
     mean, error = _difference(values, metric, ranked[0], ranked[1])
     users = values["user"].n_unique()
+    if decimals(mean) == decimals(0.0):
+        return f"{ranked[1]}, the next, reaches as much."
     lead = f"It leads {ranked[1]}, the next, by {decimals(mean)}"
     if error is None:
         return f"{lead}; one user cannot show how sure that is."
