@@ -176,6 +176,7 @@ def test_what_is_written_for_want_of_a_package_is_said(
     text = first_settings(guess(clicks, items), {})
     said = "\n".join(start.missing_packages())
     assert ("sasrec_text" in tomllib.loads(text)["rank"]["rankers"]) is there
+    assert ("bm25" in tomllib.loads(text)["rank"]["blend"]["members"]) is there
     assert "trsr[embeddings]" in text  # the file says either way what the choice hangs on
     for extra in ("embeddings", "baselines", "openvino"):
         assert (f"pip install 'trsr[{extra}]'" in said) is not there

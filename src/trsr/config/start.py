@@ -45,12 +45,12 @@ upper_layers = 8 # of 30: the gradient goes back through these alone
 
 RANK = """
 # {why}
-# The blend weighs a network over everybody's items, items clicked together, and the language model,
-# which alone learns little from a few users: docs/rankers.md.
+# The blend weighs a network over everybody's items, the words of items, items clicked together, and
+# the language model, which alone learns little from a few users: docs/rankers.md.
 [rank]
 rankers = ["popular", {words}"item_knn", "{network}", "llm", "blend"]
 retriever = "item_knn"
-blend.members = ["{network}", "item_knn", "llm"]
+blend.members = ["{network}", {words}"item_knn", "llm"]
 
 [rank.sequential] # few validation cases cannot say when to stop: an average of the weights is kept
 average_decay = 0.8
