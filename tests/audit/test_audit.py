@@ -401,6 +401,43 @@ def test_words_of_the_history_are_no_leak(faulty: Path) -> None:
     assert check(faulty, IN_SUMMARY).numbers["test"] == 0.5
 
 
+@pytest.mark.parametrize(("share", "state"), [(1, "finding"), (0.11, "warning"), (0, "ok")])
+@pytest.mark.parametrize("answers_first", [False, True], ids=["history", "answer"])
+def test_a_title_inside_the_text_of_another_item_is_found(
+    faulty: Path, share: float, state: str, answers_first: bool
+) -> None:
+    """The target's title in the text of an item of its history, or that item's in the target's."""
+    titles = dict(pl.read_parquet(faulty / "items.parquet").select("id", "title").iter_rows())
+    cases = pl.read_parquet(faulty / "cases.test.parquet")
+    last, right = cases["items"].list.last(), cases["relevant"].list.first()
+    more: dict[str, str] = {}
+    for item, answer in list(zip(last, right, strict=True))[: int(share * len(cases))]:
+        holds, named = (answer, item) if answers_first else (item, answer)
+        more[holds] = f"{more.get(holds, '')} also: {titles[named]}"
+    extra = pl.col("id").replace_strict(more, default="", return_dtype=pl.String)
+    change(faulty, "items.parquet", pl.format("{}{}", "title", extra).alias("title"))
+    found = check(faulty, "the target's title in texts of the history")
+    assert found.state == state, found
+    assert check(faulty, IN_PROMPT).state == "ok"
+
+
+def test_titles_that_begin_alike_are_a_warning_at_most(faulty: Path) -> None:
+    """Variants of a product do: a user who buys one often buys another."""
+    cases = pl.read_parquet(faulty / "cases.test.parquet")
+    pairs = zip(cases["items"].list.last(), cases["relevant"].list.first(), strict=True)
+    first = {one: f"series of user {n} part" for n, pair in enumerate(pairs) for one in pair}
+    front = pl.col("id").replace_strict(first, default="", return_dtype=pl.String)
+    change(faulty, "items.parquet", pl.format("{} {}", front, "title").alias("title"))
+    found = check(faulty, "the target's title in texts of the history")
+    assert found.state == "warning"
+    assert "variants" in found.seen
+
+
+def test_items_that_no_text_tells_apart_have_no_title_to_be_found(faulty: Path) -> None:
+    change(faulty, "items.parquet", pl.lit("one brand").alias("title"))
+    assert check(faulty, "the target's title in texts of the history").state == "skipped"
+
+
 # --- What an audit says of the files of a run, of what was counted, and of what a model shows
 
 

@@ -28,6 +28,7 @@ CHEAP: tuple[Look, ...] = (
     cases.future_of_others,
     texts.words_in_summary,
     texts.words_in_prompt,
+    texts.target_named,
     texts.same_for_all,
     texts.alike,
     cases.places,

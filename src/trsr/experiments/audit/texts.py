@@ -11,6 +11,7 @@ import polars as pl
 
 from trsr.experiments.audit.evidence import Check, Evidence, State, auc, counted, folded
 from trsr.pipeline.artifacts import SPLITS, with_summary
+from trsr.prompts.titles import COLUMNS
 from trsr.settings import derive_seed
 from trsr.types import Case, Item, Query
 
@@ -30,6 +31,11 @@ NEGATIVES = 100
 """Negatives of a query that are looked at, sampled at random."""
 FEW = 10
 """With fewer texts of a split nothing is said of it."""
+NAMING = 4
+"""So many first words of a title stand for it in another item's text; of a shorter one all."""
+NAMED, NAMED_SOME, NAMED_FIRST = 0.1, 0.01, 0.1
+"""By how much targets are named more than negatives: a finding, a warning, and a warning where the
+title begins the text, as it does between variants of a product or parts of a series."""
 
 Texts = Sequence[tuple[Case, str]]
 
@@ -152,6 +158,93 @@ def words_in_prompt(run: Evidence) -> Check:
     return _check("words of the target in the prompt", "prompts", run, texts)
 
 
+def target_named(run: Evidence) -> Check:
+    """Whether items of the history name the target in their texts, or it names them.
+
+    `words_in_prompt` leaves out the history's words, as taste makes them the target's too. A whole
+    title inside the text of another item is more than taste.
+    """
+    name = "the target's title in texts of the history"
+    column, keys = _titles(run)
+    if not column:
+        return Check(name, "skipped", "no column of the items has texts that tell them apart")
+    marked = {
+        item.id: "".join(f"\n{folded(text)} " for _, text in item.fields)
+        for item in run.dataset.catalog
+    }
+    found = [one for case in sampled(run, "test") if (one := _named(case, keys, marked))]
+    if len(found) < FEW:
+        return Check(name, "skipped", "there are too few test queries to read")
+    each = np.array(found)  # (queries, target or negatives, inside or first)
+    more = each[:, 0] - each[:, 1]
+    excess, errors = more.mean(axis=0), more.std(axis=0, ddof=1) / math.sqrt(len(each))
+    inside, first = (excess > 3 * errors) * excess
+    right, wrong = each.mean(axis=0)
+    seen = (
+        f"{100 * right[0]:.1f} % of the targets, {100 * wrong[0]:.1f} % of the negatives (as the "
+        f"first words of a text {100 * right[1]:.1f} % and {100 * wrong[1]:.1f} %; by {column})"
+    )
+    numbers = {"targets": float(right[0]), "negatives": float(wrong[0]), "queries": len(each)}
+    numbers |= {"targets, first words": float(right[1]), "negatives, first words": float(wrong[1])}
+    if inside > NAMED:
+        gives = "the items' texts give the answer away; leave what names other items out of them"
+        return Check(name, "finding", f"{seen}: {gives}", numbers)
+    if inside > NAMED_SOME or first > NAMED_FIRST:
+        advice = "series and variants of a product do so, and a leak does; read some"
+        return Check(name, "warning", f"{seen}: {advice}", numbers)
+    return Check(name, "ok", seen, numbers)
+
+
+def _titles(run: Evidence) -> tuple[str, dict[str, str]]:
+    """The column that names items, and of each item the first words of it; "" where none does."""
+    own = {name.casefold(): name for name in run.dataset.catalog.columns}
+    titled = [own[name] for name in COLUMNS if name in own]
+    for column in (*titled, *run.config.prompts.fields, *own.values()):
+        texts = [folded(dict(item.fields).get(column, "")) for item in run.dataset.catalog]
+        keys = [" ".join(text.split()[:NAMING]) for text in texts]
+        # of one word nobody knows whether it is the title; a brand is shared, and names no item
+        if len({key for key in keys if " " in key}) > sum(map(bool, keys)) / 2:
+            return column, dict(zip(run.dataset.catalog.ids, keys, strict=True))
+    return "", {}
+
+
+def _named(
+    case: Case, keys: Mapping[str, str], marked: Mapping[str, str]
+) -> list[list[float]] | None:
+    """[target or negatives][inside or first]: the share that is named, or names; None: no query.
+
+    Args:
+        case: The query and its answer.
+        keys: Of each item the first words of its title.
+        marked: Of each item its texts, each between a line's end and a space.
+    """
+    history = [item.id for item in case.query.history.items]
+    text = "".join(marked[item] for item in history)
+    theirs = [keys[item] for item in history]
+
+    def named(items: Sequence[Item]) -> list[float]:
+        counts = np.zeros(2)
+        for item in items:
+            pairs = [(keys[item.id], text), *((key, marked[item.id]) for key in theirs)]
+            pairs = [pair for pair in pairs if " " in pair[0]]
+            first = any(f"\n{key} " in other for key, other in pairs)
+            inside = not first and any(f" {key} " in other for key, other in pairs)
+            counts += (inside, first)
+        return list(counts / len(items))
+
+    right, wrong = _unseen(case)
+    return [named(right), named(wrong)] if right and wrong else None
+
+
+def _unseen(case: Case) -> tuple[Sequence[Item], Sequence[Item]]:
+    """The answers and negatives, but those that a given list has from the history."""
+    seen = {item.id for item in case.query.history.items}
+    candidates = [item for item in case.query.candidates if item.id not in seen]
+    right = [item for item in candidates if item.id in case.relevant]
+    wrong = [item for item in candidates if item.id not in case.relevant]
+    return right, _some(case.query.id, wrong)
+
+
 def _check(name: str, what: str, run: Evidence, texts: Mapping[str, Texts]) -> Check:
     """Each split is judged alone: a leak into a small one must not drown in the others."""
     words = Words(run)
@@ -190,20 +283,17 @@ def _aucs(words: Words, pairs: Texts) -> Iterator[float]:
     shared = frozenset.intersection(*said) if said else frozenset()
     for (case, _), own in zip(pairs, said, strict=True):
         query = case.query
-        history = query.history.items
-        seen = {item.id for item in history}
-        known = frozenset().union(*(words.of(item, in_prompt=False) for item in history))
+        known = frozenset().union(
+            *(words.of(item, in_prompt=False) for item in query.history.items)
+        )
         left = own - shared - known
         # A given list may hold seen items, whose words are the history's.
-        candidates = [item for item in query.candidates if item.id not in seen]
-        right = [item for item in candidates if item.id in case.relevant]
-        wrong = [item for item in candidates if item.id not in case.relevant]
-        counts = [
+        right, wrong = (
             np.array([len(left & words.of(item, in_prompt=True)) for item in items])
-            for items in (right, _some(query.id, wrong))
-        ]
-        if right and wrong:
-            yield auc(*counts)
+            for items in _unseen(case)
+        )
+        if len(right) and len(wrong):
+            yield auc(right, wrong)
 
 
 def _some(query: str, items: Sequence[Item]) -> Sequence[Item]:
