@@ -245,12 +245,22 @@ def test_a_weak_shortcut_is_told_apart_from_none() -> None:
         scores = [np.array([1.0, 0.0])] * won + [np.array([0.0, 1.0])] * (2000 - won)
         return _judged("ids", scores, "look", "warning")
 
-    assert judged(1020).seen.endswith("not shown to differ from chance")
+    assert judged(1020).seen.endswith(": within 3 standard errors of chance")
     assert judged(1120).state == "ok"
-    assert judged(1120).seen.endswith("weak; a warning above 0.6")
+    assert judged(1120).seen.endswith("above chance; a warning above 0.6")
     assert judged(1400).state == "warning"
     assert judged(600).state == "ok"
     assert judged(600).seen.endswith("below chance: this puts the target behind 70 % of the others")
+
+
+def test_a_strong_shortcut_of_few_queries_is_not_called_chance() -> None:
+    scores = [np.array([1.0, 0.0])] * 13 + [np.array([0.0, 1.0])] * 7
+    found = _judged("ids", scores, "look", "warning")
+    assert found.state == "ok"
+    assert found.seen.endswith(
+        "above 0.6, but within 3 standard errors of chance: 20 queries are too few to tell"
+    )
+    assert found.numbers["queries"] == 20
 
 
 def test_popular_targets_among_uniform_negatives_are_a_warning(faulty: Path) -> None:

@@ -285,15 +285,17 @@ def _judged(name: str, scores: Sequence[Values], advice: str, state: State) -> C
     if len(each) < 2:
         return Check(name, "skipped", "there are too few test queries")
     mean, error = float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each))
-    numbers = {"auc": mean, "se": error}
+    numbers = {"auc": mean, "se": error, "queries": len(each)}
     seen = f"AUC {mean:.3f} ±{error:.3f}"
     if 0.5 - mean > 3 * error:  # as of popularity without the target itself, in sparse data
         behind = f"below chance: this puts the target behind {100 * (1 - mean):.0f} % of the others"
         return Check(name, "ok", f"{seen}: {behind}", numbers)
+    within = "within 3 standard errors of chance"
     if mean - 0.5 <= 3 * error:
-        return Check(name, "ok", f"{seen}: not shown to differ from chance", numbers)
+        few = f"above {STRONG}, but {within}: {len(each):,} queries are too few to tell"
+        return Check(name, "ok", f"{seen}: {few if mean > STRONG else within}", numbers)
     if mean <= STRONG:
-        return Check(name, "ok", f"{seen}: weak; a warning above {STRONG}", numbers)
+        return Check(name, "ok", f"{seen}: above chance; a warning above {STRONG}", numbers)
     alone = f"this alone puts the target before {100 * mean:.0f} % of the other candidates"
     return Check(name, state, f"{seen}: {alone}; {advice}", numbers)
 
