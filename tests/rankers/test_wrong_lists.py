@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from fitting import fitted, given
 
 from trsr.data import Catalog
 from trsr.errors import DataError
-from trsr.rankers import QueryBatch, Ranker, RankSettings, ScoreBatch, rank_what_fits
+from trsr.rankers import QueryBatch, Ranker, RankSettings, ScoreBatch
 from trsr.types import Case, Item, Query, UserHistory
 
 ITEMS = [Item(f"i{n}") for n in range(12)]
@@ -21,20 +22,12 @@ LOG = pl.DataFrame({"user": ["u", "v"], "item": ["i0", "i1"], "time": [1.0, 2.0]
 QUERIES = [Query(f"q{n}", UserHistory("u", ()), tuple(ITEMS[:5])) for n in range(6)]
 CASES = [Case(one, frozenset({"i0"})) for one in QUERIES]
 RIGHT = {item.id: -float(n) for n, item in enumerate(ITEMS[:5])}
-WRONG = {
-    "omits": (
-        RIGHT.keys() - {"i3", "i4"},
-        r"leaves out 2 \(first: i3\), where 5 candidates are asked",
-    ),
-    "invents": ({*RIGHT, "zzz"}, r"invents 1 \(first: zzz\)"),
-    "swaps": ({*RIGHT, "zzz"} - {"i0"}, r"leaves out 1 \(first: i0\) and invents 1 \(first: zzz\)"),
-}
 
 
-def theirs(how: str, folder: Path) -> RankSettings:
-    """Settings with lists made elsewhere that are wrong for the query q3."""
+def theirs(folder: Path, *kept: str) -> RankSettings:
+    """Settings with lists made elsewhere; that of the query q3 holds these items."""
     lists = {one.id: RIGHT for one in QUERIES}
-    lists["q3"] = {item: RIGHT.get(item, -9.0) for item in sorted(WRONG[how][0])}
+    lists["q3"] = {item: RIGHT.get(item, -9.0) for item in kept}
     path = folder / "theirs.trec"
     path.write_text(
         "".join(
@@ -43,23 +36,29 @@ def theirs(how: str, folder: Path) -> RankSettings:
             for item, score in scores.items()
         )
     )
-    blend = {"members": ("theirs", "popular")}
-    return RankSettings(external={"theirs": {"files": [path]}}, rankers=("blend",), blend=blend)
+    return RankSettings(external={"theirs": {"files": [path]}}, rankers=("theirs",))
 
 
-@pytest.mark.parametrize("how", WRONG)
-def test_a_list_of_other_candidates_is_refused_with_the_ranker_and_the_query(how, tmp_path) -> None:
-    ranker = fitted("theirs", CATALOG, LOG, theirs(how, tmp_path))
-    assert [one.query for one in ranker.rank(QUERIES[:3])] == ["q0", "q1", "q2"]
-    said = f"^the ranker theirs: its list of query q3 {WRONG[how][1]}"
+@pytest.mark.parametrize("kept", [(*RIGHT, "zzz"), ("i1", "i2", "i3", "i4", "zzz")])
+def test_a_list_of_what_is_no_candidate_is_refused_with_the_ranker_and_the_query(
+    kept, tmp_path
+) -> None:
+    ranker = fitted("theirs", CATALOG, LOG, theirs(tmp_path, *kept))
+    ranker.check(QueryBatch.of(QUERIES[:3], CATALOG))
+    said = r"^the ranker theirs: its list of query q3 invents 1 \(first: zzz\), where 5 candidates"
     with pytest.raises(DataError, match=said):
-        list(rank_what_fits(ranker, QUERIES, lambda query, error: None))
+        ranker.check(QueryBatch.of(QUERIES, CATALOG))
 
 
-@pytest.mark.parametrize("how", WRONG)
-def test_a_member_of_the_blend_is_named(how, tmp_path) -> None:
-    with pytest.raises(DataError, match=f"^the ranker theirs: .* query q3 {WRONG[how][1]}"):
-        fitted("blend", CATALOG, LOG, theirs(how, tmp_path), valid=CASES)
+def test_what_a_list_leaves_out_ties_at_the_end(tmp_path) -> None:
+    ranker = fitted("theirs", CATALOG, LOG, theirs(tmp_path, "i2", "i0"))
+    found = {one.query: [(e.item, e.score) for e in one] for one in ranker.rank(QUERIES)}
+    assert found["q3"] == [("i0", 0), ("i2", -2), ("i1", -4), ("i3", -4), ("i4", -4)]
+    assert found["q2"] == list(RIGHT.items())
+    assert "1 of its lists leave out candidates" in ranker.notes["note"]
+    # what is asked among some of the candidates may be less than the list holds
+    (one,) = ranker.rank([dataclasses.replace(QUERIES[2], candidates=tuple(ITEMS[1:3]))])
+    assert [entry.item for entry in one] == ["i1", "i2"]
 
 
 class Sure(Ranker):

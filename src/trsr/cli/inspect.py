@@ -33,9 +33,9 @@ def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
     report = inspect(located(config.data), seed=config.data_seed)
     yield from report.lines()
     for name, one in config.rank.external_lists.items():
-        from trsr.rankers.rankings import read_lists
+        from trsr.rankers.external import read_lists
 
-        yield f"rank.external.{name}: {len(read_lists(name, one)):,} lists"
+        yield f"rank.external.{name}: {sum(map(len, read_lists(name, one))):,} lists"
     yield from _installed(config)
     run = config.run
     if run.reaches and (run.engine == "local" or run.address):  # else a cluster would be started

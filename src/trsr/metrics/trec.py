@@ -96,7 +96,8 @@ def _read_line(line: str, place: str) -> tuple[str, str, float]:
     parts = line.split()
     if len(parts) != 6:
         raise DataError(
-            f"{place}: {len(parts)} columns, where a TREC run has six: query Q0 item rank score tag"
+            f"{place}: {len(parts)} columns, where a TREC run has six: query Q0 item rank score "
+            "tag; a table with a header is read where the file's name ends with .csv or .tsv"
         )
     query, _, item, _, text, _ = parts
     try:

@@ -50,6 +50,7 @@ from trsr.rankers import (
 )
 from trsr.rankers.baselines.item_knn import EaseRanker, check_size
 from trsr.rankers.blend import check_cases
+from trsr.rankers.external import ExternalRanker
 from trsr.rankers.rankings import SCHEMA, named
 from trsr.recommender import (
     TITLE_ADAPTER,
@@ -364,12 +365,12 @@ def check_prepared(config: Config, dataset: Dataset) -> None:
     for name in config.rank.external_lists:
         splits = {config.rank.split} if name in config.rank.rankers else set()
         splits |= {config.rank.split, "valid"} if name in config.rank.asked else set()
-        lists = make_ranker(name, resources)
+        lists = ExternalRanker(config.rank.external[name], resources, name)
         lists.fit(FitData(dataset.catalog, dataset.interactions), FitOptions())
         for split in sorted(splits):
             # each list is looked at, so that none is refused after hours
             for batch in case_batches(dataset.cases(split), dataset.catalog, {}):
-                scored(lists, batch, name)
+                lists.check(batch)
     for name in used:
         ranker = make_ranker(name, resources)
         if isinstance(ranker, EaseRanker):
@@ -424,8 +425,11 @@ class Ranking:
         batches = case_batches(cases, self.dataset.catalog, self._summaries, size, proposed)
         depth = rank.depth if cases.full else None
         made = rank_batches(ranker, batches, self._skipped, depth=depth, seed=self._config.run.seed)
-        yield from self.book.ranking(name, made)
-        self.notes.update({name: dict(ranker.notes)} if ranker.notes else {})
+        # the time that reading a file takes is none of the system that made it
+        yield from made if name in rank.external else self.book.ranking(name, made)
+        members = [one for one in rank.members(name) if one in rank.external]
+        notes = {one: self.rankers.get(one).notes for one in members} | {name: ranker.notes}
+        self.notes.update({one: dict(found) for one, found in notes.items() if found})
 
     def _skipped(self, query: Query, error: PromptError) -> None:
         self.unfit[query.id] = str(error)

@@ -357,7 +357,7 @@ def make_ranker(name: str, resources: Resources) -> Ranker:
         ConfigError: If there is no such ranker; near names are suggested.
     """
     if name in resources.settings.external:
-        from trsr.rankers.rankings import ExternalRanker
+        from trsr.rankers.external import ExternalRanker
 
         return ExternalRanker(resources.settings.external[name], resources, name)
     found: Ranker = ranker_class(name)(resources.settings.table(name), resources, name)

@@ -224,7 +224,8 @@ class ExternalSettings(RankerConfig):
     files: tuple[Path, ...] = Field(
         min_length=1,
         description="a file of lists for the test queries, and as a blend's member one for the "
-        "validation queries too: TREC runs, or .parquet files as trsr's rankings.parquet",
+        "validation queries too: TREC runs, tables (.csv, .tsv, .jsonl, .parquet) with query or "
+        "user, item, and score or rank, or .parquet files as trsr's rankings.parquet",
     )
     ranker: str = Field("", description="whose lists, where a .parquet file holds those of several")
 

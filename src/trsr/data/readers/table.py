@@ -59,6 +59,15 @@ def opened(
         DataError: If there is none, one cannot be read, or they are of several kinds.
     """
     paths = inputs.table_files(path, key, _WHAT[key])
+    return path or paths[0], as_table(paths, settings, header=header)
+
+
+def as_table(paths: list[Path], settings: DataSettings, *, header: bool) -> inputs.Table:
+    """Files of one kind as one table.
+
+    Raises:
+        DataError: If one cannot be read, or they are of several kinds.
+    """
     encoding = settings.encoding
     kind = inputs.format_of(paths[0])
     if kind == "parquet":
@@ -71,7 +80,7 @@ def opened(
             one: delimited(one, dialect=dialect, header=header, encoding=encoding)
             for one, dialect in dialects
         }
-    return path or paths[0], joined(tables)
+    return joined(tables)
 
 
 _WHAT = {

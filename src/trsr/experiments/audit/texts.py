@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import polars as pl
 
+from trsr.data.readers.base import plain
+from trsr.data.roles import TITLES
 from trsr.experiments.audit.evidence import Check, Evidence, State, auc, counted, folded
 from trsr.pipeline.artifacts import SPLITS, with_summary
-from trsr.prompts.titles import COLUMNS
 from trsr.settings import derive_seed
 from trsr.types import Case, Item, Query
 
@@ -197,8 +198,8 @@ def target_named(run: Evidence) -> Check:
 
 def _titles(run: Evidence) -> tuple[str, dict[str, str]]:
     """The column that names items, and of each item the first words of it; "" where none does."""
-    own = {name.casefold(): name for name in run.dataset.catalog.columns}
-    titled = [own[name] for name in COLUMNS if name in own]
+    own = {plain(name): name for name in run.dataset.catalog.columns}
+    titled = [own[name] for name in TITLES if name in own]
     for column in (*titled, *run.config.prompts.fields, *own.values()):
         texts = [folded(dict(item.fields).get(column, "")) for item in run.dataset.catalog]
         keys = [" ".join(text.split()[:NAMING]) for text in texts]
