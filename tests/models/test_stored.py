@@ -288,6 +288,29 @@ def test_stored_scores_tell_what_they_had_taken_each_once(store: ResponseCache) 
     assert (again.counts.cached_tokens, again.counts.tokens) == (3, 5)
 
 
+def test_a_prompt_that_is_asked_again_counts_its_tokens_and_is_not_from_the_store(
+    store: ResponseCache,
+) -> None:
+    model = cached(Slow(), store)
+    assert isinstance(model, ScoringModel)
+    model.score(texts(["a", "bb", "bb"]), ["x", "y"])  # within a call
+    model.score(texts(["a", "bb", "ccc"]), ["x", "y"])  # and in the next one
+    counts = model.counts
+    assert (counts.asked, counts.hits, counts.repeated) == (3, 3, 3)
+    assert (counts.tokens, counts.repeated_tokens) == (1 + 2 + 3, 2 + 1 + 2)
+    assert (counts.cached_tokens, counts.cached_seconds) == (0, 0)
+    counts.known.clear()  # as another ranker counts
+    model.score(texts(["a"]), ["x", "y"])
+    assert (counts.repeated, counts.cached_tokens) == (3, 1)
+
+    written = cached(Slow(batch=2), store)
+    dict(written.generate(texts(["a", "bb", "bb", "a"]), Sampling()))
+    dict(written.generate(texts(["bb"]), Sampling()))
+    assert (written.counts.hits, written.counts.repeated) == (3, 3)
+    assert written.counts.repeated_tokens == 2 + 1 + 2
+    assert written.counts.cached_tokens == 0
+
+
 def test_answers_of_a_store_that_does_not_tell_are_counted_as_unknown(store: ResponseCache) -> None:
     kind = {"generate": Sampling().model_dump()}
     store.put(response_key("writer", prompt("a"), kind), "A")

@@ -78,6 +78,24 @@ def test_answers_from_the_store_count_with_what_they_had_taken(finished):
     assert "Of llm_zero_shot answers were in the store: they count with what they took" in page
 
 
+def test_equal_prompts_of_one_run_are_counted_whole_and_not_from_the_store(finished):
+    """Items that read alike, as those without a text do: each of their prompts has its tokens."""
+    alike = 'prompts.fields=["brand"]'  # of two brands
+    folder, cache = finished.run.folder.parent / "alike", finished.run.folder.parent / "new.sqlite"
+    own = [f"run.folder={folder}", f"run.cache={cache}", alike]
+    config = load_config(finished.run.folder / "config.toml", own)
+    list(run(config))
+    costs = report_of(config)["costs"]["llm_zero_shot"]
+    models = RunDirectory(folder).records()["rank"].info["models"].values()
+    asked = sum(one["asked"] for one in models)
+    assert 0 < asked < costs["prompts"]
+    assert costs["from_store"] == costs["cached_tokens"] == 0
+    assert costs["tokens"] / costs["prompts"] == pytest.approx(
+        sum(one["tokens"] for one in models) / asked, rel=0.1
+    )
+    assert "answers were in the store" not in page_of(config)
+
+
 def test_a_ranking_that_was_stopped_and_went_on_costs_the_same(finished):
     first = report_of(finished)["costs"]["llm_zero_shot"]
     with contextlib.closing(sqlite3.connect(finished.run.cache)) as connection:

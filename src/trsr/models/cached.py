@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from trsr.storage.response_cache import Cost, ResponseCache, response_key
 from trsr.types import Prompt
 
 _AHEAD = 64  # prompts that wait for the model
+_KNOWN = 1 << 20  # keys that are remembered as asked
 _STASH = 256  # cached answers found while the model fills its batch
 
 POLL = 0.25
@@ -47,6 +48,9 @@ class CacheCounts:
         cached_seconds: What the cached answers had taken when they were computed.
         cached_tokens: Likewise.
         cached_unknown: Cached answers of which that is not known.
+        repeated: Of the hits those whose prompt was asked or found before.
+        repeated_tokens: Tokens of those, each time.
+        known: The keys, shortened, of what was; who counts anew clears them.
     """
 
     hits: int = 0
@@ -55,6 +59,9 @@ class CacheCounts:
     cached_seconds: float = 0.0
     cached_tokens: int = 0
     cached_unknown: int = 0
+    repeated: int = 0
+    repeated_tokens: int = 0
+    known: set[bytes] = field(default_factory=set, repr=False)
 
 
 class CachedModel(ModelWrapper):
@@ -76,9 +83,27 @@ class CachedModel(ModelWrapper):
     def _found(self, keys: Sequence[str]) -> None:
         """Counts what the cached answers to these keys had taken."""
         costs = self.store.costs(keys)
-        self.counts.cached_seconds += sum(one.seconds for one in costs.values())
-        self.counts.cached_tokens += sum(one.tokens for one in costs.values())
-        self.counts.cached_unknown += len(keys) - len(costs)
+        new = [key for key in keys if self._is_new(key)]
+        known = [costs[key] for key in new if key in costs]
+        self.counts.cached_seconds += sum(one.seconds for one in known)
+        self.counts.cached_tokens += sum(one.tokens for one in known)
+        self.counts.cached_unknown += len(new) - len(known)
+        again = sum(one.tokens for one in costs.values()) - sum(one.tokens for one in known)
+        self._repeats(len(keys) - len(new), again)
+
+    def _repeats(self, prompts: int, tokens: int) -> None:
+        """Counts prompts that were asked before: each has its tokens again, and takes no time."""
+        self.counts.repeated += prompts
+        self.counts.repeated_tokens += tokens
+
+    def _is_new(self, key: str) -> bool:
+        """Whether this was not asked or found before."""
+        short, known = bytes.fromhex(key)[:8], self.counts.known
+        new = short not in known
+        if len(known) >= _KNOWN:  # a long run repeats itself within what came last
+            known.clear()
+        known.add(short)
+        return new
 
     def generate(self, prompts: Feed, sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Yields (position, text) as `LanguageModel.generate` does, cached answers first.
@@ -116,9 +141,18 @@ class CachedScoringModel(CachedModel):
 
         each = hasattr(self.inner, "score_each")
         found = self._numbers(by_key, compute, one_by_one if each else None)
-        self.counts.hits += len(keys) - len(by_key)
+        self._equal(keys)
         rows = [found[key] for key in keys]
         return np.array(rows, dtype=np.float64).reshape(len(prompts), len(answers))
+
+    def _equal(self, keys: Sequence[str]) -> None:
+        """Counts the equal prompts of one call, all but the first of each; they are answered."""
+        often = {key: count - 1 for key, count in Counter(keys).items() if count > 1}
+        if often:
+            costs = self.store.costs(list(often))
+            self.counts.hits += sum(often.values())
+            again = sum(often[key] * one.tokens for key, one in costs.items())
+            self._repeats(sum(often.values()), again)
 
     def _numbers(
         self,
@@ -141,6 +175,8 @@ class CachedScoringModel(CachedModel):
             self._found(list(stored))
             self.counts.hits += len(stored)
             missing = [key for key in prompts if key in mine]
+            for key in missing:
+                self._is_new(key)
             if missing:
                 try:
                     found |= keep(missing)
@@ -255,7 +291,7 @@ class CachedTextScoringModel(CachedScoringModel):
 
         prompts = {key: asked[row][0][0] for key, (row, _) in places.items()}
         found = self._numbers(prompts, in_rows)
-        self.counts.hits += sum(map(len, keys)) - len(places)
+        self._equal([key for own in keys for key in own])
         return [[found[key] for key in own] for own in keys]
 
 
@@ -291,7 +327,6 @@ class _Generation:
         self.queue: deque[tuple[str, Prompt]] = deque()
         self.stash: deque[tuple[int, str]] = deque()
         self.under_way: dict[str, list[int]] = {}  # key → positions that wait for its answer
-        self.counted: set[bytes] = set()  # keys, shortened, whose cost is counted
         self.tokens: dict[str, int] = {}  # key → of its prompt, while it is under way
         self.taken: dict[int, str] = {}  # the inner model's positions → keys
         self.elsewhere: dict[str, tuple[Prompt, list[int]]] = {}  # that another worker asks
@@ -359,6 +394,7 @@ class _Generation:
         key = response_key(self.model.identity, prompt, self.kind)
         if key in self.under_way:
             self.model.counts.hits += 1
+            self.model._repeats(1, self.tokens[key])
             self.under_way[key].append(position)
             return True
         if key in self.elsewhere:
@@ -378,16 +414,18 @@ class _Generation:
 
     def _stored(self, key: str, value: object, positions: list[int]) -> None:
         self.model.counts.hits += len(positions)
-        if self._is_new(key):
+        for _ in positions:
             self.model._found([key])
         text = _text(value, key)
         self.stash.extend((position, text) for position in positions)
 
     def _ask(self, key: str, prompt: Prompt, positions: list[int]) -> None:
-        self._is_new(key)
+        self.model._is_new(key)
         self.model.counts.asked += 1
-        self.model.counts.hits += len(positions) - 1
         self.tokens[key] = self.model.count_tokens(prompt)
+        again = len(positions) - 1
+        self.model.counts.hits += again
+        self.model._repeats(again, again * self.tokens[key])
         self.model.counts.tokens += self.tokens[key]
         self.under_way[key] = positions
         self.queue.append((key, prompt))
@@ -402,13 +440,6 @@ class _Generation:
             self._stored(key, value, self.elsewhere.pop(key)[1])
         for key in mine:
             self._ask(key, *self.elsewhere.pop(key))
-
-    def _is_new(self, key: str) -> bool:
-        """Whether this call did not ask or find this before."""
-        short = bytes.fromhex(key)[:8]
-        new = short not in self.counted
-        self.counted.add(short)
-        return new
 
     def _feed(self) -> Iterator[Prompt | None]:
         """What the inner model pulls from."""

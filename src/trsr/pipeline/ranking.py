@@ -205,6 +205,8 @@ class CostBook:
     def ranking(self, name: str, lists: Iterable[RankedBatch]) -> Iterator[RankedBatch]:
         """Yields the lists as they are; when all are there, their cost is in the book."""
         before = self._counts()
+        for one in self._model_counts:  # what another ranker asked is from the store
+            one.known.clear()
         seconds, queries, source = 0.0, 0, iter(lists)
         while True:
             started = time.perf_counter()
@@ -222,8 +224,8 @@ class CostBook:
             # a cheap ranker's queries take microseconds
             round(seconds, 6),
             prompts=int(found["asked"] + found["hits"]),
-            from_store=int(found["hits"]),
-            tokens=int(found["tokens"]),
+            from_store=int(found["hits"] - found["repeated"]),
+            tokens=int(found["tokens"] + found["repeated_tokens"]),
             cached_seconds=round(found["cached_seconds"], 6),
             cached_tokens=int(found["cached_tokens"]),
             cached_unknown=int(found["cached_unknown"]),
@@ -234,7 +236,10 @@ class CostBook:
         return {name: one.to_json() for name, one in self._found.items()}
 
     def _counts(self) -> dict[str, float]:
-        names = ("asked", "hits", "tokens", "cached_seconds", "cached_tokens", "cached_unknown")
+        names = (
+            *("asked", "hits", "tokens", "cached_seconds", "cached_tokens", "cached_unknown"),
+            *("repeated", "repeated_tokens"),
+        )
         return {name: sum(getattr(one, name) for one in self._model_counts) for name in names}
 
 

@@ -19,8 +19,8 @@ MOST_KNOWN = 0.1
 Up to this share, a ranker's cost is shown as it was measured."""
 
 UNRECORDED = (
-    "What each ranker took was not recorded with these rankings, so no quality is drawn against "
-    "it: it is recorded when `trsr run` makes rankings."
+    "What each ranker took was not recorded with these rankings: it is recorded when `trsr run` "
+    "makes them."
 )
 
 
@@ -34,8 +34,8 @@ class RankerCost:
         preparing: Seconds before the first query: training, fitting, tuning, proposals.
         seconds: Of ranking, from reading the queries to the lists.
         prompts: Put to a language model while ranking; 0 for a ranker without one.
-        from_store: How many of them were answered without computing.
-        tokens: Of those that were computed, each prompt in full.
+        from_store: How many of them were answered by the response cache, from before it ranked.
+        tokens: Of the others, each prompt in full, also where it was asked before.
         cached_seconds: What the answers from the store took when they were computed, each once.
         cached_tokens: Likewise.
         cached_unknown: Of how many of them that is not known.
@@ -171,7 +171,8 @@ def costs_note(costs: Sequence[RankerCost]) -> str:
     if before:
         said.append(
             f"Of {', '.join(before)} answers were in the store: they count with what they took "
-            "when they were computed, perhaps in another run and on another machine."
+            "when they were computed, by another ranker or in another run, perhaps on another "
+            "machine."
         )
     unknown = [one.ranker for one in costs if one.queries and not one.known]
     if unknown:
