@@ -74,6 +74,15 @@ def plan_of(folder, text=GRID, name="grid.toml"):
     return read_plan(folder / name)
 
 
+def test_a_ranker_is_charged_with_the_stages_that_it_reads(whole):
+    header, rows = whole.tables()[-1]
+    at = header.index("stages before")
+    before = {(row[0], row[header.index("ranker")]): row[at] for row in rows}
+    assert {one for (_, ranker), one in before.items() if ranker != "llm_zero_shot"} == {"0.0 s"}
+    outcome = next(one for one in whole.outcomes if one.settings["summarize.strategy"] != "none")
+    assert outcome.stages["llm_zero_shot"] > outcome.stages["popular"] == 0
+
+
 def records(folder, run):
     return RunDirectory(folder / "out" / run).records()
 

@@ -292,7 +292,7 @@ def _write_trec(job: Job, dataset: Dataset, rankings: Mapping[str, Rankings]) ->
         write_trec_run(job.out / file_name(name), name, found)
 
 
-_TRAINED = {
+TRAINED = {
     "needs_training": "train",
     "writes_titles": "train_title",
     "needs_compression": "compress",
@@ -312,7 +312,7 @@ def _costs(job: Job, rankings: Mapping[str, Rankings]) -> list[RankerCost]:
     for name, own in found.items():
         asked = rank.with_members(name) if name in rank.used else (name,)
         members = [found[one] for one in asked if one in found and one != name]
-        trained = [stage for trait, stage in _TRAINED.items() if rank.those(trait, asked)]
+        trained = [stage for trait, stage in TRAINED.items() if rank.those(trait, asked)]
         seconds = (float(records[one].info.get("seconds", 0)) for one in trained if one in records)
         whole.append(own.with_parts(members, sum(seconds)))
     return [one for one in whole if one.ranker in rankings]

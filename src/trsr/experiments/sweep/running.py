@@ -23,12 +23,14 @@ from trsr.experiments.sweep.table import PLACE, Outcome, Swept
 from trsr.metrics.report import Estimate
 from trsr.pipeline import is_finished, run_stage, stage_key, stage_names
 from trsr.pipeline.finished_run import REPORT, FinishedRun, notes_about
+from trsr.pipeline.pages import TRAINED
 from trsr.pipeline.sharding import devices
 from trsr.progress import Pace, Progress, Silent
+from trsr.rankers.settings import OWN_ENCODER
 from trsr.report.costs import read_costs
 from trsr.settings import digest
 from trsr.storage import files
-from trsr.storage.run_directory import RunDirectory
+from trsr.storage.run_directory import RunDirectory, StageRecord
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -196,6 +198,7 @@ def _tested(run: Planned) -> Outcome:
     finished = FinishedRun(folder)
     try:
         records = RunDirectory(folder).records()
+        costs = read_costs(finished.report.get("costs"))
         return dataclasses.replace(
             outcome,
             taken=tuple(one for one in records if "taken_from" in records[one].info),
@@ -204,15 +207,33 @@ def _tested(run: Planned) -> Outcome:
             notes=notes_about(finished, finished.rankers),
             cases=finished.cases_digest,
             answers={name: finished.answers(name) for name in finished.values["ranker"].unique()},
-            stages=sum(
-                float(one.info.get("seconds", 0.0))
-                for name, one in records.items()
-                if name not in ("prepare", "rank", "evaluate")
-            ),
-            costs=read_costs(finished.report.get("costs")),
+            stages={one.ranker: _before(run.config, records, one.ranker) for one in costs},
+            costs=costs,
         )
     except (StoreError, DataError) as error:
         return failed(dataclasses.replace(outcome, error=str(error)), folder)
+
+
+def _before(config: Config, records: Mapping[str, StageRecord], ranker: str) -> float:
+    """Seconds of the stages that a ranker reads, but for trainings: these are in its `preparing`.
+
+    A stage of another package counts for every ranker, as nobody knows who reads it.
+    """
+    rank = config.rank
+    asked = rank.with_members(ranker)
+    if config.data.candidates == "full" and rank.orders(ranker):
+        asked = rank.with_members(ranker, rank.retriever)
+    trained = bool(rank.those("needs_training", asked))
+    unread = {
+        "summarize": not (config.reads_summary(asked) or (trained and config.summarized)),
+        "describe": not (trained or rank.those("uses_llm", asked)),
+        "encode": not (rank.text_model == OWN_ENCODER and rank.those("embeds_text", asked)),
+    }
+    none = {"prepare", "rank", "evaluate", *TRAINED.values()}
+    none |= {name for name, left in unread.items() if left}
+    return sum(
+        float(one.info.get("seconds", 0.0)) for name, one in records.items() if name not in none
+    )
 
 
 def _estimates(run: FinishedRun) -> dict[str, dict[str, Estimate]]:

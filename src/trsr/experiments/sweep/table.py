@@ -36,7 +36,8 @@ class Outcome:
         notes: What its report warns of.
         cases: A digest of the cases that it ranked; empty where there are none.
         answers: ranker → a digest of its metrics by query; the same where its seed changes nothing.
-        stages: Seconds of the stages between the data and the ranking, where they were made.
+        stages: ranker → seconds of the stages between the data and the ranking that it reads, where
+            they were made; its trainings are in `costs`.
         costs: What each ranker took.
     """
 
@@ -51,7 +52,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
     cases: str = ""
     answers: Mapping[str, str] = field(default_factory=dict)
-    stages: float = 0.0
+    stages: Mapping[str, float] = field(default_factory=dict)
     costs: tuple[RankerCost, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -135,7 +136,7 @@ class Swept:
             [
                 *(_plain(group[0].settings.get(key, "")) for key in keys),
                 one.ranker,
-                duration(group[0].stages),
+                duration(group[0].stages[one.ranker]),
                 duration(one.preparing),
                 brief_seconds(one.seconds_a_query),
             ]
