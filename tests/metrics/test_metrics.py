@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trsr.errors import ConfigError
+from trsr.cli.inspect import components
+from trsr.errors import ConfigError, DataError
 from trsr.metrics import ItemFacts, evaluate
 from trsr.metrics.answers import CASES, LISTS, AnswerKey, Ranks
 from trsr.metrics.metrics import METRICS, parse_metric
@@ -347,3 +350,64 @@ def test_values_of_queries_are_paired_and_those_of_all_lists_are_not() -> None:
 def test_they_are_refused_where_nothing_is_known_of_the_items() -> None:
     with pytest.raises(ConfigError, match="coverage@2 needs the items"):
         evaluate(key(1), {"x": lists("ab")}, ["coverage@2"])
+
+
+# --- Metrics of other packages
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Puts a package with a metric `first_half` where pip would."""
+
+    def put(module: str) -> None:
+        info = tmp_path / "half-1.0.dist-info"
+        info.mkdir()
+        (tmp_path / "half_metric.py").write_text(module)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: half\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(
+            "[trsr.metrics]\nfirst_half = half_metric:FIRST_HALF\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+
+    yield put
+    sys.modules.pop("half_metric", None)
+
+
+def test_the_sample_of_the_docs_is_a_metric(install: Callable[[str], None]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
+    install(page.partition("```python\n")[2].partition("```")[0])
+    metric = parse_metric("first_half@4")
+    assert (str(metric), metric.k) == ("first_half@4", 4)
+    assert metric.meaning == "share of the relevant items in half of the first 4"
+    assert "first_half@k" in list(components("metrics"))
+    with pytest.raises(ConfigError, match="did you mean first_half@4"):
+        parse_metric("first_hal@4")
+    # f, the right one, stands second; third; and ties for the second and third place
+    found = [
+        *lists("afbcde", "abfcde"),
+        *lists("", "", "afbcde", scores="877654")[2:],
+    ]
+    report = evaluate(key(3), {"x": found}, ["first_half@4", "recall@2"], items=FACTS)
+    assert report.per_query["first_half@4"].to_list() == [1, 0, 0.5]
+    assert report.per_query["first_half@4"].equals(report.per_query["recall@2"], check_names=False)
+    assert report.chance["first_half@4"] == pytest.approx(2 / 6)
+    assert "first_half@4" in report.paired
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "said"),
+    [
+        ("FIRST_HALF = 3", ConfigError, "first_half' of another package is 3, and must be a"),
+        (
+            "from trsr.metrics import Family\nFIRST_HALF = Family('odd', lambda r, m: [2.0])",
+            DataError,
+            "the metric first_half@4 must give a number from 0 to 1 for each of 2 queries",
+        ),
+    ],
+)
+def test_a_wrong_metric_of_another_package_is_named(
+    install: Callable[[str], None], module: str, error: type[Exception], said: str
+) -> None:
+    install(module)
+    with pytest.raises(error, match=said):
+        evaluate(key(2), {"x": lists("afbcde", "abfcde")}, ["first_half@4"], items=FACTS)

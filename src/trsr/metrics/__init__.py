@@ -9,10 +9,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trsr.metrics.answers import AnswerKey
+    from trsr.metrics.answers import AnswerKey, Ranks
     from trsr.metrics.beyond_accuracy import ItemFacts
     from trsr.metrics.compute import evaluate, tuning_quality
-    from trsr.metrics.metrics import METRICS, EvaluateSettings, Metric, parse_metric
+    from trsr.metrics.metrics import METRICS, EvaluateSettings, Family, Metric, parse_metric
     from trsr.metrics.report import Estimate, Report, Scores
 
 __all__ = [
@@ -20,8 +20,10 @@ __all__ = [
     "AnswerKey",
     "Estimate",
     "EvaluateSettings",
+    "Family",
     "ItemFacts",
     "Metric",
+    "Ranks",
     "Report",
     "Scores",
     "evaluate",
@@ -30,10 +32,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "answers": ("AnswerKey",),
+    "answers": ("AnswerKey", "Ranks"),
     "beyond_accuracy": ("ItemFacts",),
     "compute": ("evaluate", "tuning_quality"),
-    "metrics": ("METRICS", "Metric", "parse_metric"),
+    "metrics": ("METRICS", "Family", "Metric", "parse_metric"),
     "report": ("Estimate", "Report", "Scores"),
     "settings": ("EvaluateSettings",),
 }

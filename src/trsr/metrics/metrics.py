@@ -16,21 +16,21 @@ recommended, whether or not it is right, stand in `beyond`.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from trsr.errors import ConfigError
+from trsr.errors import ConfigError, DataError
 from trsr.metrics import beyond_accuracy
 from trsr.metrics.answers import Ranks
 from trsr.metrics.beyond_accuracy import ItemFacts, Shown
-from trsr.registry import near
+from trsr.registry import PluginTable, near
 from trsr.settings import Settings
 
 if TYPE_CHECKING:
@@ -79,16 +79,32 @@ class Metric:
         return self.family.meaning.replace("first k", f"first {self.k}")
 
     def values(self, ranks: Ranks) -> Values:
-        """An accuracy metric of each query, between 0 (worst) and 1; shape (queries,)."""
+        """An accuracy metric of each query, between 0 (worst) and 1; shape (queries,).
+
+        Raises:
+            DataError: If another package's metric gives other values.
+        """
         compute = self.family.accuracy
         if compute is None:
             raise TypeError(f"{self} is no metric of ranks")
-        return compute(ranks, self)
+        found = np.asarray(compute(ranks, self), np.float64)
+        due = ranks.relevant.shape
+        low, high = -1e-9, 1.0 + 1e-9 if self.family.unit else math.inf  # as sums are rounded
+        if found.shape != due or not ((low <= found) & (found <= high) & np.isfinite(found)).all():
+            least = "0 to 1" if self.family.unit else "0 up"
+            raise DataError(
+                f"the metric {self} must give a number from {least} for each of {due[0]:,} "
+                f"queries, and gave values of the shape {found.shape}, {found.ravel()[:3]} first"
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
     """Metrics of one name; just one of the three functions is there.
+
+    Other packages add metrics of ranks: a `Family` with `accuracy`, by the entry point
+    `trsr.metrics`.
 
     Attributes:
         meaning: One line for people.
@@ -272,7 +288,37 @@ def _share_within(ranks: Ranks, k: int) -> Values:
     return np.clip(k - ranks.above, 0, ranks.tied) / ranks.tied
 
 
-METRICS: Mapping[str, Family] = MappingProxyType(
+class _Metrics(Mapping[str, Family]):
+    """Metrics by name: trsr's own, and those of other packages, loaded as they are asked for."""
+
+    def __init__(self, own: Mapping[str, Family]) -> None:
+        self._own = own
+        self._added = PluginTable("metric", "trsr.metrics", {})
+
+    def __getitem__(self, name: str) -> Family:
+        if name in self._own:
+            return self._own[name]
+        if name not in self._added:
+            raise KeyError(name)
+        found = self._added.load(name)
+        if not isinstance(found, Family) or found.accuracy is None:
+            raise ConfigError(
+                f"the metric {name!r} of another package is {found!r}, and must be a "
+                "trsr.metrics.Family with a function of ranks (accuracy=…)"
+            )
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or name in self._added
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._own, *(one for one in self._added.names() if one not in self._own)])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+METRICS: Mapping[str, Family] = _Metrics(
     {
         "recall": Family("share of the relevant items in the first k", recall),
         "mrr": Family("1 / rank of the first relevant item, if in the first k", mrr),
@@ -309,7 +355,7 @@ METRICS: Mapping[str, Family] = MappingProxyType(
         ),
     }
 )
-"""Every metric by name."""
+"""Every metric by name, also those of other packages."""
 
 
 class EvaluateSettings(Settings):
