@@ -34,7 +34,7 @@ FEW = 10
 """With fewer texts of a split nothing is said of it."""
 NAMING = 4
 """So many first words of a title stand for it in another item's text; of a shorter one all."""
-NAMED, NAMED_SOME, NAMED_FIRST = 0.1, 0.01, 0.1
+NAMED, NAMED_SOME, NAMED_FIRST = 0.1, 0.02, 0.1
 """By how much targets are named more than negatives: a finding, a warning, and a warning where the
 title begins the text, as it does between variants of a product or parts of a series."""
 
