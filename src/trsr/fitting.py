@@ -95,7 +95,7 @@ def fit(
             if name != "prepare":  # later stages do not read what was given
                 raise
             raise _as_given(error, named) from error
-        err.print(str(outcome), markup=False)
+        err.print(_tables_named(str(outcome), named), markup=False)
     found = Recommender.load(folder)
     found.kind = tabled["interactions"][1] if "interactions" in tabled else "polars"
     return found

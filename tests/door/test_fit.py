@@ -394,3 +394,21 @@ def test_what_is_saved_recommends_the_same_without_the_run(asked, tmp_path, clic
     assert str(tmp_path) not in (moved / "config.toml").read_text()
     with pytest.raises(StoreError, match="there is something in it"):
         again.save(moved)
+
+
+def test_what_is_left_out_of_the_tables_is_said_and_stands_in_the_report(
+    clicks, products, capsys, tmp_path
+):
+    row = pl.int_range(pl.len())
+    torn = clicks.with_columns(
+        customer=pl.when(row % 20 != 7).then("customer"),
+        when=pl.when(row % 20 != 3).then(pl.col("when") // 1000),
+    )
+    made = trsr.fit(torn, products, run_directory=tmp_path / "run", **CHEAP)
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "left out: 8 rows without a user or an item; 8 rows without a time" in printed
+    assert printed.count("warning: the interactions table: ") == 1
+    assert "have the same time" in printed
+    report = (made.config.run.folder / "report.md").read_text()
+    assert "Data: left out: 8 rows without a user or an item; 8 rows without a time" in report
+    assert "have the same time" in report

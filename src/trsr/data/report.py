@@ -77,6 +77,9 @@ LABELS: dict[str, str] = {
 }
 """What each count means, in the order in which a report shows them."""
 
+_LOST = "left out"
+"""In the labels of what does not reach the cases."""
+
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
@@ -99,6 +102,16 @@ class DataReport:
             if name in self.counts and (self.counts[name] or name in always)
         ]
         return shown + [f"warning: {text}" for text in self.warnings]
+
+    def remarks(self) -> list[str]:
+        """One line with all that was left out, where anything was, then the warnings."""
+        lost = [
+            f"{_number(number)} {label.removeprefix(f'{_LOST}: ').replace(f' {_LOST}:', ':')}"
+            for name, label in LABELS.items()
+            if _LOST in label and (number := self.counts.get(name))
+        ]
+        line = [f"{_LOST}: {'; '.join(lost)}"] if lost else []
+        return line + [f"warning: {text}" for text in self.warnings]
 
 
 @dataclass(slots=True)

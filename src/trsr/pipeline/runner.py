@@ -28,6 +28,9 @@ SOURCE = "source files"
 """The key of the data's files among the settings of the stage that reads them."""
 
 
+REMARKS = "remarks"
+"""In a stage's record: sentences on its work that people must see."""
+
 WAITED = "start_seconds"
 """In a stage's record: the seconds of it until a worker was there to begin, where it had any."""
 
@@ -119,14 +122,15 @@ class Outcome:
         return took
 
     def __str__(self) -> str:
-        """A line for people; two where the stage was made again."""
+        """A line for people, one before it where the stage was made again, then its remarks."""
         if not self.made:
             return f"{self.stage}: {self.state}"
         again = "" if self.why == "not made yet" else f"{self.stage}: made again, {self.why}\n"
         from trsr.report.words import count_line  # a check needs no report
 
         counts = count_line(self.info)
-        return f"{again}{self.stage}: {self.state}{f' ({counts})' if counts else ''}"
+        line = f"{again}{self.stage}: {self.state}{f' ({counts})' if counts else ''}"
+        return "\n  ".join((line, *self.info.get(REMARKS, ())))
 
 
 def advance(

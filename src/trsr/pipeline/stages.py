@@ -45,7 +45,7 @@ from trsr.pipeline.ranking import (
     rank_candidates,
     retriever_report,
 )
-from trsr.pipeline.runner import SOURCE, Job, Stage, fingerprint
+from trsr.pipeline.runner import REMARKS, SOURCE, Job, Stage, fingerprint
 from trsr.pipeline.sharding import is_sharded
 from trsr.pipeline.summarizing import Summarizer, summarized_in_shards
 from trsr.pipeline.title_training import TRAIN_TITLE
@@ -94,7 +94,8 @@ def _prepare(job: Job) -> dict[str, Any]:
     report = prepare(settings, job.out, seed=job.config.data_seed, progress=job.progress)
     files.write_json(job.out / "prepare.json", {"counts": report.counts, "lines": report.lines()})
     shown = ("users", "items", "interactions", "cases_train", "cases_valid", "cases_test")
-    return {key: report.counts.get(key, 0) for key in shown} | {"counts": report.counts}
+    info = {key: report.counts.get(key, 0) for key in shown}
+    return info | {"counts": report.counts, REMARKS: report.remarks()}
 
 
 _FORMAT = "format of summaries"
@@ -368,6 +369,8 @@ def _evaluate(job: Job) -> dict[str, Any]:
         notes.append(Note(_UNTIMED))
     notes += [Note(f"{name}: {_EXTERNAL}", serious=True) for name in config.rank.external_lists]
     records = job.run.records()
+    prepared = records["prepare"].info.get(REMARKS, []) if "prepare" in records else []
+    notes += [Note(f"Data: {text}") for text in prepared]
     found_by = records["rank"].info.get("notes", {}) if "rank" in records else {}
     notes += [Note(f"{name}: {one['note']}") for name, one in found_by.items() if "note" in one]
     warnings = _convergence_notes(records, config.rank.used)
