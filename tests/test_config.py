@@ -190,6 +190,16 @@ def test_every_recipe_is_right_and_opens_with_its_command(name, monkeypatch):
     assert f"trsr {'sweep' if several else 'run'} recipes/{name}.toml" in opening
 
 
+def test_a_recipe_reads_the_data_of_the_current_folder_or_of_its_own_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    real = Path(__file__).parents[1]
+    data = load_config("industrial").data
+    assert data.interactions == real.parent / "shared/data/industrial/sequences.jsonl"
+    assert load_config("own_data").data.interactions == real / "recipes" / "clicks.csv"
+    (tmp_path / "clicks.csv").touch()
+    assert load_config("own_data").data.interactions == tmp_path / "clicks.csv"
+
+
 OURS = sorted((Path(__file__).parents[1] / "benchmarks" / "recipes").glob("*.toml"))
 
 

@@ -653,6 +653,12 @@ def test_dry_run_lists_the_named(path):
     assert [line.rpartition("/")[2] for line in told] == ["short,seed=1", "short,seed=2"]
 
 
+def test_dry_run_misses_the_data_that_is_not_there(path):
+    path.write_text(f'{LENGTHS}[set]\ndata.items = "gone.jsonl"\n')
+    found = trsr("sweep", path, "--dry-run", cwd=path.parent, code=2)
+    assert "gone.jsonl: there is no such file (data.items)" in " ".join(found.stderr.split())
+
+
 def test_a_search_has_no_runs_to_name(path):
     search = path.with_name("search.toml")
     search.write_text(

@@ -20,11 +20,22 @@ PLURAL = ("finding", "warning")
 
 
 def list_runs(path: Path, only: Sequence[str] = ()) -> list[str]:
-    """The names of a sweep's runs, or what a search chooses from."""
+    """The names of a sweep's runs, or what a search chooses from.
+
+    Raises:
+        ConfigError: If the settings of a run are wrong.
+        DataError: If the data of a run is not there.
+    """
+    from trsr.data.inputs import existing
     from trsr.experiments.sweep.plan import flat, read_plan
 
     plan = read_plan(path)
     runs = plan.only(only)
+    for run in runs:
+        data = run.config.data
+        for key in ("interactions", "items"):
+            if getattr(data, key) is not None and not data.dataset:
+                existing(getattr(data, key), key, key)
     if plan.file.search is None:
         return [str(plan.folder / run.name) for run in runs]
     return [f"{key}: {values}" for key, values in flat(plan.search.space).items()]

@@ -1,7 +1,7 @@
 """All settings of a run, read and checked: TOML plus `section.key=value`.
 
 Every mistake is reported at once. A relative path in a file is relative to that file; on the
-command line, to the current folder. A run directory in place of a file is that run.
+command line, to the current folder. A recipe's data may lie in the current folder too. A run directory in place of a file is that run.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def load_config(
     values = read_toml(path) if values is None else copy.deepcopy(dict(values))
     if "base" in values and not isinstance(values["base"], dict):
         raise ConfigError(f"{path}: this is a sweep, not one run; give `trsr sweep {path}`")
+    if path in recipes().values():
+        _found_here(values)
     _resolve(values, path.parent)
     if path.name == "config.toml" and RunDirectory(path.parent).begun:
         _stay(values, folder or path.parent)
@@ -142,7 +144,8 @@ def check_config(values: Mapping[str, Any], source: str = "settings") -> Config:
 
 def recipes() -> dict[str, Path]:
     """The configurations that come with trsr, by name."""
-    folder = Path(__file__).parents[1] / "recipes"
+    # in a checkout the package holds a link: relative paths start from the real place
+    folder = Path(os.path.realpath(Path(__file__).parents[1] / "recipes"))
     return {path.stem: path for path in files.listed(folder, "*.toml")}
 
 
@@ -199,6 +202,15 @@ def _resolve(values: dict[str, Any], base: Path) -> None:
 def data_path(place: Path | str, base: Path | None = None) -> Path:
     """A path to data as a person wrote it, absolute; an address's local copy."""
     return data_file(str(place)) if is_url(place) else Path(files.absolute(place, base))
+
+
+def _found_here(values: dict[str, Any]) -> None:
+    """A recipe's data in the current folder, where it is there: recipes come with the package."""
+    data = values.get("data")
+    for section, key in PATHS:
+        place = data.get(key) if section == "data" and isinstance(data, dict) else None
+        if isinstance(place, str) and place and files.exists(Path(place)):
+            values["data"][key] = files.absolute(place)
 
 
 def _located(section: str, key: str, text: str, base: Path) -> str:
