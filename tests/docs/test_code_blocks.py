@@ -29,7 +29,10 @@ from trsr import fitting
 from trsr.cli.app import app
 from trsr.config import Config, check_config, load_config
 from trsr.config.start import first_settings
+from trsr.data.settings import READERS
 from trsr.experiments.sweep.plan import read_plan
+from trsr.methods import METHODS
+from trsr.models.settings import BACKENDS
 from trsr.rankers.settings import RANKERS, ranker_class
 from trsr.summarize.settings import STRATEGIES
 
@@ -196,7 +199,10 @@ def check_ranker(ranker, run):
 @pytest.mark.parametrize("block", of("toml"), ids=str)
 def test_toml_is_read(block, tmp_path):
     values = tomllib.loads(block.text)
-    if {"base", "search", "grid", "variants"} & set(values):
+    if "project" in values:  # another package's
+        groups = {table.group for table in (READERS, STRATEGIES, BACKENDS, RANKERS, METHODS)}
+        assert set(values["project"]["entry-points"]) == groups
+    elif {"base", "search", "grid", "variants"} & set(values):
         sweep = tmp_path / "sweep.toml"
         base = "" if "base" in values else 'base = "industrial"\n'
         sweep.write_text(base + block.text, "utf-8")

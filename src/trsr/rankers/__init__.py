@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from trsr.rankers.llm import PointwiseLLMRanker, p_yes
     from trsr.rankers.rankings import Rankings, read_rankings, write_rankings
     from trsr.rankers.settings import RANKERS, RankerConfig, RankSettings, Traits
+    from trsr.rankers.tuning import tune
 
 _HOMES = {
     "base": (
@@ -43,6 +44,7 @@ _HOMES = {
     "settings": ("RANKERS", "RankSettings", "RankerConfig", "Traits"),
     "baselines.simple": ("PopularRanker", "RandomRanker"),
     "llm": ("PointwiseLLMRanker", "p_yes"),
+    "tuning": ("tune",),
 }
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "read_rankings",
     "score_what_fits",
     "scored",
+    "tune",
     "write_rankings",
 ]
 
