@@ -6,6 +6,7 @@ TrsrError
 ├── DataError        the data cannot be used: says the file, the line or the user
 ├── PromptError      a prompt cannot be made to fit: says the query and the tokens
 ├── ModelError       a language model cannot be loaded, reached or understood
+├── PluginError      a part of another package failed: says the part, the package and the line
 └── StoreError       a run directory or store cannot be read or written
     └── StaleRunError    what is stored was made with other settings
 ```
@@ -33,6 +34,13 @@ class PromptError(TrsrError):
 
 class ModelError(TrsrError):
     """A language model cannot be loaded, reached or understood."""
+
+
+class PluginError(TrsrError):
+    """A part of another package failed; the message names the part, its package and the line.
+
+    `__cause__` is what it raised.
+    """
 
 
 class StoreError(TrsrError):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
 import importlib.metadata
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
-from trsr.errors import ConfigError
+from trsr.errors import ConfigError, PluginError, TrsrError
 
 
 class PluginTable:
@@ -29,8 +32,11 @@ class PluginTable:
         self.group = group
         self._own = dict(parts)
 
+    def _added(self) -> dict[str, tuple[str, str]]:
+        return _added(self.group, tuple(sys.path))
+
     def _all(self) -> dict[str, str]:
-        return _added(self.group, tuple(sys.path)) | self._own
+        return {name: value for name, (value, _) in self._added().items()} | self._own
 
     def __contains__(self, name: object) -> bool:
         # the metadata of other packages is read for what is not trsr's own alone
@@ -42,25 +48,64 @@ class PluginTable:
 
     def added(self, name: str) -> bool:
         """Whether another package added this part."""
-        return name not in self._own and name in self._all()
+        return bool(self.package(name))
+
+    def package(self, name: str) -> str:
+        """The package that added this part, with its version; empty where it is trsr's own."""
+        return "" if name in self._own else self._added().get(name, ("", ""))[1]
+
+    @contextlib.contextmanager
+    def blamed(self, name: str, what: str) -> Iterator[None]:
+        """Says whose a part is that fails, where another package added it.
+
+        Args:
+            name: The part.
+            what: What it is at, as a message says it: `fit`.
+
+        Raises:
+            PluginError: If it raises anything that trsr does not raise on purpose.
+        """
+        try:
+            yield
+        except TrsrError:
+            raise
+        except Exception as error:
+            package = self.package(name)
+            if not package:
+                raise
+            frames = traceback.extract_tb(error.__traceback__)
+            root = re.split(r"[.:]", self._added()[name][0])[0]
+            own = [one for one in frames if root in Path(one.filename).with_suffix("").parts]
+            last = (own or frames)[-1]
+            raise PluginError(
+                f"the {self.kind} {name} of the package {package} failed in {what}: "
+                f"{type(error).__name__}: {error} ({last.filename}:{last.lineno}); with "
+                "PYTHONDEVMODE=1 in the environment trsr shows the traceback"
+            ) from error
 
     def load(self, name: str) -> Any:
         """Imports and returns one part.
 
         Raises:
             ConfigError: If there is no such part; the message suggests near names.
+            PluginError: If another package's part cannot be imported.
         """
         parts = self._own if name in self._own else self._all()
         if name not in parts:
             raise ConfigError(f"there is no {self.kind} {name!r}{near(name, list(parts))}")
         module, _, attribute = parts[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        with self.blamed(name, "its import"):
+            return getattr(importlib.import_module(module), attribute)
 
 
 @functools.cache
-def _added(group: str, _: tuple[str, ...]) -> dict[str, str]:
-    """What installed packages add to a group; reading all their metadata takes a while."""
-    return {point.name: point.value for point in entry_points(group=group)}
+def _added(group: str, _: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+    """What installed packages add to a group, and which; reading all their metadata is slow."""
+    found = {}
+    for point in entry_points(group=group):
+        package = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+        found[point.name] = point.value, package
+    return found
 
 
 def near(name: str, names: list[str]) -> str:

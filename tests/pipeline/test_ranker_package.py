@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import tomllib
+from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
+from command_line import trsr
+from fitting import fitted
+from pipeline_data import CHEAP, write_data
 
 from trsr.cli.inspect import components
 from trsr.config import load_config
-from trsr.errors import ConfigError
+from trsr.data import Catalog
+from trsr.errors import ConfigError, PluginError
 from trsr.pipeline import run
-from trsr.rankers import read_rankings
+from trsr.rankers import QueryBatch, read_rankings
 from trsr.recommender import Recommender
 from trsr.storage.run_directory import RunDirectory
+from trsr.types import Item, Query, UserHistory
 
 MODULE = '''
 from pydantic import Field
@@ -44,18 +54,25 @@ class CarefulRanker(Ranker):
 '''
 
 
+def install(folder, name, module, text, points):
+    """A folder of packages as pip leaves it, with one of one module in it."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / f"{module}.py").write_text(text, "utf-8")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    lines = [
+        f"[{group}]\n" + "".join(f"{part} = {place}\n" for part, place in parts.items())
+        for group, parts in points.items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    return folder
+
+
 @pytest.fixture
 def _installed(tmp_path, monkeypatch):
-    """A folder of packages as pip leaves it, with the ranker's in it."""
-    folder = tmp_path / "site"
-    info = folder / "careful_ranker-1.0.dist-info"
-    info.mkdir(parents=True)
-    (folder / "careful_ranker.py").write_text(MODULE)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: careful-ranker\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[trsr.rankers]\ncareful = careful_ranker:CarefulRanker\n"
-    )
-    monkeypatch.syspath_prepend(folder)
+    points = {"trsr.rankers": {"careful": "careful_ranker:CarefulRanker"}}
+    site = install(tmp_path / "site", "careful-ranker", "careful_ranker", MODULE, points)
+    monkeypatch.syspath_prepend(site)
     yield
     sys.modules.pop("careful_ranker", None)
 
@@ -108,3 +125,86 @@ def test_its_settings_are_checked_as_trsrs_own(small_run, tmp_path) -> None:
     ):
         load_config(path, untrained)
     assert "careful" in "\n".join(components("rankers"))
+
+
+@pytest.fixture
+def fading(tmp_path, monkeypatch):
+    """The package of docs/contributing.md, installed; its module's file."""
+    text = (Path(__file__).parents[2] / "docs" / "contributing.md").read_text("utf-8")
+    code = {what: re.search(rf"```{what}\n(.*?)```", text, re.S)[1] for what in ("python", "toml")}
+    project = tomllib.loads(code["toml"])["project"]
+    points = project["entry-points"]
+    module = points["trsr.rankers"]["fading"].partition(":")[0]
+    site = install(tmp_path / "site", project["name"], module, code["python"], points)
+    monkeypatch.syspath_prepend(site)
+    yield site / f"{module}.py"
+    sys.modules.pop(module, None)
+
+
+def run_cheaply(folder, *more):
+    write_data(folder)
+    (folder / "cheap.toml").write_text(CHEAP)
+    own = ("rank.rankers=['popular', 'fading']", "rank.fading.half_life=[0.0001, 1]")
+    return load_config(folder / "cheap.toml", [f"run.folder={folder / 'run'}", *own, *more])
+
+
+@pytest.mark.usefixtures("fading")
+def test_the_documented_one_does_what_it_says():
+    day = 86_400.0
+    log = pl.DataFrame(
+        {"user": ["u", "u", "v"], "item": ["a", "b", "a"], "time": [10 * day, 40 * day, 40 * day]}
+    )
+    items = [Item(name) for name in "abc"]
+    catalog = Catalog(pl.DataFrame({"id": [one.id for one in items]}))
+    ranker = fitted("fading", catalog, log)
+    asked = (*items, Item("new"))
+    batch = QueryBatch.of([Query("q", UserHistory("u", ()), asked)], catalog)
+    found = dict(zip(batch.item_ids(batch.columns), ranker.score(batch).scores[0], strict=True))
+    np.testing.assert_allclose([found[one.id] for one in asked], [1.5, 1.0, 0.0, 0.0])
+
+
+@pytest.mark.usefixtures("fading")
+def test_the_documented_one_runs_is_tuned_and_its_version_is_recorded(tmp_path):
+    config = run_cheaply(tmp_path)
+    list(run(config))
+    rank = RunDirectory(config.run.folder).records()["rank"].info
+    assert "best of 2" in rank["chosen"]["fading"]["why"]
+    assert rank["versions"]["trsr-fading"] == "1.0"
+    assert "trsr-fading" in (config.run.folder / "report.html").read_text("utf-8")
+
+
+def test_a_run_without_the_package_names_it(tmp_path, fading, monkeypatch):
+    config = run_cheaply(tmp_path)
+    list(run(config))
+    saved = Recommender.load(config.run.folder).save(tmp_path / "saved")
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one != str(fading.parent)])
+    for place in (config.run.folder, saved):
+        with pytest.raises(ConfigError, match="fading is of the package trsr-fading 1.0, which is"):
+            Recommender.load(place)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "said"),
+    [
+        ("sums = dict(", "sums = list(", "failed in fit: AttributeError"),
+        ("return ScoreBatch(", "return float(", "failed in score: TypeError"),
+        ("return ScoreBatch(", "return np.array(", "gave ndarray where a ScoreBatch was due"),
+        ("import numpy", "import nothing_of_this_name", "failed in its import: ModuleNotFound"),
+    ],
+)
+def test_one_that_fails_is_named_with_its_package_and_line(tmp_path, fading, good, bad, said):
+    fading.write_text(fading.read_text("utf-8").replace(good, bad), "utf-8")
+    write_data(tmp_path)
+    (tmp_path / "cheap.toml").write_text(CHEAP)
+    found = trsr("run", "cheap.toml", "rank.rankers=['fading']", cwd=tmp_path, code=2).stderr
+    text = " ".join(found.split())
+    assert said in text
+    assert "ScoreBatch was due" in text or f"{fading}:" in text.replace("\n", "")
+
+
+def test_what_it_raised_is_the_cause(tmp_path, fading):
+    fading.write_text(fading.read_text("utf-8").replace("sums = dict(", "sums = list("), "utf-8")
+    config = run_cheaply(tmp_path)
+    with pytest.raises(PluginError, match="trsr-fading 1.0") as found:
+        list(run(config))
+    assert isinstance(found.value.__cause__, AttributeError)

@@ -101,6 +101,8 @@ def main() -> None:
     try:
         app()
     except TrsrError as error:
+        if sys.flags.dev_mode:  # to mend a part, one needs to see where
+            raise
         complain(str(error))
         sys.exit(2)
     except ModuleNotFoundError as error:

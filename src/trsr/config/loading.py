@@ -1,11 +1,13 @@
 """All settings of a run, read and checked: TOML plus `section.key=value`.
 
 Every mistake is reported at once. A relative path in a file is relative to that file; on the
-command line, to the current folder. A recipe's data may lie in the current folder too. A run directory in place of a file is that run.
+command line, to the current folder. A recipe's data may lie in the current folder too. A run
+directory in place of a file is that run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import re
@@ -77,7 +79,21 @@ def load_config(
     if isinstance(run, dict):
         run.setdefault("folder", str(Path("runs", path.stem).absolute()))
         run.setdefault("cache", str(_default_cache(str(run["folder"]))))
-    return check_config(values, str(path))
+    try:
+        return check_config(values, str(path))
+    except ConfigError as error:
+        lacking = [f"  {one}" for one in _lacking(path.parent)]
+        raise ConfigError("\n".join((str(error), *lacking))) from error
+
+
+def _lacking(folder: Path) -> Iterator[str]:
+    """The packages whose rankers a run holds, fitted, and that are not here."""
+    for path in files.listed(folder / "rankers", "*/ranker.json"):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            state = files.read_json(path)
+            name, package = state["ranker"], state["package"]
+            if re.fullmatch(r"\w+ [\w.-]+ [\w.+!-]+", f"{name} {package}") and name not in RANKERS:
+                yield f"the ranker {name} is of the package {package}, which is not installed"
 
 
 def tables(settings: Mapping[str, Any]) -> dict[str, Any]:

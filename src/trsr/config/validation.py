@@ -11,14 +11,37 @@ from trsr.errors import TrsrError
 from trsr.methods import DEFAULT, METHODS
 from trsr.models.settings import BACKENDS
 from trsr.rankers.settings import RANKERS, RankSettings
-from trsr.registry import PluginTable, near
+from trsr.registry import PluginTable, like, near
 from trsr.summarize.settings import STRATEGIES
 
 
 def wrong_names(config: Config) -> Iterator[str]:
     """Names of parts, metrics and domains that do not exist."""
+    for key, table, more, names in _parts(config):
+        known = sorted({*table.names(), *more})
+        yield from (
+            f"{key}: there is no {table.kind} {name!r}{near(name, known)}"
+            + ("" if like(name, known) else "; if another package adds it, install that")
+            for name in names
+            if name not in table and name not in more
+        )
+    yield from _wrong_texts(config)
+
+
+def packages(config: Config) -> dict[str, str]:
+    """The other packages whose parts the settings name, with their versions."""
+    parts = [(table, name) for _, table, _, names in _parts(config) for name in names]
+    parts += [(RANKERS, name) for name in config.rank.used]
+    found = sorted(filter(None, {table.package(name) for table, name in parts}))
+    return {name: version for name, _, version in (one.rpartition(" ") for one in found)}
+
+
+def _parts(
+    config: Config,
+) -> list[tuple[str, PluginTable, Collection[str], Collection[str]]]:
+    """(the setting, the table of its parts, further names, those that it names)."""
     external = config.rank.external
-    named: list[tuple[str, PluginTable, Collection[str], Collection[str]]] = [
+    return [
         ("method", METHODS, (), [config.method]),
         ("data.reader", READERS, (), [config.data.reader]),
         ("summarize.strategy", STRATEGIES, (), [config.summarize.strategy]),
@@ -32,12 +55,10 @@ def wrong_names(config: Config) -> Iterator[str]:
         ),
         ("rank.retriever", RANKERS, (), [config.rank.retriever]),
     ]
-    for key, table, more, names in named:
-        yield from (
-            f"{key}: there is no {table.kind} {name!r}{near(name, sorted({*table.names(), *more}))}"
-            for name in names
-            if name not in table and name not in more
-        )
+
+
+def _wrong_texts(config: Config) -> Iterator[str]:
+    """Names that are no parts: of lists, metrics and domains."""
     for name in sorted(one for one in config.rank.external if one in RANKERS):
         yield f"rank.external: {name} is a ranker of its own; give the lists another name"
     from trsr.metrics.metrics import parse_metric

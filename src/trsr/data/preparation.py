@@ -156,7 +156,8 @@ def prepare(
     """
     progress.begin(_STEPS, "steps")
     reader: Reader = READERS.load(settings.reader)()
-    source = reader.read(settings)
+    with READERS.blamed(settings.reader, "read"):
+        source = reader.read(settings)
     row_counts = RowCounts(dict(source.counts), list(source.warnings))
     if settings.impressions is not None and source.impressions_path is None:
         row_counts.warn(

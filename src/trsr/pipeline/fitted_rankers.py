@@ -178,7 +178,8 @@ class FittedRankers:
             validation=self.validation,
         )
         options = FitOptions(config.run.seed, config.train_seed, tuning_quality, self.progress)
-        ranker.fit(data, options)
+        with RANKERS.blamed(name, "fit"):
+            ranker.fit(data, options)
         unfinished = self.work / f".{name}.new"
         files.empty_folder(unfinished)
         ranker.save(unfinished)

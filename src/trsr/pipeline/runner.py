@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trsr.config import Config
+from trsr.config.validation import packages
 from trsr.errors import StaleRunError, StoreError
 from trsr.machine import ResourceUsage, give_back_memory
 from trsr.progress import Progress, duration
@@ -172,7 +173,8 @@ def advance(
         info = stage.work(Job(name, key, config, run, out, run.workspace(name), progress))
         took = time.perf_counter() - started + info.get("earlier_seconds", 0)
         info |= {"seconds": round(took, 2)}
-        info |= {"seed": config.run.seed, "versions": versions(), "made": usage.tell()}
+        made = {"versions": versions() | packages(config), "made": usage.tell()}
+        info |= {"seed": config.run.seed, **made}
         record = StageRecord(stage.settings(config), parents, {}, info)
         run.publish(name, out, record, stage.may_write)
     give_back_memory()

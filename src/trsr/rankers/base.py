@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from trsr.data import Catalog
-from trsr.errors import ConfigError, DataError, PromptError, StoreError
+from trsr.errors import ConfigError, DataError, PluginError, PromptError, StoreError
 from trsr.progress import Progress, Silent
 from trsr.rankers.batch import (
     ASKED,
@@ -32,7 +32,7 @@ from trsr.rankers.batch import (
     ranked,
 )
 from trsr.rankers.item_text import TextEmbedder
-from trsr.rankers.settings import RankSettings, Traits, ranker_class
+from trsr.rankers.settings import RANKERS, RankSettings, Traits, ranker_class
 from trsr.registry import optional
 from trsr.settings import Settings
 from trsr.storage import files
@@ -98,8 +98,9 @@ class FitData:
 
     Attributes:
         catalog: The items with their texts.
-        interactions: Columns `user`, `item` (str) and `time` (f64): only what happened before
-            every validation and test target.
+        interactions: Columns `user`, `item` (str) and `time` (f64; seconds since 1970 where the
+            data has dates, the place in the history where it has no times): only what happened
+            before every validation and test target.
         training: The training cases; each targets an earlier interaction of its user.
         validation: The validation cases, whose answers may decide between settings.
     """
@@ -140,6 +141,9 @@ class Part(NamedTuple):
     added: Floats
     scores: Floats | None = None
 
+
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError)
+"""What a file that is not as it was written may raise."""
 
 _PARTS = ("data", "indices", "indptr")
 """The arrays of a sparse matrix."""
@@ -278,6 +282,7 @@ class Ranker(abc.ABC):
         """Writes the name, the settings, what was chosen, and plain values."""
         value = {
             "ranker": self.name,
+            "package": RANKERS.package(self.name),
             "config": self.config.model_dump(mode="json"),
             "chosen": self.chosen,
             "state": plain,
@@ -294,7 +299,7 @@ class Ranker(abc.ABC):
         try:
             ranker = cls._loaded(folder, resources)
             _try(ranker, resources)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
+        except (*_DAMAGED, PluginError) as error:
             raise StoreError(
                 f"{folder}: not a fitted ranker ({error}); give `trsr run` again"
             ) from error
@@ -373,10 +378,13 @@ def scored(ranker: Ranker, batch: QueryBatch, name: str = "") -> ScoreBatch:
     """
     name = name or ranker.name
     new = ranker.resources.new_items
-    if new is not None and new.judges(ranker, batch):
-        found = new.scores(ranker, batch)
-    else:
-        found = ranker.score(batch)
+    with RANKERS.blamed(ranker.name, "score"):
+        if new is not None and new.judges(ranker, batch):
+            found = new.scores(ranker, batch)
+        else:
+            found = ranker.score(batch)
+    if not isinstance(found, ScoreBatch):
+        raise DataError(f"the ranker {name} gave {type(found).__name__} where a ScoreBatch was due")
     shape = (len(batch), len(batch.columns))
     if found.scores.shape != shape:
         raise DataError(
