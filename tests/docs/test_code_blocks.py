@@ -33,6 +33,7 @@ from trsr.data.settings import READERS
 from trsr.experiments.sweep.plan import read_plan
 from trsr.methods import METHODS
 from trsr.models.settings import BACKENDS
+from trsr.prompts import parse_domain
 from trsr.rankers.settings import RANKERS, ranker_class
 from trsr.summarize.settings import STRATEGIES
 
@@ -202,6 +203,8 @@ def test_toml_is_read(block, tmp_path):
     if "project" in values:  # another package's
         groups = {table.group for table in (READERS, STRATEGIES, BACKENDS, RANKERS, METHODS)}
         assert set(values["project"]["entry-points"]) == groups
+    elif "rank" in values and "yes" in values:
+        parse_domain(block.text, str(block))
     elif {"base", "search", "grid", "variants"} & set(values):
         sweep = tmp_path / "sweep.toml"
         base = "" if "base" in values else 'base = "industrial"\n'

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 
 import pytest
+from pipeline_data import configured, write_data
 
+from trsr.config import load_config
 from trsr.errors import ConfigError
+from trsr.pipeline import run
 from trsr.prompts import PromptSettings, PromptWriter, load_domain
 from trsr.types import Item, Query, UserHistory
 
@@ -112,8 +116,33 @@ def test_a_missing_style_is_an_error(tmp_path: Path) -> None:
     text = Path(own(tmp_path)).read_text("utf-8").split("[worked]")[0]
     (tmp_path / "mine.toml").write_text(text, "utf-8")
     settings = PromptSettings(domain=str(tmp_path / "mine.toml"), style="worked")
-    with pytest.raises(ConfigError, match="worked"):
-        PromptWriter(settings, lambda prompt: 1, 100)
+    writer = PromptWriter(settings, lambda prompt: 1, 100)
+    with pytest.raises(ConfigError, match="no style 'worked': set prompts.style = 'instruct'"):
+        writer.write([Item("1", (("title", "A"),))])
+
+
+def test_the_least_file_of_the_tutorial_runs_without_summaries_and_is_refused_with_them(
+    tmp_path: Path,
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text("utf-8")
+    (least,) = re.findall(r"```toml\n(yes = .*?)```", page, re.S)
+    (tmp_path / "wine.toml").write_text(least, "utf-8")
+    write_data(tmp_path)
+    text = configured(
+        prompts={"domain": "./wine.toml"},
+        summarize={"strategy": "none"},
+        rank={"rankers": ["popular", "llm_zero_shot"]},
+    )
+    (tmp_path / "mine.toml").write_text(text, "utf-8")
+    config = load_config(tmp_path / "mine.toml", [f"run.folder={tmp_path / 'run'}"])
+    assert [one.made for one in run(config)] == [True] * 5
+    asked = "the domain .*wine.toml has no style 'instruct': add .*or set summarize.strategy"
+    with pytest.raises(ConfigError, match=asked):
+        load_config(tmp_path / "mine.toml", ["summarize.strategy=hierarchical"])
+    # nobody reads a summary, so that none is written
+    load_config(
+        tmp_path / "mine.toml", ["summarize.strategy=hierarchical", "rank.rankers=['popular']"]
+    )
 
 
 def test_a_dollar_sign_in_a_file_and_in_an_item_is_a_dollar_sign(tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from functools import partial
 
 from trsr.config.schema import Config
 from trsr.data.settings import LISTLESS, READERS
-from trsr.errors import TrsrError
+from trsr.errors import ConfigError, TrsrError
 from trsr.methods import DEFAULT, METHODS
 from trsr.models.settings import BACKENDS
 from trsr.rankers.settings import RANKERS, RankSettings
@@ -62,17 +63,27 @@ def _wrong_texts(config: Config) -> Iterator[str]:
     for name in sorted(one for one in config.rank.external if one in RANKERS):
         yield f"rank.external: {name} is a ranker of its own; give the lists another name"
     from trsr.metrics.metrics import parse_metric
-    from trsr.prompts import load_domain
 
     for key, check, texts in (
         ("evaluate.metrics", parse_metric, config.evaluate.metrics),
-        ("prompts.domain", load_domain, (config.prompts.domain,)),
+        ("prompts.domain", partial(_check_domain, config), (config.prompts.domain,)),
     ):
         for text in texts:
             try:
                 check(text)
             except TrsrError as error:
                 yield f"{key}: {error}"
+
+
+def _check_domain(config: Config, name: str) -> None:
+    """Raises ConfigError where the domain cannot be used, or lacks the style of the summaries."""
+    from trsr.prompts import load_domain
+    from trsr.prompts.templates import without_style
+
+    domain, style = load_domain(name), config.prompts.style
+    writing = config.summarize.strategy in STRATEGIES and config.summarize.uses_llm
+    if writing and config.reads_summary(config.rank.used) and getattr(domain, style) is None:
+        raise ConfigError(without_style(name, style))
 
 
 def conflicts(config: Config) -> Iterator[str]:

@@ -254,6 +254,17 @@ def load_domain(name: str) -> Domain:
     return parse_domain(files.read_text(_FOLDER / f"{name}.toml"), f"{name}.toml")
 
 
+def without_style(name: str, style: str) -> str:
+    """What is wrong where summaries are written in a style that a domain lacks, and what to do."""
+    domain = load_domain(name)
+    others = [one for one in ("instruct", "worked", "profile") if getattr(domain, one)]
+    choose = f"set prompts.style = {others[0]!r}, " if others else ""
+    return (
+        f"the domain {name} has no style {style!r}: {choose}add [[{style}.write]], "
+        f"[[{style}.revise]] and [[{style}.merge]], or set summarize.strategy = 'none'"
+    )
+
+
 @functools.lru_cache(16)  # a run opens its domain a dozen times
 def parse_domain(text: str, source: str) -> Domain:
     """Makes a domain of a file's text.

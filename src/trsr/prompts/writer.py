@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from trsr.errors import ConfigError, PromptError
 from trsr.prompts.settings import PromptSettings
-from trsr.prompts.templates import Kind, PromptTemplate, Style, Value, load_domain
+from trsr.prompts.templates import Kind, PromptTemplate, Style, Value, load_domain, without_style
 from trsr.prompts.text import Keywords, Line, cut, finished, fold, item_line, length
 from trsr.settings import digest
 from trsr.storage.images import read_image
@@ -154,8 +154,8 @@ class PromptWriter:
         counts: How many prompts were written, and cut to fit.
 
     Raises:
-        ConfigError: If there is no such domain or style, or there is no room for any
-            prompt.
+        ConfigError: If there is no such domain, or there is no room for any prompt; and when a
+            summary prompt is written in a style that the domain lacks.
     """
 
     def __init__(
@@ -177,8 +177,6 @@ class PromptWriter:
             )
         self._domain = load_domain(settings.domain)
         style: Style | None = getattr(self._domain, settings.style)
-        if style is None:
-            raise ConfigError(f"the domain {settings.domain} has no style {settings.style!r}")
         plain = not summarized and bool(self._domain.rank_plain)
         self._rank = self._domain.rank_plain if plain else self._domain.rank
         chosen = settings.meaning({"domain"})
@@ -198,7 +196,7 @@ class PromptWriter:
         self._soft = soft
         self.digest = digest(words)
         self.counts = PromptCounts()
-        self._sentences = style.sentences
+        self._sentences = style.sentences if style else 0
         self._catalog = catalog
         # popular items come again and again
         self._line = functools.lru_cache(_CACHED_LINES)(_line_maker(settings, self._domain.no_text))
@@ -217,13 +215,16 @@ class PromptWriter:
         """How many of them were cut to fit, beyond the settings' own word limits."""
         return self.counts.shortened
 
-    def _make_templates(self, style: Style) -> dict[Kind, PromptTemplate]:
+    def _make_templates(self, style: Style | None) -> dict[Kind, PromptTemplate]:
+        """By kind; a run without summaries needs no style."""
         words = {"words": str(self.settings.summary_words)}
-        return {
+        found: dict[Kind, PromptTemplate] = {"rank": PromptTemplate(self._rank, {})}
+        if style is None:
+            return found
+        return found | {
             "write": PromptTemplate(style.write, words),
             "revise": PromptTemplate(style.revise, words),
             "merge": PromptTemplate(style.merge, words),
-            "rank": PromptTemplate(self._rank, {}),
         }
 
     def item_text(self, item: Item, words: int, *, numbers: bool = True) -> str:
@@ -300,8 +301,13 @@ class PromptWriter:
 
         A small model that has "The user likes" to continue would copy what follows it there.
         """
-        summary, begun = fold(summary), self._templates[kind].begun
+        summary, begun = fold(summary), self._template(kind).begun
         return summary[len(begun) :].lstrip() if begun and summary.startswith(begun) else summary
+
+    def _template(self, kind: Kind) -> PromptTemplate:
+        if kind not in self._templates:
+            raise ConfigError(without_style(self.settings.domain, self.settings.style))
+        return self._templates[kind]
 
     def _block(self, items: Sequence[Item]) -> list[Line]:
         words, numbers = self.settings.summary_item_words, self.settings.summary_numbers
@@ -311,7 +317,7 @@ class PromptWriter:
         self, kind: Kind, values: Callable[[int], Mapping[str, Value]], steps: int, what: str
     ) -> Prompt:
         """The first of `steps` ever shorter ways to fill a template that fits."""
-        template = self._templates[kind]
+        template = self._template(kind)
         step = first_fit(steps, lambda step: self._budget.fits(template, values(step)))
         if step is None:
             needed = self._budget.count(template.fill(values(steps - 1)))
