@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from command_line import trsr
 from pipeline_data import configured, write_data
 
 from trsr.config import check_config, load_config
@@ -31,6 +32,15 @@ def test_a_methods_settings_stand_where_a_configuration_says_nothing(made):
     assert (config.summarize.strategy, config.prompts.recent) == ("none", 4)
     assert config.train.targets == ("q_proj", "v_proj")
     assert config.rank.rankers == ("popular", "llm_zero_shot")
+    # what it replaces is said: a base of many methods may set what one of them has otherwise
+    said = "the method tallrec has other settings here: prompts.recent = 4 (of the method: 10)"
+    assert config.replaced == said
+    assert not made().replaced
+    assert not made("method=llm_trsr", "prompts.recent=4").replaced
+    list(run(config))
+    assert f"Settings: {said}" in (config.run.folder / "report.md").read_text("utf-8")
+    found = trsr("check", "base.toml", "prompts.recent=4", cwd=config.run.folder.parent)
+    assert said in " ".join(found.stdout.split())
     resolved = config.to_toml()
     assert resolved.startswith('method = "tallrec"\n')
 
@@ -50,7 +60,9 @@ def test_a_run_has_the_stages_of_its_method_and_no_others(made):
 
 
 def test_what_no_stage_of_a_method_makes_is_a_mistake(made):
-    with pytest.raises(ConfigError, match="the method tallrec writes no summaries"):
+    with pytest.raises(
+        ConfigError, match="the method tallrec writes no summaries; set it to 'none'"
+    ):
         made("summarize.strategy=recurrent")
     with pytest.raises(ConfigError, match="the method llm_seq_sim trains no language model"):
         made("method=llm_seq_sim", "train.epochs=1", "rank.rankers=['llm']")

@@ -29,7 +29,7 @@ def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
     from trsr.data import inspect, located
 
     config = load_config(path, settings)
-    yield f"{path}: the settings are valid"
+    yield f"{path}: the settings are valid" + (f"; {config.replaced}" if config.replaced else "")
     report = inspect(located(config.data), seed=config.data_seed)
     yield from report.lines()
     for name, one in config.rank.external_lists.items():

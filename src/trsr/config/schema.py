@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_serializer
 from pydantic_core import PydanticCustomError
 
 from trsr.data.settings import DataSettings
-from trsr.methods import DEFAULT
+from trsr.methods import DEFAULT, METHODS, Method
 from trsr.metrics.metrics import EvaluateSettings
 from trsr.models.base import Sampling
 from trsr.models.settings import CompressSettings, ModelSettings
@@ -143,6 +143,12 @@ class Config(Settings):
         """Whether one of the rankers reads the summary, in its prompt or by itself."""
         reading = self.rank.those("reads_summary", rankers)
         return bool(reading) and self.summarized
+
+    @property
+    def replaced(self) -> str:
+        """The method's settings that these replace, as a sentence; empty: none is."""
+        method: Method = METHODS.load(self.method)
+        return method.replaced(self.model_dump(mode="json"))
 
     @property
     def trained(self) -> bool:

@@ -298,8 +298,8 @@ def _stages_wanted(config: Config) -> Iterator[str]:
     stages = METHODS.load(config.method).stages
     if "summarize" not in stages and config.reads_summary(config.rank.used):
         yield (
-            f"summarize.strategy: the method {config.method} writes no summaries; leave it out, or "
-            f"set method = {DEFAULT!r}"
+            f"summarize.strategy: the method {config.method} writes no summaries; set it to "
+            f"'none', leave it out, or set method = {DEFAULT!r}"
         )
     if "train_title" not in stages and config.titled:
         asked = config.rank.with_members(*config.rank.used, config.rank.retriever)

@@ -6,7 +6,8 @@ itself. Other packages add methods by entry points (`trsr.methods`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,30 @@ class Method:
     def fill(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """A configuration's values, with this method's settings where it says nothing."""
         return _filled(values, self.config)
+
+    def replaced(self, values: Mapping[str, Any]) -> str:
+        """Its settings that a configuration's values replace, as a sentence; empty: none is.
+
+        The rankers of the table are left out: any choice of them is in sight.
+        """
+        found = [
+            f"{name} = {given} (of the method: {own})"
+            for name, own, given in _replaced(values, self.config)
+            if name != "rank.rankers"
+        ]
+        return f"the method {self.name} has other settings here: {', '.join(found)}" * bool(found)
+
+
+def _replaced(
+    values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, str, str]]:
+    """(the setting, its default, its value), where they differ."""
+    for key, default in defaults.items():
+        value = values.get(key, default)
+        if isinstance(default, Mapping):
+            yield from _replaced(value, default, f"{prefix}{key}.")
+        elif value != default:
+            yield f"{prefix}{key}", json.dumps(default), json.dumps(value)
 
 
 def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

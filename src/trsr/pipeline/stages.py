@@ -371,6 +371,7 @@ def _evaluate(job: Job) -> dict[str, Any]:
     records = job.run.records()
     prepared = records["prepare"].info.get(REMARKS, []) if "prepare" in records else []
     notes += [Note(f"Data: {text}") for text in prepared]
+    notes += [Note(f"Settings: {config.replaced}")] if config.replaced else []
     found_by = records["rank"].info.get("notes", {}) if "rank" in records else {}
     notes += [Note(f"{name}: {one['note']}") for name, one in found_by.items() if "note" in one]
     warnings = _convergence_notes(records, config.rank.used)
