@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,3 +181,29 @@ def test_what_is_written_for_want_of_a_package_is_said(
     assert "trsr[embeddings]" in text  # the file says either way what the choice hangs on
     for extra in ("embeddings", "baselines", "openvino"):
         assert (f"pip install 'trsr[{extra}]'" in said) is not there
+
+
+def test_minds_lists_are_the_candidates_where_they_say_what_was_clicked(bench: Any) -> None:
+    def written(shown: str) -> Path:
+        folder = bench.folder()
+        news = (f"N{k}\tsports\tsoccer\tHeadline {k}\tAbstract.\tu\t[]\t[]\n" for k in range(30))
+        (folder / "news.tsv").write_text("".join(news))
+        lines = (
+            f"{n}\tU{n}\t11/12/2019 6:11:{n:02} PM\tN1 N2 N3 N4 N5\t{shown}\n" for n in range(40)
+        )
+        (folder / "behaviors.tsv").write_text("".join(lines))
+        return folder
+
+    folder = written("N8-1 N9-0 N10-0")
+    found = guess(folder, folder)
+    assert (found.settings.candidates, found.settings.split) == ("given", "rows")
+    assert "candidates = given: each line says what was shown and clicked" in "; ".join(
+        found.reasons
+    )
+    counts = inspect(found.settings, seed=0).counts
+    assert min(counts[f"cases_{split}"] for split in ("train", "valid", "test")) > 0
+
+    folder = written("N8 N9 N10")  # as in the test set
+    found = guess(folder, folder)
+    assert found.settings.candidates == "uniform"
+    assert "no line says what was clicked" in "; ".join(found.reasons)

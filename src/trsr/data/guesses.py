@@ -88,6 +88,8 @@ def _guess(interactions: Path, items: Path | None, columns: Columns, reasons: li
     if reader:
         reasons.append(f"reader = {reader}: by the files' names or keys")
         settings = DataSettings(reader=reader, interactions=interactions, items=items)
+        if reader == "mind":
+            settings = _shown(settings, reasons)
     else:
         settings = _table(interactions, items, columns, reasons)
     source: Source = READERS.load(settings.reader)().read(settings)
@@ -124,6 +126,27 @@ def _block_items(interactions: pl.LazyFrame, settings: DataSettings, reasons: li
         "would fill no block of 5 and get no summary"
     )
     return 3
+
+
+def _shown(settings: DataSettings, reasons: list[str]) -> DataSettings:
+    """MIND's lists of what was shown are the candidates, where they say what was clicked."""
+    found = settings.model_copy(update={"candidates": "given", "split": "rows"})
+    source: Source = READERS.load("mind")().read(found)
+    assert source.impressions is not None  # noqa: S101  (given)
+    with inputs.located(source.interactions_path):
+        clicked = source.impressions.select(pl.col("relevant").list.len().sum()).collect().item()
+    if not clicked:
+        reasons.append("candidates = uniform: no line says what was clicked of what was shown")
+        return settings
+    reasons.append(
+        "candidates = given: each line says what was shown and clicked; uniform: the last item of "
+        "the history among sampled ones, as in the paper"
+    )
+    reasons.append(
+        "split = rows: most users have one such line, and the default split, by each user's last "
+        "lines, would leave next to none for training"
+    )
+    return found
 
 
 def _format(interactions: Path, items: Path | None) -> str:
