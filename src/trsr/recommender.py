@@ -598,9 +598,9 @@ class Recommender:
     def save(self, folder: Path | str) -> Path:
         """Copies what recommending needs into a folder of its own; `trsr.load` opens it.
 
-        That is: items, interactions and cases, the rankers that take part, the adapter, the
-        figures, and stored texts of the cases' summaries. A language model that the settings name
-        by a folder stays where it is.
+        That is: items, interactions and cases, this ranker with its members and the retriever, the
+        adapter, the figures, and stored texts of the cases' summaries. The run's other rankers stay
+        behind, and so does a language model that the settings name by a folder.
 
         Args:
             folder: An empty or new folder.

@@ -81,6 +81,14 @@ def test_no_header_is_seen(bench: Any) -> None:
     assert inspect(found.settings, seed=0).counts["interactions_read"] == 320
 
 
+def test_a_title_that_most_items_lack_is_said(bench: Any) -> None:
+    clicks = bench.table("x.csv", ("user", "item", "rating", "time"), ratings())
+    rows = [(k, text if n % 10 == 0 else "", text) for n, (k, text, *_) in enumerate(films())]
+    found = guess(clicks, bench.table("y.csv", ("item", "title", "name"), rows))
+    assert "'title' looks like the title" in "\n".join(found.reasons)
+    assert "of the items have none)" in "\n".join(found.reasons)
+
+
 def test_sequences_products_and_latin_1(bench: Any) -> None:
     draw = random.Random(3)
     people = [(f"p{p}", " ".join(f"B{draw.randrange(60):03}" for _ in range(7))) for p in range(50)]

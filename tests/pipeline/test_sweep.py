@@ -550,6 +550,7 @@ rank.sequential.max_epochs = 2
         "popular": 1,
     }
     assert swept(cheap, text).table() == found.table()
+    assert "of rank.sequential.max_epochs = 2 was the best" in "\n".join(found.notes())
 
 
 def test_results_that_somebody_changed_are_made_again(cheap):

@@ -67,6 +67,10 @@ class _Text:
     digits: float
 
 
+_FILLED = 0.9
+"""The share of items with a title below which it is worth a word."""
+
+
 def text_fields(items: pl.DataFrame, reasons: list[str]) -> tuple[str, ...]:
     """The columns worth reading: a title, then short ones in their order, then long ones.
 
@@ -88,7 +92,8 @@ def text_fields(items: pl.DataFrame, reasons: list[str]) -> tuple[str, ...]:
     long = sorted((text for text in rest if text.words > _LONG), key=lambda text: text.words)
     left_out = [text.name for text in texts if text not in worth]
     reasons.append(
-        f"fields: {title.name!r} looks like the title ({title.words:.0f} words)"
+        f"fields: {title.name!r} looks like the title ({title.words:.0f} words"
+        + (f"; {1 - title.filled:.0%} of the items have none)" if title.filled < _FILLED else ")")
         + (f"; left out: {', '.join(left_out)}" if left_out else "")
     )
     return tuple(text.name for text in (title, *short, *long))

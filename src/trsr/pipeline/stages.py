@@ -372,8 +372,9 @@ def _evaluate(job: Job) -> dict[str, Any]:
     prepared = records["prepare"].info.get(REMARKS, []) if "prepare" in records else []
     notes += [Note(f"Data: {text}") for text in prepared]
     notes += [Note(f"Settings: {config.replaced}")] if config.replaced else []
-    found_by = records["rank"].info.get("notes", {}) if "rank" in records else {}
-    notes += [Note(f"{name}: {one['note']}") for name, one in found_by.items() if "note" in one]
+    ranking = records["rank"].info if "rank" in records else {}
+    found_by = [*ranking.get("notes", {}).items(), *ranking.get("chosen", {}).items()]
+    notes += [Note(f"{name}: {one['note']}") for name, one in found_by if "note" in one]
     warnings = _convergence_notes(records, config.rank.used)
     report = report.noted([*notes, *(Note(text, serious=True) for text in warnings)])
     needed = config.reads_summary(config.rank.used)

@@ -148,6 +148,12 @@ class NetworkRanker(Ranker):
             "tried": fitted.tried,
             "why": _why(self.config, len(held)),
         }
+        most = self.config.max_epochs
+        if fitted.passes >= most - 1:
+            self.chosen["note"] = (
+                f"pass {fitted.passes} of rank.sequential.max_epochs = {most} was the best, so "
+                "more passes may do better"
+            )
         _log.info("%s: %s", self.name, self.chosen)
 
     def _texts(self, data: FitData, items: Sequence[str]) -> tuple[TextUse, Floats | None]:
