@@ -76,6 +76,17 @@ def test_a_run_prints_its_stages_and_the_table_and_a_second_one_skips_all(finish
     assert told(second, ran) == told(first, source)
 
 
+def test_what_the_data_lost_is_said_once_whether_prepare_is_made_or_up_to_date(folder):
+    with (folder / "clicks.csv").open("a") as log:
+        log.write(",p1,7\nu1,,8\nu2,p2,\n")
+    lost = "left out: 2 rows without a user or an item; 1 rows without a time"
+    for _ in range(2):
+        found = trsr("run", "mine.toml", cwd=folder)
+        assert lost in found.stderr
+        assert lost not in found.stdout
+    assert f"Data: {lost}" in trsr("run", "mine.toml", "--only", "evaluate", cwd=folder).stdout
+
+
 def test_a_changed_setting_makes_the_stages_below_again_and_says_so(ran):
     again = trsr("run", "mine.toml", "summarize.strategy=recurrent", cwd=ran)
     assert "prepare: up to date" in again.stderr

@@ -149,11 +149,13 @@ def run(
     for line in check_before(loaded, stages):
         err.print(line, markup=False)
     page = ProgressPage(loaded.run.folder / "progress.html", loaded.run.folder.name, stages)
+    said: set[str] = set()
     with workers_kept(), page:
         for name in stages:
             with Bar(name) as bar:
                 outcome = run_stage(loaded, name, page.watch(name, bar), alone=len(stages) == 1)
             page.end(name, outcome.state)
+            said |= {*outcome.remarks}
             err.print(str(outcome), markup=False)
             if name == "prepare" and len(stages) > 1:
                 from trsr.planning import long_run
@@ -166,7 +168,8 @@ def run(
 
         found = run_figures(loaded.run.folder)
         table(found.header, found.rows)
-        say((*found.notes, "", *ending(loaded)))
+        notes = [note for note in found.notes if note.removeprefix("Data: ") not in said]
+        say((*notes, "", *ending(loaded)))
 
 
 @app.command()

@@ -123,15 +123,20 @@ class Outcome:
         return took
 
     def __str__(self) -> str:
-        """A line for people, one before it where the stage was made again, then its remarks."""
+        """A line for people, one before it where the stage was made again; then the remarks."""
         if not self.made:
-            return f"{self.stage}: {self.state}"
+            return "\n  ".join((f"{self.stage}: {self.state}", *self.remarks))
         again = "" if self.why == "not made yet" else f"{self.stage}: made again, {self.why}\n"
         from trsr.report.words import count_line  # a check needs no report
 
         counts = count_line(self.info)
         line = f"{again}{self.stage}: {self.state}{f' ({counts})' if counts else ''}"
-        return "\n  ".join((line, *self.info.get(REMARKS, ())))
+        return "\n  ".join((line, *self.remarks))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences on the work that people must see, now or earlier as it was done."""
+        return tuple(self.info.get(REMARKS, ()))
 
 
 def advance(
