@@ -235,7 +235,7 @@ def test_encoders_are_planned_for_a_model_that_is_not_here(cheap):
     text = configured(
         model={"backend": "transformers", "name": "nobody/some-7b"},
         prompts={"item_vectors": 4},
-        summarize={"strategy": "soft", "block_items": 2, "gradient_blocks": 1},
+        summarize={"strategy": "soft", "block_items": 2},
         train={"epochs": 1},
         rank={"rankers": ["llm"]},
     )

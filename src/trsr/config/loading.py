@@ -32,7 +32,7 @@ from trsr.storage.run_directory import RunDirectory
 
 PATHS = (
     *(("data", "interactions"), ("data", "items"), ("data", "impressions")),
-    *(("run", "folder"), ("run", "cache"), ("train", "start")),
+    *(("data", "service_log"), ("run", "folder"), ("run", "cache"), ("train", "start")),
 )
 
 

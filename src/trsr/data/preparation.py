@@ -28,6 +28,7 @@ from trsr.data.negatives import Weights
 from trsr.data.readers.base import Reader, Source
 from trsr.data.records import SPLITS, Ints, Mask, Records, records
 from trsr.data.report import DataReport, RowCounts
+from trsr.data.service_log import ServiceLog
 from trsr.data.settings import READERS, DataSettings
 from trsr.data.splits import Targets, split_targets
 from trsr.data.text import catalog
@@ -166,8 +167,11 @@ def prepare(
         )
     texts, images = split_images(source, settings)
     items = catalog(replace(source, items=texts), row_counts)
+    log = ServiceLog.read(settings.service_log) if settings.service_log else None
+    items = log.add_items(items, row_counts) if log else items
     progress.advance(1, f"{len(items)} items")
-    found = filtered(records(source, items["id"], settings, seed, row_counts), settings, row_counts)
+    every = records(source, items["id"], settings, seed, row_counts, log)
+    found = filtered(every, settings, row_counts)
     progress.advance(1, f"{len(found)} interactions")
     fit, cases = _cases(found, source, settings, seed, row_counts)
     progress.advance(1, "split")

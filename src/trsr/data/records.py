@@ -24,6 +24,7 @@ from trsr.data.ids import (
 )
 from trsr.data.readers.base import Source
 from trsr.data.report import RowCounts
+from trsr.data.service_log import ServiceLog
 from trsr.data.settings import DataSettings
 from trsr.data.times import seconds
 from trsr.errors import DataError
@@ -147,9 +148,14 @@ def _places(lengths: Ints) -> Floats:
 
 
 def records(
-    source: Source, items: pl.Series, settings: DataSettings, seed: int, row_counts: RowCounts
+    source: Source,
+    items: pl.Series,
+    settings: DataSettings,
+    seed: int,
+    row_counts: RowCounts,
+    log: ServiceLog | None = None,
 ) -> Records:
-    """Reads the interactions and sorts them by user, time and place in the file.
+    """Reads the interactions and sorts them by user, time and place in the file, then in the log.
 
     Of texts each distinct one is held once, and of an interaction numbers alone.
 
@@ -158,6 +164,8 @@ def records(
             unknown.
     """
     typed, ids = _typed(source, settings, row_counts)
+    if log is not None:
+        typed, ids = log.add_events(typed, ids, source.interactions_path, row_counts)
     coded, users = _coded(typed, ids, items, source, settings, row_counts)
     del typed, ids
     return _sorted(coded, users, items, settings, seed, source, row_counts)

@@ -81,6 +81,11 @@ class DataSettings(Settings):
         "with its user, time, candidates and clicked items; its first line (CSV, TSV) names the "
         "columns, user and time as in the interactions or as usual",
     )
+    service_log: Path | None = Field(
+        None,
+        description="the folder of a service's log (`trsr serve RUN --write-log FOLDER`): its "
+        "events and items are added to the files, and users whom it deleted are left out",
+    )
     images: str = Field(
         "",
         description="the items' images: a column of the items (a path beside their file or "
@@ -192,7 +197,9 @@ class DataSettings(Settings):
     )
     train_negatives: int = Field(1, ge=1, description="negatives of a training case (paper: 1)")
 
-    @field_serializer("interactions", "items", "impressions", when_used="json-unless-none")
+    @field_serializer(
+        "interactions", "items", "impressions", "service_log", when_used="json-unless-none"
+    )
     def _address(self, path: Path) -> str:
         return shown(path)
 

@@ -59,7 +59,7 @@ def catalog(source: Source, row_counts: RowCounts) -> pl.DataFrame:
             raise DataError(f"{path}: there is no item with an id")
         texts = _joined(_without_vectors(named, source, row_counts), source, row_counts)
     items = _one_row_each(texts, row_counts, own=own)
-    items = _cleaned(items, row_counts)
+    items = cleaned(items, row_counts)
     names = items.columns[1:]
     empty = items.select(pl.all_horizontal(pl.col(names).is_null())).to_series().sum()
     row_counts.add("items", len(items))
@@ -154,7 +154,8 @@ def _without_html(text: str) -> str:
     return re.sub(r"[ \xa0]+", " ", re.sub(_TAG, " ", re.sub(_HIDDEN, " ", text)))
 
 
-def _cleaned(items: pl.DataFrame, row_counts: RowCounts) -> pl.DataFrame:
+def cleaned(items: pl.DataFrame, row_counts: RowCounts) -> pl.DataFrame:
+    """All texts beside `id` without HTML and control characters, cut to `LONGEST`; null: none."""
     texts = cs.exclude("id")
     marked = texts.str.contains(f"{_ENTITY}|{_TAG}")
     row_counts.add("texts_with_html", _total(items.select(marked.sum())))

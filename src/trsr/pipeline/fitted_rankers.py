@@ -37,7 +37,7 @@ def ranking_prompt_settings(config: Config) -> dict[str, Any]:
     domain = load_domain(config.prompts.domain)
     seen = {"no_image": domain.no_image} if config.prompts.candidate_image else {}
     own = config.summarize
-    soft = {"vectors": own.soft, "gradient_blocks": own.gradient_blocks} if own.soft else {}
+    soft = {"vectors": own.soft} if own.soft else {}
     plain = [] if config.summarized else [turn.model_dump() for turn in domain.rank_plain]
     return (
         seen

@@ -75,7 +75,7 @@ CURVES = frozenset({"losses", "validations", "adapter"})
 
 def _data_settings(config: Config) -> dict[str, Any]:
     """The data's settings, its files as they are now, and the draw."""
-    excluded = {"interactions", "items", "impressions", "seed"}
+    excluded = {"interactions", "items", "impressions", "service_log", "seed"}
     excluded |= set() if config.data.images else {"images", "max_without_image"}
     data = config.data.model_dump(mode="json", exclude=excluded)
     given = config.data.candidates == "given"
@@ -83,6 +83,7 @@ def _data_settings(config: Config) -> dict[str, Any]:
         data["columns"].pop(key, None)
     paths = {"interactions": config.data.interactions, "items": config.data.items}
     paths |= {"impressions": config.data.impressions} if given else {}
+    paths |= {"service_log": config.data.service_log}
     sources = fingerprint(paths, tables=config.data.reader == "table")
     own: dict[str, Any] = {"data": data, SOURCE: sources, "run": {"seed": config.data_seed}}
     own |= {"image files": image_stamp(located(config.data))} if config.data.images else {}
@@ -103,7 +104,7 @@ _FORMAT = "format of summaries"
 
 def _summarize_settings(config: Config) -> dict[str, Any]:
     """The strategy, the words, the model, and whose histories are summarized."""
-    unused = {"model", "vectors", "gradient_blocks"}
+    unused = {"model", "vectors"}
     own = config.summarize.model_dump(mode="json", exclude=unused)
     own["sampling"] = config.summary_sampling.model_dump(mode="json")
     if config.summarize.strategy == "none":

@@ -29,6 +29,7 @@ from trsr.recommender import ranking_writer
 from trsr.storage import files
 from trsr.storage.addresses import shown
 from trsr.storage.run_directory import RunDirectory, need_run
+from trsr.summarize.settings import GRADIENT_BLOCKS
 from trsr.training import TrainResult, train
 from trsr.training.settings import SELECTED_ON
 
@@ -83,7 +84,7 @@ def trained(
             texts=texts,
             count=config.prompts.item_vectors,
             summary=config.summarize.soft,
-            reach=config.summarize.gradient_blocks,
+            reach=GRADIENT_BLOCKS,
             start=_start(config, run),
         )
     result = training(

@@ -63,6 +63,7 @@ from trsr.storage.response_cache import ResponseCache
 from trsr.storage.run_directory import RunDirectory
 from trsr.storage.shared_cache import is_kept, open_cache
 from trsr.summarize import summarize
+from trsr.summarize.settings import GRADIENT_BLOCKS
 from trsr.training.encode import EncodedCase, encode_cases
 from trsr.types import Case, Prompt, Query, Summary, UserHistory
 
@@ -524,8 +525,8 @@ class _Planning:
         counts, error = counted.total()
         passes, encoders = self._passes(encoded), Encoders(reader)
         counts.distinct = scale * sum(one.tokens for one in passes) / config.train.epochs
-        reach = config.summarize.gradient_blocks
-        read = [encoders.trained(one.cases, reach) for one in passes if reader.item_vectors]
+        vectors = reader.item_vectors
+        read = [encoders.trained(one.cases, GRADIENT_BLOCKS) for one in passes if vectors]
         return _Training(encoded, read, counts, error, seconds)
 
     def _epochs(self, reader: Reader, training: _Training, *, whole: bool = False) -> list[Work]:

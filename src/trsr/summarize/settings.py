@@ -21,6 +21,9 @@ STRATEGIES = PluginTable(
     },
 )
 
+GRADIENT_BLOCKS = 2
+"""soft: training reaches back through so many latest blocks (truncated back-propagation)."""
+
 
 class SummarizeSettings(Settings):
     """How a history becomes a summary."""
@@ -40,12 +43,6 @@ class SummarizeSettings(Settings):
     )
     vectors: int = Field(
         8, ge=1, le=64, description="soft: a summary stands in the prompt as so many vectors"
-    )
-    gradient_blocks: int = Field(
-        2,
-        ge=1,
-        description="soft: training reaches back through so many latest blocks (truncated "
-        "back-propagation)",
     )
     sampling: SamplingSettings = Field(
         SamplingSettings(), description="how the summaries are generated"

@@ -1,0 +1,171 @@
+"""A service's log beside the files: as if the files held all of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trsr.data.service_log import EVENT_SCHEMA, EVENTS, hidden, write_log
+from trsr.errors import DataError
+
+FEW = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+PREPARED = ("items", "interactions", "held_out", "cases.train", "cases.valid", "cases.test")
+
+Row = tuple[str, str, int]
+
+
+def log(
+    folder: Path,
+    events: list[Any],
+    items: dict[str, dict[str, str]] | None = None,
+    deleted: dict[str, float] | None = None,
+) -> Path:
+    rows = [(*event, None)[:4] for event in events]
+    write_log(
+        folder,
+        [pl.DataFrame(rows, schema=EVENT_SCHEMA, orient="row")] if rows else [],
+        [(name, json.dumps(fields)) for name, fields in (items or {}).items()],
+        [(hidden(user), time) for user, time in (deleted or {}).items()],
+    )
+    return folder
+
+
+def files_of(dataset: Any) -> dict[str, pl.DataFrame]:
+    return {name: pl.read_parquet(dataset.folder / f"{name}.parquet") for name in PREPARED}
+
+
+def same(one: Any, other: Any) -> None:
+    for name, frame in files_of(one).items():
+        assert frame.equals(files_of(other)[name]), name
+
+
+def rows(users: int = 4, length: int = 6) -> list[Row]:
+    return [
+        (f"u{user}", f"i{(3 * user + step) % 12}", 10 * step + user)
+        for user in range(users)
+        for step in range(length)
+    ]
+
+
+@FEW
+@given(
+    data=st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 11), st.integers(0, 30), st.booleans()),
+        min_size=30,
+        max_size=60,
+    )
+)
+def test_events_of_a_log_are_as_good_as_rows_of_the_file(
+    bench: Any, data: list[tuple[int, int, int, bool]]
+) -> None:
+    named = [(f"u{user}", f"i{item}", 1000 + time, late) for user, item, time, late in data]
+    before = [row[:3] for row in named if not row[3]]
+    after = [row[:3] for row in named if row[3]]
+    if not before:
+        return
+    own = {"items": bench.goods(12), "negatives": 3, "min_history": 1}
+    try:
+        report, whole = bench.prepare(interactions=bench.clicks(before + after), **own)
+    except DataError as error:
+        with pytest.raises(DataError, match=str(error)[:12]):
+            bench.prepare(
+                interactions=bench.clicks(before), service_log=log(bench.folder(), after), **own
+            )
+        return
+    found, joined = bench.prepare(
+        interactions=bench.clicks(before), service_log=log(bench.folder(), after), **own
+    )
+    same(whole, joined)
+    assert found.counts["service_events"] == len(after)
+    assert found.counts["interactions"] == report.counts["interactions"]
+
+
+def test_items_of_a_log_join_the_catalog_and_change_it(bench: Any) -> None:
+    new = {
+        "i99": {"brand": "New", "title": "A <b>new</b> thing", "colour": "red"},
+        "i3": {"title": "Another name"},
+    }
+    report, dataset = bench.prepare(
+        interactions=bench.clicks(rows()),
+        items=bench.goods(12),
+        negatives=3,
+        service_log=log(bench.folder(), [("u1", "i99", 900)], new),
+    )
+    catalog = dataset.catalog
+    assert catalog.ids == sorted(catalog.ids)
+    assert catalog["i99"].fields == (("title", "A new thing"), ("brand", "New"))
+    assert catalog["i3"].fields == (("title", "Another name"),)
+    assert len(catalog) == report.counts["items"] == 13
+    assert report.counts["service_items"] == 2
+    assert any("colour (1)" in warning for warning in report.warnings)
+    assert dataset.history("u1").items[-1].id == "i99"
+
+
+def test_what_a_deleted_user_did_before_is_left_out(bench: Any) -> None:
+    deleted = {"u1": 1000.0, "u2": 25.0}
+    later = [("u1", f"i{item}", 2000 + item) for item in range(5)]
+    report, dataset = bench.prepare(
+        interactions=bench.clicks(rows()),
+        items=bench.goods(12),
+        negatives=3,
+        min_history=1,
+        service_log=log(bench.folder(), later, deleted=deleted),
+    )
+    assert [item.id for item in dataset.history("u1").items] == ["i0", "i1", "i2", "i3", "i4"]
+    assert all(one.time > 25 for one in dataset.history("u2").interactions)
+    assert report.counts["deleted_users"] == 6 + 3
+    for frame in files_of(dataset).values():
+        if "user" in frame.columns and "times" in frame.columns:
+            own = frame.filter(pl.col("user") == "u1")
+            assert own["times"].explode().min() in (None, 2000.0)
+
+
+def test_an_events_weight_is_its_rating(bench: Any) -> None:
+    rated = [(*row, 5) for row in rows()]
+    table = bench.table("clicks.csv", ("user", "item", "time", "rating"), rated)
+    events = [("u0", "i9", 500, 1.0), ("u0", "i10", 501, 4.0), ("u0", "i11", 502, None)]
+    report, dataset = bench.prepare(
+        interactions=table,
+        items=bench.goods(12),
+        negatives=3,
+        min_rating=3,
+        service_log=log(bench.folder(), events),
+    )
+    ids = [item.id for item in dataset.history("u0").items]
+    assert ids[-2:] == ["i10", "i11"]
+    assert "i9" not in ids
+    assert report.counts["below_min_rating"] == 1
+    assert "i9" in dataset.seen(["u0"])["u0"]
+
+
+def test_what_is_wrong_with_a_log_is_said(bench: Any) -> None:
+    own = {"items": bench.goods(12), "negatives": 3}
+    clicks = bench.clicks(rows())
+    with pytest.raises(DataError, match="there is no such folder; write it again by"):
+        bench.prepare(interactions=clicks, service_log=bench.folder() / "none", **own)
+    with pytest.raises(DataError, match=r"events.parquet: there is no such file"):
+        bench.prepare(interactions=clicks, service_log=bench.folder(), **own)
+    folder = log(bench.folder(), [("u1", "i1", 5)])
+    pl.DataFrame({"user": ["u1"], "item": ["i1"]}).write_parquet(folder / EVENTS)
+    with pytest.raises(DataError, match="there is no column time"):
+        bench.prepare(interactions=clicks, service_log=folder, **own)
+    pl.DataFrame({"user": ["u1"], "item": ["i1"], "time": [float("inf")]}).write_parquet(
+        folder / EVENTS
+    )
+    with pytest.raises(DataError, match="a time is no number of seconds"):
+        bench.prepare(interactions=clicks, service_log=folder, **own)
+    untimed = bench.table("clicks.csv", ("user", "item"), [row[:2] for row in rows()])
+    with pytest.raises(DataError, match=r"no column holds the time.*data\.service_log"):
+        bench.prepare(
+            interactions=untimed, service_log=log(bench.folder(), [("u1", "i1", 5)]), **own
+        )
+    wrong = log(bench.folder(), [], {"i1": {}})
+    pl.DataFrame({"id": ["i1"], "fields": ["[1]"]}).write_parquet(wrong / "items.parquet")
+    with pytest.raises(DataError, match="item i1: not a JSON object"):
+        bench.prepare(interactions=clicks, service_log=wrong, **own)
