@@ -6,10 +6,13 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import polars as pl
 import pytest
 
-from trsr.data import Dataset
+from trsr.data import Dataset, DataSettings, prepare
+from trsr.data.service_log import ServiceLog, hidden
 from trsr.errors import ConfigError, StoreError
+from trsr.progress import Silent
 from trsr.serve.schemas import AddedEvents, Event, Revision
 from trsr.serve.store import EventConflictError, Store, StoreUnavailableError
 
@@ -165,8 +168,8 @@ def test_a_run_is_brought_in_once_with_the_histories_that_it_recommends_for(
     url, open_store, served_run
 ):
     store, dataset = open_store(url), Dataset.load(served_run)
-    assert store.import_run(dataset)
-    assert not store.import_run(dataset)
+    assert store.import_run(dataset, "first")
+    assert not store.import_run(dataset, "first")
     assert store.count_users() == 14
     for row in store.users():
         history = dataset.history(row.user)
@@ -179,8 +182,96 @@ def test_a_run_is_brought_in_once_with_the_histories_that_it_recommends_for(
     assert store.item("p3") == dict(dataset.catalog["p3"].fields)
     assert store.items_changed_since(0)[1] == []
     store.delete_user("u1")
-    assert not store.import_run(dataset)
+    assert not store.import_run(dataset, "first")
     assert not store.has_user("u1")
+
+
+def test_a_later_run_brings_in_what_the_state_has_not_yet(url, open_store, tmp_path) -> None:
+    store = open_store(url)
+    rows = [(f"u{user}", f"p{(user + step) % 9}", step) for user in range(4) for step in range(6)]
+    first = prepared(tmp_path / "first", rows[:-6], {f"p{n}": f"thing {n}" for n in range(9)})
+    assert store.import_run(first, "one")
+    store.put_item("p1", {"title": "put"})
+    store.put_item("p10", {"title": "new"})
+    store.add_events([event("a", "u0", "p10", 50), event("b", "u1", "p8", 51)])
+    store.delete_user("u2")
+    store.summarized("u0", 10**6)
+    store.summarized("u1", 10**6)
+    more = [("u0", "p10", 50), ("u1", "p8", 51), ("u1", "p2", 3.5), ("u2", "p8", 99)]
+    texts = {f"p{n}": f"thing {n}" for n in range(11)} | {"p0": "changed", "p1": "changed"}
+    second = prepared(tmp_path / "second", rows + more, texts)
+    before, _ = store.items_changed_since(0)
+    assert store.import_run(second, "two")
+    assert not store.import_run(second, "two")
+    assert [e.id for e in store.history("u0")][-1] == "a"
+    assert len(store.history("u0")) == 7
+    assert [(e.item, e.time) for e in store.history("u1")][3:5] == [("p4", 3.0), ("p2", 3.5)]
+    assert not store.has_user("u2")  # deleted, and all of it was before
+    assert len(store.history("u3")) == 6  # whom only the second run knows
+    assert {row.user: row.n_events for row in store.users()} == {"u0": 7, "u1": 8, "u3": 6}
+    assert store.due(10) == ["u1"]
+    _, changed = store.items_changed_since(before)
+    assert dict(changed) == {"p0": {"title": "changed"}, "p9": {"title": "thing 9"}}
+    assert store.item("p1") == {"title": "put"}
+    assert store.item("p10") == {"title": "new"}
+
+
+def prepared(folder, rows, texts):
+    """A run's data of these interactions and titles."""
+    folder.mkdir()
+    pl.DataFrame(rows, ["user", "item", "time"], orient="row").write_csv(folder / "clicks.csv")
+    items = {"id": list(texts), "title": list(texts.values())}
+    pl.DataFrame(items).write_csv(folder / "items.csv")
+    settings = DataSettings(
+        interactions=folder / "clicks.csv", items=folder / "items.csv", negatives=1, min_history=1
+    )
+    prepare(settings, folder, seed=1, progress=Silent())
+    return Dataset.load(folder)
+
+
+def test_summaries_of_another_kind_stand_apart(url, open_store) -> None:
+    old, new = open_store(url), open_store(url)
+    old.write_summaries_of("one")
+    old.add_events([event("a"), event("b", user="v")])
+    old.add_revision(revision(1, sources=("k1",)))
+    for user in ("u", "v"):
+        old.summarized(user, 10)
+    assert old.due(10) == []
+    new.write_summaries_of("two")
+    assert new.revisions("u") == []
+    assert new.due(10) == ["u"]  # who had a summary gets one of the new kind
+    assert old.due(10) == []
+    old.summarized("u", 10)  # who writes no more says nothing
+    assert new.due(10) == ["u"]
+    new.add_revision(revision(1, sources=("k2",)))
+    new.drop_revisions("u", 1)
+    assert [one.sources for one in old.revisions("u")] == [("k1",)]
+    new.add_revision(revision(1, sources=("k2",)))
+    assert new.delete_user("u").sources == ("k1", "k2")
+
+
+def test_summaries_of_an_older_trsr_are_the_first_ones(url, open_store) -> None:
+    store = open_store(url)
+    store.add_events([event("a")])
+    store.add_revision(revision(1))
+    store.write_summaries_of("one")
+    assert len(store.revisions("u")) == 1
+
+
+def test_a_log_holds_what_came_in(url, open_store, served_run, tmp_path) -> None:
+    store, dataset = open_store(url), Dataset.load(served_run)
+    store.import_run(dataset, "one")
+    store.put_item("p3", {"title": "put", "id": "of its own"})
+    store.add_events([event("b", "u1", "p3", 9.5, 2.0), event("a", "z", "p4", 8)])
+    store.delete_user("u2")
+    assert store.write_log(tmp_path / "log") == (2, 1, 1)
+    log = ServiceLog.read(tmp_path / "log")
+    assert log.events.rows() == [("u1", "p3", 9.5, 2.0), ("z", "p4", 8.0, None)]
+    assert log.items.rows() == [("p3", '{"title": "put", "id": "of its own"}')]
+    assert log.deleted.keys() == {hidden("u2")}
+    assert sorted(path.name for path in (tmp_path / "log").iterdir()) == [
+        *("deleted.parquet", "events.parquet", "items.parquet")
+    ]
 
 
 def test_what_was_kept_is_there_after_opening_again(url, open_store):

@@ -269,6 +269,14 @@ def serve(
         list[str] | None,
         typer.Option(help="what the new key may do: read, write or admin; may be repeated"),
     ] = None,
+    write_log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="write events, new items and deletions for the next run's data.service_log, and "
+            "end",
+        ),
+    ] = None,
 ) -> None:
     """Serve a run over HTTP: events in, recommendations and their reasons out, and a page."""
     from trsr.cli import serve as service
@@ -278,6 +286,8 @@ def serve(
         err.print("keep it now: only its digest is stored", markup=False)
     elif drop_key:
         service.drop_key(run, database, drop_key)
+    elif write_log:
+        err.print(service.write_log(run, database, write_log), markup=False)
     else:
         options = {"host": host, "port": port, "database": database, "ranker": ranker}
         limits = {"rate": rate, "queue": queue}

@@ -45,6 +45,24 @@ def drop_key(run: Path, database: str, name: str) -> None:
             raise ConfigError(f"there is no API key {name!r}")
 
 
+def write_log(run: Path, database: str, folder: Path) -> str:
+    """Writes what came in while a run was served; a line that says what it is.
+
+    Raises:
+        StoreError: If there is no such state, or it cannot be used.
+    """
+    settings = _settings({"database": database})
+    place = settings.file(run)
+    if place is not None and not files.is_file(place):
+        raise ConfigError(f"{place}: there is no such state: {run} was not served yet (--database)")
+    with _opened(run, settings) as store:
+        events, items, deleted = store.write_log(folder)
+    return (
+        f"{folder}: {events:,} events, {items:,} new or changed items, {deleted:,} deleted users; "
+        f"next: trsr run CONFIG data.service_log={folder} run.folder=…"
+    )
+
+
 def serve(run: Path, options: dict[str, object], say: Callable[[str], None]) -> None:
     """Serves a run until it is stopped.
 

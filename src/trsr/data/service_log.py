@@ -51,12 +51,15 @@ def write_log(
 ) -> None:
     """Writes a log, in place of one that is there; columns as the module says.
 
-    The events come last: a log that a stop cut short names no item that it does not hold.
+    Events are read first and put in place last: no event names an item that comes meanwhile, nor
+    does a log that a stop cut short.
     """
-    files.make_folder(folder)
-    for name, schema, rows in ((ITEMS, ITEM_SCHEMA, items), (DELETED, DELETED_SCHEMA, deleted)):
-        files.write_parquet(pl.DataFrame(list(rows), schema=schema, orient="row"), folder / name)
-    files.stream_parquet(events, EVENT_SCHEMA, folder / EVENTS)
+    with files.temporary_folder(folder) as held:
+        files.stream_parquet(events, EVENT_SCHEMA, held / EVENTS)
+        for name, schema, rows in ((ITEMS, ITEM_SCHEMA, items), (DELETED, DELETED_SCHEMA, deleted)):
+            table = pl.DataFrame(sorted(rows), schema=schema, orient="row")
+            files.write_parquet(table, folder / name)
+        files.move(held / EVENTS, folder / EVENTS)
 
 
 @dataclass(frozen=True, slots=True)

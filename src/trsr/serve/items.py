@@ -63,12 +63,20 @@ class LiveItems:
         """Looks for what has changed in the store."""
         with self._refreshing:
             self._version, changed = self._store.items_changed_since(self._version)
-            found = {name: self._made(name, text) for name, text in changed}
+            found = {
+                name: self._made(name, text)
+                for name, text in changed
+                if name in self._known or not self._is_own(name, text)
+            }
             self._known |= found
             with self._changed:
                 self._waiting.extend(found.values())
                 self._changed.notify_all()
             self._refreshed = time.monotonic()
+
+    def _is_own(self, name: str, text: Mapping[str, str]) -> bool:
+        """Whether the run has the item with this text: it came in before the run was made."""
+        return name in self._catalog and dict(self._catalog[name].fields) == text
 
     def _made(self, name: str, text: Mapping[str, str]) -> Item:
         image = self._catalog[name].image if name in self._catalog else ""

@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     StringConstraints,
     WithJsonSchema,
+    field_validator,
 )
 
 Id = Annotated[
@@ -75,7 +76,16 @@ class Event(Body):
     user: Id
     item: Id
     time: Moment
-    weight: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    weight: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
+        None, description="a rating, which data.min_rating of the next run reads"
+    )
+
+    @field_validator("id")
+    @classmethod
+    def _not_of_a_run(cls, name: str) -> str:
+        if name.startswith("run/"):
+            raise ValueError("ids that begin with run/ are those of the run's own interactions")
+        return name
 
 
 class EventBatch(Body):

@@ -79,7 +79,9 @@ from trsr.serve.schemas import (
 from trsr.serve.settings import ServeSettings
 from trsr.serve.store import Store, StoredEvent
 from trsr.serve.summaries import Summaries
+from trsr.settings import digest
 from trsr.storage import files
+from trsr.storage.run_directory import RunDirectory, StageRecord
 from trsr.storage.shared_cache import open_cache
 from trsr.types import Interaction, Item, Query, Summary, UserHistory
 
@@ -190,7 +192,8 @@ class Service:
         self._tried: dict[str, None] = {}
         seen = self.recommender.dataset.seen
         self._seen = functools.lru_cache(_SEEN)(lambda user: seen([user]).get(user, frozenset()))
-        store.import_run(self.recommender.dataset)
+        records = RunDirectory(run).records()
+        store.import_run(self.recommender.dataset, digest(records["prepare"].files))
         self.items = LiveItems(store, self.recommender.catalog, self._read)
         config = self.recommender.config
         self.retriever = Retriever(self.recommender)
@@ -204,6 +207,7 @@ class Service:
         )
         self._summarizes = config.summarize.strategy != "none" and self.recommender.reads_summary
         if self._summarizes:
+            store.write_summaries_of(_kind_of_summaries(records))
             self.summaries.start()
             self.summaries.call()  # what a stop left undone
 
@@ -750,6 +754,13 @@ class Service:
         self.items.close()
         for model in self.recommender.opened():
             model.close()
+
+
+def _kind_of_summaries(records: Mapping[str, StageRecord]) -> str:
+    """Names what writes a run's summaries: two runs with equal settings write equal ones."""
+    own = {key: one for key, one in records["summarize"].settings.items() if key != "splits"}
+    soft = own["summarize"]["strategy"] == "soft"  # its encoder is trained with the ranker
+    return digest([own, records["train"].files if soft else {}])[:16]
 
 
 class _timed:  # noqa: N801 - used as a function

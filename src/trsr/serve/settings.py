@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from trsr.settings import Settings
+from trsr.storage import files
 from trsr.storage.remote_run import is_copy, lasting
 
 OPEN_RATE = 100.0
@@ -49,9 +50,13 @@ class ServeSettings(Settings):
         """Requests a second of one client; 0: no limit."""
         return self.rate or (0.0 if self.loopback else OPEN_RATE)
 
+    def file(self, run: Path) -> Path | None:
+        """The file of the state, where it is one."""
+        if self.database:
+            kind, _, name = self.database.partition(":///")
+            return Path(name) if kind == "sqlite" else None
+        return lasting("serve.sqlite", run) if is_copy(run) else run / "serve.sqlite"
+
     def url(self, run: Path) -> str:
         """The database's URL."""
-        if self.database:
-            return self.database
-        file = lasting("serve.sqlite", run) if is_copy(run) else run / "serve.sqlite"
-        return f"sqlite:///{file.absolute()}"
+        return self.database or f"sqlite:///{Path(files.absolute(self.file(run) or run))}"

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from trsr.data import Dataset
+from trsr.data import Catalog, Dataset
+from trsr.data.service_log import EVENT_SCHEMA, hidden, write_log
 from trsr.errors import ConfigError, StoreError
 from trsr.serve import tables
 from trsr.serve.schemas import AddedEvents, Event, ItemChange, Revision, UserRow
@@ -31,7 +35,10 @@ _GROUP = 2000
 """Events in one transaction: below SQLite's 32,766 parameters a statement."""
 _BUSY_SECONDS = 10.0
 _ROWS = 5000
-_IMPORTED = "imported"
+_IMPORTED = "imported"  # facts: the run that was brought in last
+_KIND = "summaries"  # facts: the kind of summaries that are written now
+_DELETED = "deleted/"  # facts: a deleted user, hidden, and when
+_OWN = "run/"  # begins the ids of a run's own events
 _LOCK = 0x74727372  # "trsr"
 _DEADLOCK = "40P01"
 _MIGRATING = threading.Lock()  # Alembic's context is one for all threads
@@ -80,6 +87,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
+        self._kind = ""
         self._lite = self._engine.dialect.name == "sqlite"
         self._insert: Any = sqlite.insert if self._lite else postgresql.insert
         self._count_events = _count_events(self._insert(tables.users))
@@ -148,9 +156,14 @@ class Store:
             ).scalar_one()
 
     def delete_user(self, user: str) -> Removed:
-        """Removes all of a user in one transaction, from SQLite's pages and log too."""
+        """Removes all of a user in one transaction, from SQLite's pages and log too.
+
+        That the user was deleted, and when, stays with the id's SHA-256: no later run brings back
+        what was before.
+        """
 
         def work(connection: sa.Connection) -> Removed:
+            self._put_fact(connection, _DELETED + hidden(user), repr(time.time()))
             of = tables.revisions.c
             found = connection.execute(sa.select(of.sources).where(of.user == user)).scalars().all()
             counts = [
@@ -180,9 +193,9 @@ class Store:
             rows = connection.execute(sa.select(of.id, of.fields).where(of.id.in_(items)))
             known = {name: json.loads(fields) for name, fields in rows}
             found = {name: _change(known.get(name), fields) for name, fields in items.items()}
-            highest = connection.execute(sa.select(sa.func.max(of.version))).scalar() or 0
+            version = self._next_version(connection)
             new = [
-                {"id": name, "fields": json.dumps(dict(fields)), "version": highest + 1}
+                {"id": name, "fields": json.dumps(dict(fields)), "version": version}
                 for name, fields in items.items()
                 if found[name] != "unchanged"
             ]
@@ -195,6 +208,11 @@ class Store:
 
         changes: dict[str, ItemChange] = self._write(work)
         return changes
+
+    def _next_version(self, connection: sa.Connection) -> int:
+        """Above the version of each item that is there."""
+        highest = connection.execute(sa.select(sa.func.max(tables.items.c.version))).scalar()
+        return int(highest or 0) + 1
 
     def item(self, item: str) -> dict[str, str] | None:
         """An item's text by column; None for an unknown one."""
@@ -217,10 +235,34 @@ class Store:
 
     # Summaries
 
+    def write_summaries_of(self, kind: str) -> None:
+        """Says which summaries this service reads and writes; users who have others fall due.
+
+        Of services on one database the last that began writes: for the others nobody is due.
+        """
+
+        def work(connection: sa.Connection) -> None:
+            of, who = tables.revisions.c, tables.users.c
+            known = self._fact(connection, _KIND)
+            if known is None:  # as an older trsr left them
+                connection.execute(
+                    sa.update(tables.revisions).where(of.kind == "").values(kind=kind)
+                )
+            elif known != kind:
+                late = sa.update(tables.users).where(
+                    who.due.is_(None), who.user.in_(sa.select(of.user))
+                )
+                connection.execute(late.values(due=time.time()))
+            self._put_fact(connection, _KIND, kind)
+
+        self._kind = kind
+        self._write(work)
+
     def revisions(self, user: str) -> list[Revision]:
-        """A user's summaries, oldest first."""
+        """A user's summaries of this service's kind, oldest first."""
         with self._reading() as connection:
-            rows = connection.execute(_REVISIONS, {"of": user}).mappings().all()
+            given = {"of": user, "kind": self._kind}
+            rows = connection.execute(_REVISIONS, given).mappings().all()
         return [Revision(**{**row, "sources": json.loads(row["sources"])}) for row in rows]
 
     def add_revision(self, revision: Revision) -> None:
@@ -234,6 +276,7 @@ class Store:
             if connection.execute(known).first() is None:
                 return
             row = {**revision.model_dump(), "sources": json.dumps(revision.sources)}
+            row["kind"] = self._kind
             insert = self._insert(tables.revisions).values(row)
             connection.execute(insert.on_conflict_do_nothing())
 
@@ -242,76 +285,158 @@ class Store:
     def drop_revisions(self, user: str, from_number: int) -> None:
         """Removes a user's summaries from a number on: they no longer hold."""
         of = tables.revisions.c
-        delete = sa.delete(tables.revisions).where(of.user == user, of.number >= from_number)
+        mine = of.user == user, of.kind == self._kind
+        delete = sa.delete(tables.revisions).where(*mine, of.number >= from_number)
         self._write(lambda connection: connection.execute(delete) and None)
 
     def due(self, limit: int) -> list[str]:
-        """Users whose summary is behind, the longest first."""
+        """Users whose summary is behind, the longest first; none where another service writes."""
         of = tables.users.c
-        query = sa.select(of.user).where(of.due.is_not(None)).order_by(of.due, of.user)
+        query = sa.select(of.user).where(of.due.is_not(None), self._writes())
+        query = query.order_by(of.due, of.user)
         with self._reading() as connection:
             return list(connection.execute(query.limit(limit)).scalars().all())
 
     def set_due(self, user: str) -> None:
         """Says that a user's summary is behind."""
-        of = tables.users.c
-        late = sa.update(tables.users).where(of.user == user, of.due.is_(None))
-        self._write(lambda connection: connection.execute(late.values(due=time.time())) and None)
+        row = {"of": user, "now": time.time()}
+        self._write(lambda connection: connection.execute(_SET_DUE, row) and None)
 
     def summarized(self, user: str, up_to_seq: int) -> None:
         """A user's summary reads all events that arrived up to `up_to_seq`."""
         of = tables.events.c
         newest = sa.select(sa.func.max(of.seq)).where(of.user == user).scalar_subquery()
         mine = tables.users.c.user == user
-        clear = sa.update(tables.users).where(mine, newest <= up_to_seq)
+        clear = sa.update(tables.users).where(mine, newest <= up_to_seq, self._writes())
         self._write(lambda connection: connection.execute(clear.values(due=None)) and None)
+
+    def _writes(self) -> sa.ColumnElement[bool]:
+        """Whether this service is the one that writes summaries; any is where no one said so."""
+        of = tables.facts.c
+        other = sa.select(of.value).where(of.name == _KIND, of.value != self._kind)
+        return ~other.exists()
 
     # The run
 
-    def import_run(self, dataset: Dataset) -> bool:
-        """Brings in a run's histories and items, once, in one transaction; whether it was now."""
+    def import_run(self, dataset: Dataset, run: str) -> bool:
+        """Brings in a run's histories and items, once, in one transaction; whether it was now.
+
+        Of a run after the first one, what the state has not yet comes in: its new items, its texts
+        of those items that no `PUT` changed, and interactions; nothing of users from before they
+        were deleted.
+
+        Args:
+            dataset: The run's.
+            run: What names the run's data, and no other.
+        """
 
         def work(connection: sa.Connection) -> bool:
-            of = tables.facts.c
-            if connection.execute(sa.select(of.value).where(of.name == _IMPORTED)).first():
+            _lock(connection)
+            known = self._fact(connection, _IMPORTED)
+            if known == run:
                 return False
-            self._import(connection, dataset)
-            row = {"name": _IMPORTED, "value": str(dataset.folder)}
-            connection.execute(sa.insert(tables.facts).values(row))
+            self._import_items(connection, dataset.catalog, first=known is None)
+            own = _OWN if known is None else f"{_OWN}{run[:12]}/"
+            self._import_events(connection, dataset, own, first=known is None)
+            self._put_fact(connection, _IMPORTED, run)
             return True
 
         return bool(self._write(work))
 
-    def _import(self, connection: sa.Connection, dataset: Dataset) -> None:
-        add_items = self._insert(tables.items).on_conflict_do_nothing()
-        for frame in dataset.catalog.frame.iter_slices(_ROWS):
-            rows = [
-                {"id": name, "fields": _texts(dataset.catalog.columns, texts), "version": 0}
+    def _import_items(self, connection: sa.Connection, catalog: Catalog, *, first: bool) -> None:
+        of = tables.items.c
+        version = 0 if first else self._next_version(connection)
+        for frame in catalog.frame.iter_slices(_ROWS):
+            rows = {
+                name: {"id": name, "fields": _texts(catalog.columns, texts), "version": version}
                 for name, *texts in frame.iter_rows()
-            ]
-            connection.execute(add_items, rows)
-        add_events = self._insert(tables.events).on_conflict_do_nothing()
-        add_users = self._insert(tables.users)
-        add_users = add_users.on_conflict_do_update(
-            index_elements=["user"],
-            set_={"n_events": tables.users.c.n_events + add_users.excluded.n_events},
-        )
+            }
+            some = sa.select(of.id, of.fields, of.version).where(of.id.in_(list(rows)))
+            changed = []
+            for name, fields, put in connection.execute(some):
+                row = rows.pop(name)
+                if put == 0 and json.loads(fields) != json.loads(row["fields"]):
+                    changed.append({"name": name, "text": row["fields"]})
+            if rows:
+                connection.execute(sa.insert(tables.items), list(rows.values()))
+            if changed:
+                update = sa.update(tables.items).where(of.id == sa.bindparam("name"))
+                update = update.values(fields=sa.bindparam("text"), version=version)
+                connection.execute(update, changed)
+
+    def _import_events(
+        self, connection: sa.Connection, dataset: Dataset, own: str, *, first: bool
+    ) -> None:
+        deleted = dict(_deleted(connection.execute(_DELETED_USERS)))
         for histories in run_histories(dataset, _ROWS):
-            connection.execute(
-                add_events,
-                [
-                    {"id": f"run/{user}/{place}", "user": user, "item": item, "time": at}
-                    for user, items, times in histories
-                    for place, (item, at) in enumerate(zip(items, times, strict=True))
-                ],
+            there = Counter[tuple[str, str, float]]()
+            if not first:
+                of = tables.events.c
+                users = of.user.in_([user for user, _, _ in histories])
+                rows = connection.execute(sa.select(of.user, of.item, of.time).where(users))
+                there.update(tuple(row) for row in rows)
+            events: list[dict[str, Any]] = []
+            counted: list[dict[str, Any]] = []
+            for user, items, times in histories:
+                gone = deleted.get(hidden(user), -math.inf) if deleted else -math.inf
+                before = len(events)
+                for place, (item, at) in enumerate(zip(items, times, strict=True)):
+                    if there[user, item, at]:
+                        there[user, item, at] -= 1
+                    elif at > gone:
+                        name = f"{own}{user}/{place}"
+                        events.append({"id": name, "user": user, "item": item, "time": at})
+                if new := len(events) - before:
+                    counted.append({"user": user, "n_events": new, "last_time": times[-1]})
+            if events:
+                connection.execute(sa.insert(tables.events), events)
+                # summaries of new users are the run's own matter
+                connection.execute(self._count_events, [{**one, "due": None} for one in counted])
+            if known := {user for user, _, _ in there} & {one["user"] for one in counted}:
+                connection.execute(_SET_DUE, [{"of": user, "now": time.time()} for user in known])
+
+    def write_log(self, folder: Path) -> tuple[int, int, int]:
+        """Writes what came in beside the runs' own data, for the next run's `data.service_log`.
+
+        Returns:
+            How many events, new or changed items, and deleted users it holds.
+        """
+        of, item = tables.events.c, tables.items.c
+        events = sa.select(of.user, of.item, of.time, of.weight).order_by(of.seq)
+        events = events.where(~of.id.startswith(_OWN, autoescape=True))
+        items = sa.select(item.id, item.fields).where(item.version > 0).order_by(item.id)
+        counts = [0, 0, 0]
+
+        def counted(place: int, rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+            for row in rows:
+                counts[place] += 1
+                yield tuple(row)
+
+        with self._reading() as connection:
+            found = connection.execution_options(yield_per=_ROWS).execute(events)
+            frames = (
+                pl.DataFrame(list(counted(0, rows)), EVENT_SCHEMA, orient="row")
+                for rows in found.partitions()
             )
-            connection.execute(
-                add_users,
-                [
-                    {"user": user, "n_events": len(items), "last_time": times[-1]}
-                    for user, items, times in histories
-                ],
-            )
+            deleted = _deleted(self._rows(_DELETED_USERS))
+            write_log(folder, frames, counted(1, self._rows(items)), counted(2, deleted))
+        return counts[0], counts[1], counts[2]
+
+    def _rows(self, query: sa.Select[Any]) -> Iterator[Any]:
+        """The rows of a query, which is asked when the first one is wanted."""
+        with self._reading() as connection:
+            yield from connection.execute(query)
+
+    def _fact(self, connection: sa.Connection, name: str) -> str | None:
+        of = tables.facts.c
+        return connection.execute(sa.select(of.value).where(of.name == name)).scalar()
+
+    def _put_fact(self, connection: sa.Connection, name: str, value: str) -> None:
+        insert = self._insert(tables.facts).values(name=name, value=value)
+        put = insert.on_conflict_do_update(
+            index_elements=["name"], set_={"value": insert.excluded.value}
+        )
+        connection.execute(put)
 
     # Keys
 
@@ -498,11 +623,24 @@ _HISTORY = (
     .where(_EVENT.user == sa.bindparam("of"))
     .order_by(_EVENT.time, _EVENT.seq)
 )
+_SET_DUE = (
+    sa.update(tables.users)
+    .where(tables.users.c.user == sa.bindparam("of"), tables.users.c.due.is_(None))
+    .values(due=sa.bindparam("now"))
+)
+_DELETED_USERS = sa.select(tables.facts).where(
+    tables.facts.c.name.startswith(_DELETED, autoescape=True)
+)
 _REVISIONS = (
-    sa.select(tables.revisions)
-    .where(_REVISION.user == sa.bindparam("of"))
+    sa.select(*(column for column in _REVISION if column.name != "kind"))
+    .where(_REVISION.user == sa.bindparam("of"), _REVISION.kind == sa.bindparam("kind"))
     .order_by(_REVISION.number)
 )
+
+
+def _deleted(rows: Iterable[Any]) -> Iterator[tuple[str, float]]:
+    """Deleted users, hidden, and when each was deleted, of such facts."""
+    return ((name.removeprefix(_DELETED), float(value)) for name, value in rows)
 
 
 def _count_events(insert: Any) -> Any:

@@ -43,6 +43,8 @@ revisions = sa.Table(
     "revisions",
     metadata,
     sa.Column("user", TEXT, primary_key=True),
+    # what wrote it: the summarizer of a run, in a few letters
+    sa.Column("kind", sa.Text, primary_key=True, server_default=""),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("covers", sa.Integer, nullable=False),

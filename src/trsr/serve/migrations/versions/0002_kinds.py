@@ -1,0 +1,35 @@
+"""Summaries of several runs side by side: each has a kind, what its run's summarizer is.
+
+Revision ID: 0002
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+
+def upgrade() -> None:
+    """Gives `revisions` the column `kind`, as a part of its key."""
+    # SQLite cannot change a key: the rows move to a table of that form
+    moved = op.create_table(
+        "revisions_of_kinds",
+        sa.Column("user", TEXT, primary_key=True),
+        sa.Column("kind", sa.Text, primary_key=True, server_default=""),
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("text", sa.Text, nullable=False),
+        sa.Column("covers", sa.Integer, nullable=False),
+        sa.Column("first_event", sa.Text, nullable=False),
+        sa.Column("last_event", sa.Text, nullable=False),
+        sa.Column("sources", sa.Text, nullable=False),
+        sa.Column("tokens", sa.Integer, nullable=False),
+        sa.Column("seconds", sa.Double, nullable=False),
+        sa.Column("created", sa.Double, nullable=False),
+    )
+    names = ", ".join(f'"{one.name}"' for one in moved.columns if one.name != "kind")
+    op.execute(f"INSERT INTO revisions_of_kinds ({names}) SELECT {names} FROM revisions")  # noqa: S608
+    op.drop_table("revisions")
+    op.rename_table("revisions_of_kinds", "revisions")
