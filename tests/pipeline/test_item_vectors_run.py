@@ -147,7 +147,6 @@ def test_a_run_does_not_go_on_from_itself(load, finished, tmp_path):
     [
         ("train.loss=text", "text learns words, and vectors are none"),
         ("model.backend=openai", "openai reads text alone; use transformers"),
-        ("prompts.item_vectors=0", "only a ranker of item vectors goes on from a run"),
         ("train.epochs=0", "only a trained ranker reads them"),
         ('rank.rankers=["llm","llm_compressed"]', "llm_compressed reads texts"),
     ],

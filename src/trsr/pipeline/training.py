@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from trsr.config import Config, load_config
 from trsr.data import Dataset
 from trsr.errors import ConfigError, ModelError
@@ -72,7 +74,8 @@ def trained(
         report = compute(valid, {"llm": ranked}, SELECTED_ON)
         return report.means("llm")
 
-    training: Callable[..., TrainResult] = functools.partial(train, group=group)
+    start = _start_adapter(config, dataset)
+    training: Callable[..., TrainResult] = functools.partial(train, group=group, start=start)
     if config.prompts.item_vectors:
         from trsr.training.vectors import train_vectors
 
@@ -137,12 +140,40 @@ def start_config(config: Config) -> Config | None:
     pairs = {f"train.{key}": (getattr(own.train, key), getattr(config.train, key)) for key in ALIKE}
     pairs["model.name"] = own.model.name, config.model.name
     pairs["model.revision"] = own.model.revision, config.model.revision
-    if own.prompts.item_vectors:
+    if own.prompts.item_vectors or not config.prompts.item_vectors:
         pairs["prompts.item_vectors"] = own.prompts.item_vectors, config.prompts.item_vectors
     for key, (there, here) in pairs.items():
         if there != here:
             raise ConfigError(f"{name} has {key} = {there}, and this run {here}: make them equal")
     return own
+
+
+def _start_adapter(config: Config, dataset: Dataset) -> Path | None:
+    """The adapter that a ranker of texts goes on from.
+
+    Raises:
+        ConfigError: If it learned what this run validates or tests by.
+    """
+    own, folder = start_config(config), config.train.start
+    if own is None or folder is None or config.prompts.item_vectors:
+        return None
+    learned = _targets(Dataset.load(folder), "train")
+    for split in ("valid", "test"):
+        both = learned.join(_targets(dataset, split), on=learned.columns, how="semi")
+        if len(both):
+            raise ConfigError(
+                f"train.start: {shown(folder)} was trained on {len(both):,} of the targets of this "
+                f"run's {split} cases, such as user {both['user'][0]}'s {both['item'][0]}: give "
+                "both runs the same data.split and data.seed, or leave it out"
+            )
+    return folder / "adapter"
+
+
+def _targets(dataset: Dataset, split: str) -> pl.DataFrame:
+    """A row a target of the cases: `user`, `item`, and the time of what came before it."""
+    frame = dataset.cases(split).frame
+    before = pl.col("times").list.last().alias("before")
+    return frame.select("user", before, item="relevant").explode("item")
 
 
 def _start(config: Config, run: RunDirectory) -> Start | None:

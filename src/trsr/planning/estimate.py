@@ -486,7 +486,7 @@ class _Planning:
             bench_training(config, reader, texts.cases, self.folder, self.speeds)
         every, works = texts.counts.times(epochs), self._epochs(reader, texts)
         seconds, wrong, opened, more = texts.seconds, texts.error, 1, 0.0
-        if start is not None:  # another run has made this training
+        if start is not None and config.prompts.item_vectors:  # another run has made this training
             every, works, wrong = Counts(), [], 0.0
         if config.prompts.item_vectors:
             reader = self._reader(config.model, config.prompts.item_vectors)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from trsr.models.base import LanguageModel, ScoringModel
 from trsr.models.settings import ModelSettings
 from trsr.progress import Progress
+from trsr.storage import files
 from trsr.training.encode import RankingWriter, SizedCases, encode_cases, fingerprint
 from trsr.training.settings import TrainSettings
 
@@ -76,6 +77,7 @@ def train(
     progress: Progress,
     group: Group | None = None,
     sharded: bool | None = None,
+    start: Path | None = None,
 ) -> TrainResult:
     """Fine-tunes the yes/no ranker by LoRA (Hu et al. 2021), stoppable and resumable at any step.
 
@@ -101,6 +103,7 @@ def train(
             trains alone. Without dropout the gradients are then the same but for rounding.
         sharded: Whether the workers share the weights of the frozen layers; None: where the model
             is too large for one worker's GPU (see `must_shard`).
+        start: The folder of an adapter of the same base and shape to go on from; None: a new one.
 
     Raises:
         ConfigError: If the backend cannot be trained, a LoRA target is no layer of the model, a
@@ -113,9 +116,12 @@ def train(
     """
     if settings.epochs == 0:
         return TrainResult(adapter=None)
+    from safetensors.torch import load_file
+
     from trsr.training.sharded import must_shard
     from trsr.training.start import ModelInTraining, open_trainable, run_training
 
+    weights = start and start / "adapter_model.safetensors"
     sharded = must_shard(model, group) if sharded is None else sharded
     advice = "set it to transformers, or set train.epochs to 0"
     opened = open_trainable(model, advice, sharded=sharded)
@@ -132,6 +138,7 @@ def train(
         identity={
             "cases": fingerprint(encoded),
             "validated": validate is not None,
+            **({"start": files.hash_file(weights)} if weights else {}),
             **{k: v for k, v in settings.meaning().items() if k not in WITHOUT_EFFECT | {"seed"}},
         },
         seed=seed,
@@ -141,5 +148,6 @@ def train(
         progress=progress,
         group=group,
         sharded=sharded,
+        start=load_file(weights) if weights else None,
     )
     return replace(result, shortened=shortened)

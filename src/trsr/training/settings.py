@@ -58,9 +58,10 @@ class TrainSettings(Settings):
     )
     start: Path | None = Field(
         None,
-        description="with prompts.item_vectors: a finished run on the same cases to go on from. A "
-        "ranker of texts is followed; of a ranker of vectors the items' vectors stay as they are, "
-        "and the last of the three trainings alone is made. Left out: all three",
+        description="a finished run whose ranker the training goes on from, such as yesterday's; "
+        "left out: from the base model. With prompts.item_vectors, on the same cases: a ranker of "
+        "texts is followed; of one of vectors the items' vectors stay as they are, and the last of "
+        "the three trainings alone is made",
     )
     gradient_checkpointing: bool = Field(False, description="spend time to save memory on a GPU")
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
