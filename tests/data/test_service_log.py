@@ -11,11 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from trsr.data.report import RowCounts
 from trsr.data.service_log import EVENT_SCHEMA, EVENTS, hidden, write_log
+from trsr.data.text import clean_text, cleaned
 from trsr.errors import DataError
 
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 PREPARED = ("items", "interactions", "held_out", "cases.train", "cases.valid", "cases.test")
+
+ODD = ("<b>a</b> c", "&amp;lt;i&gt; x", " \t", "a\x00b")
 
 Row = tuple[str, str, int]
 
@@ -84,6 +88,20 @@ def test_events_of_a_log_are_as_good_as_rows_of_the_file(
     same(whole, joined)
     assert found.counts["service_events"] == len(after)
     assert found.counts["interactions"] == report.counts["interactions"]
+
+
+@FEW
+@given(
+    st.lists(
+        st.text()
+        | st.sampled_from(["<b>a</b> c", "&amp;lt;i&gt; x", " \t", "a\x00b", "x" * 40_000]),
+        min_size=1,
+    )
+)
+def test_a_text_alone_is_cleaned_as_those_of_the_files_are(texts: list[str]) -> None:
+    frame = pl.DataFrame({"id": [str(n) for n in range(len(texts))], "title": texts})
+    found = cleaned(frame, RowCounts())["title"].fill_null("").to_list()
+    assert [clean_text(text) for text in texts] == found
 
 
 def test_items_of_a_log_join_the_catalog_and_change_it(bench: Any) -> None:

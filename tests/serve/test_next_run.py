@@ -98,7 +98,7 @@ def test_the_next_run_goes_on_with_the_services_state(night, tmp_path) -> None:
         assert service.user(user).revisions == view.revisions  # the same words, not written again
     assert service.summaries.counts.calls == 0
     # what was new is the run's own now
-    assert service._new() == []
+    assert service.items.ready(1) == ([], 0)
     assert "p99" in service.recommender.catalog
     found = service.recommend(RecommendRequest(user="new", k=30))
     assert {one.item for one in found.items}.isdisjoint({"p3", "p99", "p4", "p5", "p6", "p7"})

@@ -191,8 +191,7 @@ def test_a_later_run_brings_in_what_the_state_has_not_yet(url, open_store, tmp_p
     rows = [(f"u{user}", f"p{(user + step) % 9}", step) for user in range(4) for step in range(6)]
     first = prepared(tmp_path / "first", rows[:-6], {f"p{n}": f"thing {n}" for n in range(9)})
     assert store.import_run(first, "one")
-    store.put_item("p1", {"title": "put"})
-    store.put_item("p10", {"title": "new"})
+    store.put_items({"p1": {"title": "put"}, "p10": {"title": "new"}})
     store.add_events([event("a", "u0", "p10", 50), event("b", "u1", "p8", 51)])
     store.delete_user("u2")
     store.summarized("u0", 10**6)
@@ -261,7 +260,7 @@ def test_summaries_of_an_older_trsr_are_the_first_ones(url, open_store) -> None:
 def test_a_log_holds_what_came_in(url, open_store, served_run, tmp_path) -> None:
     store, dataset = open_store(url), Dataset.load(served_run)
     store.import_run(dataset, "one")
-    store.put_item("p3", {"title": "put", "id": "of its own"})
+    store.put_items({"p3": {"title": "put", "id": "of its own"}})
     store.add_events([event("b", "u1", "p3", 9.5, 2.0), event("a", "z", "p4", 8)])
     store.delete_user("u2")
     assert store.write_log(tmp_path / "log") == (2, 1, 1)

@@ -154,6 +154,12 @@ def _without_html(text: str) -> str:
     return re.sub(r"[ \xa0]+", " ", re.sub(_TAG, " ", re.sub(_HIDDEN, " ", text)))
 
 
+def clean_text(text: str) -> str:
+    """One text as `cleaned` makes it: for an item that came after the data was prepared."""
+    plain = _without_html(text) if re.search(f"{_ENTITY}|{_TAG}", text) else text
+    return re.sub(_CONTROL, " ", plain[:LONGEST]).strip()
+
+
 def cleaned(items: pl.DataFrame, row_counts: RowCounts) -> pl.DataFrame:
     """All texts beside `id` without HTML and control characters, cut to `LONGEST`; null: none."""
     texts = cs.exclude("id")

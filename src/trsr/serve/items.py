@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from trsr.data import Catalog
+from trsr.data.text import clean_text
 from trsr.errors import DataError
 from trsr.serve.store import Store
 from trsr.types import Item
@@ -83,14 +84,13 @@ class LiveItems:
         return Item(name, self.in_order(text), image)
 
     def in_order(self, fields: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-        """Texts as the run's items have them: the first one is the title, whoever wrote the JSON.
+        """Texts as the run's items have them, without HTML; empty ones are left out.
 
-        Empty ones are left out.
+        The first one is the title, in whatever order the JSON names them.
         """
         columns = [one for one in self._catalog.columns if one in fields]
-        return tuple(
-            (one, fields[one]) for one in dict.fromkeys([*columns, *fields]) if fields[one]
-        )
+        texts = ((one, clean_text(fields[one])) for one in dict.fromkeys([*columns, *fields]))
+        return tuple((one, text) for one, text in texts if text)
 
     def at_hand(self, name: str) -> bool:
         """Whether the item is known, and its text not too old."""
