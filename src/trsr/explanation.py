@@ -88,6 +88,8 @@ _PAGE = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(
 <tbody>{% for row in one.scores.rows() %}
 <tr>{% for cell in row %}
 <td>{{ "%+.4f" | format(cell) if cell is float else cell }}</td>{% endfor %}</tr>
+{% for line in one.read(row[1]) %}
+<tr><td></td><td colspan="{{ row | length - 1 }}">{{ line }}</td></tr>{% endfor %}
 {% endfor %}</tbody></table>
 {% if one.prompt %}<details><summary>Prompt of the first candidate</summary>
 {% for message in one.prompt.messages %}<p>{{ message.role }}</p><pre>{{ message.shown }}</pre>
@@ -154,9 +156,13 @@ class Explanation:
         for row in self.scores.iter_rows(named=True):
             scores = ", ".join(f"{name} {row[name]:+.4f}" for name in self.scores.columns[3:])
             yield f"{row['rank']:4d}. {row['title']} ({row['item']}): {scores}"
-            for name, by_item in self.words.items():
-                said = ", ".join(f"{word} {value:+.2f}" for word, value in by_item[row["item"]])
-                yield f"      {name} reads: {said or 'no shared word'}"
+            yield from (f"      {line}" for line in self.read(row["item"]))
+
+    def read(self, item: str) -> Iterator[str]:
+        """Of each ranker that adds up words a line with those that weighed most for an item."""
+        for name, by_item in self.words.items():
+            said = ", ".join(f"{word} {value:+.2f}" for word, value in by_item[item])
+            yield f"{name} reads: {said or 'no shared word'}"
 
     def _repr_html_(self) -> str:
         return _PAGE.render(one=self, title=self.title)

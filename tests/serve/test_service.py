@@ -262,6 +262,7 @@ def test_an_explanation_says_what_members_and_words_add(tmp_path) -> None:
     for item, words in library.words["bm25"].items():
         assert [word for word, _ in words] == [one.word for one in given[item]]
     assert "      bm25 reads: " in repr(library)
+    assert ">bm25 reads: " in library._repr_html_()
     user = alone.recommender.dataset.cases("test").frame["user"][0]
     shown = "\n".join(user_lines(tmp_path / "run", user))
     weight = f"{found.weights['popular']:+.2f}"

@@ -313,8 +313,7 @@ class Store:
     def _writes(self) -> sa.ColumnElement[bool]:
         """Whether this service is the one that writes summaries; any is where no one said so."""
         of = tables.facts.c
-        other = sa.select(of.value).where(of.name == _KIND, of.value != self._kind)
-        return ~other.exists()
+        return ~sa.exists().where(of.name == _KIND, of.value != self._kind)
 
     # The run
 
