@@ -48,6 +48,7 @@ def trsr(*words: object, cwd: Path, code: int = 0) -> Called:
             pytest.raises(SystemExit) as ended,
         ):
             main()
+    logging.getLogger("trsr.models").setLevel(logging.NOTSET)
     found = Called(int(ended.value.code or 0), out.getvalue(), said.getvalue())
     assert found.returncode == code, found
     return found

@@ -48,7 +48,7 @@ def _raw_method(call: ast.Call, func: ast.Attribute) -> bool:
     first = call.args[0] if call.args else None
     if owner in MODULES:
         return name in MODULES[owner]
-    if owner in ("dataclasses", "files", "archive", "webbrowser"):
+    if owner in ("dataclasses", "files", "archive", "webbrowser", "sa"):
         return False
     if owner == "pl" and name.startswith(("read_", "scan_")):
         return ast.unparse(first or call) not in OPENED
