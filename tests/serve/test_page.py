@@ -267,6 +267,34 @@ def test_the_prompt_is_what_the_model_reads(page, service) -> None:
     assert page.locator(".turn pre").all_text_contents() == [one.content for one in expected]
 
 
+def test_the_parts_of_a_blends_scores_are_shown(browser, tmp_path) -> None:
+    from trsr.serve.schemas import RecommendRequest
+
+    run = small_run(
+        tmp_path, "none", ["popular", "bm25", "blend"], ["rank.blend.members=['popular','bm25']"]
+    )
+    service = opened(run, tmp_path / "state.sqlite")
+    service.add_events([event("ann", n, n) for n in range(4)])
+    with serving(service) as address:
+        page = browser.new_page(base_url=address)
+        opened_user(page)
+        page.get_by_text("What the scores are made of").click()
+        rows = page.locator(".made tbody tr")
+        expect(rows.first).to_be_visible()
+        heads = page.locator(".made thead th").all_text_contents()
+        assert heads == ["candidate", "popular", "bm25", "score", "words"]
+        found = service.explain(RecommendRequest(user="ann", k=50)).items
+        assert rows.count() == len(found)
+        for row, item in zip(rows.all()[:5], found, strict=False):
+            _, popular, bm25, score, words = row.locator("th, td").all_text_contents()
+            parts = [float(text.replace("−", "-")) for text in (popular, bm25, score)]
+            assert parts[0] + parts[1] == pytest.approx(item.score, abs=0.011)
+            assert parts[2] == pytest.approx(item.score, abs=0.006)
+            assert all(one.word in words for one in item.scores[2].words)
+        page.close()
+    ended(service)
+
+
 @pytest.fixture
 def plain(tmp_path):
     """A service whose ranker reads no prompts."""

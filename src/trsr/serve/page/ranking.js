@@ -30,6 +30,10 @@ export class Ranking {
     this.node = this.draw();
   }
 
+  get explained() {
+    return this.prompt.open || this.made.open;
+  }
+
   get altered() {
     return this.state.out.size > 0 || this.state.text !== null;
   }
@@ -55,12 +59,14 @@ export class Ranking {
       COUNTS.map((n) => el("option", { value: n, selected: n === this.state.n }, String(n))));
     this.prompt = el("details", { class: "prompt", hidden: true, ontoggle: () => this.prompt.open && this.ask() },
       el("summary", {}, "The prompt of the first candidate"), this.turns = el("div", {}));
+    this.made = el("details", { class: "made", ontoggle: () => this.made.open && this.ask() },
+      el("summary", {}, "What the scores are made of"), this.sums = el("div", {}));
     return el("section", { class: "what-if", "aria-labelledby": "ranking-title" },
       el("div", { class: "panel", "aria-busy": "false" },
         el("div", { class: "head" }, el("h2", { id: "ranking-title", tabindex: "-1" }, "Ranking"),
           el("div", { class: "choice" }, el("label", { for: "n" }, "Candidates"), this.choice)),
         el("div", { class: "progress", "aria-hidden": "true" }),
-        this.reads, this.unread, this.shown, this.trying, this.notice, this.list, this.facts, this.parts, this.timing, this.prompt));
+        this.reads, this.unread, this.shown, this.trying, this.notice, this.list, this.facts, this.parts, this.timing, this.made, this.prompt));
   }
 
   edit() {
@@ -104,7 +110,7 @@ export class Ranking {
 
   async now() {
     const { state } = this;
-    if (!this.altered && state.base && !this.prompt.open) {
+    if (!this.altered && state.base && !this.explained) {
       this.busy(false);
       this.show(state.base);
       return;
@@ -115,7 +121,7 @@ export class Ranking {
       // The same candidates before and after, so that places compare.
       if (!state.base) state.base = await this.fetched({ user: this.user, n: state.n, k: state.n }, mine, !this.altered);
       let answer = state.base;
-      if (this.altered || this.prompt.open) {
+      if (this.altered || this.explained) {
         answer = await this.fetched({
           user: this.user, k: state.n, candidates: state.base.items.map((item) => item.item),
           exclude: [...state.out], ...(state.text === null ? {} : { summary: state.text }),
@@ -135,7 +141,7 @@ export class Ranking {
   }
 
   fetched(body, mine, last) {
-    const route = last && this.prompt.open ? "v1/explain" : "v1/recommend";
+    const route = last && this.explained ? "v1/explain" : "v1/recommend";
     return ask(route, { body, signal: mine.signal });
   }
 
@@ -160,8 +166,31 @@ export class Ranking {
     this.prompt.hidden = !answer.prompted;
     if (answer.prompt) this.turns.replaceChildren(...answer.prompt.map((turn) => el("div", { class: "turn" },
       el("h3", {}, turn.role), el("pre", { tabindex: "0", role: "region", "aria-label": `Prompt, ${turn.role}`, dir: "auto" }, turn.content))));
+    if (answer.weights) this.drawMade(answer);
     this.changed(answer);
     say(said);
+  }
+
+  // Of a blend a column a member; of a ranker that adds up words, which ones.
+  drawMade(answer) {
+    const members = Object.keys(answer.weights);
+    const worded = answer.items.some((item) => item.scores.some((one) => one.words.length));
+    if (!members.length && !worded) {
+      this.sums.replaceChildren(el("p", { class: "small soft" }, "The ranker says nothing about the parts of its scores."));
+      return;
+    }
+    const sign = (number) => decimal(number, 2).replace(/^(?=\d*[1-9]|0\.0?[1-9])/, "+");
+    const words = (item) => item.scores.flatMap((one) => one.words).map((one) => `${one.word} ${sign(one.added)}`).join(", ");
+    const head = ["candidate", ...members, "score", ...(worded ? ["words"] : [])];
+    this.sums.replaceChildren(
+      members.length ? el("p", { class: "small soft" }, "A score is the sum of what the members add to it.") : "",
+      el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "What the scores are made of" }, el("table", {},
+        el("thead", {}, el("tr", {}, head.map((name) => el("th", { scope: "col", ...(name === "words" && { class: "words" }) }, name)))),
+        el("tbody", {}, answer.items.map((item) => el("tr", {},
+          el("th", { scope: "row" }, own(item.title)),
+          members.map((name) => el("td", {}, sign(item.scores.find((one) => one.ranker === name).added))),
+          el("td", {}, decimal(item.score, 2)),
+          worded ? el("td", { class: "words" }, own(words(item))) : ""))))));
   }
 
   drawReads(answer) {
