@@ -118,7 +118,7 @@ def _joined(items: pl.DataFrame, source: Source, row_counts: RowCounts) -> pl.Da
                 texts = [_joined_json(t) if t and t[0] in "[{" else t for t in column]
                 columns.append(pl.Series(column.name, texts, dtype=pl.String))
             elif column.dtype.is_nested():
-                texts = [", ".join(_leaves(value)) for value in column.to_list()]
+                texts = [", ".join(leaves(value)) for value in column.to_list()]
                 columns.append(pl.Series(column.name, texts, dtype=pl.String))
             else:
                 columns.append(to_text(column, source.items_path))
@@ -129,16 +129,17 @@ def _joined(items: pl.DataFrame, source: Source, row_counts: RowCounts) -> pl.Da
 
 def _joined_json(text: str) -> str:
     try:
-        return ", ".join(_leaves(json_value(text, "")))
+        return ", ".join(leaves(json_value(text, "")))
     except DataError:
         return text
 
 
-def _leaves(value: object) -> list[str]:
+def leaves(value: object) -> list[str]:
+    """The texts in nested lists and objects, those of an object with their key."""
     if isinstance(value, list | tuple | pl.Series):
-        return [leaf for part in value for leaf in _leaves(part)]
+        return [leaf for part in value for leaf in leaves(part)]
     if isinstance(value, dict):
-        return [f"{key}: {leaf}" for key, part in value.items() for leaf in _leaves(part)]
+        return [f"{key}: {leaf}" for key, part in value.items() for leaf in leaves(part)]
     if isinstance(value, bytes):
         return [value.decode(errors="replace")]
     return [] if value is None else [str(value)]
