@@ -11,6 +11,7 @@ from served import ended, event, opened, small_run
 
 from trsr.config import load_config
 from trsr.pipeline import run
+from trsr.serve.items import UnknownNameError
 from trsr.serve.schemas import RecommendRequest
 from trsr.storage.run_directory import RunDirectory
 
@@ -139,6 +140,39 @@ def test_another_summarizer_writes_its_own_summaries_and_mixes_with_none(night, 
     assert again.store.revisions("u1") == []
     assert not again.store.has_user("u1")
     ended(again)
+
+
+def test_an_item_that_the_next_run_lacks_stays_in_histories(night, tmp_path) -> None:
+    folder, _, _, state = night
+    copy = tmp_path / "state.sqlite"
+    copy.write_bytes(state.read_bytes())
+    rows = (folder / "clicks.csv").read_text().splitlines()
+    who = next(row.split(",")[0] for row in rows if ",p5," in row and not row.startswith("u2,"))
+    (tmp_path / "clicks.csv").write_text("\n".join(row for row in rows if ",p5," not in row) + "\n")
+    goods = (folder / "products.jsonl").read_text().splitlines()
+    left = [row for row in goods if '"sku": "p5"' not in row]
+    (tmp_path / "products.jsonl").write_text("\n".join(left) + "\n")
+    (tmp_path / "small.toml").write_text((folder / "small.toml").read_text())
+    service = settled(opened(made(tmp_path / "run", tmp_path / "small.toml"), copy))
+    assert "p5" in {one.item for one in service.user(who).events}
+    assert "p5" not in {
+        one.item for one in service.recommend(RecommendRequest(user="u1", k=30)).items
+    }
+    assert service.recommend(RecommendRequest(user=who, k=3)).items
+    service.delete_user(who)
+    assert not service.store.has_user(who)
+    ended(service)
+
+
+def test_whom_a_filter_left_out_can_be_deleted(night, tmp_path) -> None:
+    service = opened(night[1], tmp_path / "state.sqlite")
+    service.delete_user("u4")
+    service.delete_user("u4")  # the run still has the user
+    with pytest.raises(UnknownNameError):
+        service.delete_user("nobody")
+    service.add_events(later("u4", [1, 2]))
+    assert service._also_seen(RecommendRequest(user="u4")) == frozenset()  # a new user
+    ended(service)
 
 
 def test_what_is_wrong_is_said(night, tmp_path) -> None:

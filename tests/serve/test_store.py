@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from trsr.data import Dataset, DataSettings, prepare
-from trsr.data.service_log import ServiceLog, hidden
+from trsr.data.service_log import EVENT_SCHEMA, ServiceLog, hidden, write_log
 from trsr.errors import ConfigError, StoreError
 from trsr.progress import Silent
 from trsr.serve.schemas import AddedEvents, Event, Revision
@@ -205,9 +205,9 @@ def test_a_later_run_brings_in_what_the_state_has_not_yet(url, open_store, tmp_p
     assert [e.id for e in store.history("u0")][-1] == "a"
     assert len(store.history("u0")) == 7
     assert [(e.item, e.time) for e in store.history("u1")][3:5] == [("p4", 3.0), ("p2", 3.5)]
-    assert not store.has_user("u2")  # deleted, and all of it was before
+    assert [e.time for e in store.history("u2")] == [99]  # all else was before the deletion
     assert len(store.history("u3")) == 6  # whom only the second run knows
-    assert {row.user: row.n_events for row in store.users()} == {"u0": 7, "u1": 8, "u3": 6}
+    assert {row.user: row.n_events for row in store.users()} == {"u0": 7, "u1": 8, "u2": 1, "u3": 6}
     assert store.due(10) == ["u1"]
     _, changed = store.items_changed_since(before)
     assert dict(changed) == {"p0": {"title": "changed"}, "p9": {"title": "thing 9"}}
@@ -215,16 +215,70 @@ def test_a_later_run_brings_in_what_the_state_has_not_yet(url, open_store, tmp_p
     assert store.item("p10") == {"title": "new"}
 
 
-def prepared(folder, rows, texts):
+def test_texts_of_runs_follow_the_files_and_those_of_a_request_stay(url, open_store, tmp_path):
+    store = open_store(url)
+    rows = [(f"u{user}", f"p{(user + step) % 9}", step) for user in range(4) for step in range(6)]
+    for number, name in enumerate(("first", "second", "third")):
+        texts = {f"p{n}": f"{name} {n}" for n in range(9)}
+        store.import_run(prepared(tmp_path / name, rows, texts), name)
+        assert store.item("p7") == {"title": f"{name} 7"}
+        assert store.write_log(tmp_path / f"log{number}")[1] == (number > 0)
+        store.put_items({"p1": {"title": "put"}})
+    assert store.item("p1") == {"title": "put"}
+
+
+def test_a_new_state_begins_with_the_log_that_the_run_was_made_with(
+    url, open_store, tmp_path
+) -> None:
+    rows = [(f"u{user}", f"p{(user + step) % 9}", step) for user in range(4) for step in range(6)]
+    texts = {f"p{n}": f"thing {n}" for n in range(9)}
+    day = [("u0", "p8", 50.0, 2.0), ("new", "p1", 51.0, None)]
+    frame = pl.DataFrame(day, EVENT_SCHEMA, orient="row")
+    write_log(tmp_path / "log", [frame], [("p1", '{"title": "put"}')], [(hidden("u2"), 5.0)])
+    log = ServiceLog.read(tmp_path / "log")
+    run = prepared(tmp_path / "run", rows, texts, service_log=tmp_path / "log")
+    store = open_store(url)
+    assert store.import_run(run, "one", log)
+    assert len(store.history("u0")) == 7  # the event is not there twice
+    assert not store.has_user("u2")
+    assert store.write_log(tmp_path / "next") == (2, 1, 1)
+    found = ServiceLog.read(tmp_path / "next")
+    assert found.events.rows() == log.events.rows()
+    assert found.items.rows() == log.items.rows()
+    assert found.deleted == log.deleted
+
+
+def test_without_times_known_users_keep_their_history(url, open_store, tmp_path) -> None:
+    rows = [(f"u{user}", f"p{(user + step) % 9}") for user in range(3) for step in range(6)]
+    texts = {f"p{n}": f"thing {n}" for n in range(9)}
+    store = open_store(url)
+    store.import_run(prepared(tmp_path / "one", rows[:12], texts), "one")
+    before = store.history("u0")
+    store.import_run(prepared(tmp_path / "two", rows[1:], texts), "two")
+    assert store.history("u0") == before
+    assert len(store.history("u2")) == 6
+
+
+def test_another_shops_run_is_refused(url, open_store, served_run, tmp_path) -> None:
+    store = open_store(url)
+    store.import_run(Dataset.load(served_run), "one")
+    rows = [(f"u{user}", f"q{(user + step) % 9}", step) for user in range(4) for step in range(6)]
+    other = prepared(tmp_path / "other", rows, {f"q{n}": f"thing {n}" for n in range(9)})
+    with pytest.raises(ConfigError, match="the database knows 0: it is of another shop"):
+        store.import_run(other, "two")
+    assert store.count_users() == 14
+
+
+def prepared(folder, rows, texts, **settings):
     """A run's data of these interactions and titles."""
     folder.mkdir()
-    pl.DataFrame(rows, ["user", "item", "time"], orient="row").write_csv(folder / "clicks.csv")
+    names = ["user", "item", "time"][: len(rows[0])]
+    pl.DataFrame(rows, names, orient="row").write_csv(folder / "clicks.csv")
     items = {"id": list(texts), "title": list(texts.values())}
     pl.DataFrame(items).write_csv(folder / "items.csv")
-    settings = DataSettings(
-        interactions=folder / "clicks.csv", items=folder / "items.csv", negatives=1, min_history=1
-    )
-    prepare(settings, folder, seed=1, progress=Silent())
+    places = {"interactions": folder / "clicks.csv", "items": folder / "items.csv"}
+    every = DataSettings(**places, **settings, negatives=1, min_history=1)
+    prepare(every, folder, seed=1, progress=Silent())
     return Dataset.load(folder)
 
 
@@ -255,6 +309,18 @@ def test_summaries_of_an_older_trsr_are_the_first_ones(url, open_store) -> None:
     store.add_revision(revision(1))
     store.write_summaries_of("one")
     assert len(store.revisions("u")) == 1
+
+
+def test_summaries_of_an_older_trsr_are_of_its_own_run(url, open_store, served_run) -> None:
+    store, dataset = open_store(url), Dataset.load(served_run)
+    store.import_run(dataset, str(served_run.parent / "another"))  # as it noted a run's folder
+    store.add_events([event("a")])
+    store.add_revision(revision(1))
+    later = open_store(url)
+    later.import_run(dataset, "one")
+    later.write_summaries_of("two")
+    assert later.revisions("u") == []
+    assert later.due(10) == ["u"]
 
 
 def test_a_log_holds_what_came_in(url, open_store, served_run, tmp_path) -> None:

@@ -55,6 +55,8 @@ def write_log(run: Path, database: str, folder: Path) -> str:
     place = settings.file(run)
     if place is not None and not files.is_file(place):
         raise ConfigError(f"{place}: there is no such state: {run} was not served yet (--database)")
+    if files.exists(folder) and not files.is_folder(folder):
+        raise ConfigError(f"--write-log {folder}: is no folder; name a new one")
     with _opened(run, settings) as store:
         events, items, deleted = store.write_log(folder)
     return (

@@ -107,9 +107,13 @@ class LiveItems:
             self.refresh()  # another service on the same database may have brought it in
         if name in self._known:
             return self._known[name]
-        if name not in self._catalog:
+        if name in self._catalog:
+            return self._catalog[name]
+        # an earlier run had it: it stands in histories, and is proposed no more
+        text = self._store.item(name)
+        if text is None:
             raise UnknownNameError(f"there is no item {name!r}; PUT /v1/items/… brings it in")
-        return self._catalog[name]
+        return self._made(name, text)
 
     @property
     def waiting(self) -> int:

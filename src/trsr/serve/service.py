@@ -21,6 +21,7 @@ from trsr import machine
 from trsr.config import Config
 from trsr.data import Catalog
 from trsr.data.matching import matching
+from trsr.data.service_log import ServiceLog
 from trsr.errors import ConfigError, DataError, ModelError, StoreError, TrsrError
 from trsr.explanation import title_text, words_of
 from trsr.models import LanguageModel, ScoringModel, open_model
@@ -94,6 +95,7 @@ _TRIED = 100_000
 """Most users remembered as those whose first summaries were looked for."""
 _WARM = 20
 """Candidates of the first ranking, which nobody waits for."""
+_OLDEST, _NEWEST = 1e8, 1e10  # of times in seconds since 1970
 _SEEN = 4096  # users whose items in the run's data are held
 
 _log = logging.getLogger("trsr.serve")
@@ -193,7 +195,8 @@ class Service:
         seen = self.recommender.dataset.seen
         self._seen = functools.lru_cache(_SEEN)(lambda user: seen([user]).get(user, frozenset()))
         records = RunDirectory(run).records()
-        store.import_run(self.recommender.dataset, digest(records["prepare"].files))
+        log = self._log() if store.is_new else None
+        store.import_run(self.recommender.dataset, digest(records["prepare"].files), log)
         self.items = LiveItems(store, self.recommender.catalog, self._read)
         config = self.recommender.config
         self.retriever = Retriever(self.recommender)
@@ -218,6 +221,21 @@ class Service:
         if found is not None and found.full:
             innermost(model).forget()
         return found
+
+    def _log(self) -> ServiceLog | None:
+        """What the run was made with beside files.
+
+        Raises:
+            ConfigError: If it is gone: a new state would forget deletions.
+        """
+        folder = self.recommender.config.data.service_log
+        try:
+            return ServiceLog.read(folder) if folder is not None else None
+        except DataError as error:
+            raise ConfigError(
+                f"{self.run} was made with a service's log, and a new state begins with it: "
+                f"{error}. Or go on with the state that wrote it (--database)"
+            ) from error
 
     # Items
 
@@ -320,10 +338,29 @@ class Service:
         """As `add_events`, without waiting for the disk."""
         for event in events:
             self.items.find(event.item)
+            self._check_time(event)
         done = self.store.submit_events(events)
         if self._summarizes:
             done.add_done_callback(lambda _: self.summaries.call())
         return done
+
+    @functools.cached_property
+    def _epoch(self) -> bool:
+        """Whether the run's times are seconds since 1970."""
+        middle = self.recommender.dataset.interactions["time"].median()
+        return isinstance(middle, float) and _OLDEST < middle < _NEWEST
+
+    def _check_time(self, event: Event) -> None:
+        """Refuses a time that cannot be of the run's clock: histories would be in a wrong order.
+
+        Raises:
+            DataError: If it is none, with what it may be.
+        """
+        if self._epoch and not -_NEWEST < event.time < _NEWEST:
+            raise DataError(
+                f"the event {event.id!r} has the time {event.time:.0f}, and the run's times are "
+                "seconds since 1970: are these milliseconds?"
+            )
 
     def add_events(self, events: Sequence[Event]) -> AddedEvents:
         """Keeps events durably, all or none.
@@ -340,7 +377,8 @@ class Service:
         Raises:
             UnknownNameError: If there is none.
         """
-        if not self.store.has_user(user):
+        seen = self.recommender.dataset.seen([user])
+        if not self.store.has_user(user) and user not in seen:
             raise UnknownNameError(f"there is no user {user!r}")
         removed, outputs = self.summaries.delete(user, self._run_keys(user))
         self._tried.pop(user, None)
@@ -581,7 +619,10 @@ class Service:
 
     def _also_seen(self, request: RecommendRequest) -> frozenset[str]:
         """What the run knows that a user met beside the stored history."""
-        return self._seen(request.user or "") - set(request.exclude)
+        seen = self._seen(request.user or "")
+        if seen and self.store.is_deleted(request.user or ""):  # who came back is a new user
+            return frozenset()
+        return seen - set(request.exclude)
 
     def _ranked(self, request: RecommendRequest, asked: _Asked, began: float) -> Recommendation:
         query, name = asked.query, self.recommender.name

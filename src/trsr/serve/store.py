@@ -8,6 +8,7 @@ the cost of one sync of the disk.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import queue
@@ -25,7 +26,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from trsr.data import Catalog, Dataset
-from trsr.data.service_log import EVENT_SCHEMA, hidden, write_log
+from trsr.data.service_log import EVENT_SCHEMA, ServiceLog, deletion_time, hidden, write_log
 from trsr.errors import ConfigError, StoreError
 from trsr.serve import tables
 from trsr.serve.schemas import AddedEvents, Event, ItemChange, Revision, UserRow
@@ -35,6 +36,10 @@ _GROUP = 2000
 """Events in one transaction: below SQLite's 32,766 parameters a statement."""
 _BUSY_SECONDS = 10.0
 _ROWS = 5000
+_ALIKE = 0.05
+"""A state goes on with a run that shares at least so many items."""
+_USERS = 1000
+"""Users brought in by one transaction: others must not wait long."""
 _IMPORTED = "imported"  # facts: the run that was brought in last
 _KIND = "summaries"  # facts: the kind of summaries that are written now
 _DELETED = "deleted/"  # facts: a deleted user, hidden, and when
@@ -88,6 +93,7 @@ class Store:
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
         self._kind = ""
+        self._first = True
         self._lite = self._engine.dialect.name == "sqlite"
         self._insert: Any = sqlite.insert if self._lite else postgresql.insert
         self._count_events = _count_events(self._insert(tables.users))
@@ -132,6 +138,11 @@ class Store:
             for seq, name, item, moment, weight in rows
         ]
 
+    def is_deleted(self, user: str) -> bool:
+        """Whether a user was deleted, and perhaps came back since."""
+        with self._reading() as connection:
+            return self._fact(connection, _DELETED + hidden(user)) is not None
+
     def has_user(self, user: str) -> bool:
         """Whether there is an event of this user."""
         query = sa.select(tables.users.c.user).where(tables.users.c.user == user)
@@ -163,8 +174,11 @@ class Store:
         """
 
         def work(connection: sa.Connection) -> Removed:
-            self._put_fact(connection, _DELETED + hidden(user), repr(time.time()))
-            of = tables.revisions.c
+            _lock(connection)  # a run that is being brought in must not bring it back
+            of, who = tables.revisions.c, tables.users.c
+            last = connection.execute(sa.select(who.last_time).where(who.user == user)).scalar()
+            moment = deletion_time(time.time(), last)
+            self._put_fact(connection, _DELETED + hidden(user), repr(moment))
             found = connection.execute(sa.select(of.sources).where(of.user == user)).scalars().all()
             counts = [
                 connection.execute(sa.delete(table).where(table.c.user == user)).rowcount
@@ -195,13 +209,13 @@ class Store:
             found = {name: _change(known.get(name), fields) for name, fields in items.items()}
             version = self._next_version(connection)
             new = [
-                {"id": name, "fields": json.dumps(dict(fields)), "version": version}
+                {"id": name, "fields": json.dumps(dict(fields)), "version": version, "put": True}
                 for name, fields in items.items()
                 if found[name] != "unchanged"
             ]
             if new:
                 insert = self._insert(tables.items)
-                texts = {one: insert.excluded[one] for one in ("fields", "version")}
+                texts = {one: insert.excluded[one] for one in ("fields", "version", "put")}
                 update = insert.on_conflict_do_update(index_elements=["id"], set_=texts)
                 connection.execute(update, new)
             return found
@@ -213,6 +227,10 @@ class Store:
         """Above the version of each item that is there."""
         highest = connection.execute(sa.select(sa.func.max(tables.items.c.version))).scalar()
         return int(highest or 0) + 1
+
+    def _has_items(self, connection: sa.Connection) -> bool:
+        """Whether a run was brought in: what comes now is new to services that run."""
+        return self._fact(connection, _IMPORTED) is not None
 
     def item(self, item: str) -> dict[str, str] | None:
         """An item's text by column; None for an unknown one."""
@@ -244,7 +262,7 @@ class Store:
         def work(connection: sa.Connection) -> None:
             of, who = tables.revisions.c, tables.users.c
             known = self._fact(connection, _KIND)
-            if known is None:  # as an older trsr left them
+            if known is None and self._first:  # as an older trsr left them
                 connection.execute(
                     sa.update(tables.revisions).where(of.kind == "").values(kind=kind)
                 )
@@ -317,82 +335,137 @@ class Store:
 
     # The run
 
-    def import_run(self, dataset: Dataset, run: str) -> bool:
-        """Brings in a run's histories and items, once, in one transaction; whether it was now.
+    @property
+    def is_new(self) -> bool:
+        """Whether no run was brought in yet."""
+        with self._reading() as connection:
+            return self._fact(connection, _IMPORTED) is None
+
+    def import_run(self, dataset: Dataset, run: str, log: ServiceLog | None = None) -> bool:
+        """Brings in a run's histories and items, once; whether it was now.
 
         Of a run after the first one, what the state has not yet comes in: its new items, its texts
         of those items that no `PUT` changed, and interactions; nothing of users from before they
-        were deleted.
+        were deleted. Without times two histories cannot be joined, so known users keep theirs. It
+        goes in parts, so that other services on the database write meanwhile; one that a stop cut
+        short goes on.
 
         Args:
             dataset: The run's.
             run: What names the run's data, and no other.
+            log: What the run was made with beside files; a new state keeps it for the next log.
+
+        Raises:
+            ConfigError: If hardly any of its items is known here: it is another shop's run.
         """
-
-        def work(connection: sa.Connection) -> bool:
-            _lock(connection)
+        with self._reading() as connection:
             known = self._fact(connection, _IMPORTED)
-            if known == run:
-                return False
-            self._import_items(connection, dataset.catalog, first=known is None)
-            own = _OWN if known is None else f"{_OWN}{run[:12]}/"
-            self._import_events(connection, dataset, own, first=known is None)
-            self._put_fact(connection, _IMPORTED, run)
-            return True
+        # of an older trsr it names the folder, and what was summarized then is of that run
+        self._first = known in (None, str(dataset.folder))
+        if known == run:
+            return False
+        if known is not None:
+            self._refuse_strange(dataset.catalog)
+        if known is None and log is not None:
+            self._write(lambda connection: self._import_log(connection, log, run))
+        for frame in dataset.catalog.frame.iter_slices(_ROWS):
+            self._write(functools.partial(self._import_items, frame=frame))
+        own = _OWN if known is None else f"{_OWN}{run[:12]}/"
+        for histories in run_histories(dataset, _ROWS):
+            for start in range(0, len(histories), _USERS):
+                some = histories[start : start + _USERS]
+                work = functools.partial(
+                    self._import_events, histories=some, own=own, timed=dataset.timed
+                )
+                self._write(work)
+        self._write(lambda connection: self._put_fact(connection, _IMPORTED, run))
+        return True
 
-        return bool(self._write(work))
-
-    def _import_items(self, connection: sa.Connection, catalog: Catalog, *, first: bool) -> None:
+    def _refuse_strange(self, catalog: Catalog) -> None:
+        """Refuses a run of another shop, whose users and items would mix with those here."""
         of = tables.items.c
-        version = 0 if first else self._next_version(connection)
-        for frame in catalog.frame.iter_slices(_ROWS):
-            rows = {
-                name: {"id": name, "fields": _texts(catalog.columns, texts), "version": version}
-                for name, *texts in frame.iter_rows()
-            }
-            some = sa.select(of.id, of.fields, of.version).where(of.id.in_(list(rows)))
-            changed = []
-            for name, fields, put in connection.execute(some):
-                row = rows.pop(name)
-                if put == 0 and json.loads(fields) != json.loads(row["fields"]):
-                    changed.append({"name": name, "text": row["fields"]})
-            if rows:
-                connection.execute(sa.insert(tables.items), list(rows.values()))
-            if changed:
-                update = sa.update(tables.items).where(of.id == sa.bindparam("name"))
-                update = update.values(fields=sa.bindparam("text"), version=version)
-                connection.execute(update, changed)
+        some = catalog.frame["id"].head(_ROWS).to_list()
+        query = sa.select(sa.func.count()).where(of.id.in_(some))
+        with self._reading() as connection:
+            shared = connection.execute(query).scalar_one()
+        if shared < _ALIKE * len(some):
+            raise ConfigError(
+                f"of the run's first {len(some):,} items the database knows {shared:,}: it is of "
+                "another shop; give another --database"
+            )
+
+    def _import_log(self, connection: sa.Connection, log: ServiceLog, run: str) -> None:
+        for user, moment in log.deleted.items():
+            self._put_fact(connection, _DELETED + user, repr(moment))
+        items = [
+            {"id": name, "fields": fields, "version": 1, "put": True}
+            for name, fields in log.items.rows()
+        ]
+        if items:
+            connection.execute(self._insert(tables.items).on_conflict_do_nothing(), items)
+        for frame in log.events.with_row_index("row").iter_slices(_ROWS):
+            rows = [
+                {**row, "id": f"log/{run[:12]}/{row.pop('row')}"}
+                for row in frame.iter_rows(named=True)
+            ]
+            connection.execute(self._insert(tables.events).on_conflict_do_nothing(), rows)
+            counts = frame.group_by("user").agg(n_events=pl.len(), last_time=pl.col("time").max())
+            users = [{**row, "due": None} for row in counts.iter_rows(named=True)]
+            connection.execute(self._count_events, users)
+
+    def _import_items(self, connection: sa.Connection, frame: pl.DataFrame) -> None:
+        _lock(connection)
+        of = tables.items.c
+        version = self._next_version(connection) if self._has_items(connection) else 0
+        rows = {
+            name: {"id": name, "fields": _texts(frame.columns[1:], texts), "version": version}
+            for name, *texts in frame.iter_rows()
+        }
+        some = sa.select(of.id, of.fields, of.put).where(of.id.in_(list(rows)))
+        changed = []
+        for name, fields, put in connection.execute(some):
+            row = rows.pop(name)
+            if not put and json.loads(fields) != json.loads(row["fields"]):
+                changed.append({"name": name, "text": row["fields"]})
+        if rows:
+            connection.execute(sa.insert(tables.items), list(rows.values()))
+        if changed:
+            update = sa.update(tables.items).where(of.id == sa.bindparam("name"))
+            update = update.values(fields=sa.bindparam("text"), version=version)
+            connection.execute(update, changed)
 
     def _import_events(
-        self, connection: sa.Connection, dataset: Dataset, own: str, *, first: bool
+        self, connection: sa.Connection, histories: Sequence[History], own: str, *, timed: bool
     ) -> None:
+        _lock(connection)
         deleted = dict(_deleted(connection.execute(_DELETED_USERS)))
-        for histories in run_histories(dataset, _ROWS):
-            there = Counter[tuple[str, str, float]]()
-            if not first:
-                of = tables.events.c
-                users = of.user.in_([user for user, _, _ in histories])
-                rows = connection.execute(sa.select(of.user, of.item, of.time).where(users))
-                there.update(tuple(row) for row in rows)
-            events: list[dict[str, Any]] = []
-            counted: list[dict[str, Any]] = []
-            for user, items, times in histories:
-                gone = deleted.get(hidden(user), -math.inf) if deleted else -math.inf
-                before = len(events)
-                for place, (item, at) in enumerate(zip(items, times, strict=True)):
-                    if there[user, item, at]:
-                        there[user, item, at] -= 1
-                    elif at > gone:
-                        name = f"{own}{user}/{place}"
-                        events.append({"id": name, "user": user, "item": item, "time": at})
-                if new := len(events) - before:
-                    counted.append({"user": user, "n_events": new, "last_time": times[-1]})
-            if events:
-                connection.execute(sa.insert(tables.events), events)
-                # summaries of new users are the run's own matter
-                connection.execute(self._count_events, [{**one, "due": None} for one in counted])
-            if known := {user for user, _, _ in there} & {one["user"] for one in counted}:
-                connection.execute(_SET_DUE, [{"of": user, "now": time.time()} for user in known])
+        of = tables.events.c
+        users = of.user.in_([user for user, _, _ in histories])
+        rows = connection.execute(sa.select(of.user, of.item, of.time).where(users))
+        there = Counter[tuple[str, str, float]](tuple(row) for row in rows)
+        known = {user for user, _, _ in there}
+        events: list[dict[str, Any]] = []
+        counted: list[dict[str, Any]] = []
+        for user, items, times in histories:
+            gone = deleted.get(hidden(user), -math.inf) if deleted else -math.inf
+            if not timed and (user in known or gone > -math.inf):
+                continue
+            before = len(events)
+            for place, (item, at) in enumerate(zip(items, times, strict=True)):
+                if there[user, item, at]:
+                    there[user, item, at] -= 1
+                elif at > gone:
+                    name = f"{own}{user}/{place}"
+                    events.append({"id": name, "user": user, "item": item, "time": at})
+            if new := len(events) - before:
+                row = {"user": user, "n_events": new, "last_time": times[-1], "due": None}
+                counted.append(row)
+        if events:
+            connection.execute(sa.insert(tables.events), events)
+            # summaries of new users are the run's own matter
+            connection.execute(self._count_events, counted)
+        if late := known & {one["user"] for one in counted}:
+            connection.execute(_SET_DUE, [{"of": user, "now": time.time()} for user in late])
 
     def write_log(self, folder: Path) -> tuple[int, int, int]:
         """Writes what came in beside the runs' own data, for the next run's `data.service_log`.
@@ -403,7 +476,7 @@ class Store:
         of, item = tables.events.c, tables.items.c
         events = sa.select(of.user, of.item, of.time, of.weight).order_by(of.seq)
         events = events.where(~of.id.startswith(_OWN, autoescape=True))
-        items = sa.select(item.id, item.fields).where(item.version > 0).order_by(item.id)
+        items = sa.select(item.id, item.fields).where(item.put).order_by(item.id)
         counts = [0, 0, 0]
 
         def counted(place: int, rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:

@@ -36,8 +36,10 @@ items = sa.Table(
     metadata,
     sa.Column("id", TEXT, primary_key=True),
     sa.Column("fields", sa.Text, nullable=False),  # JSON
-    # 0: as the run has it
+    # 0: as the first run has it
     sa.Column("version", NUMBER, nullable=False, index=True),
+    # whether the text came by a request, and not with a run
+    sa.Column("put", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 revisions = sa.Table(
     "revisions",

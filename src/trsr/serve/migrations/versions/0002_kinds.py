@@ -1,4 +1,4 @@
-"""Summaries of several runs side by side: each has a kind, what its run's summarizer is.
+"""A state goes on with other runs: summaries have a kind, and items know if they were put.
 
 Revision ID: 0002
 """
@@ -13,7 +13,10 @@ TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
-    """Gives `revisions` the column `kind`, as a part of its key."""
+    """Gives `items` the column `put`, and `revisions` the column `kind`, as a part of its key."""
+    flag = sa.Column("put", sa.Boolean, nullable=False, server_default=sa.false())
+    op.add_column("items", flag)
+    op.execute("UPDATE items SET put = (version > 0)")
     # SQLite cannot change a key: the rows move to a table of that form
     moved = op.create_table(
         "revisions_of_kinds",
