@@ -10,6 +10,7 @@ from command_line import trsr
 from served import ended, event, opened, small_run
 
 from trsr.config import load_config
+from trsr.errors import DataError
 from trsr.pipeline import run
 from trsr.serve.items import UnknownNameError
 from trsr.serve.schemas import RecommendRequest
@@ -172,6 +173,20 @@ def test_whom_a_filter_left_out_can_be_deleted(night, tmp_path) -> None:
         service.delete_user("nobody")
     service.add_events(later("u4", [1, 2]))
     assert service._also_seen(RecommendRequest(user="u4")) == frozenset()  # a new user
+    ended(service)
+
+
+@pytest.mark.parametrize(("unit", "wrong"), [(1, 1000), (1000, 1)])
+def test_a_time_of_another_clock_is_refused(tmp_path, unit, wrong) -> None:
+    small_run(tmp_path, "none", ("popular",))
+    rows = [row.split(",") for row in (tmp_path / "clicks.csv").read_text().splitlines()[1:]]
+    later = [f"{user},{item},{unit * (1_600_000_000 + int(when))}" for user, item, when in rows]
+    (tmp_path / "clicks.csv").write_text("\n".join(["customer,sku,when", *later]) + "\n")
+    run = made(tmp_path / "clock", tmp_path / "small.toml", "summarize.strategy=none")
+    service = opened(run, tmp_path / "state.sqlite")
+    service.add_events([event("u1", 1, 1_700_000_000 * unit)])
+    with pytest.raises(DataError, match="are these (milli)?seconds"):
+        service.add_events([event("u1", 2, 1_700_000_000 * wrong)])
     ended(service)
 
 

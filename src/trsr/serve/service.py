@@ -345,10 +345,12 @@ class Service:
         return done
 
     @functools.cached_property
-    def _epoch(self) -> bool:
-        """Whether the run's times are seconds since 1970."""
+    def _unit(self) -> float:
+        """How many of the run's times are a second; 0 where they are not times since 1970."""
         middle = self.recommender.dataset.interactions["time"].median()
-        return isinstance(middle, float) and _OLDEST < middle < _NEWEST
+        units = (10.0**power for power in (0, 3, 6, 9))
+        found = float(middle) if isinstance(middle, float) else 0.0
+        return next((unit for unit in units if _OLDEST < found / unit < _NEWEST), 0.0)
 
     def _check_time(self, event: Event) -> None:
         """Refuses a time that cannot be of the run's clock: histories would be in a wrong order.
@@ -356,10 +358,12 @@ class Service:
         Raises:
             DataError: If it is none, with what it may be.
         """
-        if self._epoch and not -_NEWEST < event.time < _NEWEST:
+        seconds = event.time / self._unit if self._unit else 0.0
+        if abs(seconds) >= _NEWEST or (self._unit > 1 and 0 < seconds < _OLDEST / 10):
             raise DataError(
                 f"the event {event.id!r} has the time {event.time:.0f}, and the run's times are "
-                "seconds since 1970: are these milliseconds?"
+                f"like {self._unit * time.time():.0f} for now: are these "
+                f"{'seconds' if abs(seconds) < _NEWEST else 'milliseconds'}?"
             )
 
     def add_events(self, events: Sequence[Event]) -> AddedEvents:
