@@ -75,7 +75,6 @@ def test_todays_training_begins_where_yesterdays_ended(load, yesterday, log, tmp
     [
         (["train.rank=4"], "has train.rank = 8, and this run 4: make them equal"),
         (["train.start=nothing"], "not a run directory"),
-        (["train.epochs=0"], "train.start: nothing is trained here"),
     ],
 )
 def test_a_start_that_would_be_wrong_is_refused(load, yesterday, tmp_path, changes, said) -> None:

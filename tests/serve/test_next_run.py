@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 
 import polars as pl
@@ -10,7 +12,7 @@ from command_line import trsr
 from served import ended, event, opened, small_run
 
 from trsr.config import load_config
-from trsr.errors import DataError
+from trsr.errors import ConfigError, DataError
 from trsr.pipeline import run
 from trsr.serve.items import UnknownNameError
 from trsr.serve.schemas import RecommendRequest
@@ -188,6 +190,40 @@ def test_a_time_of_another_clock_is_refused(tmp_path, unit, wrong) -> None:
     with pytest.raises(DataError, match="are these (milli)?seconds"):
         service.add_events([event("u1", 2, 1_700_000_000 * wrong)])
     ended(service)
+
+
+def test_a_run_that_is_served_is_not_made_anew_from_its_own_log(night, tmp_path) -> None:
+    folder, first, _, _ = night
+    served = tmp_path / "served"
+    shutil.copytree(first, served)
+    (served / "serve.sqlite").touch()
+    config = folder / "small.toml", f"data.service_log={folder / 'log'}"
+    with pytest.raises(ConfigError, match="is a run that was served.*name another folder"):
+        made(served, *config)
+    assert "p99" not in pl.read_parquet(served / "items.parquet")["id"]
+
+
+def test_items_that_nobody_has_met_are_mentioned_where_none_would_be_proposed(night, tmp_path):
+    folder, _, _, _ = night
+    log = tmp_path / "log"
+    shutil.copytree(folder / "log", log)
+    fields = json.dumps({"title": "a thing of tomorrow"})
+    items = pl.read_parquet(log / "items.parquet").vstack(
+        pl.DataFrame({"id": ["p100"], "fields": [fields]})
+    )
+    items.write_parquet(log / "items.parquet")
+    notes = {}
+    for retriever in ("popular", "bm25"):
+        run = made(
+            tmp_path / retriever,
+            folder / "small.toml",
+            f"data.service_log={log}",
+            f"rank.retriever={retriever}",
+            "summarize.strategy=none",
+        )
+        notes[retriever] = (run / "report.md").read_text()
+    assert "have no interaction to learn from: popular (rank.retriever)" in notes["popular"]
+    assert "have no interaction to learn from" not in notes["bm25"]
 
 
 def test_what_is_wrong_is_said(night, tmp_path) -> None:

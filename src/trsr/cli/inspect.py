@@ -37,6 +37,10 @@ def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
 
         yield f"rank.external.{name}: {sum(map(len, read_lists(name, one))):,} lists"
     yield from _installed(config)
+    if config.trained:
+        from trsr.pipeline.training import start_config
+
+        start_config(config)
     run = config.run
     if run.reaches and (run.engine == "local" or run.address):  # else a cluster would be started
         from trsr.pipeline.sharding import check_reach

@@ -141,8 +141,6 @@ def _no_images(config: Config) -> Iterator[str]:
 def _no_vectors(config: Config) -> Iterator[str]:
     """What cannot be where items stand in prompts as vectors."""
     if not config.prompts.item_vectors:
-        if config.train.start and not config.trained:
-            yield "train.start: nothing is trained here; leave it out"
         if config.summarize.soft:
             yield (
                 "summarize.strategy: soft summaries are made of item vectors; set "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -497,12 +498,17 @@ def _rating(left: dict[str, Column]) -> tuple[str, str] | None:
     return None
 
 
+_STRONG = re.compile(r"purchase|buy|bought|order|cart|basket|sale|transaction|checkout", re.I)
+"""Kinds of events that say more of a user than a view or a click."""
+
+
 def _events(left: dict[str, Column]) -> tuple[str, str] | None:
     for name, column in left.items():
         if column.named("event") and 1 < len(column.distinct) <= 20:
             counts = column.ids.value_counts(sort=True).rows()
             kinds = ", ".join(f"{kind} ({count:,})" for kind, count in counts)
-            some = ", ".join(f'"{kind}"' for kind, _ in counts[1:3])
+            strong = [kind for kind, _ in counts if _STRONG.search(kind)]
+            some = ", ".join(f'"{kind}"' for kind in strong or [kind for kind, _ in counts[1:3]])
             return name, f"it holds {kinds}; all are kept, until you set data.events = [{some}]"
     return None
 

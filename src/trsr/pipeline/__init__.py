@@ -12,9 +12,11 @@ from trsr.pipeline import runner
 from trsr.pipeline.artifacts import used_splits
 from trsr.pipeline.runner import Outcome, Stage, advance, refuse_stale
 from trsr.pipeline.sharding import check_reach
-from trsr.pipeline.stages import STAGE_TABLE, STAGES
+from trsr.pipeline.stages import PREPARE, STAGE_TABLE, STAGES
 from trsr.pipeline.training import refuse_own_start, start_config
 from trsr.progress import Progress, Silent
+from trsr.storage import files
+from trsr.storage.addresses import shown
 from trsr.storage.remote_run import run_directory
 from trsr.storage.run_directory import RunDirectory
 
@@ -122,7 +124,14 @@ def check_before(config: Config, names: Sequence[str]) -> list[str]:
             from the run that is named.
         StoreError: If the shared cache cannot be used.
     """
-    made = RunDirectory(config.run.folder).records()
+    run = RunDirectory(config.run.folder)
+    served = files.exists(config.run.folder / "serve.sqlite")
+    if served and config.data.service_log and not runner.is_finished((PREPARE,), config, run):
+        raise ConfigError(
+            f"run.folder: {shown(config.run.folder)} is a run that was served, and "
+            "data.service_log would make its data anew: name another folder for the next run"
+        )
+    made = run.records()
     left = [name for name in names if name not in ("prepare", "evaluate", *made)]
     if "train" in names:
         refuse_own_start(config)

@@ -248,6 +248,20 @@ def _convergence_notes(records: Mapping[str, StageRecord], rankers: Iterable[str
     return []
 
 
+def _cold_notes(config: Config, dataset: Dataset) -> Iterator[str]:
+    """What an operator must know of products that came in, and nobody has met yet."""
+    retriever = config.rank.retriever
+    if config.data.service_log is None or config.rank.traits(retriever).reads_new:
+        return
+    cold = len(dataset.catalog) - dataset.interactions["item"].n_unique()
+    if cold > 0:
+        yield (
+            f"{cold:,} of {len(dataset.catalog):,} items have no interaction to learn from: "
+            f"{retriever} (rank.retriever) proposes them last. One that reads texts finds them, "
+            "such as text_knn or bm25."
+        )
+
+
 def _validation_notes(config: Config) -> Iterator[str]:
     """What a reader of figures on validation cases must know."""
     yield (
@@ -372,6 +386,7 @@ def _evaluate(job: Job) -> dict[str, Any]:
     records = job.run.records()
     prepared = records["prepare"].info.get(REMARKS, []) if "prepare" in records else []
     notes += [Note(f"Data: {text}") for text in prepared]
+    notes += [Note(text) for text in _cold_notes(config, dataset)]
     notes += [Note(f"Settings: {config.replaced}")] if config.replaced else []
     ranking = records["rank"].info if "rank" in records else {}
     found_by = [*ranking.get("notes", {}).items(), *ranking.get("chosen", {}).items()]

@@ -27,9 +27,25 @@ Filter = Annotated[
     dict[_Column, Text | Annotated[list[Text], Field(min_length=1, max_length=100)]],
     Field(min_length=1, max_length=10),
 ]
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 3.0 is the integer 3."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _as_text(value: Any) -> Any:
+    """What a file of JSON Lines may hold too: numbers count as their text, null as none."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(_whole(value)) if isinstance(value, int | float) else value
+
+
 Fields = Annotated[
-    dict[_Column, Text],
-    Field(max_length=50, description="column → text"),
+    dict[_Column, Annotated[Text, BeforeValidator(_as_text)]],
+    Field(max_length=50, description="column → text; numbers count as text, null as none"),
     # pydantic's own would allow any other column beside those of the pattern
     WithJsonSchema(
         {
@@ -37,19 +53,14 @@ Fields = Annotated[
             "maxProperties": 50,
             "propertyNames": {"minLength": 1, "maxLength": 100, "pattern": _COLUMN},
             "additionalProperties": {
-                "type": "string",
+                "type": ["string", "number", "boolean", "null"],
                 "maxLength": 20_000,
                 "pattern": r"^[^\x00]*$",
             },
-            "description": "column → text",
+            "description": "column → text; numbers count as text, null as none",
         }
     ),
 ]
-
-
-def _whole(value: Any) -> Any:
-    """JSON has one kind of number: 3.0 is the integer 3."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 MOST = 1000
