@@ -44,7 +44,7 @@ from trsr.rankers import (
 )
 from trsr.rankers.batch import whole_size
 from trsr.rankers.item_text import ENCODER, ITEM_VECTORS
-from trsr.rankers.new_items import NewItems
+from trsr.rankers.new_items import MOST_COLD, NewItems
 from trsr.rankers.settings import RANKERS as RANKERS_BY_NAME
 from trsr.registry import like
 from trsr.report.costs import RunFigures, run_figures
@@ -279,7 +279,18 @@ class Recommender:
         self._loaded: dict[str, Ranker] = {}
         self._models: dict[tuple[bool, bool], tuple[ScoringModel, PromptWriter]] = {}
         self._mentioned: set[str] = set()
-        self.new_items = NewItems(dataset.catalog, config.rank, dataset.folder)
+        self.new_items = NewItems(dataset.catalog, config.rank, dataset.folder, self._cold())
+
+    def _cold(self) -> list[int]:
+        """The items that came in by a service's log, and that nobody has met; not too many.
+
+        Others without interactions keep the scores that the run gives them: its tables compare.
+        """
+        if self.config.data.service_log is None:
+            return []
+        known = self.dataset.interactions["item"].unique().implode()
+        cold = self.catalog.frame.select(~pl.col("id").is_in(known)).to_series().arg_true()
+        return cold.to_list() if len(cold) <= MOST_COLD else []
 
     @classmethod
     def load(cls, folder: Path | str, ranker: str = "") -> Self:

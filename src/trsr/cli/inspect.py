@@ -37,7 +37,7 @@ def check_all(path: Path, settings: Sequence[str]) -> Iterator[str]:
 
         yield f"rank.external.{name}: {sum(map(len, read_lists(name, one))):,} lists"
     yield from _installed(config)
-    if config.trained:
+    if config.trained and config.train.start:
         from trsr.pipeline.training import start_config
 
         start_config(config)

@@ -53,6 +53,7 @@ from trsr.pipeline.training import trained, trained_together
 from trsr.prompts import load_domain
 from trsr.rankers import read_rankings
 from trsr.rankers.item_text import ENCODER, ITEM_VECTORS
+from trsr.rankers.new_items import MOST_COLD
 from trsr.rankers.settings import RankSettings
 from trsr.recommender import (
     COMPRESSED,
@@ -249,12 +250,12 @@ def _convergence_notes(records: Mapping[str, StageRecord], rankers: Iterable[str
 
 
 def _cold_notes(config: Config, dataset: Dataset) -> Iterator[str]:
-    """What an operator must know of products that came in, and nobody has met yet."""
+    """What an operator must know where too many products came in that nobody has met yet."""
     retriever = config.rank.retriever
     if config.data.service_log is None or config.rank.traits(retriever).reads_new:
         return
     cold = len(dataset.catalog) - dataset.interactions["item"].n_unique()
-    if cold > 0:
+    if cold > MOST_COLD:
         yield (
             f"{cold:,} of {len(dataset.catalog):,} items have no interaction to learn from: "
             f"{retriever} (rank.retriever) proposes them last. One that reads texts finds them, "

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from trsr.types import Item
 LARGE = 100_000
 """Catalogs with more items are searched by an index of vectors, where the ranker compares such."""
 NEIGHBOURS = 5
+MOST_COLD = 2000
+"""Items that nobody has met are judged as new ones where there are no more."""
 
 Near = tuple[Ints, Floats]
 """Catalog numbers of the items nearest in text, nearest first, and how near each is, above 0."""
@@ -88,12 +90,20 @@ class NewItems:
         catalog: The run's items.
         settings: Which texts are read, and by which embedding model.
         run: The run directory, where the embedding model is its own.
+        cold: Catalog numbers of items that nobody has met: they are judged as new ones are.
     """
 
-    def __init__(self, catalog: Catalog, settings: RankSettings, run: Path | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        settings: RankSettings,
+        run: Path | None = None,
+        cold: Collection[int] = (),
+    ) -> None:
         self._catalog = catalog
         self._settings = settings
         self._run = run
+        self._cold = np.array(sorted(cold), np.int64)
         self._found = Remembered(self._search)
 
     def neighbours(self, items: Iterable[Item]) -> list[Near]:
@@ -112,16 +122,24 @@ class NewItems:
 
     def judges(self, ranker: Ranker, batch: QueryBatch) -> bool:
         """Whether there are new items in a batch of a ranker that knows items by ids alone."""
-        if not batch.outside or ranker.members(ranker.config):
+        if not (batch.outside or len(self._cold)) or ranker.members(ranker.config):
             return False  # members are asked one by one
-        reads_new = ranker.traits_of(ranker.config).reads_new
-        return not reads_new and bool(self.among(batch.outside))
+        if ranker.traits_of(ranker.config).reads_new:
+            return False
+        return bool(self.among(batch.outside)) or bool(len(self._cold_in(batch)))
+
+    def _cold_in(self, batch: QueryBatch) -> Ints:
+        """The numbers of a batch's items, candidates or in histories, that nobody has met."""
+        there = np.union1d(batch.columns, batch.histories.values)
+        return np.intersect1d(self._cold, there)
 
     def scores(self, ranker: Ranker, batch: QueryBatch) -> ScoreBatch:
         """The ranker's scores, of new items by their neighbours'."""
         near = dict(enumerate(self.neighbours(batch.outside), len(self._catalog)))
+        cold = self._cold_in(batch).tolist()
+        near |= dict(zip(cold, self._found(list(map(self._catalog.at, cold))), strict=True))
         known = self._known_histories(batch, near)
-        if batch.candidates is None:
+        if batch.candidates is None and not cold:
             return ranker.score(known)
         # [columns, neighbours]; fewer ones are filled up with the first one, without a weight
         columns = batch.columns
@@ -130,7 +148,7 @@ class NewItems:
         weights = np.zeros((len(columns), widest))
         weights[:, 0] = 1.0
         found_any = np.ones(len(columns), np.bool_)
-        for column in np.flatnonzero(columns >= len(self._catalog)).tolist():
+        for column in np.flatnonzero(np.isin(columns, list(near))).tolist():
             nearest, how_near = near[int(columns[column])]
             found_any[column] = len(nearest) > 0
             weights[column] = 0.0
@@ -175,14 +193,18 @@ class NewItems:
 
     @functools.cached_property
     def _nearest(self) -> Callable[[Sequence[str]], list[Near]]:
-        items = list(self._catalog)
+        numbers = np.setdiff1d(np.arange(len(self._catalog)), self._cold)
+        items = list(map(self._catalog.at, numbers.tolist()))
         texts = [item_text(item, self._settings) for item in items]
         if not any(texts):
             return lambda asked: [_NOBODY] * len(asked)
         same: dict[str, list[int]] = {}
-        for number, text in enumerate(texts):
+        for number, text in zip(numbers.tolist(), texts, strict=True):
             same.setdefault(text, []).append(number)
-        nearest = self._by_text(items, texts)
+        places = self._by_text(items, texts)
+
+        def nearest(asked: Sequence[str]) -> list[Near]:
+            return [(numbers[found], near) for found, near in places(asked)]
 
         def found(asked: Sequence[str]) -> list[Near]:
             others = [text for text in asked if text not in same]
