@@ -33,6 +33,7 @@ from trsr.pipeline.artifacts import (
 from trsr.pipeline.fitted_rankers import FittedRankers
 from trsr.pipeline.runner import Job
 from trsr.pipeline.sharding import StageShard, cut, do_shards, is_sharded, plus
+from trsr.pipeline.training import refuse_learned
 from trsr.progress import Progress, Silent
 from trsr.prompts import PromptCounts, PromptWriter, TitleWriter
 from trsr.rankers import (
@@ -459,6 +460,7 @@ def rank_candidates(job: Job) -> dict[str, Any]:
     proposals = job.work / f"{job.key}.{RETRIEVED}"
     ranking = Ranking(config, job.run, proposals, job.progress)
     check_prepared(config, ranking.dataset)
+    refuse_learned(config, ranking.dataset)  # other test cases are no other training
     sharded, facts = _ranked_in_shards(job, ranking, proposals)
     lists = {name: sharded.get(name) or ranking.whole(name) for name in rank.rankers}
     write_rankings(job.out / "rankings.parquet", lists)

@@ -49,7 +49,7 @@ from trsr.pipeline.runner import REMARKS, SOURCE, Job, Stage, fingerprint
 from trsr.pipeline.sharding import is_sharded
 from trsr.pipeline.summarizing import Summarizer, summarized_in_shards
 from trsr.pipeline.title_training import TRAIN_TITLE
-from trsr.pipeline.training import trained, trained_together
+from trsr.pipeline.training import LEARNED, learned_before, trained, trained_together
 from trsr.prompts import load_domain
 from trsr.rankers import read_rankings
 from trsr.rankers.item_text import ENCODER, ITEM_VECTORS
@@ -182,6 +182,9 @@ def _train(job: Job) -> dict[str, Any]:
         return {"steps": 0, "why": "nothing to train: train.epochs is 0, or no ranker asks it"}
     dataset = Dataset.load(job.run.folder)
     check_prepared(config, dataset)
+    learned = learned_before(config, dataset)
+    if learned is not None:
+        files.write_parquet(learned, job.out / LEARNED)
     # items' vectors are trained in several phases, by this process
     if is_sharded(config) and not config.prompts.item_vectors:
         info = trained_together(job)
@@ -427,6 +430,7 @@ TRAIN = Stage(
     _train_settings,
     _train,
     _train_reads,
+    writes_more=(LEARNED,),
 )
 COMPRESS = Stage(
     "compress",

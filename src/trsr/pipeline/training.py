@@ -17,6 +17,7 @@ import polars as pl
 
 from trsr.config import Config, load_config
 from trsr.data import Dataset
+from trsr.data.service_log import ServiceLog, hidden
 from trsr.errors import ConfigError, ModelError
 from trsr.explanation import page_writer
 from trsr.metrics import evaluate as compute
@@ -31,6 +32,7 @@ from trsr.recommender import ranking_writer
 from trsr.storage import files
 from trsr.storage.addresses import shown
 from trsr.storage.run_directory import RunDirectory, need_run
+from trsr.storage.tables import read_table
 from trsr.summarize.settings import GRADIENT_BLOCKS
 from trsr.training import TrainResult, train
 from trsr.training.settings import SELECTED_ON
@@ -74,7 +76,7 @@ def trained(
         report = compute(valid, {"llm": ranked}, SELECTED_ON)
         return report.means("llm")
 
-    start = _start_adapter(config, dataset)
+    start = config.train.start and config.train.start / "adapter"
     training: Callable[..., TrainResult] = functools.partial(train, group=group, start=start)
     if config.prompts.item_vectors:
         from trsr.training.vectors import train_vectors
@@ -148,32 +150,119 @@ def start_config(config: Config) -> Config | None:
     return own
 
 
-def _start_adapter(config: Config, dataset: Dataset) -> Path | None:
-    """The adapter that a ranker of texts goes on from.
+LEARNED = "learned.parquet"
+"""In a run directory: the targets that its ranker had learned before its own training."""
+
+_TARGET = pl.Schema({"user": pl.String(), "item": pl.String(), "time": pl.Float64()})
+"""A target: the interaction's own time, null where it is not known."""
+
+
+def learned_before(config: Config, dataset: Dataset) -> pl.DataFrame | None:
+    """The targets that the ranker of `train.start` has learned, in its own and earlier trainings.
+
+    Those of the very cases that this run trains on are left out.
+
+    Returns:
+        Columns of `_TARGET`, times by this run's clock; None where nothing is gone on from.
 
     Raises:
-        ConfigError: If it learned what this run validates or tests by.
+        ConfigError: If this run validates or tests by one, or what was learned is not known.
     """
     own, folder = start_config(config), config.train.start
-    if own is None or folder is None or config.prompts.item_vectors:
+    if own is None or folder is None:
         return None
-    learned = _targets(Dataset.load(folder), "train")
-    for split in ("valid", "test"):
-        both = learned.join(_targets(dataset, split), on=learned.columns, how="semi")
-        if len(both):
+    frames = [pl.DataFrame(schema=_TARGET)]
+    if not _same_training(folder, dataset.folder):
+        frames.append(_targets(Dataset.load(folder), "train"))
+    if own.train.start is not None:
+        if not files.is_file(folder / LEARNED):
             raise ConfigError(
-                f"train.start: {shown(folder)} was trained on {len(both):,} of the targets of this "
-                f"run's {split} cases, such as user {both['user'][0]}'s {both['item'][0]}: give "
-                "both runs the same data.split and data.seed, or leave it out"
+                f"train.start: {shown(folder)} went on from another run, and its {LEARNED}, which "
+                "says what that one had learned, is missing: make it again, or leave it out"
             )
-    return folder / "adapter"
+        frames.append(_read_learned(folder))
+    learned = pl.concat(frames)
+    rows = _timed_rows(dataset, learned)
+    if not dataset.timed or learned.join(rows, on=_TARGET.names(), how="semi").is_empty():
+        # no interaction in common: the times may be of another kind, such as days for seconds
+        learned = learned.with_columns(time=pl.lit(None, pl.Float64))
+    refuse_learned(config, dataset, learned)
+    return _undeleted(learned, config).unique(maintain_order=True)
+
+
+def refuse_learned(config: Config, dataset: Dataset, learned: pl.DataFrame | None = None) -> None:
+    """Refuses targets of validation and test that the ranker learned before its own training.
+
+    A user's item counts as learned, unless both times are known and differ.
+
+    Args:
+        config: All settings.
+        dataset: The run's data.
+        learned: As of `learned_before`; None: as the run holds it.
+
+    Raises:
+        ConfigError: If there are such targets.
+    """
+    if learned is None:
+        if not files.is_file(dataset.folder / LEARNED):
+            return
+        learned = _read_learned(dataset.folder)
+    start = config.train.start or dataset.folder
+    for split in ("valid", "test"):
+        pairs = _targets(dataset, split).join(learned, on=["user", "item"], suffix="_then")
+        both = pairs.filter((pl.col("time") == pl.col("time_then")).fill_null(True))
+        if len(both):
+            count = both.select("user", "item", "time").n_unique()
+            raise ConfigError(
+                f"train.start: the ranker of {shown(start)} was trained on {count:,} of the "
+                f"targets of this run's {split} cases, such as user {both['user'][0]}'s "
+                f"{both['item'][0]}: give all its runs the same data.split and data.seed, or leave "
+                "it out"
+            )
+
+
+def _read_learned(folder: Path) -> pl.DataFrame:
+    known = {name: _TARGET[name] for name in ("user", "item")}
+    further = {"time": _TARGET["time"]}
+    return read_table(folder / LEARNED, known, again="make the run again", key=(), further=further)
+
+
+def _undeleted(learned: pl.DataFrame, config: Config) -> pl.DataFrame:
+    """Without what users did before the service deleted them."""
+    if config.data.service_log is None:
+        return learned
+    deleted = ServiceLog.read(config.data.service_log).deleted
+    until = [deleted.get(hidden(user)) for user in learned["user"]]
+    kept = pl.col("until").is_null() | (pl.col("time") > pl.col("until")).fill_null(False)
+    frame = learned.with_columns(until=pl.Series(until, dtype=pl.Float64))
+    return frame.filter(kept).drop("until")
 
 
 def _targets(dataset: Dataset, split: str) -> pl.DataFrame:
-    """A row a target of the cases: `user`, `item`, and the time of what came before it."""
-    frame = dataset.cases(split).frame
-    before = pl.col("times").list.last().alias("before")
-    return frame.select("user", before, item="relevant").explode("item")
+    """A row a target of the cases; columns of `_TARGET`."""
+    # a query's id ends with the target's place among its user's interactions
+    place = pl.col("query").str.extract("/([0-9]+)$").cast(pl.Int64, strict=False)
+    frame = dataset.cases(split).frame.select("user", place.alias("place"), item="relevant")
+    targets = frame.explode("item")
+    rows = _timed_rows(dataset, targets)
+    at = rows.select("user", "time", place=pl.int_range(pl.len()).over("user"))
+    found = targets.join(at, on=["user", "place"], how="left", maintain_order="left")
+    # given lists have targets that are no interactions
+    sure = rows.unique().with_columns(sure=True)
+    found = found.join(sure, on=_TARGET.names(), how="left", maintain_order="left")
+    time = pl.when(pl.col("sure") & dataset.timed).then("time").alias("time")
+    return found.select("user", "item", time)
+
+
+def _timed_rows(dataset: Dataset, targets: pl.DataFrame) -> pl.DataFrame:
+    """The interactions of the targets' users that count, fitted on or held out; oldest first."""
+    rows = pl.concat([dataset.interactions, dataset.held_out.drop_nulls("time")])
+    return rows.join(targets, on="user", how="semi").sort("user", "time", maintain_order=True)
+
+
+def _same_training(one: Path, other: Path) -> bool:
+    paths = [folder / cases_file("train") for folder in (one, other)]
+    return all(map(files.is_file, paths)) and len(set(map(files.hash_file, paths))) == 1
 
 
 def _start(config: Config, run: RunDirectory) -> Start | None:
@@ -182,7 +271,7 @@ def _start(config: Config, run: RunDirectory) -> Start | None:
     own, folder = start_config(config), config.train.start
     if own is None or folder is None:
         return None
-    if len({files.hash_file(one / cases_file("train")) for one in (folder, run.folder)}) > 1:
+    if not _same_training(folder, run.folder):
         raise ConfigError(
             f"train.start: {shown(folder)} was trained on other cases: give both runs the same "
             "[data] and run.seed"
