@@ -427,7 +427,8 @@ class Recommender:
                 their texts: as an `Item` or a mapping with `id` and texts in a list (also of a
                 history), or as rows of the table. None: the catalog.
             where: Only items with one of these values, by column: `{"genre": ["Drama", "War"]}`. A
-                value is the whole text, or a part of it between commas, semicolons or bars.
+                value is the whole text, or a part of it between commas, semicolons or bars; a
+                number counts as its text.
 
         Returns:
             Columns `user`, `item` (text), `score` (higher is better, to be compared within a user)
@@ -437,12 +438,13 @@ class Recommender:
 
         Raises:
             DataError: If a user, an item or a field is not in the run's data; the message names it.
-                If nothing matches `where`. If `k` is no whole number from 1 on.
+                If nothing matches `where`, or it is no such mapping. If `k` is no whole number from
+                1 on.
         """
         k = _count(k)
         histories, seen = self._histories(users)
         items = None if among is None else self._among(among)
-        if where:
+        if where is not None and where != {}:
             items = matching(self.catalog, where, items)
         progress = progress or Silent()
         progress.begin(len(histories), "users")

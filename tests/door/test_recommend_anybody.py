@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import datasets
 import numpy as np
@@ -257,6 +258,33 @@ def test_items_with_a_value_alone_are_chosen_and_as_many_as_are_wanted(made) -> 
         DataError, match="no item has brand = 'nobody' or 'none' and title = 'x'; b"
     ):
         made.recommend("u1", where={"brand": ["nobody", "none"], "title": "x"})
+
+
+def test_a_number_asks_for_its_text(made) -> None:
+    new = [{"id": f"n{year}", "title": "Brush", "brand": year} for year in (1998, 1999.5)]
+    for year in (1998, 1998.0, [np.int64(1998)], np.array([7, 1998.0]), {1998}):
+        found = made.recommend("u1", 9, among=new, where={"brand": year})
+        assert found["item"].to_list() == ["n1998"]
+    assert len(made.recommend("u1", 9, among=new, where={"brand": 1999.5})) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        *((one, "is no mapping such as {") for one in ("Ajax", ["brand"], [], "", 5, b"x")),
+        ({"brand": []}, "where: brand has no value; give one, or leave brand out"),
+        *(
+            ({"brand": one}, "is neither text nor a number; write such as {")
+            for one in (None, [None], b"x", ["Ajax", {}], True, {"a": "b"}, [["x"]])
+        ),
+        ({7: "x"}, "the run's items have no field '7'"),
+        ({"brand": [5]}, "no item has brand = '5'; brand is, say"),
+    ],
+)
+def test_a_filter_that_is_none_is_refused(made, where, message) -> None:
+    for among in (None, ["p1", "p2"]):
+        with pytest.raises(DataError, match=re.escape(message)):
+            made.recommend("u1", where=where, among=among)
 
 
 def test_texts_of_new_items_are_written_as_the_catalogs(made) -> None:

@@ -442,6 +442,8 @@ def test_a_filter_leaves_as_many_as_are_wanted_at_both_doors(tmp_path) -> None:
     assert [one.item for one in given.items] == ["fresh"]
     with pytest.raises(DataError, match="the history holds every item that matches"):
         ask(service, history=[*before, *found, "p1", "p2"], where={"brand": brand})
+    with pytest.raises(DataError, match="where: no item has brand = '1998' or '7'; brand is, say"):
+        ask(service, history=["p4"], where={"brand": [1998, 7.0]})
     with pytest.raises(DataError, match="where: no item has brand = 'nobody'; brand is, say, "):
         ask(service, history=["p4"], where={"brand": "nobody"})
     ended(service)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from trsr.data.dataset import Catalog
+from trsr.data.requests import cell_text
 from trsr.errors import DataError
 from trsr.registry import like
 from trsr.types import Item
 
-Where = Mapping[str, str | Sequence[str]]
-"""By column a value, or several of which one is enough."""
+Value = str | int | float
+Where = Mapping[str, Value | Sequence[Value]]
+"""By column a value, or several of which one is enough; a number counts as its text."""
+_SUCH = '{"genre": ["Drama", "War"]}'
 _BETWEEN = r"\s*[,;|]\s*"
 
 
@@ -30,18 +35,18 @@ def matching(
 
     Args:
         catalog: The run's items.
-        where: What is asked for.
+        where: What is asked for; at least one column.
         items: Those to look among; None: the catalog.
         new: Items that the catalog lacks, or holds with another text: it is the new one that
             counts.
 
     Raises:
-        DataError: If there is no such column, or no item matches.
+        DataError: If it is no mapping of columns to values, there is no such column, or no item
+            matches.
     """
-    wanted = {
-        column: [value] if isinstance(value, str) else list(value)
-        for column, value in where.items()
-    }
+    if not isinstance(where, Mapping) or not where:
+        raise DataError(f"where: {where!r} is no mapping such as {_SUCH}")
+    wanted = {str(column): _values(str(column), value) for column, value in where.items()}
     for column in wanted:
         if column not in catalog.columns:
             there = like(column, catalog.columns) or f", but {', '.join(catalog.columns)}"
@@ -60,6 +65,20 @@ def matching(
     if not found:
         raise DataError(_none(catalog, wanted))
     return tuple(found)
+
+
+def _values(column: str, given: Any) -> list[str]:
+    """What is asked for in a column, as texts."""
+    several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
+    values = list(given) if several else [given]
+    if not values:
+        raise DataError(f"where: {column} has no value; give one, or leave {column} out")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, str | Real):
+            raise DataError(
+                f"where: {column} = {value!r} is neither text nor a number; write such as {_SUCH}"
+            )
+    return [cell_text(value) for value in values]
 
 
 def _rows(frame: pl.DataFrame, wanted: Mapping[str, Sequence[str]]) -> list[int]:

@@ -171,13 +171,13 @@ def _row(name: str, texts: Mapping[str, Any], catalog: Catalog, what: str) -> It
     return catalog[name] if name in catalog else _item({**texts, "id": name}, catalog, what)
 
 
-def _text(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """A value as the catalog has it: lists are joined, whole numbers have no `.0`."""
     if hasattr(value, "tolist"):  # an array, or a number of NumPy's
         value = value.tolist()
     if isinstance(value, list | tuple | Set):
         values = sorted(value, key=str) if isinstance(value, Set) else value
-        return ", ".join(filter(None, map(_text, values)))
+        return ", ".join(filter(None, map(cell_text, values)))
     if value is None or is_missing_cell(value):
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
@@ -236,5 +236,5 @@ def _item(value: Any, catalog: Catalog, where: str) -> Item:
     name = _name(value.get("id"), where)
     if not name:
         raise DataError(f"{where}: an item without an id")
-    own = tuple((k, text) for k, v in value.items() if k != "id" and (text := _text(v)))
+    own = tuple((k, text) for k, v in value.items() if k != "id" and (text := cell_text(v)))
     return catalog[name] if not own and name in catalog else Item(name, own)

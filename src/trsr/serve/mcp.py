@@ -28,8 +28,9 @@ History = Annotated[
 Candidates = Annotated[
     list[str] | None, Field(description="ids of the items to rank; left out: the best unseen ones")
 ]
+Filtered = dict[str, str | int | float | list[str | int | float]] | None
 Where = Annotated[
-    dict[str, str | list[str]] | None,
+    Filtered,
     Field(description="rank only items with one of these values, such as {'genre': ['Drama']}"),
 ]
 Count = Annotated[int, Field(ge=1, le=1000, description="how many items")]
@@ -66,7 +67,7 @@ def make_server(service: Service) -> Any:
         history: list[str] | None,
         candidates: list[str] | None,
         k: int,
-        where: dict[str, str | list[str]] | None,
+        where: Filtered,
     ) -> RecommendRequest:
         return RecommendRequest(
             user=user,

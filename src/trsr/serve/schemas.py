@@ -9,6 +9,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictFloat,
+    StrictInt,
     StringConstraints,
     WithJsonSchema,
     field_validator,
@@ -23,8 +25,9 @@ Text = Annotated[str, StringConstraints(max_length=20_000, pattern=r"^[^\x00]*$"
 Moment = Annotated[float, Field(ge=-1e15, le=1e15, description="seconds, or any growing clock")]
 _COLUMN = r"^[^\x00-\x1f]+$"
 _Column = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=_COLUMN)]
+_Value = Text | StrictInt | StrictFloat
 Filter = Annotated[
-    dict[_Column, Text | Annotated[list[Text], Field(min_length=1, max_length=100)]],
+    dict[_Column, _Value | Annotated[list[_Value], Field(min_length=1, max_length=100)]],
     Field(min_length=1, max_length=10),
 ]
 
