@@ -133,6 +133,9 @@ def test_names_are_in_natural_order_and_what_is_beside_data_is_left_out(tmp_path
     assert list(files.matching(tmp_path / "b*")) == expected[:2]
     assert list(files.matching(tmp_path / "**" / "x.csv")) == expected[:2]
     assert list(files.matching(tmp_path / "_t*" / "0" / "*.csv")) == ["_temporary/0/part-0.csv"]
+    for other in "²٣３":  # digits of another kind are text
+        write(rows(20), tmp_path / "digits" / other / "x.csv")
+    assert sorted(files.matching(tmp_path / "digits")) == [f"{one}/x.csv" for one in "²٣３"]
     assert files.matching(tmp_path / "part-9.csv") == {"part-9.csv": tmp_path / "part-9.csv"}
     assert files.matching(tmp_path / "none-*.csv") == {}
     assert files.matching(tmp_path / "**.csv") == {}
@@ -290,6 +293,51 @@ def test_types_of_parquet_files(tmp_path: Path) -> None:
     assert len(notes) == 1
     assert "b.parquet: has no column 'title'" in notes[0]
     assert "so are others of brand" in notes[0]
+
+
+def test_large_whole_numbers_stay_apart_beside_floats(tmp_path: Path) -> None:
+    log = rows().with_columns(pl.col("user").str.slice(1).cast(pl.Int64) + 2**62)
+    items = write(goods(), tmp_path / "goods.parquet")
+    gaps = log[:3].with_columns(user=pl.Series([None, float("nan"), None], dtype=pl.Float64))
+    small = log[3:20].with_columns(user=pl.int_range(17).cast(pl.Float32))
+    folder = tmp_path / "log"
+    for n, part in enumerate((gaps, small, log[20:].with_columns(pl.col("user").cast(pl.UInt64)))):
+        write(part, folder / f"{n}.parquet")
+    whole = [
+        one.with_columns(pl.col("user").fill_nan(None).cast(pl.Int64)) for one in (gaps, small)
+    ]
+    one = write(pl.concat([*whole, log[20:]]), tmp_path / "log.parquet")
+    expected = made(tmp_path / "one", one, items)
+    assert made(tmp_path / "many", folder, items) == expected
+    for value in (0.5, 2.0**60, float("inf")):
+        write(gaps.with_columns(user=pl.lit(value)), folder / "0.parquet")
+        error = refused(tmp_path, folder, items)
+        assert "0.parquet: column 'user' holds Float64, and UInt64 in" in error
+        assert "2.parquet; write it in all files as one type, such as text" in error
+    # where none is large all are floats
+    timed = log.with_columns(pl.col("time") + 0.5)
+    parts = {"0.parquet": timed[:100], "1.parquet": log[100:]}
+    for name, part in parts.items():
+        write(part, tmp_path / "timed" / name)
+    one = write(pl.concat(parts.values(), how="vertical_relaxed"), tmp_path / "timed.parquet")
+    expected = made(tmp_path / "floats", one, items)
+    assert made(tmp_path / "several", tmp_path / "timed", items) == expected
+
+
+def test_times_of_several_zones_are_one_column(tmp_path: Path) -> None:
+    log = rows().with_columns(pl.from_epoch("time").dt.replace_time_zone("UTC"))
+    items = write(goods(), tmp_path / "goods.parquet")
+    folder, zone = tmp_path / "log", pl.col("time").dt.convert_time_zone
+    write(log[:50], folder / "0.parquet")
+    write(log[50:99].with_columns(zone("Asia/Tokyo").dt.cast_time_unit("ns")), folder / "1.parquet")
+    write(log[99:].with_columns(zone("America/New_York")), folder / "2.parquet")
+    write(log[:9].with_columns(time=None), folder / "3.parquet")
+    missing = log[:9].with_columns(time=pl.lit(None, log.schema["time"]))
+    one = write(pl.concat([log, missing]), tmp_path / "log.parquet")
+    assert made(tmp_path / "many", folder, items) == made(tmp_path / "one", one, items)
+    # a time without a zone could be any
+    write(log[:50].with_columns(pl.col("time").dt.replace_time_zone(None)), folder / "0.parquet")
+    assert "column 'time' holds" in refused(tmp_path, folder, items)
 
 
 def test_errors_name_the_very_file_and_line(tmp_path: Path) -> None:

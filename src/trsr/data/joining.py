@@ -8,7 +8,11 @@ from pathlib import Path
 
 import polars as pl
 
-from trsr.data.inputs import Table
+from trsr.data.inputs import Table, located
+
+_HELD = 2**53
+"""Up to here a float holds every whole number."""
+_LARGE = (pl.Int64, pl.UInt64, pl.Int128, pl.UInt128)
 
 
 def joined(tables: Mapping[Path, Table]) -> Table:
@@ -28,13 +32,14 @@ def joined(tables: Mapping[Path, Table]) -> Table:
         if without := [path for path in schemas if path not in found]:
             lacking[name] = _lacks(name, without, list(schemas[without[0]]), next(iter(found)))
         common = _common(list(dict.fromkeys(found.values())))
+        pair = None if common is not None else _unlike(found)
+        if common is not None and common.is_float():
+            common, pair = _exact(name, common, {path: tables[path] for path in found})
         types[name] = pl.Null() if common is None else common
-        if common is None:
-            first, kind = next((p, k) for p, k in found.items() if k != pl.Null)
-            other = next(p for p, k in found.items() if _common([kind, k]) is None)
+        if pair:
             mixed[name] = (
-                f"{other}: column {name!r} holds {found[other]}, and {kind} in {first}; write it "
-                "in all files as one type, such as text"
+                f"{pair[1]}: column {name!r} holds {found[pair[1]]}, and {found[pair[0]]} in "
+                f"{pair[0]}; write it in all files as one type, such as text"
             )
     frames = [
         table.frame.with_columns(_casts(schemas[path], types)) for path, table in tables.items()
@@ -55,13 +60,63 @@ def _lacks(name: str, without: list[Path], columns: list[str], holder: Path) -> 
     return f"{without[0]}: has no column {name!r} (its columns are {there}){more}; {holder} has it"
 
 
+def _unlike(found: Mapping[Path, pl.DataType]) -> tuple[Path, Path]:
+    """Two files in which a column's types are of several kinds."""
+    first, kind = next((path, kind) for path, kind in found.items() if kind != pl.Null)
+    return first, next(path for path, k in found.items() if _common([kind, k]) is None)
+
+
+def _exact(
+    name: str, common: pl.DataType, tables: Mapping[Path, Table]
+) -> tuple[pl.DataType | None, tuple[Path, Path] | None]:
+    """The type of a column of floats and whole numbers that changes no value of it.
+
+    pandas writes whole numbers as floats where some are missing. As floats, neighbors among the
+    numbers from 2^53 on would be one.
+
+    Returns:
+        The type; where there is none, a file of whole numbers and one of floats.
+    """
+    kinds = {path: table.frame.collect_schema()[name] for path, table in tables.items()}
+    large = [path for path, kind in kinds.items() if kind in _LARGE]
+    floats = [path for path, kind in kinds.items() if kind.is_float()]
+    value = pl.col(name)
+    small = value.abs() <= _HELD
+    whole = value.is_nan() | ((value == value.round()) & small)
+
+    def without(paths: Iterable[Path], wanted: pl.Expr) -> Path | None:
+        for path in paths:
+            with located(path):
+                if not tables[path].frame.select(wanted.all()).collect().item():
+                    return path
+        return None
+
+    odd = without(floats, whole) if large else None
+    if large and odd is None:
+        rest = (kind for kind in kinds.values() if not kind.is_float())
+        return _common(list(dict.fromkeys(rest))), None
+    exact = without(large, value.is_between(-_HELD, _HELD))
+    return (common, None) if odd is None or exact is None else (None, (exact, odd))
+
+
 def _casts(schema: pl.Schema, types: Mapping[str, pl.DataType]) -> list[pl.Expr]:
     """What makes a file's columns those of the table; a mixed one has no values."""
     changed = [name for name, kind in schema.items() if kind != types[name]]
     return [
-        (pl.lit(None) if types[name] == pl.Null else pl.col(name).cast(types[name])).alias(name)
+        (pl.lit(None) if types[name] == pl.Null else _cast(name, schema[name], types[name])).alias(
+            name
+        )
         for name in changed
     ]
+
+
+def _cast(name: str, kind: pl.DataType, wanted: pl.DataType) -> pl.Expr:
+    column = pl.col(name)
+    if kind.is_float() and wanted.is_integer():
+        column = column.fill_nan(None)
+    if isinstance(kind, pl.Datetime) and kind.time_zone and isinstance(wanted, pl.Datetime):
+        column = column.dt.convert_time_zone(wanted.time_zone or kind.time_zone)
+    return column.cast(wanted)
 
 
 def _common(kinds: list[pl.DataType]) -> pl.DataType | None:
@@ -73,6 +128,10 @@ def _common(kinds: list[pl.DataType]) -> pl.DataType | None:
         return None
     if families == {"texts"}:
         return pl.String()
+    moments = [kind for kind in kinds if isinstance(kind, pl.Datetime) and kind.time_zone]
+    if len({kind.time_zone for kind in moments}) > 1:
+        others = [kind for kind in kinds if kind not in moments]
+        kinds = [*others, *(pl.Datetime(kind.time_unit, "UTC") for kind in moments)]
     try:
         frames = [pl.DataFrame(schema={"": kind}) for kind in kinds]
         return pl.concat(frames, how="vertical_relaxed").schema[""]

@@ -189,7 +189,7 @@ def _has_bytes(path: Path) -> bool:
 def _natural(name: str) -> tuple[list[list[str | int]], str]:
     """Sorts numbers in names by their values; in each folder's name text and numbers alternate."""
     pieces = (re.split(r"([0-9]+)", part) for part in name.split("/"))
-    return [[int(p) if p.isdigit() else p for p in part] for part in pieces], name
+    return [[int(p) if place % 2 else p for place, p in enumerate(part)] for part in pieces], name
 
 
 def hash_file(path: Path) -> str:
