@@ -182,6 +182,38 @@ def test_recommend_ranks_for_known_users_and_for_histories_never_seen(ran):
         assert who in trsr("recommend", "runs/mine", who, cwd=ran, code=2).stderr
 
 
+def test_recommend_ranks_only_items_with_a_value(ran):
+    library = load(ran / "runs/mine")
+    frame = library.catalog.frame
+    titles = [dict(library.catalog[name].fields)["title"] for name in ("p5", "p7")]
+    where = {"brand": ["Ajax"], "title": titles}
+    words = [f"--where={name}={one}" for name, values in where.items() for one in values]
+    command = ["recommend", "runs/mine", "--out", "lists.parquet", "--top", "99"]
+    history = {"user": "new", "items": ["p1", "p2"]}
+    (ran / "h.jsonl").write_text(json.dumps(history) + "\n")
+    for who, users in ("--all", library.dataset.users), ("h.jsonl", {"new": ["p1", "p2"]}):
+        trsr(*command, who, *words[:1], cwd=ran)
+        expected = library.recommend(users, k=99, where={"brand": "Ajax"})
+        assert_frame_equal(pl.read_parquet(ran / "lists.parquet"), expected, abs_tol=1e-9)
+    (ran / "c.jsonl").write_text("p5\np7\np8\n")
+    for options, items in (
+        (words[1:], {"p5", "p7"}),
+        (words[1:2], {"p5"}),
+        (["--where=brand=ajax"], {*frame.filter(brand="Ajax")["id"]} & {"p5", "p7", "p8"}),
+    ):
+        trsr(*command, "u3", "--candidates", "c.jsonl", *options, cwd=ran)
+        assert {*pl.read_parquet(ran / "lists.parquet")["item"]} == items
+    seen = library.dataset.history("u3").items[0]
+    every = f"--where=title={dict(seen.fields)['title']}"
+    for option, said in (
+        ("--where=brand", "--where brand: write FIELD=VALUE, such as genre=Drama"),
+        ("--where=brnd=x", "where: the run's items have no field 'brnd': did you mean brand?"),
+        ("--where=brand=a=b", "no item has brand = 'a=b'"),
+        (every, "user 'u3' has met all 1 items that match, so none is left"),
+    ):
+        assert said in trsr("recommend", "runs/mine", "u3", option, cwd=ran, code=2).stderr
+
+
 def test_items_are_named_by_the_field_that_prompts_begin_with(tmp_path):
     write_data(tmp_path, items=60)
     path = tmp_path / "products.jsonl"

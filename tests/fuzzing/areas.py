@@ -175,6 +175,7 @@ def histories(rng: random.Random, folder: Path) -> str:
                 scratch / "made" / "run",
                 str(path),
                 wanted,
+                (),
                 5,
                 recommender.name,
                 rng.random() < 0.5,

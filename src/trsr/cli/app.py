@@ -216,6 +216,14 @@ def recommend(
     candidates: Annotated[
         Path | None, typer.Option(help="items to rank, one id or JSON object a line")
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUE",
+            help="only items with this value, such as genre=Drama; may be repeated: of one field, "
+            "one of its values is enough",
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="how many a user gets")] = 10,
     ranker: RankerName = "",
     json: Annotated[bool, typer.Option("--json", help="one JSON object a user")] = False,
@@ -238,9 +246,9 @@ def recommend(
         raise ConfigError("--json is for what is printed: name the file of --out FILE.jsonl")
     with Bar("recommend") as bar:
         if output is None:
-            found = list(ranked_lines(run, who, candidates, top, ranker, json, bar))
+            found = list(ranked_lines(run, who, candidates, where or (), top, ranker, json, bar))
         else:
-            found = [write_ranked(run, who, candidates, top, ranker, output, bar)]
+            found = [write_ranked(run, who, candidates, where or (), top, ranker, output, bar)]
     say(found)
 
 

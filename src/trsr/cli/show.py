@@ -16,6 +16,7 @@ from trsr.bars import visible_name
 from trsr.cli.terminal import command
 from trsr.config import Config
 from trsr.data import Dataset
+from trsr.data.matching import matching
 from trsr.data.requests import read_histories, read_items
 from trsr.errors import ConfigError, DataError
 from trsr.explanation import SummaryTrace, named, page_writer, summary_text, summary_trace
@@ -203,15 +204,19 @@ def ranked_lines(
     run: Path,
     who: str | None,
     candidates: Path | None,
+    where: Sequence[str],
     top: int,
     ranker: str,
     as_json: bool,
     progress: Progress,
 ) -> Iterator[str]:
-    """Ranks, and yields what to print; `who` is a user or a file, None: every user of the run."""
+    """Ranks, and yields what to print; `who` is a user or a file, None: every user of the run.
+
+    `where` holds texts `FIELD=VALUE`: only items with one of these values are ranked.
+    """
     recommender = Recommender.load(run, ranker)
     fields = recommender.config.prompts.fields
-    for query, found in _lists(recommender, who, candidates, top, progress):
+    for query, found in _lists(recommender, who, candidates, where, top, progress):
         yield from _as_json(query, found, top) if as_json else _as_text(query, found, top, fields)
 
 
@@ -219,6 +224,7 @@ def write_ranked(
     run: Path,
     who: str | None,
     candidates: Path | None,
+    where: Sequence[str],
     top: int,
     ranker: str,
     path: Path,
@@ -241,7 +247,7 @@ def write_ranked(
 
     def frames() -> Iterator[pl.DataFrame]:
         nonlocal users, rows
-        lists = _lists(Recommender.load(run, ranker), who, candidates, top, progress)
+        lists = _lists(Recommender.load(run, ranker), who, candidates, where, top, progress)
         while some := list(itertools.islice(lists, EVERY)):
             frame = recommended(((query.history.user, found) for query, found in some), top)
             users, rows = users + len(some), rows + len(frame)
@@ -274,11 +280,13 @@ def _lists(
     recommender: Recommender,
     who: str | None,
     candidates: Path | None,
+    where: Sequence[str],
     top: int,
     progress: Progress,
 ) -> Iterator[tuple[Query, RankedList]]:
     """Each user's query and list, a batch at a time."""
-    items = tuple(read_items(candidates, recommender.catalog)) if candidates else ()
+    items = tuple(read_items(candidates, recommender.catalog)) if candidates else None
+    among = matching(recommender.catalog, _filter(where), items) if where else items
     seen: SeenItems | None = None
     if who is None:
         users = recommender.dataset.users
@@ -292,14 +300,14 @@ def _lists(
     nobody: list[str] = []
     for histories in parts:
         found: Iterable[tuple[Query, RankedList]]
-        if items:
+        if candidates and among:
             queries = [
-                Query(f"recommend/{history.user}/{number}", history, items)
+                Query(f"recommend/{history.user}/{number}", history, among)
                 for number, history in enumerate(histories, place)
             ]
             found = zip(queries, recommender.rank(queries), strict=True)
         else:
-            found = recommender.rank_unseen(histories, top, seen=seen)
+            found = recommender.rank_unseen(histories, top, among=among, seen=seen)
         before = place
         for one in found:
             place += 1
@@ -309,9 +317,25 @@ def _lists(
     if not place:
         named = " and ".join(map(repr, nobody[:3]))
         raise DataError(
-            f"user {named} has met all {len(recommender.catalog)} items, so none is left to "
+            f"user {named} has met all {len(among or recommender.catalog)} items"
+            f"{' that match' if where else ''}, so none is left to "
             "recommend; name items to rank with --candidates"
         )
+
+
+def _filter(given: Iterable[str]) -> dict[str, list[str]]:
+    """By field the values of `FIELD=VALUE`.
+
+    Raises:
+        ConfigError: If one is not written so.
+    """
+    found: dict[str, list[str]] = {}
+    for text in given:
+        field, sign, value = text.partition("=")
+        if not (field and sign):
+            raise ConfigError(f"--where {text}: write FIELD=VALUE, such as genre=Drama")
+        found.setdefault(field, []).append(value)
+    return found
 
 
 def _all_histories(dataset: Dataset, users: Sequence[str]) -> Iterator[list[UserHistory]]:
