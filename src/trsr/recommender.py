@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from trsr.config import Config, load_config
+from trsr.config.validation import used_parts
 from trsr.data import Catalog, Dataset
 from trsr.data.dataset import DESCRIPTIONS, HELD_OUT
 from trsr.data.frames import FrameKind, as_kind, user_ids
@@ -46,7 +47,7 @@ from trsr.rankers.batch import whole_size
 from trsr.rankers.item_text import ENCODER, ITEM_VECTORS
 from trsr.rankers.new_items import MOST_COLD, NewItems
 from trsr.rankers.settings import RANKERS as RANKERS_BY_NAME
-from trsr.registry import like
+from trsr.registry import blamed, like
 from trsr.report.costs import RunFigures, run_figures
 from trsr.settings import digest
 from trsr.storage import files
@@ -367,7 +368,8 @@ class Recommender:
         files.refuse_fork()
         rank = self.config.rank
         asking = rank.those("uses_llm", rank.with_members(name))
-        with self._lock if asking else contextlib.nullcontext():
+        failing = blamed(used_parts(self.config), "score")
+        with failing, self._lock if asking else contextlib.nullcontext():
             return scored(self.fitted(name), batch, name)
 
     def summarized(self, queries: Sequence[Query], progress: Progress) -> list[Query]:
@@ -386,7 +388,7 @@ class Recommender:
         self, histories: Sequence[tuple[str, UserHistory]], progress: Progress
     ) -> dict[str, Summary]:
         """The histories' summaries, by the key given with each."""
-        with self._lock:
+        with blamed(used_parts(self.config), "summarize"), self._lock:
             model, writer = self._summarizer
             progress.begin(len(histories), "histories")
             return dict(

@@ -10,7 +10,7 @@ import importlib.metadata
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -73,15 +73,18 @@ class PluginTable:
             package = self.package(name)
             if not package:
                 raise
-            frames = traceback.extract_tb(error.__traceback__)
-            root = re.split(r"[.:]", self._added()[name][0])[0]
-            own = [one for one in frames if root in Path(one.filename).with_suffix("").parts]
-            last = (own or frames)[-1]
+            last = (self.lines(name, error) or traceback.extract_tb(error.__traceback__))[-1]
             raise PluginError(
                 f"the {self.kind} {name} of the package {package} failed in {what}: "
                 f"{type(error).__name__}: {error} ({last.filename}:{last.lineno}); with "
                 "PYTHONDEVMODE=1 in the environment trsr shows the traceback"
             ) from error
+
+    def lines(self, name: str, error: Exception) -> list[traceback.FrameSummary]:
+        """The lines of another package's part that an error came through; the last is nearest."""
+        root = re.split(r"[.:]", self._added()[name][0])[0]
+        frames = traceback.extract_tb(error.__traceback__)
+        return [one for one in frames if root in Path(one.filename).with_suffix("").parts]
 
     def load(self, name: str) -> Any:
         """Imports and returns one part.
@@ -96,6 +99,25 @@ class PluginTable:
         module, _, attribute = parts[name].partition(":")
         with self.blamed(name, "its import"):
             return getattr(importlib.import_module(module), attribute)
+
+
+@contextlib.contextmanager
+def blamed(parts: Iterable[tuple[PluginTable, str]], what: str) -> Iterator[None]:
+    """As `PluginTable.blamed`, of those parts in whose code something fails.
+
+    Raises:
+        PluginError: Likewise.
+    """
+    try:
+        yield
+    except TrsrError:
+        raise
+    except Exception as error:
+        for table, name in parts:
+            if table.package(name) and table.lines(name, error):
+                with table.blamed(name, what):
+                    raise
+        raise
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from command_line import trsr
 from fitting import fitted
-from pipeline_data import CHEAP, write_data
+from pipeline_data import CHEAP, SCRIPTED, write_data
 
 from trsr.cli.inspect import components
 from trsr.config import load_config
@@ -208,3 +208,98 @@ def test_what_it_raised_is_the_cause(tmp_path, fading):
     with pytest.raises(PluginError, match="trsr-fading 1.0") as found:
         list(run(config))
     assert isinstance(found.value.__cause__, AttributeError)
+
+
+ODD = """
+from trsr.methods import Method
+from trsr.models.scripted import ScriptedModel
+from trsr.pipeline.runner import Stage
+
+
+class OddStrategy:
+    def __init__(self, writer, settings):
+        self.writer = writer
+
+    def flow(self, blocks):
+        yield [self.writer.nothing_of_this_name(blocks)]
+
+
+class OddModel(ScriptedModel):
+    def generate(self, prompts, sampling):
+        yield 0, next(prompts).nothing_of_this_name
+
+    def score(self, prompts, answers):
+        return prompts.nothing_of_this_name
+
+
+def open_nothing(settings, adapter):
+    return settings.nothing_of_this_name
+
+
+def open_odd(settings, adapter):
+    return OddModel(identity="odd", context_tokens=1024, in_flight=4)
+
+
+STAGE = Stage("odd", (), (), lambda config: {}, lambda job: job.nothing_of_this_name)
+METHOD = Method("odd", "odd", "nowhere", ("prepare", "odd"))
+BARE = {"stages": ["prepare"]}
+"""
+
+
+@pytest.fixture
+def odd(tmp_path, monkeypatch):
+    points = {
+        "trsr.strategies": {"odd": "odd_parts:OddStrategy"},
+        "trsr.models": {"odd": "odd_parts:open_odd", "closed": "odd_parts:open_nothing"},
+        "trsr.stages": {"odd": "odd_parts:STAGE"},
+        "trsr.methods": {"odd": "odd_parts:METHOD", "bare": "odd_parts:BARE"},
+    }
+    site = install(tmp_path / "site", "odd-parts", "odd_parts", ODD, points)
+    monkeypatch.syspath_prepend(site)
+    yield site / "odd_parts.py"
+    sys.modules.pop("odd_parts", None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["summarize.strategy=odd"], "the strategy odd of the package odd-parts 1.0 failed in the"),
+        (["model.backend=odd"], "the model backend odd of the package odd-parts 1.0 failed in the"),
+        (["model.backend=odd", "summarize.strategy=none"], "1.0 failed in the stage rank: Attrib"),
+        (
+            ["model.backend=closed"],
+            "the model backend closed of the package odd-parts 1.0 failed in",
+        ),
+        (
+            ["method=odd", "summarize.strategy=none"],
+            "the stage odd of the package odd-parts 1.0 failed in the stage odd: Attr",
+        ),
+        (
+            ["method=bare"],
+            "the method bare of the package odd-parts 1.0 failed in its settings: At",
+        ),
+    ],
+)
+def test_other_parts_that_fail_are_named_too(tmp_path, odd, settings, said):
+    write_data(tmp_path)
+    text = SCRIPTED.replace('strategy = "none"', 'strategy = "recurrent"\nblock_items = 3')
+    (tmp_path / "mine.toml").write_text(text)
+    words = ["rank.rankers=['llm_zero_shot']", *settings]
+    found = " ".join(trsr("run", "mine.toml", *words, cwd=tmp_path, code=2).stderr.split())
+    assert said in found
+    assert "AttributeError" in found
+
+
+def test_a_model_that_fails_after_the_run_is_named(tmp_path, odd):
+    write_data(tmp_path)
+    (tmp_path / "mine.toml").write_text(SCRIPTED)
+    text = odd.read_text("utf-8")
+    odd.write_text(text.replace("    def score", "    def scored"), "utf-8")
+    words = ["rank.rankers=['llm_zero_shot']", "model.backend=odd"]
+    trsr("run", "mine.toml", *words, cwd=tmp_path)
+    sys.modules.pop("odd_parts")
+    odd.write_text(text, "utf-8")
+    found = trsr("recommend", "runs/mine", "u3", cwd=tmp_path, code=2).stderr
+    assert "the model backend odd of the package odd-parts 1.0 failed in score" in " ".join(
+        found.split()
+    )

@@ -145,7 +145,8 @@ def check_config(values: Mapping[str, Any], source: str = "settings") -> Config:
     """
     method = values.get("method", DEFAULT)
     if method in METHODS:  # else it is among the wrong names
-        values = METHODS.load(method).fill(values)
+        with METHODS.blamed(method, "its settings"):
+            values = METHODS.load(method).fill(values)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:

@@ -31,10 +31,14 @@ def wrong_names(config: Config) -> Iterator[str]:
 
 def packages(config: Config) -> dict[str, str]:
     """The other packages whose parts the settings name, with their versions."""
-    parts = [(table, name) for _, table, _, names in _parts(config) for name in names]
-    parts += [(RANKERS, name) for name in config.rank.used]
-    found = sorted(filter(None, {table.package(name) for table, name in parts}))
+    found = sorted(filter(None, {table.package(name) for table, name in used_parts(config)}))
     return {name: version for name, _, version in (one.rpartition(" ") for one in found)}
+
+
+def used_parts(config: Config) -> list[tuple[PluginTable, str]]:
+    """The parts that the settings name, each with its table."""
+    named = [(table, name) for _, table, _, names in _parts(config) for name in names]
+    return named + [(RANKERS, name) for name in config.rank.used]
 
 
 def _parts(

@@ -227,4 +227,5 @@ def open_model(settings: ModelSettings, adapter: Path | None = None) -> Any:
     """
     backend = BACKENDS.load(settings.backend)
     _log.info("opening the language model %s (%s)", settings.name, settings.backend)
-    return backend(settings, adapter)
+    with BACKENDS.blamed(settings.backend, "its opening"):
+        return backend(settings, adapter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from trsr.config import Config
+from trsr.config.validation import used_parts
 from trsr.engine import workers_kept
 from trsr.errors import ConfigError
 from trsr.methods import METHODS, Method
@@ -15,6 +16,7 @@ from trsr.pipeline.sharding import check_reach
 from trsr.pipeline.stages import PREPARE, STAGE_TABLE, STAGES
 from trsr.pipeline.training import refuse_own_start, start_config
 from trsr.progress import Progress, Silent
+from trsr.registry import blamed
 from trsr.storage import files
 from trsr.storage.addresses import shown
 from trsr.storage.remote_run import run_directory
@@ -77,6 +79,7 @@ def run_stage(
 
     Raises:
         ConfigError: If the configuration's method has no such stage.
+        PluginError: If a part of another package fails.
         StaleRunError: If an earlier stage is missing or was made with other settings.
         StoreError: If trsr has not made a file that the stage writes, or the run directory cannot
             be written, or another process writes it.
@@ -89,9 +92,11 @@ def run_stage(
     directory = run_directory(config.run.folder)
     with directory.locked():
         directory.write_config(config.to_toml())
-        return advance(
-            stages_of(config), name, config, directory, progress or Silent(), donors, alone=alone
-        )
+        stages = stages_of(config)
+        with blamed([(STAGE_TABLE, name), *used_parts(config)], f"the stage {name}"):
+            return advance(
+                stages, name, config, directory, progress or Silent(), donors, alone=alone
+            )
 
 
 def is_finished(config: Config) -> bool:
