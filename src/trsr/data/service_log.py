@@ -241,8 +241,7 @@ class ServiceLog:
         if not self.deleted:
             return typed
         ends = pl.Series(self.ends(users), dtype=pl.Float64).gather(typed["user"])
-        times = typed["time"] if "time" in typed.columns else pl.repeat(0.0, len(typed), eager=True)
         timed = "time" in typed.columns
-        kept = typed.filter((times > ends) if timed else (ends == -np.inf))
+        kept = typed.filter(typed["time"] > ends if timed else ends == -np.inf)
         row_counts.add("deleted_users", len(typed) - len(kept))
         return kept
