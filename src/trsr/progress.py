@@ -7,7 +7,10 @@ from collections import deque
 from typing import Protocol
 
 SURE = 0.05
-"""The share that must be done before an estimate means anything."""
+"""The share that must be done before an estimate means anything; of slow jobs `FEWEST` steps do."""
+
+SLOW = 30.0
+"""Seconds that the first steps took, from which on a job is slow: a twentieth of it may be long."""
 
 RECENT = 120.0
 """Seconds over which speed is measured: what an earlier run or a store brought came at once."""
@@ -73,7 +76,10 @@ class Pace:
     def seconds_left(self) -> float | None:
         """The estimate; None where the total is not known, or it is too early."""
         (began, before), (last, _) = self._seen[0], self._seen[-1]
-        if not self.total or self.done < self.total * SURE or self.done == before:
+        if not self.total or self.done == before:
+            return None
+        slow = self.done - before >= FEWEST and last - began >= SLOW
+        if self.done < self.total * SURE and not slow:
             return None
         each = (last - began) / (self.done - before)
         waited = time.monotonic() - last

@@ -69,6 +69,17 @@ def test_nothing_is_estimated_before_something_is_done(
     assert "too early to estimate" in message(capsys)
 
 
+def test_a_long_job_is_estimated_long_before_a_twentieth_of_it_is_done(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bar = terminal.Bar("recommend")
+    bar.begin(1200, "users")
+    for _ in range(6):
+        clock[0] += 7
+        bar.advance(1)
+    assert "6 of 1200 users, about 2.3 h left" in message(capsys)
+
+
 def test_long_steps_are_estimated_by_the_last_few(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
