@@ -204,6 +204,11 @@ def test_an_event_that_an_order_column_separates_counts_once(bench: Any) -> None
     assert report.counts["service_events"] == 0
     assert report.counts["duplicates"] == len(rows())
     assert len(dataset.history("u1").interactions) == 6
+    # another one at the time of the last row comes behind it
+    last = max(time for user, _, time in rows() if user == "u1")
+    folder = log(bench.folder(), [("u1", "i11", last)])
+    _, dataset = bench.prepare(interactions=ordered, service_log=folder, **own)
+    assert dataset.history("u1").items[-1].id == "i11"
 
 
 def test_another_clock_is_mentioned(bench: Any) -> None:

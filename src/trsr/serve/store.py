@@ -15,7 +15,6 @@ import queue
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -442,7 +441,7 @@ class Store:
         of = tables.events.c
         users = of.user.in_([user for user, _, _ in histories])
         rows = connection.execute(sa.select(of.user, of.item, of.time).where(users))
-        there = Counter[tuple[str, str, float]](tuple(row) for row in rows)
+        there = {tuple(row) for row in rows}
         known = {user for user, _, _ in there}
         events: list[dict[str, Any]] = []
         counted: list[dict[str, Any]] = []
@@ -452,9 +451,7 @@ class Store:
                 continue
             before = len(events)
             for place, (item, at) in enumerate(zip(items, times, strict=True)):
-                if there[user, item, at]:
-                    there[user, item, at] -= 1
-                elif at > gone:
+                if (user, item, at) not in there and at > gone:
                     name = f"{own}{user}/{place}"
                     events.append({"id": name, "user": user, "item": item, "time": at})
             if new := len(events) - before:
