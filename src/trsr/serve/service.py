@@ -805,7 +805,7 @@ def _kind_of_summaries(records: Mapping[str, StageRecord]) -> str:
     """Names what writes a run's summaries: two runs with equal settings write equal ones."""
     own = {key: one for key, one in records["summarize"].settings.items() if key != "splits"}
     soft = own["summarize"]["strategy"] == "soft"  # its encoder is trained with the ranker
-    return digest([own, records["train"].files if soft else {}])[:16]
+    return digest([own, records["train"].files if soft else {}])
 
 
 class _timed:  # noqa: N801 - used as a function

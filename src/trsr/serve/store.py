@@ -227,10 +227,6 @@ class Store:
         highest = connection.execute(sa.select(sa.func.max(tables.items.c.version))).scalar()
         return int(highest or 0) + 1
 
-    def _has_items(self, connection: sa.Connection) -> bool:
-        """Whether a run was brought in: what comes now is new to services that run."""
-        return self._fact(connection, _IMPORTED) is not None
-
     def item(self, item: str) -> dict[str, str] | None:
         """An item's text by column; None for an unknown one."""
         query = sa.select(tables.items.c.fields).where(tables.items.c.id == item)
@@ -415,7 +411,8 @@ class Store:
     def _import_items(self, connection: sa.Connection, frame: pl.DataFrame) -> None:
         _lock(connection)
         of = tables.items.c
-        version = self._next_version(connection) if self._has_items(connection) else 0
+        later = self._fact(connection, _IMPORTED) is not None  # services that run look for them
+        version = self._next_version(connection) if later else 0
         rows = {
             name: {"id": name, "fields": _texts(frame.columns[1:], texts), "version": version}
             for name, *texts in frame.iter_rows()
